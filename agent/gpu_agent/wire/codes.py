@@ -1,0 +1,120 @@
+"""Error codes, reason codes and statuses, with what each asks of the agent.
+
+Source: node protocol §3.3 (errors) and §4 (statuses and reasons).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class NodeStatus(StrEnum):
+    """A node's status. Only the registry sets it (principle 1)."""
+
+    REGISTERING = "registering"
+    READY = "ready"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+
+
+class ReasonCode(StrEnum):
+    """Why a node has its status (§4)."""
+
+    REGISTERED = "registered"
+    HEALTH_CHECKS_PASSED = "health_checks_passed"
+    MODEL_MISSING = "model_missing"
+    GPU_UNAVAILABLE = "gpu_unavailable"
+    WARMUP_TIMEOUT = "warmup_timeout"
+    HEALTH_CHECKS_FAILED = "health_checks_failed"
+    FLAPPING = "flapping"
+    RECOVERED = "recovered"
+    DRAIN_REQUESTED = "drain_requested"
+    DRAIN_COMPLETE = "drain_complete"
+    DRAIN_DEADLINE = "drain_deadline"
+    RESUMED = "resumed"
+    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
+    UNREGISTERED = "unregistered"
+    REMOVED = "removed"
+
+
+class ErrorCode(StrEnum):
+    """The codes of `node_error` that this protocol names."""
+
+    GPU_REQUIRED = "GPU_REQUIRED"
+    INVALID_CAPABILITY_SCHEMA = "INVALID_CAPABILITY_SCHEMA"
+    NODE_ID_CONFLICT = "NODE_ID_CONFLICT"
+    INVALID_MESSAGE = "INVALID_MESSAGE"
+    UNKNOWN_NODE = "UNKNOWN_NODE"
+    SESSION_SUPERSEDED = "SESSION_SUPERSEDED"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    FORBIDDEN = "FORBIDDEN"
+    SIMULATED_NODE_REFUSED = "SIMULATED_NODE_REFUSED"
+    RATE_LIMITED = "RATE_LIMITED"
+    REGISTRY_BUSY = "REGISTRY_BUSY"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+class Reaction(StrEnum):
+    """What the agent does about a refusal."""
+
+    AWAIT_GPU = "await_gpu"
+    """Probe on; register again only when a GPU appears."""
+    DOWNGRADE_SCHEMA = "downgrade_schema"
+    """Retry once with the highest version in `details.supported`, else stop."""
+    FORGET_ID = "forget_id"
+    """Forget the stored id, register with null at once; a second conflict in a row backs off."""
+    RETRY_AT_CEILING = "retry_at_ceiling"
+    """Retry at the backoff ceiling: the cause needs a person or a new version."""
+    REGISTER_AGAIN = "register_again"
+    """Send `node_register` again at once."""
+    YIELD = "yield"
+    """Close and wait for the operator or a restart: a newer session holds the identity."""
+    STOP = "stop"
+    """End the session for good."""
+    BACK_OFF = "back_off"
+    """Exponential backoff with full jitter, honouring `retry_after_seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeEntry:
+    """One row of the protocol's table of codes."""
+
+    meaning: str
+    reaction: Reaction
+
+
+CODES: dict[ErrorCode, CodeEntry] = {
+    ErrorCode.GPU_REQUIRED: CodeEntry("no usable GPU declared", Reaction.AWAIT_GPU),
+    ErrorCode.INVALID_CAPABILITY_SCHEMA: CodeEntry(
+        "capability schema version not supported", Reaction.DOWNGRADE_SCHEMA
+    ),
+    ErrorCode.NODE_ID_CONFLICT: CodeEntry("the id is held by another", Reaction.FORGET_ID),
+    ErrorCode.INVALID_MESSAGE: CodeEntry("malformed message", Reaction.RETRY_AT_CEILING),
+    ErrorCode.UNKNOWN_NODE: CodeEntry(
+        "a beat for a node this session did not register", Reaction.REGISTER_AGAIN
+    ),
+    ErrorCode.SESSION_SUPERSEDED: CodeEntry("a newer session proved the same identity", Reaction.YIELD),
+    ErrorCode.UNAUTHORIZED: CodeEntry("credential missing or unknown", Reaction.RETRY_AT_CEILING),
+    ErrorCode.FORBIDDEN: CodeEntry("credential not allowed", Reaction.RETRY_AT_CEILING),
+    ErrorCode.SIMULATED_NODE_REFUSED: CodeEntry("simulated nodes are not allowed here", Reaction.STOP),
+    ErrorCode.RATE_LIMITED: CodeEntry("too many attempts", Reaction.BACK_OFF),
+    ErrorCode.REGISTRY_BUSY: CodeEntry("the registry cannot take this now", Reaction.BACK_OFF),
+    ErrorCode.INTERNAL_ERROR: CodeEntry("a fault inside the registry", Reaction.BACK_OFF),
+}
+
+ALIASES: dict[str, ErrorCode] = {"NO_GPU_AVAILABLE": ErrorCode.GPU_REQUIRED}
+"""Codes of older schedulers, read as ours (§3.3, §9)."""
+
+SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = ("1.0", "1.1")
+
+
+def known(code: str) -> ErrorCode:
+    """Read a code from the wire; one that we do not know counts as `INTERNAL_ERROR` (§3.3)."""
+    if code in ALIASES:
+        return ALIASES[code]
+    return ErrorCode(code) if code in ErrorCode.__members__ else ErrorCode.INTERNAL_ERROR
+
+
+def reaction_to(code: str) -> Reaction:
+    """What the agent does about a code from the wire."""
+    return CODES[known(code)].reaction

@@ -1,0 +1,116 @@
+"""The field types that messages share: how tolerant reading is, in one place.
+
+Reading is strict about types (a string is not a number, a bool is not an int)
+and tolerant about what the protocol says so: a fractional integer is rounded,
+null stands for absent, unknown fields are ignored (§3.1, principle 4).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    WithJsonSchema,
+    model_serializer,
+)
+
+MAX_INTEGER = 2**53
+"""Largest integer that every JSON reader keeps exact."""
+
+
+class WireModel(BaseModel):
+    """Base of every message and part: frozen, strict, deaf to unknown fields.
+
+    Writing leaves out what is `None`, except the fields that the protocol wants as null.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        json_schema_extra={"additionalProperties": True},
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if value is not None or key in _WRITTEN_AS_NULL}
+
+
+_WRITTEN_AS_NULL = frozenset({"memory_gb", "node_id"})
+
+
+def _rounded(value: float) -> int:
+    return round(value)
+
+
+def _empty_is_absent(value: str | None) -> str | None:
+    return value or None
+
+
+def _null_is_empty_list(value: object) -> object:
+    return () if value is None else value
+
+
+def _null_is_empty_object(value: object) -> object:
+    return {} if value is None else value
+
+
+def _null_is_false(value: object) -> object:
+    return False if value is None else value
+
+
+def _names_of_flags(value: object) -> object:
+    """Accept both forms of `advanced_features`: a list of names, or an object of flags."""
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        wrong = [name for name, flag in value.items() if flag not in (True, False, None)]
+        if wrong:
+            raise ValueError(f"flag {wrong[0]!r} must be true, false or null")
+        return tuple(name for name, flag in value.items() if flag)
+    return value
+
+
+WireInt = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    | Annotated[float, Field(ge=0, le=MAX_INTEGER), AfterValidator(_rounded)],
+    Field(union_mode="left_to_right"),
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+]
+"""A whole number on the wire; a fractional one is rounded when read."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A finite number."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A span in seconds; fractions allowed."""
+
+NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+"""A node's identity."""
+
+SuggestedNodeId = Annotated[
+    Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,128}$")] | None,
+    AfterValidator(_empty_is_absent),
+]
+"""An identity the node asks for; empty or null asks the registry to assign one."""
+
+SchemaVersion = Annotated[str | None, AfterValidator(_empty_is_absent)]
+"""A capability schema version; empty or null means "1.0"."""
+
+Flag = Annotated[bool, BeforeValidator(_null_is_false)]
+"""A boolean for which null means false."""
+
+FeatureNames = Annotated[tuple[str, ...], BeforeValidator(_names_of_flags)]
+"""Names of features, from a list or from an object of flags."""
+
+NullIsEmptyList = BeforeValidator(_null_is_empty_list)
+NullIsEmptyObject = BeforeValidator(_null_is_empty_object)

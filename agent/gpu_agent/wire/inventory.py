@@ -1,0 +1,187 @@
+"""The inventory: what one machine was found to have.
+
+Plain frozen dataclasses, so that the probe and its child can fill them without
+loading pydantic. Unknown is `None` with a reason beside it, never 0.
+
+Sizes are MiB (`_mb`) or bytes (`_bytes`), temperatures °C, power W, times seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Health(StrEnum):
+    """Whether one GPU may be used: `ok` and `degraded` are usable, the others not."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+    @property
+    def usable(self) -> bool:
+        """True when a job may be placed on a GPU in this state."""
+        return self in (Health.OK, Health.DEGRADED)
+
+
+class Outcome(StrEnum):
+    """The three outcomes of looking for GPUs, never mixed up."""
+
+    OK = "ok"
+    NO_DRIVER = "no_driver"
+    DRIVER_BROKEN = "driver_broken"
+
+
+class MemoryKind(StrEnum):
+    """Whose memory a GPU's figures describe."""
+
+    DEDICATED = "dedicated"
+    UNIFIED = "unified"
+    UNKNOWN = "unknown"
+
+
+class ModelStatus(StrEnum):
+    """Whether a model can serve."""
+
+    READY = "ready"
+    DOWNLOADING = "downloading"
+    NOT_INSTALLED = "not_installed"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReason:
+    """Why a GPU is not `ok`: a code for programs, a sentence and a next step for people."""
+
+    code: str
+    detail: str
+    action: str | None = None
+    since: float | None = None
+    """Unix time at which the reason was first seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuProcess:
+    """One process that holds a GPU."""
+
+    pid: int
+    memory_mb: int | None = None
+    ours: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU, or one MIG slice of one (`parent_uuid` set), with its last reading."""
+
+    uuid: str
+    name: str
+    index: int | None = None
+    vendor: str = "nvidia"
+    memory_mb: int | None = None
+    memory_used_mb: int | None = None
+    memory_free_mb: int | None = None
+    memory_kind: MemoryKind = MemoryKind.UNKNOWN
+    compute_capability: str | None = None
+    pci_bus_id: str | None = None
+    utilization_percent: float | None = None
+    memory_utilization_percent: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    clock_sm_mhz: int | None = None
+    clock_memory_mhz: int | None = None
+    ecc_uncorrected: int | None = None
+    retirement_pending: bool | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    mig_enabled: bool | None = None
+    parent_uuid: str | None = None
+    processes: tuple[GpuProcess, ...] | None = None
+    health: Health = Health.OK
+    reasons: tuple[HealthReason, ...] = ()
+    unknowns: Mapping[str, str] = field(default_factory=dict)
+    """Field name → why it could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReport:
+    """One reading of all GPUs, whatever its outcome."""
+
+    outcome: Outcome
+    detail: str | None = None
+    """A sentence with the next step when the outcome is not `ok`."""
+    gpus: tuple[Gpu, ...] = ()
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    took_ms: float = 0.0
+
+    @property
+    def usable(self) -> tuple[Gpu, ...]:
+        """The GPUs that a job may use: healthy enough, and not the parent of MIG slices."""
+        parents = {gpu.parent_uuid for gpu in self.gpus if gpu.parent_uuid}
+        return tuple(gpu for gpu in self.gpus if gpu.health.usable and gpu.uuid not in parents)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDisk:
+    """Free space on the file system that holds a model cache."""
+
+    path: str
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine around the GPUs, as its cgroup may use it; `machine_*` as it is in whole."""
+
+    cpu_logical_cores: int
+    cpu_physical_cores: int | None
+    memory_total_mb: int
+    memory_used_mb: int | None
+    memory_available_mb: int | None
+    platform: str
+    machine_logical_cores: int | None = None
+    machine_memory_total_mb: int | None = None
+    cpu_percent: float | None = None
+    load_1m: float | None = None
+    boot_id: str | None = None
+    kernel: str | None = None
+    os: str | None = None
+    hostname: str | None = None
+    virtualization: str | None = None
+    cache_disks: tuple[CacheDisk, ...] = ()
+    unknowns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One model in a cache or declared by the owner. Paths never leave the machine."""
+
+    model_id: str
+    version: str
+    kind: str = "other"
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    dialect: str | None = None
+    enabled: bool = True
+    status: ModelStatus = ModelStatus.READY
+    source: str | None = None
+    revision: str | None = None
+    size_bytes: int | None = None
+    format: str | None = None
+    detail: str | None = None
+    """Why the status is not `ready`; stays on the machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All that one probe found: the single source of `probe`, registration and beats."""
+
+    host: Host
+    gpu: GpuReport
+    models: tuple[Model, ...] = ()
+    features_supported: Mapping[str, bool] = field(default_factory=dict)
+    advanced_features: tuple[str, ...] = ()
+    simulated: bool = False
+    took_ms: float = 0.0
