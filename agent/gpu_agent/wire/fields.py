@@ -6,7 +6,7 @@ null stands for absent, unknown fields are ignored (§3.1, principle 4).
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    Strict,
     StringConstraints,
     WithJsonSchema,
     model_serializer,
@@ -109,8 +110,16 @@ SchemaVersion = Annotated[str | None, AfterValidator(_empty_is_absent)]
 Flag = Annotated[bool, BeforeValidator(_null_is_false)]
 """A boolean for which null means false."""
 
-FeatureNames = Annotated[tuple[str, ...], BeforeValidator(_names_of_flags)]
+FeatureNames = Annotated[tuple[str, ...], Strict(strict=False), BeforeValidator(_names_of_flags)]
 """Names of features, from a list or from an object of flags."""
 
-NullIsEmptyList = BeforeValidator(_null_is_empty_list)
-NullIsEmptyObject = BeforeValidator(_null_is_empty_object)
+
+_Item = TypeVar("_Item")
+
+Listed = Annotated[tuple[_Item, ...], Strict(strict=False), BeforeValidator(_null_is_empty_list)]
+"""A list for which null means empty. Not strict itself: behind a validator it is met as a Python list."""
+
+_Value = TypeVar("_Value")
+
+Mapped = Annotated[dict[str, _Value], BeforeValidator(_null_is_empty_object)]
+"""An object for which null means empty."""

@@ -12,9 +12,9 @@ from gpu_agent.wire.fields import (
     FeatureNames,
     Finite,
     Flag,
+    Listed,
+    Mapped,
     NodeId,
-    NullIsEmptyList,
-    NullIsEmptyObject,
     SchemaVersion,
     Seconds,
     SuggestedNodeId,
@@ -44,7 +44,7 @@ class Hardware(WireModel):
 
     cpu_cores: WireInt
     memory_gb: WireInt
-    gpus: Annotated[tuple[GpuDeclaration, ...], NullIsEmptyList] = ()
+    gpus: Listed[GpuDeclaration] = ()
     driver_version: str | None = None
     cuda_version: str | None = None
 
@@ -75,12 +75,12 @@ class NodeRegister(WireModel):
     node_id: SuggestedNodeId = None
     platform: str | None = None
     hardware: Hardware
-    installed_models: Annotated[tuple[InstalledModel, ...], NullIsEmptyList] = ()
-    features_supported: Annotated[dict[str, bool | None], NullIsEmptyObject] = Field(default_factory=dict)
+    installed_models: Listed[InstalledModel] = ()
+    features_supported: Mapped[bool | None] = Field(default_factory=dict)
     advanced_features: FeatureNames = ()
     accept_public_jobs: Flag = False
     capability_state: dict[str, str] | None = None
-    labels: Annotated[dict[str, str], NullIsEmptyObject] = Field(default_factory=dict)
+    labels: Mapped[str] = Field(default_factory=dict)
     max_concurrent_jobs: WireInt | None = None
     endpoint: str | None = None
     simulated: Flag = False
@@ -178,7 +178,7 @@ class Check(WireModel):
 class StatusDetails(WireModel):
     """What stands behind a status, and what would change it."""
 
-    checks: Annotated[tuple[Check, ...], NullIsEmptyList] = ()
+    checks: Listed[Check] = ()
     healthy_beats: WireInt | None = None
     beats_needed: WireInt | None = None
     in_flight_jobs: WireInt | None = None

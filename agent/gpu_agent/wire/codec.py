@@ -1,0 +1,170 @@
+"""Bytes ↔ message, with limits, and errors that name the JSON path and whose fault it is.
+
+Knows no socket: an oversize or binary frame is refused where frames are read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from gpu_agent.wire.fields import WireModel
+from gpu_agent.wire.messages import FromNode, FromRegistry
+
+MAX_FRAME_BYTES = 1024 * 1024
+"""Largest frame from a peer whose credential was checked (§2)."""
+
+MAX_UNAUTHENTICATED_FRAME_BYTES = 16 * 1024
+"""Largest frame before the credential is checked (§2)."""
+
+MAX_REPORTED_ERRORS = 16
+_SHOWN_VALUE_CHARACTERS = 60
+_UNION_TAG = 1
+"""A location in a union starts with the tag of its member."""
+
+_Message = TypeVar("_Message")
+
+_FROM_NODE: TypeAdapter[FromNode] = TypeAdapter(FromNode)
+_FROM_REGISTRY: TypeAdapter[FromRegistry] = TypeAdapter(FromRegistry)
+
+
+class Fault(StrEnum):
+    """Whose mistake a bad frame is."""
+
+    OURS = "ours"
+    PEER = "peer"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong in a frame: where, and what."""
+
+    path: str
+    problem: str
+
+
+class FrameError(Exception):
+    """A frame that is no message of this protocol.
+
+    The hierarchy: `FrameError` (malformed; the peer's fault, or ours when we wrote it)
+    └ `UnknownMessageError` (well formed, of a type we do not know: a newer peer).
+    """
+
+    def __init__(self, errors: Sequence[FieldError], *, fault: Fault) -> None:
+        self.errors = tuple(errors[:MAX_REPORTED_ERRORS])
+        self.fault = fault
+        first = self.errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"{first.path}: {first.problem}{more}")
+
+    def details(self) -> dict[str, Any]:
+        """Write `details.errors[]` of an `INVALID_MESSAGE` (§3.3)."""
+        return {"errors": [{"path": error.path, "problem": error.problem} for error in self.errors]}
+
+
+class UnknownMessageError(FrameError):
+    """A well-formed object whose `type` is none of ours."""
+
+
+def decode_from_node(frame: bytes | str) -> FromNode:
+    """Read what a node said; raises `FrameError`, the node's fault."""
+    return _decode(_FROM_NODE, frame)
+
+
+def decode_from_registry(frame: bytes | str) -> FromRegistry:
+    """Read what a registry said; raises `FrameError`, the registry's fault."""
+    return _decode(_FROM_REGISTRY, frame)
+
+
+def encode(message: WireModel) -> str:
+    """Write a message as one JSON object; raises `FrameError`, our fault, when over 1 MiB."""
+    text = message.model_dump_json()
+    if len(text) > MAX_FRAME_BYTES // 4 and len(text.encode()) > MAX_FRAME_BYTES:
+        raise FrameError([FieldError("$", "the message is over 1 MiB")], fault=Fault.OURS)
+    return text
+
+
+def _decode(adapter: TypeAdapter[_Message], frame: bytes | str) -> _Message:
+    try:
+        message = adapter.validate_json(frame)
+    except ValidationError as error:
+        raise _frame_error(error, frame) from None
+    if _may_name_a_non_number(frame):
+        _refuse_non_numbers(frame)
+    return message
+
+
+def _may_name_a_non_number(frame: bytes | str) -> bool:
+    """Cheap and over-careful: the words may also stand inside a string."""
+    if isinstance(frame, bytes):
+        return b"NaN" in frame or b"Infinity" in frame
+    return "NaN" in frame or "Infinity" in frame
+
+
+def _refuse_non_numbers(frame: bytes | str) -> None:
+    """Refuse NaN and Infinity even in fields that we do not know (§3.1)."""
+
+    def refuse(word: str) -> None:
+        raise FrameError([FieldError("$", f"{word} is not a number JSON knows")], fault=Fault.PEER)
+
+    json.loads(frame, parse_constant=refuse)
+
+
+def _frame_error(error: ValidationError, frame: bytes | str) -> FrameError:
+    found = error.errors(include_url=False, include_context=False)
+    kind = found[0]["type"]
+    if kind == "json_invalid":
+        return FrameError([FieldError("$", f"not valid JSON: {_reason(found[0])}")], fault=Fault.PEER)
+    if kind == "union_tag_invalid":
+        return UnknownMessageError([FieldError("$.type", _unknown_type(found[0]))], fault=Fault.PEER)
+    if kind == "union_tag_not_found":
+        return FrameError(
+            [FieldError("$.type", "missing: every message is an object that names its type")],
+            fault=Fault.PEER,
+        )
+    if not found[0]["loc"]:
+        return FrameError([FieldError("$", "a message is a JSON object")], fault=Fault.PEER)
+    document = from_json(frame)
+    errors: dict[str, FieldError] = {}
+    for one in found:
+        path = _json_path(one["loc"][_UNION_TAG:], document)
+        errors.setdefault(path, FieldError(path, _problem(one)))
+    return FrameError(list(errors.values()), fault=Fault.PEER)
+
+
+def _json_path(location: Sequence[int | str], document: object) -> str:
+    """Follow a pydantic location through the document, leaving out what names no place in it."""
+    path, here = "$", document
+    for position, step in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(step, int) and isinstance(here, list) and step < len(here):
+            path, here = f"{path}[{step}]", here[step]
+        elif isinstance(step, str) and isinstance(here, Mapping) and (step in here or last):
+            path, here = path + _member(step), here.get(step)
+    return path
+
+
+def _member(name: str) -> str:
+    return f".{name}" if name.isidentifier() else f"[{json.dumps(name[:_SHOWN_VALUE_CHARACTERS])}]"
+
+
+def _problem(error: ErrorDetails) -> str:
+    shown = repr(error["input"])
+    if error["type"] == "missing":
+        return "required, but missing"
+    if len(shown) > _SHOWN_VALUE_CHARACTERS:
+        shown = f"{shown[:_SHOWN_VALUE_CHARACTERS]}…"
+    return f"{_reason(error)}, got {shown}"
+
+
+def _reason(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Invalid JSON: ").removeprefix("Value error, ")
+
+
+def _unknown_type(error: ErrorDetails) -> str:
+    named = error["input"].get("type") if isinstance(error["input"], Mapping) else None
+    return f"{str(named)[:_SHOWN_VALUE_CHARACTERS]!r} is no message type that this side reads"

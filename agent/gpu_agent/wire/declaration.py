@@ -1,0 +1,299 @@
+"""The declaration: what a node tells of itself, made from an inventory by rule.
+
+Holds the wire's rounding and leaving-out rules (§3.1) so that probe, registration
+and beats cannot disagree. Decides nothing about when anything is sent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gpu_agent.version import __version__
+from gpu_agent.wire.inventory import Gpu, Inventory, Model
+from gpu_agent.wire.messages import (
+    GpuDeclaration,
+    GpuFigures,
+    Hardware,
+    InstalledModel,
+    NodeHeartbeat,
+    NodeRegister,
+    ResourceUsage,
+)
+
+_T = TypeVar("_T")
+
+MB_PER_GB = 1024
+NEWEST_SCHEMA = "1.1"
+FRAME_ROOM_BYTES = 1024 * 1024 - 4096
+"""A registration is kept under the protocol's 1 MiB with some room to spare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """What the machine's owner states beside what the probe finds."""
+
+    accept_public_jobs: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_concurrent_jobs: int | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A node's whole capability at the newest schema; older schemas are cut from it."""
+
+    platform: str
+    hardware: Hardware
+    installed_models: tuple[InstalledModel, ...] = ()
+    capability_state: Mapping[str, str] = field(default_factory=dict)
+    features_supported: Mapping[str, bool] = field(default_factory=dict)
+    advanced_features: tuple[str, ...] = ()
+    simulated: bool = False
+    owner: Owner = field(default_factory=Owner)
+    left_out: tuple[str, ...] = ()
+    """Ids of models left out to stay under the frame limit; said in the log and `status`."""
+
+    @property
+    def has_gpu(self) -> bool:
+        """True when a registry would not answer `GPU_REQUIRED` (R-01)."""
+        return any(gpu.memory_gb for gpu in self.hardware.gpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatChanges:
+    """The parts of a declaration that a beat replaces in full because they changed (§3.4)."""
+
+    installed_models: tuple[InstalledModel, ...] | None = None
+    capability_state: dict[str, str] | None = None
+    accept_public_jobs: bool | None = None
+    labels: dict[str, str] | None = None
+    max_concurrent_jobs: int | None = None
+    hardware: Hardware | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What only the shell knows at the moment of a beat."""
+
+    timestamp_ms: int
+    cpu_percent: float
+    mem_percent: float
+    running_jobs: int
+    running_job_ids: tuple[str, ...] | None
+    probe_age_seconds: float | None
+
+
+def whole_gb(memory_mb: int | None) -> int | None:
+    """Round MiB to whole GiB; a known memory is at least 1, an unknown one stays unknown."""
+    return None if memory_mb is None else max(1, round(memory_mb / MB_PER_GB))
+
+
+def declare(inventory: Inventory, owner: Owner) -> Declaration:
+    """Turn what was found into what is told, at the newest schema."""
+    models, left_out = _fitting(inventory.models)
+    return Declaration(
+        platform=inventory.host.platform,
+        hardware=Hardware(
+            cpu_cores=inventory.host.cpu_logical_cores,
+            memory_gb=whole_gb(inventory.host.memory_total_mb) or 0,
+            gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.gpus),
+            driver_version=inventory.gpu.driver_version,
+            cuda_version=inventory.gpu.cuda_version,
+        ),
+        installed_models=models,
+        capability_state=_capability_state(models),
+        features_supported=dict(inventory.features_supported),
+        advanced_features=inventory.advanced_features,
+        simulated=inventory.simulated,
+        owner=owner,
+        left_out=left_out,
+    )
+
+
+def registration(
+    declaration: Declaration,
+    *,
+    node_id: str | None,
+    schema_version: str = NEWEST_SCHEMA,
+    running_jobs: tuple[str, ...] | None = None,
+) -> NodeRegister:
+    """Compose the `node_register` of one schema version (§3.1)."""
+    whole = NodeRegister(
+        version=__version__,
+        capability_schema_version=schema_version,
+        node_id=node_id,
+        platform=declaration.platform,
+        hardware=declaration.hardware,
+        installed_models=declaration.installed_models,
+        features_supported=dict(declaration.features_supported),
+        advanced_features=declaration.advanced_features,
+        accept_public_jobs=declaration.owner.accept_public_jobs,
+        capability_state=dict(declaration.capability_state),
+        labels=dict(declaration.owner.labels),
+        max_concurrent_jobs=declaration.owner.max_concurrent_jobs,
+        endpoint=declaration.owner.endpoint,
+        simulated=declaration.simulated,
+        running_jobs=running_jobs,
+    )
+    return whole if schema_version == NEWEST_SCHEMA else _cut_to_1_0(whole)
+
+
+def changes(told: Declaration, current: Declaration) -> BeatChanges:
+    """What a beat must replace, given what the registry was last told."""
+    owner, before = current.owner, told.owner
+    models_changed = current.installed_models != told.installed_models
+    state_changed = dict(current.capability_state) != dict(told.capability_state)
+    return BeatChanges(
+        installed_models=current.installed_models if models_changed else None,
+        capability_state=dict(current.capability_state) if models_changed or state_changed else None,
+        accept_public_jobs=_if_changed(before.accept_public_jobs, owner.accept_public_jobs),
+        labels=_if_changed(dict(before.labels), dict(owner.labels)),
+        max_concurrent_jobs=_if_changed(before.max_concurrent_jobs, owner.max_concurrent_jobs),
+        hardware=_if_changed(told.hardware, current.hardware),
+    )
+
+
+def heartbeat(
+    node_id: str, inventory: Inventory, *, moment: Moment, changed: BeatChanges, sequence: int
+) -> NodeHeartbeat:
+    """Compose a beat from the newest inventory and the moment's figures (§3.4)."""
+    slices_of = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
+    counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in slices_of]
+    return NodeHeartbeat(
+        node_id=node_id,
+        timestamp=moment.timestamp_ms,
+        resource_usage=ResourceUsage(
+            cpu_percent=moment.cpu_percent,
+            mem_percent=moment.mem_percent,
+            gpu_percent=_mean([gpu.utilization_percent for gpu in counted]),
+            gpu_mem_percent=_memory_percent(counted),
+            running_jobs=moment.running_jobs,
+        ),
+        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
+        probe_age_seconds=moment.probe_age_seconds,
+        running_jobs=moment.running_job_ids,
+        sequence=sequence,
+        installed_models=changed.installed_models,
+        capability_state=changed.capability_state,
+        accept_public_jobs=changed.accept_public_jobs,
+        labels=changed.labels,
+        max_concurrent_jobs=changed.max_concurrent_jobs,
+        hardware=changed.hardware,
+    )
+
+
+def _if_changed(before: _T, after: _T) -> _T | None:
+    return None if before == after else after
+
+
+def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
+    return GpuDeclaration(
+        name=gpu.name,
+        memory_gb=whole_gb(gpu.memory_mb),
+        uuid=gpu.uuid,
+        vendor=gpu.vendor,
+        index=gpu.index,
+        memory_mb=gpu.memory_mb,
+        memory_kind=gpu.memory_kind.value,
+        compute_capability=gpu.compute_capability,
+        pci_bus_id=gpu.pci_bus_id,
+        health=gpu.health.value,
+        parent_uuid=gpu.parent_uuid,
+    )
+
+
+def _figures(gpu: Gpu) -> GpuFigures:
+    return GpuFigures(
+        uuid=gpu.uuid,
+        utilization_percent=gpu.utilization_percent,
+        memory_used_mb=gpu.memory_used_mb,
+        memory_total_mb=gpu.memory_mb,
+        temperature_c=gpu.temperature_c,
+        power_w=gpu.power_w,
+        health=gpu.health.value,
+        reasons=tuple(reason.code for reason in gpu.reasons),
+    )
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return round(sum(known) / len(known), 1) if known else None
+
+
+def _memory_percent(gpus: Sequence[Gpu]) -> float | None:
+    known = [
+        (gpu.memory_used_mb, gpu.memory_mb)
+        for gpu in gpus
+        if gpu.memory_used_mb is not None and gpu.memory_mb
+    ]
+    total = sum(size for _, size in known)
+    return round(100 * sum(used for used, _ in known) / total, 1) if total else None
+
+
+def _fitting(models: Sequence[Model]) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
+    """Keep the models that fit a frame: disabled ones go first, then those not ready (§3.1)."""
+    written = [_installed(model) for model in models]
+    by_worth = sorted(written, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
+    kept: set[int] = set()
+    room = FRAME_ROOM_BYTES
+    for model in by_worth:
+        room -= len(model.model_dump_json().encode()) + 1 + len(model.model_id.encode()) + 24
+        if room < 0:
+            break
+        kept.add(id(model))
+    return (
+        tuple(model for model in written if id(model) in kept),
+        tuple(model.model_id for model in written if id(model) not in kept),
+    )
+
+
+def _installed(model: Model) -> InstalledModel:
+    return InstalledModel(
+        model_id=model.model_id,
+        version=model.version,
+        kind=model.kind,
+        src_lang=model.src_lang,
+        tgt_lang=model.tgt_lang,
+        dialect=model.dialect,
+        enabled=model.enabled,
+        status=model.status.value,
+        source=model.source,
+        revision=model.revision,
+        size_bytes=model.size_bytes,
+        format=model.format,
+    )
+
+
+def _capability_state(models: Sequence[InstalledModel]) -> dict[str, str]:
+    """State by model id; versions of one model share a key, ready if any is."""
+    state: dict[str, str] = {}
+    for model in models:
+        if state.get(model.model_id) != "ready":
+            state[model.model_id] = model.status
+    return state
+
+
+def _cut_to_1_0(whole: NodeRegister) -> NodeRegister:
+    """Leave out what schema 1.0 does not know, and GPUs of unknown memory."""
+    hardware = Hardware(
+        cpu_cores=whole.hardware.cpu_cores,
+        memory_gb=whole.hardware.memory_gb,
+        gpus=tuple(
+            GpuDeclaration(name=gpu.name, memory_gb=gpu.memory_gb)
+            for gpu in whole.hardware.gpus
+            if gpu.memory_gb is not None
+        ),
+    )
+    cut = {"source": None, "revision": None, "size_bytes": None, "format": None}
+    return whole.model_copy(
+        update={
+            "capability_schema_version": "1.0",
+            "hardware": hardware,
+            "installed_models": tuple(model.model_copy(update=cut) for model in whole.installed_models),
+            "labels": {},
+            "max_concurrent_jobs": None,
+            "endpoint": None,
+            "simulated": whole.simulated,
+            "running_jobs": None,
+        }
+    )
