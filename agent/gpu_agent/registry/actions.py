@@ -1,0 +1,114 @@
+"""What the fleet asks its shell to do, in the imperative, in order: save before send.
+
+Times are monotonic seconds; the shell writes them as wall time where the wire wants it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
+from gpu_agent.registry.job import Claim
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck
+
+
+class Level(StrEnum):
+    """How loud a note is."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message that is ready as it stands."""
+
+    connection: int
+    message: NodeRegisterAck | NodeError | NodeControl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellStatus:
+    """Tell a node the status it has (§3.5); the shell adds wall times."""
+
+    connection: int
+    node_id: str
+    status: NodeStatus
+    reason_code: ReasonCode
+    reason: str
+    since: float
+    previous_status: NodeStatus | None = None
+    periodic: bool = False
+    heartbeat_interval_seconds: float | None = None
+    checks: tuple[Check, ...] = ()
+    healthy_beats: int = 0
+    beats_needed: int = 0
+    in_flight_jobs: int = 0
+    drain_deadline: float | None = None
+    clears_when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Close a connection with a WebSocket code."""
+
+    connection: int
+    code: int
+    reason: str
+
+
+class Kept(StrEnum):
+    """What kinds of thing the store keeps."""
+
+    NODE = "node"
+    CLAIM = "claim"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing to keep (`document`), or to let go (None)."""
+
+    kind: Kept
+    key: str
+    document: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep these changes together before any later action of the same list is carried out."""
+
+    save: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that cannot be granted: a code for programs, a sentence with the next step for people."""
+
+    code: str
+    message: str
+
+
+Result = Claim | NoAvailableNode | Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a request; None means done."""
+
+    ref: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Log an event of §8 under its identifier, with its fields; with a `node_id` it joins the node's history."""
+
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    level: Level = Level.INFO
+
+
+Action = Send | TellStatus | CloseConnection | Save | Answer | Note

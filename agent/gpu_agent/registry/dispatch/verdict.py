@@ -1,0 +1,60 @@
+"""The verdicts of dispatch: exclusion reasons in the order they are tried, and a refusal's account (§5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
+EXAMPLES_PER_REASON = 5
+
+
+class Exclusion(StrEnum):
+    """Why a node cannot take a job, in the order of the filters; the first that fails is the reason."""
+
+    STATUS_NOT_READY = "status_not_ready"
+    DISCONNECTED = "disconnected"
+    CORDONED = "cordoned"
+    NOT_ALLOWED = "not_allowed"
+    NOT_IN_PUBLIC_POOL = "not_in_public_pool"
+    GPU_UNAVAILABLE = "gpu_unavailable"
+    MODEL_NOT_AVAILABLE = "model_not_available"
+    FEATURE_NOT_SUPPORTED = "feature_not_supported"
+    LABEL_MISMATCH = "label_mismatch"
+    CAPACITY_EXCEEDED = "capacity_exceeded"
+    RESOURCE_THRESHOLD_EXCEEDED = "resource_threshold_exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """One node's reason for one job: what the job needs, what the node has."""
+
+    node_id: str
+    reason: Exclusion
+    need: str
+    have: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoAvailableNode:
+    """Nobody is left (A-8): how many nodes fell to each reason, with a few examples."""
+
+    job_id: str
+    counts: Mapping[Exclusion, int] = field(default_factory=dict)
+    examples: Mapping[Exclusion, tuple[Excluded, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Every node's answer to one job, on request (A-3)."""
+
+    job_id: str
+    able: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def counts(self) -> dict[Exclusion, int]:
+        """How many nodes fell to each reason."""
+        counted: dict[Exclusion, int] = {}
+        for one in self.excluded:
+            counted[one.reason] = counted.get(one.reason, 0) + 1
+        return counted

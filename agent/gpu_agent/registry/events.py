@@ -1,0 +1,139 @@
+"""What happens to the fleet, in the past tense. Connections are numbers given by the shell.
+
+`ref` names a request that waits for an `Answer`; the shell makes it.
+"""
+
+from dataclasses import dataclass
+
+from gpu_agent.registry.job import Job
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationArrived:
+    """A node declared itself on a connection."""
+
+    connection: int
+    message: NodeRegister
+    fresh_id: str
+    """An id drawn by the shell, used when the node suggests none."""
+    proven_id: str | None = None
+    """The identity that the connection's credential fixes, if it carried a node token."""
+    address: str | None = None
+    issued_token: str | None = None
+    """A token that the shell drew for this node, to be told in the ack; None with auth off."""
+
+
+@dataclass(slots=True)
+class BeatArrived:
+    """A node said it lives. Not frozen: made once per beat, on the hottest path."""
+
+    connection: int
+    message: NodeHeartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class FaultReported:
+    """A node reported an internal fault that belongs to no job."""
+
+    connection: int
+    message: NodeError
+
+
+@dataclass(frozen=True, slots=True)
+class GoodbyeArrived:
+    """A node announced its shutdown."""
+
+    connection: int
+    message: NodeUnregister
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """A connection is gone; this alone changes no status."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """An operator wants a node emptied; None takes the default deadline."""
+
+    ref: int
+    node_id: str
+    deadline_seconds: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """An operator wants a drained node back."""
+
+    ref: int
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CordonAsked:
+    """An operator wants no new jobs on a node (`reason`), or lifts that (None)."""
+
+    ref: int
+    node_id: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalAsked:
+    """An operator removes a node's record."""
+
+    ref: int
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAsked:
+    """A scheduler wants a place for a job."""
+
+    ref: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalAsked:
+    """A scheduler keeps a claim for one more TTL."""
+
+    ref: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAsked:
+    """A scheduler gives a place back."""
+
+    ref: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFailed:
+    """The store could not keep what a `Save` asked: it must be undone and refused."""
+
+    save: int
+    detail: str
+
+
+Event = (
+    RegistrationArrived
+    | BeatArrived
+    | FaultReported
+    | GoodbyeArrived
+    | ConnectionLost
+    | DrainAsked
+    | ResumeAsked
+    | CordonAsked
+    | RemovalAsked
+    | ClaimAsked
+    | RenewalAsked
+    | ReleaseAsked
+    | SaveFailed
+)

@@ -1,0 +1,104 @@
+"""One node as the registry knows it: mutable, owned by the fleet, read by dispatch.
+
+Holds state and its derivations; decides nothing.
+"""
+
+from dataclasses import dataclass, field
+
+from gpu_agent.registry.job import Claim
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import Check, Hardware, InstalledModel, NodeHeartbeat, NodeRegister
+
+
+@dataclass(slots=True, kw_only=True)
+class GpuState:
+    """A GPU of a node: what was declared, and what the last beat said of it."""
+
+    uuid: str
+    name: str
+    memory_mb: int | None
+    parent_uuid: str | None = None
+    is_parent: bool = False
+    """True for a GPU cut into MIG slices: it counts in no total and takes no job."""
+    health: str = "ok"
+    reasons: tuple[str, ...] = ()
+    utilization_percent: float | None = None
+    memory_used_mb: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+    @property
+    def usable(self) -> bool:
+        """True when a job may be placed on it."""
+        return not self.is_parent and self.health in ("ok", "degraded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """A wish to empty a node."""
+
+    by_operator: bool
+    deadline: float
+    """Monotonic seconds at which the node goes offline whatever runs."""
+    reason: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeRecord:
+    """Everything known of one node. Times are monotonic seconds."""
+
+    node_id: str
+    registration: NodeRegister
+    hardware: Hardware
+    registered_at: float
+    status: NodeStatus = NodeStatus.REGISTERING
+    previous_status: NodeStatus | None = None
+    reason_code: ReasonCode = ReasonCode.REGISTERED
+    reason: str = ""
+    since: float = 0.0
+    connection: int | None = None
+    epoch: int = 0
+    address: str | None = None
+    interval_seconds: float = 15.0
+    timeout_seconds: float = 45.0
+    last_beat: float | None = None
+    next_status_at: float = 0.0
+    healthy_beats: int = 0
+    unhealthy_beats: int = 0
+    """Consecutive; a healthy beat sets it to 0."""
+    recent: tuple[bool, ...] = ()
+    """Verdicts of the last beats, newest last, at most `failure_window`."""
+    checks: tuple[Check, ...] = ()
+    beat: NodeHeartbeat | None = None
+    gpus: dict[str, GpuState] = field(default_factory=dict)
+    """By UUID; a GPU declared without one is keyed `#<position>`."""
+    models: tuple[InstalledModel, ...] = ()
+    capability_state: dict[str, str] | None = None
+    ready_models: frozenset[str] = frozenset()
+    """Ids that are enabled and ready in at least one version."""
+    features: frozenset[str] = frozenset()
+    """Base features declared true or proven by a ready model, plus non-base names (A-6)."""
+    accept_public_jobs: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    max_concurrent_jobs: int = 4
+    endpoint: str | None = None
+    simulated: bool = False
+    cordoned: str | None = None
+    """Why an operator cordoned it; None when not cordoned."""
+    drain: Drain | None = None
+    claims: dict[str, Claim] = field(default_factory=dict)
+    reported_job_ids: frozenset[str] | None = None
+    reported_jobs: int = 0
+    round_trip_seconds: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True while a live connection stands for the node."""
+        return self.connection is not None
+
+    @property
+    def in_flight_jobs(self) -> int:
+        """Occupied places (§5): the union of ids where ids are reported, else the larger count."""
+        if self.reported_job_ids is not None:
+            return len(self.reported_job_ids | self.claims.keys())
+        return max(len(self.claims), self.reported_jobs)

@@ -1,0 +1,34 @@
+"""The settings of §4 and §5, one frozen object. Values are seconds unless named otherwise."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """What the registry judges by; defaults are the protocol's."""
+
+    heartbeat_interval_seconds: float = 15.0
+    warmup_heartbeat_interval_seconds: float = 2.0
+    heartbeat_timeout_seconds: float = 45.0
+    warmup_timeout_seconds: float = 60.0
+    healthy_beats_needed: int = 3
+    failure_window: int = 5
+    failures_in_window: int = 3
+    consecutive_failures: int = 3
+    scan_interval_seconds: float = 1.0
+    node_status_interval_seconds: float = 60.0
+    drain_deadline_seconds: float = 600.0
+    claim_ttl_seconds: float = 60.0
+    default_max_concurrent_jobs: int = 4
+    min_ready_models: int = 1
+    required_models: tuple[str, ...] = ()
+    offline_retention_seconds: float = 604800.0
+    probe_age_limit_seconds: float = 60.0
+    """A beat whose GPU reading is older than this is not healthy."""
+    max_cpu_percent: float = 90.0
+    max_gpu_percent: float = 90.0
+    max_memory_percent: float = 90.0
+
+    def node_timeout_seconds(self, interval_seconds: float) -> float:
+        """A node's timeout: at least three of the intervals it was given (§4)."""
+        return max(self.heartbeat_timeout_seconds, 3 * interval_seconds)

@@ -1,0 +1,60 @@
+"""What happens to a node's session, in the past tense."""
+
+from dataclasses import dataclass
+
+from gpu_agent.wire.declaration import Declaration
+from gpu_agent.wire.messages import FromRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The agent is up and has read its identity; nothing is connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The probe or the owner's configuration now says this; sent whenever it may have changed."""
+
+    declaration: Declaration
+    running_jobs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The WebSocket is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed:
+    """No WebSocket came of an attempt: refused, timed out, or answered with an HTTP status."""
+
+    detail: str
+    http_status: int | None = None
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """The registry said something."""
+
+    message: FromRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The WebSocket closed, by whichever side."""
+
+    code: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The process is to end: say goodbye and leave."""
+
+    reason: str
+    drain: bool = False
+    deadline_seconds: float | None = None
+
+
+Event = Started | Declared | Connected | ConnectFailed | MessageReceived | Disconnected | StopRequested
