@@ -1,0 +1,1 @@
+"""What the agent finds out about its machine: one outside thing per module."""
