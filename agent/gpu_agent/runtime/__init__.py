@@ -1,0 +1,1 @@
+"""What both programs need of their process: tasks, signals, log lines."""

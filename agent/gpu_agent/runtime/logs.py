@@ -1,0 +1,147 @@
+"""Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
+
+Writes to stderr only. No credential leaves through here: a field named like one is
+redacted, at any depth. Formats no sentences: identifiers are for programs (§8).
+"""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+LEVELS: tuple[str, ...] = ("debug", "info", "warning", "error")
+REDACTED = "[redacted]"
+
+_ROOT = "gpu_agent"
+_MAX_DEPTH = 6
+
+
+class EventLog:
+    """Emits the events of one part of the program, such as `node` or `server.gateway`.
+
+    A cause's `trace_id` is a field like any other.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._logger = logging.getLogger(f"{_ROOT}.{part}")
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """Emit what only somebody who searches a fault wants."""
+        self._emit(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """Emit what happened."""
+        self._emit(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """Emit what an operator should look at."""
+        self._emit(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        """Emit what an operator must act on."""
+        self._emit(logging.ERROR, event, fields)
+
+    def crash(self, event: str, error: BaseException, /, **fields: object) -> None:
+        """Emit a broken promise of ours, with the traceback of its exception."""
+        self._logger.error(event, extra={"fields": fields}, exc_info=error)
+
+    @property
+    def debugging(self) -> bool:
+        """True when `debug` lines are written: lets a hot path skip making their fields."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
+    def _emit(self, level: int, event: str, fields: Mapping[str, object]) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, extra={"fields": fields})
+
+
+def configure(level: str = "info", *, stream: TextIO | None = None, human: bool | None = None) -> None:
+    """Send this program's lines to `stream` (stderr); text for people when it is a terminal.
+
+    Libraries' own lines come through from `warning` on.
+    """
+    target = sys.stderr if stream is None else stream
+    for_people = target.isatty() if human is None else human
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(_HumanLines() if for_people else _JsonLines())
+    root = logging.getLogger()
+    for old in tuple(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger(_ROOT).setLevel(level.upper())
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: timestamp, level, part, event, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "timestamp": _utc(record.created),
+            "level": record.levelname.lower(),
+            "part": record.name.removeprefix(f"{_ROOT}."),
+            "event": record.getMessage(),
+        }
+        for name, value in _fields(record).items():
+            line[name if name not in line else f"{name}_"] = value
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _HumanLines(logging.Formatter):
+    """Time, level, event and `name=value` pairs; never a character that steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        fields = "".join(f" {name}={_shown(value)}" for name, value in _fields(record).items())
+        line = f"{clock} {record.levelname.lower():<7} {_printable(record.getMessage())}{fields}"
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = getattr(record, "fields", None)
+    if not isinstance(fields, Mapping):
+        return {}
+    return {str(name): _plain(value, str(name), _MAX_DEPTH) for name, value in fields.items()}
+
+
+def _plain(value: object, name: str, depth: int) -> object:
+    """Turn a field's value into plain JSON, with credentials taken out."""
+    if _is_credential(name):
+        return REDACTED if value is not None else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else str(value)
+    if depth and isinstance(value, Mapping):
+        return {str(key): _plain(inner, str(key), depth - 1) for key, inner in value.items()}
+    if depth and isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
+        return [_plain(inner, "", depth - 1) for inner in value]
+    return str(value)
+
+
+def _is_credential(name: str) -> bool:
+    lowered = name.lower()
+    return "token" in lowered or lowered == "authorization"
+
+
+def _utc(seconds: float) -> str:
+    milliseconds = int(seconds * 1000) % 1000
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03d}Z"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        plain = value and value.isprintable() and not any(mark in value for mark in ' "=')
+        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)

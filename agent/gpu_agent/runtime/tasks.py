@@ -1,0 +1,111 @@
+"""Named, guarded tasks and threads: the only place that starts either.
+
+A crash is logged with the name of what crashed and ends the program; it is never
+swallowed, and no task outlives its group. Restarts nothing: that is a decision
+for whoever started the task.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from gpu_agent.runtime.logs import EventLog
+
+_T = TypeVar("_T")
+
+_LOG = EventLog("runtime")
+
+
+class TaskCrashedError(Exception):
+    """A task raised what nobody expected: our fault. Its cause is the exception itself."""
+
+    def __init__(self, name: str, cause: BaseException) -> None:
+        self.name = name
+        super().__init__(f"task {name!r} crashed: {type(cause).__name__}: {cause}")
+
+
+class Tasks:
+    """A group of named tasks. Leaving the block waits for them all; `end` asks them to go.
+
+    When one crashes the others are cancelled and the block raises `TaskCrashedError`.
+    What the block itself raises passes unchanged.
+    """
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            if error is not None and error in group.exceptions:
+                return  # it passes unchanged: this block does not swallow
+            crash = next((one for one in group.exceptions if isinstance(one, TaskCrashedError)), None)
+            if crash is None:
+                raise
+        else:
+            return
+        raise crash from crash.__cause__
+
+    def start(self, name: str, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Start a task under a name that log lines and debuggers show."""
+        task = self._group.create_task(_guarded(name, work), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step: never begun
+        return task
+
+    def end(self) -> None:
+        """Cancel every task that still runs; the block then ends without an error."""
+        for task in tuple(self._running):
+            task.cancel()
+
+
+async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float) -> _T:
+    """Run what blocks in a daemon thread; raises `TimeoutError` when it takes too long.
+
+    The thread cannot be stopped: a late answer is dropped, and a thread that hangs
+    for good never keeps the program from ending. What `work` raises, this raises.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_T] = loop.create_future()
+
+    def deliver(put: Callable[[Any], None], value: object) -> None:
+        if not answer.done():
+            put(value)
+
+    def body() -> None:
+        try:
+            value = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            _post(loop, deliver, answer.set_exception, error)
+        else:
+            _post(loop, deliver, answer.set_result, value)
+
+    threading.Thread(target=body, name=name, daemon=True).start()
+    async with asyncio.timeout(deadline_seconds):
+        return await answer
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return  # the loop is closed: the program ended before the answer came
+
+
+async def _guarded(name: str, work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        return await work
+    except Exception as error:
+        _LOG.crash("task_crashed", error, task=name, problem=f"{type(error).__name__}: {error}")
+        raise TaskCrashedError(name, error) from error

@@ -1,0 +1,134 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from gpu_agent.runtime.logs import REDACTED, EventLog, configure
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    ours = logging.getLogger("gpu_agent").level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("gpu_agent").setLevel(ours)
+
+
+def _line(stream: io.StringIO) -> dict[str, object]:
+    (line,) = stream.getvalue().splitlines()
+    parsed: dict[str, object] = json.loads(line)
+    return parsed
+
+
+def test_a_line_is_one_json_object_with_time_level_part_event_and_fields() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").info("node_registered", node_id="node-1", trace_id="t-1")
+    line = _line(stream)
+    assert list(line) == ["timestamp", "level", "part", "event", "node_id", "trace_id"]
+    assert str(line["timestamp"]).endswith("Z")
+    assert (line["level"], line["part"], line["event"]) == ("info", "node", "node_registered")
+
+
+def test_fields_named_like_credentials_are_redacted_at_any_depth() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    secret = "hunter2"
+    EventLog("node").info(
+        "seen",
+        node_token=secret,
+        Authorization=secret,
+        headers={"authorization": secret, "list": [{"join_Token": secret}]},
+        absent_token=None,
+    )
+    assert secret not in stream.getvalue()
+    assert _line(stream)["node_token"] == REDACTED
+    assert _line(stream)["absent_token"] is None
+
+
+def test_a_field_never_overwrites_the_line_s_own_keys() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").info("seen", event="other", level="x")
+    assert (_line(stream)["event"], _line(stream)["event_"]) == ("seen", "other")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"raw", object(), ValueError("x")])
+def test_any_value_makes_a_line_that_json_readers_accept(value: object) -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").info("seen", value=value)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    json.loads(stream.getvalue(), parse_constant=refuse)
+
+
+def test_a_value_that_holds_itself_ends() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    loop: list[object] = []
+    loop.append(loop)
+    EventLog("node").info("seen", value=loop)
+    assert "seen" in stream.getvalue()
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    stream = io.StringIO()
+    configure("warning", stream=stream)
+    log = EventLog("node")
+    log.debug("a")
+    log.info("b")
+    assert stream.getvalue() == ""
+    assert not log.debugging
+    log.warning("c")
+    assert _line(stream)["event"] == "c"
+
+
+def test_libraries_are_heard_from_warning_on() -> None:
+    stream = io.StringIO()
+    configure("debug", stream=stream)
+    logging.getLogger("websockets.client").info("chatter")
+    assert stream.getvalue() == ""
+    logging.getLogger("websockets.client").warning("trouble")
+    assert _line(stream)["event"] == "trouble"
+
+
+def test_a_crash_carries_its_traceback() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    try:
+        int("bad cable")
+    except ValueError as error:
+        EventLog("node").crash("task_crashed", error, task="beats")
+    assert "ValueError: invalid literal" in str(_line(stream)["traceback"])
+
+
+def test_configuring_twice_does_not_double_the_lines() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    configure(stream=stream)
+    EventLog("node").info("once")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_people_at_a_terminal_get_text_without_control_characters() -> None:
+    stream = io.StringIO()
+    configure(stream=stream, human=True)
+    EventLog("node").warning("refused", reason="\x1b[31mred", node_id="node-1", message="two words")
+    (line,) = stream.getvalue().splitlines()
+    assert "\x1b" not in line
+    assert line.endswith(r'warning refused reason="\u001b[31mred" node_id=node-1 message="two words"')
+
+
+def test_a_stream_that_is_no_terminal_gets_json() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").error("seen")
+    assert stream.getvalue().startswith("{")

@@ -1,0 +1,121 @@
+import asyncio
+import json
+import logging
+import threading
+
+import pytest
+
+from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, in_thread
+
+
+async def _crash() -> None:
+    raise ValueError("bad cable")
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_crash_ends_the_group_with_the_task_s_name_and_cause() -> None:
+    async def program() -> None:
+        async with Tasks() as tasks:
+            tasks.start("others", _forever())
+            tasks.start("beats", _crash())
+
+    with pytest.raises(TaskCrashedError, match=r"task 'beats' crashed: ValueError: bad cable") as caught:
+        await program()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_a_crash_is_logged_with_its_name_and_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), pytest.raises(TaskCrashedError):
+        async with Tasks() as tasks:
+            tasks.start("beats", _crash())
+    (record,) = caplog.records
+    assert record.getMessage() == "task_crashed"
+    assert json.dumps(record.__dict__["fields"]) == '{"task": "beats", "problem": "ValueError: bad cable"}'
+    assert record.exc_info is not None
+
+
+async def test_tasks_carry_their_names() -> None:
+    async with Tasks() as tasks:
+        assert tasks.start("probe", asyncio.sleep(0)).get_name() == "probe"
+
+
+async def test_end_lets_the_block_finish_without_an_error() -> None:
+    async with asyncio.timeout(5), Tasks() as tasks:
+        task = tasks.start("forever", _forever())
+        await asyncio.sleep(0)
+        tasks.end()
+    assert task.cancelled()
+
+
+async def test_what_the_block_raises_passes_unchanged_and_stops_the_tasks() -> None:
+    started: list[asyncio.Task[None]] = []
+
+    async def program() -> None:
+        async with Tasks() as tasks:
+            started.append(tasks.start("forever", _forever()))
+            raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        await program()
+    assert started[0].cancelled()
+
+
+async def test_cancelling_from_outside_propagates() -> None:
+    async def outer() -> None:
+        async with Tasks() as tasks:
+            tasks.start("forever", _forever())
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(outer())
+        await asyncio.sleep(0)
+        task.cancel()
+    assert task.cancelled()
+
+
+async def test_a_task_s_result_is_its_work_s_result() -> None:
+    async def answer() -> int:
+        return 42
+
+    async with Tasks() as tasks:
+        task = tasks.start("answer", answer())
+    assert task.result() == 42
+
+
+async def test_a_thread_s_answer_comes_back() -> None:
+    assert await in_thread("name", lambda: threading.current_thread().name, deadline_seconds=5) == "name"
+
+
+async def test_what_a_thread_raises_is_raised_where_it_is_awaited() -> None:
+    def fail() -> None:
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        await in_thread("scan", fail, deadline_seconds=5)
+
+
+async def test_a_thread_that_hangs_costs_no_more_than_its_deadline_and_its_late_answer_is_dropped() -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        release.wait(30)
+        ended.set()
+
+    with pytest.raises(TimeoutError):
+        await in_thread("scan", hang, deadline_seconds=0.01)
+    release.set()
+    assert await in_thread("wait", lambda: ended.wait(5), deadline_seconds=5)
+    await asyncio.sleep(0)
+
+
+def test_a_hanging_thread_does_not_keep_the_loop_from_closing() -> None:
+    release = threading.Event()
+
+    async def hang() -> None:
+        with pytest.raises(TimeoutError):
+            await in_thread("scan", lambda: release.wait(30), deadline_seconds=0.01)
+
+    asyncio.run(hang())
+    release.set()
