@@ -110,7 +110,20 @@ SchemaVersion = Annotated[str | None, AfterValidator(_empty_is_absent)]
 Flag = Annotated[bool, BeforeValidator(_null_is_false)]
 """A boolean for which null means false."""
 
-FeatureNames = Annotated[tuple[str, ...], Strict(strict=False), BeforeValidator(_names_of_flags)]
+FeatureNames = Annotated[
+    tuple[str, ...],
+    Strict(strict=False),
+    BeforeValidator(_names_of_flags),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": {"type": ["boolean", "null"]}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 """Names of features, from a list or from an object of flags."""
 
 

@@ -1,0 +1,61 @@
+# One verb each, the same here and in CI. Every verb sets up what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test e2e system lint format types imports cover bench schema clean
+.DEFAULT_GOAL := help
+
+help: ## show the verbs
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the virtual environment with everything that the other verbs need
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or newer is needed as $(PYTHON). On Debian: apt-get install -y python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "Python's venv module is missing. On Debian: apt-get install -y python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[registry]' --group dev
+	@# Tests compile a stand-in for NVML: with the machine's C compiler, else with one from PyPI.
+	@command -v cc >/dev/null || command -v gcc >/dev/null || $(BIN)/python -m pip install --quiet 'ziglang>=0.13,<1'
+	@touch $(READY)
+
+demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-C
+	@$(BIN)/gpu-agent demo $(DEMO)
+
+test: $(READY) ## every test that needs no root
+	$(BIN)/python -m pytest -q -m "not system" $(ARGS)
+
+e2e: $(READY) ## whole programs only
+	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## write the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(READY) ## the contracts between floors
+	$(BIN)/lint-imports
+
+cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 %
+	$(BIN)/python -m pytest -q tests/wire tests/session tests/registry tests/scenarios --cov --cov-report=term
+
+bench: $(READY) ## every figure that the documentation states, each by its own program
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+schema: $(READY) ## write docs/schema from the models
+	$(BIN)/gpu-agent schema --write docs/schema
+
+clean: ## remove what the verbs made
+	rm -rf $(VENV) .cache .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,50 @@
+"""The tests' tree is the source's tree again: each module has its own test file."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "agent" / "gpu_agent"
+TESTS = ROOT / "tests"
+OUTSIDE_THE_MIRROR = {"e2e", "simulation", "system", "gpu", "scenarios", "golden", "nvml_fake"}
+
+MODULES = sorted(
+    path.relative_to(SOURCE)
+    for path in SOURCE.rglob("*.py")
+    if path.name not in ("__init__.py", "version.py")
+)
+TEST_FILES = sorted(
+    path.relative_to(TESTS)
+    for path in TESTS.rglob("test_*.py")
+    if path.parent != TESTS and path.relative_to(TESTS).parts[0] not in OUTSIDE_THE_MIRROR
+)
+WITHOUT_BEHAVIOUR = {
+    "session/events.py",
+    "session/actions.py",
+    "registry/events.py",
+    "registry/actions.py",
+    "registry/record.py",
+    "registry/job.py",
+    "registry/thresholds.py",
+    "registry/dispatch/verdict.py",
+    "store/base.py",
+}
+"""Grammar only: dataclasses that the machines' tests exercise."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_each_module_has_its_own_test_file(module: Path) -> None:
+    if module.as_posix() in WITHOUT_BEHAVIOUR:
+        return
+    assert (TESTS / module.parent / f"test_{module.name}").exists()
+
+
+@pytest.mark.parametrize("test_file", TEST_FILES, ids=str)
+def test_each_test_file_belongs_to_a_module(test_file: Path) -> None:
+    assert (SOURCE / test_file.parent / test_file.name.removeprefix("test_")).exists()
+
+
+def test_no_module_has_two_subjects() -> None:
+    long = [path for path in SOURCE.rglob("*.py") if len(path.read_text().splitlines()) > 300]
+    assert long == []

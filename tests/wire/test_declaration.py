@@ -1,0 +1,152 @@
+import json
+
+import pytest
+
+from gpu_agent.wire.codec import MAX_FRAME_BYTES, decode_from_node, encode
+from gpu_agent.wire.declaration import (
+    BeatChanges,
+    Declaration,
+    Moment,
+    Owner,
+    changes,
+    declare,
+    heartbeat,
+    registration,
+    whole_gb,
+)
+from gpu_agent.wire.inventory import (
+    Gpu,
+    GpuReport,
+    Health,
+    HealthReason,
+    Host,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
+
+HOST = Host(
+    cpu_logical_cores=16,
+    cpu_physical_cores=8,
+    memory_total_mb=64_000,
+    memory_used_mb=1_000,
+    memory_available_mb=63_000,
+    platform="linux",
+)
+MOMENT = Moment(
+    timestamp_ms=1,
+    cpu_percent=1.0,
+    mem_percent=2.0,
+    running_jobs=0,
+    running_job_ids=None,
+    probe_age_seconds=0.5,
+)
+
+
+def inventory(*gpus: Gpu, models: tuple[Model, ...] = ()) -> Inventory:
+    return Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK, gpus=gpus), models=models)
+
+
+def declared(*gpus: Gpu, models: tuple[Model, ...] = (), owner: Owner | None = None) -> Declaration:
+    return declare(inventory(*gpus, models=models), owner or Owner())
+
+
+L4 = Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23_034, memory_used_mb=11_517, utilization_percent=30.0)
+BLIND = Gpu(uuid="GPU-2", name="NVIDIA GB10")
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "expected"), [(24_564, 24), (81_559, 80), (100, 1), (1, 1), (None, None), (1536, 2)]
+)
+def test_known_memory_rounds_to_at_least_one_gib(memory_mb: int | None, expected: int | None) -> None:
+    assert whole_gb(memory_mb) == expected
+
+
+def test_sizes_and_cores_are_integers_on_the_wire() -> None:
+    written = json.loads(encode(registration(declared(L4), node_id=None)))["hardware"]
+    assert [type(written[key]) for key in ("cpu_cores", "memory_gb")] == [int, int]
+    assert type(written["gpus"][0]["memory_gb"]) is int
+
+
+def test_a_gpu_of_unknown_memory_is_null_at_1_1_and_left_out_at_1_0() -> None:
+    newest = json.loads(encode(registration(declared(L4, BLIND), node_id=None)))
+    assert [gpu["memory_gb"] for gpu in newest["hardware"]["gpus"]] == [22, None]
+    oldest = json.loads(encode(registration(declared(L4, BLIND), node_id=None, schema_version="1.0")))
+    assert oldest["hardware"]["gpus"] == [{"name": "NVIDIA L4", "memory_gb": 22}]
+
+
+def test_what_a_deployed_scheduler_needs_is_always_sent() -> None:
+    model = Model(model_id="m", version="1")
+    for version in ("1.0", "1.1"):
+        written = json.loads(
+            encode(registration(declared(L4, models=(model,)), node_id=None, schema_version=version))
+        )
+        assert {"platform", "features_supported"} <= written.keys()
+        assert "kind" in written["installed_models"][0]
+
+
+def test_only_gpus_of_known_memory_make_a_declaration_worth_sending() -> None:
+    assert declared(L4).has_gpu
+    assert not declared().has_gpu
+    assert not declared(BLIND).has_gpu
+
+
+def test_versions_of_one_model_share_a_state_ready_if_any_is() -> None:
+    models = (
+        Model(model_id="m", version="1", status=ModelStatus.ERROR),
+        Model(model_id="m", version="2"),
+        Model(model_id="m", version="3", status=ModelStatus.DOWNLOADING),
+        Model(model_id="n", version="1", status=ModelStatus.DOWNLOADING),
+    )
+    assert declared(L4, models=models).capability_state == {"m": "ready", "n": "downloading"}
+
+
+def test_a_frame_over_the_limit_leaves_out_disabled_then_unready_models_and_says_so() -> None:
+    def many(prefix: str, **fields: object) -> tuple[Model, ...]:
+        return tuple(Model(model_id=f"{prefix}{i}-{'x' * 300}", version="1", **fields) for i in range(1200))  # type: ignore[arg-type]  # fields of Model
+
+    ready, disabled, broken = many("r"), many("d", enabled=False), many("b", status=ModelStatus.ERROR)
+    declaration = declared(L4, models=(*disabled, *broken, *ready))
+    frame = encode(registration(declaration, node_id="n" * 128))
+    assert len(frame.encode()) <= MAX_FRAME_BYTES
+    decode_from_node(frame)
+    kept = {model.model_id for model in declaration.installed_models}
+    assert {model.model_id for model in ready} <= kept
+    assert {model.model_id for model in disabled} <= set(declaration.left_out)
+
+
+def test_a_beat_replaces_only_what_changed() -> None:
+    told = declared(L4, owner=Owner(labels={"zone": "a"}))
+    assert changes(told, told) == BeatChanges()
+    moved = declared(L4, owner=Owner(labels={"zone": "b"}, accept_public_jobs=True))
+    assert changes(told, moved) == BeatChanges(labels={"zone": "b"}, accept_public_jobs=True)
+    grown = declared(L4, models=(Model(model_id="m", version="1"),))
+    assert changes(told, grown).capability_state == {"m": "ready"}
+    assert changes(told, declared(L4, BLIND)).hardware == declared(L4, BLIND).hardware
+
+
+def test_unknown_figures_are_absent_from_a_beat_never_zero() -> None:
+    beat = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=BeatChanges(), sequence=1)
+    assert (beat.resource_usage.gpu_percent, beat.resource_usage.gpu_mem_percent) == (None, None)
+    assert "gpu_percent" not in encode(beat)
+
+
+def test_a_beat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:
+    hung = Gpu(
+        uuid="GPU-3",
+        name="NVIDIA L4",
+        health=Health.UNKNOWN,
+        reasons=(HealthReason(code="nvml_hung", detail="no answer"),),
+    )
+    beat = heartbeat("n", inventory(L4, hung), moment=MOMENT, changed=BeatChanges(), sequence=1)
+    assert beat.gpus is not None
+    assert [(gpu.health, gpu.reasons) for gpu in beat.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
+    assert beat.resource_usage.gpu_mem_percent == 50.0
+
+
+def test_the_parent_of_mig_slices_counts_in_no_total() -> None:
+    parent = Gpu(uuid="GPU-1", name="A100", memory_mb=40_000, memory_used_mb=40_000)
+    piece = Gpu(uuid="MIG-1", name="A100 MIG", memory_mb=10_000, memory_used_mb=0, parent_uuid="GPU-1")
+    beat = heartbeat("n", inventory(parent, piece), moment=MOMENT, changed=BeatChanges(), sequence=1)
+    assert beat.resource_usage.gpu_mem_percent == 0.0

@@ -1,0 +1,196 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_agent.wire.codec import decode_from_node, decode_from_registry, encode
+from gpu_agent.wire.fields import WireModel
+from gpu_agent.wire.messages import (
+    Check,
+    GpuDeclaration,
+    GpuFigures,
+    Hardware,
+    InstalledModel,
+    NodeControl,
+    NodeError,
+    NodeHeartbeat,
+    NodeRegister,
+    NodeRegisterAck,
+    NodeStatusMessage,
+    NodeUnregister,
+    ResourceUsage,
+    StatusDetails,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+GPU = "GPU-8f6d0c2e-52d1-4b6e-9a3c-0d9f3a6b1c00"
+
+FROM_NODE: dict[str, WireModel] = {
+    "node_register_1_0": NodeRegister(
+        version="0.1.0",
+        capability_schema_version="1.0",
+        node_id=None,
+        platform="linux",
+        hardware=Hardware(cpu_cores=16, memory_gb=64, gpus=(GpuDeclaration(name="NVIDIA L4", memory_gb=24),)),
+        installed_models=(
+            InstalledModel(
+                model_id="Helsinki-NLP/opus-mt-zh-en", version="3b1ad1f0a2c4", kind="nmt", src_lang="zh"
+            ),
+        ),
+        features_supported={"emotion_detection": False},
+        advanced_features=("batched_inference",),
+        accept_public_jobs=True,
+        capability_state={"Helsinki-NLP/opus-mt-zh-en": "ready"},
+    ),
+    "node_register_1_1": NodeRegister(
+        version="0.1.0",
+        capability_schema_version="1.1",
+        node_id="node-3ECEA4E2",
+        platform="linux",
+        hardware=Hardware(
+            cpu_cores=128,
+            memory_gb=1024,
+            gpus=(
+                GpuDeclaration(
+                    name="NVIDIA H100 80GB HBM3",
+                    memory_gb=80,
+                    uuid=GPU,
+                    vendor="nvidia",
+                    index=0,
+                    memory_mb=81559,
+                    memory_kind="dedicated",
+                    compute_capability="9.0",
+                    pci_bus_id="00000000:1B:00.0",
+                    health="ok",
+                ),
+                GpuDeclaration(name="NVIDIA GB10", memory_gb=None, uuid="GPU-2", memory_kind="unknown"),
+            ),
+            driver_version="570.86.15",
+            cuda_version="12.8",
+        ),
+        installed_models=(
+            InstalledModel(
+                model_id="openai/whisper-large-v3", version="06f233fe06e7", kind="asr", size_bytes=3094016
+            ),
+        ),
+        labels={"zone": "a"},
+        max_concurrent_jobs=8,
+        endpoint="http://10.0.0.7:9000",
+        simulated=True,
+        running_jobs=("job-1",),
+    ),
+    "node_heartbeat": NodeHeartbeat(
+        node_id="node-3ECEA4E2",
+        timestamp=1795517679123,
+        resource_usage=ResourceUsage(
+            cpu_percent=12.5, mem_percent=50.1, gpu_percent=40.0, gpu_mem_percent=33.2, running_jobs=1
+        ),
+        gpus=(
+            GpuFigures(
+                uuid=GPU,
+                utilization_percent=40.0,
+                memory_used_mb=20480,
+                memory_total_mb=81559,
+                temperature_c=55.0,
+                power_w=300.5,
+            ),
+            GpuFigures(uuid="GPU-2", health="unknown", reasons=("nvml_hung",)),
+        ),
+        probe_age_seconds=0.4,
+        running_jobs=("job-1",),
+        sequence=7,
+    ),
+    "node_unregister": NodeUnregister(
+        node_id="node-3ECEA4E2", reason="shutdown", drain=True, deadline_seconds=30.0
+    ),
+    "node_fault": NodeError(node_id="node-3ECEA4E2", code="GPU_LOST", message="GPU 3 fell off the bus"),
+}
+
+FROM_REGISTRY: dict[str, WireModel] = {
+    "node_register_ack": NodeRegisterAck(
+        node_id="node-3ECEA4E2",
+        capability_schema_version="1.1",
+        heartbeat_interval_seconds=15.0,
+        warmup_heartbeat_interval_seconds=2.0,
+        heartbeat_timeout_seconds=45.0,
+        session_epoch=3,
+    ),
+    "node_error": NodeError(
+        node_id=None,
+        code="INVALID_MESSAGE",
+        message="$.version: required, but missing. Send it as a string.",
+        details={"errors": [{"path": "$.version", "problem": "required, but missing"}]},
+    ),
+    "node_status": NodeStatusMessage(
+        node_id="node-3ECEA4E2",
+        status="ready",
+        reason="3 healthy beats in a row",
+        timestamp=1795517679.0,
+        previous_status="registering",
+        reason_code="health_checks_passed",
+        since=1795517679.0,
+        heartbeat_interval_seconds=15.0,
+        details=StatusDetails(
+            checks=(Check(name="gpu_usable", ok=True, detail="8 of 8"),),
+            healthy_beats=3,
+            beats_needed=3,
+            in_flight_jobs=0,
+        ),
+    ),
+    "node_control": NodeControl(command="refresh", reason="operator asked"),
+}
+
+
+def golden(name: str) -> bytes:
+    return (GOLDEN / f"{name}.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", FROM_NODE)
+def test_a_nodes_message_is_written_and_read_as_released(name: str) -> None:
+    assert encode(FROM_NODE[name]).encode() == golden(name)
+    assert decode_from_node(golden(name)) == FROM_NODE[name]
+
+
+@pytest.mark.parametrize("name", FROM_REGISTRY)
+def test_a_registrys_message_is_written_and_read_as_released(name: str) -> None:
+    assert encode(FROM_REGISTRY[name]).encode() == golden(name)
+    assert decode_from_registry(golden(name)) == FROM_REGISTRY[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ack", {"node_id": "node-3ECEA4E2", "status": "registering"}),
+        ("no_gpu", {"code": "NO_GPU_AVAILABLE"}),
+        ("schema", {"code": "INVALID_CAPABILITY_SCHEMA"}),
+        ("conflict", {"code": "NODE_ID_CONFLICT"}),
+        ("status", {"status": "ready", "reason": "健康检查通过", "timestamp": 1795517679.0}),
+    ],
+)
+def test_frames_of_an_older_scheduler_are_understood(name: str, expected: dict[str, Any]) -> None:
+    message = decode_from_registry(golden(f"older_scheduler_{name}"))
+    assert {field: getattr(message, field) for field in expected} == expected
+
+
+def test_frames_of_an_older_node_are_understood() -> None:
+    register = decode_from_node(golden("older_node_register"))
+    assert isinstance(register, NodeRegister)
+    assert (register.capability_schema_version, register.capability_state) == (None, None)
+    beat = decode_from_node(golden("older_node_heartbeat"))
+    assert isinstance(beat, NodeHeartbeat)
+    assert (beat.resource_usage.gpu_percent, beat.gpus) == (None, None)
+
+
+def test_a_token_is_not_in_the_representation_of_an_ack() -> None:
+    assert "s3cret" not in repr(NodeRegisterAck(node_id="n", node_token="s3cret"))
+
+
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    text = golden("node_register_1_0").decode()
+    newer = text.replace("{", '{"of_2031":{"deep":[1]},')
+    read = decode_from_node(
+        newer.replace('"capability_state":{"of_2031":{"deep":[1]},', '"capability_state":{')
+        .replace('"features_supported":{"of_2031":{"deep":[1]},', '"features_supported":{')
+        .replace('"labels":{"of_2031":{"deep":[1]},}', '"labels":{}')
+    )
+    assert read == FROM_NODE["node_register_1_0"]
