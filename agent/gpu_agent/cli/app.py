@@ -1,0 +1,166 @@
+"""The `gpu-agent` command: finds the command's module, parses, and turns failures into exit codes.
+
+Loads no command but the one that runs: `gpu-agent probe` must not pay for the others.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol, cast
+
+from gpu_agent.cli.outcome import MEANINGS, ExitCode, Failure
+from gpu_agent.version import __version__
+
+
+class CommandModule(Protocol):
+    """What the module of a command offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments, and a description that teaches."""
+
+    def main(self, arguments: argparse.Namespace) -> int:
+        """Do the work; return the exit code or raise `Failure`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command in the table: where it lives, and one line about it."""
+
+    module: str
+    summary: str
+
+
+AGENT_COMMANDS: dict[str, Entry] = {
+    "probe": Entry("probe", "show what this machine has and whether it could register"),
+    "run": Entry("run", "run the agent: probe, register, beat"),
+    "demo": Entry("demo", "a registry and three agents on this machine, until Ctrl-C"),
+    "schema": Entry("schema", "print the JSON Schemas of the node protocol"),
+}
+REGISTRY_COMMANDS: dict[str, Entry] = {
+    "serve": Entry("registry_serve", "run the registry"),
+    "nodes": Entry("registry_nodes", "list all nodes with status and reason"),
+    "node": Entry("registry_node", "show one node: checks, GPUs, models, history"),
+    "drain": Entry("registry_drain", "let a node finish its jobs and take it offline"),
+    "explain": Entry("registry_explain", "say for each node why it could or could not take a job"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with our exit code for wrong arguments and the nearest name for a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the usage, the fault and the next step."""
+        raise Failure(
+            f"{_with_nearest_option(self, message)}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the only place where an unexpected exception ends."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except Failure as failure:
+        _complain(str(failure))
+        return failure.code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as fault:
+        if os.environ.get("GPU_AGENT_DEBUG"):
+            raise
+        _complain(
+            f"unexpected fault: {type(fault).__name__}: {fault}\n"
+            "This is a bug. Run again with GPU_AGENT_DEBUG=1 and report what it prints."
+        )
+        return ExitCode.FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    parser, command = _parser_for(words)
+    arguments = parser.parse_args(words)
+    if command is None:
+        parser.print_help()
+        return ExitCode.CONFIGURATION if words else ExitCode.OK
+    return command.main(arguments)
+
+
+def _parser_for(words: Sequence[str]) -> tuple[Parser, CommandModule | None]:
+    """Build the parser with the arguments of the one command that the words name."""
+    parser = Parser(
+        prog="gpu-agent",
+        description="Says, now and truthfully, what each GPU machine has and whether it may take a job.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-agent {__version__}")
+    named = [word for word in words if not word.startswith("-")]
+    first = named[0] if named else None
+    second = named[1] if len(named) > 1 else None
+    groups = _group(
+        parser, "COMMAND", named=first, commands={**AGENT_COMMANDS, "registry": Entry("", _REGISTRY_SUMMARY)}
+    )
+    command = _fill(groups, AGENT_COMMANDS, first)
+    registry = groups.add_parser(
+        "registry", help=_REGISTRY_SUMMARY, description="The registry: serve it, and ask it."
+    )
+    if first == "registry":
+        actions = _group(registry, "ACTION", named=second, commands=REGISTRY_COMMANDS)
+        command = _fill(actions, REGISTRY_COMMANDS, second)
+        if second is None and "-h" not in words and "--help" not in words:
+            registry.error(f"say what the registry should do: {', '.join(REGISTRY_COMMANDS)}")
+    return parser, command
+
+
+_REGISTRY_SUMMARY = "serve a registry, and ask it about its nodes"
+_Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse gives its public return value no public name
+
+
+def _group(
+    parser: argparse.ArgumentParser, metavar: str, *, named: str | None, commands: dict[str, Entry]
+) -> "_Subparsers[Parser]":
+    if named is not None and named not in commands:
+        nearest = difflib.get_close_matches(named, commands, 1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(commands)}."
+        parser.error(f"no command {named!r}: {hint}")
+    return cast("_Subparsers[Parser]", parser.add_subparsers(title="commands", metavar=metavar))
+
+
+def _fill(
+    group: "_Subparsers[Parser]", commands: dict[str, Entry], named: str | None
+) -> CommandModule | None:
+    chosen: CommandModule | None = None
+    for name, entry in commands.items():
+        parser = group.add_parser(
+            name, help=entry.summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == named:
+            module = importlib.import_module(f"gpu_agent.cli.{entry.module}")
+            chosen = cast("CommandModule", module)
+            chosen.configure(parser)
+    return chosen
+
+
+def _with_nearest_option(parser: argparse.ArgumentParser, message: str) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - argparse lists its options nowhere else
+    for word in message.split():
+        if word.startswith("--") and word.split("=")[0] not in known:
+            nearest = difflib.get_close_matches(word.split("=")[0], known, 1)
+            if nearest:
+                return f"{message}; did you mean {nearest[0]}?"
+    return message
+
+
+def _epilog() -> str:
+    lines = [f"  {int(code):>3}  {meaning}" for code, meaning in MEANINGS.items()]
+    return "exit codes:\n" + "\n".join(lines)
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"gpu-agent: {sentence}\n")

@@ -1,0 +1,34 @@
+"""`gpu-agent schema`: print the JSON Schemas of the node protocol, or write them to a folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.wire.schema import NAMES, schema_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Print the JSON Schema (draft 2020-12) of one message, or of all that one side may say.\n"
+        "Without a name: one object with every schema by name."
+    )
+    parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=f"one of: {', '.join(NAMES)}")
+    parser.add_argument("--write", metavar="DIR", type=Path, help="write each schema to DIR/<name>.json")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print or write."""
+    if arguments.write is not None:
+        for name in NAMES if arguments.name is None else [arguments.name]:
+            (arguments.write / f"{name}.json").write_text(_text(schema_of(name)))
+    elif arguments.name is not None:
+        print(_text(schema_of(arguments.name)), end="")
+    else:
+        print(_text({name: schema_of(name) for name in NAMES}), end="")
+    return ExitCode.OK
+
+
+def _text(document: object) -> str:
+    return json.dumps(document, indent=2) + "\n"
