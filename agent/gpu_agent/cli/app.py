@@ -164,3 +164,7 @@ def _epilog() -> str:
 
 def _complain(sentence: str) -> None:
     sys.stderr.write(f"gpu-agent: {sentence}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Real programs under test: started, listened to, and ended whatever happens."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+COMMAND: tuple[str, ...] = (str(Path(sys.executable).with_name("gpu-agent")),)
+
+
+def eventually(look: Callable[[], T | None], *, within_seconds: float, what: str) -> T:
+    """Look until there is something to see; fails with `what` when the time is over."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        seen = look()
+        if seen is not None and seen is not False:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_seconds} s: {what}")
+        threading.Event().wait(0.02)
+
+
+class Program:
+    """A `gpu-agent` process whose JSON log lines are collected while it runs."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.other: list[str] = []
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            try:
+                self.lines.append(json.loads(line))
+            except ValueError:
+                self.other.append(line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line.get("event") == event]
+
+    def await_event(self, event: str, *, within_seconds: float = 10.0, **fields: object) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            for line in self.events(event):
+                if all(line.get(name) == value for name, value in fields.items()):
+                    return line
+            if self._process.poll() is not None:
+                raise AssertionError(f"ended with {self._process.returncode}: {self.told()}")
+            return None
+
+        return eventually(look, within_seconds=within_seconds, what=f"{event} {fields}; said: {self.told()}")
+
+    def told(self) -> str:
+        return "\n".join([*(json.dumps(line) for line in self.lines[-15:]), *self.other[-15:]])
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, within_seconds: float) -> int:
+        code = self._process.wait(within_seconds)
+        self._reader.join(5)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(6)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(5)
+        self._reader.join(5)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+
+class Registry(Program):
+    """A real `gpu-agent registry serve` on ports of its own."""
+
+    def __init__(self, *arguments: str, node_port: int = 0, operator_port: int = 0) -> None:
+        super().__init__(
+            "registry",
+            "serve",
+            "--store",
+            "memory",
+            "--node-listen",
+            f"127.0.0.1:{node_port}",
+            "--operator-listen",
+            f"127.0.0.1:{operator_port}",
+            *arguments,
+        )
+
+    def __enter__(self) -> Self:
+        listening = self.await_event("registry_listening", within_seconds=20)
+        self.node_url = f"ws://{listening['node_listen']}/ws/node"
+        self.api = f"http://{listening['operator_listen']}"
+        return self
+
+    @property
+    def node_port(self) -> int:
+        return int(self.node_url.rsplit(":", 1)[1].split("/")[0])
+
+    @property
+    def operator_port(self) -> int:
+        return int(self.api.rsplit(":", 1)[1])
+
+    def get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(self.api + path, timeout=5) as response:  # noqa: S310 - loopback, ours
+            document: dict[str, Any] = json.load(response)
+            return document
+
+    def nodes(self) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = self.get("/v1/nodes")["nodes"]
+        return nodes
+
+    def await_status(self, node_id: str, status: str, *, within_seconds: float) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            return next((n for n in self.nodes() if n["node_id"] == node_id and n["status"] == status), None)
+
+        return eventually(
+            look, within_seconds=within_seconds, what=f"{node_id} {status}; nodes: {self.nodes()}"
+        )
+
+    def await_ready(self, count: int, *, within_seconds: float) -> list[dict[str, Any]]:
+        def look() -> list[dict[str, Any]] | None:
+            ready = [node for node in self.nodes() if node["status"] == "ready" and node["connected"]]
+            return ready if len(ready) >= count else None
+
+        return eventually(look, within_seconds=within_seconds, what=f"{count} nodes ready")
+
+
+class Agent(Program):
+    """A real `gpu-agent run`."""
+
+    def __init__(
+        self,
+        registry_url: str,
+        state_dir: Path,
+        *arguments: str,
+        simulate: str | None = "2xL4-24GB",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        simulated: Sequence[str] = () if simulate is None else ("--simulate", simulate)
+        super().__init__(
+            "run",
+            "--registry",
+            registry_url,
+            "--state-dir",
+            str(state_dir),
+            *simulated,
+            *arguments,
+            environment=environment,
+        )
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
