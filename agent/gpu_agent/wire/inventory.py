@@ -114,6 +114,8 @@ class GpuReport:
     driver_version: str | None = None
     cuda_version: str | None = None
     took_ms: float = 0.0
+    age_seconds: float = 0.0
+    """How old the reading was when it was handed over: above zero for an answer that came late."""
 
     @property
     def usable(self) -> tuple[Gpu, ...]:
