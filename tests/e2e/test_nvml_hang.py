@@ -1,0 +1,75 @@
+"""A driver call that hangs: beats go on, health becomes unknown, and it recovers by itself."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nvml_fake.control import FakeNvml
+from tests.programs import COMMAND, Agent, Registry, eventually
+
+pytestmark = pytest.mark.e2e
+
+CONFIGURATION = """
+deadline_seconds = 1.0
+probe_interval_seconds = 0.5
+nvml_stale_after_seconds = 4.0
+"""
+
+
+def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path / "nvml", gpus=2)
+    (tmp_path / "agent.toml").write_text(CONFIGURATION)
+    with (
+        Registry(
+            "--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.2"
+        ) as registry,
+        Agent(
+            registry.node_url,
+            tmp_path / "state",
+            "--config",
+            str(tmp_path / "agent.toml"),
+            simulate=None,
+            environment=fake.environment(),
+        ),
+    ):
+        node_id = registry.await_ready(1, within_seconds=20)[0]["node_id"]
+
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "0")
+        ages: list[float] = []
+
+        def degraded() -> dict[str, Any] | None:
+            node = registry.get(f"/v1/nodes/{node_id}")
+            assert node["last_beat_age_seconds"] < 3, "beats must go on while the driver hangs"
+            ages.append(node["probe_age_seconds"])
+            return node if node["status"] == "degraded" else None
+
+        node = eventually(degraded, within_seconds=20, what="degraded")
+        assert node["reason_code"] == "gpu_unavailable"
+        assert "nvml_hung" in json.dumps(node["checks"])
+        assert max(ages) > 3, "the age of the last good reading must grow"
+
+        fake.clear("hang", "nvmlDeviceGetUtilizationRates", "0")
+        recovered = registry.await_status(node_id, "ready", within_seconds=30)
+        assert recovered["reason_code"] == "recovered"
+
+
+def test_probe_answers_within_its_deadline_with_exit_3(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path / "nvml", gpus=2)
+    fake.set("hang", "nvmlDeviceGetUtilizationRates", "0")
+    started = time.monotonic()
+    done = subprocess.run(
+        [*COMMAND, "probe", "--json"],
+        env=fake.environment(),
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert time.monotonic() - started < 7
+    document = json.loads(done.stdout)
+    assert document["outcome"] == "driver_broken"
+    assert "nvml_hung" in document["detail"]
