@@ -52,7 +52,7 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
         assert "nvml_hung" in json.dumps(node["checks"])
         assert max(ages) > 3, "the age of the last good reading must grow"
 
-        fake.clear("hang", "nvmlDeviceGetUtilizationRates", "0")
+        fake.unset("hang", "nvmlDeviceGetUtilizationRates", "0")
         recovered = registry.await_status(node_id, "ready", within_seconds=30)
         assert recovered["reason_code"] == "recovered"
 
