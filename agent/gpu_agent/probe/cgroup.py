@@ -1,0 +1,194 @@
+"""The control group this process lives in: what it may use of the machine.
+
+Understands version 1, version 2 and both at once (hybrid), in a container with or without a
+cgroup namespace. Every limit is the tightest one between our own group and the top of what is
+mounted, because a parent's limit binds its children.
+
+It refuses to guess: no limit is `None`, and so is a file that cannot be read, with its reason
+in `unknowns`. It writes nothing, and outside Linux it finds no group at all.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+UNLIMITED_BYTES = 1 << 60
+"""A version 1 limit at or above this means "no limit" (the kernel writes 2^63 less a page)."""
+
+_MICROSECONDS = 1_000_000.0
+_NANOSECONDS = 1_000_000_000.0
+_OWN_GROUPS = "proc/self/cgroup"
+_MOUNTS = "proc/self/mountinfo"
+_Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cgroup:
+    """Limits and use of our control group; `None` where there is no limit or no answer."""
+
+    cpu_cores: float | None = None
+    """Cores' worth of CPU time it may use; may be a fraction."""
+    cpu_used_seconds: float | None = None
+    """CPU time used since the group was made."""
+    memory_limit_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    """Its working set: what it holds, less file pages that the kernel may drop at once."""
+    unknowns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """Where one hierarchy is mounted: `top` is the group seen at `point`."""
+
+    top: str
+    point: str
+    controllers: frozenset[str]
+    """Empty for version 2."""
+
+
+def read_cgroup(root: Path = Path("/")) -> Cgroup:
+    """Read our control group. `root` is where `proc` and `sys` are found."""
+    try:
+        own = _own_paths((root / _OWN_GROUPS).read_text(errors="replace"))
+        mounts = tuple(_mounts((root / _MOUNTS).read_text(errors="replace")))
+    except FileNotFoundError:
+        return Cgroup()
+    except OSError as error:
+        return Cgroup(unknowns={"cgroup": f"cannot read {error.filename}: {error.strerror}"})
+    reader, groups = _Reader(), _Groups(root, own, mounts)
+    cpu, cpu_is_v2 = groups.ladder("cpu")
+    usage, usage_is_v2 = groups.ladder("cpuacct")
+    memory, memory_is_v2 = groups.ladder("memory")
+    return Cgroup(
+        cpu_cores=_least(reader.cores_v2(d) if cpu_is_v2 else reader.cores_v1(d) for d in cpu),
+        cpu_used_seconds=reader.cpu_used(usage[0], version_2=usage_is_v2) if usage else None,
+        memory_limit_bytes=_least(reader.memory_limit(d, version_2=memory_is_v2) for d in memory),
+        memory_used_bytes=reader.memory_used(memory[0], version_2=memory_is_v2) if memory else None,
+        unknowns=reader.unknowns,
+    )
+
+
+def _own_paths(text: str) -> dict[str, str]:
+    """Controller → path of our group; the empty name is version 2's single hierarchy."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        parts = line.split(":", 2)
+        if len(parts) == 3:  # noqa: PLR2004  hierarchy:controllers:path
+            for controller in parts[1].split(","):
+                paths[controller] = parts[2]
+    return paths
+
+
+def _mounts(text: str) -> Iterator[_Mount]:
+    """The cgroup file systems of a `mountinfo` file."""
+    for line in text.splitlines():
+        left, separator, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if not separator or len(fields) < 5 or not kind:  # noqa: PLR2004  proc(5): top, point are 4th, 5th
+            continue
+        if kind[0] == "cgroup2":
+            yield _Mount(_unescaped(fields[3]), _unescaped(fields[4]), frozenset())
+        elif kind[0] == "cgroup":
+            yield _Mount(_unescaped(fields[3]), _unescaped(fields[4]), frozenset(kind[-1].split(",")))
+
+
+def _unescaped(path: str) -> str:
+    """Undo mountinfo's octal escape of a space, the only one that paths of cgroups meet."""
+    return path.replace("\\040", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Our group in each hierarchy, and where the hierarchies are mounted."""
+
+    root: Path
+    own: dict[str, str]
+    mounts: tuple[_Mount, ...]
+
+    def ladder(self, controller: str) -> tuple[list[Path], bool]:
+        """Directories from our group up to the mount's top, and whether they are version 2."""
+        for mount in self.mounts:
+            if controller in mount.controllers and controller in self.own:
+                return _upwards(self.root, mount, self.own[controller]), False
+        for mount in self.mounts:
+            if not mount.controllers and "" in self.own:
+                return _upwards(self.root, mount, self.own[""]), True
+        return [], False
+
+
+def _upwards(root: Path, mount: _Mount, group: str) -> list[Path]:
+    point = root / mount.point.lstrip("/")
+    below = group.removeprefix(mount.top.rstrip("/")).strip("/")
+    parts = [] if ".." in below.split("/") else [part for part in below.split("/") if part]
+    if not point.joinpath(*parts).is_dir():
+        parts = []  # the path is the host's, the mount shows only our own group
+    return [point.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _least(values: Iterable[_Number | None]) -> _Number | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+class _Reader:
+    """Reads the files of one group; a file that is not there is no limit, a broken one is unknown."""
+
+    def __init__(self) -> None:
+        self.unknowns: dict[str, str] = {}
+
+    def cores_v2(self, directory: Path) -> float | None:
+        fields = (self._text(directory / "cpu.max") or "").split() or ["max"]
+        if fields[0] == "max":
+            return None
+        quota, period = self._number(fields[0], "cpu.max"), self._number(fields[-1], "cpu.max")
+        return quota / period if quota and period else None
+
+    def cores_v1(self, directory: Path) -> float | None:
+        quota = self._value(directory / "cpu.cfs_quota_us")
+        period = self._value(directory / "cpu.cfs_period_us")
+        return quota / period if quota and period and quota > 0 and period > 0 else None
+
+    def cpu_used(self, directory: Path, *, version_2: bool) -> float | None:
+        if version_2:
+            used = self._stat(directory / "cpu.stat", "usage_usec")
+            return None if used is None else used / _MICROSECONDS
+        used = self._value(directory / "cpuacct.usage")
+        return None if used is None else used / _NANOSECONDS
+
+    def memory_limit(self, directory: Path, *, version_2: bool) -> int | None:
+        limit = self._value(directory / ("memory.max" if version_2 else "memory.limit_in_bytes"))
+        return limit if limit is not None and 0 < limit < UNLIMITED_BYTES else None
+
+    def memory_used(self, directory: Path, *, version_2: bool) -> int | None:
+        held = self._value(directory / ("memory.current" if version_2 else "memory.usage_in_bytes"))
+        if held is None:
+            return None
+        name = "inactive_file" if version_2 else "total_inactive_file"
+        return max(held - (self._stat(directory / "memory.stat", name) or 0), 0)
+
+    def _value(self, path: Path) -> int | None:
+        text = self._text(path)
+        return None if text is None or text.strip() == "max" else self._number(text, path.name)
+
+    def _stat(self, path: Path, name: str) -> int | None:
+        for line in (self._text(path) or "").splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return self._number(value, f"{path.name}:{name}")
+        return None
+
+    def _text(self, path: Path) -> str | None:
+        try:
+            return path.read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.unknowns[path.name] = f"cannot read it: {error.strerror}"
+            return None
+
+    def _number(self, text: str, name: str) -> int | None:
+        try:
+            return int(text)
+        except ValueError:
+            self.unknowns[name] = f"holds {text.strip()[:40]!r}, which is no number"
+            return None

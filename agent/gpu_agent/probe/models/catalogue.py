@@ -1,0 +1,120 @@
+"""All models of this machine: every source read, in bounded time, and only where something changed.
+
+A scan has a budget. What it does not reach keeps its last known state and comes first in the next
+one. A unit whose watched files and folders are as they were is not read again, unless they changed
+so shortly before the reading that one more change could hide behind the same time stamp.
+
+It refuses to raise for anything a cache can hold, and to run twice at once: keep one per process,
+and scan from one thread at a time.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpu_agent.probe.models.declared import Declaration, better, declare
+from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
+from gpu_agent.probe.models.tree import mark_of
+from gpu_agent.wire.inventory import Model
+
+DEFAULT_BUDGET_SECONDS = 2.0
+
+_SETTLED_NANOSECONDS = 2_000_000_000
+"""Coarsest time stamp of the file systems in use (FAT's): a younger change may not be the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What one scan knows."""
+
+    models: tuple[Model, ...] = ()
+    complete: bool = True
+    """Every unit was reached; else what was not is as it was last known, or not known yet."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Folder → why it could not be searched. For the log and the owner; never for the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    reading: Reading
+    settled: bool
+
+
+_Key = tuple[str, str, str]
+"""Source, root and path of a unit."""
+
+
+class Catalogue:
+    """Remembers what each unit held, and looks again where it must."""
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        declarations: Sequence[Declaration] = (),
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`sources` in order of preference: of one model found twice and alike, the first counts."""
+        self._sources = tuple(sources)
+        self._declarations = tuple(declarations)
+        self._monotonic = monotonic
+        self._wall_ns = wall_ns
+        self._known: dict[_Key, _Known] = {}
+        self._overdue: frozenset[_Key] = frozenset()
+
+    def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
+        """Look for models, for no longer than the budget and the unit it ends in."""
+        deadline = self._monotonic() + budget_seconds
+        units, problems = self._units()
+        order = sorted(units, key=lambda key: key not in self._overdue)  # stable: overdue ones first
+        reached = 0
+        for key in order:
+            if reached and self._monotonic() >= deadline:
+                break
+            source, unit = units[key]
+            self._look(key, source, unit)
+            reached += 1
+        self._overdue = frozenset(order[reached:])
+        self._known = {key: self._known[key] for key in units if key in self._known}
+        for known in self._known.values():
+            problems.update(known.reading.problems)
+        return Scan(models=self._models(), complete=not self._overdue, problems=problems)
+
+    def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str]]:
+        units: dict[_Key, tuple[ModelSource, Unit]] = {}
+        problems: dict[str, str] = {}
+        for source in self._sources:
+            listing = source.units()
+            problems.update(listing.problems)
+            units |= {(source.name, unit.root.path, unit.path): (source, unit) for unit in listing.units}
+        return units, problems
+
+    def _look(self, key: _Key, source: ModelSource, unit: Unit) -> None:
+        known = self._known.get(key)
+        if known and known.settled and _unchanged(known.reading.watched):
+            return
+        began = self._wall_ns()
+        reading = source.read(unit)
+        newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
+        self._known[key] = _Known(reading, settled=newest < began - _SETTLED_NANOSECONDS)
+
+    def _models(self) -> tuple[Model, ...]:
+        found: dict[tuple[str, str], Model] = {}
+        for known in self._known.values():
+            for model in known.reading.models:
+                identity = model.model_id, model.version
+                found[identity] = better(found[identity], model) if identity in found else model
+        return declare(self._declarations, found.values())
+
+
+def _unchanged(watched: Mapping[str, Mark | None]) -> bool:
+    return bool(watched) and all(_mark(path) == mark for path, mark in watched.items())
+
+
+def _mark(path: str) -> Mark | None:
+    try:
+        return mark_of(os.lstat(path))
+    except OSError:
+        return None

@@ -1,0 +1,158 @@
+"""What a folder of model files holds: its format, its size, what is missing, what it is for.
+
+Both the snapshots of a hub cache and plain folders are such folders. It judges files that were
+found already, and reads no more than the heads of the few that describe the model.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpu_agent.probe.models import gguf
+from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, texts
+from gpu_agent.probe.models.tree import Found, Tree
+
+_MAX_JSON_BYTES = 1 << 20
+_MAX_CARD_BYTES = 16_384
+_FORMATS = {
+    ".safetensors": "safetensors",
+    ".gguf": "gguf",
+    ".onnx": "onnx",
+    ".plan": "tensorrt",
+    ".engine": "tensorrt",
+    ".bin": "pytorch",
+    ".pt": "pytorch",
+    ".pth": "pytorch",
+    ".ckpt": "pytorch",
+    ".nemo": "nemo",
+    ".h5": "keras",
+    ".msgpack": "flax",
+    ".tflite": "tflite",
+}
+UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".aria2")
+"""What programs that fetch files add to the names of those not yet whole."""
+
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
+_INDEX = re.compile(r"\.(?:safetensors|bin)\.index\.json$")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A folder of model files."""
+
+    files: Sequence[Found]
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files hold together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def format(self) -> str | None:
+        """The format that most of its bytes are in; `None` when no file is of a known one."""
+        sizes: dict[str, int] = {}
+        for file in self.files:
+            name = format_of(file.name)
+            if name:
+                sizes[name] = sizes.get(name, 0) + file.size
+        return max(sizes, key=lambda name: sizes[name], default=None)
+
+    @property
+    def broken(self) -> str | None:
+        """The first file that is not whole, with its reason and how many there are."""
+        broken = [file for file in self.files if file.problem]
+        if not broken:
+            return None
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        return f"{broken[0].name}: {broken[0].problem}{more}"
+
+    @property
+    def missing(self) -> str | None:
+        """Which weights the folder's own files say should be here and are not."""
+        names = {file.name for file in self.files}
+        counted: dict[tuple[str, str, int], int] = {}
+        for match in filter(None, map(_SHARD.match, names)):
+            whole = match["stem"], match["suffix"], int(match["count"])
+            counted[whole] = counted.get(whole, 0) + 1
+        for (stem, suffix, count), here in sorted(counted.items()):
+            if here < count:
+                return f"{here} of {count} parts of {stem}{suffix} are here"
+        if self.format is None and any(map(_INDEX.search, names)):
+            return "the index of its weights is here, the weights are not"
+        return None
+
+    @property
+    def unfinished(self) -> int:
+        """How many files are still being fetched, by their names."""
+        return sum(file.name.endswith(UNFINISHED) for file in self.files)
+
+    def file(self, name: str) -> Found | None:
+        """The whole file of that name at the top of the folder."""
+        return next((file for file in self.files if file.name == name and not file.problem), None)
+
+    def kind(self, tree: Tree, name: str) -> str:
+        """What the model `name` is for, by its own files."""
+        kind = kind_of(self._facts(tree, name))
+        return self._kind_in_gguf(tree) or kind if kind == "other" else kind
+
+    def _facts(self, tree: Tree, name: str) -> Facts:
+        config = read_object(tree, self.file("config.json"))
+        architectures = tuple(texts(config.get("architectures")))
+        model_type = config.get("model_type")
+        return Facts(
+            name=name,
+            architectures=architectures,
+            model_type=model_type if isinstance(model_type, str) else None,
+            pipeline_tag=self._pipeline_tag(tree),
+            sentence_encoder=self.file("modules.json") is not None,
+        )
+
+    def _pipeline_tag(self, tree: Tree) -> str | None:
+        card = self.file("README.md")
+        return pipeline_tag_of(_head(tree, card, _MAX_CARD_BYTES).decode(errors="replace")) if card else None
+
+    def _kind_in_gguf(self, tree: Tree) -> str | None:
+        file = next((file for file in self.files if file.name.endswith(".gguf") and not file.problem), None)
+        return gguf.kind_in(_head(tree, file, gguf.HEAD_BYTES)) if file else None
+
+
+def format_of(name: str) -> str | None:
+    """The format that a file's name tells, if it is one that holds weights."""
+    return _FORMATS.get("." + name.rpartition(".")[2].lower())
+
+
+def whole_name(name: str) -> str:
+    """The name that a file has, or will have when it is fetched."""
+    return next((name.removesuffix(ending) for ending in UNFINISHED if name.endswith(ending)), name)
+
+
+def stem_of(name: str) -> str:
+    """A weights file's name without its ending and without its part's number."""
+    match = _SHARD.match(name)
+    return match["stem"] if match else name.rpartition(".")[0]
+
+
+def read_object(tree: Tree, file: Found | None) -> Mapping[str, object]:
+    """A small JSON object; what is not one, or cannot be read, is empty."""
+    if file is None:
+        return {}
+    try:
+        value = json.loads(_head(tree, file, _MAX_JSON_BYTES))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def progress(unfinished: int) -> str:
+    """The detail of a model that is being fetched."""
+    return (
+        "1 file is still being fetched" if unfinished == 1 else f"{unfinished} files are still being fetched"
+    )
+
+
+def _head(tree: Tree, file: Found, limit: int) -> bytes:
+    try:
+        return tree.head(file.path, limit)
+    except OSError:
+        return b""

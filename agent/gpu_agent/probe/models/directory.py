@@ -1,0 +1,180 @@
+"""Models in plain folders that the owner configured.
+
+A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or files of weights;
+what lies loose in a root is one model per file. A folder that is a model is not searched for others.
+Its id is the stated `model_id`, else the folder's path from the root, else the file's name.
+
+It refuses to believe a broken `model.json` (the folder is then a model in error), to follow a link
+out of the root, and to invent a version: without a stated one or a revision it is `unversioned`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_agent.probe.models.contents import Contents, progress, read_object, stem_of, whole_name
+from gpu_agent.probe.models.kinds import languages_of, stated_kind
+from gpu_agent.probe.models.local_notes import revision_noted
+from gpu_agent.probe.models.roots import entries_of, list_units
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
+from gpu_agent.probe.models.tree import MAX_DEPTH, Found, Tree, readable, reason
+from gpu_agent.wire.inventory import Model, ModelStatus
+
+SOURCE = "directory"
+
+_STATEMENT = "model.json"
+_TRITON = "config.pbtxt"
+_SERVED = (".safetensors", ".gguf", ".onnx", ".plan", ".engine")
+_VERSION_DIGITS = 12
+
+
+class ModelFolders:
+    """The models below one or more configured folders."""
+
+    name = SOURCE
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """`roots` are folders that hold models, each in a folder of its own or loose."""
+        self._roots = tuple(roots)
+
+    def units(self) -> Listing:
+        """One unit for what lies loose in a root, and one per folder in it."""
+        return list_units(self._roots, _units_of)
+
+    def read(self, unit: Unit) -> Reading:
+        """The models in one folder of a root, however deep, or those loose in the root."""
+        search = _Search(Tree(unit.root, watch_files=True))
+        models = tuple(
+            search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
+        )
+        return Reading(models, search.tree.watched, search.problems)
+
+
+def _units_of(root: Root) -> Iterator[Unit]:
+    entries = entries_of(root)
+    yield Unit(root, root.path, "")
+    if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries):
+        yield from (Unit(root, entry.path, entry.name) for entry in entries if entry.is_dir())
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    tree: Tree
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def loose(self, unit: Unit) -> Iterator[Model]:
+        """The root itself if it is a model, else its files of weights, parts of one model together."""
+        try:
+            files = [self.tree.found(entry) for entry in self.tree.folder(unit.path) if not _is_folder(entry)]
+        except OSError as error:
+            self.problems["."] = reason(error)
+            return
+        if any(file.name in (_STATEMENT, _TRITON) for file in files):
+            yield from self._model(unit.path, unit.path.rpartition(os.sep)[2])
+            return
+        groups: dict[str, list[Found]] = {}
+        for file in files:
+            if _is_served(file.name):
+                groups.setdefault(stem_of(whole_name(file.name)), []).append(file)
+        for stem, parts in groups.items():
+            yield _described(self.tree, stem, Contents(parts))
+
+    def below(self, path: str, name: str, depth: int = 0) -> Iterator[Model]:
+        """The folder if it is a model, else the models in the folders below it."""
+        try:
+            entries = self.tree.folder(path)
+        except FileNotFoundError:
+            return  # it went away while it was read
+        except OSError as error:
+            self.problems[readable(name)] = reason(error)
+            return
+        if any(_makes_a_model(entry) for entry in entries):
+            yield from self._model(path, name)
+        elif depth == MAX_DEPTH:
+            self.problems[readable(name)] = f"it is {MAX_DEPTH} folders deep; add it as a root of its own"
+        else:
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    yield from self.below(entry.path, f"{name}/{entry.name}", depth + 1)
+
+    def _model(self, path: str, name: str) -> Iterator[Model]:
+        try:
+            contents = Contents(tuple(self.tree.files(path)))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            yield _in_error(name, reason(error))
+            return
+        yield _described(self.tree, name, contents, folder=path)
+
+
+def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None = None) -> Model:
+    statement = contents.file(_STATEMENT)
+    stated = read_object(tree, statement)
+    model_id = _text(stated.get("model_id")) or readable(name)
+    if statement and "model_id" not in stated:
+        return _in_error(name, "its model.json is no JSON object with a model_id")
+    revision = revision_noted(tree, folder) if folder else None
+    status, detail = _state(contents)
+    source_language, target_language = languages_of(model_id)
+    return Model(
+        model_id=model_id,
+        version=_text(stated.get("version")) or _version(contents, revision),
+        kind=stated_kind(stated["kind"]) if "kind" in stated else contents.kind(tree, model_id),
+        src_lang=_text(stated.get("src_lang")) or source_language,
+        tgt_lang=_text(stated.get("tgt_lang")) or target_language,
+        dialect=_text(stated.get("dialect")),
+        status=status,
+        source=SOURCE,
+        revision=revision,
+        size_bytes=contents.size_bytes,
+        format=contents.format,
+        detail=detail,
+    )
+
+
+def _state(contents: Contents) -> tuple[ModelStatus, str | None]:
+    if contents.unfinished:
+        return ModelStatus.DOWNLOADING, progress(contents.unfinished)
+    lacks = contents.broken or contents.missing
+    if not lacks and contents.file(_TRITON) and not _triton_versions(contents):
+        lacks = "it has no numbered version folder"
+    return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
+
+
+def _version(contents: Contents, revision: str | None) -> str:
+    versions = _triton_versions(contents) if contents.file(_TRITON) else ()
+    if versions:
+        return str(max(versions))
+    return revision[:_VERSION_DIGITS] if revision else UNVERSIONED
+
+
+def _triton_versions(contents: Contents) -> tuple[int, ...]:
+    tops = {file.name.partition("/")[0] for file in contents.files if "/" in file.name}
+    return tuple(int(top) for top in tops if top.isdecimal() and len(top) < _VERSION_DIGITS)
+
+
+def _makes_a_model(entry: os.DirEntry[str]) -> bool:
+    return (entry.name in (_STATEMENT, _TRITON) or _is_served(entry.name)) and not _is_folder(entry)
+
+
+def _is_served(name: str) -> bool:
+    return whole_name(name).lower().endswith(_SERVED)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _in_error(name: str, detail: str) -> Model:
+    return Model(
+        model_id=readable(name), version=UNVERSIONED, status=ModelStatus.ERROR, source=SOURCE, detail=detail
+    )
+
+
+def _text(value: object) -> str | None:
+    """A stated text, made readable; a number counts as text, anything else as not stated."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return readable(value).strip() or None if isinstance(value, str) else None

@@ -1,0 +1,38 @@
+"""The folders that are searched for models: opened once per scan, listed one level deep.
+
+A root that is not there holds no models and is no problem: caches come and go. One that may not be
+looked at is a problem with a reason. A root named twice, also through a link, is listed once.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+from gpu_agent.probe.models.source import Listing, Root, Unit
+from gpu_agent.probe.models.tree import MAX_ENTRIES, open_root, reason
+
+
+def list_units(roots: Iterable[Path], units_of: Callable[[Root], Iterable[Unit]]) -> Listing:
+    """The units of each root; `units_of` may raise what listing a folder raises."""
+    units: list[Unit] = []
+    problems: dict[str, str] = {}
+    seen: set[str] = set()
+    for path in roots:
+        try:
+            root = open_root(path)
+            if root.path not in seen:
+                seen.add(root.path)
+                units += units_of(root)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems[str(path)] = reason(error)
+    return Listing(tuple(units), problems)
+
+
+def entries_of(root: Root) -> list[os.DirEntry[str]]:
+    """What lies in a root that is not hidden, by name, and no more than the bound of a listing."""
+    with os.scandir(root.path) as entries:
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        return sorted(islice(shown, MAX_ENTRIES), key=lambda entry: entry.name)
