@@ -1,0 +1,67 @@
+"""`gpu-agent demo`: a registry and three agents as real processes on this machine."""
+
+import argparse
+import signal
+import time
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+
+from gpu_agent.cli.demo_fleet import Fleet, running_fleet
+from gpu_agent.cli.demo_walk import Walk
+from gpu_agent.cli.node_table import node_table
+from gpu_agent.cli.outcome import ExitCode
+
+REFRESH_SECONDS = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C.\n"
+        "Uses the machine's GPUs if it has some, else simulated ones, and says which.\n"
+        "Nothing is left behind: no process, no file."
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="walk once through ready, claim, explain, drain and offline, then exit: 0 when all went well",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the demo until it is done or interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    console = Console()
+    try:
+        with running_fleet() as fleet:
+            console.print(_whose_gpus(fleet))
+            if arguments.once:
+                Walk(fleet, lambda line: print(line, flush=True), started=started).all_steps()
+            else:
+                _watch(fleet, console)
+    except KeyboardInterrupt:
+        console.print("Ended: all processes are gone.")
+        return ExitCode.INTERRUPTED if arguments.once else ExitCode.OK
+    return ExitCode.OK
+
+
+def _watch(fleet: Fleet, console: Console) -> None:
+    console.print(f"Operators' API: {fleet.api.url} (try `gpu-agent registry nodes --api {fleet.api.url}`)")
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            fleet.check_alive()
+            live.update(node_table(fleet.api.get("/v1/nodes")["nodes"]), refresh=True)
+            time.sleep(REFRESH_SECONDS)
+
+
+def _whose_gpus(fleet: Fleet) -> str:
+    if fleet.simulated:
+        return "This machine has no usable GPU: the three agents simulate theirs."
+    return "The three agents share this machine's own GPUs."
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,174 @@
+"""The demo's processes: a real registry and three real agents, in a folder that goes when they go."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gpu_agent.cli.api import Api
+from gpu_agent.cli.outcome import Failure
+
+_T = TypeVar("_T")
+
+COMMAND = (sys.executable, "-m", "gpu_agent.cli.app")
+START_SECONDS = 15.0
+LEAVE_SECONDS = 6.0
+GLANCE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One demo agent: what it pretends to be, and the models that its owner declares."""
+
+    name: str
+    simulate: str
+    models: tuple[tuple[str, str], ...]
+    """Model id and kind."""
+
+
+MEMBERS = (
+    Member("alpha", "8xH100-80GB", (("demo/chat-70b", "llm"), ("demo/whisper", "asr"))),
+    Member("beta", "4xL40S-48GB", (("demo/whisper", "asr"), ("demo/translate-zh-en", "nmt"))),
+    Member("gamma", "2xL4-24GB,1xT4-16GB", (("demo/translate-zh-en", "nmt"),)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running process of the demo, and where its log lines go."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def last_words(self) -> str:
+        """The end of its log, for a person who asks what went wrong."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The running demo."""
+
+    api: Api
+    processes: tuple[Process, ...]
+    simulated: bool
+
+    def check_alive(self) -> None:
+        """Raise `Failure` with its last words when a process has ended."""
+        for one in self.processes:
+            code = one.process.poll()
+            if code is not None:
+                raise Failure(f"the demo's {one.name} ended with {code}:\n{one.last_words()}")
+
+    def await_(self, look: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
+        """Look until there is something to see; raises `Failure` when the time is over."""
+        deadline = time.monotonic() + seconds
+        while (seen := look()) is None:
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise Failure(f"waited {seconds:.0f} s in vain: {what}")
+            time.sleep(GLANCE_SECONDS)
+        return seen
+
+
+@contextmanager
+def running_fleet() -> Iterator[Fleet]:
+    """Start everything; end everything and remove the folder, however the block ends."""
+    with ExitStack() as undo:
+        folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gpu-agent-demo-")))
+        simulated = not _machine_has_gpus()
+        registry = _start(
+            undo,
+            "registry",
+            folder,
+            "registry",
+            "serve",
+            "--store",
+            "memory",
+            "--node-listen",
+            "127.0.0.1:0",
+            "--operator-listen",
+            "127.0.0.1:0",
+            "--allow-simulated",
+        )
+        node_url, api = _addresses(registry)
+        agents = tuple(
+            _start_agent(undo, folder, member=member, node_url=node_url, simulated=simulated)
+            for member in MEMBERS
+        )
+        yield Fleet(api=Api(api), processes=(registry, *agents), simulated=simulated)
+
+
+def _machine_has_gpus() -> bool:
+    probed = subprocess.run([*COMMAND, "probe", "--json"], capture_output=True, timeout=30, check=False)  # noqa: S603 - our own program
+    return probed.returncode == 0
+
+
+def _start_agent(undo: ExitStack, folder: Path, *, member: Member, node_url: str, simulated: bool) -> Process:
+    configuration = folder / f"{member.name}.toml"
+    configuration.write_text(
+        "\n".join(
+            f'[[declared_models]]\nmodel_id = "{model_id}"\nversion = "1"\nkind = "{kind}"'
+            for model_id, kind in member.models
+        )
+    )
+    pretend = ("--simulate", member.simulate) if simulated else ()
+    return _start(
+        undo,
+        f"agent {member.name}",
+        folder,
+        "run",
+        "--registry",
+        node_url,
+        "--state-dir",
+        str(folder / member.name),
+        "--config",
+        str(configuration),
+        *pretend,
+    )
+
+
+def _start(undo: ExitStack, name: str, folder: Path, *arguments: str) -> Process:
+    log = folder / f"{name}.log"
+    with log.open("wb") as written:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+            # Ctrl-C is for the demo alone: it ends its processes itself, in order.
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if not key.startswith("GPU_")},
+        )
+    undo.callback(_end, process)
+    return Process(name, process, log)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(LEAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _addresses(registry: Process) -> tuple[str, str]:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and registry.process.poll() is None:
+        for line in registry.log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if said.get("event") == "registry_listening":
+                    return f"ws://{said['node_listen']}/ws/node", f"http://{said['operator_listen']}"
+        time.sleep(GLANCE_SECONDS)
+    raise Failure(f"the demo's registry did not start:\n{registry.last_words()}")
