@@ -1,0 +1,175 @@
+"""Dispatch: which node takes a job, and who holds which place. Pure; chance is handed in.
+
+Alone writes `NodeRecord.claims`; everything else of a record is the fleet's. Changes no status, saves and
+sends nothing: what it returns is the fleet's to save before it is told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpu_agent.registry.dispatch.affinity import Affinities
+from gpu_agent.registry.dispatch.claims import Claims
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.explain import explanation, refusal
+from gpu_agent.registry.dispatch.filters import exclusion
+from gpu_agent.registry.dispatch.index import Index
+from gpu_agent.registry.dispatch.memory import Promise, used_mb
+from gpu_agent.registry.dispatch.placement import fittest
+from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS
+from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.view import NodeView
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best place for a job at this moment; nothing is reserved by it."""
+
+    node_id: str
+    gpu_uuids: tuple[str, ...]
+    endpoint: str | None
+    score: int
+    """As `scoring` rates it, affinity included."""
+
+
+class Dispatch:
+    """All nodes and claims. Times are monotonic seconds; call `expire` before asking for a place."""
+
+    def __init__(self, thresholds: Thresholds, draw: Callable[[], float]) -> None:
+        self._draw = draw
+        self._index = Index(thresholds)
+        self._claims = Claims(thresholds.claim_ttl_seconds)
+        self._affinities = Affinities()
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When the next claim ends unless renewed."""
+        return self._claims.next_expiry
+
+    def refresh(self, record: NodeRecord) -> None:
+        """Take in a node, or whatever may have changed about it. O(1) in the size of the fleet."""
+        self._index.file(record)
+
+    def forget(self, node_id: str) -> None:
+        """Let a node go, with its claims, held or lost."""
+        self.lose(node_id)
+        self._claims.forget(node_id)
+        self._index.drop(node_id)
+
+    def select(self, job: Job, now: float) -> Choice | NoAvailableNode:
+        """Find the best able node (§5), or say what every node failed on (D-06)."""
+        demand = Demand.of(job)
+        found = self._best(demand, now)
+        if found is None:
+            return refusal(self._index, demand)
+        view, score = found
+        return Choice(view.record.node_id, fittest(view, demand), view.record.endpoint, score)
+
+    def claim(self, job: Job, now: float) -> Claim | NoAvailableNode:
+        """Find the best able node and take a place there in one step; asking again returns the same claim."""
+        held = self._claims.of(job.job_id)
+        if held is not None:
+            return held
+        demand = Demand.of(job)
+        found = self._best(demand, now)
+        if found is None:
+            return refusal(self._index, demand)
+        view = found[0]
+        claim = Claim(
+            job_id=job.job_id,
+            node_id=view.record.node_id,
+            gpu_uuids=fittest(view, demand),
+            endpoint=view.record.endpoint,
+            granted_at=now,
+            expires_at=now,
+            memory_mb=demand.memory_mb,
+            affinity_key=job.affinity_key,
+        )
+        return self._hold(view, claim, now)
+
+    def claim_of(self, job_id: str) -> Claim | None:
+        """Return the claim that a job holds."""
+        return self._claims.of(job_id)
+
+    def release(self, job_id: str) -> Claim | None:
+        """Give a job's place back; None when it holds none."""
+        claim = self._claims.end(job_id)
+        if claim is not None:
+            self._vacate(claim)
+        return claim
+
+    def renew(self, job_id: str, now: float) -> Claim | None:
+        """Keep a claim for one more TTL; None when it is not held."""
+        claim = self._claims.renew(job_id, now)
+        if claim is not None:
+            self._index.views[claim.node_id].record.claims[job_id] = claim
+            self._affinities.hold(claim.affinity_key, claim.node_id, now)
+        return claim
+
+    def expire(self, now: float) -> list[Claim]:
+        """End the claims whose time is over, and return them."""
+        over = self._claims.due(now)
+        for claim in over:
+            self.release(claim.job_id)
+        return over
+
+    def lose(self, node_id: str) -> list[Claim]:
+        """End a node's claims because it went offline, and return them; they are remembered as lost."""
+        view = self._index.views.get(node_id)
+        if view is None:
+            return []
+        lost = self._claims.lose(tuple(view.record.claims))
+        for claim in lost:
+            self._vacate(claim)
+        return lost
+
+    def reattach(self, record: NodeRecord, now: float) -> list[Claim]:
+        """Hold again what was lost with a node, runs there again and was not claimed elsewhere."""
+        found = self._claims.found(record.node_id, record.reported_job_ids or frozenset())
+        if not found:
+            return []
+        view = self._index.file(record)
+        return [self._hold(view, claim, now, shown=True) for claim in found]
+
+    def restore(self, record: NodeRecord, claim: Claim, now: float) -> Claim:
+        """Hold a claim that was kept over a restart of the registry, with one fresh TTL (§4)."""
+        return self._hold(self._index.file(record), claim, now)
+
+    def explain(self, job: Job, now: float) -> Explanation:
+        """Judge every node for a job (A-3): the able, best first, and each other's reason. O(nodes)."""
+        demand = Demand.of(job)
+        return explanation(self._index, demand, self._affinities.warm(job.affinity_key, now))
+
+    def _best(self, demand: Demand, now: float) -> tuple[NodeView, int] | None:
+        """Find the best able node and its score; the node warm for the job is tried beside the index."""
+        best = self._index.best(demand, self._draw)
+        if best is None:
+            return None
+        warm = self._index.views.get(self._affinities.warm(demand.job.affinity_key, now) or "")
+        if warm is None or warm.score + AFFINITY_BONUS < best.score or exclusion(warm, demand) is not None:
+            return best, best.score
+        return warm, warm.score + AFFINITY_BONUS
+
+    def _hold(self, view: NodeView, claim: Claim, now: float, *, shown: bool = False) -> Claim:
+        held = self._claims.hold(claim, now)
+        record = view.record
+        record.claims[held.job_id] = held
+        for uuid in held.gpu_uuids:
+            gpu = record.gpus.get(uuid)
+            used = 0 if gpu is None else used_mb(record, gpu)
+            view.promises.setdefault(uuid, Promise()).make(held.memory_mb, used, shown=shown)
+        self._affinities.hold(held.affinity_key, held.node_id, now)
+        self._index.file_promises(view)
+        return held
+
+    def _vacate(self, claim: Claim) -> None:
+        view = self._index.views[claim.node_id]
+        view.record.claims.pop(claim.job_id, None)
+        for uuid in claim.gpu_uuids:
+            promise = view.promises[uuid]
+            promise.end(claim.memory_mb)
+            if not promise.claims:
+                del view.promises[uuid]
+        self._index.file_promises(view)

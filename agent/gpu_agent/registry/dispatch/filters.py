@@ -1,0 +1,185 @@
+"""Why a node cannot take a job: the eleven hard filters of §5, in their order.
+
+Each filter says what the job needs and what the node has instead. Rates nobody. Features are the record's
+own, which `advanced_features` never decides (A-6).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.memory import free_mb
+from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion
+from gpu_agent.registry.dispatch.view import NodeView, usable_gpus
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+
+_SHOWN_NAMES = 8
+
+
+class Lack(NamedTuple):
+    """What a job needs, and what the node has instead."""
+
+    need: str
+    have: str
+
+
+def exclusion(view: NodeView, demand: Demand) -> Excluded | None:
+    """Return the first filter's verdict against a node, or None when the node can take the job."""
+    for reason, lacking in FILTERS:
+        lack = lacking(view, demand)
+        if lack is not None:
+            return Excluded(view.record.node_id, reason, lack.need, lack.have)
+    return None
+
+
+def barred(record: NodeRecord, in_flight: int, limits: Thresholds) -> Exclusion | None:
+    """Return the first reason that holds whatever the job; the same tests, without their words."""
+    if record.status is not NodeStatus.READY:
+        return Exclusion.STATUS_NOT_READY
+    if record.connection is None:
+        return Exclusion.DISCONNECTED
+    if record.cordoned is not None:
+        return Exclusion.CORDONED
+    if in_flight >= record.max_concurrent_jobs:
+        return Exclusion.CAPACITY_EXCEEDED
+    if _over_a_limit(record, limits):
+        return Exclusion.RESOURCE_THRESHOLD_EXCEEDED
+    return None
+
+
+def _not_ready(view: NodeView, _demand: Demand) -> Lack | None:
+    record = view.record
+    if record.status is NodeStatus.READY:
+        return None
+    return Lack("status ready", f"{record.status} ({record.reason_code})")
+
+
+def _disconnected(view: NodeView, _demand: Demand) -> Lack | None:
+    return Lack("a live connection", "none") if view.record.connection is None else None
+
+
+def _cordoned(view: NodeView, _demand: Demand) -> Lack | None:
+    why = view.record.cordoned
+    return (
+        None if why is None else Lack("a node that is not cordoned", f"cordoned: {why or 'no reason given'}")
+    )
+
+
+def _not_allowed(view: NodeView, demand: Demand) -> Lack | None:
+    if demand.allowed is None or view.record.node_id in demand.allowed:
+        return None
+    return Lack(f"one of {_listed(demand.allowed)}", view.record.node_id)
+
+
+def _private(view: NodeView, demand: Demand) -> Lack | None:
+    if not demand.job.public or view.record.accept_public_jobs:
+        return None
+    return Lack("accept_public_jobs", "private or assigned jobs only")
+
+
+def _too_few_gpus(view: NodeView, demand: Demand) -> Lack | None:
+    usable = len(usable_gpus(view.record, demand.gpu_name))
+    if usable >= demand.gpu_count:
+        return None
+    return Lack(f"usable GPUs{_named(demand)}: {demand.gpu_count}", f"{usable} ({_gpus(view.record)})")
+
+
+def _without_model(view: NodeView, demand: Demand) -> Lack | None:
+    for model in demand.job.required_models:
+        if model not in view.record.ready_models:
+            return Lack(f"model {model}", _model_state(view.record, model))
+    return None
+
+
+def _without_feature(view: NodeView, demand: Demand) -> Lack | None:
+    for feature in demand.job.required_features:
+        if feature not in view.record.features:
+            return Lack(f"feature {feature}", _listed(view.record.features))
+    return None
+
+
+def _mislabelled(view: NodeView, demand: Demand) -> Lack | None:
+    labels = view.record.labels
+    for name, value in demand.job.labels.items():
+        if labels.get(name) != value:
+            return Lack(f"label {name}={value}", f"{name}={labels[name]}" if name in labels else f"no {name}")
+    return None
+
+
+def _without_room(view: NodeView, demand: Demand) -> Lack | None:
+    record = view.record
+    in_flight = record.in_flight_jobs
+    if in_flight >= record.max_concurrent_jobs:
+        return Lack("a free place", f"{in_flight} of {record.max_concurrent_jobs} taken")
+    if not demand.memory_mb:
+        return None
+    free = [free_mb(record, gpu, view.promises) for gpu in usable_gpus(record, demand.gpu_name)]
+    if sum(one is not None and one >= demand.memory_mb for one in free) >= demand.gpu_count:
+        return None
+    shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
+    return Lack(f"{demand.memory_mb} MiB free on {demand.gpu_count} GPU{_named(demand)}", f"free: {shown}")
+
+
+def _over_limits(view: NodeView, _demand: Demand) -> Lack | None:
+    over = _over_a_limit(view.record, view.limits)
+    return None if over is None else Lack(f"{over[0]} at most {over[1]:g} %", f"{over[2]:g} %")
+
+
+_Lacking = Callable[[NodeView, Demand], Lack | None]
+
+FILTERS: tuple[tuple[Exclusion, _Lacking], ...] = (
+    (Exclusion.STATUS_NOT_READY, _not_ready),
+    (Exclusion.DISCONNECTED, _disconnected),
+    (Exclusion.CORDONED, _cordoned),
+    (Exclusion.NOT_ALLOWED, _not_allowed),
+    (Exclusion.NOT_IN_PUBLIC_POOL, _private),
+    (Exclusion.GPU_UNAVAILABLE, _too_few_gpus),
+    (Exclusion.MODEL_NOT_AVAILABLE, _without_model),
+    (Exclusion.FEATURE_NOT_SUPPORTED, _without_feature),
+    (Exclusion.LABEL_MISMATCH, _mislabelled),
+    (Exclusion.CAPACITY_EXCEEDED, _without_room),
+    (Exclusion.RESOURCE_THRESHOLD_EXCEEDED, _over_limits),
+)
+
+
+def _over_a_limit(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float] | None:
+    """Name the first figure above its limit, with limit and figure; an unknown figure passes."""
+    if record.beat is None:
+        return None
+    usage = record.beat.resource_usage
+    if usage.cpu_percent > limits.max_cpu_percent:
+        return "CPU", limits.max_cpu_percent, usage.cpu_percent
+    if usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent:
+        return "GPU", limits.max_gpu_percent, usage.gpu_percent
+    if usage.mem_percent > limits.max_memory_percent:
+        return "memory", limits.max_memory_percent, usage.mem_percent
+    return None
+
+
+def _model_state(record: NodeRecord, model: str) -> str:
+    """Say what a node has of a model that is not ready there."""
+    installed = [one for one in record.models if one.model_id == model]
+    if not installed:
+        return "not installed"
+    if not any(one.enabled for one in installed):
+        return "disabled"
+    stated = (record.capability_state or {}).get(model)
+    return stated or next(one.status for one in installed if one.enabled)
+
+
+def _gpus(record: NodeRecord) -> str:
+    """List a node's GPUs for a person."""
+    parts = [f"{gpu.name} {'MIG parent' if gpu.is_parent else gpu.health}" for gpu in record.gpus.values()]
+    return ", ".join(parts[:_SHOWN_NAMES]) or "no GPU"
+
+
+def _named(demand: Demand) -> str:
+    return f" named {demand.job.gpu_name}" if demand.gpu_name else ""
+
+
+def _listed(names: frozenset[str]) -> str:
+    shown = sorted(names)[:_SHOWN_NAMES]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "") if shown else "none"

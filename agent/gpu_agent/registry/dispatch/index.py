@@ -1,0 +1,214 @@
+"""Every node filed by what it can do and how good it is, so that the best able one is found without a scan.
+
+A node has a slot; an ability is the set of slots that have it, a score a column of them. A question is a
+handful of `&`, whatever the fleet. The index may let through a node whose GPU memory does not quite suffice,
+never hide one that is able: what it finds is judged by `filters` before it is returned.
+"""
+
+from collections.abc import Callable, Iterator
+
+from gpu_agent.registry.dispatch.bits import Column, Postings, pick
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.filters import barred, exclusion
+from gpu_agent.registry.dispatch.gpu_sets import GpuSets
+from gpu_agent.registry.dispatch.memory import free_mb
+from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
+from gpu_agent.registry.dispatch.verdict import Exclusion
+from gpu_agent.registry.dispatch.view import NodeView, gpu_set, usable_gpus
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+
+RANKS = (8, 4, 2, 1)
+"""For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
+
+LEVEL_MB = 1024
+"""Free memory is filed in steps of this size; level 0 is no such GPU, or less than one step."""
+
+_LEVEL_WIDTH = 9
+
+
+class Index:
+    """All nodes, found by ability and score."""
+
+    def __init__(self, limits: Thresholds) -> None:
+        self._limits = limits
+        self._by_slot: list[NodeView | None] = []
+        self._spare: list[int] = []
+        self.views: dict[str, NodeView] = {}
+        self.standing: dict[Exclusion | None, int] = dict.fromkeys((None, *Exclusion), 0)
+        """Slots by what bars their node whatever the job; None holds the nodes open to jobs."""
+        self._public = Postings[bool]()
+        self._models = Postings[str]()
+        self._features = Postings[str]()
+        self._labels = Postings[tuple[str, str]]()
+        self._gpus = GpuSets()
+        self._scores = Column(BEST_SCORE.bit_length())
+        self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
+
+    def file(self, record: NodeRecord) -> NodeView:
+        """File a node, or file it anew after anything about it may have changed."""
+        view = self.views.get(record.node_id)
+        if view is None:
+            view = self._admit(record)
+        if view.record is not record:
+            record.claims.update(view.record.claims)
+            view.record = record
+        if (
+            record.ready_models is not view.models
+            or record.features is not view.features
+            or record.accept_public_jobs is not view.public
+            or record.labels != view.labels
+        ):
+            self._file_abilities(view)
+        figures = [(gpu.health, gpu.memory_used_mb, gpu.memory_mb) for gpu in record.gpus.values()]
+        if figures != view.figures or record.hardware is not view.hardware or view.vague:
+            view.figures = figures
+            self._file_gpus(view)
+        self._file_standing(view)
+        return view
+
+    def file_promises(self, view: NodeView) -> None:
+        """File a node anew after a claim on it was made or ended."""
+        self._file_gpus(view)
+        self._file_standing(view)
+
+    def drop(self, node_id: str) -> None:
+        """Let a node go; its slot serves another."""
+        view = self.views.pop(node_id, None)
+        if view is None:
+            return
+        slot, bit = view.slot, 1 << view.slot
+        self._public.move(slot, {view.public}, set())
+        self._models.move(slot, view.models, frozenset())
+        self._features.move(slot, view.features, frozenset())
+        self._labels.move(slot, view.labels.items(), set())
+        self._gpus.move(slot, view.gpus, None)
+        for column, level in zip(self._room, view.room, strict=True):
+            column.change(bit, level, 0)
+        self._scores.change(bit, view.score, 0)
+        self.standing[view.barred] ^= bit
+        self._by_slot[slot] = None
+        self._spare.append(slot)
+
+    def at(self, slot: int) -> NodeView:
+        """Return the node in an occupied slot."""
+        view = self._by_slot[slot]
+        if view is None:
+            raise KeyError(slot)
+        return view
+
+    def slots(self, node_ids: frozenset[str]) -> int:
+        """Return the slots of those of these nodes that there are."""
+        bits = 0
+        for node_id in node_ids:
+            view = self.views.get(node_id)
+            if view is not None:
+                bits |= 1 << view.slot
+        return bits
+
+    def demanded(self, demand: Demand) -> Iterator[tuple[Exclusion, int]]:
+        """List what a job demands of a node's abilities, in the order of §5: the reason, and who passes."""
+        job = demand.job
+        if demand.allowed is not None:
+            yield Exclusion.NOT_ALLOWED, self.slots(demand.allowed)
+        if job.public:
+            yield Exclusion.NOT_IN_PUBLIC_POOL, self._public.holders(True)  # noqa: FBT003 - a key, not a flag
+        yield Exclusion.GPU_UNAVAILABLE, self._gpus.holders(demand.gpu_name, demand.gpu_count)
+        for model in job.required_models:
+            yield Exclusion.MODEL_NOT_AVAILABLE, self._models.holders(model)
+        for feature in job.required_features:
+            yield Exclusion.FEATURE_NOT_SUPPORTED, self._features.holders(feature)
+        for label in job.labels.items():
+            yield Exclusion.LABEL_MISMATCH, self._labels.holders(label)
+
+    def roomy(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` whose GPUs may have the free memory that a job demands."""
+        if not demand.memory_mb:
+            return among
+        rank = next(place for place, rank in enumerate(RANKS) if rank <= demand.gpu_count)
+        column = self._room[rank]
+        return column.at_least(min(demand.memory_mb // LEVEL_MB, column.top), among)
+
+    def best(self, demand: Demand, draw: Callable[[], float]) -> NodeView | None:
+        """Return an able node of the best score, ties at random, or None when nobody is able."""
+        able = self._able(demand)
+        while able:
+            leaders = self._scores.best(able)
+            while leaders:
+                slot = pick(leaders, draw())
+                view = self.at(slot)
+                if exclusion(view, demand) is None:
+                    return view
+                leaders ^= 1 << slot
+                able ^= 1 << slot
+        return None
+
+    def _able(self, demand: Demand) -> int:
+        able = self.standing[None]
+        for _, passing in self.demanded(demand):
+            able &= passing
+            if not able:
+                return 0
+        return self.roomy(demand, able)
+
+    def _admit(self, record: NodeRecord) -> NodeView:
+        slot = self._spare.pop() if self._spare else len(self._by_slot)
+        view = NodeView(record, slot, self._limits, room=(0,) * len(RANKS))
+        if slot == len(self._by_slot):
+            self._by_slot.append(view)
+        else:
+            self._by_slot[slot] = view
+        self.views[record.node_id] = view
+        self.standing[view.barred] |= 1 << slot
+        self._public.move(slot, set(), {view.public})
+        self._gpus.move(slot, None, view.gpus)
+        return view
+
+    def _file_abilities(self, view: NodeView) -> None:
+        record, slot = view.record, view.slot
+        self._public.move(slot, {view.public}, {record.accept_public_jobs})
+        self._models.move(slot, view.models, record.ready_models)
+        self._features.move(slot, view.features, record.features)
+        self._labels.move(slot, view.labels.items(), record.labels.items())
+        view.public = record.accept_public_jobs
+        view.models = record.ready_models
+        view.features = record.features
+        view.labels = dict(record.labels)
+
+    def _file_gpus(self, view: NodeView) -> None:
+        record = view.record
+        view.hardware = record.hardware
+        view.vague = any(gpu.memory_used_mb is None for gpu in record.gpus.values())
+        gpus = gpu_set(record)
+        if gpus != view.gpus:
+            self._gpus.move(view.slot, view.gpus, gpus)
+            view.gpus = gpus
+        room = self._levels(view)
+        if room != view.room:
+            bit = 1 << view.slot
+            for column, old, new in zip(self._room, view.room, room, strict=True):
+                column.change(bit, old, new)
+            view.room = room
+
+    def _levels(self, view: NodeView) -> tuple[int, ...]:
+        record, promises = view.record, view.promises
+        free = sorted(
+            (free_mb(record, gpu, promises) or 0 for gpu in usable_gpus(record, "")),
+            reverse=True,
+        )
+        top, gpus = self._room[0].top, len(free)
+        return tuple(min(max(free[rank - 1], 0) // LEVEL_MB, top) if gpus >= rank else 0 for rank in RANKS)
+
+    def _file_standing(self, view: NodeView) -> None:
+        record = view.record
+        in_flight = record.in_flight_jobs
+        now_barred = barred(record, in_flight, self._limits)
+        if now_barred is not view.barred:
+            bit = 1 << view.slot
+            self.standing[view.barred] ^= bit
+            self.standing[now_barred] ^= bit
+            view.barred = now_barred
+        now_score = score(record, in_flight)
+        if now_score != view.score:
+            self._scores.change(1 << view.slot, view.score, now_score)
+            view.score = now_score

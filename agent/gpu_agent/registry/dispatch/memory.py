@@ -1,0 +1,56 @@
+"""How much GPU memory is free, once what claims need and the node does not show yet is taken off (§5).
+
+A claim promises that its GPU's use will grow by what the job needs. What has grown since is shown by the
+node's own figures; only the rest is taken off again.
+"""
+
+from dataclasses import dataclass
+
+from gpu_agent.registry.record import GpuState, NodeRecord
+
+
+@dataclass(slots=True)
+class Promise:
+    """What the claims on one GPU will make of its memory. MiB."""
+
+    claims: int = 0
+    needs_mb: int = 0
+    expected_mb: int = 0
+    """The use that the node will show once every claim has what it needs."""
+
+    def make(self, need_mb: int, used_mb: int, *, shown: bool) -> None:
+        """Add a claim; `shown` says that its job runs, so that `used_mb` holds its memory already."""
+        self.claims += 1
+        self.needs_mb += need_mb
+        self.expected_mb = max(self.expected_mb, used_mb) + (0 if shown else need_mb)
+
+    def end(self, need_mb: int) -> None:
+        """Take a claim back."""
+        self.claims -= 1
+        self.needs_mb -= need_mb
+        self.expected_mb -= need_mb
+
+    def unshown_mb(self, used_mb: int) -> int:
+        """Return what is promised and not in the node's figures yet; never more than all needs."""
+        return min(max(self.expected_mb - used_mb, 0), self.needs_mb)
+
+
+Promises = dict[str, Promise]
+"""By the GPU's UUID; a GPU without claims has no entry."""
+
+
+def used_mb(record: NodeRecord, gpu: GpuState) -> int:
+    """Return what the node says is in use; its mean over all GPUs where it tells nothing of this one."""
+    if gpu.memory_used_mb is not None:
+        return gpu.memory_used_mb
+    share = None if record.beat is None else record.beat.resource_usage.gpu_mem_percent
+    return 0 if share is None or gpu.memory_mb is None else int(gpu.memory_mb * share / 100)
+
+
+def free_mb(record: NodeRecord, gpu: GpuState, promises: Promises) -> int | None:
+    """Return what a new job may count on; None where the GPU's memory is unknown."""
+    if gpu.memory_mb is None:
+        return None
+    used = used_mb(record, gpu)
+    promise = promises.get(gpu.uuid)
+    return gpu.memory_mb - used - (0 if promise is None else promise.unshown_mb(used))
