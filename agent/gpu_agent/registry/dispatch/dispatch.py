@@ -53,9 +53,8 @@ class Dispatch:
         self._index.file(record)
 
     def forget(self, node_id: str) -> None:
-        """Let a node go, with its claims, held or lost."""
+        """Let a node go, with the claims on it."""
         self.lose(node_id)
-        self._claims.forget(node_id)
         self._index.drop(node_id)
 
     def select(self, job: Job, now: float) -> Choice | NoAvailableNode:
@@ -83,7 +82,7 @@ class Dispatch:
             gpu_uuids=fittest(view, demand),
             endpoint=view.record.endpoint,
             granted_at=now,
-            expires_at=now,
+            expires_at=self._claims.end_after(now),
             memory_mb=demand.memory_mb,
             affinity_key=job.affinity_key,
         )
@@ -110,32 +109,29 @@ class Dispatch:
 
     def expire(self, now: float) -> list[Claim]:
         """End the claims whose time is over, and return them."""
-        over = self._claims.due(now)
+        over = self._claims.end_due(now)
         for claim in over:
-            self.release(claim.job_id)
+            self._vacate(claim)
         return over
 
     def lose(self, node_id: str) -> list[Claim]:
-        """End a node's claims because it went offline, and return them; they are remembered as lost."""
+        """End a node's claims because it went offline, and return them."""
         view = self._index.views.get(node_id)
-        if view is None:
-            return []
-        lost = self._claims.lose(tuple(view.record.claims))
-        for claim in lost:
-            self._vacate(claim)
-        return lost
+        held = () if view is None else tuple(view.record.claims)
+        return [claim for job_id in held if (claim := self.release(job_id)) is not None]
 
-    def reattach(self, record: NodeRecord, now: float) -> list[Claim]:
-        """Hold again what was lost with a node, runs there again and was not claimed elsewhere."""
-        found = self._claims.found(record.node_id, record.reported_job_ids or frozenset())
-        if not found:
-            return []
-        view = self._index.file(record)
-        return [self._hold(view, claim, now, shown=True) for claim in found]
+    def attach(self, claim: Claim) -> Claim | None:
+        """Hold a claim exactly as it stands: found again, kept over a restart, or a change undone (§5).
 
-    def restore(self, record: NodeRecord, claim: Claim, now: float) -> Claim:
-        """Hold a claim that was kept over a restart of the registry, with one fresh TTL (§4)."""
-        return self._hold(self._index.file(record), claim, now)
+        Asks no filter: its job may run already. None when its node is not known, or when its job has
+        meanwhile been claimed on another.
+        """
+        view = self._index.views.get(claim.node_id)
+        held = self._claims.of(claim.job_id)
+        if view is None or (held is not None and held.node_id != claim.node_id):
+            return None
+        self.release(claim.job_id)
+        return self._hold(view, claim, claim.granted_at)
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Judge every node for a job (A-3): the able, best first, and each other's reason. O(nodes)."""
@@ -152,17 +148,18 @@ class Dispatch:
             return best, best.score
         return warm, warm.score + AFFINITY_BONUS
 
-    def _hold(self, view: NodeView, claim: Claim, now: float, *, shown: bool = False) -> Claim:
-        held = self._claims.hold(claim, now)
+    def _hold(self, view: NodeView, claim: Claim, now: float) -> Claim:
         record = view.record
-        record.claims[held.job_id] = held
-        for uuid in held.gpu_uuids:
+        shown = claim.job_id in (record.reported_job_ids or ())
+        for uuid in claim.gpu_uuids:
             gpu = record.gpus.get(uuid)
             used = 0 if gpu is None else used_mb(record, gpu)
-            view.promises.setdefault(uuid, Promise()).make(held.memory_mb, used, shown=shown)
-        self._affinities.hold(held.affinity_key, held.node_id, now)
+            view.promises.setdefault(uuid, Promise()).make(claim.memory_mb, used, shown=shown)
+        self._claims.hold(claim)
+        record.claims[claim.job_id] = claim
+        self._affinities.hold(claim.affinity_key, claim.node_id, now)
         self._index.file_promises(view)
-        return held
+        return claim
 
     def _vacate(self, claim: Claim) -> None:
         view = self._index.views[claim.node_id]
