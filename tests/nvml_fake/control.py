@@ -123,7 +123,8 @@ class FakeNvml:
 
     def _write(self) -> None:
         fresh = self.control.with_suffix(".fresh")
-        fresh.write_text("".join(f"{line}\n" for line in self._lines.values()), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in self._lines.values())
+        fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
         fresh.replace(self.control)
 
     def _noted(self) -> list[str]:

@@ -10,10 +10,10 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -224,6 +224,8 @@ static nvmlReturn_t enter(const char *call, int device) {
     }
     hang(call, device);
     if (fault("crash", call, device) != NULL) {
+        struct rlimit no_core = {0, 0};
+        setrlimit(RLIMIT_CORE, &no_core);
         signal(SIGSEGV, SIG_DFL);
         raise(SIGSEGV);
     }

@@ -25,15 +25,18 @@ from gpu_agent.probe.nvml_readings import GpuGoneError, Values
 
 LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
+_KEPT = ("memory_mb", "memory_kind")
+"""Figures that belong to who a GPU is: known for a lost one as well."""
+
 
 class Slot:
     """One place in the driver's list: a handle while it is good, and who the GPU was."""
 
     __slots__ = ("gone", "handle", "identity", "index")
 
-    def __init__(self, index: int, identity: Values | None) -> None:
+    def __init__(self, index: int) -> None:
         self.index = index
-        self.identity = identity
+        self.identity: Values = {}
         self.handle: object = None
         self.gone: GpuGoneError | None = None
 
@@ -44,7 +47,7 @@ class Slot:
         try:
             if self.handle is None:
                 self.handle = self._acquire()
-            if self.identity is None:
+            if not self.identity:
                 self.identity = nvml_readings.identity(pynvml, self.handle)
             figures = nvml_readings.figures(pynvml, self.handle)
         except GpuGoneError as gone:
@@ -52,12 +55,15 @@ class Slot:
             return self._without_figures(gone.code, gone.detail)
         except _Refused as refused:
             return self._without_figures("gpu_inaccessible", str(refused))
+        self.identity |= {name: figures[name] for name in _KEPT if name in figures}
         return self._described(figures, [])
 
     def _acquire(self) -> object:
         try:
             return pynvml.nvmlDeviceGetHandleByIndex(self.index)
         except pynvml.NVMLError as error:
+            if nvml_readings.condemns_driver(pynvml, error):
+                raise
             nvml_readings.raise_if_gone(pynvml, error, "opening the GPU")
             raise _Refused(f"opening the GPU: {error}") from error
 
@@ -65,49 +71,45 @@ class Slot:
         return self._described({}, [{"code": code, "detail": detail}])
 
     def _described(self, figures: Values, reasons: list[dict[str, str]]) -> Values:
-        identity = self.identity or {}
-        unknowns = {**_mapping(identity.get("unknowns")), **_mapping(figures.get("unknowns"))}
-        return {**identity, **figures, "index": self.index, "reasons": reasons, "unknowns": unknowns}
+        unknowns = {**_mapping(self.identity.get("unknowns")), **_mapping(figures.get("unknowns"))}
+        return {**self.identity, **figures, "index": self.index, "reasons": reasons, "unknowns": unknowns}
 
 
 class Library:
     """NVML as this process has it: closed, or open with one slot for each GPU."""
 
     def __init__(self) -> None:
-        self._slots: list[Slot] | None = None
+        self._opened = False
+        self._slots: list[Slot] = []
         self._versions: Values = {}
-        self._identities: dict[int, Values] = {}
 
     def read(self, *, fresh: bool = False) -> Values:
         """Read every GPU, opening the library first where it is not open."""
         started = time.perf_counter()
+        if fresh:
+            self._close()
         try:
-            answer = self._read_all(fresh=fresh)
+            answer = self._read_all()
         except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
             self._close()
             answer = _refusal(error)
         return {**answer, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
 
-    def _read_all(self, *, fresh: bool) -> Values:
-        if fresh:
-            self._close()
-        if self._slots is None:
-            self._open()
+    def _read_all(self) -> Values:
+        if not self._opened:
+            pynvml.nvmlInit()
+            self._opened = True
+            self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
         count = pynvml.nvmlDeviceGetCount()
-        if self._slots is None or len(self._slots) != count:
-            self._slots = [Slot(index, self._identities.get(index)) for index in range(count)]
-        gpus = [slot.read() for slot in self._slots]
-        self._identities = {slot.index: slot.identity for slot in self._slots if slot.identity}
-        return {"outcome": "ok", **self._versions, "gpus": gpus}
-
-    def _open(self) -> None:
-        pynvml.nvmlInit()
-        self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
+        if len(self._slots) != count:
+            self._slots = [Slot(index) for index in range(count)]
+        return {"outcome": "ok", **self._versions, "gpus": [slot.read() for slot in self._slots]}
 
     def _close(self) -> None:
-        if self._slots is None:
+        self._slots = []
+        if not self._opened:
             return
-        self._slots = None
+        self._opened = False
         try:
             pynvml.nvmlShutdown()
         except pynvml.NVMLError:

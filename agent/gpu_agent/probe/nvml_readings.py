@@ -44,7 +44,14 @@ class GpuGoneError(Exception):
 
 
 class ImplausibleError(Exception):
-    """The driver answered with a number that no GPU has. The machine's fault."""
+    """The driver answered with a number that no GPU has. The machine's fault.
+
+    `known` holds what the same answer said beside it and still counts.
+    """
+
+    def __init__(self, detail: str, known: Values | None = None) -> None:
+        super().__init__(detail)
+        self.known = known or {}
 
 
 def identity(nvml: ModuleType, handle: object) -> Values:
@@ -66,6 +73,15 @@ def raise_if_gone(nvml: ModuleType, error: object, doing: str) -> None:
         raise GpuGoneError("gpu_reset_required", f"{doing}: {error}")
 
 
+def condemns_driver(nvml: ModuleType, error: object) -> bool:
+    """Tell whether a code speaks of the whole driver, and not of one getter or one GPU."""
+    return getattr(error, "value", None) in (
+        nvml.NVML_ERROR_UNINITIALIZED,
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+    )
+
+
 def words(raised: UnicodeDecodeError) -> str:
     """Save what can be read of a text that is no UTF-8, as some WSL2 drivers send."""
     return raised.object.decode("utf-8", "replace")
@@ -79,22 +95,16 @@ def _collect(nvml: ModuleType, handle: object, getters: Sequence[Getter]) -> Val
         try:
             values.update(getter(nvml, handle))
         except nvml.NVMLError as error:
-            if error.value in _whole_driver(nvml):
+            if condemns_driver(nvml, error):
                 raise
             raise_if_gone(nvml, error, f"reading {fields[0]}")
             unknowns.update(dict.fromkeys(fields, _reason(nvml, error)))
-        except (ImplausibleError, nvml.NVMLLibraryMismatchError) as error:
+        except ImplausibleError as error:
+            values.update(error.known)
+            unknowns.update({field: str(error) for field in fields if field not in error.known})
+        except nvml.NVMLLibraryMismatchError as error:
             unknowns.update(dict.fromkeys(fields, str(error)))
     return {**values, "unknowns": unknowns}
-
-
-def _whole_driver(nvml: ModuleType) -> tuple[int, ...]:
-    """Name the codes that condemn the whole library, not one getter of one GPU."""
-    return (
-        nvml.NVML_ERROR_UNINITIALIZED,
-        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
-        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-    )
 
 
 def _reason(nvml: ModuleType, error: object) -> str:
@@ -160,10 +170,10 @@ def _memory(nvml: ModuleType, handle: object) -> Values:
     total, used, free = (int(getattr(memory, name)) for name in ("total", "used", "free"))
     if not 0 < total <= ABSURD_BYTES:
         raise ImplausibleError(f"the driver answered a total of {total} bytes, which cannot be")
-    values: Values = {"memory_mb": total // MIB, "memory_kind": "dedicated"}
-    if used <= total and free <= total:
-        values |= {"memory_used_mb": used // MIB, "memory_free_mb": free // MIB}
-    return values
+    size: Values = {"memory_mb": total // MIB, "memory_kind": "dedicated"}
+    if used > total or free > total:
+        raise ImplausibleError(f"the driver answered {used} bytes used and {free} free of {total}", size)
+    return {**size, "memory_used_mb": used // MIB, "memory_free_mb": free // MIB}
 
 
 def _utilization(nvml: ModuleType, handle: object) -> Values:

@@ -1,0 +1,155 @@
+"""Each GPU's health over time: one reading after another in, the same readings with health out.
+
+It remembers what a single reading cannot know: since when something is wrong, who was there
+and is gone, how long nothing was heard. It reads no clock and asks no driver; time is handed in.
+
+A cause that cleared is forgotten after so many clean readings (probation), unless it only
+meant that nothing was known. The first reading ever is trusted at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from gpu_agent.probe.nvml_report import UNIDENTIFIED, Missed
+from gpu_agent.probe.reasons import REASONS, health_from, reason
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A reason that still counts, and how many readings in a row no longer gave it."""
+
+    reason: HealthReason
+    clean: int = 0
+
+
+class HealthKeeper:
+    """Turns successive results of the probe into reports whose health has a memory."""
+
+    def __init__(self, stale_after_seconds: float = 60.0, *, clean_readings_needed: int = 3) -> None:
+        self._stale_after_seconds = stale_after_seconds
+        self._clean_readings_needed = clean_readings_needed
+        self._known: dict[str, Gpu] = {}
+        self._held: dict[str, dict[str, _Held]] = {}
+        self._last_good: GpuReport | None = None
+        self._last_good_at: float | None = None
+
+    def observe(self, result: GpuReport | Missed, *, now_wall: float, now_mono: float) -> GpuReport:
+        """Take in what the probe returned at this moment, and say how the GPUs are.
+
+        `now_wall` is Unix time and ends up in reasons; `now_mono`, monotonic seconds, measures ages.
+        """
+        if isinstance(result, Missed):
+            return self._missed(result, now_wall=now_wall, now_mono=now_mono)
+        if result.outcome is not Outcome.OK:
+            why = [reason(result.outcome.value, detail=result.detail)]
+            return replace(result, gpus=self._all_known(why, now_wall))
+        self._last_good_at = now_mono - result.age_seconds
+        self._last_good = self._good(result, now_wall)
+        return self._last_good
+
+    def age_seconds(self, now_mono: float) -> float | None:
+        """Age of the last good reading; None when there never was one."""
+        return None if self._last_good_at is None else max(0.0, now_mono - self._last_good_at)
+
+    def _good(self, result: GpuReport, now_wall: float) -> GpuReport:
+        read = self._identified(result.gpus)
+        listed = {gpu.uuid for gpu in read}
+        vanished = [gpu for uuid, gpu in self._known.items() if uuid not in listed]
+        gone = [
+            replace(_without_figures(gpu), reasons=(reason("gpu_lost", detail=_VANISHED),))
+            for gpu in vanished
+            if gpu.parent_uuid is None  # a MIG slice goes when its owner wants another layout
+        ]
+        for slice_ in (gpu for gpu in vanished if gpu.parent_uuid is not None):
+            self._known.pop(slice_.uuid)
+            self._held.pop(slice_.uuid, None)
+        self._known.update((gpu.uuid, gpu) for gpu in read if not gpu.uuid.startswith(UNIDENTIFIED))
+        return replace(result, gpus=_in_order(self._judged(gpu, now_wall) for gpu in (*read, *gone)))
+
+    def _identified(self, gpus: tuple[Gpu, ...]) -> list[Gpu]:
+        """Give a GPU that could not say who it is the identity last seen in its place."""
+        listed = {gpu.uuid for gpu in gpus}
+        absent = {gpu.index: gpu for uuid, gpu in self._known.items() if uuid not in listed}
+        return [
+            replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons)
+            if gpu.uuid.startswith(UNIDENTIFIED) and gpu.index in absent
+            else gpu
+            for gpu in gpus
+        ]
+
+    def _judged(self, gpu: Gpu, now_wall: float) -> Gpu:
+        """Lay this reading's reasons over those that are still held, each with its first moment."""
+        held = self._held.get(gpu.uuid, {})
+        now_given = {given.code: given for given in gpu.reasons}
+        kept = {
+            code: _Held(old.reason, old.clean + 1)
+            for code, old in held.items()
+            if code not in now_given and self._on_probation(old)
+        }
+        for code, given in now_given.items():
+            since = held[code].reason.since if code in held else given.since
+            kept[code] = _Held(replace(given, since=now_wall if since is None else since))
+        self._held[gpu.uuid] = kept
+        reasons = tuple(self._worded(each) for each in kept.values())
+        return replace(gpu, health=health_from(reasons), reasons=reasons)
+
+    def _on_probation(self, held: _Held) -> bool:
+        proven = REASONS[held.reason.code].health is not Health.UNKNOWN
+        return proven and held.clean + 1 < self._clean_readings_needed
+
+    def _worded(self, held: _Held) -> HealthReason:
+        if held.clean == 0:
+            return held.reason
+        progress = f"cleared, {held.clean} of {self._clean_readings_needed} clean readings"
+        return replace(held.reason, detail=f"{held.reason.detail} ({progress})")
+
+    def _missed(self, missed: Missed, *, now_wall: float, now_mono: float) -> GpuReport:
+        age = self.age_seconds(now_mono)
+        if self._last_good is not None and age is not None and age <= self._stale_after_seconds:
+            return self._last_good
+        since = now_wall - (now_mono - missed.since)
+        why = [reason(missed.reason, detail=missed.detail, since=since)]
+        return GpuReport(
+            outcome=Outcome.DRIVER_BROKEN,
+            detail=missed.detail,
+            gpus=self._all_known(why, now_wall),
+            driver_version=self._last_good.driver_version if self._last_good else None,
+            cuda_version=self._last_good.cuda_version if self._last_good else None,
+        )
+
+    def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
+        """List every GPU ever seen, without figures, with these reasons beside those it had."""
+        return _in_order(self._overcast(gpu, why, now_wall) for gpu in self._known.values())
+
+    def _overcast(self, gpu: Gpu, why: list[HealthReason], now_wall: float) -> Gpu:
+        """Add what makes every GPU unknown; nothing was read, so no cause clears and no count goes on."""
+        held = self._held.setdefault(gpu.uuid, {})
+        for each in why:
+            first = held[each.code].reason.since if each.code in held else each.since
+            held[each.code] = _Held(replace(each, since=now_wall if first is None else first))
+        reasons = tuple(self._worded(each) for each in held.values())
+        return replace(_without_figures(gpu), health=health_from(reasons), reasons=reasons)
+
+
+_VANISHED = "the driver no longer lists the GPU"
+
+
+def _without_figures(gpu: Gpu) -> Gpu:
+    """Keep who a GPU is and drop how it was."""
+    return Gpu(
+        uuid=gpu.uuid,
+        name=gpu.name,
+        index=gpu.index,
+        vendor=gpu.vendor,
+        memory_mb=gpu.memory_mb,
+        memory_kind=gpu.memory_kind,
+        compute_capability=gpu.compute_capability,
+        pci_bus_id=gpu.pci_bus_id,
+        mig_enabled=gpu.mig_enabled,
+        parent_uuid=gpu.parent_uuid,
+    )
+
+
+def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.index is None, gpu.index or 0, gpu.uuid)))
