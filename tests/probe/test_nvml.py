@@ -1,0 +1,280 @@
+"""The daemon's way to the driver, with real children and the fake library."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.nvml_conversation import Conversation
+from gpu_agent.probe.nvml_report import Missed
+from gpu_agent.wire.inventory import GpuReport, Health, Outcome
+from tests.nvml_fake.control import FakeNvml
+
+AT_ONCE = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0)
+
+
+@asynccontextmanager
+async def probing(
+    fake: FakeNvml, deadline_seconds: float = 20.0, *, policy: ChildPolicy | None = None
+) -> AsyncIterator[NvmlProbe]:
+    """A probe of the fake machine that leaves no process behind."""
+    probe = NvmlProbe(deadline_seconds=deadline_seconds, env=fake.environment(), policy=policy)
+    try:
+        yield probe
+    finally:
+        for fault in ("hang", "delay"):
+            fake.unset(fault)
+        child = probe._child
+        await probe.close()
+        assert child is None or await child.gone_within(10)
+
+
+async def report_from(probe: NvmlProbe) -> GpuReport:
+    """Read until the driver answers."""
+    async with asyncio.timeout(30):
+        while isinstance(result := await probe.read(), Missed):
+            pass
+    return result
+
+
+async def miss_from(probe: NvmlProbe) -> Missed:
+    result = await probe.read()
+    assert isinstance(result, Missed), result
+    return result
+
+
+def child_of(probe: NvmlProbe) -> Conversation:
+    assert probe._child is not None
+    return probe._child
+
+
+async def test_eight_gpus_are_read_and_the_child_is_started_once(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=8)
+    async with probing(fake) as probe:
+        for _ in range(3):
+            report = await report_from(probe)
+            assert report.outcome is Outcome.OK
+            assert [gpu.uuid for gpu in report.gpus] == [fake.fact("uuid", index) for index in range(8)]
+            assert all(gpu.health is Health.OK for gpu in report.gpus)
+            assert report.age_seconds == 0.0
+    assert len(fake.callers()) == 1
+
+
+async def test_reads_at_the_same_time_share_one_ask(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake) as probe:
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(probe.read(), name=f"read-{n}") for n in range(5)]
+        assert all(isinstance(read.result(), GpuReport) for read in reads)
+    assert fake.calls().count("nvmlDeviceGetTemperature 0") == 1
+
+
+async def test_a_delay_below_the_deadline_is_waited_for(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("delay", "nvmlDeviceGetUtilizationRates", "*", 150)
+    async with probing(fake) as probe:
+        report = await report_from(probe)
+    assert report.took_ms >= 150
+
+
+async def test_a_hung_driver_is_missed_within_the_deadline_with_its_first_moment(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, 0.4) as probe:
+        await report_from(probe)
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
+        before = time.monotonic()
+        first = await miss_from(probe)
+        took_seconds = time.monotonic() - before
+        second = await miss_from(probe)
+    assert 0.4 <= took_seconds < 1.5
+    assert first.reason == second.reason == "nvml_hung"
+    assert before <= first.since <= before + 0.4
+    assert second.since == first.since
+    assert "dmesg" in first.detail
+
+
+async def test_while_a_child_is_stuck_no_other_is_started_and_its_late_answer_is_the_recovery(
+    tmp_path: Path,
+) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, 0.4) as probe:
+        await report_from(probe)
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
+        for _ in range(3):
+            await miss_from(probe)
+        fake.unset("hang")
+        recovered = await report_from(probe)
+        assert recovered.outcome is Outcome.OK
+        assert not isinstance(await report_from(probe), Missed)
+    assert len(fake.callers()) == 1
+
+
+async def test_a_late_answer_that_lay_waiting_says_how_old_it_is(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, 0.4) as probe:
+        await report_from(probe)
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
+        await miss_from(probe)
+        owed = child_of(probe).owed
+        assert owed is not None
+        fake.unset("hang")
+        await asyncio.wait({owed}, timeout=10)
+        await asyncio.sleep(0.05)
+        late = await report_from(probe)
+    assert late.age_seconds >= 0.05
+
+
+async def test_a_child_that_stays_stuck_is_asked_to_end_never_killed_and_never_doubled(
+    tmp_path: Path,
+) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, 0.4, policy=ChildPolicy(end_hung_after_seconds=0.0)) as probe:
+        await report_from(probe)
+        stuck = child_of(probe)
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
+        for _ in range(3):
+            assert (await miss_from(probe)).reason == "nvml_hung"
+        assert stuck.leaving
+        assert child_of(probe) is stuck
+        assert stuck.process.poll() is None
+        assert fake.callers() == [stuck.process.pid]
+        fake.unset("hang")
+        assert (await report_from(probe)).outcome is Outcome.OK
+        assert stuck.process.returncode == -signal.SIGTERM
+        assert child_of(probe) is not stuck
+
+
+async def test_close_leaves_a_stuck_child_behind_within_two_seconds(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, 0.4) as probe:
+        await report_from(probe)
+        stuck = child_of(probe)
+        fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
+        await miss_from(probe)
+        before = time.monotonic()
+        await probe.close()
+        assert time.monotonic() - before < 2
+        assert stuck.process.poll() is None
+        fake.unset("hang")
+        assert await stuck.gone_within(10)
+
+
+async def test_close_ends_an_idle_child_by_closing_its_stdin(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake) as probe:
+        await report_from(probe)
+        child = child_of(probe)
+        await probe.close()
+        assert child.gone.is_set()
+        assert child.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "how"),
+    [
+        (("crash", "nvmlDeviceGetName", "*"), "was ended by SIGSEGV"),
+        (("exit", "nvmlInitWithFlags", "*", 1), "left with exit status 1"),
+    ],
+)
+async def test_a_child_that_dies_is_missed_and_started_again_only_after_its_backoff(
+    tmp_path: Path, fault: tuple[object, ...], how: str
+) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set(*fault)
+    policy = ChildPolicy(restart_seconds=3600, restart_ceiling_seconds=3600)
+    async with probing(fake, policy=policy) as probe:
+        first = await miss_from(probe)
+        second = await miss_from(probe)
+        assert first.reason == second.reason == "nvml_child_died"
+        assert how in first.detail
+        assert second.since == first.since
+    assert len(fake.callers()) == 1
+
+
+async def test_a_child_that_died_is_replaced_when_its_wait_is_over(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("crash", "nvmlDeviceGetName", "*")
+    async with probing(fake, policy=AT_ONCE) as probe:
+        await miss_from(probe)
+        fake.unset("crash")
+        assert (await report_from(probe)).outcome is Outcome.OK
+    assert len(fake.callers()) == 2
+
+
+async def test_a_child_killed_between_two_reads_is_replaced(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    async with probing(fake, policy=AT_ONCE) as probe:
+        await report_from(probe)
+        killed = child_of(probe)
+        killed.process.terminate()
+        assert await killed.gone_within(10)
+        assert isinstance(await probe.read(), GpuReport)
+
+
+async def test_the_wait_before_a_restart_doubles_up_to_a_ceiling_and_a_reading_resets_it(
+    tmp_path: Path,
+) -> None:
+    probe = NvmlProbe(policy=ChildPolicy(restart_seconds=1, restart_ceiling_seconds=5))
+    waits = []
+    for _ in range(5):
+        probe._back_off(100.0)
+        waits.append(probe._restart_at - 100.0)
+    assert waits == [1, 2, 4, 5, 5]
+    fake = FakeNvml(tmp_path)
+    async with probing(fake) as working:
+        working._restart_wait_seconds = 60.0
+        await report_from(working)
+        assert working._restart_wait_seconds == 0.0
+
+
+async def test_a_driver_mended_after_it_was_broken_is_seen_by_a_new_child(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("error", "nvmlInitWithFlags", "*", "LIB_RM_VERSION_MISMATCH")
+    async with probing(fake) as probe:
+        broken = await report_from(probe)
+        fake.unset("error")
+        mended = await report_from(probe)
+    assert (broken.outcome, mended.outcome) == (Outcome.DRIVER_BROKEN, Outcome.OK)
+    assert len(fake.callers()) == 2
+
+
+async def test_a_lost_gpu_is_looked_for_anew_from_time_to_time_only(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    async with probing(fake, policy=ChildPolicy(reopen_lost_after_seconds=3600)) as patient:
+        fake.set("error", "nvmlDeviceGetName", 1, "GPU_IS_LOST")
+        for _ in range(3):
+            assert (await report_from(patient)).gpus[1].health is Health.LOST
+        assert fake.calls().count("nvmlInitWithFlags") == 1
+    async with probing(fake, policy=ChildPolicy(reopen_lost_after_seconds=0.0)) as eager:
+        assert (await report_from(eager)).gpus[1].health is Health.LOST
+        fake.unset("error")
+        assert (await report_from(eager)).gpus[1].health is Health.OK
+
+
+async def test_chatter_on_the_childs_stdout_is_no_answer() -> None:
+    chatty = (
+        "import sys, json\n"
+        "for line in sys.stdin:\n"
+        "    print('driver says hello'); print('{}'); print('[1]')\n"
+        "    print(json.dumps({'id': 99, 'outcome': 'ok', 'gpus': [{}]}))\n"
+        "    print(json.dumps({'id': json.loads(line)['id'], 'outcome': 'ok', 'gpus': []}), flush=True)\n"
+    )
+    probe = NvmlProbe((sys.executable, "-c", chatty), 20.0)
+    assert await probe.read() == GpuReport(outcome=Outcome.OK)
+    assert await probe.read() == GpuReport(outcome=Outcome.OK)
+    await probe.close()
+
+
+async def test_a_command_that_cannot_be_started_is_a_death_with_a_reason(tmp_path: Path) -> None:
+    probe = NvmlProbe((os.fspath(tmp_path / "missing"),))
+    missed = await miss_from(probe)
+    assert missed.reason == "nvml_child_died"
+    assert "could not be started" in missed.detail
+    await probe.close()
