@@ -26,7 +26,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Close the WebSocket; a `Disconnected` follows unless none was open."""
+    """Close the WebSocket, or give up opening it, and hear no more of it: no event of it follows."""
 
     code: int
     reason: str

@@ -42,7 +42,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The WebSocket closed, by whichever side."""
+    """The WebSocket closed without a `Disconnect` of ours."""
 
     code: int | None
     detail: str

@@ -1,0 +1,78 @@
+"""Attempts at a session: with which credential, how long after a failure, and why the last one failed.
+
+Opens nothing and knows nothing of messages: what a refusal's code asks for is the machine's to decide.
+"""
+
+from collections.abc import Callable
+
+from gpu_agent.session.actions import Credential
+from gpu_agent.session.backoff import Backoff
+from gpu_agent.session.events import ConnectFailed
+from gpu_agent.session.settings import SessionSettings
+from gpu_agent.session.words import clipped
+
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+
+_CREDENTIAL_REFUSED = {
+    (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "
+    "ask its operator for a new join token",
+    (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or asks for one: "
+    "ask its operator for a join token",
+    (_FORBIDDEN, Credential.JOIN): "the registry does not allow this join token: ask its operator",
+    (_FORBIDDEN, Credential.BEST): "the registry does not allow this credential: ask its operator",
+}
+
+
+class Attempts:
+    """One after the other, until a session proves stable."""
+
+    def __init__(self, settings: SessionSettings, *, has_token: bool, draw: Callable[[], float]) -> None:
+        self._settings = settings
+        self._draw = draw
+        self._has_token = has_token
+        self._registered_since: float | None = None
+        self._backoff = Backoff(
+            first_seconds=settings.backoff_first_seconds,
+            ceiling_seconds=settings.backoff_ceiling_seconds,
+            draw=draw,
+        )
+        self.credential = Credential.BEST
+        self.last_refusal: str | None = None
+
+    def startup_delay(self) -> float:
+        """Draw the wait before the first attempt."""
+        return self._draw() * self._settings.startup_jitter_seconds
+
+    def fall_back_to_join_token(self, failure: ConnectFailed) -> bool:
+        """Say whether to try again at once with the join token: the node token was refused (§2)."""
+        if failure.http_status != _UNAUTHORIZED or not self._has_token or self.credential is Credential.JOIN:
+            return False
+        self.credential = Credential.JOIN
+        return True
+
+    def explain(self, failure: ConnectFailed) -> tuple[str, bool]:
+        """Say why no connection came of it, and whether a credential is to blame."""
+        credential_refused = _CREDENTIAL_REFUSED.get((failure.http_status or 0, self.credential))
+        return (clipped(failure.detail), False) if credential_refused is None else (credential_refused, True)
+
+    def connected(self) -> None:
+        """Take note of an open socket: nothing is proven by it yet."""
+        self._registered_since = None
+
+    def registered(self, now: float, *, new_token: bool) -> None:
+        """Take note of an ack: from now the session is proving itself."""
+        self._has_token = self._has_token or new_token
+        self.last_refusal = None
+        if self._registered_since is None:
+            self._registered_since = now
+
+    def next_delay(self, now: float, *, at_ceiling: bool = False, retry_after: float | None = None) -> float:
+        """Draw the wait before the next attempt, which takes the best credential again."""
+        since, self._registered_since = self._registered_since, None
+        if since is not None and now - since >= self._settings.stability_seconds:
+            self._backoff.reset()
+        self.credential = Credential.BEST
+        at_least = min(retry_after or 0.0, self._settings.longest_retry_after_seconds)
+        if at_ceiling:
+            return self._backoff.delay_at_ceiling(at_least=at_least)
+        return self._backoff.next_delay(at_least=at_least)

@@ -1,0 +1,239 @@
+"""What is said on an open WebSocket: register, beat, heed the registry, say goodbye.
+
+Opens and closes nothing: when it is over it says so by an `Ending`, and the machine acts on it.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from gpu_agent.session.actions import Action, ForgetIdentity, Note, Probe, SaveIdentity, Send
+from gpu_agent.session.beats import Beats
+from gpu_agent.session.events import StopRequested
+from gpu_agent.session.registration import Registration
+from gpu_agent.session.settings import SessionSettings
+from gpu_agent.session.story import State, Story
+from gpu_agent.session.words import blames_credential, clipped, refusal, refusal_note, status_note
+from gpu_agent.wire.codes import NodeStatus, Reaction, reaction_to
+from gpu_agent.wire.messages import (
+    FromRegistry,
+    NodeControl,
+    NodeError,
+    NodeRegisterAck,
+    NodeStatusMessage,
+    NodeUnregister,
+)
+
+
+class Then(StrEnum):
+    """What follows when a conversation is over."""
+
+    RETRY = "retry"
+    RETRY_AT_CEILING = "retry_at_ceiling"
+    AWAIT_GPU = "await_gpu"
+    YIELD = "yield"
+    LEAVE = "leave"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a conversation ended, and why."""
+
+    then: Then
+    why: str
+    retry_after_seconds: float | None = None
+
+
+_ENDS: dict[Reaction, Then] = {
+    Reaction.AWAIT_GPU: Then.AWAIT_GPU,
+    Reaction.DOWNGRADE_SCHEMA: Then.FAIL,
+    Reaction.FORGET_ID: Then.RETRY,
+    Reaction.RETRY_AT_CEILING: Then.RETRY_AT_CEILING,
+    Reaction.REGISTER_AGAIN: Then.RETRY,
+    Reaction.YIELD: Then.YIELD,
+    Reaction.STOP: Then.FAIL,
+    Reaction.BACK_OFF: Then.RETRY,
+}
+"""What a refusal comes to when nothing can be tried on the same socket (§3.3)."""
+
+_FINAL_AT_ANY_TIME = frozenset({Reaction.AWAIT_GPU, Reaction.YIELD, Reaction.STOP})
+
+
+class Conversation:
+    """One at a time, on whichever socket is open; lives as long as the machine."""
+
+    def __init__(self, settings: SessionSettings, *, registration: Registration, story: Story) -> None:
+        self._settings = settings
+        self._registration = registration
+        self._story = story
+        self._wait_until = math.inf
+        """When the ack, or the end of a drain, is overdue."""
+        self._refresh_until = math.inf
+        """When a `refresh` gets its full beat even without a new probe."""
+        self._registered_again_at = -math.inf
+        self.beats = Beats(settings)
+        self.state = State.AWAITING_ACK
+        self.ending: Ending | None = None
+        self.verdict: NodeStatusMessage | None = None
+
+    @property
+    def due_at(self) -> float:
+        """When something is to be said, or given up waiting for."""
+        if self.state is State.AWAITING_ACK:
+            return self._wait_until
+        return min(self._wait_until, self._refresh_until, self.beats.due_at)
+
+    def open(self, now: float) -> list[Action]:
+        """Begin: `node_register` is the first thing said."""
+        self.ending, self.state = None, State.CONNECTING
+        self._registration.connection_opened()
+        return self._register(now, "connected")
+
+    def declared(self, now: float) -> list[Action]:
+        """Tell what is new, when it is; answer a `refresh` that waits for it."""
+        if self.state is State.AWAITING_ACK or self._registration.declaration is None:
+            return []
+        if self._refresh_until < math.inf:
+            self._refresh_until = now
+        self.beats.hurry_if_changed(self._registration.declaration, now)
+        return self.act_if_due(now)
+
+    def hear(self, message: FromRegistry, now: float) -> list[Action]:
+        """Take what the registry said; anything may come at any time."""
+        match message:
+            case NodeRegisterAck() if self.state is State.AWAITING_ACK:
+                return self._acknowledged(message, now)
+            case NodeError():
+                return self._refused(message, now)
+            case NodeStatusMessage() if message.node_id == self._registration.node_id:
+                return self._status_given(message)
+            case NodeControl() if self.state is State.REGISTERED:
+                return self._commanded(message, now)
+            case NodeRegisterAck() | NodeStatusMessage() | NodeControl():
+                return [Note("message_ignored", {"type": message.type, "state": self.state.value})]
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def act_if_due(self, now: float) -> list[Action]:
+        """Beat, or give up waiting, when it is time."""
+        if self.state is State.AWAITING_ACK:
+            if now >= self._wait_until:
+                patience = self._settings.ack_timeout_seconds
+                self._end(Then.RETRY, f"no answer to node_register within {patience:g} s")
+            return []
+        if now >= self._wait_until:
+            self._end(Then.LEAVE, "the drain's deadline passed")
+            return []
+        node_id, declaration = self._registration.node_id, self._registration.declaration
+        full = now >= self._refresh_until
+        if node_id is None or declaration is None or not (full or now >= self.beats.due_at):
+            return []
+        if full:
+            self._refresh_until = math.inf
+        return [self.beats.compose(node_id, declaration, now, full=full)]
+
+    def say_goodbye(self, event: StopRequested, now: float) -> list[Action]:
+        """Announce the shutdown (§3.6); ends at once unless a drain is asked and not yet under way."""
+        node_id = self._registration.node_id
+        drain = event.drain and self.state is State.REGISTERED
+        deadline = event.deadline_seconds if drain else None
+        if drain:
+            patience = self._settings.drain_deadline_seconds if deadline is None else deadline
+            until = now + patience + self._settings.drain_grace_seconds
+            self._move(State.LEAVING, now, f"asked to drain: {event.reason}", until=until)
+        else:
+            self._end(Then.LEAVE, event.reason)
+        if node_id is None:
+            return []
+        goodbye = NodeUnregister(node_id=node_id, reason=event.reason, drain=drain, deadline_seconds=deadline)
+        return [Send(goodbye)]
+
+    def _acknowledged(self, ack: NodeRegisterAck, now: float) -> list[Action]:
+        node_id, schema = ack.node_id, self._registration.schema_version
+        told = self._registration.accepted(node_id)
+        self.verdict = NodeStatusMessage(node_id=node_id, status=NodeStatus.REGISTERING, reason="registered")
+        self.beats.begin(ack, told, now)
+        self._move(State.REGISTERED, now, f"acknowledged as {node_id}")
+        return [
+            SaveIdentity(node_id=node_id, node_token=ack.node_token),
+            Note("node_registered", {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}),
+            *self.act_if_due(now),
+        ]
+
+    def _refused(self, error: NodeError, now: float) -> list[Action]:
+        note = refusal_note(error, registering=self.state is State.AWAITING_ACK)
+        if self.state is State.LEAVING:
+            self._end(Then.LEAVE, refusal(error))
+            return [note]
+        if self.state is State.REGISTERED:
+            return [note, *self._react_to_complaint(error, now)]
+        return [note, *self._react_to_refusal(error, now)]
+
+    def _react_to_refusal(self, error: NodeError, now: float) -> list[Action]:
+        """Answer a refused `node_register`: on the same socket where §3.3 says so, else end."""
+        reaction, old_id = reaction_to(error.code), self._registration.node_id
+        if reaction is Reaction.REGISTER_AGAIN:
+            return []  # the late answer to a beat that went out before this registration
+        if reaction is Reaction.DOWNGRADE_SCHEMA and self._registration.downgrade(error.details):
+            return self._register(now, f"retrying with schema {self._registration.schema_version}")
+        if reaction is Reaction.FORGET_ID and self._registration.forget_id():
+            return [ForgetIdentity(old_id), *self._register(now, f"{old_id} is held by another")]
+        self._end(_ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
+        return []
+
+    def _react_to_complaint(self, error: NodeError, now: float) -> list[Action]:
+        """Answer an error that comes while registered; one about a single beat changes nothing."""
+        reaction = reaction_to(error.code)
+        if reaction is Reaction.REGISTER_AGAIN:
+            return self._register_again(now, refusal(error))
+        if reaction in _FINAL_AT_ANY_TIME or blames_credential(error):
+            self._end(_ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
+        return []
+
+    def _status_given(self, message: NodeStatusMessage) -> list[Action]:
+        before, self.verdict = self.verdict, message
+        self.beats.follow(message)
+        if self.state is State.LEAVING and message.status == NodeStatus.OFFLINE:
+            self._end(Then.LEAVE, "drained")
+        changed = before is None or before.status != message.status
+        return [status_note(before, message)] if changed else []
+
+    def _commanded(self, control: NodeControl, now: float) -> list[Action]:
+        facts = {"command": clipped(control.command), "reason": clipped(control.reason or "")}
+        match control.command:
+            case "reregister":
+                return [
+                    Note("control_obeyed", facts),
+                    *self._register_again(now, "ordered to"),
+                ]
+            case "refresh" if self._refresh_until == math.inf:
+                self._refresh_until = now + self._settings.refresh_patience_seconds
+                return [Note("control_obeyed", facts), Probe()]
+            case "refresh":
+                return []  # one is under way
+            case _:
+                return [Note("control_unknown", facts, problem=True)]
+
+    def _register(self, now: float, cause: str) -> list[Action]:
+        self._refresh_until = math.inf
+        self._move(State.AWAITING_ACK, now, cause, until=now + self._settings.ack_timeout_seconds)
+        return [Send(self._registration.compose())]
+
+    def _register_again(self, now: float, cause: str) -> list[Action]:
+        """Register on the same socket at once; twice in a short time is a loop, and backs off."""
+        since, self._registered_again_at = now - self._registered_again_at, now
+        if since < self._settings.register_again_guard_seconds:
+            self._end(Then.RETRY, f"twice in {since:.1f} s: {cause}")
+            return []
+        return self._register(now, cause)
+
+    def _end(self, then: Then, why: str, *, retry_after: float | None = None) -> None:
+        if then is Then.AWAIT_GPU:
+            self._registration.gpus_refused()
+        self.ending = Ending(then, why, retry_after)
+
+    def _move(self, state: State, now: float, cause: str, *, until: float = math.inf) -> None:
+        self._story.record(now, (self.state, state), cause)
+        self.state, self._wait_until = state, until

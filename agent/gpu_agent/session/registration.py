@@ -1,0 +1,102 @@
+"""What to say in `node_register`, and how refusals change it (§3.1, §3.3).
+
+Remembers what this connection and this identity have been refused. Decides nothing
+about time: when to try again is the machine's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_agent.session.story import SessionError
+from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
+from gpu_agent.wire.declaration import NEWEST_SCHEMA, Declaration, registration
+from gpu_agent.wire.messages import GpuDeclaration, NodeRegister
+
+_OLDEST_SCHEMA = SUPPORTED_SCHEMA_VERSIONS[0]
+
+
+class NothingDeclaredError(SessionError):
+    """The machine would register before anything was declared: our fault."""
+
+
+class Registration:
+    """The identity and the declaration that the next `node_register` carries."""
+
+    def __init__(self, *, node_id: str | None) -> None:
+        self.node_id = node_id
+        self.declaration: Declaration | None = None
+        self.running_jobs: tuple[str, ...] | None = None
+        self.schema_version = NEWEST_SCHEMA
+        self._sent: Declaration | None = None
+        self._downgraded = False
+        self._in_conflict = False
+        self._refused_gpus: tuple[_Identity, ...] | None = None
+
+    @property
+    def possible(self) -> bool:
+        """True when there is a GPU to declare that the registry has not just refused (R-01)."""
+        declaration = self.declaration
+        return (
+            declaration is not None and declaration.has_gpu and _identities(declaration) != self._refused_gpus
+        )
+
+    def compose(self) -> NodeRegister:
+        """Write the message. There must be a declaration."""
+        if self.declaration is None:
+            raise NothingDeclaredError
+        self._sent = self.declaration
+        return registration(
+            self._sent,
+            node_id=self.node_id,
+            schema_version=self.schema_version,
+            running_jobs=self.running_jobs,
+        )
+
+    def connection_opened(self) -> None:
+        """Begin with the newest schema again: the registry may have been replaced."""
+        self.schema_version = NEWEST_SCHEMA
+        self._downgraded = False
+
+    def accepted(self, node_id: str) -> Declaration:
+        """Take the registry's verdict; returns what it was told. What was refused before is over."""
+        self.node_id = node_id
+        self._in_conflict = False
+        self._refused_gpus = None
+        if self._sent is None:
+            raise NothingDeclaredError
+        return self._sent
+
+    def gpus_refused(self) -> None:
+        """Declare what was sent no more: register again only when other GPUs appear."""
+        self._refused_gpus = None if self._sent is None else _identities(self._sent)
+
+    def forget_id(self) -> bool:
+        """Suggest no id from now on; False when this is the second conflict in a row."""
+        if self._in_conflict:
+            return False
+        self._in_conflict = True
+        self.node_id = None
+        return True
+
+    def downgrade(self, details: Mapping[str, Any] | None) -> bool:
+        """Take the highest schema that both sides know; False when there is none to try, or no more."""
+        stated = (details or {}).get("supported")
+        supported = [one for one in stated if isinstance(one, str)] if isinstance(stated, list) else []
+        theirs = supported or [_OLDEST_SCHEMA]
+        known = [version for version in SUPPORTED_SCHEMA_VERSIONS if version in theirs]
+        if self._downgraded or not known or known[-1] == self.schema_version:
+            return False
+        self._downgraded = True
+        self.schema_version = known[-1]
+        return True
+
+
+_Identity = tuple[str | None, str, float | None]
+
+
+def _identities(declaration: Declaration) -> tuple[_Identity, ...]:
+    return tuple(_identity(gpu) for gpu in declaration.hardware.gpus)
+
+
+def _identity(gpu: GpuDeclaration) -> _Identity:
+    return (gpu.uuid, gpu.name, gpu.memory_gb)
