@@ -62,25 +62,28 @@ class Catalogue:
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._known: dict[_Key, _Known] = {}
-        self._overdue: frozenset[_Key] = frozenset()
+        self._scans = 0
+        self._looked: dict[_Key, int] = {}
 
     def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
         """Look for models, for no longer than the budget and the unit it ends in."""
         deadline = self._monotonic() + budget_seconds
         units, problems = self._units()
-        order = sorted(units, key=lambda key: key not in self._overdue)  # stable: overdue ones first
+        order = sorted(units, key=lambda key: self._looked.get(key, 0))  # stable: longest unseen first
+        self._scans += 1
         reached = 0
         for key in order:
             if reached and self._monotonic() >= deadline:
                 break
             source, unit = units[key]
             self._look(key, source, unit)
+            self._looked[key] = self._scans
             reached += 1
-        self._overdue = frozenset(order[reached:])
         self._known = {key: self._known[key] for key in units if key in self._known}
+        self._looked = {key: self._looked[key] for key in self._known}
         for known in self._known.values():
             problems.update(known.reading.problems)
-        return Scan(models=self._models(), complete=not self._overdue, problems=problems)
+        return Scan(models=self._models(), complete=reached == len(order), problems=problems)
 
     def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str]]:
         units: dict[_Key, tuple[ModelSource, Unit]] = {}

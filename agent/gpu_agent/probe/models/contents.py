@@ -7,7 +7,7 @@ found already, and reads no more than the heads of the few that describe the mod
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpu_agent.probe.models import gguf
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, texts
@@ -92,19 +92,20 @@ class Contents:
         return next((file for file in self.files if file.name == name and not file.problem), None)
 
     def kind(self, tree: Tree, name: str) -> str:
-        """What the model `name` is for, by its own files."""
-        kind = kind_of(self._facts(tree, name))
+        """What the model `name` is for, by its own files; each is read only if those before do not tell."""
+        facts = self._facts(tree, name)
+        kind = kind_of(facts)
+        if kind == "other":
+            kind = kind_of(replace(facts, pipeline_tag=self._pipeline_tag(tree)))
         return self._kind_in_gguf(tree) or kind if kind == "other" else kind
 
     def _facts(self, tree: Tree, name: str) -> Facts:
         config = read_object(tree, self.file("config.json"))
-        architectures = tuple(texts(config.get("architectures")))
         model_type = config.get("model_type")
         return Facts(
             name=name,
-            architectures=architectures,
+            architectures=tuple(texts(config.get("architectures"))),
             model_type=model_type if isinstance(model_type, str) else None,
-            pipeline_tag=self._pipeline_tag(tree),
             sentence_encoder=self.file("modules.json") is not None,
         )
 

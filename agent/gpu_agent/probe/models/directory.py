@@ -112,9 +112,10 @@ class _Search:
 def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None = None) -> Model:
     statement = contents.file(_STATEMENT)
     stated = read_object(tree, statement)
-    model_id = _text(stated.get("model_id")) or readable(name)
-    if statement and "model_id" not in stated:
+    stated_id = _text(stated.get("model_id"))
+    if statement and stated_id is None:
         return _in_error(name, "its model.json is no JSON object with a model_id")
+    model_id = stated_id or readable(name)
     revision = revision_noted(tree, folder) if folder else None
     status, detail = _state(contents)
     source_language, target_language = languages_of(model_id)

@@ -1,0 +1,67 @@
+"""Real caches on a real disk, in the layouts that others write."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+
+LONG_AGO = 1_600_000_000
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of a hub cache, written as the hub's own library writes it."""
+
+    path: Path
+
+    def snapshot(self, revision: str, files: Mapping[str, bytes | str], *, ref: str | None = "main") -> Path:
+        folder = self.path / "snapshots" / revision
+        for name, content in files.items():
+            link = folder / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            blob = self.blob(content)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+        if ref:
+            self.ref(ref, revision)
+        return folder
+
+    def blob(self, content: bytes | str) -> Path:
+        data = content.encode() if isinstance(content, str) else content
+        blob = self.path / "blobs" / sha1(data).hexdigest()  # noqa: S324  the hub's own naming
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(data)
+        return blob
+
+    def ref(self, name: str, revision: str) -> None:
+        ref = self.path / "refs" / name
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(revision)
+
+    def incomplete(self, name: str = "deadbeef") -> Path:
+        blob = self.path / "blobs" / f"{name}.incomplete"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"half")
+        return blob
+
+
+def repository(hub: Path, model_id: str) -> Repository:
+    path = hub / ("models--" + model_id.replace("/", "--"))
+    path.mkdir(parents=True)
+    return Repository(path)
+
+
+def revision(number: int) -> str:
+    return f"{number:x}".rjust(2, "0") * 20
+
+
+def whisper_files() -> dict[str, bytes | str]:
+    config = {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
+    return {"config.json": json.dumps(config), "model.safetensors": b"\x00" * 100}
+
+
+def settle(folder: Path) -> None:
+    """Make everything old, as if nothing had changed for years."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)

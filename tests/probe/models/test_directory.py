@@ -1,0 +1,181 @@
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.tree import MAX_DEPTH
+from gpu_agent.wire.inventory import Model, ModelStatus
+from tests.probe.models.caches import revision
+
+
+def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
+    source = ModelFolders([root])
+    readings = [source.read(unit) for unit in source.units().units]
+    models = {model.model_id: model for reading in readings for model in reading.models}
+    return models, {name: why for reading in readings for name, why in reading.problems.items()}
+
+
+def write(path: Path, content: bytes | str = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_model_json_states_the_model(tmp_path: Path) -> None:
+    stated = {"model_id": "my/asr", "version": 3, "kind": "asr", "src_lang": "de", "dialect": "bavarian"}
+    write(tmp_path / "folder" / "model.json", json.dumps(stated))
+    write(tmp_path / "folder" / "weights.onnx", b"12345")
+    models, problems = found_in(tmp_path)
+    assert problems == {}
+    assert models == {
+        "my/asr": Model(
+            model_id="my/asr",
+            version="3",
+            kind="asr",
+            src_lang="de",
+            dialect="bavarian",
+            source="directory",
+            size_bytes=5 + len(json.dumps(stated)),
+            format="onnx",
+        )
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": "1"}', '{"model_id": []}', "\xff"])
+def test_a_broken_model_json_is_a_model_in_error(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "folder" / "model.json", text.encode("latin-1"))
+    models, _ = found_in(tmp_path)
+    assert models["folder"].status is ModelStatus.ERROR
+    assert models["folder"].detail == "its model.json is no JSON object with a model_id"
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.safetensors", "m.onnx", "m.plan", "m.engine", "M.GGUF"])
+def test_a_folder_with_weights_is_one_model_named_by_its_path(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "org" / "model" / name)
+    write(tmp_path / "org" / "model" / "extra" / "more.onnx")
+    models, _ = found_in(tmp_path)
+    assert list(models) == ["org/model"]
+    assert (models["org/model"].status, models["org/model"].version) == (ModelStatus.READY, "unversioned")
+
+
+def test_loose_files_are_one_model_each_and_parts_are_one_together(tmp_path: Path) -> None:
+    write(tmp_path / "small.gguf")
+    write(tmp_path / "big-00001-of-00002.gguf")
+    write(tmp_path / "half.gguf.part")
+    write(tmp_path / "notes.txt")
+    models, _ = found_in(tmp_path)
+    assert {name: model.status for name, model in models.items()} == {
+        "small": ModelStatus.READY,
+        "big": ModelStatus.ERROR,
+        "half": ModelStatus.DOWNLOADING,
+    }
+    write(tmp_path / "big-00002-of-00002.gguf")
+    models, _ = found_in(tmp_path)
+    assert (models["big"].status, models["big"].size_bytes) == (ModelStatus.READY, 2)
+
+
+def test_a_triton_model_has_its_highest_numbered_folder_as_version(tmp_path: Path) -> None:
+    write(tmp_path / "detector" / "config.pbtxt", 'backend: "tensorrt"')
+    models, _ = found_in(tmp_path)
+    assert models["detector"].detail == "it has no numbered version folder"
+    for version in ("2", "10", "next"):
+        write(tmp_path / "detector" / version / "model.plan")
+    models, _ = found_in(tmp_path)
+    model = models["detector"]
+    assert (model.status, model.version, model.format) == (ModelStatus.READY, "10", "tensorrt")
+
+
+def test_a_root_that_is_itself_a_model_is_one_model(tmp_path: Path) -> None:
+    write(tmp_path / "model.json", '{"model_id": "whole"}')
+    write(tmp_path / "part" / "weights.onnx")
+    models, _ = found_in(tmp_path)
+    assert list(models) == ["whole"]
+
+
+def test_a_download_of_the_hub_into_a_folder_tells_its_revision(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "model.safetensors")
+    write(
+        tmp_path / "m" / ".cache" / "huggingface" / "download" / "config.json.metadata",
+        revision(5) + "\netag\n",
+    )
+    models, _ = found_in(tmp_path)
+    assert (models["m"].version, models["m"].revision) == (revision(5)[:12], revision(5))
+
+
+def test_a_folder_being_fetched_is_downloading(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "model.safetensors.incomplete")
+    models, _ = found_in(tmp_path)
+    assert models["m"].status is ModelStatus.DOWNLOADING
+
+
+def test_weights_linked_from_outside_the_root_are_an_error_and_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "big.gguf")
+    (tmp_path / "root" / "m").mkdir(parents=True)
+    (tmp_path / "root" / "m" / "big.gguf").symlink_to(tmp_path / "elsewhere" / "big.gguf")
+    models, _ = found_in(tmp_path / "root")
+    assert models["m"].status is ModelStatus.ERROR
+    assert "leaves the cache" in str(models["m"].detail)
+
+
+def test_a_linked_folder_and_one_too_deep_are_problems_not_models(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "big.gguf")
+    root = tmp_path / "root"
+    write(root.joinpath(*["d"] * (MAX_DEPTH + 2), "deep.gguf"))
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    models, problems = found_in(root)
+    assert models == {}
+    assert "it is a link" in problems["link"]
+    assert "folders deep" in problems["/".join("d" * (MAX_DEPTH + 1))]
+
+
+def test_folders_without_models_are_silent(tmp_path: Path) -> None:
+    write(tmp_path / "src" / "main.py")
+    write(tmp_path / ".git" / "model.json", "{}")
+    assert found_in(tmp_path) == ({}, {})
+
+
+NAMES = st.sampled_from(
+    ["model.json", "config.pbtxt", "config.json", "m.gguf", "m.onnx.part", "1", "a", ".cache", "\udcff", "\n"]
+)
+LEAVES = st.sampled_from(
+    [b"", b"{", b"[" * 5000, b'{"model_id": 1}', b'{"model_id": "x", "kind": []}', b"GGUF"]
+)
+LINKS = st.sampled_from(["..", "/", "a", "m.gguf", "model.json"])
+TREES = st.recursive(LEAVES | LINKS, lambda part: st.dictionaries(NAMES, part, max_size=4), max_leaves=12)
+
+
+def grow(path: Path, tree: object) -> None:
+    if isinstance(tree, dict):
+        path.mkdir()
+        for name, part in tree.items():
+            grow(path / name, part)
+    elif isinstance(tree, str):
+        path.symlink_to(tree)
+    elif isinstance(tree, bytes):
+        path.write_bytes(tree)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(NAMES, TREES, max_size=3))
+def test_no_tree_of_files_makes_it_raise_or_tell_a_path(tree: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        grow(root, tree)
+        models, problems = found_in(root)
+        for text in (*problems.values(), *(str(model) for model in models.values())):
+            text.encode()
+            assert folder not in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
+def test_a_closed_folder_is_a_problem_and_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir(mode=0)
+    write(tmp_path / "m" / "m.gguf")
+    models, problems = found_in(tmp_path)
+    assert list(models) == ["m"]
+    assert problems == {"lost+found": "permission denied"}

@@ -1,0 +1,272 @@
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.probe.models.huggingface import HubCache, default_roots
+from gpu_agent.wire.inventory import Model, ModelStatus
+from tests.probe.models.caches import repository, revision, whisper_files
+
+ONE, TWO = revision(1), revision(2)
+
+
+def models_in(hub: Path) -> tuple[Model, ...]:
+    cache = HubCache([hub])
+    return tuple(model for unit in cache.units().units for model in cache.read(unit).models)
+
+
+def test_a_whole_snapshot_is_ready_with_its_revision_as_version(tmp_path: Path) -> None:
+    repository(tmp_path, "openai/whisper-small").snapshot(ONE, whisper_files())
+    assert models_in(tmp_path) == (
+        Model(
+            model_id="openai/whisper-small",
+            version=ONE[:12],
+            kind="asr",
+            source="huggingface",
+            revision=ONE,
+            size_bytes=100 + len(whisper_files()["config.json"]),
+            format="safetensors",
+        ),
+    )
+
+
+def test_a_snapshot_without_a_ref_is_a_model_too(tmp_path: Path) -> None:
+    repository(tmp_path, "a/b").snapshot(ONE, whisper_files(), ref=None)
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.READY]
+
+
+def test_files_in_place_of_links_count_as_on_file_systems_without_links(tmp_path: Path) -> None:
+    folder = tmp_path / "models--a--b" / "snapshots" / ONE
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"12345")
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.format, model.size_bytes) == (ModelStatus.READY, "onnx", 5)
+
+
+def test_two_revisions_are_two_versions_of_one_model(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, whisper_files(), ref=None)
+    made.snapshot(TWO, whisper_files())
+    assert [model.version for model in models_in(tmp_path)] == [ONE[:12], TWO[:12]]
+
+
+def test_a_first_download_is_downloading_before_any_file_is_whole(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.ref("main", ONE)
+    made.incomplete()
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.version) == (ModelStatus.DOWNLOADING, ONE[:12])
+    assert model.detail == "1 file is still being fetched"
+
+
+def test_a_download_by_revision_is_downloading_before_its_snapshot_is_made(tmp_path: Path) -> None:
+    repository(tmp_path, "a/b").incomplete()
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.version) == (ModelStatus.DOWNLOADING, "unversioned")
+
+
+def test_a_snapshot_being_filled_is_downloading(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, {"config.json": "{}"})
+    made.incomplete()
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.DOWNLOADING]
+
+
+def test_an_update_on_its_way_leaves_the_older_revision_ready(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    old = made.snapshot(ONE, whisper_files(), ref=None)
+    made.ref("main", TWO)
+    made.incomplete()
+    assert {m.version: m.status for m in models_in(tmp_path)} == {
+        ONE[:12]: ModelStatus.READY,
+        TWO[:12]: ModelStatus.DOWNLOADING,
+    }
+    made.snapshot(TWO, {"config.json": "{}"})
+    os.utime(old, (1, 1))
+    assert {m.version: m.status for m in models_in(tmp_path)} == {
+        ONE[:12]: ModelStatus.READY,
+        TWO[:12]: ModelStatus.DOWNLOADING,
+    }
+
+
+def test_a_dangling_link_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    folder = made.snapshot(ONE, whisper_files())
+    (folder / "model.safetensors").resolve().unlink()
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.detail) == (
+        ModelStatus.ERROR,
+        "model.safetensors: its link leads nowhere",
+    )
+
+
+def test_a_dangling_ref_is_an_error_that_names_the_ref(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, whisper_files(), ref=None)
+    made.ref("refs/pr/1".removeprefix("refs/"), TWO)
+    by_version = {model.version: model for model in models_in(tmp_path)}
+    assert by_version[ONE[:12]].status is ModelStatus.READY
+    assert by_version[TWO[:12]].status is ModelStatus.ERROR
+    assert by_version[TWO[:12]].detail == "ref pr/1 names a snapshot that is not here"
+
+
+def test_a_ref_that_holds_no_revision_is_an_error_without_a_version(tmp_path: Path) -> None:
+    repository(tmp_path, "a/b").ref("main", "../../../etc/passwd")
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.version) == (ModelStatus.ERROR, "unversioned")
+    assert model.detail == "ref main holds no revision"
+
+
+def test_parts_that_are_missing_make_an_error_that_counts_them(tmp_path: Path) -> None:
+    files = {f"model-0000{n}-of-00003.safetensors": f"{n}" for n in (1, 3)}
+    repository(tmp_path, "a/b").snapshot(ONE, files)
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.detail) == (ModelStatus.ERROR, "2 of 3 parts of model.safetensors are here")
+
+
+def test_an_empty_snapshot_is_not_installed(tmp_path: Path) -> None:
+    (repository(tmp_path, "a/b").path / "snapshots" / ONE).mkdir(parents=True)
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.NOT_INSTALLED]
+
+
+def test_one_broken_repository_does_not_hide_another(tmp_path: Path) -> None:
+    (tmp_path / "models--a--broken").write_text("no folder at all")
+    loop = repository(tmp_path, "b/loop").path / "snapshots"
+    loop.symlink_to(loop)
+    repository(tmp_path, "c/whole").snapshot(ONE, whisper_files())
+    statuses = {model.model_id: model.status for model in models_in(tmp_path)}
+    assert statuses == {
+        "a/broken": ModelStatus.ERROR,
+        "b/loop": ModelStatus.ERROR,
+        "c/whole": ModelStatus.READY,
+    }
+
+
+def test_a_link_out_of_the_cache_is_not_followed(tmp_path: Path) -> None:
+    hub, outside = tmp_path / "hub", tmp_path / "secret"
+    outside.write_text('{"model_type": "whisper"}')
+    folder = repository(hub, "a/b").snapshot(ONE, {"model.safetensors": "x"})
+    (folder / "config.json").symlink_to(outside)
+    (model,) = models_in(hub)
+    assert (model.status, model.kind) == (ModelStatus.ERROR, "other")
+    assert model.detail is not None
+    assert "leaves the cache" in model.detail
+    assert str(tmp_path) not in model.detail
+
+
+def test_a_repository_that_is_a_link_says_what_to_do(tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    repository(tmp_path / "big-disk", "a/b").snapshot(ONE, whisper_files())
+    (hub / "models--a--b").symlink_to(tmp_path / "big-disk" / "models--a--b")
+    (model,) = models_in(hub)
+    assert model.status is ModelStatus.ERROR
+    assert model.detail == "it is a link; add the folder it leads to as a root of its own"
+
+
+def test_blobs_kept_outside_the_cache_by_a_link_are_not_followed(tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    made = repository(hub, "a/b")
+    made.snapshot(ONE, whisper_files())
+    (made.path / "blobs").rename(tmp_path / "blobs")
+    (made.path / "blobs").symlink_to(tmp_path / "blobs")
+    assert [model.status for model in models_in(hub)] == [ModelStatus.ERROR]
+
+
+def test_a_cache_that_is_itself_a_link_is_followed_because_it_was_named(tmp_path: Path) -> None:
+    repository(tmp_path / "real", "a/b").snapshot(ONE, whisper_files())
+    (tmp_path / "hub").symlink_to(tmp_path / "real")
+    assert [model.status for model in models_in(tmp_path / "hub")] == [ModelStatus.READY]
+
+
+def test_datasets_locks_and_empty_shells_are_no_models(tmp_path: Path) -> None:
+    (tmp_path / "datasets--a--b" / "snapshots" / ONE / "x").mkdir(parents=True)
+    (tmp_path / ".locks" / "models--a--b").mkdir(parents=True)
+    (repository(tmp_path, "a/b").path / ".no_exist").mkdir()
+    (tmp_path / "version.txt").write_text("1")
+    assert models_in(tmp_path) == ()
+
+
+def test_a_cache_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
+    assert HubCache([tmp_path / "none"]).units().units == ()
+    assert HubCache([tmp_path / "none"]).units().problems == {}
+
+
+def test_a_name_of_bytes_that_are_no_text_still_makes_a_model_for_the_wire(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/models--a--\xff\xfe/snapshots/" + ONE.encode()
+    os.makedirs(folder)  # noqa: PTH103  pathlib takes no bytes
+    with open(folder + b"/model.gguf", "wb") as file:  # noqa: PTH123  the same
+        file.write(b"GGUF")
+    (model,) = models_in(tmp_path)
+    assert model.model_id == "a/\ufffd\ufffd"
+    assert model.status is ModelStatus.READY
+
+
+def test_opus_models_tell_their_languages(tmp_path: Path) -> None:
+    repository(tmp_path, "Helsinki-NLP/opus-mt-en-de").snapshot(
+        ONE, {"config.json": '{"architectures": ["MarianMTModel"]}', "pytorch_model.bin": "x"}
+    )
+    (model,) = models_in(tmp_path)
+    assert (model.kind, model.src_lang, model.tgt_lang, model.format) == ("nmt", "en", "de", "pytorch")
+
+
+def test_a_pipe_in_place_of_a_config_holds_nobody(tmp_path: Path) -> None:
+    folder = repository(tmp_path, "a/b").snapshot(ONE, {"model.safetensors": "x"})
+    os.mkfifo(folder / "config.json")
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.detail) == (ModelStatus.ERROR, "config.json: it is not a regular file")
+
+
+def test_roots_come_from_what_is_handed_in_and_each_once() -> None:
+    home = Path("/home/ada")
+    usual = home / ".cache" / "huggingface" / "hub"
+    assert default_roots({}, home) == (usual,)
+    assert default_roots({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, home) == (Path("/a"), Path("/b/hub"), usual)
+    assert default_roots({"HF_HOME": str(home / ".cache" / "huggingface")}, home) == (usual,)
+    assert default_roots({"HF_HUB_CACHE": ""}, home) == (usual,)
+
+
+NAMES = st.sampled_from(
+    ["blobs", "refs", "snapshots", "main", ONE, "x.incomplete", "config.json", "README.md", "modules.json"]
+) | st.sampled_from(
+    ["model.safetensors", "model-00001-of-00002.gguf", "model.safetensors.index.json", "\udcff", "\n", "m--c"]
+)
+LEAVES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"{", b"[" * 5000, b'{"architectures": [1]}', b"---\npipeline_tag: \xff", b"GGUF"]),
+    st.sampled_from(["link:..", "link:/", "link:x", "link:../../blobs/x.incomplete", "pipe", "secret"]),
+)
+TREES = st.recursive(LEAVES, lambda part: st.dictionaries(NAMES, part, max_size=4), max_leaves=12)
+REPOSITORIES = st.fixed_dictionaries(
+    {}, optional={"refs": TREES, "blobs": TREES, "snapshots": st.dictionaries(NAMES, TREES, max_size=3)}
+)
+
+
+def grow(path: Path, tree: object) -> None:
+    if isinstance(tree, dict):
+        path.mkdir()
+        for name, part in tree.items():
+            grow(path / name, part)
+    elif tree == "pipe":
+        os.mkfifo(path)
+    elif tree == "secret":
+        path.mkdir(mode=0)
+    elif isinstance(tree, str):
+        path.symlink_to(tree.removeprefix("link:"))
+    elif isinstance(tree, bytes):
+        path.write_bytes(tree)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from(["models--a--b", "models--c"]), REPOSITORIES | TREES, max_size=2))
+def test_no_tree_of_files_makes_it_raise_or_write(tree: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        hub = Path(folder) / "hub"
+        grow(hub, tree)
+        before = sorted(hub.rglob("*"))
+        for model in models_in(hub):
+            model.model_id.encode()
+            assert folder not in (model.detail or "")
+        assert sorted(hub.rglob("*")) == before

@@ -1,0 +1,46 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.models import roots as roots_module
+from gpu_agent.probe.models.roots import entries_of, list_units
+from gpu_agent.probe.models.source import Root, Unit
+from gpu_agent.probe.models.tree import open_root
+
+
+def every_entry(root: Root) -> Iterator[Unit]:
+    for entry in entries_of(root):
+        yield Unit(root, entry.path, entry.name)
+
+
+def test_a_root_named_twice_also_through_a_link_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "real" / "unit").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    listing = list_units([tmp_path / "real", tmp_path / "link", tmp_path / "real"], every_entry)
+    assert [unit.name for unit in listing.units] == ["unit"]
+    assert listing.problems == {}
+
+
+def test_a_root_that_is_not_there_is_no_problem_and_one_that_is_no_folder_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "good" / "unit").mkdir(parents=True)
+    listing = list_units([tmp_path / "none", tmp_path / "file", tmp_path / "good"], every_entry)
+    assert listing.problems == {str(tmp_path / "file"): "it is not a folder"}
+    assert [unit.name for unit in listing.units] == ["unit"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
+def test_a_root_that_may_not_be_looked_at_is_a_problem(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    assert list_units([closed], every_entry).problems == {str(closed): "permission denied"}
+
+
+def test_entries_are_sorted_shown_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / name).touch()
+    assert [entry.name for entry in entries_of(open_root(tmp_path))] == ["a", "b"]
+    monkeypatch.setattr(roots_module, "MAX_ENTRIES", 1)
+    assert len(entries_of(open_root(tmp_path))) == 1
