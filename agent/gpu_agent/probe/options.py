@@ -1,0 +1,41 @@
+"""What an owner may tell the probe, and the sources that follow from it.
+
+One object for `gpu-agent probe` and the agent, so that they look in the same places. It reads no
+file and no environment: those are handed in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_agent.probe.features import FeaturePolicy
+from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
+from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.huggingface import HubCache, default_roots
+from gpu_agent.probe.snapshot import Sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOptions:
+    """The probe's part of the agent's settings."""
+
+    hub_roots: tuple[Path, ...] | None = None
+    """Hugging Face hub caches; `None` means the places where the hub's own library keeps one."""
+    model_directories: tuple[Path, ...] = ()
+    declared_models: tuple[Declaration, ...] = ()
+    features: FeaturePolicy = field(default_factory=FeaturePolicy)
+    scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
+
+
+def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path) -> Sources:
+    """Open the sources; keep them for the life of the process, since they remember."""
+    hub_roots = default_roots(environ, home) if options.hub_roots is None else options.hub_roots
+    return Sources(
+        catalogue=Catalogue(
+            (HubCache(hub_roots), ModelFolders(options.model_directories)), options.declared_models
+        ),
+        policy=options.features,
+        cache_roots=(*hub_roots, *options.model_directories),
+        scan_budget_seconds=options.scan_budget_seconds,
+    )
