@@ -14,7 +14,7 @@ from gpu_agent.registry.dispatch.gpu_sets import GpuSets
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
 from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.dispatch.view import NodeView, gpu_set, usable_gpus
+from gpu_agent.registry.dispatch.view import NodeView, gpu_set
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 
@@ -60,16 +60,13 @@ class Index:
             or record.labels != view.labels
         ):
             self._file_abilities(view)
-        figures = [(gpu.health, gpu.memory_used_mb, gpu.memory_mb) for gpu in record.gpus.values()]
-        if figures != view.figures or record.hardware is not view.hardware or view.vague:
-            view.figures = figures
-            self._file_gpus(view)
+        self._file_gpus(view)
         self._file_standing(view)
         return view
 
     def file_promises(self, view: NodeView) -> None:
         """File a node anew after a claim on it was made or ended."""
-        self._file_gpus(view)
+        self._file_room(view)
         self._file_standing(view)
 
     def drop(self, node_id: str) -> None:
@@ -176,28 +173,36 @@ class Index:
         view.labels = dict(record.labels)
 
     def _file_gpus(self, view: NodeView) -> None:
-        record = view.record
-        view.hardware = record.hardware
-        view.vague = any(gpu.memory_used_mb is None for gpu in record.gpus.values())
-        gpus = gpu_set(record)
+        states = view.record.gpus
+        healths = [gpu.health for gpu in states.values()]
+        used = [gpu.memory_used_mb for gpu in states.values()]
+        if healths != view.healths or states is not view.states:
+            self._file_gpu_set(view)
+            view.states, view.healths = states, healths
+        elif used == view.used and None not in used:
+            return
+        view.used = used
+        self._file_room(view)
+
+    def _file_gpu_set(self, view: NodeView) -> None:
+        states = view.record.gpus.values()
+        view.usable = [(place, gpu.memory_mb or 0) for place, gpu in enumerate(states) if gpu.usable]
+        gpus = gpu_set(view.record)
         if gpus != view.gpus:
             self._gpus.move(view.slot, view.gpus, gpus)
             view.gpus = gpus
-        room = self._levels(view)
-        if room != view.room:
-            bit = 1 << view.slot
-            for column, old, new in zip(self._room, view.room, room, strict=True):
-                column.change(bit, old, new)
-            view.room = room
 
-    def _levels(self, view: NodeView) -> tuple[int, ...]:
-        record, promises = view.record, view.promises
-        free = sorted(
-            (free_mb(record, gpu, promises) or 0 for gpu in usable_gpus(record, "")),
-            reverse=True,
-        )
-        top, gpus = self._room[0].top, len(free)
-        return tuple(min(max(free[rank - 1], 0) // LEVEL_MB, top) if gpus >= rank else 0 for rank in RANKS)
+    def _file_room(self, view: NodeView) -> None:
+        free = _free_steps(view)
+        if free == view.free:
+            return
+        view.free = free
+        top, bit = self._room[0].top, 1 << view.slot
+        room = tuple(min(max(free[rank - 1], 0), top) if rank <= len(free) else 0 for rank in RANKS)
+        for column, old, new in zip(self._room, view.room, room, strict=True):
+            if old != new:
+                column.change(bit, old, new)
+        view.room = room
 
     def _file_standing(self, view: NodeView) -> None:
         record = view.record
@@ -212,3 +217,14 @@ class Index:
         if now_score != view.score:
             self._scores.change(1 << view.slot, view.score, now_score)
             view.score = now_score
+
+
+def _free_steps(view: NodeView) -> list[int]:
+    """Measure the free memory of the usable GPUs in steps, the freest first."""
+    used = view.used
+    if view.promises or None in used:
+        record, promises = view.record, view.promises
+        free = [free_mb(record, gpu, promises) or 0 for gpu in record.gpus.values() if gpu.usable]
+    else:
+        free = [memory - (used[place] or 0) for place, memory in view.usable]
+    return sorted([one // LEVEL_MB for one in free], reverse=True)

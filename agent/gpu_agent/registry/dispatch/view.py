@@ -7,7 +7,6 @@ from gpu_agent.registry.dispatch.memory import Promises
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.record import GpuState, NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.messages import Hardware
 
 GpuSet = tuple[tuple[str, int], ...]
 """How many usable GPUs of each name, names in lower case and in order: few nodes differ in it."""
@@ -28,14 +27,17 @@ class NodeView:
     models: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
     labels: dict[str, str] = field(default_factory=dict)
-    hardware: Hardware | None = None
-    figures: list[tuple[str, int | None, int | None]] = field(default_factory=list)
-    """Health, memory use and memory of each GPU."""
-    vague: bool = False
-    """True when a GPU's memory use is only known from the node's mean."""
+    states: dict[str, GpuState] | None = None
+    """The record's GPUs; the fleet changes them in place, and puts a new dictionary when others are there."""
+    healths: list[str] = field(default_factory=list)
+    used: list[int | None] = field(default_factory=list)
+    usable: list[tuple[int, int]] = field(default_factory=list)
+    """Place among the GPUs and memory (MiB) of each usable one; unknown memory counts as none."""
     gpus: GpuSet = ()
+    free: list[int] = field(default_factory=list)
+    """Free memory of the usable GPUs in steps of the index, the freest first."""
     room: tuple[int, ...] = ()
-    """Levels of free GPU memory, one per rank of the index."""
+    """Those of `free` that the index files, one per rank."""
 
 
 def gpu_set(record: NodeRecord) -> GpuSet:
