@@ -133,6 +133,15 @@ def test_a_linked_folder_and_one_too_deep_are_problems_not_models(tmp_path: Path
     assert "folders deep" in problems["/".join("d" * (MAX_DEPTH + 1))]
 
 
+def test_a_link_to_itself_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("a")
+    write(tmp_path / "m" / "m.gguf")
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "a").symlink_to("a")
+    models, problems = found_in(tmp_path)
+    assert (list(models), problems) == (["m"], {})
+
+
 def test_folders_without_models_are_silent(tmp_path: Path) -> None:
     write(tmp_path / "src" / "main.py")
     write(tmp_path / ".git" / "model.json", "{}")

@@ -55,7 +55,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
     entries = entries_of(root)
     yield Unit(root, root.path, "")
     if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries):
-        yield from (Unit(root, entry.path, entry.name) for entry in entries if entry.is_dir())
+        yield from (Unit(root, entry.path, entry.name) for entry in entries if _leads_to_a_folder(entry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class _Search:
             self.problems[readable(name)] = f"it is {MAX_DEPTH} folders deep; add it as a root of its own"
         else:
             for entry in entries:
-                if entry.is_dir() and not entry.name.startswith("."):
+                if _leads_to_a_folder(entry) and not entry.name.startswith("."):
                     yield from self.below(entry.path, f"{name}/{entry.name}", depth + 1)
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
@@ -162,6 +162,14 @@ def _makes_a_model(entry: os.DirEntry[str]) -> bool:
 
 def _is_served(name: str) -> bool:
     return whole_name(name).lower().endswith(_SERVED)
+
+
+def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder, or a link to one, which the search will refuse with a reason; a link in a loop is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
