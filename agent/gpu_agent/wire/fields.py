@@ -14,12 +14,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     Strict,
     StringConstraints,
     WithJsonSchema,
     model_serializer,
 )
+from pydantic_core import CoreSchema
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
@@ -81,12 +83,21 @@ def _names_of_flags(value: object) -> object:
     return value
 
 
-WireInt = Annotated[
+_WholeOrFractional = Annotated[
     Annotated[int, Field(ge=0, le=MAX_INTEGER)]
     | Annotated[float, Field(ge=0, le=MAX_INTEGER), AfterValidator(_rounded)],
     Field(union_mode="left_to_right"),
-    WithJsonSchema({"type": "integer", "minimum": 0}),
 ]
+
+
+class _ReadAsWhole:
+    """Reads a fractional number too; what comes out is an `int`, and type checkers see no other."""
+
+    def __get_pydantic_core_schema__(self, _source: type[int], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(_WholeOrFractional)
+
+
+WireInt = Annotated[int, _ReadAsWhole(), WithJsonSchema({"type": "integer", "minimum": 0})]
 """A whole number on the wire; a fractional one is rounded when read."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
