@@ -104,7 +104,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Log an event of §8 under its identifier, with its fields; with a `node_id` it joins the node's history."""
+    """Log an event of §8 under its identifier; one that names a `node_id` joins the node's history."""
 
     event: str
     fields: Mapping[str, object] = field(default_factory=dict)

@@ -115,6 +115,13 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """The store has kept every `Save` up to this number that it did not report as failed."""
+
+    save: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveFailed:
     """The store could not keep what a `Save` asked: it must be undone and refused."""
 
@@ -135,5 +142,6 @@ Event = (
     | ClaimAsked
     | RenewalAsked
     | ReleaseAsked
+    | Saved
     | SaveFailed
 )

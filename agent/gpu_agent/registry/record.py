@@ -43,12 +43,23 @@ class Drain:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One change of a node's status; a story is made of them."""
+
+    at: float
+    source: NodeStatus | None
+    target: NodeStatus
+    reason_code: ReasonCode
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeRecord:
     """Everything known of one node. Times are monotonic seconds."""
 
     node_id: str
     registration: NodeRegister
+    """As last sent, with what beats have replaced since."""
     hardware: Hardware
     registered_at: float
     status: NodeStatus = NodeStatus.REGISTERING
@@ -56,12 +67,21 @@ class NodeRecord:
     reason_code: ReasonCode = ReasonCode.REGISTERED
     reason: str = ""
     since: float = 0.0
+    story: tuple[Transition, ...] = ()
+    """The last changes of status, newest last; empty while the node has no status of its own yet."""
     connection: int | None = None
     epoch: int = 0
     address: str | None = None
     interval_seconds: float = 15.0
     timeout_seconds: float = 45.0
+    heard_at: float = 0.0
+    """The last sign of life: a beat, a registration, or the registry's own start (§4, restart)."""
     last_beat: float | None = None
+    """The last beat of this registration."""
+    suspected: bool = False
+    """Silent while most of the fleet is: the registry suspects itself and waits once more (§4)."""
+    warmup_until: float = 0.0
+    """When a node that is still registering has taken too long."""
     next_status_at: float = 0.0
     healthy_beats: int = 0
     unhealthy_beats: int = 0
@@ -72,6 +92,10 @@ class NodeRecord:
     beat: NodeHeartbeat | None = None
     gpus: dict[str, GpuState] = field(default_factory=dict)
     """By UUID; a GPU declared without one is keyed `#<position>`."""
+    usable_gpus: int = 0
+    """How many of them a job may use, by the last beat."""
+    models_sufficient: bool = True
+    """True while the required models, and enough of all models, are ready."""
     models: tuple[InstalledModel, ...] = ()
     capability_state: dict[str, str] | None = None
     ready_models: frozenset[str] = frozenset()
@@ -93,8 +117,8 @@ class NodeRecord:
 
     @property
     def connected(self) -> bool:
-        """True while a live connection stands for the node."""
-        return self.connection is not None
+        """True while a live connection stands for the node, and nothing casts doubt on it."""
+        return self.connection is not None and not self.suspected
 
     @property
     def in_flight_jobs(self) -> int:
@@ -102,3 +126,14 @@ class NodeRecord:
         if self.reported_job_ids is not None:
             return len(self.reported_job_ids | self.claims.keys())
         return max(len(self.claims), self.reported_jobs)
+
+    @property
+    def jobs_to_finish(self) -> int:
+        """What delays a drain: occupied places, but no count that is only guessed (§5).
+
+        A node of schema 1.1 whose workers announce jobs reports their ids; without ids its
+        number counts GPU processes. An older node has no ids to give: its number is its word.
+        """
+        if self.reported_job_ids is None and self.registration.capability_schema_version not in (None, "1.0"):
+            return len(self.claims)
+        return self.in_flight_jobs

@@ -1,0 +1,144 @@
+"""A beat: applied to its node's record, judged, counted (§3.4, §4).
+
+The hottest path of the registry: a healthy beat of a ready node builds nothing, schedules
+nothing and returns nothing. A beat that is not valid counts for nothing at all.
+"""
+
+from gpu_agent.registry import declared, figures, health
+from gpu_agent.registry.actions import Level, Send
+from gpu_agent.registry.events import BeatArrived
+from gpu_agent.registry.house import House
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.sessions import unknown_node
+from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import NodeHeartbeat
+
+_REPLACEABLE = frozenset(
+    {
+        "installed_models",
+        "capability_state",
+        "accept_public_jobs",
+        "labels",
+        "max_concurrent_jobs",
+        "hardware",
+    }
+)
+
+
+class Beats:
+    """Applies beats and draws their consequences."""
+
+    def __init__(self, house: House, *, debug: bool) -> None:
+        self._house = house
+        self._thresholds = house.thresholds
+        self._bound = house.roster.bound
+        self._refresh = house.dispatch.refresh
+        self._debug = debug
+        self._all_well = (True,) * house.thresholds.failure_window
+
+    def arrived(self, event: BeatArrived, now: float) -> Step | None:
+        """Take a beat in; None when nothing follows from it."""
+        message = event.message
+        record = self._bound.get(event.connection)
+        if record is None or record.node_id != message.node_id:
+            return self._from_a_stranger(event, now)
+        previous, record.beat = record.beat, message
+        record.heard_at = record.last_beat = now
+        record.suspected = False
+        if not _REPLACEABLE.isdisjoint(message.model_fields_set):
+            declared.replace(record, message, self._thresholds)
+        figures.write(record, message.gpus)
+        jobs_changed = previous is None or _jobs_differ(previous, message)
+        if jobs_changed:
+            _write_jobs(record, message)
+        self._refresh(record)
+        healthy = health.is_healthy(record, self._thresholds)
+        if healthy and not jobs_changed and not self._debug and record.status is NodeStatus.READY:
+            record.healthy_beats += 1
+            if record.recent is self._all_well:
+                return None
+        return self._count(record, now, healthy=healthy)
+
+    def _from_a_stranger(self, event: BeatArrived, now: float) -> Step | None:
+        if self._house.roster.dismissed(event.connection):
+            return None
+        step = Step(now)
+        step.tell(Send(event.connection, unknown_node(event.message.node_id)))
+        return step
+
+    def _count(self, record: NodeRecord, now: float, *, healthy: bool) -> Step:
+        step = Step(now)
+        if healthy:
+            record.unhealthy_beats = 0
+            record.healthy_beats += 1
+        else:
+            record.unhealthy_beats += 1
+            record.healthy_beats = 0
+        recent = (*record.recent, healthy)[-self._thresholds.failure_window :]
+        record.recent = self._all_well if recent == self._all_well else recent
+        if self._debug or not healthy:
+            self._note_checks(record, step, healthy=healthy)
+        self._house.claiming.find_again(record, step)
+        self._judge(record, step, healthy=healthy)
+        self._house.verdicts.settle(record, step)
+        return step
+
+    def _judge(self, record: NodeRecord, step: Step, *, healthy: bool) -> None:
+        """Draw the arrow that beats can draw from the node's status (§4)."""
+        if record.status not in (NodeStatus.REGISTERING, NodeStatus.READY, NodeStatus.DEGRADED):
+            return
+        if healthy:
+            self._promote(record, step)
+        elif record.status is not NodeStatus.DEGRADED:
+            self._demote(record, step)
+
+    def _promote(self, record: NodeRecord, step: Step) -> None:
+        needed = self._thresholds.healthy_beats_needed
+        if record.status is NodeStatus.READY or record.healthy_beats < needed:
+            return
+        first = record.status is NodeStatus.REGISTERING
+        code = ReasonCode.HEALTH_CHECKS_PASSED if first else ReasonCode.RECOVERED
+        reason = f"{record.healthy_beats} healthy beats in a row"
+        self._house.verdicts.give(record, NodeStatus.READY, code, reason=reason, step=step)
+
+    def _demote(self, record: NodeRecord, step: Step) -> None:
+        code = health.definite_failure(record, self._thresholds)
+        if code is None and record.status is NodeStatus.READY:
+            code = self._worn_out(record)
+        if code is None:
+            return
+        failing = "; ".join(
+            f"{check.name}: {check.detail}"
+            for check in health.checks(record, self._thresholds)
+            if not check.ok
+        )
+        self._house.verdicts.give(record, NodeStatus.DEGRADED, code, reason=failing, step=step)
+
+    def _worn_out(self, record: NodeRecord) -> ReasonCode | None:
+        """Name what many failures amount to; a single one is forgiven."""
+        if record.unhealthy_beats >= self._thresholds.consecutive_failures:
+            return ReasonCode.HEALTH_CHECKS_FAILED
+        if record.recent.count(False) >= self._thresholds.failures_in_window:
+            return ReasonCode.FLAPPING
+        return None
+
+    def _note_checks(self, record: NodeRecord, step: Step, *, healthy: bool) -> None:
+        checks = [
+            {"name": check.name, "ok": check.ok, "detail": check.detail}
+            for check in health.checks(record, self._thresholds)
+        ]
+        fields = {"node_id": record.node_id, "ok": healthy, "checks": checks}
+        step.note("health_check", fields, Level.DEBUG)
+
+
+def _jobs_differ(before: NodeHeartbeat, after: NodeHeartbeat) -> bool:
+    return (
+        before.running_jobs != after.running_jobs
+        or before.resource_usage.running_jobs != after.resource_usage.running_jobs
+    )
+
+
+def _write_jobs(record: NodeRecord, beat: NodeHeartbeat) -> None:
+    record.reported_job_ids = None if beat.running_jobs is None else frozenset(beat.running_jobs)
+    record.reported_jobs = beat.resource_usage.running_jobs

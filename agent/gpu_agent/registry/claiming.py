@@ -1,0 +1,139 @@
+"""Places for jobs, as the fleet answers for them: asked for, kept, lost with a node and found again (§5).
+
+Who gets which place is dispatch's; this adds what must be saved, told and logged.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gpu_agent.registry.actions import Kept, Level
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
+from gpu_agent.registry.events import ClaimAsked, ReleaseAsked, RenewalAsked
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import ErrorCode
+
+CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
+_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
+
+
+class Claiming:
+    """Answers for every claim."""
+
+    def __init__(self, thresholds: Thresholds, dispatch: Dispatch, *, debug: bool) -> None:
+        self._thresholds = thresholds
+        self._dispatch = dispatch
+        self._debug = debug
+        self._lost_on: dict[str, dict[str, Claim]] = {}
+        """By node, then job: what was lost when it went offline, in case the job turns out to be running."""
+
+    def ask(self, event: ClaimAsked, step: Step) -> None:
+        """Reserve a place for a job, or say why nobody has one."""
+        job = event.job
+        held = self._dispatch.claim_of(job.job_id)
+        claim = self._dispatch.claim(job, step.now)
+        if isinstance(claim, NoAvailableNode):
+            self._note_failure(job, claim, step)
+            step.answer(event.ref, claim)
+            return
+        self._ask_to_keep(event.ref, job.job_id, before=held, step=step)
+        step.answer(event.ref, claim)
+        if held is None:
+            step.note(
+                "job_assigned",
+                {
+                    "job_id": job.job_id,
+                    "node_id": claim.node_id,
+                    "required_models": list(job.required_models),
+                },
+            )
+
+    def renew(self, event: RenewalAsked, step: Step) -> None:
+        """Keep a claim for one more TTL."""
+        held = self._dispatch.claim_of(event.job_id)
+        claim = self._dispatch.renew(event.job_id, step.now)
+        if claim is None:
+            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
+            return
+        self._ask_to_keep(event.ref, event.job_id, before=held, step=step)
+        step.answer(event.ref, claim)
+
+    def release(self, event: ReleaseAsked, step: Step) -> str | None:
+        """Give a place back; returns the node that has it again."""
+        claim = self._dispatch.release(event.job_id)
+        if claim is None:
+            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
+            return None
+        self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
+        step.answer(event.ref, claim)
+        return claim.node_id
+
+    def expire(self, step: Step) -> Iterable[str]:
+        """End the claims whose time has passed; returns the nodes that have a place again."""
+        ended = self._dispatch.expire(step.now)
+        for claim in ended:
+            step.keep_claim(claim.job_id)
+            step.note("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
+        return {claim.node_id: None for claim in ended}
+
+    def lose(self, record: NodeRecord, step: Step) -> None:
+        """Report a node's claims lost: it went offline."""
+        for claim in self._dispatch.lose(record.node_id):
+            self._lost_on.setdefault(record.node_id, {})[claim.job_id] = claim
+            step.keep_claim(claim.job_id)
+            step.before[(Kept.CLAIM, claim.job_id)] = claim
+            step.note(
+                "claim_lost",
+                {"job_id": claim.job_id, "node_id": claim.node_id, "reason_code": record.reason_code.value},
+                Level.WARNING,
+            )
+
+    def find_again(self, record: NodeRecord, step: Step) -> None:
+        """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere."""
+        lost = self._lost_on.get(record.node_id)
+        if not lost:
+            return
+        for job_id in sorted(lost.keys() & (record.reported_job_ids or ())):
+            claim = replace(lost.pop(job_id), expires_at=step.now + self._thresholds.claim_ttl_seconds)
+            if self._dispatch.attach(claim) is not None:
+                step.keep_claim(job_id)
+                step.before[(Kept.CLAIM, job_id)] = None
+                step.note("claim_found_again", {"job_id": job_id, "node_id": record.node_id})
+
+    def restore(self, claim: Claim) -> bool:
+        """Hold a claim that was kept over a restart; False when its node is not known any more."""
+        return self._dispatch.attach(claim) is not None
+
+    def forget(self, node_id: str) -> None:
+        """Give up what was lost with a node whose record is let go."""
+        self._lost_on.pop(node_id, None)
+
+    def _ask_to_keep(self, ref: int, job_id: str, *, before: Claim | None, step: Step) -> None:
+        step.keep_claim(job_id)
+        step.before[(Kept.CLAIM, job_id)] = before
+        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+
+    def _note_failure(self, job: Job, verdict: NoAvailableNode, step: Step) -> None:
+        counts = {reason.value: count for reason, count in verdict.counts.items()}
+        step.note("dispatch_failed", {"job_id": job.job_id, "counts": counts}, Level.WARNING)
+        for examples in verdict.examples.values():
+            for one in examples:
+                _note_exclusion(job, one, Level.INFO, step=step)
+        if self._debug:
+            for one in self._dispatch.explain(job, step.now).excluded:
+                _note_exclusion(job, one, Level.DEBUG, step=step)
+
+
+def _note_exclusion(job: Job, one: Excluded, level: Level, *, step: Step) -> None:
+    fields = {"job_id": job.job_id, "node_id": one.node_id, "reason": one.reason.value}
+    step.note("dispatch_candidate_excluded", {**fields, "need": one.need, "have": one.have}, level)
+
+
+def _not_found(job_id: str) -> str:
+    return (
+        f"no claim is held for job {job_id!r}: it was never made, has expired, or was lost with its node; "
+        "claim a place anew"
+    )

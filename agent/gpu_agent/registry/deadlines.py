@@ -1,0 +1,74 @@
+"""When each node must be looked at next: a lazy heap with one living entry per node.
+
+A beat moves a deadline later and touches nothing here: an entry that comes up early is
+looked at and put back. Knows times, not what to do about them.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from math import inf
+
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+
+
+class Deadlines:
+    """Which node is due when; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str]] = []
+        self._due: dict[str, float] = {}
+        self._turn = count()
+
+    @property
+    def earliest(self) -> float | None:
+        """When the first entry comes up; None when no node waits for anything."""
+        return self._heap[0][0] if self._heap else None
+
+    def at(self, node_id: str, due: float) -> None:
+        """Look at a node at `due` at the latest; an earlier look that is planned stays."""
+        if due == inf or self._due.get(node_id, inf) <= due:
+            return
+        self._due[node_id] = due
+        heapq.heappush(self._heap, (due, next(self._turn), node_id))
+
+    def forget(self, node_id: str) -> None:
+        """Plan no further look at a node."""
+        self._due.pop(node_id, None)
+
+    def reached(self, now: float) -> Iterator[str]:
+        """Take out the nodes whose time has come; each must be planned anew by `at`."""
+        while self._heap and self._heap[0][0] <= now:
+            due, _, node_id = heapq.heappop(self._heap)
+            if self._due.get(node_id) == due:
+                del self._due[node_id]
+                yield node_id
+
+
+def silent_until(record: NodeRecord) -> float:
+    """Return when a node's silence becomes a verdict: one timeout, or two for a suspected node (§4)."""
+    return record.heard_at + record.timeout_seconds * (2 if record.suspected else 1)
+
+
+def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
+    """Return when an offline record is let go; never while it carries an operator's wish or a connection."""
+    wished = record.cordoned is not None or (record.drain is not None and record.drain.by_operator)
+    if record.status is not NodeStatus.OFFLINE or record.connection is not None or wished:
+        return inf
+    return record.since + thresholds.offline_retention_seconds
+
+
+def next_look(record: NodeRecord, thresholds: Thresholds) -> float:
+    """Return when time alone may next change something about a node; infinity for never."""
+    looks = [purge_at(record, thresholds)]
+    if record.connection is not None:
+        looks.append(record.next_status_at)
+    if record.connection is not None or record.status is not NodeStatus.OFFLINE:
+        looks.append(silent_until(record))
+    if record.status is NodeStatus.REGISTERING:
+        looks.append(record.warmup_until)
+    if record.status is NodeStatus.DRAINING and record.drain is not None:
+        looks.append(record.drain.deadline)
+    return min(looks)

@@ -1,0 +1,240 @@
+"""The fleet: all nodes, all claims, one door. Events and the time in, actions out; nothing else moves it.
+
+Composes the parts and routes events to them; holds no rule of the protocol itself. The
+shell carries the actions out in order, and nothing that follows a `Save` before it is kept.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import assert_never
+
+from gpu_agent.registry import documents, pacing
+from gpu_agent.registry.actions import Action, Change, Kept, Level
+from gpu_agent.registry.beats import Beats
+from gpu_agent.registry.claiming import Claiming
+from gpu_agent.registry.deadlines import Deadlines, next_look
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.dispatch.verdict import Explanation
+from gpu_agent.registry.documents import Restored, UnreadableDocumentError
+from gpu_agent.registry.events import (
+    BeatArrived,
+    ClaimAsked,
+    ConnectionLost,
+    CordonAsked,
+    DrainAsked,
+    Event,
+    FaultReported,
+    GoodbyeArrived,
+    RegistrationArrived,
+    ReleaseAsked,
+    RemovalAsked,
+    RenewalAsked,
+    ResumeAsked,
+    Saved,
+    SaveFailed,
+)
+from gpu_agent.registry.house import House
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.policy import Policy
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.saves import Saves
+from gpu_agent.registry.sessions import Sessions
+from gpu_agent.registry.step import Key, Step
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.undo import Undo
+from gpu_agent.registry.verdicts import Verdicts
+from gpu_agent.registry.watch import Watch
+from gpu_agent.registry.wishes import Wishes
+
+NOTHING: tuple[Action, ...] = ()
+
+
+class Fleet:
+    """The registry's machine. Times are monotonic seconds.
+
+    `draw` returns numbers from [0, 1). With `auth_off` an id that is offline or disconnected may be
+    taken over by whoever names it. `debug` asks for a note of every beat and every exclusion.
+    """
+
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        draw: Callable[[], float],
+        *,
+        allow_simulated: bool = False,
+        auth_off: bool = False,
+        max_beats_per_second: float = pacing.MAX_BEATS_PER_SECOND,
+        debug: bool = False,
+    ) -> None:
+        self.thresholds = thresholds
+        self._roster = Roster()
+        self._deadlines = Deadlines()
+        self._dispatch = Dispatch(thresholds, draw)
+        claiming = Claiming(thresholds, self._dispatch, debug=debug)
+        verdicts = Verdicts(thresholds, self._roster, dispatch=self._dispatch, claiming=claiming)
+        house = House(
+            thresholds=thresholds,
+            policy=Policy(
+                allow_simulated=allow_simulated,
+                auth_off=auth_off,
+                max_beats_per_second=max_beats_per_second,
+            ),
+            roster=self._roster,
+            dispatch=self._dispatch,
+            claiming=claiming,
+            verdicts=verdicts,
+        )
+        self._claiming, self._verdicts = claiming, verdicts
+        self._beats = Beats(house, debug=debug)
+        self._sessions = Sessions(house, draw)
+        self._wishes = Wishes(house)
+        self._watch = Watch(house)
+        self._saves = Saves(
+            write=self._written,
+            put_back=Undo(self._roster, self._dispatch).put_back,
+            retry_seconds=thresholds.scan_interval_seconds,
+        )
+        self._scan_from = 0.0
+
+    @property
+    def deadline(self) -> float | None:
+        """When `wake` has something to do (monotonic seconds); at most once per scan interval."""
+        waiting = (self._deadlines.earliest, self._dispatch.next_expiry, self._saves.deadline)
+        due = [time for time in waiting if time is not None]
+        return max(min(due), self._scan_from) if due else None
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        """Take one event in, and say what to do about it, in order."""
+        if isinstance(event, BeatArrived):
+            consequences = self._beats.arrived(event, now)
+            return NOTHING if consequences is None else self._finish(consequences)
+        step = Step(now)
+        match event:
+            case RegistrationArrived() | GoodbyeArrived() | FaultReported() | ConnectionLost():
+                self._node_did(event, step)
+            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked():
+                self._operator_asked(event, step)
+            case ClaimAsked() | RenewalAsked() | ReleaseAsked():
+                self._scheduler_asked(event, step)
+            case Saved():
+                self._saves.kept(event.save)
+            case SaveFailed():
+                self._saves.failed(event.save, event.detail, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+        return self._finish(step)
+
+    def wake(self, now: float) -> Sequence[Action]:
+        """Draw the consequences of time alone; harmless when early."""
+        deadline = self.deadline
+        if deadline is None or now < deadline:
+            return NOTHING
+        self._scan_from = now + self.thresholds.scan_interval_seconds
+        step = Step(now)
+        self._expire(step)
+        reached = (self._roster.records.get(node_id) for node_id in self._deadlines.reached(now))
+        self._watch.look([record for record in reached if record is not None], step)
+        self._saves.retry(step)
+        return self._finish(step)
+
+    def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:
+        """Take back what the store kept (§4, restart): call it once, before the first event."""
+        step = Step(now)
+        # Claims stand on nodes, in whatever order the store gives them back.
+        for one in sorted(kept, key=lambda one: one.kind is Kept.CLAIM):
+            try:
+                self._restore_one(one, step)
+            except UnreadableDocumentError as error:
+                step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
+        nodes = len(self._roster.records)
+        step.note("registry_restored", {"nodes": nodes})
+        return self._finish(step)
+
+    def nodes(self) -> list[NodeRecord]:
+        """Return every node's record, by id: the fleet's own, to be read at once and not kept."""
+        return [self._roster.records[node_id] for node_id in sorted(self._roster.records)]
+
+    def node(self, node_id: str) -> NodeRecord | None:
+        """Return one node's record, to be read at once and not kept; None when the id is not known."""
+        return self._roster.records.get(node_id)
+
+    def explain(self, job: Job, now: float) -> Explanation:
+        """Say of every node whether it could take a job, and why not (A-3)."""
+        return self._dispatch.explain(job, now)
+
+    def claim_of(self, job_id: str) -> Claim | None:
+        """Return the claim that a job holds."""
+        return self._dispatch.claim_of(job_id)
+
+    def _node_did(
+        self, event: RegistrationArrived | GoodbyeArrived | FaultReported | ConnectionLost, step: Step
+    ) -> None:
+        if isinstance(event, ConnectionLost):
+            self._sessions.lost(event.connection, step)
+        elif self._roster.dismissed(event.connection):
+            return
+        elif isinstance(event, RegistrationArrived):
+            self._sessions.register(event, step)
+        elif isinstance(event, GoodbyeArrived):
+            self._sessions.goodbye(event, step)
+        else:
+            self._sessions.fault(event, step)
+
+    def _operator_asked(
+        self, event: DrainAsked | ResumeAsked | CordonAsked | RemovalAsked, step: Step
+    ) -> None:
+        match event:
+            case DrainAsked():
+                self._wishes.drain(event, step)
+            case ResumeAsked():
+                self._wishes.resume(event, step)
+            case CordonAsked():
+                self._wishes.cordon(event, step)
+            case RemovalAsked():
+                self._wishes.removal(event, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
+        self._expire(step)
+        match event:
+            case ClaimAsked():
+                self._claiming.ask(event, step)
+            case RenewalAsked():
+                self._claiming.renew(event, step)
+            case ReleaseAsked():
+                record = self._roster.records.get(self._claiming.release(event, step) or "")
+                if record is not None:
+                    self._verdicts.settle(record, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _expire(self, step: Step) -> None:
+        for node_id in self._claiming.expire(step):
+            self._verdicts.settle(self._roster.records[node_id], step)
+
+    def _finish(self, step: Step) -> Sequence[Action]:
+        for node_id in step.touched:
+            record = self._roster.records.get(node_id)
+            if record is None:
+                self._deadlines.forget(node_id)
+            else:
+                self._deadlines.at(node_id, next_look(record, self.thresholds))
+        return self._saves.sealed(step)
+
+    def _written(self, key: Key, now: float) -> Change:
+        kind, name = key
+        if kind is Kept.CLAIM:
+            claim = self._dispatch.claim_of(name)
+            return Change(kind, name, None if claim is None else documents.of_claim(claim, now))
+        record = self._roster.records.get(name)
+        return Change(kind, name, None if record is None else documents.of_node(record, now))
+
+    def _restore_one(self, kept: Restored, step: Step) -> None:
+        if kept.kind is Kept.NODE:
+            record = documents.node_from(kept, self.thresholds, step.now)
+            self._roster.add(record)
+            self._dispatch.refresh(record)
+            step.touched[record.node_id] = None
+        elif not self._claiming.restore(documents.claim_from(kept, self.thresholds, step.now)):
+            step.keep_claim(kept.key)

@@ -1,0 +1,106 @@
+"""What makes a beat healthy (§4), and what is wrong with one that is not.
+
+`is_healthy` runs once per beat on the hottest path and builds nothing; `checks` composes
+the whole account, for a person, only when somebody asks. Both judge a record to which its
+newest beat was applied. Which status follows is not decided here.
+"""
+
+from collections import Counter
+
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import ReasonCode
+from gpu_agent.wire.messages import Check
+
+MAX_PERCENT = 100
+_NAMED_MODELS = 5
+
+
+def is_healthy(record: NodeRecord, thresholds: Thresholds) -> bool:
+    """Say whether the node's newest beat is healthy; a node without a beat is not."""
+    beat = record.beat
+    if beat is None or record.usable_gpus == 0 or not record.models_sufficient:
+        return False
+    percent = beat.resource_usage.gpu_percent
+    if percent is not None and not 0 <= percent <= MAX_PERCENT:
+        return False
+    age = beat.probe_age_seconds
+    return age is None or age <= thresholds.probe_age_limit_seconds
+
+
+def definite_failure(record: NodeRecord, thresholds: Thresholds) -> ReasonCode | None:
+    """Name what cannot pass by itself before the next beat: no usable GPU, a required model not ready."""
+    if record.usable_gpus == 0:
+        return ReasonCode.GPU_UNAVAILABLE
+    if not record.ready_models.issuperset(thresholds.required_models):
+        return ReasonCode.MODEL_MISSING
+    return None
+
+
+def models_suffice(record: NodeRecord, thresholds: Thresholds) -> bool:
+    """Say whether the required models are ready, and enough of all; asked when models change."""
+    if not record.ready_models.issuperset(thresholds.required_models):
+        return False
+    return not _enabled(record) or len(record.ready_models) >= thresholds.min_ready_models
+
+
+def checks(record: NodeRecord, thresholds: Thresholds) -> tuple[Check, ...]:
+    """Compose every check with its finding; empty before the first beat of a registration."""
+    if record.beat is None:
+        return ()
+    return (
+        _gpus(record),
+        _gpu_percent(record.beat.resource_usage.gpu_percent),
+        _probe_age(record.beat.probe_age_seconds, thresholds.probe_age_limit_seconds),
+        _required_models(record, thresholds),
+        _ready_models(record, thresholds),
+    )
+
+
+def _gpus(record: NodeRecord) -> Check:
+    placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
+    detail = f"{record.usable_gpus} of {len(placeable)} GPUs usable"
+    troubled = Counter(
+        f"{gpu.health}: {', '.join(gpu.reasons) or 'no reason given'}"
+        for gpu in placeable
+        if gpu.health != "ok"
+    )
+    if troubled:
+        detail += "; " + "; ".join(f"{count} {trouble}" for trouble, count in sorted(troubled.items()))
+    return Check(name="gpus", ok=record.usable_gpus > 0, detail=detail)
+
+
+def _gpu_percent(percent: float | None) -> Check:
+    if percent is None:
+        return Check(name="gpu_percent", ok=True, detail="not reported")
+    return Check(name="gpu_percent", ok=0 <= percent <= MAX_PERCENT, detail=f"{percent:g} %, may be 0 to 100")
+
+
+def _probe_age(age: float | None, limit: float) -> Check:
+    if age is None:
+        return Check(name="probe_age", ok=True, detail="not reported")
+    return Check(
+        name="probe_age", ok=age <= limit, detail=f"last good GPU reading {age:g} s ago, limit {limit:g} s"
+    )
+
+
+def _required_models(record: NodeRecord, thresholds: Thresholds) -> Check:
+    missing = [model for model in thresholds.required_models if model not in record.ready_models]
+    detail = f"not ready: {', '.join(missing[:_NAMED_MODELS])}" if missing else "all ready"
+    return Check(
+        name="required_models", ok=not missing, detail=detail if thresholds.required_models else "none"
+    )
+
+
+def _ready_models(record: NodeRecord, thresholds: Thresholds) -> Check:
+    enabled, ready = len(_enabled(record)), len(record.ready_models)
+    needed = thresholds.min_ready_models if enabled else 0
+    return Check(
+        name="ready_models",
+        ok=ready >= needed,
+        detail=f"{ready} of {enabled} enabled models ready, needs {needed}",
+    )
+
+
+def _enabled(record: NodeRecord) -> set[str]:
+    return {model.model_id for model in record.models if model.enabled}

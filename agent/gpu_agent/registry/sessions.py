@@ -1,0 +1,228 @@
+"""How a node comes and goes: registration, supersession, goodbye, a lost connection (§3.1, §4 Connections).
+
+The newest proven session wins, by the order of arrival. Closing a socket changes no status.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpu_agent.registry import admission, declared, identity, pacing, telling
+from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
+from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
+from gpu_agent.registry.house import House
+from gpu_agent.registry.record import Drain, NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+
+POLICY_VIOLATION = 1008
+"""The WebSocket code with which a superseded session is closed."""
+
+BUSY_RETRY_SECONDS = 5.0
+_FIRST_STATUS_SHARE = 0.5
+"""Periodic statuses of nodes that came together are spread over the second half of the first interval."""
+
+
+class Sessions:
+    """The sessions of all nodes."""
+
+    def __init__(self, house: House, draw: Callable[[], float]) -> None:
+        self._house = house
+        self._policy = house.policy
+        self._draw = draw
+
+    def register(self, event: RegistrationArrived, step: Step) -> None:
+        """Admit a node, or say why not; a refusal leaves the connection open for another try."""
+        message = event.message
+        _note_arrival(event, step)
+        roster = self._house.roster
+        granted = admission.refusal_of(
+            message, allow_simulated=self._policy.allow_simulated
+        ) or identity.decide(event, roster, auth_off=self._policy.auth_off, now=step.now)
+        if isinstance(granted, NodeError):
+            step.note(
+                "node_register_refused", {"node_id": message.node_id, "code": granted.code}, Level.WARNING
+            )
+            step.tell(Send(event.connection, granted))
+            return
+        record = roster.records.get(granted)
+        step.before[(Kept.NODE, granted)] = None if record is None else replace(record)
+        if record is None:
+            record = _new_record(granted, event, step.now)
+            roster.add(record)
+        self._attach(record, event, step)
+        self._begin(record, event, step)
+
+    def goodbye(self, event: GoodbyeArrived, step: Step) -> None:
+        """A node plans its shutdown: offline at once, or after its jobs (§3.6)."""
+        message = event.message
+        record = self._house.roster.bound.get(event.connection)
+        if record is None or record.node_id != message.node_id:
+            step.tell(Send(event.connection, unknown_node(message.node_id)))
+            return
+        verdicts = self._house.verdicts
+        step.touched[record.node_id] = None
+        if record.status is NodeStatus.OFFLINE:
+            step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
+            verdicts.close(record, "the node said goodbye", step)
+        elif not message.drain or (record.status is NodeStatus.REGISTERING and not record.jobs_to_finish):
+            reason = "the node said goodbye" + (f": {message.reason}" if message.reason else "")
+            verdicts.give(record, NodeStatus.OFFLINE, ReasonCode.UNREGISTERED, reason=reason, step=step)
+        else:
+            self._drain_by_itself(record, event, step)
+
+    def fault(self, event: FaultReported, step: Step) -> None:
+        """Record an internal fault in the node's history."""
+        record = self._house.roster.bound.get(event.connection)
+        fields: dict[str, object] = {"code": event.message.code, "message": event.message.message}
+        if record is not None:
+            fields["node_id"] = record.node_id
+        step.note("node_fault_reported", fields, Level.WARNING)
+
+    def lost(self, connection: int, step: Step) -> None:
+        """Exclude a node whose connection is gone from dispatch; its status stays."""
+        record = self._house.roster.ended(connection)
+        if record is not None:
+            self._house.dispatch.refresh(record)
+            step.note("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
+            step.touched[record.node_id] = None
+
+    def _attach(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
+        """Let this connection stand for the node, and the one before it no longer."""
+        roster, before = self._house.roster, record.connection
+        if before == event.connection:
+            return
+        if before is not None:
+            superseded = NodeError(
+                node_id=record.node_id,
+                code=ErrorCode.SESSION_SUPERSEDED,
+                message="a newer session proved the same identity: if this machine should hold it, "
+                "stop the other agent and restart this one",
+            )
+            roster.dismiss(before)
+            step.tell(Send(before, superseded))
+            step.tell(CloseConnection(before, POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
+        roster.bind(record, event.connection)
+
+    def _begin(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
+        """Begin a session of the node from what it declares: nothing of it is proven yet (A-2)."""
+        house, message = self._house, event.message
+        declared.declare(record, message, house.thresholds)
+        record.registered_at = step.now
+        record.address = event.address
+        record.epoch += 1
+        self._pace(record, step.now)
+        if message.running_jobs is not None:
+            record.reported_job_ids = frozenset(message.running_jobs)
+        step.keep_node(record)
+        step.refusals.append(Send(event.connection, _busy(record.node_id)))
+        step.tell(Send(event.connection, self._ack(record, event)))
+        start_over(record, house.thresholds, step.now)
+        self._give_first_status(record, step)
+        house.claiming.find_again(record, step)
+        house.dispatch.refresh(record)
+        step.note(
+            "node_registered",
+            {
+                "node_id": record.node_id,
+                "session_epoch": record.epoch,
+                "address": event.address,
+                "gpu_count": len(record.gpus),
+                "models": len(record.models),
+                "simulated": record.simulated,
+            },
+        )
+
+    def _give_first_status(self, record: NodeRecord, step: Step) -> None:
+        verdicts, reason = self._house.verdicts, "registered; its health is not proven yet"
+        itself = record.drain is not None and not record.drain.by_operator
+        if itself:
+            record.drain = None
+        if record.status is not NodeStatus.DRAINING or not record.story:
+            verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.REGISTERED, reason=reason, step=step)
+        elif record.drain is None:
+            reason = "registered again, which ends the drain it asked for"
+            verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
+        elif record.connection is not None:
+            step.tell(telling.status_of(record, self._house.thresholds, connection=record.connection))
+
+    def _pace(self, record: NodeRecord, now: float) -> None:
+        thresholds = self._house.thresholds
+        record.interval_seconds = pacing.interval_for(
+            len(self._house.roster.bound),
+            thresholds,
+            max_beats_per_second=self._policy.max_beats_per_second,
+            share=self._draw(),
+        )
+        record.timeout_seconds = thresholds.node_timeout_seconds(record.interval_seconds)
+        spread = _FIRST_STATUS_SHARE + (1 - _FIRST_STATUS_SHARE) * self._draw()
+        record.next_status_at = now + thresholds.node_status_interval_seconds * spread
+
+    def _ack(self, record: NodeRecord, event: RegistrationArrived) -> NodeRegisterAck:
+        return NodeRegisterAck(
+            node_id=record.node_id,
+            node_token=event.issued_token,
+            capability_schema_version=admission.schema_of(event.message),
+            heartbeat_interval_seconds=record.interval_seconds,
+            warmup_heartbeat_interval_seconds=self._house.thresholds.warmup_heartbeat_interval_seconds,
+            heartbeat_timeout_seconds=record.timeout_seconds,
+            session_epoch=record.epoch,
+        )
+
+    def _drain_by_itself(self, record: NodeRecord, event: GoodbyeArrived, step: Step) -> None:
+        """Begin the drain that the node asks for; an operator's, which a node never lifts, goes before."""
+        if record.drain is None or not record.drain.by_operator:
+            seconds = event.message.deadline_seconds
+            if seconds is None:
+                seconds = self._house.thresholds.drain_deadline_seconds
+            record.drain = Drain(by_operator=False, deadline=step.now + seconds, reason=event.message.reason)
+            step.keep_node(record)
+        if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
+            self._house.verdicts.drain(record, step)
+        else:
+            step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
+
+
+def start_over(record: NodeRecord, thresholds: Thresholds, now: float) -> None:
+    """Reset what beats have shown, and the warm-up clock (§4)."""
+    record.heard_at = now
+    record.last_beat = record.beat = None
+    record.suspected = False
+    record.healthy_beats = record.unhealthy_beats = 0
+    record.recent = ()
+    record.warmup_until = now + thresholds.warmup_timeout_seconds
+
+
+def unknown_node(node_id: str | None) -> NodeError:
+    """Refuse what comes for a node that its connection did not register."""
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.UNKNOWN_NODE,
+        message="this connection has not registered that node id: send node_register first",
+    )
+
+
+def _new_record(node_id: str, event: RegistrationArrived, now: float) -> NodeRecord:
+    message = event.message
+    return NodeRecord(node_id=node_id, registration=message, hardware=message.hardware, registered_at=now)
+
+
+def _busy(node_id: str) -> NodeError:
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.REGISTRY_BUSY,
+        message="the registry could not save this registration just now: register again in a moment",
+        retry_after_seconds=BUSY_RETRY_SECONDS,
+    )
+
+
+def _note_arrival(event: RegistrationArrived, step: Step) -> None:
+    fields: dict[str, object] = {
+        "schema_version": admission.schema_of(event.message),
+        "gpu_count": len(event.message.hardware.gpus),
+        "address": event.address,
+    }
+    if event.message.node_id is not None:
+        fields["node_id"] = event.message.node_id
+    step.note("node_register_received", fields)

@@ -1,0 +1,62 @@
+"""What one event brings about, collected while it is handled: notes, then one save, then what may be told.
+
+The order is the promise of §4, *save before telling*: whatever is told stands behind the
+save of the same step. Holds no rule of the protocol.
+"""
+
+from collections.abc import Mapping
+
+from gpu_agent.registry.actions import Action, Answer, Kept, Level, Note, Refusal, Result
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.record import NodeRecord
+
+Key = tuple[Kept, str]
+"""What names one kept thing."""
+
+
+class Step:
+    """One event's consequences in the making."""
+
+    __slots__ = ("before", "keys", "notes", "now", "refusals", "told", "touched")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.notes: list[Note] = []
+        self.keys: dict[Key, None] = {}
+        """What must be kept before anything is told, in order."""
+        self.before: dict[Key, NodeRecord | Claim | None] = {}
+        """For what somebody asked: how it was, should the save fail."""
+        self.refusals: list[Action] = []
+        """What is said instead, should the save fail; empty for the registry's own verdicts."""
+        self.told: list[Action] = []
+        self.touched: dict[str, None] = {}
+        """Nodes whose next look must be planned anew."""
+
+    def note(self, event: str, fields: Mapping[str, object], level: Level = Level.INFO) -> None:
+        """Log an event; this waits for no save."""
+        self.notes.append(Note(event, fields, level))
+
+    def keep_node(self, record: NodeRecord) -> None:
+        """Save a node, as it stands at the end of the step, before anything is told."""
+        self.keys[(Kept.NODE, record.node_id)] = None
+        self.touched[record.node_id] = None
+
+    def keep_claim(self, job_id: str) -> None:
+        """Save a claim, or that it is gone, before anything is told."""
+        self.keys[(Kept.CLAIM, job_id)] = None
+
+    def tell(self, action: Action) -> None:
+        """Do this once the save is kept."""
+        self.told.append(action)
+
+    def answer(self, ref: int, result: Result = None) -> None:
+        """Answer a request once the save is kept."""
+        self.told.append(Answer(ref, result))
+
+    def refuse_unsaved(self, ref: int, code: str, message: str) -> None:
+        """Answer a request with a refusal instead, should the save fail."""
+        self.refusals.append(Answer(ref, Refusal(code, message)))
+
+    def refuse(self, ref: int, code: str, message: str) -> None:
+        """Answer a request with a refusal."""
+        self.told.append(Answer(ref, Refusal(code, message)))

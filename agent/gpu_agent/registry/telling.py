@@ -1,0 +1,76 @@
+"""What a node is told of its status, and the sentence that says what would change it (§3.5).
+
+Composes; decides nothing.
+"""
+
+from typing import assert_never
+
+from gpu_agent.registry import health
+from gpu_agent.registry.actions import TellStatus
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+
+
+def status_of(
+    record: NodeRecord, thresholds: Thresholds, *, connection: int, periodic: bool = False
+) -> TellStatus:
+    """Compose the status that a node has, as of its newest beat."""
+    return TellStatus(
+        connection=connection,
+        node_id=record.node_id,
+        status=record.status,
+        reason_code=record.reason_code,
+        reason=record.reason,
+        since=record.since,
+        previous_status=record.previous_status,
+        periodic=periodic,
+        heartbeat_interval_seconds=record.interval_seconds,
+        checks=health.checks(record, thresholds),
+        healthy_beats=record.healthy_beats,
+        beats_needed=beats_needed(record, thresholds),
+        in_flight_jobs=record.in_flight_jobs,
+        drain_deadline=record.drain.deadline if record.drain else None,
+        clears_when=clears_when(record, thresholds),
+    )
+
+
+def beats_needed(record: NodeRecord, thresholds: Thresholds) -> int:
+    """Return how many more healthy beats in a row make the node ready; 0 where beats do not decide."""
+    if record.status in (NodeStatus.REGISTERING, NodeStatus.DEGRADED):
+        return max(0, thresholds.healthy_beats_needed - record.healthy_beats)
+    return 0
+
+
+def clears_when(record: NodeRecord, thresholds: Thresholds) -> str | None:
+    """Say what would change the status; None for a ready node, from which nothing is wanted."""
+    match record.status:
+        case NodeStatus.READY:
+            return None
+        case NodeStatus.REGISTERING | NodeStatus.DEGRADED:
+            return _after_healthy_beats(record, thresholds)
+        case NodeStatus.DRAINING:
+            return _when_drained(record)
+        case NodeStatus.OFFLINE:
+            if record.drain is not None and record.drain.by_operator and record.connection is not None:
+                return "an operator resumes the node"
+            return "the node registers again"
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds) -> str:
+    needed = beats_needed(record, thresholds)
+    sentence = f"{needed} more healthy beats in a row" if needed != 1 else "one more healthy beat"
+    failing = [check for check in health.checks(record, thresholds) if not check.ok]
+    if failing:
+        sentence += "; failing now: " + "; ".join(f"{check.name} ({check.detail})" for check in failing)
+    if record.drain is not None:
+        sentence += "; then it drains, as asked"
+    return sentence
+
+
+def _when_drained(record: NodeRecord) -> str:
+    jobs = record.in_flight_jobs
+    running = "its last job ends" if jobs == 1 else f"its {jobs} jobs end"
+    return f"{running} or the deadline passes: then it goes offline"

@@ -1,0 +1,102 @@
+"""A verdict on a node, carried through: the move, its note and save, what is told, and what follows from it.
+
+What follows is fixed: a node that may work although somebody wants it empty drains in the
+same step, and one that drains with nothing left to finish goes offline. Whether a verdict
+is due is decided by those who watch beats, clocks and wishes.
+"""
+
+from gpu_agent.registry import lifecycle, telling
+from gpu_agent.registry.actions import CloseConnection
+from gpu_agent.registry.claiming import Claiming
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+
+GOING_AWAY = 1001
+"""The WebSocket code with which an offline node's connection is closed."""
+
+
+class Verdicts:
+    """Moves nodes along the arrows of `lifecycle`, with all that a move entails."""
+
+    def __init__(
+        self, thresholds: Thresholds, roster: Roster, *, dispatch: Dispatch, claiming: Claiming
+    ) -> None:
+        self._thresholds = thresholds
+        self._roster = roster
+        self._dispatch = dispatch
+        self._claiming = claiming
+
+    def give(
+        self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
+    ) -> None:
+        """Give a node a status, and whatever status follows from it at once."""
+        self._move(record, target, reason_code, reason=reason, step=step)
+        if record.drain is not None and target in (NodeStatus.READY, NodeStatus.DEGRADED):
+            self.drain(record, step)
+        self._dispatch.refresh(record)
+
+    def drain(self, record: NodeRecord, step: Step) -> None:
+        """Begin the drain that somebody wished for, and end it where there is nothing to wait for."""
+        drain = record.drain
+        if drain is None:
+            return
+        asker = "an operator" if drain.by_operator else "the node itself"
+        reason = f"{asker} asked for it to be emptied" + (f": {drain.reason}" if drain.reason else "")
+        self._move(record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED, reason=reason, step=step)
+        self.settle(record, step)
+        self._dispatch.refresh(record)
+
+    def settle(self, record: NodeRecord, step: Step) -> None:
+        """Let a draining node go offline once its jobs have ended or its deadline has passed."""
+        if record.status is not NodeStatus.DRAINING:
+            return
+        jobs = record.jobs_to_finish
+        if jobs == 0:
+            code, reason = ReasonCode.DRAIN_COMPLETE, "no job is in flight any more"
+        elif record.drain is not None and step.now >= record.drain.deadline:
+            code = ReasonCode.DRAIN_DEADLINE
+            reason = f"the drain's deadline passed with {jobs} in flight"
+        else:
+            return
+        self.give(record, NodeStatus.OFFLINE, code, reason=reason, step=step)
+
+    def _move(
+        self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
+    ) -> None:
+        move = lifecycle.move(record, target, reason_code=reason_code, reason=reason, now=step.now)
+        step.note(
+            "node_status_changed",
+            {
+                "node_id": record.node_id,
+                "from": None if move.source is None else move.source.value,
+                "to": target.value,
+                "reason_code": reason_code.value,
+            },
+        )
+        step.keep_node(record)
+        if target is NodeStatus.OFFLINE:
+            self._claiming.lose(record, step)
+        if record.connection is None:
+            return
+        step.tell(telling.status_of(record, self._thresholds, connection=record.connection))
+        if target is NodeStatus.OFFLINE and not _may_stay(record):
+            self.close(record, record.reason, step)
+
+    def close(self, record: NodeRecord, reason: str, step: Step) -> None:
+        """Close an offline node's connection: it comes back by registering."""
+        connection = record.connection
+        if connection is None:
+            return
+        self._roster.dismiss(connection)
+        step.tell(CloseConnection(connection, GOING_AWAY, reason))
+        step.touched[record.node_id] = None
+
+
+def _may_stay(record: NodeRecord) -> bool:
+    """After an operator's drain the session stays open until `resume` (§4)."""
+    emptied = record.reason_code in (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
+    return emptied and record.drain is not None and record.drain.by_operator

@@ -1,0 +1,99 @@
+"""What time alone does to a node: silence, warm-up, a drain's deadline, the periodic status, retention.
+
+Called for the nodes whose time has come, in no particular order. Reads no clock.
+"""
+
+from collections.abc import Iterable
+
+from gpu_agent.registry import deadlines, health, pacing, silence, telling
+from gpu_agent.registry.actions import Level
+from gpu_agent.registry.house import House
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+
+
+class Watch:
+    """Looks at nodes whose time has come."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._thresholds = house.thresholds
+
+    def look(self, records: Iterable[NodeRecord], step: Step) -> None:
+        """Draw the consequences of the time for each of these nodes."""
+        due = list(records)
+        if any(_timed_out(record, step.now) for record in due):
+            for record in silence.suspected(self._house.roster.records.values(), step):
+                self._house.dispatch.refresh(record)
+        for record in due:
+            self._look_at(record, step)
+            step.touched[record.node_id] = None
+
+    def _look_at(self, record: NodeRecord, step: Step) -> None:
+        now = step.now
+        if _timed_out(record, now):
+            self._time_out(record, step)
+        elif record.status is NodeStatus.REGISTERING and now >= record.warmup_until:
+            self._end_warmup(record, step)
+        elif record.status is NodeStatus.DRAINING:
+            self._house.verdicts.settle(record, step)
+        elif now >= deadlines.purge_at(record, self._thresholds):
+            self._purge(record, step)
+        if record.connection is not None and now >= record.next_status_at:
+            self._tell_again(record, record.connection, step)
+
+    def _time_out(self, record: NodeRecord, step: Step) -> None:
+        silent = step.now - record.heard_at
+        reason = f"silent for {silent:.1f} s; its timeout is {record.timeout_seconds:g} s"
+        if record.status is NodeStatus.OFFLINE:
+            self._house.verdicts.close(record, reason, step)
+            self._house.dispatch.refresh(record)
+            return
+        step.note(
+            "heartbeat_timeout",
+            {"node_id": record.node_id, "last_seen_ms": round(silent * 1000)},
+            Level.WARNING,
+        )
+        self._house.verdicts.give(
+            record, NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT, reason=reason, step=step
+        )
+
+    def _end_warmup(self, record: NodeRecord, step: Step) -> None:
+        needed, limit = self._thresholds.healthy_beats_needed, self._thresholds.warmup_timeout_seconds
+        reason = f"{record.healthy_beats} of {needed} healthy beats in a row within {limit:g} s"
+        failing = [check for check in health.checks(record, self._thresholds) if not check.ok]
+        if failing:
+            reason += "; failing: " + "; ".join(f"{check.name}: {check.detail}" for check in failing)
+        self._house.verdicts.give(
+            record, NodeStatus.DEGRADED, ReasonCode.WARMUP_TIMEOUT, reason=reason, step=step
+        )
+
+    def _tell_again(self, record: NodeRecord, connection: int, step: Step) -> None:
+        """Tell a node its status once more, and a new interval where the fleet has grown or shrunk."""
+        given = record.interval_seconds
+        wanted = pacing.interval_for(
+            len(self._house.roster.bound),
+            self._thresholds,
+            max_beats_per_second=self._house.policy.max_beats_per_second,
+        )
+        if pacing.worth_telling(given, wanted):
+            record.interval_seconds = wanted
+        # Until it is told again, a node may still beat as it was told before.
+        record.timeout_seconds = self._thresholds.node_timeout_seconds(max(given, record.interval_seconds))
+        record.next_status_at = step.now + self._thresholds.node_status_interval_seconds
+        step.tell(telling.status_of(record, self._thresholds, connection=connection, periodic=True))
+
+    def _purge(self, record: NodeRecord, step: Step) -> None:
+        self._house.roster.drop(record)
+        self._house.dispatch.forget(record.node_id)
+        self._house.claiming.forget(record.node_id)
+        step.keep_node(record)
+        step.note(
+            "node_purged", {"node_id": record.node_id, "offline_seconds": round(step.now - record.since)}
+        )
+
+
+def _timed_out(record: NodeRecord, now: float) -> bool:
+    listening = record.connection is not None or record.status is not NodeStatus.OFFLINE
+    return listening and now >= deadlines.silent_until(record)

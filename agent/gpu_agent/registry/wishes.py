@@ -1,0 +1,104 @@
+"""What operators wish of a node: empty it, take it back, give it no new jobs, let go of its record (§4).
+
+A wish outlives restarts of both sides. Every wish is saved before it is answered, and
+undone when the save fails.
+"""
+
+from dataclasses import replace
+
+from gpu_agent.registry.actions import Kept, Level
+from gpu_agent.registry.events import CordonAsked, DrainAsked, RemovalAsked, ResumeAsked
+from gpu_agent.registry.house import House
+from gpu_agent.registry.record import Drain, NodeRecord
+from gpu_agent.registry.sessions import start_over
+from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
+
+_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
+
+
+class Wishes:
+    """Takes operators' wishes."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def drain(self, event: DrainAsked, step: Step) -> None:
+        """Empty a node: at once where its status allows, else as soon as it may work."""
+        record = self._asked_of(event.ref, event.node_id, step)
+        if record is None:
+            return
+        seconds = event.deadline_seconds
+        if seconds is None:
+            seconds = self._house.thresholds.drain_deadline_seconds
+        record.drain = Drain(by_operator=True, deadline=step.now + seconds, reason=event.reason)
+        step.note(
+            "drain_wished", {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds}
+        )
+        if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
+            self._house.verdicts.drain(record, step)
+        step.answer(event.ref)
+
+    def resume(self, event: ResumeAsked, step: Step) -> None:
+        """Take a node back: it proves itself anew where its session is open, else once it registers."""
+        record = self._asked_of(event.ref, event.node_id, step)
+        if record is None:
+            return
+        record.drain = None
+        step.note("resume_wished", {"node_id": record.node_id})
+        emptied = record.status is NodeStatus.OFFLINE and record.connection is not None
+        if record.status is NodeStatus.DRAINING or emptied:
+            start_over(record, self._house.thresholds, record.heard_at)
+            record.warmup_until = step.now + self._house.thresholds.warmup_timeout_seconds
+            self._house.verdicts.give(
+                record,
+                NodeStatus.REGISTERING,
+                ReasonCode.RESUMED,
+                reason="an operator resumed it; its health is not proven yet",
+                step=step,
+            )
+        step.answer(event.ref)
+
+    def cordon(self, event: CordonAsked, step: Step) -> None:
+        """Give a node no new jobs, or lift that; its status stays."""
+        record = self._asked_of(event.ref, event.node_id, step)
+        if record is None:
+            return
+        record.cordoned = event.reason
+        self._house.dispatch.refresh(record)
+        wish = "cordon_lifted" if event.reason is None else "cordon_wished"
+        step.note(wish, {"node_id": record.node_id, "reason": event.reason})
+        step.answer(event.ref)
+
+    def removal(self, event: RemovalAsked, step: Step) -> None:
+        """Let go of a node's record; a node that still lives is sent away first."""
+        record = self._asked_of(event.ref, event.node_id, step)
+        if record is None:
+            return
+        reason = "an operator removed its record"
+        if record.status is NodeStatus.OFFLINE:
+            self._house.verdicts.close(record, reason, step)
+        else:
+            self._house.verdicts.give(
+                record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
+            )
+        if record.connection is not None:
+            self._house.verdicts.close(record, reason, step)
+        self._house.roster.drop(record)
+        self._house.dispatch.forget(record.node_id)
+        self._house.claiming.forget(record.node_id)
+        step.note("node_removed", {"node_id": record.node_id}, Level.WARNING)
+        step.answer(event.ref)
+
+    def _asked_of(self, ref: int, node_id: str, step: Step) -> NodeRecord | None:
+        """Find the node a wish is about, and remember how it was; refuse where there is none."""
+        record = self._house.roster.records.get(node_id)
+        if record is None:
+            step.refuse(
+                ref, ErrorCode.UNKNOWN_NODE, f"no node {node_id!r} is known: list them to see which are"
+            )
+            return None
+        step.before[(Kept.NODE, node_id)] = replace(record)
+        step.keep_node(record)
+        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        return record
