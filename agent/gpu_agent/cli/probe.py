@@ -1,0 +1,54 @@
+"""`gpu-agent probe`: what this machine has, once, without daemon, network or file.
+
+The NVML child is started before anything else is loaded: it takes longest, and the
+rest of the program loads while it works.
+"""
+
+import argparse
+import importlib
+from typing import Protocol, cast
+
+from gpu_agent.probe.nvml_once import StartedChild, start_child
+
+DESCRIPTION = """\
+Show what this machine has: GPUs with their health, host, models, and whether it could register.
+A dry run: it starts no daemon, sends nothing, writes no file, and answers within its deadline
+even when the driver hangs."""
+
+EPILOG = """\
+exit codes:
+  0  could register
+  2  no GPU or no driver
+  3  the driver is broken, or no GPU is usable; the output says what to do
+  4  wrong arguments or configuration"""
+
+
+class _Report(Protocol):
+    def main(self, arguments: argparse.Namespace, child: StartedChild | None) -> int: ...
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("--json", action="store_true", help="print the gpu-agent.probe/1 document")
+    parser.add_argument(
+        "--register-preview",
+        action="store_true",
+        help="print the exact node_register that would be sent, validated",
+    )
+    parser.add_argument(
+        "--simulate",
+        metavar="SPEC",
+        help="a machine that does not exist, such as 8xH100-80GB or 4xA100-80GB,2xL4-24GB",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Start the child, load the rest, report."""
+    child = None if arguments.simulate else start_child()
+    report = cast("_Report", importlib.import_module("gpu_agent.cli.probe_report"))
+    return report.main(arguments, child)
