@@ -9,7 +9,9 @@ from rich.text import Text
 from gpu_agent.probe.snapshot import exit_code
 from gpu_agent.wire.inventory import Gpu, Health, Host, Inventory, Model, ModelStatus, Outcome
 
-BAR_CELLS = 12
+BAR_CELLS = 8
+WIDE_COLUMNS = 118
+"""From here on a terminal has room for UUIDs."""
 HEALTH_STYLES = {
     Health.OK: "green",
     Health.DEGRADED: "yellow",
@@ -20,13 +22,14 @@ HEALTH_STYLES = {
 
 def print_inventory(inventory: Inventory) -> None:
     """Print everything: GPUs, host, models, the verdict and the next step."""
-    Console().print(Group(*_parts(inventory)))
+    console = Console()
+    console.print(Group(*_parts(inventory, wide=console.width >= WIDE_COLUMNS)))
 
 
-def _parts(inventory: Inventory) -> Iterable[RenderableType]:
+def _parts(inventory: Inventory, *, wide: bool) -> Iterable[RenderableType]:
     yield Text(_machine(inventory), style="bold")
     if inventory.gpu.gpus:
-        yield _gpu_table(inventory.gpu.gpus)
+        yield _gpu_table(inventory.gpu.gpus, wide=wide)
     yield Text(_host(inventory.host))
     yield Text(_models(inventory.models))
     for gpu in inventory.gpu.gpus:
@@ -46,23 +49,24 @@ def _machine(inventory: Inventory) -> str:
     return ", ".join([name, *(word for word in versions if word)])
 
 
-def _gpu_table(gpus: Iterable[Gpu]) -> Table:
+def _gpu_table(gpus: Iterable[Gpu], *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("GPU", "NAME", "HEALTH", "MEMORY"):
         table.add_column(column, no_wrap=True)
     for column in ("LOAD", "TEMP", "POWER"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("UUID", overflow="ellipsis", no_wrap=True, style="dim")
+    if wide:
+        table.add_column("UUID", no_wrap=True, style="dim")
     for gpu in gpus:
         table.add_row(
             "?" if gpu.index is None else str(gpu.index),
-            Text(gpu.name),
+            Text(gpu.name.removeprefix("NVIDIA ")),
             Text(gpu.health.value, style=HEALTH_STYLES[gpu.health]),
             _memory(gpu),
             _figure(gpu.utilization_percent, "%"),
             _figure(gpu.temperature_c, " °C"),
             _figure(gpu.power_w, " W"),
-            Text(gpu.uuid),
+            *([Text(gpu.uuid)] if wide else []),
         )
     return table
 
@@ -76,7 +80,7 @@ def _memory(gpu: Gpu) -> Text:
     filled = round(BAR_CELLS * min(1.0, gpu.memory_used_mb / gpu.memory_mb))
     bar = Text("█" * filled, style="cyan")
     bar.append("░" * (BAR_CELLS - filled), style="dim")
-    return bar.append(f" {gpu.memory_used_mb / 1024:.1f} of {total}", style="default")
+    return bar.append(f" {gpu.memory_used_mb / 1024:.0f}/{total}", style="default")
 
 
 def _figure(value: float | None, unit: str) -> str:
