@@ -1,0 +1,98 @@
+"""`gpu-agent registry serve`: run the registry until SIGTERM or Ctrl-C."""
+
+import argparse
+import asyncio
+import importlib
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.settings import SettingsError, load
+
+DESCRIPTION = """\
+Run the registry: nodes connect to it, it decides their status and gives jobs their places.
+Settings come from /etc/gpu-agent/registry.toml (or --config), then GPU_REGISTRY_* variables,
+then these options. Times are seconds, fractions welcome. It prints the addresses it listens on
+as the event `registry_listening`."""
+
+MEANINGS: dict[str, str] = {
+    "heartbeat_interval_seconds": "how often a settled node beats",
+    "warmup_heartbeat_interval_seconds": "how often a registering node beats",
+    "heartbeat_timeout_seconds": "silence that makes a node offline; never less than three of its intervals",
+    "warmup_timeout_seconds": "time to become ready before it counts as degraded",
+    "healthy_beats_needed": "healthy beats in a row that make a node ready",
+    "failure_window": "how many of the last beats flapping is judged by",
+    "failures_in_window": "unhealthy beats in the window that degrade a ready node",
+    "consecutive_failures": "unhealthy beats in a row that degrade a ready node",
+    "scan_interval_seconds": "how late a timeout may be noticed",
+    "node_status_interval_seconds": "how often a node is told its status, besides every change",
+    "drain_deadline_seconds": "how long a drain waits for jobs unless told otherwise",
+    "claim_ttl_seconds": "how long a claim lives unless it is renewed",
+    "default_max_concurrent_jobs": "places of a node that states none",
+    "min_ready_models": "ready models that a node with models needs",
+    "required_models": "models that every node must have ready, separated by commas",
+    "offline_retention_seconds": "how long an offline node is remembered",
+    "probe_age_limit_seconds": "a beat whose GPU reading is older is unhealthy",
+    "max_cpu_percent": "CPU load above which a node gets no new job",
+    "max_gpu_percent": "GPU load above which a node gets no new job",
+    "max_memory_percent": "memory use above which a node gets no new job",
+}
+"""One line for each threshold; a test keeps the two lists the same."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; what is not given is left to the other layers."""
+    parser.description = DESCRIPTION
+    listen = parser.add_argument_group("where")
+    listen.add_argument(
+        "--node-listen", metavar="HOST:PORT", help="where nodes connect (default 127.0.0.1:8080)"
+    )
+    listen.add_argument(
+        "--operator-listen", metavar="HOST:PORT", help="the operators' HTTP API (default 127.0.0.1:8081)"
+    )
+    listen.add_argument("--store", metavar="STORE", help="what keeps the registry's state: memory")
+    listen.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+    listen.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    whom = parser.add_argument_group("whom")
+    whom.add_argument(
+        "--allow-simulated", action="store_true", default=None, help="let simulated nodes register"
+    )
+    whom.add_argument(
+        "--insecure-no-auth",
+        action="store_true",
+        default=None,
+        help="DANGER: listen beyond loopback although anybody who gets there may act as any node or operator",
+    )
+    thresholds = parser.add_argument_group("thresholds")
+    for one in fields(Thresholds):
+        default = ",".join(one.default) if isinstance(one.default, tuple) else f"{one.default:g}"
+        thresholds.add_argument(
+            f"--{one.name.replace('_', '-')}",
+            metavar="N",
+            help=f"{MEANINGS[one.name]} (default {default or 'none'})",
+        )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Load the settings and serve."""
+    flags = {name: value for name, value in vars(arguments).items() if name != "config"}
+    try:
+        settings = load(flags, config=arguments.config)
+    except SettingsError as error:
+        raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
+    return int(asyncio.run(_server().serve(settings)))
+
+
+def _server() -> ModuleType:
+    try:
+        return importlib.import_module("gpu_agent.server.serve")
+    except ModuleNotFoundError as missing:
+        raise Failure(
+            f"the registry needs the package {missing.name}, which the base install leaves out: "
+            "pip install 'gpu-agent[registry]'",
+            code=ExitCode.CONFIGURATION,
+        ) from None
