@@ -8,6 +8,7 @@ from gpu_agent.registry import declared, figures, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
+from gpu_agent.registry.load import load_of
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.sessions import unknown_node
 from gpu_agent.registry.step import Step
@@ -45,19 +46,24 @@ class Beats:
             return self._from_a_stranger(event, now)
         previous, record.beat = record.beat, message
         record.heard_at = record.last_beat = now
-        record.suspected = False
-        if not _REPLACEABLE.isdisjoint(message.model_fields_set):
-            declared.replace(record, message, self._thresholds)
-        figures.write(record, message.gpus)
+        thresholds = self._thresholds
+        replaced = not _REPLACEABLE.isdisjoint(message.model_fields_set)
+        if replaced:
+            declared.replace(record, message, thresholds)
+        differs = figures.write(record, message.gpus)
+        load = load_of(message.resource_usage, thresholds)
         jobs_changed = previous is None or _jobs_differ(previous, message)
         if jobs_changed:
             _write_jobs(record, message)
-        self._refresh(record)
-        healthy = health.is_healthy(record, self._thresholds)
-        if healthy and not jobs_changed and not self._debug and record.status is NodeStatus.READY:
+        if differs or replaced or jobs_changed or record.suspected or load != record.load:
+            record.load = load
+            record.suspected = False
+            self._refresh(record)
+        healthy = health.is_healthy(record, thresholds)
+        well = healthy and record.status is NodeStatus.READY and record.recent is self._all_well
+        if well and not jobs_changed and not self._debug:
             record.healthy_beats += 1
-            if record.recent is self._all_well:
-                return None
+            return None
         return self._count(record, now, healthy=healthy)
 
     def _from_a_stranger(self, event: BeatArrived, now: float) -> Step | None:

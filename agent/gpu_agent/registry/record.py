@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import Check, Hardware, InstalledModel, NodeHeartbeat, NodeRegister
+from gpu_agent.wire.messages import GpuFigures, Hardware, InstalledModel, NodeHeartbeat, NodeRegister
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,10 +22,24 @@ class GpuState:
     """True for a GPU cut into MIG slices: it counts in no total and takes no job."""
     health: str = "ok"
     reasons: tuple[str, ...] = ()
-    utilization_percent: float | None = None
     memory_used_mb: int | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
+    figures: GpuFigures | None = None
+    """The last beat's; what nobody needs at every beat is read from here."""
+
+    @property
+    def utilization_percent(self) -> float | None:
+        """How busy the GPU is, if the node says."""
+        return None if self.figures is None else self.figures.utilization_percent
+
+    @property
+    def temperature_c(self) -> float | None:
+        """How warm it is, if the node says."""
+        return None if self.figures is None else self.figures.temperature_c
+
+    @property
+    def power_w(self) -> float | None:
+        """How much power it draws, if the node says."""
+        return None if self.figures is None else self.figures.power_w
 
     @property
     def usable(self) -> bool:
@@ -88,8 +102,10 @@ class NodeRecord:
     """Consecutive; a healthy beat sets it to 0."""
     recent: tuple[bool, ...] = ()
     """Verdicts of the last beats, newest last, at most `failure_window`."""
-    checks: tuple[Check, ...] = ()
     beat: NodeHeartbeat | None = None
+    """The last beat, whose figures stand until the next."""
+    load: tuple[object, ...] = ()
+    """What dispatch was last told of them."""
     gpus: dict[str, GpuState] = field(default_factory=dict)
     """By UUID; a GPU declared without one is keyed `#<position>`."""
     usable_gpus: int = 0
