@@ -49,6 +49,14 @@ REGISTRY_COMMANDS: dict[str, Entry] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The command that the words name, with its own parser."""
+
+    command: CommandModule
+    parser: argparse.ArgumentParser
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with our exit code for wrong arguments and the nearest name for a mistyped one."""
 
@@ -83,15 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    parser, command = _parser_for(words)
-    arguments = parser.parse_args(words)
-    if command is None:
+    parser, chosen = _parser_for(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        (chosen.parser if chosen else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if chosen is None:
         parser.print_help()
-        return ExitCode.CONFIGURATION if words else ExitCode.OK
-    return command.main(arguments)
+        return ExitCode.OK
+    return chosen.command.main(arguments)
 
 
-def _parser_for(words: Sequence[str]) -> tuple[Parser, CommandModule | None]:
+def _parser_for(words: Sequence[str]) -> tuple[Parser, Chosen | None]:
     """Build the parser with the arguments of the one command that the words name."""
     parser = Parser(
         prog="gpu-agent",
@@ -106,16 +116,16 @@ def _parser_for(words: Sequence[str]) -> tuple[Parser, CommandModule | None]:
     groups = _group(
         parser, "COMMAND", named=first, commands={**AGENT_COMMANDS, "registry": Entry("", _REGISTRY_SUMMARY)}
     )
-    command = _fill(groups, AGENT_COMMANDS, first)
+    chosen = _fill(groups, AGENT_COMMANDS, first)
     registry = groups.add_parser(
         "registry", help=_REGISTRY_SUMMARY, description="The registry: serve it, and ask it."
     )
     if first == "registry":
         actions = _group(registry, "ACTION", named=second, commands=REGISTRY_COMMANDS)
-        command = _fill(actions, REGISTRY_COMMANDS, second)
+        chosen = _fill(actions, REGISTRY_COMMANDS, second)
         if second is None and "-h" not in words and "--help" not in words:
             registry.error(f"say what the registry should do: {', '.join(REGISTRY_COMMANDS)}")
-    return parser, command
+    return parser, chosen
 
 
 _REGISTRY_SUMMARY = "serve a registry, and ask it about its nodes"
@@ -132,18 +142,16 @@ def _group(
     return cast("_Subparsers[Parser]", parser.add_subparsers(title="commands", metavar=metavar))
 
 
-def _fill(
-    group: "_Subparsers[Parser]", commands: dict[str, Entry], named: str | None
-) -> CommandModule | None:
-    chosen: CommandModule | None = None
+def _fill(group: "_Subparsers[Parser]", commands: dict[str, Entry], named: str | None) -> Chosen | None:
+    chosen: Chosen | None = None
     for name, entry in commands.items():
         parser = group.add_parser(
             name, help=entry.summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == named:
             module = importlib.import_module(f"gpu_agent.cli.{entry.module}")
-            chosen = cast("CommandModule", module)
-            chosen.configure(parser)
+            chosen = Chosen(cast("CommandModule", module), parser)
+            chosen.command.configure(parser)
     return chosen
 
 

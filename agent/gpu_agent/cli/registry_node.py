@@ -69,7 +69,7 @@ def _event(event: Mapping[str, Any]) -> str:
     fields = " ".join(
         f"{name}={value}" for name, value in event.get("fields", {}).items() if name != "node_id"
     )
-    return f"{_clock(event['timestamp'])} {event['event']} {fields}"
+    return f"{_clock(event['at'])} {event['event']} {fields}"
 
 
 def _clock(seconds: float) -> str:

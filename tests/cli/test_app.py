@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import pytest
+
+from gpu_agent.cli.app import AGENT_COMMANDS, REGISTRY_COMMANDS, main
+from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.version import __version__
+
+
+def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert all(command in said for command in (*AGENT_COMMANDS, "registry"))
+    assert "exit codes:" in said
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gpu-agent {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["prob"], "did you mean `probe`?"),
+        (["registry", "node5"], "did you mean `node"),
+        (["nothing-like-it"], "there are: probe, run"),
+        (["registry"], "serve, nodes, node, drain, explain"),
+        (["probe", "--jsn"], "did you mean --json?"),
+        (["registry", "drain"], "ID"),
+    ],
+)
+def test_a_mistake_is_a_sentence_with_the_next_step(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == ExitCode.CONFIGURATION
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "--help" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*([name] for name in AGENT_COMMANDS), *(["registry", name] for name in REGISTRY_COMMANDS)],
+    ids=" ".join,
+)
+def test_every_command_has_help_that_says_what_it_does(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_an_unexpected_fault_is_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_words: object) -> int:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("gpu_agent.cli.app._run", broken)
+    assert main(["probe"]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert "boom" in said
+    assert "GPU_AGENT_DEBUG" in said
+    monkeypatch.setenv("GPU_AGENT_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        main(["probe"])
+
+
+def test_a_closed_pipe_is_no_fault() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpu_agent.cli.app", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, b"")
