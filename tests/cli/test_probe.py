@@ -114,6 +114,6 @@ def test_it_writes_no_file(fake: FakeNvml, tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     assert main(["probe", "--json"]) == 0
-    assert {path for path in tmp_path.rglob("*")} == before
+    assert set(tmp_path.rglob("*")) == before

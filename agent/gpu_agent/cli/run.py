@@ -1,0 +1,44 @@
+"""`gpu-agent run`: the agent in the foreground, until SIGTERM or Ctrl-C."""
+
+import argparse
+from pathlib import Path
+
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.node import agent
+from gpu_agent.node.settings import SettingsError, load
+
+DESCRIPTION = """\
+Run the agent: find out what this machine has, register it, and say how it is until told to stop.
+It retries for ever while the registry is away, and keeps its id in the state directory.
+Settings come from /etc/gpu-agent/agent.toml (or --config), then GPU_AGENT_* variables, then these
+options. Log lines are JSON on stderr, or text on a terminal. SIGTERM and Ctrl-C end it within 5 s."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; what is not given is left to the other layers."""
+    parser.description = DESCRIPTION
+    parser.add_argument(
+        "--registry", dest="registry_url", metavar="URL", help="where the registry is: ws://HOST:8080/ws/node"
+    )
+    parser.add_argument(
+        "--simulate",
+        metavar="SPEC",
+        help="pretend to have these GPUs, such as 8xH100-80GB; registries refuse it unless they allow it",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="where the identity is kept (default: the platform's place)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Load the settings and run."""
+    flags = {name: value for name, value in vars(arguments).items() if name != "config"}
+    try:
+        settings = load(flags, config=arguments.config)
+    except SettingsError as error:
+        raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
+    return agent.run(settings)
