@@ -1,0 +1,207 @@
+"""Who this agent is: the id and the token that a registry gave it, kept in the state directory.
+
+Written whole or not at all, readable by its owner alone, never through a link. A file that cannot
+be understood is kept aside and said so; it is never overwritten, and the agent starts afresh.
+One agent at a time holds a directory: see `hold`.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from gpu_agent.node.locking import AlreadyLockedError, Lock
+
+FILE = "identity.json"
+LOCK_FILE = "agent.lock"
+_FORMAT = 1
+_LARGEST_BYTES = 64 * 1024
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MODE = 0o600
+_FOLDER_MODE = 0o700
+
+
+class IdentityError(Exception):
+    """The state directory cannot be used: the machine's fault, a sentence with the next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a registry gave this node; None until it did."""
+
+    node_id: str | None = None
+    node_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was found in the state directory."""
+
+    identity: Identity
+    kept_aside: Path | None = None
+    """Where a file went that could not be understood."""
+    why: str = ""
+
+
+def default_state_dir() -> Path:
+    """Return the platform's place for this user's program state."""
+    return user_state_path("gpu-agent", appauthor=False)
+
+
+class IdentityFile:
+    """The identity in one state directory. All methods raise `IdentityError` when the disk says no."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        self._identity = Identity()
+
+    @property
+    def identity(self) -> Identity:
+        """The identity as last loaded or saved."""
+        return self._identity
+
+    def load(self) -> Loaded:
+        """Read it; a corrupt file is moved aside, and an empty identity takes its place."""
+        try:
+            text = _read(self.path)
+        except FileNotFoundError:
+            return Loaded(self._identity)
+        except OSError as error:
+            raise IdentityError(f"{self.path} cannot be read ({_reason(error)}); {_MEND}") from error
+        try:
+            self._identity = _parse(text)
+        except ValueError as error:
+            return Loaded(self._identity, self._keep_aside(), str(error))
+        return Loaded(self._identity)
+
+    def save(self, node_id: str, node_token: str | None) -> None:
+        """Store a registry's verdict. Without a new token the old one stays, unless the id is another."""
+        known = self._identity
+        same = known.node_id in (None, node_id)
+        token = node_token or (known.node_token if same else None)
+        changed = Identity(node_id, token)
+        if changed != known or not self.path.exists():
+            self._write(changed, self.path)
+        self._identity = changed
+
+    def forget_id(self) -> Path | None:
+        """Forget the id, not the token; returns where a copy is kept for the operator."""
+        if self._identity.node_id is None:
+            return None
+        copy = self._free_name("conflict")
+        self._write(self._identity, copy)
+        self._identity = replace(self._identity, node_id=None)
+        self._write(self._identity, self.path)
+        return copy
+
+    def _write(self, identity: Identity, path: Path) -> None:
+        """Write beside, flush to the disk, then put in place: a crash leaves the old or the new file."""
+        document = {"format": _FORMAT, "node_id": identity.node_id, "node_token": identity.node_token}
+        beside = self.folder / f".{FILE}.{secrets.token_hex(4)}"
+        try:
+            _write_through(beside, json.dumps(document, indent=2) + "\n")
+            beside.replace(path)
+            _flush_folder(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise IdentityError(f"{path} cannot be written ({_reason(error)}); {_MEND}") from error
+
+    def _keep_aside(self) -> Path:
+        aside = self._free_name("corrupt")
+        try:
+            self.path.rename(aside)
+        except OSError as error:
+            raise IdentityError(f"{self.path} cannot be moved aside ({_reason(error)}); {_MEND}") from error
+        return aside
+
+    def _free_name(self, why: str) -> Path:
+        names = (self.folder / f"{FILE}.{why}-{number}" for number in itertools.count(1))
+        return next(name for name in names if not os.path.lexists(name))
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[IdentityFile]:
+    """Hold a state directory for as long as the block runs; make it if it is not there.
+
+    Raises `IdentityError`: another agent holds it (its process id is named), or the disk says no.
+    """
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        lock = Lock(folder / LOCK_FILE)
+    except AlreadyLockedError as error:
+        raise IdentityError(
+            f"another agent (process {error.holder or 'unknown'}) uses the state directory {folder}; "
+            "stop it, or give this one a directory of its own with --state-dir"
+        ) from error
+    except OSError as error:
+        raise IdentityError(
+            f"the state directory {folder} cannot be used ({_reason(error)}); {_MEND}"
+        ) from error
+    try:
+        yield IdentityFile(folder)
+    finally:
+        lock.release()
+
+
+_MEND = "check the directory's owner and permissions, or name another with --state-dir"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _read(path: Path) -> str:
+    """Read a regular file, never through a link; what is not text comes back as it can be shown."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError("it is no regular file")
+        if mode & ~_MODE & 0o777 and hasattr(os, "fchmod"):
+            os.fchmod(descriptor, _MODE)  # restored from a backup, say: it holds a credential
+        return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
+
+
+def _parse(text: str) -> Identity:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise ValueError(f"it is not of format {_FORMAT}")
+    node_id, token = document.get("node_id"), document.get("node_token")
+    if node_id is not None and not (isinstance(node_id, str) and _NODE_ID.fullmatch(node_id)):
+        raise ValueError("its node_id is none")
+    if token is not None and not (isinstance(token, str) and token.isascii() and token.isprintable()):
+        raise ValueError("its node_token is none")
+    return Identity(node_id, token)
+
+
+def _write_through(path: Path, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, _MODE), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable, where folders can be opened (not on Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""A lock file that names the process which holds it; freed by the kernel when that process ends.
+
+Waits for nobody: a lock that is taken is an error at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_MODE = 0o600
+_LOCKED_AT = 1 << 20
+"""On Windows a locked byte cannot be read, so the lock lies far behind the process id."""
+_LONGEST_PID = 20
+
+
+class AlreadyLockedError(Exception):
+    """Another process holds the lock."""
+
+    def __init__(self, holder: int | None) -> None:
+        super().__init__(f"held by process {holder}")
+        self.holder = holder
+        """Its process id, when it could be read."""
+
+
+class Lock:
+    """A held lock. The file stays afterwards: removing it would let two processes lock two files."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises `AlreadyLockedError`, or `OSError` from the disk."""
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._descriptor = os.open(path, flags, _MODE)
+        try:
+            _lock(self._descriptor)
+        except OSError:
+            holder = _holder(self._descriptor)
+            self.release()
+            raise AlreadyLockedError(holder) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let go of it; ending the process does the same."""
+        os.close(self._descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        os.lseek(descriptor, _LOCKED_AT, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(descriptor: int) -> int | None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    written = os.read(descriptor, _LONGEST_PID).strip()
+    return int(written) if written.isdigit() else None

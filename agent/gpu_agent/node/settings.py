@@ -1,0 +1,248 @@
+"""The agent's settings: defaults ← `agent.toml` ← `GPU_AGENT_*` ← flags, checked and frozen.
+
+Reads files and environment once and changes nothing. What is wrong comes back as
+`SettingsError`, a sentence for each fault with the next step.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as UnreadableError
+
+from gpu_agent.probe import simulated
+from gpu_agent.probe.features import FeaturePolicy
+from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.options import ProbeOptions
+from gpu_agent.probe.products import SimulationError
+from gpu_agent.wire.declaration import Owner
+from gpu_agent.wire.inventory import ModelStatus
+
+DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
+ENVIRONMENT_PREFIX = "GPU_AGENT_"
+NODE_PATH = "/ws/node"
+DEFAULT_PORT = 8080
+_LONGEST_SHOWN = 60
+
+
+class SettingsError(Exception):
+    """What the owner wrote cannot be used: a sentence for each fault, with the next step."""
+
+
+def _registry_url(value: str) -> str:
+    """Check where the registry is; the path may be left out."""
+    corrected = _corrected(value)
+    parts = urlsplit(value)
+    if parts.scheme not in ("ws", "wss"):
+        raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
+    if not parts.hostname:
+        raise ValueError("it names no host; write ws://HOST:8080/ws/node")
+    if parts.username or parts.password:
+        raise ValueError("no credentials go into a URL; put the join token into a file and name it")
+    if parts.fragment:
+        raise ValueError(f"a registry's URL has no fragment (#…); write {value.partition('#')[0]}")
+    _ = parts.port  # raises ValueError for what is no port
+    return corrected if parts.path in ("", "/") else value
+
+
+def _corrected(value: str) -> str:
+    """Guess the URL that was meant: `host`, `host:port` or `http://host:port` are common slips."""
+    scheme, separator, rest = value.partition("://")
+    rest = rest if separator else value
+    host, slash, path = rest.partition("/")
+    secure = scheme in ("wss", "https") and bool(separator)
+    has_port = bool(re.search(r":\d+$", host))
+    port = "" if has_port or separator else f":{DEFAULT_PORT}"
+    written = f"/{path}" if slash and path else NODE_PATH
+    return f"{'wss' if secure else 'ws'}://{host or 'HOST'}{port}{written}"
+
+
+def _simulation(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            simulated.parse(value)
+        except SimulationError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _paths(value: object) -> object:
+    """Accept `a:b` where a list of folders is meant: environment and flags have no lists."""
+    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def _labels(value: object) -> object:
+    """Accept `a=1,b=2` where labels are meant."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    wrong = [name for name, sign, _ in pairs if not sign or not name.strip()]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no label; write name=value,name=value")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
+Labels = Annotated[dict[str, str], BeforeValidator(_labels), NoDecode]
+Span = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+
+
+class DeclaredModel(BaseModel):
+    """A `[[declared_models]]` table: what the owner states of one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_id: Annotated[str, Field(min_length=1)]
+    version: str | None = None
+    kind: str | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    dialect: str | None = None
+    enabled: bool = True
+    status: ModelStatus | None = None
+    hidden: bool = False
+
+
+class AgentSettings(BaseSettings):
+    """All that `gpu-agent run` can be told. Times are seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+
+    registry_url: Annotated[str, AfterValidator(_registry_url)]
+    join_token_file: Folder | None = None
+    """Holds the join token for first contact; nobody but the agent should read it."""
+    state_dir: Folder | None = None
+    """Where the identity is kept; None takes the platform's place."""
+    simulate: Annotated[str | None, AfterValidator(_simulation)] = None
+    """GPUs that do not exist, for demos and tests: `8xH100-80GB`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    probe_interval_seconds: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)] = 5.0
+    deadline_seconds: Span = 5.0
+    """How long one reading may take before the agent goes on without it."""
+    nvml_stale_after_seconds: Span = 60.0
+    """From this age on, the last good reading of the GPUs no longer vouches for them (§4)."""
+
+    accept_public_jobs: bool = False
+    labels: Labels = Field(default_factory=dict)
+    max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    endpoint: str | None = None
+    """Where the worker on this machine is reached."""
+
+    hub_roots: Folders | None = None
+    """Hugging Face caches; None takes the places where the hub's own library keeps one."""
+    model_directories: Folders = ()
+    declared_models: tuple[DeclaredModel, ...] = ()
+    features: dict[str, bool] = Field(default_factory=dict)
+    """true claims a feature, false forbids it; what is not named is left to the models."""
+    advanced_features: tuple[str, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(  # noqa: PLR0917 - the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before file.
+
+        Variables that no setting is named after are ignored: Kubernetes makes some of its own
+        (`GPU_AGENT_PORT`) for a service of our name.
+        """
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def owner(self) -> Owner:
+        """What the owner states beside what the probe finds."""
+        return Owner(
+            accept_public_jobs=self.accept_public_jobs,
+            labels=dict(self.labels),
+            max_concurrent_jobs=self.max_concurrent_jobs,
+            endpoint=self.endpoint,
+        )
+
+    @property
+    def probe_options(self) -> ProbeOptions:
+        """What the probe is told."""
+        return ProbeOptions(
+            hub_roots=self.hub_roots,
+            model_directories=self.model_directories,
+            declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
+            features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
+        )
+
+
+def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSettings:
+    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
+
+    Without `config` the file in /etc is read if it is there; a named one must be there.
+    """
+    path = DEFAULT_CONFIG if config is None else config
+    if config is not None and not config.is_file():
+        raise SettingsError(f"there is no file {config}; name an existing one with --config")
+
+    class Layered(AgentSettings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Layered(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    except UnreadableError as error:  # a variable that should hold JSON
+        raise SettingsError(f"{error}: write it as JSON") from None
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise SettingsError("\n".join(_sentence(one, path) for one in faults)) from None
+
+
+def _sentence(error: ErrorDetails, path: Path) -> str:
+    name = ".".join(str(step) for step in error["loc"])
+    if name == "registry_url" and error["type"] == "missing":
+        return f"no registry is named; add --registry ws://HOST:{DEFAULT_PORT}{NODE_PATH}"
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(error, path)
+    problem = error["msg"].removeprefix("Value error, ")
+    shown = repr(error["input"])
+    if len(shown) > _LONGEST_SHOWN:
+        shown = f"{shown[:_LONGEST_SHOWN]}…"
+    return f"{name}: {problem}, got {shown}"
+
+
+def _unknown_key(error: ErrorDetails, path: Path) -> str:
+    key = str(error["loc"][-1])
+    nested = len(error["loc"]) > 1
+    known = DeclaredModel.model_fields if nested else AgentSettings.model_fields
+    nearest = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
+    return f"{_place(key, path)}{key!r} is no setting; {hint}"
+
+
+def _place(key: str, path: Path) -> str:
+    """Say where a key stands, as `FILE:LINE: `, when it is found in the file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    spelled = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=\].]""")
+    found = next((number for number, line in enumerate(lines, 1) if spelled.match(line)), None)
+    return f"{path}: " if found is None else f"{path}:{found}: "

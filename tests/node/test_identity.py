@@ -1,0 +1,168 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.identity import FILE, Identity, IdentityError, IdentityFile, default_state_dir, hold
+
+
+def test_a_fresh_directory_knows_nobody(tmp_path: Path) -> None:
+    assert IdentityFile(tmp_path).load().identity == Identity()
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    IdentityFile(tmp_path).save("node-A", "s3cret")
+    assert IdentityFile(tmp_path).load().identity == Identity("node-A", "s3cret")
+
+
+def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    with hold(tmp_path / "state") as file:
+        file.save("node-A", "s3cret")
+        assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.folder.stat().st_mode) == 0o700
+
+
+def test_a_file_that_others_may_read_is_closed_when_it_is_loaded(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", "s3cret")
+    file.path.chmod(0o644)
+    assert IdentityFile(tmp_path).load().identity.node_id == "node-A"
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_an_ack_without_a_token_keeps_the_one_there_is(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", "s3cret")
+    file.save("node-A", None)
+    assert file.identity == Identity("node-A", "s3cret")
+
+
+def test_a_token_does_not_outlive_the_id_it_proves(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", "s3cret")
+    file.save("node-B", None)
+    assert IdentityFile(tmp_path).load().identity == Identity("node-B", None)
+
+
+def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", None)
+    before = file.path.stat().st_ino
+    file.save("node-A", None)
+    assert file.path.stat().st_ino == before
+
+
+def test_a_file_that_was_removed_meanwhile_is_written_again(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", None)
+    file.path.unlink()
+    file.save("node-A", None)
+    assert file.path.exists()
+
+
+def test_a_token_is_shown_in_no_repr() -> None:
+    assert "s3cret" not in repr(Identity("node-A", "s3cret"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe\x00",
+        b"[" * 60_000,
+        b'{"format": 2, "node_id": "node-A"}',
+        b'{"format": 1, "node_id": 7}',
+        b'{"format": 1, "node_id": "../../etc/passwd"}',
+        b'{"format": 1, "node_id": "node-A", "node_token": "two\\nlines"}',
+        b'{"format": 1, "node_id": "node-A"}' + b" " * 70_000 + b"x",
+    ],
+)
+def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    if content.endswith(b"x"):
+        content = content[:0]
+        (tmp_path / FILE).write_bytes(b"")
+    loaded = IdentityFile(tmp_path).load()
+    assert loaded.identity == Identity()
+    assert loaded.kept_aside == tmp_path / f"{FILE}.corrupt-1"
+    assert loaded.kept_aside.read_bytes() == content
+    assert loaded.why
+    assert not (tmp_path / FILE).exists()
+
+
+def test_corrupt_files_never_overwrite_each_other(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / FILE).write_text("x")
+        assert IdentityFile(tmp_path).load().kept_aside == tmp_path / f"{FILE}.corrupt-{number}"
+
+
+def test_a_link_in_the_file_s_place_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / FILE).symlink_to(victim)
+    file = IdentityFile(tmp_path)
+    with pytest.raises(IdentityError, match="cannot be read"):
+        file.load()
+    file.save("node-A", None)
+    assert victim.read_text() == "precious"
+    assert not file.path.is_symlink()
+
+
+def test_a_pipe_in_the_file_s_place_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(IdentityError, match="no regular file"):
+        IdentityFile(tmp_path).load()
+
+
+def test_forgetting_keeps_the_token_and_a_copy_for_the_operator(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", "s3cret")
+    copy = file.forget_id()
+    assert copy == tmp_path / f"{FILE}.conflict-1"
+    assert json.loads(copy.read_text())["node_id"] == "node-A"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert IdentityFile(tmp_path).load().identity == Identity(None, "s3cret")
+    file.save("node-B", None)
+    assert file.identity == Identity("node-B", "s3cret")
+
+
+def test_forgetting_nothing_leaves_no_copy(tmp_path: Path) -> None:
+    assert IdentityFile(tmp_path).forget_id() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_half_written_is_left_behind(tmp_path: Path) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", None)
+    file.path.unlink()
+    file.path.mkdir()
+    with pytest.raises(IdentityError, match="cannot be written"):
+        file.save("node-B", None)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
+    with (
+        hold(tmp_path),
+        pytest.raises(IdentityError, match=rf"process {os.getpid()}\).*--state-dir"),
+        hold(tmp_path),
+    ):
+        pass
+    with hold(tmp_path):
+        pass
+
+
+def test_a_directory_that_cannot_be_made_is_said_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IdentityError, match="--state-dir"), hold(tmp_path / "file" / "state"):
+        pass
+
+
+def test_the_platform_has_a_place_for_it() -> None:
+    assert default_state_dir().is_absolute()
+    assert default_state_dir().name == "gpu-agent"

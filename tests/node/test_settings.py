@@ -1,0 +1,188 @@
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.settings import AgentSettings, SettingsError, load
+
+URL = "ws://10.0.0.1:8080/ws/node"
+
+
+@pytest.fixture(autouse=True)
+def _no_machine_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("gpu_agent.node.settings.DEFAULT_CONFIG", tmp_path / "absent.toml")
+
+
+def _load(tmp_path: Path, text: str = "", **flags: object) -> AgentSettings:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return load({"registry_url": URL, **flags}, config=path)
+
+
+def test_defaults_need_only_a_registry() -> None:
+    settings = load({"registry_url": URL})
+    assert (settings.deadline_seconds, settings.nvml_stale_after_seconds) == (5, 60)
+    assert settings.owner.accept_public_jobs is False
+    assert settings.probe_options.hub_roots is None
+
+
+def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'log_level = "debug"\nmax_concurrent_jobs = 1\ndeadline_seconds = 2'
+    monkeypatch.setenv("GPU_AGENT_LOG_LEVEL", "warning")
+    monkeypatch.setenv("GPU_AGENT_MAX_CONCURRENT_JOBS", "2")
+    settings = _load(tmp_path, text, log_level="error")
+    assert (settings.log_level, settings.max_concurrent_jobs, settings.deadline_seconds) == ("error", 2, 2)
+
+
+def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:
+    assert _load(tmp_path, 'simulate = "2xL4-24GB"', simulate=None).simulate == "2xL4-24GB"
+
+
+def test_the_file_in_etc_is_read_if_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "etc.toml"
+    path.write_text(f'registry_url = "{URL}"')
+    monkeypatch.setattr("gpu_agent.node.settings.DEFAULT_CONFIG", path)
+    assert load({}).registry_url == URL
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no file"):
+        load({}, config=tmp_path / "absent.toml")
+
+
+def test_without_a_registry_the_flag_is_named() -> None:
+    with pytest.raises(SettingsError, match="add --registry ws://HOST:8080/ws/node"):
+        load({})
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("10.0.0.1:8080", "ws://10.0.0.1:8080/ws/node"),
+        ("10.0.0.1", "ws://10.0.0.1:8080/ws/node"),
+        ("localhost:8080", "ws://localhost:8080/ws/node"),
+        ("scheduler.example/ws/node", "ws://scheduler.example:8080/ws/node"),
+        ("http://10.0.0.1:8080", "ws://10.0.0.1:8080/ws/node"),
+        ("https://registry.example", "wss://registry.example/ws/node"),
+    ],
+)
+def test_a_url_without_ws_is_an_error_that_shows_the_corrected_form(written: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=f"write {meant}, got"):
+        load({"registry_url": written})
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("ws://", "names no host"),
+        ("ws://user:secret@host:8080/ws/node", "no credentials go into a URL"),
+        ("ws://host:99999/ws/node", "Port out of range"),
+        ("ws://host:8080/ws/node#x", "no fragment"),
+    ],
+)
+def test_other_faults_of_a_url_are_named(written: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        load({"registry_url": written})
+
+
+@pytest.mark.parametrize("written", ["ws://host:8080", "ws://host:8080/"])
+def test_a_url_without_a_path_gets_the_protocol_s(written: str) -> None:
+    assert load({"registry_url": written}).registry_url == "ws://host:8080/ws/node"
+
+
+def test_a_path_of_the_operator_s_own_stays() -> None:
+    assert load({"registry_url": "wss://host/farm/ws"}).registry_url == "wss://host/farm/ws"
+
+
+def test_an_unknown_key_names_the_nearest_with_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"agent\.toml:2: 'acept_public_jobs' is no setting; did you mean"
+    ):
+        _load(tmp_path, "# mine\nacept_public_jobs = true")
+
+
+def test_an_unknown_key_in_a_table_names_the_nearest_of_that_table(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"agent\.toml:2: 'modelid' .* did you mean 'model_id'"):
+        _load(tmp_path, '[[declared_models]]\nmodelid = "x"')
+
+
+def test_an_unknown_key_that_resembles_none_lists_them(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there are: registry_url, "):
+        _load(tmp_path, "qqq = 1")
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        _load(tmp_path, "deadline_seconds = 0\nmax_concurrent_jobs = -1")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"agent\.toml is not valid TOML"):
+        _load(tmp_path, "= x")
+
+
+def test_a_variable_that_should_hold_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_DECLARED_MODELS", "whisper")
+    with pytest.raises(SettingsError, match="declared_models.*JSON"):
+        load({"registry_url": URL})
+
+
+def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_PORT", "tcp://10.0.0.1:80")
+    assert load({"registry_url": URL}).registry_url == URL
+
+
+def test_a_simulation_that_names_no_product_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="simulate: .*H100"):
+        load({"registry_url": URL, "simulate": "8xNothing"})
+
+
+def test_lists_and_labels_can_be_written_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_HUB_ROOTS", "/a:/b")
+    monkeypatch.setenv("GPU_AGENT_LABELS", "zone=a, rack = 7")
+    settings = load({"registry_url": URL})
+    assert settings.hub_roots == (Path("/a"), Path("/b"))
+    assert settings.owner.labels == {"zone": "a", "rack": "7"}
+
+
+def test_a_label_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_LABELS", "zone")
+    with pytest.raises(SettingsError, match="write name=value"):
+        load({"registry_url": URL})
+
+
+def test_a_home_in_a_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/owner")
+    settings = _load(tmp_path, 'model_directories = ["~/models"]')
+    assert settings.model_directories == (Path("/home/owner/models"),)
+
+
+def test_declared_models_and_features_reach_the_probe(tmp_path: Path) -> None:
+    text = """
+    advanced_features = ["kv_cache"]
+    [features]
+    speaker_identification = true
+    emotion_detection = false
+    [[declared_models]]
+    model_id = "whisper"
+    version = "1"
+    kind = "asr"
+    status = "downloading"
+    [[declared_models]]
+    model_id = "secret"
+    hidden = true
+    """
+    options = _load(tmp_path, text).probe_options
+    assert [(one.model_id, one.kind, one.hidden) for one in options.declared_models] == [
+        ("whisper", "asr", False),
+        ("secret", None, True),
+    ]
+    assert options.features.stated == {"speaker_identification": True, "emotion_detection": False}
+    assert options.features.advanced == ("kv_cache",)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load({"registry_url": URL}).log_level = "debug"  # type: ignore[misc]  # that is the point
