@@ -68,7 +68,7 @@ class Claiming:
             step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
             return None
         self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
-        step.answer(event.ref, claim)
+        step.answer(event.ref)
         return claim.node_id
 
     def expire(self, step: Step) -> Iterable[str]:
@@ -118,7 +118,7 @@ class Claiming:
 
     def _note_failure(self, job: Job, verdict: NoAvailableNode, step: Step) -> None:
         counts = {reason.value: count for reason, count in verdict.counts.items()}
-        step.note("dispatch_failed", {"job_id": job.job_id, "counts": counts}, Level.WARNING)
+        step.note("dispatch_failed", {"job_id": job.job_id, "counts": counts})
         for examples in verdict.examples.values():
             for one in examples:
                 _note_exclusion(job, one, Level.INFO, step=step)

@@ -84,7 +84,7 @@ def of_node(record: NodeRecord, now: float) -> dict[str, Any]:
     drain = record.drain
     return {
         "node_id": record.node_id,
-        "registration": record.registration.model_dump(mode="json"),
+        "registration": _written(record),
         "status": record.status.value,
         "previous_status": record.previous_status and record.previous_status.value,
         "reason_code": record.reason_code.value,
@@ -171,6 +171,13 @@ def claim_from(restored: Restored, thresholds: Thresholds, now: float) -> Claim:
         memory_mb=kept.memory_mb,
         affinity_key=kept.affinity_key,
     )
+
+
+def _written(record: NodeRecord) -> dict[str, Any]:
+    """Write a declaration once, however often the status of its node is saved."""
+    if record.written is None or record.written[0] is not record.registration:
+        record.written = (record.registration, record.registration.model_dump(mode="json"))
+    return record.written[1]
 
 
 def _drain(kept: _DrainDocument, written: float) -> Drain:

@@ -74,6 +74,8 @@ class NodeRecord:
     node_id: str
     registration: NodeRegister
     """As last sent, with what beats have replaced since."""
+    written: tuple[NodeRegister, dict[str, object]] | None = None
+    """The registration in the form in which it is kept, and which one that was."""
     hardware: Hardware
     registered_at: float
     status: NodeStatus = NodeStatus.REGISTERING

@@ -73,10 +73,11 @@ class Saves:
             self._undo(lost, step)
             for refusal in lost.refusals:
                 step.tell(refusal)
-            return
-        self._again.append(lost)
-        if self._again_at is None:
-            self._again_at = step.now + self._retry_seconds
+            besides = tuple(key for key in lost.keys if key not in lost.before)
+            lost = _Open(besides, {}, (), ())
+        if lost.keys:
+            self._again.append(lost)
+            self._again_at = self._again_at or step.now + self._retry_seconds
 
     def retry(self, step: Step) -> None:
         """Let a step save again, as they stand by then, the verdicts that could not be kept."""

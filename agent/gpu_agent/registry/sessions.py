@@ -4,7 +4,6 @@ The newest proven session wins, by the order of arrival. Closing a socket change
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from gpu_agent.registry import admission, declared, identity, pacing, telling
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
@@ -47,10 +46,11 @@ class Sessions:
             step.tell(Send(event.connection, granted))
             return
         record = roster.records.get(granted)
-        step.before[(Kept.NODE, granted)] = None if record is None else replace(record)
         if record is None:
+            step.before[(Kept.NODE, granted)] = None
             record = _new_record(granted, event, step.now)
             roster.add(record)
+        step.remember(record)
         self._attach(record, event, step)
         self._begin(record, event, step)
 
@@ -118,6 +118,9 @@ class Sessions:
         step.keep_node(record)
         step.refusals.append(Send(event.connection, _busy(record.node_id)))
         step.tell(Send(event.connection, self._ack(record, event)))
+        record.heard_at = step.now
+        record.last_beat = record.beat = None
+        record.suspected = False
         start_over(record, house.thresholds, step.now)
         self._give_first_status(record, step)
         house.claiming.find_again(record, step)
@@ -139,7 +142,7 @@ class Sessions:
         itself = record.drain is not None and not record.drain.by_operator
         if itself:
             record.drain = None
-        if record.status is not NodeStatus.DRAINING or not record.story:
+        if record.status is not NodeStatus.DRAINING:
             verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.REGISTERED, reason=reason, step=step)
         elif record.drain is None:
             reason = "registered again, which ends the drain it asked for"
@@ -185,10 +188,7 @@ class Sessions:
 
 
 def start_over(record: NodeRecord, thresholds: Thresholds, now: float) -> None:
-    """Reset what beats have shown, and the warm-up clock (§4)."""
-    record.heard_at = now
-    record.last_beat = record.beat = None
-    record.suspected = False
+    """Reset the counts of beats and the warm-up clock (§4)."""
     record.healthy_beats = record.unhealthy_beats = 0
     record.recent = ()
     record.warmup_until = now + thresholds.warmup_timeout_seconds

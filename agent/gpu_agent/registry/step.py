@@ -5,6 +5,7 @@ save of the same step. Holds no rule of the protocol.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gpu_agent.registry.actions import Action, Answer, Kept, Level, Note, Refusal, Result
 from gpu_agent.registry.job import Claim
@@ -25,7 +26,7 @@ class Step:
         self.keys: dict[Key, None] = {}
         """What must be kept before anything is told, in order."""
         self.before: dict[Key, NodeRecord | Claim | None] = {}
-        """For what somebody asked: how it was, should the save fail."""
+        """How it was, should what somebody asked have to be undone; None for what was not there."""
         self.refusals: list[Action] = []
         """What is said instead, should the save fail; empty for the registry's own verdicts."""
         self.told: list[Action] = []
@@ -35,6 +36,10 @@ class Step:
     def note(self, event: str, fields: Mapping[str, object], level: Level = Level.INFO) -> None:
         """Log an event; this waits for no save."""
         self.notes.append(Note(event, fields, level))
+
+    def remember(self, record: NodeRecord) -> None:
+        """Remember how a node was before this step, should what is asked have to be undone."""
+        self.before.setdefault((Kept.NODE, record.node_id), replace(record))
 
     def keep_node(self, record: NodeRecord) -> None:
         """Save a node, as it stands at the end of the step, before anything is told."""

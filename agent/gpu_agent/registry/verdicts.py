@@ -67,6 +67,7 @@ class Verdicts:
     def _move(
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
     ) -> None:
+        step.remember(record)
         move = lifecycle.move(record, target, reason_code=reason_code, reason=reason, now=step.now)
         step.note(
             "node_status_changed",

@@ -4,9 +4,7 @@ A wish outlives restarts of both sides. Every wish is saved before it is answere
 undone when the save fails.
 """
 
-from dataclasses import replace
-
-from gpu_agent.registry.actions import Kept, Level
+from gpu_agent.registry.actions import Level
 from gpu_agent.registry.events import CordonAsked, DrainAsked, RemovalAsked, ResumeAsked
 from gpu_agent.registry.house import House
 from gpu_agent.registry.record import Drain, NodeRecord
@@ -37,6 +35,7 @@ class Wishes:
         )
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)
+        self._house.verdicts.settle(record, step)
         step.answer(event.ref)
 
     def resume(self, event: ResumeAsked, step: Step) -> None:
@@ -48,8 +47,7 @@ class Wishes:
         step.note("resume_wished", {"node_id": record.node_id})
         emptied = record.status is NodeStatus.OFFLINE and record.connection is not None
         if record.status is NodeStatus.DRAINING or emptied:
-            start_over(record, self._house.thresholds, record.heard_at)
-            record.warmup_until = step.now + self._house.thresholds.warmup_timeout_seconds
+            start_over(record, self._house.thresholds, step.now)
             self._house.verdicts.give(
                 record,
                 NodeStatus.REGISTERING,
@@ -98,7 +96,7 @@ class Wishes:
                 ref, ErrorCode.UNKNOWN_NODE, f"no node {node_id!r} is known: list them to see which are"
             )
             return None
-        step.before[(Kept.NODE, node_id)] = replace(record)
+        step.remember(record)
         step.keep_node(record)
         step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
         return record
