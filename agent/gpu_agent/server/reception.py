@@ -1,0 +1,97 @@
+"""From frames to events: what a node said, or how it is told that it said nothing readable.
+
+A malformed frame is answered with its faults by path and leaves the connection open, until
+too many come in a row. Decides nothing about nodes.
+"""
+
+import secrets
+from collections.abc import Callable
+from typing import assert_never
+
+from gpu_agent.registry.events import (
+    BeatArrived,
+    ConnectionLost,
+    Event,
+    FaultReported,
+    GoodbyeArrived,
+    RegistrationArrived,
+)
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.wire.codec import FrameError, decode_from_node, encode
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
+
+MALFORMED_IN_A_ROW = 20
+"""A peer that sends this many unreadable frames without a readable one is cut off."""
+
+_POLICY_VIOLATION = 1008
+_FRESH_ID_BYTES = 4
+
+_LOG = EventLog("server.reception")
+
+
+class Reception:
+    """Turns the frames of all connections into the fleet's events."""
+
+    def __init__(self, handle: Callable[[Event], None]) -> None:
+        self.beats = 0
+        """Beats received since the start."""
+        self._handle = handle
+
+    def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
+        """Read one frame; the hottest path of the registry."""
+        try:
+            message = decode_from_node(payload)
+        except FrameError as error:
+            self._refuse(connection, error)
+            return
+        connection.malformed_in_a_row = 0
+        if isinstance(message, NodeHeartbeat):
+            self.beats += 1
+            self._handle(BeatArrived(connection.number, message))
+        else:
+            self._handle(self._event_of(connection, message))
+
+    def connection_lost(self, connection: NodeConnection) -> None:
+        """Tell the fleet that a connection is gone."""
+        self._handle(ConnectionLost(connection.number))
+
+    def _event_of(
+        self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError
+    ) -> Event:
+        match message:
+            case NodeRegister():
+                return RegistrationArrived(
+                    connection.number, message, fresh_id=_draw_id(), address=connection.address
+                )
+            case NodeUnregister():
+                return GoodbyeArrived(connection.number, message)
+            case NodeError():
+                return FaultReported(connection.number, message)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
+        connection.malformed_in_a_row += 1
+        if connection.malformed_in_a_row == 1:  # once in a row: a broken peer must not fill the log
+            _LOG.info(
+                "frame_malformed",
+                node_id=connection.node_id,
+                address=connection.address,
+                problems=[f"{one.path}: {one.problem}" for one in error.errors],
+            )
+        refusal = NodeError(
+            node_id=connection.node_id,
+            code=ErrorCode.INVALID_MESSAGE,
+            message=f"this frame cannot be read: {error}; correct it, see docs/protocol.md",
+            details=error.details(),
+        )
+        connection.send(encode(refusal))
+        if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
+            connection.fail(_POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _draw_id() -> str:
+    """Draw `node-` and 8 hex digits, upper case (§3.1)."""
+    return f"node-{secrets.token_hex(_FRESH_ID_BYTES).upper()}"

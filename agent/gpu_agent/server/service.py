@@ -1,0 +1,220 @@
+"""The registry as an object: nodes connect to it, a scheduler in the same process asks it for places.
+
+Owns the fleet, its loop, the gateway and the store. Needs no web framework: the operator API
+is one user of this facade among others. Everything here belongs to one event loop.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from gpu_agent.registry.actions import Change, Refusal, Result
+from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.events import (
+    ClaimAsked,
+    CordonAsked,
+    DrainAsked,
+    Event,
+    ReleaseAsked,
+    RemovalAsked,
+    RenewalAsked,
+    ResumeAsked,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.server import views
+from gpu_agent.server.address import Address
+from gpu_agent.server.carrier import DOCUMENT, WRITTEN_AT, Carrier
+from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.gateway import Limits
+from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.performance import Meter, Performance
+from gpu_agent.server.reception import Reception
+from gpu_agent.server.switchboard import Switchboard
+from gpu_agent.server.views import NodeDetail, NodeSummary, Placement
+from gpu_agent.store.base import Store
+
+_LOG = EventLog("registry")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What a registry is told when it is made."""
+
+    node_listen: Address = field(default_factory=lambda: Address("127.0.0.1", 8080))
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    limits: Limits = field(default_factory=Limits)
+    allow_simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much a registry holds."""
+
+    nodes: int
+    connections: int
+
+
+class RegistryService:
+    """One registry: `start` it, ask it, `stop` it."""
+
+    def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock or Clock()
+        self._chronicle = Chronicle()
+        self._meter = Meter(now=self._clock.monotonic())
+        self._refs = itertools.count(1)
+        self._fleet = Fleet(
+            settings.thresholds,
+            secrets.SystemRandom().random,
+            allow_simulated=settings.allow_simulated,
+            auth_off=True,
+            debug=_LOG.debugging,
+        )
+        self._reception = Reception(self._handle)
+        self._switchboard = Switchboard(
+            settings.limits,
+            frame_arrived=self._reception.frame_arrived,
+            connection_lost=self._reception.connection_lost,
+        )
+        self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
+        self._loop = FleetLoop(
+            self._fleet,
+            self._carrier.carry_out,
+            clock=self._clock,
+            scan_interval_seconds=settings.thresholds.scan_interval_seconds,
+            lagged=self._meter.lagged,
+        )
+        self._node_address: Address | None = None
+
+    async def start(self) -> None:
+        """Listen for nodes, take back what the store kept, let nodes in; raises `OSError`, `StoreError`."""
+        self._node_address = await self._switchboard.listen(self._settings.node_listen)
+        self._loop.start()
+        self._loop.act(self._fleet.restore(self._restored(self._store.load()), self._clock.monotonic()))
+        self._switchboard.admit()
+
+    async def stop(self) -> None:
+        """Say goodbye to all nodes and close the store. Nobody's status changes by it."""
+        self._loop.stop()
+        for waiting in self._carrier.answers.values():
+            waiting.cancel()
+        await self._switchboard.stop()
+        self._store.close()
+
+    @property
+    def node_address(self) -> Address:
+        """Where nodes connect, with the port that the system chose."""
+        if self._node_address is None:
+            raise RuntimeError("the registry has not been started: await start() first")
+        return self._node_address
+
+    def nodes(self) -> Iterator[NodeSummary]:
+        """Show every node, by id, each as it is when the iterator comes to it."""
+        return (views.summary(record, self._clock) for record in self._fleet.nodes())
+
+    def node(self, node_id: str) -> NodeDetail | None:
+        """Show all that is known of a node; None when the id is not known."""
+        record = self._fleet.node(node_id)
+        if record is None:
+            return None
+        return views.detail(
+            record,
+            self._clock,
+            thresholds=self._settings.thresholds,
+            events=self._chronicle.of(node_id),
+        )
+
+    async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
+        """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
+        began = self._clock.monotonic()
+        asked = self._ask(lambda ref: ClaimAsked(ref, job))
+        self._meter.selected(self._clock.monotonic() - began)
+        return self._placed(await asked, job.job_id)
+
+    async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
+        """Keep a job's place for one more TTL."""
+        return self._placed(await self._ask(lambda ref: RenewalAsked(ref, job_id)), job_id)
+
+    async def release(self, job_id: str) -> Refusal | None:
+        """Give a job's place back."""
+        return _refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
+
+    def explain(self, job: Job) -> Explanation:
+        """Say of every node whether it could take a job, and why not (A-3); reserves nothing."""
+        return self._fleet.explain(job, self._clock.monotonic())
+
+    async def drain(
+        self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
+    ) -> Refusal | None:
+        """Let a node finish its jobs and take no new ones, until `resume`."""
+        return _refusal(await self._ask(lambda ref: DrainAsked(ref, node_id, deadline_seconds, reason)))
+
+    async def resume(self, node_id: str) -> Refusal | None:
+        """Take a drained node back."""
+        return _refusal(await self._ask(lambda ref: ResumeAsked(ref, node_id)))
+
+    async def cordon(self, node_id: str, *, reason: str) -> Refusal | None:
+        """Give a node no new jobs; its status stays."""
+        return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, reason)))
+
+    async def uncordon(self, node_id: str) -> Refusal | None:
+        """Lift a cordon."""
+        return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
+
+    async def remove(self, node_id: str) -> Refusal | None:
+        """Let a node's record go; if it lives it is sent away first."""
+        return _refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
+
+    def events(self) -> AsyncIterator[RegistryEvent]:
+        """Follow what happens from now on; who falls behind loses the oldest and is told how many."""
+        return follow(self._chronicle)
+
+    def performance(self) -> Performance:
+        """Read the registry's own figures since the last reading (§8)."""
+        return self._meter.read(now=self._clock.monotonic(), beats=self._reception.beats)
+
+    @property
+    def size(self) -> Size:
+        """How many nodes are known and how many connections are open."""
+        return Size(nodes=len(self._fleet.nodes()), connections=len(self._switchboard))
+
+    def _handle(self, event: Event) -> None:
+        self._loop.handle(event)
+
+    def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
+        """Ask the fleet at once; its answer comes when what it stands behind is saved."""
+        if not self._loop.running:
+            raise RuntimeError("the registry does not run: await start() first")
+        ref = next(self._refs)
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._carrier.answers[ref] = answer
+        self._loop.handle(asking(ref))
+        return answer
+
+    def _placed(self, result: Result, job_id: str) -> Placement | NoAvailableNode | Refusal:
+        if isinstance(result, Claim):
+            return views.placement(result, self._clock)
+        if result is None:
+            raise RuntimeError(f"the fleet answered for job {job_id!r} with nothing; this is a bug")
+        return result
+
+    def _restored(self, kept: Iterable[Change]) -> Iterator[Restored]:
+        """Say of each kept document how long ago it was written, by wall time."""
+        now = self._clock.wall()
+        for change in kept:
+            wrapped = change.document or {}
+            document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
+            if isinstance(document, Mapping) and isinstance(written_at, int | float):
+                yield Restored(change.kind, change.key, document, now - written_at)
+
+
+def _refusal(result: Result) -> Refusal | None:
+    return result if isinstance(result, Refusal) else None

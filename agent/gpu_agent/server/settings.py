@@ -1,0 +1,155 @@
+"""The registry's settings: defaults ← file ← `GPU_REGISTRY_*` ← flags, checked, then frozen.
+
+Thresholds are named as in §4 of the node protocol, in the file as in the environment and
+the flags. Opens nothing and starts nothing.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.address import Address
+
+DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
+ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
+_DEFAULTS = Thresholds()
+
+
+class SettingsError(Exception):
+    """What the operator wrote cannot be used: a sentence for each fault, with the next step."""
+
+
+def _address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    """Accept `a,b` where a list of names is meant: environment and flags have no lists."""
+    return (
+        tuple(name for part in value.split(",") if (name := part.strip()))
+        if isinstance(value, str)
+        else value
+    )
+
+
+Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
+Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
+class RegistrySettings(BaseSettings):
+    """All that `registry serve` can be told. Times are seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+
+    node_listen: Listen = Address("127.0.0.1", 8080)
+    operator_listen: Listen = Address("127.0.0.1", 8081)
+    store: Literal["memory"] = "memory"
+    allow_simulated: bool = False
+    insecure_no_auth: bool = False
+    """Danger: let anybody who reaches the ports act as any node and any operator."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_connections: Count = 16384
+    registration_timeout_seconds: Span = 10.0
+    """A connection that has not registered by then is closed (§2)."""
+
+    heartbeat_interval_seconds: Span = _DEFAULTS.heartbeat_interval_seconds
+    warmup_heartbeat_interval_seconds: Span = _DEFAULTS.warmup_heartbeat_interval_seconds
+    heartbeat_timeout_seconds: Span = _DEFAULTS.heartbeat_timeout_seconds
+    warmup_timeout_seconds: Span = _DEFAULTS.warmup_timeout_seconds
+    healthy_beats_needed: Count = _DEFAULTS.healthy_beats_needed
+    failure_window: Count = _DEFAULTS.failure_window
+    failures_in_window: Count = _DEFAULTS.failures_in_window
+    consecutive_failures: Count = _DEFAULTS.consecutive_failures
+    scan_interval_seconds: Span = _DEFAULTS.scan_interval_seconds
+    node_status_interval_seconds: Span = _DEFAULTS.node_status_interval_seconds
+    drain_deadline_seconds: Span = _DEFAULTS.drain_deadline_seconds
+    claim_ttl_seconds: Span = _DEFAULTS.claim_ttl_seconds
+    default_max_concurrent_jobs: Count = _DEFAULTS.default_max_concurrent_jobs
+    min_ready_models: Annotated[int, Field(ge=0)] = _DEFAULTS.min_ready_models
+    required_models: Names = _DEFAULTS.required_models
+    offline_retention_seconds: Span = _DEFAULTS.offline_retention_seconds
+    probe_age_limit_seconds: Span = _DEFAULTS.probe_age_limit_seconds
+    max_cpu_percent: Percent = _DEFAULTS.max_cpu_percent
+    max_gpu_percent: Percent = _DEFAULTS.max_gpu_percent
+    max_memory_percent: Percent = _DEFAULTS.max_memory_percent
+
+    @classmethod
+    def settings_customise_sources(  # noqa: PLR0917 - the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.failures_in_window > self.failure_window:
+            raise ValueError(
+                f"failures_in_window ({self.failures_in_window}) can never be reached in a failure_window of "
+                f"{self.failure_window}; make the window larger"
+            )
+        for name in ("node_listen", "operator_listen"):
+            address: Address = getattr(self, name)
+            if not (address.is_loopback or self.insecure_no_auth):
+                raise ValueError(
+                    f"{name} {address} is reached from other machines, and no credentials are checked yet: "
+                    "anybody there could act as a node or an operator. Listen on 127.0.0.1, or, on a network "
+                    "where you trust every machine, add --insecure-no-auth"
+                )
+        return self
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What the fleet judges by."""
+        return Thresholds(**{one.name: getattr(self, one.name) for one in fields(Thresholds)})
+
+
+def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
+    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
+
+    Without `config` the file in /etc is read if it is there; a named one must be there.
+    """
+    path = DEFAULT_CONFIG if config is None else config
+    if config is not None and not config.is_file():
+        raise SettingsError(f"there is no file {config}; name an existing one with --config")
+
+    class Layered(RegistrySettings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Layered(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(one) for one in error.errors(include_url=False))) from None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = ".".join(str(step) for step in error["loc"])
+    problem = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{name!r} is no setting of the registry; see `gpu-agent registry serve --help`"
+    return f"{name}: {problem}, got {error['input']!r}" if name else problem

@@ -1,0 +1,232 @@
+"""What the registry shows of nodes, claims and verdicts outside: wall times, and names that stay.
+
+These shapes are the operator API's JSON and what an embedding scheduler reads. Derives
+nothing that the fleet does not know.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from gpu_agent.registry import admission, health, telling
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.record import Drain, GpuState, NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.chronicle import RegistryEvent
+from gpu_agent.server.clock import Clock
+from gpu_agent.wire.messages import InstalledModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuView:
+    """A GPU with the figures of the node's last beat; None where they are unknown."""
+
+    uuid: str | None
+    name: str
+    memory_mb: int | None
+    memory_used_mb: int | None
+    utilization_percent: float | None
+    temperature_c: float | None
+    power_w: float | None
+    health: str
+    reasons: tuple[str, ...]
+    usable: bool
+    parent_uuid: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """An installed model; `status` as the node's newest word has it."""
+
+    model_id: str
+    version: str
+    kind: str | None
+    enabled: bool
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSummary:
+    """A node as a list shows it. `since` is Unix time."""
+
+    node_id: str
+    status: str
+    reason_code: str
+    reason: str
+    since: float
+    connected: bool
+    gpus: tuple[GpuView, ...]
+    installed_models: tuple[ModelView, ...]
+    in_flight_jobs: int
+    max_concurrent_jobs: int
+    accept_public_jobs: bool
+    last_beat_age_seconds: float | None
+    simulated: bool
+    cordoned: str | None
+    endpoint: str | None
+    address: str | None
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckView:
+    """One health check behind a status."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainView:
+    """A wish to empty a node; `deadline` is the Unix time at which it goes offline whatever runs."""
+
+    by_operator: bool
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDetail(NodeSummary):
+    """A node in full: what stands behind its status, and what happened to it lately."""
+
+    previous_status: str | None
+    checks: tuple[CheckView, ...]
+    healthy_beats: int
+    beats_needed: int
+    clears_when: str | None
+    drain: DrainView | None
+    labels: Mapping[str, str]
+    features: tuple[str, ...]
+    cpu_percent: float | None
+    mem_percent: float | None
+    probe_age_seconds: float | None
+    platform: str | None
+    cpu_cores: int
+    memory_gb: int
+    driver_version: str | None
+    cuda_version: str | None
+    capability_schema_version: str
+    heartbeat_interval_seconds: float
+    heartbeat_timeout_seconds: float
+    session_epoch: int
+    claimed_jobs: tuple[str, ...]
+    running_jobs: tuple[str, ...] | None
+    events: tuple[RegistryEvent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A place reserved for a job. `expires_at` is Unix time; renew or release before it."""
+
+    job_id: str
+    node_id: str
+    gpu_uuids: tuple[str, ...]
+    endpoint: str | None
+    expires_at: float
+
+
+def summary(record: NodeRecord, clock: Clock) -> NodeSummary:
+    """Show what a list shows."""
+    return NodeSummary(
+        node_id=record.node_id,
+        status=record.status.value,
+        reason_code=record.reason_code.value,
+        reason=record.reason,
+        since=clock.wall_at(record.since),
+        connected=record.connected,
+        gpus=tuple(_gpu(gpu) for gpu in record.gpus.values()),
+        installed_models=tuple(_model(model, record.capability_state) for model in record.models),
+        in_flight_jobs=record.in_flight_jobs,
+        max_concurrent_jobs=record.max_concurrent_jobs,
+        accept_public_jobs=record.accept_public_jobs,
+        last_beat_age_seconds=_age(record.last_beat, clock),
+        simulated=record.simulated,
+        cordoned=record.cordoned,
+        endpoint=record.endpoint,
+        address=record.address,
+        agent_version=record.registration.version,
+    )
+
+
+def detail(
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, events: tuple[RegistryEvent, ...]
+) -> NodeDetail:
+    """Show all that is known of a node."""
+    listed, beat = summary(record, clock), record.beat
+    usage = None if beat is None else beat.resource_usage
+    return NodeDetail(
+        **{one.name: getattr(listed, one.name) for one in fields(NodeSummary)},
+        previous_status=record.previous_status and record.previous_status.value,
+        checks=tuple(
+            CheckView(name=one.name, ok=one.ok, detail=one.detail)
+            for one in health.checks(record, thresholds)
+        ),
+        healthy_beats=record.healthy_beats,
+        beats_needed=telling.beats_needed(record, thresholds),
+        clears_when=telling.clears_when(record, thresholds),
+        drain=None if record.drain is None else _drain(record.drain, clock),
+        labels=dict(record.labels),
+        features=tuple(sorted(record.features)),
+        cpu_percent=None if usage is None else usage.cpu_percent,
+        mem_percent=None if usage is None else usage.mem_percent,
+        probe_age_seconds=None if beat is None else beat.probe_age_seconds,
+        platform=record.registration.platform,
+        cpu_cores=record.hardware.cpu_cores,
+        memory_gb=record.hardware.memory_gb,
+        driver_version=record.hardware.driver_version,
+        cuda_version=record.hardware.cuda_version,
+        capability_schema_version=admission.schema_of(record.registration),
+        heartbeat_interval_seconds=record.interval_seconds,
+        heartbeat_timeout_seconds=record.timeout_seconds,
+        session_epoch=record.epoch,
+        claimed_jobs=tuple(record.claims),
+        running_jobs=None if record.reported_job_ids is None else tuple(sorted(record.reported_job_ids)),
+        events=events,
+    )
+
+
+def placement(claim: Claim, clock: Clock) -> Placement:
+    """Copy what a scheduler needs of its claim."""
+    return Placement(
+        job_id=claim.job_id,
+        node_id=claim.node_id,
+        gpu_uuids=claim.gpu_uuids,
+        endpoint=claim.endpoint,
+        expires_at=clock.wall_at(claim.expires_at),
+    )
+
+
+def _gpu(gpu: GpuState) -> GpuView:
+    return GpuView(
+        uuid=None if gpu.uuid.startswith("#") else gpu.uuid,
+        name=gpu.name,
+        memory_mb=gpu.memory_mb,
+        memory_used_mb=gpu.memory_used_mb,
+        utilization_percent=gpu.utilization_percent,
+        temperature_c=gpu.temperature_c,
+        power_w=gpu.power_w,
+        health=gpu.health,
+        reasons=gpu.reasons,
+        usable=gpu.usable,
+        parent_uuid=gpu.parent_uuid,
+    )
+
+
+def _model(model: InstalledModel, state: Mapping[str, str] | None) -> ModelView:
+    return ModelView(
+        model_id=model.model_id,
+        version=model.version,
+        kind=model.kind,
+        enabled=model.enabled,
+        status=model.status if state is None else state.get(model.model_id, model.status),
+    )
+
+
+def _drain(drain: Drain, clock: Clock) -> DrainView:
+    return DrainView(
+        by_operator=drain.by_operator, deadline=clock.wall_at(drain.deadline), reason=drain.reason
+    )
+
+
+def _age(moment: float | None, clock: Clock) -> float | None:
+    return None if moment is None else round(clock.monotonic() - moment, 3)
