@@ -117,6 +117,13 @@ class FakeNvml:
             "remapped_rows": "0 0 0 0",
             "clocks_event_reasons": 0,
             "mig": 0,
+            "fan_percent": 30,
+            "performance_state": 0,
+            "compute_mode": 0,
+            "persistence_mode": 1,
+            "display_active": 0,
+            "encoder_percent": 0,
+            "decoder_percent": 0,
         }
         for key, value in facts.items():
             self._state(key, index, value)

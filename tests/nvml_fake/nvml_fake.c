@@ -518,6 +518,46 @@ nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsi
     return answer_wide("nvmlDeviceGetCurrentClocksThrottleReasons", device, "clocks_event_reasons", reasons);
 }
 
+/* ---- NVML: what only other tools ask, so that a comparison with them is fair -------------------------- */
+
+nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned int *percent) {
+    return answer_number("nvmlDeviceGetFanSpeed", device, "fan_percent", percent);
+}
+
+nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t device, nvmlPstates_t *state) {
+    return answer_number("nvmlDeviceGetPerformanceState", device, "performance_state", state);
+}
+
+nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComputeMode_t *mode) {
+    return answer_number("nvmlDeviceGetComputeMode", device, "compute_mode", mode);
+}
+
+nvmlReturn_t nvmlDeviceGetPersistenceMode(nvmlDevice_t device, nvmlEnableState_t *mode) {
+    return answer_number("nvmlDeviceGetPersistenceMode", device, "persistence_mode", mode);
+}
+
+nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t device, nvmlEnableState_t *active) {
+    return answer_number("nvmlDeviceGetDisplayActive", device, "display_active", active);
+}
+
+nvmlReturn_t nvmlDeviceGetEncoderUtilization(nvmlDevice_t device, unsigned int *percent, unsigned int *period_us) {
+    *period_us = 0;
+    return answer_number("nvmlDeviceGetEncoderUtilization", device, "encoder_percent", percent);
+}
+
+nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *percent, unsigned int *period_us) {
+    *period_us = 0;
+    return answer_number("nvmlDeviceGetDecoderUtilization", device, "decoder_percent", percent);
+}
+
+/* Windows only on true drivers, which answer NOT_SUPPORTED elsewhere. */
+nvmlReturn_t nvmlDeviceGetDriverModel(nvmlDevice_t device, nvmlDriverModel_t *current, nvmlDriverModel_t *pending) {
+    (void)current;
+    (void)pending;
+    nvmlReturn_t code = enter_device("nvmlDeviceGetDriverModel", device);
+    return code == NVML_SUCCESS ? NVML_ERROR_NOT_SUPPORTED : code;
+}
+
 /* ---- NVML: how well a device is -------------------------------------------------------------------- */
 
 nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t type,
