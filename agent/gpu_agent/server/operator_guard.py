@@ -1,0 +1,69 @@
+"""Keeps web pages in an operator's browser from using the operator API behind the operator's back.
+
+A page of another origin can make a browser send requests to 127.0.0.1, and by rebinding its
+own name to that address can even read the answers. So a request must name a host that is
+ours, must not come from a foreign origin, and must carry JSON where it carries anything.
+Checks no credentials.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refuse = Callable[[int, str, str], App]
+"""Makes the answer to a refused request from a status, a code and a sentence."""
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Guard:
+    """Stands before an ASGI application."""
+
+    def __init__(self, app: App, *, hosts: Iterable[str] | None, refuse: Refuse) -> None:
+        self._app = app
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        """Names under which we may be called; None when nobody can know them all."""
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        app = self._app
+        if scope["type"] == "http":
+            app = self._refusal(scope) or app
+        await app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> App | None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if self._hosts is not None and _name(host) not in self._hosts:
+            return self._refuse(
+                403,
+                "HOST_NOT_ALLOWED",
+                f"this registry is not called {host!r}: use the address it listens on",
+            )
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return self._refuse(
+                403, "ORIGIN_NOT_ALLOWED", f"pages of {origin!r} may not use this API: use it from a program"
+            )
+        has_body = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
+        if scope["method"] in _READING or not (has_body or scope["method"] == "POST"):
+            return None
+        if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return self._refuse(
+                415, "JSON_REQUIRED", "send the request with the header `Content-Type: application/json`"
+            )
+        return None
+
+
+def _name(host: str) -> str:
+    """The name in a `Host` header, without port and brackets."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,122 @@
+"""The operator API's JSON: what may be asked, and how a refusal looks. Answers are `views`.
+
+A demand that nobody knows is refused, not ignored: a job must not run where its owner
+believed it could not.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.job import Job
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+
+
+class ApiModel(BaseModel):
+    """Base of what the API reads and writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobRequest(ApiModel):
+    """A job's demands (§5); each one that is left out is no demand."""
+
+    job_id: Name
+    required_models: Names = ()
+    required_features: Names = ()
+    public: bool = False
+    gpu_count: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpu_name: Name | None = None
+    min_gpu_memory_mb: Annotated[int, Field(ge=0)] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    allowed_nodes: Names | None = None
+    affinity_key: Name | None = None
+    priority: int = 0
+
+    def job(self) -> Job:
+        """The demands as the fleet reads them."""
+        return Job(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class ExplainRequest(JobRequest):
+    """A job to explain; nothing is reserved, so it needs no id of its own."""
+
+    job_id: Name = "explain"
+
+
+class DrainRequest(ApiModel):
+    """How a node is to be emptied."""
+
+    deadline_seconds: Seconds | None = None
+    """After it the node goes offline whatever runs; left out: the registry's default."""
+    reason: Annotated[str, StringConstraints(max_length=500)] = ""
+
+
+class Reason(ApiModel):
+    """Why one node cannot take a job: what the job needs, and what the node has."""
+
+    node_id: str
+    reason: str
+    need: str
+    have: str
+
+
+class ExplanationAnswer(ApiModel):
+    """Every node's answer to one job."""
+
+    job_id: str
+    able: tuple[str, ...]
+    """Best first."""
+    excluded: tuple[Reason, ...]
+    counts: dict[str, int]
+
+
+class Health(ApiModel):
+    """That the registry answers, and how much it holds."""
+
+    status: str = "ok"
+    version: str
+    nodes: int
+    connections: int
+
+
+class Problem(BaseModel):
+    """A refusal, as RFC 9457 has it: `code` for programs, `detail` with the next step for people."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    status: int
+    title: str
+    code: str
+    detail: str
+
+
+def explained(explanation: Explanation) -> ExplanationAnswer:
+    """Write an explanation."""
+    return ExplanationAnswer(
+        job_id=explanation.job_id,
+        able=explanation.able,
+        excluded=tuple(reason(one) for one in explanation.excluded),
+        counts={exclusion.value: count for exclusion, count in explanation.counts.items()},
+    )
+
+
+def reason(one: Excluded) -> Reason:
+    """Write one node's reason."""
+    return Reason(node_id=one.node_id, reason=one.reason.value, need=one.need, have=one.have)
+
+
+def nobody_left(verdict: NoAvailableNode) -> dict[str, object]:
+    """Write what a failed placement adds to its problem: counts, and examples by reason (A-8)."""
+    return {
+        "job_id": verdict.job_id,
+        "counts": {exclusion.value: count for exclusion, count in verdict.counts.items()},
+        "examples": {
+            exclusion.value: [reason(one).model_dump() for one in shown]
+            for exclusion, shown in verdict.examples.items()
+        },
+    }
