@@ -38,7 +38,7 @@ def barred(record: NodeRecord, in_flight: int, limits: Thresholds) -> Exclusion 
     """Return the first reason that holds whatever the job; the same tests, without their words."""
     if record.status is not NodeStatus.READY:
         return Exclusion.STATUS_NOT_READY
-    if record.connection is None:
+    if not record.connected:
         return Exclusion.DISCONNECTED
     if record.cordoned is not None:
         return Exclusion.CORDONED
@@ -57,7 +57,7 @@ def _not_ready(view: NodeView, _demand: Demand) -> Lack | None:
 
 
 def _disconnected(view: NodeView, _demand: Demand) -> Lack | None:
-    return Lack("a live connection", "none") if view.record.connection is None else None
+    return Lack("a live connection", "none") if not view.record.connected else None
 
 
 def _cordoned(view: NodeView, _demand: Demand) -> Lack | None:
@@ -119,7 +119,7 @@ def _without_room(view: NodeView, demand: Demand) -> Lack | None:
     if sum(one is not None and one >= demand.memory_mb for one in free) >= demand.gpu_count:
         return None
     shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
-    return Lack(f"{demand.memory_mb} MiB free on {demand.gpu_count} GPU{_named(demand)}", f"free: {shown}")
+    return Lack(f"{demand.memory_mb} MiB free on {_gpus_wanted(demand)}", f"free: {shown}")
 
 
 def _over_limits(view: NodeView, _demand: Demand) -> Lack | None:
@@ -150,11 +150,11 @@ def _over_a_limit(record: NodeRecord, limits: Thresholds) -> tuple[str, float, f
         return None
     usage = record.beat.resource_usage
     if usage.cpu_percent > limits.max_cpu_percent:
-        return "CPU", limits.max_cpu_percent, usage.cpu_percent
+        return "CPU use", limits.max_cpu_percent, usage.cpu_percent
     if usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent:
-        return "GPU", limits.max_gpu_percent, usage.gpu_percent
+        return "GPU use", limits.max_gpu_percent, usage.gpu_percent
     if usage.mem_percent > limits.max_memory_percent:
-        return "memory", limits.max_memory_percent, usage.mem_percent
+        return "memory use", limits.max_memory_percent, usage.mem_percent
     return None
 
 
@@ -173,6 +173,11 @@ def _gpus(record: NodeRecord) -> str:
     """List a node's GPUs for a person."""
     parts = [f"{gpu.name} {'MIG parent' if gpu.is_parent else gpu.health}" for gpu in record.gpus.values()]
     return ", ".join(parts[:_SHOWN_NAMES]) or "no GPU"
+
+
+def _gpus_wanted(demand: Demand) -> str:
+    each = "1 GPU" if demand.gpu_count == 1 else f"each of {demand.gpu_count} GPUs"
+    return each + _named(demand)
 
 
 def _named(demand: Demand) -> str:
