@@ -80,9 +80,10 @@ class Saves:
             self._again_at = self._again_at or step.now + self._retry_seconds
 
     def retry(self, step: Step) -> None:
-        """Let a step save again, as they stand by then, the verdicts that could not be kept."""
-        if self._again_at is None or step.now < self._again_at:
-            return
+        """Let a step save again, as they stand by then, the verdicts that could not be kept.
+
+        Part of every wake, due or not: no periodic status may tell what is not kept.
+        """
         again, self._again, self._again_at = self._again, [], None
         told_first: list[Action] = []
         for one in again:

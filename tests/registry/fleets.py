@@ -1,0 +1,217 @@
+"""A registry to play with: its fleet, its clock, its store's answers, and what it told each connection."""
+# ruff: noqa: ANN401 - parts of messages are passed through as they are
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
+from gpu_agent.registry.events import (
+    BeatArrived,
+    ClaimAsked,
+    DrainAsked,
+    Event,
+    RegistrationArrived,
+    Saved,
+    SaveFailed,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.pacing import MAX_BEATS_PER_SECOND
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.messages import (
+    GpuDeclaration,
+    GpuFigures,
+    Hardware,
+    InstalledModel,
+    NodeHeartbeat,
+    NodeRegister,
+    ResourceUsage,
+)
+
+_Kind = TypeVar("_Kind")
+
+WARMUP_SECONDS = 2.0
+
+
+def gpus(count: int, *, memory_gb: int | None = 80) -> tuple[GpuDeclaration, ...]:
+    return tuple(
+        GpuDeclaration(name="NVIDIA H100", memory_gb=memory_gb, uuid=f"GPU-{place}") for place in range(count)
+    )
+
+
+def hardware(count: int = 1, *, memory_gb: int | None = 80) -> Hardware:
+    return Hardware(cpu_cores=32, memory_gb=256, gpus=gpus(count, memory_gb=memory_gb))
+
+
+def declaration(node_id: str | None = None, **parts: Any) -> NodeRegister:
+    told: dict[str, Any] = {"version": "1.0.0", "capability_schema_version": "1.1", "hardware": hardware()}
+    return NodeRegister(node_id=node_id, **(told | parts))
+
+
+def figures(count: int = 1, **parts: Any) -> tuple[GpuFigures, ...]:
+    told: dict[str, Any] = {"utilization_percent": 5.0, "memory_used_mb": 1000}
+    return tuple(GpuFigures(uuid=f"GPU-{place}", **(told | parts)) for place in range(count))
+
+
+def beat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
+    told: dict[str, Any] = {
+        "timestamp": 0,
+        "resource_usage": ResourceUsage(cpu_percent=5.0, mem_percent=10.0, gpu_percent=5.0),
+        "gpus": figures(),
+        "probe_age_seconds": 1.0,
+        "running_jobs": (),
+    }
+    return NodeHeartbeat(node_id=node_id, **(told | parts))
+
+
+def model(model_id: str, **parts: Any) -> InstalledModel:
+    return InstalledModel(model_id=model_id, version="1", **parts)
+
+
+class Registry:
+    """A fleet with a clock. Its store keeps everything unless `store_fails`."""
+
+    def __init__(
+        self,
+        *,
+        allow_simulated: bool = False,
+        auth_off: bool = False,
+        max_beats_per_second: float = MAX_BEATS_PER_SECOND,
+        debug: bool = False,
+        **thresholds: Any,
+    ) -> None:
+        self.thresholds = Thresholds(**thresholds)
+        self.fleet = Fleet(
+            self.thresholds,
+            lambda: 0.5,
+            allow_simulated=allow_simulated,
+            auth_off=auth_off,
+            max_beats_per_second=max_beats_per_second,
+            debug=debug,
+        )
+        self.now = 1000.0
+        self.store_fails = False
+        self.kept: dict[tuple[str, str], tuple[Mapping[str, object], float]] = {}
+        """What the store holds, and when it was written."""
+        self.done: list[Action] = []
+        """Everything that was carried out."""
+        self._refs = iter(range(1, 1_000_000))
+
+    def ref(self) -> int:
+        return next(self._refs)
+
+    def do(self, event: Event) -> list[Action]:
+        """Let something happen; returns what was carried out because of it."""
+        return self._carry_out(list(self.fleet.handle(event, self.now)))
+
+    def wake(self) -> list[Action]:
+        return self._carry_out(list(self.fleet.wake(self.now)))
+
+    def pass_time(self, seconds: float) -> list[Action]:
+        """Let time pass, waking the fleet at each of its deadlines on the way."""
+        end, done = self.now + seconds, list[Action]()
+        while (deadline := self.fleet.deadline) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            done += self.wake()
+        self.now = end
+        return done
+
+    def register(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+        return self.do(
+            RegistrationArrived(
+                connection,
+                declaration(node_id, **parts),
+                f"node-{connection}",
+                address=f"10.0.0.{connection}",
+            )
+        )
+
+    def beat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+        return self.do(BeatArrived(connection, beat(node_id or f"node-{connection}", **parts)))
+
+    def beats(
+        self, count: int, connection: int = 1, *, every: float = WARMUP_SECONDS, **parts: Any
+    ) -> list[Action]:
+        done = []
+        for _ in range(count):
+            done += self.pass_time(every) + self.beat(connection, **parts)
+        return done
+
+    def ready(self, connection: int = 1, **parts: Any) -> NodeRecord:
+        """Bring a node of its own up to ready."""
+        self.register(connection, **parts)
+        self.beats(3, connection)
+        record = self.node(f"node-{connection}")
+        assert record.status == "ready"
+        return record
+
+    def drain(self, node_id: str = "node-1", deadline_seconds: float | None = None) -> list[Action]:
+        return self.do(DrainAsked(self.ref(), node_id, deadline_seconds, "maintenance"))
+
+    def claim(self, job_id: str, **demands: Any) -> Any:
+        """Ask for a place; returns the answer."""
+        return answer(self.do(ClaimAsked(self.ref(), Job(job_id=job_id, **demands))))
+
+    def node(self, node_id: str = "node-1") -> NodeRecord:
+        record = self.fleet.node(node_id)
+        assert record is not None
+        return record
+
+    def _carry_out(self, actions: list[Action]) -> list[Action]:
+        """Do what the shell does: save before telling; a failed save leaves the rest undone."""
+        done: list[Action] = []
+        waiting = deque([actions])
+        while waiting:
+            for action in waiting.popleft():
+                if isinstance(action, Save):
+                    if self.store_fails:
+                        waiting.append(
+                            list(self.fleet.handle(SaveFailed(action.save, "disk full"), self.now))
+                        )
+                        break
+                    self._keep(action)
+                    waiting.append(list(self.fleet.handle(Saved(action.save), self.now)))
+                done.append(action)
+        self.done += done
+        return done
+
+    def _keep(self, save: Save) -> None:
+        for change in save.changes:
+            if change.document is None:
+                self.kept.pop((change.kind, change.key), None)
+            else:
+                self.kept[change.kind, change.key] = (change.document, self.now)
+
+
+def of(kind: type[_Kind], actions: list[Action]) -> list[_Kind]:
+    """Only the actions of one kind, in order."""
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def statuses(actions: list[Action], connection: int = 1) -> list[str]:
+    """The statuses that a connection was told, in order."""
+    return [one.status.value for one in of(TellStatus, actions) if one.connection == connection]
+
+
+def codes(actions: list[Action], connection: int = 1) -> list[str]:
+    """The refusal codes that a connection was told."""
+    return [
+        message.code
+        for one in of(Send, actions)
+        if one.connection == connection and (message := one.message).type == "node_error"
+    ]
+
+
+def closed(actions: list[Action]) -> list[tuple[int, int]]:
+    return [(one.connection, one.code) for one in of(CloseConnection, actions)]
+
+
+def notes(actions: list[Action], event: str) -> list[Note]:
+    return [one for one in of(Note, actions) if one.event == event]
+
+
+def answer(actions: list[Action]) -> Any:
+    (one,) = of(Answer, actions)
+    return one.result

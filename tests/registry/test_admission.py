@@ -1,0 +1,47 @@
+import pytest
+
+from gpu_agent.registry.admission import refusal_of, schema_of
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
+from tests.registry.fleets import declaration, hardware
+
+
+def code_of(message: NodeRegister, *, allow_simulated: bool = False) -> str | None:
+    refusal = refusal_of(message, allow_simulated=allow_simulated)
+    return None if refusal is None else refusal.code
+
+
+@pytest.mark.parametrize("found", [hardware(0), hardware(3, memory_gb=0), hardware(1, memory_gb=None)])
+def test_r01_without_a_gpu_of_known_memory_nothing_is_registered(found: Hardware) -> None:
+    assert code_of(declaration(hardware=found)) == ErrorCode.GPU_REQUIRED
+
+
+def test_r01_one_gpu_with_memory_among_others_without_is_enough() -> None:
+    mixed = (
+        GpuDeclaration(name="A"),
+        GpuDeclaration(name="B", memory_gb=0),
+        GpuDeclaration(name="C", memory_gb=1),
+    )
+    assert code_of(declaration(hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=mixed))) is None
+
+
+@pytest.mark.parametrize("version", [None, ""])
+def test_r04_a_declaration_without_a_schema_version_follows_1_0(version: str | None) -> None:
+    message = declaration(capability_schema_version=version)
+    assert schema_of(message) == "1.0"
+    assert code_of(message) is None
+
+
+def test_r05_an_unknown_schema_version_is_refused_with_those_supported() -> None:
+    refusal = refusal_of(
+        declaration("n", capability_schema_version="9.9", hardware=hardware(0)), allow_simulated=False
+    )
+    assert refusal is not None
+    assert (refusal.code, refusal.node_id) == (ErrorCode.INVALID_CAPABILITY_SCHEMA, "n")
+    assert refusal.details == {"supported": ["1.0", "1.1"]}
+
+
+def test_a_simulated_node_is_taken_only_where_that_is_allowed() -> None:
+    message = declaration(simulated=True)
+    assert code_of(message) == ErrorCode.SIMULATED_NODE_REFUSED
+    assert code_of(message, allow_simulated=True) is None

@@ -1,0 +1,162 @@
+from gpu_agent.registry.actions import Action, Refusal, Save
+from gpu_agent.registry.events import (
+    ClaimAsked,
+    ConnectionLost,
+    RegistrationArrived,
+    ReleaseAsked,
+    RemovalAsked,
+    RenewalAsked,
+)
+from gpu_agent.registry.job import Claim, Job
+from tests.registry.fleets import Registry, answer, declaration, notes, of, statuses
+
+
+def come_back(registry: Registry, connection: int, *, jobs: tuple[str, ...]) -> list[Action]:
+    message = declaration(running_jobs=jobs)
+    return registry.do(RegistrationArrived(connection, message, "unused", proven_id="node-1"))
+
+
+def test_a_claim_is_saved_before_it_is_answered() -> None:
+    registry = Registry()
+    registry.ready()
+    done = registry.do(ClaimAsked(7, Job(job_id="job-1", required_models=())))
+    kinds = [type(action).__name__ for action in done]
+    assert kinds == ["Note", "Save", "Answer"]
+    (note,) = notes(done, "job_assigned")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
+    assert ("claim", "job-1") in registry.kept
+
+
+def test_the_same_job_again_gets_the_same_claim_and_is_assigned_once() -> None:
+    registry = Registry()
+    registry.ready()
+    first = registry.claim("job-1")
+    registry.pass_time(5.0)
+    again = registry.do(ClaimAsked(7, Job(job_id="job-1")))
+    assert answer(again) == first
+    assert not notes(again, "job_assigned")
+
+
+def test_a_failed_dispatch_notes_counts_and_examples() -> None:
+    registry = Registry()
+    registry.register()
+    done = registry.do(ClaimAsked(7, Job(job_id="job-1")))
+    (failed,), (example,) = notes(done, "dispatch_failed"), notes(done, "dispatch_candidate_excluded")
+    assert failed.fields == {"job_id": "job-1", "counts": {"status_not_ready": 1}}
+    assert (example.fields["node_id"], example.level) == ("node-1", "info")
+    assert of(Save, done) == []
+
+
+def test_a3_with_debug_every_exclusion_is_noted_in_full() -> None:
+    registry = Registry(debug=True)
+    for connection in range(1, 8):
+        registry.register(connection)
+    done = registry.do(ClaimAsked(7, Job(job_id="job-1")))
+    levels = [note.level.value for note in notes(done, "dispatch_candidate_excluded")]
+    assert (levels.count("info"), levels.count("debug")) == (5, 7)
+
+
+def test_a_claim_expires_unless_it_is_renewed() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.claim("job-2")
+    registry.pass_time(8.0)
+    renewed = answer(registry.do(RenewalAsked(7, "job-1")))
+    assert isinstance(renewed, Claim)
+    assert renewed.expires_at == registry.now + 10.0
+    done = registry.pass_time(4.0)
+    assert [note.fields["job_id"] for note in notes(done, "claim_expired")] == ["job-2"]
+    assert list(registry.node().claims) == ["job-1"]
+    assert ("claim", "job-2") not in registry.kept
+
+
+def test_a_claim_past_its_time_is_gone_even_before_the_fleet_was_woken() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.now += 11.0
+    assert isinstance(answer(registry.do(RenewalAsked(7, "job-1"))), Refusal)
+
+
+def test_an_expired_claim_ends_the_drain_that_waited_for_it() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    assert statuses(registry.pass_time(12.0)) == ["offline"]
+
+
+def test_releasing_or_renewing_what_is_not_held_is_refused_with_what_to_do() -> None:
+    registry = Registry()
+    for event in (ReleaseAsked(7, "job-9"), RenewalAsked(7, "job-9")):
+        refused = answer(registry.do(event))
+        assert isinstance(refused, Refusal)
+        assert refused.code == "CLAIM_NOT_FOUND"
+        assert "claim a place anew" in refused.message
+
+
+def test_a_released_place_is_free_again() -> None:
+    registry = Registry()
+    registry.ready(max_concurrent_jobs=1)
+    registry.claim("job-1")
+    assert registry.claim("job-2").counts == {"capacity_exceeded": 1}
+    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
+    assert registry.claim("job-2").node_id == "node-1"
+
+
+def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready()
+    registry.claim("job-1")
+    done = registry.pass_time(46.0)
+    (note,) = notes(done, "claim_lost")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "reason_code": "heartbeat_timeout"}
+    assert ("claim", "job-1") not in registry.kept
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
+    registry = Registry()
+    registry.ready()
+    claim = registry.claim("job-1")
+    registry.pass_time(46.0)
+    done = come_back(registry, 2, jobs=("job-1", "job-7"))
+    assert [note.fields["job_id"] for note in notes(done, "claim_found_again")] == ["job-1"]
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert (found.gpu_uuids, found.expires_at) == (claim.gpu_uuids, registry.now + 60.0)
+    assert ("claim", "job-1") in registry.kept
+
+
+def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    come_back(registry, 2, jobs=())
+    registry.beat(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+
+
+def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready(1)
+    assert registry.claim("job-1").node_id == "node-1"
+    registry.pass_time(46.0)
+    registry.ready(2)
+    assert registry.claim("job-1").node_id == "node-2"
+    come_back(registry, 3, jobs=("job-1",))
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert found.node_id == "node-2"
+
+
+def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(RemovalAsked(7, "node-1"))
+    registry.do(ConnectionLost(1))
+    registry.register(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None

@@ -1,0 +1,111 @@
+import pytest
+
+from gpu_agent.registry import declared, figures, health
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import ReasonCode
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
+from tests.registry.fleets import beat, declaration, hardware, model
+from tests.registry.fleets import figures as figures_of
+
+DEFAULTS = Thresholds()
+
+
+def node(
+    message: NodeHeartbeat | None, told: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
+) -> NodeRecord:
+    told = told or declaration(hardware=hardware(2))
+    record = NodeRecord(node_id="node-1", registration=told, hardware=told.hardware, registered_at=0.0)
+    declared.declare(record, told, thresholds)
+    if message is not None:
+        record.beat = message
+        figures.write(record, message.gpus)
+    return record
+
+
+def usage(gpu_percent: float | None) -> ResourceUsage:
+    return ResourceUsage(cpu_percent=1.0, mem_percent=1.0, gpu_percent=gpu_percent)
+
+
+def failing(record: NodeRecord, thresholds: Thresholds = DEFAULTS) -> dict[str, str]:
+    return {check.name: check.detail for check in health.checks(record, thresholds) if not check.ok}
+
+
+HEALTHY = [
+    beat(gpus=figures_of(2)),
+    beat(gpus=None),
+    beat(gpus=(*figures_of(1), figures_of(2, health="lost")[1])),
+    beat(gpus=figures_of(2, health="degraded")),
+    beat(gpus=figures_of(2), resource_usage=usage(None)),
+    beat(gpus=figures_of(2), resource_usage=usage(100.0)),
+    beat(gpus=figures_of(2), probe_age_seconds=None),
+    beat(gpus=figures_of(2), probe_age_seconds=60.0),
+]
+
+
+@pytest.mark.parametrize("message", HEALTHY)
+def test_a_beat_with_one_usable_gpu_and_sane_figures_is_healthy(message: NodeHeartbeat) -> None:
+    record = node(message)
+    assert health.is_healthy(record, DEFAULTS)
+    assert health.definite_failure(record, DEFAULTS) is None
+    assert failing(record) == {}
+
+
+def test_a_node_that_has_not_beaten_is_not_healthy_and_has_no_checks() -> None:
+    record = node(None)
+    assert not health.is_healthy(record, DEFAULTS)
+    assert health.checks(record, DEFAULTS) == ()
+
+
+def test_no_usable_gpu_is_a_definite_failure() -> None:
+    record = node(beat(gpus=figures_of(2, health="lost", reasons=("xid_79",))))
+    assert not health.is_healthy(record, DEFAULTS)
+    assert health.definite_failure(record, DEFAULTS) is ReasonCode.GPU_UNAVAILABLE
+    assert failing(record) == {"gpus": "0 of 2 GPUs usable; 2 lost: xid_79"}
+
+
+def test_a_hung_driver_is_named_in_the_checks() -> None:
+    record = node(beat(gpus=figures_of(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0))
+    assert failing(record) == {
+        "gpus": "0 of 2 GPUs usable; 2 unknown: nvml_hung",
+        "probe_age": "last good GPU reading 75 s ago, limit 60 s",
+    }
+
+
+@pytest.mark.parametrize("percent", [-0.1, 100.1])
+def test_a_gpu_percent_outside_0_to_100_is_unhealthy_and_not_definite(percent: float) -> None:
+    record = node(beat(gpus=figures_of(2), resource_usage=usage(percent)))
+    assert not health.is_healthy(record, DEFAULTS)
+    assert health.definite_failure(record, DEFAULTS) is None
+    assert failing(record) == {"gpu_percent": f"{percent:g} %, may be 0 to 100"}
+
+
+def test_an_old_gpu_reading_is_unhealthy() -> None:
+    record = node(beat(gpus=figures_of(2), probe_age_seconds=60.5))
+    assert not health.is_healthy(record, DEFAULTS)
+    assert failing(record) == {"probe_age": "last good GPU reading 60.5 s ago, limit 60 s"}
+
+
+def test_a_required_model_that_is_not_ready_is_a_definite_failure() -> None:
+    thresholds = Thresholds(required_models=("asr", "nmt"))
+    told = declaration(installed_models=(model("asr"), model("nmt", status="downloading")))
+    record = node(beat(), told, thresholds)
+    assert not health.is_healthy(record, thresholds)
+    assert health.definite_failure(record, thresholds) is ReasonCode.MODEL_MISSING
+    assert failing(record, thresholds) == {"required_models": "not ready: nmt"}
+
+
+def test_with_models_enabled_enough_of_them_must_be_ready() -> None:
+    thresholds = Thresholds(min_ready_models=2)
+    told = declaration(installed_models=(model("a"), model("b", status="error"), model("c", enabled=False)))
+    record = node(beat(), told, thresholds)
+    assert not health.is_healthy(record, thresholds)
+    assert health.definite_failure(record, thresholds) is None
+    assert failing(record, thresholds) == {"ready_models": "1 of 2 enabled models ready, needs 2"}
+
+
+def test_a_node_without_enabled_models_may_be_healthy() -> None:
+    thresholds = Thresholds(min_ready_models=2)
+    assert health.is_healthy(node(beat(), declaration(), thresholds), thresholds)
+    disabled = declaration(installed_models=(model("a", enabled=False),))
+    assert health.is_healthy(node(beat(), disabled, thresholds), thresholds)

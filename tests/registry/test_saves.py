@@ -1,0 +1,158 @@
+from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.saves import Saves
+from gpu_agent.registry.step import Key, Step
+from tests.registry.fleets import Registry, answer, closed, declaration, hardware, statuses
+
+
+class Undone:
+    """Remembers what was put back."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[str, NodeRecord | Claim | None]] = []
+
+    def put_back(self, key: Key, before: NodeRecord | Claim | None, _step: Step) -> None:
+        self.keys.append((key[1], before))
+
+
+def saves(undone: Undone) -> Saves:
+    return Saves(
+        write=lambda key, now: Change(*key, {"at": now}), put_back=undone.put_back, retry_seconds=1.0
+    )
+
+
+def node(node_id: str = "node-1") -> NodeRecord:
+    return NodeRecord(node_id=node_id, registration=declaration(), hardware=hardware(), registered_at=0.0)
+
+
+def asked(ref: int, now: float = 0.0) -> Step:
+    step = Step(now)
+    step.note("heard", {})
+    step.remember(node())
+    step.keep_node(node())
+    step.refuse_unsaved(ref, "REGISTRY_BUSY", "again")
+    step.answer(ref)
+    return step
+
+
+def verdict(now: float = 0.0, node_id: str = "node-1") -> Step:
+    step = Step(now)
+    step.keep_node(node(node_id))
+    step.answer(99)
+    return step
+
+
+def test_notes_come_first_then_one_save_then_what_is_told() -> None:
+    actions = saves(Undone()).sealed(asked(7))
+    assert [type(action) for action in actions] == [Note, Save, Answer]
+    assert actions[1] == Save(1, (Change(Kept.NODE, "node-1", {"at": 0.0}),))
+
+
+def test_a_step_without_anything_to_keep_saves_nothing() -> None:
+    step = Step(0.0)
+    step.answer(1)
+    assert saves(Undone()).sealed(step) == [Answer(1, None)]
+
+
+def test_what_was_asked_is_undone_and_refused_when_its_save_fails() -> None:
+    undone = Undone()
+    subject = saves(undone)
+    subject.sealed(asked(7))
+    step = Step(1.0)
+    subject.failed(1, "disk full", step)
+    assert [key for key, _ in undone.keys] == ["node-1"]
+    assert step.told == [Answer(7, Refusal("REGISTRY_BUSY", "again"))]
+    assert subject.deadline is None
+
+
+def test_a_verdict_stands_and_is_saved_again_when_its_save_fails() -> None:
+    undone = Undone()
+    subject = saves(undone)
+    subject.sealed(verdict())
+    subject.sealed(verdict(node_id="node-2"))
+    subject.failed(1, "disk full", Step(1.0))
+    subject.failed(2, "disk full", Step(1.5))
+    assert undone.keys == []
+    assert subject.deadline == 2.0
+    again = Step(2.0)
+    subject.retry(again)
+    actions = subject.sealed(again)
+    assert actions[0] == Save(
+        3, (Change(Kept.NODE, "node-1", {"at": 2.0}), Change(Kept.NODE, "node-2", {"at": 2.0}))
+    )
+    assert actions[1:] == [Answer(99, None), Answer(99, None)]
+    assert subject.deadline is None
+
+
+def test_once_kept_nothing_can_fail_any_more() -> None:
+    undone = Undone()
+    subject = saves(undone)
+    subject.sealed(asked(7))
+    subject.sealed(asked(8))
+    subject.kept(1)
+    subject.failed(1, "late", Step(1.0))
+    assert undone.keys == []
+    subject.failed(2, "disk full", Step(1.0))
+    assert len(undone.keys) == 1
+
+
+def test_a_later_save_of_the_same_thing_decides_for_both() -> None:
+    undone = Undone()
+    subject = saves(undone)
+    first, second = asked(7), asked(8)
+    how_it_was = first.before[(Kept.NODE, "node-1")]
+    subject.sealed(first)
+    subject.sealed(second)
+    subject.failed(1, "disk full", Step(1.0))
+    assert undone.keys == []
+    subject.failed(2, "disk full", Step(1.0))
+    assert undone.keys == [("node-1", how_it_was)]
+
+
+def test_what_merely_happened_beside_a_request_is_saved_again() -> None:
+    undone = Undone()
+    subject = saves(undone)
+    step = asked(7)
+    step.keep_claim("job-1")
+    subject.sealed(step)
+    subject.failed(1, "disk full", Step(1.0))
+    again = Step(3.0)
+    subject.retry(again)
+    assert list(again.keys) == [(Kept.CLAIM, "job-1")]
+
+
+def test_a_timeout_that_could_not_be_saved_is_told_once_the_store_keeps_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.store_fails = True
+    unsaved = registry.pass_time(50.0)
+    assert (record.status, closed(unsaved)) == ("offline", [])
+    assert "offline" not in statuses(unsaved)
+    registry.store_fails = False
+    saved = registry.pass_time(2.0)
+    assert statuses(saved) == ["offline"]
+    assert closed(saved) == [(1, 1001)]
+
+
+def test_a_claim_that_could_not_be_saved_is_refused_and_its_place_free() -> None:
+    registry = Registry()
+    registry.ready(max_concurrent_jobs=1)
+    registry.store_fails = True
+    refused = registry.claim("job-1")
+    assert isinstance(refused, Refusal)
+    assert refused.code == "REGISTRY_BUSY"
+    registry.store_fails = False
+    assert registry.claim("job-2").node_id == "node-1"
+
+
+def test_a_drain_that_could_not_be_saved_is_refused_and_never_began() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.store_fails = True
+    refused = registry.drain()
+    assert isinstance(answer(refused), Refusal)
+    assert statuses(refused) == []
+    assert (record.status, record.drain) == ("ready", None)
+    registry.store_fails = False
+    assert registry.claim("job-1").node_id == "node-1"

@@ -1,0 +1,278 @@
+import pytest
+
+from gpu_agent.registry.actions import Action, Send
+from gpu_agent.registry.events import ConnectionLost, FaultReported, GoodbyeArrived, RegistrationArrived
+from gpu_agent.wire.codec import decode_from_node
+from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck, NodeUnregister
+from tests.registry.fleets import (
+    Registry,
+    beat,
+    closed,
+    codes,
+    declaration,
+    figures,
+    gpus,
+    hardware,
+    notes,
+    of,
+    statuses,
+)
+
+
+def ack(actions: list[Action]) -> NodeRegisterAck:
+    (message,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
+    return message
+
+
+def goodbye(connection: int = 1, **parts: object) -> GoodbyeArrived:
+    return GoodbyeArrived(connection, NodeUnregister.model_validate({"node_id": "node-1", **parts}))
+
+
+def test_r01_a_refused_registration_leaves_no_record_and_an_open_connection() -> None:
+    registry = Registry()
+    refused = registry.register(hardware=hardware(0))
+    assert codes(refused) == ["GPU_REQUIRED"]
+    assert closed(refused) == []
+    assert registry.fleet.nodes() == []
+    assert notes(refused, "node_register_refused")[0].fields["code"] == "GPU_REQUIRED"
+    assert ack(registry.register()).node_id == "node-1"
+
+
+def test_r02_a_node_with_one_gpu_is_acknowledged_as_registering() -> None:
+    registry = Registry()
+    done = registry.register()
+    assert ack(done).node_id == "node-1"
+    assert ack(done).status == "registering"
+    assert statuses(done) == ["registering"]
+    assert registry.node().status == "registering"
+
+
+def test_r03_every_gpu_of_a_node_is_recorded() -> None:
+    registry = Registry()
+    registry.register(hardware=hardware(8))
+    assert list(registry.node().gpus) == [gpu.uuid for gpu in gpus(8)]
+
+
+def test_r04_a_registration_without_a_schema_version_is_taken_as_1_0() -> None:
+    assert ack(Registry().register(capability_schema_version=None)).capability_schema_version == "1.0"
+
+
+def test_r05_an_unknown_schema_version_is_refused() -> None:
+    registry = Registry()
+    assert codes(registry.register(capability_schema_version="9.9")) == ["INVALID_CAPABILITY_SCHEMA"]
+    assert registry.fleet.nodes() == []
+
+
+def test_r06_a_known_id_without_proof_is_a_conflict_that_says_how_to_go_on() -> None:
+    registry = Registry()
+    registry.ready()
+    refused = registry.register(2, "node-1")
+    assert codes(refused, 2) == ["NODE_ID_CONFLICT"]
+    (refusal,) = [one.message for one in of(Send, refused) if isinstance(one.message, NodeError)]
+    assert "10.0.0.1" in refusal.message
+    assert "register with node_id null" in refusal.message
+    assert registry.node().connection == 1
+
+
+def test_the_minimal_frame_is_enough_to_become_ready() -> None:
+    registry = Registry()
+    frame = (
+        '{"type":"node_register","version":"0.9","hardware":{"cpu_cores":8,"memory_gb":32,'
+        '"gpus":[{"name":"RTX 4090","memory_gb":24}]},'
+        '"installed_models":[{"model_id":"m","version":"1","enabled":true}],"accept_public_jobs":true}'
+    )
+    message = decode_from_node(frame)
+    assert isinstance(message, NodeRegister)
+    registry.do(RegistrationArrived(1, message, "node-1"))
+    registry.beats(3, gpus=None, probe_age_seconds=None, running_jobs=None)
+    assert registry.node().status == "ready"
+
+
+def test_a2_the_ack_says_registering_whatever_the_status() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert ack(registry.register(1, "node-1")).status == "registering"
+    assert record.status == "registering"
+
+
+def test_an_ack_tells_how_to_beat_and_which_session_this_is() -> None:
+    registry = Registry(heartbeat_interval_seconds=20.0, warmup_heartbeat_interval_seconds=1.0)
+    first, second = ack(registry.register()), ack(registry.register())
+    assert first.heartbeat_interval_seconds == 20.0
+    assert first.warmup_heartbeat_interval_seconds == 1.0
+    assert first.heartbeat_timeout_seconds == 60.0
+    assert first.capability_schema_version == "1.1"
+    assert (first.session_epoch, second.session_epoch) == (1, 2)
+
+
+def test_a_token_is_told_only_when_one_was_issued() -> None:
+    registry = Registry()
+    assert ack(registry.register()).node_token is None
+    event = RegistrationArrived(2, declaration(), "node-2", issued_token="secret")
+    assert ack(registry.do(event)).node_token == "secret"
+
+
+def test_registering_again_on_the_same_connection_keeps_the_id_and_starts_over() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.register(1, None, hardware=hardware(2))
+    assert record.status == "registering"
+    assert len(record.gpus) == 2
+    assert (record.healthy_beats, record.recent, record.beat) == (0, (), None)
+    registry.beats(2)
+    assert record.status == "registering"
+    registry.beats(1)
+    assert record.status == "ready"
+
+
+def test_another_id_on_the_same_connection_is_a_conflict() -> None:
+    registry = Registry()
+    registry.ready()
+    assert codes(registry.register(1, "node-other")) == ["NODE_ID_CONFLICT"]
+    assert registry.node().status == "ready"
+
+
+def test_a_newer_proven_session_takes_over_and_the_old_one_is_told_and_closed() -> None:
+    registry = Registry()
+    record = registry.ready()
+    taken = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    assert codes(taken, 1) == ["SESSION_SUPERSEDED"]
+    assert closed(taken) == [(1, 1008)]
+    assert ack(taken).session_epoch == 2
+    assert record.connection == 2
+
+
+def test_late_frames_of_a_superseded_session_are_ignored() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    assert registry.beat(1) == []
+    assert registry.do(goodbye(1)) == []
+    assert registry.register(1) == []
+    assert record.status == "registering"
+    assert record.healthy_beats == 0
+    registry.do(ConnectionLost(1))
+    assert record.connection == 2
+
+
+def test_with_auth_off_a_disconnected_id_may_be_taken_over() -> None:
+    registry = Registry(auth_off=True)
+    registry.ready()
+    assert codes(registry.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
+    registry.do(ConnectionLost(1))
+    assert ack(registry.register(3, "node-1")).session_epoch == 2
+    assert registry.node().connection == 3
+
+
+def test_a_lost_connection_changes_no_status() -> None:
+    registry = Registry()
+    record = registry.ready()
+    lost = registry.do(ConnectionLost(1))
+    assert notes(lost, "node_disconnected")
+    assert (record.status, record.connected) == ("ready", False)
+
+
+def test_a_simulated_node_is_refused_unless_allowed() -> None:
+    assert codes(Registry().register(simulated=True)) == ["SIMULATED_NODE_REFUSED"]
+    registry = Registry(allow_simulated=True)
+    registry.register(simulated=True)
+    assert registry.node().simulated
+
+
+def test_a_goodbye_puts_a_node_offline_at_once_and_closes() -> None:
+    registry = Registry()
+    record = registry.ready()
+    left = registry.do(goodbye(reason="upgrade"))
+    assert (record.status, record.reason_code) == ("offline", "unregistered")
+    assert statuses(left) == ["offline"]
+    assert closed(left) == [(1, 1001)]
+
+
+def test_a_goodbye_that_asks_for_a_drain_lets_the_jobs_finish() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    assert statuses(registry.do(goodbye(drain=True, deadline_seconds=30))) == ["draining"]
+    assert record.drain is not None
+    assert record.drain.deadline == registry.now + 30
+    left = registry.beat(running_jobs=())
+    assert statuses(left) == ["offline"]
+    assert closed(left) == [(1, 1001)]
+
+
+def test_a_drain_that_the_node_asked_for_ends_when_it_registers_again() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.do(goodbye(drain=True))
+    registry.do(ConnectionLost(1))
+    again = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    assert statuses(again, 2) == ["registering"]
+    assert (record.reason_code, record.drain) == ("resumed", None)
+
+
+def test_a_node_that_is_still_registering_and_runs_nothing_leaves_at_once() -> None:
+    registry = Registry()
+    registry.register()
+    assert statuses(registry.do(goodbye(drain=True))) == ["offline"]
+
+
+def test_a_goodbye_for_a_node_of_another_connection_is_refused() -> None:
+    registry = Registry()
+    registry.ready()
+    assert codes(registry.do(goodbye(2)), 2) == ["UNKNOWN_NODE"]
+    assert registry.node().status == "ready"
+
+
+def test_a_goodbye_never_shortens_or_lifts_an_operators_drain() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.drain()
+    drain = record.drain
+    assert statuses(registry.do(goodbye(drain=True, deadline_seconds=0))) == ["draining"]
+    assert record.drain is drain
+
+
+def test_a_goodbye_after_an_operators_drain_closes_the_open_session() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.drain()
+    left = registry.do(goodbye())
+    assert closed(left) == [(1, 1001)]
+    assert record.status == "offline"
+    assert record.reason_code == "drain_complete"
+
+
+@pytest.mark.parametrize("connection", [1, 2])
+def test_a_fault_is_recorded_with_its_node_if_one_is_known(connection: int) -> None:
+    registry = Registry()
+    registry.ready()
+    (note,) = notes(
+        registry.do(FaultReported(connection, NodeError(code="GPU_LOST", message="Xid 79"))),
+        "node_fault_reported",
+    )
+    assert note.fields["code"] == "GPU_LOST"
+    assert note.fields.get("node_id") == ("node-1" if connection == 1 else None)
+
+
+def test_a_registration_lists_its_jobs_in_flight() -> None:
+    registry = Registry()
+    registry.register(running_jobs=("job-1", "job-2"))
+    assert registry.node().in_flight_jobs == 2
+    registry.beat(running_jobs=("job-1",), gpus=figures())
+    assert registry.node().in_flight_jobs == 1
+
+
+def test_what_arrived_and_what_was_registered_is_noted() -> None:
+    registry = Registry()
+    done = registry.register(hardware=hardware(2))
+    (arrived,), (registered,) = notes(done, "node_register_received"), notes(done, "node_registered")
+    assert arrived.fields == {"schema_version": "1.1", "gpu_count": 2, "address": "10.0.0.1"}
+    assert registered.fields["node_id"] == "node-1"
+    assert registered.fields["session_epoch"] == 1
+
+
+def test_a_beat_before_any_registration_is_from_an_unknown_node() -> None:
+    registry = Registry()
+    assert codes(registry.beat(1, "node-9", gpus=beat().gpus)) == ["UNKNOWN_NODE"]

@@ -1,0 +1,72 @@
+from gpu_agent.registry.actions import Action
+from tests.registry.fleets import Registry, notes, statuses
+
+
+def fleet_of(count: int) -> Registry:
+    registry = Registry()
+    for connection in range(1, count + 1):
+        registry.register(connection)
+    for _ in range(3):
+        registry.pass_time(2.0)
+        for connection in range(1, count + 1):
+            registry.beat(connection)
+    return registry
+
+
+def beat_on(registry: Registry, connections: range, seconds: float) -> list[Action]:
+    done = []
+    for _ in range(int(seconds / 10)):
+        done += registry.pass_time(10.0)
+        for connection in connections:
+            done += registry.beat(connection)
+    return done
+
+
+def in_status(registry: Registry, status: str) -> int:
+    return sum(record.status == status for record in registry.fleet.nodes())
+
+
+def test_when_most_of_a_fleet_falls_silent_the_registry_suspects_itself_first() -> None:
+    registry = fleet_of(12)
+    done = beat_on(registry, range(1, 6), 60.0)
+    (note,) = notes(done, "mass_disconnect_suspected")
+    assert note.fields == {"live": 12, "silent": 7, "waited_for": 7}
+    assert in_status(registry, "ready") == 12
+
+
+def test_suspected_nodes_are_disconnected_for_dispatch_until_they_beat() -> None:
+    registry = fleet_of(12)
+    beat_on(registry, range(1, 6), 60.0)
+    assert registry.claim("job-1", allowed_nodes=("node-9",)).counts == {"disconnected": 7, "not_allowed": 5}
+    registry.beat(9)
+    assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
+
+
+def test_suspected_nodes_are_waited_for_once_and_no_longer_than_two_timeouts() -> None:
+    registry = fleet_of(12)
+    beat_on(registry, range(1, 6), 90.0)
+    done = registry.pass_time(1.0)
+    assert in_status(registry, "offline") == 7
+    assert not notes(done, "mass_disconnect_suspected")
+
+
+def test_a_suspected_node_that_beats_again_has_its_whole_timeout_again() -> None:
+    registry = fleet_of(12)
+    beat_on(registry, range(1, 6), 60.0)
+    done = beat_on(registry, range(1, 13), 120.0)
+    assert in_status(registry, "ready") == 12
+    assert not [one for connection in range(1, 13) for one in statuses(done, connection) if one == "offline"]
+
+
+def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:
+    registry = fleet_of(12)
+    done = beat_on(registry, range(1, 7), 60.0)
+    assert not notes(done, "mass_disconnect_suspected")
+    assert in_status(registry, "offline") == 6
+
+
+def test_a_small_fleet_falling_silent_is_no_sign_of_anything() -> None:
+    registry = fleet_of(9)
+    done = registry.pass_time(46.0)
+    assert not notes(done, "mass_disconnect_suspected")
+    assert in_status(registry, "offline") == 9

@@ -1,0 +1,238 @@
+import pytest
+
+from gpu_agent.registry.actions import Refusal, TellStatus
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    CordonAsked,
+    DrainAsked,
+    Event,
+    RegistrationArrived,
+    ReleaseAsked,
+    RemovalAsked,
+    ResumeAsked,
+)
+from tests.registry.fleets import Registry, answer, closed, codes, declaration, figures, notes, of, statuses
+
+
+def come_back(registry: Registry, connection: int) -> None:
+    registry.do(RegistrationArrived(connection, declaration(), "unused", proven_id="node-1"))
+
+
+def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert registry.claim("job-1").node_id == "node-1"
+    assert statuses(registry.drain()) == ["draining"]
+    assert registry.claim("job-2").counts == {"status_not_ready": 1}
+    left = registry.do(ReleaseAsked(registry.ref(), "job-1"))
+    assert statuses(left) == ["offline"]
+    assert record.reason_code == "drain_complete"
+
+
+def test_s05_a_draining_node_goes_offline_when_its_deadline_passes() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.drain(deadline_seconds=20.0)
+    registry.beats(2, every=9.0, running_jobs=("job-1",))
+    assert record.status == "draining"
+    told = registry.beats(1, every=3.0, running_jobs=("job-1",))
+    assert statuses(told) == ["offline"]
+    assert record.reason_code == "drain_deadline"
+
+
+def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    registry.beat(running_jobs=("job-2",))
+    assert record.status == "draining"
+    registry.beat(running_jobs=())
+    assert record.status == "offline"
+
+
+def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
+    registry = Registry()
+    record = registry.ready()
+    usage = registry.node().beat
+    assert usage is not None
+    guess = usage.resource_usage.model_copy(update={"running_jobs": 3})
+    registry.beat(running_jobs=None, resource_usage=guess)
+    assert record.in_flight_jobs == 3
+    registry.drain()
+    assert record.status == "offline"
+
+
+def test_an_older_nodes_count_is_its_word_and_delays_a_drain() -> None:
+    registry = Registry()
+    record = registry.ready(capability_schema_version=None)
+    assert record.beat is not None
+    counted = record.beat.resource_usage.model_copy(update={"running_jobs": 1})
+    registry.beat(running_jobs=None, resource_usage=counted)
+    registry.drain()
+    assert record.status == "draining"
+    registry.beat(running_jobs=None)
+    assert record.status == "offline"
+
+
+def test_after_an_operators_drain_the_session_stays_open_and_beats_are_recorded() -> None:
+    registry = Registry()
+    record = registry.ready()
+    done = registry.drain()
+    assert statuses(done) == ["draining", "offline"]
+    assert closed(done) == []
+    registry.beats(10)
+    assert (record.status, record.connection) == ("offline", 1)
+    assert record.last_beat == registry.now
+    assert of(TellStatus, done)[-1].clears_when == "an operator resumes the node"
+
+
+def test_resume_takes_a_drained_node_back_without_a_new_registration() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.drain()
+    assert statuses(registry.do(ResumeAsked(registry.ref(), "node-1"))) == ["registering"]
+    assert (record.reason_code, record.drain) == ("resumed", None)
+    registry.beats(2)
+    assert record.status == "registering"
+    registry.beats(1)
+    assert record.status == "ready"
+
+
+def test_resume_takes_a_draining_node_back_with_its_claims() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    registry.do(ResumeAsked(registry.ref(), "node-1"))
+    assert record.status == "registering"
+    assert list(record.claims) == ["job-1"]
+
+
+def test_resume_lifts_a_wish_that_has_not_come_true_yet() -> None:
+    registry = Registry()
+    registry.register()
+    registry.drain()
+    assert answer(registry.do(ResumeAsked(registry.ref(), "node-1"))) is None
+    registry.beats(3)
+    assert registry.node().status == "ready"
+
+
+def test_resume_of_a_drained_node_that_is_gone_lets_it_come_back_by_registering() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.drain()
+    registry.do(ConnectionLost(1))
+    registry.do(ResumeAsked(registry.ref(), "node-1"))
+    assert (record.status, record.drain) == ("offline", None)
+    come_back(registry, 2)
+    registry.pass_time(2.0)
+    for _ in range(3):
+        registry.beat(2, "node-1")
+    assert record.status == "ready"
+
+
+def test_a_drain_asked_while_registering_is_remembered() -> None:
+    registry = Registry()
+    registry.register()
+    assert statuses(registry.drain()) == []
+    assert registry.node().status == "registering"
+    assert statuses(registry.beats(3)) == ["ready", "draining", "offline"]
+
+
+def test_a_drain_asked_while_registering_begins_when_the_node_degrades_too() -> None:
+    registry = Registry()
+    registry.register()
+    registry.drain()
+    told = registry.beat(gpus=figures(health="lost"))
+    assert statuses(told) == ["degraded", "draining", "offline"]
+
+
+def test_a_drained_node_that_registers_anew_is_never_schedulable_in_between() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.drain()
+    registry.do(ConnectionLost(1))
+    come_back(registry, 2)
+    for turn in range(3):
+        assert registry.claim(f"job-{turn}").counts == {"status_not_ready": 1}
+        registry.beat(2, "node-1")
+    assert [step.target.value for step in record.story[-4:]] == [
+        "registering",
+        "ready",
+        "draining",
+        "offline",
+    ]
+    assert registry.claim("job-9").counts == {"status_not_ready": 1}
+    assert record.connection == 2
+
+
+def test_registering_while_an_operators_drain_runs_leaves_the_status() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    registry.do(ConnectionLost(1))
+    told = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    assert statuses(told, 2) == ["draining"]
+    assert (record.status, record.connection) == ("draining", 2)
+
+
+def test_a_drain_asked_again_moves_its_deadline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=500.0)
+    registry.drain(deadline_seconds=0.0)
+    assert (record.status, record.reason_code) == ("offline", "drain_deadline")
+
+
+def test_a_cordon_excludes_a_node_from_new_jobs_and_nothing_else() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert registry.claim("job-1").node_id == "node-1"
+    assert statuses(registry.do(CordonAsked(registry.ref(), "node-1", "new fans"))) == []
+    assert (record.status, record.cordoned) == ("ready", "new fans")
+    assert registry.claim("job-2").counts == {"cordoned": 1}
+    registry.do(CordonAsked(registry.ref(), "node-1", None))
+    assert registry.claim("job-2").node_id == "node-1"
+
+
+def test_removing_a_live_node_sends_it_away_and_lets_its_record_go() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    removed = registry.do(RemovalAsked(registry.ref(), "node-1"))
+    assert statuses(removed) == ["offline"]
+    assert of(TellStatus, removed)[0].reason_code == "removed"
+    assert closed(removed) == [(1, 1001)]
+    assert len(notes(removed, "claim_lost")) == 1
+    assert (registry.fleet.nodes(), registry.kept) == ([], {})
+    registry.do(ConnectionLost(1))
+    assert codes(registry.register(2, "node-1"), 2) == []
+
+
+def test_removing_a_drained_node_closes_its_open_session() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.drain()
+    removed = registry.do(RemovalAsked(registry.ref(), "node-1"))
+    assert closed(removed) == [(1, 1001)]
+    assert registry.fleet.nodes() == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        DrainAsked(7, "node-9"),
+        ResumeAsked(7, "node-9"),
+        CordonAsked(7, "node-9", ""),
+        RemovalAsked(7, "node-9"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_wish_for_a_node_that_is_not_known_is_refused(event: Event) -> None:
+    refused = answer(Registry().do(event))
+    assert isinstance(refused, Refusal)
+    assert (refused.code, "node-9" in refused.message) == ("UNKNOWN_NODE", True)
