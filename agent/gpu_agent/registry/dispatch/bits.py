@@ -75,17 +75,14 @@ class Column:
 
     def at_least(self, least: int, among: int) -> int:
         """Keep those of `among` that hold `least` or more."""
-        above, equal = 0, among
+        above, level = 0, among
         for place in range(len(self._planes) - 1, -1, -1):
-            ones = equal & self._planes[place]
+            ones = level & self._planes[place]
             if least >> place & 1:
-                equal = ones
+                level = ones
             else:
                 above |= ones
-                equal ^= ones
-            if not equal:
-                break
-        return above | equal
+        return above | level
 
 
 class Postings(Generic[_Key]):

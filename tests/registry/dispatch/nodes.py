@@ -1,0 +1,87 @@
+"""Nodes to dispatch to: ready, connected, idle, and whatever a test says beside that."""
+
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.messages import Hardware, InstalledModel, NodeHeartbeat, NodeRegister, ResourceUsage
+
+HARDWARE = Hardware(cpu_cores=8, memory_gb=32)
+
+
+def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **facts: object) -> NodeRecord:
+    """Build a record with one idle 24 GiB GPU unless `facts` say otherwise."""
+    record = NodeRecord(
+        node_id=node_id,
+        registration=NodeRegister(version="1.0", hardware=HARDWARE),
+        hardware=HARDWARE,
+        registered_at=0.0,
+        status=status,
+        connection=1,
+        gpus=gpus(gpu("GPU-0")),
+        beat=beat(),
+    )
+    for name, value in facts.items():
+        setattr(record, name, value)
+    return record
+
+
+def gpu(
+    uuid: str,
+    *,
+    name: str = "NVIDIA L4",
+    memory_mb: int | None = 24576,
+    used_mb: int | None = 0,
+    health: str = "ok",
+) -> GpuState:
+    """Build a GPU."""
+    return GpuState(uuid=uuid, name=name, memory_mb=memory_mb, memory_used_mb=used_mb, health=health)
+
+
+def gpus(*states: GpuState) -> dict[str, GpuState]:
+    """Key GPUs by UUID, as records do."""
+    return {state.uuid: state for state in states}
+
+
+def model(model_id: str, *, enabled: bool = True, status: str = "ready") -> InstalledModel:
+    """Build an installed model."""
+    return InstalledModel(model_id=model_id, version="1", enabled=enabled, status=status)
+
+
+def beat(
+    *, cpu: float = 5, memory: float = 20, gpu_percent: float | None = 0, gpu_memory: float | None = 0
+) -> NodeHeartbeat:
+    """Build a beat with these loads in percent."""
+    usage = ResourceUsage(
+        cpu_percent=cpu, mem_percent=memory, gpu_percent=gpu_percent, gpu_mem_percent=gpu_memory
+    )
+    return NodeHeartbeat(node_id="node-A", timestamp=0, resource_usage=usage)
+
+
+def job(job_id: str = "job-1", **demands: object) -> Job:
+    """Build a job."""
+    return Job(job_id=job_id, **demands)  # type: ignore[arg-type] # tests name fields freely
+
+
+def dispatching(*records: NodeRecord, chance: float = 0.0, **settings: float) -> Dispatch:
+    """Build a dispatch that knows these nodes and always draws `chance`."""
+    dispatch = Dispatch(Thresholds(**settings), lambda: chance)  # type: ignore[arg-type] # floats only
+    for record in records:
+        dispatch.refresh(record)
+    return dispatch
+
+
+def claimed(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Claim:
+    """Claim a place that must be there."""
+    answer = dispatch.claim(wanted, now)
+    assert isinstance(answer, Claim), answer
+    return answer
+
+
+def refused(dispatch: Dispatch, wanted: Job) -> dict[Exclusion, int]:
+    """Return the counts of a refusal that must come."""
+    answer = dispatch.select(wanted, 0.0)
+    assert isinstance(answer, NoAvailableNode), answer
+    return dict(answer.counts)

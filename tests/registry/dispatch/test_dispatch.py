@@ -1,0 +1,403 @@
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.registry.dispatch.affinity import WARM_SECONDS
+from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
+from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS, BEST_SCORE, score
+from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+from tests.registry.dispatch.fleets import JOB_IDS, NODE_IDS, random_fleet, random_job, random_node
+from tests.registry.dispatch.nodes import beat, claimed, dispatching, gpu, gpus, job, node, refused
+
+TTL = 60.0
+
+
+def chosen(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Choice:
+    answer = dispatch.select(wanted, now)
+    assert isinstance(answer, Choice), answer
+    return answer
+
+
+@pytest.mark.parametrize("status", [status for status in NodeStatus if status is not NodeStatus.READY])
+def test_d01_only_a_ready_node_is_chosen(status: NodeStatus) -> None:
+    record = node(status=status)
+    dispatch = dispatching(record)
+    assert refused(dispatch, job()) == {Exclusion.STATUS_NOT_READY: 1}
+    record.status = NodeStatus.READY
+    dispatch.refresh(record)
+    assert chosen(dispatch, job()).node_id == "node-A"
+
+
+def test_d02_a_public_job_is_placed_in_the_public_pool_only() -> None:
+    dispatch = dispatching(node("private"), node("public", accept_public_jobs=True, reported_jobs=3))
+    assert chosen(dispatch, job(public=True)).node_id == "public"
+    assert chosen(dispatch, job()).node_id == "private"
+
+
+def test_d03_a_job_is_placed_where_there_are_enough_gpus_of_its_kind() -> None:
+    pair = node(
+        "pair", gpus=gpus(gpu("a", name="NVIDIA H100"), gpu("b", name="NVIDIA H100")), reported_jobs=3
+    )
+    dispatch = dispatching(node("single", gpus=gpus(gpu("c", name="NVIDIA H100"))), pair)
+    assert chosen(dispatch, job(gpu_name="H100", gpu_count=2)).node_id == "pair"
+
+
+def test_d04_a_job_is_placed_where_its_models_are_ready() -> None:
+    serving = node("serving", ready_models=frozenset({"asr", "nmt"}), reported_jobs=3)
+    dispatch = dispatching(node("bare"), serving)
+    assert chosen(dispatch, job(required_models=("nmt", "asr"))).node_id == "serving"
+
+
+def test_d05_two_jobs_never_share_the_last_place() -> None:
+    dispatch = dispatching(node(max_concurrent_jobs=1))
+    first = claimed(dispatch, job("job-1"))
+    assert isinstance(dispatch.claim(job("job-2"), 0.0), NoAvailableNode)
+    assert dispatch.release("job-1") == first
+    assert claimed(dispatch, job("job-2")).node_id == "node-A"
+
+
+def test_d05_a_node_over_a_resource_limit_is_left_out() -> None:
+    assert refused(dispatching(node(beat=beat(cpu=95))), job()) == {Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1}
+
+
+def test_d06_nobody_left_gives_counted_reasons() -> None:
+    dispatch = dispatching(
+        node("away", connection=None), node("bare"), node("drained", status=NodeStatus.OFFLINE)
+    )
+    answer = dispatch.claim(job(required_models=("asr",)), 0.0)
+    assert isinstance(answer, NoAvailableNode)
+    assert answer.counts == {
+        Exclusion.STATUS_NOT_READY: 1,
+        Exclusion.DISCONNECTED: 1,
+        Exclusion.MODEL_NOT_AVAILABLE: 1,
+    }
+
+
+def test_a03_every_node_is_explained_on_request() -> None:
+    explained = dispatching(node("idle"), node("away", connection=None)).explain(job(), 0.0)
+    assert explained.able == ("idle",)
+    assert [(one.node_id, one.reason) for one in explained.excluded] == [("away", Exclusion.DISCONNECTED)]
+
+
+def test_a_choice_reserves_nothing() -> None:
+    dispatch = dispatching(
+        node(max_concurrent_jobs=1, endpoint="http://10.0.0.7:9000", round_trip_seconds=0.0)
+    )
+    expected = Choice("node-A", ("GPU-0",), "http://10.0.0.7:9000", BEST_SCORE)
+    assert dispatch.select(job(), 0.0) == dispatch.select(job(), 0.0) == expected
+
+
+def test_a_claim_says_where_and_for_how_long() -> None:
+    dispatch = dispatching(node(endpoint="http://10.0.0.7:9000"), claim_ttl_seconds=30.0)
+    claim = claimed(dispatch, job(min_gpu_memory_mb=4_000, affinity_key="session-1"), 100.0)
+    assert claim == Claim(
+        job_id="job-1",
+        node_id="node-A",
+        gpu_uuids=("GPU-0",),
+        endpoint="http://10.0.0.7:9000",
+        granted_at=100.0,
+        expires_at=130.0,
+        memory_mb=4_000,
+        affinity_key="session-1",
+    )
+    assert dispatch.claim_of("job-1") == claim
+
+
+def test_the_same_job_again_returns_the_same_claim() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    first = claimed(dispatch, job())
+    assert claimed(dispatch, job(required_models=("asr",)), 10.0) is first
+    assert record.in_flight_jobs == 1
+
+
+def test_claims_spread_over_equal_nodes_by_load() -> None:
+    dispatch = dispatching(*(node(node_id) for node_id in NODE_IDS))
+    assert {claimed(dispatch, job(f"job-{n}")).node_id for n in range(8)} == set(NODE_IDS)
+
+
+def test_a_claim_expires_unless_renewed() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job("kept"))
+    claimed(dispatch, job("left"))
+    assert dispatch.next_expiry == TTL
+    renewed = dispatch.renew("kept", 40.0)
+    assert renewed is not None
+    assert record.claims["kept"] is renewed
+    assert [claim.job_id for claim in dispatch.expire(TTL)] == ["left"]
+    assert list(record.claims) == ["kept"]
+    assert dispatch.next_expiry == 100.0
+    assert dispatch.renew("left", TTL) is None
+
+
+def test_releasing_what_is_not_held_changes_nothing() -> None:
+    assert dispatching(node()).release("job-1") is None
+
+
+def test_a_nodes_claims_are_lost_with_it_and_attached_when_found_running() -> None:
+    record = node(max_concurrent_jobs=2)
+    dispatch = dispatching(record)
+    claim = claimed(dispatch, job(min_gpu_memory_mb=20_000))
+    record.status = NodeStatus.OFFLINE
+    dispatch.refresh(record)
+    assert dispatch.lose("node-A") == [claim]
+    assert dispatch.claim_of("job-1") is None
+    record.status = NodeStatus.READY
+    record.reported_job_ids = frozenset({"job-1"})
+    record.gpus["GPU-0"].memory_used_mb = 20_000
+    dispatch.refresh(record)
+    again = replace(claim, expires_at=500.0)
+    assert dispatch.attach(again) == again
+    assert dispatch.claim_of("job-1") == again
+    assert record.in_flight_jobs == 1
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=4_000)).node_id == "node-A"
+
+
+def test_a_lost_claim_is_not_attached_when_its_job_is_claimed_elsewhere() -> None:
+    dispatch = dispatching(node("node-A"))
+    claim = claimed(dispatch, job())
+    dispatch.lose("node-A")
+    dispatch.refresh(node("node-B", round_trip_seconds=0.0))
+    elsewhere = claimed(dispatch, job())
+    assert elsewhere.node_id == "node-B"
+    assert dispatch.attach(claim) is None
+    assert dispatch.claim_of("job-1") is elsewhere
+
+
+def test_attaching_takes_the_place_of_what_the_job_holds_on_that_node() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    before = claimed(dispatch, job())
+    dispatch.renew("job-1", 30.0)
+    assert dispatch.attach(before) == before
+    assert dispatch.next_expiry == TTL
+    assert record.in_flight_jobs == 1
+
+
+def test_a_claim_on_an_unknown_node_cannot_be_attached_or_lost() -> None:
+    dispatch = dispatching(node())
+    assert dispatch.attach(replace(claimed(dispatch, job()), node_id="node-X")) is None
+    assert dispatch.lose("node-X") == []
+
+
+def test_a_claim_may_be_attached_to_a_gpu_that_is_no_longer_there() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claim = claimed(dispatch, job(min_gpu_memory_mb=1_000))
+    dispatch.release("job-1")
+    record.gpus = gpus(gpu("GPU-new"))
+    dispatch.refresh(record)
+    assert dispatch.attach(claim) == claim
+    assert dispatch.release("job-1") == claim
+
+
+def test_a_forgotten_node_takes_its_claims_with_it() -> None:
+    dispatch = dispatching(node())
+    claimed(dispatch, job())
+    dispatch.forget("node-A")
+    assert dispatch.claim_of("job-1") is None
+    assert dispatch.next_expiry is None
+    assert refused(dispatch, job()) == {}
+
+
+def test_memory_that_a_claim_needs_is_not_promised_twice() -> None:
+    record = node(gpus=gpus(gpu("a"), gpu("b")))
+    dispatch = dispatching(record)
+    wanted = {"min_gpu_memory_mb": 16_000}
+    places = [claimed(dispatch, job(f"job-{n}", **wanted)).gpu_uuids for n in range(2)]
+    assert sorted(places) == [("a",), ("b",)]
+    assert refused(dispatch, job("job-3", **wanted)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-0")
+    assert chosen(dispatch, job("job-3", **wanted)).gpu_uuids == places[0]
+
+
+def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=20_000))
+    record.gpus["GPU-0"].memory_used_mb = 1_500
+    dispatch.refresh(record)
+    assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-1")
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).node_id == "node-A"
+
+
+def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=10_000))
+    record.gpus["GPU-0"].memory_used_mb = 10_000
+    dispatch.refresh(record)
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).node_id == "node-A"
+
+
+def test_fewer_slots_keep_existing_claims() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    held = [claimed(dispatch, job(f"job-{n}")) for n in range(3)]
+    record.max_concurrent_jobs = 1
+    dispatch.refresh(record)
+    assert [dispatch.claim_of(claim.job_id) for claim in held] == held
+    assert refused(dispatch, job("job-9")) == {Exclusion.CAPACITY_EXCEEDED: 1}
+
+
+def test_a_drain_keeps_claims_and_takes_no_new_job() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claim = claimed(dispatch, job())
+    record.status = NodeStatus.DRAINING
+    dispatch.refresh(record)
+    assert dispatch.claim_of("job-1") is claim
+    assert refused(dispatch, job("job-2")) == {Exclusion.STATUS_NOT_READY: 1}
+
+
+def test_a_record_that_comes_to_stand_for_a_node_has_its_claims() -> None:
+    dispatch = dispatching(node())
+    claim = claimed(dispatch, job())
+    successor = node()
+    dispatch.refresh(successor)
+    assert successor.claims == {"job-1": claim}
+
+
+def test_a_warm_node_is_preferred_to_one_that_is_little_better() -> None:
+    warm, idle = node("warm"), node("idle", status=NodeStatus.REGISTERING)
+    dispatch = dispatching(warm, idle)
+    claimed(dispatch, job(affinity_key="session-1"))
+    idle.status = NodeStatus.READY
+    dispatch.refresh(idle)
+    assert chosen(dispatch, job("job-2", affinity_key="session-1")) == Choice(
+        "warm", ("GPU-0",), None, score(warm, 1) + AFFINITY_BONUS
+    )
+    assert chosen(dispatch, job("job-2")).node_id == "idle"
+    assert dispatch.explain(job("job-2", affinity_key="session-1"), 0.0).able == ("warm", "idle")
+
+
+def test_a_warm_node_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
+    warm, idle = node("warm"), node("idle", status=NodeStatus.REGISTERING)
+    dispatch = dispatching(warm, idle)
+    claimed(dispatch, job(affinity_key="session-1"))
+    idle.status = NodeStatus.READY
+    dispatch.refresh(idle)
+    warm.reported_jobs, warm.beat = 3, beat(gpu_percent=85, gpu_memory=85)
+    dispatch.refresh(warm)
+    assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
+    warm.reported_jobs, warm.beat, warm.connection = 0, beat(), None
+    dispatch.refresh(warm)
+    assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
+
+
+class Played:
+    """A fleet under beats, claims, ends and losses in any order; each answer is compared with a scan."""
+
+    def __init__(self, dice: Random) -> None:
+        self.dice = dice
+        self.now = 0.0
+        self.warm: dict[str, tuple[str, float]] = {}
+        self.records = {record.node_id: record for record in random_fleet(dice)}
+        self.dispatch = Dispatch(Thresholds(), dice.random)
+        for record in self.records.values():
+            self.dispatch.refresh(record)
+
+    def step(self) -> None:
+        """Let something happen."""
+        happenings = (self.node_changes, self.gpus_report, self.job_ends, self.job_is_kept, self.node_is_lost)
+        self.dice.choice((*happenings, self.time_passes, *[self.job_is_placed] * 6))()
+        for record in self.records.values():
+            for job_id, claim in record.claims.items():
+                assert self.dispatch.claim_of(job_id) is claim
+                assert claim.node_id == record.node_id
+
+    def node_changes(self) -> None:
+        record = self.records[self.dice.choice(NODE_IDS)]
+        changed = random_node(self.dice, record.node_id)
+        for name in (
+            "status",
+            "connection",
+            "cordoned",
+            "gpus",
+            "beat",
+            "ready_models",
+            "features",
+            "labels",
+        ):
+            setattr(record, name, getattr(changed, name))
+        record.max_concurrent_jobs = changed.max_concurrent_jobs
+        record.reported_job_ids = changed.reported_job_ids
+        self.dispatch.refresh(record)
+
+    def gpus_report(self) -> None:
+        record = self.records[self.dice.choice(NODE_IDS)]
+        for state in record.gpus.values():
+            state.memory_used_mb = self.dice.randrange(25_000)
+            state.health = self.dice.choice(("ok", "lost"))
+        self.dispatch.refresh(record)
+
+    def job_is_placed(self) -> None:
+        wanted = random_job(self.dice)
+        held = self.dispatch.claim_of(wanted.job_id)
+        explained = self.dispatch.explain(wanted, self.now)
+        choice = self.dispatch.select(wanted, self.now)
+        best = max((self.rating(node_id, wanted) for node_id in explained.able), default=None)
+        claim = self.dispatch.claim(wanted, self.now)
+        if held is not None:
+            assert claim is held
+        elif isinstance(claim, Claim):
+            assert isinstance(choice, Choice)
+            assert choice.score == best
+            assert {choice.node_id, claim.node_id} <= set(explained.able)
+            assert len(claim.gpu_uuids) == wanted.gpu_count
+            self.remember(claim, self.now)
+        else:
+            assert explained.able == ()
+            assert claim.counts == explained.counts
+
+    def job_ends(self) -> None:
+        job_id = self.dice.choice(JOB_IDS)
+        assert self.dispatch.claim_of(job_id) is self.dispatch.release(job_id)
+        assert self.dispatch.claim_of(job_id) is None
+
+    def job_is_kept(self) -> None:
+        claim = self.dispatch.renew(self.dice.choice(JOB_IDS), self.now)
+        if claim is not None:
+            assert claim.expires_at == self.now + TTL
+            self.remember(claim, self.now)
+
+    def node_is_lost(self) -> None:
+        record = self.records[self.dice.choice(NODE_IDS)]
+        lost = self.dispatch.lose(record.node_id)
+        assert not record.claims
+        if self.dice.random() < 1 / 2:
+            assert [self.dispatch.attach(claim) for claim in lost] == lost
+            for claim in lost:
+                self.remember(claim, claim.granted_at)
+
+    def time_passes(self) -> None:
+        self.now += self.dice.choice((1.0, 30.0, 61.0, 601.0))
+        assert all(claim.expires_at <= self.now for claim in self.dispatch.expire(self.now))
+        assert self.dispatch.next_expiry is None or self.dispatch.next_expiry > self.now
+
+    def rating(self, node_id: str, wanted: Job) -> int:
+        """Rate an able node without the index."""
+        record = self.records[node_id]
+        held_by, held_at = self.warm.get(wanted.affinity_key or "", ("", 0.0))
+        bonus = AFFINITY_BONUS if node_id == held_by and self.now - held_at <= WARM_SECONDS else 0
+        return score(record, record.in_flight_jobs) + bonus
+
+    def remember(self, claim: Claim, at: float) -> None:
+        if claim.affinity_key is not None:
+            self.warm[claim.affinity_key] = (claim.node_id, at)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=True))
+def test_every_answer_is_as_good_as_a_scan_gives_in_any_order_of_events(dice: Random) -> None:
+    played = Played(dice)
+    for _ in range(80):
+        played.step()

@@ -1,0 +1,82 @@
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.explain import explanation, refusal
+from gpu_agent.registry.dispatch.index import Index
+from gpu_agent.registry.dispatch.verdict import EXAMPLES_PER_REASON, NO_AVAILABLE_NODE, Exclusion
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+from tests.registry.dispatch.fleets import random_fleet, random_job
+from tests.registry.dispatch.nodes import beat, gpu, gpus, job, node
+
+
+def index_of(*filed: NodeRecord) -> Index:
+    index = Index(Thresholds())
+    for record in filed:
+        index.file(record)
+    return index
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=True))
+def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) -> None:
+    index = index_of(*random_fleet(dice))
+    for _ in range(20):
+        demand = Demand.of(random_job(dice))
+        explained = explanation(index, demand, None)
+        if explained.able:
+            continue
+        refused = refusal(index, demand)
+        assert refused.counts == explained.counts
+        for reason, examples in refused.examples.items():
+            assert set(examples) <= set(explained.excluded)
+            assert len(examples) == min(refused.counts[reason], EXAMPLES_PER_REASON)
+
+
+def test_a08_an_empty_fleet_is_refused_without_any_reason() -> None:
+    refused = refusal(index_of(), Demand.of(job()))
+    assert (refused.job_id, refused.counts, refused.examples) == ("job-1", {}, {})
+    assert NO_AVAILABLE_NODE == "NO_AVAILABLE_NODE"
+
+
+def test_a08_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
+    drained = [node(f"drained-{n}", status=NodeStatus.DRAINING) for n in range(12)]
+    refused = refusal(index_of(*drained, node("bare")), Demand.of(job(required_models=("asr",))))
+    assert refused.counts == {Exclusion.STATUS_NOT_READY: 12, Exclusion.MODEL_NOT_AVAILABLE: 1}
+    assert len(refused.examples[Exclusion.STATUS_NOT_READY]) == 5
+    [bare] = refused.examples[Exclusion.MODEL_NOT_AVAILABLE]
+    assert (bare.node_id, bare.need, bare.have) == ("bare", "model asr", "not installed")
+
+
+def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
+    short = node("short", gpus=gpus(gpu("g", used_mb=100)), beat=beat(cpu=99))
+    busy = node("busy", beat=beat(cpu=99))
+    refused = refusal(index_of(short, busy), Demand.of(job(min_gpu_memory_mb=24_500)))
+    assert refused.counts == {
+        Exclusion.CAPACITY_EXCEEDED: 1,
+        Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1,
+    }
+
+
+def test_a03_every_exclusion_is_explained_with_node_reason_need_and_have() -> None:
+    fleet = (
+        node("idle"),
+        node("loaded", reported_jobs=2),
+        node("away", connection=None),
+        node("hot", beat=beat(gpu_percent=99)),
+    )
+    explained = explanation(index_of(*fleet), Demand.of(job()), None)
+    assert explained.able == ("idle", "loaded")
+    assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
+        ("away", Exclusion.DISCONNECTED, "a live connection", "none"),
+        ("hot", Exclusion.RESOURCE_THRESHOLD_EXCEEDED, "GPU use at most 90 %", "99 %"),
+    ]
+
+
+def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
+    index = index_of(node("idle"), node("warm", reported_jobs=1))
+    assert explanation(index, Demand.of(job()), "warm").able == ("warm", "idle")

@@ -1,0 +1,203 @@
+"""The hard filters of §5, each proven alone: its reason, what it needs and what the node has."""
+
+import pytest
+
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.filters import FILTERS, barred, exclusion
+from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion
+from gpu_agent.registry.dispatch.view import NodeView
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import NodeRegister
+from tests.registry.dispatch.nodes import HARDWARE, beat, gpu, gpus, job, model, node
+
+
+def verdict(record: NodeRecord, wanted: Job) -> Excluded | None:
+    return exclusion(NodeView(record, 0, Thresholds()), Demand.of(wanted))
+
+
+def account(record: NodeRecord, wanted: Job) -> tuple[Exclusion, str, str]:
+    found = verdict(record, wanted)
+    assert found is not None
+    assert found.node_id == record.node_id
+    return found.reason, found.need, found.have
+
+
+def test_the_filters_are_all_eleven_in_the_order_of_the_protocol() -> None:
+    assert [reason for reason, _ in FILTERS] == list(Exclusion)
+
+
+def test_a_ready_idle_node_takes_a_job_without_demands() -> None:
+    assert verdict(node(), job()) is None
+
+
+@pytest.mark.parametrize("status", [status for status in NodeStatus if status is not NodeStatus.READY])
+def test_d01_a_node_that_is_not_ready_takes_no_job(status: NodeStatus) -> None:
+    record = node(status=status, reason_code=ReasonCode.DRAIN_REQUESTED)
+    assert account(record, job()) == (
+        Exclusion.STATUS_NOT_READY,
+        "status ready",
+        f"{status} (drain_requested)",
+    )
+
+
+def test_d02_a_node_whose_connection_is_gone_takes_no_job() -> None:
+    assert account(node(connection=None), job()) == (Exclusion.DISCONNECTED, "a live connection", "none")
+
+
+@pytest.mark.parametrize(("why", "shown"), [("new driver", "new driver"), ("", "no reason given")])
+def test_d02_a_cordoned_node_takes_no_job(why: str, shown: str) -> None:
+    reason, _, have = account(node(cordoned=why), job())
+    assert (reason, have) == (Exclusion.CORDONED, f"cordoned: {shown}")
+
+
+def test_d02_a_node_outside_the_allowed_ones_takes_no_job() -> None:
+    wanted = job(allowed_nodes=("node-X", "node-B"))
+    assert account(node(), wanted) == (Exclusion.NOT_ALLOWED, "one of node-B, node-X", "node-A")
+    assert verdict(node("node-B"), wanted) is None
+
+
+def test_d02_a_private_node_takes_no_public_job() -> None:
+    assert account(node(), job(public=True)) == (
+        Exclusion.NOT_IN_PUBLIC_POOL,
+        "accept_public_jobs",
+        "private or assigned jobs only",
+    )
+    assert verdict(node(accept_public_jobs=True), job(public=True)) is None
+
+
+def test_a_private_job_runs_on_any_node_that_it_is_allowed_on() -> None:
+    assert verdict(node(accept_public_jobs=True), job()) is None
+    assert verdict(node(accept_public_jobs=False), job()) is None
+
+
+def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None:
+    record = node(
+        gpus=gpus(
+            gpu("a", name="NVIDIA H100"),
+            gpu("b", name="NVIDIA H100", health="lost"),
+            gpu("c", name="NVIDIA L4"),
+        )
+    )
+    assert verdict(record, job(gpu_name="h100")) is None
+    assert verdict(record, job(gpu_count=2)) is None
+    assert account(record, job(gpu_name="h100", gpu_count=2)) == (
+        Exclusion.GPU_UNAVAILABLE,
+        "usable GPUs named h100: 2",
+        "1 (NVIDIA H100 ok, NVIDIA H100 lost, NVIDIA L4 ok)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("installed", "state", "have"),
+    [
+        ((), None, "not installed"),
+        ((model("nmt", enabled=False),), None, "disabled"),
+        ((model("nmt", status="downloading"),), None, "downloading"),
+        ((model("nmt"),), {"nmt": "error"}, "error"),
+    ],
+)
+def test_d04_a_node_without_the_model_ready_takes_no_job(
+    installed: tuple[object, ...], state: dict[str, str] | None, have: str
+) -> None:
+    record = node(models=installed, capability_state=state, ready_models=frozenset({"asr"}))
+    wanted = job(required_models=("asr", "nmt"))
+    assert account(record, wanted) == (Exclusion.MODEL_NOT_AVAILABLE, "model nmt", have)
+
+
+def test_d04_a_node_without_the_feature_takes_no_job() -> None:
+    record = node(features=frozenset({"kv_cache", "batched_inference"}))
+    assert account(record, job(required_features=("kv_cache", "speaker_identification"))) == (
+        Exclusion.FEATURE_NOT_SUPPORTED,
+        "feature speaker_identification",
+        "batched_inference, kv_cache",
+    )
+
+
+def test_a06_advanced_features_never_decide_base_ability() -> None:
+    boasting = NodeRegister(version="1", hardware=HARDWARE, advanced_features=("emotion_detection",))
+    found = verdict(node(registration=boasting), job(required_features=("emotion_detection",)))
+    assert found is not None
+    assert found.reason is Exclusion.FEATURE_NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(("labels", "have"), [({"zone": "b"}, "zone=b"), ({}, "no zone")])
+def test_d04_a_node_with_another_label_takes_no_job(labels: dict[str, str], have: str) -> None:
+    wanted = job(labels={"zone": "a"})
+    assert account(node(labels=labels), wanted) == (Exclusion.LABEL_MISMATCH, "label zone=a", have)
+
+
+def test_d05_a_full_node_takes_no_job() -> None:
+    assert account(node(reported_jobs=4), job()) == (
+        Exclusion.CAPACITY_EXCEEDED,
+        "a free place",
+        "4 of 4 taken",
+    )
+
+
+def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
+    record = node(
+        gpus=gpus(gpu("a", used_mb=20_000), gpu("b", used_mb=30_000), gpu("c", memory_mb=None), gpu("d"))
+    )
+    assert verdict(record, job(min_gpu_memory_mb=24_576)) is None
+    assert account(record, job(min_gpu_memory_mb=8_000, gpu_count=2)) == (
+        Exclusion.CAPACITY_EXCEEDED,
+        "8000 MiB free on each of 2 GPUs",
+        "free: 4576 MiB, 0 MiB, unknown, 24576 MiB",
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "need", "have"),
+    [
+        ({"cpu": 90.5}, "CPU use at most 90 %", "90.5 %"),
+        ({"gpu_percent": 97}, "GPU use at most 90 %", "97 %"),
+        ({"memory": 99}, "memory use at most 90 %", "99 %"),
+    ],
+)
+def test_d05_a_node_above_a_resource_limit_takes_no_job(
+    figures: dict[str, float], need: str, have: str
+) -> None:
+    assert account(node(beat=beat(**figures)), job()) == (
+        Exclusion.RESOURCE_THRESHOLD_EXCEEDED,
+        need,
+        have,
+    )
+
+
+def test_unknown_figures_and_figures_at_their_limit_pass() -> None:
+    assert verdict(node(beat=beat(cpu=90, gpu_percent=None, memory=90)), job()) is None
+    assert verdict(node(beat=None), job()) is None
+
+
+def test_the_first_filter_that_fails_is_the_reason() -> None:
+    record = node(connection=None, cordoned="x", reported_jobs=9)
+    found = verdict(record, job(required_models=("asr",)))
+    assert found is not None
+    assert found.reason is Exclusion.DISCONNECTED
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (node(), None),
+        (node(status=NodeStatus.DRAINING), Exclusion.STATUS_NOT_READY),
+        (node(connection=None), Exclusion.DISCONNECTED),
+        (node(cordoned=""), Exclusion.CORDONED),
+        (node(reported_jobs=4), Exclusion.CAPACITY_EXCEEDED),
+        (node(beat=beat(cpu=100)), Exclusion.RESOURCE_THRESHOLD_EXCEEDED),
+    ],
+)
+def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(
+    record: NodeRecord, reason: Exclusion | None
+) -> None:
+    assert barred(record, record.in_flight_jobs, Thresholds()) is reason
+    found = verdict(record, job())
+    assert (None if found is None else found.reason) is reason
+
+
+def test_a_long_list_is_cut_short_for_the_reader() -> None:
+    _, need, _ = account(node(), job(allowed_nodes=tuple(f"node-{n:02}" for n in range(20))))
+    assert need.endswith("node-07 and 12 more")

@@ -1,0 +1,145 @@
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.filters import exclusion
+from gpu_agent.registry.dispatch.index import LEVEL_MB, Index
+from gpu_agent.registry.dispatch.verdict import Exclusion
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from tests.registry.dispatch.fleets import NODE_IDS, random_fleet, random_job, random_node
+from tests.registry.dispatch.nodes import beat, gpu, gpus, job, node
+
+DICE = st.randoms(use_true_random=True)
+"""A seed for a whole run, shown when the run fails."""
+
+
+def index_of(*filed: NodeRecord) -> Index:
+    index = Index(Thresholds())
+    for record in filed:
+        index.file(record)
+    return index
+
+
+def best(index: Index, wanted: Job, chance: float = 0.0) -> str | None:
+    view = index.best(Demand.of(wanted), lambda: chance)
+    return None if view is None else view.record.node_id
+
+
+@settings(max_examples=150, deadline=None)
+@given(DICE)
+def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Random) -> None:
+    index = Index(Thresholds())
+    for _ in range(40):
+        node_id = dice.choice(NODE_IDS)
+        if dice.random() < 1 / 4:
+            index.drop(node_id)
+        else:
+            index.file(random_node(dice, node_id))
+        demand = Demand.of(random_job(dice))
+        able = [view for view in index.views.values() if exclusion(view, demand) is None]
+        found = index.best(demand, dice.random)
+        assert (found in able) if able else found is None
+        if found is not None:
+            assert found.score == max(view.score for view in able)
+
+
+@settings(max_examples=20, deadline=None)
+@given(DICE)
+def test_nothing_is_left_of_nodes_that_were_let_go(dice: Random) -> None:
+    index = index_of(*random_fleet(dice), *random_fleet(dice))
+    for node_id in NODE_IDS:
+        index.drop(node_id)
+    assert not any(index.standing.values())
+    index.file(node("node-new"))
+    for wanted in (job(required_models=("asr",)), job(public=True), job(labels={"zone": "a"})):
+        assert best(index, wanted) is None
+    assert best(index, job()) == "node-new"
+
+
+def test_equals_are_chosen_from_at_random() -> None:
+    index = index_of(*(node(node_id) for node_id in NODE_IDS))
+    assert {best(index, job(), place / 8) for place in range(8)} == set(NODE_IDS)
+
+
+def test_a_node_changed_in_place_is_found_by_what_it_is_now() -> None:
+    record = node()
+    index = index_of(record)
+    record.ready_models = frozenset({"asr"})
+    record.labels["zone"] = "a"
+    index.file(record)
+    assert best(index, job(required_models=("asr",), labels={"zone": "a"})) == "node-A"
+    record.labels["zone"] = "b"
+    record.ready_models = frozenset()
+    index.file(record)
+    assert best(index, job(labels={"zone": "a"})) is None
+    assert best(index, job(required_models=("asr",))) is None
+
+
+def test_gpus_that_fail_fill_up_or_are_replaced_count_as_they_are_now() -> None:
+    record = node(gpus=gpus(gpu("a"), gpu("b")))
+    index = index_of(record)
+    assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) == "node-A"
+    record.gpus["a"].memory_used_mb = 5_000
+    index.file(record)
+    assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) is None
+    assert best(index, job(min_gpu_memory_mb=24_000)) == "node-A"
+    record.gpus["b"].health = "lost"
+    index.file(record)
+    assert best(index, job(min_gpu_memory_mb=24_000)) is None
+    assert best(index, job(gpu_count=2)) is None
+    record.gpus = gpus(gpu("c", name="NVIDIA H200", memory_mb=143_771))
+    index.file(record)
+    assert best(index, job(gpu_name="h200", min_gpu_memory_mb=140_000)) == "node-A"
+
+
+def test_where_no_gpu_tells_its_memory_use_the_nodes_mean_is_followed() -> None:
+    record = node(gpus=gpus(gpu("a", memory_mb=20_000, used_mb=None)), beat=beat(gpu_memory=90))
+    index = index_of(record)
+    assert best(index, job(min_gpu_memory_mb=10_000)) is None
+    record.beat = beat(gpu_memory=10)
+    index.file(record)
+    assert best(index, job(min_gpu_memory_mb=10_000)) == "node-A"
+
+
+def test_nodes_within_one_step_below_the_memory_needed_are_passed_over() -> None:
+    short = [node(f"short-{n}", gpus=gpus(gpu("g", used_mb=LEVEL_MB - n))) for n in range(1, 4)]
+    enough = node("enough", gpus=gpus(gpu("g", used_mb=10)), reported_jobs=3)
+    assert best(index_of(*short, enough), job(min_gpu_memory_mb=24_560)) == "enough"
+
+
+def test_gpus_larger_than_any_step_are_still_told_apart_by_the_filters() -> None:
+    index = index_of(node(gpus=gpus(gpu("g", memory_mb=1_000_000))))
+    assert best(index, job(min_gpu_memory_mb=900_000)) == "node-A"
+    assert best(index, job(min_gpu_memory_mb=1_000_001)) is None
+
+
+def test_another_record_may_come_to_stand_for_a_node() -> None:
+    index = index_of(node(ready_models=frozenset({"asr"})))
+    index.file(node(ready_models=frozenset({"nmt"})))
+    assert best(index, job(required_models=("asr",))) is None
+    assert best(index, job(required_models=("nmt",))) == "node-A"
+    assert len(index.views) == 1
+
+
+def test_a_slot_serves_one_node_after_another() -> None:
+    index = index_of(node("node-A"), node("node-B"))
+    freed = index.views["node-A"].slot
+    index.drop("node-A")
+    index.drop("node-A")
+    with pytest.raises(KeyError):
+        index.at(freed)
+    assert index.file(node("node-C")).slot == freed
+
+
+def test_standing_counts_nodes_by_what_bars_them() -> None:
+    index = index_of(node("node-A"), node("node-B", connection=None), node("node-C", reported_jobs=4))
+    assert {reason: bits.bit_count() for reason, bits in index.standing.items() if bits} == {
+        None: 1,
+        Exclusion.DISCONNECTED: 1,
+        Exclusion.CAPACITY_EXCEEDED: 1,
+    }

@@ -1,0 +1,45 @@
+from gpu_agent.registry.dispatch.memory import Promise, free_mb, used_mb
+from tests.registry.dispatch.nodes import beat, gpu, node
+
+
+def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
+    one = gpu("GPU-0", memory_mb=10_000, used_mb=None)
+    assert used_mb(node(beat=beat(gpu_memory=30)), one) == 3000
+    assert used_mb(node(beat=beat(gpu_memory=None)), one) == 0
+    assert used_mb(node(beat=None), one) == 0
+
+
+def test_unknown_memory_stays_unknown() -> None:
+    assert free_mb(node(), gpu("GPU-0", memory_mb=None, used_mb=5), {}) is None
+
+
+def test_a_promise_counts_until_the_node_shows_it() -> None:
+    one, promise = gpu("GPU-0", memory_mb=24_000, used_mb=2_000), Promise()
+    promise.make(10_000, 2_000, shown=False)
+    free = []
+    for one.memory_used_mb in (2_000, 8_000, 12_000, 15_000):
+        free.append(free_mb(node(), one, {"GPU-0": promise}))
+    assert free == [12_000, 12_000, 12_000, 9_000]
+
+
+def test_promises_on_one_gpu_add_up() -> None:
+    promise = Promise()
+    promise.make(10_000, 2_000, shown=False)
+    promise.make(5_000, 8_000, shown=False)
+    assert promise.unshown_mb(8_000) == 9_000
+    promise.end(10_000)
+    assert promise.unshown_mb(8_000) == 0
+    assert promise.unshown_mb(2_000) == 5_000
+    assert promise.claims == 1
+
+
+def test_never_more_than_all_needs_is_taken_off_when_others_leave_the_gpu() -> None:
+    promise = Promise()
+    promise.make(4_000, 20_000, shown=False)
+    assert promise.unshown_mb(0) == 4_000
+
+
+def test_a_job_that_runs_already_is_not_counted_twice() -> None:
+    promise = Promise()
+    promise.make(10_000, 12_000, shown=True)
+    assert promise.unshown_mb(12_000) == 0
