@@ -79,14 +79,10 @@ def test_a_token_is_shown_in_no_repr() -> None:
         b'{"format": 1, "node_id": 7}',
         b'{"format": 1, "node_id": "../../etc/passwd"}',
         b'{"format": 1, "node_id": "node-A", "node_token": "two\\nlines"}',
-        b'{"format": 1, "node_id": "node-A"}' + b" " * 70_000 + b"x",
     ],
 )
 def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
-    if content.endswith(b"x"):
-        content = content[:0]
-        (tmp_path / FILE).write_bytes(b"")
     loaded = IdentityFile(tmp_path).load()
     assert loaded.identity == Identity()
     assert loaded.kept_aside == tmp_path / f"{FILE}.corrupt-1"
@@ -147,11 +143,8 @@ def test_nothing_half_written_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
-    with (
-        hold(tmp_path),
-        pytest.raises(IdentityError, match=rf"process {os.getpid()}\).*--state-dir"),
-        hold(tmp_path),
-    ):
+    first = rf"process {os.getpid()}\).*--state-dir"
+    with hold(tmp_path), pytest.raises(IdentityError, match=first), hold(tmp_path):
         pass
     with hold(tmp_path):
         pass

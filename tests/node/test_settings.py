@@ -94,9 +94,7 @@ def test_a_path_of_the_operator_s_own_stays() -> None:
 
 
 def test_an_unknown_key_names_the_nearest_with_file_and_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        SettingsError, match=r"agent\.toml:2: 'acept_public_jobs' is no setting; did you mean"
-    ):
+    with pytest.raises(SettingsError, match=r"agent\.toml:2: 'acept_public_jobs' .* did you mean"):
         _load(tmp_path, "# mine\nacept_public_jobs = true")
 
 
@@ -123,7 +121,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 
 def test_a_variable_that_should_hold_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_AGENT_DECLARED_MODELS", "whisper")
-    with pytest.raises(SettingsError, match="declared_models.*JSON"):
+    with pytest.raises(SettingsError, match=r"declared_models.*JSON"):
         load({"registry_url": URL})
 
 
@@ -135,7 +133,7 @@ def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
 
 
 def test_a_simulation_that_names_no_product_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match="simulate: .*H100"):
+    with pytest.raises(SettingsError, match=r"simulate: .*H100"):
         load({"registry_url": URL, "simulate": "8xNothing"})
 
 

@@ -70,8 +70,8 @@ class Tasks:
             task.cancel()
 
 
-async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float) -> _T:
-    """Run what blocks in a daemon thread; raises `TimeoutError` when it takes too long.
+async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float | None) -> _T:
+    """Run what blocks in a daemon thread; raises `TimeoutError` when it takes too long (None: never).
 
     The thread cannot be stopped: a late answer is dropped, and a thread that hangs
     for good never keeps the program from ending. What `work` raises, this raises.

@@ -1,0 +1,288 @@
+"""The agent: one loop that feeds the session what happens and carries out, in order, what it asks for.
+
+Saves before it sends. Decides nothing: what to say and when is the session's, what is true of the
+machine is the probe's. Leaves within five seconds of being asked to.
+"""
+
+import asyncio
+import os
+import platform
+import random
+import signal
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import TypeVar, assert_never
+
+from gpu_agent.node.credentials import Credentials
+from gpu_agent.node.figures import moment_of
+from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.link import Link, LinkEvent
+from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.options import sources_of
+from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
+from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, in_thread
+from gpu_agent.session.actions import (
+    Action,
+    Connect,
+    Disconnect,
+    Exit,
+    ForgetIdentity,
+    Note,
+    Probe,
+    SaveIdentity,
+    Send,
+    SendBeat,
+)
+from gpu_agent.session.events import Declared, Event, Started, StopRequested
+from gpu_agent.session.machine import SessionMachine
+from gpu_agent.session.settings import SessionSettings
+from gpu_agent.session.view import SessionView
+from gpu_agent.version import __version__
+from gpu_agent.wire.codec import FrameError, encode
+from gpu_agent.wire.declaration import declare, heartbeat
+from gpu_agent.wire.fields import WireModel
+from gpu_agent.wire.inventory import Inventory
+
+DISK_SECONDS = 1.5
+"""How long the state directory may hold the agent up."""
+GOODBYE_SECONDS = 2.5
+"""How long the last frames and the close of the WebSocket may take."""
+_MOST_WAITING = 16
+"""Events that may wait; a peer that sends more is read no further until they are handled."""
+
+_T = TypeVar("_T")
+_LOG = EventLog("node")
+
+
+class End(IntEnum):
+    """How a run ends, as exit codes."""
+
+    LEFT = 0
+    """Asked to stop, and did."""
+    CRASHED = 1
+    """A fault of ours; the log has it."""
+    UNUSABLE_STATE = 4
+    """The state directory cannot be used, or another agent uses it."""
+    REFUSED = 6
+    """The registry wants nothing of this node; a person must act."""
+
+
+def run(settings: AgentSettings) -> End:
+    """Run the agent in this process until a signal or the registry ends it."""
+    configure(settings.log_level)
+    state_dir = settings.state_dir or default_state_dir()
+    try:
+        with hold(state_dir) as identity:
+            _load(identity)
+            return asyncio.run(_run(settings, identity))
+    except IdentityError as error:
+        _LOG.error("state_directory_unusable", problem=str(error))
+        return End.UNUSABLE_STATE
+    except TaskCrashedError:
+        return End.CRASHED
+
+
+class Agent:
+    """One node's session with its probe, its identity and its link."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: IdentityFile,
+        read_gpus: ReadGpus,
+        *,
+        session: SessionSettings | None = None,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._credentials = Credentials(identity, settings.join_token_file)
+        self._machine = SessionMachine(
+            session or SessionSettings(),
+            node_id=identity.identity.node_id,
+            has_token=identity.identity.node_token is not None,
+            draw=random.SystemRandom().random,
+        )
+        self._prober = Prober(
+            read_gpus,
+            sources_of(settings.probe_options, environ=os.environ, home=Path.home()),
+            pace=Pace(
+                interval_seconds=settings.probe_interval_seconds,
+                deadline_seconds=settings.deadline_seconds,
+                stale_after_seconds=settings.nvml_stale_after_seconds,
+            ),
+            simulated=settings.simulate is not None,
+            listener=self._probed,
+        )
+        self._inbox: asyncio.Queue[tuple[Link | None, Event]] = asyncio.Queue(_MOST_WAITING)
+        self._inventory: Inventory | None = None
+        self._link: Link | None = None
+        self._parting: Link | None = None
+        """The link that was closed last: its goodbye may still be on its way."""
+        self._exit: Exit | None = None
+
+    @property
+    def view(self) -> SessionView:
+        """The session as it stands, for `status`."""
+        return self._machine.view
+
+    async def run(self, tasks: Tasks) -> Exit:
+        """Live until the session is over; returns how it ended."""
+        tasks.start("prober", self._prober.run(tasks))
+        await self._carry_out_all(self._machine.handle(Started(), _now()), tasks)
+        while self._exit is None:
+            await self._carry_out_all(await self._next_actions(), tasks)
+        if self._parting is not None:
+            await self._parting.ended(within_seconds=GOODBYE_SECONDS)
+        return self._exit
+
+    async def stop(self, reason: str) -> None:
+        """Ask the session to say goodbye and end."""
+        await self._inbox.put((None, StopRequested(reason)))
+
+    async def _probed(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        await self._inbox.put((None, Declared(declare(inventory, self._settings.owner))))
+
+    async def _heard(self, link: Link, event: LinkEvent) -> None:
+        await self._inbox.put((link, event))
+
+    async def _next_actions(self) -> list[Action]:
+        """Wait for an event or the session's deadline, whichever comes first."""
+        try:
+            async with asyncio.timeout_at(self._machine.deadline):
+                link, event = await self._inbox.get()
+        except TimeoutError:
+            return self._machine.wake(_now())
+        if link is not None and link is not self._link:
+            return []  # the session has let go of that link
+        return self._machine.handle(event, _now())
+
+    async def _carry_out_all(self, actions: list[Action], tasks: Tasks) -> None:
+        for action in actions:
+            await self._carry_out(action, tasks)
+
+    async def _carry_out(self, action: Action, tasks: Tasks) -> None:
+        match action:
+            case Connect() | Disconnect():
+                await self._join_or_part(action, tasks)
+            case Send(message):
+                self._send(message)
+            case SendBeat():
+                self._beat(action)
+            case SaveIdentity() | ForgetIdentity():
+                await self._keep(action)
+            case Probe() | Note() | Exit():
+                self._note(action)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
+        if isinstance(action, Connect):
+            token = await _bounded("credential", lambda: self._credentials.token_for(action.credential))
+            self._link = Link(self._settings.registry_url, token=token, report=self._heard)
+            self._link.start(tasks)
+        elif self._link is not None:
+            self._link.close(action.code, action.reason)
+            self._parting, self._link = self._link, None
+
+    def _send(self, message: WireModel) -> None:
+        if self._link is None:
+            return
+        try:
+            self._link.send(encode(message))
+        except FrameError as error:  # ours; without an answer the session tries again later
+            _LOG.error("message_not_sent", problem=str(error))
+
+    def _beat(self, beat: SendBeat) -> None:
+        if self._inventory is None:
+            return
+        moment = moment_of(
+            self._inventory,
+            timestamp_ms=time.time_ns() // 1_000_000,
+            probe_age_seconds=self._prober.probe_age_seconds,
+        )
+        self._send(
+            heartbeat(
+                beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence
+            )
+        )
+
+    async def _keep(self, action: SaveIdentity | ForgetIdentity) -> None:
+        """Bring the identity to the disk. If that fails the session goes on; a restart will miss it."""
+        if isinstance(action, SaveIdentity):
+            node_id, node_token = action.node_id, action.node_token
+            await _bounded("identity", lambda: self._identity.save(node_id, node_token))
+            return
+        copy = await _bounded("identity", self._identity.forget_id)
+        _LOG.warning(
+            "identity_forgotten", node_id=action.node_id, kept_as=None if copy is None else str(copy)
+        )
+
+    def _note(self, action: Probe | Note | Exit) -> None:
+        match action:
+            case Probe():
+                self._prober.probe_now()
+            case Note():
+                tell = _LOG.warning if action.problem else _LOG.info
+                tell(action.event, **action.fields)
+            case Exit():
+                self._exit = action
+            case _ as unreachable:
+                assert_never(unreachable)
+
+
+async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
+    state_dir = identity.folder
+    _LOG.info(
+        "agent_started",
+        version=__version__,
+        registry=settings.registry_url,
+        state_dir=str(state_dir),
+        node_id=identity.identity.node_id,
+        simulated=settings.simulate,
+    )
+    # Agents that pretend side by side have GPUs of their own; else they are those `probe` shows.
+    apart = "" if settings.state_dir is None else f"\n{state_dir}"
+    reading = opened_gpus(
+        simulate=settings.simulate,
+        seed=f"{platform.node()}{apart}",
+        deadline_seconds=settings.deadline_seconds,
+    )
+    async with reading as read_gpus, Tasks() as tasks:
+        agent = Agent(settings, identity, read_gpus)
+
+        def stop(number: signal.Signals) -> None:
+            tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
+
+        # Until settings can be read again at run time, a hang-up means leaving too.
+        with delivered(STOPPING + RELOADING, stop):
+            ending = await agent.run(tasks)
+        tasks.end()
+    _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
+    return End.REFUSED if ending.failed else End.LEFT
+
+
+def _load(identity: IdentityFile) -> None:
+    loaded = identity.load()
+    if loaded.kept_aside is not None:
+        _LOG.warning("identity_corrupt", kept_aside=str(loaded.kept_aside), reason=loaded.why)
+
+
+async def _bounded(name: str, work: Callable[[], _T]) -> _T | None:
+    """Do what touches the disk, for so long; None, and a line in the log, when it fails."""
+    try:
+        return await in_thread(name, work, deadline_seconds=DISK_SECONDS)
+    except IdentityError as error:
+        _LOG.error("disk_failed", what=name, problem=str(error))
+    except TimeoutError:
+        _LOG.error("disk_failed", what=name, problem=f"no answer within {DISK_SECONDS:g} s")
+    return None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

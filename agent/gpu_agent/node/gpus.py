@@ -1,0 +1,35 @@
+"""Which GPUs the agent reads: this machine's, through NVML, or simulated ones.
+
+Both are opened once for the life of the process, and closed at its end.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gpu_agent.node.prober import ReadGpus
+from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.simulated import SimulatedGpus
+from gpu_agent.wire.inventory import GpuReport
+
+GOODBYE_SECONDS = 0.5
+"""How long a child may take to end by itself when the agent leaves."""
+
+
+@asynccontextmanager
+async def opened_gpus(*, simulate: str | None, seed: str, deadline_seconds: float) -> AsyncIterator[ReadGpus]:
+    """Give the way to read them. `seed` tells one simulated machine from another."""
+    if simulate is not None:
+        gpus = SimulatedGpus(simulate, seed=seed)
+
+        async def read() -> GpuReport:
+            return gpus.read(time.time())
+
+        yield read
+        return
+    policy = ChildPolicy(goodbye_seconds=GOODBYE_SECONDS)
+    probe = NvmlProbe(deadline_seconds=deadline_seconds, policy=policy)
+    try:
+        yield probe.read
+    finally:
+        await probe.close()

@@ -1,0 +1,192 @@
+"""One WebSocket to the registry, from the first packet to the last: frames in and out, never a hang.
+
+What happens on it is reported as the session's events; after `close` nothing is reported any more.
+Everything that waits for the network has a deadline. It decides nothing: when to connect, with which
+credential and what to say is the session's. Follows no redirect and uses no proxy.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from gpu_agent.node.reaching import reach
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
+from gpu_agent.version import __version__
+from gpu_agent.wire.codec import MAX_FRAME_BYTES, FrameError, UnknownMessageError, decode_from_registry
+
+LinkEvent = Connected | ConnectFailed | MessageReceived | Disconnected
+Report = Callable[["Link", LinkEvent], Awaitable[None]]
+
+OPEN_SECONDS = 10.0
+SEND_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+MOST_UNSENT = 64
+"""Frames that may wait for a slow peer before it is given up."""
+
+_LOG = EventLog("node.link")
+
+
+@dataclass(frozen=True, slots=True)
+class _Farewell:
+    code: int
+    reason: str
+
+
+class Link:
+    """Opens at `start`; told to `send` and to `close`; ends by itself when the peer does."""
+
+    def __init__(self, url: str, *, token: str | None, report: Report) -> None:
+        """`token` goes into the handshake's Authorization header, and nowhere else.
+
+        A listener that gets events of several links tells them apart by the link.
+        """
+        self._url = url
+        self._token = token
+        self._report = report
+        self._outbox: asyncio.Queue[str | _Farewell] = asyncio.Queue(MOST_UNSENT)
+        self._connection: ClientConnection | None = None
+        self._closing = False
+        self._task: asyncio.Task[None]
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin to connect; `Connected` or `ConnectFailed` is reported."""
+        self._task = tasks.start("link", self._run())
+
+    def send(self, text: str) -> None:
+        """Send a frame after those before it. Never waits; a peer that takes nothing is cut off."""
+        self._put(text)
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye after what is still unsent, or give up connecting; reports nothing from now on."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._connection is None:
+            self._task.cancel()
+        else:
+            self._put(_Farewell(code, reason))
+
+    async def ended(self, *, within_seconds: float) -> None:
+        """Wait for the last packet, but not for longer."""
+        await asyncio.wait({self._task}, timeout=within_seconds)
+
+    def _put(self, out: str | _Farewell) -> None:
+        try:
+            self._outbox.put_nowait(out)
+        except asyncio.QueueFull:
+            if self._connection is not None:
+                self._connection.transport.abort()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                self._connection = connection = await self._open()
+        except (OSError, WebSocketException, ValueError) as error:
+            await self._tell(_failure(error))
+            return
+        await self._tell(Connected())
+        async with Tasks() as tasks:
+            tasks.start("link-writer", self._write(connection))
+            lost = await self._read(connection)
+            tasks.end()
+        await self._tell(lost)
+
+    async def _open(self) -> ClientConnection:
+        """Raises `OSError`, `WebSocketException`, or `ValueError` for a redirect."""
+        parts = urlsplit(self._url)
+        port = parts.port or (443 if parts.scheme == "wss" else 80)
+        opened = await reach(parts.hostname or "", port)
+        try:
+            return await connect(
+                self._url,
+                sock=opened,
+                additional_headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
+                user_agent_header=f"gpu-agent/{__version__}",
+                proxy=None,
+                compression=None,
+                open_timeout=None,
+                ping_interval=None,
+                close_timeout=CLOSE_SECONDS,
+                max_size=MAX_FRAME_BYTES,
+                max_queue=1,
+            )
+        except BaseException:
+            opened.close()
+            raise
+
+    async def _read(self, connection: ClientConnection) -> Disconnected:
+        try:
+            while True:
+                await self._take(await connection.recv())
+        except ConnectionClosed as closed:
+            because = f" ({closed.__cause__})" if isinstance(closed.__cause__, OSError) else ""
+            return Disconnected(closed.rcvd.code if closed.rcvd else None, f"{closed}{because}")
+
+    async def _write(self, connection: ClientConnection) -> None:
+        try:
+            while True:
+                out = await self._outbox.get()
+                async with asyncio.timeout(SEND_SECONDS):
+                    if isinstance(out, _Farewell):
+                        await connection.close(out.code, out.reason)
+                        return
+                    await connection.send(out)
+        except ConnectionClosed:
+            return
+        except TimeoutError:
+            _LOG.warning("link_stalled", seconds=SEND_SECONDS)
+            connection.transport.abort()
+
+    async def _take(self, frame: str | bytes) -> None:
+        """Read one frame; one that is no message is logged, and the link goes on."""
+        if isinstance(frame, bytes):
+            _LOG.warning("frame_ignored", reason="it is binary")
+            return
+        try:
+            message = decode_from_registry(frame)
+        except UnknownMessageError as error:
+            _LOG.info("frame_ignored", reason=str(error))
+        except FrameError as error:
+            _LOG.warning("frame_ignored", reason=str(error))
+        else:
+            await self._tell(MessageReceived(message))
+
+    async def _tell(self, event: LinkEvent) -> None:
+        """Report; as long as the listener is busy, nothing more is read."""
+        if not self._closing:
+            await self._report(self, event)
+
+
+def _failure(error: Exception) -> ConnectFailed:
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        return ConnectFailed(
+            f"the registry answered HTTP {status}",
+            http_status=status,
+            retry_after_seconds=_retry_after(error.response.headers),
+        )
+    if isinstance(error, TimeoutError):
+        return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
+    if isinstance(error, OSError):
+        return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
+    return ConnectFailed(f"what answers there is no registry: {error}")
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Read `Retry-After`, in seconds from now; None when it is absent or makes no sense."""
+    written = headers.get("Retry-After", "").strip()
+    if written.isascii() and written.isdigit():
+        return float(written[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(written).timestamp() - time.time())
+    except ValueError:
+        return None

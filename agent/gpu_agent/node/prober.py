@@ -1,0 +1,122 @@
+"""The probe loop: reads the GPUs, the host and the models at a calm pace, and keeps the newest inventory.
+
+Nothing here can hold the agent up: the driver is asked through a child with a deadline, and what may
+block on a disk runs in a thread that is left behind when it hangs, one at most. Sends nothing and
+judges nothing: each inventory is handed to whoever listens.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.nvml import Missed
+from gpu_agent.probe.snapshot import Sources, take
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.tasks import Tasks, in_thread
+from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+
+ReadGpus = Callable[[], Awaitable[GpuReport | Missed]]
+
+PACE_WITHOUT_DRIVER_SECONDS = 30.0
+"""Each look for a driver that is not there starts a process; it must not cost what reading one does."""
+
+_UNREAD = GpuReport(outcome=Outcome.OK)
+_LOG = EventLog("node.prober")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often to look, and how long to wait. Seconds."""
+
+    interval_seconds: float
+    deadline_seconds: float
+    stale_after_seconds: float
+    without_driver_seconds: float = PACE_WITHOUT_DRIVER_SECONDS
+
+
+class Prober:
+    """Probes until its task is cancelled."""
+
+    def __init__(
+        self,
+        read_gpus: ReadGpus,
+        sources: Sources,
+        *,
+        pace: Pace,
+        simulated: bool,
+        listener: Callable[[Inventory], Awaitable[None]],
+    ) -> None:
+        """`read_gpus` keeps its own deadline; `listener` is awaited after each probe."""
+        self._read_gpus = read_gpus
+        self._sources = sources
+        self._pace = pace
+        self._simulated = simulated
+        self._listener = listener
+        self._health = HealthKeeper(pace.stale_after_seconds)
+        self._asked = asyncio.Event()
+        self._looking: asyncio.Task[Inventory] | None = None
+        self._outcome: Outcome | None = None
+        self._missing: str | None = None
+
+    @property
+    def probe_age_seconds(self) -> float | None:
+        """Age of the last good GPU reading; None when there never was one."""
+        return self._health.age_seconds(time.monotonic())
+
+    def probe_now(self) -> None:
+        """Do not wait for the next turn."""
+        self._asked.set()
+
+    async def run(self, tasks: Tasks) -> None:
+        """Probe, tell, wait; `tasks` is where a look at the disks is started."""
+        patience = self._pace.deadline_seconds
+        host = await in_thread("host", self._sources.host.read, deadline_seconds=patience)
+        surroundings = Inventory(host=host, gpu=_UNREAD, simulated=self._simulated)
+        while True:
+            self._asked.clear()
+            result = await self._read_gpus()
+            self._note(result)
+            gpus = self._health.observe(result, now_wall=time.time(), now_mono=time.monotonic())
+            surroundings = await self._look_around(tasks) or surroundings
+            await self._listener(replace(surroundings, gpu=gpus))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval()):
+                    await self._asked.wait()
+
+    async def _look_around(self, tasks: Tasks) -> Inventory | None:
+        """Read host and models. One look that hangs is left to answer later; None until it does."""
+        if self._looking is None:
+            look = in_thread("surroundings", self._take, deadline_seconds=None)
+            self._looking = tasks.start("surroundings", look)
+        await asyncio.wait({self._looking}, timeout=self._pace.deadline_seconds)
+        if not self._looking.done():
+            _LOG.warning("surroundings_overdue", deadline_seconds=self._pace.deadline_seconds)
+            return None
+        answered, self._looking = self._looking, None
+        return answered.result()
+
+    def _take(self) -> Inventory:
+        return take(_UNREAD, self._sources, simulated=self._simulated)
+
+    def _interval(self) -> float:
+        absent = self._outcome is not None and self._outcome is not Outcome.OK
+        return max(self._pace.interval_seconds, self._pace.without_driver_seconds if absent else 0.0)
+
+    def _note(self, result: GpuReport | Missed) -> None:
+        """Log what changed about reading the GPUs, once."""
+        if isinstance(result, Missed):
+            if self._missing is None:
+                _LOG.warning("gpu_reading_missed", reason=result.reason, detail=result.detail)
+            self._missing = result.reason
+            return
+        if self._missing is not None:
+            _LOG.info("gpu_reading_recovered", reason=self._missing)
+            self._missing = None
+        if result.outcome is not self._outcome:
+            self._outcome = result.outcome
+            _LOG.info(
+                "gpus_probed", outcome=result.outcome.value, detail=result.detail, gpu_count=len(result.gpus)
+            )
