@@ -1,7 +1,7 @@
 """What dispatch answers when asked why: each node's reason, or what a job failed on, counted (A-3, A-8).
 
 Chooses nobody. Counting uses the index, so that a fleet that is full refuses as fast as it accepts; only
-nodes whose reason hangs on their free GPU memory are judged one by one.
+nodes over a resource limit are looked at one by one, and only for a job that states a need of memory.
 """
 
 from collections.abc import Iterator
@@ -72,11 +72,7 @@ def _fallen(index: Index, demand: Demand) -> Iterator[tuple[Exclusion, int]]:
     yield Exclusion.CAPACITY_EXCEEDED, left & full
     left &= ~full
     roomy = index.roomy(demand, left)
-    yield Exclusion.CAPACITY_EXCEEDED, left ^ roomy
-    if not demand.memory_mb:
-        yield Exclusion.RESOURCE_THRESHOLD_EXCEEDED, roomy
-        return
-    for slot in members(roomy):
-        verdict = exclusion(index.at(slot), demand)
-        if verdict is not None:
-            yield verdict.reason, 1 << slot
+    # No node is able, so those that are open and seem roomy lack memory by less than a step.
+    enough = index.with_memory(demand, roomy & over_limits) if demand.memory_mb else roomy
+    yield Exclusion.CAPACITY_EXCEEDED, left ^ enough
+    yield Exclusion.RESOURCE_THRESHOLD_EXCEEDED, enough

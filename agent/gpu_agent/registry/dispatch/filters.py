@@ -49,6 +49,19 @@ def barred(record: NodeRecord, in_flight: int, limits: Thresholds) -> Exclusion 
     return None
 
 
+def has_memory(view: NodeView, demand: Demand) -> bool:
+    """Say whether enough GPUs of the name have the free memory that a job states; unknown memory has not."""
+    needed = demand.memory_mb
+    if not needed:
+        return True
+    record, promises, wanting = view.record, view.promises, demand.gpu_count
+    for gpu in usable_gpus(record, demand.gpu_name):
+        free = free_mb(record, gpu, promises)
+        if free is not None and free >= needed:
+            wanting -= 1
+    return wanting <= 0
+
+
 def _not_ready(view: NodeView, _demand: Demand) -> Lack | None:
     record = view.record
     if record.status is NodeStatus.READY:
@@ -113,11 +126,9 @@ def _without_room(view: NodeView, demand: Demand) -> Lack | None:
     in_flight = record.in_flight_jobs
     if in_flight >= record.max_concurrent_jobs:
         return Lack("a free place", f"{in_flight} of {record.max_concurrent_jobs} taken")
-    if not demand.memory_mb:
+    if has_memory(view, demand):
         return None
     free = [free_mb(record, gpu, view.promises) for gpu in usable_gpus(record, demand.gpu_name)]
-    if sum(one is not None and one >= demand.memory_mb for one in free) >= demand.gpu_count:
-        return None
     shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
     return Lack(f"{demand.memory_mb} MiB free on {_gpus_wanted(demand)}", f"free: {shown}")
 

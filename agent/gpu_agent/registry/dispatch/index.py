@@ -1,15 +1,15 @@
 """Every node filed by what it can do and how good it is, so that the best able one is found without a scan.
 
 A node has a slot; an ability is the set of slots that have it, a score a column of them. A question is a
-handful of `&`, whatever the fleet. The index may let through a node whose GPU memory does not quite suffice,
-never hide one that is able: what it finds is judged by `filters` before it is returned.
+handful of `&`, whatever the fleet. Exact in everything but free GPU memory, which is filed in steps: what
+is found is judged by `filters`, and only nodes within one step of what a job needs are looked at one by one.
 """
 
 from collections.abc import Callable, Iterator
 
-from gpu_agent.registry.dispatch.bits import Column, Postings, pick
+from gpu_agent.registry.dispatch.bits import Column, Postings, members, pick
 from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.filters import barred, exclusion
+from gpu_agent.registry.dispatch.filters import barred, exclusion, has_memory
 from gpu_agent.registry.dispatch.gpu_sets import GpuSets
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
@@ -21,10 +21,10 @@ from gpu_agent.registry.thresholds import Thresholds
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
 
-LEVEL_MB = 1024
+LEVEL_MB = 256
 """Free memory is filed in steps of this size; level 0 is no such GPU, or less than one step."""
 
-_LEVEL_WIDTH = 9
+_LEVEL_WIDTH = 12
 
 
 class Index:
@@ -131,14 +131,22 @@ class Index:
         able = self._able(demand)
         while able:
             leaders = self._scores.best(able)
-            while leaders:
-                slot = pick(leaders, draw())
-                view = self.at(slot)
-                if exclusion(view, demand) is None:
-                    return view
-                leaders ^= 1 << slot
-                able ^= 1 << slot
+            view = self.at(pick(leaders, draw()))
+            if exclusion(view, demand) is None:
+                return view
+            able ^= leaders
+            leaders = self.with_memory(demand, leaders)
+            if leaders:
+                return self.at(pick(leaders, draw()))
         return None
+
+    def with_memory(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` whose GPUs do have the free memory; looks at each one."""
+        bits = 0
+        for slot in members(among):
+            if has_memory(self.at(slot), demand):
+                bits |= 1 << slot
+        return bits
 
     def _able(self, demand: Demand) -> int:
         able = self.standing[None]
