@@ -99,6 +99,11 @@ def running_fleet() -> Iterator[Fleet]:
             "--operator-listen",
             "127.0.0.1:0",
             "--allow-simulated",
+            # The agents stand for three machines, but share this one with whatever else keeps it busy.
+            "--max-cpu-percent",
+            "100",
+            "--max-memory-percent",
+            "100",
         )
         node_url, api = _addresses(registry)
         agents = tuple(
