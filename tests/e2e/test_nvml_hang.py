@@ -21,7 +21,7 @@ nvml_stale_after_seconds = 4.0
 
 
 def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_path: Path) -> None:
-    fake = FakeNvml(tmp_path / "nvml", gpus=2)
+    fake = FakeNvml(tmp_path, gpus=2)
     (tmp_path / "agent.toml").write_text(CONFIGURATION)
     with (
         Registry(
@@ -58,7 +58,7 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
 
 
 def test_probe_answers_within_its_deadline_with_exit_3(tmp_path: Path) -> None:
-    fake = FakeNvml(tmp_path / "nvml", gpus=2)
+    fake = FakeNvml(tmp_path, gpus=2)
     fake.set("hang", "nvmlDeviceGetUtilizationRates", "0")
     started = time.monotonic()
     done = subprocess.run(
