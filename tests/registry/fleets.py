@@ -2,10 +2,11 @@
 # ruff: noqa: ANN401 - parts of messages are passed through as they are
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
+from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
@@ -106,6 +107,9 @@ class Registry:
         """Let something happen; returns what was carried out because of it."""
         return self._carry_out(list(self.fleet.handle(event, self.now)))
 
+    def restore(self, kept: list[Restored]) -> list[Action]:
+        return self._carry_out(list(self.fleet.restore(kept, self.now)))
+
     def wake(self) -> list[Action]:
         return self._carry_out(list(self.fleet.wake(self.now)))
 
@@ -171,13 +175,13 @@ class Registry:
                             list(self.fleet.handle(SaveFailed(action.save, "disk full"), self.now))
                         )
                         break
-                    self._keep(action)
+                    self.keep(action)
                     waiting.append(list(self.fleet.handle(Saved(action.save), self.now)))
                 done.append(action)
         self.done += done
         return done
 
-    def _keep(self, save: Save) -> None:
+    def keep(self, save: Save) -> None:
         for change in save.changes:
             if change.document is None:
                 self.kept.pop((change.kind, change.key), None)
@@ -185,17 +189,17 @@ class Registry:
                 self.kept[change.kind, change.key] = (change.document, self.now)
 
 
-def of(kind: type[_Kind], actions: list[Action]) -> list[_Kind]:
+def of(kind: type[_Kind], actions: Sequence[Action]) -> list[_Kind]:
     """Only the actions of one kind, in order."""
     return [action for action in actions if isinstance(action, kind)]
 
 
-def statuses(actions: list[Action], connection: int = 1) -> list[str]:
+def statuses(actions: Sequence[Action], connection: int = 1) -> list[str]:
     """The statuses that a connection was told, in order."""
     return [one.status.value for one in of(TellStatus, actions) if one.connection == connection]
 
 
-def codes(actions: list[Action], connection: int = 1) -> list[str]:
+def codes(actions: Sequence[Action], connection: int = 1) -> list[str]:
     """The refusal codes that a connection was told."""
     return [
         message.code
@@ -204,14 +208,14 @@ def codes(actions: list[Action], connection: int = 1) -> list[str]:
     ]
 
 
-def closed(actions: list[Action]) -> list[tuple[int, int]]:
+def closed(actions: Sequence[Action]) -> list[tuple[int, int]]:
     return [(one.connection, one.code) for one in of(CloseConnection, actions)]
 
 
-def notes(actions: list[Action], event: str) -> list[Note]:
+def notes(actions: Sequence[Action], event: str) -> list[Note]:
     return [one for one in of(Note, actions) if one.event == event]
 
 
-def answer(actions: list[Action]) -> Any:
+def answer(actions: Sequence[Action]) -> Any:
     (one,) = of(Answer, actions)
     return one.result

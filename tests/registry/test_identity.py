@@ -1,3 +1,5 @@
+import pytest
+
 from gpu_agent.registry import identity
 from gpu_agent.registry.events import RegistrationArrived
 from gpu_agent.registry.record import NodeRecord
@@ -52,6 +54,15 @@ def test_r06_a_held_id_is_refused_without_proof_and_the_message_says_how_to_go_o
         "present its node token, have an operator remove its record, "
         "or register with node_id null to be given a fresh id"
     )
+
+
+@pytest.mark.parametrize(("seconds", "ago"), [(5, "5 s"), (312, "5 min"), (9000, "2.5 h")])
+def test_r06_the_message_tells_since_when_the_id_is_held(seconds: int, ago: str) -> None:
+    roster = roster_with()
+    roster.records["node-A"].registered_at = NOW - seconds
+    refusal = identity.decide(arrival("node-A"), roster, auth_off=False, now=NOW)
+    assert isinstance(refusal, NodeError)
+    assert f"registered {ago} ago" in refusal.message
 
 
 def test_r06_a_held_id_stays_refused_after_its_node_is_gone() -> None:

@@ -122,7 +122,7 @@ class Sessions:
         record.last_beat = record.beat = None
         record.suspected = False
         start_over(record, house.thresholds, step.now)
-        self._give_first_status(record, step)
+        self._give_first_status(record, event.connection, step)
         house.claiming.find_again(record, step)
         house.dispatch.refresh(record)
         step.note(
@@ -137,18 +137,17 @@ class Sessions:
             },
         )
 
-    def _give_first_status(self, record: NodeRecord, step: Step) -> None:
+    def _give_first_status(self, record: NodeRecord, connection: int, step: Step) -> None:
         verdicts, reason = self._house.verdicts, "registered; its health is not proven yet"
-        itself = record.drain is not None and not record.drain.by_operator
-        if itself:
+        if record.drain is not None and not record.drain.by_operator:
             record.drain = None
         if record.status is not NodeStatus.DRAINING:
             verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.REGISTERED, reason=reason, step=step)
         elif record.drain is None:
             reason = "registered again, which ends the drain it asked for"
             verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
-        elif record.connection is not None:
-            step.tell(telling.status_of(record, self._house.thresholds, connection=record.connection))
+        else:
+            step.tell(telling.status_of(record, self._house.thresholds, connection=connection))
 
     def _pace(self, record: NodeRecord, now: float) -> None:
         thresholds = self._house.thresholds

@@ -80,8 +80,6 @@ class Wishes:
             self._house.verdicts.give(
                 record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
             )
-        if record.connection is not None:
-            self._house.verdicts.close(record, reason, step)
         self._house.roster.drop(record)
         self._house.dispatch.forget(record.node_id)
         self._house.claiming.forget(record.node_id)

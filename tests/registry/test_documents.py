@@ -1,0 +1,194 @@
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from gpu_agent.registry import documents
+from gpu_agent.registry.actions import Kept, Save
+from gpu_agent.registry.documents import Restored, UnreadableDocumentError
+from gpu_agent.registry.events import ConnectionLost, CordonAsked, RegistrationArrived
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.thresholds import Thresholds
+from tests.registry.fleets import Registry, declaration, model, notes, of, statuses
+
+LATER = 500.0
+"""The monotonic time of another process: no successor of the first."""
+
+
+def restart(registry: Registry, *, away: float = 0.0, **thresholds: Any) -> Registry:  # noqa: ANN401 - passed through
+    """Start a registry anew from what another one's store holds."""
+    fresh = Registry(**thresholds)
+    fresh.now = LATER
+    kept = [
+        Restored(Kept(kind), key, json.loads(json.dumps(document, allow_nan=False)), registry.now - at + away)
+        for (kind, key), (document, at) in registry.kept.items()
+    ]
+    fresh.kept = {key: (document, LATER) for key, (document, _) in registry.kept.items()}
+    fresh.restore(kept)
+    return fresh
+
+
+def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats_said() -> None:
+    registry = Registry()
+    record = registry.ready(installed_models=(model("asr"),), labels={"zone": "a"})
+    registry.do(CordonAsked(7, "node-1", "new fans"))
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=90.0)
+    document = documents.of_node(record, registry.now)
+    age = 12.0
+    restored = documents.node_from(
+        Restored(Kept.NODE, "node-1", json.loads(json.dumps(document)), age),
+        registry.thresholds,
+        registry.now,
+    )
+    beaten = {
+        "beat",
+        "claims",
+        "connection",
+        "gpus",
+        "healthy_beats",
+        "heard_at",
+        "last_beat",
+        "load",
+        "next_status_at",
+        "recent",
+        "reported_job_ids",
+        "story",
+        "warmup_until",
+        "written",
+        "registered_at",
+        "since",
+        "drain",
+    }
+    for field in fields(record):
+        if field.name not in beaten:
+            assert getattr(restored, field.name) == getattr(record, field.name), field.name
+    assert restored.registered_at == pytest.approx(record.registered_at - age)
+    assert restored.since == pytest.approx(record.since - age)
+    assert restored.drain is not None
+    assert record.drain is not None
+    assert restored.drain.deadline == pytest.approx(record.drain.deadline - age)
+
+
+def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("GPU-0",),
+        endpoint="http://10.0.0.1",
+        granted_at=90.0,
+        expires_at=130.0,
+        memory_mb=2048,
+        affinity_key="session-7",
+    )
+    document = json.loads(json.dumps(documents.of_claim(claim, 100.0)))
+    restored = documents.claim_from(Restored(Kept.CLAIM, "job-1", document, 5.0), Thresholds(), 300.0)
+    assert restored == Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("GPU-0",),
+        endpoint="http://10.0.0.1",
+        granted_at=285.0,
+        expires_at=360.0,
+        memory_mb=2048,
+        affinity_key="session-7",
+    )
+
+
+def test_a_registration_is_written_once_however_often_a_status_is_saved() -> None:
+    registry = Registry()
+    record = registry.ready()
+    first = documents.of_node(record, 1.0)["registration"]
+    assert documents.of_node(record, 2.0)["registration"] is first
+    registry.beat(labels={"zone": "b"})
+    assert documents.of_node(record, 3.0)["registration"]["labels"] == {"zone": "b"}
+
+
+@pytest.mark.parametrize("kind", list(Kept))
+def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: Kept) -> None:
+    read = documents.node_from if kind is Kept.NODE else documents.claim_from
+    with pytest.raises(UnreadableDocumentError, match=f"the kept {kind} 'x' .*: remove it from the store"):
+        read(Restored(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
+
+
+def test_after_a_restart_a_node_has_its_last_status_is_disconnected_and_has_one_full_timeout() -> None:
+    registry = Registry()
+    registry.ready()
+    fresh = restart(registry, away=3600.0)
+    record = fresh.node()
+    assert (record.status, record.connected, record.epoch) == ("ready", False, 1)
+    assert fresh.claim("job-1").counts == {"disconnected": 1}
+    fresh.pass_time(44.0)
+    assert record.status == "ready"
+    fresh.pass_time(2.0)
+    assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
+
+
+def test_after_a_restart_a_node_comes_back_with_its_id_and_a_later_epoch() -> None:
+    registry = Registry()
+    registry.ready()
+    fresh = restart(registry)
+    fresh.do(RegistrationArrived(1, declaration(), "unused", proven_id="node-1"))
+    fresh.beats(3)
+    assert (fresh.node().status, fresh.node().epoch) == ("ready", 2)
+
+
+def test_after_a_restart_claims_have_one_fresh_ttl() -> None:
+    registry = Registry(claim_ttl_seconds=60.0)
+    registry.ready()
+    registry.claim("job-1")
+    fresh = restart(registry, away=3600.0, heartbeat_timeout_seconds=600.0)
+    fresh.pass_time(59.0)
+    assert fresh.fleet.claim_of("job-1") is not None
+    assert fresh.claim("job-1").node_id == "node-1"
+    fresh.pass_time(2.0)
+    assert fresh.fleet.claim_of("job-1") is None
+
+
+def test_an_operators_drain_and_cordon_outlive_a_restart_and_its_deadline_counts_the_time_away() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(CordonAsked(7, "node-1", "new fans"))
+    registry.drain(deadline_seconds=300.0)
+    registry.do(ConnectionLost(1))
+    fresh = restart(registry, away=290.0, heartbeat_timeout_seconds=600.0)
+    record = fresh.node()
+    assert (record.status, record.cordoned) == ("draining", "new fans")
+    fresh.pass_time(9.0)
+    assert record.status == "draining"
+    fresh.pass_time(2.0)
+    assert (record.status, record.reason_code) == ("offline", "drain_deadline")
+    fresh.do(RegistrationArrived(1, declaration(), "unused", proven_id="node-1"))
+    assert statuses(fresh.beats(3)) == ["ready", "draining", "offline"]
+
+
+def test_a_claim_whose_node_was_not_kept_is_let_go_in_the_store_too() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    del registry.kept[Kept.NODE, "node-1"]
+    fresh = restart(registry)
+    assert fresh.kept == {}
+
+
+def test_one_unreadable_document_keeps_no_other_from_coming_back() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.kept[Kept.NODE, "node-0"] = ({"node_id": "node-0"}, registry.now)
+    fresh = restart(registry)
+    assert [record.node_id for record in fresh.fleet.nodes()] == ["node-1"]
+    (note,) = notes(fresh.done, "document_unreadable")
+    assert "node-0" in str(note.fields["detail"])
+
+
+def test_every_change_of_status_is_kept() -> None:
+    registry = Registry()
+    registry.ready()
+    document, _ = registry.kept[Kept.NODE, "node-1"]
+    assert document["status"] == "ready"
+    saved = [change.key for save in of(Save, registry.pass_time(46.0)) for change in save.changes]
+    assert saved == ["node-1"]
+    document, _ = registry.kept[Kept.NODE, "node-1"]
+    assert document["status"] == "offline"

@@ -1,0 +1,39 @@
+from gpu_agent.registry.actions import Answer, Kept, Level, Note, Refusal
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import NodeStatus
+from tests.registry.fleets import declaration, hardware
+
+
+def node() -> NodeRecord:
+    return NodeRecord(node_id="n", registration=declaration(), hardware=hardware(), registered_at=0.0)
+
+
+def test_a_node_is_remembered_as_it_was_before_the_first_change() -> None:
+    step, record = Step(1.0), node()
+    step.remember(record)
+    record.status = NodeStatus.READY
+    step.remember(record)
+    before = step.before[(Kept.NODE, "n")]
+    assert isinstance(before, NodeRecord)
+    assert before.status == "registering"
+
+
+def test_what_is_kept_is_kept_once_and_looked_at_again() -> None:
+    step, record = Step(1.0), node()
+    step.keep_node(record)
+    step.keep_claim("job-1")
+    step.keep_node(record)
+    assert list(step.keys) == [(Kept.NODE, "n"), (Kept.CLAIM, "job-1")]
+    assert list(step.touched) == ["n"]
+
+
+def test_notes_and_answers_are_collected_apart() -> None:
+    step = Step(1.0)
+    step.note("heard", {"node_id": "n"}, Level.DEBUG)
+    step.answer(1)
+    step.refuse(2, "UNKNOWN_NODE", "list the nodes")
+    step.refuse_unsaved(3, "REGISTRY_BUSY", "ask again")
+    assert step.notes == [Note("heard", {"node_id": "n"}, Level.DEBUG)]
+    assert step.told == [Answer(1, None), Answer(2, Refusal("UNKNOWN_NODE", "list the nodes"))]
+    assert step.refusals == [Answer(3, Refusal("REGISTRY_BUSY", "ask again"))]

@@ -1,0 +1,72 @@
+from gpu_agent.registry import telling
+from gpu_agent.registry.actions import TellStatus
+from gpu_agent.registry.events import ConnectionLost
+from tests.registry.fleets import Registry, figures, of
+
+
+def clears(registry: Registry) -> str | None:
+    return telling.clears_when(registry.node(), registry.thresholds)
+
+
+def test_a_status_tells_what_stands_behind_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    told = telling.status_of(record, registry.thresholds, connection=1, periodic=True)
+    assert (told.node_id, told.status, told.reason_code) == ("node-1", "ready", "health_checks_passed")
+    assert (told.previous_status, told.since, told.periodic) == ("registering", record.since, True)
+    assert (told.healthy_beats, told.beats_needed, told.in_flight_jobs) == (3, 0, 1)
+    assert [check.name for check in told.checks] == [
+        "gpus",
+        "gpu_percent",
+        "probe_age",
+        "required_models",
+        "ready_models",
+    ]
+    assert all(check.ok for check in told.checks)
+
+
+def test_a_registering_node_hears_how_many_beats_are_missing() -> None:
+    registry = Registry()
+    registry.register()
+    assert clears(registry) == "3 more healthy beats in a row"
+    registry.beats(2)
+    assert clears(registry) == "one more healthy beat"
+    assert telling.beats_needed(registry.node(), registry.thresholds) == 1
+
+
+def test_a_degraded_node_hears_what_fails() -> None:
+    registry = Registry()
+    registry.ready()
+    told = of(TellStatus, registry.beat(gpus=figures(health="lost", reasons=("xid_79",))))
+    assert told[0].clears_when == (
+        "3 more healthy beats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+    )
+
+
+def test_a_node_that_is_wanted_empty_hears_that_it_will_drain() -> None:
+    registry = Registry()
+    registry.register()
+    registry.drain()
+    assert clears(registry) == "3 more healthy beats in a row; then it drains, as asked"
+
+
+def test_a_draining_node_hears_what_it_waits_for() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.beat(running_jobs=("a", "b"))
+    told = of(TellStatus, registry.drain(deadline_seconds=90.0))
+    assert told[0].clears_when == "its 2 jobs end or the deadline passes: then it goes offline"
+    assert told[0].drain_deadline == registry.now + 90.0
+    registry.beat(running_jobs=("b",))
+    assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
+
+
+def test_an_offline_node_hears_who_can_bring_it_back() -> None:
+    registry = Registry()
+    registry.ready()
+    assert clears(registry) is None
+    registry.drain()
+    assert clears(registry) == "an operator resumes the node"
+    registry.do(ConnectionLost(1))
+    assert clears(registry) == "the node registers again"
