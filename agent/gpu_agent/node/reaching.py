@@ -6,6 +6,7 @@ because a dead resolver must not keep the agent from leaving.
 
 import asyncio
 import contextlib
+import os
 import socket
 
 from gpu_agent.runtime.tasks import in_thread
@@ -28,7 +29,7 @@ async def reach(host: str, port: int) -> socket.socket:
         except TimeoutError:
             failure = TimeoutError(f"no answer within {CONNECT_SECONDS:g} s")
         except OSError as error:
-            failure = error
+            failure = OSError(error.errno, os.strerror(error.errno)) if error.errno else error
     raise failure
 
 

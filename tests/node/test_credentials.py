@@ -1,0 +1,51 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.credentials import Credentials
+from gpu_agent.node.identity import IdentityFile
+from gpu_agent.session.actions import Credential
+
+
+def _credentials(folder: Path, *, node_token: str | None, join_token: bytes | None) -> Credentials:
+    identity = IdentityFile(folder)
+    identity.save("node-A", node_token)
+    file = folder / "join"
+    if join_token is not None:
+        file.write_bytes(join_token)
+    return Credentials(identity, file)
+
+
+def test_the_node_token_is_best_and_the_join_token_serves_before_it(tmp_path: Path) -> None:
+    both = _credentials(tmp_path, node_token="node-s3cret", join_token=b"join-s3cret\n")
+    assert both.token_for(Credential.BEST) == "node-s3cret"
+    assert both.token_for(Credential.JOIN) == "join-s3cret"
+
+
+def test_before_there_is_a_node_token_the_join_token_is_best(tmp_path: Path) -> None:
+    fresh = _credentials(tmp_path, node_token=None, join_token=b"join-s3cret")
+    assert fresh.token_for(Credential.BEST) == "join-s3cret"
+
+
+def test_without_any_file_nothing_is_sent(tmp_path: Path) -> None:
+    assert Credentials(IdentityFile(tmp_path)).token_for(Credential.BEST) is None
+
+
+def test_a_replaced_join_token_counts_at_the_next_handshake(tmp_path: Path) -> None:
+    credentials = _credentials(tmp_path, node_token=None, join_token=b"old")
+    assert credentials.token_for(Credential.BEST) == "old"
+    (tmp_path / "join").write_bytes(b"new")
+    assert credentials.token_for(Credential.BEST) == "new"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"  \n", b"two\nlines", "schlüssel".encode(), b"\x00"])
+def test_what_is_no_token_is_not_sent_and_never_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    credentials = _credentials(tmp_path, node_token=None, join_token=content)
+    with caplog.at_level(logging.WARNING):
+        assert credentials.token_for(Credential.JOIN) is None
+    (record,) = caplog.records
+    assert record.getMessage() == "join_credential_unreadable"
+    assert "lines" not in str(record.__dict__["fields"])

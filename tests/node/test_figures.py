@@ -1,0 +1,52 @@
+import pytest
+
+from gpu_agent.node.figures import compute_processes, moment_of
+from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Host, Inventory, Outcome
+
+
+def _inventory(*gpus: Gpu, **host: object) -> Inventory:
+    facts: dict[str, object] = {
+        "cpu_logical_cores": 8,
+        "cpu_physical_cores": 4,
+        "memory_total_mb": 1000,
+        "memory_used_mb": 250,
+        "memory_available_mb": 700,
+        "platform": "linux",
+        "cpu_percent": 12.5,
+    }
+    return Inventory(
+        host=Host(**(facts | host)),  # type: ignore[arg-type]  # facts by name
+        gpu=GpuReport(outcome=Outcome.OK, gpus=gpus),
+    )
+
+
+def test_the_host_s_load_and_memory_are_told() -> None:
+    moment = moment_of(_inventory(), timestamp_ms=1, probe_age_seconds=0.12345)
+    assert (moment.cpu_percent, moment.mem_percent) == (12.5, 25.0)
+    assert (moment.timestamp_ms, moment.probe_age_seconds, moment.running_job_ids) == (1, 0.123, None)
+
+
+@pytest.mark.parametrize(("load", "percent"), [(2.0, 25.0), (80.0, 100.0), (None, 0.0)])
+def test_without_a_measured_cpu_load_the_load_average_stands_in(load: float | None, percent: float) -> None:
+    inventory = _inventory(cpu_percent=None, load_1m=load)
+    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).cpu_percent == percent
+
+
+def test_memory_in_use_follows_from_what_is_available_when_it_is_not_told() -> None:
+    inventory = _inventory(memory_used_mb=None)
+    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent == 30.0
+
+
+def test_unknown_memory_claims_no_use() -> None:
+    inventory = _inventory(memory_used_mb=None, memory_available_mb=None)
+    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent == 0.0
+
+
+def test_a_process_on_several_gpus_is_one_job() -> None:
+    both = GpuProcess(pid=1)
+    gpus = (
+        Gpu(uuid="a", name="A", processes=(both, GpuProcess(pid=2))),
+        Gpu(uuid="b", name="B", processes=(both,)),
+        Gpu(uuid="c", name="C", processes=None),
+    )
+    assert compute_processes(_inventory(*gpus).gpu) == 2

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.wire.inventory import GpuReport
+from tests.nvml_fake.control import FakeNvml
+
+
+async def test_simulated_gpus_are_the_same_for_the_same_seed() -> None:
+    seen = []
+    for seed in ("one", "one", "two"):
+        async with opened_gpus(simulate="2xL4-24GB", seed=seed, deadline_seconds=1) as read:
+            report = await read()
+            assert isinstance(report, GpuReport)
+            seen.append([gpu.uuid for gpu in report.gpus])
+    assert seen[0] == seen[1] != seen[2]
+
+
+async def test_the_machine_s_own_are_read_through_nvml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    for name, value in fake.environment().items():
+        monkeypatch.setenv(name, value)
+    async with opened_gpus(simulate=None, seed="", deadline_seconds=20) as read:
+        report = await read()
+    assert isinstance(report, GpuReport)
+    assert len(report.gpus) == 3

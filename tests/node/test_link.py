@@ -1,0 +1,325 @@
+import asyncio
+import contextlib
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from http import HTTPStatus
+from pathlib import Path
+from time import time
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from gpu_agent.node import link as link_module
+from gpu_agent.node.link import Link, LinkEvent
+from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
+from gpu_agent.wire.messages import NodeControl
+from tests.older_scheduler import OlderScheduler
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+class _Heard:
+    """Listens to a link; events are awaited in order."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[LinkEvent] = asyncio.Queue()
+
+    async def __call__(self, _: Link, event: LinkEvent) -> None:
+        await self.events.put(event)
+
+    async def next(self) -> LinkEvent:
+        async with asyncio.timeout(10):
+            return await self.events.get()
+
+
+@asynccontextmanager
+async def _server(handler: Handler, **options: object) -> AsyncIterator[str]:
+    options.setdefault("close_timeout", 0.1)
+    async with serve(handler, "127.0.0.1", 0, **options) as server:  # type: ignore[arg-type]  # its options
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws/node"
+
+
+@asynccontextmanager
+async def _linked(url: str, token: str | None = None) -> AsyncIterator[tuple[Link, _Heard]]:
+    heard = _Heard()
+    link = Link(url, token=token, report=heard)
+    async with Tasks() as tasks:
+        link.start(tasks)
+        yield link, heard
+        tasks.end()
+
+
+async def _say_goodbye(connection: ServerConnection) -> None:
+    await connection.close(1001, "restarting")
+
+
+async def _refuse(connection: ServerConnection) -> None:
+    raise AssertionError(connection)
+
+
+@asynccontextmanager
+async def _saying(words: bytes, accepted: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """A server of no protocol: says its words to whoever comes and hangs up; without words it holds on."""
+    held: list[asyncio.StreamWriter] = []
+
+    async def serve_one(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        writer.write(words)
+        if words:
+            writer.close()
+        if accepted is not None:
+            accepted.set()
+
+    async with await asyncio.start_server(serve_one, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/node"
+        for writer in held:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def _answering(status: int, **headers: str) -> Callable[[ServerConnection, Request], Response]:
+    def answer(connection: ServerConnection, _: Request) -> Response:
+        response = connection.respond(HTTPStatus(status), "no")
+        for name, value in headers.items():
+            response.headers[name.replace("_", "-")] = value
+        return response
+
+    return answer
+
+
+async def test_frames_go_out_in_order_and_messages_come_in() -> None:
+    got: asyncio.Queue[str | bytes] = asyncio.Queue()
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send('{"type":"node_control","command":"refresh"}')
+        async for frame in connection:
+            await got.put(frame)
+
+    async with _server(handler) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        assert await heard.next() == MessageReceived(NodeControl(command="refresh"))
+        for number in range(5):
+            link.send(str(number))
+        assert [await got.get() for _ in range(5)] == ["0", "1", "2", "3", "4"]
+
+
+async def test_the_token_travels_in_the_authorization_header_and_nothing_is_compressed() -> None:
+    seen: list[Request] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.append(connection.request)
+
+    async with _server(handler, compression="deflate") as url:
+        for token in ("s3cret", None):
+            async with _linked(url, token) as (_, heard):
+                assert await heard.next() == Connected()
+                assert isinstance(await heard.next(), Disconnected)
+    assert seen[0].headers["Authorization"] == "Bearer s3cret"
+    assert "s3cret" not in seen[0].path
+    assert "Authorization" not in seen[1].headers
+    assert "Sec-WebSocket-Extensions" not in seen[0].headers
+    assert seen[0].headers["User-Agent"].startswith("gpu-agent/")
+
+
+async def test_a_close_by_the_peer_is_reported_with_its_code_and_reason() -> None:
+    async with _server(_say_goodbye) as url, _linked(url) as (_, heard):
+        assert await heard.next() == Connected()
+        lost = await heard.next()
+    assert isinstance(lost, Disconnected)
+    assert lost.code == 1001
+    assert "restarting" in lost.detail
+
+
+async def test_a_connection_that_is_cut_is_reported_without_a_code() -> None:
+    async with OlderScheduler() as scheduler, _linked(scheduler.url) as (_, heard):
+        assert await heard.next() == Connected()
+        scheduler.drop_connections()
+        lost = await heard.next()
+    assert isinstance(lost, Disconnected)
+    assert lost.code is None
+
+
+async def test_closing_sends_what_is_unsent_says_the_code_and_reports_nothing_more() -> None:
+    frames: list[str | bytes] = []
+    closed: asyncio.Queue[tuple[int | None, str | None]] = asyncio.Queue()
+
+    async def handler(connection: ServerConnection) -> None:
+        frames.extend([frame async for frame in connection])
+        await closed.put((connection.close_code, connection.close_reason))
+
+    async with _server(handler) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        link.send("last words")
+        link.close(1000, "leaving")
+        link.close(1000, "again")
+        await link.ended(within_seconds=5)
+        async with asyncio.timeout(5):
+            assert await closed.get() == (1000, "leaving")
+        assert frames == ["last words"]
+        assert heard.events.empty()
+
+
+async def test_a_peer_that_never_answers_a_close_costs_two_seconds_at_most() -> None:
+    async with OlderScheduler() as scheduler, _linked(scheduler.url) as (link, heard):
+        assert await heard.next() == Connected()
+        began = asyncio.get_running_loop().time()
+        link.close(1000, "leaving")
+        await link.ended(within_seconds=5)
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_closing_while_connecting_gives_up_at_once() -> None:
+    accepted = asyncio.Event()
+    async with _saying(b"", accepted) as url, _linked(url) as (link, heard):
+        async with asyncio.timeout(5):
+            await accepted.wait()
+        link.close(1000, "leaving")
+        await link.ended(within_seconds=1)
+        assert heard.events.empty()
+
+
+async def test_a_server_that_is_silent_in_the_handshake_is_a_failed_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "OPEN_SECONDS", 0.1)
+    async with _saying(b"") as url, _linked(url) as (_, heard):
+        assert await heard.next() == ConnectFailed("no WebSocket came up within 0.1 s")
+
+
+async def test_nobody_there_is_a_failed_attempt() -> None:
+    async with OlderScheduler() as scheduler:
+        url = scheduler.url
+    async with _linked(url) as (_, heard):
+        failed = await heard.next()
+    assert failed == ConnectFailed("the registry cannot be reached: Connection refused")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 503])
+async def test_an_http_answer_is_reported_with_its_status(status: int) -> None:
+    async with _server(_refuse, process_request=_answering(status)) as url, _linked(url) as (_, heard):
+        assert await heard.next() == ConnectFailed(f"the registry answered HTTP {status}", http_status=status)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("7", 7.0), ("soon", None), ("-1", None), ("9" * 400, 999_999_999.0)]
+)
+async def test_retry_after_is_read_where_it_makes_sense(written: str, seconds: float | None) -> None:
+    refusing = _answering(503, Retry_After=written)
+    async with _server(_refuse, process_request=refusing) as url, _linked(url) as (_, heard):
+        failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.retry_after_seconds == seconds
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    refusing = _answering(503, Retry_After=formatdate(time() + 90, usegmt=True))
+    async with _server(_refuse, process_request=refusing) as url, _linked(url) as (_, heard):
+        failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.retry_after_seconds == pytest.approx(90, abs=5)
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    refusing = _answering(302, Location="ws://elsewhere.example/ws/node")
+    async with _server(_refuse, process_request=refusing) as url, _linked(url, "s3cret") as (_, heard):
+        failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert "cannot follow redirect" in failed.detail
+
+
+async def test_what_speaks_no_http_is_no_registry() -> None:
+    async with _saying(b"SSH-2.0-OpenSSH_9.9\r\n\r\n") as url, _linked(url) as (_, heard):
+        failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.detail.startswith("what answers there is no registry")
+
+
+async def test_frames_that_are_no_messages_are_passed_over() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        for frame in ("", "{", "[]", '{"type":"node_dance"}', '{"type":"node_status"}', b"\x00\xff"):
+            await connection.send(frame)
+        await connection.send('{"type":"node_control","command":"reregister"}')
+        await connection.wait_closed()
+
+    async with _server(handler) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        assert await heard.next() == MessageReceived(NodeControl(command="reregister"))
+        link.close(1000, "leaving")
+        await link.ended(within_seconds=5)
+
+
+async def test_a_frame_over_the_limit_ends_the_connection() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send("x" * (1024 * 1024 + 1))
+        await connection.wait_closed()
+
+    async with _server(handler) as url, _linked(url) as (_, heard):
+        assert await heard.next() == Connected()
+        assert isinstance(await heard.next(), Disconnected)
+
+
+async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SEND_SECONDS", 0.1)
+    release = asyncio.Event()
+
+    async def deaf(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await release.wait()
+
+    async with _server(deaf) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        for _ in range(40):
+            link.send("x" * 1_000_000)
+        assert isinstance(await heard.next(), Disconnected)
+        release.set()
+
+
+async def test_more_unsent_frames_than_may_wait_cut_the_peer_off() -> None:
+    release = asyncio.Event()
+
+    async def deaf(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await release.wait()
+
+    async with _server(deaf) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        for _ in range(link_module.MOST_UNSENT + 1):
+            link.send("x")
+        assert isinstance(await heard.next(), Disconnected)
+        release.set()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+async def test_tls_is_spoken_with_registries_whose_certificate_is_trusted_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = _certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    async with _server(_say_goodbye, ssl=context) as url:
+        secure = url.replace("ws://127.0.0.1", "wss://localhost")
+        async with _linked(secure) as (_, heard):
+            failed = await heard.next()
+        assert isinstance(failed, ConnectFailed)
+        assert "certificate verify failed" in failed.detail
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with _linked(secure) as (_, heard):
+            assert await heard.next() == Connected()
+            assert isinstance(await heard.next(), Disconnected)
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2")
+    command = ("openssl", "req", "-x509", *curve, *names, "-keyout", key, "-out", certificate)
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
