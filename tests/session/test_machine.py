@@ -57,8 +57,10 @@ def test_a1_without_a_gpu_nothing_connects() -> None:
     started = play()
     assert started >> Started() >> After(60)
     assert started.machine.view.last_refusal == "not probed yet"
-    assert started >> Declared(WITHOUT_GPU) >> After(3600)
+    assert started >> Declared(WITHOUT_GPU) >> Declared(WITHOUT_GPU) >> After(3600)
     assert started.machine.state is State.WAITING_GPU
+    assert started.machine.view.last_refusal == "no usable GPU to declare"
+    assert notes(started) == ["waiting_for_gpu", "waiting_for_gpu"]
 
 
 def test_a1_a_gpu_that_appears_later_registers_then() -> None:
@@ -193,21 +195,6 @@ def test_an_event_that_the_shell_must_not_send_raises_and_changes_nothing(
 def test_an_illegal_event_tells_the_story() -> None:
     with pytest.raises(IllegalEventError, match="connecting → awaiting_ack: connected"):
         registered().machine.handle(Started(), 100.0)
-
-
-def test_the_view_shows_the_verdict_the_rhythm_and_the_next_attempt() -> None:
-    session = ready()
-    view = session.machine.view
-    assert (view.state, view.node_id, view.interval_seconds, view.sequence) == (
-        State.REGISTERED,
-        "node-A",
-        15,
-        1,
-    )
-    assert view.verdict is not None
-    assert (view.verdict.status, view.verdict.reason) == ("ready", "so")
-    assert session >> Disconnected(1001, "")
-    assert session.machine.view.next_attempt_at == session.now + 0.5
 
 
 # Whatever a peer does

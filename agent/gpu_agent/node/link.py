@@ -93,12 +93,18 @@ class Link:
         except (OSError, WebSocketException, ValueError) as error:
             await self._tell(_failure(error))
             return
-        await self._tell(Connected())
+        try:
+            await self._tell(Connected())
+            await self._tell(await self._converse(connection))
+        finally:
+            connection.transport.abort()  # closed by now, unless the agent ends in the middle
+
+    async def _converse(self, connection: ClientConnection) -> Disconnected:
         async with Tasks() as tasks:
             tasks.start("link-writer", self._write(connection))
             lost = await self._read(connection)
             tasks.end()
-        await self._tell(lost)
+        return lost
 
     async def _open(self) -> ClientConnection:
         """Raises `OSError`, `WebSocketException`, or `ValueError` for a redirect."""

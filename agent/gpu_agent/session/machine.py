@@ -32,6 +32,8 @@ from gpu_agent.wire.messages import NodeRegisterAck
 _NORMAL = 1000
 """The WebSocket close code of a peer that leaves as planned."""
 
+_NO_GPU = "no usable GPU to declare"
+
 _OPEN = frozenset({State.AWAITING_ACK, State.REGISTERED, State.LEAVING})
 """States with an open socket: a conversation."""
 _BEATING = frozenset({State.REGISTERED, State.LEAVING})
@@ -132,9 +134,18 @@ class SessionMachine:
             notes.append(Note("models_left_out", {"models": left_out}, problem=True))
         if self._talking:
             return self._unless_over([*notes, *self._conversation.declared(now)], now)
-        if self._apart is State.WAITING_GPU and self._registration.possible:
-            return [*notes, *self._connect(now, "a GPU is declared")]
+        if self._apart is State.WAITING_GPU:
+            return [*notes, *self._look_for_gpu(now)]
         return notes
+
+    def _look_for_gpu(self, now: float) -> list[Action]:
+        """Connect if there is one now; tell once that there is none, after no probe or a refusal."""
+        declaration = self._registration.declaration
+        if self._registration.possible:
+            return self._connect(now, "a GPU is declared")
+        if declaration is None or declaration.has_gpu or self._attempts.last_refusal == _NO_GPU:
+            return []
+        return self._await_gpu(now, _NO_GPU)
 
     def _stop_requested(self, event: StopRequested, now: float) -> list[Action]:
         if self._talking:
@@ -213,7 +224,7 @@ class SessionMachine:
     def _connect(self, now: float, cause: str) -> list[Action]:
         if not self._registration.possible:
             probed = self._registration.declaration is not None
-            return self._await_gpu(now, "no usable GPU to declare" if probed else "not probed yet")
+            return self._await_gpu(now, _NO_GPU if probed else "not probed yet")
         self._part(State.CONNECTING, now, cause)
         return [Connect(self._attempts.credential)]
 

@@ -1,0 +1,236 @@
+"""The agent on real sockets: against the older scheduler, and against servers that misbehave."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed
+
+from gpu_agent.node.agent import Agent
+from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.node.identity import IdentityFile
+from gpu_agent.node.prober import ReadGpus
+from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.probe.nvml_report import Missed
+from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.session.actions import Exit
+from gpu_agent.session.settings import SessionSettings
+from gpu_agent.session.story import State
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
+from tests.bare_registry import ACK, BareRegistry, listening_registry
+from tests.older_scheduler import OlderScheduler
+
+QUICK = SessionSettings(
+    backoff_first_seconds=0.02,
+    startup_jitter_seconds=0,
+    fallback_interval_seconds=0.05,
+    eager_beat_seconds=0.02,
+)
+
+
+def _settings(url: str, folder: Path, **more: object) -> AgentSettings:
+    empty = folder / "agent.toml"
+    empty.touch()
+    flags = {"registry_url": url, "state_dir": folder, "simulate": "2xL4-24GB", "probe_interval_seconds": 0.1}
+    return load({**flags, **more}, config=empty)
+
+
+class _Running:
+    """An agent that runs, and how it ended."""
+
+    def __init__(self, agent: Agent, ended: "asyncio.Task[Exit]") -> None:
+        self.agent = agent
+        self.ended = ended
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                assert not self.ended.done(), self.ended.result()
+                await asyncio.sleep(0.01)
+
+    async def stopped(self) -> Exit:
+        await self.agent.stop("bye")
+        async with asyncio.timeout(5):
+            return await asyncio.shield(self.ended)
+
+
+@asynccontextmanager
+async def _running(
+    settings: AgentSettings,
+    *,
+    session: SessionSettings = QUICK,
+    read: ReadGpus | None = None,
+) -> AsyncIterator[_Running]:
+    identity = IdentityFile(Path(settings.state_dir or ""))
+    identity.load()
+    gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
+    async with gpus as read_gpus, Tasks() as tasks:
+        agent = Agent(settings, identity, read or read_gpus, session=session)
+        yield _Running(agent, tasks.start("agent", agent.run(tasks)))
+        tasks.end()
+
+
+def _agent_at(
+    registry: BareRegistry, folder: Path, *, read: ReadGpus | None = None
+) -> AbstractAsyncContextManager[_Running]:
+    return _running(_settings(registry.url, folder), read=read)
+
+
+# The older scheduler (§9)
+
+
+async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_id(tmp_path: Path) -> None:
+    async with OlderScheduler() as scheduler, _running(_settings(scheduler.url, tmp_path)) as running:
+        async with asyncio.timeout(10):
+            await scheduler.ready.wait()
+        await running.until(lambda: running.agent.view.verdict.status == "ready")  # type: ignore[union-attr]  # registered
+        (node_id,) = scheduler.statuses
+        assert IdentityFile(tmp_path).load().identity.node_id == node_id
+        versions = [frame.get("capability_schema_version") for frame in scheduler.frames[:2]]
+        assert versions == ["1.1", "1.0"]
+        assert (await running.stopped()).reason == "bye"
+        assert scheduler.frames[-1]["type"] == "node_unregister"
+
+
+async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp_path: Path) -> None:
+    async with OlderScheduler() as scheduler:
+        port = scheduler.port
+        settings = _settings(scheduler.url, tmp_path)
+        async with _running(settings) as running:
+            async with asyncio.timeout(10):
+                await scheduler.ready.wait()
+            (node_id,) = scheduler.statuses
+            for _ in range(2):
+                await scheduler.__aexit__()
+                await running.until(lambda: running.agent.view.state is not State.REGISTERED)
+                scheduler = OlderScheduler(port=port)  # noqa: PLW2901 - the next one at its place
+                await scheduler.__aenter__()
+                async with asyncio.timeout(10):
+                    await scheduler.ready.wait()
+                assert list(scheduler.statuses) == [node_id]
+            await running.stopped()
+        await scheduler.__aexit__()
+
+
+async def test_r06_an_older_scheduler_that_holds_the_id_for_ever_gives_a_new_one(tmp_path: Path) -> None:
+    async with OlderScheduler() as scheduler, _running(_settings(scheduler.url, tmp_path)) as running:
+        async with asyncio.timeout(10):
+            await scheduler.ready.wait()
+        (first,) = scheduler.statuses
+        scheduler.ready.clear()
+        scheduler.drop_connections()
+        async with asyncio.timeout(10):
+            await scheduler.ready.wait()
+        assert len(scheduler.statuses) == 2
+        assert IdentityFile(tmp_path).load().identity.node_id != first
+        assert json.loads((tmp_path / "identity.json.conflict-1").read_text())["node_id"] == first
+        await running.stopped()
+
+
+# Any registry
+
+
+async def test_r02_a_registration_declares_the_machine_and_beats_carry_its_figures(
+    tmp_path: Path,
+) -> None:
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        registration = await registry.next("node_register")
+        assert registration["simulated"] is True
+        assert [gpu["name"] for gpu in registration["hardware"]["gpus"]] == ["NVIDIA L4", "NVIDIA L4"]
+        beat = await registry.next("node_heartbeat")
+        assert beat["node_id"] == "node-A"
+        assert beat["sequence"] == 1
+        assert len(beat["gpus"]) == 2
+        assert beat["probe_age_seconds"] < 5
+        assert (await registry.next("node_heartbeat"))["sequence"] == 2
+        await running.stopped()
+
+
+async def test_the_id_and_the_token_are_on_the_disk_before_the_first_beat(tmp_path: Path) -> None:
+    token = {**ACK, "node_token": "s3cret"}
+    async with listening_registry(token) as registry, _agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        identity = IdentityFile(tmp_path).load().identity
+        assert (identity.node_id, identity.node_token) == ("node-A", "s3cret")
+        await running.stopped()
+
+
+async def test_a_token_once_given_opens_the_next_connection(tmp_path: Path) -> None:
+    IdentityFile(tmp_path).save("node-A", "s3cret")
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        assert (await registry.next("node_register"))["node_id"] == "node-A"
+        request = registry.connections[0].request
+        assert request is not None
+        assert request.headers["Authorization"] == "Bearer s3cret"
+        await running.stopped()
+
+
+async def test_an_identity_that_cannot_be_saved_does_not_stop_the_session(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").mkdir()
+    identity = IdentityFile(tmp_path)
+    async with listening_registry() as registry:
+        settings = _settings(registry.url, tmp_path)
+        gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
+        async with gpus as read_gpus, Tasks() as tasks:
+            agent = Agent(settings, identity, read_gpus, session=QUICK)
+            tasks.start("agent", agent.run(tasks))
+            await registry.next("node_heartbeat")
+            tasks.end()
+
+
+async def test_a_refresh_sends_a_full_beat(tmp_path: Path) -> None:
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        await registry.say(type="node_control", command="refresh")
+        while "hardware" not in (beat := await registry.next("node_heartbeat")):
+            pass
+        assert beat["installed_models"] == []
+        await running.stopped()
+
+
+async def test_a1_without_a_gpu_the_agent_never_connects_and_does_once_one_appears(tmp_path: Path) -> None:
+    reports = [GpuReport(outcome=Outcome.NO_DRIVER)]
+
+    async def read() -> GpuReport | Missed:
+        return reports[-1]
+
+    async with (
+        listening_registry() as registry,
+        _agent_at(registry, tmp_path, read=read) as running,
+    ):
+        await running.until(lambda: running.agent.view.last_refusal == "no usable GPU to declare")
+        assert registry.connections == []
+        card = Gpu(uuid="GPU-1", name="L4", memory_mb=24_000)
+        reports.append(GpuReport(outcome=Outcome.OK, gpus=(card,)))
+        running.agent._prober.probe_now()
+        await registry.next("node_heartbeat")
+        await running.stopped()
+
+
+async def test_a_registry_that_babbles_for_ever_does_not_keep_the_agent_from_leaving(tmp_path: Path) -> None:
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+
+        async def babble() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await registry.say(type="node_control", command="dance")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(babble(), name="babble")
+            await registry.next("node_heartbeat")
+            await running.stopped()
+
+
+async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tmp_path: Path) -> None:
+    refusal = {"type": "node_error", "code": "SIMULATED_NODE_REFUSED", "message": "No."}
+    async with (
+        listening_registry(refusal) as registry,
+        _agent_at(registry, tmp_path) as running,
+    ):
+        async with asyncio.timeout(10):
+            ending = await running.ended
+    assert ending == Exit("No. (SIMULATED_NODE_REFUSED)", failed=True)

@@ -1,0 +1,164 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.probe.models.catalogue import Catalogue
+from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.source import Listing, Reading, Unit
+from gpu_agent.probe.nvml_report import Missed
+from gpu_agent.probe.snapshot import Sources
+from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
+
+GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="A100", memory_mb=81920),))
+HUNG = Missed(reason="nvml_hung", since=0.0, detail="no answer")
+PACE = Pace(interval_seconds=0.01, deadline_seconds=0.05, stale_after_seconds=60, without_driver_seconds=0.01)
+
+
+class _HangingSource:
+    """A model cache on a disk that does not answer until it is released."""
+
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.looks = 0
+
+    def units(self) -> Listing:
+        self.looks += 1
+        self.release.wait(30)
+        return Listing((), {})
+
+    def read(self, unit: Unit) -> Reading:
+        raise AssertionError(unit)
+
+
+def _always(result: GpuReport | Missed) -> ReadGpus:
+    async def read() -> GpuReport | Missed:
+        return result
+
+    return read
+
+
+@asynccontextmanager
+async def _probing(
+    read: ReadGpus, sources: Sources | None = None, *, pace: Pace = PACE
+) -> AsyncIterator[tuple[Prober, Callable[[], Awaitable[Inventory]]]]:
+    found: asyncio.Queue[Inventory] = asyncio.Queue()
+    prober = Prober(read, sources or Sources(), pace=pace, simulated=True, listener=found.put)
+
+    async def next_one() -> Inventory:
+        async with asyncio.timeout(10):
+            return await found.get()
+
+    async with Tasks() as tasks:
+        tasks.start("prober", prober.run(tasks))
+        yield prober, next_one
+        tasks.end()
+
+
+async def test_each_probe_is_told_with_gpus_host_and_models() -> None:
+    catalogue = Catalogue((), (Declaration(model_id="whisper", version="1"),))
+    async with _probing(_always(GOOD), Sources(catalogue=catalogue)) as (prober, next_one):
+        inventory = await next_one()
+        assert [gpu.uuid for gpu in inventory.gpu.gpus] == ["GPU-1"]
+        assert [model.model_id for model in inventory.models] == ["whisper"]
+        assert inventory.host.memory_total_mb > 0
+        assert inventory.simulated
+        age = prober.probe_age_seconds
+        assert age is not None
+        assert 0 <= age < 5
+        await next_one()
+
+
+async def test_before_any_good_reading_there_is_no_age() -> None:
+    async with _probing(_always(HUNG)) as (prober, next_one):
+        inventory = await next_one()
+        assert prober.probe_age_seconds is None
+        assert inventory.gpu.outcome is Outcome.DRIVER_BROKEN
+
+
+async def test_a_missed_reading_keeps_the_last_good_health_and_the_age_grows() -> None:
+    results: list[GpuReport | Missed] = [GOOD]
+
+    async def read() -> GpuReport | Missed:
+        return results.pop() if results else HUNG
+
+    async with _probing(read) as (prober, next_one):
+        await next_one()
+        first = prober.probe_age_seconds
+        inventory = await next_one()
+        assert inventory.gpu.gpus[0].health is Health.OK
+        later = prober.probe_age_seconds
+        assert first is not None
+        assert later is not None
+        assert later > first
+
+
+async def test_past_its_limit_a_missed_reading_makes_the_gpus_unknown_until_the_driver_answers() -> None:
+    answers = asyncio.Event()
+    answers.set()
+
+    async def read() -> GpuReport | Missed:
+        return GOOD if answers.is_set() else HUNG
+
+    pace = Pace(interval_seconds=0.01, deadline_seconds=1, stale_after_seconds=0.05)
+    async with _probing(read, pace=pace) as (_, next_one):
+        await next_one()
+        answers.clear()
+        while (inventory := await next_one()).gpu.gpus[0].health is Health.OK:
+            pass
+        assert inventory.gpu.gpus[0].health is Health.UNKNOWN
+        assert inventory.gpu.gpus[0].reasons[0].code == "nvml_hung"
+        answers.set()
+        while (await next_one()).gpu.gpus[0].health is not Health.OK:
+            pass
+
+
+async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads() -> None:
+    source = _HangingSource()
+    async with _probing(_always(GOOD), Sources(catalogue=Catalogue((source,)))) as (_, next_one):
+        for _ in range(3):
+            inventory = await next_one()
+            assert inventory.gpu.gpus == GOOD.gpus
+            assert inventory.host.memory_total_mb > 0
+        assert source.looks == 1
+        source.release.set()
+        while source.looks < 2:
+            await next_one()
+
+
+async def test_a_probe_can_be_asked_for_before_its_turn() -> None:
+    pace = Pace(interval_seconds=3600, deadline_seconds=1, stale_after_seconds=60)
+    async with _probing(_always(GOOD), pace=pace) as (prober, next_one):
+        await next_one()
+        prober.probe_now()
+        await next_one()
+
+
+@pytest.mark.parametrize(("outcome", "seconds"), [(Outcome.NO_DRIVER, 30.0), (Outcome.DRIVER_BROKEN, 30.0)])
+async def test_a_driver_that_is_not_there_is_looked_for_at_a_calmer_pace(
+    outcome: Outcome, seconds: float
+) -> None:
+    pace = Pace(interval_seconds=5, deadline_seconds=1, stale_after_seconds=60)
+    async with _probing(_always(GpuReport(outcome=outcome)), pace=pace) as (prober, next_one):
+        await next_one()
+        assert prober._interval() == seconds
+
+
+async def test_a_driver_that_arrives_later_is_found(tmp_path: Path) -> None:
+    arrived = tmp_path / "libnvidia-ml.so"
+
+    async def read() -> GpuReport:
+        return GOOD if arrived.exists() else GpuReport(outcome=Outcome.NO_DRIVER)
+
+    async with _probing(read) as (_, next_one):
+        assert (await next_one()).gpu.outcome is Outcome.NO_DRIVER
+        arrived.touch()
+        while (await next_one()).gpu.outcome is not Outcome.OK:
+            pass
