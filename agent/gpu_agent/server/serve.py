@@ -7,7 +7,7 @@ import asyncio
 import gc
 import signal
 
-from gpu_agent.runtime import signals
+from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.address import Address, bound_address
@@ -36,6 +36,7 @@ async def serve(settings: RegistrySettings) -> int:
 
     Logs `registry_listening(node_listen, operator_listen)` once both ports answer.
     """
+    logs.configure(settings.log_level)
     stopping = asyncio.Event()
 
     def stop(number: signal.Signals) -> None:
@@ -67,12 +68,13 @@ async def serve(settings: RegistrySettings) -> int:
 
 async def _run(service: RegistryService, operator: OperatorServer, stopping: asyncio.Event) -> None:
     async with Tasks() as tasks:
-        tasks.start("operator-api", operator.serve())
+        serving = tasks.start("operator-api", operator.serve())
         tasks.start("performance", _tell_performance(service))
         await stopping.wait()
         operator.stop()
         async with asyncio.timeout(STOP_SECONDS):
             await service.stop()
+            await asyncio.wait([serving])
         tasks.end()
 
 

@@ -20,7 +20,8 @@ from gpu_agent.wire.messages import InstalledModel
 class GpuView:
     """A GPU with the figures of the node's last beat; None where they are unknown."""
 
-    uuid: str | None
+    uuid: str
+    """A GPU declared without one is named by its place: `#0`, `#1`, …"""
     name: str
     memory_mb: int | None
     memory_used_mb: int | None
@@ -121,6 +122,7 @@ class Placement:
     job_id: str
     node_id: str
     gpu_uuids: tuple[str, ...]
+    """As the node's view names them."""
     endpoint: str | None
     expires_at: float
 
@@ -198,7 +200,7 @@ def placement(claim: Claim, clock: Clock) -> Placement:
 
 def _gpu(gpu: GpuState) -> GpuView:
     return GpuView(
-        uuid=None if gpu.uuid.startswith("#") else gpu.uuid,
+        uuid=gpu.uuid,
         name=gpu.name,
         memory_mb=gpu.memory_mb,
         memory_used_mb=gpu.memory_used_mb,

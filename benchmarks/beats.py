@@ -1,0 +1,342 @@
+"""How many beats a second one core takes: a real registry, real sockets, one frame per wake-up.
+
+    python benchmarks/beats.py [--nodes 5000] [--seconds 8] [--check]
+
+Starts `gpu-agent registry serve` on one core and sends from another: every node is connected,
+registered and ready, and every beat carries the figures of 8 GPUs, different from the beat
+before it: use, heat and power vary freely, CPU load by a few percent, memory by a few MiB around
+what is loaded. A node's next frame leaves only when its last one was taken in, so that no read finds two. Figures
+are beats per second of the *server's* CPU time; the wall rate stands beside them. In the same run, from
+the same sender, a bare `websockets` server takes the same frames and only counts them: what
+the library's own server costs before anything is read, judged or answered.
+
+`--check` ends with 1 when the registry takes fewer than 30 000 beats per core and second. Linux only.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+from websockets.asyncio.server import ServerConnection, serve
+
+TARGET_BEATS_PER_SECOND = 30_000
+GPUS = 8
+VARIANTS = 3
+"""Different beats that each node sends in turn."""
+
+CHUNKS = 10
+"""The fleet is sent to in so many parts, so that the server always has one to work on."""
+
+WARM_UP_WAVES = 5
+LONGEST_RUN_SECONDS = 120
+MASK = b"\x1f\x2e\x3d\x4c"
+PING, PONG = b"\x89\x80" + MASK, b"\x8a\x00"
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+Frames = list[list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a server did with the beats it was sent."""
+
+    beats: int
+    wall_seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_core_second(self) -> float:
+        """Beats for each second of the server's CPU time."""
+        return self.beats / self.cpu_seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{self.per_core_second:9,.0f} beats per core-second  "
+            f"({self.cpu_seconds / self.beats * 1e6:5.1f} µs each; "
+            f"{self.beats:,} beats, {self.cpu_seconds:.2f} s CPU, {self.wall_seconds:.2f} s wall)"
+        )
+
+
+def main() -> int:
+    """Measure both servers and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=5000)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--check", action="store_true", help="exit 1 below 30 000 beats per core-second")
+    parser.add_argument("--bare-server", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare_server:
+        asyncio.run(_bare_server())
+        return 0
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:  # noqa: PLR2004 - one for each side
+        print("two cores are needed: one for the registry, one for the sender")
+        return 1
+    _allow_sockets(arguments.nodes)
+    frames = [_beats(node) for node in range(arguments.nodes)]
+    print(f"{arguments.nodes} nodes, {len(frames[0][0])} bytes a frame, {GPUS} GPUs each")
+    os.sched_setaffinity(0, {cores[1]})
+    registry = _measure_registry(frames, arguments.seconds, core=cores[0])
+    print(f"registry         {registry}")
+    bare = _measure_bare(frames, arguments.seconds, core=cores[0])
+    print(f"bare websockets  {bare}")
+    print(f"ratio            {registry.per_core_second / bare.per_core_second:9.2f} of the bare server")
+    reached = registry.per_core_second >= TARGET_BEATS_PER_SECOND
+    print(
+        f"target           {TARGET_BEATS_PER_SECOND:9,} beats per core-second: "
+        f"{'reached' if reached else 'MISSED'}"
+    )
+    return 0 if reached or not arguments.check else 1
+
+
+def _measure_registry(frames: Frames, seconds: float, *, core: int) -> Measured:
+    command = [str(Path(sys.executable).with_name("gpu-agent")), "registry", "serve"]
+    command += ["--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0", "--log-level", "info"]
+    with _running(command, core) as (process, listening):
+        sockets = _connected(len(frames), int(listening["node_listen"].rsplit(":", 1)[1]))
+        for node, one in enumerate(sockets):
+            one.sendall(_frame(_registration(node)))
+        for one in sockets:
+            _await_bytes(one, b"node_register_ack")
+        measured = _measure(process.pid, sockets, frames, seconds=seconds)
+        with urllib.request.urlopen(f"http://{listening['operator_listen']}/v1/nodes", timeout=30) as answer:
+            statuses = Counter(node["status"] for node in json.load(answer)["nodes"])
+        if statuses != {"ready": len(frames)}:
+            raise SystemExit(f"not every node is ready, so these are no healthy beats: {dict(statuses)}")
+        _close(sockets)
+    return measured
+
+
+def _measure_bare(frames: Frames, seconds: float, *, core: int) -> Measured:
+    with _running([sys.executable, __file__, "--bare-server"], core) as (process, listening):
+        sockets = _connected(len(frames), int(listening["node_listen"].rsplit(":", 1)[1]))
+        measured = _measure(process.pid, sockets, frames, seconds=seconds)
+        _close(sockets)
+    return measured
+
+
+def _measure(pid: int, sockets: list[socket.socket], frames: Frames, *, seconds: float) -> Measured:
+    """Send wave after wave; the measured time begins and ends when everything sent was taken in."""
+    fleet = Fleet(sockets, frames)
+    for _ in range(WARM_UP_WAVES):
+        fleet.wave()
+    fleet.settle()
+    began, cpu_before, waves = time.monotonic(), _cpu_seconds(pid), 0
+    while time.monotonic() - began < seconds:
+        fleet.wave()
+        waves += 1
+    fleet.settle()
+    return Measured(waves * len(sockets), time.monotonic() - began, _cpu_seconds(pid) - cpu_before)
+
+
+class Fleet:
+    """The sending side: connected nodes, in chunks, each with the beats it sends in turn."""
+
+    def __init__(self, sockets: list[socket.socket], frames: Frames) -> None:
+        size = max(1, len(sockets) // CHUNKS)
+        nodes = [(one, cycle(beats)) for one, beats in zip(sockets, frames, strict=True)]
+        self._sockets = sockets
+        self._chunks = [nodes[at : at + size] for at in range(0, len(nodes), size)]
+        self._flying: set[int] = set()
+
+    def wave(self) -> None:
+        """Send one beat from every node, each chunk as soon as its last beats were taken in."""
+        for number, chunk in enumerate(self._chunks):
+            self._land(number)
+            for one, beats in chunk:
+                one.sendall(next(beats))
+            chunk[-1][0].sendall(PING)
+            self._flying.add(number)
+
+    def settle(self) -> None:
+        """Wait until every connection has taken in everything."""
+        for number in range(len(self._chunks)):
+            self._land(number)
+        for one in self._sockets:
+            one.sendall(PING)
+        for one in self._sockets:
+            _await_bytes(one, PONG)
+
+    def _land(self, number: int) -> None:
+        """Sockets are taken in the order in which they had data: the last one's pong speaks for all."""
+        if number in self._flying:
+            self._flying.discard(number)
+            _await_bytes(self._chunks[number][-1][0], PONG)
+
+
+@contextmanager
+def _running(command: list[str], core: int) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
+    """Run a server on one core until the block ends; it says where it listens as `registry_listening`."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        os.sched_setaffinity(process.pid, {core})
+        assert process.stderr is not None  # noqa: S101 - it was asked for
+        for line in process.stderr:
+            said = json.loads(line) if line.startswith("{") else {}
+            if said.get("event") == "registry_listening":
+                break
+        else:
+            raise SystemExit(f"{command[0]} ended with {process.wait()} before it listened")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield process, said
+    finally:
+        process.terminate()
+        try:
+            process.wait(6)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _bare_server() -> None:
+    """The baseline: the library's own server, that counts what it receives."""
+    count = 0
+
+    async def take(connection: ServerConnection) -> None:
+        nonlocal count
+        async for _ in connection:
+            count += 1
+
+    async with serve(
+        take, "127.0.0.1", 0, compression=None, ping_interval=None, close_timeout=1, backlog=4096
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        listening = {"event": "registry_listening", "node_listen": f"127.0.0.1:{port}"}
+        print(json.dumps(listening), file=sys.stderr, flush=True)
+        await asyncio.sleep(LONGEST_RUN_SECONDS)
+
+
+def _connected(count: int, port: int) -> list[socket.socket]:
+    handshake = (
+        b"GET /ws/node HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    sockets = []
+    for _ in range(count):
+        one = socket.create_connection(("127.0.0.1", port), timeout=30)
+        one.sendall(handshake)
+        sockets.append(one)
+    for one in sockets:
+        _await_bytes(one, b"\r\n\r\n")
+    return sockets
+
+
+def _await_bytes(one: socket.socket, wanted: bytes) -> None:
+    heard = b""
+    while wanted not in heard:
+        received = one.recv(65536)
+        if not received:
+            raise SystemExit(f"the server closed a connection after {heard[-200:]!r}")
+        heard += received
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _frame(payload: bytes) -> bytes:
+    """Write one masked text frame."""
+    masked = bytes(byte ^ MASK[at & 3] for at, byte in enumerate(payload))
+    return struct.pack("!BBH", 0x81, 0xFE, len(payload)) + MASK + masked
+
+
+def _registration(node: int) -> bytes:
+    gpus = [
+        {"name": "NVIDIA H100 80GB HBM3", "memory_gb": 80, "uuid": _uuid(node, gpu), "memory_mb": 81559}
+        for gpu in range(GPUS)
+    ]
+    registration = {
+        "type": "node_register",
+        "version": "1.0.0",
+        "capability_schema_version": "1.1",
+        "node_id": f"node-{node:08X}",
+        "platform": "linux",
+        "hardware": {"cpu_cores": 128, "memory_gb": 1024, "gpus": gpus},
+        "installed_models": [{"model_id": "llama-3-70b", "version": "1", "kind": "llm"}],
+        "accept_public_jobs": True,
+        "max_concurrent_jobs": 8,
+    }
+    return json.dumps(registration).encode()
+
+
+def _beats(node: int) -> list[bytes]:
+    dice = random.Random(node)
+    load, loaded_mb = dice.uniform(5, 85), dice.randrange(70_000)
+    return [
+        _frame(_beat(node, sequence, dice, load=load, loaded_mb=loaded_mb)) for sequence in range(VARIANTS)
+    ]
+
+
+def _beat(node: int, sequence: int, dice: random.Random, *, load: float, loaded_mb: int) -> bytes:
+    beat = {
+        "type": "node_heartbeat",
+        "node_id": f"node-{node:08X}",
+        "timestamp": 1_790_000_000_000 + sequence,
+        "resource_usage": {
+            "cpu_percent": round(load + dice.uniform(-3, 3), 1),
+            "gpu_percent": round(load, 1),
+            "gpu_mem_percent": 51.2,
+            "mem_percent": 33.3,
+            "running_jobs": 2,
+        },
+        "gpus": [
+            {
+                "uuid": _uuid(node, gpu),
+                "utilization_percent": float(dice.randrange(100)),
+                "memory_used_mb": loaded_mb + dice.randrange(64),
+                "memory_total_mb": 81559,
+                "temperature_c": float(dice.randrange(30, 85)),
+                "power_w": round(dice.uniform(60, 700), 1),
+                "health": "ok",
+                "reasons": [],
+            }
+            for gpu in range(GPUS)
+        ],
+        "probe_age_seconds": round(dice.uniform(0, 5), 2),
+        "running_jobs": ["job-1", "job-2"],
+        "sequence": sequence,
+    }
+    return json.dumps(beat, separators=(",", ":")).encode()
+
+
+def _uuid(node: int, gpu: int) -> str:
+    return f"GPU-{node:08x}-{gpu:04x}-4c5d-9e6f-0123456789ab"
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def _allow_sockets(nodes: int) -> None:
+    """Both sides need one file a node; the servers inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = nodes + 200
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise SystemExit(
+            f"{nodes} nodes need {wanted} open files, {hard} are allowed: raise `ulimit -n` or use --nodes"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A true registry on a real port, and nodes that speak to it over real sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.address import Address
+from gpu_agent.server.gateway import Limits
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.store.base import Store
+from gpu_agent.store.memory import MemoryStore
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0
+QUICK = Thresholds(
+    heartbeat_interval_seconds=0.2,
+    warmup_heartbeat_interval_seconds=0.05,
+    heartbeat_timeout_seconds=5.0,
+    scan_interval_seconds=0.05,
+)
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+@asynccontextmanager
+async def running(
+    thresholds: Thresholds = QUICK,
+    *,
+    limits: Limits | None = None,
+    store: Store | None = None,
+    allow_simulated: bool = False,
+) -> AsyncIterator[RegistryService]:
+    service = RegistryService(
+        ServiceSettings(
+            node_listen=LOOPBACK,
+            thresholds=thresholds,
+            limits=limits or Limits(close_timeout_seconds=0.3),
+            allow_simulated=allow_simulated,
+        ),
+        store or MemoryStore(),
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+def registration(**fields: object) -> dict[str, Any]:
+    """The minimal frame of §3.1, and what is added to it."""
+    return {
+        "type": "node_register",
+        "version": "1.0.0",
+        "hardware": {"cpu_cores": 8, "memory_gb": 32, "gpus": [{"name": "NVIDIA L4", "memory_gb": 24}]},
+        "installed_models": [{"model_id": "m", "version": "1", "enabled": True}],
+        "accept_public_jobs": False,
+        **fields,
+    }
+
+
+def beat(node_id: str, **fields: object) -> dict[str, Any]:
+    return {
+        "type": "node_heartbeat",
+        "node_id": node_id,
+        "timestamp": 1_795_517_679_000,
+        "resource_usage": {"cpu_percent": 10.0, "mem_percent": 20.0, "running_jobs": 0},
+        **fields,
+    }
+
+
+class Node:
+    """A node's end of a WebSocket."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.node_id = ""
+
+    async def say(self, message: dict[str, Any]) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def hear(self) -> dict[str, Any]:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            message: dict[str, Any] = json.loads(await self.socket.recv())
+        return message
+
+    async def hear_type(self, kind: str, **fields: object) -> dict[str, Any]:
+        """The next message of a type with these fields; others are passed over."""
+        while True:
+            message = await self.hear()
+            if message["type"] == kind and all(message.get(name) == value for name, value in fields.items()):
+                return message
+
+    async def register(self, **fields: object) -> dict[str, Any]:
+        await self.say(registration(**fields))
+        ack = await self.hear_type("node_register_ack")
+        self.node_id = ack["node_id"]
+        return ack
+
+    async def beat(self, **fields: object) -> None:
+        await self.say(beat(self.node_id, **fields))
+
+    async def become_ready(self, **fields: object) -> dict[str, Any]:
+        await self.register(**fields)
+        for _ in range(3):
+            await self.beat()
+        return await self.hear_type("node_status", status="ready")
+
+    async def closed(self) -> tuple[int, str]:
+        """Wait for the close frame; its code and reason."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.socket.wait_closed()
+        return self.socket.close_code or 0, self.socket.close_reason or ""
+
+
+def url(service: RegistryService, path: str = "/ws/node") -> str:
+    return f"ws://{service.node_address}{path}"
+
+
+@asynccontextmanager
+async def node(service: RegistryService) -> AsyncIterator[Node]:
+    async with connect(url(service), proxy=None, compression=None, close_timeout=1) as socket:
+        yield Node(socket)
+
+
+async def until(look: Callable[[], T], *, what: str) -> T:
+    """Let the loop run until there is something to see."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not (seen := look()):  # noqa: ASYNC110 - what is looked at has no event of its own
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"not within {ANSWER_SECONDS} s: {what}") from None
+    return seen

@@ -1,0 +1,62 @@
+import pytest
+
+from gpu_agent.server.address import Address, bound_address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
+        ("localhost:0", Address("localhost", 0)),
+        ("[::1]:8080", Address("::1", 8080)),
+        ("0.0.0.0:65535", Address("0.0.0.0", 65535)),
+        (" gpu-box.local:1 ", Address("gpu-box.local", 1)),
+    ],
+)
+def test_host_and_port_are_read_and_written_back(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:-1", "a:\u0661"]
+)
+def test_what_is_no_host_and_port_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write it like 127\.0\.0\.1:8080"):
+        Address.parse(text)
+
+
+def test_a_bare_ipv6_address_is_asked_for_brackets() -> None:
+    with pytest.raises(ValueError, match="in brackets"):
+        Address.parse("::1:8080")
+
+
+def test_a_port_beyond_the_last_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 65535"):
+        Address.parse("127.0.0.1:65536")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("gpu-box.local", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(host: str, *, loopback: bool) -> None:
+    assert Address(host, 1).is_loopback is loopback
+
+
+def test_port_0_is_replaced_by_the_one_that_the_system_chose() -> None:
+    with Address("127.0.0.1", 0).bind() as listener:
+        bound = bound_address(listener)
+    assert bound.host == "127.0.0.1"
+    assert bound.port > 0

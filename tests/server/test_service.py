@@ -1,0 +1,319 @@
+"""The facade, with nodes on real sockets."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from gpu_agent.registry.actions import Change, Kept, Refusal
+from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.chronicle import RegistryEvent
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.views import NodeDetail, Placement
+from gpu_agent.store.base import StoreError
+from gpu_agent.store.memory import MemoryStore
+from tests.server.harness import LOOPBACK, QUICK, Node, node, running, until
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[RegistryService]:
+    async with running() as service:
+        yield service
+
+
+@pytest.fixture
+async def ready(service: RegistryService) -> AsyncIterator[Node]:
+    async with node(service) as ready:
+        await ready.become_ready(max_concurrent_jobs=1)
+        yield ready
+
+
+def known(service: RegistryService, node_id: str) -> NodeDetail:
+    found = service.node(node_id)
+    assert found is not None
+    return found
+
+
+async def placed(service: RegistryService, job_id: str) -> Placement:
+    placement = await service.claim(Job(job_id=job_id))
+    assert isinstance(placement, Placement)
+    return placement
+
+
+class FailingStore(MemoryStore):
+    """A disk that can be full."""
+
+    full = False
+
+    def save(self, changes: Sequence[Change]) -> None:
+        if self.full:
+            raise StoreError("the disk is full; free some space")
+        super().save(changes)
+
+
+async def test_r02_one_gpu_is_acknowledged_and_registering(service: RegistryService) -> None:
+    async with node(service) as new:
+        ack = await new.register()
+        assert (ack["message"], ack["status"]) == ("registered", "registering")
+        assert ack["node_id"].startswith("node-")
+        assert known(service, ack["node_id"]).status == "registering"
+        assert [one.node_id for one in service.nodes()] == [ack["node_id"]]
+
+
+async def test_r01_no_gpu_is_refused_and_no_record_is_made(service: RegistryService) -> None:
+    async with node(service) as poor:
+        await poor.say(
+            {"type": "node_register", "version": "1", "hardware": {"cpu_cores": 1, "memory_gb": 1}}
+        )
+        assert (await poor.hear())["code"] == "GPU_REQUIRED"
+    assert list(service.nodes()) == []
+
+
+async def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(service: RegistryService) -> None:
+    async with node(service) as new:
+        told = await new.become_ready()
+        assert told["reason_code"] == "health_checks_passed"
+        assert told["previous_status"] == "registering"
+        assert abs(told["timestamp"] - time.time()) < 5
+        assert abs(told["since"] - time.time()) < 5
+        assert {check["name"]: check["ok"] for check in told["details"]["checks"]}["gpus"]
+
+
+async def test_s06_silence_ends_offline_and_closes_with_1001() -> None:
+    quick = Thresholds(
+        heartbeat_interval_seconds=0.1, heartbeat_timeout_seconds=0.4, scan_interval_seconds=0.05
+    )
+    async with running(quick) as service, node(service) as silent:
+        await silent.register()
+        told = await silent.hear_type("node_status", status="offline")
+        assert told["reason_code"] == "heartbeat_timeout"
+        assert (await silent.closed())[0] == 1001
+
+
+async def test_the_same_job_gets_the_same_place_and_another_gets_none(
+    service: RegistryService, ready: Node
+) -> None:
+    first = await placed(service, "job-1")
+    assert first.node_id == ready.node_id
+    assert abs(first.expires_at - time.time() - QUICK.claim_ttl_seconds) < 5
+    assert (await placed(service, "job-1")).node_id == first.node_id
+    refused = await service.claim(Job(job_id="job-2"))
+    assert isinstance(refused, NoAvailableNode)
+    assert refused.counts == {Exclusion.CAPACITY_EXCEEDED: 1}
+
+
+async def test_a_released_place_is_free_again_and_a_second_release_says_so(
+    service: RegistryService, ready: Node
+) -> None:
+    await placed(service, "job-1")
+    assert await service.release("job-1") is None
+    assert (await placed(service, "job-2")).node_id == ready.node_id
+    again = await service.release("job-1")
+    assert isinstance(again, Refusal)
+    assert again.code == "CLAIM_NOT_FOUND"
+
+
+async def test_a_renewed_claim_lives_one_more_ttl() -> None:
+    thresholds = Thresholds(claim_ttl_seconds=0.5, scan_interval_seconds=0.05)
+    async with running(thresholds) as service, node(service) as ready:
+        await ready.become_ready()
+        first = await placed(service, "job-1")
+        await asyncio.sleep(0.02)  # time that the renewal adds again
+        renewed = await service.renew("job-1")
+        assert isinstance(renewed, Placement)
+        assert renewed.expires_at > first.expires_at
+        await until(lambda: known(service, ready.node_id).claimed_jobs == (), what="the claim expired")
+        assert isinstance(await service.renew("job-1"), Refusal)
+
+
+async def test_explain_gives_every_node_its_reason(service: RegistryService, ready: Node) -> None:
+    async with node(service) as other:
+        await other.register()
+        explained = service.explain(Job(job_id="job-1", required_models=("m",)))
+        assert explained.able == (ready.node_id,)
+        assert [(one.node_id, one.reason) for one in explained.excluded] == [
+            (other.node_id, Exclusion.STATUS_NOT_READY)
+        ]
+
+
+async def test_a_drained_node_finishes_its_job_goes_offline_and_comes_back_by_resume(
+    service: RegistryService, ready: Node
+) -> None:
+    await placed(service, "job-1")
+    assert await service.drain(ready.node_id, reason="new driver") is None
+    assert (await ready.hear_type("node_status", status="draining"))["details"][
+        "drain_deadline"
+    ] > time.time()
+    assert isinstance(await service.claim(Job(job_id="job-2")), NoAvailableNode)
+    await service.release("job-1")
+    await ready.hear_type("node_status", status="offline")
+    assert known(service, ready.node_id).connected
+    assert await service.resume(ready.node_id) is None
+    await ready.hear_type("node_status", status="registering")
+
+
+async def test_a_cordoned_node_stays_ready_and_takes_no_job(service: RegistryService, ready: Node) -> None:
+    assert await service.cordon(ready.node_id, reason="noisy fan") is None
+    assert (known(service, ready.node_id).status, known(service, ready.node_id).cordoned) == (
+        "ready",
+        "noisy fan",
+    )
+    assert isinstance(await service.claim(Job(job_id="job-1")), NoAvailableNode)
+    assert await service.uncordon(ready.node_id) is None
+    await placed(service, "job-1")
+
+
+async def test_a_removed_node_is_forgotten_and_sent_away(service: RegistryService, ready: Node) -> None:
+    assert await service.remove(ready.node_id) is None
+    assert service.node(ready.node_id) is None
+    assert (await ready.closed())[0] == 1001
+
+
+async def test_what_is_asked_of_an_unknown_node_is_refused(service: RegistryService) -> None:
+    for answer in (
+        await service.drain("node-x"),
+        await service.resume("node-x"),
+        await service.cordon("node-x", reason="r"),
+        await service.remove("node-x"),
+    ):
+        assert isinstance(answer, Refusal)
+        assert answer.code == "UNKNOWN_NODE"
+    assert service.node("node-x") is None
+
+
+async def test_a_node_that_says_it_in_a_fault_has_it_in_its_history(
+    service: RegistryService, ready: Node
+) -> None:
+    fault = {"type": "node_error", "node_id": ready.node_id, "code": "GPU_LOST", "message": "gone"}
+    await ready.say(fault)
+
+    def told() -> list[RegistryEvent]:
+        return [one for one in known(service, ready.node_id).events if one.event == "node_fault_reported"]
+
+    (event,) = await until(told, what="the fault in the history")
+    assert event.fields["code"] == "GPU_LOST"
+
+
+async def test_a_nodes_history_begins_with_its_registration(service: RegistryService, ready: Node) -> None:
+    events = [one.event for one in known(service, ready.node_id).events]
+    assert "node_registered" in events
+    assert "node_status_changed" in events
+
+
+async def test_events_are_followed_while_they_happen(service: RegistryService) -> None:
+    heard: list[str] = []
+
+    async def follow() -> None:
+        async for event in service.events():
+            heard.append(event.event)
+            if event.event == "node_registered":
+                return
+
+    following = asyncio.ensure_future(follow())
+    await asyncio.sleep(0)
+    async with node(service) as new:
+        await new.register()
+        await asyncio.wait_for(following, 5)
+    assert heard[0] == "node_register_received"
+
+
+async def test_a_registration_that_cannot_be_saved_is_told_busy_and_leaves_no_record() -> None:
+    store = FailingStore()
+    async with running(store=store) as service, node(service) as unlucky:
+        store.full = True
+        await unlucky.say({"type": "node_register", "version": "1", **_hardware()})
+        refused = await unlucky.hear()
+        assert (refused["code"], refused["retry_after_seconds"] > 0) == ("REGISTRY_BUSY", True)
+        assert list(service.nodes()) == []
+        store.full = False
+        assert (await unlucky.register())["status"] == "registering"
+
+
+async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_place_free() -> None:
+    store = FailingStore()
+    async with running(store=store) as service, node(service) as ready:
+        await ready.become_ready(max_concurrent_jobs=1)
+        store.full = True
+        refused = await service.claim(Job(job_id="job-1"))
+        assert isinstance(refused, Refusal)
+        assert refused.code == "REGISTRY_BUSY"
+        store.full = False
+        await placed(service, "job-2")
+
+
+async def test_what_was_kept_comes_back_disconnected_after_a_restart() -> None:
+    kept = MemoryStore()
+    async with running(store=kept) as service:
+        async with node(service) as ready:
+            await ready.become_ready()
+            await placed(service, "job-1")
+        documents = list(kept.load())
+    again = MemoryStore()
+    again.save(documents)
+    async with running(store=again) as service:
+        (back,) = service.nodes()
+        assert (back.status, back.connected, back.in_flight_jobs) == ("ready", False, 1)
+        assert service.explain(Job(job_id="job-2")).counts == {Exclusion.DISCONNECTED: 1}
+
+
+async def test_a_document_that_cannot_be_read_stops_nobody() -> None:
+    store = MemoryStore()
+    store.save([Change(Kept.NODE, "node-1", {"written_at": 1.0, "document": {"odd": True}})])
+    store.save([Change(Kept.NODE, "node-2", {"odd": True})])
+    async with running(store=store) as service, node(service) as new:
+        assert (await new.register())["status"] == "registering"
+
+
+async def test_an_older_node_is_served() -> None:
+    """§9: no schema, no state, no gpu_percent; its first beat comes late, and it ignores what it is told."""
+    thresholds = Thresholds(warmup_heartbeat_interval_seconds=0.05, scan_interval_seconds=0.05)
+    async with running(thresholds) as service, node(service) as older:
+        await older.register(node_id="older-1", platform="linux", features_supported={})
+        await asyncio.sleep(0.5)  # ten warm-up intervals, as 15 s are to a registry of 2 s
+        for _ in range(3):
+            await older.beat()
+        await until(lambda: known(service, "older-1").status == "ready", what="the older node ready")
+        await older.socket.close()
+        async with node(service) as returned:
+            await until(lambda: not known(service, "older-1").connected, what="its old connection gone")
+            assert (await returned.register(node_id="older-1"))["node_id"] == "older-1"
+
+
+async def test_r06_a_connected_id_is_a_conflict_and_a_disconnected_one_may_return(
+    service: RegistryService, ready: Node
+) -> None:
+    async with node(service) as other:
+        await other.say({"type": "node_register", "version": "1", "node_id": ready.node_id, **_hardware()})
+        assert (await other.hear())["code"] == "NODE_ID_CONFLICT"
+        await ready.socket.close()
+        await until(lambda: not known(service, ready.node_id).connected, what="the first one disconnected")
+        assert (await other.register(node_id=ready.node_id))["node_id"] == ready.node_id
+
+
+async def test_asking_a_registry_that_does_not_run_says_so() -> None:
+    service = RegistryService(ServiceSettings(node_listen=LOOPBACK), MemoryStore())
+    with pytest.raises(RuntimeError, match="start"):
+        await service.claim(Job(job_id="job-1"))
+    with pytest.raises(RuntimeError, match="start"):
+        _ = service.node_address
+
+
+async def test_performance_counts_beats_and_placements_of_the_period(
+    service: RegistryService, ready: Node
+) -> None:
+    service.performance()
+    await ready.beat()
+    await placed(service, "job-1")
+    await until(lambda: service._reception.beats == 4, what="the beat taken in")
+    figures = service.performance()
+    assert figures.beats_per_second > 0
+    assert figures.select_p99_us is not None
+    assert service.performance().select_p99_us is None
+    assert (service.size.nodes, service.size.connections) == (1, 1)
+
+
+def _hardware() -> dict[str, object]:
+    return {"hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [{"name": "L4", "memory_gb": 24}]}}

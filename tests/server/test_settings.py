@@ -1,0 +1,107 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server import settings
+from gpu_agent.server.address import Address
+from gpu_agent.server.settings import RegistrySettings, SettingsError, load
+
+
+@pytest.fixture(autouse=True)
+def _no_file_in_etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "DEFAULT_CONFIG", tmp_path / "absent.toml")
+
+
+def test_the_defaults_are_the_protocols_and_loopback() -> None:
+    loaded = load({})
+    assert loaded.thresholds == Thresholds()
+    assert (loaded.node_listen, loaded.operator_listen) == (
+        Address("127.0.0.1", 8080),
+        Address("127.0.0.1", 8081),
+    )
+
+
+def test_every_threshold_is_a_setting_under_its_own_name() -> None:
+    assert {one.name for one in fields(Thresholds)} <= set(RegistrySettings.model_fields)
+
+
+def test_file_then_environment_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text("claim_ttl_seconds = 1\nwarmup_timeout_seconds = 1\nheartbeat_timeout_seconds = 1\n")
+    monkeypatch.setenv("GPU_REGISTRY_WARMUP_TIMEOUT_SECONDS", "2.5")
+    monkeypatch.setenv("GPU_REGISTRY_HEARTBEAT_TIMEOUT_SECONDS", "2.5")
+    thresholds = load({"heartbeat_timeout_seconds": "3.5"}, config=config).thresholds
+    assert thresholds.claim_ttl_seconds == 1
+    assert thresholds.warmup_timeout_seconds == 2.5
+    assert thresholds.heartbeat_timeout_seconds == 3.5
+
+
+def test_a_flag_that_was_not_given_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_REGISTRY_NODE_LISTEN", "[::1]:0")
+    assert load({"node_listen": None}).node_listen == Address("::1", 0)
+
+
+def test_lists_are_written_with_commas_outside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text('required_models = ["from/file"]\n')
+    assert load({}, config=config).required_models == ("from/file",)
+    monkeypatch.setenv("GPU_REGISTRY_REQUIRED_MODELS", "a, b,,")
+    assert load({}, config=config).required_models == ("a", "b")
+    assert load({"required_models": "c"}, config=config).required_models == ("c",)
+
+
+@pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
+def test_an_address_that_others_reach_needs_the_dangerous_flag(name: str) -> None:
+    with pytest.raises(SettingsError, match="--insecure-no-auth"):
+        load({name: "0.0.0.0:8080"})
+    assert load({name: "0.0.0.0:8080", "insecure_no_auth": True}).insecure_no_auth
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"heartbeat_timeout_seconds": "soon"}, "heartbeat_timeout_seconds"),
+        ({"heartbeat_timeout_seconds": "-1"}, "greater than 0"),
+        ({"heartbeat_timeout_seconds": "nan"}, "heartbeat_timeout_seconds"),
+        ({"healthy_beats_needed": "0"}, "greater than or equal to 1"),
+        ({"max_gpu_percent": "101"}, "less than or equal to 100"),
+        ({"node_listen": "8080"}, "write it like 127.0.0.1:8080"),
+        ({"store": "sqlite"}, "store"),
+        ({"log_level": "loud"}, "log_level"),
+        ({"failures_in_window": "6"}, "make the window larger"),
+        ({"hearbeat_timeout_seconds": "3"}, "is no setting"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_setting(flags: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(flags)
+    assert sentence in str(refused.value)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"claim_ttl_seconds": "x", "node_listen": "y"})
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text("claim_tll_seconds = 5\n")
+    with pytest.raises(SettingsError, match="'claim_tll_seconds' is no setting"):
+        load({}, config=config)
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no file"):
+        load({}, config=tmp_path / "absent.toml")
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "registry.toml"
+    config.write_text("claim_ttl_seconds: 5\n")
+    with pytest.raises(SettingsError, match=r"registry\.toml is not valid TOML"):
+        load({}, config=config)

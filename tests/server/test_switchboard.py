@@ -1,0 +1,106 @@
+import asyncio
+import http
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from gpu_agent.server.address import Address
+from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.switchboard import RETRY_AFTER_SECONDS, Switchboard
+from tests.server.harness import LOOPBACK, node, running, until, url
+
+
+def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
+    """Nobody is home."""
+
+
+def _ignore_loss(connection: NodeConnection) -> None:
+    """Nobody is home."""
+
+
+def switchboard(limits: Limits) -> Switchboard:
+    return Switchboard(limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss)
+
+
+async def refused(address: str) -> InvalidStatus:
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(address, proxy=None)
+    return refusal.value
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/ws/node/", "/ws/node2", "//ws/node", "/WS/NODE"])
+async def test_any_other_path_is_404(path: str) -> None:
+    async with running() as service:
+        assert (await refused(url(service, path))).response.status_code == http.HTTPStatus.NOT_FOUND
+
+
+async def test_a_query_does_not_change_the_path() -> None:
+    async with running() as service, connect(url(service, "/ws/node?token=abc"), proxy=None) as socket:
+        assert socket.response is not None
+        assert socket.response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
+
+
+async def test_over_max_connections_is_503_with_retry_after_and_room_opens_again() -> None:
+    async with running(limits=Limits(max_connections=1, close_timeout_seconds=0.3)) as service:
+        async with node(service) as first:
+            await first.register()
+            response = (await refused(url(service))).response
+            assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+            assert response.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
+        async with node(service) as second:
+            assert (await second.register())["type"] == "node_register_ack"
+
+
+async def test_before_it_admits_nodes_it_answers_503_with_retry_after() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.1))
+    address = await board.listen(LOOPBACK)
+    response = (await refused(f"ws://{address}/ws/node")).response
+    assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+    assert "Retry-After" in response.headers
+    board.admit()
+    async with connect(f"ws://{address}/ws/node", proxy=None):
+        assert len(board) == 1
+    await board.stop()
+
+
+async def test_stopping_says_goodbye_with_1001_and_frees_the_port() -> None:
+    board = switchboard(Limits(close_timeout_seconds=1))
+    address = await board.listen(LOOPBACK)
+    board.admit()
+    async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
+        await board.stop()
+        await asyncio.wait_for(socket.wait_closed(), 5)
+        assert socket.close_code == 1001
+    again = switchboard(Limits())
+    assert (await again.listen(Address(address.host, address.port))).port == address.port
+    await again.stop()
+
+
+async def test_stopping_does_not_wait_for_peers_that_never_answer() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.2))
+    address = await board.listen(LOOPBACK)
+    board.admit()
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"GET /ws/node HTTP/1.1\r\n")
+    await until(lambda: len(board) == 1, what="the connection accepted")
+    await asyncio.wait_for(board.stop(), 2)
+    assert len(board) == 0
+    writer.close()
+
+
+async def test_a_taken_port_is_an_error_of_the_system() -> None:
+    first, second = switchboard(Limits()), switchboard(Limits())
+    address = await first.listen(LOOPBACK)
+    with pytest.raises(OSError, match="in use"):
+        await second.listen(address)
+    await second.stop()
+    await first.stop()
+
+
+async def test_what_is_sent_to_a_connection_that_is_gone_goes_nowhere() -> None:
+    board = switchboard(Limits())
+    board.send(7, "{}")
+    board.close(7, 1001, "")
+    board.identify(7, "node-1")
+    assert len(board) == 0
