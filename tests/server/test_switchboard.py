@@ -60,7 +60,7 @@ async def test_before_it_admits_nodes_it_answers_503_with_retry_after() -> None:
     assert "Retry-After" in response.headers
     board.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None):
-        assert len(board) == 1
+        assert board.size == 1
     await board.stop()
 
 
@@ -83,9 +83,9 @@ async def test_stopping_does_not_wait_for_peers_that_never_answer() -> None:
     board.admit()
     _, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"GET /ws/node HTTP/1.1\r\n")
-    await until(lambda: len(board) == 1, what="the connection accepted")
+    await until(lambda: board.size == 1, what="the connection accepted")
     await asyncio.wait_for(board.stop(), 2)
-    assert len(board) == 0
+    assert board.size == 0
     writer.close()
 
 
@@ -103,4 +103,4 @@ async def test_what_is_sent_to_a_connection_that_is_gone_goes_nowhere() -> None:
     board.send(7, "{}")
     board.close(7, 1001, "")
     board.identify(7, "node-1")
-    assert len(board) == 0
+    assert board.size == 0

@@ -184,7 +184,7 @@ class RegistryService:
     @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
-        return Size(nodes=len(self._fleet.nodes()), connections=len(self._switchboard))
+        return Size(nodes=len(self._fleet.nodes()), connections=self._switchboard.size)
 
     def _handle(self, event: Event) -> None:
         self._loop.handle(event)

@@ -41,7 +41,8 @@ class Switchboard:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """How many connections are open."""
         return len(self._connections)
 
@@ -102,7 +103,7 @@ class Switchboard:
         """Say why a peer may not come in; None when it may."""
         if path.partition("?")[0] != NODE_PATH:
             return TurnedAway(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
-        if self._admitting and len(self) <= self.limits.max_connections:
+        if self._admitting and self.size <= self.limits.max_connections:
             return None
         problem = "is full" if self._admitting else "is starting or stopping"
         return TurnedAway(

@@ -1,0 +1,101 @@
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from gpu_agent.server.operator_guard import LOOPBACK_NAMES, App, Guard, Receive, Scope, Send
+
+OWN = "127.0.0.1:8081"
+
+
+async def _receive() -> MutableMapping[str, Any]:
+    return {}
+
+
+async def outcome(
+    method: str, headers: dict[str, str], *, hosts: frozenset[str] | None = LOOPBACK_NAMES
+) -> str:
+    said: list[str] = []
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        """Never used: these applications only note that they were called."""
+
+    def noting(what: str) -> App:
+        async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            said.append(what)
+
+        return app
+
+    guard = Guard(
+        noting("let through"), hosts=hosts, refuse=lambda status, code, _: noting(f"{status} {code}")
+    )
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await guard({"type": "http", "method": method, "headers": raw}, _receive, send)
+    (only,) = said
+    return only
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8081", "localhost:8081", "LOCALHOST", "[::1]:8081", "127.0.0.1"])
+async def test_names_of_this_machine_are_ours(host: str) -> None:
+    assert await outcome("GET", {"host": host}) == "let through"
+
+
+@pytest.mark.parametrize("host", ["evil.example:8081", "127.0.0.1.evil.example", "", "[", "10.0.0.1:8081"])
+async def test_a_name_rebound_to_this_machine_is_not_ours(host: str) -> None:
+    assert await outcome("GET", {"host": host}) == "403 HOST_NOT_ALLOWED"
+
+
+async def test_where_nobody_can_know_all_names_every_name_is_ours() -> None:
+    assert await outcome("GET", {"host": "gpu-box.example"}, hosts=None) == "let through"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:3000", "http://localhost"]
+)
+async def test_pages_of_another_origin_are_refused(origin: str) -> None:
+    assert await outcome("GET", {"host": OWN, "origin": origin}) == "403 ORIGIN_NOT_ALLOWED"
+
+
+async def test_our_own_page_is_let_through() -> None:
+    assert await outcome("GET", {"host": OWN, "origin": f"http://{OWN}"}) == "let through"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
+async def test_what_a_form_can_send_without_asking_is_refused(kind: str) -> None:
+    headers = {"host": OWN, "content-type": kind, "content-length": "2"}
+    assert await outcome("POST", headers) == "415 JSON_REQUIRED"
+
+
+async def test_a_post_without_a_body_needs_the_header_too() -> None:
+    assert await outcome("POST", {"host": OWN}) == "415 JSON_REQUIRED"
+
+
+async def test_json_is_let_through_whatever_its_charset() -> None:
+    headers = {"host": OWN, "content-type": "Application/JSON; charset=utf-8", "content-length": "2"}
+    assert await outcome("POST", headers) == "let through"
+
+
+async def test_a_delete_without_a_body_needs_no_content_type() -> None:
+    assert await outcome("DELETE", {"host": OWN}) == "let through"
+
+
+async def test_a_chunked_body_is_a_body() -> None:
+    assert await outcome("DELETE", {"host": OWN, "transfer-encoding": "chunked"}) == "415 JSON_REQUIRED"
+
+
+async def test_what_is_no_http_request_is_not_judged() -> None:
+    reached: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        reached.append(scope["type"])
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        """Never used."""
+
+    def refuse(status: int, code: str, detail: str) -> App:
+        raise AssertionError((status, code, detail))
+
+    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse)({"type": "lifespan"}, _receive, send)
+    assert reached == ["lifespan"]

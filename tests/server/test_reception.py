@@ -1,0 +1,80 @@
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import connect
+
+from gpu_agent.registry.events import (
+    BeatArrived,
+    ConnectionLost,
+    Event,
+    FaultReported,
+    GoodbyeArrived,
+    RegistrationArrived,
+)
+from gpu_agent.server.gateway import Limits
+from gpu_agent.server.reception import Reception
+from gpu_agent.server.switchboard import Switchboard
+from tests.server.harness import LOOPBACK, Node, beat, registration, until
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@asynccontextmanager
+async def received(events: list[Event]) -> AsyncIterator[tuple[Node, Reception]]:
+    """A node at the door of a reception whose events are written down."""
+    reception = Reception(events.append)
+    board = Switchboard(
+        Limits(close_timeout_seconds=0.2),
+        frame_arrived=reception.frame_arrived,
+        connection_lost=reception.connection_lost,
+    )
+    address = await board.listen(LOOPBACK)
+    board.admit()
+    async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
+        yield Node(socket), reception
+    await board.stop()
+
+
+async def test_each_message_becomes_its_event_with_the_connections_number(events: list[Event]) -> None:
+    async with received(events) as (peer, reception):
+        await peer.say(registration())
+        await peer.say(beat("node-1"))
+        await peer.say({"type": "node_error", "code": "GPU_LOST"})
+        await peer.say({"type": "node_unregister", "node_id": "node-1"})
+        await until(lambda: len(events) == 4, what="four events")
+        assert reception.beats == 1
+    await until(lambda: len(events) == 5, what="the loss")
+    kinds = [RegistrationArrived, BeatArrived, FaultReported, GoodbyeArrived, ConnectionLost]
+    assert [type(one) for one in events] == kinds
+    assert {one.connection for one in events if isinstance(one, BeatArrived | ConnectionLost)} == {1}
+
+
+async def test_every_registration_brings_a_fresh_id_and_its_address(events: list[Event]) -> None:
+    async with received(events) as (peer, _):
+        for _ in range(2):
+            await peer.say(registration())
+        await until(lambda: len(events) == 2, what="two registrations")
+    arrived = [one for one in events if isinstance(one, RegistrationArrived)]
+    assert all(re.fullmatch(r"node-[0-9A-F]{8}", one.fresh_id) for one in arrived)
+    assert arrived[0].fresh_id != arrived[1].fresh_id
+    assert (arrived[0].address or "").startswith("127.0.0.1:")
+
+
+async def test_a_malformed_frame_is_no_event_and_names_every_fault(events: list[Event]) -> None:
+    async with received(events) as (peer, _):
+        await peer.say({"type": "node_register", "hardware": {"cpu_cores": "x"}})
+        told = await peer.hear()
+        assert events == []
+    assert [error["path"] for error in told["details"]["errors"]] == [
+        "$.version",
+        "$.hardware.cpu_cores",
+        "$.hardware.memory_gb",
+    ]
+    assert "docs/protocol.md" in told["message"]
+    assert json.dumps(told["node_id"]) == "null"

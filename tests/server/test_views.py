@@ -1,0 +1,110 @@
+import json
+
+from pydantic import TypeAdapter
+
+from gpu_agent.registry.events import BeatArrived, RegistrationArrived
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.record import Drain, NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server import views
+from gpu_agent.server.chronicle import RegistryEvent
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.views import NodeDetail
+from gpu_agent.wire.codec import decode_from_node
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+from tests.server.harness import beat, registration
+
+THRESHOLDS = Thresholds()
+CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
+UUID = "GPU-1"
+GPU = {"name": "NVIDIA L4", "memory_gb": 24, "memory_mb": 23034, "uuid": UUID}
+FIGURES = {"uuid": UUID, "utilization_percent": 40.0, "memory_used_mb": 1000, "temperature_c": 61.0}
+
+
+def record(*, beaten: bool = True, **fields: object) -> NodeRecord:
+    fleet = Fleet(THRESHOLDS, lambda: 0.5, auth_off=True)
+    hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [GPU], "driver_version": "580.1"}
+    message = decode_from_node(json.dumps(registration(node_id="node-1", hardware=hardware, **fields)))
+    assert isinstance(message, NodeRegister)
+    fleet.handle(RegistrationArrived(1, message, fresh_id="node-X", address="10.0.0.1:5"), 90.0)
+    if beaten:
+        lived = decode_from_node(json.dumps(beat("node-1", gpus=[FIGURES], probe_age_seconds=1.5)))
+        assert isinstance(lived, NodeHeartbeat)
+        fleet.handle(BeatArrived(1, lived), 97.5)
+    found = fleet.node("node-1")
+    assert found is not None
+    return found
+
+
+def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
+    return views.detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
+
+
+def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
+    shown = views.summary(record(), CLOCK)
+    assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
+    assert shown.last_beat_age_seconds == 2.5
+    (gpu,) = shown.gpus
+    assert (gpu.uuid, gpu.memory_mb, gpu.memory_used_mb, gpu.utilization_percent) == (UUID, 23034, 1000, 40.0)
+    assert gpu.power_w is None
+    assert gpu.usable
+
+
+def test_what_no_beat_has_said_is_unknown() -> None:
+    shown = detail(record(beaten=False))
+    assert (shown.last_beat_age_seconds, shown.cpu_percent, shown.probe_age_seconds) == (None, None, None)
+    assert shown.checks == ()
+
+
+def test_the_nodes_newest_word_on_a_model_wins() -> None:
+    shown = views.summary(record(capability_state={"m": "downloading"}), CLOCK)
+    assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
+    assert [model.status for model in views.summary(record(), CLOCK).installed_models] == ["ready"]
+
+
+def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:
+    event = RegistryEvent(1.0, "node_registered", "node-1")
+    shown = detail(record(labels={"zone": "a"}, features_supported={"emotion_detection": True}), event)
+    assert shown.checks[0].name == "gpus"
+    assert (shown.healthy_beats, shown.beats_needed) == (1, 2)
+    assert shown.clears_when
+    assert (shown.labels, shown.events) == ({"zone": "a"}, (event,))
+    assert "emotion_detection" in shown.features
+    assert (shown.driver_version, shown.probe_age_seconds, shown.cpu_percent) == ("580.1", 1.5, 10.0)
+    assert shown.address == "10.0.0.1:5"
+
+
+def test_a_drain_is_shown_with_its_deadline_as_unix_time() -> None:
+    drained = record()
+    drained.drain = Drain(by_operator=True, deadline=160.0, reason="new driver")
+    shown = detail(drained).drain
+    assert shown is not None
+    assert (shown.deadline, shown.reason) == (1_000_060.0, "new driver")
+
+
+def test_a_view_is_a_copy() -> None:
+    live = record(labels={"zone": "a"})
+    shown = detail(live)
+    live.labels["zone"] = "b"
+    live.reason = "changed"
+    assert (shown.labels["zone"], shown.reason) != ("b", "changed")
+
+
+def test_a_view_is_plain_json() -> None:
+    document = json.loads(TypeAdapter(NodeDetail).dump_json(detail(record())))
+    assert document["gpus"][0]["uuid"] == UUID
+    assert document["status"] == "registering"
+
+
+def test_a_placement_says_until_when_in_unix_time() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=(UUID,),
+        endpoint="http://10.0.0.1:9000",
+        granted_at=100.0,
+        expires_at=160.0,
+    )
+    shown = views.placement(claim, CLOCK)
+    assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
