@@ -278,6 +278,19 @@ async def test_a_frame_sent_right_behind_the_handshake_is_read(service: Registry
         assert json.loads(await eager.text())["type"] == "node_register_ack"
 
 
+async def test_a_goodbye_in_the_same_read_as_the_close_frame_is_heard(service: RegistryService) -> None:
+    async with raw(service, behind=_masked(json.dumps(REGISTER).encode())) as leaving:
+        node_id = json.loads(await leaving.text())["node_id"]
+        goodbye = {"type": "node_unregister", "node_id": node_id, "reason": "shutdown", "drain": False}
+        leaving.writer.write(_masked(json.dumps(goodbye).encode()) + _masked(b"\x03\xe8", opcode=8))
+        await until(lambda: _status(service, node_id) == "offline", what="the goodbye heard")
+
+
+def _status(service: RegistryService, node_id: str) -> str | None:
+    known = service.node(node_id)
+    return known and known.status
+
+
 async def test_frames_with_an_unmasked_payload_close_with_1002(service: RegistryService) -> None:
     async with raw(service) as odd:
         odd.writer.write(b"\x81\x02{}")

@@ -98,6 +98,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames = False
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self._deaf = False
+        """Set when we end the connection: what the peer says after that counts for nothing."""
         self._transport: asyncio.Transport
 
     def identify(self, node_id: str) -> None:
@@ -117,6 +119,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         if self._protocol.state is State.CONNECTING:
             self._transport.abort()
         elif self._protocol.state is State.OPEN:
+            self._deaf = True
             self._protocol.send_close(code, reason)
             self._flush()
 
@@ -128,6 +131,7 @@ class NodeConnection(asyncio.BufferedProtocol):
             _LOG.info(
                 "connection_failed", node_id=self.node_id, address=self.address, code=code, reason=reason
             )
+            self._deaf = True
             self._protocol.fail(code, reason)
             self._flush()
 
@@ -213,7 +217,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         return response
 
     def _frame(self, frame: Frame) -> None:
-        if self._protocol.state is not State.OPEN:
+        if self._deaf:  # not the protocol's state: a goodbye and the close frame may come in one read
             return
         match frame.opcode:
             case Opcode.TEXT if frame.fin:
