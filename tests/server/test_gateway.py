@@ -288,7 +288,7 @@ async def test_a_goodbye_in_the_same_read_as_the_close_frame_is_heard(service: R
 
 def _status(service: RegistryService, node_id: str) -> str | None:
     known = service.node(node_id)
-    return known and known.status
+    return None if known is None else known.status
 
 
 async def test_frames_with_an_unmasked_payload_close_with_1002(service: RegistryService) -> None:
