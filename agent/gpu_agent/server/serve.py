@@ -6,6 +6,7 @@ Prints nothing; everything it has to say is a log event. Parses no arguments.
 import asyncio
 import gc
 import signal
+import sys
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
@@ -18,11 +19,14 @@ from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.store.base import Store, StoreError
 from gpu_agent.store.memory import MemoryStore
 
+if sys.platform != "win32":
+    import resource
+
 EXIT_OK, EXIT_FAILED = 0, 1
 STOP_SECONDS = 4.0
 PERFORMANCE_SECONDS = 60.0
 
-_GC_THRESHOLDS = (50_000, 20, 100)
+COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 """A beat makes some sixty objects, none of them in a cycle, and frees as many of the beat
 before it. At Python's defaults that starts a collection every dozen beats, and a full one,
 which looks at every node's every object, several times a second: at 5 000 nodes a tenth of
@@ -54,6 +58,7 @@ async def serve(settings: RegistrySettings) -> int:
             return EXIT_FAILED
         operator = OperatorServer(service, operator_listener, address=settings.operator_listen)
         _spare_the_collector()
+        _allow_many_sockets()
         _LOG.info(
             "registry_listening",
             node_listen=str(service.node_address),
@@ -120,7 +125,14 @@ def _start_problem(settings: RegistrySettings, error: OSError | StoreError) -> s
     )
 
 
+def _allow_many_sockets() -> None:
+    """Raise the limit of open files as far as we may: often 1 024 at first, and every node is a socket."""
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.actions import Change, Refusal, Result
+from gpu_agent.registry.actions import Action, Change, Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
@@ -22,6 +22,8 @@ from gpu_agent.registry.events import (
     RemovalAsked,
     RenewalAsked,
     ResumeAsked,
+    Saved,
+    SaveFailed,
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
@@ -78,20 +80,20 @@ class RegistryService:
             auth_off=True,
             debug=_LOG.debugging,
         )
-        self._reception = Reception(self._handle)
+        self._loop = FleetLoop(
+            self._fleet,
+            self._carry_out,
+            clock=self._clock,
+            scan_interval_seconds=settings.thresholds.scan_interval_seconds,
+            lagged=self._meter.lagged,
+        )
+        self._reception = Reception(self._loop.handle)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
         )
         self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
-        self._loop = FleetLoop(
-            self._fleet,
-            self._carrier.carry_out,
-            clock=self._clock,
-            scan_interval_seconds=settings.thresholds.scan_interval_seconds,
-            lagged=self._meter.lagged,
-        )
         self._node_address: Address | None = None
 
     async def start(self) -> None:
@@ -186,8 +188,8 @@ class RegistryService:
         """How many nodes are known and how many connections are open."""
         return Size(nodes=len(self._fleet.nodes()), connections=self._switchboard.size)
 
-    def _handle(self, event: Event) -> None:
-        self._loop.handle(event)
+    def _carry_out(self, action: Action) -> Saved | SaveFailed | None:
+        return self._carrier.carry_out(action)
 
     def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
         """Ask the fleet at once; its answer comes when what it stands behind is saved."""
