@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
+from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeHeartbeat, NodeRegister, ResourceUsage
+from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister, ResourceUsage
 
 PRODUCTS = (  # name, MiB, GPUs per node, share of the fleet
     ("NVIDIA H100 80GB HBM3", 81559, (8,), 8),
@@ -83,24 +84,20 @@ class Fleet:
         use = dice.random() ** 2
         for gpu in record.gpus.values():
             gpu.memory_used_mb = int((gpu.memory_mb or 0) * min(max(dice.gauss(use, 0.1), 0.01), 0.99))
-        record.beat = NodeHeartbeat(
-            node_id=record.node_id,
-            timestamp=0,
-            resource_usage=ResourceUsage(
-                cpu_percent=min(dice.expovariate(1 / 25), 100),
-                mem_percent=dice.uniform(10, 88),
-                gpu_percent=min(100, dice.expovariate(1 / 30)),
-                gpu_mem_percent=100 * use,
-            ),
+        record.usage = ResourceUsage(
+            cpu_percent=min(dice.expovariate(1 / 25), 100),
+            mem_percent=dice.uniform(10, 88),
+            gpu_percent=min(100, dice.expovariate(1 / 30)),
+            gpu_mem_percent=100 * use,
         )
 
     def _record(self, number: int) -> NodeRecord:
         dice = self.dice
         name, memory_mb, sizes, _ = dice.choices(PRODUCTS, [product[3] for product in PRODUCTS])[0]
-        gpus = {
-            uuid: GpuState(uuid=uuid, name=name, memory_mb=memory_mb)
-            for uuid in (f"GPU-{number:06}-{index}" for index in range(dice.choice(sizes)))
-        }
+        gpus = Gpus(
+            GpuState(uuid=f"GPU-{number:06}-{index}", name=name, memory_mb=memory_mb)
+            for index in range(dice.choice(sizes))
+        )
         places = dice.choice((2, 4, 4, 8))
         record = NodeRecord(
             node_id=f"node-{number:08X}",
@@ -175,7 +172,7 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
     for record in records:
         if record.status is not NodeStatus.READY or not record.connected or record.cordoned is not None:
             continue
-        if record.in_flight_jobs >= record.max_concurrent_jobs or record.beat is None:
+        if record.in_flight_jobs >= record.max_concurrent_jobs or record.usage is None:
             continue
         if not record.ready_models.issuperset(job.required_models):
             continue
@@ -187,7 +184,7 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
             record, job
         ):
             continue
-        usage = record.beat.resource_usage
+        usage = record.usage
         rating = (
             4.5 * (1 - record.in_flight_jobs / record.max_concurrent_jobs)
             - (usage.gpu_percent or 50) / 40

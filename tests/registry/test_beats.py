@@ -164,7 +164,7 @@ def test_each_part_that_a_beat_brings_replaces_the_declared_one_without_a_change
     assert record.accept_public_jobs
     assert record.labels == {"rack": "7"}
     assert record.max_concurrent_jobs == 9
-    assert (len(record.gpus), record.usable_gpus) == (2, 2)
+    assert (len(record.gpus), record.gpus.usable) == (2, 2)
     assert record.ready_models == {"nmt"}
 
 

@@ -27,7 +27,7 @@ def test_gpus_are_keyed_by_uuid_or_by_their_place() -> None:
         ("#1", 24576, "ok"),
         ("GPU-c", None, "lost"),
     ]
-    assert record.usable_gpus == 2
+    assert record.gpus.usable == 2
 
 
 def test_the_parent_of_mig_slices_takes_no_job_its_slices_do() -> None:
@@ -38,7 +38,7 @@ def test_the_parent_of_mig_slices_takes_no_job_its_slices_do() -> None:
     )
     record = node(declaration(hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=found)))
     assert record.gpus["GPU-a"].is_parent
-    assert record.usable_gpus == 2
+    assert record.gpus.usable == 2
 
 
 def test_models_are_ready_by_capability_state_where_it_speaks_else_by_their_own_status() -> None:

@@ -43,7 +43,9 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats
         registry.now,
     )
     beaten = {
-        "beat",
+        "usage",
+        "probe_age_seconds",
+        "running_jobs",
         "claims",
         "connection",
         "gpus",

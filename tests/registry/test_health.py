@@ -1,12 +1,11 @@
 import pytest
 
-from gpu_agent.registry import declared, figures, health
+from gpu_agent.registry import declared, health
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
-from tests.registry.fleets import beat, declaration, hardware, model
-from tests.registry.fleets import figures as figures_of
+from tests.registry.fleets import beat, declaration, figures, hardware, model
 
 DEFAULTS = Thresholds()
 
@@ -18,8 +17,8 @@ def node(
     record = NodeRecord(node_id="node-1", registration=told, hardware=told.hardware, registered_at=0.0)
     declared.declare(record, told, thresholds)
     if message is not None:
-        record.beat = message
-        figures.write(record, message.gpus)
+        record.usage, record.probe_age_seconds = message.resource_usage, message.probe_age_seconds
+        record.gpus.write(message.gpus, exactly=False)
     return record
 
 
@@ -32,14 +31,14 @@ def failing(record: NodeRecord, thresholds: Thresholds = DEFAULTS) -> dict[str, 
 
 
 HEALTHY = [
-    beat(gpus=figures_of(2)),
+    beat(gpus=figures(2)),
     beat(gpus=None),
-    beat(gpus=(*figures_of(1), figures_of(2, health="lost")[1])),
-    beat(gpus=figures_of(2, health="degraded")),
-    beat(gpus=figures_of(2), resource_usage=usage(None)),
-    beat(gpus=figures_of(2), resource_usage=usage(100.0)),
-    beat(gpus=figures_of(2), probe_age_seconds=None),
-    beat(gpus=figures_of(2), probe_age_seconds=60.0),
+    beat(gpus=(*figures(1), figures(2, health="lost")[1])),
+    beat(gpus=figures(2, health="degraded")),
+    beat(gpus=figures(2), resource_usage=usage(None)),
+    beat(gpus=figures(2), resource_usage=usage(100.0)),
+    beat(gpus=figures(2), probe_age_seconds=None),
+    beat(gpus=figures(2), probe_age_seconds=60.0),
 ]
 
 
@@ -58,14 +57,14 @@ def test_a_node_that_has_not_beaten_is_not_healthy_and_has_no_checks() -> None:
 
 
 def test_no_usable_gpu_is_a_definite_failure() -> None:
-    record = node(beat(gpus=figures_of(2, health="lost", reasons=("xid_79",))))
+    record = node(beat(gpus=figures(2, health="lost", reasons=("xid_79",))))
     assert not health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is ReasonCode.GPU_UNAVAILABLE
     assert failing(record) == {"gpus": "0 of 2 GPUs usable; 2 lost: xid_79"}
 
 
 def test_a_hung_driver_is_named_in_the_checks() -> None:
-    record = node(beat(gpus=figures_of(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0))
+    record = node(beat(gpus=figures(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0))
     assert failing(record) == {
         "gpus": "0 of 2 GPUs usable; 2 unknown: nvml_hung",
         "probe_age": "last good GPU reading 75 s ago, limit 60 s",
@@ -74,14 +73,14 @@ def test_a_hung_driver_is_named_in_the_checks() -> None:
 
 @pytest.mark.parametrize("percent", [-0.1, 100.1])
 def test_a_gpu_percent_outside_0_to_100_is_unhealthy_and_not_definite(percent: float) -> None:
-    record = node(beat(gpus=figures_of(2), resource_usage=usage(percent)))
+    record = node(beat(gpus=figures(2), resource_usage=usage(percent)))
     assert not health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is None
     assert failing(record) == {"gpu_percent": f"{percent:g} %, may be 0 to 100"}
 
 
 def test_an_old_gpu_reading_is_unhealthy() -> None:
-    record = node(beat(gpus=figures_of(2), probe_age_seconds=60.5))
+    record = node(beat(gpus=figures(2), probe_age_seconds=60.5))
     assert not health.is_healthy(record, DEFAULTS)
     assert failing(record) == {"probe_age": "last good GPU reading 60.5 s ago, limit 60 s"}
 

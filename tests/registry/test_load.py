@@ -1,14 +1,13 @@
 from hypothesis import given, strategies
 
 from gpu_agent.registry.dispatch.filters import barred
-from gpu_agent.registry.dispatch.index import LEVEL_MB
 from gpu_agent.registry.dispatch.scoring import score
-from gpu_agent.registry.load import load_of, same_step
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.load import load_of
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import ResourceUsage
-from tests.registry.fleets import beat, declaration, hardware
+from tests.registry.fleets import declaration, hardware
 
 SETTINGS = Thresholds(max_cpu_percent=90.0, max_gpu_percent=85.5, max_memory_percent=90.0)
 
@@ -32,7 +31,7 @@ def node(usage: ResourceUsage) -> NodeRecord:
         registered_at=0.0,
         status=NodeStatus.READY,
         connection=1,
-        beat=beat("n", resource_usage=usage),
+        usage=usage,
     )
 
 
@@ -41,22 +40,3 @@ def test_beats_of_the_same_load_are_the_same_to_dispatch(one: ResourceUsage, oth
     if load_of(one, SETTINGS) == load_of(other, SETTINGS):
         assert score(node(one), 0) == score(node(other), 0)
         assert barred(node(one), 0, SETTINGS) == barred(node(other), 0, SETTINGS)
-
-
-@given(
-    total=strategies.integers(1, 200_000),
-    before=strategies.integers(0, 200_000),
-    after=strategies.integers(0, 200_000),
-)
-def test_the_same_step_holds_the_same_number_of_whole_levels(total: int, before: int, after: int) -> None:
-    gpu = GpuState(uuid="g", name="g", memory_mb=total, memory_used_mb=before)
-    assert same_step(gpu, after) == ((total - before) // LEVEL_MB == (total - after) // LEVEL_MB)
-
-
-def test_where_a_use_or_the_size_is_not_known_no_step_is_the_same() -> None:
-    known = GpuState(uuid="g", name="g", memory_mb=80_000, memory_used_mb=5)
-    unknown_use = GpuState(uuid="g", name="g", memory_mb=80_000)
-    unknown_size = GpuState(uuid="g", name="g", memory_mb=None, memory_used_mb=5)
-    assert not same_step(known, None)
-    assert not same_step(unknown_use, 5)
-    assert not same_step(unknown_size, 5)

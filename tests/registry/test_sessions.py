@@ -118,7 +118,7 @@ def test_registering_again_on_the_same_connection_keeps_the_id_and_starts_over()
     registry.register(1, None, hardware=hardware(2))
     assert record.status == "registering"
     assert len(record.gpus) == 2
-    assert (record.healthy_beats, record.recent, record.beat) == (0, (), None)
+    assert (record.healthy_beats, record.recent, record.usage) == (0, (), None)
     registry.beats(2)
     assert record.status == "registering"
     registry.beats(1)

@@ -55,9 +55,8 @@ def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> N
 def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     registry = Registry()
     record = registry.ready()
-    usage = registry.node().beat
-    assert usage is not None
-    guess = usage.resource_usage.model_copy(update={"running_jobs": 3})
+    assert record.usage is not None
+    guess = record.usage.model_copy(update={"running_jobs": 3})
     registry.beat(running_jobs=None, resource_usage=guess)
     assert record.in_flight_jobs == 3
     registry.drain()
@@ -67,8 +66,8 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
 def test_an_older_nodes_count_is_its_word_and_delays_a_drain() -> None:
     registry = Registry()
     record = registry.ready(capability_schema_version=None)
-    assert record.beat is not None
-    counted = record.beat.resource_usage.model_copy(update={"running_jobs": 1})
+    assert record.usage is not None
+    counted = record.usage.model_copy(update={"running_jobs": 1})
     registry.beat(running_jobs=None, resource_usage=counted)
     registry.drain()
     assert record.status == "draining"

@@ -4,7 +4,7 @@ The hottest path of the registry: a healthy beat of a ready node builds nothing,
 nothing and returns nothing. A beat that is not valid counts for nothing at all.
 """
 
-from gpu_agent.registry import declared, figures, health
+from gpu_agent.registry import declared, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
@@ -44,15 +44,20 @@ class Beats:
         record = self._bound.get(event.connection)
         if record is None or record.node_id != message.node_id:
             return self._from_a_stranger(event, now)
-        previous, record.beat = record.beat, message
-        record.heard_at = record.last_beat = now
         thresholds = self._thresholds
         replaced = not _REPLACEABLE.isdisjoint(message.model_fields_set)
         if replaced:
             declared.replace(record, message, thresholds)
-        differs = figures.write(record, message.gpus)
-        load = load_of(message.resource_usage, thresholds)
-        jobs_changed = previous is None or _jobs_differ(previous, message)
+        differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
+        usage = record.usage = message.resource_usage
+        record.probe_age_seconds = message.probe_age_seconds
+        load = load_of(usage, thresholds)
+        jobs_changed = (
+            message.running_jobs != record.running_jobs
+            or usage.running_jobs != record.reported_jobs
+            or record.last_beat is None
+        )
+        record.heard_at = record.last_beat = now
         if jobs_changed:
             _write_jobs(record, message)
         if differs or replaced or jobs_changed or record.suspected or load != record.load:
@@ -138,13 +143,7 @@ class Beats:
         step.note("health_check", fields, Level.DEBUG)
 
 
-def _jobs_differ(before: NodeHeartbeat, after: NodeHeartbeat) -> bool:
-    return (
-        before.running_jobs != after.running_jobs
-        or before.resource_usage.running_jobs != after.resource_usage.running_jobs
-    )
-
-
 def _write_jobs(record: NodeRecord, beat: NodeHeartbeat) -> None:
+    record.running_jobs = beat.running_jobs
     record.reported_job_ids = None if beat.running_jobs is None else frozenset(beat.running_jobs)
     record.reported_jobs = beat.resource_usage.running_jobs

@@ -7,7 +7,8 @@ changes no status.
 from collections.abc import Iterable, Mapping
 
 from gpu_agent.registry import health
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.messages import GpuDeclaration, InstalledModel, NodeHeartbeat, NodeRegister
 
@@ -81,11 +82,9 @@ def _set_capacity(record: NodeRecord, thresholds: Thresholds) -> None:
 def _set_hardware(record: NodeRecord) -> None:
     record.hardware = record.registration.hardware
     parents = {gpu.parent_uuid for gpu in record.hardware.gpus if gpu.parent_uuid}
-    record.gpus = {
-        state.uuid: state
-        for state in (_gpu_state(gpu, position, parents) for position, gpu in enumerate(record.hardware.gpus))
-    }
-    record.usable_gpus = sum(gpu.usable for gpu in record.gpus.values())
+    record.gpus = Gpus(
+        _gpu_state(gpu, position, parents) for position, gpu in enumerate(record.hardware.gpus)
+    )
 
 
 def _gpu_state(gpu: GpuDeclaration, position: int, parents: set[str]) -> GpuState:

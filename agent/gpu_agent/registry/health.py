@@ -18,19 +18,19 @@ _NAMED_MODELS = 5
 
 def is_healthy(record: NodeRecord, thresholds: Thresholds) -> bool:
     """Say whether the node's newest beat is healthy; a node without a beat is not."""
-    beat = record.beat
-    if beat is None or record.usable_gpus == 0 or not record.models_sufficient:
+    usage = record.usage
+    if usage is None or record.gpus.usable == 0 or not record.models_sufficient:
         return False
-    percent = beat.resource_usage.gpu_percent
+    percent = usage.gpu_percent
     if percent is not None and not 0 <= percent <= MAX_PERCENT:
         return False
-    age = beat.probe_age_seconds
+    age = record.probe_age_seconds
     return age is None or age <= thresholds.probe_age_limit_seconds
 
 
 def definite_failure(record: NodeRecord, thresholds: Thresholds) -> ReasonCode | None:
     """Name what cannot pass by itself before the next beat: no usable GPU, a required model not ready."""
-    if record.usable_gpus == 0:
+    if record.gpus.usable == 0:
         return ReasonCode.GPU_UNAVAILABLE
     if not record.ready_models.issuperset(thresholds.required_models):
         return ReasonCode.MODEL_MISSING
@@ -46,12 +46,12 @@ def models_suffice(record: NodeRecord, thresholds: Thresholds) -> bool:
 
 def checks(record: NodeRecord, thresholds: Thresholds) -> tuple[Check, ...]:
     """Compose every check with its finding; empty before the first beat of a registration."""
-    if record.beat is None:
+    if record.usage is None:
         return ()
     return (
         _gpus(record),
-        _gpu_percent(record.beat.resource_usage.gpu_percent),
-        _probe_age(record.beat.probe_age_seconds, thresholds.probe_age_limit_seconds),
+        _gpu_percent(record.usage.gpu_percent),
+        _probe_age(record.probe_age_seconds, thresholds.probe_age_limit_seconds),
         _required_models(record, thresholds),
         _ready_models(record, thresholds),
     )
@@ -59,7 +59,7 @@ def checks(record: NodeRecord, thresholds: Thresholds) -> tuple[Check, ...]:
 
 def _gpus(record: NodeRecord) -> Check:
     placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
-    detail = f"{record.usable_gpus} of {len(placeable)} GPUs usable"
+    detail = f"{record.gpus.usable} of {len(placeable)} GPUs usable"
     troubled = Counter(
         f"{gpu.health}: {', '.join(gpu.reasons) or 'no reason given'}"
         for gpu in placeable
@@ -67,7 +67,7 @@ def _gpus(record: NodeRecord) -> Check:
     )
     if troubled:
         detail += "; " + "; ".join(f"{count} {trouble}" for trouble, count in sorted(troubled.items()))
-    return Check(name="gpus", ok=record.usable_gpus > 0, detail=detail)
+    return Check(name="gpus", ok=record.gpus.usable > 0, detail=detail)
 
 
 def _gpu_percent(percent: float | None) -> Check:

@@ -1,11 +1,8 @@
 """What dispatch can tell apart in a beat's figures: beats of the same load need not be filed anew.
 
-As coarse as the scores and limits of dispatch, and as the steps in which it files free
-memory; a test holds the two together. Rates nothing.
+As coarse as the scores and limits of dispatch; a test holds the two together. Rates nothing.
 """
 
-from gpu_agent.registry.dispatch.index import LEVEL_MB
-from gpu_agent.registry.record import GpuState
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.messages import ResourceUsage
 
@@ -25,14 +22,3 @@ def load_of(usage: ResourceUsage, limits: Thresholds) -> Load:
         None if gpu is None else gpu // _TENTH,
         None if gpu_memory is None else gpu_memory // _TENTH,
     )
-
-
-def same_step(gpu: GpuState, used_mb: int | None) -> bool:
-    """Say whether a GPU without claims keeps its step of free memory with this use instead of its own.
-
-    Never where no use is known: dispatch then reckons with the mean over all GPUs.
-    """
-    total, before = gpu.memory_mb, gpu.memory_used_mb
-    if total is None or before is None or used_mb is None:
-        return False
-    return (total - before) // LEVEL_MB == (total - used_mb) // LEVEL_MB

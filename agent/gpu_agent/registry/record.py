@@ -5,46 +5,12 @@ Holds state and its derivations; decides nothing.
 
 from dataclasses import dataclass, field
 
+from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import GpuFigures, Hardware, InstalledModel, NodeHeartbeat, NodeRegister
+from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
-
-@dataclass(slots=True, kw_only=True)
-class GpuState:
-    """A GPU of a node: what was declared, and what the last beat said of it."""
-
-    uuid: str
-    name: str
-    memory_mb: int | None
-    parent_uuid: str | None = None
-    is_parent: bool = False
-    """True for a GPU cut into MIG slices: it counts in no total and takes no job."""
-    health: str = "ok"
-    reasons: tuple[str, ...] = ()
-    memory_used_mb: int | None = None
-    figures: GpuFigures | None = None
-    """The last beat's; what nobody needs at every beat is read from here."""
-
-    @property
-    def utilization_percent(self) -> float | None:
-        """How busy the GPU is, if the node says."""
-        return None if self.figures is None else self.figures.utilization_percent
-
-    @property
-    def temperature_c(self) -> float | None:
-        """How warm it is, if the node says."""
-        return None if self.figures is None else self.figures.temperature_c
-
-    @property
-    def power_w(self) -> float | None:
-        """How much power it draws, if the node says."""
-        return None if self.figures is None else self.figures.power_w
-
-    @property
-    def usable(self) -> bool:
-        """True when a job may be placed on it."""
-        return not self.is_parent and self.health in ("ok", "degraded")
+__all__ = ["Drain", "GpuState", "NodeRecord", "Transition"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +70,14 @@ class NodeRecord:
     """Consecutive; a healthy beat sets it to 0."""
     recent: tuple[bool, ...] = ()
     """Verdicts of the last beats, newest last, at most `failure_window`."""
-    beat: NodeHeartbeat | None = None
-    """The last beat, whose figures stand until the next."""
+    usage: ResourceUsage | None = None
+    """The last beat's; None before the first of this registration."""
+    probe_age_seconds: float | None = None
+    """The last beat's: the age of its GPU reading."""
     load: tuple[object, ...] = ()
-    """What dispatch was last told of them."""
-    gpus: dict[str, GpuState] = field(default_factory=dict)
+    """What dispatch was last told of the usage."""
+    gpus: Gpus = field(default_factory=Gpus)
     """By UUID; a GPU declared without one is keyed `#<position>`."""
-    usable_gpus: int = 0
-    """How many of them a job may use, by the last beat."""
     models_sufficient: bool = True
     """True while the required models, and enough of all models, are ready."""
     models: tuple[InstalledModel, ...] = ()
@@ -129,6 +95,8 @@ class NodeRecord:
     """Why an operator cordoned it; None when not cordoned."""
     drain: Drain | None = None
     claims: dict[str, Claim] = field(default_factory=dict)
+    running_jobs: tuple[str, ...] | None = None
+    """As last told: the ids, where ids are told."""
     reported_job_ids: frozenset[str] | None = None
     reported_jobs: int = 0
     round_trip_seconds: float | None = None

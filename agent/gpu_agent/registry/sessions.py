@@ -114,12 +114,13 @@ class Sessions:
         record.epoch += 1
         self._pace(record, step.now)
         if message.running_jobs is not None:
+            record.running_jobs = message.running_jobs
             record.reported_job_ids = frozenset(message.running_jobs)
         step.keep_node(record)
         step.refusals.append(Send(event.connection, _busy(record.node_id)))
         step.tell(Send(event.connection, self._ack(record, event)))
         record.heard_at = step.now
-        record.last_beat = record.beat = None
+        record.last_beat = record.usage = record.probe_age_seconds = None
         record.suspected = False
         start_over(record, house.thresholds, step.now)
         self._give_first_status(record, event.connection, step)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from gpu_agent.registry import admission, health, telling
+from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
-from gpu_agent.registry.record import Drain, GpuState, NodeRecord
+from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.clock import Clock
@@ -154,8 +155,7 @@ def detail(
     record: NodeRecord, clock: Clock, *, thresholds: Thresholds, events: tuple[RegistryEvent, ...]
 ) -> NodeDetail:
     """Show all that is known of a node."""
-    listed, beat = summary(record, clock), record.beat
-    usage = None if beat is None else beat.resource_usage
+    listed, usage = summary(record, clock), record.usage
     return NodeDetail(
         **{one.name: getattr(listed, one.name) for one in fields(NodeSummary)},
         previous_status=record.previous_status and record.previous_status.value,
@@ -171,7 +171,7 @@ def detail(
         features=tuple(sorted(record.features)),
         cpu_percent=None if usage is None else usage.cpu_percent,
         mem_percent=None if usage is None else usage.mem_percent,
-        probe_age_seconds=None if beat is None else beat.probe_age_seconds,
+        probe_age_seconds=record.probe_age_seconds,
         platform=record.registration.platform,
         cpu_cores=record.hardware.cpu_cores,
         memory_gb=record.hardware.memory_gb,

@@ -2,10 +2,11 @@
 
 from random import Random
 
+from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.wire.codes import NodeStatus
-from tests.registry.dispatch.nodes import beat, gpus, node
+from tests.registry.dispatch.nodes import gpus, node, usage
 
 NODE_IDS = tuple(f"node-{letter}" for letter in "ABCDEFGH")
 JOB_IDS = tuple(f"job-{number}" for number in range(6))
@@ -41,7 +42,7 @@ def random_node(dice: Random, node_id: str) -> NodeRecord:
         connection=dice.choice((1, 1, 1, 1, 1, None)),
         cordoned=dice.choice((None, None, None, None, None, "broken fan")),
         gpus=gpus(*states),
-        beat=beat(
+        usage=usage(
             cpu=dice.choice((5.0, 5.0, 5.0, 95.0)),
             gpu_percent=dice.choice(PERCENTS),
             gpu_memory=dice.choice(PERCENTS),

@@ -2,11 +2,12 @@
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
+from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import Hardware, InstalledModel, NodeHeartbeat, NodeRegister, ResourceUsage
+from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
 HARDWARE = Hardware(cpu_cores=8, memory_gb=32)
 
@@ -21,7 +22,7 @@ def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **fa
         status=status,
         connection=1,
         gpus=gpus(gpu("GPU-0")),
-        beat=beat(),
+        usage=usage(),
     )
     for name, value in facts.items():
         setattr(record, name, value)
@@ -40,9 +41,9 @@ def gpu(
     return GpuState(uuid=uuid, name=name, memory_mb=memory_mb, memory_used_mb=used_mb, health=health)
 
 
-def gpus(*states: GpuState) -> dict[str, GpuState]:
+def gpus(*states: GpuState) -> Gpus:
     """Key GPUs by UUID, as records do."""
-    return {state.uuid: state for state in states}
+    return Gpus(states)
 
 
 def model(model_id: str, *, enabled: bool = True, status: str = "ready") -> InstalledModel:
@@ -50,14 +51,13 @@ def model(model_id: str, *, enabled: bool = True, status: str = "ready") -> Inst
     return InstalledModel(model_id=model_id, version="1", enabled=enabled, status=status)
 
 
-def beat(
+def usage(
     *, cpu: float = 5, memory: float = 20, gpu_percent: float | None = 0, gpu_memory: float | None = 0
-) -> NodeHeartbeat:
-    """Build a beat with these loads in percent."""
-    usage = ResourceUsage(
+) -> ResourceUsage:
+    """Build the usage that a beat tells, with these loads in percent."""
+    return ResourceUsage(
         cpu_percent=cpu, mem_percent=memory, gpu_percent=gpu_percent, gpu_mem_percent=gpu_memory
     )
-    return NodeHeartbeat(node_id="node-A", timestamp=0, resource_usage=usage)
 
 
 def job(job_id: str = "job-1", **demands: object) -> Job:

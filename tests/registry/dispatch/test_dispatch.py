@@ -13,7 +13,7 @@ from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.fleets import JOB_IDS, NODE_IDS, random_fleet, random_job, random_node
-from tests.registry.dispatch.nodes import beat, claimed, dispatching, gpu, gpus, job, node, refused
+from tests.registry.dispatch.nodes import claimed, dispatching, gpu, gpus, job, node, refused, usage
 
 TTL = 60.0
 
@@ -63,7 +63,9 @@ def test_d05_two_jobs_never_share_the_last_place() -> None:
 
 
 def test_d05_a_node_over_a_resource_limit_is_left_out() -> None:
-    assert refused(dispatching(node(beat=beat(cpu=95))), job()) == {Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1}
+    assert refused(dispatching(node(usage=usage(cpu=95))), job()) == {
+        Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1
+    }
 
 
 def test_d06_nobody_left_gives_counted_reasons() -> None:
@@ -285,10 +287,10 @@ def test_a_warm_node_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
     claimed(dispatch, job(affinity_key="session-1"))
     idle.status = NodeStatus.READY
     dispatch.refresh(idle)
-    warm.reported_jobs, warm.beat = 3, beat(gpu_percent=85, gpu_memory=85)
+    warm.reported_jobs, warm.usage = 3, usage(gpu_percent=85, gpu_memory=85)
     dispatch.refresh(warm)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
-    warm.reported_jobs, warm.beat, warm.connection = 0, beat(), None
+    warm.reported_jobs, warm.usage, warm.connection = 0, usage(), None
     dispatch.refresh(warm)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
 
@@ -322,7 +324,7 @@ class Played:
             "connection",
             "cordoned",
             "gpus",
-            "beat",
+            "usage",
             "ready_models",
             "features",
             "labels",

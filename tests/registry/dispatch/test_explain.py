@@ -11,7 +11,7 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.fleets import random_fleet, random_job
-from tests.registry.dispatch.nodes import beat, gpu, gpus, job, node
+from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
 
 
 def index_of(*filed: NodeRecord) -> Index:
@@ -53,8 +53,8 @@ def test_a08_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
 
 
 def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
-    short = node("short", gpus=gpus(gpu("g", used_mb=100)), beat=beat(cpu=99))
-    busy = node("busy", beat=beat(cpu=99))
+    short = node("short", gpus=gpus(gpu("g", used_mb=100)), usage=usage(cpu=99))
+    busy = node("busy", usage=usage(cpu=99))
     refused = refusal(index_of(short, busy), Demand.of(job(min_gpu_memory_mb=24_500)))
     assert refused.counts == {
         Exclusion.CAPACITY_EXCEEDED: 1,
@@ -67,7 +67,7 @@ def test_a03_every_exclusion_is_explained_with_node_reason_need_and_have() -> No
         node("idle"),
         node("loaded", reported_jobs=2),
         node("away", connection=None),
-        node("hot", beat=beat(gpu_percent=99)),
+        node("hot", usage=usage(gpu_percent=99)),
     )
     explained = explanation(index_of(*fleet), Demand.of(job()), None)
     assert explained.able == ("idle", "loaded")

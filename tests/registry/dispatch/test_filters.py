@@ -11,7 +11,7 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
-from tests.registry.dispatch.nodes import HARDWARE, beat, gpu, gpus, job, model, node
+from tests.registry.dispatch.nodes import HARDWARE, gpu, gpus, job, model, node, usage
 
 
 def verdict(record: NodeRecord, wanted: Job) -> Excluded | None:
@@ -160,7 +160,7 @@ def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
 def test_d05_a_node_above_a_resource_limit_takes_no_job(
     figures: dict[str, float], need: str, have: str
 ) -> None:
-    assert account(node(beat=beat(**figures)), job()) == (
+    assert account(node(usage=usage(**figures)), job()) == (
         Exclusion.RESOURCE_THRESHOLD_EXCEEDED,
         need,
         have,
@@ -168,8 +168,8 @@ def test_d05_a_node_above_a_resource_limit_takes_no_job(
 
 
 def test_unknown_figures_and_figures_at_their_limit_pass() -> None:
-    assert verdict(node(beat=beat(cpu=90, gpu_percent=None, memory=90)), job()) is None
-    assert verdict(node(beat=None), job()) is None
+    assert verdict(node(usage=usage(cpu=90, gpu_percent=None, memory=90)), job()) is None
+    assert verdict(node(usage=None), job()) is None
 
 
 def test_the_first_filter_that_fails_is_the_reason() -> None:
@@ -187,7 +187,7 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
         (node(connection=None), Exclusion.DISCONNECTED),
         (node(cordoned=""), Exclusion.CORDONED),
         (node(reported_jobs=4), Exclusion.CAPACITY_EXCEEDED),
-        (node(beat=beat(cpu=100)), Exclusion.RESOURCE_THRESHOLD_EXCEEDED),
+        (node(usage=usage(cpu=100)), Exclusion.RESOURCE_THRESHOLD_EXCEEDED),
     ],
 )
 def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(

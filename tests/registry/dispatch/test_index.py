@@ -12,7 +12,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from tests.registry.dispatch.fleets import NODE_IDS, random_fleet, random_job, random_node
-from tests.registry.dispatch.nodes import beat, gpu, gpus, job, node
+from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
 
 DICE = st.randoms(use_true_random=True)
 """A seed for a whole run, shown when the run fails."""
@@ -98,10 +98,10 @@ def test_gpus_that_fail_fill_up_or_are_replaced_count_as_they_are_now() -> None:
 
 
 def test_where_no_gpu_tells_its_memory_use_the_nodes_mean_is_followed() -> None:
-    record = node(gpus=gpus(gpu("a", memory_mb=20_000, used_mb=None)), beat=beat(gpu_memory=90))
+    record = node(gpus=gpus(gpu("a", memory_mb=20_000, used_mb=None)), usage=usage(gpu_memory=90))
     index = index_of(record)
     assert best(index, job(min_gpu_memory_mb=10_000)) is None
-    record.beat = beat(gpu_memory=10)
+    record.usage = usage(gpu_memory=10)
     index.file(record)
     assert best(index, job(min_gpu_memory_mb=10_000)) == "node-A"
 

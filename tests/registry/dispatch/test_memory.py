@@ -1,12 +1,12 @@
 from gpu_agent.registry.dispatch.memory import Promise, free_mb, used_mb
-from tests.registry.dispatch.nodes import beat, gpu, node
+from tests.registry.dispatch.nodes import gpu, node, usage
 
 
 def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
     one = gpu("GPU-0", memory_mb=10_000, used_mb=None)
-    assert used_mb(node(beat=beat(gpu_memory=30)), one) == 3000
-    assert used_mb(node(beat=beat(gpu_memory=None)), one) == 0
-    assert used_mb(node(beat=None), one) == 0
+    assert used_mb(node(usage=usage(gpu_memory=30)), one) == 3000
+    assert used_mb(node(usage=usage(gpu_memory=None)), one) == 0
+    assert used_mb(node(usage=None), one) == 0
 
 
 def test_unknown_memory_stays_unknown() -> None:

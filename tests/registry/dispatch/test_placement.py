@@ -4,7 +4,6 @@ from gpu_agent.registry.dispatch.placement import fittest
 from gpu_agent.registry.dispatch.view import NodeView
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.messages import GpuFigures
 from tests.registry.dispatch.nodes import gpu, gpus, job, node
 
 
@@ -35,7 +34,7 @@ def test_gpus_with_fewer_claims_come_first_then_the_freest_then_the_least_busy()
         gpu("idle", used_mb=2_000),
     ]
     for state, busy in zip(states[2:], (80.0, 10.0), strict=True):
-        state.figures = GpuFigures(uuid=state.uuid, utilization_percent=busy)
+        state.utilization_percent = busy
     view = view_of(node(gpus=gpus(*states)), claimed=1)
     assert fittest(view, Demand.of(job(gpu_count=4))) == ("idle", "busy", "used", "claimed")
     assert fittest(view, Demand.of(job(gpu_count=2))) == ("idle", "busy")

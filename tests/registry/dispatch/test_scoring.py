@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
-from tests.registry.dispatch.nodes import beat, node
+from tests.registry.dispatch.nodes import node, usage
 
-BEST = node(beat=beat(), round_trip_seconds=0.0)
+BEST = node(usage=usage(), round_trip_seconds=0.0)
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
 
 
@@ -14,15 +14,15 @@ def test_an_idle_node_next_door_scores_best() -> None:
 
 
 def test_a_node_that_is_full_busy_and_far_scores_nothing() -> None:
-    assert score(node(beat=beat(gpu_percent=100, gpu_memory=100), round_trip_seconds=2.0), 4) == 0
+    assert score(node(usage=usage(gpu_percent=100, gpu_memory=100), round_trip_seconds=2.0), 4) == 0
 
 
 @pytest.mark.parametrize(
     "worse",
     [
-        node(beat=beat(gpu_percent=60), round_trip_seconds=0.0),
-        node(beat=beat(gpu_memory=60), round_trip_seconds=0.0),
-        node(beat=beat(), round_trip_seconds=0.03),
+        node(usage=usage(gpu_percent=60), round_trip_seconds=0.0),
+        node(usage=usage(gpu_memory=60), round_trip_seconds=0.0),
+        node(usage=usage(), round_trip_seconds=0.03),
     ],
     ids=["GPU use", "GPU memory", "round trip"],
 )
@@ -32,18 +32,18 @@ def test_each_figure_counts(worse: object) -> None:
 
 def test_load_counts_as_a_share_of_the_places() -> None:
     assert score(BEST, 1) > score(BEST, 2)
-    assert score(node(max_concurrent_jobs=8, beat=beat()), 2) == score(
-        node(max_concurrent_jobs=4, beat=beat()), 1
+    assert score(node(max_concurrent_jobs=8, usage=usage()), 2) == score(
+        node(max_concurrent_jobs=4, usage=usage()), 1
     )
 
 
 def test_an_unknown_figure_counts_as_half() -> None:
-    known = score(node(beat=beat(gpu_percent=50), round_trip_seconds=0.0), 0)
-    assert score(node(beat=beat(gpu_percent=None), round_trip_seconds=0.0), 0) == known
+    known = score(node(usage=usage(gpu_percent=50), round_trip_seconds=0.0), 0)
+    assert score(node(usage=usage(gpu_percent=None), round_trip_seconds=0.0), 0) == known
 
 
 def test_a_figure_that_trembles_within_a_tenth_moves_no_node() -> None:
-    trembling = {score(node(beat=beat(gpu_percent=percent)), 0) for percent in (30.0, 33.3, 39.9)}
+    trembling = {score(node(usage=usage(gpu_percent=percent)), 0) for percent in (30.0, 33.3, 39.9)}
     assert len(trembling) == 1
 
 
@@ -58,7 +58,7 @@ def test_no_figures_lead_outside_the_scale(
     places, in_flight = jobs
     record = node(
         max_concurrent_jobs=places,
-        beat=beat(gpu_percent=percents[0], gpu_memory=percents[1]),
+        usage=usage(gpu_percent=percents[0], gpu_memory=percents[1]),
         round_trip_seconds=trip,
     )
     assert 0 <= score(record, in_flight) <= BEST_SCORE
@@ -67,8 +67,10 @@ def test_no_figures_lead_outside_the_scale(
 @pytest.mark.parametrize("percent", [-5.0, 101.0, 5000.0])
 def test_a_figure_outside_its_range_counts_as_its_nearest_end(percent: float) -> None:
     nearest = min(max(percent, 0.0), 100.0)
-    assert score(node(beat=beat(gpu_percent=percent)), 0) == score(node(beat=beat(gpu_percent=nearest)), 0)
+    assert score(node(usage=usage(gpu_percent=percent)), 0) == score(
+        node(usage=usage(gpu_percent=nearest)), 0
+    )
 
 
 def test_a_node_that_has_not_beaten_yet_has_a_score() -> None:
-    assert 0 < score(node(beat=None), 0) < BEST_SCORE
+    assert 0 < score(node(usage=None), 0) < BEST_SCORE

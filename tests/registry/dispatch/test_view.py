@@ -1,5 +1,5 @@
 from gpu_agent.registry.dispatch.view import gpu_set, usable_gpus
-from gpu_agent.registry.record import GpuState
+from gpu_agent.registry.gpus import GpuState
 from tests.registry.dispatch.nodes import gpu, gpus, node
 
 PARENT = GpuState(uuid="GPU-P", name="NVIDIA A100", memory_mb=40960, is_parent=True)

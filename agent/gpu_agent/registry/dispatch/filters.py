@@ -157,9 +157,9 @@ FILTERS: tuple[tuple[Exclusion, _Lacking], ...] = (
 
 def _over_a_limit(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float] | None:
     """Name the first figure above its limit, with limit and figure; an unknown figure passes."""
-    if record.beat is None:
+    usage = record.usage
+    if usage is None:
         return None
-    usage = record.beat.resource_usage
     if usage.cpu_percent > limits.max_cpu_percent:
         return "CPU use", limits.max_cpu_percent, usage.cpu_percent
     if usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent:

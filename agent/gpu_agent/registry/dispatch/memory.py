@@ -6,7 +6,8 @@ node's own figures; only the rest is taken off again.
 
 from dataclasses import dataclass
 
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.record import NodeRecord
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ def used_mb(record: NodeRecord, gpu: GpuState) -> int:
     """Return what the node says is in use; its mean over all GPUs where it tells nothing of this one."""
     if gpu.memory_used_mb is not None:
         return gpu.memory_used_mb
-    share = None if record.beat is None else record.beat.resource_usage.gpu_mem_percent
+    share = None if record.usage is None else record.usage.gpu_mem_percent
     return 0 if share is None or gpu.memory_mb is None else int(gpu.memory_mb * share / 100)
 
 

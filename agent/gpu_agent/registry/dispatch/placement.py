@@ -3,7 +3,7 @@
 from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.view import NodeView, usable_gpus
-from gpu_agent.registry.record import GpuState
+from gpu_agent.registry.gpus import GpuState
 
 _UNKNOWN_USE_PERCENT = 50.0
 

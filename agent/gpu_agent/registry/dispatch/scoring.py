@@ -23,7 +23,7 @@ _TENTHS = 10
 
 def score(record: NodeRecord, in_flight: int) -> int:
     """Rate a node from 0 to `BEST_SCORE`; an unknown figure counts as half."""
-    usage = None if record.beat is None else record.beat.resource_usage
+    usage = record.usage
     places = record.max_concurrent_jobs
     free = places - in_flight
     return (

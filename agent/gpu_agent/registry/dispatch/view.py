@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from gpu_agent.registry.dispatch.memory import Promises
 from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.record import GpuState, NodeRecord
+from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 
 GpuSet = tuple[tuple[str, int], ...]
@@ -27,7 +28,7 @@ class NodeView:
     models: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
     labels: dict[str, str] = field(default_factory=dict)
-    states: dict[str, GpuState] | None = None
+    states: Gpus | None = None
     """The record's GPUs; the fleet changes them in place, and puts a new dictionary when others are there."""
     healths: list[str] = field(default_factory=list)
     used: list[int | None] = field(default_factory=list)

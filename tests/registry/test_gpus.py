@@ -1,0 +1,164 @@
+from hypothesis import given, strategies
+
+from gpu_agent.registry.dispatch.index import LEVEL_MB
+from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
+from gpu_agent.wire.messages import GpuFigures
+from tests.registry.fleets import figures
+
+
+def gpus(count: int, *, memory_mb: int | None = 81920) -> Gpus:
+    return Gpus(GpuState(uuid=f"GPU-{place}", name="H100", memory_mb=memory_mb) for place in range(count))
+
+
+def test_figures_reach_the_gpu_of_their_uuid() -> None:
+    subject = gpus(2)
+    told = GpuFigures(
+        uuid="GPU-1",
+        utilization_percent=40.0,
+        memory_used_mb=2000,
+        temperature_c=55.0,
+        power_w=300.5,
+        health="degraded",
+        reasons=("ecc_pending",),
+    )
+    assert subject.write((*figures(1), told), exactly=False)
+    gpu = subject["GPU-1"]
+    assert (gpu.health, gpu.reasons, gpu.memory_used_mb) == ("degraded", ("ecc_pending",), 2000)
+    assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w) == (40.0, 55.0, 300.5)
+    assert subject.usable == 2
+
+
+@given(
+    strategies.lists(
+        strategies.builds(
+            GpuFigures,
+            uuid=strategies.just("GPU-?"),
+            utilization_percent=strategies.none() | strategies.floats(0, 100),
+            memory_used_mb=strategies.none() | strategies.integers(0, 2**53),
+            temperature_c=strategies.none() | strategies.floats(-50, 150),
+            power_w=strategies.none() | strategies.floats(0, 2000),
+            health=strategies.sampled_from(["ok", "ok", "ok", "degraded", "lost", "unknown"]),
+            reasons=strategies.sampled_from([(), (), ("xid_79",)]),
+        ),
+        min_size=3,
+        max_size=12,
+    )
+)
+def test_whatever_is_told_of_a_gpu_is_what_is_known_of_it(told: list[GpuFigures]) -> None:
+    subject = gpus(3)
+    for at in range(0, len(told) - 2, 3):
+        named = tuple(
+            one.model_copy(update={"uuid": f"GPU-{place}"}) for place, one in enumerate(told[at : at + 3])
+        )
+        subject.write(named, exactly=False)
+        for one in named:
+            gpu = subject[one.uuid]
+            assert (gpu.health, gpu.reasons, gpu.memory_used_mb) == (
+                one.health,
+                one.reasons,
+                one.memory_used_mb,
+            )
+            assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w) == (
+                one.utilization_percent,
+                one.temperature_c,
+                one.power_w,
+            )
+        assert subject.usable == sum(gpu.usable for gpu in subject.values())
+
+
+def test_before_any_figures_nothing_is_known_of_a_gpu() -> None:
+    gpu = gpus(1)["GPU-0"]
+    assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w, gpu.memory_used_mb) == (None,) * 4
+
+
+def test_a_difference_that_nobody_can_tell_is_none() -> None:
+    subject = gpus(2)
+    assert subject.write(figures(2, memory_used_mb=1000), exactly=False)
+    assert not subject.write(figures(2, memory_used_mb=1000), exactly=False)
+    assert not subject.write(figures(2, memory_used_mb=1010, utilization_percent=70.0), exactly=False)
+    assert subject["GPU-0"].memory_used_mb == 1010
+    assert subject.write(figures(2, memory_used_mb=5000), exactly=False)
+    assert subject.write(figures(2, memory_used_mb=5000, health="lost"), exactly=False)
+    assert subject.write(figures(2, memory_used_mb=5000), exactly=False)
+
+
+def test_asked_exactly_every_difference_in_memory_counts() -> None:
+    subject = gpus(1)
+    subject.write(figures(memory_used_mb=1000), exactly=True)
+    assert subject.write(figures(memory_used_mb=1001), exactly=True)
+    assert not subject.write(figures(memory_used_mb=1001), exactly=True)
+
+
+@given(
+    size=strategies.integers(1, 200_000),
+    before=strategies.integers(0, 200_000),
+    after=strategies.integers(0, 200_000),
+)
+def test_a_difference_counts_when_free_memory_is_in_another_step(size: int, before: int, after: int) -> None:
+    subject = gpus(1, memory_mb=size)
+    subject.write(figures(memory_used_mb=before), exactly=False)
+    differs = (size - before) // STEP_MB != (size - after) // STEP_MB
+    assert subject.write(figures(memory_used_mb=after), exactly=False) == differs
+
+
+def test_the_steps_are_those_in_which_dispatch_files_free_memory() -> None:
+    assert STEP_MB == LEVEL_MB
+
+
+def test_where_memory_is_not_known_every_beat_counts() -> None:
+    subject = gpus(1)
+    subject.write(figures(memory_used_mb=None), exactly=False)
+    assert subject.write(figures(memory_used_mb=None), exactly=False)
+    unknown_size = gpus(1, memory_mb=None)
+    unknown_size.write(figures(memory_used_mb=5), exactly=False)
+    assert unknown_size.write(figures(memory_used_mb=6), exactly=False)
+
+
+def test_a_node_that_reports_no_figures_counts_as_usable() -> None:
+    subject = gpus(2)
+    subject.write(figures(2, health="lost", memory_used_mb=500), exactly=False)
+    assert subject.usable == 0
+    assert subject.write(None, exactly=False)
+    assert subject.usable == 2
+    assert subject["GPU-0"].memory_used_mb is None
+
+
+def test_a_gpu_that_the_list_leaves_out_is_not_there_to_be_used() -> None:
+    subject = gpus(2)
+    subject.write(figures(1), exactly=False)
+    assert subject.usable == 1
+    assert (subject["GPU-1"].health, subject["GPU-1"].reasons) == ("unknown", ("not_reported",))
+    subject.write(figures(2), exactly=False)
+    assert subject.usable == 2
+    assert (subject["GPU-1"].health, subject["GPU-1"].reasons) == ("ok", ())
+
+
+def test_an_empty_list_leaves_no_gpu_to_be_used() -> None:
+    subject = gpus(2)
+    subject.write((), exactly=False)
+    assert subject.usable == 0
+
+
+def test_a_gpu_that_was_never_declared_is_not_invented() -> None:
+    subject = gpus(1)
+    subject.write(figures(3), exactly=False)
+    assert list(subject) == ["GPU-0"]
+    assert (len(subject), subject.usable) == (1, 1)
+
+
+def test_gpus_declared_without_a_uuid_are_matched_by_their_place() -> None:
+    subject = Gpus(GpuState(uuid=f"#{place}", name="A", memory_mb=24576) for place in range(2))
+    subject.write((*figures(1, health="lost"), figures(2, memory_used_mb=700)[1]), exactly=False)
+    assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("lost", 1000), ("ok", 700)]
+    assert subject.usable == 1
+
+
+def test_the_parent_of_mig_slices_is_never_counted_as_usable() -> None:
+    parent = GpuState(uuid="GPU-0", name="H100", memory_mb=81920, is_parent=True)
+    a_slice = GpuState(uuid="MIG-1", name="1g.10gb", memory_mb=10240, parent_uuid="GPU-0")
+    subject = Gpus((parent, a_slice))
+    assert subject.usable == 1
+    subject.write((*figures(1), GpuFigures(uuid="MIG-1")), exactly=False)
+    assert subject.usable == 1
+    subject.write((*figures(1, health="degraded"), GpuFigures(uuid="MIG-1")), exactly=False)
+    assert subject.usable == 1
