@@ -1,0 +1,41 @@
+import pytest
+
+from gpu_agent.cli import demo
+from gpu_agent.cli.app import main
+from gpu_agent.cli.demo_walk import Walk
+from gpu_agent.cli.outcome import Failure
+
+
+def test_a_walk_that_fails_exits_non_zero_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_self: Walk) -> None:
+        raise Failure("no node became ready")
+
+    monkeypatch.setattr(Walk, "all_steps", fails)
+    assert main(["demo", "--once"]) == 1
+    assert "no node became ready" in capsys.readouterr().err
+
+
+def test_whose_gpus_the_demo_uses_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Walk, "all_steps", lambda _self: None)
+    assert main(["demo", "--once"]) == 0
+    said = capsys.readouterr().out
+    assert "simulate" in said or "own GPUs" in said
+
+
+def test_the_live_table_shows_the_nodes_until_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[object] = []
+
+    def once(nodes: object) -> str:
+        drawn.append(nodes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "node_table", once)
+    assert main(["demo"]) == 0
+    assert drawn
+    assert "Ended" in capsys.readouterr().out

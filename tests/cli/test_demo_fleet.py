@@ -1,0 +1,38 @@
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.demo_fleet import MEMBERS, running_fleet
+from gpu_agent.cli.outcome import Failure
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_processes_and_files_go_however_the_block_ends(tmp_path: Path) -> None:
+    started = []
+    with pytest.raises(RuntimeError, match="the block failed"), running_fleet() as fleet:
+        started.extend(fleet.processes)
+        raise RuntimeError("the block failed")
+    assert len(started) == 1 + len(MEMBERS)
+    assert all(one.process.poll() is not None for one in started)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_ends_is_told_with_its_last_words() -> None:
+    with running_fleet() as fleet:
+        victim = fleet.processes[-1]
+        os.kill(victim.process.pid, signal.SIGKILL)
+        victim.process.wait(5)
+        with pytest.raises(Failure, match=f"{victim.name} ended with -9"):
+            fleet.check_alive()
+
+
+def test_waiting_in_vain_is_told_with_what_for() -> None:
+    with running_fleet() as fleet, pytest.raises(Failure, match="in vain: the moon"):
+        fleet.await_(lambda: None, seconds=0.2, what="the moon")

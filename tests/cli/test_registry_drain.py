@@ -1,0 +1,30 @@
+import pytest
+
+from gpu_agent.cli.api import Api
+from gpu_agent.cli.app import main
+from tests.cli.conftest import Served
+
+
+def test_a_drain_keeps_what_runs_and_says_how_the_node_stands(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    assert main(["registry", "drain", served.able, "--deadline-seconds", "30", "--api", served.api]) == 0
+    assert f"{served.able} is draining" in capsys.readouterr().out
+
+
+def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "drain", served.able, "--api", served.api]) == 0
+    assert f"{served.able} is offline" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["node-NOBODY"], 6),
+        (["node-1", "--deadline-seconds", "soon"], 4),
+        (["node-1", "--deadline-seconds", "-1"], 6),
+    ],
+)
+def test_what_cannot_be_drained_is_refused(served: Served, words: list[str], code: int) -> None:
+    assert main(["registry", "drain", *words, "--api", served.api]) == code

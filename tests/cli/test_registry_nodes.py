@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+from gpu_agent.cli.app import main
+from tests.cli.conftest import Served
+from tests.programs import Registry, free_port
+
+
+def test_every_node_is_listed_with_status_and_reason(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "nodes", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (served.able, served.new, "ready", "registering", "1x NVIDIA L4"))
+
+
+def test_json_is_what_the_api_returns(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "nodes", "--json", "--api", served.api]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert {node["node_id"]: node["status"] for node in nodes} == {
+        served.able: "ready",
+        served.new: "registering",
+    }
+
+
+def test_an_empty_registry_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    with Registry() as registry:
+        assert main(["registry", "nodes", "--api", registry.api]) == 0
+    assert "gpu-agent run --registry" in capsys.readouterr().out
+
+
+def test_no_registry_is_exit_5_with_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "nodes", "--api", f"http://127.0.0.1:{free_port()}"]) == 5
+    assert "registry serve" in capsys.readouterr().err
