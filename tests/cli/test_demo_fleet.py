@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.demo_fleet import MEMBERS, running_fleet
+from gpu_agent.cli.demo_fleet import MEMBERS, Process, running_fleet
 from gpu_agent.cli.outcome import Failure
 
 
@@ -15,10 +15,15 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_processes_and_files_go_however_the_block_ends(tmp_path: Path) -> None:
-    started = []
-    with pytest.raises(RuntimeError, match="the block failed"), running_fleet() as fleet:
-        started.extend(fleet.processes)
-        raise RuntimeError("the block failed")
+    started: list[Process] = []
+
+    def fail_inside() -> None:
+        with running_fleet() as fleet:
+            started.extend(fleet.processes)
+            raise RuntimeError("the block failed")
+
+    with pytest.raises(RuntimeError, match="the block failed"):
+        fail_inside()
     assert len(started) == 1 + len(MEMBERS)
     assert all(one.process.poll() is not None for one in started)
     assert list(tmp_path.iterdir()) == []
