@@ -7,7 +7,7 @@ a GPU that was never declared is not invented.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from math import isnan, nan
 
@@ -20,8 +20,6 @@ NOT_REPORTED = "not_reported"
 """The reason of a GPU that was declared and is missing from a beat which lists the others."""
 
 _USABLE = frozenset({"ok", "degraded"})
-_OTHERS = 3
-"""Figures per GPU beside its memory: utilization, temperature, power."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +57,7 @@ class Gpus(Mapping[str, GpuState]):
         "_states",
         "_used",
         "_well",
+        "_well_healths",
         "usable",
     )
 
@@ -69,6 +68,7 @@ class Gpus(Mapping[str, GpuState]):
         self._sizes = _row([state.memory_mb for state in self._states.values()])
         self._used = array("d")
         self._others = array("d")
+        self._well_healths = ("ok",) * len(self._states)
         self._behind = False
         """True while the row is newer than the states."""
         self._well = False
@@ -93,15 +93,25 @@ class Gpus(Mapping[str, GpuState]):
         differs = not self._well or (used != self._used and self._moved(used, exactly=exactly))
         self._used = used
         self._others = _row(
-            [
-                figure
-                for one in figures
-                for figure in (one.utilization_percent, one.temperature_c, one.power_w)
-            ]
+            [one.utilization_percent for one in figures]
+            + [one.temperature_c for one in figures]
+            + [one.power_w for one in figures]
         )
         self._behind = self._well = True
         self.usable = self._placeable
         return differs
+
+    @property
+    def healths(self) -> tuple[str, ...]:
+        """The health of each."""
+        return self._well_healths if self._well else tuple(state.health for state in self._states.values())
+
+    @property
+    def memory_used(self) -> list[int | None]:
+        """The memory in use on each, in MiB, if the node says."""
+        if self._well:
+            return [None if isnan(used) else int(used) for used in self._used]
+        return [state.memory_used_mb for state in self._states.values()]
 
     def values(self) -> ValuesView[GpuState]:
         """Look at all of them."""
@@ -117,10 +127,9 @@ class Gpus(Mapping[str, GpuState]):
         return len(self._states)
 
     def _are_all_well(self, figures: tuple[GpuFigures, ...]) -> bool:
-        for one in figures:
-            if one.health != "ok" or one.reasons:
-                return False
-        return "\n".join([one.uuid for one in figures]) == self._order
+        """Say whether these are all GPUs as declared, with nothing against any of them."""
+        well = [one.uuid for one in figures if one.health == "ok" and not one.reasons]
+        return "\n".join(well) == self._order and len(well) == len(figures)
 
     def _moved(self, used: "array[float]", *, exactly: bool) -> bool:
         """Say whether a GPU's free memory is in another step, or is not known exactly."""
@@ -135,14 +144,12 @@ class Gpus(Mapping[str, GpuState]):
     def _up_to_date(self) -> dict[str, GpuState]:
         if self._behind:
             self._behind = False
-            others = [iter(self._others)] * _OTHERS
-            for state, used, (busy, heat, power) in zip(
-                self._states.values(), self._used, zip(*others, strict=True), strict=True
-            ):
-                state.health, state.reasons = "ok", ()
-                state.memory_used_mb = None if isnan(used) else int(used)
-                state.utilization_percent = _known(busy)
-                state.temperature_c, state.power_w = _known(heat), _known(power)
+            count = len(self._states)
+            for place, (state, used) in enumerate(zip(self._states.values(), self.memory_used, strict=True)):
+                state.health, state.reasons, state.memory_used_mb = "ok", (), used
+                state.utilization_percent = _known(self._others[place])
+                state.temperature_c = _known(self._others[place + count])
+                state.power_w = _known(self._others[place + 2 * count])
         return self._states
 
     def _write_each(self, figures: tuple[GpuFigures, ...]) -> None:
@@ -173,8 +180,11 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = self._placeable
 
 
-def _row(figures: list[int | None] | list[float | None]) -> "array[float]":
-    return array("d", [nan if figure is None else figure for figure in figures])
+def _row(figures: Sequence[float | None]) -> "array[float]":
+    try:
+        return array("d", figures)  # type: ignore[arg-type]  # None is what the TypeError is about
+    except TypeError:
+        return array("d", [nan if figure is None else figure for figure in figures])
 
 
 def _known(figure: float) -> float | None:

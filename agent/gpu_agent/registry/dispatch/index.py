@@ -182,8 +182,7 @@ class Index:
 
     def _file_gpus(self, view: NodeView) -> None:
         states = view.record.gpus
-        healths = [gpu.health for gpu in states.values()]
-        used = [gpu.memory_used_mb for gpu in states.values()]
+        healths, used = states.healths, states.memory_used
         if healths != view.healths or states is not view.states:
             self._file_gpu_set(view)
             view.states, view.healths = states, healths

@@ -30,7 +30,7 @@ class NodeView:
     labels: dict[str, str] = field(default_factory=dict)
     states: Gpus | None = None
     """The record's GPUs; the fleet changes them in place, and puts a new dictionary when others are there."""
-    healths: list[str] = field(default_factory=list)
+    healths: tuple[str, ...] = ()
     used: list[int | None] = field(default_factory=list)
     usable: list[tuple[int, int]] = field(default_factory=list)
     """Place among the GPUs and memory (MiB) of each usable one; unknown memory counts as none."""
