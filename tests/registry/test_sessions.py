@@ -88,6 +88,16 @@ def test_the_minimal_frame_is_enough_to_become_ready() -> None:
     assert registry.node().status == "ready"
 
 
+def test_an_older_node_that_beats_every_15_seconds_becomes_ready_before_its_warm_up_ends() -> None:
+    registry = Registry(auth_off=True)
+    registry.register(capability_schema_version=None)
+    registry.beats(3, every=15.0, gpus=None, probe_age_seconds=None, running_jobs=None)
+    assert registry.node().status == "ready"
+    registry.do(ConnectionLost(1))
+    registry.pass_time(5.0)
+    assert ack(registry.register(2, "node-1", capability_schema_version=None)).node_id == "node-1"
+
+
 def test_a2_the_ack_says_registering_whatever_the_status() -> None:
     registry = Registry()
     record = registry.ready()

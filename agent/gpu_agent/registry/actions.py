@@ -52,7 +52,7 @@ class TellStatus:
 
 @dataclass(frozen=True, slots=True)
 class CloseConnection:
-    """Close a connection with a WebSocket code."""
+    """Close a connection with a WebSocket code; its end is reported as `ConnectionLost` like any other."""
 
     connection: int
     code: int
@@ -77,7 +77,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Keep these changes together before any later action of the same list is carried out."""
+    """Keep these changes together before any later action of the same list is carried out.
+
+    A list holds at most one. Its outcome comes back as `Saved` or `SaveFailed`; after the
+    latter the rest of the list is dropped.
+    """
 
     save: int
     changes: tuple[Change, ...]

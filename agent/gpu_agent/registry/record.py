@@ -5,12 +5,10 @@ Holds state and its derivations; decides nothing.
 
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
-
-__all__ = ["Drain", "GpuState", "NodeRecord", "Transition"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
