@@ -12,6 +12,7 @@ from gpu_agent.wire.codec import (
     Fault,
     FrameError,
     UnknownMessageError,
+    UnsupportedSchemaError,
     decode_from_node,
     decode_from_registry,
     encode,
@@ -124,7 +125,68 @@ def test_every_fault_of_a_frame_is_named_at_once() -> None:
 
 
 def test_a_flood_of_faults_is_reported_in_part() -> None:
-    assert len(refused(changed(installed_models=[1] * 1000)).errors) == MAX_REPORTED_ERRORS
+    assert len(refused(changed(labels={f"label-{n}": n for n in range(200)})).errors) == MAX_REPORTED_ERRORS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"running_jobs": [1] * 100_000},
+        {"installed_models": [{}] * 100_000},
+        {"hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [1] * 100_000}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_list_ends_being_read_at_its_first_fault(fields: dict[str, object]) -> None:
+    """Collecting a fault for each of many items kept everybody else waiting for seconds."""
+    assert len(refused(changed(**fields)).errors) <= 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"labels": {"a" * 500_000: 5}},
+        {"labels": {"ö" * 500_000: 5}},
+        {"version": ["x" * 900_000]},
+        {"hardware": [["x" * 300_000] * 3]},
+        {"node_id": "x" * 900_000},
+    ],
+    ids=["long name", "odd long name", "long value", "deep value", "long id"],
+)
+def test_a_refusal_stays_short_whatever_it_quotes(fields: dict[str, object]) -> None:
+    assert len(json.dumps(refused(changed(**fields)).details())) < 2000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": "v" * 2000},
+        {"labels": {f"label-{n}": "x" for n in range(1000)}},
+        {"running_jobs": ["j"] * 30_000},
+        {"endpoint": "http://" + "x" * 5000},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_the_reader_would_have_to_keep_is_bounded(fields: dict[str, object]) -> None:
+    assert "at most" in str(refused(changed(**fields)))
+
+
+@pytest.mark.parametrize("figure", ["1e308", "-1e300", "1e16"])
+def test_a_figure_that_cannot_be_reckoned_with_is_refused(figure: str) -> None:
+    beat = (
+        '{"type":"node_heartbeat","node_id":"n","timestamp":1,'
+        f'"resource_usage":{{"cpu_percent":1,"mem_percent":1,"gpu_mem_percent":{figure}}}}}'
+    )
+    assert "$.resource_usage.gpu_mem_percent" in str(refused(beat))
+
+
+def test_r05_a_registration_of_another_structure_that_says_so_is_told_apart() -> None:
+    with pytest.raises(UnsupportedSchemaError) as caught:
+        decode_from_node(changed(capability_schema_version="9.9", hardware={"accelerators": 8}))
+    assert caught.value.version == "9.9"
+    assert not isinstance(
+        refused(changed(capability_schema_version="1.1", hardware={})), UnsupportedSchemaError
+    )
 
 
 def test_a_long_value_is_not_echoed_whole() -> None:

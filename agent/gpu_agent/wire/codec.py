@@ -4,6 +4,7 @@ Knows no socket: an oversize or binary frame is refused where frames are read.
 """
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import FromNode, FromRegistry
 
@@ -23,6 +25,9 @@ MAX_UNAUTHENTICATED_FRAME_BYTES = 16 * 1024
 
 MAX_REPORTED_ERRORS = 16
 _SHOWN_VALUE_CHARACTERS = 60
+_SHORTLY = reprlib.Repr()
+_SHORTLY.maxstring = _SHORTLY.maxother = _SHORTLY.maxlong = _SHOWN_VALUE_CHARACTERS
+_SHORTLY.maxlevel = 2
 _UNION_TAG = 1
 """A location in a union starts with the tag of its member."""
 
@@ -51,7 +56,8 @@ class FrameError(Exception):
     """A frame that is no message of this protocol.
 
     The hierarchy: `FrameError` (malformed; the peer's fault, or ours when we wrote it)
-    └ `UnknownMessageError` (well formed, of a type we do not know: a newer peer).
+    ├ `UnknownMessageError` (well formed, of a type we do not know: a newer peer)
+    └ `UnsupportedSchemaError` (a registration of another structure, which says so itself).
     """
 
     def __init__(self, errors: Sequence[FieldError], *, fault: Fault) -> None:
@@ -68,6 +74,14 @@ class FrameError(Exception):
 
 class UnknownMessageError(FrameError):
     """A well-formed object whose `type` is none of ours."""
+
+
+class UnsupportedSchemaError(FrameError):
+    """A registration that cannot be read because it follows a schema we do not support (R-05)."""
+
+    def __init__(self, errors: Sequence[FieldError], *, version: str) -> None:
+        self.version = version
+        super().__init__(errors, fault=Fault.PEER)
 
 
 def decode_from_node(frame: bytes | str) -> FromNode:
@@ -133,11 +147,31 @@ def _frame_error(error: ValidationError, frame: bytes | str) -> FrameError:
     if not found[0]["loc"]:
         return FrameError([FieldError("$", "a message is a JSON object")], fault=Fault.PEER)
     document = from_json(frame)
+    errors = _faults(found, document)
+    version = _claimed_schema(document)
+    if version is not None and version not in SUPPORTED_SCHEMA_VERSIONS:
+        return UnsupportedSchemaError(errors, version=version)
+    return FrameError(errors, fault=Fault.PEER)
+
+
+def _faults(found: Sequence[ErrorDetails], document: object) -> list[FieldError]:
+    """One fault a path, and no more of them than are reported: a frame may hold very many."""
     errors: dict[str, FieldError] = {}
     for one in found:
         path = _json_path(one["loc"][_UNION_TAG:], document)
-        errors.setdefault(path, FieldError(path, _problem(one)))
-    return FrameError(list(errors.values()), fault=Fault.PEER)
+        if path not in errors:
+            errors[path] = FieldError(path, _problem(one))
+        if len(errors) == MAX_REPORTED_ERRORS:
+            break
+    return list(errors.values())
+
+
+def _claimed_schema(document: object) -> str | None:
+    """The schema that a registration says it follows, if it says so in a readable way."""
+    if not isinstance(document, Mapping) or document.get("type") != "node_register":
+        return None
+    version = document.get("capability_schema_version")
+    return version if isinstance(version, str) and version else None
 
 
 def _json_path(location: Sequence[int | str], document: object) -> str:
@@ -153,16 +187,14 @@ def _json_path(location: Sequence[int | str], document: object) -> str:
 
 
 def _member(name: str) -> str:
-    return f".{name}" if name.isidentifier() else f"[{json.dumps(name[:_SHOWN_VALUE_CHARACTERS])}]"
+    shown = name if len(name) <= _SHOWN_VALUE_CHARACTERS else f"{name[:_SHOWN_VALUE_CHARACTERS]}…"
+    return f".{shown}" if name.isidentifier() else f"[{json.dumps(shown)}]"
 
 
 def _problem(error: ErrorDetails) -> str:
-    shown = repr(error["input"])
     if error["type"] == "missing":
         return "required, but missing"
-    if len(shown) > _SHOWN_VALUE_CHARACTERS:
-        shown = f"{shown[:_SHOWN_VALUE_CHARACTERS]}…"
-    return f"{_reason(error)}, got {shown}"
+    return f"{_reason(error)}, got {_SHORTLY.repr(error['input'])}"
 
 
 def _reason(error: ErrorDetails) -> str:

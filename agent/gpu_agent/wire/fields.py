@@ -26,6 +26,13 @@ from pydantic_core import CoreSchema
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
 
+MAX_MAGNITUDE = 1e15
+"""Beyond any figure of a machine; sums and products of such numbers stay finite."""
+
+MAX_GPUS, MAX_REASONS, MAX_LABELS, MAX_FEATURES = 1024, 64, 256, 1024
+MAX_MODELS, MAX_JOBS = 20_000, 20_000
+"""More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
+
 
 class WireModel(BaseModel):
     """Base of every message and part: frozen, strict, deaf to unknown fields.
@@ -100,11 +107,17 @@ class _ReadAsWhole:
 WireInt = Annotated[int, _ReadAsWhole(), WithJsonSchema({"type": "integer", "minimum": 0})]
 """A whole number on the wire; a fractional one is rounded when read."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-"""A finite number."""
+Finite = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
+"""A number that can be reckoned with: finite, and so is its product with any other figure."""
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 """A span in seconds; fractions allowed."""
+
+Name = Annotated[str, StringConstraints(max_length=1024)]
+"""A word, name or id that the reader will keep, compare and print."""
+
+Text = Annotated[str, StringConstraints(max_length=4096)]
+"""Words for a person."""
 
 NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 """A node's identity."""
@@ -115,15 +128,16 @@ SuggestedNodeId = Annotated[
 ]
 """An identity the node asks for; empty or null asks the registry to assign one."""
 
-SchemaVersion = Annotated[str | None, AfterValidator(_empty_is_absent)]
+SchemaVersion = Annotated[Name | None, AfterValidator(_empty_is_absent)]
 """A capability schema version; empty or null means "1.0"."""
 
 Flag = Annotated[bool, BeforeValidator(_null_is_false)]
 """A boolean for which null means false."""
 
 FeatureNames = Annotated[
-    tuple[str, ...],
+    tuple[Name, ...],
     Strict(strict=False),
+    Field(max_length=MAX_FEATURES, fail_fast=True),
     BeforeValidator(_names_of_flags),
     WithJsonSchema(
         {
@@ -140,7 +154,9 @@ FeatureNames = Annotated[
 
 _Item = TypeVar("_Item")
 
-Listed = Annotated[tuple[_Item, ...], Strict(strict=False), BeforeValidator(_null_is_empty_list)]
+Listed = Annotated[
+    tuple[_Item, ...], Strict(strict=False), Field(fail_fast=True), BeforeValidator(_null_is_empty_list)
+]
 """A list for which null means empty. Not strict itself: behind a validator it is met as a Python list."""
 
 _Value = TypeVar("_Value")

@@ -9,34 +9,48 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gpu_agent.wire.fields import (
+    MAX_FEATURES,
+    MAX_GPUS,
+    MAX_JOBS,
+    MAX_LABELS,
+    MAX_MODELS,
+    MAX_REASONS,
     FeatureNames,
     Finite,
     Flag,
     Listed,
     Mapped,
+    Name,
     NodeId,
     SchemaVersion,
     Seconds,
     SuggestedNodeId,
+    Text,
     WireInt,
     WireModel,
 )
+
+ModelStates = Annotated[dict[str, Name], Field(max_length=MAX_MODELS)]
+"""State by model id; versions of one model share a key."""
+
+JobIds = Annotated[tuple[Name, ...], Field(max_length=MAX_JOBS, fail_fast=True)]
+"""Ids of jobs in flight."""
 
 
 class GpuDeclaration(WireModel):
     """A GPU as registered. `memory_gb` is whole GiB, null when unknown (schema 1.1)."""
 
-    name: str
+    name: Name
     memory_gb: WireInt | None = None
-    uuid: str | None = None
-    vendor: str | None = None
+    uuid: Name | None = None
+    vendor: Name | None = None
     index: WireInt | None = None
     memory_mb: WireInt | None = None
-    memory_kind: str | None = None
-    compute_capability: str | None = None
-    pci_bus_id: str | None = None
-    health: str | None = None
-    parent_uuid: str | None = None
+    memory_kind: Name | None = None
+    compute_capability: Name | None = None
+    pci_bus_id: Name | None = None
+    health: Name | None = None
+    parent_uuid: Name | None = None
 
 
 class Hardware(WireModel):
@@ -44,47 +58,49 @@ class Hardware(WireModel):
 
     cpu_cores: WireInt
     memory_gb: WireInt
-    gpus: Listed[GpuDeclaration] = ()
-    driver_version: str | None = None
-    cuda_version: str | None = None
+    gpus: Annotated[Listed[GpuDeclaration], Field(max_length=MAX_GPUS)] = ()
+    driver_version: Name | None = None
+    cuda_version: Name | None = None
 
 
 class InstalledModel(WireModel):
     """A model in one of the node's caches."""
 
-    model_id: Annotated[str, Field(min_length=1)]
-    version: str
-    kind: str | None = None
-    src_lang: str | None = None
-    tgt_lang: str | None = None
-    dialect: str | None = None
+    model_id: Annotated[Name, Field(min_length=1)]
+    version: Name
+    kind: Name | None = None
+    src_lang: Name | None = None
+    tgt_lang: Name | None = None
+    dialect: Name | None = None
     enabled: bool = True
-    status: str = "ready"
-    source: str | None = None
-    revision: str | None = None
+    status: Name = "ready"
+    source: Name | None = None
+    revision: Name | None = None
     size_bytes: WireInt | None = None
-    format: str | None = None
+    format: Name | None = None
 
 
 class NodeRegister(WireModel):
     """Node → registry (§3.1): declares capability, sets no status."""
 
     type: Literal["node_register"] = "node_register"
-    version: str
+    version: Name
     capability_schema_version: SchemaVersion = None
     node_id: SuggestedNodeId = None
-    platform: str | None = None
+    platform: Name | None = None
     hardware: Hardware
-    installed_models: Listed[InstalledModel] = ()
-    features_supported: Mapped[bool | None] = Field(default_factory=dict)
+    installed_models: Annotated[Listed[InstalledModel], Field(max_length=MAX_MODELS)] = ()
+    features_supported: Annotated[Mapped[bool | None], Field(max_length=MAX_FEATURES)] = Field(
+        default_factory=dict
+    )
     advanced_features: FeatureNames = ()
     accept_public_jobs: Flag = False
-    capability_state: dict[str, str] | None = None
-    labels: Mapped[str] = Field(default_factory=dict)
+    capability_state: ModelStates | None = None
+    labels: Annotated[Mapped[Name], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
     max_concurrent_jobs: WireInt | None = None
-    endpoint: str | None = None
+    endpoint: Text | None = None
     simulated: Flag = False
-    running_jobs: tuple[str, ...] | None = None
+    running_jobs: JobIds | None = None
 
 
 class ResourceUsage(WireModel):
@@ -100,14 +116,14 @@ class ResourceUsage(WireModel):
 class GpuFigures(WireModel):
     """One GPU's figures at a beat (schema 1.1)."""
 
-    uuid: str
+    uuid: Name
     utilization_percent: Finite | None = None
     memory_used_mb: WireInt | None = None
     memory_total_mb: WireInt | None = None
     temperature_c: Finite | None = None
     power_w: Finite | None = None
-    health: str = "ok"
-    reasons: tuple[str, ...] = ()
+    health: Name = "ok"
+    reasons: Annotated[tuple[Name, ...], Field(max_length=MAX_REASONS, fail_fast=True)] = ()
 
 
 class NodeHeartbeat(WireModel):
@@ -118,15 +134,17 @@ class NodeHeartbeat(WireModel):
     timestamp: WireInt
     """Milliseconds since the epoch; information, never evidence."""
     resource_usage: ResourceUsage
-    installed_models: tuple[InstalledModel, ...] | None = None
-    capability_state: dict[str, str] | None = None
-    gpus: tuple[GpuFigures, ...] | None = None
+    installed_models: (
+        Annotated[tuple[InstalledModel, ...], Field(max_length=MAX_MODELS, fail_fast=True)] | None
+    ) = None
+    capability_state: ModelStates | None = None
+    gpus: Annotated[tuple[GpuFigures, ...], Field(max_length=MAX_GPUS, fail_fast=True)] | None = None
     probe_age_seconds: Seconds | None = None
     """Age of the last good GPU reading."""
-    running_jobs: tuple[str, ...] | None = None
+    running_jobs: JobIds | None = None
     sequence: WireInt | None = None
     accept_public_jobs: bool | None = None
-    labels: dict[str, str] | None = None
+    labels: Annotated[dict[str, Name], Field(max_length=MAX_LABELS)] | None = None
     max_concurrent_jobs: WireInt | None = None
     hardware: Hardware | None = None
 
@@ -136,7 +154,7 @@ class NodeUnregister(WireModel):
 
     type: Literal["node_unregister"] = "node_unregister"
     node_id: NodeId
-    reason: str = ""
+    reason: Text = ""
     drain: Flag = False
     deadline_seconds: Seconds | None = None
 
@@ -146,8 +164,8 @@ class NodeError(WireModel):
 
     type: Literal["node_error", "error"] = "node_error"
     node_id: SuggestedNodeId = None
-    code: str
-    message: str = ""
+    code: Name
+    message: Text = ""
     details: dict[str, Any] | None = None
     retry_after_seconds: Seconds | None = None
 
