@@ -101,6 +101,14 @@ async def test_a_status_is_written_with_wall_times() -> None:
     assert '"since":999999.0' in str(text)
 
 
+async def test_a_message_too_long_to_be_sent_costs_its_own_connection_only() -> None:
+    board = HeardBoard()
+    hands = carrier(board=board)
+    assert hands.carry_out(Send(3, NodeControl(command="refresh", reason="x" * 2**21))) is None
+    ((kind, number, code, _),) = board.heard
+    assert (kind, number, code) == ("close", 3, 1011)
+
+
 async def test_a_connection_is_closed_with_its_code() -> None:
     board = HeardBoard()
     carrier(board=board).carry_out(CloseConnection(5, 1001, "gone"))

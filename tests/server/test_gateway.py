@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import struct
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -262,6 +264,16 @@ async def test_a_ping_is_answered(service: RegistryService) -> None:
         await asyncio.wait_for(await polite.socket.ping(), 5)
 
 
+@pytest.mark.parametrize("reason", ["r" * 300, "ö" * 300], ids=["long", "long and odd"])
+async def test_a_long_reason_still_closes_with_its_code(service: RegistryService, reason: str) -> None:
+    async with node(service) as leaving:
+        await leaving.register()
+        await leaving.say({"type": "node_unregister", "node_id": leaving.node_id, "reason": reason})
+        code, said = await leaving.closed()
+        assert code == 1001
+        assert len(said.encode()) <= 123
+
+
 async def test_a_peer_that_never_answers_a_close_is_dropped_after_the_close_timeout(
     service: RegistryService,
 ) -> None:
@@ -295,6 +307,22 @@ async def test_frames_with_an_unmasked_payload_close_with_1002(service: Registry
     async with raw(service) as odd:
         odd.writer.write(b"\x81\x02{}")
         assert await odd.close_code() == 1002
+
+
+async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(service: RegistryService) -> None:
+    """`serve` makes full collections rare: a fleet that reconnects must not fill the memory meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with node(service) as first:
+            await first.register()
+            (connection,) = service._switchboard._connections.values()
+            left = [weakref.ref(connection), weakref.ref(connection._protocol)]
+            del connection
+        await until(lambda: service.size.connections == 0, what="the connection gone")
+        await until(lambda: [one() for one in left] == [None, None], what="its objects gone")
+    finally:
+        gc.enable()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

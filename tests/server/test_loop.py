@@ -164,3 +164,21 @@ async def test_an_action_that_breaks_is_dropped_with_its_list_and_the_loop_goes_
         loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
     assert hands.done == [after]
+
+
+async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
+    machine, hands = Scripted(), Hands()
+    machine.on_waking = [TELLING]
+    failures: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    def breaks(_: Action) -> None:
+        raise RuntimeError("boom")
+
+    hands.work = breaks
+    loop = driven(machine, hands, scan=0.01)
+    async with asyncio.timeout(5):
+        while len(machine.woken) < 3:
+            await asyncio.sleep(0.005)
+    loop.stop()
+    assert len(failures) >= 2

@@ -78,3 +78,15 @@ async def test_a_malformed_frame_is_no_event_and_names_every_fault(events: list[
     ]
     assert "docs/protocol.md" in told["message"]
     assert json.dumps(told["node_id"]) == "null"
+
+
+async def test_r05_a_registration_of_another_structure_is_told_the_supported_schemas(
+    events: list[Event],
+) -> None:
+    async with received(events) as (peer, _):
+        await peer.say(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
+        refusal = await peer.hear()
+        assert (refusal["code"], refusal["details"]) == (
+            "INVALID_CAPABILITY_SCHEMA",
+            {"supported": ["1.0", "1.1"]},
+        )

@@ -18,7 +18,7 @@ def schema_of(message: NodeRegister) -> str:
 def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | None:
     """Return why a declaration is refused; None when nothing in it stands against it."""
     if schema_of(message) not in SUPPORTED_SCHEMA_VERSIONS:
-        return _schema_not_supported(message)
+        return schema_not_supported(schema_of(message), node_id=message.node_id)
     if message.simulated and not allow_simulated:
         return NodeError(
             node_id=message.node_id,
@@ -31,12 +31,13 @@ def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | N
     return None
 
 
-def _schema_not_supported(message: NodeRegister) -> NodeError:
+def schema_not_supported(version: str, *, node_id: str | None) -> NodeError:
+    """Refuse a schema version, and say which to take instead (R-05)."""
     supported = ", ".join(SUPPORTED_SCHEMA_VERSIONS)
     return NodeError(
-        node_id=message.node_id,
+        node_id=node_id,
         code=ErrorCode.INVALID_CAPABILITY_SCHEMA,
-        message=f"capability schema {schema_of(message)[:40]!r} is not supported: "
+        message=f"capability schema {version[:40]!r} is not supported: "
         f"register again with one of {supported}",
         details={"supported": list(SUPPORTED_SCHEMA_VERSIONS)},
     )

@@ -27,11 +27,15 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.store.base import Store, StoreError
-from gpu_agent.wire.codec import encode
+from gpu_agent.wire.codec import FrameError, encode
+from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import NodeRegisterAck
 
 WRITTEN_AT = "written_at"
 DOCUMENT = "document"
+
+_INTERNAL_ERROR = 1011
+"""The WebSocket code for a fault of ours."""
 
 _LOG = EventLog("registry")
 
@@ -53,11 +57,11 @@ class Carrier:
             case Save():
                 return self._save(action)
             case Send(connection, message):
-                self._switchboard.send(connection, encode(message))
+                self._send(connection, message)
                 if isinstance(message, NodeRegisterAck):
                     self._switchboard.identify(connection, message.node_id)
             case TellStatus(connection=connection):
-                self._switchboard.send(connection, encode(written(action, self._clock)))
+                self._send(connection, written(action, self._clock))
             case CloseConnection(connection, code, reason):
                 self._switchboard.close(connection, code, reason)
             case Answer(ref, result):
@@ -67,6 +71,16 @@ class Carrier:
             case _ as unreachable:
                 assert_never(unreachable)
         return None
+
+    def _send(self, connection: int, message: WireModel) -> None:
+        """Send; a message too long to be sent costs its own connection, never what stands behind it."""
+        try:
+            text = encode(message)
+        except FrameError as error:
+            _LOG.error("message_not_sent", connection=connection, problem=str(error))
+            self._switchboard.close(connection, _INTERNAL_ERROR, "the registry could not write its message")
+        else:
+            self._switchboard.send(connection, text)
 
     def _save(self, action: Save) -> Saved | SaveFailed:
         now = round(self._clock.wall(), 3)

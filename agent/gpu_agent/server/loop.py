@@ -133,7 +133,9 @@ class FleetLoop:
     def _wake(self) -> None:
         now = self._now()
         self._lagged(max(0.0, now - self._wake_at))
-        actions = self._machine.wake(now)
-        if actions:
-            self.act(actions)
-        self._sleep()
+        try:
+            actions = self._machine.wake(now)
+            if actions:
+                self.act(actions)
+        finally:
+            self._sleep()  # whatever went wrong: a registry whose clock stands judges nobody any more

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import assert_never
 
+from gpu_agent.registry.admission import schema_not_supported
 from gpu_agent.registry.events import (
     BeatArrived,
     ConnectionLost,
@@ -18,7 +19,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.gateway import NodeConnection
-from gpu_agent.wire.codec import FrameError, decode_from_node, encode
+from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
@@ -81,15 +82,20 @@ class Reception:
                 address=connection.address,
                 problems=[f"{one.path}: {one.problem}" for one in error.errors],
             )
-        refusal = NodeError(
-            node_id=connection.node_id,
-            code=ErrorCode.INVALID_MESSAGE,
-            message=f"this frame cannot be read: {error}; correct it, see docs/protocol.md",
-            details=error.details(),
-        )
-        connection.send(encode(refusal))
+        connection.send(encode(_refusal(connection, error)))
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
             connection.fail(_POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _refusal(connection: NodeConnection, error: FrameError) -> NodeError:
+    if isinstance(error, UnsupportedSchemaError):
+        return schema_not_supported(error.version, node_id=connection.node_id)
+    return NodeError(
+        node_id=connection.node_id,
+        code=ErrorCode.INVALID_MESSAGE,
+        message=f"this frame cannot be read: {error}; correct it, see docs/protocol.md",
+        details=error.details(),
+    )
 
 
 def _draw_id() -> str:
