@@ -317,7 +317,10 @@ async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(serv
         async with node(service) as first:
             await first.register()
             (connection,) = service._switchboard._connections.values()
-            left = [weakref.ref(connection), weakref.ref(connection._protocol)]
+            left: list[weakref.ref[object]] = [
+                weakref.ref(connection),
+                weakref.ref(connection._protocol),
+            ]
             del connection
         await until(lambda: service.size.connections == 0, what="the connection gone")
         await until(lambda: [one() for one in left] == [None, None], what="its objects gone")

@@ -171,14 +171,15 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
     machine.on_waking = [TELLING]
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    thrice = asyncio.Event()
 
     def breaks(_: Action) -> None:
+        if len(machine.woken) == 3:
+            thrice.set()
         raise RuntimeError("boom")
 
     hands.work = breaks
     loop = driven(machine, hands, scan=0.01)
-    async with asyncio.timeout(5):
-        while len(machine.woken) < 3:
-            await asyncio.sleep(0.005)
+    await asyncio.wait_for(thrice.wait(), 5)
     loop.stop()
     assert len(failures) >= 2
