@@ -219,6 +219,20 @@ async def test_retry_after_is_read_where_it_makes_sense(written: str, seconds: f
     assert failed.retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [(503, "Retry-After", 5.0), (302, "Location", None), (101, "Upgrade", None)],
+)
+async def test_a_header_that_comes_twice_is_a_failed_attempt(
+    status: int, header: str, seconds: float | None
+) -> None:
+    words = f"HTTP/1.1 {status} X\r\n{header}: 5\r\n{header}: 6\r\nContent-Length: 0\r\n\r\n"
+    async with _saying(words.encode()) as url, _linked(url) as (_, heard):
+        failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.retry_after_seconds == seconds
+
+
 async def test_retry_after_may_be_a_date() -> None:
     refusing = _answering(503, Retry_After=formatdate(time() + 90, usegmt=True))
     async with _server(_refuse, process_request=refusing) as url, _linked(url) as (_, heard):

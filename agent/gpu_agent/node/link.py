@@ -9,14 +9,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from gpu_agent.node.reaching import reach
+from gpu_agent.node.retry_after import retry_after_seconds
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
@@ -32,6 +31,9 @@ CLOSE_SECONDS = 2.0
 MOST_UNSENT = 64
 """Frames that may wait for a slow peer before it is given up."""
 
+_NO_WEBSOCKET = (OSError, WebSocketException, ValueError, LookupError)
+"""What an attempt fails with. websockets lets `ValueError` through for a redirect elsewhere, and
+`LookupError` for a header that it wants once and finds twice."""
 _LOG = EventLog("node.link")
 
 
@@ -90,7 +92,7 @@ class Link:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 self._connection = connection = await self._open()
-        except (OSError, WebSocketException, ValueError) as error:
+        except _NO_WEBSOCKET as error:
             await self._tell(_failure(error))
             return
         try:
@@ -107,7 +109,7 @@ class Link:
         return lost
 
     async def _open(self) -> ClientConnection:
-        """Raises `OSError`, `WebSocketException`, or `ValueError` for a redirect."""
+        """Raises what `_NO_WEBSOCKET` names."""
         parts = urlsplit(self._url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
         opened = await reach(parts.hostname or "", port)
@@ -178,21 +180,12 @@ def _failure(error: Exception) -> ConnectFailed:
         return ConnectFailed(
             f"the registry answered HTTP {status}",
             http_status=status,
-            retry_after_seconds=_retry_after(error.response.headers),
+            retry_after_seconds=retry_after_seconds(
+                error.response.headers.get_all("Retry-After"), now=time.time()
+            ),
         )
     if isinstance(error, TimeoutError):
         return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
     if isinstance(error, OSError):
         return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
     return ConnectFailed(f"what answers there is no registry: {error}")
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Read `Retry-After`, in seconds from now; None when it is absent or makes no sense."""
-    written = headers.get("Retry-After", "").strip()
-    if written.isascii() and written.isdigit():
-        return float(written[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(written).timestamp() - time.time())
-    except ValueError:
-        return None
