@@ -4,10 +4,12 @@
 
 Starts `gpu-agent registry serve` on one core and sends from another: every node is connected,
 registered and ready, and every beat carries the figures of 8 GPUs, different from the beat
-before it: use, heat and power vary freely, CPU load by a few percent, memory by a few MiB around
-what is loaded. A node's next frame leaves only when its last one was taken in, so that no read
-finds two. Figures are beats per second of the *server's* CPU time; the wall time stands beside
-it. In the same run, from the same sender, a bare `websockets` server, with Python's collector set
+before it: each GPU's use, heat and power vary freely, the machine's means by a few percent,
+memory by a few MiB around what is loaded. A node's next frame leaves only when its last one was
+taken in, so that no read finds two.
+
+Figures are beats per second of the *server's* CPU time; the wall time stands beside it. In the same run,
+from the same sender, a bare `websockets` server, with Python's collector set
 as the registry sets it, takes the same frames and only counts them: what the library's own server
 costs before anything is read, judged or answered.
 
@@ -301,7 +303,7 @@ def _beat(node: int, sequence: int, dice: random.Random, *, load: float, loaded_
         "timestamp": 1_790_000_000_000 + sequence,
         "resource_usage": {
             "cpu_percent": round(load + dice.uniform(-3, 3), 1),
-            "gpu_percent": round(load, 1),
+            "gpu_percent": round(load + dice.uniform(-3, 3), 1),
             "gpu_mem_percent": 51.2,
             "mem_percent": 33.3,
             "running_jobs": 2,
@@ -310,7 +312,7 @@ def _beat(node: int, sequence: int, dice: random.Random, *, load: float, loaded_
             {
                 "uuid": _uuid(node, gpu),
                 "utilization_percent": float(dice.randrange(100)),
-                "memory_used_mb": loaded_mb + dice.randrange(64),
+                "memory_used_mb": loaded_mb + dice.randrange(8),
                 "memory_total_mb": 81559,
                 "temperature_c": float(dice.randrange(30, 85)),
                 "power_w": round(dice.uniform(60, 700), 1),
