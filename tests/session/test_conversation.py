@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.session.actions import (
+    Connect,
     Disconnect,
     Exit,
     ForgetIdentity,
@@ -12,7 +13,7 @@ from gpu_agent.session.actions import (
     Send,
     SendBeat,
 )
-from gpu_agent.session.events import Declared, Disconnected, StopRequested
+from gpu_agent.session.events import Connected, Declared, Disconnected, StopRequested
 from gpu_agent.session.story import State
 from gpu_agent.wire.declaration import BeatChanges
 from gpu_agent.wire.messages import NodeControl, NodeRegister, NodeRegisterAck, NodeUnregister
@@ -22,6 +23,7 @@ from tests.session.played import (
     BARE_ACK,
     WITH_GPU,
     WITHOUT_GPU,
+    Play,
     awaiting,
     connecting,
     error,
@@ -87,6 +89,43 @@ def test_silence_for_ten_seconds_is_a_failed_attempt() -> None:
     assert play >> After(0.1) << Disconnect
     assert play.machine.state is State.BACKING_OFF
     assert play.machine.view.last_refusal == "no answer to node_register within 10 s"
+
+
+def _unheard_at_1_1() -> Play:
+    """A machine that was met with silence, and has registered anew at the oldest schema."""
+    play = awaiting()
+    assert play >> After(10) << Disconnect >> After(0.5) << Connect
+    assert play >> Connected() << _registers(capability_schema_version="1.0")
+    return play
+
+
+def test_after_silence_the_next_attempt_uses_the_other_schema_and_so_on() -> None:
+    play = _unheard_at_1_1()
+    assert play >> After(10) << Disconnect >> After(1) << Connect
+    assert play >> Connected() << _registers(capability_schema_version="1.1")
+
+
+def test_the_schema_that_an_older_scheduler_took_is_kept_for_the_next_connection() -> None:
+    play = _unheard_at_1_1()
+    assert play >> heard(BARE_ACK) << SaveIdentity << SendBeat
+    assert play >> Disconnected(1006, "gone") >> After(1) << Connect
+    assert play >> Connected() << _registers(capability_schema_version="1.0")
+
+
+def test_a_registry_that_names_a_schema_was_merely_slow_and_is_told_everything_at_once() -> None:
+    play = _unheard_at_1_1()
+    named = ACK.model_copy(update={"capability_schema_version": "1.0"})
+    assert play >> heard(named) << SaveIdentity << _registers(capability_schema_version="1.1")
+    assert play >> heard(ACK) << SaveIdentity << SendBeat
+
+
+def test_a_registry_that_leaves_only_the_newest_schema_unanswered_keeps_the_oldest() -> None:
+    play = _unheard_at_1_1()
+    named = ACK.model_copy(update={"capability_schema_version": "1.0"})
+    assert play >> heard(named) << SaveIdentity << Send
+    assert play >> After(10) << Disconnect >> After(1) << Connect
+    assert play >> Connected() << _registers(capability_schema_version="1.0")
+    assert play >> heard(named) << SaveIdentity << SendBeat
 
 
 def test_r01_gpu_required_closes_and_waits_for_another_gpu() -> None:

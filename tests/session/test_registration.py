@@ -29,7 +29,7 @@ def test_nothing_can_be_said_before_anything_is_declared() -> None:
     with pytest.raises(NothingDeclaredError):
         registration.compose()
     with pytest.raises(NothingDeclaredError):
-        registration.accepted("node-A")
+        registration.accepted("node-A", names_schema=True)
 
 
 def test_r01_without_a_gpu_it_is_not_possible() -> None:
@@ -76,7 +76,7 @@ def test_r05_with_no_schema_in_common_there_is_nothing_to_try(supported: list[st
     assert not _registration().downgrade({"supported": supported})
 
 
-def test_each_connection_begins_with_the_newest_schema() -> None:
+def test_a_refused_schema_is_tried_again_on_the_next_connection() -> None:
     registration = _registration()
     registration.downgrade(None)
     registration.connection_opened()
@@ -84,12 +84,55 @@ def test_each_connection_begins_with_the_newest_schema() -> None:
     assert registration.downgrade(None)
 
 
+def _begins_with(registration: Registration) -> str | None:
+    registration.connection_opened()
+    return registration.compose().capability_schema_version
+
+
+def test_silence_makes_the_next_connection_begin_with_the_other_schema() -> None:
+    registration, versions = _registration(), []
+    for _ in range(4):
+        versions.append(_begins_with(registration))
+        registration.unanswered()
+    assert versions == ["1.1", "1.0", "1.1", "1.0"]
+
+
+def test_the_oldest_schema_is_kept_for_a_registry_that_names_none_in_its_ack() -> None:
+    registration = _registration()
+    registration.compose()
+    registration.unanswered()
+    assert _begins_with(registration) == "1.0"
+    registration.accepted("node-A", names_schema=False)
+    assert _begins_with(registration) == "1.0"
+    registration.accepted("node-A", names_schema=True)
+    assert _begins_with(registration) == "1.1"
+
+
+def test_the_schema_is_raised_once_until_the_newest_one_is_accepted() -> None:
+    registration = _registration()
+    assert not registration.raise_schema(), "there is no newer one"
+    registration.schema_version = "1.0"
+    assert registration.raise_schema()
+    registration.schema_version = "1.0"
+    assert not registration.raise_schema(), "it was in vain"
+    assert _begins_with(registration) == "1.1"
+    registration.accepted("node-A", names_schema=True)
+    registration.schema_version = "1.0"
+    assert registration.raise_schema()
+
+
+def test_a_schema_that_was_refused_on_this_connection_is_not_raised_to() -> None:
+    registration = _registration()
+    assert registration.downgrade(None)
+    assert not registration.raise_schema()
+
+
 def test_r06_an_id_in_conflict_is_forgotten_once_until_an_ack() -> None:
     registration = _registration()
     assert registration.forget_id()
     assert registration.compose().node_id is None
     assert not registration.forget_id()
-    assert registration.accepted("node-B") == WITH_GPU
+    assert registration.accepted("node-B", names_schema=True) == WITH_GPU
     assert registration.node_id == "node-B"
     assert registration.forget_id()
 

@@ -121,6 +121,7 @@ class Conversation:
         if self.state is State.AWAITING_ACK:
             if now >= self._wait_until:
                 patience = self._settings.ack_timeout_seconds
+                self._registration.unanswered()
                 self._end(Then.RETRY, f"no answer to node_register within {patience:g} s")
             return []
         if now >= self._wait_until:
@@ -152,14 +153,16 @@ class Conversation:
 
     def _acknowledged(self, ack: NodeRegisterAck, now: float) -> list[Action]:
         node_id, schema = ack.node_id, self._registration.schema_version
-        told = self._registration.accepted(node_id)
+        names_schema = ack.capability_schema_version is not None
+        told = self._registration.accepted(node_id, names_schema=names_schema)
         self.verdict = NodeStatusMessage(node_id=node_id, status=NodeStatus.REGISTERING, reason="registered")
         self.beats.begin(ack, told, now)
         self._move(State.REGISTERED, now, f"acknowledged as {node_id}")
+        raises = names_schema and self._registration.raise_schema()
         return [
             SaveIdentity(node_id=node_id, node_token=ack.node_token),
             Note("node_registered", {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}),
-            *self.act_if_due(now),
+            *(self._register(now, "the registry knows schemas") if raises else self.act_if_due(now)),
         ]
 
     def _refused(self, error: NodeError, now: float) -> list[Action]:

@@ -1,7 +1,11 @@
 """What to say in `node_register`, and how refusals change it (§3.1, §3.3).
 
-Remembers what this connection and this identity have been refused. Decides nothing
-about time: when to try again is the machine's.
+Remembers what this connection and this identity have been refused, and which schema to begin
+the next connection with. Decides nothing about time: when to try again is the machine's.
+
+An older scheduler drops what it cannot read in silence (§9). So after silence the next connection
+begins with the other schema, and the one that such a scheduler acknowledged is kept. A registry that
+names a schema in its ack is no older one: it is told everything, at once.
 """
 
 from collections.abc import Mapping
@@ -28,7 +32,10 @@ class Registration:
         self.running_jobs: tuple[str, ...] | None = None
         self.schema_version = NEWEST_SCHEMA
         self._sent: Declaration | None = None
+        self._begins_with = NEWEST_SCHEMA
         self._downgraded = False
+        self._raised = False
+        """True from going back to the newest schema after an older one was accepted until it is accepted too."""
         self._in_conflict = False
         self._refused_gpus: tuple[_Identity, ...] | None = None
 
@@ -53,12 +60,28 @@ class Registration:
         )
 
     def connection_opened(self) -> None:
-        """Begin with the newest schema again: the registry may have been replaced."""
-        self.schema_version = NEWEST_SCHEMA
+        """Forget what was refused on the one before: the registry may have been replaced."""
+        self.schema_version = self._begins_with
         self._downgraded = False
 
-    def accepted(self, node_id: str) -> Declaration:
+    def unanswered(self) -> None:
+        """Begin the next connection with the other schema: this one may not have been understood."""
+        newest = self.schema_version == NEWEST_SCHEMA
+        self._begins_with = _OLDEST_SCHEMA if newest else NEWEST_SCHEMA
+
+    def raise_schema(self) -> bool:
+        """Go back to the newest schema; False when it was refused here, or raised in vain before."""
+        if self.schema_version == NEWEST_SCHEMA or self._downgraded or self._raised:
+            return False
+        self._raised = True
+        self.schema_version = NEWEST_SCHEMA
+        return True
+
+    def accepted(self, node_id: str, *, names_schema: bool) -> Declaration:
         """Take the registry's verdict; returns what it was told. What was refused before is over."""
+        self._begins_with = NEWEST_SCHEMA if names_schema else self.schema_version
+        if self.schema_version == NEWEST_SCHEMA:
+            self._raised = False
         self.node_id = node_id
         self._in_conflict = False
         self._refused_gpus = None
