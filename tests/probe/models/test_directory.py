@@ -188,3 +188,21 @@ def test_a_closed_folder_is_a_problem_and_hides_no_other(tmp_path: Path) -> None
     models, problems = found_in(tmp_path)
     assert list(models) == ["m"]
     assert problems == {"lost+found": "permission denied"}
+
+
+def test_a_file_of_weights_without_a_name_is_a_problem_of_its_root(tmp_path: Path) -> None:
+    write(tmp_path / ".gguf")
+    write(tmp_path / "good.gguf")
+    models, problems = found_in(tmp_path)
+    assert set(models) == {"good"}
+    assert "without a name" in problems["."]
+
+
+@pytest.mark.parametrize("field", ["model_id", "version"])
+def test_a_stated_name_beyond_all_bounds_is_a_problem_of_its_folder(tmp_path: Path, field: str) -> None:
+    write(
+        tmp_path / "folder" / "model.json", json.dumps({"model_id": "m", "version": "1", field: "x" * 1025})
+    )
+    models, problems = found_in(tmp_path)
+    assert models == {}
+    assert "1024 characters" in problems["folder"]

@@ -2,6 +2,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,3 +271,15 @@ def test_no_tree_of_files_makes_it_raise_or_write(tree: dict[str, object]) -> No
             model.model_id.encode()
             assert folder not in (model.detail or "")
         assert sorted(hub.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["models--", "models----", "models-- "])
+def test_a_repository_without_a_name_is_a_problem_and_hides_no_other(tmp_path: Path, name: str) -> None:
+    nameless = tmp_path / name / "blobs"
+    nameless.mkdir(parents=True)
+    (nameless / "x.incomplete").touch()
+    repository(tmp_path, "a/b").snapshot(ONE, whisper_files())
+    cache = HubCache([tmp_path])
+    readings = [cache.read(unit) for unit in cache.units().units]
+    assert [model.model_id for reading in readings for model in reading.models] == ["a/b"]
+    assert [place for reading in readings for place in reading.problems] == [name]

@@ -18,6 +18,7 @@ from gpu_agent.probe.models.kinds import languages_of, stated_kind
 from gpu_agent.probe.models.local_notes import revision_noted
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
+from gpu_agent.probe.models.tellable import tellable
 from gpu_agent.probe.models.tree import MAX_DEPTH, Found, Tree, readable, reason
 from gpu_agent.wire.inventory import Model, ModelStatus
 
@@ -45,10 +46,9 @@ class ModelFolders:
     def read(self, unit: Unit) -> Reading:
         """The models in one folder of a root, however deep, or those loose in the root."""
         search = _Search(Tree(unit.root, watch_files=True))
-        models = tuple(
-            search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
-        )
-        return Reading(models, search.tree.watched, search.problems)
+        found = search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
+        models, untold = tellable(found, readable(unit.name) or ".")
+        return Reading(models, search.tree.watched, {**search.problems, **untold})
 
 
 def _units_of(root: Root) -> Iterator[Unit]:

@@ -16,6 +16,7 @@ from gpu_agent.probe.models.contents import Contents, progress
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
+from gpu_agent.probe.models.tellable import tellable
 from gpu_agent.probe.models.tree import Tree, below, readable, reason
 from gpu_agent.wire.inventory import Model, ModelStatus
 
@@ -62,7 +63,8 @@ class HubCache:
             models = ()  # it went away while it was read
         except OSError as error:
             models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
-        return Reading(models, tree.watched)
+        told, problems = tellable(models, readable(unit.name))
+        return Reading(told, tree.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
