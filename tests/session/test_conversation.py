@@ -296,14 +296,41 @@ def test_unknown_node_again_after_a_while_registers_again() -> None:
     assert play >> error("UNKNOWN_NODE") << Send
 
 
-@pytest.mark.parametrize(
-    "code", ["INVALID_MESSAGE", "RATE_LIMITED", "INTERNAL_ERROR", "NODE_ID_CONFLICT", "NEW"]
-)
+_ABOUT_BEATS = ["RATE_LIMITED", "REGISTRY_BUSY", "INTERNAL_ERROR", "NODE_ID_CONFLICT", "NEW"]
+
+
+@pytest.mark.parametrize("code", [*_ABOUT_BEATS, "INVALID_MESSAGE", "INVALID_CAPABILITY_SCHEMA"])
 def test_an_error_about_a_single_beat_is_noted_and_changes_nothing(code: str) -> None:
     play = ready()
-    assert play >> error(code)
+    for _ in range(5):
+        assert play >> error(code) >> error(code) >> After(15) << SendBeat >> error(code)
+        assert play >> After(30) << SendBeat << SendBeat
     assert play.machine.state is State.REGISTERED
     assert "registry_error" in notes(play)
+
+
+def test_malformed_beats_in_a_row_end_at_the_ceiling_and_not_in_a_circle_of_timeouts() -> None:
+    play = ready()
+    assert play >> error("INVALID_MESSAGE") >> After(15) << SendBeat >> error("INVALID_MESSAGE")
+    assert play >> After(15) << SendBeat >> error("INVALID_MESSAGE") << Disconnect
+    assert play.machine.deadline == play.now + 60
+    assert play.machine.view.last_refusal == "INVALID_MESSAGE! (INVALID_MESSAGE)"
+
+
+@pytest.mark.parametrize("code", [*_ABOUT_BEATS, "INVALID_CAPABILITY_SCHEMA"])
+def test_beats_in_a_row_that_are_refused_back_off_and_honour_retry_after(code: str) -> None:
+    play = ready()
+    for _ in range(2):
+        assert play >> error(code, retry_after_seconds=600) >> After(15) << SendBeat
+    assert play >> error(code, retry_after_seconds=7) << Disconnect
+    assert play.machine.deadline == play.now + 7.5
+
+
+def test_a_status_between_them_does_not_prove_beats_that_are_refused() -> None:
+    play = ready()
+    for _ in range(2):
+        assert play >> error("INVALID_MESSAGE") >> status("ready", periodic=True) >> After(15) << SendBeat
+    assert play >> error("INVALID_MESSAGE") << Disconnect
 
 
 def test_gpu_required_while_registered_waits_for_another_gpu() -> None:

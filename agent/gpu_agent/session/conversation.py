@@ -1,6 +1,11 @@
 """What is said on an open WebSocket: register, beat, heed the registry, say goodbye.
 
 Opens and closes nothing: when it is over it says so by an `Ending`, and the machine acts on it.
+
+An error that comes while registered may be about a single beat: it is noted, and the next beat goes
+out in its turn. When three beats in a row are answered so, the conversation ends as its code asks
+(§3.3): around the ceiling for `INVALID_MESSAGE`, else by backing off. `retry_after_seconds` never
+holds back a beat, which is the sign of life; it counts once the conversation has ended.
 """
 
 import math
@@ -10,6 +15,7 @@ from typing import assert_never
 
 from gpu_agent.session.actions import Action, ForgetIdentity, Note, Probe, SaveIdentity, Send
 from gpu_agent.session.beats import Beats
+from gpu_agent.session.complaints import Complaints
 from gpu_agent.session.events import StopRequested
 from gpu_agent.session.registration import Registration
 from gpu_agent.session.settings import SessionSettings
@@ -73,6 +79,7 @@ class Conversation:
         self._refresh_until = math.inf
         """When a `refresh` gets its full beat even without a new probe."""
         self._registered_again_at = -math.inf
+        self._complaints = Complaints()
         self.beats = Beats(settings)
         self.state = State.AWAITING_ACK
         self.ending: Ending | None = None
@@ -133,6 +140,7 @@ class Conversation:
             return []
         if full:
             self._refresh_until = math.inf
+        self._complaints.beat_sent()
         return [self.beats.compose(node_id, declaration, now, full=full)]
 
     def say_goodbye(self, event: StopRequested, now: float) -> list[Action]:
@@ -157,6 +165,7 @@ class Conversation:
         told = self._registration.accepted(node_id, names_schema=names_schema)
         self.verdict = NodeStatusMessage(node_id=node_id, status=NodeStatus.REGISTERING, reason="registered")
         self.beats.begin(ack, told, now)
+        self._complaints.registered()
         self._move(State.REGISTERED, now, f"acknowledged as {node_id}")
         raises = names_schema and self._registration.raise_schema()
         return [
@@ -187,12 +196,17 @@ class Conversation:
         return []
 
     def _react_to_complaint(self, error: NodeError, now: float) -> list[Action]:
-        """Answer an error that comes while registered; one about a single beat changes nothing."""
+        """Answer an error that comes while registered; a few about single beats change nothing."""
         reaction = reaction_to(error.code)
         if reaction is Reaction.REGISTER_AGAIN:
             return self._register_again(now, refusal(error))
         if reaction in _FINAL_AT_ANY_TIME or blames_credential(error):
             self._end(_ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
+        elif self._complaints.persist():
+            # What is wrong with the id or the schema, if it is, shows when it registers anew.
+            at_ceiling = reaction is Reaction.RETRY_AT_CEILING
+            then = Then.RETRY_AT_CEILING if at_ceiling else Then.RETRY
+            self._end(then, refusal(error), retry_after=error.retry_after_seconds)
         return []
 
     def _status_given(self, message: NodeStatusMessage) -> list[Action]:

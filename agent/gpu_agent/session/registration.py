@@ -35,7 +35,7 @@ class Registration:
         self._begins_with = NEWEST_SCHEMA
         self._downgraded = False
         self._raised = False
-        """True from going back to the newest schema after an older one was accepted until it is accepted too."""
+        """True from going back to the newest schema, after an older one was accepted, until it is too."""
         self._in_conflict = False
         self._refused_gpus: tuple[_Identity, ...] | None = None
 
