@@ -97,6 +97,35 @@ def test_corrupt_files_never_overwrite_each_other(tmp_path: Path) -> None:
         assert IdentityFile(tmp_path).load().kept_aside == tmp_path / f"{FILE}.corrupt-{number}"
 
 
+def test_the_newest_five_corrupt_files_are_kept(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        (tmp_path / FILE).write_text(f"x{number}")
+        assert IdentityFile(tmp_path).load().kept_aside == tmp_path / f"{FILE}.corrupt-{number}"
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {f"{FILE}.corrupt-{number}": f"x{number}" for number in range(8, 13)}
+
+
+def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    others = [f"{FILE}.corrupt-1", f"{FILE}.conflict-1.bak", f"{FILE}.conflict-x", f"{FILE}.conflict-0"]
+    for name in others:
+        (tmp_path / name).touch()
+    file = IdentityFile(tmp_path)
+    for number in range(1, 13):
+        file.save(f"node-{number}", None)
+        assert file.forget_id() == tmp_path / f"{FILE}.conflict-{number}"
+    kept = {path.name for path in tmp_path.iterdir()} - {FILE, *others}
+    assert kept == {f"{FILE}.conflict-{number}" for number in range(8, 13)}
+    assert all((tmp_path / name).exists() for name in others)
+
+
+def test_a_directory_in_a_copy_s_place_does_not_keep_an_id_from_being_forgotten(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.conflict-1").mkdir()
+    file = IdentityFile(tmp_path)
+    for number in range(1, 8):
+        file.save(f"node-{number}", None)
+        assert file.forget_id()
+
+
 def test_a_link_in_the_file_s_place_is_neither_read_nor_written_through(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")

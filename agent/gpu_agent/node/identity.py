@@ -1,12 +1,12 @@
 """Who this agent is: the id and the token that a registry gave it, kept in the state directory.
 
 Written whole or not at all, readable by its owner alone, never through a link. A file that cannot
-be understood is kept aside and said so; it is never overwritten, and the agent starts afresh.
+be understood is kept aside and said so; it is never overwritten, and the agent starts afresh. Of
+what is kept aside the newest few stay, so that a conflict without end does not fill the disk.
 One agent at a time holds a directory: see `hold`.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -28,6 +28,8 @@ _LARGEST_BYTES = 64 * 1024
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODE = 0o600
 _FOLDER_MODE = 0o700
+KEPT_ASIDE = 5
+"""Copies of each kind that are kept for the operator."""
 
 
 class IdentityError(Exception):
@@ -98,8 +100,9 @@ class IdentityFile:
         """Forget the id, not the token; returns where a copy is kept for the operator."""
         if self._identity.node_id is None:
             return None
-        copy = self._free_name("conflict")
+        copy = self._next_aside("conflict")
         self._write(self._identity, copy)
+        self._drop_oldest_aside("conflict")
         self._identity = replace(self._identity, node_id=None)
         self._write(self._identity, self.path)
         return copy
@@ -118,16 +121,31 @@ class IdentityFile:
             raise IdentityError(f"{path} cannot be written ({_reason(error)}); {_MEND}") from error
 
     def _keep_aside(self) -> Path:
-        aside = self._free_name("corrupt")
+        aside = self._next_aside("corrupt")
         try:
             self.path.rename(aside)
         except OSError as error:
             raise IdentityError(f"{self.path} cannot be moved aside ({_reason(error)}); {_MEND}") from error
+        self._drop_oldest_aside("corrupt")
         return aside
 
-    def _free_name(self, why: str) -> Path:
-        names = (self.folder / f"{FILE}.{why}-{number}" for number in itertools.count(1))
-        return next(name for name in names if not os.path.lexists(name))
+    def _next_aside(self, why: str) -> Path:
+        return self.folder / f"{FILE}.{why}-{max(self._aside(why), default=0) + 1}"
+
+    def _drop_oldest_aside(self, why: str) -> None:
+        copies = self._aside(why)
+        for number in sorted(copies)[:-KEPT_ASIDE]:
+            with contextlib.suppress(OSError):  # it stays, and is tried again next time
+                copies[number].unlink()
+
+    def _aside(self, why: str) -> dict[int, Path]:
+        """Find what was kept for one reason, by number: the higher, the newer."""
+        numbered = re.compile(rf"{re.escape(FILE)}\.{why}-([1-9][0-9]{{0,8}})")
+        try:
+            found = [(numbered.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        except OSError as error:
+            raise IdentityError(f"{self.folder} cannot be listed ({_reason(error)}); {_MEND}") from error
+        return {int(name[1]): path for name, path in found if name}
 
 
 @contextmanager
