@@ -25,6 +25,19 @@ def test_defaults_need_only_a_registry() -> None:
     assert settings.probe_options.hub_roots is None
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("probe_interval_seconds", 30), ("deadline_seconds", 10), ("nvml_stale_after_seconds", 60)],
+)
+def test_no_span_lets_a_healthy_node_s_reading_grow_older_than_the_registry_takes(
+    tmp_path: Path, name: str, most: int
+) -> None:
+    assert getattr(_load(tmp_path, f"{name} = {most}"), name) == most
+    because = f"{name}: at most {most} s: a registry takes a GPU reading older than 60 s for a sick node"
+    with pytest.raises(SettingsError, match=f"{because}, got {most}.5"):
+        _load(tmp_path, f"{name} = {most}.5")
+
+
 def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = 'log_level = "debug"\nmax_concurrent_jobs = 1\ndeadline_seconds = 2'
     monkeypatch.setenv("GPU_AGENT_LOG_LEVEL", "warning")

@@ -36,6 +36,10 @@ DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
 ENVIRONMENT_PREFIX = "GPU_AGENT_"
 NODE_PATH = "/ws/node"
 DEFAULT_PORT = 8080
+OLDEST_READING_SECONDS = 60.0
+"""A beat whose `probe_age_seconds` is over this is unhealthy (§4)."""
+LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
+"""One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
 _LONGEST_SHOWN = 60
 
 
@@ -99,7 +103,21 @@ def _labels(value: object) -> object:
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
 Labels = Annotated[dict[str, str], BeforeValidator(_labels), NoDecode]
-Span = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+_Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _vouching(most_seconds: float) -> AfterValidator:
+    """Keep a healthy node's last reading younger than the registry's limit, however slow its host is."""
+
+    def check(seconds: float) -> float:
+        if seconds > most_seconds:
+            raise ValueError(
+                f"at most {most_seconds:g} s: a registry takes a GPU reading older than "
+                f"{OLDEST_READING_SECONDS:g} s for a sick node"
+            )
+        return seconds
+
+    return AfterValidator(check)
 
 
 class DeclaredModel(BaseModel):
@@ -132,10 +150,12 @@ class AgentSettings(BaseSettings):
     """GPUs that do not exist, for demos and tests: `8xH100-80GB`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    probe_interval_seconds: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)] = 5.0
-    deadline_seconds: Span = 5.0
+    probe_interval_seconds: Annotated[
+        float, Field(ge=0.1, allow_inf_nan=False), _vouching(LONGEST_INTERVAL_SECONDS)
+    ] = 5.0
+    deadline_seconds: Annotated[_Span, _vouching(LONGEST_DEADLINE_SECONDS)] = 5.0
     """How long one reading may take before the agent goes on without it."""
-    nvml_stale_after_seconds: Span = 60.0
+    nvml_stale_after_seconds: Annotated[_Span, _vouching(OLDEST_READING_SECONDS)] = OLDEST_READING_SECONDS
     """From this age on, the last good reading of the GPUs no longer vouches for them (§4)."""
 
     accept_public_jobs: bool = False
