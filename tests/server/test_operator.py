@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -157,6 +158,36 @@ async def test_a_request_that_cannot_be_read_names_the_path(api: httpx.AsyncClie
 async def test_a_body_that_is_no_json_is_a_problem_too(api: httpx.AsyncClient) -> None:
     headers = {"content-type": "application/json"}
     assert problem(await api.post("/v1/claims", content="{", headers=headers))["code"] == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{", b"\xff"], ids=["deep", "torn", "not UTF-8"])
+async def test_a_body_that_is_no_json_names_the_whole_as_its_place(
+    api: httpx.AsyncClient, body: bytes
+) -> None:
+    answer = await api.post("/v1/claims", content=body, headers={"Content-Type": "application/json"})
+    assert "$: not valid JSON" in problem(answer)["detail"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["stated length", "chunked"])
+async def test_a_body_over_the_limit_is_refused_unread(api: httpx.AsyncClient, *, chunked: bool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b"x" * 65536
+
+    content = pieces() if chunked else b"x" * 4 * 2**20
+    answer = await api.post("/v1/claims", content=content, headers={"Content-Type": "application/json"})
+    assert problem(answer)["code"] == "BODY_TOO_LARGE"
+
+
+async def test_a_job_is_released_whatever_its_id_is_made_of(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    for job_id in ("a/b", "a b", "ä/../?x", "%2F"):
+        assert (await api.post("/v1/claims", json={"job_id": job_id})).status_code == 200
+        assert (await api.delete(f"/v1/claims/{quote(job_id, safe='')}")).status_code == 204
+
+
+async def test_a_load_balancer_may_ask_with_head(api: httpx.AsyncClient) -> None:
+    assert (await api.head("/healthz")).status_code == 200
 
 
 @pytest.mark.parametrize("asked", [("GET", "/nope", 404), ("PUT", "/v1/nodes", 405)])

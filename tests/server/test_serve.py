@@ -27,7 +27,7 @@ def test_it_says_where_it_listens_and_serves_both_ports() -> None:
             assert json.load(answer)["status"] == "ok"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answers(
     number: signal.Signals,
 ) -> None:

@@ -105,3 +105,11 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     config.write_text("claim_ttl_seconds: 5\n")
     with pytest.raises(SettingsError, match=r"registry\.toml is not valid TOML"):
         load({}, config=config)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00a", b"x = " + b"[" * 5000], ids=["not UTF-8", "too deep"])
+def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"registry\.toml is not valid TOML"):
+        load({}, config=path)

@@ -7,7 +7,8 @@ own event loop, leaves signals alone, and yields between nodes when it lists a l
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
@@ -44,7 +45,7 @@ _STATUSES = {
     CLAIM_NOT_FOUND: 404,
     ErrorCode.REGISTRY_BUSY.value: 503,
 }
-_CONFLICT, _NOT_FOUND, _METHOD_NOT_ALLOWED = 409, 404, 405
+_BAD_REQUEST, _CONFLICT, _NOT_FOUND, _METHOD_NOT_ALLOWED = 400, 409, 404, 405
 _NODE = TypeAdapter(NodeSummary)
 
 
@@ -64,6 +65,7 @@ class OperatorServer:
         config = uvicorn.Config(
             Guard(application(service), hosts=hosts, refuse=_refusing),
             log_config=None,
+            log_level="error",  # what a peer sends wrongly is answered, not logged
             access_log=False,
             lifespan="off",
             ws="none",
@@ -96,7 +98,7 @@ def application(service: RegistryService) -> FastAPI:
     app = FastAPI(title="gpu-agent registry", version=__version__, docs_url="/docs", redoc_url=None)
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    for status in (_NOT_FOUND, _METHOD_NOT_ALLOWED):
+    for status in (_BAD_REQUEST, _NOT_FOUND, _METHOD_NOT_ALLOWED):
         app.add_exception_handler(status, _on_http)
     for router in (_about_nodes(service), _about_jobs(service)):
         app.include_router(router)
@@ -106,6 +108,7 @@ def application(service: RegistryService) -> FastAPI:
 def _about_nodes(service: RegistryService) -> APIRouter:
     router = APIRouter()
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> Health:
         """Say that the registry answers."""
@@ -151,7 +154,7 @@ def _about_jobs(service: RegistryService) -> APIRouter:
             raise Refused(placed.code, placed.message)
         return placed
 
-    @router.delete("/v1/claims/{job_id}", status_code=204)
+    @router.delete("/v1/claims/{job_id:path}", status_code=204)
     async def release(job_id: str) -> None:
         """Give a job's place back."""
         _unless_refused(await service.release(job_id))
@@ -211,16 +214,22 @@ async def _on_refused(_: Request, refused: Exception) -> Response:
 
 async def _on_invalid(_: Request, invalid: Exception) -> Response:
     assert isinstance(invalid, RequestValidationError)  # noqa: S101 - registered for nothing else
-    errors = [
-        {"path": ".".join(["$", *map(str, one["loc"][1:])]), "problem": one["msg"]}
-        for one in invalid.errors()
-    ]
+    errors = [_fault(one) for one in invalid.errors()]
     detail = "the request cannot be read: " + "; ".join(f"{one['path']}: {one['problem']}" for one in errors)
     return _problem(422, "INVALID_REQUEST", detail, errors=errors)
 
 
+def _fault(error: Mapping[str, Any]) -> dict[str, str]:
+    """Name the place and the problem; where a body is no JSON at all, the place is the whole."""
+    if error["type"] == "json_invalid":
+        return {"path": "$", "problem": f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"}
+    return {"path": ".".join(["$", *map(str, error["loc"][1:])]), "problem": error["msg"]}
+
+
 async def _on_http(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", _NOT_FOUND)
+    if status == _BAD_REQUEST:
+        return _problem(status, "INVALID_REQUEST", "the request cannot be read: $: not valid JSON")
     code = "METHOD_NOT_ALLOWED" if status == _METHOD_NOT_ALLOWED else "NOT_FOUND"
     detail = f"there is no {request.method} {request.url.path} here: /docs lists what there is"
     return _problem(status, code, detail)

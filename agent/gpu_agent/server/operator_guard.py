@@ -2,8 +2,8 @@
 
 A page of another origin can make a browser send requests to 127.0.0.1, and by rebinding its
 own name to that address can even read the answers. So a request must name a host that is
-ours, must not come from a foreign origin, and must carry JSON where it carries anything.
-Checks no credentials.
+ours, must not come from a foreign origin, and must carry JSON where it carries anything; and
+no more of it than a request can need. Checks no credentials.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -18,6 +18,9 @@ Refuse = Callable[[int, str, str], App]
 """Makes the answer to a refused request from a status, a code and a sentence."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+MAX_BODY_BYTES = 1024 * 1024
+"""Far more than the largest job's demands; a longer body is not even read to its end."""
+
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -32,10 +35,16 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
-        app = self._app
-        if scope["type"] == "http":
-            app = self._refusal(scope) or app
-        await app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        elif (body := await _whole(receive)) is None:
+            await self._refuse(413, "BODY_TOO_LARGE", f"a request is at most {MAX_BODY_BYTES} bytes long")(
+                scope, receive, send
+            )
+        else:
+            await self._app(scope, _replaying(body, receive), send)
 
     def _refusal(self, scope: Scope) -> App | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -59,6 +68,32 @@ class Guard:
                 415, "JSON_REQUIRED", "send the request with the header `Content-Type: application/json`"
             )
         return None
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """Read a body to its end; None when it is too long, or its sender left in the middle."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    """Hand a body on that was read already, then whatever comes after it."""
+    waiting = [body]
+
+    async def replay() -> MutableMapping[str, Any]:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replay
 
 
 def _name(host: str) -> str:

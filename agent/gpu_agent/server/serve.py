@@ -48,7 +48,7 @@ async def serve(settings: RegistrySettings) -> int:
         _LOG.info("registry_stopping", signal=number.name)
         stopping.set()
 
-    with signals.delivered(signals.STOPPING, stop):
+    with signals.delivered((*signals.STOPPING, *signals.RELOADING), stop):  # nothing can be reloaded yet
         service = RegistryService(_service_settings(settings), _store(settings))
         try:
             await service.start()

@@ -139,8 +139,8 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> Registry
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     try:
         return Layered(**given)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     except ValidationError as error:
