@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.source import Listing, Reading, Unit
@@ -131,6 +133,47 @@ async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads()
         source.release.set()
         while source.looks < 2:
             await next_one()
+
+
+async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gpu_agent")
+    source = _HangingSource()
+    async with _probing(_always(GOOD), Sources(catalogue=Catalogue((source,)))) as (_, next_one):
+        for _ in range(5):
+            await next_one()
+        assert caplog.messages.count("surroundings_overdue") == 1
+        source.release.set()
+        while source.looks < 2:
+            await next_one()
+    assert caplog.messages.count("surroundings_answered") == 1
+
+
+async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    boot_id = tmp_path / "proc/sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    os.mkfifo(boot_id)  # opening it hangs, as a file on a dead mount does
+    looks = 0
+
+    async def read() -> GpuReport:
+        nonlocal looks
+        looks += 1
+        if looks == 10:
+            with boot_id.open("w") as pipe:
+                pipe.write("a-boot-id")
+        return GOOD
+
+    before = {thread.ident for thread in threading.enumerate()}
+    async with _probing(read, Sources(host=HostProbe(root=tmp_path))) as (_, next_one):
+        inventory = await next_one()
+        assert looks >= 10, "nothing is declared of a host that did not answer"
+        assert inventory.host.boot_id == "a-boot-id"
+        assert inventory.gpu.gpus == GOOD.gpus
+        assert len({thread.ident for thread in threading.enumerate()} - before) <= 1
+    assert caplog.messages.count("surroundings_overdue") == 1
 
 
 async def test_a_probe_can_be_asked_for_before_its_turn() -> None:

@@ -1,8 +1,9 @@
 """The probe loop: reads the GPUs, the host and the models at a calm pace, and keeps the newest inventory.
 
 Nothing here can hold the agent up: the driver is asked through a child with a deadline, and what may
-block on a disk runs in a thread that is left behind when it hangs, one at most. Sends nothing and
-judges nothing: each inventory is handed to whoever listens.
+block on a disk runs in a thread that is left behind when it hangs, one at most; until it answers the
+last inventory stands, with new readings of the GPUs. Sends nothing and judges nothing: each inventory
+is handed to whoever listens.
 """
 
 import asyncio
@@ -57,7 +58,10 @@ class Prober:
         self._listener = listener
         self._health = HealthKeeper(pace.stale_after_seconds)
         self._asked = asyncio.Event()
+        self._surroundings: Inventory | None = None
+        """Host and models as last read; None until the host has answered once."""
         self._looking: asyncio.Task[Inventory] | None = None
+        self._overdue = False
         self._outcome: Outcome | None = None
         self._missing: str | None = None
 
@@ -71,32 +75,38 @@ class Prober:
         self._asked.set()
 
     async def run(self, tasks: Tasks) -> None:
-        """Probe, tell, wait; `tasks` is where a look at the disks is started."""
-        patience = self._pace.deadline_seconds
-        host = await in_thread("host", self._sources.host.read, deadline_seconds=patience)
-        surroundings = Inventory(host=host, gpu=_UNREAD, simulated=self._simulated)
+        """Probe, tell, wait; `tasks` is where a look at the host and the disks is started."""
+        await self._look_around(tasks, self._take_host)
         while True:
             self._asked.clear()
             result = await self._read_gpus()
             self._note(result)
             gpus = self._health.observe(result, now_wall=time.time(), now_mono=time.monotonic())
-            surroundings = await self._look_around(tasks) or surroundings
-            await self._listener(replace(surroundings, gpu=gpus))
+            await self._look_around(tasks, self._take)
+            if self._surroundings is not None:
+                await self._listener(replace(self._surroundings, gpu=gpus))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
 
-    async def _look_around(self, tasks: Tasks) -> Inventory | None:
-        """Read host and models. One look that hangs is left to answer later; None until it does."""
+    async def _look_around(self, tasks: Tasks, look: Callable[[], Inventory]) -> None:
+        """Look in a thread. While one look hangs there is no other, and it is not waited for again."""
         if self._looking is None:
-            look = in_thread("surroundings", self._take, deadline_seconds=None)
-            self._looking = tasks.start("surroundings", look)
-        await asyncio.wait({self._looking}, timeout=self._pace.deadline_seconds)
-        if not self._looking.done():
+            work = in_thread("surroundings", look, deadline_seconds=None)
+            self._looking = tasks.start("surroundings", work)
+        await asyncio.wait({self._looking}, timeout=0 if self._overdue else self._pace.deadline_seconds)
+        answered = self._looking.done()
+        if answered:
+            self._surroundings, self._looking = self._looking.result(), None
+        if answered and self._overdue:
+            _LOG.info("surroundings_answered")
+        elif not answered and not self._overdue:
             _LOG.warning("surroundings_overdue", deadline_seconds=self._pace.deadline_seconds)
-            return None
-        answered, self._looking = self._looking, None
-        return answered.result()
+        self._overdue = not answered
+
+    def _take_host(self) -> Inventory:
+        """Read what no disk can hold up, as a rule: what stands in for the models that hang."""
+        return Inventory(host=self._sources.host.read(), gpu=_UNREAD, simulated=self._simulated)
 
     def _take(self) -> Inventory:
         return take(_UNREAD, self._sources, simulated=self._simulated)
