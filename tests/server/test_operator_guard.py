@@ -9,7 +9,7 @@ OWN = "127.0.0.1:8081"
 
 
 async def _receive() -> MutableMapping[str, Any]:
-    return {}
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def outcome(
@@ -83,6 +83,35 @@ async def test_a_delete_without_a_body_needs_no_content_type() -> None:
 
 async def test_a_chunked_body_is_a_body() -> None:
     assert await outcome("DELETE", {"host": OWN, "transfer-encoding": "chunked"}) == "415 JSON_REQUIRED"
+
+
+async def test_a_body_is_handed_on_whole_and_what_comes_after_it_too() -> None:
+    coming: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.request", "body": b"}", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    heard: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return coming.pop(0)
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        heard.extend([await receive(), await receive()])
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        """Never used."""
+
+    def refuse(status: int, code: str, detail: str) -> App:
+        raise AssertionError((status, code, detail))
+
+    headers = [(b"host", OWN.encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse)(scope, receive, send)
+    assert heard == [
+        {"type": "http.request", "body": b"{}", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
 
 
 async def test_what_is_no_http_request_is_not_judged() -> None:
