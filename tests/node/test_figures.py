@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from gpu_agent.node.figures import compute_processes, moment_of
@@ -26,7 +28,7 @@ def test_the_host_s_load_and_memory_are_told() -> None:
     assert (moment.timestamp_ms, moment.probe_age_seconds, moment.running_job_ids) == (1, 0.123, None)
 
 
-@pytest.mark.parametrize(("load", "percent"), [(2.0, 25.0), (80.0, 100.0), (None, 0.0)])
+@pytest.mark.parametrize(("load", "percent"), [(2.0, 25.0), (80.0, 100.0), (0.0, 0.0)])
 def test_without_a_measured_cpu_load_the_load_average_stands_in(load: float | None, percent: float) -> None:
     inventory = _inventory(cpu_percent=None, load_1m=load)
     assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).cpu_percent == percent
@@ -37,9 +39,36 @@ def test_memory_in_use_follows_from_what_is_available_when_it_is_not_told() -> N
     assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent == 30.0
 
 
-def test_unknown_memory_claims_no_use() -> None:
+def test_a_load_that_nobody_can_tell_is_no_idleness() -> None:
+    inventory = _inventory(cpu_percent=None, load_1m=None)
+    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).cpu_percent == 100.0
+
+
+def test_the_machine_s_available_memory_is_no_share_of_a_smaller_control_group() -> None:
+    inventory = _inventory(memory_used_mb=None, memory_available_mb=6000, machine_memory_total_mb=8000)
+    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent == 25.0
+
+
+def _percent_without_an_answer_of_the_host() -> float:
     inventory = _inventory(memory_used_mb=None, memory_available_mb=None)
-    assert moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent == 0.0
+    return moment_of(inventory, timestamp_ms=1, probe_age_seconds=None).mem_percent
+
+
+@pytest.mark.skipif("SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}), reason="no such system call")
+def test_memory_that_the_host_does_not_tell_is_asked_of_the_kernel() -> None:
+    assert 0 < _percent_without_an_answer_of_the_host() < 100
+
+
+@pytest.mark.parametrize("free", [-1, 1001])
+def test_memory_that_nobody_can_tell_counts_as_full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    answers = {"SC_PHYS_PAGES": 1000, "SC_AVPHYS_PAGES": free}
+    monkeypatch.setattr(os, "sysconf", answers.__getitem__, raising=False)
+    assert _percent_without_an_answer_of_the_host() == 100.0
+
+
+def test_memory_counts_as_full_where_the_kernel_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert _percent_without_an_answer_of_the_host() == 100.0
 
 
 def test_a_process_on_several_gpus_is_one_job() -> None:
