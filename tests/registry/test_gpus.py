@@ -133,6 +133,13 @@ def test_a_gpu_that_the_list_leaves_out_is_not_there_to_be_used() -> None:
     assert (subject["GPU-1"].health, subject["GPU-1"].reasons) == ("ok", ())
 
 
+def test_a_line_break_in_a_uuid_makes_two_gpus_of_none() -> None:
+    subject = Gpus([GpuState(uuid="a\nb", name="A", memory_mb=24576)])
+    subject.write((GpuFigures(uuid="a", memory_used_mb=1), GpuFigures(uuid="b")), exactly=False)
+    assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("unknown", None)]
+    assert (subject.usable, subject.healths, subject.memory_used) == (0, ("unknown",), [None])
+
+
 def test_an_empty_list_leaves_no_gpu_to_be_used() -> None:
     subject = gpus(2)
     subject.write((), exactly=False)

@@ -63,7 +63,7 @@ class Gpus(Mapping[str, GpuState]):
 
     def __init__(self, states: Iterable[GpuState] = ()) -> None:
         self._states = {state.uuid: state for state in states}
-        self._order = "\n".join(self._states)
+        self._order = list(self._states)
         """One comparison tells that a beat lists the GPUs as they were declared."""
         self._sizes = _row([state.memory_mb for state in self._states.values()])
         self._used = array("d")
@@ -129,7 +129,7 @@ class Gpus(Mapping[str, GpuState]):
     def _are_all_well(self, figures: tuple[GpuFigures, ...]) -> bool:
         """Say whether these are all GPUs as declared, with nothing against any of them."""
         well = [one.uuid for one in figures if one.health == "ok" and not one.reasons]
-        return "\n".join(well) == self._order and len(well) == len(figures)
+        return well == self._order and len(well) == len(figures)
 
     def _moved(self, used: "array[float]", *, exactly: bool) -> bool:
         """Say whether a GPU's free memory is in another step, or is not known exactly."""
