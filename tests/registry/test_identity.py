@@ -77,6 +77,14 @@ def test_with_auth_off_an_id_that_is_offline_or_disconnected_may_be_taken_over()
     assert decide(arrival("node-A"), roster_with(), auth_off=True) == "NODE_ID_CONFLICT"
 
 
+def test_an_id_whose_connection_is_open_is_not_taken_over_though_its_node_is_suspected() -> None:
+    roster = roster_with()
+    roster.records["node-A"].suspected = True
+    refusal = identity.decide(arrival("node-A"), roster, auth_off=True, now=NOW)
+    assert isinstance(refusal, NodeError)
+    assert "(ready, connected)" in refusal.message
+
+
 def test_a_proven_id_is_granted_whoever_is_connected() -> None:
     assert decide(arrival("node-A", proven="node-A"), roster_with()) == "node-A"
     assert decide(arrival(None, proven="node-A"), roster_with()) == "node-A"

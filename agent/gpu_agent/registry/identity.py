@@ -36,12 +36,15 @@ def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool, now: f
 
 
 def _is_free(holder: NodeRecord) -> bool:
-    """With auth off an id that is offline or disconnected may be taken over."""
-    return holder.status is NodeStatus.OFFLINE or not holder.connected
+    """With auth off an id that is offline or disconnected may be taken over.
+
+    A node that the registry only suspects (§4, mass silence) still has its connection, and keeps its id.
+    """
+    return holder.status is NodeStatus.OFFLINE or holder.connection is None
 
 
 def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:
-    state = "connected" if holder.connected else "not connected"
+    state = "not connected" if holder.connection is None else "connected"
     way = (
         "wait until it is disconnected or offline"
         if auth_off
