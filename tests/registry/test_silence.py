@@ -2,8 +2,8 @@ from gpu_agent.registry.actions import Action
 from tests.registry.fleets import Registry, notes, statuses
 
 
-def fleet_of(count: int) -> Registry:
-    registry = Registry()
+def fleet_of(count: int, **thresholds: float) -> Registry:
+    registry = Registry(**thresholds)  # type: ignore[arg-type] # floats only
     for connection in range(1, count + 1):
         registry.register(connection)
     for _ in range(3):
@@ -56,6 +56,18 @@ def test_a_suspected_node_that_beats_again_has_its_whole_timeout_again() -> None
     done = beat_on(registry, range(1, 13), 120.0)
     assert in_status(registry, "ready") == 12
     assert not [one for connection in range(1, 13) for one in statuses(done, connection) if one == "offline"]
+
+
+def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_beat() -> None:
+    registry = fleet_of(12, node_status_interval_seconds=72.0)
+    beat_on(registry, range(2, 13), 10.0)
+    registry.pass_time(40.0)
+    assert registry.node("node-2").suspected
+    registry.beat(2)
+    beat_on(registry, range(3, 13), 40.0)
+    assert registry.node("node-2").status == "ready"
+    registry.pass_time(6.0)
+    assert registry.node("node-2").status == "offline"
 
 
 def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:

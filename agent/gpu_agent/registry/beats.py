@@ -45,6 +45,7 @@ class Beats:
         if record is None or record.node_id != message.node_id:
             return self._from_a_stranger(event, now)
         thresholds = self._thresholds
+        was_suspected = record.suspected
         replaced = not _REPLACEABLE.isdisjoint(message.model_fields_set)
         if replaced:
             declared.replace(record, message, thresholds)
@@ -60,16 +61,20 @@ class Beats:
         record.heard_at = record.last_beat = now
         if jobs_changed:
             _write_jobs(record, message)
-        if differs or replaced or jobs_changed or record.suspected or load != record.load:
+        if differs or replaced or jobs_changed or was_suspected or load != record.load:
             record.load = load
             record.suspected = False
             self._refresh(record)
         healthy = health.is_healthy(record, thresholds)
         well = healthy and record.status is NodeStatus.READY and record.recent is self._all_well
-        if well and not jobs_changed and not self._debug:
+        if well and not jobs_changed and not was_suspected and not self._debug:
             record.healthy_beats += 1
             return None
-        return self._count(record, now, healthy=healthy)
+        step = self._count(record, now, healthy=healthy)
+        if was_suspected:
+            # The look that is planned for a suspected node comes a whole timeout too late for this beat.
+            step.touched[record.node_id] = None
+        return step
 
     def _from_a_stranger(self, event: BeatArrived, now: float) -> Step | None:
         if self._house.roster.dismissed(event.connection):

@@ -1,7 +1,8 @@
 """When each node must be looked at next: a lazy heap with one living entry per node.
 
 A beat moves a deadline later and touches nothing here: an entry that comes up early is
-looked at and put back. Knows times, not what to do about them.
+looked at and put back. The one beat that moves it earlier, that of a suspected node, must be
+planned anew. Knows times, not what to do about them.
 """
 
 import heapq
