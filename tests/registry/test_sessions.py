@@ -221,10 +221,24 @@ def test_a_drain_that_the_node_asked_for_ends_when_it_registers_again() -> None:
     assert (record.reason_code, record.drain) == ("resumed", None)
 
 
-def test_a_node_that_is_still_registering_and_runs_nothing_leaves_at_once() -> None:
+def test_a_drain_asked_while_registering_is_remembered_and_ends_offline_once_the_node_is_healthy() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.register(1, "node-1")
+    assert statuses(registry.do(goodbye(drain=True))) == ["registering"]
+    assert record.drain is not None
+    left = registry.beats(3)
+    assert statuses(left) == ["ready", "draining", "offline"]
+    assert (record.reason_code, closed(left)) == ("drain_complete", [(1, 1001)])
+
+
+def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_out() -> None:
     registry = Registry()
     registry.register()
-    assert statuses(registry.do(goodbye(drain=True))) == ["offline"]
+    registry.do(goodbye(drain=True))
+    registry.do(ConnectionLost(1))
+    registry.pass_time(46.0)
+    assert registry.node().reason_code == "heartbeat_timeout"
 
 
 def test_a_goodbye_for_a_node_of_another_connection_is_refused() -> None:

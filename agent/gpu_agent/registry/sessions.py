@@ -55,7 +55,10 @@ class Sessions:
         self._begin(record, event, step)
 
     def goodbye(self, event: GoodbyeArrived, step: Step) -> None:
-        """A node plans its shutdown: offline at once, or after its jobs (§3.6)."""
+        """A node plans its shutdown: offline at once, or after its jobs (§3.6).
+
+        A drain asked while registering is remembered (§4): it begins, and ends, once the node may work.
+        """
         message = event.message
         record = self._house.roster.bound.get(event.connection)
         if record is None or record.node_id != message.node_id:
@@ -66,7 +69,7 @@ class Sessions:
         if record.status is NodeStatus.OFFLINE:
             step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
             verdicts.close(record, "the node said goodbye", step)
-        elif not message.drain or (record.status is NodeStatus.REGISTERING and not record.jobs_to_finish):
+        elif not message.drain:
             reason = "the node said goodbye" + (f": {message.reason}" if message.reason else "")
             verdicts.give(record, NodeStatus.OFFLINE, ReasonCode.UNREGISTERED, reason=reason, step=step)
         else:
