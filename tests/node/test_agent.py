@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.node.agent import Agent
@@ -223,6 +224,20 @@ async def test_a_registry_that_babbles_for_ever_does_not_keep_the_agent_from_lea
             group.create_task(babble(), name="babble")
             await registry.next("node_heartbeat")
             await running.stopped()
+
+
+async def test_a_flood_of_unknown_commands_is_a_few_lines_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "gpu_agent")
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        for _ in range(300):
+            await registry.say(type="node_control", command="dance")
+        await registry.say(type="node_control", command="reregister")
+        await registry.next("node_register")
+        await running.stopped()
+    assert 0 < caplog.messages.count("control_unknown") <= 5
 
 
 async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tmp_path: Path) -> None:

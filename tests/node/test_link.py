@@ -270,6 +270,25 @@ async def test_frames_that_are_no_messages_are_passed_over() -> None:
         await link.ended(within_seconds=5)
 
 
+async def test_a_flood_of_frames_that_are_no_messages_is_a_few_lines_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "gpu_agent")
+
+    async def handler(connection: ServerConnection) -> None:
+        for number in range(300):
+            await connection.send((b"\x00", "{", f'{{"type":"node_dance_{number}"}}')[number % 3])
+        await connection.send('{"type":"node_control","command":"reregister"}')
+        await connection.wait_closed()
+
+    async with _server(handler) as url, _linked(url) as (link, heard):
+        assert await heard.next() == Connected()
+        assert isinstance(await heard.next(), MessageReceived)
+        link.close(1000, "leaving")
+        await link.ended(within_seconds=5)
+    assert 0 < caplog.messages.count("frame_ignored") <= 5
+
+
 async def test_a_frame_over_the_limit_ends_the_connection() -> None:
     async def handler(connection: ServerConnection) -> None:
         await connection.send("x" * (1024 * 1024 + 1))

@@ -21,6 +21,7 @@ from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
 from gpu_agent.node.link import Link, LinkEvent
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.logs import EventLog, configure
@@ -124,6 +125,7 @@ class Agent:
         self._parting: Link | None = None
         """The link that was closed last: its goodbye may still be on its way."""
         self._exit: Exit | None = None
+        self._repeats = Repeats()
 
     @property
     def view(self) -> SessionView:
@@ -228,12 +230,18 @@ class Agent:
             case Probe():
                 self._prober.probe_now()
             case Note():
-                tell = _LOG.warning if action.problem else _LOG.info
-                tell(action.event, **action.fields)
+                self._tell(action)
             case Exit():
                 self._exit = action
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _tell(self, note: Note) -> None:
+        """Log it, unless the registry makes the session say the same again and again."""
+        also = self._repeats.admit(note.event, now=_now())
+        if also is not None:
+            tell = _LOG.warning if note.problem else _LOG.info
+            tell(note.event, **note.fields, **also)
 
 
 async def _run(settings: AgentSettings, identity: IdentityFile) -> End:

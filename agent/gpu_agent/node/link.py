@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from gpu_agent.node.reaching import reach
+from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.retry_after import retry_after_seconds
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
@@ -57,6 +58,7 @@ class Link:
         self._outbox: asyncio.Queue[str | _Farewell] = asyncio.Queue(MOST_UNSENT)
         self._connection: ClientConnection | None = None
         self._closing = False
+        self._repeats = Repeats()
         self._task: asyncio.Task[None]
 
     def start(self, tasks: Tasks) -> None:
@@ -157,16 +159,20 @@ class Link:
     async def _take(self, frame: str | bytes) -> None:
         """Read one frame; one that is no message is logged, and the link goes on."""
         if isinstance(frame, bytes):
-            _LOG.warning("frame_ignored", reason="it is binary")
+            self._complain("it is binary")
             return
         try:
             message = decode_from_registry(frame)
-        except UnknownMessageError as error:
-            _LOG.info("frame_ignored", reason=str(error))
         except FrameError as error:
-            _LOG.warning("frame_ignored", reason=str(error))
+            self._complain(str(error), newer_peer=isinstance(error, UnknownMessageError))
         else:
             await self._tell(MessageReceived(message))
+
+    def _complain(self, reason: str, *, newer_peer: bool = False) -> None:
+        also = self._repeats.admit("frame_ignored", now=time.monotonic())
+        if also is not None:
+            tell = _LOG.info if newer_peer else _LOG.warning
+            tell("frame_ignored", reason=reason, **also)
 
     async def _tell(self, event: LinkEvent) -> None:
         """Report; as long as the listener is busy, nothing more is read."""

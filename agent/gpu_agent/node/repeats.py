@@ -1,0 +1,39 @@
+"""A bound on log lines that a peer can cause: a few of each event in a window, the rest as a count.
+
+Writes nothing itself. Keyed by the events' identifiers, of which the program has a fixed number: what
+a peer writes never becomes a key. The count of what was kept back is told with the next line of its
+kind that is let through.
+"""
+
+from dataclasses import dataclass
+
+WINDOW_SECONDS = 60.0
+MOST_IN_A_WINDOW = 5
+
+
+@dataclass(slots=True)
+class _Window:
+    began_at: float
+    told: int = 0
+    kept_back: int = 0
+
+
+class Repeats:
+    """What was told lately, by event."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, _Window] = {}
+
+    def admit(self, event: str, *, now: float) -> dict[str, object] | None:
+        """Let a line through, with fields to add to it, or None to keep it back. `now`: monotonic seconds."""
+        window = self._windows.get(event)
+        if window is None or now - window.began_at >= WINDOW_SECONDS:
+            before, window = window, _Window(now)
+            self._windows[event] = window
+            window.told = 1
+            return {"kept_back": before.kept_back} if before and before.kept_back else {}
+        if window.told >= MOST_IN_A_WINDOW:
+            window.kept_back += 1
+            return None
+        window.told += 1
+        return {}

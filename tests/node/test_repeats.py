@@ -1,0 +1,24 @@
+from gpu_agent.node.repeats import MOST_IN_A_WINDOW, WINDOW_SECONDS, Repeats
+
+
+def test_a_flood_is_a_few_lines_and_a_count_in_the_next_window() -> None:
+    repeats = Repeats()
+    told = [repeats.admit("control_unknown", now=100 + number / 1000) for number in range(1000)]
+    assert [line for line in told if line is not None] == [{}] * MOST_IN_A_WINDOW
+    assert repeats.admit("control_unknown", now=100 + WINDOW_SECONDS) == {
+        "kept_back": 1000 - MOST_IN_A_WINDOW
+    }
+    assert repeats.admit("control_unknown", now=100 + WINDOW_SECONDS) == {}
+
+
+def test_a_few_of_a_kind_are_all_told() -> None:
+    repeats = Repeats()
+    for number in range(100):
+        assert repeats.admit("node_status_changed", now=number * WINDOW_SECONDS / MOST_IN_A_WINDOW) == {}
+
+
+def test_a_flood_of_one_kind_hides_no_other() -> None:
+    repeats = Repeats()
+    for _ in range(100):
+        repeats.admit("control_unknown", now=0)
+    assert repeats.admit("registry_error", now=0) == {}
