@@ -204,3 +204,16 @@ def test_checks_are_noted_for_an_unhealthy_beat_and_on_request_for_every_one() -
     assert (note.level, note.fields["ok"]) == ("debug", True)
     (note,) = notes(quiet.beats(1, probe_age_seconds=STALE), "health_check")
     assert (note.level, note.fields["ok"]) == ("debug", False)
+
+
+def test_a_beat_of_absurd_figures_stops_no_clock() -> None:
+    registry = Registry()
+    registry.ready(1)
+    registry.ready(2)
+    absurd = ResourceUsage.model_construct(
+        cpu_percent=5.0, mem_percent=5.0, gpu_percent=5.0, gpu_mem_percent=1e308, running_jobs=0
+    )
+    registry.beat(1, gpus=None, resource_usage=absurd)
+    assert registry.claim("job-1", allowed_nodes=("node-1",), min_gpu_memory_mb=1000).node_id == "node-1"
+    registry.pass_time(46.0)
+    assert [record.status for record in registry.fleet.nodes()] == ["offline", "offline"]

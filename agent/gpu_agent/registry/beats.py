@@ -45,14 +45,13 @@ class Beats:
         if record is None or record.node_id != message.node_id:
             return self._from_a_stranger(event, now)
         thresholds = self._thresholds
-        was_suspected = record.suspected
+        usage, was_suspected = message.resource_usage, record.suspected
+        load = load_of(usage, thresholds)
         replaced = not _REPLACEABLE.isdisjoint(message.model_fields_set)
         if replaced:
             declared.replace(record, message, thresholds)
         differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
-        usage = record.usage = message.resource_usage
-        record.probe_age_seconds = message.probe_age_seconds
-        load = load_of(usage, thresholds)
+        record.usage, record.probe_age_seconds = usage, message.probe_age_seconds
         jobs_changed = (
             message.running_jobs != record.running_jobs
             or usage.running_jobs != record.reported_jobs

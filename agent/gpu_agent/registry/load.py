@@ -10,15 +10,21 @@ Load = tuple[bool, bool, bool, float | None, float | None]
 """CPU, memory and GPU over their limits; tenths of GPU use; tenths of GPU memory use."""
 
 _TENTH = 10
+_ALL = 100
+
+
+def known_percent(figure: float | None) -> float | None:
+    """Return a share that can be reckoned with; what is outside 0 to 100 says nothing, and is unknown."""
+    return figure if figure is not None and 0 <= figure <= _ALL else None
 
 
 def load_of(usage: ResourceUsage, limits: Thresholds) -> Load:
     """Return all that dispatch reads from a machine's usage."""
-    gpu, gpu_memory = usage.gpu_percent, usage.gpu_mem_percent
+    gpu, gpu_memory = known_percent(usage.gpu_percent), known_percent(usage.gpu_mem_percent)
     return (
         usage.cpu_percent > limits.max_cpu_percent,
         usage.mem_percent > limits.max_memory_percent,
-        gpu is not None and gpu > limits.max_gpu_percent,
+        usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent,
         None if gpu is None else gpu // _TENTH,
         None if gpu_memory is None else gpu_memory // _TENTH,
     )

@@ -112,6 +112,17 @@ def test_nodes_within_one_step_below_the_memory_needed_are_passed_over() -> None
     assert best(index_of(*short, enough), job(min_gpu_memory_mb=24_560)) == "enough"
 
 
+def test_a_node_that_has_changed_since_it_was_filed_is_never_the_answer() -> None:
+    stale = [node(node_id) for node_id in ("node-A", "node-B", "node-C")]
+    index = index_of(*stale)
+    for record in stale:
+        record.cordoned = "fans"
+    assert best(index, job(min_gpu_memory_mb=24_000)) is None
+    assert best(index, job()) is None
+    index.file(node("node-D", reported_jobs=1))
+    assert best(index, job()) == "node-D"
+
+
 def test_gpus_larger_than_any_step_are_still_told_apart_by_the_filters() -> None:
     index = index_of(node(gpus=gpus(gpu("g", memory_mb=1_000_000))))
     assert best(index, job(min_gpu_memory_mb=900_000)) == "node-A"

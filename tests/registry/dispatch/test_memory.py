@@ -1,4 +1,7 @@
+import pytest
+
 from gpu_agent.registry.dispatch.memory import Promise, free_mb, used_mb
+from gpu_agent.wire.messages import ResourceUsage
 from tests.registry.dispatch.nodes import gpu, node, usage
 
 
@@ -7,6 +10,17 @@ def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> 
     assert used_mb(node(usage=usage(gpu_memory=30)), one) == 3000
     assert used_mb(node(usage=usage(gpu_memory=None)), one) == 0
     assert used_mb(node(usage=None), one) == 0
+
+
+@pytest.mark.parametrize("percent", [1e308, -1e308, 100.5, -0.5])
+def test_a_mean_that_is_no_percentage_is_no_mean(percent: float) -> None:
+    told = ResourceUsage.model_construct(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
+    assert used_mb(node(usage=told), gpu("GPU-0", memory_mb=10_000, used_mb=None)) == 0
+
+
+def test_more_use_than_there_is_memory_leaves_nothing_free_and_no_debt() -> None:
+    assert free_mb(node(), gpu("GPU-0", memory_mb=24_000, used_mb=2**53), {}) == 0
+    assert free_mb(node(), gpu("GPU-0", memory_mb=24_000, used_mb=-5), {}) == 24_000
 
 
 def test_unknown_memory_stays_unknown() -> None:

@@ -64,12 +64,10 @@ def test_no_figures_lead_outside_the_scale(
     assert 0 <= score(record, in_flight) <= BEST_SCORE
 
 
-@pytest.mark.parametrize("percent", [-5.0, 101.0, 5000.0])
-def test_a_figure_outside_its_range_counts_as_its_nearest_end(percent: float) -> None:
-    nearest = min(max(percent, 0.0), 100.0)
-    assert score(node(usage=usage(gpu_percent=percent)), 0) == score(
-        node(usage=usage(gpu_percent=nearest)), 0
-    )
+@pytest.mark.parametrize("percent", [-5.0, 100.5, 5000.0])
+def test_a_figure_outside_its_range_counts_as_unknown(percent: float) -> None:
+    unknown = score(node(usage=usage(gpu_percent=None, gpu_memory=None)), 0)
+    assert score(node(usage=usage(gpu_percent=percent, gpu_memory=percent)), 0) == unknown
 
 
 def test_a_node_that_has_not_beaten_yet_has_a_score() -> None:

@@ -136,8 +136,11 @@ class Index:
                 return view
             able ^= leaders
             leaders = self.with_memory(demand, leaders)
-            if leaders:
-                return self.at(pick(leaders, draw()))
+            while leaders:
+                view = self.at(pick(leaders, draw()))
+                if exclusion(view, demand) is None:
+                    return view
+                leaders ^= 1 << view.slot
         return None
 
     def with_memory(self, demand: Demand, among: int) -> int:

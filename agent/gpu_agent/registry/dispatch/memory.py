@@ -7,6 +7,7 @@ node's own figures; only the rest is taken off again.
 from dataclasses import dataclass
 
 from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.load import known_percent
 from gpu_agent.registry.record import NodeRecord
 
 
@@ -41,11 +42,15 @@ Promises = dict[str, Promise]
 
 
 def used_mb(record: NodeRecord, gpu: GpuState) -> int:
-    """Return what the node says is in use; its mean over all GPUs where it tells nothing of this one."""
-    if gpu.memory_used_mb is not None:
-        return gpu.memory_used_mb
-    share = None if record.usage is None else record.usage.gpu_mem_percent
-    return 0 if share is None or gpu.memory_mb is None else int(gpu.memory_mb * share / 100)
+    """Return what the node says is in use; its mean over all GPUs where it tells nothing of this one.
+
+    Never less than nothing or more than the GPU has: no figure of a node puts it into debt.
+    """
+    used, memory = gpu.memory_used_mb, gpu.memory_mb
+    if used is not None:
+        return max(used, 0) if memory is None else min(max(used, 0), memory)
+    share = None if record.usage is None else known_percent(record.usage.gpu_mem_percent)
+    return 0 if share is None or memory is None else int(memory * share / 100)
 
 
 def free_mb(record: NodeRecord, gpu: GpuState, promises: Promises) -> int | None:

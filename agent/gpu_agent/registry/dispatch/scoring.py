@@ -4,6 +4,7 @@ In permille: free places 450, idle GPUs 250, free GPU memory 200, short round tr
 count in tenths, so that a figure that only trembles moves no node. Excludes nobody.
 """
 
+from gpu_agent.registry.load import known_percent
 from gpu_agent.registry.record import NodeRecord
 
 FREE_PLACES_WEIGHT = 450
@@ -36,12 +37,10 @@ def score(record: NodeRecord, in_flight: int) -> int:
 
 def _idle(percent: float | None, weight: int) -> int:
     """Rate what is left of 100 %, in tenths; a tenth counts as used once it is begun to be left behind."""
-    if percent is None:
+    known = known_percent(percent)
+    if known is None:
         return weight >> 1
-    tenths = int(percent) // 10
-    if tenths <= 0:
-        return weight
-    return weight * (_TENTHS - tenths) // _TENTHS if tenths < _TENTHS else 0
+    return weight * (_TENTHS - int(known) // 10) // _TENTHS
 
 
 def _near(seconds: float | None) -> int:
