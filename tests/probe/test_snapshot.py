@@ -9,7 +9,7 @@ from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.simulated import SimulatedGpus
-from gpu_agent.probe.snapshot import SCHEMA, Sources, exit_code, take, to_document
+from gpu_agent.probe.snapshot import SCHEMA, Sources, able_to_serve, exit_code, take, to_document
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Host, Inventory, Outcome
 
 HOST = Host(
@@ -66,6 +66,11 @@ def test_what_it_took_counts_the_gpus_reading_too() -> None:
 )
 def test_r01_only_a_machine_that_could_register_exits_with_zero(found: Inventory, code: int) -> None:
     assert exit_code(found) == code
+
+
+def test_r01_a_gpu_serves_when_it_is_healthy_and_its_memory_is_known() -> None:
+    blind = Gpu(uuid="GPU-3", name="?", memory_mb=None)
+    assert able_to_serve(GpuReport(outcome=Outcome.OK, gpus=(GOOD, LOST, blind))) == (GOOD,)
 
 
 def test_the_document_has_the_keys_of_its_schema_in_their_order() -> None:

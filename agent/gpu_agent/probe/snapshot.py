@@ -61,13 +61,18 @@ def take(
 
 
 def exit_code(inventory: Inventory) -> int:
-    """0: could register (R-01); 2: no driver or no GPU; 3: the driver is broken, or no GPU is usable."""
+    """0: could register (R-01); 2: no driver or no GPU; 3: the driver is broken, or no GPU can serve."""
     gpu = inventory.gpu
     if gpu.outcome is Outcome.DRIVER_BROKEN:
         return DRIVER_BROKEN
     if gpu.outcome is Outcome.NO_DRIVER or not gpu.gpus:
         return NO_GPU
-    return COULD_REGISTER if any(each.memory_mb for each in gpu.usable) else DRIVER_BROKEN
+    return COULD_REGISTER if able_to_serve(gpu) else DRIVER_BROKEN
+
+
+def able_to_serve(report: GpuReport) -> tuple[Gpu, ...]:
+    """The usable GPUs of known memory: the ones that make a registration (R-01) and take jobs."""
+    return tuple(gpu for gpu in report.usable if gpu.memory_mb)
 
 
 def to_document(inventory: Inventory) -> dict[str, object]:
