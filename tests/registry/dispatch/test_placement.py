@@ -42,3 +42,10 @@ def test_gpus_with_fewer_claims_come_first_then_the_freest_then_the_least_busy()
 
 def test_a_job_that_wants_no_gpu_gets_none() -> None:
     assert fittest(view_of(node()), Demand.of(job(gpu_count=0))) == ()
+
+
+def test_a_use_that_is_no_percentage_counts_as_half() -> None:
+    absurd, busy, idle = gpu("absurd"), gpu("busy"), gpu("idle")
+    absurd.utilization_percent, busy.utilization_percent, idle.utilization_percent = -1e15, 80.0, 20.0
+    record = node(gpus=gpus(absurd, busy, idle))
+    assert fittest(view_of(record), Demand.of(job(gpu_count=3))) == ("idle", "absurd", "busy")

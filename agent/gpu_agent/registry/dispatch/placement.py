@@ -4,6 +4,7 @@ from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.view import NodeView, usable_gpus
 from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.load import known_percent
 
 _UNKNOWN_USE_PERCENT = 50.0
 
@@ -14,8 +15,12 @@ def fittest(view: NodeView, demand: Demand) -> tuple[str, ...]:
 
     def rating(gpu: GpuState, free: int) -> tuple[int, int, float]:
         promise = promises.get(gpu.uuid)
-        busy = _UNKNOWN_USE_PERCENT if gpu.utilization_percent is None else gpu.utilization_percent
-        return (0 if promise is None else promise.claims, -free, busy)
+        busy = known_percent(gpu.utilization_percent)
+        return (
+            0 if promise is None else promise.claims,
+            -free,
+            _UNKNOWN_USE_PERCENT if busy is None else busy,
+        )
 
     fitting: list[tuple[tuple[int, int, float], str]] = []
     for gpu in usable_gpus(record, demand.gpu_name):
