@@ -117,7 +117,6 @@ class Fleet:
             accept_public_jobs=dice.random() < PUBLIC_SHARE,
             max_concurrent_jobs=places,
             reported_jobs=places if dice.random() < FULL_SHARE else dice.randrange(places),
-            round_trip_seconds=dice.expovariate(1 / 0.02),
         )
         self.beat(record)
         return record
@@ -189,7 +188,6 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
             4.5 * (1 - record.in_flight_jobs / record.max_concurrent_jobs)
             - (usage.gpu_percent or 50) / 40
             - (usage.gpu_mem_percent or 50) / 50
-            - 2 * (record.round_trip_seconds or 0.25)
         )
         if rating > best_rating:
             best, best_rating = record, rating

@@ -97,7 +97,6 @@ class NodeRecord:
     """As last told: the ids, where ids are told."""
     reported_job_ids: frozenset[str] | None = None
     reported_jobs: int = 0
-    round_trip_seconds: float | None = None
 
     @property
     def connected(self) -> bool:

@@ -54,7 +54,6 @@ def random_node(dice: Random, node_id: str) -> NodeRecord:
         max_concurrent_jobs=dice.choice((0, 1, 2, 3, 3)),
         reported_jobs=dice.choice((0, 0, 1, 2)),
         reported_job_ids=dice.choice((None, None, frozenset({"job-0"}), frozenset({"foreign"}))),
-        round_trip_seconds=dice.choice((None, 0.0, 0.2)),
     )
 
 

@@ -88,9 +88,7 @@ def test_a03_every_node_is_explained_on_request() -> None:
 
 
 def test_a_choice_reserves_nothing() -> None:
-    dispatch = dispatching(
-        node(max_concurrent_jobs=1, endpoint="http://10.0.0.7:9000", round_trip_seconds=0.0)
-    )
+    dispatch = dispatching(node(max_concurrent_jobs=1, endpoint="http://10.0.0.7:9000"))
     expected = Choice("node-A", ("GPU-0",), "http://10.0.0.7:9000", BEST_SCORE)
     assert dispatch.select(job(), 0.0) == dispatch.select(job(), 0.0) == expected
 
@@ -163,10 +161,10 @@ def test_a_nodes_claims_are_lost_with_it_and_attached_when_found_running() -> No
 
 
 def test_a_lost_claim_is_not_attached_when_its_job_is_claimed_elsewhere() -> None:
-    dispatch = dispatching(node("node-A"))
+    dispatch = dispatching(node("node-A", reported_jobs=1))
     claim = claimed(dispatch, job())
     dispatch.lose("node-A")
-    dispatch.refresh(node("node-B", round_trip_seconds=0.0))
+    dispatch.refresh(node("node-B"))
     elsewhere = claimed(dispatch, job())
     assert elsewhere.node_id == "node-B"
     assert dispatch.attach(claim) is None

@@ -5,26 +5,25 @@ from hypothesis import strategies as st
 from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
 from tests.registry.dispatch.nodes import node, usage
 
-BEST = node(usage=usage(), round_trip_seconds=0.0)
+BEST = node(usage=usage())
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
 
 
-def test_an_idle_node_next_door_scores_best() -> None:
+def test_an_idle_node_scores_best() -> None:
     assert score(BEST, 0) == BEST_SCORE
 
 
-def test_a_node_that_is_full_busy_and_far_scores_nothing() -> None:
-    assert score(node(usage=usage(gpu_percent=100, gpu_memory=100), round_trip_seconds=2.0), 4) == 0
+def test_a_node_that_is_full_and_busy_scores_nothing() -> None:
+    assert score(node(usage=usage(gpu_percent=100, gpu_memory=100)), 4) == 0
 
 
 @pytest.mark.parametrize(
     "worse",
     [
-        node(usage=usage(gpu_percent=60), round_trip_seconds=0.0),
-        node(usage=usage(gpu_memory=60), round_trip_seconds=0.0),
-        node(usage=usage(), round_trip_seconds=0.03),
+        node(usage=usage(gpu_percent=60)),
+        node(usage=usage(gpu_memory=60)),
     ],
-    ids=["GPU use", "GPU memory", "round trip"],
+    ids=["GPU use", "GPU memory"],
 )
 def test_each_figure_counts(worse: object) -> None:
     assert score(worse, 0) < BEST_SCORE  # type: ignore[arg-type] # records, made at import
@@ -38,8 +37,8 @@ def test_load_counts_as_a_share_of_the_places() -> None:
 
 
 def test_an_unknown_figure_counts_as_half() -> None:
-    known = score(node(usage=usage(gpu_percent=50), round_trip_seconds=0.0), 0)
-    assert score(node(usage=usage(gpu_percent=None), round_trip_seconds=0.0), 0) == known
+    known = score(node(usage=usage(gpu_percent=50)), 0)
+    assert score(node(usage=usage(gpu_percent=None)), 0) == known
 
 
 def test_a_figure_that_trembles_within_a_tenth_moves_no_node() -> None:
@@ -50,16 +49,14 @@ def test_a_figure_that_trembles_within_a_tenth_moves_no_node() -> None:
 @given(
     st.tuples(st.integers(0, 20), st.integers(0, 10)),
     st.tuples(PERCENT, PERCENT),
-    st.one_of(st.none(), st.floats(0, 10)),
 )
 def test_no_figures_lead_outside_the_scale(
-    jobs: tuple[int, int], percents: tuple[float | None, float | None], trip: float | None
+    jobs: tuple[int, int], percents: tuple[float | None, float | None]
 ) -> None:
     places, in_flight = jobs
     record = node(
         max_concurrent_jobs=places,
         usage=usage(gpu_percent=percents[0], gpu_memory=percents[1]),
-        round_trip_seconds=trip,
     )
     assert 0 <= score(record, in_flight) <= BEST_SCORE
 
