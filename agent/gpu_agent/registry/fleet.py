@@ -103,6 +103,11 @@ class Fleet:
         due = [time for time in waiting if time is not None]
         return max(min(due), self._scan_from) if due else None
 
+    @property
+    def size(self) -> int:
+        """How many nodes are known, whatever their status."""
+        return len(self._roster.records)
+
     def handle(self, event: Event, now: float) -> Sequence[Action]:
         """Take one event in, and say what to do about it, in order."""
         if isinstance(event, BeatArrived):
@@ -146,8 +151,7 @@ class Fleet:
                 self._restore_one(one, step)
             except UnreadableDocumentError as error:
                 step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
-        nodes = len(self._roster.records)
-        step.note("registry_restored", {"nodes": nodes})
+        step.note("registry_restored", {"nodes": self.size})
         return self._finish(step)
 
     def nodes(self) -> list[NodeRecord]:
