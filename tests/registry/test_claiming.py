@@ -2,12 +2,14 @@ from gpu_agent.registry.actions import Action, Refusal, Save
 from gpu_agent.registry.events import (
     ClaimAsked,
     ConnectionLost,
+    GoodbyeArrived,
     RegistrationArrived,
     ReleaseAsked,
     RemovalAsked,
     RenewalAsked,
 )
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.wire.messages import NodeUnregister
 from tests.registry.fleets import Registry, answer, declaration, notes, of, statuses
 
 
@@ -150,6 +152,62 @@ def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
     found = registry.fleet.claim_of("job-1")
     assert found is not None
     assert found.node_id == "node-2"
+
+
+def test_a_lost_claim_that_was_claimed_elsewhere_is_not_found_again_even_after_it_ended_there() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready(1)
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    registry.ready(2)
+    registry.claim("job-1")
+    registry.do(ReleaseAsked(7, "job-1"))
+    come_back(registry, 3, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_claim_lost_long_ago_is_not_found_again() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0 + 11 * 60.0)
+    come_back(registry, 2, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
+    come_back(registry, 2, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    registry.store_fails = True
+    come_back(registry, 2, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+    registry.store_fails = False
+    come_back(registry, 3, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+
+
+def test_a_claim_that_was_found_and_expires_stays_ended_though_its_job_runs_on() -> None:
+    registry = Registry(claim_ttl_seconds=30.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(GoodbyeArrived(1, NodeUnregister(node_id="node-1")))
+    come_back(registry, 2, jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+    registry.pass_time(31.0)
+    registry.beat(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
 
 
 def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:

@@ -11,6 +11,7 @@ from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
 from gpu_agent.registry.events import ClaimAsked, ReleaseAsked, RenewalAsked
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.lost import LostClaims
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
@@ -27,8 +28,7 @@ class Claiming:
         self._thresholds = thresholds
         self._dispatch = dispatch
         self._debug = debug
-        self._lost_on: dict[str, dict[str, Claim]] = {}
-        """By node, then job: what was lost when it went offline, in case the job turns out to be running."""
+        self._lost = LostClaims(thresholds.claim_ttl_seconds)
 
     def ask(self, event: ClaimAsked, step: Step) -> None:
         """Reserve a place for a job, or say why nobody has one."""
@@ -62,10 +62,14 @@ class Claiming:
         step.answer(event.ref, claim)
 
     def release(self, event: ReleaseAsked, step: Step) -> str | None:
-        """Give a place back; returns the node that has it again."""
+        """Give a place back, lost ones too; returns the node that has it again."""
+        lost = self._lost.drop(event.job_id, step.now)
         claim = self._dispatch.release(event.job_id)
         if claim is None:
-            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
+            if lost is None:
+                step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
+            else:
+                step.answer(event.ref)
             return None
         self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
         step.answer(event.ref)
@@ -75,6 +79,7 @@ class Claiming:
         """End the claims whose time has passed; returns the nodes that have a place again."""
         ended = self._dispatch.expire(step.now)
         for claim in ended:
+            self._lost.drop(claim.job_id, step.now)
             step.keep_claim(claim.job_id)
             step.note("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
         return {claim.node_id: None for claim in ended}
@@ -82,7 +87,7 @@ class Claiming:
     def lose(self, record: NodeRecord, step: Step) -> None:
         """Report a node's claims lost: it went offline."""
         for claim in self._dispatch.lose(record.node_id):
-            self._lost_on.setdefault(record.node_id, {})[claim.job_id] = claim
+            self._lost.add(claim, step.now)
             step.keep_claim(claim.job_id)
             step.before[(Kept.CLAIM, claim.job_id)] = claim
             step.note(
@@ -93,15 +98,13 @@ class Claiming:
 
     def find_again(self, record: NodeRecord, step: Step) -> None:
         """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere."""
-        lost = self._lost_on.get(record.node_id)
-        if not lost:
-            return
-        for job_id in sorted(lost.keys() & (record.reported_job_ids or ())):
-            claim = replace(lost.pop(job_id), expires_at=step.now + self._thresholds.claim_ttl_seconds)
-            if self._dispatch.attach(claim) is not None:
-                step.keep_claim(job_id)
-                step.before[(Kept.CLAIM, job_id)] = None
-                step.note("claim_found_again", {"job_id": job_id, "node_id": record.node_id})
+        expires_at = step.now + self._thresholds.claim_ttl_seconds
+        for lost in self._lost.of(record.node_id, record.reported_job_ids or frozenset(), step.now):
+            claim = replace(lost, expires_at=expires_at)
+            if self._dispatch.claim_of(claim.job_id) is None and self._dispatch.attach(claim) is not None:
+                step.keep_claim(claim.job_id)
+                step.before[(Kept.CLAIM, claim.job_id)] = None
+                step.note("claim_found_again", {"job_id": claim.job_id, "node_id": record.node_id})
 
     def restore(self, claim: Claim) -> bool:
         """Hold a claim that was kept over a restart; False when its node is not known any more."""
@@ -109,7 +112,7 @@ class Claiming:
 
     def forget(self, node_id: str) -> None:
         """Give up what was lost with a node whose record is let go."""
-        self._lost_on.pop(node_id, None)
+        self._lost.forget(node_id)
 
     def _ask_to_keep(self, ref: int, job_id: str, *, before: Claim | None, step: Step) -> None:
         step.keep_claim(job_id)
