@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, cast
 
 from gpu_agent.cli.outcome import MEANINGS, ExitCode, Failure
+from gpu_agent.cli.streams import complain
 from gpu_agent.version import __version__
 
 
@@ -73,17 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except Failure as failure:
-        _complain(str(failure))
+        complain(str(failure))
         return failure.code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except Exception as fault:
         if os.environ.get("GPU_AGENT_DEBUG"):
             raise
-        _complain(
+        complain(
             f"unexpected fault: {type(fault).__name__}: {fault}\n"
             "This is a bug. Run again with GPU_AGENT_DEBUG=1 and report what it prints."
         )
@@ -168,11 +166,3 @@ def _with_nearest_option(parser: argparse.ArgumentParser, message: str) -> str:
 def _epilog() -> str:
     lines = [f"  {int(code):>3}  {meaning}" for code, meaning in MEANINGS.items()]
     return "exit codes:\n" + "\n".join(lines)
-
-
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"gpu-agent: {sentence}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

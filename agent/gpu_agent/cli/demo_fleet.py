@@ -18,7 +18,7 @@ from gpu_agent.cli.outcome import Failure
 
 _T = TypeVar("_T")
 
-COMMAND = (sys.executable, "-m", "gpu_agent.cli.app")
+COMMAND = (sys.executable, "-m", "gpu_agent.cli")
 START_SECONDS = 15.0
 LEAVE_SECONDS = 6.0
 GLANCE_SECONDS = 0.05

@@ -1,0 +1,41 @@
+"""The program itself: `gpu-agent`, or `python -m gpu_agent.cli`.
+
+It stands in front of everything else, so that a Ctrl-C while the rest is still loading ends the
+program as quietly as a later one, and no stream can keep a command from its exit code.
+"""
+
+import importlib
+import sys
+
+from gpu_agent.cli import streams
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def main() -> int:
+    """Run the command that the arguments name; returns the exit code."""
+    try:
+        streams.prepare()
+        return _told(_ended())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _ended() -> int:
+    try:
+        return int(importlib.import_module("gpu_agent.cli.app").main())
+    except SystemExit as end:  # argparse, after --help and --version
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _told(code: int) -> int:
+    """Let go of the output; a success whose output nobody has is none."""
+    fault = streams.fault_of_stdout()
+    if fault is None:
+        return code
+    streams.complain(f"the output could not be written ({fault}); free some space, or send it elsewhere")
+    return code or FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The program's standard streams, whatever was handed to it: closed, full, or with nobody reading.
+
+What a command says may get lost; what it does and its exit code may not. So a fault of stdout is
+kept and told once, at the end, unless the reader left: he wanted no more. A fault of stderr is
+nobody's to hear. It refuses to replace what is no plain file or pipe, such as a Windows console.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from typing import TextIO, cast
+
+_STDIN, _STDOUT, _STDERR = range(3)
+
+
+class _Descriptor(io.FileIO):
+    """A descriptor that takes everything, and keeps its first fault instead of raising it."""
+
+    fault: OSError | None = None
+
+    def write(self, data: object, /) -> int:
+        """Write, or after a fault let it go."""
+        view = memoryview(cast("bytes", data))
+        if self.fault is None:
+            try:
+                return super().write(view)
+            except OSError as fault:
+                self.fault = fault
+        return view.nbytes
+
+
+def prepare() -> None:
+    """Give the program streams that cannot fail it; to be called before anything else is opened."""
+    _occupy_closed_descriptors()
+    sys.stdout = _tolerant(sys.stdout, _STDOUT, errors="replace")
+    sys.stderr = _tolerant(sys.stderr, _STDERR, errors="backslashreplace")
+
+
+def fault_of_stdout() -> str | None:
+    """What kept the output from being written, in words; `None` when it was, or its reader left."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+    fault = raw.fault if isinstance(raw, _Descriptor) else None
+    if fault is None or isinstance(fault, BrokenPipeError):
+        return None
+    return fault.strerror or str(fault)
+
+
+def complain(sentence: str) -> None:
+    """Say on stderr what a person should know, if there is anybody to hear it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"gpu-agent: {sentence}\n")
+            sys.stderr.flush()
+
+
+def _occupy_closed_descriptors() -> None:
+    """Else the first file or pipe that is opened would become somebody's stdout."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only parameter
+    os.close(descriptor)
+
+
+def _tolerant(stream: TextIO | None, descriptor: int, *, errors: str) -> TextIO:
+    if stream is not None and not _is_plain(stream):
+        return stream
+    raw = _Descriptor(descriptor, "wb", closefd=False)
+    unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through
+    return io.TextIOWrapper(
+        cast("io.BufferedWriter", raw) if unbuffered else io.BufferedWriter(raw),
+        encoding="utf-8" if stream is None else stream.encoding,
+        errors=errors,
+        line_buffering=descriptor == _STDERR or raw.isatty(),
+        write_through=unbuffered,
+    )
+
+
+def _is_plain(stream: TextIO) -> bool:
+    raw = getattr(stream.buffer, "raw", stream.buffer) if isinstance(stream, io.TextIOWrapper) else None
+    return type(raw) is io.FileIO

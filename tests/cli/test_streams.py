@@ -1,0 +1,39 @@
+import io
+import os
+import sys
+
+import pytest
+
+from gpu_agent.cli import streams
+
+
+def test_complaining_without_anybody_to_hear_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    streams.complain("nobody hears this")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    streams.complain("nor this")
+
+
+def test_a_complaint_is_one_line_that_says_who_complains(capsys: pytest.CaptureFixture[str]) -> None:
+    streams.complain("there is no such thing")
+    assert capsys.readouterr().err == "gpu-agent: there is no such thing\n"
+
+
+def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    descriptor = streams._Descriptor(writing, "wb")
+    assert descriptor.write(b"one") == 3
+    assert isinstance(descriptor.fault, BrokenPipeError)
+    assert descriptor.write(b"two") == 3
+    descriptor.close()
+
+
+def test_what_is_no_plain_stream_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout
+    streams.prepare()
+    assert sys.stdout is before
+    assert streams.fault_of_stdout() is None
+    assert capsys.readouterr().out == ""
