@@ -21,6 +21,7 @@ from gpu_agent.probe.options import ProbeOptions, sources_of
 from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.probe.snapshot import exit_code, take, to_document
+from gpu_agent.runtime.places import home
 from gpu_agent.wire.inventory import GpuReport, Inventory
 
 SYSTEM_CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
@@ -41,7 +42,7 @@ def main(arguments: argparse.Namespace, child: StartedChild | None) -> int:
 
 def _inventory(arguments: argparse.Namespace, child: StartedChild | None) -> Inventory:
     options = _options(arguments.config)
-    sources = sources_of(options, environ=os.environ, home=Path.home())
+    sources = sources_of(options, environ=os.environ, home=home())
     if child is not None:
         return take(read_once(child, DEADLINE_SECONDS), sources)
     return take(_simulated(arguments.simulate), sources, simulated=True)

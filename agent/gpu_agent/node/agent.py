@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
 from typing import TypeVar, assert_never
 
 from gpu_agent.node.credentials import Credentials
@@ -25,6 +24,7 @@ from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.places import home
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, in_thread
 from gpu_agent.session.actions import (
@@ -110,7 +110,7 @@ class Agent:
         )
         self._prober = Prober(
             read_gpus,
-            sources_of(settings.probe_options, environ=os.environ, home=Path.home()),
+            sources_of(settings.probe_options, environ=os.environ, home=home()),
             pace=Pace(
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,

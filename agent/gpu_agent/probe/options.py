@@ -28,7 +28,7 @@ class ProbeOptions:
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
 
 
-def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path) -> Sources:
+def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path | None) -> Sources:
     """Open the sources; keep them for the life of the process, since they remember."""
     hub_roots = default_roots(environ, home) if options.hub_roots is None else options.hub_roots
     return Sources(
