@@ -63,6 +63,21 @@ def test_no_usable_gpu_is_a_definite_failure() -> None:
     assert failing(record) == {"gpus": "0 of 2 GPUs usable; 2 lost: xid_79"}
 
 
+def test_what_a_node_writes_of_its_gpus_is_clipped_and_few_kinds_of_trouble_are_named() -> None:
+    told = declaration(hardware=hardware(40))
+    troubles = tuple(
+        one.model_copy(update={"health": f"{place:02}{'h' * 1000}", "reasons": ("r" * 1000,) * 64})
+        for place, one in enumerate(figures(40))
+    )
+    detail = failing(node(beat(gpus=troubles), told))["gpus"]
+    assert len(detail) <= 1000
+    short = tuple(one.model_copy(update={"health": f"h{place:02}"}) for place, one in enumerate(figures(40)))
+    assert failing(node(beat(gpus=short), told))["gpus"] == (
+        "0 of 40 GPUs usable; 1 h00: no reason given; 1 h01: no reason given; 1 h02: no reason given; "
+        "1 h03: no reason given; 1 h04: no reason given; and 35 other troubles"
+    )
+
+
 def test_a_hung_driver_is_named_in_the_checks() -> None:
     record = node(beat(gpus=figures(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0))
     assert failing(record) == {

@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.registry.actions import Action, Send
+from gpu_agent.registry.actions import Action, CloseConnection, Send, TellStatus
 from gpu_agent.registry.events import ConnectionLost, FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck, NodeUnregister
@@ -239,6 +239,15 @@ def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_o
     registry.do(ConnectionLost(1))
     registry.pass_time(46.0)
     assert registry.node().reason_code == "heartbeat_timeout"
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_a_goodbyes_reason_is_quoted_and_no_longer_than_a_quote(*, drain: bool) -> None:
+    registry = Registry()
+    record = registry.ready()
+    left = registry.do(goodbye(drain=drain, reason="r" * 4000))
+    assert all(len(one.reason) < 300 for one in of(TellStatus, left) + of(CloseConnection, left))
+    assert record.drain is None or len(record.drain.reason) == 200
 
 
 def test_a_goodbye_for_a_node_of_another_connection_is_refused() -> None:

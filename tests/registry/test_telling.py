@@ -44,11 +44,20 @@ def test_a_degraded_node_hears_what_fails() -> None:
     )
 
 
+def test_a_sentence_about_what_fails_stays_readable_whatever_the_node_wrote() -> None:
+    registry = Registry()
+    record = registry.ready()
+    done = registry.beat(gpus=figures(health="h" * 1000, reasons=("r" * 1000,) * 64))
+    (told,) = of(TellStatus, done)
+    assert (told.status, len(told.reason)) == ("degraded", len(record.reason))
+    assert max(map(len, (told.reason, told.clears_when or "", *(one.detail for one in told.checks)))) <= 1000
+
+
 def test_a_node_that_is_wanted_empty_hears_that_it_will_drain() -> None:
     registry = Registry()
     registry.register()
     registry.drain()
-    assert clears(registry) == "3 more healthy beats in a row; then it drains, as asked"
+    assert clears(registry) == "3 more healthy beats in a row, and then it drains, as asked"
 
 
 def test_a_draining_node_hears_what_it_waits_for() -> None:

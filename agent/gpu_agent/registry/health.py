@@ -7,6 +7,8 @@ newest beat was applied. Which status follows is not decided here.
 
 from collections import Counter
 
+from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.quoting import quoted, sentence
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import ReasonCode
@@ -14,6 +16,7 @@ from gpu_agent.wire.messages import Check
 
 MAX_PERCENT = 100
 _NAMED_MODELS = 5
+_NAMED_TROUBLES = 5
 
 
 def is_healthy(record: NodeRecord, thresholds: Thresholds) -> bool:
@@ -60,14 +63,16 @@ def checks(record: NodeRecord, thresholds: Thresholds) -> tuple[Check, ...]:
 def _gpus(record: NodeRecord) -> Check:
     placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
     detail = f"{record.gpus.usable} of {len(placeable)} GPUs usable"
-    troubled = Counter(
-        f"{gpu.health}: {', '.join(gpu.reasons) or 'no reason given'}"
-        for gpu in placeable
-        if gpu.health != "ok"
-    )
-    if troubled:
-        detail += "; " + "; ".join(f"{count} {trouble}" for trouble, count in sorted(troubled.items()))
-    return Check(name="gpus", ok=record.gpus.usable > 0, detail=detail)
+    troubled = Counter(_trouble(gpu) for gpu in placeable if gpu.health != "ok")
+    named = [f"{count} {trouble}" for trouble, count in sorted(troubled.items())[:_NAMED_TROUBLES]]
+    if len(troubled) > len(named):
+        named.append(f"and {len(troubled) - len(named)} other troubles")
+    return Check(name="gpus", ok=record.gpus.usable > 0, detail=sentence("; ".join((detail, *named))))
+
+
+def _trouble(gpu: GpuState) -> str:
+    reasons = quoted(", ".join(gpu.reasons)) or "no reason given"
+    return f"{quoted(gpu.health)}: {reasons}"
 
 
 def _gpu_percent(percent: float | None) -> Check:

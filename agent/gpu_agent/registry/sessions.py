@@ -9,6 +9,7 @@ from gpu_agent.registry import admission, declared, identity, pacing, telling
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
+from gpu_agent.registry.quoting import quoted
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
@@ -70,7 +71,7 @@ class Sessions:
             step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
             verdicts.close(record, "the node said goodbye", step)
         elif not message.drain:
-            reason = "the node said goodbye" + (f": {message.reason}" if message.reason else "")
+            reason = "the node said goodbye" + (f": {quoted(message.reason)}" if message.reason else "")
             verdicts.give(record, NodeStatus.OFFLINE, ReasonCode.UNREGISTERED, reason=reason, step=step)
         else:
             self._drain_by_itself(record, event, step)
@@ -182,7 +183,8 @@ class Sessions:
             seconds = event.message.deadline_seconds
             if seconds is None:
                 seconds = self._house.thresholds.drain_deadline_seconds
-            record.drain = Drain(by_operator=False, deadline=step.now + seconds, reason=event.message.reason)
+            reason = quoted(event.message.reason)
+            record.drain = Drain(by_operator=False, deadline=step.now + seconds, reason=reason)
             step.keep_node(record)
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)

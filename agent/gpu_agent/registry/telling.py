@@ -7,6 +7,7 @@ from typing import assert_never
 
 from gpu_agent.registry import health
 from gpu_agent.registry.actions import TellStatus
+from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -61,13 +62,13 @@ def clears_when(record: NodeRecord, thresholds: Thresholds) -> str | None:
 
 def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds) -> str:
     needed = beats_needed(record, thresholds)
-    sentence = f"{needed} more healthy beats in a row" if needed != 1 else "one more healthy beat"
+    wanted = f"{needed} more healthy beats in a row" if needed != 1 else "one more healthy beat"
+    if record.drain is not None:
+        wanted += ", and then it drains, as asked"
     failing = [check for check in health.checks(record, thresholds) if not check.ok]
     if failing:
-        sentence += "; failing now: " + "; ".join(f"{check.name} ({check.detail})" for check in failing)
-    if record.drain is not None:
-        sentence += "; then it drains, as asked"
-    return sentence
+        wanted += "; failing now: " + "; ".join(f"{check.name} ({check.detail})" for check in failing)
+    return sentence(wanted)
 
 
 def _when_drained(record: NodeRecord) -> str:

@@ -9,6 +9,7 @@ from gpu_agent.registry import lifecycle, telling
 from gpu_agent.registry.actions import CloseConnection
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.step import Step
@@ -68,7 +69,8 @@ class Verdicts:
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
     ) -> None:
         step.remember(record)
-        move = lifecycle.move(record, target, reason_code=reason_code, reason=reason, now=step.now)
+        said = sentence(reason)
+        move = lifecycle.move(record, target, reason_code=reason_code, reason=said, now=step.now)
         step.note(
             "node_status_changed",
             {

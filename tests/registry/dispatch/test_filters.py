@@ -201,3 +201,29 @@ def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(
 def test_a_long_list_is_cut_short_for_the_reader() -> None:
     _, need, _ = account(node(), job(allowed_nodes=tuple(f"node-{n:02}" for n in range(20))))
     assert need.endswith("node-07 and 12 more")
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        job(gpu_count=99),
+        job(gpu_count=40, min_gpu_memory_mb=90_000),
+        job(required_models=("asr",)),
+        job(required_features=("kv_cache",)),
+        job(labels={"zone": "a"}),
+    ],
+    ids=["GPUs", "memory", "models", "features", "labels"],
+)
+def test_no_account_of_a_node_is_longer_than_a_sentence_whatever_it_declares(wanted: Job) -> None:
+    record = node(
+        gpus=gpus(*(gpu(f"GPU-{place}", name=LONG) for place in range(40))),
+        models=(model("asr", status=LONG),),
+        features=frozenset(f"{place}{LONG}" for place in range(40)),
+        labels={"zone": LONG},
+    )
+    _, need, have = account(record, wanted)
+    assert len(need) <= 1000
+    assert len(have) <= 1000

@@ -11,6 +11,7 @@ from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion
 from gpu_agent.registry.dispatch.view import NodeView, usable_gpus
+from gpu_agent.registry.quoting import quoted, sentence
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -30,7 +31,7 @@ def exclusion(view: NodeView, demand: Demand) -> Excluded | None:
     for reason, lacking in FILTERS:
         lack = lacking(view, demand)
         if lack is not None:
-            return Excluded(view.record.node_id, reason, lack.need, lack.have)
+            return Excluded(view.record.node_id, reason, sentence(lack.need), sentence(lack.have))
     return None
 
 
@@ -117,7 +118,8 @@ def _mislabelled(view: NodeView, demand: Demand) -> Lack | None:
     labels = view.record.labels
     for name, value in demand.job.labels.items():
         if labels.get(name) != value:
-            return Lack(f"label {name}={value}", f"{name}={labels[name]}" if name in labels else f"no {name}")
+            have = f"{name}={quoted(labels[name])}" if name in labels else f"no {name}"
+            return Lack(f"label {name}={value}", have)
     return None
 
 
@@ -129,7 +131,7 @@ def _without_room(view: NodeView, demand: Demand) -> Lack | None:
     if has_memory(view, demand):
         return None
     free = [free_mb(record, gpu, view.promises) for gpu in usable_gpus(record, demand.gpu_name)]
-    shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
+    shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free[:_SHOWN_NAMES])
     return Lack(f"{demand.memory_mb} MiB free on {_gpus_wanted(demand)}", f"free: {shown}")
 
 
@@ -177,13 +179,14 @@ def _model_state(record: NodeRecord, model: str) -> str:
     if not any(one.enabled for one in installed):
         return "disabled"
     stated = (record.capability_state or {}).get(model)
-    return stated or next(one.status for one in installed if one.enabled)
+    return quoted(stated or next(one.status for one in installed if one.enabled))
 
 
 def _gpus(record: NodeRecord) -> str:
     """List a node's GPUs for a person."""
-    parts = [f"{gpu.name} {'MIG parent' if gpu.is_parent else gpu.health}" for gpu in record.gpus.values()]
-    return ", ".join(parts[:_SHOWN_NAMES]) or "no GPU"
+    shown = list(record.gpus.values())[:_SHOWN_NAMES]
+    parts = (f"{quoted(gpu.name)} {'MIG parent' if gpu.is_parent else quoted(gpu.health)}" for gpu in shown)
+    return ", ".join(parts) or "no GPU"
 
 
 def _gpus_wanted(demand: Demand) -> str:
@@ -198,4 +201,4 @@ def _named(demand: Demand) -> str:
 def _listed(names: frozenset[str]) -> str:
     shown = sorted(names)[:_SHOWN_NAMES]
     more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "") if shown else "none"
+    return ", ".join(map(quoted, shown)) + (f" and {more} more" if more else "") if shown else "none"
