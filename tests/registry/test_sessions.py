@@ -1,7 +1,7 @@
 import pytest
 
 from gpu_agent.registry.actions import Action, CloseConnection, Send, TellStatus
-from gpu_agent.registry.events import ConnectionLost, FaultReported, GoodbyeArrived, RegistrationArrived
+from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck, NodeUnregister
 from tests.registry.fleets import (
@@ -275,18 +275,6 @@ def test_a_goodbye_after_an_operators_drain_closes_the_open_session() -> None:
     assert closed(left) == [(1, 1001)]
     assert record.status == "offline"
     assert record.reason_code == "drain_complete"
-
-
-@pytest.mark.parametrize("connection", [1, 2])
-def test_a_fault_is_recorded_with_its_node_if_one_is_known(connection: int) -> None:
-    registry = Registry()
-    registry.ready()
-    (note,) = notes(
-        registry.do(FaultReported(connection, NodeError(code="GPU_LOST", message="Xid 79"))),
-        "node_fault_reported",
-    )
-    assert note.fields["code"] == "GPU_LOST"
-    assert note.fields.get("node_id") == ("node-1" if connection == 1 else None)
 
 
 def test_a_registration_lists_its_jobs_in_flight() -> None:

@@ -68,6 +68,8 @@ def next_look(record: NodeRecord, thresholds: Thresholds) -> float:
         looks.append(record.next_status_at)
     if record.connection is not None or record.status is not NodeStatus.OFFLINE:
         looks.append(silent_until(record))
+    if record.faults.left_out:
+        looks.append(record.faults.until)
     if record.status is NodeStatus.REGISTERING:
         looks.append(record.warmup_until)
     if record.status is NodeStatus.DRAINING and record.drain is not None:

@@ -32,6 +32,16 @@ class Transition:
 
 
 @dataclass(slots=True, kw_only=True)
+class Faults:
+    """How many internal faults a node has reported of late."""
+
+    until: float = 0.0
+    """When the minute that is counted is over (monotonic seconds)."""
+    noted: int = 0
+    left_out: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class NodeRecord:
     """Everything known of one node. Times are monotonic seconds."""
 
@@ -97,6 +107,7 @@ class NodeRecord:
     """As last told: the ids, where ids are told."""
     reported_job_ids: frozenset[str] | None = None
     reported_jobs: int = 0
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def connected(self) -> bool:

@@ -5,7 +5,7 @@ The newest proven session wins, by the order of arrival. Closing a socket change
 
 from collections.abc import Callable
 
-from gpu_agent.registry import admission, declared, identity, pacing, telling
+from gpu_agent.registry import admission, declared, faults, identity, pacing, telling
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
@@ -77,12 +77,10 @@ class Sessions:
             self._drain_by_itself(record, event, step)
 
     def fault(self, event: FaultReported, step: Step) -> None:
-        """Record an internal fault in the node's history."""
+        """Record an internal fault in the node's history; a stranger's is ignored."""
         record = self._house.roster.bound.get(event.connection)
-        fields: dict[str, object] = {"code": event.message.code, "message": event.message.message}
         if record is not None:
-            fields["node_id"] = record.node_id
-        step.note("node_fault_reported", fields, Level.WARNING)
+            faults.report(record, event.message, step)
 
     def lost(self, connection: int, step: Step) -> None:
         """Exclude a node whose connection is gone from dispatch; its status stays."""

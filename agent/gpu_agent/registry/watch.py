@@ -5,7 +5,7 @@ Called for the nodes whose time has come, in no particular order. Reads no clock
 
 from collections.abc import Iterable
 
-from gpu_agent.registry import deadlines, health, pacing, silence, telling
+from gpu_agent.registry import deadlines, faults, health, pacing, silence, telling
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.house import House
 from gpu_agent.registry.record import NodeRecord
@@ -32,6 +32,7 @@ class Watch:
 
     def _look_at(self, record: NodeRecord, step: Step) -> None:
         now = step.now
+        faults.sum_up(record, step)
         if _timed_out(record, now):
             self._time_out(record, step)
         elif record.status is NodeStatus.REGISTERING and now >= record.warmup_until:
