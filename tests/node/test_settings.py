@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.settings import AgentSettings, SettingsError, load
+from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.runtime.layers import SettingsError
 
 URL = "ws://10.0.0.1:8080/ws/node"
 
@@ -162,6 +163,27 @@ def test_a_label_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GPU_AGENT_LABELS", "zone")
     with pytest.raises(SettingsError, match="write name=value"):
         load({"registry_url": URL})
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"": "x"},
+        {"zone": ""},
+        {"zone": "a\x1b[31m"},
+        {"zone": "x" * 2000},
+        {f"label-{n}": "x" for n in range(300)},
+    ],
+    ids=["no name", "no value", "steers a terminal", "too long", "too many"],
+)
+def test_labels_that_no_registry_would_take_are_refused_here(labels: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="labels"):
+        load({"registry_url": URL, "labels": labels})
+
+
+def test_a_home_that_nobody_has_is_refused_with_the_next_step() -> None:
+    with pytest.raises(SettingsError, match="state_dir: it begins with ~"):
+        load({"registry_url": URL, "state_dir": "~nobody-of-that-name/state"})
 
 
 def test_a_home_in_a_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

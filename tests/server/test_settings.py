@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.server import settings
 from gpu_agent.server.address import Address
-from gpu_agent.server.settings import RegistrySettings, SettingsError, load
+from gpu_agent.server.settings import RegistrySettings, load
 
 
 @pytest.fixture(autouse=True)

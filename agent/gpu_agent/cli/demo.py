@@ -1,15 +1,14 @@
 """`gpu-agent demo`: a registry and three agents as real processes on this machine."""
 
 import argparse
-import signal
 import time
-from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
 
 from gpu_agent.cli.demo_fleet import Fleet, running_fleet
 from gpu_agent.cli.demo_walk import Walk
+from gpu_agent.cli.interruption import Interruption
 from gpu_agent.cli.node_table import node_table
 from gpu_agent.cli.outcome import ExitCode
 
@@ -32,11 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the demo until it is done or interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     console = Console()
     try:
-        with running_fleet() as fleet:
+        with Interruption() as interruption, running_fleet(interruption) as fleet, fleet.blaming_the_dead():
             console.print(_whose_gpus(fleet))
             if arguments.once:
                 Walk(fleet, lambda line: print(line, flush=True), started=started).all_steps()
@@ -61,7 +59,3 @@ def _whose_gpus(fleet: Fleet) -> str:
     if fleet.simulated:
         return "This machine has no usable GPU: the three agents simulate theirs."
     return "The three agents share this machine's own GPUs."
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -1,8 +1,12 @@
-"""The demo's processes: a real registry and three real agents, in a folder that goes when they go."""
+"""The demo's processes: a real registry and three real agents, in a folder that goes when they go.
+
+Where Linux has `setpriv`, they end even when the demo is killed outright; the folder then stays.
+"""
 
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,14 +18,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpu_agent.cli.api import Api
-from gpu_agent.cli.outcome import Failure
+from gpu_agent.cli.interruption import Interruption
+from gpu_agent.cli.outcome import ExitCode, Failure
 
 _T = TypeVar("_T")
 
-COMMAND = (sys.executable, "-m", "gpu_agent.cli")
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "gpu_agent.cli")
 START_SECONDS = 15.0
 LEAVE_SECONDS = 6.0
 GLANCE_SECONDS = 0.05
+DYING_SECONDS = 1.0
+"""From the moment when a dying process answers no more until its end is known, at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,18 @@ class Fleet:
             if code is not None:
                 raise Failure(f"the demo's {one.name} ended with {code}:\n{one.last_words()}")
 
+    @contextmanager
+    def blaming_the_dead(self) -> Iterator[None]:
+        """Tell of the process that ended, rather than of the request that failed because it did."""
+        try:
+            yield
+        except Failure as failure:
+            deadline = time.monotonic() + DYING_SECONDS
+            while failure.code is ExitCode.UNREACHABLE and time.monotonic() < deadline:
+                self.check_alive()
+                time.sleep(GLANCE_SECONDS)
+            raise
+
     def await_(self, look: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
         """Look until there is something to see; raises `Failure` when the time is over."""
         deadline = time.monotonic() + seconds
@@ -81,36 +100,77 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet() -> Iterator[Fleet]:
+def running_fleet(interruption: Interruption | None = None) -> Iterator[Fleet]:
     """Start everything; end everything and remove the folder, however the block ends."""
+    heard = interruption or Interruption()
     with ExitStack() as undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gpu-agent-demo-")))
-        simulated = not _machine_has_gpus()
-        registry = _start(
-            undo,
-            "registry",
-            folder,
-            "registry",
-            "serve",
-            "--store",
-            "memory",
-            "--node-listen",
-            "127.0.0.1:0",
-            "--operator-listen",
-            "127.0.0.1:0",
-            "--allow-simulated",
-            # The agents stand for three machines, but share this one with whatever else keeps it busy.
-            "--max-cpu-percent",
-            "100",
-            "--max-memory-percent",
-            "100",
-        )
-        node_url, api = _addresses(registry)
-        agents = tuple(
-            _start_agent(undo, folder, member=member, node_url=node_url, simulated=simulated)
-            for member in MEMBERS
-        )
-        yield Fleet(api=Api(api), processes=(registry, *agents), simulated=simulated)
+        try:
+            with heard.held():
+                folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gpu-agent-demo-")))
+            yield _started(_Nursery(folder, undo, heard, (*_lifeline(), *COMMAND)))
+        finally:
+            heard.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Nursery:
+    """Where processes are started so that each is sure to be ended."""
+
+    folder: Path
+    undo: ExitStack
+    interruption: Interruption
+    command: tuple[str, ...]
+
+    def start(self, name: str, *arguments: str) -> Process:
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as written, self.interruption.held():
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                [*self.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                # Ctrl-C is for the demo alone: it ends its processes itself, in order.
+                start_new_session=True,
+                env={key: value for key, value in os.environ.items() if not key.startswith("GPU_")},
+            )
+            self.undo.callback(_end, process)
+        return Process(name, process, log)
+
+
+def _lifeline() -> tuple[str, ...]:
+    """What to put before a command so that the kernel ends it with us; empty where nothing can."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    if setpriv is None:
+        return ()
+    words = (setpriv, "--pdeathsig", "TERM", "--")
+    tried = subprocess.run([*words, "true"], capture_output=True, check=False)  # noqa: S603 - as found in PATH
+    return words if tried.returncode == 0 else ()
+
+
+def _started(nursery: _Nursery) -> Fleet:
+    simulated = not _machine_has_gpus()
+    registry = nursery.start(
+        "registry",
+        "registry",
+        "serve",
+        "--store",
+        "memory",
+        "--node-listen",
+        "127.0.0.1:0",
+        "--operator-listen",
+        "127.0.0.1:0",
+        "--allow-simulated",
+        # The agents stand for three machines, but share this one with whatever else keeps it busy.
+        "--max-cpu-percent",
+        "100",
+        "--max-memory-percent",
+        "100",
+    )
+    node_url, api = _addresses(registry)
+    agents = tuple(
+        _start_agent(nursery, member, node_url=node_url, simulated=simulated) for member in MEMBERS
+    )
+    return Fleet(api=Api(api), processes=(registry, *agents), simulated=simulated)
 
 
 def _machine_has_gpus() -> bool:
@@ -118,8 +178,8 @@ def _machine_has_gpus() -> bool:
     return probed.returncode == 0
 
 
-def _start_agent(undo: ExitStack, folder: Path, *, member: Member, node_url: str, simulated: bool) -> Process:
-    configuration = folder / f"{member.name}.toml"
+def _start_agent(nursery: _Nursery, member: Member, *, node_url: str, simulated: bool) -> Process:
+    configuration = nursery.folder / f"{member.name}.toml"
     configuration.write_text(
         "\n".join(
             f'[[declared_models]]\nmodel_id = "{model_id}"\nversion = "1"\nkind = "{kind}"'
@@ -127,35 +187,17 @@ def _start_agent(undo: ExitStack, folder: Path, *, member: Member, node_url: str
         )
     )
     pretend = ("--simulate", member.simulate) if simulated else ()
-    return _start(
-        undo,
+    return nursery.start(
         f"agent {member.name}",
-        folder,
         "run",
         "--registry",
         node_url,
         "--state-dir",
-        str(folder / member.name),
+        str(nursery.folder / member.name),
         "--config",
         str(configuration),
         *pretend,
     )
-
-
-def _start(undo: ExitStack, name: str, folder: Path, *arguments: str) -> Process:
-    log = folder / f"{name}.log"
-    with log.open("wb") as written:
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            [*COMMAND, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=written,
-            # Ctrl-C is for the demo alone: it ends its processes itself, in order.
-            start_new_session=True,
-            env={key: value for key, value in os.environ.items() if not key.startswith("GPU_")},
-        )
-    undo.callback(_end, process)
-    return Process(name, process, log)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

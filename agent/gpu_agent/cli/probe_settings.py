@@ -6,8 +6,9 @@ A probe reaches no registry, so none need be named.
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.node.settings import AgentSettings, SettingsError, load
+from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.probe.options import ProbeOptions
+from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.wire.declaration import Owner
 
 _NO_REGISTRY = {"registry_url": "ws://localhost/"}

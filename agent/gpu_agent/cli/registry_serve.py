@@ -9,7 +9,8 @@ from types import ModuleType
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.server.settings import SettingsError, load
+from gpu_agent.runtime.layers import SettingsError
+from gpu_agent.server.settings import load
 
 DESCRIPTION = """\
 Run the registry: nodes connect to it, it decides their status and gives jobs their places.

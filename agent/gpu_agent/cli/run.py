@@ -5,7 +5,8 @@ from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.node import agent
-from gpu_agent.node.settings import SettingsError, load
+from gpu_agent.node.settings import load
+from gpu_agent.runtime.layers import SettingsError
 
 DESCRIPTION = """\
 Run the agent: find out what this machine has, register it, and say how it is until told to stop.

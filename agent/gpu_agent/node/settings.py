@@ -7,29 +7,23 @@ Reads files and environment once and changes nothing. What is wrong comes back a
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
-from pydantic_settings import SettingsError as UnreadableError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.probe import simulated
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.probe.products import SimulationError
+from gpu_agent.runtime.layers import read
 from gpu_agent.wire.declaration import Owner
+from gpu_agent.wire.fields import MAX_LABELS, Name, Text
 from gpu_agent.wire.inventory import ModelStatus
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
@@ -41,10 +35,6 @@ OLDEST_READING_SECONDS = 60.0
 LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
 """One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
 _LONGEST_SHOWN = 60
-
-
-class SettingsError(Exception):
-    """What the owner wrote cannot be used: a sentence for each fault, with the next step."""
 
 
 def _registry_url(value: str) -> str:
@@ -100,9 +90,24 @@ def _labels(value: object) -> object:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+def _expanded(path: Path) -> Path:
+    """Read `~` as the user's home, where there is one."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
+
+
+Folder = Annotated[Path, AfterValidator(_expanded)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
-Labels = Annotated[dict[str, str], BeforeValidator(_labels), NoDecode]
+Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
+"""Labels are compared and printed: nothing that steers a terminal."""
+Labels = Annotated[
+    dict[Annotated[Name, Printable], Annotated[Name, Printable]],
+    Field(max_length=MAX_LABELS),
+    BeforeValidator(_labels),
+    NoDecode,
+]
 _Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -125,12 +130,12 @@ class DeclaredModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model_id: Annotated[str, Field(min_length=1)]
-    version: str | None = None
-    kind: str | None = None
-    src_lang: str | None = None
-    tgt_lang: str | None = None
-    dialect: str | None = None
+    model_id: Annotated[Name, Field(min_length=1)]
+    version: Name | None = None
+    kind: Name | None = None
+    src_lang: Name | None = None
+    tgt_lang: Name | None = None
+    dialect: Name | None = None
     enabled: bool = True
     status: ModelStatus | None = None
     hidden: bool = False
@@ -161,32 +166,16 @@ class AgentSettings(BaseSettings):
     accept_public_jobs: bool = False
     labels: Labels = Field(default_factory=dict)
     max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    endpoint: str | None = None
+    endpoint: Text | None = None
     """Where the worker on this machine is reached."""
 
     hub_roots: Folders | None = None
     """Hugging Face caches; None takes the places where the hub's own library keeps one."""
     model_directories: Folders = ()
     declared_models: tuple[DeclaredModel, ...] = ()
-    features: dict[str, bool] = Field(default_factory=dict)
+    features: dict[Name, bool] = Field(default_factory=dict)
     """true claims a feature, false forbids it; what is not named is left to the models."""
-    advanced_features: tuple[str, ...] = ()
-
-    @classmethod
-    def settings_customise_sources(  # noqa: PLR0917 - the signature is pydantic's
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before environment before file.
-
-        Variables that no setting is named after are ignored: Kubernetes makes some of its own
-        (`GPU_AGENT_PORT`) for a service of our name.
-        """
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+    advanced_features: tuple[Name, ...] = ()
 
     @property
     def owner(self) -> Owner:
@@ -210,29 +199,8 @@ class AgentSettings(BaseSettings):
 
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSettings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
-
-    Without `config` the file in /etc is read if it is there; a named one must be there.
-    """
-    path = DEFAULT_CONFIG if config is None else config
-    if config is not None and not config.is_file():
-        raise SettingsError(f"there is no file {config}; name an existing one with --config")
-
-    class Layered(AgentSettings):
-        model_config = SettingsConfigDict(toml_file=path)
-
-    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return Layered(**given)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
-    except UnreadableError as error:  # a variable that should hold JSON
-        raise SettingsError(f"{error}: write it as JSON") from None
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise SettingsError("\n".join(_sentence(one, path) for one in faults)) from None
+    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
+    return read(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
 
 
 def _sentence(error: ErrorDetails, path: Path) -> str:

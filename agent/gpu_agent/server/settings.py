@@ -4,32 +4,22 @@ Thresholds are named as in §4 of the node protocol, in the file as in the envir
 the flags. Opens nothing and starts nothing.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.layers import read
 from gpu_agent.server.address import Address
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
 _DEFAULTS = Thresholds()
-
-
-class SettingsError(Exception):
-    """What the operator wrote cannot be used: a sentence for each fault, with the next step."""
 
 
 def _address(value: object) -> object:
@@ -89,18 +79,6 @@ class RegistrySettings(BaseSettings):
     max_gpu_percent: Percent = _DEFAULTS.max_gpu_percent
     max_memory_percent: Percent = _DEFAULTS.max_memory_percent
 
-    @classmethod
-    def settings_customise_sources(  # noqa: PLR0917 - the signature is pydantic's
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before environment before file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.failures_in_window > self.failure_window:
@@ -125,29 +103,11 @@ class RegistrySettings(BaseSettings):
 
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
-
-    Without `config` the file in /etc is read if it is there; a named one must be there.
-    """
-    path = DEFAULT_CONFIG if config is None else config
-    if config is not None and not config.is_file():
-        raise SettingsError(f"there is no file {config}; name an existing one with --config")
-
-    class Layered(RegistrySettings):
-        model_config = SettingsConfigDict(toml_file=path)
-
-    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return Layered(**given)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
-    except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(one) for one in error.errors(include_url=False))) from None
+    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
+    return read(RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, _path: Path) -> str:
     name = ".".join(str(step) for step in error["loc"])
     problem = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
