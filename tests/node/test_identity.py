@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -188,3 +189,24 @@ def test_a_directory_that_cannot_be_made_is_said_with_the_next_step(tmp_path: Pa
 def test_the_platform_has_a_place_for_it() -> None:
     assert default_state_dir().is_absolute()
     assert default_state_dir().name == "gpu-agent"
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EROFS, "read-only"),
+        (errno.EISDIR, "move that directory away"),
+        (errno.EACCES, "owner and permissions"),
+    ],
+    ids=["full", "read-only", "directory", "forbidden"],
+)
+def test_the_next_step_fits_what_the_disk_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(IdentityError, match=step), hold(tmp_path / "state"):
+        """Never reached."""

@@ -7,6 +7,7 @@ One agent at a time holds a directory: see `hold`.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -79,7 +80,7 @@ class IdentityFile:
         except FileNotFoundError:
             return Loaded(self._identity)
         except OSError as error:
-            raise IdentityError(f"{self.path} cannot be read ({_reason(error)}); {_MEND}") from error
+            raise IdentityError(f"{self.path} cannot be read {_reason(error)}") from error
         try:
             self._identity = _parse(text)
         except ValueError as error:
@@ -118,14 +119,14 @@ class IdentityFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
-            raise IdentityError(f"{path} cannot be written ({_reason(error)}); {_MEND}") from error
+            raise IdentityError(f"{path} cannot be written {_reason(error)}") from error
 
     def _keep_aside(self) -> Path:
         aside = self._next_aside("corrupt")
         try:
             self.path.rename(aside)
         except OSError as error:
-            raise IdentityError(f"{self.path} cannot be moved aside ({_reason(error)}); {_MEND}") from error
+            raise IdentityError(f"{self.path} cannot be moved aside {_reason(error)}") from error
         self._drop_oldest_aside("corrupt")
         return aside
 
@@ -144,7 +145,7 @@ class IdentityFile:
         try:
             found = [(numbered.fullmatch(path.name), path) for path in self.folder.iterdir()]
         except OSError as error:
-            raise IdentityError(f"{self.folder} cannot be listed ({_reason(error)}); {_MEND}") from error
+            raise IdentityError(f"{self.folder} cannot be listed {_reason(error)}") from error
         return {int(name[1]): path for name, path in found if name}
 
 
@@ -163,20 +164,26 @@ def hold(folder: Path) -> Iterator[IdentityFile]:
             "stop it, or give this one a directory of its own with --state-dir"
         ) from error
     except OSError as error:
-        raise IdentityError(
-            f"the state directory {folder} cannot be used ({_reason(error)}); {_MEND}"
-        ) from error
+        raise IdentityError(f"the state directory {folder} cannot be used {_reason(error)}") from error
     try:
         yield IdentityFile(folder)
     finally:
         lock.release()
 
 
-_MEND = "check the directory's owner and permissions, or name another with --state-dir"
+_MENDS: dict[int | None, str] = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within that user's quota",
+    errno.EROFS: "it is on a disk that is mounted read-only",
+    errno.EISDIR: "move that directory away",
+    errno.ELOOP: "replace that link by a file of its own",
+}
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    """Say what the disk said, and the next step."""
+    mend = _MENDS.get(error.errno, "check its owner and permissions")
+    return f"({error.strerror or error}); {mend}, or name another directory with --state-dir"
 
 
 def _read(path: Path) -> str:
