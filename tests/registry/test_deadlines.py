@@ -52,6 +52,18 @@ def test_a_forgotten_node_is_not_reached() -> None:
     assert list(deadlines.reached(99.0)) == []
 
 
+def test_looks_that_were_given_up_take_no_room_for_long() -> None:
+    deadlines = Deadlines()
+    for node_id in ("a", "b"):
+        deadlines.at(node_id, 7.0)
+    for _ in range(10_000):
+        deadlines.at("c", 604_800.0)
+        deadlines.forget("c")
+    deadlines.at("c", 8.0)
+    assert deadlines.entries < 100
+    assert list(deadlines.reached(9.0)) == ["a", "b", "c"]
+
+
 def test_nobody_waits_for_ever() -> None:
     deadlines = Deadlines()
     deadlines.at("a", inf)

@@ -14,6 +14,9 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 
+_FEW = 64
+"""So many entries that were given up are no reason to tidy up."""
+
 
 class Deadlines:
     """Which node is due when; times are monotonic seconds."""
@@ -28,12 +31,19 @@ class Deadlines:
         """When the first entry comes up; None when no node waits for anything."""
         return self._heap[0][0] if self._heap else None
 
+    @property
+    def entries(self) -> int:
+        """How many entries are kept, with those that were given up and will be passed over."""
+        return len(self._heap)
+
     def at(self, node_id: str, due: float) -> None:
         """Look at a node at `due` at the latest; an earlier look that is planned stays."""
         if due == inf or self._due.get(node_id, inf) <= due:
             return
         self._due[node_id] = due
         heapq.heappush(self._heap, (due, next(self._turn), node_id))
+        if len(self._heap) > 2 * len(self._due) + _FEW:
+            self._tidy_up()
 
     def forget(self, node_id: str) -> None:
         """Plan no further look at a node."""
@@ -46,6 +56,11 @@ class Deadlines:
             if self._due.get(node_id) == due:
                 del self._due[node_id]
                 yield node_id
+
+    def _tidy_up(self) -> None:
+        """Drop what was given up: a node that comes and goes leaves a look a week ahead each time."""
+        self._heap = [(due, next(self._turn), node_id) for node_id, due in self._due.items()]
+        heapq.heapify(self._heap)
 
 
 def silent_until(record: NodeRecord) -> float:

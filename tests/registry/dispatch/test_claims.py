@@ -47,3 +47,14 @@ def test_entering_the_same_end_twice_ends_a_claim_once() -> None:
     claims.hold(entry("job-1", 60.0))
     claims.hold(entry("job-1", 60.0))
     assert len(claims.end_due(60.0)) == 1
+
+
+def test_a_claim_renewed_over_and_over_takes_no_room_for_long() -> None:
+    claims = Claims(86_400.0)
+    claims.hold(entry("job-0", 10_500.0))
+    claims.hold(entry("job-1", 86_400.0))
+    for second in range(10_000):
+        claims.renew("job-1", float(second))
+    assert claims.entries < 100
+    assert claims.next_expiry == 10_500.0
+    assert [claim.job_id for claim in claims.end_due(1e6)] == ["job-0", "job-1"]

@@ -9,6 +9,9 @@ from dataclasses import replace
 
 from gpu_agent.registry.job import Claim
 
+_FEW = 64
+"""So many entries that are passed over are no reason to tidy up."""
+
 
 class Claims:
     """All claims by job, and their ends in order."""
@@ -26,6 +29,11 @@ class Claims:
             heapq.heappop(ends)
         return ends[0][0] if ends else None
 
+    @property
+    def entries(self) -> int:
+        """How many ends are kept, with those that renewals have moved and that will be passed over."""
+        return len(self._ends)
+
     def of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
         return self._held.get(job_id)
@@ -34,6 +42,9 @@ class Claims:
         """Enter a claim as it stands."""
         self._held[claim.job_id] = claim
         heapq.heappush(self._ends, (claim.expires_at, claim.job_id))
+        if len(self._ends) > 2 * len(self._held) + _FEW:
+            self._ends = [(one.expires_at, job_id) for job_id, one in self._held.items()]
+            heapq.heapify(self._ends)
 
     def end_after(self, now: float) -> float:
         """Return when a claim granted or renewed now ends."""
