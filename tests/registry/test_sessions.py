@@ -2,6 +2,7 @@ import pytest
 
 from gpu_agent.registry.actions import Action, CloseConnection, Send, TellStatus
 from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived
+from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck, NodeUnregister
 from tests.registry.fleets import (
@@ -239,6 +240,15 @@ def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_o
     registry.do(ConnectionLost(1))
     registry.pass_time(46.0)
     assert registry.node().reason_code == "heartbeat_timeout"
+
+
+def test_a_node_cannot_ask_for_a_drain_that_never_ends() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.do(goodbye(drain=True, deadline_seconds=1e15))
+    assert record.drain is not None
+    assert record.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
 
 
 @pytest.mark.parametrize("drain", [False, True])

@@ -11,6 +11,7 @@ from gpu_agent.registry.events import (
     RemovalAsked,
     ResumeAsked,
 )
+from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
 from tests.registry.fleets import Registry, answer, closed, codes, declaration, figures, notes, of, statuses
 
 
@@ -235,3 +236,12 @@ def test_a_wish_for_a_node_that_is_not_known_is_refused(event: Event) -> None:
     refused = answer(Registry().do(event))
     assert isinstance(refused, Refusal)
     assert (refused.code, "node-9" in refused.message) == ("UNKNOWN_NODE", True)
+
+
+def test_no_drain_is_longer_than_any_job_may_take() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.drain(deadline_seconds=1e15)
+    assert record.drain is not None
+    assert record.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS

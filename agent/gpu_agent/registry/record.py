@@ -10,6 +10,9 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
+LONGEST_DRAIN_SECONDS = 30 * 86_400.0
+"""No job is waited for longer than this, whatever deadline is asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:

@@ -10,7 +10,7 @@ from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
 from gpu_agent.registry.quoting import quoted
-from gpu_agent.registry.record import Drain, NodeRecord
+from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
@@ -182,7 +182,8 @@ class Sessions:
             if seconds is None:
                 seconds = self._house.thresholds.drain_deadline_seconds
             reason = quoted(event.message.reason)
-            record.drain = Drain(by_operator=False, deadline=step.now + seconds, reason=reason)
+            deadline = step.now + min(seconds, LONGEST_DRAIN_SECONDS)
+            record.drain = Drain(by_operator=False, deadline=deadline, reason=reason)
             step.keep_node(record)
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)

@@ -7,7 +7,7 @@ undone when the save fails.
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.events import CordonAsked, DrainAsked, RemovalAsked, ResumeAsked
 from gpu_agent.registry.house import House
-from gpu_agent.registry.record import Drain, NodeRecord
+from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
@@ -29,6 +29,7 @@ class Wishes:
         seconds = event.deadline_seconds
         if seconds is None:
             seconds = self._house.thresholds.drain_deadline_seconds
+        seconds = min(seconds, LONGEST_DRAIN_SECONDS)
         record.drain = Drain(by_operator=True, deadline=step.now + seconds, reason=event.reason)
         step.note(
             "drain_wished", {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds}
