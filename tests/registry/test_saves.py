@@ -3,7 +3,7 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.step import Key, Step
-from tests.registry.fleets import Registry, answer, closed, declaration, hardware, statuses
+from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
 
 
 class Undone:
@@ -156,3 +156,17 @@ def test_a_drain_that_could_not_be_saved_is_refused_and_never_began() -> None:
     assert (record.status, record.drain) == ("ready", None)
     registry.store_fails = False
     assert registry.claim("job-1").node_id == "node-1"
+
+
+def test_what_is_out_of_date_before_it_could_be_told_is_not_told() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.ready(2)
+    registry.store_fails = True
+    registry.beats(120, every=10.0, gpus=figures(health="lost"))
+    registry.beats(3, gpus=figures())
+    registry.store_fails = False
+    told = registry.pass_time(2.0)
+    assert statuses(told, 1) == ["ready"]
+    assert statuses(told, 2) == ["offline"]
+    assert closed(told) == [(2, 1001)]

@@ -5,10 +5,10 @@ cannot be undone (a silent node is silent whatever the disk says): it stands, is
 no one, and is saved again until the store keeps it. Writes no documents itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Action, Change, Level, Save
+from gpu_agent.registry.actions import Action, Change, Level, Save, TellStatus
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Key, Step
@@ -85,11 +85,11 @@ class Saves:
         Part of every wake, due or not: no periodic status may tell what is not kept.
         """
         again, self._again, self._again_at = self._again, [], None
-        told_first: list[Action] = []
+        told_first = list[Action]()
         for one in again:
             step.keys.update(dict.fromkeys(one.keys))
             told_first += one.told
-        step.told[:0] = told_first
+        step.told[:0] = _still_news(told_first)
 
     def _undo(self, lost: _Open, step: Step) -> None:
         for key, before in lost.before.items():
@@ -99,3 +99,9 @@ class Saves:
             elif key in later.before:
                 # The later save holds this one's change too: whether it is kept decides for both.
                 later.before[key] = before
+
+
+def _still_news(told: Sequence[Action]) -> list[Action]:
+    """Leave out statuses that went out of date before they could be told; periodic ones come again anyway."""
+    newest = {one.connection: one for one in told if isinstance(one, TellStatus) and not one.periodic}
+    return [one for one in told if not isinstance(one, TellStatus) or newest.get(one.connection) is one]
