@@ -4,7 +4,7 @@ import pytest
 
 from gpu_agent.session.beats import Beats
 from gpu_agent.session.settings import SessionSettings
-from gpu_agent.wire.declaration import BeatChanges
+from gpu_agent.wire.beat import BeatChanges
 from gpu_agent.wire.messages import InstalledModel, NodeRegisterAck, NodeStatusMessage
 from tests.session.played import ACK, BARE_ACK, WITH_GPU
 

@@ -15,7 +15,7 @@ from gpu_agent.session.actions import (
 )
 from gpu_agent.session.events import Connected, Declared, Disconnected, StopRequested
 from gpu_agent.session.story import State
-from gpu_agent.wire.declaration import BeatChanges
+from gpu_agent.wire.beat import BeatChanges
 from gpu_agent.wire.messages import NodeControl, NodeRegister, NodeRegisterAck, NodeUnregister
 from tests.playbook import After
 from tests.session.played import (

@@ -4,21 +4,15 @@ import pytest
 
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, decode_from_node, encode
 from gpu_agent.wire.declaration import (
-    BeatChanges,
     Declaration,
-    Moment,
     Owner,
-    changes,
     declare,
-    heartbeat,
     registration,
     whole_gb,
 )
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuReport,
-    Health,
-    HealthReason,
     Host,
     Inventory,
     Model,
@@ -33,14 +27,6 @@ HOST = Host(
     memory_used_mb=1_000,
     memory_available_mb=63_000,
     platform="linux",
-)
-MOMENT = Moment(
-    timestamp_ms=1,
-    cpu_percent=1.0,
-    mem_percent=2.0,
-    running_jobs=0,
-    running_job_ids=None,
-    probe_age_seconds=0.5,
 )
 
 
@@ -116,37 +102,20 @@ def test_a_frame_over_the_limit_leaves_out_disabled_then_unready_models_and_says
     assert {model.model_id for model in disabled} <= set(declaration.left_out)
 
 
-def test_a_beat_replaces_only_what_changed() -> None:
-    told = declared(L4, owner=Owner(labels={"zone": "a"}))
-    assert changes(told, told) == BeatChanges()
-    moved = declared(L4, owner=Owner(labels={"zone": "b"}, accept_public_jobs=True))
-    assert changes(told, moved) == BeatChanges(labels={"zone": "b"}, accept_public_jobs=True)
-    grown = declared(L4, models=(Model(model_id="m", version="1"),))
-    assert changes(told, grown).capability_state == {"m": "ready"}
-    assert changes(told, declared(L4, BLIND)).hardware == declared(L4, BLIND).hardware
+def test_the_owners_words_take_room_from_the_models() -> None:
+    models = tuple(Model(model_id=f"m{i}-{'x' * 300}", version="1") for i in range(2500))
+    wordy = Owner(labels={f"label-{n}-{'k' * 900}": "v" * 1000 for n in range(256)})
+    declaration = declared(L4, models=models, owner=wordy)
+    assert len(encode(registration(declaration, node_id="n" * 128)).encode()) <= MAX_FRAME_BYTES
+    assert declaration.left_out
 
 
-def test_unknown_figures_are_absent_from_a_beat_never_zero() -> None:
-    beat = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=BeatChanges(), sequence=1)
-    assert (beat.resource_usage.gpu_percent, beat.resource_usage.gpu_mem_percent) == (None, None)
-    assert "gpu_percent" not in encode(beat)
-
-
-def test_a_beat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:
-    hung = Gpu(
-        uuid="GPU-3",
-        name="NVIDIA L4",
-        health=Health.UNKNOWN,
-        reasons=(HealthReason(code="nvml_hung", detail="no answer"),),
+def test_a_model_that_no_reader_would_take_is_left_out_and_said_so() -> None:
+    models = (
+        Model(model_id="", version="1"),
+        Model(model_id="good", version="1"),
+        Model(model_id="x" * 2000, version="1"),
     )
-    beat = heartbeat("n", inventory(L4, hung), moment=MOMENT, changed=BeatChanges(), sequence=1)
-    assert beat.gpus is not None
-    assert [(gpu.health, gpu.reasons) for gpu in beat.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
-    assert beat.resource_usage.gpu_mem_percent == 50.0
-
-
-def test_the_parent_of_mig_slices_counts_in_no_total() -> None:
-    parent = Gpu(uuid="GPU-1", name="A100", memory_mb=40_000, memory_used_mb=40_000)
-    piece = Gpu(uuid="MIG-1", name="A100 MIG", memory_mb=10_000, memory_used_mb=0, parent_uuid="GPU-1")
-    beat = heartbeat("n", inventory(parent, piece), moment=MOMENT, changed=BeatChanges(), sequence=1)
-    assert beat.resource_usage.gpu_mem_percent == 0.0
+    declaration = declared(L4, models=models)
+    assert [model.model_id for model in declaration.installed_models] == ["good"]
+    assert declaration.left_out == ("", "x" * 2000)

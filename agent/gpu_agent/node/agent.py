@@ -44,8 +44,9 @@ from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.view import SessionView
 from gpu_agent.version import __version__
+from gpu_agent.wire.beat import heartbeat
 from gpu_agent.wire.codec import FrameError, encode
-from gpu_agent.wire.declaration import declare, heartbeat
+from gpu_agent.wire.declaration import declare
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.inventory import Inventory
 

@@ -9,7 +9,7 @@ machine that does not know how busy it is takes no job on hope, and its registry
 
 import os
 
-from gpu_agent.wire.declaration import Moment
+from gpu_agent.wire.beat import Moment
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory
 
 _FULL = 100.0

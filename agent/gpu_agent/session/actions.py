@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpu_agent.wire.declaration import BeatChanges
+from gpu_agent.wire.beat import BeatChanges
 from gpu_agent.wire.messages import NodeRegister, NodeUnregister
 
 

@@ -8,8 +8,9 @@ import math
 
 from gpu_agent.session.actions import SendBeat
 from gpu_agent.session.settings import SessionSettings
+from gpu_agent.wire.beat import BeatChanges, changes
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.declaration import BeatChanges, Declaration, changes
+from gpu_agent.wire.declaration import Declaration
 from gpu_agent.wire.messages import NodeRegisterAck, NodeStatusMessage
 
 _NOTHING = BeatChanges()

@@ -1,31 +1,32 @@
 """The declaration: what a node tells of itself, made from an inventory by rule.
 
 Holds the wire's rounding and leaving-out rules (§3.1) so that probe, registration
-and beats cannot disagree. Decides nothing about when anything is sent.
+and beats cannot disagree. Decides nothing about when anything is sent; what changed
+since is told by `beat`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+
+from pydantic import ValidationError
 
 from gpu_agent.version import __version__
 from gpu_agent.wire.inventory import Gpu, Inventory, Model
 from gpu_agent.wire.messages import (
     GpuDeclaration,
-    GpuFigures,
     Hardware,
     InstalledModel,
-    NodeHeartbeat,
     NodeRegister,
-    ResourceUsage,
 )
-
-_T = TypeVar("_T")
 
 MB_PER_GB = 1024
 NEWEST_SCHEMA = "1.1"
 FRAME_ROOM_BYTES = 1024 * 1024 - 4096
 """A registration is kept under the protocol's 1 MiB with some room to spare."""
+
+_LONGEST_ID = "x" * 128
+_STATE_ROOM_BYTES = 32
+"""What a model's line in `capability_state` takes, besides its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,30 +60,6 @@ class Declaration:
         return any(gpu.memory_gb for gpu in self.hardware.gpus)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeatChanges:
-    """The parts of a declaration that a beat replaces in full because they changed (§3.4)."""
-
-    installed_models: tuple[InstalledModel, ...] | None = None
-    capability_state: dict[str, str] | None = None
-    accept_public_jobs: bool | None = None
-    labels: dict[str, str] | None = None
-    max_concurrent_jobs: int | None = None
-    hardware: Hardware | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """What only the shell knows at the moment of a beat."""
-
-    timestamp_ms: int
-    cpu_percent: float
-    mem_percent: float
-    running_jobs: int
-    running_job_ids: tuple[str, ...] | None
-    probe_age_seconds: float | None
-
-
 def whole_gb(memory_mb: int | None) -> int | None:
     """Round MiB to whole GiB; a known memory is at least 1, an unknown one stays unknown."""
     return None if memory_mb is None else max(1, round(memory_mb / MB_PER_GB))
@@ -90,8 +67,7 @@ def whole_gb(memory_mb: int | None) -> int | None:
 
 def declare(inventory: Inventory, owner: Owner) -> Declaration:
     """Turn what was found into what is told, at the newest schema."""
-    models, left_out = _fitting(inventory.models)
-    return Declaration(
+    bare = Declaration(
         platform=inventory.host.platform,
         hardware=Hardware(
             cpu_cores=inventory.host.cpu_logical_cores,
@@ -100,13 +76,15 @@ def declare(inventory: Inventory, owner: Owner) -> Declaration:
             driver_version=inventory.gpu.driver_version,
             cuda_version=inventory.gpu.cuda_version,
         ),
-        installed_models=models,
-        capability_state=_capability_state(models),
         features_supported=dict(inventory.features_supported),
         advanced_features=inventory.advanced_features,
         simulated=inventory.simulated,
         owner=owner,
-        left_out=left_out,
+    )
+    taken = len(registration(bare, node_id=_LONGEST_ID).model_dump_json().encode())
+    models, left_out = _fitting(inventory.models, room_bytes=FRAME_ROOM_BYTES - taken)
+    return replace(
+        bare, installed_models=models, capability_state=_capability_state(models), left_out=left_out
     )
 
 
@@ -138,54 +116,6 @@ def registration(
     return whole if schema_version == NEWEST_SCHEMA else _cut_to_1_0(whole)
 
 
-def changes(told: Declaration, current: Declaration) -> BeatChanges:
-    """What a beat must replace, given what the registry was last told."""
-    owner, before = current.owner, told.owner
-    models_changed = current.installed_models != told.installed_models
-    state_changed = dict(current.capability_state) != dict(told.capability_state)
-    return BeatChanges(
-        installed_models=current.installed_models if models_changed else None,
-        capability_state=dict(current.capability_state) if models_changed or state_changed else None,
-        accept_public_jobs=_if_changed(before.accept_public_jobs, owner.accept_public_jobs),
-        labels=_if_changed(dict(before.labels), dict(owner.labels)),
-        max_concurrent_jobs=_if_changed(before.max_concurrent_jobs, owner.max_concurrent_jobs),
-        hardware=_if_changed(told.hardware, current.hardware),
-    )
-
-
-def heartbeat(
-    node_id: str, inventory: Inventory, *, moment: Moment, changed: BeatChanges, sequence: int
-) -> NodeHeartbeat:
-    """Compose a beat from the newest inventory and the moment's figures (§3.4)."""
-    slices_of = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
-    counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in slices_of]
-    return NodeHeartbeat(
-        node_id=node_id,
-        timestamp=moment.timestamp_ms,
-        resource_usage=ResourceUsage(
-            cpu_percent=moment.cpu_percent,
-            mem_percent=moment.mem_percent,
-            gpu_percent=_mean([gpu.utilization_percent for gpu in counted]),
-            gpu_mem_percent=_memory_percent(counted),
-            running_jobs=moment.running_jobs,
-        ),
-        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
-        probe_age_seconds=moment.probe_age_seconds,
-        running_jobs=moment.running_job_ids,
-        sequence=sequence,
-        installed_models=changed.installed_models,
-        capability_state=changed.capability_state,
-        accept_public_jobs=changed.accept_public_jobs,
-        labels=changed.labels,
-        max_concurrent_jobs=changed.max_concurrent_jobs,
-        hardware=changed.hardware,
-    )
-
-
-def _if_changed(before: _T, after: _T) -> _T | None:
-    return None if before == after else after
-
-
 def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
     return GpuDeclaration(
         name=gpu.name,
@@ -202,66 +132,44 @@ def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
     )
 
 
-def _figures(gpu: Gpu) -> GpuFigures:
-    return GpuFigures(
-        uuid=gpu.uuid,
-        utilization_percent=gpu.utilization_percent,
-        memory_used_mb=gpu.memory_used_mb,
-        memory_total_mb=gpu.memory_mb,
-        temperature_c=gpu.temperature_c,
-        power_w=gpu.power_w,
-        health=gpu.health.value,
-        reasons=tuple(reason.code for reason in gpu.reasons),
-    )
-
-
-def _mean(figures: Sequence[float | None]) -> float | None:
-    known = [figure for figure in figures if figure is not None]
-    return round(sum(known) / len(known), 1) if known else None
-
-
-def _memory_percent(gpus: Sequence[Gpu]) -> float | None:
-    known = [
-        (gpu.memory_used_mb, gpu.memory_mb)
-        for gpu in gpus
-        if gpu.memory_used_mb is not None and gpu.memory_mb
-    ]
-    total = sum(size for _, size in known)
-    return round(100 * sum(used for used, _ in known) / total, 1) if total else None
-
-
-def _fitting(models: Sequence[Model]) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
+def _fitting(
+    models: Sequence[Model], *, room_bytes: int
+) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
     """Keep the models that fit a frame: disabled ones go first, then those not ready (§3.1)."""
-    written = [_installed(model) for model in models]
-    by_worth = sorted(written, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
+    written = [(model.model_id, _installed(model)) for model in models]
+    tellable = [model for _, model in written if model is not None]
+    by_worth = sorted(tellable, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
     kept: set[int] = set()
-    room = FRAME_ROOM_BYTES
     for model in by_worth:
-        room -= len(model.model_dump_json().encode()) + 1 + len(model.model_id.encode()) + 24
-        if room < 0:
+        room_bytes -= len(model.model_dump_json().encode()) + len(model.model_id.encode()) + _STATE_ROOM_BYTES
+        if room_bytes < 0:
             break
         kept.add(id(model))
     return (
-        tuple(model for model in written if id(model) in kept),
-        tuple(model.model_id for model in written if id(model) not in kept),
+        tuple(model for model in tellable if id(model) in kept),
+        tuple(model_id for model_id, model in written if model is None or id(model) not in kept),
     )
 
 
-def _installed(model: Model) -> InstalledModel:
-    return InstalledModel(
-        model_id=model.model_id,
-        version=model.version,
-        kind=model.kind,
-        src_lang=model.src_lang,
-        tgt_lang=model.tgt_lang,
-        dialect=model.dialect,
-        enabled=model.enabled,
-        status=model.status.value,
-        source=model.source,
-        revision=model.revision,
-        size_bytes=model.size_bytes,
-        format=model.format,
-    )
+def _installed(model: Model) -> InstalledModel | None:
+    """One model as it is told; None for one that no reader would take, such as a nameless one."""
+    try:
+        return InstalledModel(
+            model_id=model.model_id,
+            version=model.version,
+            kind=model.kind,
+            src_lang=model.src_lang,
+            tgt_lang=model.tgt_lang,
+            dialect=model.dialect,
+            enabled=model.enabled,
+            status=model.status.value,
+            source=model.source,
+            revision=model.revision,
+            size_bytes=model.size_bytes,
+            format=model.format,
+        )
+    except ValidationError:
+        return None
 
 
 def _capability_state(models: Sequence[InstalledModel]) -> dict[str, str]:
