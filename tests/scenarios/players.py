@@ -1,0 +1,297 @@
+"""Those who stand on the node's side of the wire: an agent, an older node, a stranger.
+
+Each is pure: it is told what happened and the time, and gives back what it does to its connection.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Protocol, assert_never
+
+from gpu_agent.node.figures import moment_of
+from gpu_agent.session.actions import (
+    Action,
+    Connect,
+    Credential,
+    Disconnect,
+    Exit,
+    ForgetIdentity,
+    Note,
+    Probe,
+    SaveIdentity,
+    Send,
+    SendBeat,
+)
+from gpu_agent.session.events import (
+    Connected,
+    ConnectFailed,
+    Declared,
+    Disconnected,
+    Event,
+    MessageReceived,
+    Started,
+    StopRequested,
+)
+from gpu_agent.session.machine import SessionMachine
+from gpu_agent.session.settings import SessionSettings
+from gpu_agent.wire.beat import heartbeat
+from gpu_agent.wire.codec import decode_from_registry, encode
+from gpu_agent.wire.declaration import Owner, declare
+from gpu_agent.wire.inventory import Inventory
+from tests.scenarios.box import PROBE_SECONDS, Box
+from tests.scenarios.wording import EPOCH
+
+_TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
+"""Notes that say once more what a message before them said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open a connection, with the node token if there is one."""
+
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """Close the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Send this."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that happened inside, for the transcript."""
+
+    text: str
+
+
+Outward = Dial | HangUp | Frame | Told
+"""What the others come to know of a player."""
+
+
+class Player(Protocol):
+    """What the theatre needs of one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def deadline(self) -> float: ...
+    def wake(self, now: float) -> list[Outward]: ...
+    def opened(self, now: float) -> list[Outward]: ...
+    def refused(self, detail: str, now: float) -> list[Outward]: ...
+    def hear(self, frame: str, now: float) -> list[Outward]: ...
+    def closed(self, code: int, detail: str, now: float) -> list[Outward]: ...
+
+
+class Agent:
+    """The session of this project over a played machine, as `gpu_agent.node.agent` would join them."""
+
+    def __init__(self, name: str, box: Box, *, node_id: str | None) -> None:
+        self.name = name
+        self.box = box
+        self.node_id = node_id
+        self.token: str | None = None
+        self.running_jobs: tuple[str, ...] | None = None
+        """Ids, once a worker has announced one."""
+        self._machine: SessionMachine | None = None
+        self._inventory: Inventory | None = None
+        self._probe_at = inf
+
+    @property
+    def deadline(self) -> float:
+        due = None if self._machine is None else self._machine.deadline
+        return min(self._probe_at, inf if due is None else due)
+
+    def start(self, now: float) -> list[Outward]:
+        """Begin a process that remembers what the one before it has stored."""
+        self._machine = SessionMachine(
+            SessionSettings(), node_id=self.node_id, has_token=self.token is not None, draw=lambda: 0.5
+        )
+        return [*self.probe(now), *self._handle(Started(), now)]
+
+    def stop(self, *, drain: bool, now: float) -> list[Outward]:
+        return self._handle(StopRequested("its operator stops it", drain=drain), now)
+
+    def probe(self, now: float) -> list[Outward]:
+        """Look at the machine now, and tell the session."""
+        self._inventory = self.box.probe(now)
+        self._probe_at = now + PROBE_SECONDS
+        return self._handle(Declared(declare(self._inventory, Owner()), self.running_jobs), now)
+
+    def wake(self, now: float) -> list[Outward]:
+        outward = self.probe(now) if now >= self._probe_at else []
+        if self._machine is not None:
+            outward += self._carry_out(self._machine.wake(now), now)
+        return outward
+
+    def opened(self, now: float) -> list[Outward]:
+        return self._handle(Connected(), now)
+
+    def refused(self, detail: str, now: float) -> list[Outward]:
+        return self._handle(ConnectFailed(detail), now)
+
+    def hear(self, frame: str, now: float) -> list[Outward]:
+        return self._handle(MessageReceived(decode_from_registry(frame)), now)
+
+    def closed(self, code: int, detail: str, now: float) -> list[Outward]:
+        return self._handle(Disconnected(code, detail), now)
+
+    def _handle(self, event: Event, now: float) -> list[Outward]:
+        return [] if self._machine is None else self._carry_out(self._machine.handle(event, now), now)
+
+    def _carry_out(self, actions: Iterable[Action], now: float) -> list[Outward]:
+        return [outward for action in actions for outward in self._carry_out_one(action, now)]
+
+    def _carry_out_one(self, action: Action, now: float) -> list[Outward]:
+        match action:
+            case Connect(credential):
+                return [Dial(self.token if credential is Credential.BEST else None)]
+            case Disconnect():
+                return [HangUp()]
+            case Send(message):
+                return [Frame(encode(message))]
+            case SendBeat():
+                return [Frame(self._beat(action, now))]
+            case Probe():
+                return self.probe(now)
+            case SaveIdentity() | ForgetIdentity() | Note() | Exit():
+                return [Told(text) for text in self._at_home(action)]
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _at_home(self, action: SaveIdentity | ForgetIdentity | Note | Exit) -> list[str]:
+        match action:
+            case SaveIdentity(node_id, node_token):
+                new = node_id != self.node_id
+                self.node_id, self.token = node_id, node_token or self.token
+                return [f"stores its id {node_id}"] if new else []
+            case ForgetIdentity(node_id):
+                self.node_id = None
+                return [f"sets its id {node_id} aside"]
+            case Note(event, fields):
+                return [] if event in _TOLD_BY_THE_MESSAGE else [f"{event} {_listed(fields)}"]
+            case Exit(reason, failed):
+                self._machine, self._probe_at = None, inf
+                return [f"{'fails' if failed else 'ends'}: {reason}"]
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _beat(self, beat: SendBeat, now: float) -> str:
+        assert self._inventory is not None
+        moment = moment_of(
+            self._inventory,
+            timestamp_ms=round((EPOCH + now) * 1000),
+            probe_age_seconds=self.box.probe_age_seconds(now),
+        )
+        if self.running_jobs is not None:
+            moment = replace(moment, running_jobs=len(self.running_jobs), running_job_ids=self.running_jobs)
+        return encode(
+            heartbeat(
+                beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence
+            )
+        )
+
+
+class OlderNode:
+    """A node of other make, as §9 saw it: late beats, a remembered id, no token, a fixed way back."""
+
+    def __init__(self, name: str, *, models: tuple[str, ...]) -> None:
+        self.name = name
+        self.node_id: str | None = None
+        self._models = [{"model_id": model, "version": "1.0.0", "enabled": True} for model in models]
+        self._dial_at = 0.0
+        self._beat_at = inf
+
+    @property
+    def deadline(self) -> float:
+        return min(self._dial_at, self._beat_at)
+
+    def wake(self, now: float) -> list[Outward]:
+        if now >= self._dial_at:
+            self._dial_at = inf
+            return [Dial(None)]
+        if now < self._beat_at:
+            return []
+        self._beat_at = now + 15.0
+        usage = {"cpu_percent": 12.5, "gpu_percent": None, "mem_percent": 50.1, "running_jobs": 0}
+        return [
+            self._frame(
+                "node_heartbeat",
+                timestamp=round((EPOCH + now) * 1000),
+                resource_usage=usage,
+                installed_models=self._models,
+            )
+        ]
+
+    def opened(self, now: float) -> list[Outward]:
+        self._beat_at = now + 15.0
+        return [
+            self._frame(
+                "node_register",
+                version="2.0.0",
+                platform="windows",
+                hardware={
+                    "cpu_cores": 16,
+                    "memory_gb": 32,
+                    "gpus": [{"name": "NVIDIA GeForce RTX 4060", "memory_gb": 8}],
+                },
+                installed_models=self._models,
+                features_supported={"emotion_detection": None},
+                accept_public_jobs=True,
+            )
+        ]
+
+    def refused(self, detail: str, now: float) -> list[Outward]:
+        return self.closed(1006, detail, now)
+
+    def hear(self, frame: str, now: float) -> list[Outward]:  # noqa: ARG002 - it acts on no message but this
+        said = json.loads(frame)
+        if said["type"] == "node_register_ack":
+            self.node_id = said["node_id"]
+        return []
+
+    def closed(self, code: int, detail: str, now: float) -> list[Outward]:  # noqa: ARG002 - whatever the cause
+        self._beat_at, self._dial_at = inf, now + 5.0
+        return []
+
+    def _frame(self, kind: str, **parts: object) -> Frame:
+        return Frame(json.dumps({"type": kind, "node_id": self.node_id} | parts))
+
+
+class Stranger:
+    """Somebody who opens a connection, says one thing, and listens."""
+
+    name = "stranger"
+    deadline = inf
+
+    def __init__(self, frame: str) -> None:
+        self._frame = frame
+
+    def dial(self) -> list[Outward]:
+        return [Dial(None)]
+
+    def wake(self, now: float) -> list[Outward]:  # noqa: ARG002
+        return []
+
+    def opened(self, now: float) -> list[Outward]:  # noqa: ARG002
+        return [Frame(self._frame)]
+
+    def refused(self, detail: str, now: float) -> list[Outward]:  # noqa: ARG002
+        return []
+
+    def hear(self, frame: str, now: float) -> list[Outward]:  # noqa: ARG002
+        return []
+
+    def closed(self, code: int, detail: str, now: float) -> list[Outward]:  # noqa: ARG002
+        return []
+
+
+def _listed(fields: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in fields.items())
