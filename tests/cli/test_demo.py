@@ -1,7 +1,12 @@
+import os
+import signal
+
 import pytest
 
 from gpu_agent.cli import demo
+from gpu_agent.cli.api import Api
 from gpu_agent.cli.app import main
+from gpu_agent.cli.demo_fleet import Fleet
 from gpu_agent.cli.demo_walk import Walk
 from gpu_agent.cli.outcome import Failure
 
@@ -39,3 +44,16 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
     assert main(["demo"]) == 0
     assert drawn
     assert "Ended" in capsys.readouterr().out
+
+
+def test_a_registry_that_was_killed_is_blamed_and_not_its_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killing(fleet: Fleet, *_: object) -> None:
+        os.kill(fleet.processes[0].process.pid, signal.SIGKILL)
+        while True:
+            Api(fleet.api.url).get("/v1/nodes")
+
+    monkeypatch.setattr(demo, "_watch", killing)
+    assert main(["demo"]) == 1
+    assert "the demo's registry ended with -9" in capsys.readouterr().err

@@ -107,7 +107,9 @@ def running_fleet(interruption: Interruption | None = None) -> Iterator[Fleet]:
         try:
             with heard.held():
                 folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gpu-agent-demo-")))
-            yield _started(_Nursery(folder, undo, heard, (*_lifeline(), *COMMAND)))
+            running: list[subprocess.Popen[bytes]] = []
+            undo.callback(_end_all, running)
+            yield _started(_Nursery(folder, heard, (*_lifeline(), *COMMAND), running))
         finally:
             heard.finish()
 
@@ -117,9 +119,9 @@ class _Nursery:
     """Where processes are started so that each is sure to be ended."""
 
     folder: Path
-    undo: ExitStack
     interruption: Interruption
     command: tuple[str, ...]
+    running: "list[subprocess.Popen[bytes]]"
 
     def start(self, name: str, *arguments: str) -> Process:
         log = self.folder / f"{name}.log"
@@ -133,7 +135,7 @@ class _Nursery:
                 start_new_session=True,
                 env={key: value for key, value in os.environ.items() if not key.startswith("GPU_")},
             )
-            self.undo.callback(_end, process)
+            self.running.append(process)
         return Process(name, process, log)
 
 
@@ -200,13 +202,18 @@ def _start_agent(nursery: _Nursery, member: Member, *, node_url: str, simulated:
     )
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(LEAVE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end_all(running: "list[subprocess.Popen[bytes]]") -> None:
+    """End the agents together, so that they can say goodbye; then the registry, which is the first."""
+    for group in (running[1:], running[:1]):
+        for process in group:
+            process.terminate()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        for process in group:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _addresses(registry: Process) -> tuple[str, str]:
