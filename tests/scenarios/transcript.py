@@ -51,18 +51,23 @@ class Transcript:
 
 
 def _beats_folded(run: Iterable[Line]) -> list[Line]:
-    """Fold the beats between two other lines: those of one node that say the same become one line."""
-    rows: dict[tuple[str, str], list[Line]] = {}
+    """Fold the beats between two other lines: those in a row of one node that say the same become one."""
+    rows: list[list[Line]] = []
+    newest: dict[str, list[Line]] = {}
     for line in run:
-        rows.setdefault((line.node, line.text), []).append(line)
-    folded = []
-    for row in rows.values():
-        if len(row) == 1:
-            folded += row
-        else:
-            again = f"beats × {len(row)}, the last at {row[-1].at:.2f} s"  # noqa: RUF001 - a times sign
-            folded.append(replace(row[0], text=row[0].text.replace("beat", again, 1)))
-    return sorted(folded, key=lambda line: line.at)
+        row = newest.get(line.node)
+        if row is None or row[0].text != line.text:
+            row = newest[line.node] = []
+            rows.append(row)
+        row.append(line)
+    return [_row_folded(row) for row in rows]
+
+
+def _row_folded(row: list[Line]) -> Line:
+    if len(row) == 1:
+        return row[0]
+    again = f"beats × {len(row)}, the last at {row[-1].at:.2f} s"  # noqa: RUF001 - a times sign
+    return replace(row[0], text=row[0].text.replace("beat", again, 1))
 
 
 def _crowds_folded(instant: Iterable[Line]) -> Iterator[Line]:
