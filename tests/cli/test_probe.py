@@ -76,6 +76,46 @@ def test_a_simulated_machine_says_that_it_does_not_exist(capsys: pytest.CaptureF
     assert "Could register: 9 of 9" in said
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_machine_told_to_simulate_is_probed_as_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def names(*words: str) -> list[str]:
+        assert main(["probe", "--json", *words]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["simulated"] is True
+        return [gpu["name"] for gpu in document["gpus"]]
+
+    configuration = tmp_path / "agent.toml"
+    configuration.write_text('simulate = "1xL4-24GB"\n')
+    assert names("--config", str(configuration)) == ["NVIDIA L4"]
+    monkeypatch.setenv("GPU_AGENT_SIMULATE", "1xH100-80GB")
+    assert names("--config", str(configuration)) == ["NVIDIA H100 80GB HBM3"]
+    assert names("--simulate", "1xT4-16GB") == ["Tesla T4"]
+
+
+@pytest.mark.parametrize("where", ["flag", "environment"])
+def test_an_empty_simulation_exits_4(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if where == "environment":
+        monkeypatch.setenv("GPU_AGENT_SIMULATE", "")
+    assert main(["probe", *(["--simulate", ""] if where == "flag" else [])]) == 4
+    assert "8xH100-80GB" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_what_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(homeless))
+    for form in ("--json", "--register-preview"):
+        assert main(["probe", form, "--simulate", "1xL4-24GB"]) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
 def test_a_wrong_simulation_exits_4_with_the_nearest_product(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["probe", "--simulate", "8xH10-80GB"]) == 4
     assert "H100-80GB" in capsys.readouterr().err
@@ -89,6 +129,17 @@ def test_the_preview_is_the_registration_that_would_be_sent(
     jsonschema.validate(message, schema_of("node_register"))
     assert message["platform"] == platform.system().lower()
     assert [gpu["uuid"] for gpu in message["hardware"]["gpus"]] == [fake.fact("uuid", i) for i in range(8)]
+
+
+def test_a_preview_that_would_not_be_sent_says_so_and_exits_as_the_probe_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert main(["probe", "--register-preview"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["hardware"]["gpus"] == []
+    assert "the agent would not send this" in said.err
+    assert "Could not register: " in said.err
 
 
 def test_configured_models_are_found_and_listed_by_kind(

@@ -6,6 +6,7 @@ rest of the program loads while it works.
 
 import argparse
 import importlib
+import os
 from typing import Protocol, cast
 
 from gpu_agent.probe.nvml_once import StartedChild, start_child
@@ -21,6 +22,9 @@ exit codes:
   2  no GPU or no driver
   3  the driver is broken, or no GPU is usable; the output says what to do
   4  wrong arguments or configuration"""
+
+
+SIMULATE_VARIABLE = "GPU_AGENT_SIMULATE"
 
 
 class _Report(Protocol):
@@ -45,10 +49,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"
     )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where the agent keeps its identity (default: the platform's place); only read",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the child, load the rest, report."""
-    child = None if arguments.simulate else start_child()
+    pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
+    child = None if pretends else start_child()
     report = cast("_Report", importlib.import_module("gpu_agent.cli.probe_report"))
     return report.main(arguments, child)

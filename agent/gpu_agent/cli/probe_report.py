@@ -10,29 +10,28 @@ import json
 import os
 import platform
 import time
-from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.probe.nvml_once import StartedChild, read_once
+from gpu_agent.cli.probe_asked import Asked, something_configured
+from gpu_agent.cli.probe_verdict import verdict
+from gpu_agent.cli.streams import complain
+from gpu_agent.probe.nvml_once import StartedChild, dismiss, read_once, start_child
 from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
-from gpu_agent.probe.options import ProbeOptions, sources_of
+from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.probe.snapshot import exit_code, take, to_document
 from gpu_agent.runtime.places import home
 from gpu_agent.wire.inventory import GpuReport, Inventory
 
-SYSTEM_CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
-ENVIRONMENT_PREFIX = "GPU_AGENT_"
-
 
 def main(arguments: argparse.Namespace, child: StartedChild | None) -> int:
     """Read and print; the exit code says whether this machine could register."""
-    inventory = _inventory(arguments, child)
+    inventory = _inventory(_asked(arguments), child)
     if arguments.register_preview:
-        print(_later("probe_preview").preview(inventory, arguments.config))
+        _print_preview(inventory, arguments)
     elif arguments.json:
         print(json.dumps(to_document(inventory), indent=2))
     else:
@@ -40,27 +39,34 @@ def main(arguments: argparse.Namespace, child: StartedChild | None) -> int:
     return exit_code(inventory)
 
 
-def _inventory(arguments: argparse.Namespace, child: StartedChild | None) -> Inventory:
-    options = _options(arguments.config)
-    sources = sources_of(options, environ=os.environ, home=home())
-    if child is not None:
-        return take(read_once(child, DEADLINE_SECONDS), sources)
-    return take(_simulated(arguments.simulate), sources, simulated=True)
+def _asked(arguments: argparse.Namespace) -> Asked:
+    """What to look at; where nothing is configured the settings need not be loaded at all."""
+    if something_configured(arguments, os.environ):
+        return cast("Asked", _later("probe_settings").asked(arguments))
+    return Asked(simulate=arguments.simulate)
 
 
-def _simulated(spec: str) -> GpuReport:
+def _inventory(asked: Asked, child: StartedChild | None) -> Inventory:
+    sources = sources_of(asked.options, environ=os.environ, home=home())
+    if asked.simulate is not None:
+        if child is not None:
+            dismiss(child)
+        return take(_simulated(asked.simulate, asked.apart), sources, simulated=True)
+    return take(read_once(child or start_child(), DEADLINE_SECONDS), sources)
+
+
+def _simulated(spec: str, apart: str) -> GpuReport:
     try:
-        return SimulatedGpus(spec, seed=platform.node()).read(time.time())
+        return SimulatedGpus(spec, seed=f"{platform.node()}{apart}").read(time.time())
     except SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
 
 
-def _options(configuration: str | None) -> ProbeOptions:
-    """The owner's options; where nothing is configured the settings need not be loaded at all."""
-    configured = any(name.startswith(ENVIRONMENT_PREFIX) for name in os.environ)
-    if configuration is None and not configured and not SYSTEM_CONFIGURATION.exists():
-        return ProbeOptions()
-    return cast("ProbeOptions", _later("probe_settings").probe_options(configuration))
+def _print_preview(inventory: Inventory, arguments: argparse.Namespace) -> None:
+    preview = _later("probe_preview").preview(inventory, arguments)
+    print(preview.frame)
+    if not preview.would_be_sent:
+        complain(f"the agent would not send this: it waits for a GPU of known memory. {verdict(inventory)}")
 
 
 def _later(module: str) -> ModuleType:

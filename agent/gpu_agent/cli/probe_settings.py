@@ -1,31 +1,37 @@
-"""The probe's part of the agent's settings, for a machine where something is configured.
+"""The agent's settings as the probe uses them, for a machine where something is configured.
 
 A probe reaches no registry, so none need be named.
 """
 
+import argparse
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.node.settings import AgentSettings, load
-from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.runtime.layers import SettingsError
-from gpu_agent.wire.declaration import Owner
 
-_NO_REGISTRY = {"registry_url": "ws://localhost/"}
-
-
-def probe_options(configuration: str | None) -> ProbeOptions:
-    """Where to look, and what the owner declares; raises `Failure` when the configuration is wrong."""
-    return _settings(configuration).probe_options
+_NO_REGISTRY = "ws://localhost/"
 
 
-def owner_of(configuration: str | None) -> Owner:
-    """What the owner states beside what is found; raises `Failure` when the configuration is wrong."""
-    return _settings(configuration).owner
+def asked(arguments: argparse.Namespace) -> Asked:
+    """What to look at; raises `Failure` when the configuration is wrong."""
+    settings = settings_of(arguments)
+    return Asked(
+        options=settings.probe_options,
+        simulate=settings.simulate,
+        apart="" if settings.state_dir is None else f"\n{settings.state_dir}",
+    )
 
 
-def _settings(configuration: str | None) -> AgentSettings:
+def settings_of(arguments: argparse.Namespace) -> AgentSettings:
+    """All settings, the command's own options before the other layers; raises `Failure`."""
+    flags = {
+        "registry_url": _NO_REGISTRY,
+        "simulate": arguments.simulate,
+        "state_dir": arguments.state_dir,
+    }
     try:
-        return load(_NO_REGISTRY, config=None if configuration is None else Path(configuration))
+        return load(flags, config=None if arguments.config is None else Path(arguments.config))
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None

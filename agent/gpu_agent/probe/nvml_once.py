@@ -13,6 +13,7 @@ from gpu_agent.probe.nvml_process import (
     CHILD_COMMAND,
     DEADLINE_SECONDS,
     ask,
+    ask_to_end,
     death_sentence,
     hung_sentence,
     start,
@@ -67,6 +68,13 @@ def read_once(child: StartedChild, deadline_seconds: float = DEADLINE_SECONDS) -
         return answers[-1].report
     took_ms = round((time.monotonic() - child.asked_at) * 1000, 3)
     return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=silence, took_ms=took_ms)
+
+
+def dismiss(child: StartedChild) -> None:
+    """Let a child go whose answer is not needed after all."""
+    if child.process is not None:
+        ask_to_end(child.process)
+        _leave_behind(child.process)
 
 
 def _leave_behind(process: subprocess.Popen[bytes]) -> None:
