@@ -1,14 +1,17 @@
 """The fleet as a whole: the acceptance rules, its waking, and what no sequence of events may break."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from gpu_agent.registry.actions import Action, Answer, CloseConnection, Save, Send, TellStatus
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
+from gpu_agent.registry.deadlines import silent_until
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
@@ -28,9 +31,11 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.lifecycle import ARROWS
+from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
 from tests.registry.fleets import Registry, beat, codes, declaration, figures, hardware, notes, of
+from tests.registry.unruly import Unruly
 
 
 def test_a1_without_a_gpu_a_node_is_never_registered() -> None:
@@ -304,3 +309,47 @@ def test_a_healthy_beat_tells_nobody_anything(kind: type) -> None:
     registry = Registry()
     registry.ready()
     assert of(kind, registry.beats(5)) == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(dice=strategies.randoms(use_true_random=True), auth_off=strategies.booleans())
+def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_stay(
+    dice: Random,
+    auth_off: bool,  # noqa: FBT001 - drawn, not called
+) -> None:
+    registry, unruly = Registry(auth_off=auth_off, claim_ttl_seconds=20.0), Unruly(dice)
+    for connection in range(1, 15):
+        registry.register(connection, hardware=hardware(2))
+    for _ in range(60):
+        registry.store_fails = dice.random() < 1 / 10
+        beating = dice.choice((0.0, 0.3, 0.9, 0.9))
+        for record in registry.fleet.nodes():
+            if record.connection is not None and dice.random() < beating:
+                odd = dice.random() < 1 / 3
+                message = unruly.beat(record.node_id) if odd else beat(record.node_id, gpus=None)
+                registry.do(BeatArrived(record.connection, message))
+        registry.do(unruly.anything())
+        registry.pass_time(dice.choice((0.0, 2.0, 10.0, 10.0, 31.0)))
+        nobody_is_silent_for_too_long(registry)
+    nothing_said_is_longer_than_a_person_reads(registry.done)
+    json.dumps([document for document, _ in registry.kept.values()], allow_nan=False)
+
+
+def nobody_is_silent_for_too_long(registry: Registry) -> None:
+    for record in registry.fleet.nodes():
+        late = registry.now - silent_until(record)
+        assert record.status == "offline" or late <= registry.thresholds.scan_interval_seconds
+
+
+def nothing_said_is_longer_than_a_person_reads(done: Sequence[Action]) -> None:
+    told = of(TellStatus, done)
+    said = [one.reason for one in told] + [one.clears_when or "" for one in told]
+    said += [check.detail for one in told for check in one.checks]
+    said += [one.reason for one in of(CloseConnection, done)]
+    said += [
+        value
+        for one in of(Note, done)
+        for name, value in one.fields.items()
+        if isinstance(value, str) and name not in ("reason", "job_id")  # no node wrote these
+    ]
+    assert max(map(len, said)) <= LONGEST_SENTENCE

@@ -223,7 +223,7 @@ def _busy(node_id: str) -> NodeError:
 
 def _note_arrival(event: RegistrationArrived, step: Step) -> None:
     fields: dict[str, object] = {
-        "schema_version": admission.schema_of(event.message),
+        "schema_version": quoted(admission.schema_of(event.message)),
         "gpu_count": len(event.message.hardware.gpus),
         "address": event.address,
     }
