@@ -23,7 +23,7 @@ def test_a_claim_is_saved_before_it_is_answered() -> None:
     registry.ready()
     done = registry.do(ClaimAsked(7, Job(job_id="job-1", required_models=())))
     kinds = [type(action).__name__ for action in done]
-    assert kinds == ["Note", "Save", "Answer"]
+    assert kinds == ["Save", "Note", "Answer"]
     (note,) = notes(done, "job_assigned")
     assert note.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
     assert ("claim", "job-1") in registry.kept

@@ -43,10 +43,10 @@ def verdict(now: float = 0.0, node_id: str = "node-1") -> Step:
     return step
 
 
-def test_notes_come_first_then_one_save_then_what_is_told() -> None:
+def test_one_save_comes_before_all_that_is_noted_or_told() -> None:
     actions = saves(Undone()).sealed(asked(7))
-    assert [type(action) for action in actions] == [Note, Save, Answer]
-    assert actions[1] == Save(1, (Change(Kept.NODE, "node-1", {"at": 0.0}),))
+    assert [type(action) for action in actions] == [Save, Note, Answer]
+    assert actions[0] == Save(1, (Change(Kept.NODE, "node-1", {"at": 0.0}),))
 
 
 def test_a_step_without_anything_to_keep_saves_nothing() -> None:
@@ -170,3 +170,18 @@ def test_what_is_out_of_date_before_it_could_be_told_is_not_told() -> None:
     assert statuses(told, 1) == ["ready"]
     assert statuses(told, 2) == ["offline"]
     assert closed(told) == [(2, 1001)]
+
+
+def test_a_verdict_is_noted_once_it_is_kept() -> None:
+    """What is in the log and a node's history is told to operators (§4: save before telling)."""
+    subject = saves(Undone())
+    step = verdict()
+    step.note("node_status_changed", {"to": "offline"})
+    sealed = subject.sealed(step)
+    told = [action for action in sealed if not isinstance(action, Save)]
+    subject.failed(1, "disk full", Step(1.0))
+    again = Step(2.0)
+    subject.retry(again)
+    retold = subject.sealed(again)
+    assert isinstance(retold[0], Save)
+    assert [action for action in retold if not isinstance(action, Save)] == told

@@ -108,3 +108,15 @@ def test_a_placement_says_until_when_in_unix_time() -> None:
     )
     shown = views.placement(claim, CLOCK)
     assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
+
+
+def test_a_gpu_without_a_uuid_is_given_none_in_a_placement() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("#0", "GPU-1"),
+        endpoint=None,
+        granted_at=90.0,
+        expires_at=150.0,
+    )
+    assert views.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)

@@ -28,6 +28,7 @@ class _Open:
     before: dict[Key, NodeRecord | Claim | None]
     refusals: tuple[Action, ...]
     told: tuple[Action, ...]
+    """Notes and messages that wait for the save, in order."""
 
 
 class Saves:
@@ -48,15 +49,17 @@ class Saves:
         return self._again_at
 
     def sealed(self, step: Step) -> list[Action]:
-        """Put a step's consequences in order: notes, at most one save, and only then what is told."""
-        actions: list[Action] = [*step.notes]
-        if step.keys:
-            keys = tuple(step.keys)
-            self._last += 1
-            self._open[self._last] = _Open(keys, step.before, tuple(step.refusals), tuple(step.told))
-            actions.append(Save(self._last, tuple(self._write(key, step.now) for key in keys)))
-        actions += step.told
-        return actions
+        """Put a step's consequences in order: at most one save, and only then what is noted and told.
+
+        A note is told too: it joins the log and the node's history, where operators read it.
+        """
+        consequences = (*step.notes, *step.told)
+        if not step.keys:
+            return list(consequences)
+        keys = tuple(step.keys)
+        self._last += 1
+        self._open[self._last] = _Open(keys, step.before, tuple(step.refusals), consequences)
+        return [Save(self._last, tuple(self._write(key, step.now) for key in keys)), *consequences]
 
     def kept(self, save: int) -> None:
         """Forget how things were before every save up to this one."""

@@ -73,5 +73,7 @@ def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds) -> str:
 
 def _when_drained(record: NodeRecord) -> str:
     jobs = record.in_flight_jobs
+    if jobs == 0:
+        return "nothing runs any more: it goes offline at once"
     running = "its last job ends" if jobs == 1 else f"its {jobs} jobs end"
     return f"{running} or the deadline passes: then it goes offline"

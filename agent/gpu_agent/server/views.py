@@ -118,7 +118,10 @@ class NodeDetail(NodeSummary):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A place reserved for a job. `expires_at` is Unix time; renew or release before it."""
+    """A place reserved for a job. `expires_at` is Unix time; renew or release before it.
+
+    `gpu_uuids` names the GPUs that have one; a node of schema 1.0 declares none.
+    """
 
     job_id: str
     node_id: str
@@ -192,10 +195,15 @@ def placement(claim: Claim, clock: Clock) -> Placement:
     return Placement(
         job_id=claim.job_id,
         node_id=claim.node_id,
-        gpu_uuids=claim.gpu_uuids,
+        gpu_uuids=tuple(uuid for uuid in claim.gpu_uuids if not _is_place(uuid)),
         endpoint=claim.endpoint,
         expires_at=clock.wall_at(claim.expires_at),
     )
+
+
+def _is_place(uuid: str) -> bool:
+    """True for what stands in for the UUID of a GPU that was declared without one."""
+    return uuid.startswith("#")
 
 
 def _gpu(gpu: GpuState) -> GpuView:

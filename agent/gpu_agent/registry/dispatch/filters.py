@@ -71,7 +71,10 @@ def _not_ready(view: NodeView, _demand: Demand) -> Lack | None:
 
 
 def _disconnected(view: NodeView, _demand: Demand) -> Lack | None:
-    return Lack("a live connection", "none") if not view.record.connected else None
+    record = view.record
+    if record.connected:
+        return None
+    return Lack("a live connection", "none" if record.connection is None else "one that is silent, in doubt")
 
 
 def _cordoned(view: NodeView, _demand: Demand) -> Lack | None:
