@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, strategies
 
 from gpu_agent.registry.dispatch.index import LEVEL_MB
@@ -138,6 +139,19 @@ def test_a_line_break_in_a_uuid_makes_two_gpus_of_none() -> None:
     subject.write((GpuFigures(uuid="a", memory_used_mb=1), GpuFigures(uuid="b")), exactly=False)
     assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("unknown", None)]
     assert (subject.usable, subject.healths, subject.memory_used) == (0, ("unknown",), [None])
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [(("a\nb",), ("a", "b")), (("a", "b"), ("a\nb",)), (("a\nb", "c"), ("a", "b\nc"))],
+)
+def test_no_gpu_gets_the_figures_of_another_whatever_line_breaks_are_in_their_names(
+    declared: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    subject = Gpus(GpuState(uuid=uuid, name="A", memory_mb=24576) for uuid in declared)
+    subject.write(tuple(GpuFigures(uuid=uuid, memory_used_mb=7) for uuid in told), exactly=False)
+    shown = {uuid for uuid, gpu in subject.items() if gpu.memory_used_mb == 7}
+    assert shown == set(declared) & set(told)
 
 
 def test_an_empty_list_leaves_no_gpu_to_be_used() -> None:

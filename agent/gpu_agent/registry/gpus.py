@@ -50,6 +50,7 @@ class Gpus(Mapping[str, GpuState]):
 
     __slots__ = (
         "_behind",
+        "_in_one_row",
         "_order",
         "_others",
         "_placeable",
@@ -63,8 +64,10 @@ class Gpus(Mapping[str, GpuState]):
 
     def __init__(self, states: Iterable[GpuState] = ()) -> None:
         self._states = {state.uuid: state for state in states}
-        self._order = list(self._states)
-        """One comparison tells that a beat lists the GPUs as they were declared."""
+        self._order = "\n".join(self._states)
+        """One comparison tells that a beat lists the GPUs as they were declared, and touches one string."""
+        self._in_one_row = not any("\n" in uuid for uuid in self._states)
+        """False where the comparison would take one GPU for two; then each is written by itself."""
         self._sizes = _row([state.memory_mb for state in self._states.values()])
         self._used = array("d")
         self._others = array("d")
@@ -129,7 +132,8 @@ class Gpus(Mapping[str, GpuState]):
     def _are_all_well(self, figures: tuple[GpuFigures, ...]) -> bool:
         """Say whether these are all GPUs as declared, with nothing against any of them."""
         well = [one.uuid for one in figures if one.health == "ok" and not one.reasons]
-        return well == self._order and len(well) == len(figures)
+        names_all = len(well) == len(figures) == len(self._states)
+        return names_all and "\n".join(well) == self._order and self._in_one_row
 
     def _moved(self, used: "array[float]", *, exactly: bool) -> bool:
         """Say whether a GPU's free memory is in another step, or is not known exactly."""
