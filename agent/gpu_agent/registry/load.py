@@ -20,11 +20,12 @@ def known_percent(figure: float | None) -> float | None:
 
 def load_of(usage: ResourceUsage, limits: Thresholds) -> Load:
     """Return all that dispatch reads from a machine's usage."""
-    gpu, gpu_memory = known_percent(usage.gpu_percent), known_percent(usage.gpu_mem_percent)
+    gpu, gpu_memory = usage.gpu_percent, usage.gpu_mem_percent
+    # Asked of every beat: `known_percent`, without a call.
     return (
         usage.cpu_percent > limits.max_cpu_percent,
         usage.mem_percent > limits.max_memory_percent,
-        usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent,
-        None if gpu is None else gpu // _TENTH,
-        None if gpu_memory is None else gpu_memory // _TENTH,
+        gpu is not None and gpu > limits.max_gpu_percent,
+        gpu // _TENTH if gpu is not None and 0 <= gpu <= _ALL else None,
+        gpu_memory // _TENTH if gpu_memory is not None and 0 <= gpu_memory <= _ALL else None,
     )
