@@ -1,7 +1,7 @@
 from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.saves import Saves
+from gpu_agent.registry.saves import MOST_WAITING_NOTES, Saves
 from gpu_agent.registry.step import Key, Step
 from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
 
@@ -185,3 +185,17 @@ def test_a_verdict_is_noted_once_it_is_kept() -> None:
     retold = subject.sealed(again)
     assert isinstance(retold[0], Save)
     assert [action for action in retold if not isinstance(action, Save)] == told
+
+
+def test_a_store_that_keeps_nothing_does_not_fill_the_memory_with_notes() -> None:
+    subject = saves(Undone())
+    for number in range(1, MOST_WAITING_NOTES + 50):
+        step = verdict()
+        step.note("node_status_changed", {"number": number})
+        subject.sealed(step)
+        subject.failed(number, "disk full", Step(1.0))
+    again = Step(2.0)
+    subject.retry(again)
+    waiting = [one for one in again.told if isinstance(one, Note)]
+    assert len(waiting) == MOST_WAITING_NOTES
+    assert waiting[-1].fields == {"number": MOST_WAITING_NOTES + 49}

@@ -8,10 +8,13 @@ no one, and is saved again until the store keeps it. Writes no documents itself.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Action, Change, Level, Save, TellStatus
+from gpu_agent.registry.actions import Action, Change, Level, Note, Save, TellStatus
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Key, Step
+
+MOST_WAITING_NOTES = 10_000
+"""Notes that wait for a store which keeps nothing; the oldest go first."""
 
 Write = Callable[[Key, float], Change]
 """Writes the change that keeps one thing as it is now."""
@@ -105,6 +108,12 @@ class Saves:
 
 
 def _still_news(told: Sequence[Action]) -> list[Action]:
-    """Leave out statuses that went out of date before they could be told; periodic ones come again anyway."""
+    """Leave out what went out of date before it could be told: statuses, and notes beyond a bound.
+
+    Periodic statuses come again anyway; a store that fails for hours must not fill the memory.
+    """
     newest = {one.connection: one for one in told if isinstance(one, TellStatus) and not one.periodic}
-    return [one for one in told if not isinstance(one, TellStatus) or newest.get(one.connection) is one]
+    news = [one for one in told if not isinstance(one, TellStatus) or newest.get(one.connection) is one]
+    notes = [one for one in news if isinstance(one, Note)]
+    forgotten = set(map(id, notes[:-MOST_WAITING_NOTES]))
+    return [one for one in news if id(one) not in forgotten]

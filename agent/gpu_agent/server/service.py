@@ -186,7 +186,7 @@ class RegistryService:
     @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
-        return Size(nodes=len(self._fleet.nodes()), connections=self._switchboard.size)
+        return Size(nodes=self._fleet.size, connections=self._switchboard.size)
 
     def _carry_out(self, action: Action) -> Saved | SaveFailed | None:
         return self._carrier.carry_out(action)
