@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -6,21 +7,24 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.api import Api, Problem, quoted
 from gpu_agent.cli.outcome import ExitCode, Failure
 from tests.programs import free_port
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Echoes a request; `/refused` is a problem, `/garbage` no JSON."""
+    """Echoes a request; `/refused` is a problem, `/unknown` one about a node."""
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         asked: dict[str, Any] = {"method": self.command, "path": self.path}
         asked["body"] = json.loads(self.rfile.read(length)) if length else None
-        refused = self.path == "/refused"
-        body = b"<html>" if self.path == "/garbage" else json.dumps({"detail": "no", **asked}).encode()
+        refused = self.path in ("/refused", "/unknown")
+        code = "UNKNOWN_NODE" if self.path == "/unknown" else "OTHER"
+        body = json.dumps({"detail": "no", "code": code, **asked}).encode()
         self.send_response(409 if refused else 200)
+        self.send_header("Content-Type", "application/problem+json" if refused else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -44,7 +48,6 @@ def api() -> Iterator[Api]:
 def test_requests_arrive_as_asked(api: Api) -> None:
     assert api.get("/v1/nodes")["path"] == "/v1/nodes"
     assert api.post("/v1/claims", {"job_id": "j"})["body"] == {"job_id": "j"}
-    assert api.delete("/v1/claims/j")["method"] == "DELETE"
 
 
 def test_a_refusal_is_a_failure_in_the_registrys_words(api: Api) -> None:
@@ -59,8 +62,53 @@ def test_a_refusal_may_be_an_answer(api: Api) -> None:
     assert (answer.status, answer.sentence) == (409, "no")
 
 
-def test_an_answer_that_is_no_json_is_shown_not_raised(api: Api) -> None:
-    assert api.get("/garbage") == {"detail": "<html>"}
+def test_an_unknown_node_names_the_command_that_lists_them(api: Api) -> None:
+    with pytest.raises(Failure, match="gpu-agent registry nodes"):
+        api.post("/unknown", {})
+
+
+def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:
+    with pytest.raises(Failure, match=r"is no gpu-agent registry.*has no nodes") as failed:
+        api.get("/v1/nodes", NODES)
+    assert failed.value.code is ExitCode.UNREACHABLE
+
+
+FOREIGN = {
+    "html": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+    "html error": b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n",
+    "json error": b"HTTP/1.1 404 Not\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    "no type": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "no json": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{",
+    "deep json": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
+    + b"[" * 9999,
+    "no object": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    "no http": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "cut off": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+    "cut off problem": b"HTTP/1.1 409 No\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: 99\r\n\r\n{",
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://[nowhere/\r\nContent-Length: 0\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("said", FOREIGN.values(), ids=FOREIGN.keys())
+def test_what_is_no_registry_is_exit_5_whatever_it_says(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(Failure, match=f"{url}.*registry") as failed:
+            Api(url).get("/v1/nodes", NODES)
+        thread.join(5)
+    assert failed.value.code is ExitCode.UNREACHABLE
+    assert ("no gpu-agent registry" in str(failed.value)) == bool(said)
 
 
 def test_an_unreachable_registry_is_told_with_the_next_step() -> None:
@@ -69,9 +117,28 @@ def test_an_unreachable_registry_is_told_with_the_next_step() -> None:
     assert failed.value.code is ExitCode.UNREACHABLE
 
 
-def test_an_address_that_is_no_url_is_refused_with_an_example() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8081",
+        "ftp://host",
+        "http://",
+        "http://:8081",
+        "http://host:port",
+        "http://host:99999",
+        "http://[::1",
+        "http://a..b",
+        "http://ho st",
+        "http://host\n",
+        "http://me:secret@host",
+        "http://host/?a=b",
+        "http://host/#a",
+    ],
+)
+def test_an_address_that_is_no_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(Failure, match="http://127") as failed:
-        Api("localhost:8081")
+        Api(url)
     assert failed.value.code is ExitCode.CONFIGURATION
 
 

@@ -28,3 +28,10 @@ def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureF
 )
 def test_what_cannot_be_drained_is_refused(served: Served, words: list[str], code: int) -> None:
     assert main(["registry", "drain", *words, "--api", served.api]) == code
+
+
+def test_an_unknown_node_is_told_with_the_command_that_lists_them(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "drain", "node-NOBODY", "--api", served.api]) == 6
+    assert "gpu-agent registry nodes" in capsys.readouterr().err

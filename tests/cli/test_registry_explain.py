@@ -4,6 +4,7 @@ import pytest
 
 from gpu_agent.cli.app import main
 from tests.cli.conftest import Served
+from tests.programs import Registry
 
 
 def explained(served: Served, *words: str) -> int:
@@ -44,3 +45,20 @@ def test_a_label_without_a_value_is_refused_with_an_example(
 ) -> None:
     assert explained(served, "--label", "zone") == 4
     assert "zone=a" in capsys.readouterr().err
+
+
+def test_an_empty_registry_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    with Registry() as registry:
+        assert main(["registry", "explain", "--api", registry.api]) == 0
+    assert "gpu-agent run --registry" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--gpus", "--min-gpu-memory-mb"])
+@pytest.mark.parametrize(
+    ("number", "words"), [("0", "at least 1"), ("-1", "at least 1"), ("x", "whole number")]
+)
+def test_a_number_that_makes_no_sense_is_a_wrong_argument(
+    option: str, number: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "explain", f"{option}={number}"]) == 4
+    assert words in capsys.readouterr().err

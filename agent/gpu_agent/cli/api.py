@@ -1,21 +1,35 @@
 """The operator API as commands use it: JSON over HTTP, with failures told to a person.
 
-Uses no proxy: an operator API is named by its own address.
+Uses no proxy and follows no redirect: an operator API is named by its own address. Trusts nothing
+that answers there: an answer counts only when it has the type and the shape of a registry's.
 """
 
 import argparse
+import http.client
 import json
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from gpu_agent.cli.answers import ANYTHING, Shape, lacking
 from gpu_agent.cli.outcome import ExitCode, Failure
 
 DEFAULT_API = "http://127.0.0.1:8081"
 TIMEOUT_SECONDS = 10.0
+LARGEST_BYTES = 256 * 1024 * 1024
+"""More than the list of any fleet; an endless answer must end somewhere."""
+
+_JSON, _PROBLEM = "application/json", "application/problem+json"
+_NO_CONTENT = 204
+_HANDLERS = (
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.HTTPDefaultErrorHandler,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +41,93 @@ class Problem:
 
     @property
     def sentence(self) -> str:
-        """What the registry says a person should know."""
-        return str(self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}")
+        """What the registry says a person should know, with the next step where it leaves that open."""
+        said = str(self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}")
+        if self.document.get("code") == "UNKNOWN_NODE" and "registry nodes" not in said:
+            return f"{said}; `gpu-agent registry nodes` lists them"
+        return said
 
 
 class Api:
     """One registry's operator API."""
 
     def __init__(self, url: str) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise Failure(
-                f"--api {url!r} is not a URL; write it like {DEFAULT_API}", code=ExitCode.CONFIGURATION
-            )
-        self.url = url.rstrip("/")
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.url = _checked(url).rstrip("/")
+        self._opener = urllib.request.OpenerDirector()
+        for handler in _HANDLERS:
+            self._opener.add_handler(handler())
 
-    def get(self, path: str) -> dict[str, Any]:
-        """Read a resource; raises `Failure` when refused or unreachable."""
-        return self._granted("GET", path, None)
+    def get(self, path: str, shape: Shape = ANYTHING) -> dict[str, Any]:
+        """Read a resource; raises `Failure` when refused, unreachable, or not of this shape."""
+        return self._granted("GET", path, body=None, shape=shape)
 
-    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-        """Ask for something; raises `Failure` when refused or unreachable."""
-        return self._granted("POST", path, body)
+    def post(self, path: str, body: Mapping[str, object], shape: Shape = ANYTHING) -> dict[str, Any]:
+        """Ask for something; raises `Failure` when refused, unreachable, or not of this shape."""
+        return self._granted("POST", path, body=body, shape=shape)
 
-    def delete(self, path: str) -> dict[str, Any]:
+    def delete(self, path: str) -> None:
         """Give something back; raises `Failure` when refused or unreachable."""
-        return self._granted("DELETE", path, None)
+        self._granted("DELETE", path, body=None, shape=ANYTHING)
 
     def attempt(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any] | Problem:
-        """Make a request whose refusal is an answer too; raises `Failure` only when unreachable."""
+        """Make a request whose refusal is an answer too; raises `Failure` when no registry answers."""
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked when the URL was given
             self.url + path, method=method, data=None if body is None else json.dumps(body).encode()
         )
         request.add_header("Content-Type", "application/json")
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                return _document(response.read())
+                if response.status == _NO_CONTENT:
+                    return {}
+                return self._document(response, _JSON)
         except urllib.error.HTTPError as refusal:
             with refusal:
-                return Problem(refusal.code, _document(refusal.read()))
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
+                return Problem(refusal.code, self._document(refusal, _PROBLEM, what=f"HTTP {refusal.code}"))
+        except OSError as error:  # URLError is one, and so is a connection that ends without an answer
             raise Failure(
-                f"no registry answers at {self.url} ({reason}). Is `gpu-agent registry serve` running? "
-                "Name another one with --api URL.",
+                f"no registry answers at {self.url} ({getattr(error, 'reason', error)}). "
+                "Is `gpu-agent registry serve` running? Name another one with --api URL.",
                 code=ExitCode.UNREACHABLE,
             ) from None
+        except (http.client.HTTPException, ValueError) as error:
+            self._disown(f"{type(error).__name__}: {error}")
 
-    def _granted(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any]:
+    def _granted(
+        self, method: str, path: str, *, body: Mapping[str, object] | None, shape: Shape
+    ) -> dict[str, Any]:
         answer = self.attempt(method, path, body)
         if isinstance(answer, Problem):
             raise Failure(answer.sentence, code=ExitCode.REFUSED)
+        lacks = lacking(answer, shape)
+        if lacks is not None:
+            self._disown(f"its answer to {method} {path} has no {lacks} as a registry's has")
         return answer
+
+    def _document(
+        self,
+        answer: http.client.HTTPResponse | urllib.error.HTTPError,
+        kind: str,
+        *,
+        what: str = "its answer",
+    ) -> dict[str, Any]:
+        """An answer's JSON object; what is of another type comes from something else."""
+        told = answer.headers.get_content_type()
+        if told != kind:
+            self._disown(f"{what} is {told}, not {kind}")
+        try:
+            document = json.loads(answer.read(LARGEST_BYTES))
+        except (ValueError, RecursionError):
+            self._disown(f"{what} is no JSON")
+        if not isinstance(document, dict):
+            self._disown(f"{what} is no JSON object")
+        return document
+
+    def _disown(self, why: str) -> NoReturn:
+        raise Failure(
+            f"what answers at {self.url} is no gpu-agent registry ({why}). "
+            "Name the operators' address of one with --api URL.",
+            code=ExitCode.UNREACHABLE,
+        ) from None
 
 
 def add_api_option(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +145,32 @@ def quoted(part: str) -> str:
     return urllib.parse.quote(part, safe="")
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _checked(url: str) -> str:
+    """Refuse what no registry can be reached at, before anything is asked of it."""
     try:
-        document = json.loads(body or b"{}")
-    except ValueError:
-        return {"detail": body[:200].decode(errors="replace")}
-    return document if isinstance(document, dict) else {"detail": str(document)}
+        parts = urllib.parse.urlsplit(url)
+        fault = _fault(parts)
+        _ = parts.port  # raises ValueError for what is no port
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        fault = str(error)
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        fault = "it holds spaces or control characters"
+    if fault is None:
+        return url
+    raise Failure(
+        f"--api {url!r} is not a URL of a registry ({fault}); write it like {DEFAULT_API}",
+        code=ExitCode.CONFIGURATION,
+    )
+
+
+def _fault(parts: urllib.parse.SplitResult) -> str | None:
+    if parts.scheme not in ("http", "https"):
+        return "it does not begin with http:// or https://"
+    if not parts.hostname:
+        return "it names no host"
+    if parts.username is not None or parts.password is not None:
+        return "no credentials go into a URL"
+    if parts.query or parts.fragment:
+        return "it has a query or a fragment"
+    return None

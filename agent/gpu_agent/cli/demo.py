@@ -6,6 +6,7 @@ import time
 from rich.console import Console
 from rich.live import Live
 
+from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.demo_fleet import Fleet, running_fleet
 from gpu_agent.cli.demo_walk import Walk
 from gpu_agent.cli.interruption import Interruption
@@ -51,7 +52,7 @@ def _watch(fleet: Fleet, console: Console) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             fleet.check_alive()
-            live.update(node_table(fleet.api.get("/v1/nodes")["nodes"]), refresh=True)
+            live.update(node_table(fleet.api.get("/v1/nodes", NODES)["nodes"]), refresh=True)
             time.sleep(REFRESH_SECONDS)
 
 

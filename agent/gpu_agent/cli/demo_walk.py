@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gpu_agent.cli.answers import CLAIM, EXPLANATION, NODE_DETAIL, NODES
 from gpu_agent.cli.api import Problem, quoted
 from gpu_agent.cli.demo_fleet import Fleet
 from gpu_agent.cli.node_table import gpus_in_words
@@ -40,7 +41,7 @@ class Walk:
         expected = len(self._fleet.processes) - 1
 
         def look() -> list[dict[str, Any]] | None:
-            nodes: list[dict[str, Any]] = self._fleet.api.get("/v1/nodes")["nodes"]
+            nodes: list[dict[str, Any]] = self._fleet.api.get("/v1/nodes", NODES)["nodes"]
             ready = [node for node in nodes if node["status"] == "ready"]
             return ready if len(ready) == expected else None
 
@@ -50,15 +51,15 @@ class Walk:
         job: dict[str, Any] = {"job_id": JOB}
         if self._fleet.simulated:
             job |= {"required_models": ["demo/whisper"], "gpu_count": 2}
-        claim = self._fleet.api.post("/v1/claims", job)
-        again = self._fleet.api.post("/v1/claims", job)
+        claim = self._fleet.api.post("/v1/claims", job, CLAIM)
+        again = self._fleet.api.post("/v1/claims", job, CLAIM)
         if again["node_id"] != claim["node_id"]:
             raise Failure(f"the same job was placed twice: on {claim['node_id']} and {again['node_id']}")
         self._step(f"claimed a place for {JOB} on {claim['node_id']}: {len(claim['gpu_uuids'])} GPU(s)")
         return claim
 
     def _explain(self, job: dict[str, Any], words: str) -> None:
-        answer = self._fleet.api.post("/v1/dispatch/explain", job)
+        answer = self._fleet.api.post("/v1/dispatch/explain", job, EXPLANATION)
         self._step(f"explained: {words}")
         for node_id in answer["able"]:
             self._say(f"           {node_id}: able")
@@ -69,7 +70,7 @@ class Walk:
 
     def _drain(self, node_id: str) -> None:
         path = f"/v1/nodes/{quoted(node_id)}"
-        drained = self._fleet.api.post(f"{path}/drain", {})
+        drained = self._fleet.api.post(f"{path}/drain", {}, NODE_DETAIL)
         if drained["status"] != "draining":
             raise Failure(f"{node_id} should be draining while {JOB} runs, but is {drained['status']}")
         self._step(f"{node_id} is draining: it keeps {JOB} and takes nothing new")

@@ -15,6 +15,8 @@ STATUS_STYLES: dict[str, str] = {
     "offline": "red",
 }
 
+NO_NODES = "No node is registered. Start one: gpu-agent run --registry ws://HOST:8080/ws/node"
+
 
 def node_table(nodes: Iterable[Mapping[str, Any]]) -> Table:
     """Draw nodes as `GET /v1/nodes` returns them."""

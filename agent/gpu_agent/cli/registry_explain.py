@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpu_agent.cli.answers import EXPLANATION
 from gpu_agent.cli.api import Api, add_api_option
+from gpu_agent.cli.node_table import NO_NODES
 from gpu_agent.cli.outcome import ExitCode, Failure
 
 DESCRIPTION = """\
@@ -27,9 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--feature", action="append", default=[], metavar="F", help="a required feature (repeatable)"
     )
     parser.add_argument("--public", action="store_true", help="a job of the public pool")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default 1)")
+    parser.add_argument(
+        "--gpus", type=_at_least_one, default=1, metavar="N", help="how many GPUs (default 1)"
+    )
     parser.add_argument("--gpu-name", metavar="NAME", help="part of the GPU's name")
-    parser.add_argument("--min-gpu-memory-mb", type=int, metavar="MB", help="free memory on each GPU, in MiB")
+    parser.add_argument(
+        "--min-gpu-memory-mb", type=_at_least_one, metavar="MB", help="free memory on each GPU, in MiB"
+    )
     parser.add_argument(
         "--label", action="append", default=[], metavar="K=V", help="a required label (repeatable)"
     )
@@ -42,9 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    answer = Api(arguments.api).post("/v1/dispatch/explain", _job(arguments))
+    answer = Api(arguments.api).post("/v1/dispatch/explain", _job(arguments), EXPLANATION)
     if arguments.json:
         print(json.dumps(answer, indent=2))
+    elif not (answer["able"] or answer["excluded"]):
+        print(NO_NODES)
     else:
         _print(answer)
     return ExitCode.OK
@@ -63,6 +71,16 @@ def _job(arguments: argparse.Namespace) -> dict[str, object]:
         "allowed_nodes": arguments.node,
     }
     return {name: value for name, value in job.items() if value not in (None, [], {})}
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+_at_least_one.__name__ = "whole number"  # argparse names it so where the text is no number at all
 
 
 def _pair(label: str) -> tuple[str, str]:

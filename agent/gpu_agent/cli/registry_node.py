@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpu_agent.cli.answers import NODE_DETAIL
 from gpu_agent.cli.api import Api, add_api_option, quoted
 from gpu_agent.cli.node_table import STATUS_STYLES, gpus_in_words
 from gpu_agent.cli.outcome import ExitCode
@@ -29,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    node = Api(arguments.api).get(f"/v1/nodes/{quoted(arguments.node_id)}")
+    node = Api(arguments.api).get(f"/v1/nodes/{quoted(arguments.node_id)}", NODE_DETAIL)
     if arguments.json:
         print(json.dumps(node, indent=2))
     else:

@@ -5,8 +5,9 @@ import json
 
 from rich.console import Console
 
+from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.api import Api, add_api_option
-from gpu_agent.cli.node_table import node_table
+from gpu_agent.cli.node_table import NO_NODES, node_table
 from gpu_agent.cli.outcome import ExitCode
 
 
@@ -22,11 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    answer = Api(arguments.api).get("/v1/nodes")
+    answer = Api(arguments.api).get("/v1/nodes", NODES)
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif answer["nodes"]:
         Console().print(node_table(answer["nodes"]))
     else:
-        print("No node is registered. Start one: gpu-agent run --registry ws://HOST:8080/ws/node")
+        print(NO_NODES)
     return ExitCode.OK

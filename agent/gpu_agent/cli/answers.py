@@ -1,0 +1,73 @@
+"""What a registry's answers hold at the least, as far as the commands read them.
+
+A newer registry may say more. It refuses nothing itself: it names the first thing that is lacking.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeAlias
+
+Kind: TypeAlias = "type | UnionType | ListOf"
+Shape: TypeAlias = Mapping[str, Kind]
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list of objects of one shape."""
+
+    shape: Shape
+
+
+ANYTHING: Shape = {}
+_GPU: Shape = {"name": str}
+_MODEL: Shape = {"model_id": str, "version": str}
+
+NODE: Shape = {
+    "node_id": str,
+    "status": str,
+    "reason_code": str,
+    "connected": bool,
+    "gpus": ListOf(_GPU),
+    "installed_models": ListOf(_MODEL),
+    "in_flight_jobs": int,
+    "max_concurrent_jobs": int,
+    "last_beat_age_seconds": float | int | None,
+}
+NODES: Shape = {"nodes": ListOf(NODE)}
+NODE_DETAIL: Shape = {
+    **NODE,
+    "since": float | int,
+    "reason": str,
+    "checks": ListOf({"name": str, "ok": bool, "detail": str}),
+    "events": ListOf({"event": str, "at": float | int}),
+}
+EXPLANATION: Shape = {
+    "able": list,
+    "excluded": ListOf({"node_id": str, "reason": str, "need": str, "have": str}),
+    "counts": dict,
+}
+CLAIM: Shape = {"node_id": str, "gpu_uuids": list}
+
+
+def lacking(document: Mapping[str, Any], shape: Shape) -> str | None:
+    """The first part of the shape that the document lacks, or has as something else."""
+    for name, kind in shape.items():
+        value = document.get(name, ...)
+        if isinstance(kind, ListOf):
+            lacks = _lacking_in_list(value, kind.shape)
+            if lacks is not None:
+                return f"{name}{lacks}"
+        elif not isinstance(value, kind):
+            return name
+    return None
+
+
+def _lacking_in_list(value: object, shape: Shape) -> str | None:
+    if not isinstance(value, list):
+        return ""
+    for one in value:
+        lacks = lacking(one, shape) if isinstance(one, dict) else ""
+        if lacks is not None:
+            return f"[].{lacks}" if lacks else "[]"
+    return None
