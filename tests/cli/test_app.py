@@ -28,6 +28,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["registry"], "serve, nodes, node, drain, explain"),
         (["probe", "--jsn"], "did you mean --json?"),
         (["registry", "drain"], "ID"),
+        (["--verison"], "did you mean --version?"),
+        (["--json", "probe"], "put --json there"),
+        (["registry", "--api", "http://h", "nodes"], "behind the action: put --api there"),
+        (["--api", "http://h", "registry", "nodes"], "behind the command: put --api there"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_the_next_step(
@@ -68,3 +72,27 @@ def test_an_unexpected_fault_is_told_without_a_traceback(
     monkeypatch.setenv("GPU_AGENT_DEBUG", "1")
     with pytest.raises(RuntimeError):
         main(["probe"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["registry", "explain", "--gpus", "many"],
+        ["registry", "explain", "--gpus"],
+        ["registry", "explain", "--gpu", "1"],
+        ["probe", "--config"],
+        ["run", "--registry", "--simulate"],
+    ],
+    ids=" ".join,
+)
+def test_no_hint_suggests_what_was_written(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == ExitCode.CONFIGURATION
+    said = capsys.readouterr().err
+    assert "did you mean" not in said
+
+
+def test_help_of_the_registry_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["registry", "--help"])
+    assert ended.value.code == 0
+    assert "explain" in capsys.readouterr().out

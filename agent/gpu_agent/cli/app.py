@@ -59,13 +59,11 @@ class Chosen:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong arguments and the nearest name for a mistyped one."""
+    """argparse, with our exit code for wrong arguments."""
 
     def error(self, message: str) -> NoReturn:
-        """End with the usage, the fault and the next step."""
-        raise Failure(
-            f"{_with_nearest_option(self, message)}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION
-        )
+        """End with the fault and the next step."""
+        raise Failure(f"{message}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +90,8 @@ def _run(words: Sequence[str]) -> int:
     parser, chosen = _parser_for(words)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        (chosen.parser if chosen else parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        asked = chosen.parser if chosen else parser
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_option(asked, unknown)}")
     if chosen is None:
         parser.print_help()
         return ExitCode.OK
@@ -108,9 +107,7 @@ def _parser_for(words: Sequence[str]) -> tuple[Parser, Chosen | None]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"gpu-agent {__version__}")
-    named = [word for word in words if not word.startswith("-")]
-    first = named[0] if named else None
-    second = named[1] if len(named) > 1 else None
+    first = _named(parser, words[:1], "command")
     groups = _group(
         parser, "COMMAND", named=first, commands={**AGENT_COMMANDS, "registry": Entry("", _REGISTRY_SUMMARY)}
     )
@@ -119,15 +116,29 @@ def _parser_for(words: Sequence[str]) -> tuple[Parser, Chosen | None]:
         "registry", help=_REGISTRY_SUMMARY, description="The registry: serve it, and ask it."
     )
     if first == "registry":
+        second = _named(registry, words[1:2], "action")
         actions = _group(registry, "ACTION", named=second, commands=REGISTRY_COMMANDS)
         chosen = _fill(actions, REGISTRY_COMMANDS, second)
-        if second is None and "-h" not in words and "--help" not in words:
+        if len(words) == 1:
             registry.error(f"say what the registry should do: {', '.join(REGISTRY_COMMANDS)}")
     return parser, chosen
 
 
+_LIKE = 0.75
+"""From this likeness on an option is taken for another, mistyped: all begin alike."""
+_OWN_OPTIONS = ("-h", "--help", "--version")
 _REGISTRY_SUMMARY = "serve a registry, and ask it about its nodes"
 _Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse gives its public return value no public name
+
+
+def _named(parser: Parser, word: Sequence[str], what: str) -> str | None:
+    """The name that stands where one must; an option of a command has its place behind it."""
+    if not word or word[0] in _OWN_OPTIONS:
+        return None
+    if word[0].startswith("-"):
+        hint = _nearest_option(parser, word) or f"; options stand behind the {what}: put {word[0]} there"
+        parser.error(f"no {what} is named before {word[0]}{hint}")
+    return word[0]
 
 
 def _group(
@@ -153,14 +164,15 @@ def _fill(group: "_Subparsers[Parser]", commands: dict[str, Entry], named: str |
     return chosen
 
 
-def _with_nearest_option(parser: argparse.ArgumentParser, message: str) -> str:
+def _nearest_option(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """A hint at the option that was meant by the first unknown one that is like any."""
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - argparse lists its options nowhere else
-    for word in message.split():
-        if word.startswith("--") and word.split("=")[0] not in known:
-            nearest = difflib.get_close_matches(word.split("=")[0], known, 1)
-            if nearest:
-                return f"{message}; did you mean {nearest[0]}?"
-    return message
+    for word in unknown:
+        option = word.partition("=")[0]
+        nearest = difflib.get_close_matches(option, known, 1, _LIKE) if option.startswith("--") else []
+        if nearest:
+            return f"; did you mean {nearest[0]}?"
+    return ""
 
 
 def _epilog() -> str:
