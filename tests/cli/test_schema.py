@@ -25,3 +25,16 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
 def test_schemas_are_written_to_a_folder(tmp_path: Path) -> None:
     assert main(["schema", "--write", str(tmp_path)]) == 0
     assert {path.stem for path in tmp_path.iterdir()} == set(NAMES)
+
+
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    assert main(["schema", "node_error", "--write", str(tmp_path / "a" / "b")]) == 0
+    assert json.loads((tmp_path / "a" / "b" / "node_error.json").read_text()) == schema_of("node_error")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["schema", "--write", str(tmp_path / "file" / "below")]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert "cannot be written (Not a directory)" in said

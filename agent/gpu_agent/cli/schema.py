@@ -2,9 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.wire.schema import NAMES, schema_of
 
 
@@ -15,19 +16,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Without a name: one object with every schema by name."
     )
     parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=f"one of: {', '.join(NAMES)}")
-    parser.add_argument("--write", metavar="DIR", type=Path, help="write each schema to DIR/<name>.json")
+    parser.add_argument(
+        "--write",
+        metavar="DIR",
+        type=Path,
+        help="write each schema to DIR/<name>.json; DIR is made if need be",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print or write."""
     if arguments.write is not None:
-        for name in NAMES if arguments.name is None else [arguments.name]:
-            (arguments.write / f"{name}.json").write_text(_text(schema_of(name)))
+        _write(arguments.write, NAMES if arguments.name is None else (arguments.name,))
     elif arguments.name is not None:
         print(_text(schema_of(arguments.name)), end="")
     else:
         print(_text({name: schema_of(name) for name in NAMES}), end="")
     return ExitCode.OK
+
+
+def _write(folder: Path, names: Iterable[str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / f"{name}.json").write_text(_text(schema_of(name)), encoding="utf-8")
+    except OSError as error:
+        place = error.filename or folder
+        raise Failure(
+            f"{place} cannot be written ({error.strerror}); name another folder: --write DIR"
+        ) from None
 
 
 def _text(document: object) -> str:
