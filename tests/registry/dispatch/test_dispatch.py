@@ -81,7 +81,7 @@ def test_d06_nobody_left_gives_counted_reasons() -> None:
     }
 
 
-def test_a03_every_node_is_explained_on_request() -> None:
+def test_a3_every_node_is_explained_on_request() -> None:
     explained = dispatching(node("idle"), node("away", connection=None)).explain(job(), 0.0)
     assert explained.able == ("idle",)
     assert [(one.node_id, one.reason) for one in explained.excluded] == [("away", Exclusion.DISCONNECTED)]

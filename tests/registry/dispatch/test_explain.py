@@ -37,13 +37,13 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
             assert len(examples) == min(refused.counts[reason], EXAMPLES_PER_REASON)
 
 
-def test_a08_an_empty_fleet_is_refused_without_any_reason() -> None:
+def test_a8_an_empty_fleet_is_refused_without_any_reason() -> None:
     refused = refusal(index_of(), Demand.of(job()))
     assert (refused.job_id, refused.counts, refused.examples) == ("job-1", {}, {})
     assert NO_AVAILABLE_NODE == "NO_AVAILABLE_NODE"
 
 
-def test_a08_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
+def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
     drained = [node(f"drained-{n}", status=NodeStatus.DRAINING) for n in range(12)]
     refused = refusal(index_of(*drained, node("bare")), Demand.of(job(required_models=("asr",))))
     assert refused.counts == {Exclusion.STATUS_NOT_READY: 12, Exclusion.MODEL_NOT_AVAILABLE: 1}
@@ -62,7 +62,7 @@ def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
     }
 
 
-def test_a03_every_exclusion_is_explained_with_node_reason_need_and_have() -> None:
+def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> None:
     fleet = (
         node("idle"),
         node("loaded", reported_jobs=2),

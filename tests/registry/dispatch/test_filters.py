@@ -116,7 +116,7 @@ def test_d04_a_node_without_the_feature_takes_no_job() -> None:
     )
 
 
-def test_a06_advanced_features_never_decide_base_ability() -> None:
+def test_a6_advanced_features_never_decide_base_ability() -> None:
     boasting = NodeRegister(version="1", hardware=HARDWARE, advanced_features=("emotion_detection",))
     found = verdict(node(registration=boasting), job(required_features=("emotion_detection",)))
     assert found is not None
