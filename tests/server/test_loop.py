@@ -1,6 +1,7 @@
 """The loop's own promises, on a machine that is told what to answer."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,7 @@ import pytest
 from gpu_agent.registry.actions import Action, Note, Save
 from gpu_agent.registry.events import ConnectionLost, Event, Saved, SaveFailed
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.loop import SLICE_SECONDS, FleetLoop
+from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
 
 TELLING = Note("told")
 
@@ -183,3 +184,49 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
     await asyncio.wait_for(thrice.wait(), 5)
     loop.stop()
     assert len(failures) >= 2
+
+
+async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_anybody_is_judged() -> None:
+    """A registry that was stopped for a minute must not call silent whoever it did not listen to."""
+    jump = 0.0
+    machine, hands = Scripted(), Hands()
+    waited = ConnectionLost(7)
+    woken = asyncio.Event()
+    heard_when_woken: list[list[Event]] = []
+
+    def lagged(lag: float) -> None:
+        if lag > FROZEN_SECONDS:
+            asyncio.get_running_loop().call_soon(loop.handle, waited)
+        if lag <= FROZEN_SECONDS and jump:
+            heard_when_woken.append(list(machine.heard))
+            woken.set()
+
+    loop = FleetLoop(
+        machine,
+        hands.carry_out,
+        clock=Clock(monotonic=lambda: time.monotonic() + jump),
+        scan_interval_seconds=0.02,
+        lagged=lagged,
+    )
+    loop.start()
+    jump = 60.0
+    await asyncio.wait_for(woken.wait(), 5)
+    loop.stop()
+    assert heard_when_woken[0] == [waited]
+
+
+async def test_a_machine_that_is_always_late_is_still_woken() -> None:
+    machine, hands = Scripted(), Hands()
+    steps = itertools.count()
+    loop = FleetLoop(
+        machine,
+        hands.carry_out,
+        clock=Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps)),
+        scan_interval_seconds=0.02,
+        lagged=hands.lags.append,
+    )
+    loop.start()
+    async with asyncio.timeout(5):
+        while len(machine.woken) < 3:  # noqa: ASYNC110 - nothing tells when a machine is woken
+            await asyncio.sleep(0.01)
+    loop.stop()

@@ -119,11 +119,25 @@ def test_a_registry_that_names_a_schema_was_merely_slow_and_is_told_everything_a
     assert play >> heard(ACK) << SaveIdentity << SendBeat
 
 
-def test_a_registry_that_leaves_only_the_newest_schema_unanswered_keeps_the_oldest() -> None:
+def test_a_registry_that_knows_schemas_is_merely_slow_and_is_told_everything_again() -> None:
+    """It was told half for as long as the connection lasted: labels and places never came."""
     play = _unheard_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
     assert play >> heard(named) << SaveIdentity << Send
-    assert play >> After(10) << Disconnect >> After(1) << Connect
+    assert play >> After(10) << Disconnect >> After(60) << Connect
+    assert play >> Connected() << _registers(capability_schema_version="1.1")
+    newest = ACK.model_copy(update={"capability_schema_version": "1.1"})
+    assert play >> heard(newest) << SaveIdentity << SendBeat
+
+
+def test_a_registry_that_leaves_the_newest_schema_unanswered_again_and_again_gets_the_oldest() -> None:
+    play = _unheard_at_1_1()
+    named = ACK.model_copy(update={"capability_schema_version": "1.0"})
+    assert play >> heard(named) << SaveIdentity << Send
+    for _ in range(2):
+        assert play >> After(10) << Disconnect >> After(60) << Connect
+        assert play >> Connected() << _registers(capability_schema_version="1.1")
+    assert play >> After(10) << Disconnect >> After(60) << Connect
     assert play >> Connected() << _registers(capability_schema_version="1.0")
     assert play >> heard(named) << SaveIdentity << SendBeat
 

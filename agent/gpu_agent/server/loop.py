@@ -19,6 +19,12 @@ SLICE_SECONDS = 0.01
 SHORTEST_SLEEP_SECONDS = 0.02
 """Deadlines that lie closer together are met together."""
 
+FROZEN_SECONDS = 1.0
+"""A waking this late means that the process or its machine stood still, not merely that it was busy."""
+
+HEARING_SECONDS = 0.05
+"""Time for at least one look at every socket."""
+
 _ACTIONS_BETWEEN_LOOKS = 16
 
 
@@ -56,6 +62,8 @@ class FleetLoop:
         self._lists: deque[Iterator[Action]] = deque()
         self._carrying = False
         self._wake_at = inf
+        self._hears_first = False
+        """True while a late waking waits for what nodes said meanwhile."""
         self._timer: asyncio.TimerHandle | None = None
         self.running = False
 
@@ -120,19 +128,26 @@ class FleetLoop:
         if following:
             self._lists.appendleft(iter(following))
 
-    def _sleep(self) -> None:
+    def _sleep(self, *, at_least: float = SHORTEST_SLEEP_SECONDS) -> None:
         """Set the timer to the fleet's deadline, and never further than one scan interval ahead."""
         if self._timer is not None:
             self._timer.cancel()
         now, deadline = self._now(), self._machine.deadline
         seconds = self._scan_interval_seconds if deadline is None else deadline - now
-        seconds = min(max(seconds, SHORTEST_SLEEP_SECONDS), self._scan_interval_seconds)
+        seconds = max(min(seconds, self._scan_interval_seconds), at_least)
         self._wake_at = now + seconds
         self._timer = asyncio.get_running_loop().call_later(seconds, self._wake)
 
     def _wake(self) -> None:
         now = self._now()
-        self._lagged(max(0.0, now - self._wake_at))
+        lag = max(0.0, now - self._wake_at)
+        self._lagged(lag)
+        if lag > FROZEN_SECONDS and not self._hears_first:
+            # We stood still, and beats wait unread in our sockets: hear them before judging anybody.
+            self._hears_first = True
+            self._sleep(at_least=HEARING_SECONDS)
+            return
+        self._hears_first = False
         try:
             actions = self._machine.wake(now)
             if actions:

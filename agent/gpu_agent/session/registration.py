@@ -5,7 +5,7 @@ the next connection with. Decides nothing about time: when to try again is the m
 
 An older scheduler drops what it cannot read in silence (§9). So after silence the next connection
 begins with the other schema, and the one that such a scheduler acknowledged is kept. A registry that
-names a schema in its ack is no older one: it is told everything, at once.
+names a schema in its ack is no older one: it is told everything, at once, and its silence is slowness.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from gpu_agent.wire.declaration import NEWEST_SCHEMA, Declaration, registration
 from gpu_agent.wire.messages import GpuDeclaration, NodeRegister
 
 _OLDEST_SCHEMA = SUPPORTED_SCHEMA_VERSIONS[0]
+_SILENCES_OF_A_SLOW_REGISTRY = 3
 
 
 class NothingDeclaredError(SessionError):
@@ -36,6 +37,9 @@ class Registration:
         self._downgraded = False
         self._raised = False
         """True from going back to the newest schema, after an older one was accepted, until it is too."""
+        self._knows_schemas = False
+        """True once this registry named a schema in an ack: silence then means slowness."""
+        self._silences = 0
         self._in_conflict = False
         self._refused_gpus: tuple[_Identity, ...] | None = None
 
@@ -65,7 +69,15 @@ class Registration:
         self._downgraded = False
 
     def unanswered(self) -> None:
-        """Begin the next connection with the other schema: this one may not have been understood."""
+        """Begin the next connection with the other schema: this one may not have been understood.
+
+        A registry that knows schemas would have said so; only when it stays silent several times
+        in a row may another, older one stand in its place.
+        """
+        self._silences += 1
+        if self._knows_schemas and self._silences < _SILENCES_OF_A_SLOW_REGISTRY:
+            self._begins_with = NEWEST_SCHEMA
+            return
         newest = self.schema_version == NEWEST_SCHEMA
         self._begins_with = _OLDEST_SCHEMA if newest else NEWEST_SCHEMA
 
@@ -80,6 +92,8 @@ class Registration:
     def accepted(self, node_id: str, *, names_schema: bool) -> Declaration:
         """Take the registry's verdict; returns what it was told. What was refused before is over."""
         self._begins_with = NEWEST_SCHEMA if names_schema else self.schema_version
+        self._knows_schemas = names_schema
+        self._silences = 0
         if self.schema_version == NEWEST_SCHEMA:
             self._raised = False
         self.node_id = node_id
