@@ -41,3 +41,16 @@ def test_a_process_that_ends_is_told_with_its_last_words() -> None:
 def test_waiting_in_vain_is_told_with_what_for() -> None:
     with running_fleet() as fleet, pytest.raises(Failure, match="in vain: the moon"):
         fleet.await_(lambda: None, seconds=0.2, what="the moon")
+
+
+def test_this_machines_own_settings_are_not_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulation configured here, the demo took the machine for one with GPUs and waited in vain."""
+    monkeypatch.setenv("GPU_AGENT_SIMULATE", "8xH100-80GB")
+    monkeypatch.setenv("GPU_REGISTRY_REQUIRED_MODELS", "nobody/has-this")
+    with running_fleet() as fleet:
+        assert fleet.simulated
+        fleet.await_(
+            lambda: [n for n in fleet.api.get("/v1/nodes")["nodes"] if n["status"] == "ready"][2:] or None,
+            seconds=20,
+            what="three ready nodes",
+        )

@@ -186,6 +186,23 @@ async def test_a_job_is_released_whatever_its_id_is_made_of(api: httpx.AsyncClie
         assert (await api.delete(f"/v1/claims/{quote(job_id, safe='')}")).status_code == 204
 
 
+async def test_a_place_is_kept_by_renewing_it(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    placed = (await api.post("/v1/claims", json={"job_id": "a/b"})).json()
+    renewed = (await api.post("/v1/claims/a%2Fb/renew", json={})).json()
+    assert renewed["node_id"] == placed["node_id"]
+    assert renewed["expires_at"] > placed["expires_at"]
+    assert problem(await api.post("/v1/claims/nobody/renew", json={}))["status"] == 404
+
+
+async def test_a_drained_node_is_taken_back(api: httpx.AsyncClient, ready: Node) -> None:
+    path = f"/v1/nodes/{ready.node_id}"
+    assert (await api.post(f"{path}/drain", json={})).json()["status"] == "offline"
+    resumed = (await api.post(f"{path}/resume", json={})).json()
+    assert (resumed["status"], resumed["reason_code"]) == ("registering", "resumed")
+    assert problem(await api.post("/v1/nodes/nobody/resume", json={}))["status"] == 404
+
+
 async def test_a_load_balancer_may_ask_with_head(api: httpx.AsyncClient) -> None:
     assert (await api.head("/healthz")).status_code == 200
 
@@ -216,7 +233,9 @@ async def test_the_api_describes_itself(service: RegistryService) -> None:
         "/v1/nodes",
         "/v1/nodes/{node_id}",
         "/v1/nodes/{node_id}/drain",
+        "/v1/nodes/{node_id}/resume",
         "/v1/dispatch/explain",
         "/v1/claims",
         "/v1/claims/{job_id}",
+        "/v1/claims/{job_id}/renew",
     }

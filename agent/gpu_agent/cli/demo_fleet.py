@@ -133,7 +133,7 @@ class _Nursery:
                 stderr=written,
                 # Ctrl-C is for the demo alone: it ends its processes itself, in order.
                 start_new_session=True,
-                env={key: value for key, value in os.environ.items() if not key.startswith("GPU_")},
+                env=_plain_environment(),
             )
             self.running.append(process)
         return Process(name, process, log)
@@ -149,8 +149,15 @@ def _lifeline() -> tuple[str, ...]:
     return words if tried.returncode == 0 else ()
 
 
+def _plain_environment() -> dict[str, str]:
+    """This machine's settings for agents and registries are not the demo's."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("GPU_")}
+
+
 def _started(nursery: _Nursery) -> Fleet:
-    simulated = not _machine_has_gpus()
+    nothing = nursery.folder / "nothing.toml"
+    nothing.touch()
+    simulated = not _machine_has_gpus(nothing)
     registry = nursery.start(
         "registry",
         "registry",
@@ -162,6 +169,8 @@ def _started(nursery: _Nursery) -> Fleet:
         "--operator-listen",
         "127.0.0.1:0",
         "--allow-simulated",
+        "--config",
+        str(nothing),
         # The agents stand for three machines, but share this one with whatever else keeps it busy.
         "--max-cpu-percent",
         "100",
@@ -175,8 +184,9 @@ def _started(nursery: _Nursery) -> Fleet:
     return Fleet(api=Api(api), processes=(registry, *agents), simulated=simulated)
 
 
-def _machine_has_gpus() -> bool:
-    probed = subprocess.run([*COMMAND, "probe", "--json"], capture_output=True, timeout=30, check=False)  # noqa: S603 - our own program
+def _machine_has_gpus(configuration: Path) -> bool:
+    words = [*COMMAND, "probe", "--json", "--config", str(configuration)]
+    probed = subprocess.run(words, capture_output=True, timeout=30, check=False, env=_plain_environment())  # noqa: S603 - our own program
     return probed.returncode == 0
 
 

@@ -133,6 +133,12 @@ def _about_nodes(service: RegistryService) -> APIRouter:
         )
         return _known(service, node_id)
 
+    @router.post("/v1/nodes/{node_id}/resume")
+    async def resume(node_id: str) -> NodeDetail:
+        """Take a drained node back."""
+        _unless_refused(await service.resume(node_id))
+        return _known(service, node_id)
+
     return router
 
 
@@ -147,12 +153,12 @@ def _about_jobs(service: RegistryService) -> APIRouter:
     @router.post("/v1/claims", responses={_CONFLICT: {"model": Problem}})
     async def claim(asked: JobRequest) -> Placement:
         """Reserve a place for a job; the same job again gets the same place."""
-        placed = await service.claim(asked.job())
-        if isinstance(placed, NoAvailableNode):
-            raise Refused(NO_AVAILABLE_NODE, _nobody(placed), **nobody_left(placed))
-        if isinstance(placed, Refusal):
-            raise Refused(placed.code, placed.message)
-        return placed
+        return _placed(await service.claim(asked.job()))
+
+    @router.post("/v1/claims/{job_id:path}/renew")
+    async def renew(job_id: str) -> Placement:
+        """Keep a job's place for one more TTL."""
+        return _placed(await service.renew(job_id))
 
     @router.delete("/v1/claims/{job_id:path}", status_code=204)
     async def release(job_id: str) -> None:
@@ -186,6 +192,14 @@ def _known(service: RegistryService, node_id: str) -> NodeDetail:
 def _unless_refused(refusal: Refusal | None) -> None:
     if refusal is not None:
         raise Refused(refusal.code, refusal.message)
+
+
+def _placed(answer: Placement | NoAvailableNode | Refusal) -> Placement:
+    if isinstance(answer, NoAvailableNode):
+        raise Refused(NO_AVAILABLE_NODE, _nobody(answer), **nobody_left(answer))
+    if isinstance(answer, Refusal):
+        raise Refused(answer.code, answer.message)
+    return answer
 
 
 def _nobody(verdict: NoAvailableNode) -> str:
