@@ -91,8 +91,13 @@ def test_r02_one_gpu_is_acknowledged_as_registering(node: ClientConnection) -> N
     assert answer["node_id"].startswith("node-")
 
 
-def test_r04_an_absent_schema_version_means_1_0(node: ClientConnection) -> None:
-    assert ask(node, registration(capability_schema_version=None))["capability_schema_version"] == "1.0"
+@pytest.mark.parametrize(
+    "version",
+    [{}, {"capability_schema_version": None}, {"capability_schema_version": ""}],
+    ids=["absent", "null", "empty"],
+)
+def test_r04_an_absent_schema_version_means_1_0(node: ClientConnection, version: dict[str, Any]) -> None:
+    assert ask(node, registration(**version))["capability_schema_version"] == "1.0"
 
 
 def test_r05_an_unknown_schema_version_is_refused_and_the_next_try_is_heard(node: ClientConnection) -> None:
@@ -113,10 +118,19 @@ def test_r06_a_live_id_without_proof_is_a_conflict_that_says_how_to_go_on(
         assert ask(other, registration())["node_id"] != node_id
 
 
-def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(node: ClientConnection) -> None:
+def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(
+    registry: Registry, node: ClientConnection
+) -> None:
     node_id = ask(node, registration())["node_id"]
-    for _ in range(3):
+    for _ in range(2):
         beat(node, node_id)
+    two_heard = eventually(
+        lambda: one if (one := registry.get(f"/v1/nodes/{node_id}"))["healthy_beats"] == 2 else None,
+        within_seconds=3,
+        what="two healthy beats",
+    )
+    assert two_heard["status"] == "registering"
+    beat(node, node_id)
     told = hear(node)
     while told["status"] == "registering":
         told = hear(node)
@@ -132,7 +146,7 @@ def test_s06_silence_ends_offline_within_the_timeout_and_a_second(
     beat(node, node_id)
     silent_since = time.monotonic()
     gone = registry.await_status(node_id, "offline", within_seconds=TIMEOUT_SECONDS + 3)
-    assert time.monotonic() - silent_since <= TIMEOUT_SECONDS + 1
+    assert TIMEOUT_SECONDS - 0.1 <= time.monotonic() - silent_since <= TIMEOUT_SECONDS + 1
     assert gone["reason_code"] == "heartbeat_timeout"
 
 

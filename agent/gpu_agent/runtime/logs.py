@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-LEVELS: tuple[str, ...] = ("debug", "info", "warning", "error")
 REDACTED = "[redacted]"
 
 _ROOT = "gpu_agent"

@@ -50,7 +50,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The process is to end: say goodbye and leave."""
+    """The process is to end: say goodbye and leave. With `drain`, which nothing asks for yet, after its jobs."""
 
     reason: str
     drain: bool = False

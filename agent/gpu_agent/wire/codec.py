@@ -18,10 +18,7 @@ from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import FromNode, FromRegistry
 
 MAX_FRAME_BYTES = 1024 * 1024
-"""Largest frame from a peer whose credential was checked (§2)."""
-
-MAX_UNAUTHENTICATED_FRAME_BYTES = 16 * 1024
-"""Largest frame before the credential is checked (§2)."""
+"""Largest frame (§2)."""
 
 MAX_REPORTED_ERRORS = 16
 _SHOWN_VALUE_CHARACTERS = 60

@@ -201,7 +201,6 @@ def _cut_to_1_0(whole: NodeRegister) -> NodeRegister:
             "labels": {},
             "max_concurrent_jobs": None,
             "endpoint": None,
-            "simulated": whole.simulated,
             "running_jobs": None,
         }
     )
