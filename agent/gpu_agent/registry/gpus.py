@@ -7,7 +7,7 @@ a GPU that was never declared is not invented.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from math import isnan, nan
 
@@ -115,6 +115,10 @@ class Gpus(Mapping[str, GpuState]):
         if self._well:
             return [None if isnan(used) else int(used) for used in self._used]
         return [state.memory_used_mb for state in self._states.values()]
+
+    def keys(self) -> KeysView[str]:
+        """Look at their names alone, whatever the beats have said since."""
+        return self._states.keys()
 
     def values(self) -> ValuesView[GpuState]:
         """Look at all of them."""

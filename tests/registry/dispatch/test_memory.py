@@ -1,8 +1,9 @@
 import pytest
 
 from gpu_agent.registry.dispatch.memory import Promise, free_mb, used_mb
+from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.wire.messages import ResourceUsage
-from tests.registry.dispatch.nodes import gpu, node, usage
+from tests.registry.dispatch.nodes import claimed, dispatching, gpu, gpus, job, node, refused, usage
 
 
 def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
@@ -57,3 +58,24 @@ def test_a_job_that_runs_already_is_not_counted_twice() -> None:
     promise = Promise()
     promise.make(10_000, 12_000, shown=True)
     assert promise.unshown_mb(12_000) == 0
+
+
+def test_what_is_promised_on_a_gpu_declared_no_more_is_taken_off_every_gpu() -> None:
+    gone, kept = Promise(), Promise()
+    gone.make(10_000, 0, shown=False)
+    kept.make(5_000, 1_000, shown=False)
+    record = node(gpus=gpus(gpu("#0", memory_mb=24_000, used_mb=1_000), gpu("#1", memory_mb=24_000)))
+    promises = {"GPU-0": gone, "#0": kept}
+    assert [free_mb(record, one, promises) for one in record.gpus.values()] == [8_000, 14_000]
+
+
+def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_gpus() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job("job-1", min_gpu_memory_mb=20_000))
+    record.gpus = gpus(gpu("#0"))
+    dispatch.refresh(record)
+    assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).gpu_uuids == ("#0",)
+    dispatch.release("job-1")
+    assert claimed(dispatch, job("job-2", min_gpu_memory_mb=20_000)).gpu_uuids == ("#0",)

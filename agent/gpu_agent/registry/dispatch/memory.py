@@ -1,7 +1,8 @@
 """How much GPU memory is free, once what claims need and the node does not show yet is taken off (§5).
 
 A claim promises that its GPU's use will grow by what the job needs. What has grown since is shown by the
-node's own figures; only the rest is taken off again.
+node's own figures; only the rest is taken off again. A promise on a GPU that the node no longer declares may
+be kept by any of those that it does: it is taken off each of them, whole, until its claim ends.
 """
 
 from dataclasses import dataclass
@@ -59,4 +60,11 @@ def free_mb(record: NodeRecord, gpu: GpuState, promises: Promises) -> int | None
         return None
     used = used_mb(record, gpu)
     promise = promises.get(gpu.uuid)
-    return gpu.memory_mb - used - (0 if promise is None else promise.unshown_mb(used))
+    promised = 0 if promise is None else promise.unshown_mb(used)
+    return gpu.memory_mb - used - promised - _stray_mb(record, promises)
+
+
+def _stray_mb(record: NodeRecord, promises: Promises) -> int:
+    """Return what is promised on GPUs that the node declares no more, as after a change of schema."""
+    strays = promises.keys() - record.gpus.keys()
+    return sum(promises[uuid].needs_mb for uuid in strays)
