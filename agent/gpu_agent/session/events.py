@@ -50,7 +50,10 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The process is to end: say goodbye and leave. With `drain`, which nothing asks for yet, after its jobs."""
+    """The process is to end: say goodbye and leave; with `drain`, after its jobs.
+
+    Nothing asks for a drain yet: that is for the local socket.
+    """
 
     reason: str
     drain: bool = False
