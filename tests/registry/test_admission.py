@@ -45,3 +45,31 @@ def test_a_simulated_node_is_taken_only_where_that_is_allowed() -> None:
     message = declaration(simulated=True)
     assert code_of(message) == ErrorCode.SIMULATED_NODE_REFUSED
     assert code_of(message, allow_simulated=True) is None
+
+
+@pytest.mark.parametrize(
+    ("uuids", "second"),
+    [
+        (("GPU-a", "GPU-b", "GPU-a"), 2),
+        (("GPU-a", "GPU-a", "GPU-a"), 1),
+        ((None, "#2", None), 2),
+        (("#1", None), 1),
+    ],
+)
+def test_two_gpus_under_one_uuid_are_malformed_and_the_refusal_says_which(
+    uuids: tuple[str | None, ...], second: int
+) -> None:
+    twins = tuple(GpuDeclaration(name="A", memory_gb=24, uuid=uuid) for uuid in uuids)
+    refusal = refusal_of(
+        declaration("n", hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=twins)), allow_simulated=False
+    )
+    assert refusal is not None
+    assert (refusal.code, refusal.node_id) == (ErrorCode.INVALID_MESSAGE, "n")
+    [error] = (refusal.details or {})["errors"]
+    assert error["path"] == f"$.hardware.gpus[{second}].uuid"
+    assert error["path"] in refusal.message
+
+
+def test_gpus_without_a_uuid_are_told_apart_by_their_place() -> None:
+    nameless = tuple(GpuDeclaration(name="A", memory_gb=24) for _ in range(2))
+    assert code_of(declaration(hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=nameless))) is None

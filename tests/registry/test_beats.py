@@ -217,3 +217,15 @@ def test_a_beat_of_absurd_figures_stops_no_clock() -> None:
     assert registry.claim("job-1", allowed_nodes=("node-1",), min_gpu_memory_mb=1000).node_id == "node-1"
     registry.pass_time(46.0)
     assert [record.status for record in registry.fleet.nodes()] == ["offline", "offline"]
+
+
+def test_a_beat_that_declares_two_gpus_under_one_uuid_is_refused_and_counts_for_nothing() -> None:
+    registry = Registry()
+    registry.ready()
+    before = registry.node().last_beat
+    registry.pass_time(5.0)
+    twins = hardware(1).model_copy(update={"gpus": hardware(1).gpus * 2})
+    done = registry.beat(hardware=twins)
+    assert codes(done) == ["INVALID_MESSAGE"]
+    assert registry.node().last_beat == before
+    assert registry.node().hardware == hardware(1)

@@ -3,8 +3,9 @@
 Judges the message alone: who may carry which id is decided where sessions are known.
 """
 
+from gpu_agent.registry.declared import uuid_of
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ErrorCode
-from gpu_agent.wire.messages import NodeError, NodeRegister
+from gpu_agent.wire.messages import Hardware, NodeError, NodeRegister
 
 OLDEST_SCHEMA = "1.0"
 """What a declaration is read as when it names no schema (R-04)."""
@@ -19,6 +20,9 @@ def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | N
     """Return why a declaration is refused; None when nothing in it stands against it."""
     if schema_of(message) not in SUPPORTED_SCHEMA_VERSIONS:
         return schema_not_supported(schema_of(message), node_id=message.node_id)
+    ambiguous = ambiguity_of(message.hardware, node_id=message.node_id)
+    if ambiguous is not None:
+        return ambiguous
     if message.simulated and not allow_simulated:
         return NodeError(
             node_id=message.node_id,
@@ -31,6 +35,16 @@ def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | N
     return None
 
 
+def ambiguity_of(hardware: Hardware, *, node_id: str | None) -> NodeError | None:
+    """Refuse hardware of which two GPUs go by one UUID: no figure could be told to be of one of them."""
+    places: dict[str, int] = {}
+    for place, gpu in enumerate(hardware.gpus):
+        first = places.setdefault(uuid_of(gpu, place), place)
+        if first != place:
+            return _same_uuid(first, place, node_id=node_id)
+    return None
+
+
 def schema_not_supported(version: str, *, node_id: str | None) -> NodeError:
     """Refuse a schema version, and say which to take instead (R-05)."""
     supported = ", ".join(SUPPORTED_SCHEMA_VERSIONS)
@@ -40,6 +54,16 @@ def schema_not_supported(version: str, *, node_id: str | None) -> NodeError:
         message=f"capability schema {version[:40]!r} is not supported: "
         f"register again with one of {supported}",
         details={"supported": list(SUPPORTED_SCHEMA_VERSIONS)},
+    )
+
+
+def _same_uuid(first: int, second: int, *, node_id: str | None) -> NodeError:
+    path, problem = f"$.hardware.gpus[{second}].uuid", f"the same as that of gpus[{first}]"
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.INVALID_MESSAGE,
+        message=f"{path}: {problem}; declare each GPU once, under a uuid of its own",
+        details={"errors": [{"path": path, "problem": problem}]},
     )
 
 

@@ -4,7 +4,7 @@ The hottest path of the registry: a healthy beat of a ready node builds nothing,
 nothing and returns nothing. A beat that is not valid counts for nothing at all.
 """
 
-from gpu_agent.registry import declared, health
+from gpu_agent.registry import admission, declared, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
@@ -13,18 +13,7 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.sessions import unknown_node
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import NodeHeartbeat
-
-_REPLACEABLE = frozenset(
-    {
-        "installed_models",
-        "capability_state",
-        "accept_public_jobs",
-        "labels",
-        "max_concurrent_jobs",
-        "hardware",
-    }
-)
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat
 
 
 class Beats:
@@ -47,8 +36,11 @@ class Beats:
         thresholds = self._thresholds
         usage, was_suspected = message.resource_usage, record.suspected
         load = load_of(usage, thresholds)
-        replaced = not _REPLACEABLE.isdisjoint(message.model_fields_set)
+        replaced = not declared.REPLACEABLE.isdisjoint(message.model_fields_set)
         if replaced:
+            ambiguous = _ambiguity(message)
+            if ambiguous is not None:
+                return _answer(event, ambiguous, now)
             declared.replace(record, message, thresholds)
         differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
         record.usage, record.probe_age_seconds = usage, message.probe_age_seconds
@@ -78,9 +70,7 @@ class Beats:
     def _from_a_stranger(self, event: BeatArrived, now: float) -> Step | None:
         if self._house.roster.dismissed(event.connection):
             return None
-        step = Step(now)
-        step.tell(Send(event.connection, unknown_node(event.message.node_id)))
-        return step
+        return _answer(event, unknown_node(event.message.node_id), now)
 
     def _count(self, record: NodeRecord, now: float, *, healthy: bool) -> Step:
         step = Step(now)
@@ -145,6 +135,16 @@ class Beats:
         ]
         fields = {"node_id": record.node_id, "ok": healthy, "checks": checks}
         step.note("health_check", fields, Level.DEBUG)
+
+
+def _ambiguity(beat: NodeHeartbeat) -> NodeError | None:
+    return None if beat.hardware is None else admission.ambiguity_of(beat.hardware, node_id=beat.node_id)
+
+
+def _answer(event: BeatArrived, refusal: NodeError, now: float) -> Step:
+    step = Step(now)
+    step.tell(Send(event.connection, refusal))
+    return step
 
 
 def _write_jobs(record: NodeRecord, beat: NodeHeartbeat) -> None:

@@ -14,6 +14,18 @@ from gpu_agent.wire.messages import GpuDeclaration, InstalledModel, NodeHeartbea
 
 MB_PER_GB = 1024
 
+REPLACEABLE = frozenset(
+    {
+        "accept_public_jobs",
+        "labels",
+        "max_concurrent_jobs",
+        "hardware",
+        "installed_models",
+        "capability_state",
+    }
+)
+"""The parts of a declaration that a beat may bring anew (§3.4)."""
+
 BASE_FEATURES = frozenset(
     {
         "emotion_detection",
@@ -59,16 +71,14 @@ def replace(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> 
     return True
 
 
+def uuid_of(gpu: GpuDeclaration, position: int) -> str:
+    """Return what a node's GPU goes by: its UUID, or its place where it has none (schema 1.0)."""
+    return gpu.uuid or f"#{position}"
+
+
 def _parts(beat: NodeHeartbeat) -> dict[str, object]:
-    told: dict[str, object] = {
-        "accept_public_jobs": beat.accept_public_jobs,
-        "labels": beat.labels,
-        "max_concurrent_jobs": beat.max_concurrent_jobs,
-        "hardware": beat.hardware,
-        "installed_models": beat.installed_models,
-    }
-    parts = {name: value for name, value in told.items() if value is not None}
-    if beat.capability_state is not None or beat.installed_models is not None:
+    parts = {name: value for name in REPLACEABLE if (value := getattr(beat, name)) is not None}
+    if "installed_models" in parts:
         # A state that was told of older models must not speak for new ones.
         parts["capability_state"] = beat.capability_state
     return parts
@@ -92,7 +102,7 @@ def _gpu_state(gpu: GpuDeclaration, position: int, parents: set[str]) -> GpuStat
     if memory_mb is None and gpu.memory_gb is not None:
         memory_mb = gpu.memory_gb * MB_PER_GB
     return GpuState(
-        uuid=gpu.uuid or f"#{position}",
+        uuid=uuid_of(gpu, position),
         name=gpu.name,
         memory_mb=memory_mb,
         parent_uuid=gpu.parent_uuid,
