@@ -1,4 +1,9 @@
+import pytest
+
 from gpu_agent.registry.actions import Action
+from gpu_agent.registry.silence import FEWEST_NODES, suspected
+from gpu_agent.registry.step import Step
+from tests.registry.dispatch.nodes import node
 from tests.registry.fleets import Registry, notes, statuses
 
 
@@ -77,8 +82,15 @@ def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:
     assert in_status(registry, "offline") == 6
 
 
-def test_a_small_fleet_falling_silent_is_no_sign_of_anything() -> None:
-    registry = fleet_of(9)
+@pytest.mark.parametrize(("count", "offline"), [(9, 9), (10, 0)])
+def test_ten_live_nodes_are_enough_to_suspect_the_registry_and_nine_are_not(count: int, offline: int) -> None:
+    registry = fleet_of(count)
     done = registry.pass_time(46.0)
-    assert not notes(done, "mass_disconnect_suspected")
-    assert in_status(registry, "offline") == 9
+    assert len(notes(done, "mass_disconnect_suspected")) == (offline == 0)
+    assert in_status(registry, "offline") == offline
+
+
+@pytest.mark.parametrize(("seconds", "silent"), [(20.0, 0), (20.001, FEWEST_NODES)])
+def test_a_node_is_silent_after_more_than_two_of_its_intervals(seconds: float, silent: int) -> None:
+    heard = [node(f"node-{place}", heard_at=1000.0, interval_seconds=10.0) for place in range(FEWEST_NODES)]
+    assert suspected(heard, Step(1000.0 + seconds)) == heard[:silent]
