@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.messages import (
     FromNode,
@@ -68,7 +68,7 @@ def answered(result: Result, now: float) -> list[str]:
             counted = ", ".join(f"{reason} {count}" for reason, count in counts.items())
             shown = [one for some in examples.values() for one in some]
             return [
-                f"{NO_AVAILABLE_NODE} for {result.job_id}: {counted or 'no node is known'}",
+                f"{result.code} for {result.job_id}: {counted or 'no node is known'}",
                 *_each(shown),
             ]
         case _ as unreachable:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.explain import explanation, refusal
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.verdict import EXAMPLES_PER_REASON, NO_AVAILABLE_NODE, Exclusion
+from gpu_agent.registry.dispatch.verdict import EXAMPLES_PER_REASON, Exclusion
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -40,7 +40,30 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
 def test_a8_an_empty_fleet_is_refused_without_any_reason() -> None:
     refused = refusal(index_of(), Demand.of(job()))
     assert (refused.job_id, refused.counts, refused.examples) == ("job-1", {}, {})
-    assert NO_AVAILABLE_NODE == "NO_AVAILABLE_NODE"
+    assert refused.code == "NO_AVAILABLE_NODE"
+
+
+def test_a8_a_fleet_of_which_every_node_is_excluded_is_refused_under_its_code_with_reasons_counted() -> None:
+    fleet = (
+        node("drained", status=NodeStatus.DRAINING),
+        node("away", connection=None),
+        node("cordoned", cordoned="fans"),
+        node("bare-1"),
+        node("bare-2"),
+        node("full", ready_models=frozenset({"asr"}), reported_jobs=4),
+        node("hot", ready_models=frozenset({"asr"}), usage=usage(gpu_percent=99)),
+    )
+    refused = refusal(index_of(*fleet), Demand.of(job(required_models=("asr",))))
+    assert (refused.code, refused.job_id) == ("NO_AVAILABLE_NODE", "job-1")
+    assert refused.counts == {
+        Exclusion.STATUS_NOT_READY: 1,
+        Exclusion.DISCONNECTED: 1,
+        Exclusion.CORDONED: 1,
+        Exclusion.MODEL_NOT_AVAILABLE: 2,
+        Exclusion.CAPACITY_EXCEEDED: 1,
+        Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1,
+    }
+    assert sum(refused.counts.values()) == len(fleet)
 
 
 def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:

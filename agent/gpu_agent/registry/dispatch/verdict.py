@@ -42,6 +42,11 @@ class NoAvailableNode:
     counts: Mapping[Exclusion, int] = field(default_factory=dict)
     examples: Mapping[Exclusion, tuple[Excluded, ...]] = field(default_factory=dict)
 
+    @property
+    def code(self) -> str:
+        """What a scheduler is told (§5)."""
+        return NO_AVAILABLE_NODE
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
