@@ -67,26 +67,24 @@ class Dispatch:
         return Choice(view.record.node_id, fittest(view, demand), view.record.endpoint, score)
 
     def claim(self, job: Job, now: float) -> Claim | NoAvailableNode:
-        """Find the best able node and take a place there in one step; asking again returns the same claim."""
+        """Select a place and take it in one step; asking again returns the same claim."""
         held = self._claims.of(job.job_id)
         if held is not None:
             return held
-        demand = Demand.of(job)
-        found = self._best(demand, now)
-        if found is None:
-            return refusal(self._index, demand)
-        view = found[0]
+        choice = self.select(job, now)
+        if isinstance(choice, NoAvailableNode):
+            return choice
         claim = Claim(
             job_id=job.job_id,
-            node_id=view.record.node_id,
-            gpu_uuids=fittest(view, demand),
-            endpoint=view.record.endpoint,
+            node_id=choice.node_id,
+            gpu_uuids=choice.gpu_uuids,
+            endpoint=choice.endpoint,
             granted_at=now,
             expires_at=self._claims.end_after(now),
-            memory_mb=demand.memory_mb,
+            memory_mb=Demand.of(job).memory_mb,
             affinity_key=job.affinity_key,
         )
-        return self._hold(view, claim, now)
+        return self._hold(self._index.views[choice.node_id], claim, now)
 
     def claim_of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
