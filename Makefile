@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test e2e system lint format types imports cover bench schema clean
+.PHONY: help setup demo test e2e lint format types imports cover bench schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
