@@ -1,12 +1,14 @@
 """The tables of `docs/` say what the program does: names, order and defaults are held to the source."""
 
+import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
 from gpu_agent.node import settings as agent_settings
@@ -15,19 +17,24 @@ from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
+from gpu_agent.server.gateway import Limits
+from gpu_agent.server.reception import MALFORMED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
+from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.inventory import ModelStatus
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 
 DOCS = Path(__file__).parent.parent / "docs"
 NO_DEFAULT = {"none": None, "required": "required"}
 
 
-def rows(document: str, heading: str) -> list[list[str]]:
-    """Read the cells of the first table under a heading, without its head."""
+def rows(document: str, heading: str, *, table: int = 0) -> list[list[str]]:
+    """Read the cells of a table under a heading, without its head."""
     written = (DOCS / document).read_text(encoding="utf-8")
     section = written.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    table = section[section.index("|") :].split("\n\n", 1)[0].splitlines()
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table[2:]]
+    tables = [part for part in section.split("\n\n") if part.strip().startswith("|")]
+    lines = tables[table].strip().splitlines()
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines[2:]]
 
 
 def quoted(cell: str) -> list[str]:
@@ -103,3 +110,58 @@ def test_the_exclusions_are_listed_in_the_order_that_they_are_tried() -> None:
     table = rows("operating.md", "Why a node did not get a job")
     listed = [quoted(row[0])[0] for row in table]
     assert listed == [reason.value for reason in Exclusion]
+
+
+def frame(**more: object) -> dict[str, object]:
+    """Return a registration that holds all that is required, and what a test adds."""
+    return {"version": "1.0.0", "hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": []}, **more}
+
+
+def bound(name: str) -> int:
+    """Read a bound from the protocol's table of limits."""
+    found = [row[1] for row in rows("protocol.md", "Limits") if name in quoted(row[0])]
+    return int(found[0].split()[0])
+
+
+MODEL = {"model_id": "m", "version": "1"}
+BOUNDED_LISTS = [
+    ("installed_models", lambda length: [MODEL] * length),
+    ("labels", lambda length: {str(number): "x" for number in range(length)}),
+    ("features_supported", lambda length: {str(number): True for number in range(length)}),
+    ("running_jobs", lambda length: [str(number) for number in range(length)]),
+    ("endpoint", lambda length: "x" * length),
+]
+
+
+@pytest.mark.parametrize(("name", "of_length"), BOUNDED_LISTS)
+def test_what_the_protocol_calls_a_bound_is_one(name: str, of_length: Callable[[int], object]) -> None:
+    longest = bound(name)
+    NodeRegister.model_validate_json(json.dumps(frame(**{name: of_length(longest)})))
+    with pytest.raises(ValidationError) as refused:
+        NodeRegister.model_validate_json(json.dumps(frame(**{name: of_length(longest + 1)})))
+    assert refused.value.errors()[0]["loc"][0] == name
+
+
+@pytest.mark.parametrize(("name", "listed"), [("gpus", {"uuid": "GPU-1"}), ("reasons", "too hot")])
+def test_what_a_beat_lists_of_gpus_is_bounded_as_stated(name: str, listed: object) -> None:
+    def beat(length: int) -> str:
+        gpus = [listed] * length if name == "gpus" else [{"uuid": "GPU-1", "reasons": [listed] * length}]
+        usage = {"cpu_percent": 1, "mem_percent": 1}
+        return json.dumps({"node_id": "n", "timestamp": 1, "resource_usage": usage, "gpus": gpus})
+
+    NodeHeartbeat.model_validate_json(beat(bound(name)))
+    with pytest.raises(ValidationError):
+        NodeHeartbeat.model_validate_json(beat(bound(name) + 1))
+
+
+def test_the_codes_that_close_a_connection_are_told_with_the_true_limits() -> None:
+    why = {row[0]: row[1] for row in rows("protocol.md", "Limits", table=1)}
+    assert list(why) == ["1001", "1003", "1008", "1009", "1011"]
+    assert f"within {Limits().registration_timeout_seconds:g} s" in why["1008"]
+    assert f"{MALFORMED_IN_A_ROW} unreadable frames in a row" in why["1008"]
+    assert f"over {MAX_FRAME_BYTES // 2**20} MiB" in why["1009"]
+
+
+def test_a_refusal_names_as_many_faults_as_stated() -> None:
+    written = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    assert f"lists the faults, up to {MAX_REPORTED_ERRORS}," in written
