@@ -28,7 +28,7 @@ demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-
 	@$(BIN)/gpu-agent demo $(DEMO)
 
 test: $(READY) ## every test that needs no root
-	$(BIN)/python -m pytest -q -m "not system" $(ARGS)
+	$(BIN)/python -m pytest -q $(ARGS)
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
