@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.demand import Demand
+from gpu_agent.registry.dispatch.explain import refusal
 from gpu_agent.registry.dispatch.filters import exclusion
 from gpu_agent.registry.dispatch.index import LEVEL_MB, Index
 from gpu_agent.registry.dispatch.verdict import Exclusion
@@ -145,6 +146,61 @@ def test_a_slot_serves_one_node_after_another() -> None:
     with pytest.raises(KeyError):
         index.at(freed)
     assert index.file(node("node-C")).slot == freed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (job(public=True), Exclusion.NOT_IN_PUBLIC_POOL),
+        (job(gpu_name="h200"), Exclusion.GPU_UNAVAILABLE),
+        (job(gpu_count=2), Exclusion.GPU_UNAVAILABLE),
+        (job(required_models=("asr",)), Exclusion.MODEL_NOT_AVAILABLE),
+        (job(required_features=("kv_cache",)), Exclusion.FEATURE_NOT_SUPPORTED),
+        (job(labels={"zone": "a"}), Exclusion.LABEL_MISMATCH),
+        (job(min_gpu_memory_mb=100_000), Exclusion.CAPACITY_EXCEEDED),
+        (job(allowed_nodes=("rich",)), Exclusion.NOT_ALLOWED),
+    ],
+)
+def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reason: Exclusion) -> None:
+    """Asked before the node goes and after, so that answers kept from before are caught too."""
+    big = [gpu(uuid, name="NVIDIA H200", memory_mb=143_771) for uuid in "ab"]
+    rich = node(
+        "rich",
+        gpus=gpus(*big),
+        ready_models=frozenset({"asr"}),
+        features=frozenset({"kv_cache"}),
+        labels={"zone": "a"},
+        accept_public_jobs=True,
+    )
+    index = index_of(rich)
+    freed = index.views["rich"].slot
+    assert best(index, wanted) == "rich"
+    index.drop("rich")
+    assert best(index, wanted) is None
+    assert refusal(index, Demand.of(wanted)).counts == {}
+    assert index.file(node("bare")).slot == freed
+    assert best(index, wanted) is None
+    assert refusal(index, Demand.of(wanted)).counts == {reason: 1}
+    index.drop("bare")
+    index.file(rich)
+    assert best(index, wanted) == "rich"
+
+
+def test_a_freed_slot_remembers_neither_the_score_nor_the_standing_of_its_node() -> None:
+    index = index_of(node("best"), node("good", reported_jobs=1))
+    freed = index.views["best"].slot
+    for following, reported_jobs, expected in (("again", 0, "again"), ("worst", 2, "good")):
+        index.drop(index.at(freed).record.node_id)
+        assert index.file(node(following, reported_jobs=reported_jobs)).slot == freed
+        assert best(index, job()) == expected
+    index.drop("worst")
+    index.file(node("away", connection=None))
+    index.drop("good")
+    assert best(index, job()) is None
+    assert refusal(index, Demand.of(job())).counts == {Exclusion.DISCONNECTED: 1}
+    index.drop("away")
+    index.file(node("best"))
+    assert (best(index, job()), len(index.views)) == ("best", 1)
 
 
 def test_standing_counts_nodes_by_what_bars_them() -> None:
