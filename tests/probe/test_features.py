@@ -1,6 +1,7 @@
 import pytest
 
-from gpu_agent.probe.features import BASE_FEATURES, FeaturePolicy, advanced, supported
+from gpu_agent.probe.features import FeaturePolicy, advanced, supported
+from gpu_agent.wire.codes import BASE_FEATURES
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 EMOTION = Model(model_id="iic/emotion2vec", version="1", kind="emotion")

@@ -8,19 +8,8 @@ there stays false whatever the models prove, and no base feature comes from the 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.inventory import Model, ModelStatus
-
-BASE_FEATURES = (
-    "emotion_detection",
-    "voice_style_detection",
-    "speech_rate_detection",
-    "speech_rate_control",
-    "speaker_identification",
-    "persona_adaptation",
-)
-"""The base features of the node protocol (§3.1)."""
-
-_PROVEN_BY_KIND = {"emotion": "emotion_detection"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +24,9 @@ class FeaturePolicy:
 def supported(policy: FeaturePolicy, models: Iterable[Model]) -> dict[str, bool]:
     """`features_supported`: every base feature and every stated one, true or false."""
     proven = {
-        _PROVEN_BY_KIND[model.kind]
+        PROVEN_BY_KIND[model.kind]
         for model in models
-        if model.kind in _PROVEN_BY_KIND and model.enabled and model.status is ModelStatus.READY
+        if model.kind in PROVEN_BY_KIND and model.enabled and model.status is ModelStatus.READY
     }
     names = dict.fromkeys((*BASE_FEATURES, *sorted(policy.stated)))
     return {name: policy.stated.get(name, name in proven) for name in names}

@@ -10,6 +10,7 @@ from gpu_agent.registry import health
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.messages import GpuDeclaration, InstalledModel, NodeHeartbeat, NodeRegister
 
 MB_PER_GB = 1024
@@ -25,21 +26,6 @@ REPLACEABLE = frozenset(
     }
 )
 """The parts of a declaration that a beat may bring anew (§3.4)."""
-
-BASE_FEATURES = frozenset(
-    {
-        "emotion_detection",
-        "voice_style_detection",
-        "speech_rate_detection",
-        "speech_rate_control",
-        "speaker_identification",
-        "persona_adaptation",
-    }
-)
-"""The features of §3.1 that `advanced_features` never decides (A-6)."""
-
-PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
-"""A ready model of this kind proves that base feature, unless the node declares it false."""
 
 
 def declare(record: NodeRecord, message: NodeRegister, thresholds: Thresholds) -> None:
@@ -134,5 +120,5 @@ def _features(message: NodeRegister, ready: Iterable[InstalledModel]) -> frozens
     proven = {PROVEN_BY_KIND[model.kind] for model in ready if model.kind and model.kind in PROVEN_BY_KIND}
     refused = {name for name, flag in declared.items() if flag is False}
     stated = {name for name, flag in declared.items() if flag}
-    advanced = set(message.advanced_features) - BASE_FEATURES
+    advanced = set(message.advanced_features).difference(BASE_FEATURES)
     return frozenset(stated | advanced | (proven - refused))

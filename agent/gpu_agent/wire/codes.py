@@ -1,8 +1,9 @@
-"""Error codes, reason codes and statuses, with what each asks of the agent.
+"""Error codes, reason codes and statuses, with what each asks of the agent; the names of base features.
 
-Source: node protocol §3.3 (errors) and §4 (statuses and reasons).
+Source: node protocol §3.1 (features), §3.3 (errors) and §4 (statuses and reasons).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -106,6 +107,19 @@ ALIASES: dict[str, ErrorCode] = {"NO_GPU_AVAILABLE": ErrorCode.GPU_REQUIRED}
 """Codes of older schedulers, read as ours (§3.3, §9)."""
 
 SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = ("1.0", "1.1")
+
+BASE_FEATURES: tuple[str, ...] = (
+    "emotion_detection",
+    "voice_style_detection",
+    "speech_rate_detection",
+    "speech_rate_control",
+    "speaker_identification",
+    "persona_adaptation",
+)
+"""The features of §3.1 that `advanced_features` never decides (A-6)."""
+
+PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
+"""A ready model of this kind proves that base feature, unless the node declares it false."""
 
 
 def known(code: str) -> ErrorCode:
