@@ -59,6 +59,8 @@ def free_mb(record: NodeRecord, gpu: GpuState, promises: Promises) -> int | None
     if gpu.memory_mb is None:
         return None
     used = used_mb(record, gpu)
+    if not promises:
+        return gpu.memory_mb - used
     promise = promises.get(gpu.uuid)
     promised = 0 if promise is None else promise.unshown_mb(used)
     return gpu.memory_mb - used - promised - _stray_mb(record, promises)
@@ -66,5 +68,7 @@ def free_mb(record: NodeRecord, gpu: GpuState, promises: Promises) -> int | None
 
 def _stray_mb(record: NodeRecord, promises: Promises) -> int:
     """Return what is promised on GPUs that the node declares no more, as after a change of schema."""
-    strays = promises.keys() - record.gpus.keys()
-    return sum(promises[uuid].needs_mb for uuid in strays)
+    declared = record.gpus.keys()
+    if promises.keys() <= declared:
+        return 0
+    return sum(promise.needs_mb for uuid, promise in promises.items() if uuid not in declared)
