@@ -6,6 +6,7 @@ credential and what to say is the session's. Follows no redirect and uses no pro
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -115,8 +116,9 @@ class Link:
         parts = urlsplit(self._url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
         opened = await reach(parts.hostname or "", port)
-        try:
-            return await connect(
+        with contextlib.ExitStack() as undo:
+            undo.callback(opened.close)
+            connection = await connect(
                 self._url,
                 sock=opened,
                 additional_headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
@@ -129,9 +131,8 @@ class Link:
                 max_size=MAX_FRAME_BYTES,
                 max_queue=1,
             )
-        except BaseException:
-            opened.close()
-            raise
+            undo.pop_all()
+        return connection
 
     async def _read(self, connection: ClientConnection) -> Disconnected:
         try:

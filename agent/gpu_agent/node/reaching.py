@@ -48,14 +48,13 @@ async def _addresses(host: str, port: int) -> list[_Address]:
 
 async def _connected(family: socket.AddressFamily, address: tuple[object, ...]) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(opened.close)
         opened.setblocking(False)  # noqa: FBT003 - the socket module's own signature
         _watch_over(opened)
         async with asyncio.timeout(CONNECT_SECONDS):
             await asyncio.get_running_loop().sock_connect(opened, address)
-    except BaseException:
-        opened.close()
-        raise
+        undo.pop_all()
     return opened
 
 

@@ -106,12 +106,14 @@ class FleetLoop:
             if count % _ACTIONS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
                 asyncio.get_running_loop().call_soon(self._carry)
                 return
+            carried = False
             try:
                 self._carry_one()
-            except BaseException:
-                self._lists.popleft()
-                self._carrying = False
-                raise
+                carried = True
+            finally:
+                if not carried:  # what broke is dropped with its list; what comes later goes on
+                    self._lists.popleft()
+                    self._carrying = False
         self._carrying = False
 
     def _carry_one(self) -> None:
