@@ -51,6 +51,27 @@ def test_fields_named_like_credentials_are_redacted_at_any_depth() -> None:
     assert _line(stream)["absent_token"] is None
 
 
+@pytest.mark.parametrize("human", [True, False])
+def test_a_token_in_a_text_keeps_its_id_and_loses_its_secret(*, human: bool) -> None:
+    stream = io.StringIO()
+    configure(stream=stream, human=human)
+    secret = "s3cret-_" * 5 + "abc"
+    try:
+        int(f"gpuo_0123abcd_{secret}!")
+    except ValueError as error:
+        EventLog("node").crash("task_crashed", error, path=f"/ws/node?token=gpuj_0123abcd_{secret}&a=b")
+    assert secret not in stream.getvalue()
+    assert f"gpuj_0123abcd_{REDACTED}&a=b" in stream.getvalue()
+    assert f"gpuo_0123abcd_{REDACTED}!" in stream.getvalue()
+
+
+def test_the_id_of_a_token_is_no_credential() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").info("seen", token_id="0123abcd")
+    assert _line(stream)["token_id"] == "0123abcd"
+
+
 def test_a_field_never_overwrites_the_line_s_own_keys() -> None:
     stream = io.StringIO()
     configure(stream=stream)

@@ -55,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     listen.add_argument("--store", metavar="STORE", help="what keeps the registry's state: memory")
     listen.add_argument(
+        "--state-dir", metavar="DIR", help="what the registry writes (default: the platform's place)"
+    )
+    listen.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
     listen.add_argument("--log-level", choices=("debug", "info", "warning", "error"))

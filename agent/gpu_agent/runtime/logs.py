@@ -1,12 +1,14 @@
 """Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
 
-Writes to stderr only. No credential leaves through here: a field named like one is
-redacted, at any depth. Formats no sentences: identifiers are for programs (§8).
+Writes to stderr only. No credential leaves through here: a field named like one is redacted, at
+any depth, and so is one of ours wherever it stands in a line; what names a token without being one
+(`token_id`) stays. Formats no sentences: identifiers are for programs (§8).
 """
 
 import json
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ REDACTED = "[redacted]"
 
 _ROOT = "gpu_agent"
 _MAX_DEPTH = 6
+_SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
+_NO_CREDENTIALS = frozenset({"token_id", "token_ids"})
 
 
 class EventLog:
@@ -88,7 +92,7 @@ class _JsonLines(logging.Formatter):
             line[name if name not in line else f"{name}_"] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _without_secrets(json.dumps(line, ensure_ascii=False))
 
 
 class _HumanLines(logging.Formatter):
@@ -100,7 +104,7 @@ class _HumanLines(logging.Formatter):
         line = f"{clock} {record.levelname.lower():<7} {_printable(record.getMessage())}{fields}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
-        return line
+        return _without_secrets(line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -127,7 +131,12 @@ def _plain(value: object, name: str, depth: int) -> object:
 
 def _is_credential(name: str) -> bool:
     lowered = name.lower()
-    return "token" in lowered or lowered == "authorization"
+    return lowered not in _NO_CREDENTIALS and ("token" in lowered or lowered == "authorization")
+
+
+def _without_secrets(line: str) -> str:
+    """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
+    return _SECRET.sub(rf"\1{REDACTED}", line)
 
 
 def _utc(seconds: float) -> str:

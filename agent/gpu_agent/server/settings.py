@@ -9,13 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import read
 from gpu_agent.server.address import Address
+from gpu_agent.server.state_dir import default_state_dir
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
@@ -35,6 +36,15 @@ def _names(value: object) -> object:
     )
 
 
+def _expanded(path: Path) -> Path:
+    """Read `~` as the user's home, where there is one."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
+
+
+Folder = Annotated[Path, AfterValidator(_expanded)]
 Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
@@ -50,6 +60,8 @@ class RegistrySettings(BaseSettings):
     node_listen: Listen = Address("127.0.0.1", 8080)
     operator_listen: Listen = Address("127.0.0.1", 8081)
     store: Literal["memory"] = "memory"
+    state_dir: Folder | None = None
+    """What the registry writes; None takes the platform's place."""
     allow_simulated: bool = False
     insecure_no_auth: bool = False
     """Danger: let anybody who reaches the ports act as any node and any operator."""
@@ -95,6 +107,11 @@ class RegistrySettings(BaseSettings):
                     "where you trust every machine, add --insecure-no-auth"
                 )
         return self
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the registry keeps what it writes."""
+        return self.state_dir or default_state_dir()
 
     @property
     def thresholds(self) -> Thresholds:
