@@ -1,30 +1,34 @@
+import argparse
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpu_agent.cli.answers import NODES
-from gpu_agent.cli.api import Api, Problem, quoted
+from gpu_agent.cli.api import Api, Problem, add_api_option, quoted
+from gpu_agent.cli.operator_token import OperatorToken
 from gpu_agent.cli.outcome import ExitCode, Failure
 from tests.programs import free_port
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Echoes a request; `/refused` is a problem, `/unknown` one about a node."""
+    """Echoes a request; `/refused` is a problem, `/unknown` one about a node, `/locked` a 401."""
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         asked: dict[str, Any] = {"method": self.command, "path": self.path}
         asked["body"] = json.loads(self.rfile.read(length)) if length else None
-        refused = self.path in ("/refused", "/unknown")
+        asked["authorization"] = self.headers.get_all("Authorization")
+        status = {"/refused": 409, "/unknown": 404, "/locked": 401}.get(self.path, 200)
         code = "UNKNOWN_NODE" if self.path == "/unknown" else "OTHER"
         body = json.dumps({"detail": "no", "code": code, **asked}).encode()
-        self.send_response(409 if refused else 200)
-        self.send_header("Content-Type", "application/problem+json" if refused else "application/json")
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -65,6 +69,35 @@ def test_a_refusal_may_be_an_answer(api: Api) -> None:
 def test_an_unknown_node_names_the_command_that_lists_them(api: Api) -> None:
     with pytest.raises(Failure, match="gpu-agent registry nodes"):
         api.post("/unknown", {})
+
+
+def test_a_token_is_shown_with_every_request_and_none_without_one(api: Api) -> None:
+    holder = Api(api.url, token=OperatorToken("gpuo_t", "a file"))
+    assert holder.get("/v1/nodes")["authorization"] == ["Bearer gpuo_t"]
+    assert holder.post("/v1/claims", {})["authorization"] == ["Bearer gpuo_t"]
+    assert api.get("/v1/nodes")["authorization"] is None
+
+
+def test_without_a_token_a_401_says_where_one_can_be_had(api: Api) -> None:
+    with pytest.raises(Failure, match=r"--token-file FILE.*GPU_REGISTRY_TOKEN.*operator\.token") as refused:
+        api.get("/locked")
+    assert refused.value.code is ExitCode.REFUSED
+
+
+def test_a_token_that_is_not_known_is_told_by_where_it_came_from_and_never_itself(api: Api) -> None:
+    with pytest.raises(Failure, match="token from /a/file") as refused:
+        Api(api.url, token=OperatorToken("gpuo_secret", "/a/file")).get("/locked")
+    assert "gpuo_secret" not in str(refused.value)
+
+
+def test_the_arguments_of_a_command_lead_to_its_registry_and_its_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("gpuo_t\n")
+    parser = argparse.ArgumentParser()
+    add_api_option(parser)
+    words = ["--api", "http://127.0.0.1:1/", "--token-file", str(tmp_path / "token")]
+    assert Api.of(parser.parse_args(words)).url == "http://127.0.0.1:1"
+    with pytest.raises(Failure, match="not encrypted"):
+        Api.of(parser.parse_args(["--api", "http://10.0.0.1:1", *words[2:]]))
 
 
 def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:

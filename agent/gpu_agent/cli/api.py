@@ -1,7 +1,8 @@
 """The operator API as commands use it: JSON over HTTP, with failures told to a person.
 
-Uses no proxy and follows no redirect: an operator API is named by its own address. Trusts nothing
-that answers there: an answer counts only when it has the type and the shape of a registry's.
+Uses no proxy and follows no redirect: an operator API is named by its own address, and a token goes
+nowhere else. Trusts nothing that answers there: an answer counts only when it has the type and the
+shape of a registry's.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from gpu_agent.cli.answers import ANYTHING, Shape, lacking
+from gpu_agent.cli.operator_token import VARIABLE, OperatorToken, add_token_options, find_token
 from gpu_agent.cli.outcome import ExitCode, Failure
 
 DEFAULT_API = "http://127.0.0.1:8081"
@@ -23,7 +25,7 @@ LARGEST_BYTES = 256 * 1024 * 1024
 """More than the list of any fleet; an endless answer must end somewhere."""
 
 _JSON, _PROBLEM = "application/json", "application/problem+json"
-_NO_CONTENT = 204
+_NO_CONTENT, _UNAUTHORIZED = 204, 401
 _HANDLERS = (
     urllib.request.HTTPHandler,
     urllib.request.HTTPSHandler,
@@ -49,13 +51,23 @@ class Problem:
 
 
 class Api:
-    """One registry's operator API."""
+    """One registry's operator API; `token` is shown with every request."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, token: OperatorToken | None = None) -> None:
         self.url = _checked(url).rstrip("/")
+        self._token = token
         self._opener = urllib.request.OpenerDirector()
         for handler in _HANDLERS:
             self._opener.add_handler(handler())
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """The API that a command's arguments name, with the token they lead to; raises `Failure`."""
+        url = _checked(arguments.api)
+        return cls(
+            url,
+            token=find_token(url, token_file=arguments.token_file, insecure_http=arguments.insecure_http),
+        )
 
     def get(self, path: str, shape: Shape = ANYTHING) -> dict[str, Any]:
         """Read a resource; raises `Failure` when refused, unreachable, or not of this shape."""
@@ -75,6 +87,8 @@ class Api:
             self.url + path, method=method, data=None if body is None else json.dumps(body).encode()
         )
         request.add_header("Content-Type", "application/json")
+        if self._token is not None:
+            request.add_header("Authorization", f"Bearer {self._token.text}")
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 if response.status == _NO_CONTENT:
@@ -97,11 +111,26 @@ class Api:
     ) -> dict[str, Any]:
         answer = self.attempt(method, path, body)
         if isinstance(answer, Problem):
-            raise Failure(answer.sentence, code=ExitCode.REFUSED)
+            raise Failure(self._sentence(answer), code=ExitCode.REFUSED)
         lacks = lacking(answer, shape)
         if lacks is not None:
             self._disown(f"its answer to {method} {path} has no {lacks} as a registry's has")
         return answer
+
+    def _sentence(self, problem: Problem) -> str:
+        """Say where a token that was refused came from, or where one can be had."""
+        if problem.status != _UNAUTHORIZED:
+            return problem.sentence
+        if self._token is not None:
+            return (
+                f"the registry at {self.url} does not know the token from {self._token.source}, or no "
+                "longer: ask its operator for a new one (`gpu-agent registry token create`)"
+            )
+        return (
+            f"the registry at {self.url} asks for an operator token: name a file that holds one with "
+            f"--token-file FILE, or set {VARIABLE}. On its own machine the registry has written one to "
+            "operator.token in its state directory, for the user who runs it"
+        )
 
     def _document(
         self,
@@ -131,13 +160,14 @@ class Api:
 
 
 def add_api_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--api URL`."""
+    """Add `--api URL`, and how a token for it is found."""
     parser.add_argument(
         "--api",
         metavar="URL",
         default=DEFAULT_API,
         help=f"the registry's operator API (default {DEFAULT_API})",
     )
+    add_token_options(parser)
 
 
 def quoted(part: str) -> str:

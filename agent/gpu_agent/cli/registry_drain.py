@@ -23,6 +23,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     body = {} if arguments.deadline_seconds is None else {"deadline_seconds": arguments.deadline_seconds}
-    node = Api(arguments.api).post(f"/v1/nodes/{quoted(arguments.node_id)}/drain", body, NODE_DETAIL)
+    node = Api.of(arguments).post(f"/v1/nodes/{quoted(arguments.node_id)}/drain", body, NODE_DETAIL)
     print(f"{node['node_id']} is {node['status']}: {node['reason']}")
     return ExitCode.OK

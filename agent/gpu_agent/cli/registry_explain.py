@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    answer = Api(arguments.api).post("/v1/dispatch/explain", _job(arguments), EXPLANATION)
+    answer = Api.of(arguments).post("/v1/dispatch/explain", _job(arguments), EXPLANATION)
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif not (answer["able"] or answer["excluded"]):

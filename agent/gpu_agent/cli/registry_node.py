@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    node = Api(arguments.api).get(f"/v1/nodes/{quoted(arguments.node_id)}", NODE_DETAIL)
+    node = Api.of(arguments).get(f"/v1/nodes/{quoted(arguments.node_id)}", NODE_DETAIL)
     if arguments.json:
         print(json.dumps(node, indent=2))
     else:

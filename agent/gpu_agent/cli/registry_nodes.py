@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    answer = Api(arguments.api).get("/v1/nodes", NODES)
+    answer = Api.of(arguments).get("/v1/nodes", NODES)
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif answer["nodes"]:

@@ -13,6 +13,8 @@ from platformdirs import user_state_path
 
 UNIT_FOLDER = Path("/var/lib/gpu-registry")
 """Where the systemd unit keeps it."""
+OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
+"""Holds the admin token that the registry makes at its first start."""
 
 _MODE = 0o700
 _OTHERS = 0o077

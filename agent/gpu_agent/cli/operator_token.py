@@ -1,0 +1,114 @@
+"""Which operator token a command shows to a registry: a file's, the environment's, else this machine's own.
+
+Never taken from the arguments, where everybody on the machine can read it, and never sent in the
+clear to another machine unless the operator says so. The token that a registry left on this machine
+goes to this machine's registry alone.
+"""
+
+import argparse
+import ipaddress
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
+
+VARIABLE = "GPU_REGISTRY_TOKEN"
+STATE_DIR_VARIABLE = "GPU_REGISTRY_STATE_DIR"
+_LONGEST = 4096
+_PREFIX = "gpuo_"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorToken:
+    """A token, and where it came from, for a person who is told that it is refused."""
+
+    text: str = field(repr=False)
+    source: str
+
+
+def add_token_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--token-file FILE` and `--insecure-http`."""
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help=f"holds the operator token (default: ${VARIABLE}, else the one that a registry here has made)",
+    )
+    parser.add_argument(
+        "--insecure-http",
+        action="store_true",
+        help="DANGER: send the token unencrypted to another machine: who listens on the way can act as you",
+    )
+
+
+def find_token(
+    url: str, *, token_file: Path | None = None, insecure_http: bool = False
+) -> OperatorToken | None:
+    """Return the token to show at `url`, None when there is none; raises `Failure` with the next step."""
+    parts = urllib.parse.urlsplit(url)
+    here = _is_this_machine(parts.hostname or "")
+    token = _named(token_file) or (_left_here() if here else None)
+    if token is None or here or parts.scheme == "https" or insecure_http:
+        return token
+    raise Failure(
+        f"{url} is not encrypted: whoever listens on the way could take the token from {token.source} and "
+        "act as you. Use https://, or an SSH tunnel to 127.0.0.1; on a network where you trust every "
+        "machine, add --insecure-http",
+        code=ExitCode.CONFIGURATION,
+    )
+
+
+def _named(token_file: Path | None) -> OperatorToken | None:
+    if token_file is not None:
+        if token_file.name.startswith(_PREFIX):
+            raise Failure(
+                "a token stands where the name of its file should: put it into a file that only you may "
+                "read. It was readable by everybody on this machine just now, so have it revoked",
+                code=ExitCode.CONFIGURATION,
+            )
+        try:
+            return _checked(_read(token_file), str(token_file))
+        except OSError as error:
+            raise Failure(
+                f"the token file {token_file} cannot be read ({error.strerror or error}): "
+                "check its name, owner and permissions",
+                code=ExitCode.CONFIGURATION,
+            ) from None
+    given = os.environ.get(VARIABLE, "").strip()
+    return _checked(given, f"${VARIABLE}") if given else None
+
+
+def _left_here() -> OperatorToken | None:
+    """Read what a registry on this machine has written for us, where we may read it."""
+    stated = os.environ.get(STATE_DIR_VARIABLE)
+    folders = [Path(stated).expanduser()] if stated else [default_state_dir(), UNIT_FOLDER]
+    for folder in folders:
+        try:
+            return _checked(_read(folder / OPERATOR_TOKEN_FILE), str(folder / OPERATOR_TOKEN_FILE))
+        except OSError:
+            continue  # another user's, or none: the registry says whether one is needed
+    return None
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_LONGEST).strip().decode("ascii", "replace")
+
+
+def _checked(text: str, source: str) -> OperatorToken:
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise Failure(
+            f"{source} holds no token: it should be one line that begins with {_PREFIX}",
+            code=ExitCode.CONFIGURATION,
+        )
+    return OperatorToken(text, source)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
