@@ -1,6 +1,9 @@
+from collections.abc import Iterator
+
 import pytest
 
-from gpu_agent.cli.app import AGENT_COMMANDS, REGISTRY_COMMANDS, main
+from gpu_agent.cli.app import main
+from gpu_agent.cli.commands import REGISTRY, ROOT, Group
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.version import __version__
 
@@ -8,7 +11,7 @@ from gpu_agent.version import __version__
 def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == ExitCode.OK
     said = capsys.readouterr().out
-    assert all(command in said for command in (*AGENT_COMMANDS, "registry"))
+    assert all(command in said for command in ROOT.commands)
     assert "exit codes:" in said
 
 
@@ -25,7 +28,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["prob"], "did you mean `probe`?"),
         (["registry", "node5"], "did you mean `node"),
         (["nothing-like-it"], "there are: probe, run"),
-        (["registry"], "serve, nodes, node, drain, explain"),
+        (["registry"], "say which action: serve, nodes, node, drain"),
         (["probe", "--jsn"], "did you mean --json?"),
         (["registry", "drain"], "ID"),
         (["--verison"], "did you mean --version?"),
@@ -44,13 +47,17 @@ def test_a_mistake_is_a_sentence_with_the_next_step(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    "words",
-    [*([name] for name in AGENT_COMMANDS), *(["registry", name] for name in REGISTRY_COMMANDS)],
-    ids=" ".join,
-)
+def paths(group: Group = ROOT, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """List the words of every command and group."""
+    for name, one in group.commands.items():
+        yield (*before, name)
+        if isinstance(one, Group):
+            yield from paths(one, (*before, name))
+
+
+@pytest.mark.parametrize("words", list(paths()), ids=" ".join)
 def test_every_command_has_help_that_says_what_it_does(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
@@ -91,8 +98,10 @@ def test_no_hint_suggests_what_was_written(words: list[str], capsys: pytest.Capt
     assert "did you mean" not in said
 
 
-def test_help_of_the_registry_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_registrys_help_lists_its_actions_by_subject(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["registry", "--help"])
     assert ended.value.code == 0
-    assert "explain" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"\n{subject}:\n" in said for subject in REGISTRY.subjects)
+    assert all(f"\n  {name} " in said for name in REGISTRY.commands)

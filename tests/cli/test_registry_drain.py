@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from gpu_agent.cli.api import Api
@@ -9,8 +11,14 @@ def test_a_drain_keeps_what_runs_and_says_how_the_node_stands(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).post("/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "drain", served.able, "--deadline-seconds", "30", "--api", served.api]) == 0
+    assert main(["registry", "drain", served.able, "--deadline", "30s", "--api", served.api]) == 0
     assert f"{served.able} is draining" in capsys.readouterr().out
+
+
+def test_json_is_the_node_as_the_api_answers_it(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["registry", "drain", served.able, "--reason", "new fans", "--json", "--api", served.api]
+    assert main(words) == 0
+    assert "new fans" in json.loads(capsys.readouterr().out)["drain"]["reason"]
 
 
 def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,8 +30,8 @@ def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureF
     ("words", "code"),
     [
         (["node-NOBODY"], 6),
-        (["node-1", "--deadline-seconds", "soon"], 4),
-        (["node-1", "--deadline-seconds", "-1"], 6),
+        (["node-1", "--deadline", "soon"], 4),
+        (["node-1", "--deadline", "10"], 4),
     ],
 )
 def test_what_cannot_be_drained_is_refused(served: Served, words: list[str], code: int) -> None:

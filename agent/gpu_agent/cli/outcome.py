@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 4
     UNREACHABLE = 5
     REFUSED = 6
+    NOBODY = 7
     INTERRUPTED = 130
 
 
@@ -24,6 +25,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.CONFIGURATION: "wrong arguments or configuration",
     ExitCode.UNREACHABLE: "the registry could not be reached",
     ExitCode.REFUSED: "the registry refused the request",
+    ExitCode.NOBODY: "no node can take the job now",
     ExitCode.INTERRUPTED: "interrupted",
 }
 

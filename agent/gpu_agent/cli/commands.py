@@ -1,0 +1,78 @@
+"""The commands that there are: their words, where each lives, and one line about it.
+
+Groups list their commands by subject, as a person looks for them. Loads none of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its module in this package, and one line about it."""
+
+    module: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands under one word, by subject."""
+
+    summary: str
+    description: str
+    what: str
+    """What the next word is called: a command, an action, …"""
+    subjects: Mapping[str, Mapping[str, "Command | Group"]]
+
+    @property
+    def commands(self) -> dict[str, "Command | Group"]:
+        """All commands of the group, in the order of its subjects."""
+        return {name: one for subject in self.subjects.values() for name, one in subject.items()}
+
+
+TOKEN = Group(
+    summary="make, list, revoke and replace credentials",
+    description=(
+        "Join tokens let new nodes in, node tokens are what nodes hold after that, operator tokens are for\n"
+        "people and programs that use this API. The registry keeps digests only: a token is shown once."
+    ),
+    what="action",
+    subjects={},
+)
+REGISTRY = Group(
+    summary="serve a registry, ask it, and act on its nodes",
+    description="The registry: serve it, ask it, and act on its nodes.",
+    what="action",
+    subjects={
+        "the registry itself": {
+            "serve": Command("registry_serve", "run the registry"),
+        },
+        "nodes": {
+            "nodes": Command("registry_nodes", "list all nodes with status and reason"),
+            "node": Command("registry_node", "show one node: checks, GPUs, models, history"),
+            "drain": Command("registry_drain", "let a node finish its jobs and take it offline"),
+        },
+        "jobs": {
+            "explain": Command("registry_explain", "say for each node why it could or could not take a job"),
+        },
+    },
+)
+ROOT = Group(
+    summary="gpu-agent",
+    description="Says, now and truthfully, what each GPU machine has and whether it may take a job.",
+    what="command",
+    subjects={
+        "on a GPU machine": {
+            "probe": Command("probe", "show what this machine has and whether it could register"),
+            "run": Command("run", "run the agent: probe, register, beat"),
+        },
+        "beside the scheduler": {
+            "registry": REGISTRY,
+        },
+        "to try it, and to build on it": {
+            "demo": Command("demo", "a registry and three agents on this machine, until Ctrl-C"),
+            "schema": Command("schema", "print the JSON Schemas of the node protocol"),
+        },
+    },
+)

@@ -1,0 +1,29 @@
+"""Help that teaches: what a command does, an example that can be typed, and how it may end."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+
+from gpu_agent.cli.outcome import MEANINGS, ExitCode
+
+ASKING = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
+"""How every command may end that asks a registry."""
+
+
+def teach(
+    parser: argparse.ArgumentParser,
+    description: str,
+    *,
+    example: str,
+    exits: Mapping[ExitCode, str] | None = None,
+) -> None:
+    """Say what a command that asks a registry does; `exits` says what is special about its end."""
+    special = exits or {}
+    meanings = {**MEANINGS, ExitCode.OK: "done", **special}
+    codes = {code: meanings[code] for code in sorted({*ASKING, *special})}
+    parser.description = description
+    parser.epilog = "\n".join(["example:", f"  {example}", "", "exit codes:", *codes_in_words(codes)])
+
+
+def codes_in_words(meanings: Mapping[ExitCode, str]) -> Iterator[str]:
+    """One line for each exit code."""
+    return (f"  {int(code):>3}  {meaning}" for code, meaning in meanings.items())
