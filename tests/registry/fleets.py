@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     BeatArrived,
@@ -54,6 +55,11 @@ def declaration(node_id: str | None = None, **parts: Any) -> NodeRegister:
 def figures(count: int = 1, **parts: Any) -> tuple[GpuFigures, ...]:
     told: dict[str, Any] = {"utilization_percent": 5.0, "memory_used_mb": 1000}
     return tuple(GpuFigures(uuid=f"GPU-{place}", **(told | parts)) for place in range(count))
+
+
+def proof(node_id: str) -> Credential:
+    """What the token of a node that registered by `Registry.register` stands for."""
+    return Credential(CredentialKind.NODE, f"key-{node_id}", node_id)
 
 
 def beat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:

@@ -10,12 +10,12 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.fleets import Registry, answer, declaration, notes, of, statuses
+from tests.registry.fleets import Registry, answer, declaration, notes, of, proof, statuses
 
 
 def come_back(registry: Registry, connection: int, *, jobs: tuple[str, ...]) -> list[Action]:
     message = declaration(running_jobs=jobs)
-    return registry.do(RegistrationArrived(connection, message, "unused", proven_id="node-1"))
+    return registry.do(RegistrationArrived(connection, message, "unused", credential=proof("node-1")))
 
 
 def test_a_claim_is_saved_before_it_is_answered() -> None:

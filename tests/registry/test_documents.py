@@ -10,7 +10,7 @@ from gpu_agent.registry.documents import Restored, UnreadableDocumentError
 from gpu_agent.registry.events import ConnectionLost, CordonAsked, RegistrationArrived
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.thresholds import Thresholds
-from tests.registry.fleets import Registry, declaration, model, notes, of, statuses
+from tests.registry.fleets import Registry, declaration, model, notes, of, proof, statuses
 
 LATER = 500.0
 """The monotonic time of another process: no successor of the first."""
@@ -131,7 +131,7 @@ def test_after_a_restart_a_node_comes_back_with_its_id_and_a_later_epoch() -> No
     registry = Registry()
     registry.ready()
     fresh = restart(registry)
-    fresh.do(RegistrationArrived(1, declaration(), "unused", proven_id="node-1"))
+    fresh.do(RegistrationArrived(1, declaration(), "unused", credential=proof("node-1")))
     fresh.beats(3)
     assert (fresh.node().status, fresh.node().epoch) == ("ready", 2)
 
@@ -162,7 +162,7 @@ def test_an_operators_drain_and_cordon_outlive_a_restart_and_its_deadline_counts
     assert record.status == "draining"
     fresh.pass_time(2.0)
     assert (record.status, record.reason_code) == ("offline", "drain_deadline")
-    fresh.do(RegistrationArrived(1, declaration(), "unused", proven_id="node-1"))
+    fresh.do(RegistrationArrived(1, declaration(), "unused", credential=proof("node-1")))
     assert statuses(fresh.beats(3)) == ["ready", "draining", "offline"]
 
 

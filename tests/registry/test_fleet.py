@@ -34,7 +34,7 @@ from gpu_agent.registry.lifecycle import ARROWS
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
-from tests.registry.fleets import Registry, beat, codes, declaration, figures, hardware, notes, of
+from tests.registry.fleets import Registry, beat, codes, declaration, figures, hardware, notes, of, proof
 from tests.registry.unruly import Unruly
 
 
@@ -127,7 +127,7 @@ def arrivals() -> SearchStrategy[Event]:
             connection,
             declaration(wanted, hardware=hardware(count), running_jobs=running),
             fresh,
-            proven_id=proven,
+            credential=None if proven is None else proof(proven),
         ),
         CONNECTIONS,
         NODES | strategies.none(),

@@ -8,6 +8,7 @@ from gpu_agent.registry.house import House
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.tokens import Tokens
 from gpu_agent.registry.verdicts import Verdicts
 
 
@@ -20,6 +21,7 @@ def test_nobody_can_exchange_a_part_of_the_house() -> None:
         thresholds=thresholds,
         policy=Policy(),
         roster=roster,
+        tokens=Tokens(),
         dispatch=dispatch,
         claiming=claiming,
         verdicts=verdicts,

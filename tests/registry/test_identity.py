@@ -6,13 +6,14 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError
-from tests.registry.fleets import declaration, hardware
+from tests.registry.fleets import declaration, hardware, proof
 
 NOW = 1000.0
 
 
 def arrival(wanted: str | None, *, proven: str | None = None, connection: int = 9) -> RegistrationArrived:
-    return RegistrationArrived(connection, declaration(wanted), "node-FRESH", proven_id=proven)
+    credential = None if proven is None else proof(proven)
+    return RegistrationArrived(connection, declaration(wanted), "node-FRESH", credential=credential)
 
 
 def roster_with(status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1) -> Roster:

@@ -1,8 +1,7 @@
 from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
-from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.saves import MOST_WAITING_NOTES, Saves
-from gpu_agent.registry.step import Key, Step
+from gpu_agent.registry.step import Key, Step, Was
 from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
 
 
@@ -10,9 +9,9 @@ class Undone:
     """Remembers what was put back."""
 
     def __init__(self) -> None:
-        self.keys: list[tuple[str, NodeRecord | Claim | None]] = []
+        self.keys: list[tuple[str, Was]] = []
 
-    def put_back(self, key: Key, before: NodeRecord | Claim | None, _step: Step) -> None:
+    def put_back(self, key: Key, before: Was, _step: Step) -> None:
         self.keys.append((key[1], before))
 
 

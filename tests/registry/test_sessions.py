@@ -1,6 +1,7 @@
 import pytest
 
 from gpu_agent.registry.actions import Action, CloseConnection, Send, TellStatus
+from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken
 from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
 from gpu_agent.wire.codec import decode_from_node
@@ -16,6 +17,7 @@ from tests.registry.fleets import (
     hardware,
     notes,
     of,
+    proof,
     statuses,
 )
 
@@ -119,7 +121,13 @@ def test_an_ack_tells_how_to_beat_and_which_session_this_is() -> None:
 def test_a_token_is_told_only_when_one_was_issued() -> None:
     registry = Registry()
     assert ack(registry.register()).node_token is None
-    event = RegistrationArrived(2, declaration(), "node-2", issued_token="secret")
+    event = RegistrationArrived(
+        2,
+        declaration(),
+        "node-2",
+        credential=Credential(CredentialKind.JOIN, "join"),
+        fresh_token=FreshToken("key-2", "secret", "digest"),
+    )
     assert ack(registry.do(event)).node_token == "secret"
 
 
@@ -146,7 +154,7 @@ def test_another_id_on_the_same_connection_is_a_conflict() -> None:
 def test_a_newer_proven_session_takes_over_and_the_old_one_is_told_and_closed() -> None:
     registry = Registry()
     record = registry.ready()
-    taken = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    taken = registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert codes(taken, 1) == ["SESSION_SUPERSEDED"]
     assert closed(taken) == [(1, 1008)]
     assert ack(taken).session_epoch == 2
@@ -156,7 +164,7 @@ def test_a_newer_proven_session_takes_over_and_the_old_one_is_told_and_closed() 
 def test_late_frames_of_a_superseded_session_are_ignored() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert registry.beat(1) == []
     assert registry.do(goodbye(1)) == []
     assert registry.register(1) == []
@@ -217,7 +225,7 @@ def test_a_drain_that_the_node_asked_for_ends_when_it_registers_again() -> None:
     registry.beat(running_jobs=("job-1",))
     registry.do(goodbye(drain=True))
     registry.do(ConnectionLost(1))
-    again = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    again = registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert statuses(again, 2) == ["registering"]
     assert (record.reason_code, record.drain) == ("resumed", None)
 

@@ -10,7 +10,17 @@ from gpu_agent.registry.events import (
     ResumeAsked,
     SaveFailed,
 )
-from tests.registry.fleets import Registry, answer, beat, closed, codes, declaration, hardware, statuses
+from tests.registry.fleets import (
+    Registry,
+    answer,
+    beat,
+    closed,
+    codes,
+    declaration,
+    hardware,
+    proof,
+    statuses,
+)
 
 
 def failing(registry: Registry) -> Registry:
@@ -46,7 +56,7 @@ def test_a_session_that_was_to_be_superseded_lives_on() -> None:
     registry.store_fails = False
     record = registry.ready()
     failing(registry)
-    refused = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    refused = registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert codes(refused, 2) == ["REGISTRY_BUSY"]
     assert (codes(refused, 1), closed(refused)) == ([], [])
     assert (record.connection, record.status) == (1, "ready")
@@ -57,7 +67,7 @@ def test_a_session_that_was_to_be_superseded_lives_on() -> None:
 def test_a_session_that_ended_meanwhile_is_not_brought_back() -> None:
     registry = Registry()
     record = registry.ready()
-    event = RegistrationArrived(2, declaration(), "unused", proven_id="node-1")
+    event = RegistrationArrived(2, declaration(), "unused", credential=proof("node-1"))
     (save,) = [one for one in registry.fleet.handle(event, registry.now) if type(one).__name__ == "Save"]
     registry.do(ConnectionLost(1))
     registry.do(SaveFailed(save.save, "disk full"))  # type: ignore[union-attr]  # it is a Save

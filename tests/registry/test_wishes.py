@@ -12,11 +12,22 @@ from gpu_agent.registry.events import (
     ResumeAsked,
 )
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
-from tests.registry.fleets import Registry, answer, closed, codes, declaration, figures, notes, of, statuses
+from tests.registry.fleets import (
+    Registry,
+    answer,
+    closed,
+    codes,
+    declaration,
+    figures,
+    notes,
+    of,
+    proof,
+    statuses,
+)
 
 
 def come_back(registry: Registry, connection: int) -> None:
-    registry.do(RegistrationArrived(connection, declaration(), "unused", proven_id="node-1"))
+    registry.do(RegistrationArrived(connection, declaration(), "unused", credential=proof("node-1")))
 
 
 def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
@@ -174,7 +185,7 @@ def test_registering_while_an_operators_drain_runs_leaves_the_status() -> None:
     registry.claim("job-1")
     registry.drain()
     registry.do(ConnectionLost(1))
-    told = registry.do(RegistrationArrived(2, declaration(), "unused", proven_id="node-1"))
+    told = registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert statuses(told, 2) == ["draining"]
     assert (record.status, record.connection) == ("draining", 2)
 

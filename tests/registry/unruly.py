@@ -30,6 +30,7 @@ from gpu_agent.wire.messages import (
     NodeUnregister,
     ResourceUsage,
 )
+from tests.registry.fleets import proof
 
 _Choice = TypeVar("_Choice")
 
@@ -108,7 +109,7 @@ class Unruly:
             running_jobs=self._one((None, self._some(JOBS))),
         )
         return RegistrationArrived(
-            connection, message, f"node-{connection}", proven_id=node_id if proven else None
+            connection, message, f"node-{connection}", credential=proof(node_id) if proven else None
         )
 
     def beat(self, node_id: str) -> NodeHeartbeat:

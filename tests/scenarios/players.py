@@ -40,6 +40,7 @@ from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.declaration import Owner, declare
 from gpu_agent.wire.inventory import Inventory
 from tests.scenarios.box import PROBE_SECONDS, Box
+from tests.scenarios.registry_side import JOIN_TOKEN
 from tests.scenarios.wording import EPOCH
 
 _TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
@@ -152,7 +153,7 @@ class Agent:
     def _carry_out_one(self, action: Action, now: float) -> list[Outward]:
         match action:
             case Connect(credential):
-                return [Dial(self.token if credential is Credential.BEST else None)]
+                return [Dial(self.token if credential is Credential.BEST and self.token else JOIN_TOKEN)]
             case Disconnect():
                 return [HangUp()]
             case Send(message):
@@ -275,7 +276,7 @@ class Stranger:
         self._frame = frame
 
     def dial(self) -> list[Outward]:
-        return [Dial(None)]
+        return [Dial(JOIN_TOKEN)]
 
     def wake(self, now: float) -> list[Outward]:  # noqa: ARG002
         return []

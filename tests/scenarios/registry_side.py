@@ -23,6 +23,7 @@ from gpu_agent.registry.actions import (
     Send,
     TellStatus,
 )
+from gpu_agent.registry.credentials import Credential, FreshToken
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     BeatArrived,
@@ -30,6 +31,7 @@ from gpu_agent.registry.events import (
     Event,
     FaultReported,
     GoodbyeArrived,
+    JoinTokenMade,
     RegistrationArrived,
     Saved,
     SaveFailed,
@@ -59,8 +61,13 @@ _TOLD_BY_THE_MESSAGE = {
     "job_assigned",
     "dispatch_failed",
     "dispatch_candidate_excluded",
+    "node_token_issued",
 }
 """Notes that say once more what a message or an answer says."""
+
+
+JOIN_TOKEN = "join"
+"""Every machine of the theatre has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +96,18 @@ class RegistrySide:
         self.store_works = True
         self.answers: dict[int, Result] = {}
         """By `ref`, until they are read."""
-        self.tokens: dict[str, str] = {}
-        """Whose identity a node token proves."""
         self._house = house
         self._transcript = transcript
         self._now = now
         self._clock = Clock(monotonic=now, wall=lambda: EPOCH + now())
         self._send_frame, self._close = send, close
         self._names: dict[int, str] = {}
-        self._credentials: dict[int, str | None] = {}
+        self._credentials: dict[int, Credential | None] = {}
         self._kept: dict[tuple[Kept, str], tuple[str, float]] = {}
         self._drawn = count()
         self._fresh = self._draw()
         self.fleet = self._new_fleet()
+        self._make_join_token()
 
     @property
     def deadline(self) -> float:
@@ -127,7 +133,9 @@ class RegistrySide:
 
     def opened(self, connection: int, name: str, token: str | None) -> None:
         self._names[connection] = name
-        self._credentials[connection] = None if token is None else self.tokens.get(token)
+        self._credentials[connection] = (
+            None if token is None else self.fleet.credential(_digest(token), self._now())
+        )
 
     def lost(self, connection: int) -> None:
         self.handle(ConnectionLost(connection))
@@ -159,15 +167,15 @@ class RegistrySide:
             case NodeHeartbeat():
                 return BeatArrived(connection, message)
             case NodeRegister():
-                proven = self._credentials[connection]
-                needs_token = proven is None and not self._house.auth_off
+                text = f"token-{connection}"
+                fresh = FreshToken(f"{connection:08x}", text, _digest(text))
                 return RegistrationArrived(
                     connection,
                     message,
                     fresh_id=self._fresh,
-                    proven_id=proven,
+                    credential=None if self._house.auth_off else self._credentials[connection],
                     address=f"10.0.0.{connection}",
-                    issued_token=f"token-{connection}" if needs_token else None,
+                    fresh_token=None if self._house.auth_off else fresh,
                 )
             case NodeUnregister():
                 return GoodbyeArrived(connection, message)
@@ -213,11 +221,8 @@ class RegistrySide:
         return True
 
     def _say(self, connection: int, message: FromRegistry) -> None:
-        if isinstance(message, NodeRegisterAck):
-            if message.node_id == self._fresh:
-                self._fresh = self._draw()
-            if message.node_token is not None:
-                self.tokens[message.node_token] = message.node_id
+        if isinstance(message, NodeRegisterAck) and message.node_id == self._fresh:
+            self._fresh = self._draw()
         self._write("registry → {}", self._names[connection], said_by_registry(message))
         self._send_frame(connection, encode(message))
 
@@ -238,7 +243,17 @@ class RegistrySide:
     def _new_fleet(self) -> Fleet:
         return Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
 
+    def _make_join_token(self) -> None:
+        made = JoinTokenMade(ref=0, token_id="join", digest=_digest(JOIN_TOKEN), uses=None)
+        for action in self.fleet.handle(made, self._now()):
+            if isinstance(action, Save):
+                self._saved(action)
+
     def _draw(self) -> str:
         """The first ids are easy to tell apart; all are `node-` and 8 hex digits, upper case (§3.1)."""
         number = next(self._drawn)
         return f"node-{'ABCDEF'[number] * 8}" if number < 6 else f"node-{number:08X}"
+
+
+def _digest(token: str) -> str:
+    return f"digest of {token}"

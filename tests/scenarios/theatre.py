@@ -14,7 +14,7 @@ from gpu_agent.registry.events import Event
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.messages import NodeHeartbeat
 from tests.scenarios.players import Agent, Dial, Frame, HangUp, OlderNode, Outward, Player, Told
-from tests.scenarios.registry_side import House, RegistrySide
+from tests.scenarios.registry_side import JOIN_TOKEN, House, RegistrySide
 from tests.scenarios.transcript import Line, Transcript
 from tests.scenarios.wording import said_by_node
 
@@ -151,7 +151,7 @@ class Theatre:
             return
         number = next(self._numbers)
         self._connections[number] = player
-        proof = "" if dial.token is None else " with its node token"
+        proof = "" if dial.token in (None, JOIN_TOKEN) else " with its node token"
         self._write("{} → registry", player, f"connects{proof}")
         self.registry.opened(number, player.name, dial.token)
         self.act(player, player.opened(self.now))

@@ -34,7 +34,7 @@ def declare(record: NodeRecord, message: NodeRegister, thresholds: Thresholds) -
     record.endpoint = message.endpoint
     record.simulated = message.simulated
     record.accept_public_jobs = message.accept_public_jobs
-    record.labels = message.labels
+    _set_labels(record)
     _set_capacity(record, thresholds)
     _set_hardware(record)
     _set_models(record, thresholds)
@@ -47,7 +47,7 @@ def replace(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> 
         return False
     record.registration = record.registration.model_copy(update=parts)
     record.accept_public_jobs = record.registration.accept_public_jobs
-    record.labels = record.registration.labels
+    _set_labels(record)
     if "max_concurrent_jobs" in parts:
         _set_capacity(record, thresholds)
     if "hardware" in parts:
@@ -68,6 +68,11 @@ def _parts(beat: NodeHeartbeat) -> dict[str, object]:
         # A state that was told of older models must not speak for new ones.
         parts["capability_state"] = beat.capability_state
     return parts
+
+
+def _set_labels(record: NodeRecord) -> None:
+    """What a join token granted goes before what the node says of itself."""
+    record.labels = {**record.registration.labels, **record.granted_labels}
 
 
 def _set_capacity(record: NodeRecord, thresholds: Thresholds) -> None:

@@ -7,7 +7,7 @@ deadlines then count the time that the registry was away. Figures of beats are n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
@@ -16,9 +16,12 @@ from pydantic_core import to_json
 
 from gpu_agent.registry import declared
 from gpu_agent.registry.actions import Kept
+from gpu_agent.registry.credentials import CredentialKind, Role
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.keys import NodeKey, NodeKeys
 from gpu_agent.registry.record import Drain, NodeRecord, Transition
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.tokens import Token
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
 
@@ -52,6 +55,19 @@ class _DrainDocument(_Document):
     reason: str = ""
 
 
+class _KeyDocument(_Document):
+    token_id: str
+    digest: str
+
+
+class _KeysDocument(_Document):
+    current: _KeyDocument | None = None
+    following: _KeyDocument | None = None
+    rotating: bool = False
+    joined_by: str | None = None
+    spent: bool = True
+
+
 class _NodeDocument(_Document):
     node_id: str
     registration: NodeRegister
@@ -66,6 +82,24 @@ class _NodeDocument(_Document):
     interval_seconds: float
     cordoned: str | None = None
     drain: _DrainDocument | None = None
+    keys: _KeysDocument = _KeysDocument()
+    granted_labels: dict[str, str] = {}
+
+
+class _TokenDocument(_Document):
+    token_id: str
+    kind: CredentialKind
+    digest: str
+    created_ago_seconds: float
+    expires_in_seconds: float | None = None
+    revoked_ago_seconds: float | None = None
+    note: str = ""
+    uses: int | None = None
+    spent: int = 0
+    labels: dict[str, str] = {}
+    node_id: str | None = None
+    role: Role | None = None
+    name: str = ""
 
 
 class _ClaimDocument(_Document):
@@ -101,6 +135,8 @@ def of_node(record: NodeRecord, now: float) -> dict[str, Any]:
             "deadline_in_seconds": drain.deadline - now,
             "reason": drain.reason,
         },
+        "keys": asdict(record.keys),
+        "granted_labels": dict(record.granted_labels),
     }
 
 
@@ -115,6 +151,25 @@ def of_claim(claim: Claim, now: float) -> dict[str, Any]:
         "affinity_key": claim.affinity_key,
         "granted_ago_seconds": now - claim.granted_at,
         "expires_in_seconds": claim.expires_at - now,
+    }
+
+
+def of_token(token: Token, now: float) -> dict[str, Any]:
+    """Write a join or operator token's document."""
+    return {
+        "token_id": token.token_id,
+        "kind": token.kind.value,
+        "digest": token.digest,
+        "created_ago_seconds": now - token.created_at,
+        "expires_in_seconds": None if token.expires_at is None else token.expires_at - now,
+        "revoked_ago_seconds": None if token.revoked_at is None else now - token.revoked_at,
+        "note": token.note,
+        "uses": token.uses,
+        "spent": token.spent,
+        "labels": dict(token.labels),
+        "node_id": token.node_id,
+        "role": token.role and token.role.value,
+        "name": token.name,
     }
 
 
@@ -150,9 +205,36 @@ def node_from(restored: Restored, thresholds: Thresholds, now: float) -> NodeRec
         next_status_at=inf,
         cordoned=kept.cordoned,
         drain=None if kept.drain is None else _drain(kept.drain, written),
+        keys=_keys(kept.keys),
+        granted_labels=kept.granted_labels,
     )
     declared.declare(record, kept.registration, thresholds)
     return record
+
+
+def token_from(restored: Restored, now: float) -> Token:
+    """Read a token back; what is left of its life counts the time that the registry was away."""
+    written = now - max(0.0, restored.age_seconds)
+    try:
+        kept = _TokenDocument.model_validate_json(to_json(dict(restored.document)))
+    except ValidationError as error:
+        raise UnreadableDocumentError(restored.kind, restored.key, _first(error)) from None
+    ends, ended = kept.expires_in_seconds, kept.revoked_ago_seconds
+    return Token(
+        token_id=kept.token_id,
+        kind=kept.kind,
+        digest=kept.digest,
+        created_at=written - kept.created_ago_seconds,
+        expires_at=None if ends is None else written + ends,
+        revoked_at=None if ended is None else written - ended,
+        note=kept.note,
+        uses=kept.uses,
+        spent=kept.spent,
+        labels=kept.labels,
+        node_id=kept.node_id,
+        role=kept.role,
+        name=kept.name,
+    )
 
 
 def claim_from(restored: Restored, thresholds: Thresholds, now: float) -> Claim:
@@ -178,6 +260,20 @@ def _written(record: NodeRecord) -> dict[str, Any]:
     if record.written is None or record.written[0] is not record.registration:
         record.written = (record.registration, record.registration.model_dump(mode="json"))
     return record.written[1]
+
+
+def _keys(kept: _KeysDocument) -> NodeKeys:
+    return NodeKeys(
+        current=_key(kept.current),
+        following=_key(kept.following),
+        rotating=kept.rotating,
+        joined_by=kept.joined_by,
+        spent=kept.spent,
+    )
+
+
+def _key(kept: _KeyDocument | None) -> NodeKey | None:
+    return None if kept is None else NodeKey(kept.token_id, kept.digest)
 
 
 def _drain(kept: _DrainDocument, written: float) -> Drain:

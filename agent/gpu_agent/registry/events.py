@@ -3,8 +3,10 @@
 `ref` names a request that waits for an `Answer`; the shell makes it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from gpu_agent.registry.credentials import Credential, FreshToken, Role
 from gpu_agent.registry.job import Job
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
@@ -17,11 +19,11 @@ class RegistrationArrived:
     message: NodeRegister
     fresh_id: str
     """An id drawn by the shell, used when the node suggests none."""
-    proven_id: str | None = None
-    """The identity that the connection's credential fixes, if it carried a node token."""
+    credential: Credential | None = None
+    """What the connection presented at its handshake; None with auth off."""
     address: str | None = None
-    issued_token: str | None = None
-    """A token that the shell drew for this node, to be told in the ack; None with auth off."""
+    fresh_token: FreshToken | None = None
+    """Drawn by the shell for this registration, told in the ack if issued; None with auth off."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,52 @@ class ReleaseAsked:
     job_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinTokenMade:
+    """An operator lets nodes join, or one node have its id back; the shell has drawn the token."""
+
+    ref: int
+    token_id: str
+    digest: str = field(repr=False)
+    ttl_seconds: float | None = None
+    """None: it does not expire."""
+    uses: int | None = 1
+    """How many nodes may join by it; None for any number."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    node_id: str | None = None
+    """The id that it gives back, a known one; None for a token that any node may join by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTokenMade:
+    """Somebody may read, operate or administer; the shell has drawn the token."""
+
+    ref: int
+    token_id: str
+    digest: str = field(repr=False)
+    role: Role
+    ttl_seconds: float | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    """An operator ends a join or an operator token."""
+
+    ref: int
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotationAsked:
+    """An operator wants a node to have another token; `at_once` lets the old one prove nothing any more."""
+
+    ref: int
+    node_id: str
+    at_once: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """The store has kept every `Save` up to this number that it did not report as failed."""
@@ -129,6 +177,8 @@ class SaveFailed:
     detail: str
 
 
+TokenAsked = JoinTokenMade | OperatorTokenMade | TokenRevoked | RotationAsked
+
 Event = (
     RegistrationArrived
     | BeatArrived
@@ -142,6 +192,7 @@ Event = (
     | ClaimAsked
     | RenewalAsked
     | ReleaseAsked
+    | TokenAsked
     | Saved
     | SaveFailed
 )

@@ -11,6 +11,7 @@ from gpu_agent.registry import documents, pacing
 from gpu_agent.registry.actions import Action, Change, Kept, Level
 from gpu_agent.registry.beats import Beats
 from gpu_agent.registry.claiming import Claiming
+from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.deadlines import Deadlines, next_look
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.verdict import Explanation
@@ -24,15 +25,21 @@ from gpu_agent.registry.events import (
     Event,
     FaultReported,
     GoodbyeArrived,
+    JoinTokenMade,
+    OperatorTokenMade,
     RegistrationArrived,
     ReleaseAsked,
     RemovalAsked,
     RenewalAsked,
     ResumeAsked,
+    RotationAsked,
     Saved,
     SaveFailed,
+    TokenAsked,
+    TokenRevoked,
 )
 from gpu_agent.registry.house import House
+from gpu_agent.registry.issuing import Issuing
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.record import NodeRecord
@@ -41,6 +48,7 @@ from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.sessions import Sessions
 from gpu_agent.registry.step import Key, Step
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.tokens import Token, Tokens
 from gpu_agent.registry.undo import Undo
 from gpu_agent.registry.verdicts import Verdicts
 from gpu_agent.registry.watch import Watch
@@ -68,6 +76,7 @@ class Fleet:
     ) -> None:
         self.thresholds = thresholds
         self._roster = Roster()
+        self._tokens = Tokens()
         self._deadlines = Deadlines()
         self._dispatch = Dispatch(thresholds, draw)
         claiming = Claiming(thresholds, self._dispatch, debug=debug)
@@ -80,6 +89,7 @@ class Fleet:
                 max_beats_per_second=max_beats_per_second,
             ),
             roster=self._roster,
+            tokens=self._tokens,
             dispatch=self._dispatch,
             claiming=claiming,
             verdicts=verdicts,
@@ -88,10 +98,11 @@ class Fleet:
         self._beats = Beats(house, debug=debug)
         self._sessions = Sessions(house, draw)
         self._wishes = Wishes(house)
+        self._issuing = Issuing(house)
         self._watch = Watch(house)
         self._saves = Saves(
             write=self._written,
-            put_back=Undo(self._roster, self._dispatch).put_back,
+            put_back=Undo(self._roster, self._dispatch, self._tokens).put_back,
             retry_seconds=thresholds.scan_interval_seconds,
         )
         self._scan_from = 0.0
@@ -121,6 +132,8 @@ class Fleet:
                 self._operator_asked(event, step)
             case ClaimAsked() | RenewalAsked() | ReleaseAsked():
                 self._scheduler_asked(event, step)
+            case JoinTokenMade() | OperatorTokenMade() | TokenRevoked() | RotationAsked():
+                self._token_asked(event, step)
             case Saved():
                 self._saves.kept(event.save)
             case SaveFailed():
@@ -170,6 +183,14 @@ class Fleet:
         """Return the claim that a job holds."""
         return self._dispatch.claim_of(job_id)
 
+    def credential(self, digest: str, now: float) -> Credential | None:
+        """Say what the token of this digest stands for now; None when it opens nothing."""
+        return self._tokens.credential(digest, now)
+
+    def tokens(self) -> list[Token]:
+        """Return every join and operator token, the oldest first."""
+        return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))
+
     def _node_did(
         self, event: RegistrationArrived | GoodbyeArrived | FaultReported | ConnectionLost, step: Step
     ) -> None:
@@ -199,6 +220,19 @@ class Fleet:
             case _ as unreachable:
                 assert_never(unreachable)
 
+    def _token_asked(self, event: TokenAsked, step: Step) -> None:
+        match event:
+            case JoinTokenMade():
+                self._issuing.join(event, step)
+            case OperatorTokenMade():
+                self._issuing.operator(event, step)
+            case TokenRevoked():
+                self._issuing.revoke(event, step)
+            case RotationAsked():
+                self._issuing.rotate(event, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+
     def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
         self._expire(step)
         match event:
@@ -222,7 +256,9 @@ class Fleet:
             record = self._roster.records.get(node_id)
             if record is None:
                 self._deadlines.forget(node_id)
+                self._tokens.forget(node_id)
             else:
+                self._tokens.fit(record)
                 self._deadlines.at(node_id, next_look(record, self.thresholds))
         return self._saves.sealed(step)
 
@@ -231,6 +267,9 @@ class Fleet:
         if kind is Kept.CLAIM:
             claim = self._dispatch.claim_of(name)
             return Change(kind, name, None if claim is None else documents.of_claim(claim, now))
+        if kind is Kept.TOKEN:
+            token = self._tokens.by_id.get(name)
+            return Change(kind, name, None if token is None else documents.of_token(token, now))
         record = self._roster.records.get(name)
         return Change(kind, name, None if record is None else documents.of_node(record, now))
 
@@ -240,5 +279,7 @@ class Fleet:
             self._roster.add(record)
             self._dispatch.refresh(record)
             step.touched[record.node_id] = None
+        elif kept.kind is Kept.TOKEN:
+            self._tokens.put(documents.token_from(kept, step.now))
         elif not self._claiming.restore(documents.claim_from(kept, self.thresholds, step.now)):
             step.keep_claim(kept.key)

@@ -7,6 +7,7 @@ from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.tokens import Tokens
 from gpu_agent.registry.verdicts import Verdicts
 
 
@@ -17,6 +18,7 @@ class House:
     thresholds: Thresholds
     policy: Policy
     roster: Roster
+    tokens: Tokens
     dispatch: Dispatch
     claiming: Claiming
     verdicts: Verdicts

@@ -17,7 +17,7 @@ def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool, now: f
     """Return the id that the registration gets, or the refusal."""
     wanted = event.message.node_id
     current = roster.bound.get(event.connection)
-    fixed = current.node_id if current is not None else event.proven_id
+    fixed = current.node_id if current is not None else _proven(event)
     if fixed is not None:
         if wanted in (None, fixed):
             return fixed
@@ -33,6 +33,10 @@ def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool, now: f
     if holder is None or (auth_off and _is_free(holder)):
         return wanted
     return _conflict(wanted, _held(holder, auth_off=auth_off, now=now))
+
+
+def _proven(event: RegistrationArrived) -> str | None:
+    return None if event.credential is None else event.credential.node_id
 
 
 def _is_free(holder: NodeRecord) -> bool:

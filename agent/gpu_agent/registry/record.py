@@ -3,10 +3,12 @@
 Holds state and its derivations; decides nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.keys import NodeKeys
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
@@ -65,6 +67,12 @@ class NodeRecord:
     connection: int | None = None
     epoch: int = 0
     address: str | None = None
+    keys: NodeKeys = field(default_factory=NodeKeys)
+    """What proves that somebody is this node."""
+    issued_on: int | None = None
+    """The connection that was told the newest of its tokens: it is told no other until one is wished."""
+    granted_labels: Mapping[str, str] = field(default_factory=dict)
+    """Given by the join token that let it in; they go before what the node says of itself."""
     interval_seconds: float = 15.0
     timeout_seconds: float = 45.0
     heard_at: float = 0.0

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpu_agent.registry.actions import Action, Change, Level, Note, Save, TellStatus
-from gpu_agent.registry.job import Claim
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.step import Key, Step
+from gpu_agent.registry.step import Key, Step, Was
 
 MOST_WAITING_NOTES = 10_000
 """Notes that wait for a store which keeps nothing; the oldest go first."""
@@ -19,7 +17,7 @@ MOST_WAITING_NOTES = 10_000
 Write = Callable[[Key, float], Change]
 """Writes the change that keeps one thing as it is now."""
 
-PutBack = Callable[[Key, NodeRecord | Claim | None, Step], None]
+PutBack = Callable[[Key, Was, Step], None]
 """Restores one thing to how it was."""
 
 
@@ -28,7 +26,7 @@ class _Open:
     """A save that the store has not answered yet."""
 
     keys: tuple[Key, ...]
-    before: dict[Key, NodeRecord | Claim | None]
+    before: dict[Key, Was]
     refusals: tuple[Action, ...]
     told: tuple[Action, ...]
     """Notes and messages that wait for the save, in order."""

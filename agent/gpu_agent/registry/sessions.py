@@ -9,6 +9,7 @@ from gpu_agent.registry import admission, declared, faults, identity, pacing, te
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
+from gpu_agent.registry.proving import issue
 from gpu_agent.registry.quoting import quoted
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.step import Step
@@ -52,8 +53,9 @@ class Sessions:
             record = _new_record(granted, event, step.now)
             roster.add(record)
         step.remember(record)
+        token = issue(record, event, tokens=self._house.tokens, step=step)
         self._attach(record, event, step)
-        self._begin(record, event, step)
+        self._begin(record, event, token=token, step=step)
 
     def goodbye(self, event: GoodbyeArrived, step: Step) -> None:
         """A node plans its shutdown: offline at once, or after its jobs (§3.6).
@@ -107,7 +109,9 @@ class Sessions:
             step.tell(CloseConnection(before, POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
         roster.bind(record, event.connection)
 
-    def _begin(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
+    def _begin(
+        self, record: NodeRecord, event: RegistrationArrived, *, token: str | None, step: Step
+    ) -> None:
         """Begin a session of the node from what it declares: nothing of it is proven yet (A-2)."""
         house, message = self._house, event.message
         declared.declare(record, message, house.thresholds)
@@ -120,7 +124,7 @@ class Sessions:
             record.reported_job_ids = frozenset(message.running_jobs)
         step.keep_node(record)
         step.refusals.append(Send(event.connection, _busy(record.node_id)))
-        step.tell(Send(event.connection, self._ack(record, event)))
+        step.tell(Send(event.connection, self._ack(record, event, token)))
         record.heard_at = step.now
         record.last_beat = record.usage = record.probe_age_seconds = None
         record.suspected = False
@@ -164,10 +168,10 @@ class Sessions:
         spread = _FIRST_STATUS_SHARE + (1 - _FIRST_STATUS_SHARE) * self._draw()
         record.next_status_at = now + thresholds.node_status_interval_seconds * spread
 
-    def _ack(self, record: NodeRecord, event: RegistrationArrived) -> NodeRegisterAck:
+    def _ack(self, record: NodeRecord, event: RegistrationArrived, token: str | None) -> NodeRegisterAck:
         return NodeRegisterAck(
             node_id=record.node_id,
-            node_token=event.issued_token,
+            node_token=token,
             capability_schema_version=admission.schema_of(event.message),
             heartbeat_interval_seconds=record.interval_seconds,
             warmup_heartbeat_interval_seconds=self._house.thresholds.warmup_heartbeat_interval_seconds,

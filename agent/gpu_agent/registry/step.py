@@ -10,9 +10,13 @@ from dataclasses import replace
 from gpu_agent.registry.actions import Action, Answer, Kept, Level, Note, Refusal, Result
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.tokens import Token
 
 Key = tuple[Kept, str]
 """What names one kept thing."""
+
+Was = NodeRecord | Claim | Token | None
+"""How one kept thing was; None when it was not there."""
 
 
 class Step:
@@ -25,7 +29,7 @@ class Step:
         self.notes: list[Note] = []
         self.keys: dict[Key, None] = {}
         """What must be kept before anything is told, in order."""
-        self.before: dict[Key, NodeRecord | Claim | None] = {}
+        self.before: dict[Key, Was] = {}
         """How it was, should what somebody asked have to be undone; None for what was not there."""
         self.refusals: list[Action] = []
         """What is said instead, should the save fail; empty for the registry's own verdicts."""
@@ -41,6 +45,10 @@ class Step:
         """Remember how a node was before this step, should what is asked have to be undone."""
         self.before.setdefault((Kept.NODE, record.node_id), replace(record))
 
+    def remember_token(self, token_id: str, token: Token | None) -> None:
+        """Remember how a token was before this step; None when it was not there."""
+        self.before.setdefault((Kept.TOKEN, token_id), token)
+
     def keep_node(self, record: NodeRecord) -> None:
         """Save a node, as it stands at the end of the step, before anything is told."""
         self.keys[(Kept.NODE, record.node_id)] = None
@@ -49,6 +57,10 @@ class Step:
     def keep_claim(self, job_id: str) -> None:
         """Save a claim, or that it is gone, before anything is told."""
         self.keys[(Kept.CLAIM, job_id)] = None
+
+    def keep_token(self, token_id: str) -> None:
+        """Save a join or operator token, or that it is gone, before anything is told."""
+        self.keys[(Kept.TOKEN, token_id)] = None
 
     def tell(self, action: Action) -> None:
         """Do this once the save is kept."""

@@ -1,0 +1,160 @@
+"""What operators ask of tokens: make them, end them, give a node another one (§2).
+
+Each is saved before it is answered, and undone when the save fails. Draws nothing: a token's
+secret is the shell's, its digest comes with the event.
+"""
+
+from gpu_agent.registry.actions import CloseConnection, Level, Send
+from gpu_agent.registry.credentials import CredentialKind
+from gpu_agent.registry.events import JoinTokenMade, OperatorTokenMade, RotationAsked, TokenRevoked
+from gpu_agent.registry.house import House
+from gpu_agent.registry.keys import NodeKeys
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.tokens import Token
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import NodeControl, NodeError
+
+UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
+TOKEN_EXISTS = "TOKEN_EXISTS"  # noqa: S105
+NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
+
+_POLICY_VIOLATION = 1008
+_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
+
+
+class Issuing:
+    """Takes what operators ask of tokens."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def join(self, event: JoinTokenMade, step: Step) -> None:
+        """Let nodes join by a token, or one node have its id back."""
+        if event.node_id is not None and event.node_id not in self._house.roster.records:
+            _refuse_unknown_node(event.ref, event.node_id, step)
+            return
+        self._make(
+            Token(
+                token_id=event.token_id,
+                kind=CredentialKind.JOIN,
+                digest=event.digest,
+                created_at=step.now,
+                expires_at=_end(event.ttl_seconds, step.now),
+                uses=event.uses,
+                labels=event.labels,
+                note=event.note,
+                node_id=event.node_id,
+            ),
+            event.ref,
+            step,
+        )
+
+    def operator(self, event: OperatorTokenMade, step: Step) -> None:
+        """Let somebody read, operate or administer."""
+        self._make(
+            Token(
+                token_id=event.token_id,
+                kind=CredentialKind.OPERATOR,
+                digest=event.digest,
+                created_at=step.now,
+                expires_at=_end(event.ttl_seconds, step.now),
+                role=event.role,
+                name=event.name,
+            ),
+            event.ref,
+            step,
+        )
+
+    def revoke(self, event: TokenRevoked, step: Step) -> None:
+        """End a token; nodes that joined by it stay."""
+        token = self._house.tokens.by_id.get(event.token_id)
+        if token is None:
+            message = f"no token {event.token_id!r} is known: list them to see which are"
+            step.refuse(event.ref, UNKNOWN_TOKEN, message)
+            return
+        if token.revoked_at is None:
+            step.remember_token(token.token_id, token)
+            self._house.tokens.put(token.revoked(step.now))
+            step.keep_token(token.token_id)
+            step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+            step.note("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
+        step.answer(event.ref)
+
+    def rotate(self, event: RotationAsked, step: Step) -> None:
+        """Give a node another token: it registers again for it, where its session is open."""
+        record = self._house.roster.records.get(event.node_id)
+        if record is None:
+            _refuse_unknown_node(event.ref, event.node_id, step)
+            return
+        if not record.keys.all:
+            message = (
+                f"node {record.node_id!r} has no token: let it register with a join token, "
+                f"or run gpu-agent registry reclaim {record.node_id}"
+            )
+            step.refuse(event.ref, NOTHING_TO_ROTATE, message)
+            return
+        step.remember(record)
+        step.keep_node(record)
+        step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.note("rotation_wished", {"node_id": record.node_id, "at_once": event.at_once}, Level.WARNING)
+        if event.at_once:
+            self._end_keys(record, step)
+        else:
+            record.keys = record.keys.to_be_rotated()
+            record.issued_on = None
+            if record.connection is not None:
+                again = NodeControl(command="reregister", reason="an operator rotates its token")
+                step.tell(Send(record.connection, again))
+        step.answer(event.ref)
+
+    def _make(self, token: Token, ref: int, step: Step) -> None:
+        if token.token_id in self._house.tokens.by_id:
+            message = f"the token id {token.token_id!r} is taken: ask again for another"
+            step.refuse(ref, TOKEN_EXISTS, message)
+            return
+        step.remember_token(token.token_id, None)
+        self._house.tokens.put(token)
+        step.keep_token(token.token_id)
+        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.note("token_made", _facts(token, step.now))
+        step.answer(ref)
+
+    def _end_keys(self, record: NodeRecord, step: Step) -> None:
+        """Let nothing prove the node any more, and send whoever speaks for it away."""
+        record.keys = NodeKeys(joined_by=record.keys.joined_by, spent=record.keys.spent)
+        connection = record.connection
+        if connection is None:
+            return
+        message = (
+            "an operator ended this node's token: have one run "
+            f"gpu-agent registry reclaim {record.node_id} and start the agent with the token that it prints"
+        )
+        step.tell(
+            Send(connection, NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message))
+        )
+        self._house.roster.dismiss(connection)
+        self._house.dispatch.refresh(record)
+        step.tell(CloseConnection(connection, _POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
+
+
+def _refuse_unknown_node(ref: int, node_id: str, step: Step) -> None:
+    step.refuse(ref, ErrorCode.UNKNOWN_NODE, f"no node {node_id!r} is known: list them to see which are")
+
+
+def _end(ttl_seconds: float | None, now: float) -> float | None:
+    return None if ttl_seconds is None else now + ttl_seconds
+
+
+def _facts(token: Token, now: float) -> dict[str, object]:
+    """What is told of a token that is made; never its digest."""
+    facts: dict[str, object] = {"token_id": token.token_id, "kind": token.kind.value}
+    if token.expires_at is not None:
+        facts["ttl_seconds"] = round(token.expires_at - now)
+    if token.role is not None:
+        facts |= {"role": token.role.value, "name": token.name}
+    else:
+        facts["uses"] = token.uses
+    if token.node_id is not None:
+        facts["node_id"] = token.node_id
+    return facts

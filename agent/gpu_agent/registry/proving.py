@@ -1,0 +1,41 @@
+"""How a registration proves its node, and whether it is given a token for the times after (§2).
+
+Issues what the shell has drawn, or lets it go. Knows no connection's socket and no status.
+"""
+
+from gpu_agent.registry.credentials import CredentialKind
+from gpu_agent.registry.events import RegistrationArrived
+from gpu_agent.registry.keys import joined
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.tokens import Token, Tokens
+
+
+def issue(record: NodeRecord, event: RegistrationArrived, *, tokens: Tokens, step: Step) -> str | None:
+    """Take a registration's proof, and return the text of the token that its ack brings, if any.
+
+    Called before the connection stands for the node. One that was told a token is told no other
+    until a rotation is wished: the answer to it may be on its way.
+    """
+    fresh, credential = event.fresh_token, event.credential
+    if fresh is None or credential is None:
+        return None
+    arrives = record.connection != event.connection
+    if arrives and credential.kind is CredentialKind.JOIN:
+        record.keys = joined(fresh, credential.token_id)
+        _grant_labels(record, tokens.by_id.get(credential.token_id))
+    else:
+        if arrives:
+            record.keys = record.keys.proven_by(credential.token_id)
+        if not record.keys.rotating or record.issued_on == event.connection:
+            return None
+        record.keys = record.keys.followed_by(fresh)
+    record.issued_on = event.connection
+    step.note("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
+    return fresh.text
+
+
+def _grant_labels(record: NodeRecord, token: Token | None) -> None:
+    """Give a node what its join token grants; one that only has its id back keeps what it had."""
+    if token is not None and token.node_id is None:
+        record.granted_labels = token.labels

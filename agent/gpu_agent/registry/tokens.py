@@ -1,0 +1,100 @@
+"""Every token that opens the registry, found by its digest: those of operators, of joining nodes, of nodes.
+
+Join and operator tokens are kept here; a node's keys are kept with its record, and only found here.
+Decides nothing about who may do what.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gpu_agent.registry.credentials import Credential, CredentialKind, Role
+from gpu_agent.registry.keys import NodeKeys
+from gpu_agent.registry.record import NodeRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A join or operator token; replaced as a whole, never changed. Times are monotonic seconds."""
+
+    token_id: str
+    kind: CredentialKind
+    digest: str = field(repr=False)
+    created_at: float
+    expires_at: float | None = None
+    """None: it does not expire."""
+    revoked_at: float | None = None
+    note: str = ""
+    uses: int | None = None
+    """How many nodes may join by it; None for any number."""
+    spent: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Granted to the nodes that join by it."""
+    node_id: str | None = None
+    """The id that a reclaim token gives back; None for a join token."""
+    role: Role | None = None
+    """An operator's."""
+    name: str = ""
+    """The operator's."""
+
+    def is_live(self, now: float) -> bool:
+        """Say whether it opens anything: neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def revoked(self, now: float) -> "Token":
+        """Return it as it is once it was revoked."""
+        return replace(self, revoked_at=now)
+
+    @property
+    def credential(self) -> Credential:
+        """What it stands for when it is presented."""
+        return Credential(self.kind, self.token_id, self.node_id, self.role)
+
+
+class Tokens:
+    """Join and operator tokens by their id, and all tokens by their digest."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Token] = {}
+        self._by_digest: dict[str, Token] = {}
+        self._node_of: dict[str, tuple[str, str]] = {}
+        """By digest: the node and the token's id."""
+        self._keys: dict[str, NodeKeys] = {}
+        """By node: the keys that are found here."""
+
+    def put(self, token: Token) -> None:
+        """Know a token from now on, or know it anew."""
+        self.by_id[token.token_id] = token
+        self._by_digest[token.digest] = token
+
+    def drop(self, token_id: str) -> None:
+        """Know a token no longer."""
+        token = self.by_id.pop(token_id, None)
+        if token is not None:
+            del self._by_digest[token.digest]
+
+    def fit(self, record: NodeRecord) -> None:
+        """Find a node by the keys that it has now, and by none that it had."""
+        if self._keys.get(record.node_id) is record.keys:
+            return
+        self.forget(record.node_id)
+        self._keys[record.node_id] = record.keys
+        for key in record.keys.all:
+            self._node_of[key.digest] = (record.node_id, key.token_id)
+
+    def forget(self, node_id: str) -> None:
+        """Find a node no longer."""
+        keys = self._keys.pop(node_id, None)
+        if keys is not None:
+            for key in keys.all:
+                self._node_of.pop(key.digest, None)
+
+    def credential(self, digest: str, now: float) -> Credential | None:
+        """Return what the token of this digest stands for now; None when it opens nothing."""
+        token = self._by_digest.get(digest)
+        if token is not None:
+            return token.credential if token.is_live(now) else None
+        found = self._node_of.get(digest)
+        if found is None:
+            return None
+        node_id, token_id = found
+        return Credential(CredentialKind.NODE, token_id, node_id)
