@@ -15,6 +15,15 @@ def test_the_longest_lag_of_the_period_is_told_in_milliseconds() -> None:
     assert meter.read(now=2.0, beats=0).loop_lag_ms == 0.0
 
 
+def test_how_late_the_loop_was_is_told_at_the_median_and_the_99th_percentile() -> None:
+    meter = Meter(now=0.0)
+    for milliseconds in range(1, 201):
+        meter.lagged(milliseconds / 1e3)
+    figures = meter.read(now=1.0, beats=0)
+    assert (figures.loop_lag_p50_ms, figures.loop_lag_p99_ms) == (101.0, 199.0)
+    assert meter.read(now=2.0, beats=0).loop_lag_p99_ms is None
+
+
 def test_the_99th_percentile_of_placements_is_told_in_microseconds() -> None:
     meter = Meter(now=0.0)
     for microseconds in range(1, 201):

@@ -92,6 +92,8 @@ async def _tell_performance(service: RegistryService) -> None:
             "performance",
             beats_per_second=figures.beats_per_second,
             loop_lag_ms=figures.loop_lag_ms,
+            loop_lag_p50_ms=figures.loop_lag_p50_ms,
+            loop_lag_p99_ms=figures.loop_lag_p99_ms,
             select_p99_us=figures.select_p99_us,
             nodes=size.nodes,
             connections=size.connections,

@@ -35,6 +35,7 @@ from gpu_agent.server.carrier import DOCUMENT, WRITTEN_AT, Carrier
 from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.gateway import Limits
+from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.performance import Meter, Performance
 from gpu_agent.server.reception import Reception
@@ -72,6 +73,7 @@ class RegistryService:
         self._clock = clock or Clock()
         self._chronicle = Chronicle()
         self._meter = Meter(now=self._clock.monotonic())
+        self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
         self._refs = itertools.count(1)
         self._fleet = Fleet(
             settings.thresholds,
@@ -100,11 +102,13 @@ class RegistryService:
         """Listen for nodes, take back what the store kept, let nodes in; raises `OSError`, `StoreError`."""
         self._node_address = await self._switchboard.listen(self._settings.node_listen)
         self._loop.start()
+        self._lag.start()
         self._loop.act(self._fleet.restore(self._restored(self._store.load()), self._clock.monotonic()))
         self._switchboard.admit()
 
     async def stop(self) -> None:
         """Say goodbye to all nodes and close the store. Nobody's status changes by it."""
+        self._lag.stop()
         self._loop.stop()
         for waiting in self._carrier.answers.values():
             waiting.cancel()
