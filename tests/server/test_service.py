@@ -167,7 +167,7 @@ async def test_a_cordoned_node_stays_ready_and_takes_no_job(service: RegistrySer
 
 
 async def test_a_removed_node_is_forgotten_and_sent_away(service: RegistryService, ready: Node) -> None:
-    assert await service.remove(ready.node_id) is None
+    assert await service.forget(ready.node_id) is None
     assert service.node(ready.node_id) is None
     assert (await ready.closed())[0] == 1001
 
@@ -177,7 +177,7 @@ async def test_what_is_asked_of_an_unknown_node_is_refused(service: RegistryServ
         await service.drain("node-x"),
         await service.resume("node-x"),
         await service.cordon("node-x", reason="r"),
-        await service.remove("node-x"),
+        await service.forget("node-x"),
     ):
         assert isinstance(answer, Refusal)
         assert answer.code == "UNKNOWN_NODE"

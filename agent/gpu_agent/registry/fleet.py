@@ -167,9 +167,14 @@ class Fleet:
         step.note("registry_restored", {"nodes": self.size})
         return self._finish(step)
 
-    def nodes(self) -> list[NodeRecord]:
-        """Return every node's record, by id: the fleet's own, to be read at once and not kept."""
-        return [self._roster.records[node_id] for node_id in sorted(self._roster.records)]
+    def nodes(self, *, after: str | None = None) -> list[NodeRecord]:
+        """Return every node's record, by id: the fleet's own, to be read at once and not kept.
+
+        With `after` only those whose ids come behind it.
+        """
+        records = self._roster.records
+        ids = records if after is None else [node_id for node_id in records if node_id > after]
+        return [records[node_id] for node_id in sorted(ids)]
 
     def node(self, node_id: str) -> NodeRecord | None:
         """Return one node's record, to be read at once and not kept; None when the id is not known."""
@@ -178,6 +183,10 @@ class Fleet:
     def explain(self, job: Job, now: float) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3)."""
         return self._dispatch.explain(job, now)
+
+    def claims(self) -> list[Claim]:
+        """Return every claim that is held, in no order."""
+        return self._dispatch.claims()
 
     def claim_of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""

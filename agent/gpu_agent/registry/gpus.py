@@ -110,6 +110,11 @@ class Gpus(Mapping[str, GpuState]):
         return self._well_healths if self._well else tuple(state.health for state in self._states.values())
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each; looks at no figure."""
+        return tuple(state.name for state in self._states.values())
+
+    @property
     def memory_used(self) -> list[int | None]:
         """The memory in use on each, in MiB, if the node says."""
         if self._well:

@@ -37,11 +37,11 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.node_filter import EVERYBODY, NodeFilter
 from gpu_agent.server.performance import Meter, Performance
 from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
-from gpu_agent.server.tokens import TokenDesk
-from gpu_agent.server.views import NodeDetail, NodeSummary, Placement
+from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
 from gpu_agent.store.base import Store
 
 _LOG = EventLog("registry")
@@ -97,8 +97,6 @@ class RegistryService:
             connection_lost=self._reception.connection_lost,
         )
         self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
-        self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
-        """Where tokens are made, listed, ended and recognised."""
         self._node_address: Address | None = None
 
     async def start(self) -> None:
@@ -125,9 +123,13 @@ class RegistryService:
             raise RuntimeError("the registry has not been started: await start() first")
         return self._node_address
 
-    def nodes(self) -> Iterator[NodeSummary]:
-        """Show every node, by id, each as it is when the iterator comes to it."""
-        return (views.summary(record, self._clock) for record in self._fleet.nodes())
+    def nodes(self, wanted: NodeFilter = EVERYBODY, *, after: str | None = None) -> Iterator[NodeSummary]:
+        """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""
+        return (
+            views.summary(record, self._clock)
+            for record in self._fleet.nodes(after=after)
+            if wanted.admits(record)
+        )
 
     def node(self, node_id: str) -> NodeDetail | None:
         """Show all that is known of a node; None when the id is not known."""
@@ -140,6 +142,10 @@ class RegistryService:
             thresholds=self._settings.thresholds,
             events=self._chronicle.of(node_id),
         )
+
+    def claims(self) -> Iterator[ClaimView]:
+        """Show who holds which place, in no order."""
+        return (views.claim(claim, self._clock) for claim in self._fleet.claims())
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
@@ -178,7 +184,7 @@ class RegistryService:
         """Lift a cordon."""
         return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
 
-    async def remove(self, node_id: str) -> Refusal | None:
+    async def forget(self, node_id: str) -> Refusal | None:
         """Let a node's record go; if it lives it is sent away first."""
         return _refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
 

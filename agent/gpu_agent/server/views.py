@@ -67,6 +67,7 @@ class NodeSummary:
     endpoint: str | None
     address: str | None
     agent_version: str
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,6 @@ class NodeDetail(NodeSummary):
     beats_needed: int
     clears_when: str | None
     drain: DrainView | None
-    labels: Mapping[str, str]
     features: tuple[str, ...]
     cpu_percent: float | None
     mem_percent: float | None
@@ -131,6 +131,21 @@ class Placement:
     expires_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimView:
+    """A place that a job holds. Times are Unix time."""
+
+    job_id: str
+    node_id: str
+    gpu_uuids: tuple[str, ...]
+    endpoint: str | None
+    granted_at: float
+    expires_at: float
+    memory_mb: int
+    """GPU memory that the job states it needs on each of its GPUs."""
+    affinity_key: str | None
+
+
 def summary(record: NodeRecord, clock: Clock) -> NodeSummary:
     """Show what a list shows."""
     return NodeSummary(
@@ -151,6 +166,7 @@ def summary(record: NodeRecord, clock: Clock) -> NodeSummary:
         endpoint=record.endpoint,
         address=record.address,
         agent_version=record.registration.version,
+        labels=dict(record.labels),
     )
 
 
@@ -170,7 +186,6 @@ def detail(
         beats_needed=telling.beats_needed(record, thresholds),
         clears_when=telling.clears_when(record, thresholds),
         drain=None if record.drain is None else _drain(record.drain, clock),
-        labels=dict(record.labels),
         features=tuple(sorted(record.features)),
         cpu_percent=None if usage is None else usage.cpu_percent,
         mem_percent=None if usage is None else usage.mem_percent,
@@ -198,6 +213,17 @@ def placement(claim: Claim, clock: Clock) -> Placement:
         gpu_uuids=tuple(uuid for uuid in claim.gpu_uuids if not _is_place(uuid)),
         endpoint=claim.endpoint,
         expires_at=clock.wall_at(claim.expires_at),
+    )
+
+
+def claim(held: Claim, clock: Clock) -> ClaimView:
+    """Show who holds a place until when."""
+    placed = placement(held, clock)
+    return ClaimView(
+        **{one.name: getattr(placed, one.name) for one in fields(Placement)},
+        granted_at=clock.wall_at(held.granted_at),
+        memory_mb=held.memory_mb,
+        affinity_key=held.affinity_key,
     )
 
 

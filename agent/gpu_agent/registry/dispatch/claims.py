@@ -34,6 +34,10 @@ class Claims:
         """How many ends are kept, with those that renewals have moved and that will be passed over."""
         return len(self._ends)
 
+    def all(self) -> list[Claim]:
+        """Return every claim that is held, in no order."""
+        return list(self._held.values())
+
     def of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
         return self._held.get(job_id)

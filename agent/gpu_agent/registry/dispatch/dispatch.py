@@ -86,6 +86,10 @@ class Dispatch:
         )
         return self._hold(self._index.views[choice.node_id], claim, now)
 
+    def claims(self) -> list[Claim]:
+        """Return every claim that is held, in no order."""
+        return self._claims.all()
+
     def claim_of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
         return self._claims.of(job_id)
