@@ -1,19 +1,23 @@
 """The operator API's JSON: what may be asked, and how a refusal looks. Answers are `views`.
 
 A demand that nobody knows is refused, not ignored: a job must not run where its owner
-believed it could not.
+believed it could not. Nor is a value taken for another: a number in quotes is no number.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
+from gpu_agent.server.chronicle import RegistryEvent
+from gpu_agent.server.views import ClaimView, NodeSummary
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
-Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+Sentence = Annotated[str, StringConstraints(max_length=500)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 
 
 class ApiModel(BaseModel):
@@ -28,14 +32,14 @@ class JobRequest(ApiModel):
     job_id: Name
     required_models: Names = ()
     required_features: Names = ()
-    public: bool = False
-    gpu_count: Annotated[int, Field(ge=1, le=1024)] = 1
+    public: StrictBool = False
+    gpu_count: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     gpu_name: Name | None = None
-    min_gpu_memory_mb: Annotated[int, Field(ge=0)] | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    min_gpu_memory_mb: Annotated[int, Field(strict=True, ge=0, le=2**40)] | None = None
+    labels: Annotated[dict[str, str], Field(max_length=256)] = Field(default_factory=dict)
     allowed_nodes: Names | None = None
     affinity_key: Name | None = None
-    priority: int = 0
+    priority: Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)] = 0
 
     def job(self) -> Job:
         """The demands as the fleet reads them."""
@@ -53,7 +57,45 @@ class DrainRequest(ApiModel):
 
     deadline_seconds: Seconds | None = None
     """After it the node goes offline whatever runs; left out: the registry's default."""
-    reason: Annotated[str, StringConstraints(max_length=500)] = ""
+    reason: Sentence = ""
+
+
+class CordonRequest(ApiModel):
+    """Why a node is to get no new jobs."""
+
+    reason: Sentence = ""
+
+
+class NothingMore(ApiModel):
+    """An empty object: the path says all."""
+
+
+class NodeList(ApiModel):
+    """Nodes by id, those of one page."""
+
+    auth: Literal["on", "off"]
+    """Whether this registry checks credentials."""
+    nodes: tuple[NodeSummary, ...]
+    count: int
+    """How many nodes this answer holds."""
+    next: str | None
+    """Ask for `after` this id to get the next page; null on the last one."""
+
+
+class EventList(ApiModel):
+    """What happened to a node lately, oldest first."""
+
+    node_id: str
+    events: tuple[RegistryEvent, ...]
+
+
+class ClaimList(ApiModel):
+    """Claims by job, those of one page."""
+
+    claims: tuple[ClaimView, ...]
+    count: int
+    next: str | None
+    """Ask for `after` this job to get the next page; null on the last one."""
 
 
 class Reason(ApiModel):
@@ -84,6 +126,13 @@ class Health(ApiModel):
     connections: int
 
 
+class Fault(BaseModel):
+    """One thing that is wrong with a request, and where."""
+
+    path: str
+    problem: str
+
+
 class Problem(BaseModel):
     """A refusal, as RFC 9457 has it: `code` for programs, `detail` with the next step for people."""
 
@@ -93,6 +142,12 @@ class Problem(BaseModel):
     title: str
     code: str
     detail: str
+    errors: tuple[Fault, ...] | None = None
+    """With `INVALID_REQUEST`: what is wrong, place by place."""
+    job_id: str | None = None
+    counts: Mapping[str, int] | None = None
+    """With `NO_AVAILABLE_NODE`: how many nodes fell to each reason."""
+    examples: Mapping[str, tuple[Reason, ...]] | None = None
 
 
 def explained(explanation: Explanation) -> ExplanationAnswer:

@@ -1,0 +1,108 @@
+"""Places for jobs, over HTTP: asked for, renewed and given back, and why nobody has one.
+
+Which node takes which job is dispatch's; this speaks HTTP for it.
+"""
+
+import heapq
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, NoAvailableNode
+from gpu_agent.server.operator_models import (
+    ApiModel,
+    ClaimList,
+    ExplainRequest,
+    ExplanationAnswer,
+    JobRequest,
+    Name,
+    NothingMore,
+    explained,
+    nobody_left,
+)
+from gpu_agent.server.operator_paths import JobId
+from gpu_agent.server.operator_problems import Refused, unless_refused
+from gpu_agent.server.operator_routes import needs, refusals, subject
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.views import Placement
+
+_NOTHING = NothingMore()
+
+
+class ClaimsQuery(ApiModel):
+    """Which claims to list."""
+
+    node_id: Name | None = Field(None, description="Only those on this node.")
+    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(1000, description="At most so many.")
+    after: Name | None = Field(None, description="Only jobs behind this one: the `next` of the page before.")
+
+
+def about_jobs(service: RegistryService) -> APIRouter:
+    """Make the routes."""
+    router = subject("jobs")
+
+    @router.post("/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"))
+    async def explain_job(asked: ExplainRequest) -> ExplanationAnswer:
+        """Say of every node whether it could take a job, and why not; reserves nothing."""
+        return explained(service.explain(asked.job()))
+
+    @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"))
+    async def list_claims(asked: Annotated[ClaimsQuery, Query()]) -> ClaimList:
+        """List who holds which place, by job."""
+        wanted = (
+            claim
+            for claim in service.claims()
+            if (asked.node_id is None or claim.node_id == asked.node_id)
+            and (asked.after is None or claim.job_id > asked.after)
+        )
+        found = heapq.nsmallest(asked.limit + 1, wanted, key=lambda claim: claim.job_id)
+        page = tuple(found[: asked.limit])
+        following = page[-1].job_id if len(found) > asked.limit else None
+        return ClaimList(claims=page, count=len(page), next=following)
+
+    @router.post(
+        "/v1/claims", summary="Claim a place", openapi_extra=needs("operate"), responses=refusals(409, 503)
+    )
+    async def claim_place(asked: JobRequest) -> Placement:
+        """Reserve a place for a job; the same job again gets the same place."""
+        return _placed(await service.claim(asked.job()))
+
+    @router.post(
+        "/v1/claims/{job_id}/renew",
+        summary="Renew a claim",
+        openapi_extra=needs("operate"),
+        responses=refusals(404, 503),
+    )
+    async def renew_claim(job_id: JobId, _: NothingMore = _NOTHING) -> Placement:
+        """Keep a job's place for one more TTL."""
+        return _placed(await service.renew(job_id))
+
+    @router.delete(
+        "/v1/claims/{job_id}",
+        summary="Release a claim",
+        status_code=204,
+        openapi_extra=needs("operate"),
+        responses=refusals(404, 503),
+    )
+    async def release_claim(job_id: JobId) -> None:
+        """Give a job's place back."""
+        unless_refused(await service.release(job_id))
+
+    return router
+
+
+def _placed(answer: Placement | NoAvailableNode | Refusal) -> Placement:
+    if isinstance(answer, NoAvailableNode):
+        raise Refused(NO_AVAILABLE_NODE, _nobody(answer), **nobody_left(answer))
+    if isinstance(answer, Refusal):
+        raise Refused(answer.code, answer.message)
+    return answer
+
+
+def _nobody(verdict: NoAvailableNode) -> str:
+    if not verdict.counts:
+        return "no node has ever registered: start an agent with `gpu-agent run --registry URL`"
+    counted = ", ".join(f"{count} {reason.value}" for reason, count in verdict.counts.items())
+    return f"no node can take this job ({counted}): `gpu-agent registry explain` says why, node by node"

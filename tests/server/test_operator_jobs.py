@@ -1,0 +1,97 @@
+"""Places for jobs over HTTP, on the true registry with nodes on real sockets."""
+
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from gpu_agent.server.service import RegistryService
+from tests.server.api import problem
+from tests.server.harness import Node, node
+
+ODD_IDS = ["a/b", "a b", "ä/../?x", "%2F", "a/renew", "%", "a\nb", "💡", "#", "a+b&c=d"]
+
+
+async def test_a_job_is_placed_once_explained_and_released(api: httpx.AsyncClient, ready: Node) -> None:
+    claim = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
+    assert claim["node_id"] == ready.node_id
+    assert {"gpu_uuids", "endpoint", "expires_at"} <= set(claim)
+    assert (await api.post("/v1/claims", json={"job_id": "job-1"})).json()["node_id"] == ready.node_id
+    explained = (await api.post("/v1/dispatch/explain", json={"required_models": ["nobody/has"]})).json()
+    assert explained["counts"] == {"model_not_available": 1}
+    assert explained["excluded"][0]["node_id"] == ready.node_id
+    assert (await api.delete("/v1/claims/job-1")).status_code == 204
+    gone = await api.delete("/v1/claims/job-1")
+    assert (gone.status_code, problem(gone)["code"]) == (404, "CLAIM_NOT_FOUND")
+
+
+async def test_d06_nobody_left_is_409_with_counts_and_examples(api: httpx.AsyncClient, ready: Node) -> None:
+    refused = await api.post("/v1/claims", json={"job_id": "job-1", "gpu_count": 9})
+    assert refused.status_code == 409
+    document = problem(refused)
+    assert (document["code"], document["counts"]) == ("NO_AVAILABLE_NODE", {"gpu_unavailable": 1})
+    assert document["examples"]["gpu_unavailable"][0]["node_id"] == ready.node_id
+
+
+async def test_an_empty_fleet_says_how_to_get_a_node(api: httpx.AsyncClient) -> None:
+    assert "gpu-agent run" in problem(await api.post("/v1/claims", json={"job_id": "j"}))["detail"]
+
+
+@pytest.mark.parametrize("job_id", ODD_IDS)
+async def test_a_job_is_renewed_and_released_whatever_its_id_is_made_of(
+    api: httpx.AsyncClient, ready: Node, job_id: str
+) -> None:
+    assert ready.node_id
+    path = f"/v1/claims/{quote(job_id, safe='')}"
+    assert (await api.post("/v1/claims", json={"job_id": job_id})).status_code == 200
+    assert (await api.post(f"{path}/renew", json={})).json()["job_id"] == job_id
+    assert (await api.delete(path)).status_code == 204
+
+
+async def test_a_slash_in_a_jobs_id_is_no_slash_of_the_path(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    await api.post("/v1/claims", json={"job_id": "a"})
+    assert problem(await api.post("/v1/claims/a%2Frenew", json={}))["code"] == "METHOD_NOT_ALLOWED"
+    assert problem(await api.delete("/v1/claims/a%2Frenew"))["code"] == "CLAIM_NOT_FOUND"
+    assert problem(await api.delete("/v1/claims/a/b"))["code"] == "NOT_FOUND"
+
+
+async def test_a_place_is_kept_by_renewing_it(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    placed = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
+    renewed = (await api.post("/v1/claims/job-1/renew", json={})).json()
+    assert renewed["node_id"] == placed["node_id"]
+    assert renewed["expires_at"] > placed["expires_at"]
+    assert problem(await api.post("/v1/claims/nobody/renew", json={}))["status"] == 404
+
+
+async def test_claims_are_listed_by_job_page_by_page(api: httpx.AsyncClient, ready: Node) -> None:
+    for job_id in ("c", "a", "b"):
+        await api.post("/v1/claims", json={"job_id": job_id, "min_gpu_memory_mb": 64})
+    first = (await api.get("/v1/claims?limit=2")).json()
+    assert [claim["job_id"] for claim in first["claims"]] == ["a", "b"]
+    assert (first["count"], first["next"]) == (2, "b")
+    rest = (await api.get("/v1/claims?limit=2&after=b")).json()
+    assert ([claim["job_id"] for claim in rest["claims"]], rest["next"]) == (["c"], None)
+    (claim,) = rest["claims"]
+    assert (claim["node_id"], claim["memory_mb"]) == (ready.node_id, 64)
+    assert claim["expires_at"] > claim["granted_at"]
+
+
+async def test_claims_are_listed_of_one_node(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node
+) -> None:
+    async with node(service) as other:
+        await other.become_ready()
+        for one in (ready, other):
+            await api.post("/v1/claims", json={"job_id": one.node_id, "allowed_nodes": [one.node_id]})
+        (claim,) = (await api.get("/v1/claims", params={"node_id": other.node_id})).json()["claims"]
+    assert claim["job_id"] == other.node_id
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"gpu_count": "1"}, {"public": "true"}, {"priority": 1.5}, {"min_gpu_memory_mb": True}]
+)
+async def test_a_value_is_not_taken_for_another(api: httpx.AsyncClient, wrong: dict[str, object]) -> None:
+    refused = problem(await api.post("/v1/claims", json={"job_id": "j", **wrong}))
+    assert refused["errors"][0]["path"] == f"$.{next(iter(wrong))}"
