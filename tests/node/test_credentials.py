@@ -32,6 +32,25 @@ def test_without_any_file_nothing_is_sent(tmp_path: Path) -> None:
     assert Credentials(IdentityFile(tmp_path)).token_for(Credential.BEST) is None
 
 
+def test_a_join_token_of_the_settings_serves_where_no_file_is_named(tmp_path: Path) -> None:
+    identity = IdentityFile(tmp_path)
+    (tmp_path / "join").write_bytes(b"of-the-file")
+    assert Credentials(identity, None, "of-the-settings\n").token_for(Credential.BEST) == "of-the-settings"
+    both = Credentials(identity, tmp_path / "join", "of-the-settings")
+    assert both.token_for(Credential.BEST) == "of-the-file"
+    assert "of-the-settings" not in repr(both)
+
+
+def test_a_token_of_the_settings_that_is_none_is_never_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert Credentials(IdentityFile(tmp_path), None, "two\nlines").token_for(Credential.JOIN) is None
+    (record,) = caplog.records
+    assert record.getMessage() == "join_credential_unreadable"
+    assert "lines" not in str(record.__dict__["fields"])
+
+
 def test_a_replaced_join_token_counts_at_the_next_handshake(tmp_path: Path) -> None:
     credentials = _credentials(tmp_path, node_token=None, join_token=b"old")
     assert credentials.token_for(Credential.BEST) == "old"

@@ -11,6 +11,7 @@ URL = "ws://10.0.0.1:8080/ws/node"
 @pytest.fixture(autouse=True)
 def _no_machine_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("gpu_agent.node.settings.DEFAULT_CONFIG", tmp_path / "absent.toml")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
 
 def _load(tmp_path: Path, text: str = "", **flags: object) -> AgentSettings:
@@ -190,6 +191,34 @@ def test_a_home_in_a_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HOME", "/home/owner")
     settings = _load(tmp_path, 'model_directories = ["~/models"]')
     assert settings.model_directories == (Path("/home/owner/models"),)
+
+
+def test_a_join_token_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_JOIN_TOKEN", "gpuj_0123abcd_s3cret")
+    settings = _load(tmp_path)
+    assert settings.join_token is not None
+    assert settings.join_token.get_secret_value() == "gpuj_0123abcd_s3cret"
+    assert "s3cret" not in f"{settings} {settings!r}"
+
+
+@pytest.mark.parametrize("written", ["join_token = ['s3cret']", "join_token_file = 'gpuj_0123abcd_s3cret'"])
+def test_a_fault_about_a_join_token_does_not_repeat_it(tmp_path: Path, written: str) -> None:
+    with pytest.raises(SettingsError, match="join_token") as refused:
+        _load(tmp_path, written)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_credential_of_the_unit_is_taken_where_nothing_else_is_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert _load(tmp_path).join_token_file is None
+    (tmp_path / "join-token").touch()
+    assert _load(tmp_path).join_token_file is None
+    (tmp_path / "join-token").write_text("gpuj_x")
+    assert _load(tmp_path).join_token_file == tmp_path / "join-token"
+    assert _load(tmp_path, join_token_file=tmp_path / "other").join_token_file == tmp_path / "other"
+    assert _load(tmp_path, join_token="gpuj_y").join_token_file is None
 
 
 def test_declared_models_and_features_reach_the_probe(tmp_path: Path) -> None:

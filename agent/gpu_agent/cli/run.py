@@ -22,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--registry", dest="registry_url", metavar="URL", help="where the registry is: ws://HOST:8080/ws/node"
     )
     parser.add_argument(
+        "--join-token-file",
+        metavar="FILE",
+        type=Path,
+        help="holds the token for first contact (default: $GPU_AGENT_JOIN_TOKEN, else systemd's credential)",
+    )
+    parser.add_argument(
         "--simulate",
         metavar="SPEC",
         help="pretend to have these GPUs, such as 8xH100-80GB; registries refuse it unless they allow it",

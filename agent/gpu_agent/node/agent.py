@@ -102,7 +102,8 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._identity = identity
-        self._credentials = Credentials(identity, settings.join_token_file)
+        join_token = None if settings.join_token is None else settings.join_token.get_secret_value()
+        self._credentials = Credentials(identity, settings.join_token_file, join_token)
         self._machine = SessionMachine(
             session or SessionSettings(),
             node_id=identity.identity.node_id,

@@ -4,7 +4,7 @@ The join token's file is read anew for each handshake, so that an operator can r
 is ever logged, and one that is not printable ASCII is not sent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.node.identity import IdentityFile
@@ -17,10 +17,11 @@ _LOG = EventLog("node")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where the agent's tokens are."""
+    """Where the agent's tokens are; a join token's file goes before the token itself."""
 
     identity: IdentityFile
     join_token_file: Path | None = None
+    join_token: str | None = field(default=None, repr=False)
 
     def token_for(self, credential: Credential) -> str | None:
         """Return the token to send, None to send none."""
@@ -30,19 +31,27 @@ class Credentials:
         return self._join_token()
 
     def _join_token(self) -> str | None:
-        if self.join_token_file is None:
-            return None
-        try:
-            with self.join_token_file.open("rb") as file:
-                token = file.read(_LONGEST).strip().decode("ascii", "replace")
-        except OSError as error:
-            _complain(self.join_token_file, error.strerror or str(error))
-            return None
-        if not token or not token.isascii() or not token.isprintable():
-            _complain(self.join_token_file, "it holds no token")
-            return None
-        return token
+        if self.join_token_file is not None:
+            return _read(self.join_token_file)
+        return None if self.join_token is None else _sendable(self.join_token, "the settings")
 
 
-def _complain(file: Path, reason: str) -> None:
-    _LOG.warning("join_credential_unreadable", file=str(file), reason=reason)
+def _read(file: Path) -> str | None:
+    try:
+        with file.open("rb") as opened:
+            return _sendable(opened.read(_LONGEST).decode("ascii", "replace"), str(file))
+    except OSError as error:
+        _complain(str(file), error.strerror or str(error))
+        return None
+
+
+def _sendable(text: str, source: str) -> str | None:
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        _complain(source, "it holds no token")
+        return None
+    return token
+
+
+def _complain(source: str, reason: str) -> None:
+    _LOG.warning("join_credential_unreadable", file=source, reason=reason)

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -35,6 +43,10 @@ OLDEST_READING_SECONDS = 60.0
 LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
 """One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
 _LONGEST_SHOWN = 60
+_CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd says where it put a unit's credentials."""
+_CREDENTIAL = "join-token"
+_JOIN_PREFIX = "gpuj_"
 
 
 def _registry_url(value: str) -> str:
@@ -98,6 +110,13 @@ def _expanded(path: Path) -> Path:
         raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
 
 
+def _file_of_token(path: Path) -> Path:
+    """Refuse a token in place of its file: where that stands, others can read it."""
+    if path.name.startswith(_JOIN_PREFIX):
+        raise ValueError("this is a token and no file: put it into one that the agent alone may read")
+    return path
+
+
 Folder = Annotated[Path, AfterValidator(_expanded)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -147,8 +166,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
 
     registry_url: Annotated[str, AfterValidator(_registry_url)]
-    join_token_file: Folder | None = None
+    join_token_file: Annotated[Folder, AfterValidator(_file_of_token)] | None = None
     """Holds the join token for first contact; nobody but the agent should read it."""
+    join_token: SecretStr | None = None
+    """The join token itself, for an environment that keeps secrets; a file goes before it."""
     state_dir: Folder | None = None
     """Where the identity is kept; None takes the platform's place."""
     simulate: Annotated[str | None, AfterValidator(_simulation)] = None
@@ -199,8 +220,23 @@ class AgentSettings(BaseSettings):
 
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSettings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
-    return read(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
+    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
+
+    Where no layer says which join token to send, one that systemd hands the unit is taken.
+    """
+    settings = read(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
+    if settings.join_token_file is None and settings.join_token is None:
+        return settings.model_copy(update={"join_token_file": _handed_by_systemd()})
+    return settings
+
+
+def _handed_by_systemd() -> Path | None:
+    """Find the unit's credential; an empty one stands for none."""
+    folder = os.environ.get(_CREDENTIALS_DIRECTORY)
+    if not folder:
+        return None
+    path = Path(folder) / _CREDENTIAL
+    return path if path.is_file() and path.stat().st_size else None
 
 
 def _sentence(error: ErrorDetails, path: Path) -> str:
@@ -210,6 +246,8 @@ def _sentence(error: ErrorDetails, path: Path) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown_key(error, path)
     problem = error["msg"].removeprefix("Value error, ")
+    if name in ("join_token", "join_token_file"):
+        return f"{name}: {problem}"  # whatever it is, it may be the secret
     shown = repr(error["input"])
     if len(shown) > _LONGEST_SHOWN:
         shown = f"{shown[:_LONGEST_SHOWN]}…"

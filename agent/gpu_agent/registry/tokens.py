@@ -6,10 +6,21 @@ Decides nothing about who may do what.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from gpu_agent.registry.credentials import Credential, CredentialKind, Role
 from gpu_agent.registry.keys import NodeKeys
 from gpu_agent.registry.record import NodeRecord
+
+
+class TokenState(StrEnum):
+    """Whether a token opens anything, and if not, why."""
+
+    LIVE = "live"
+    USED_UP = "used_up"
+    """As many nodes have joined by it as may."""
+    EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +47,15 @@ class Token:
     name: str = ""
     """The operator's."""
 
-    def is_live(self, now: float) -> bool:
-        """Say whether it opens anything: neither revoked nor expired."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+    def state(self, now: float) -> TokenState:
+        """Say whether it opens anything."""
+        if self.revoked_at is not None:
+            return TokenState.REVOKED
+        if self.expires_at is not None and now >= self.expires_at:
+            return TokenState.EXPIRED
+        if self.uses is not None and self.spent >= self.uses:
+            return TokenState.USED_UP
+        return TokenState.LIVE
 
     def revoked(self, now: float) -> "Token":
         """Return it as it is once it was revoked."""
@@ -48,6 +65,10 @@ class Token:
     def credential(self) -> Credential:
         """What it stands for when it is presented."""
         return Credential(self.kind, self.token_id, self.node_id, self.role)
+
+
+_RECOGNISED_NO_MORE = frozenset({TokenState.EXPIRED, TokenState.REVOKED})
+"""One that is used up is recognised: who comes with it is told so when it registers."""
 
 
 class Tokens:
@@ -92,7 +113,7 @@ class Tokens:
         """Return what the token of this digest stands for now; None when it opens nothing."""
         token = self._by_digest.get(digest)
         if token is not None:
-            return token.credential if token.is_live(now) else None
+            return None if token.state(now) in _RECOGNISED_NO_MORE else token.credential
         found = self._node_of.get(digest)
         if found is None:
             return None

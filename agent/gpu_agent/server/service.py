@@ -41,6 +41,7 @@ from gpu_agent.server.node_filter import EVERYBODY, NodeFilter
 from gpu_agent.server.performance import Meter, Performance
 from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
+from gpu_agent.server.tokens import TokenDesk
 from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
 from gpu_agent.store.base import Store
 
@@ -97,6 +98,8 @@ class RegistryService:
             connection_lost=self._reception.connection_lost,
         )
         self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
+        self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
+        """Where tokens are made, listed, ended and recognised."""
         self._node_address: Address | None = None
 
     async def start(self) -> None:

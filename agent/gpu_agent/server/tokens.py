@@ -1,0 +1,192 @@
+"""The desk where operators make, list, rotate and end tokens, and where presented ones are recognised.
+
+A secret is told once, to whoever asked for it, after its digest is kept; nobody can be told it again.
+Decides nothing: what a token allows is the fleet's to say.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+
+from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.credentials import Credential, CredentialKind, Role
+from gpu_agent.registry.events import (
+    Event,
+    JoinTokenMade,
+    OperatorTokenMade,
+    RotationAsked,
+    TokenRevoked,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.tokens import Token, TokenState
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.minting import LONGEST_TOKEN, Minted, digest_of, mint
+
+DAY_SECONDS = 86_400.0
+LONGEST_TTL_SECONDS = 3_650 * DAY_SECONDS
+LONGEST_NOTE = 200
+MOST_USES = 1_000_000
+
+Ask = Callable[[Callable[[int], Event]], Awaitable[Result]]
+"""Asks the fleet, and waits until what it answers is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was made; its text is told this once."""
+
+    token_id: str
+    token: str = field(repr=False)
+    expires_at: float | None
+    """Unix time; None when it does not expire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    """A join or operator token as operators see it. Times are Unix times."""
+
+    token_id: str
+    kind: CredentialKind
+    state: TokenState
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    note: str
+    uses: int | None
+    """How many nodes may join by it; None for any number."""
+    spent: int
+    """How many have."""
+    labels: Mapping[str, str]
+    node_id: str | None
+    """The id that it gives back; None for every other token."""
+    role: Role | None
+    name: str
+
+
+class TokenDesk:
+    """One registry's tokens. What was asked for and could not be kept is undone and refused."""
+
+    def __init__(self, fleet: Fleet, ask: Ask, *, clock: Clock) -> None:
+        self._fleet = fleet
+        self._ask = ask
+        self._clock = clock
+
+    async def create_join(
+        self,
+        *,
+        ttl_seconds: float | None = DAY_SECONDS,
+        uses: int | None = 1,
+        labels: Mapping[str, str] | None = None,
+        note: str = "",
+    ) -> NewToken | Refusal:
+        """Make a token by which nodes join; the labels are theirs for good. Raises `ValueError`."""
+        if uses is not None and not 1 <= uses <= MOST_USES:
+            raise ValueError(
+                f"uses is {uses}; a join token is used 1 to {MOST_USES} times, or None for any number"
+            )
+        return await self._join(ttl_seconds, uses=uses, labels=dict(labels or {}), note=note)
+
+    async def reclaim(self, node_id: str, *, ttl_seconds: float | None = DAY_SECONDS) -> NewToken | Refusal:
+        """Make a token that gives a node that lost its state its id back, once. Raises `ValueError`."""
+        return await self._join(ttl_seconds, node_id=node_id)
+
+    async def create_operator(
+        self, role: Role, *, name: str = "", ttl_seconds: float | None = None
+    ) -> NewToken | Refusal:
+        """Make a token for a person or a program. Raises `ValueError`."""
+        minted, seconds = mint(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
+        result = await self._ask(
+            lambda ref: OperatorTokenMade(
+                ref=ref,
+                token_id=minted.token_id,
+                digest=minted.digest,
+                role=role,
+                ttl_seconds=seconds,
+                name=name,
+            )
+        )
+        return self._told(minted, seconds, result)
+
+    async def rotate(self, node_id: str, *, at_once: bool = False) -> Refusal | None:
+        """Give a node another token; `at_once` ends the old one before the node has the new one."""
+        return _refusal(await self._ask(lambda ref: RotationAsked(ref, node_id, at_once)))
+
+    async def revoke(self, token_id: str) -> Refusal | None:
+        """End a join or operator token; nodes that joined by it stay."""
+        return _refusal(await self._ask(lambda ref: TokenRevoked(ref, token_id)))
+
+    def listed(self) -> tuple[TokenView, ...]:
+        """Show every join and operator token, the oldest first; nodes' own are not among them."""
+        return tuple(self._view(token) for token in self._fleet.tokens())
+
+    def authenticate(self, text: str) -> Credential | None:
+        """Say what a presented token stands for now; None when it opens nothing."""
+        if not text or len(text) > LONGEST_TOKEN or not text.isascii():
+            return None
+        return self._fleet.credential(digest_of(text), self._clock.monotonic())
+
+    async def _join(
+        self,
+        ttl_seconds: float | None,
+        *,
+        uses: int | None = 1,
+        labels: Mapping[str, str] | None = None,
+        note: str = "",
+        node_id: str | None = None,
+    ) -> NewToken | Refusal:
+        minted, seconds = mint(CredentialKind.JOIN), _checked(ttl_seconds, note)
+        result = await self._ask(
+            lambda ref: JoinTokenMade(
+                ref=ref,
+                token_id=minted.token_id,
+                digest=minted.digest,
+                ttl_seconds=seconds,
+                uses=uses,
+                labels=labels or {},
+                note=note,
+                node_id=node_id,
+            )
+        )
+        return self._told(minted, seconds, result)
+
+    def _told(self, minted: Minted, ttl_seconds: float | None, result: Result) -> NewToken | Refusal:
+        if isinstance(result, Refusal):
+            return result
+        ends = None if ttl_seconds is None else round(self._clock.wall() + ttl_seconds, 3)
+        return NewToken(minted.token_id, minted.text, ends)
+
+    def _view(self, token: Token) -> TokenView:
+        return TokenView(
+            token_id=token.token_id,
+            kind=token.kind,
+            state=token.state(self._clock.monotonic()),
+            created_at=self._clock.wall_at(token.created_at),
+            expires_at=self._wall(token.expires_at),
+            revoked_at=self._wall(token.revoked_at),
+            note=token.note,
+            uses=token.uses,
+            spent=token.spent,
+            labels=dict(token.labels),
+            node_id=token.node_id,
+            role=token.role,
+            name=token.name,
+        )
+
+    def _wall(self, moment: float | None) -> float | None:
+        return None if moment is None else self._clock.wall_at(moment)
+
+
+def _checked(ttl_seconds: float | None, note: str) -> float | None:
+    """Return the time to live; raises `ValueError` for one, or a note, that nobody can mean."""
+    if ttl_seconds is not None and not (isfinite(ttl_seconds) and 0 < ttl_seconds <= LONGEST_TTL_SECONDS):
+        raise ValueError(
+            f"ttl_seconds is {ttl_seconds:g}; a token lives from above 0 to {LONGEST_TTL_SECONDS:g} s, "
+            "or None for ever"
+        )
+    if len(note) > LONGEST_NOTE:
+        raise ValueError(f"a note or name has {len(note)} characters; it may have {LONGEST_NOTE}")
+    return ttl_seconds
+
+
+def _refusal(result: Result) -> Refusal | None:
+    return result if isinstance(result, Refusal) else None
