@@ -10,7 +10,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
@@ -34,6 +35,7 @@ async def running(
     limits: Limits | None = None,
     store: Store | None = None,
     allow_simulated: bool = False,
+    auth_on: bool = False,
 ) -> AsyncIterator[RegistryService]:
     service = RegistryService(
         ServiceSettings(
@@ -41,6 +43,7 @@ async def running(
             thresholds=thresholds,
             limits=limits or Limits(close_timeout_seconds=0.3),
             allow_simulated=allow_simulated,
+            auth_on=auth_on,
         ),
         store or MemoryStore(),
     )
@@ -122,9 +125,17 @@ def url(service: RegistryService, path: str = "/ws/node") -> str:
 
 
 @asynccontextmanager
-async def node(service: RegistryService) -> AsyncIterator[Node]:
-    async with connect(url(service), proxy=None, compression=None, close_timeout=1) as socket:
+async def node(service: RegistryService, *, token: str | None = None) -> AsyncIterator[Node]:
+    """A node at the door; with a token, it presents it."""
+    headers = None if token is None else {"Authorization": f"Bearer {token}"}
+    async with connect(
+        url(service), proxy=None, compression=None, close_timeout=1, additional_headers=headers
+    ) as socket:
         yield Node(socket)
+
+
+def admit_all(_connection: NodeConnection, _handshake: Handshake) -> None:
+    """Judge as with auth off."""
 
 
 async def until(look: Callable[[], T], *, what: str) -> T:

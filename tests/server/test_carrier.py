@@ -27,6 +27,7 @@ from gpu_agent.store.base import StoreError
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl, NodeRegisterAck
+from tests.server.harness import admit_all
 
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
 
@@ -46,7 +47,7 @@ class HeardBoard(Switchboard):
         def lost(connection: NodeConnection) -> None:
             raise AssertionError(connection)
 
-        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost)
+        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, judge=admit_all)
         self.heard: list[tuple[object, ...]] = []
 
     def send(self, number: int, text: str) -> None:

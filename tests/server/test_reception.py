@@ -1,11 +1,12 @@
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from websockets.asyncio.client import connect
 
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import (
     BeatArrived,
     ConnectionLost,
@@ -14,10 +15,13 @@ from gpu_agent.registry.events import (
     GoodbyeArrived,
     RegistrationArrived,
 )
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
-from tests.server.harness import LOOPBACK, Node, beat, registration, until
+from tests.server.harness import LOOPBACK, Node, admit_all, beat, registration, until
+
+Judge = Callable[[NodeConnection, Handshake], TurnedAway | None]
 
 
 @pytest.fixture
@@ -26,13 +30,16 @@ def events() -> list[Event]:
 
 
 @asynccontextmanager
-async def received(events: list[Event]) -> AsyncIterator[tuple[Node, Reception]]:
+async def received(
+    events: list[Event], *, auth_on: bool = False, judge: Judge = admit_all
+) -> AsyncIterator[tuple[Node, Reception]]:
     """A node at the door of a reception whose events are written down."""
-    reception = Reception(events.append)
+    reception = Reception(events.append, auth_on=auth_on)
     board = Switchboard(
         Limits(close_timeout_seconds=0.2),
         frame_arrived=reception.frame_arrived,
         connection_lost=reception.connection_lost,
+        judge=judge,
     )
     address = await board.listen(LOOPBACK)
     board.admit()
@@ -64,6 +71,34 @@ async def test_every_registration_brings_a_fresh_id_and_its_address(events: list
     assert all(re.fullmatch(r"node-[0-9A-F]{8}", one.fresh_id) for one in arrived)
     assert arrived[0].fresh_id != arrived[1].fresh_id
     assert (arrived[0].address or "").startswith("127.0.0.1:")
+
+
+async def test_with_auth_on_a_registration_brings_what_its_handshake_presented_and_a_fresh_token(
+    events: list[Event],
+) -> None:
+    presented = Credential(CredentialKind.JOIN, "0123abcd")
+
+    def judge(connection: NodeConnection, _handshake: Handshake) -> None:
+        connection.credential = presented
+
+    async with received(events, auth_on=True, judge=judge) as (peer, _):
+        for _ in range(2):
+            await peer.say(registration())
+        await until(lambda: len(events) == 2, what="two registrations")
+    arrived = [one for one in events if isinstance(one, RegistrationArrived)]
+    assert [one.credential for one in arrived] == [presented, presented]
+    first, second = (one.fresh_token for one in arrived)
+    assert first is not None
+    assert second is not None
+    assert first.text != second.text
+
+
+async def test_with_auth_off_a_registration_brings_neither(events: list[Event]) -> None:
+    async with received(events) as (peer, _):
+        await peer.say(registration())
+        await until(lambda: events, what="a registration")
+    (arrived,) = [one for one in events if isinstance(one, RegistrationArrived)]
+    assert (arrived.credential, arrived.fresh_token) == (None, None)
 
 
 async def test_a_malformed_frame_is_no_event_and_names_every_fault(events: list[Event]) -> None:

@@ -8,7 +8,7 @@ from websockets.exceptions import InvalidStatus
 from gpu_agent.server.address import Address
 from gpu_agent.server.gateway import Limits, NodeConnection
 from gpu_agent.server.switchboard import RETRY_AFTER_SECONDS, Switchboard
-from tests.server.harness import LOOPBACK, node, running, until, url
+from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 
 
 def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
@@ -20,7 +20,7 @@ def _ignore_loss(connection: NodeConnection) -> None:
 
 
 def switchboard(limits: Limits) -> Switchboard:
-    return Switchboard(limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss)
+    return Switchboard(limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, judge=admit_all)
 
 
 async def refused(address: str) -> InvalidStatus:

@@ -196,6 +196,10 @@ class Fleet:
         """Say what the token of this digest stands for now; None when it opens nothing."""
         return self._tokens.credential(digest, now)
 
+    def token(self, token_id: str) -> Token | None:
+        """Return a join or operator token by its id."""
+        return self._tokens.by_id.get(token_id)
+
     def tokens(self) -> list[Token]:
         """Return every join and operator token, the oldest first."""
         return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))

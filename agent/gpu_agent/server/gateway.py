@@ -22,8 +22,10 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from gpu_agent.registry.credentials import Credential
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.address import Address
+from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.wire.codec import MAX_FRAME_BYTES
 
 try:
@@ -54,15 +56,6 @@ class Limits:
     """A peer that leaves more than this unread is cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """Why a handshake is refused."""
-
-    status: http.HTTPStatus
-    sentence: str
-    retry_after_seconds: int | None = None
-
-
 class Keeper(Protocol):
     """What a connection needs of whoever keeps it."""
 
@@ -73,7 +66,7 @@ class Keeper(Protocol):
     def lend_buffer(self) -> memoryview:
         """Lend memory to read into, used up before the next connection reads."""
 
-    def turn_away(self, path: str) -> TurnedAway | None:
+    def turn_away(self, connection: "NodeConnection", handshake: Handshake) -> TurnedAway | None:
         """Say why a peer may not come in; None when it may."""
 
     def frame_arrived(self, connection: "NodeConnection", payload: bytes) -> None:
@@ -90,6 +83,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.number = number
         self.node_id: str | None = None
         """The node that registered here last."""
+        self.credential: Credential | None = None
+        """What its handshake presented; None with auth off."""
         self.malformed_in_a_row = 0
         self.address = ""
         self._keeper = keeper
@@ -212,12 +207,15 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames = not self._unparsed and self._parts is None and protocol.state is State.OPEN
 
     def _answer(self, request: Request) -> Response:
-        refusal = self._keeper.turn_away(request.path)
+        authorizations = tuple(request.headers.get_all("Authorization"))
+        refusal = self._keeper.turn_away(self, Handshake(request.path, authorizations))
         if refusal is None:
             return self._protocol.accept(request)
         response = self._protocol.reject(refusal.status, f"{refusal.sentence}\n")
         if refusal.retry_after_seconds is not None:
             response.headers["Retry-After"] = str(refusal.retry_after_seconds)
+        if refusal.status is http.HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     def _frame(self, frame: Frame) -> None:

@@ -19,6 +19,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.server.minting import fresh_node_token
 from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
@@ -33,12 +34,17 @@ _LOG = EventLog("server.reception")
 
 
 class Reception:
-    """Turns the frames of all connections into the fleet's events."""
+    """Turns the frames of all connections into the fleet's events.
 
-    def __init__(self, handle: Callable[[Event], None]) -> None:
+    With auth on every registration brings a token that was drawn for it: whether it is ever told is
+    the fleet's to decide.
+    """
+
+    def __init__(self, handle: Callable[[Event], None], *, auth_on: bool) -> None:
         self.beats = 0
         """Beats received since the start."""
         self._handle = handle
+        self._auth_on = auth_on
 
     def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
         """Read one frame; the hottest path of the registry."""
@@ -64,7 +70,12 @@ class Reception:
         match message:
             case NodeRegister():
                 return RegistrationArrived(
-                    connection.number, message, fresh_id=_draw_id(), address=connection.address
+                    connection.number,
+                    message,
+                    fresh_id=_draw_id(),
+                    credential=connection.credential,
+                    address=connection.address,
+                    fresh_token=fresh_node_token() if self._auth_on else None,
                 )
             case NodeUnregister():
                 return GoodbyeArrived(connection.number, message)

@@ -109,6 +109,7 @@ def _service_settings(settings: RegistrySettings) -> ServiceSettings:
             registration_timeout_seconds=settings.registration_timeout_seconds,
         ),
         allow_simulated=settings.allow_simulated,
+        auth_on=False,  # the operators' side does not check its tokens yet
     )
 
 

@@ -34,6 +34,7 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.carrier import DOCUMENT, WRITTEN_AT, Carrier
 from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.doorkeeper import Doorkeeper
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
@@ -56,6 +57,8 @@ class ServiceSettings:
     thresholds: Thresholds = field(default_factory=Thresholds)
     limits: Limits = field(default_factory=Limits)
     allow_simulated: bool = False
+    auth_on: bool = True
+    """Whether nodes must present tokens; off, whoever reaches the port may act as any node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class RegistryService:
             settings.thresholds,
             secrets.SystemRandom().random,
             allow_simulated=settings.allow_simulated,
-            auth_off=True,
+            auth_off=not settings.auth_on,
             debug=_LOG.debugging,
         )
         self._loop = FleetLoop(
@@ -91,15 +94,18 @@ class RegistryService:
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )
-        self._reception = Reception(self._loop.handle)
+        self.auth_on = settings.auth_on
+        """Whether nodes must present tokens."""
+        self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
+        """Where tokens are made, listed, ended and recognised."""
+        self._reception = Reception(self._loop.handle, auth_on=settings.auth_on)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
+            judge=Doorkeeper(self.tokens if settings.auth_on else None).judge,
         )
         self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
-        self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
-        """Where tokens are made, listed, ended and recognised."""
         self._node_address: Address | None = None
 
     async def start(self) -> None:

@@ -1,6 +1,6 @@
 """All nodes' connections by number: who is let in, who is still there, and how all are sent home.
 
-Listens; reads and writes nothing itself, and knows no node.
+Listens; reads and writes nothing itself, knows no node, and leaves credentials to another's judgement.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Callable
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
-from gpu_agent.server.gateway import Limits, NodeConnection, TurnedAway
+from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.handshake import Handshake, TurnedAway
 
 NODE_PATH = "/ws/node"
 RETRY_AFTER_SECONDS = 5
@@ -29,11 +30,13 @@ class Switchboard:
         *,
         frame_arrived: Callable[[NodeConnection, bytes], None],
         connection_lost: Callable[[NodeConnection], None],
+        judge: Callable[[NodeConnection, Handshake], TurnedAway | None],
     ) -> None:
         self.limits = limits
         self.frame_arrived = frame_arrived
         self._connections: dict[int, NodeConnection] = {}
         self._connection_lost = connection_lost
+        self._judge = judge
         self._numbers = itertools.count(1)
         self._shared_buffer = memoryview(bytearray(_READ_BYTES))
         self._server: asyncio.Server | None = None
@@ -99,12 +102,12 @@ class Switchboard:
             return self._shared_buffer
         return memoryview(bytearray(_READ_BYTES))
 
-    def turn_away(self, path: str) -> TurnedAway | None:
-        """Say why a peer may not come in; None when it may."""
-        if path.partition("?")[0] != NODE_PATH:
+    def turn_away(self, connection: NodeConnection, handshake: Handshake) -> TurnedAway | None:
+        """Say why a peer may not come in; None when it may. A full house looks at no credential."""
+        if handshake.path != NODE_PATH:
             return TurnedAway(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
         if self._admitting and self.size <= self.limits.max_connections:
-            return None
+            return self._judge(connection, handshake)
         problem = "is full" if self._admitting else "is starting or stopping"
         return TurnedAway(
             http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", RETRY_AFTER_SECONDS

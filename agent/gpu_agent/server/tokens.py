@@ -125,6 +125,16 @@ class TokenDesk:
             return None
         return self._fleet.credential(digest_of(text), self._clock.monotonic())
 
+    def is_used_up(self, credential: Credential) -> bool:
+        """Say whether as many nodes have joined by this token as may."""
+        token = self._fleet.token(credential.token_id)
+        return token is not None and token.state(self._clock.monotonic()) is TokenState.USED_UP
+
+    def name_of(self, credential: Credential) -> str:
+        """Return the name that an operator's token was given."""
+        token = self._fleet.token(credential.token_id)
+        return "" if token is None else token.name
+
     async def _join(
         self,
         ttl_seconds: float | None,

@@ -1,0 +1,63 @@
+"""Whether what a node presents lets it in (§2), and as what: the credential stays with its connection.
+
+Every refusal says what to do next and repeats nothing of what was presented.
+"""
+
+import http
+from typing import Protocol
+
+from gpu_agent.registry.credentials import Credential, CredentialKind
+from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.server.handshake import Handshake, TurnedAway
+
+_NONE = TurnedAway(
+    http.HTTPStatus.UNAUTHORIZED,
+    "This registry asks for a token: have its operator make a join token with "
+    "`gpu-agent registry token create`, and give the agent its file with --join-token-file.",
+)
+_UNKNOWN = TurnedAway(
+    http.HTTPStatus.UNAUTHORIZED,
+    "This registry does not know that token, or no longer: ask its operator for a new join token.",
+)
+_OPERATORS = TurnedAway(
+    http.HTTPStatus.FORBIDDEN,
+    "That token is an operator's and registers no node: give the agent a join token.",
+)
+_SPENT = TurnedAway(
+    http.HTTPStatus.FORBIDDEN,
+    "That join token is used up: ask the registry's operator for another.",
+)
+
+
+class Desk(Protocol):
+    """Where presented tokens are recognised."""
+
+    def authenticate(self, text: str) -> Credential | None:
+        """Say what a token stands for now; None when it opens nothing."""
+
+    def is_used_up(self, credential: Credential) -> bool:
+        """Say whether as many nodes have joined by this token as may."""
+
+
+class Doorkeeper:
+    """Judges handshakes; without a desk, as with auth off, everybody comes in and brings nothing."""
+
+    def __init__(self, desk: Desk | None) -> None:
+        self._desk = desk
+
+    def judge(self, connection: NodeConnection, handshake: Handshake) -> TurnedAway | None:
+        """Say why a peer may not come in; when it may, its connection carries its credential."""
+        if self._desk is None:
+            return None
+        token = handshake.token
+        if token is None:
+            return _NONE
+        credential = self._desk.authenticate(token)
+        if credential is None:
+            return _UNKNOWN
+        if credential.kind is CredentialKind.OPERATOR:
+            return _OPERATORS
+        if self._desk.is_used_up(credential):
+            return _SPENT
+        connection.credential = credential
+        return None

@@ -1,0 +1,148 @@
+"""The door of a registry that runs, with auth on."""
+
+import asyncio
+import contextlib
+import http
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from gpu_agent.registry.credentials import Role
+from gpu_agent.server.gateway import Limits
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.tokens import NewToken
+from tests.server.harness import Node, node, running, url
+
+REQUEST = (
+    b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[RegistryService]:
+    async with running(auth_on=True) as service:
+        yield service
+
+
+async def join_token(service: RegistryService, *, uses: int | None = 1) -> NewToken:
+    made = await service.tokens.create_join(uses=uses)
+    assert isinstance(made, NewToken)
+    return made
+
+
+async def refused(address: str, *values: str) -> tuple[int, str, str | None]:
+    """A refused handshake's status, sentence and challenge."""
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(address, proxy=None, additional_headers=[("Authorization", one) for one in values])
+    response = refusal.value.response
+    return response.status_code, response.body.decode(), response.headers.get("WWW-Authenticate")
+
+
+async def test_who_presents_nothing_is_401_and_told_how_to_come_by_a_token(service: RegistryService) -> None:
+    status, sentence, challenge = await refused(url(service))
+    assert (status, challenge) == (http.HTTPStatus.UNAUTHORIZED, "Bearer")
+    assert "gpu-agent registry token create" in sentence
+
+
+async def test_an_unknown_a_revoked_and_an_expired_token_are_401(service: RegistryService) -> None:
+    revoked = await join_token(service)
+    await service.tokens.revoke(revoked.token_id)
+    expired = await service.tokens.create_join(ttl_seconds=0.01)
+    assert isinstance(expired, NewToken)
+    await asyncio.sleep(0.02)
+    unknown = f"{revoked.token[:-1]}{'A' if revoked.token[-1] != 'A' else 'B'}"
+    for token in (unknown, revoked.token, expired.token):
+        status, sentence, challenge = await refused(url(service), f"Bearer {token}")
+        assert (status, challenge) == (http.HTTPStatus.UNAUTHORIZED, "Bearer")
+        assert token not in sentence
+
+
+async def test_an_operators_token_is_403(service: RegistryService) -> None:
+    made = await service.tokens.create_operator(Role.ADMIN)
+    assert isinstance(made, NewToken)
+    status, sentence, _ = await refused(url(service), f"Bearer {made.token}")
+    assert (status, "join token" in sentence) == (http.HTTPStatus.FORBIDDEN, True)
+
+
+async def test_a_join_token_lets_in_and_the_node_token_that_comes_of_it_ever_after(
+    service: RegistryService,
+) -> None:
+    made = await join_token(service)
+    async with node(service, token=made.token) as first:
+        ack = await first.register()
+    async with node(service, token=ack["node_token"]) as again:
+        back = await again.register()
+    assert back["node_id"] == ack["node_id"]
+    assert ack["node_token"].startswith("gpun_")
+    assert "node_token" not in back
+
+
+async def test_the_query_may_carry_what_an_older_node_has_no_header_for(service: RegistryService) -> None:
+    made = await join_token(service)
+    async with connect(url(service, f"/ws/node?token={made.token}"), proxy=None) as socket:
+        assert (await Node(socket).register())["node_token"]
+
+
+async def test_the_header_goes_before_the_query(service: RegistryService) -> None:
+    made = await join_token(service)
+    target = url(service, f"/ws/node?token={made.token}")
+    assert (await refused(target, "Bearer gpuj_00000000_x"))[0] == http.HTTPStatus.UNAUTHORIZED
+
+
+async def test_a_full_registry_answers_503_before_it_looks_at_a_credential() -> None:
+    limits = Limits(max_connections=1, close_timeout_seconds=0.2)
+    async with running(auth_on=True, limits=limits) as service:
+        made = await join_token(service)
+        async with node(service, token=made.token):
+            assert (await refused(url(service)))[0] == http.HTTPStatus.SERVICE_UNAVAILABLE
+
+
+async def test_with_auth_off_what_is_presented_counts_for_nothing() -> None:
+    async with running() as service, node(service, token="whatever it is") as visitor:
+        assert "node_token" not in await visitor.register()
+
+
+TRICKS = {
+    "two headers": b"Authorization: Bearer %s\r\nauthorization: Bearer %s\r\n",
+    "another scheme": b"Authorization: Basic %s\r\n",
+    "no scheme": b"Authorization: %s\r\n",
+    "no token": b"Authorization: Bearer\r\n",
+    "two words": b"Authorization: Bearer %s x\r\n",
+    "a long one": b"Authorization: Bearer %s" + b"x" * 4000 + b"\r\n",
+    "too long a line": b"Authorization: Bearer %s" + b"x" * 9000 + b"\r\n",
+    "bytes": b"Authorization: Bearer %s\xff\xfe\r\n",
+    "a NUL": b"Authorization: Bearer %s\x00\r\n",
+    "a folded line": b"Authorization: Bearer\r\n %s\r\n",
+    "a space before the colon": b"Authorization : Bearer %s\r\n",
+    "many headers": b"X: y\r\n" * 200 + b"Authorization: Bearer %s\r\n",
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
+async def test_tricks_with_headers_let_nobody_in_and_leave_no_secret_behind(
+    service: RegistryService, trick: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = await join_token(service)
+    address = service.node_address
+    with caplog.at_level(logging.DEBUG):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(REQUEST + trick.replace(b"%s", made.token.encode()) + b"\r\n")
+        async with asyncio.timeout(5):
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                answer = await reader.read()
+        writer.close()
+        async with node(service, token=made.token) as honest:
+            assert (await honest.register())["node_token"]
+    assert answer.split(b"\r\n", 1)[0] in (
+        b"",
+        b"HTTP/1.1 401 Unauthorized",
+        b"HTTP/1.1 431 Request Header Fields Too Large",
+    )
+    secret = made.token.split("_", 2)[2]
+    ours = [record for record in caplog.records if record.name.startswith("gpu_agent")]
+    assert all(secret not in f"{record.getMessage()} {record.__dict__}" for record in ours)
