@@ -1,6 +1,5 @@
 import asyncio
 import logging
-from collections.abc import Sequence
 
 import pytest
 
@@ -17,24 +16,17 @@ from gpu_agent.registry.actions import (
     Send,
     TellStatus,
 )
-from gpu_agent.registry.events import Saved, SaveFailed
-from gpu_agent.server.carrier import DOCUMENT, WRITTEN_AT, Carrier
+from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.gateway import Limits, NodeConnection
 from gpu_agent.server.switchboard import Switchboard
-from gpu_agent.store.base import StoreError
-from gpu_agent.store.memory import MemoryStore
+from gpu_agent.store.base import RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl, NodeRegisterAck
 from tests.server.harness import admit_all
 
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
-
-
-class FullStore(MemoryStore):
-    def save(self, changes: Sequence[Change]) -> None:
-        raise StoreError(f"no room for {len(changes)}")
 
 
 class HeardBoard(Switchboard):
@@ -60,21 +52,8 @@ class HeardBoard(Switchboard):
         self.heard.append(("close", number, code, reason))
 
 
-def carrier(
-    *, store: MemoryStore | None = None, board: HeardBoard | None = None, chronicle: Chronicle | None = None
-) -> Carrier:
-    return Carrier(store or MemoryStore(), chronicle or Chronicle(), board or HeardBoard(), clock=CLOCK)
-
-
-async def test_a_save_is_kept_with_the_wall_time_of_its_writing() -> None:
-    store = MemoryStore()
-    changes = (Change(Kept.NODE, "node-1", {"a": 1}), Change(Kept.CLAIM, "job-1", None))
-    assert carrier(store=store).carry_out(Save(7, changes)) == Saved(7)
-    assert list(store.load()) == [Change(Kept.NODE, "node-1", {WRITTEN_AT: 1_000_000.0, DOCUMENT: {"a": 1}})]
-
-
-async def test_a_save_that_fails_is_reported_with_its_reason() -> None:
-    assert carrier(store=FullStore()).carry_out(Save(7, ())) == SaveFailed(7, "no room for 0")
+def carrier(*, board: HeardBoard | None = None, chronicle: Chronicle | None = None) -> Carrier:
+    return Carrier(chronicle or Chronicle(), board or HeardBoard(), clock=CLOCK)
 
 
 async def test_an_ack_lets_its_connection_stay() -> None:
@@ -105,7 +84,7 @@ async def test_a_status_is_written_with_wall_times() -> None:
 async def test_a_message_too_long_to_be_sent_costs_its_own_connection_only() -> None:
     board = HeardBoard()
     hands = carrier(board=board)
-    assert hands.carry_out(Send(3, NodeControl(command="refresh", reason="x" * 2**21))) is None
+    hands.carry_out(Send(3, NodeControl(command="refresh", reason="x" * 2**21)))
     ((kind, number, code, _),) = board.heard
     assert (kind, number, code) == ("close", 3, 1011)
 
@@ -136,19 +115,28 @@ async def test_an_answer_for_somebody_who_left_is_dropped() -> None:
     assert hands.answers == {}
 
 
-async def test_a_note_is_logged_at_its_level_and_joins_its_nodes_history(
+async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nodes_history(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     chronicle = Chronicle()
     hands = carrier(chronicle=chronicle)
+    kept = Save(1, (Change(Kept.NODE, "node-1", {}),))
+    notes = [
+        Note("node_registered", {"node_id": "node-1", "gpu_count": 2}),
+        Note("claim_lost", {"job_id": "j"}, Level.WARNING),
+        Note("health_check", {"node_id": "node-1"}, Level.DEBUG),
+        Note("dispatch_failed", {"job_id": "j"}),
+    ]
     with caplog.at_level(logging.DEBUG, logger="gpu_agent"):
-        hands.carry_out(Note("node_registered", {"node_id": "node-1", "gpu_count": 2}))
-        hands.carry_out(Note("save_failed", {"save": 1}, Level.WARNING))
-        hands.carry_out(Note("health_check", {"node_id": "node-1"}, Level.DEBUG))
-    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
-        ("INFO", "node_registered"),
-        ("WARNING", "save_failed"),
-        ("DEBUG", "health_check"),
+        for doing in hands.make_ready([kept, *notes]).doings:
+            hands.carry_out(doing)
+    assert [
+        (one.levelname, one.getMessage(), one.__dict__["fields"].get("event_id")) for one in caplog.records
+    ] == [
+        ("INFO", "node_registered", 1),
+        ("WARNING", "claim_lost", 2),
+        ("DEBUG", "health_check", None),
+        ("INFO", "dispatch_failed", None),
     ]
     (event,) = chronicle.of("node-1")
-    assert (event.at, event.event, event.fields) == (1_000_000.0, "node_registered", {"gpu_count": 2})
+    assert event == RegistryEvent(1_000_000.0, "node_registered", "node-1", {"gpu_count": 2}, 1)

@@ -2,15 +2,21 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from gpu_agent.registry.actions import Action, Note, Save
+from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note, Save
 from gpu_agent.registry.events import ConnectionLost, Event, Saved, SaveFailed
+from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
+from gpu_agent.server.writer import Writer
+from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
+from gpu_agent.store.memory import MemoryStore
 
 TELLING = Note("told")
 
@@ -36,81 +42,164 @@ class Scripted:
 
 
 class Hands:
-    """Carries out by writing down; saves end as they are told to."""
+    """Makes ready as the carrier does, and carries out by writing down."""
 
     def __init__(self) -> None:
-        self.done: list[Action] = []
-        self.failing: set[int] = set()
+        self.done: list[str] = []
+        self.published: list[RegistryEvent] = []
         self.lags: list[float] = []
-        self.work: Callable[[Action], None] = lambda _: None
+        self.work: Callable[[str], None] = lambda _: None
+        self._clerk = Clerk(Chronicle(), Clock())
 
-    def carry_out(self, action: Action) -> Saved | SaveFailed | None:
-        self.work(action)
-        self.done.append(action)
-        if not isinstance(action, Save):
-            return None
-        return SaveFailed(action.save, "full") if action.save in self.failing else Saved(action.save)
+    def make_ready(self, actions: Sequence[Action]) -> Ready:
+        return self._clerk.make_ready(actions)
+
+    def carry_out(self, doing: Doing) -> None:
+        if isinstance(doing, Open):
+            return
+        if isinstance(doing, Publish):
+            self.published.append(doing.event)
+        name = named(doing)
+        self.work(name)
+        self.done.append(name)
 
 
-def driven(machine: Scripted, hands: Hands, *, scan: float = 30.0) -> FleetLoop:
+class Disk(MemoryStore):
+    """Keeps nothing under the keys that it is told to refuse, and waits where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: set[str] = set()
+        self.full = False
+        self.turning = threading.Event()
+        self.turning.set()
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        self.turning.wait(10)
+        if self.full or self.refused & {change.key for batch in batches for change in batch.changes}:
+            raise StoreError("full")
+        super().save(batches)
+
+
+def named(doing: Doing) -> str:
+    match doing:
+        case Publish(event):
+            return event.event
+        case Note(name):
+            return name
+        case Answer(ref):
+            return f"answer {ref}"
+        case _:
+            return type(doing).__name__
+
+
+def driven(
+    machine: Scripted,
+    hands: Hands,
+    *,
+    scan: float = 30.0,
+    store: Store | None = None,
+    clock: Clock | None = None,
+) -> FleetLoop:
     loop = FleetLoop(
-        machine, hands.carry_out, clock=Clock(), scan_interval_seconds=scan, lagged=hands.lags.append
+        machine,
+        hands,
+        Writer(store or Disk()),
+        clock=clock or Clock(),
+        scan_interval_seconds=scan,
+        lagged=hands.lags.append,
     )
     loop.start()
     return loop
 
 
-async def test_actions_are_carried_out_in_order_and_kept_saves_are_told() -> None:
-    machine, hands = Scripted(), Hands()
-    machine.answers[ConnectionLost(1)] = [Save(1, ()), TELLING, Save(2, ())]
-    driven(machine, hands).handle(ConnectionLost(1))
-    assert hands.done == [Save(1, ()), TELLING, Save(2, ())]
-    assert machine.heard == [ConnectionLost(1), Saved(1), Saved(2)]
+def save(number: int, key: str = "node-1") -> Save:
+    return Save(number, (Change(Kept.NODE, key, {"number": number}),))
 
 
-async def test_nothing_that_stood_behind_a_failed_save_is_told() -> None:
-    machine, hands = Scripted(), Hands()
-    hands.failing = {1}
-    refusal, later = Note("refused"), Note("later")
-    machine.answers[ConnectionLost(1)] = [Save(1, ()), TELLING]
-    machine.answers[SaveFailed(1, "full")] = [refusal]
-    machine.answers[ConnectionLost(2)] = [later]
-    loop = driven(machine, hands)
+async def test_actions_are_carried_out_in_order_once_their_save_is_kept() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    machine.answers[ConnectionLost(1)] = [save(1), TELLING, Answer(1, None)]
+    loop = driven(machine, hands, store=disk)
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    assert not await loop.settled(within_seconds=0.05)
+    assert hands.done == []
+    disk.turning.set()
+    assert await loop.settled()
+    assert hands.done == ["told", "answer 1"]
+    assert machine.heard == [ConnectionLost(1), Saved(1)]
+    assert [one.document for one in disk.load().changes] != []
+    assert [one.event for one in disk.load().recent] == ["told"]
+
+
+async def test_a_list_that_keeps_nothing_waits_for_those_before_it() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
+    machine.answers[ConnectionLost(2)] = [Answer(2, None)]
+    loop = driven(machine, hands, store=disk)
+    loop.handle(ConnectionLost(2))
+    assert hands.done == ["answer 2"]
     loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
-    assert hands.done == [Save(1, ()), refusal, later]
+    assert hands.done == ["answer 2"]
+    assert await loop.settled()
+    assert hands.done == ["answer 2", "told", "answer 2"]
+
+
+async def test_nothing_that_stood_behind_a_failed_save_is_told_and_what_comes_later_is() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    disk.refused = {"node-1"}
+    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
+    machine.answers[SaveFailed(1, "full")] = [Note("refused", level=Level.DEBUG)]
+    machine.answers[ConnectionLost(2)] = [save(2, "node-2"), Note("later")]
+    loop = driven(machine, hands, store=disk)
+    loop.handle(ConnectionLost(1))
+    loop.handle(ConnectionLost(2))
+    while len(hands.done) < 2:
+        assert await loop.settled()
+    assert hands.done == ["later", "refused"]
+
+
+async def test_an_event_that_cannot_be_kept_is_told_without_a_number() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    disk.full = True
+    machine.answers[ConnectionLost(1)] = [TELLING, Answer(1, None)]
+    loop = driven(machine, hands, store=disk)
+    loop.handle(ConnectionLost(1))
+    assert await loop.settled()
+    assert hands.done == ["told", "answer 1"]
+    assert [one.id for one in hands.published] == [None]
 
 
 async def test_what_carrying_out_brings_about_waits_its_turn() -> None:
     machine, hands = Scripted(), Hands()
-    first, second, nested = Note("first"), Note("second"), Note("nested")
-    machine.answers[ConnectionLost(1)] = [first, second]
-    machine.answers[ConnectionLost(2)] = [nested]
+    machine.answers[ConnectionLost(1)] = [Answer(1, None), Answer(2, None)]
+    machine.answers[ConnectionLost(2)] = [Answer(3, None)]
     loop = driven(machine, hands)
-    hands.work = lambda action: loop.handle(ConnectionLost(2)) if action is first else None
+    hands.work = lambda name: loop.handle(ConnectionLost(2)) if name == "answer 1" else None
     loop.handle(ConnectionLost(1))
-    assert hands.done == [first, second, nested]
+    assert hands.done == ["answer 1", "answer 2", "answer 3"]
 
 
 async def test_a_long_list_lets_others_have_their_turn_and_keeps_its_order() -> None:
     machine, hands = Scripted(), Hands()
-    notes = [Note("n", {"number": number}) for number in range(200)]
-    machine.answers[ConnectionLost(1)] = notes
-    machine.answers[ConnectionLost(2)] = [TELLING]
+    answers = [Answer(number, None) for number in range(200)]
+    machine.answers[ConnectionLost(1)] = answers
+    machine.answers[ConnectionLost(2)] = [Answer(200, None)]
     hands.work = lambda _: time.sleep(SLICE_SECONDS / 50)
     loop = driven(machine, hands)
     loop.handle(ConnectionLost(1))
-    assert len(hands.done) < len(notes)
+    assert len(hands.done) < len(answers)
     loop.handle(ConnectionLost(2))
-    while len(hands.done) <= len(notes):  # noqa: ASYNC110 - the loop under test has no event for it
-        await asyncio.sleep(0)
-    assert hands.done == [*notes, TELLING]
+    assert await loop.settled()
+    assert hands.done == [f"answer {number}" for number in range(201)]
 
 
 async def test_the_machine_is_woken_at_its_deadline() -> None:
     machine, hands = Scripted(), Hands()
     machine.deadline = time.monotonic() + 0.05
-    machine.on_waking = [TELLING]
+    machine.on_waking = [Answer(1, None)]
     wanted = machine.deadline
     driven(machine, hands)
     async with asyncio.timeout(5):
@@ -122,7 +211,7 @@ async def test_the_machine_is_woken_at_its_deadline() -> None:
 
 async def test_a_deadline_that_moves_nearer_is_kept() -> None:
     machine, hands = Scripted(), Hands()
-    machine.answers[ConnectionLost(1)] = [TELLING]
+    machine.answers[ConnectionLost(1)] = [Answer(1, None)]
     loop = driven(machine, hands)
     machine.deadline = time.monotonic() + 0.05
     loop.handle(ConnectionLost(1))
@@ -151,12 +240,11 @@ async def test_a_stopped_loop_is_deaf() -> None:
 
 async def test_an_action_that_breaks_is_dropped_with_its_list_and_the_loop_goes_on() -> None:
     machine, hands = Scripted(), Hands()
-    bad, after = Note("bad"), Note("after")
-    machine.answers[ConnectionLost(1)] = [bad, TELLING]
-    machine.answers[ConnectionLost(2)] = [after]
+    machine.answers[ConnectionLost(1)] = [Answer(1, None), Answer(2, None)]
+    machine.answers[ConnectionLost(2)] = [Answer(3, None)]
 
-    def work(action: Action) -> None:
-        if action is bad:
+    def work(name: str) -> None:
+        if name == "answer 1":
             raise ZeroDivisionError
 
     hands.work = work
@@ -164,17 +252,17 @@ async def test_an_action_that_breaks_is_dropped_with_its_list_and_the_loop_goes_
     with pytest.raises(ZeroDivisionError):
         loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
-    assert hands.done == [after]
+    assert hands.done == ["answer 3"]
 
 
 async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
     machine, hands = Scripted(), Hands()
-    machine.on_waking = [TELLING]
+    machine.on_waking = [Answer(1, None)]
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     thrice = asyncio.Event()
 
-    def breaks(_: Action) -> None:
+    def breaks(_: str) -> None:
         if len(machine.woken) == 3:
             thrice.set()
         raise RuntimeError("boom")
@@ -203,7 +291,8 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
 
     loop = FleetLoop(
         machine,
-        hands.carry_out,
+        hands,
+        Writer(Disk()),
         clock=Clock(monotonic=lambda: time.monotonic() + jump),
         scan_interval_seconds=0.02,
         lagged=lagged,
@@ -218,14 +307,8 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
 async def test_a_machine_that_is_always_late_is_still_woken() -> None:
     machine, hands = Scripted(), Hands()
     steps = itertools.count()
-    loop = FleetLoop(
-        machine,
-        hands.carry_out,
-        clock=Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps)),
-        scan_interval_seconds=0.02,
-        lagged=hands.lags.append,
-    )
-    loop.start()
+    clock = Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps))
+    loop = driven(machine, hands, scan=0.02, clock=clock)
     async with asyncio.timeout(5):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - nothing tells when a machine is woken
             await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.views import NodeDetail, Placement
-from gpu_agent.store.base import StoreError
+from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import LOOPBACK, QUICK, Node, node, running, until
 
@@ -48,10 +48,10 @@ class FailingStore(MemoryStore):
 
     full = False
 
-    def save(self, changes: Sequence[Change]) -> None:
+    def save(self, batches: Sequence[Batch]) -> None:
         if self.full:
             raise StoreError("the disk is full; free some space")
-        super().save(changes)
+        super().save(batches)
 
 
 async def test_r02_one_gpu_is_acknowledged_and_registering(service: RegistryService) -> None:
@@ -132,7 +132,7 @@ async def test_a_renewed_claim_lives_one_more_ttl() -> None:
 async def test_explain_gives_every_node_its_reason(service: RegistryService, ready: Node) -> None:
     async with node(service) as other:
         await other.register()
-        explained = await service.explain(Job(job_id="job-1", required_models=("m",)))
+        explained = service.explain(Job(job_id="job-1", required_models=("m",)))
         assert explained.able == (ready.node_id,)
         assert [(one.node_id, one.reason) for one in explained.excluded] == [
             (other.node_id, Exclusion.STATUS_NOT_READY)
@@ -250,19 +250,19 @@ async def test_what_was_kept_comes_back_disconnected_after_a_restart() -> None:
         async with node(service) as ready:
             await ready.become_ready()
             await placed(service, "job-1")
-        documents = list(kept.load())
+        loaded = kept.load()
     again = MemoryStore()
-    again.save(documents)
+    again.save([Batch(loaded.changes, loaded.recent)])
     async with running(store=again) as service:
         (back,) = service.nodes()
         assert (back.status, back.connected, back.in_flight_jobs) == ("ready", False, 1)
-        assert (await service.explain(Job(job_id="job-2"))).counts == {Exclusion.DISCONNECTED: 1}
+        assert service.explain(Job(job_id="job-2")).counts == {Exclusion.DISCONNECTED: 1}
 
 
 async def test_a_document_that_cannot_be_read_stops_nobody() -> None:
     store = MemoryStore()
-    store.save([Change(Kept.NODE, "node-1", {"written_at": 1.0, "document": {"odd": True}})])
-    store.save([Change(Kept.NODE, "node-2", {"odd": True})])
+    store.save([Batch([Change(Kept.NODE, "node-1", {"written_at": 1.0, "document": {"odd": True}})])])
+    store.save([Batch([Change(Kept.NODE, "node-2", {"odd": True})])])
     async with running(store=store) as service, node(service) as new:
         assert (await new.register())["status"] == "registering"
 

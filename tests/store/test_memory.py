@@ -1,15 +1,24 @@
+from pathlib import Path
+
+import pytest
+
 from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.store.base import Store
+from gpu_agent.store.base import Batch, Store, StoreError
 from gpu_agent.store.memory import MemoryStore
 from tests.store.contract import StoreContract
 
 
 class TestMemoryStore(StoreContract):
-    def open(self) -> Store:
+    def open(self, folder: Path) -> Store:  # noqa: ARG002 - it writes no file
         return MemoryStore()
 
 
 def test_a_second_memory_store_shares_nothing_with_the_first() -> None:
     first, second = MemoryStore(), MemoryStore()
-    first.save([Change(Kept.NODE, "node-1", {})])
-    assert list(second.load()) == []
+    first.save([Batch([Change(Kept.NODE, "node-1", {})])])
+    assert second.load().changes == []
+
+
+def test_a_backup_of_what_is_not_on_disk_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="--store sqlite"):
+        MemoryStore().backup(tmp_path / "copy.db")

@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from gpu_agent.runtime.logs import EventLog
 
@@ -76,24 +76,36 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
     The thread cannot be stopped: a late answer is dropped, and a thread that hangs
     for good never keeps the program from ending. What `work` raises, this raises.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[_T] = loop.create_future()
+    answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
-    def deliver(put: Callable[[Any], None], value: object) -> None:
-        if not answer.done():
-            put(value)
+    def done(value: _T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast("_T", value))
+
+    start_thread(name, work, done)
+    async with asyncio.timeout(deadline_seconds):
+        return await answer
+
+
+def start_thread(
+    name: str, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
+) -> None:
+    """Run what blocks in a daemon thread; `done` hears on this loop what it returned, or what it raised."""
+    loop = asyncio.get_running_loop()
 
     def body() -> None:
         try:
             value = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
-            _post(loop, deliver, answer.set_exception, error)
+        except BaseException as error:  # noqa: BLE001 - whoever is told of it decides
+            _post(loop, done, None, error)
         else:
-            _post(loop, deliver, answer.set_result, value)
+            _post(loop, done, value, None)
 
     threading.Thread(target=body, name=name, daemon=True).start()
-    async with asyncio.timeout(deadline_seconds):
-        return await answer
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:

@@ -1,38 +1,22 @@
-"""Carries the fleet's actions out, in order: what was to be saved is kept before anything is told.
+"""Carries out what the fleet wants told, once what it stands behind is kept: sockets, log, answers.
 
-Where a save fails, what stood behind it is left undone, and the fleet hears of the failure.
-Decides nothing.
+Decides nothing and keeps nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from gpu_agent.registry.actions import (
-    Action,
-    Answer,
-    Change,
-    CloseConnection,
-    Level,
-    Note,
-    Result,
-    Save,
-    Send,
-    TellStatus,
-)
-from gpu_agent.registry.events import Saved, SaveFailed
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, Level, Note, Result, Send, TellStatus
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server.chronicle import Chronicle, RegistryEvent
+from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
-from gpu_agent.store.base import Store, StoreError
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import NodeRegisterAck
-
-WRITTEN_AT = "written_at"
-DOCUMENT = "document"
 
 _INTERNAL_ERROR = 1011
 """The WebSocket code for a fault of ours."""
@@ -41,36 +25,46 @@ _LOG = EventLog("registry")
 
 
 class Carrier:
-    """The fleet's hands: store, sockets, log, and those who wait for an answer."""
+    """The fleet's hands: sockets, log, and those who wait for an answer."""
 
-    def __init__(self, store: Store, chronicle: Chronicle, switchboard: Switchboard, *, clock: Clock) -> None:
+    def __init__(self, chronicle: Chronicle, switchboard: Switchboard, *, clock: Clock) -> None:
         self.answers: dict[int, asyncio.Future[Result]] = {}
         """By `ref`: who waits for which answer."""
-        self._store = store
         self._chronicle = chronicle
         self._switchboard = switchboard
         self._clock = clock
+        self._clerk = Clerk(chronicle, clock)
 
-    def carry_out(self, action: Action) -> Saved | SaveFailed | None:
-        """Do one thing; for a save, return what became of it, for the fleet to hear."""
-        match action:
-            case Save():
-                return self._save(action)
+    def make_ready(self, actions: Sequence[Action]) -> Ready:
+        """Sort a list into what must be kept, and what is done once it is."""
+        return self._clerk.make_ready(actions)
+
+    def carry_out(self, doing: Doing) -> None:
+        """Do one thing."""
+        match doing:
+            case Send() | TellStatus() | CloseConnection():
+                self._speak(doing)
+            case Answer(ref, result):
+                self._answer(ref, result)
+            case Note():
+                _EMIT[doing.level](doing.event, **doing.fields)
+            case Publish():
+                self._publish(doing)
+            case Open(changes):
+                self._chronicle.keep(changes)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _speak(self, doing: Send | TellStatus | CloseConnection) -> None:
+        match doing:
             case Send(connection, message):
                 self._send(connection, message)
                 if isinstance(message, NodeRegisterAck):
                     self._switchboard.identify(connection, message.node_id)
-            case TellStatus(connection=connection):
-                self._send(connection, written(action, self._clock))
+            case TellStatus():
+                self._send(doing.connection, written(doing, self._clock))
             case CloseConnection(connection, code, reason):
                 self._switchboard.close(connection, code, reason)
-            case Answer(ref, result):
-                self._answer(ref, result)
-            case Note():
-                self._note(action)
-            case _ as unreachable:
-                assert_never(unreachable)
-        return None
 
     def _send(self, connection: int, message: WireModel) -> None:
         """Send; a message too long to be sent costs its own connection, never what stands behind it."""
@@ -82,37 +76,17 @@ class Carrier:
         else:
             self._switchboard.send(connection, text)
 
-    def _save(self, action: Save) -> Saved | SaveFailed:
-        now = round(self._clock.wall(), 3)
-        changes = [
-            change
-            if change.document is None
-            else Change(change.kind, change.key, {WRITTEN_AT: now, DOCUMENT: change.document})
-            for change in action.changes
-        ]
-        try:
-            self._store.save(changes)
-        except StoreError as error:
-            return SaveFailed(action.save, str(error))
-        return Saved(action.save)
-
     def _answer(self, ref: int, result: Result) -> None:
         waiting = self.answers.pop(ref, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
 
-    def _note(self, note: Note) -> None:
-        _EMIT[note.level](note.event, **note.fields)
-        if note.level is not Level.DEBUG:
-            node_id = note.fields.get("node_id")
-            self._chronicle.add(
-                RegistryEvent(
-                    at=round(self._clock.wall(), 3),
-                    event=note.event,
-                    node_id=node_id if isinstance(node_id, str) else None,
-                    fields={name: value for name, value in note.fields.items() if name != "node_id"},
-                )
-            )
+    def _publish(self, doing: Publish) -> None:
+        event = doing.event
+        named = {} if event.node_id is None else {"node_id": event.node_id}
+        numbered = {} if event.id is None else {"event_id": event.id}
+        _EMIT[doing.level](event.event, **numbered, **named, **event.fields)
+        self._chronicle.add(event)
 
 
 _EMIT: dict[Level, Callable[..., None]] = {

@@ -1,19 +1,24 @@
 """The fleet's loop: events in, actions carried out in order, and a timer for what time alone brings about.
 
-Everything happens inside the caller's callback; a long list of actions is carried out in
-slices, so that nobody else waits for it. Decides nothing.
+What a list wants kept goes to the writer at once; the list waits for it, and every later list for
+this one, so that nothing is told before it is kept and all is told in the order of its happening.
+A long list is carried out in slices, so that nobody else waits for it. Decides nothing.
 """
 
 import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Protocol
 
-from gpu_agent.registry.actions import Action
+from gpu_agent.registry.actions import Action, Save, TellStatus
 from gpu_agent.registry.events import Event, Saved, SaveFailed
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.errands import Doing, Ready, unkept
+from gpu_agent.server.writer import Writer
 
 SLICE_SECONDS = 0.01
 SHORTEST_SLEEP_SECONDS = 0.02
@@ -24,6 +29,9 @@ FROZEN_SECONDS = 1.0
 
 HEARING_SECONDS = 0.05
 """Time for at least one look at every socket."""
+
+SETTLED_SECONDS = 5.0
+"""Whoever waits for what is on its way waits no longer than this for a slow disk."""
 
 _ACTIONS_BETWEEN_LOOKS = 16
 
@@ -42,24 +50,52 @@ class Machine(Protocol):
         """Do what is due."""
 
 
+class Hands(Protocol):
+    """What the loop needs of those who carry actions out."""
+
+    def make_ready(self, actions: Sequence[Action]) -> Ready:
+        """Sort a list into what must be kept, and what is done once it is."""
+
+    def carry_out(self, doing: Doing) -> None:
+        """Do one thing."""
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One list of actions on its way."""
+
+    doings: Iterator[Doing]
+    waits: bool = False
+    """True until what it wants kept is kept, or cannot be."""
+    told: asyncio.Future[None] | None = None
+    """For those who wait until it is carried out."""
+
+    def end(self) -> None:
+        """Tell those who wait."""
+        if self.told is not None and not self.told.done():
+            self.told.set_result(None)
+
+
 class FleetLoop:
     """Drives one fleet on the running event loop."""
 
     def __init__(
         self,
         machine: Machine,
-        carry_out: Callable[[Action], Saved | SaveFailed | None],
+        hands: Hands,
+        writer: Writer,
         *,
         clock: Clock,
         scan_interval_seconds: float,
         lagged: Callable[[float], None],
     ) -> None:
         self._machine = machine
-        self._carry_out = carry_out
+        self._hands = hands
+        self._writer = writer
         self._now = clock.monotonic
         self._scan_interval_seconds = scan_interval_seconds
         self._lagged = lagged
-        self._lists: deque[Iterator[Action]] = deque()
+        self._errands: deque[_Errand] = deque()
         self._carrying = False
         self._wake_at = inf
         self._hears_first = False
@@ -73,9 +109,8 @@ class FleetLoop:
         self._sleep()
 
     def stop(self) -> None:
-        """Be deaf from now on; actions that wait to be carried out are dropped."""
+        """Be deaf from now on. What waits to be kept is still told, as long as the writer goes on."""
         self.running = False
-        self._lists.clear()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -91,44 +126,90 @@ class FleetLoop:
                 self._sleep()
 
     def act(self, actions: Sequence[Action]) -> None:
-        """Carry these out once all that came before is carried out."""
-        self._lists.append(iter(actions))
+        """Carry these out once they are kept, and all that came before is carried out."""
+        problem = self._writer.overwhelmed
+        if problem is not None:
+            self._turn_away(actions, problem)
+            return
+        ready = self._hands.make_ready(actions)
+        errand = _Errand(iter(ready.doings))
+        self._errands.append(errand)
+        if ready.batch is not None:
+            errand.waits = True
+            self._writer.put(ready.batch, partial(self._answered, errand, ready))
+        elif not self._carrying:
+            self._carry()
+
+    async def settled(self, *, within_seconds: float = SETTLED_SECONDS) -> bool:
+        """Wait until all that was handled so far is kept and told; False when that takes too long."""
+        if not self._errands:
+            return True
+        last = self._errands[-1]
+        if last.told is None:
+            last.told = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(within_seconds):
+                await asyncio.shield(last.told)
+        except TimeoutError:
+            return False
+        return True
+
+    def _answered(self, errand: "_Errand", ready: Ready, problem: str | None) -> None:
+        """Go on with a list of which is known now whether it was kept."""
+        errand.waits = False
+        if problem is None:
+            following = () if ready.save is None else self._machine.handle(Saved(ready.save), self._now())
+        elif ready.save is None:
+            errand.doings = iter(unkept(ready.doings))  # what it tells stands on nothing that is not kept
+            following = ()
+        else:
+            errand.doings = iter(())  # nothing that stood behind the save is told
+            following = self._machine.handle(SaveFailed(ready.save, problem), self._now())
+        if following:
+            self.act(following)
         if not self._carrying:
             self._carry()
 
+    def _turn_away(self, actions: Sequence[Action], problem: str) -> None:
+        """Keep nothing of a list, and tell of it only what stands on nothing: the store takes no more.
+
+        This overtakes what waits, so that the memory it takes stays bounded. Nodes' statuses come
+        again by themselves.
+        """
+        for action in actions:
+            if isinstance(action, Save):
+                self._turn_away(self._machine.handle(SaveFailed(action.save, problem), self._now()), problem)
+                return
+        for doing in unkept(self._hands.make_ready(actions).doings):
+            if not isinstance(doing, TellStatus):
+                self._hands.carry_out(doing)
+
     def _carry(self) -> None:
-        """Carry out what waits; what takes longer than a slice goes on after everybody else's turn."""
+        """Carry out what waits for nothing; what takes longer than a slice goes on after others' turn."""
         self._carrying = True
         slice_ends = self._now() + SLICE_SECONDS
         for count in itertools.count(1):
-            if not self._lists:
+            if not self._errands or self._errands[0].waits:
                 break
             if count % _ACTIONS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
                 asyncio.get_running_loop().call_soon(self._carry)
                 return
             carried = False
             try:
-                self._carry_one()
+                self._carry_one(self._errands[0])
                 carried = True
             finally:
                 if not carried:  # what broke is dropped with its list; what comes later goes on
-                    self._lists.popleft()
+                    self._errands.popleft().end()
                     self._carrying = False
         self._carrying = False
 
-    def _carry_one(self) -> None:
-        action = next(self._lists[0], None)
-        if action is None:
-            self._lists.popleft()
-            return
-        outcome = self._carry_out(action)
-        if outcome is None:
-            return
-        if isinstance(outcome, SaveFailed):
-            self._lists.popleft()  # nothing that stood behind the save is told
-        following = self._machine.handle(outcome, self._now())
-        if following:
-            self._lists.appendleft(iter(following))
+    def _carry_one(self, errand: "_Errand") -> None:
+        doing = next(errand.doings, None)
+        if doing is None:
+            self._errands.popleft().end()
+        else:
+            self._hands.carry_out(doing)
 
     def _sleep(self, *, at_least: float = SHORTEST_SLEEP_SECONDS) -> None:
         """Set the timer to the fleet's deadline, and never further than one scan interval ahead."""

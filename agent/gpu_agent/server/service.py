@@ -10,13 +10,11 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.actions import Action, Change, Refusal, Result
+from gpu_agent.registry.actions import Change, Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     ClaimAsked,
-    Command,
-    ControlAsked,
     CordonAsked,
     DrainAsked,
     Event,
@@ -24,21 +22,19 @@ from gpu_agent.registry.events import (
     RemovalAsked,
     RenewalAsked,
     ResumeAsked,
-    Saved,
-    SaveFailed,
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server import dispatch_views, slices, views
+from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.server import views
 from gpu_agent.server.address import Address
-from gpu_agent.server.carrier import DOCUMENT, WRITTEN_AT, Carrier
+from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
+from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
@@ -48,8 +44,10 @@ from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tokens import TokenDesk
 from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
+from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 
+STOP_SECONDS = 2.0
 _LOG = EventLog("registry")
 
 
@@ -91,43 +89,51 @@ class RegistryService:
             auth_off=not settings.auth_on,
             debug=_LOG.debugging,
         )
-        self._loop = FleetLoop(
-            self._fleet,
-            self._carry_out,
-            clock=self._clock,
-            scan_interval_seconds=settings.thresholds.scan_interval_seconds,
-            lagged=self._meter.lagged,
-        )
-        self.auth_on = settings.auth_on
-        """Whether nodes must present tokens."""
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
-        self._reception = Reception(self._loop.handle, auth_on=settings.auth_on)
+        self._reception = Reception(self._handle, auth_on=settings.auth_on)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
             judge=Doorkeeper(self.tokens if settings.auth_on else None).judge,
         )
-        self._carrier = Carrier(store, self._chronicle, self._switchboard, clock=self._clock)
+        self._carrier = Carrier(self._chronicle, self._switchboard, clock=self._clock)
+        self._writer = Writer(store)
+        self._loop = FleetLoop(
+            self._fleet,
+            self._carrier,
+            self._writer,
+            clock=self._clock,
+            scan_interval_seconds=settings.thresholds.scan_interval_seconds,
+            lagged=self._meter.lagged,
+        )
         self._node_address: Address | None = None
 
     async def start(self) -> None:
         """Listen for nodes, take back what the store kept, let nodes in; raises `OSError`, `StoreError`."""
         self._node_address = await self._switchboard.listen(self._settings.node_listen)
+        kept = await in_thread("store", self._store.load, deadline_seconds=None)
+        self._chronicle.restore(kept)
         self._loop.start()
         self._lag.start()
-        self._loop.act(self._fleet.restore(self._restored(self._store.load()), self._clock.monotonic()))
+        self._loop.act(self._fleet.restore(self._restored(kept.changes), self._clock.monotonic()))
         self._switchboard.admit()
 
     async def stop(self) -> None:
-        """Say goodbye to all nodes and close the store. Nobody's status changes by it."""
+        """Keep and tell what is on its way, say goodbye to all nodes, and close the store.
+
+        Nobody's status changes by it. A store that does not answer is waited for no longer than
+        `STOP_SECONDS`.
+        """
         self._lag.stop()
         self._loop.stop()
+        await self._loop.settled(within_seconds=STOP_SECONDS)
         for waiting in self._carrier.answers.values():
             waiting.cancel()
         await self._switchboard.stop()
-        self._store.close()
+        if await self._writer.stop(within_seconds=STOP_SECONDS):
+            self._store.close()
 
     @property
     def node_address(self) -> Address:
@@ -175,26 +181,9 @@ class RegistryService:
         """Give a job's place back."""
         return _refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
 
-    def select(self, job: Job) -> Selection | NoAvailableNode:
-        """Say which place `claim` would give a job at this moment; reserves nothing."""
-        chosen = self._fleet.select(job, self._clock.monotonic())
-        if isinstance(chosen, NoAvailableNode):
-            return chosen
-        return dispatch_views.selection(job.job_id, chosen)
-
-    async def explain(self, job: Job) -> Explanation:
+    def explain(self, job: Job) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3); reserves nothing."""
-        verdicts = await slices.collected(self._fleet.explaining(job, self._clock.monotonic()))
-        return Explanation.of(job.job_id, verdicts)
-
-    def why(self, node_id: str, model: str | None = None) -> NodeWhy | None:
-        """Say which jobs a node would be refused now, and why; None when the id is not known."""
-        return self._fleet.why(node_id, self._clock.monotonic(), model)
-
-    def exclusions(self) -> list[ExclusionsView]:
-        """Count what dispatches failed on in the last hour, by the minute, the oldest first."""
-        windows = self._fleet.exclusions(self._clock.monotonic())
-        return [dispatch_views.exclusions(window, self._clock) for window in windows]
+        return self._fleet.explain(job, self._clock.monotonic())
 
     async def drain(
         self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
@@ -214,38 +203,38 @@ class RegistryService:
         """Lift a cordon."""
         return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
 
-    async def refresh(self, node_id: str) -> Refusal | None:
-        """Have a node probe again now and tell all that it finds."""
-        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REFRESH)))
-
-    async def reregister(self, node_id: str) -> Refusal | None:
-        """Have a node register again on its open connection."""
-        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REREGISTER)))
-
     async def forget(self, node_id: str) -> Refusal | None:
         """Let a node's record go; if it lives it is sent away first."""
         return _refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
 
-    def events(self) -> AsyncIterator[RegistryEvent]:
-        """Follow what happens from now on; who falls behind loses the oldest and is told how many."""
-        return follow(self._chronicle)
+    def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
+        """Follow what happens from now on, or since the event of the id `after`.
+
+        Who falls behind loses the oldest and is told how many, by an event without an id; so is who
+        asks for more than is kept.
+        """
+        return follow(self._chronicle, after=after)
+
+    async def settled(self) -> bool:
+        """Wait until everything handled so far is kept and told; False when the store takes too long."""
+        return await self._loop.settled()
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why nothing new can be kept at the moment, as a sentence; None when all is well."""
+        return self._writer.problem
 
     def performance(self) -> Performance:
         """Read the registry's own figures since the last reading (§8)."""
         return self._meter.read(now=self._clock.monotonic(), beats=self._reception.beats)
 
     @property
-    def thresholds(self) -> Thresholds:
-        """What this registry judges by."""
-        return self._settings.thresholds
-
-    @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
         return Size(nodes=self._fleet.size, connections=self._switchboard.size)
 
-    def _carry_out(self, action: Action) -> Saved | SaveFailed | None:
-        return self._carrier.carry_out(action)
+    def _handle(self, event: Event) -> None:
+        self._loop.handle(event)
 
     def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
         """Ask the fleet at once; its answer comes when what it stands behind is saved."""

@@ -1,37 +1,87 @@
 """The promise that every keeper of the registry's state makes.
 
-A keeper holds plain documents under a kind and a key. It knows no statuses, no
-claims, no clock: what a document means is the fleet's business, and its times are
-wall time because they must survive a reboot.
+A keeper holds plain documents under a kind and a key, and what happened, in order. It knows
+no statuses, no claims, no clock: what a document means is the fleet's business, and its times
+are wall time because they must survive a reboot.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from gpu_agent.registry.actions import Change
 
+EVENTS_PER_NODE = 50
+"""A node's history is this long, for as long as the node's document is kept."""
+
+RECENT_EVENTS = 10_000
+"""Of all events, those whose ids are less than this behind the newest are kept besides."""
+
 
 class StoreError(Exception):
-    """The machine's fault: what was asked could not be kept, and nothing of it was.
+    """What was asked could not be kept, and nothing of it was: the machine's fault.
 
-    The only exception of this floor. Its sentence says what to do next.
+    The root of this floor's exceptions. Its sentence says what to do next.
     """
+
+
+class UnkeepableError(StoreError):
+    """What was asked is of a form that no keeper takes: our fault, and the keeper is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEvent:
+    """One thing that happened, under its identifier of §8; `at` is Unix time.
+
+    `id` grows with every event; None for what was told and could not be kept.
+    """
+
+    at: float
+    event: str
+    node_id: str | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is kept together: changes, then what happened, each event with an id above all before it."""
+
+    changes: Sequence[Change] = ()
+    events: Sequence[RegistryEvent] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All that a keeper holds: documents, the last events of all, and those of each node that is kept."""
+
+    changes: Sequence[Change] = ()
+    recent: Sequence[RegistryEvent] = ()
+    histories: Mapping[str, Sequence[RegistryEvent]] = field(default_factory=dict)
 
 
 class Store(Protocol):
-    """Keeps documents. One writer: the registry that opened it.
+    """Keeps documents and events. One writer: the registry that opened it.
 
-    A document is what JSON can hold, with finite numbers. What is kept is a copy.
+    A document is what JSON can hold, with finite numbers. What is kept is a copy. An event joins the
+    history of its node where that node's document is kept; the history goes with the document.
     """
 
-    def load(self) -> Iterable[Change]:
-        """Return all that is kept, each with its document; raises `StoreError`."""
+    def load(self) -> Loaded:
+        """Return all that is kept; raises `StoreError`."""
 
-    def save(self, changes: Sequence[Change]) -> None:
+    def save(self, batches: Sequence[Batch]) -> None:
         """Keep all of these, in order, or none; raises `StoreError`.
 
         A change without a document lets its key go; letting go of what is not kept is no error.
         """
+
+    def probe(self) -> None:
+        """Raise `StoreError` unless something could be saved now; changes nothing that is kept."""
+
+    def backup(self, target: Path) -> None:
+        """Write all that is kept now to a new file, while others save; raises `StoreError`."""
 
     def close(self) -> None:
         """Let go of what the keeper holds open; a second time does nothing."""

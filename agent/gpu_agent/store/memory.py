@@ -1,53 +1,105 @@
-"""A keeper that forgets: its documents live as long as the process.
+"""A keeper that forgets: what it holds lives as long as the process.
 
-Documents are held as JSON text, so that what this keeper accepts every other one does
+Everything is held as JSON text, so that what this keeper accepts every other one does
 too, and no caller can change what is kept from outside. Writes no file.
 """
 
-import json
+from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.store.base import StoreError
+from gpu_agent.store import texts
+from gpu_agent.store.base import (
+    EVENTS_PER_NODE,
+    RECENT_EVENTS,
+    Batch,
+    Loaded,
+    RegistryEvent,
+    StoreError,
+)
+
+_Written = tuple[RegistryEvent, str]
+"""An event without its fields, and those as text."""
 
 
 class MemoryStore:
-    """Keeps documents in memory; a restart of the registry starts with none."""
+    """Keeps everything in memory; a restart of the registry starts with nothing."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[Kept, str], str] = {}
+        self._recent: deque[_Written] = deque()
+        self._histories: dict[str, deque[_Written]] = {}
         self._closed = False
 
-    def load(self) -> Iterable[Change]:
+    def load(self) -> Loaded:
         """Return all that is kept; raises `StoreError` when closed."""
         self._refuse_when_closed()
-        return [Change(kind, key, json.loads(text)) for (kind, key), text in self._texts.items()]
+        return Loaded(
+            changes=[Change(kind, key, texts.read(text)) for (kind, key), text in self._texts.items()],
+            recent=_read(self._recent),
+            histories={node_id: _read(events) for node_id, events in self._histories.items() if events},
+        )
 
-    def save(self, changes: Sequence[Change]) -> None:
+    def save(self, batches: Sequence[Batch]) -> None:
         """Keep all of these or none; raises `StoreError` when closed, or for what JSON cannot hold."""
         self._refuse_when_closed()
-        for (kind, key), text in [((one.kind, one.key), _text(one)) for one in changes]:
-            if text is None:
-                self._texts.pop((kind, key), None)
-            else:
-                self._texts[kind, key] = text
+        written = [
+            (
+                [(one.kind, one.key, texts.of_document(one)) for one in batch.changes],
+                [(replace(event, fields={}), texts.of_fields(event)) for event in batch.events],
+            )
+            for batch in batches
+        ]
+        for documents, events in written:
+            for kind, key, text in documents:
+                self._keep(kind, key, text)
+            for event in events:
+                self._add(event)
+
+    def probe(self) -> None:
+        """Raise `StoreError` when closed."""
+        self._refuse_when_closed()
+
+    def backup(self, target: Path) -> None:
+        """Refuse: nothing here outlives the process."""
+        raise StoreError(
+            f"nothing is written to {target}: this registry keeps everything in memory only; start it with "
+            "`--store sqlite:///PATH` to have something to back up"
+        )
 
     def close(self) -> None:
         """Forget everything."""
         self._closed = True
         self._texts.clear()
+        self._recent.clear()
+        self._histories.clear()
+
+    def _keep(self, kind: Kept, key: str, text: str | None) -> None:
+        if text is None:
+            self._texts.pop((kind, key), None)
+        else:
+            self._texts[kind, key] = text
+        if kind is Kept.NODE:
+            if text is None:
+                self._histories.pop(key, None)
+            else:
+                self._histories.setdefault(key, deque(maxlen=EVENTS_PER_NODE))
+
+    def _add(self, written: _Written) -> None:
+        self._recent.append(written)
+        newest = written[0].id or 0
+        while (self._recent[0][0].id or 0) <= newest - RECENT_EVENTS:
+            self._recent.popleft()
+        history = self._histories.get(written[0].node_id or "")
+        if history is not None:
+            history.append(written)
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise StoreError("the store is closed; start the registry again to open it")
 
 
-def _text(change: Change) -> str | None:
-    if change.document is None:
-        return None
-    try:
-        return json.dumps(change.document, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"the {change.kind.value} {change.key!r} cannot be kept: {error}; this is a bug, please report it"
-        ) from error
+def _read(written: Iterable[_Written]) -> list[RegistryEvent]:
+    return [replace(event, fields=texts.read(fields)) for event, fields in written]

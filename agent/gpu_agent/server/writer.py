@@ -1,0 +1,224 @@
+"""Keeps what the fleet wants kept, off the event loop: one thread, and all that waits in one commit.
+
+While one commit runs, the next ones' batches gather. Where a commit fails each of its batches is
+tried alone, so that one that cannot be kept refuses itself and what was built on it, nobody else.
+A store that does not answer is given nothing more, so that what waits for it stays bounded.
+Decides nothing about nodes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gpu_agent.registry.actions import Kept
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.tasks import start_thread
+from gpu_agent.store.base import Batch, Store, StoreError, UnkeepableError
+
+MOST_AT_ONCE = 500
+"""Batches of one commit: more would make the first wait for the last."""
+
+MOST_WAITING = 20_000
+"""Twice a fleet that registers at once. Beyond that the registry is too busy to keep more."""
+
+STALL_SECONDS = 10.0
+"""A commit that takes longer than this is a store that does not answer."""
+
+PROBE_SECONDS = 2.0
+"""A store that fails is looked at this often, so that it is known to work before anybody needs it."""
+
+_SPOILT = "it builds on something that could not be kept, and was undone with it; ask again"
+_LOG = EventLog("registry")
+
+Answered = Callable[[str | None], None]
+"""Hears, on the loop, what became of a batch: None when it is kept, else why it is not."""
+
+_Key = tuple[Kept, str]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    batch: Batch
+    answered: Answered
+
+
+class Writer:
+    """The one writer of a store, from its first `put` until `stop`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[_Waiting] = deque()
+        self._problem: str | None = None
+        self._stalled = False
+        self._working = False
+        self._probing: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store keeps nothing at the moment, as a sentence; None when all is well."""
+        return self._problem
+
+    @property
+    def overwhelmed(self) -> str | None:
+        """Why nothing more may be `put` just now; None when it may."""
+        if self._stalled:
+            return self._problem
+        if len(self._waiting) >= MOST_WAITING:
+            return f"{len(self._waiting)} saves wait for the disk already; ask again in a moment"
+        return None
+
+    def put(self, batch: Batch, answered: Answered) -> None:
+        """Keep a batch after all those before it."""
+        self._waiting.append(_Waiting(batch, answered))
+        self._go_on()
+
+    async def stop(self, *, within_seconds: float) -> bool:
+        """Wait for what is being written; False when the store does not come to an end."""
+        if self._probing is not None:
+            self._probing.cancel()
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _go_on(self) -> None:
+        """Let the thread keep what waits, as much as fits into one commit."""
+        if self._working or not self._waiting:
+            return
+        group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+        self._let_work(
+            lambda: _kept(self._store, [one.batch for one in group]),
+            lambda outcome, fault: self._end(group, outcome or _broken(group, fault)),
+        )
+
+    def _let_work(
+        self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
+    ) -> None:
+        """Let the thread do one thing, and go on with the next once `done` has heard of it."""
+        self._working = True
+        self._idle.clear()
+        overdue = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stall)
+
+        def ended(value: _T | None, fault: BaseException | None) -> None:
+            overdue.cancel()
+            self._stalled = False
+            try:
+                done(value, fault)
+            finally:
+                self._working = False
+                if not self._waiting:
+                    self._idle.set()
+                self._go_on()
+
+        start_thread("store", work, ended)
+
+    def _end(self, group: Sequence[_Waiting], outcome: "_Outcome") -> None:
+        """Say what became of each, and of what was built on those that failed: those first."""
+        if outcome.fault is not None:
+            self._fail(outcome.fault)
+        told = list(zip(group, outcome.problems, strict=True))
+        failed = [(one, problem) for one, problem in told if problem is not None]
+        if failed:
+            spoilt = {key for one, _ in failed for key in _keys(one.batch)}
+            failed += [(one, _SPOILT) for one in _drawn_out(self._waiting, spoilt)]
+        for one, problem in failed:
+            one.answered(problem)
+        for one in (one for one, problem in told if problem is None):
+            one.answered(None)
+
+    def _stall(self) -> None:
+        self._stalled = True
+        self._fail(f"the store has not answered for {STALL_SECONDS:g} s; look at the disk that it lies on")
+
+    def _fail(self, sentence: str) -> None:
+        if self._problem is None:
+            _LOG.error("store_failing", problem=sentence)
+        self._problem = sentence
+        if self._probing is None:
+            self._probing = asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
+
+    def _probe(self) -> None:
+        """See whether the store keeps something again; what waits to be kept comes first."""
+        self._probing = None
+        if self._working:
+            self._probing = asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
+        else:
+            self._let_work(lambda: _probed(self._store), self._probed)
+
+    def _probed(self, problem: str | None, fault: BaseException | None) -> None:
+        if problem is not None or fault is not None:
+            self._fail(problem or f"{type(fault).__name__}: {fault}")
+        else:
+            self._problem = None
+            _LOG.info("store_recovered")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    problems: Sequence[str | None]
+    """One for each batch."""
+    fault: str | None = None
+    """What is wrong with the store itself, rather than with a batch."""
+
+
+def _kept(store: Store, batches: Sequence[Batch]) -> _Outcome:
+    """Keep all of these in one commit, or else each that can be kept; runs in the thread."""
+    try:
+        store.save(batches)
+    except StoreError as error:
+        if len(batches) == 1:
+            return _Outcome([str(error)], None if isinstance(error, UnkeepableError) else str(error))
+    else:
+        return _Outcome([None] * len(batches))
+    problems: list[str | None] = []
+    spoilt = set[_Key]()
+    fault: str | None = None
+    for batch in batches:
+        keys = _keys(batch)
+        if keys & spoilt:
+            problem: str | None = _SPOILT
+        else:
+            outcome = _kept(store, [batch])
+            (problem,), fault = outcome.problems, outcome.fault or fault
+        problems.append(problem)
+        if problem is not None:
+            spoilt |= keys
+    return _Outcome(problems, fault)
+
+
+def _probed(store: Store) -> str | None:
+    try:
+        store.probe()
+    except StoreError as error:
+        return str(error)
+    return None
+
+
+def _broken(group: Sequence[_Waiting], fault: BaseException | None) -> _Outcome:
+    sentence = f"the store broke: {type(fault).__name__}: {fault}; this is a bug, please report it"
+    return _Outcome([sentence] * len(group), sentence)
+
+
+def _drawn_out(waiting: deque[_Waiting], spoilt: set[_Key]) -> list[_Waiting]:
+    """Take out of the queue what holds something that has failed, and what holds that in turn."""
+    drawn_out: list[_Waiting] = []
+    for _ in range(len(waiting)):
+        one = waiting.popleft()
+        keys = _keys(one.batch)
+        if keys & spoilt:
+            spoilt |= keys
+            drawn_out.append(one)
+        else:
+            waiting.append(one)
+    return drawn_out
+
+
+def _keys(batch: Batch) -> set[_Key]:
+    return {(change.kind, change.key) for change in batch.changes}
