@@ -5,14 +5,14 @@ from tests.registry.fleets import Registry, figures, of
 
 
 def clears(registry: Registry) -> str | None:
-    return telling.clears_when(registry.node(), registry.thresholds)
+    return telling.clears_when(registry.node(), registry.thresholds, registry.now)
 
 
 def test_a_status_tells_what_stands_behind_it() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
-    told = telling.status_of(record, registry.thresholds, connection=1, periodic=True)
+    told = telling.status_of(record, registry.thresholds, connection=1, now=registry.now, periodic=True)
     assert (told.node_id, told.status, told.reason_code) == ("node-1", "ready", "health_checks_passed")
     assert (told.previous_status, told.since, told.periodic) == ("registering", record.since, True)
     assert (told.healthy_beats, told.beats_needed, told.in_flight_jobs) == (3, 0, 1)

@@ -132,7 +132,7 @@ async def test_a_renewed_claim_lives_one_more_ttl() -> None:
 async def test_explain_gives_every_node_its_reason(service: RegistryService, ready: Node) -> None:
     async with node(service) as other:
         await other.register()
-        explained = service.explain(Job(job_id="job-1", required_models=("m",)))
+        explained = await service.explain(Job(job_id="job-1", required_models=("m",)))
         assert explained.able == (ready.node_id,)
         assert [(one.node_id, one.reason) for one in explained.excluded] == [
             (other.node_id, Exclusion.STATUS_NOT_READY)
@@ -256,7 +256,7 @@ async def test_what_was_kept_comes_back_disconnected_after_a_restart() -> None:
     async with running(store=again) as service:
         (back,) = service.nodes()
         assert (back.status, back.connected, back.in_flight_jobs) == ("ready", False, 1)
-        assert service.explain(Job(job_id="job-2")).counts == {Exclusion.DISCONNECTED: 1}
+        assert (await service.explain(Job(job_id="job-2"))).counts == {Exclusion.DISCONNECTED: 1}
 
 
 async def test_a_document_that_cannot_be_read_stops_nobody() -> None:

@@ -27,6 +27,8 @@ MEANINGS: dict[str, str] = {
     "failure_window": "how many of the last beats flapping is judged by",
     "failures_in_window": "unhealthy beats in the window that degrade a ready node",
     "consecutive_failures": "unhealthy beats in a row that degrade a ready node",
+    "flap_limit": "exits from ready within the flap window that keep a node degraded",
+    "flap_window_seconds": "how long such an exit counts",
     "scan_interval_seconds": "how late a timeout may be noticed",
     "node_status_interval_seconds": "how often a node is told its status, besides every change",
     "drain_deadline_seconds": "how long a drain waits for jobs unless told otherwise",

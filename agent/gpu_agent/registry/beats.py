@@ -4,7 +4,7 @@ The hottest path of the registry: a healthy beat of a ready node builds nothing,
 nothing and returns nothing. A beat that is not valid counts for nothing at all.
 """
 
-from gpu_agent.registry import admission, declared, health
+from gpu_agent.registry import admission, declared, flapping, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
@@ -102,6 +102,8 @@ class Beats:
         needed = self._thresholds.healthy_beats_needed
         if record.status is NodeStatus.READY or record.healthy_beats < needed:
             return
+        if flapping.is_damped(record, self._thresholds, step.now):
+            return
         first = record.status is NodeStatus.REGISTERING
         code = ReasonCode.HEALTH_CHECKS_PASSED if first else ReasonCode.RECOVERED
         reason = f"{record.healthy_beats} healthy beats in a row"
@@ -118,7 +120,8 @@ class Beats:
             for check in health.checks(record, self._thresholds)
             if not check.ok
         )
-        self._house.verdicts.give(record, NodeStatus.DEGRADED, code, reason=failing, step=step)
+        code, reason = flapping.damp(record, code, failing, thresholds=self._thresholds, now=step.now)
+        self._house.verdicts.give(record, NodeStatus.DEGRADED, code, reason=reason, step=step)
 
     def _worn_out(self, record: NodeRecord) -> ReasonCode | None:
         """Name what many failures amount to; a single one is forgiven."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gpu_agent.registry.actions import Kept, Level
 from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.dispatch.exclusions import Exclusions
 from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
 from gpu_agent.registry.events import ClaimAsked, ReleaseAsked, RenewalAsked
 from gpu_agent.registry.job import Claim, Job
@@ -29,6 +30,7 @@ class Claiming:
         self._dispatch = dispatch
         self._debug = debug
         self._lost = LostClaims(thresholds.claim_ttl_seconds)
+        self.exclusions = Exclusions()
 
     def ask(self, event: ClaimAsked, step: Step) -> None:
         """Reserve a place for a job, or say why nobody has one."""
@@ -120,6 +122,7 @@ class Claiming:
         step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
 
     def _note_failure(self, job: Job, verdict: NoAvailableNode, step: Step) -> None:
+        self.exclusions.failed(verdict, step.now)
         counts = {reason.value: count for reason, count in verdict.counts.items()}
         step.note("dispatch_failed", {"job_id": job.job_id, "counts": counts})
         for examples in verdict.examples.values():

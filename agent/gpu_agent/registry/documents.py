@@ -82,6 +82,7 @@ class _NodeDocument(_Document):
     interval_seconds: float
     cordoned: str | None = None
     drain: _DrainDocument | None = None
+    exits_ago_seconds: tuple[float, ...] = ()
     keys: _KeysDocument = _KeysDocument()
     granted_labels: dict[str, str] = {}
 
@@ -129,6 +130,7 @@ def of_node(record: NodeRecord, now: float) -> dict[str, Any]:
         "address": record.address,
         "interval_seconds": record.interval_seconds,
         "cordoned": record.cordoned,
+        "exits_ago_seconds": [now - at for at in record.exits],
         "drain": drain
         and {
             "by_operator": drain.by_operator,
@@ -205,6 +207,7 @@ def node_from(restored: Restored, thresholds: Thresholds, now: float) -> NodeRec
         next_status_at=inf,
         cordoned=kept.cordoned,
         drain=None if kept.drain is None else _drain(kept.drain, written),
+        exits=tuple(written - ago for ago in kept.exits_ago_seconds),
         keys=_keys(kept.keys),
         granted_labels=kept.granted_labels,
     )

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from gpu_agent.registry.credentials import Credential, FreshToken, Role
 from gpu_agent.registry.job import Job
@@ -92,6 +93,24 @@ class RemovalAsked:
     node_id: str
 
 
+class Command(StrEnum):
+    """What a node can be told to do (§3.6)."""
+
+    REFRESH = "refresh"
+    """Probe again, and send a full beat."""
+    REREGISTER = "reregister"
+    """Send `node_register` again, on the same connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAsked:
+    """An operator wants a node told to do something now."""
+
+    ref: int
+    node_id: str
+    command: Command
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimAsked:
     """A scheduler wants a place for a job."""
@@ -177,6 +196,7 @@ class SaveFailed:
     detail: str
 
 
+Wish = DrainAsked | ResumeAsked | CordonAsked | RemovalAsked | ControlAsked
 TokenAsked = JoinTokenMade | OperatorTokenMade | TokenRevoked | RotationAsked
 
 Event = (
@@ -185,10 +205,7 @@ Event = (
     | FaultReported
     | GoodbyeArrived
     | ConnectionLost
-    | DrainAsked
-    | ResumeAsked
-    | CordonAsked
-    | RemovalAsked
+    | Wish
     | ClaimAsked
     | RenewalAsked
     | ReleaseAsked

@@ -4,22 +4,24 @@ Composes the parts and routes events to them; holds no rule of the protocol itse
 shell carries the actions out in order, and nothing that follows a `Save` before it is kept.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
-from gpu_agent.registry import documents, pacing
-from gpu_agent.registry.actions import Action, Change, Kept, Level
+from gpu_agent.registry import pacing
+from gpu_agent.registry.actions import Action, Kept, Level
 from gpu_agent.registry.beats import Beats
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.deadlines import Deadlines, next_look
-from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.verdict import Explanation
+from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
+from gpu_agent.registry.dispatch.exclusions import ExclusionWindow
+from gpu_agent.registry.dispatch.verdict import Able, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.documents import Restored, UnreadableDocumentError
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
     ConnectionLost,
+    ControlAsked,
     CordonAsked,
     DrainAsked,
     Event,
@@ -35,23 +37,24 @@ from gpu_agent.registry.events import (
     RotationAsked,
     Saved,
     SaveFailed,
-    TokenAsked,
     TokenRevoked,
 )
 from gpu_agent.registry.house import House
 from gpu_agent.registry.issuing import Issuing
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.keeping import Keeping
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.sessions import Sessions
-from gpu_agent.registry.step import Key, Step
+from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.tokens import Token, Tokens
 from gpu_agent.registry.undo import Undo
 from gpu_agent.registry.verdicts import Verdicts
 from gpu_agent.registry.watch import Watch
+from gpu_agent.registry.why import NodeWhy, why
 from gpu_agent.registry.wishes import Wishes
 
 NOTHING: tuple[Action, ...] = ()
@@ -100,8 +103,9 @@ class Fleet:
         self._wishes = Wishes(house)
         self._issuing = Issuing(house)
         self._watch = Watch(house)
+        self._keeping = Keeping(house)
         self._saves = Saves(
-            write=self._written,
+            write=self._keeping.written,
             put_back=Undo(self._roster, self._dispatch, self._tokens).put_back,
             retry_seconds=thresholds.scan_interval_seconds,
         )
@@ -128,12 +132,12 @@ class Fleet:
         match event:
             case RegistrationArrived() | GoodbyeArrived() | FaultReported() | ConnectionLost():
                 self._node_did(event, step)
-            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked():
-                self._operator_asked(event, step)
+            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked() | ControlAsked():
+                self._wishes.asked(event, step)
             case ClaimAsked() | RenewalAsked() | ReleaseAsked():
                 self._scheduler_asked(event, step)
             case JoinTokenMade() | OperatorTokenMade() | TokenRevoked() | RotationAsked():
-                self._token_asked(event, step)
+                self._issuing.asked(event, step)
             case Saved():
                 self._saves.kept(event.save)
             case SaveFailed():
@@ -161,7 +165,7 @@ class Fleet:
         # Claims stand on nodes, in whatever order the store gives them back.
         for one in sorted(kept, key=lambda one: one.kind is Kept.CLAIM):
             try:
-                self._restore_one(one, step)
+                self._keeping.take_back(one, step)
             except UnreadableDocumentError as error:
                 step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
         step.note("registry_restored", {"nodes": self.size})
@@ -182,10 +186,31 @@ class Fleet:
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3)."""
-        return self._dispatch.explain(job, now)
+        return Explanation.of(job.job_id, self.explaining(job, now))
+
+    def explaining(self, job: Job, now: float) -> Iterator[Able | Excluded]:
+        """Explain a job node by node, for those who must not stop for a whole fleet."""
+        return self._dispatch.explaining(job, now)
+
+    def select(self, job: Job, now: float) -> Choice | Claim | NoAvailableNode:
+        """Say what `ClaimAsked` would be answered: the claim that is held, the best place, or why nobody.
+
+        Reserves nothing, and a refusal counts nowhere.
+        """
+        held = self._dispatch.claim_of(job.job_id)
+        return held if held is not None and held.expires_at > now else self._dispatch.select(job, now)
+
+    def why(self, node_id: str, now: float, model: str | None = None) -> NodeWhy | None:
+        """Say which jobs a node would be refused now, and why; None when the id is not known."""
+        view = self._dispatch.view(node_id)
+        return None if view is None else why(view, now, model)
+
+    def exclusions(self, now: float) -> Sequence[ExclusionWindow]:
+        """Count what dispatches failed on in the last hour, by the minute."""
+        return self._claiming.exclusions.windows(now)
 
     def claims(self) -> list[Claim]:
-        """Return every claim that is held, in no order."""
+        """Return every claim that is held, by its job."""
         return self._dispatch.claims()
 
     def claim_of(self, job_id: str) -> Claim | None:
@@ -218,34 +243,6 @@ class Fleet:
         else:
             self._sessions.fault(event, step)
 
-    def _operator_asked(
-        self, event: DrainAsked | ResumeAsked | CordonAsked | RemovalAsked, step: Step
-    ) -> None:
-        match event:
-            case DrainAsked():
-                self._wishes.drain(event, step)
-            case ResumeAsked():
-                self._wishes.resume(event, step)
-            case CordonAsked():
-                self._wishes.cordon(event, step)
-            case RemovalAsked():
-                self._wishes.removal(event, step)
-            case _ as unreachable:
-                assert_never(unreachable)
-
-    def _token_asked(self, event: TokenAsked, step: Step) -> None:
-        match event:
-            case JoinTokenMade():
-                self._issuing.join(event, step)
-            case OperatorTokenMade():
-                self._issuing.operator(event, step)
-            case TokenRevoked():
-                self._issuing.revoke(event, step)
-            case RotationAsked():
-                self._issuing.rotate(event, step)
-            case _ as unreachable:
-                assert_never(unreachable)
-
     def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
         self._expire(step)
         match event:
@@ -274,25 +271,3 @@ class Fleet:
                 self._tokens.fit(record)
                 self._deadlines.at(node_id, next_look(record, self.thresholds))
         return self._saves.sealed(step)
-
-    def _written(self, key: Key, now: float) -> Change:
-        kind, name = key
-        if kind is Kept.CLAIM:
-            claim = self._dispatch.claim_of(name)
-            return Change(kind, name, None if claim is None else documents.of_claim(claim, now))
-        if kind is Kept.TOKEN:
-            token = self._tokens.by_id.get(name)
-            return Change(kind, name, None if token is None else documents.of_token(token, now))
-        record = self._roster.records.get(name)
-        return Change(kind, name, None if record is None else documents.of_node(record, now))
-
-    def _restore_one(self, kept: Restored, step: Step) -> None:
-        if kept.kind is Kept.NODE:
-            record = documents.node_from(kept, self.thresholds, step.now)
-            self._roster.add(record)
-            self._dispatch.refresh(record)
-            step.touched[record.node_id] = None
-        elif kept.kind is Kept.TOKEN:
-            self._tokens.put(documents.token_from(kept, step.now))
-        elif not self._claiming.restore(documents.claim_from(kept, self.thresholds, step.now)):
-            step.keep_claim(kept.key)

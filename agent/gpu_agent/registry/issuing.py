@@ -4,9 +4,17 @@ Each is saved before it is answered, and undone when the save fails. Draws nothi
 secret is the shell's, its digest comes with the event.
 """
 
+from typing import assert_never
+
 from gpu_agent.registry.actions import CloseConnection, Level, Send
 from gpu_agent.registry.credentials import CredentialKind
-from gpu_agent.registry.events import JoinTokenMade, OperatorTokenMade, RotationAsked, TokenRevoked
+from gpu_agent.registry.events import (
+    JoinTokenMade,
+    OperatorTokenMade,
+    RotationAsked,
+    TokenAsked,
+    TokenRevoked,
+)
 from gpu_agent.registry.house import House
 from gpu_agent.registry.keys import NodeKeys
 from gpu_agent.registry.record import NodeRecord
@@ -28,6 +36,20 @@ class Issuing:
 
     def __init__(self, house: House) -> None:
         self._house = house
+
+    def asked(self, event: TokenAsked, step: Step) -> None:
+        """Do what an operator asks."""
+        match event:
+            case JoinTokenMade():
+                self.join(event, step)
+            case OperatorTokenMade():
+                self.operator(event, step)
+            case TokenRevoked():
+                self.revoke(event, step)
+            case RotationAsked():
+                self.rotate(event, step)
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def join(self, event: JoinTokenMade, step: Step) -> None:
         """Let nodes join by a token, or one node have its id back."""

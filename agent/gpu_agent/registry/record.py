@@ -89,6 +89,8 @@ class NodeRecord:
     """Consecutive; a healthy beat sets it to 0."""
     recent: tuple[bool, ...] = ()
     """Verdicts of the last beats, newest last, at most `failure_window`."""
+    exits: tuple[float, ...] = ()
+    """When it last left `ready` because something went wrong, the newest last, at most `flap_limit`."""
     usage: ResourceUsage | None = None
     """The last beat's; None before the first of this registration."""
     probe_age_seconds: float | None = None

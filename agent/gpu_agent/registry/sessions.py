@@ -70,7 +70,9 @@ class Sessions:
         verdicts = self._house.verdicts
         step.touched[record.node_id] = None
         if record.status is NodeStatus.OFFLINE:
-            step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
+            step.tell(
+                telling.status_of(record, self._house.thresholds, connection=event.connection, now=step.now)
+            )
             verdicts.close(record, "the node said goodbye", step)
         elif not message.drain:
             reason = "the node said goodbye" + (f": {quoted(message.reason)}" if message.reason else "")
@@ -154,7 +156,7 @@ class Sessions:
             reason = "registered again, which ends the drain it asked for"
             verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
         else:
-            step.tell(telling.status_of(record, self._house.thresholds, connection=connection))
+            step.tell(telling.status_of(record, self._house.thresholds, connection=connection, now=step.now))
 
     def _pace(self, record: NodeRecord, now: float) -> None:
         thresholds = self._house.thresholds
@@ -192,7 +194,9 @@ class Sessions:
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)
         else:
-            step.tell(telling.status_of(record, self._house.thresholds, connection=event.connection))
+            step.tell(
+                telling.status_of(record, self._house.thresholds, connection=event.connection, now=step.now)
+            )
 
 
 def start_over(record: NodeRecord, thresholds: Thresholds, now: float) -> None:

@@ -5,7 +5,7 @@ Composes; decides nothing.
 
 from typing import assert_never
 
-from gpu_agent.registry import health
+from gpu_agent.registry import flapping, health
 from gpu_agent.registry.actions import TellStatus
 from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.record import NodeRecord
@@ -14,7 +14,7 @@ from gpu_agent.wire.codes import NodeStatus
 
 
 def status_of(
-    record: NodeRecord, thresholds: Thresholds, *, connection: int, periodic: bool = False
+    record: NodeRecord, thresholds: Thresholds, *, connection: int, now: float, periodic: bool = False
 ) -> TellStatus:
     """Compose the status that a node has, as of its newest beat."""
     return TellStatus(
@@ -32,7 +32,7 @@ def status_of(
         beats_needed=beats_needed(record, thresholds),
         in_flight_jobs=record.in_flight_jobs,
         drain_deadline=record.drain.deadline if record.drain else None,
-        clears_when=clears_when(record, thresholds),
+        clears_when=clears_when(record, thresholds, now),
     )
 
 
@@ -43,13 +43,13 @@ def beats_needed(record: NodeRecord, thresholds: Thresholds) -> int:
     return 0
 
 
-def clears_when(record: NodeRecord, thresholds: Thresholds) -> str | None:
+def clears_when(record: NodeRecord, thresholds: Thresholds, now: float) -> str | None:
     """Say what would change the status; None for a ready node, from which nothing is wanted."""
     match record.status:
         case NodeStatus.READY:
             return None
         case NodeStatus.REGISTERING | NodeStatus.DEGRADED:
-            return _after_healthy_beats(record, thresholds)
+            return _after_healthy_beats(record, thresholds, now)
         case NodeStatus.DRAINING:
             return _when_drained(record)
         case NodeStatus.OFFLINE:
@@ -60,9 +60,14 @@ def clears_when(record: NodeRecord, thresholds: Thresholds) -> str | None:
             assert_never(unreachable)
 
 
-def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds) -> str:
+def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds, now: float) -> str:
     needed = beats_needed(record, thresholds)
     wanted = f"{needed} more healthy beats in a row" if needed != 1 else "one more healthy beat"
+    until = flapping.damped_until(record, thresholds)
+    if until is not None and now < until:
+        exits = f"fewer than {thresholds.flap_limit} exits within {thresholds.flap_window_seconds:g} s"
+        wanted = f"{wanted if needed else 'its beats stay healthy'}, and in {until - now:.0f} s, when {exits}"
+        wanted += " are left"
     if record.drain is not None:
         wanted += ", and then it drains, as asked"
     failing = [check for check in health.checks(record, thresholds) if not check.ok]

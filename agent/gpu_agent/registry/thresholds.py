@@ -15,6 +15,9 @@ class Thresholds:
     failure_window: int = 5
     failures_in_window: int = 3
     consecutive_failures: int = 3
+    flap_limit: int = 3
+    """So many exits from `ready` within the window keep a node degraded."""
+    flap_window_seconds: float = 600.0
     scan_interval_seconds: float = 1.0
     node_status_interval_seconds: float = 60.0
     drain_deadline_seconds: float = 600.0

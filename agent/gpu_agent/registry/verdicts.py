@@ -5,7 +5,7 @@ same step, and one that drains with nothing left to finish goes offline. Whether
 is due is decided by those who watch beats, clocks and wishes.
 """
 
-from gpu_agent.registry import lifecycle, telling
+from gpu_agent.registry import flapping, lifecycle, telling
 from gpu_agent.registry.actions import CloseConnection
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -71,6 +71,7 @@ class Verdicts:
         step.remember(record)
         said = sentence(reason)
         move = lifecycle.move(record, target, reason_code=reason_code, reason=said, now=step.now)
+        flapping.count(record, move, self._thresholds)
         step.note(
             "node_status_changed",
             {
@@ -85,7 +86,7 @@ class Verdicts:
             self._claiming.lose(record, step)
         if record.connection is None:
             return
-        step.tell(telling.status_of(record, self._thresholds, connection=record.connection))
+        step.tell(telling.status_of(record, self._thresholds, connection=record.connection, now=step.now))
         if target is NodeStatus.OFFLINE and not _may_stay(record):
             self.close(record, record.reason, step)
 

@@ -83,7 +83,9 @@ class Watch:
         # Until it is told again, a node may still beat as it was told before.
         record.timeout_seconds = self._thresholds.node_timeout_seconds(max(given, record.interval_seconds))
         record.next_status_at = step.now + self._thresholds.node_status_interval_seconds
-        step.tell(telling.status_of(record, self._thresholds, connection=connection, periodic=True))
+        step.tell(
+            telling.status_of(record, self._thresholds, connection=connection, now=step.now, periodic=True)
+        )
 
     def _purge(self, record: NodeRecord, step: Step) -> None:
         self._house.roster.drop(record)

@@ -4,8 +4,11 @@ A wish outlives restarts of both sides. Every wish is saved before it is answere
 undone when the save fails.
 """
 
+from typing import assert_never
+
+from gpu_agent.registry import controls
 from gpu_agent.registry.actions import Level
-from gpu_agent.registry.events import CordonAsked, DrainAsked, RemovalAsked, ResumeAsked
+from gpu_agent.registry.events import ControlAsked, CordonAsked, DrainAsked, RemovalAsked, ResumeAsked, Wish
 from gpu_agent.registry.house import House
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.sessions import start_over
@@ -20,6 +23,22 @@ class Wishes:
 
     def __init__(self, house: House) -> None:
         self._house = house
+
+    def asked(self, event: Wish, step: Step) -> None:
+        """Do what an operator asks."""
+        match event:
+            case DrainAsked():
+                self.drain(event, step)
+            case ResumeAsked():
+                self.resume(event, step)
+            case CordonAsked():
+                self.cordon(event, step)
+            case RemovalAsked():
+                self.removal(event, step)
+            case ControlAsked():
+                controls.order(event, self._house.roster, step)
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def drain(self, event: DrainAsked, step: Step) -> None:
         """Empty a node: at once where its status allows, else as soon as it may work."""

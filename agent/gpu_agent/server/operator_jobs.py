@@ -46,7 +46,7 @@ def about_jobs(service: RegistryService) -> APIRouter:
     @router.post("/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"))
     async def explain_job(asked: ExplainRequest) -> ExplanationAnswer:
         """Say of every node whether it could take a job, and why not; reserves nothing."""
-        return explained(service.explain(asked.job()))
+        return explained(await service.explain(asked.job()))
 
     @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"))
     async def list_claims(asked: Annotated[ClaimsQuery, Query()]) -> ClaimList:

@@ -15,6 +15,8 @@ from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     ClaimAsked,
+    Command,
+    ControlAsked,
     CordonAsked,
     DrainAsked,
     Event,
@@ -26,13 +28,15 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import in_thread
-from gpu_agent.server import views
+from gpu_agent.server import dispatch_views, slices, views
 from gpu_agent.server.address import Address
 from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
 from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT
 from gpu_agent.server.gateway import Limits
@@ -181,9 +185,26 @@ class RegistryService:
         """Give a job's place back."""
         return _refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
 
-    def explain(self, job: Job) -> Explanation:
+    def select(self, job: Job) -> Selection | NoAvailableNode:
+        """Say which place `claim` would give a job at this moment; reserves nothing."""
+        chosen = self._fleet.select(job, self._clock.monotonic())
+        if isinstance(chosen, NoAvailableNode):
+            return chosen
+        return dispatch_views.selection(job.job_id, chosen)
+
+    async def explain(self, job: Job) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3); reserves nothing."""
-        return self._fleet.explain(job, self._clock.monotonic())
+        verdicts = await slices.collected(self._fleet.explaining(job, self._clock.monotonic()))
+        return Explanation.of(job.job_id, verdicts)
+
+    def why(self, node_id: str, model: str | None = None) -> NodeWhy | None:
+        """Say which jobs a node would be refused now, and why; None when the id is not known."""
+        return self._fleet.why(node_id, self._clock.monotonic(), model)
+
+    def exclusions(self) -> list[ExclusionsView]:
+        """Count what dispatches failed on in the last hour, by the minute, the oldest first."""
+        windows = self._fleet.exclusions(self._clock.monotonic())
+        return [dispatch_views.exclusions(window, self._clock) for window in windows]
 
     async def drain(
         self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
@@ -202,6 +223,14 @@ class RegistryService:
     async def uncordon(self, node_id: str) -> Refusal | None:
         """Lift a cordon."""
         return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
+
+    async def refresh(self, node_id: str) -> Refusal | None:
+        """Have a node probe again now and tell all that it finds."""
+        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REFRESH)))
+
+    async def reregister(self, node_id: str) -> Refusal | None:
+        """Have a node register again on its open connection."""
+        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REREGISTER)))
 
     async def forget(self, node_id: str) -> Refusal | None:
         """Let a node's record go; if it lives it is sent away first."""
@@ -227,6 +256,11 @@ class RegistryService:
     def performance(self) -> Performance:
         """Read the registry's own figures since the last reading (§8)."""
         return self._meter.read(now=self._clock.monotonic(), beats=self._reception.beats)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What this registry judges by."""
+        return self._settings.thresholds
 
     @property
     def size(self) -> Size:

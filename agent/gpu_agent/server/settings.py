@@ -78,6 +78,8 @@ class RegistrySettings(BaseSettings):
     failure_window: Count = _DEFAULTS.failure_window
     failures_in_window: Count = _DEFAULTS.failures_in_window
     consecutive_failures: Count = _DEFAULTS.consecutive_failures
+    flap_limit: Count = _DEFAULTS.flap_limit
+    flap_window_seconds: Span = _DEFAULTS.flap_window_seconds
     scan_interval_seconds: Span = _DEFAULTS.scan_interval_seconds
     node_status_interval_seconds: Span = _DEFAULTS.node_status_interval_seconds
     drain_deadline_seconds: Span = _DEFAULTS.drain_deadline_seconds

@@ -184,7 +184,7 @@ def detail(
         ),
         healthy_beats=record.healthy_beats,
         beats_needed=telling.beats_needed(record, thresholds),
-        clears_when=telling.clears_when(record, thresholds),
+        clears_when=telling.clears_when(record, thresholds, clock.monotonic()),
         drain=None if record.drain is None else _drain(record.drain, clock),
         features=tuple(sorted(record.features)),
         cpu_percent=None if usage is None else usage.cpu_percent,
@@ -210,7 +210,7 @@ def placement(claim: Claim, clock: Clock) -> Placement:
     return Placement(
         job_id=claim.job_id,
         node_id=claim.node_id,
-        gpu_uuids=tuple(uuid for uuid in claim.gpu_uuids if not _is_place(uuid)),
+        gpu_uuids=named_gpus(claim.gpu_uuids),
         endpoint=claim.endpoint,
         expires_at=clock.wall_at(claim.expires_at),
     )
@@ -227,9 +227,9 @@ def claim(held: Claim, clock: Clock) -> ClaimView:
     )
 
 
-def _is_place(uuid: str) -> bool:
-    """True for what stands in for the UUID of a GPU that was declared without one."""
-    return uuid.startswith("#")
+def named_gpus(uuids: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what stands in for the UUID of a GPU that was declared without one."""
+    return tuple(uuid for uuid in uuids if not uuid.startswith("#"))
 
 
 def _gpu(gpu: GpuState) -> GpuView:

@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.explain import explanation, refusal
+from gpu_agent.registry.dispatch.explain import judged, refusal
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.verdict import EXAMPLES_PER_REASON, Exclusion
+from gpu_agent.registry.dispatch.verdict import EXAMPLES_PER_REASON, Able, Excluded, Exclusion, Explanation
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -21,13 +22,17 @@ def index_of(*filed: NodeRecord) -> Index:
     return index
 
 
+def explained_by(index: Index, wanted: Job, warm: str | None = None) -> Explanation:
+    return Explanation.of(wanted.job_id, judged(index, Demand.of(wanted), warm))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=True))
 def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) -> None:
     index = index_of(*random_fleet(dice))
     for _ in range(20):
         demand = Demand.of(random_job(dice))
-        explained = explanation(index, demand, None)
+        explained = explained_by(index, demand.job)
         if explained.able:
             continue
         refused = refusal(index, demand)
@@ -92,7 +97,7 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
         node("away", connection=None),
         node("hot", usage=usage(gpu_percent=99)),
     )
-    explained = explanation(index_of(*fleet), Demand.of(job()), None)
+    explained = explained_by(index_of(*fleet), job())
     assert explained.able == ("idle", "loaded")
     assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
         ("away", Exclusion.DISCONNECTED, "a live connection", "none"),
@@ -102,4 +107,15 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
 
 def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
     index = index_of(node("idle"), node("warm", reported_jobs=1))
-    assert explanation(index, Demand.of(job()), "warm").able == ("warm", "idle")
+    assert explained_by(index, job(), "warm").able == ("warm", "idle")
+
+
+def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
+    index = index_of(node("node-A"), node("node-B"), node("node-C", connection=None))
+    verdicts = judged(index, Demand.of(job()), None)
+    assert next(verdicts) == Able("node-A", index.views["node-A"].score)
+    index.drop("node-B")
+    index.file(node("node-D"))
+    (gone,) = verdicts
+    assert isinstance(gone, Excluded)
+    assert (gone.node_id, gone.reason) == ("node-C", Exclusion.DISCONNECTED)

@@ -4,19 +4,19 @@ Alone writes `NodeRecord.claims`; everything else of a record is the fleet's. Ch
 sends nothing: what it returns is the fleet's to save before it is told.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gpu_agent.registry.dispatch.affinity import Affinities
 from gpu_agent.registry.dispatch.claims import Claims
 from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.explain import explanation, refusal
+from gpu_agent.registry.dispatch.explain import judged, refusal
 from gpu_agent.registry.dispatch.filters import exclusion
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.dispatch.memory import Promise, used_mb
 from gpu_agent.registry.dispatch.placement import fittest
 from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS
-from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.verdict import Able, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.dispatch.view import NodeView
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.record import NodeRecord
@@ -94,6 +94,10 @@ class Dispatch:
         """Return the claim that a job holds."""
         return self._claims.of(job_id)
 
+    def view(self, node_id: str) -> NodeView | None:
+        """Return a node as dispatch sees it, to be read at once; None when the id is not known."""
+        return self._index.views.get(node_id)
+
     def release(self, job_id: str) -> Claim | None:
         """Give a job's place back; None when it holds none."""
         claim = self._claims.end(job_id)
@@ -137,8 +141,11 @@ class Dispatch:
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Judge every node for a job (A-3): the able, best first, and each other's reason. O(nodes)."""
-        demand = Demand.of(job)
-        return explanation(self._index, demand, self._affinities.warm(job.affinity_key, now))
+        return Explanation.of(job.job_id, self.explaining(job, now))
+
+    def explaining(self, job: Job, now: float) -> Iterator[Able | Excluded]:
+        """Judge the nodes for a job one by one; those that come or go meanwhile may be left out."""
+        return judged(self._index, Demand.of(job), self._affinities.warm(job.affinity_key, now))
 
     def _best(self, demand: Demand, now: float) -> tuple[NodeView, int] | None:
         """Find the best able node and its score; the node warm for the job is tried beside the index."""

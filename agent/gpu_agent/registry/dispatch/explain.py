@@ -5,7 +5,6 @@ nodes over a resource limit are looked at one by one, and only for a job that st
 """
 
 from collections.abc import Iterator
-from operator import itemgetter
 
 from gpu_agent.registry.dispatch.bits import members
 from gpu_agent.registry.dispatch.demand import Demand
@@ -14,29 +13,26 @@ from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS
 from gpu_agent.registry.dispatch.verdict import (
     EXAMPLES_PER_REASON,
+    Able,
     Excluded,
     Exclusion,
-    Explanation,
     NoAvailableNode,
 )
 
 _WHATEVER_THE_JOB = (Exclusion.STATUS_NOT_READY, Exclusion.DISCONNECTED, Exclusion.CORDONED)
 
 
-def explanation(index: Index, demand: Demand, warm: str | None) -> Explanation:
-    """Judge every node: the able ones, best score first, and each other one's first reason. O(nodes).
+def judged(index: Index, demand: Demand, warm: str | None) -> Iterator[Able | Excluded]:
+    """Judge the nodes that there are now, one by one, each as it is when its turn comes.
 
     `warm` is the node that earns the affinity bonus.
     """
-    able, excluded = [], []
-    for node_id, view in index.views.items():
+    for node_id in tuple(index.views):
+        view = index.views.get(node_id)
+        if view is None:
+            continue
         verdict = exclusion(view, demand)
-        if verdict is not None:
-            excluded.append(verdict)
-        else:
-            able.append((view.score + (AFFINITY_BONUS if node_id == warm else 0), node_id))
-    able.sort(key=itemgetter(0), reverse=True)
-    return Explanation(demand.job.job_id, tuple(node_id for _, node_id in able), tuple(excluded))
+        yield verdict or Able(node_id, view.score + (AFFINITY_BONUS if node_id == warm else 0))
 
 
 def refusal(index: Index, demand: Demand) -> NoAvailableNode:

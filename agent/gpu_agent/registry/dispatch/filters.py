@@ -7,6 +7,7 @@ own, which `advanced_features` never decides (A-6).
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gpu_agent.registry.dispatch import naming
 from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.memory import free_mb
 from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion
@@ -15,8 +16,6 @@ from gpu_agent.registry.quoting import quoted, sentence
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-
-_SHOWN_NAMES = 8
 
 
 class Lack(NamedTuple):
@@ -63,6 +62,28 @@ def has_memory(view: NodeView, demand: Demand) -> bool:
     return wanting <= 0
 
 
+def lacking(reason: Exclusion, view: NodeView, demand: Demand) -> Lack | None:
+    """Ask one filter alone; None when the node passes it."""
+    return _BY_REASON[reason](view, demand)
+
+
+def without_place(view: NodeView) -> Lack | None:
+    """Say that all places of a node are taken; None when one is free."""
+    record = view.record
+    in_flight = record.in_flight_jobs
+    if in_flight < record.max_concurrent_jobs:
+        return None
+    return Lack("a free place", f"{in_flight} of {record.max_concurrent_jobs} taken")
+
+
+def without_memory(view: NodeView, demand: Demand) -> Lack | None:
+    """Say that too few GPUs have the free memory that a job states; None when enough have."""
+    if has_memory(view, demand):
+        return None
+    free = [free_mb(view.record, gpu, view.promises) for gpu in usable_gpus(view.record, demand.gpu_name)]
+    return Lack(f"{demand.memory_mb} MiB free on {_gpus_wanted(demand)}", f"free: {naming.memory(free)}")
+
+
 def _not_ready(view: NodeView, _demand: Demand) -> Lack | None:
     record = view.record
     if record.status is NodeStatus.READY:
@@ -87,7 +108,7 @@ def _cordoned(view: NodeView, _demand: Demand) -> Lack | None:
 def _not_allowed(view: NodeView, demand: Demand) -> Lack | None:
     if demand.allowed is None or view.record.node_id in demand.allowed:
         return None
-    return Lack(f"one of {_listed(demand.allowed)}", view.record.node_id)
+    return Lack(f"one of {naming.listed(demand.allowed)}", view.record.node_id)
 
 
 def _private(view: NodeView, demand: Demand) -> Lack | None:
@@ -100,20 +121,20 @@ def _too_few_gpus(view: NodeView, demand: Demand) -> Lack | None:
     usable = len(usable_gpus(view.record, demand.gpu_name))
     if usable >= demand.gpu_count:
         return None
-    return Lack(f"usable GPUs{_named(demand)}: {demand.gpu_count}", f"{usable} ({_gpus(view.record)})")
+    return Lack(f"usable GPUs{_named(demand)}: {demand.gpu_count}", f"{usable} ({naming.gpus(view.record)})")
 
 
 def _without_model(view: NodeView, demand: Demand) -> Lack | None:
     for model in demand.job.required_models:
         if model not in view.record.ready_models:
-            return Lack(f"model {model}", _model_state(view.record, model))
+            return Lack(f"model {model}", naming.model_state(view.record, model))
     return None
 
 
 def _without_feature(view: NodeView, demand: Demand) -> Lack | None:
     for feature in demand.job.required_features:
         if feature not in view.record.features:
-            return Lack(f"feature {feature}", _listed(view.record.features))
+            return Lack(f"feature {feature}", naming.listed(view.record.features))
     return None
 
 
@@ -127,15 +148,7 @@ def _mislabelled(view: NodeView, demand: Demand) -> Lack | None:
 
 
 def _without_room(view: NodeView, demand: Demand) -> Lack | None:
-    record = view.record
-    in_flight = record.in_flight_jobs
-    if in_flight >= record.max_concurrent_jobs:
-        return Lack("a free place", f"{in_flight} of {record.max_concurrent_jobs} taken")
-    if has_memory(view, demand):
-        return None
-    free = [free_mb(record, gpu, view.promises) for gpu in usable_gpus(record, demand.gpu_name)]
-    shown = ", ".join("unknown" if one is None else f"{max(one, 0)} MiB" for one in free[:_SHOWN_NAMES])
-    return Lack(f"{demand.memory_mb} MiB free on {_gpus_wanted(demand)}", f"free: {shown}")
+    return without_place(view) or without_memory(view, demand)
 
 
 def _over_limits(view: NodeView, _demand: Demand) -> Lack | None:
@@ -158,6 +171,7 @@ FILTERS: tuple[tuple[Exclusion, _Lacking], ...] = (
     (Exclusion.CAPACITY_EXCEEDED, _without_room),
     (Exclusion.RESOURCE_THRESHOLD_EXCEEDED, _over_limits),
 )
+_BY_REASON = dict(FILTERS)
 
 
 def _over_a_limit(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float] | None:
@@ -174,24 +188,6 @@ def _over_a_limit(record: NodeRecord, limits: Thresholds) -> tuple[str, float, f
     return None
 
 
-def _model_state(record: NodeRecord, model: str) -> str:
-    """Say what a node has of a model that is not ready there."""
-    installed = [one for one in record.models if one.model_id == model]
-    if not installed:
-        return "not installed"
-    if not any(one.enabled for one in installed):
-        return "disabled"
-    stated = (record.capability_state or {}).get(model)
-    return quoted(stated or next(one.status for one in installed if one.enabled))
-
-
-def _gpus(record: NodeRecord) -> str:
-    """List a node's GPUs for a person."""
-    shown = list(record.gpus.values())[:_SHOWN_NAMES]
-    parts = (f"{quoted(gpu.name)} {'MIG parent' if gpu.is_parent else quoted(gpu.health)}" for gpu in shown)
-    return ", ".join(parts) or "no GPU"
-
-
 def _gpus_wanted(demand: Demand) -> str:
     each = "1 GPU" if demand.gpu_count == 1 else f"each of {demand.gpu_count} GPUs"
     return each + _named(demand)
@@ -199,9 +195,3 @@ def _gpus_wanted(demand: Demand) -> str:
 
 def _named(demand: Demand) -> str:
     return f" named {demand.job.gpu_name}" if demand.gpu_name else ""
-
-
-def _listed(names: frozenset[str]) -> str:
-    shown = sorted(names)[:_SHOWN_NAMES]
-    more = len(names) - len(shown)
-    return ", ".join(map(quoted, shown)) + (f" and {more} more" if more else "") if shown else "none"

@@ -1,8 +1,9 @@
 """The verdicts of dispatch: exclusion reasons in the order they are tried, and a refusal's account (§5)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 
 NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
 EXAMPLES_PER_REASON = 5
@@ -35,6 +36,14 @@ class Excluded:
 
 
 @dataclass(frozen=True, slots=True)
+class Able:
+    """A node that could take a job, and how good a place it is."""
+
+    node_id: str
+    score: int
+
+
+@dataclass(frozen=True, slots=True)
 class NoAvailableNode:
     """Nobody is left (A-8): how many nodes fell to each reason, with a few examples."""
 
@@ -54,7 +63,20 @@ class Explanation:
 
     job_id: str
     able: tuple[str, ...]
+    """Best first."""
     excluded: tuple[Excluded, ...]
+
+    @classmethod
+    def of(cls, job_id: str, verdicts: Iterable[Able | Excluded]) -> "Explanation":
+        """Put the verdicts on all nodes together."""
+        able, excluded = list[Able](), list[Excluded]()
+        for one in verdicts:
+            if isinstance(one, Able):
+                able.append(one)
+            else:
+                excluded.append(one)
+        able.sort(key=attrgetter("score"), reverse=True)
+        return cls(job_id, tuple(one.node_id for one in able), tuple(excluded))
 
     @property
     def counts(self) -> dict[Exclusion, int]:

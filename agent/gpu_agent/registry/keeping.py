@@ -1,0 +1,42 @@
+"""What the fleet keeps of each thing as it stands, and how it takes a kept thing back (§4, restart).
+
+How a document reads is `documents`'; when something is saved, `saves`'.
+"""
+
+from gpu_agent.registry import documents
+from gpu_agent.registry.actions import Change, Kept
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.house import House
+from gpu_agent.registry.step import Key, Step
+
+
+class Keeping:
+    """Writes the house's documents, and fills the house from them."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def written(self, key: Key, now: float) -> Change:
+        """Write the change that keeps one thing as it is now, or lets it go."""
+        kind, name = key
+        if kind is Kept.CLAIM:
+            claim = self._house.dispatch.claim_of(name)
+            return Change(kind, name, None if claim is None else documents.of_claim(claim, now))
+        if kind is Kept.TOKEN:
+            token = self._house.tokens.by_id.get(name)
+            return Change(kind, name, None if token is None else documents.of_token(token, now))
+        record = self._house.roster.records.get(name)
+        return Change(kind, name, None if record is None else documents.of_node(record, now))
+
+    def take_back(self, kept: Restored, step: Step) -> None:
+        """Know again what was kept; raises `UnreadableDocumentError`."""
+        house = self._house
+        if kept.kind is Kept.NODE:
+            record = documents.node_from(kept, house.thresholds, step.now)
+            house.roster.add(record)
+            house.dispatch.refresh(record)
+            step.touched[record.node_id] = None
+        elif kept.kind is Kept.TOKEN:
+            house.tokens.put(documents.token_from(kept, step.now))
+        elif not house.claiming.restore(documents.claim_from(kept, house.thresholds, step.now)):
+            step.keep_claim(kept.key)

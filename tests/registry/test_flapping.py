@@ -1,0 +1,187 @@
+"""Flap damping: who leaves ready too often takes no jobs for a while."""
+
+import json
+
+import pytest
+
+from gpu_agent.registry.actions import Kept, TellStatus
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.events import ConnectionLost, RegistrationArrived, ResumeAsked
+from tests.registry.fleets import Registry, declaration, figures, of, proof, statuses
+
+LOST = figures(health="lost", reasons=("xid_79",))
+
+
+def fail(registry: Registry) -> None:
+    """Leave ready by a GPU that is gone for one beat."""
+    registry.beat(gpus=LOST)
+    assert registry.node().status == "degraded"
+
+
+def fail_and_recover(registry: Registry) -> None:
+    fail(registry)
+    registry.beats(3)
+    assert registry.node().status == "ready"
+
+
+def flapping() -> Registry:
+    """A registry whose node has just left ready for the third time."""
+    registry = Registry()
+    registry.ready()
+    fail_and_recover(registry)
+    fail_and_recover(registry)
+    fail(registry)
+    return registry
+
+
+def come_back(registry: Registry, connection: int) -> None:
+    registry.do(RegistrationArrived(connection, declaration(), "unused", credential=proof("node-1")))
+    for _ in range(3):
+        registry.pass_time(2.0)
+        registry.beat(connection, "node-1")
+    assert registry.node().status == "ready"
+
+
+def test_the_third_exit_within_the_window_is_flapping_and_names_its_cause() -> None:
+    record = flapping().node()
+    assert (record.status, record.reason_code) == ("degraded", "flapping")
+    assert record.reason == (
+        "left ready 3 times within 600 s, last for gpu_unavailable: gpus: 0 of 1 GPUs usable; 1 lost: xid_79"
+    )
+
+
+def test_an_exit_that_is_not_one_too_many_keeps_its_own_reason() -> None:
+    registry = Registry()
+    registry.ready()
+    fail_and_recover(registry)
+    fail(registry)
+    assert registry.node().reason_code == "gpu_unavailable"
+
+
+def test_healthy_beats_do_not_make_a_flapping_node_ready_before_its_exits_are_old() -> None:
+    registry = flapping()
+    record = registry.node()
+    first = record.exits[0]
+    while registry.now + 15.0 < first + 600.0:
+        registry.beats(1, every=15.0)
+        assert record.status == "degraded"
+    registry.beats(1, every=15.0)
+    assert registry.now >= first + 600.0
+    assert (record.status, record.reason_code) == ("ready", "recovered")
+
+
+def test_old_exits_alone_do_not_make_a_flapping_node_ready() -> None:
+    registry = flapping()
+    record = registry.node()
+    registry.beats(41, every=15.0, gpus=LOST)
+    assert registry.now > record.exits[0] + 600.0
+    assert record.status == "degraded"
+    registry.beats(2)
+    assert record.status == "degraded"
+    registry.beats(1)
+    assert record.status == "ready"
+
+
+def test_what_clears_it_names_both_conditions_and_the_seconds_left() -> None:
+    registry = flapping()
+    (told,) = [one for one in of(TellStatus, registry.done) if one.reason_code == "flapping"]
+    assert told.clears_when == (
+        "3 more healthy beats in a row, and in 588 s, when fewer than 3 exits within 600 s are left; "
+        "failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+    )
+    again = [one.clears_when for one in of(TellStatus, registry.beats(9, every=15.0)) if one.periodic]
+    assert again[-1] is not None
+    assert again[-1].startswith("its beats stay healthy, and in 501 s")
+
+
+def test_damping_needs_no_waking_of_its_own() -> None:
+    registry = flapping()
+    registry.beats(3)
+    before = registry.fleet.deadline
+    assert before is not None
+    assert before < registry.node().exits[0] + 600.0
+    looks = registry.fleet._deadlines._due["node-1"]
+    assert looks == min(registry.node().next_status_at, registry.node().heard_at + 45.0, looks)
+
+
+def test_exits_by_silence_count_too() -> None:
+    registry = Registry()
+    record = registry.ready()
+    for connection in (2, 3):
+        registry.pass_time(46.0)
+        assert record.reason_code == "heartbeat_timeout"
+        registry.do(ConnectionLost(connection - 1))
+        come_back(registry, connection)
+    registry.beat(3, "node-1", gpus=LOST)
+    assert (record.status, record.reason_code) == ("degraded", "flapping")
+
+
+def test_registering_is_no_exit_and_wipes_none() -> None:
+    registry = Registry()
+    record = registry.ready()
+    fail_and_recover(registry)
+    fail(registry)
+    come_back(registry, 2)
+    come_back(registry, 2)
+    assert len(record.exits) == 2
+    registry.beat(2, "node-1", gpus=LOST)
+    assert (record.status, record.reason_code) == ("degraded", "flapping")
+
+
+def test_leaving_as_planned_is_no_exit() -> None:
+    registry = Registry()
+    record = registry.ready()
+    for _ in range(3):
+        registry.drain()
+        registry.do(ResumeAsked(registry.ref(), "node-1"))
+        registry.beats(3)
+        assert record.status == "ready"
+    assert record.exits == ()
+
+
+def test_exits_outside_the_window_do_not_count() -> None:
+    registry = Registry()
+    record = registry.ready()
+    fail_and_recover(registry)
+    fail_and_recover(registry)
+    registry.beats(40, every=15.0)
+    fail(registry)
+    assert record.reason_code == "gpu_unavailable"
+
+
+def test_exits_survive_a_restart_of_the_registry() -> None:
+    registry = Registry()
+    registry.ready()
+    fail_and_recover(registry)
+    fail_and_recover(registry)
+    kept = [
+        Restored(Kept(kind), key, json.loads(json.dumps(document)), 60.0 + registry.now - written)
+        for (kind, key), (document, written) in registry.kept.items()
+    ]
+    fresh = Registry()
+    fresh.now = registry.now + 60.0
+    fresh.restore(kept)
+    assert fresh.node().exits == pytest.approx(registry.node().exits)
+    come_back(fresh, 1)
+    fresh.beat(gpus=LOST)
+    assert fresh.node().reason_code == "flapping"
+
+
+def test_the_limit_and_the_window_are_settings() -> None:
+    registry = Registry(flap_limit=2, flap_window_seconds=30.0)
+    record = registry.ready()
+    fail_and_recover(registry)
+    fail(registry)
+    assert record.reason_code == "flapping"
+    registry.beats(2, every=10.0)
+    assert statuses(registry.beats(1, every=10.0)) == ["ready"]
+
+
+def test_a_node_whose_beats_flap_without_too_many_exits_is_back_after_healthy_beats() -> None:
+    registry = Registry()
+    record = registry.ready()
+    for healthy in (False, True, False, True, False):
+        registry.beat(probe_age_seconds=1.0 if healthy else 99.0)
+    assert record.reason_code == "flapping"
+    registry.beats(3)
+    assert record.status == "ready"
