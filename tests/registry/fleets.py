@@ -19,7 +19,6 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.pacing import MAX_BEATS_PER_SECOND
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.messages import (
@@ -85,7 +84,6 @@ class Registry:
         *,
         allow_simulated: bool = False,
         auth_off: bool = False,
-        max_beats_per_second: float = MAX_BEATS_PER_SECOND,
         debug: bool = False,
         **thresholds: Any,
     ) -> None:
@@ -95,7 +93,6 @@ class Registry:
             lambda: 0.5,
             allow_simulated=allow_simulated,
             auth_off=auth_off,
-            max_beats_per_second=max_beats_per_second,
             debug=debug,
         )
         self.now = 1000.0

@@ -54,6 +54,7 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats
         "last_beat",
         "load",
         "next_status_at",
+        "pace",
         "recent",
         "reported_job_ids",
         "story",

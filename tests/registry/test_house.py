@@ -2,9 +2,11 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from gpu_agent.registry.census import Census
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.house import House
+from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.thresholds import Thresholds
@@ -20,6 +22,7 @@ def test_nobody_can_exchange_a_part_of_the_house() -> None:
     house = House(
         thresholds=thresholds,
         policy=Policy(),
+        pacer=Pacer(thresholds, Census(), lambda: 0.0),
         roster=roster,
         tokens=Tokens(),
         dispatch=dispatch,

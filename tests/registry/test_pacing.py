@@ -1,9 +1,29 @@
+"""How often a fleet beats: never more than the registry was set up for, and evenly."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from random import Random
+
 import pytest
 
-from gpu_agent.registry.pacing import SPREAD, interval_for, worth_telling
+from gpu_agent.registry.actions import Kept, Send, TellStatus
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.events import BeatArrived, RegistrationArrived
+from gpu_agent.registry.pacing import SPREAD, interval_for, warmup_interval_for, worth_telling
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.messages import NodeRegisterAck
+from tests.registry.fleets import Registry, beat, declaration, of, proof
 
 SETTINGS = Thresholds()
+RATE = SETTINGS.max_beats_per_second
+UNEVENNESS = 1.1
+"""By so much a single second may exceed the rate, by chance."""
+
+
+def busiest(beats: Iterable[float], *, after: float = 0.0) -> int:
+    """How many beats come in the busiest second."""
+    return max(Counter(int(at) for at in beats if at >= after).values(), default=0)
 
 
 def test_a_small_fleet_beats_as_configured_whatever_was_drawn() -> None:
@@ -18,12 +38,155 @@ def test_a_large_fleet_is_spread() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 100, 30_000, 30_001, 100_000, 1_000_000])
 def test_the_fleet_never_beats_oftener_than_the_rate_allows(nodes: int) -> None:
-    interval = interval_for(nodes, SETTINGS, max_beats_per_second=2000.0)
-    assert nodes / interval <= 2000.0
+    interval = interval_for(nodes, SETTINGS)
+    assert nodes / interval <= RATE
     assert interval >= SETTINGS.heartbeat_interval_seconds
 
 
-def test_only_a_change_that_matters_is_told() -> None:
-    assert not worth_telling(15.0, 16.5)
-    assert worth_telling(15.0, 30.0)
+def test_the_rate_is_a_setting() -> None:
+    assert interval_for(50_000, Thresholds(max_beats_per_second=500.0)) == 100.0
+
+
+def test_a_longer_interval_is_told_at_once_and_a_shorter_one_when_it_matters() -> None:
+    assert not worth_telling(15.0, 15.1)
+    assert worth_telling(15.0, 15.5)
+    assert not worth_telling(30.0, 25.0)
     assert worth_telling(30.0, 15.0)
+
+
+def test_fifty_thousand_settled_nodes_beat_under_the_rate_and_evenly() -> None:
+    dice, beats = Random(7), list[float]()  # noqa: S311
+    for _ in range(50_000):
+        interval = interval_for(50_000, SETTINGS, share=dice.random())
+        at = dice.random() * interval
+        while at < 120.0:
+            beats.append(at)
+            at += interval
+    assert len(beats) / 120.0 <= RATE
+    assert busiest(beats) <= RATE * UNEVENNESS
+
+
+def test_a_few_nodes_warm_up_as_configured() -> None:
+    assert warmup_interval_for(1, SETTINGS, share=0.9) == 2.0
+    assert warmup_interval_for(400, SETTINGS, share=0.9) == 2.0
+
+
+@pytest.mark.parametrize("nodes", [1_000, 5_000, 10_000, 17_000])
+def test_when_all_come_back_in_the_same_second_their_beats_after_the_first_stay_under_the_rate(
+    nodes: int,
+) -> None:
+    dice, beats, settled_at = Random(7), list[float](), 0.0  # noqa: S311
+    for _ in range(nodes):
+        came, warmup = dice.random(), warmup_interval_for(nodes, SETTINGS, share=dice.random())
+        interval = interval_for(nodes, SETTINGS, share=dice.random())
+        ready_at = came + 2 * warmup
+        beats += [came + warmup, ready_at]
+        beats += [ready_at + count * interval for count in range(1, 8)]
+        settled_at = max(settled_at, ready_at)
+    assert busiest(beats) <= RATE * UNEVENNESS
+    assert settled_at <= SETTINGS.warmup_timeout_seconds / 2 + 1
+
+
+@pytest.mark.parametrize("nodes", [17_000, 50_000, 1_000_000])
+def test_however_many_come_back_the_healthy_beats_fit_into_the_warmup_with_one_to_spare(nodes: int) -> None:
+    longest = warmup_interval_for(nodes, SETTINGS, share=1.0)
+    assert longest * SETTINGS.healthy_beats_needed < SETTINGS.warmup_timeout_seconds
+    assert longest * 3 <= SETTINGS.heartbeat_timeout_seconds
+
+
+def test_fifty_thousand_that_come_back_at_once_beat_oftener_than_the_rate_for_less_than_a_warmup() -> None:
+    """There the warm-up binds: what the rate would need does not fit into a minute."""
+    dice, beats = Random(7), list[float]()  # noqa: S311
+    for _ in range(50_000):
+        warmup = warmup_interval_for(50_000, SETTINGS, share=dice.random())
+        interval = interval_for(50_000, SETTINGS, share=dice.random())
+        beats += [warmup, 2 * warmup, *(2 * warmup + count * interval for count in range(1, 5))]
+    assert busiest(beats) <= 3 * RATE
+    over = [second for second, count in Counter(map(int, beats)).items() if count > RATE * UNEVENNESS]
+    assert max(over) - min(over) < SETTINGS.warmup_timeout_seconds
+
+
+def test_nodes_that_warm_up_leave_room_for_those_that_have_settled() -> None:
+    alone = warmup_interval_for(4_000, SETTINGS, share=1.0)
+    beside = warmup_interval_for(4_000, SETTINGS, settled=15_000, share=1.0)
+    crowded = warmup_interval_for(4_000, SETTINGS, settled=1_000_000, share=1.0)
+    assert alone < beside < crowded <= 15.0
+
+
+def test_a_node_that_needs_one_healthy_beat_is_not_slowed_down() -> None:
+    assert warmup_interval_for(10_000, Thresholds(healthy_beats_needed=1), share=1.0) == 2.0
+
+
+def test_a_configured_warmup_interval_is_never_shortened() -> None:
+    slow = Thresholds(warmup_heartbeat_interval_seconds=30.0)
+    assert warmup_interval_for(100_000, slow, share=1.0) == 30.0
+
+
+NODES, FLEET_RATE = 1000, 200.0
+
+
+def restarted() -> Registry:
+    """A registry that has just come back, with a fleet that it knows and that has not come back yet."""
+    before = Registry(max_beats_per_second=FLEET_RATE)
+    for connection in range(1, NODES + 1):
+        before.ready(connection)
+    fresh = Registry(max_beats_per_second=FLEET_RATE)
+    dice = Random(7)  # noqa: S311
+    fresh.fleet._pacer._draw = dice.random
+    fresh.restore(
+        [Restored(Kept(kind), key, document, 0.0) for (kind, key), (document, _) in before.kept.items()]
+    )
+    return fresh
+
+
+def test_a_fleet_that_comes_back_after_a_restart_beats_under_the_rate_and_is_ready_in_time() -> None:
+    registry, dice = restarted(), Random(8)  # noqa: S311
+    began = registry.now
+    due = [(began + dice.random(), connection, 0) for connection in range(1, NODES + 1)]
+    heapq.heapify(due)
+    intervals: dict[int, tuple[float, float]] = {}
+    beats = list[float]()
+    while due[0][0] < began + 60.0:
+        at, connection, turn = heapq.heappop(due)
+        registry.pass_time(max(0.0, at - registry.now))
+        node_id = f"node-{connection}"
+        if turn == 0:
+            done = registry.do(RegistrationArrived(connection, declaration(), "x", credential=proof(node_id)))
+            (ack,) = [one.message for one in of(Send, done) if isinstance(one.message, NodeRegisterAck)]
+            assert ack.warmup_heartbeat_interval_seconds is not None
+            assert ack.heartbeat_interval_seconds is not None
+            intervals[connection] = (ack.warmup_heartbeat_interval_seconds, ack.heartbeat_interval_seconds)
+        elif turn > 1:
+            beats.append(at - began)
+        registry.do(BeatArrived(connection, beat(node_id)))
+        warmup, steady = intervals[connection]
+        ready = registry.node(node_id).status == "ready"
+        heapq.heappush(due, (at + (steady if ready else warmup), connection, turn + 1))
+    assert busiest(beats) <= FLEET_RATE * UNEVENNESS
+    became = [record.since - began for record in registry.fleet.nodes() if record.status == "ready"]
+    assert len(became) == NODES
+    assert max(became) < registry.thresholds.warmup_timeout_seconds
+
+
+def test_a_fleet_that_grows_is_told_longer_intervals_and_one_that_shrinks_shorter_ones() -> None:
+    registry = Registry(
+        heartbeat_interval_seconds=10.0, node_status_interval_seconds=10.0, max_beats_per_second=1.0
+    )
+    record = registry.ready()
+    for connection in range(2, 42):
+        registry.register(connection)
+    told = [one for one in of(TellStatus, registry.beats(3, every=10.0)) if one.connection == 1]
+    grown = told[-1].heartbeat_interval_seconds
+    assert grown == pytest.approx(41.0 * (1 + SPREAD * record.pace))
+    registry.beats(30, every=10.0)
+    assert record.interval_seconds < 13.0
+
+
+def test_a_node_keeps_its_place_within_the_spread() -> None:
+    registry = Registry(heartbeat_interval_seconds=10.0, max_beats_per_second=1.0)
+    registry.fleet._pacer._draw = iter([0.25] * 3 + [0.75] * 300).__next__
+    record = registry.ready()
+    for connection in range(2, 42):
+        registry.register(connection)
+    registry.beats(10, every=10.0)
+    assert record.pace == 0.25

@@ -2,6 +2,7 @@ import pytest
 
 from gpu_agent.registry.actions import TellStatus
 from gpu_agent.registry.events import ConnectionLost, CordonAsked
+from gpu_agent.registry.pacing import SPREAD
 from tests.registry.fleets import Registry, closed, codes, notes, of, statuses
 
 DAY = 86_400.0
@@ -91,7 +92,7 @@ def test_a_node_is_told_a_longer_interval_when_the_fleet_has_grown() -> None:
     for connection in range(2, 12):
         registry.register(connection)
     told = [one for one in of(TellStatus, registry.beats(6, every=1.0)) if one.connection == 1]
-    assert told[-1].heartbeat_interval_seconds == pytest.approx(11.0)
+    assert told[-1].heartbeat_interval_seconds == pytest.approx(11.0 * (1 + SPREAD / 2))
     assert record.timeout_seconds == 45.0
 
 

@@ -29,6 +29,7 @@ MEANINGS: dict[str, str] = {
     "consecutive_failures": "unhealthy beats in a row that degrade a ready node",
     "flap_limit": "exits from ready within the flap window that keep a node degraded",
     "flap_window_seconds": "how long such an exit counts",
+    "max_beats_per_second": "beats a second that the fleet's intervals grow to stay under",
     "scan_interval_seconds": "how late a timeout may be noticed",
     "node_status_interval_seconds": "how often a node is told its status, besides every change",
     "drain_deadline_seconds": "how long a drain waits for jobs unless told otherwise",

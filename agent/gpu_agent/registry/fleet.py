@@ -7,9 +7,9 @@ shell carries the actions out in order, and nothing that follows a `Save` before
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
-from gpu_agent.registry import pacing
 from gpu_agent.registry.actions import Action, Kept, Level
 from gpu_agent.registry.beats import Beats
+from gpu_agent.registry.census import Census
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.deadlines import Deadlines, next_look
@@ -43,6 +43,7 @@ from gpu_agent.registry.house import House
 from gpu_agent.registry.issuing import Issuing
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.keeping import Keeping
+from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
@@ -74,23 +75,21 @@ class Fleet:
         *,
         allow_simulated: bool = False,
         auth_off: bool = False,
-        max_beats_per_second: float = pacing.MAX_BEATS_PER_SECOND,
         debug: bool = False,
     ) -> None:
         self.thresholds = thresholds
         self._roster = Roster()
         self._tokens = Tokens()
         self._deadlines = Deadlines()
+        self._census = Census()
+        self._pacer = Pacer(thresholds, self._census, draw)
         self._dispatch = Dispatch(thresholds, draw)
         claiming = Claiming(thresholds, self._dispatch, debug=debug)
         verdicts = Verdicts(thresholds, self._roster, dispatch=self._dispatch, claiming=claiming)
         house = House(
             thresholds=thresholds,
-            policy=Policy(
-                allow_simulated=allow_simulated,
-                auth_off=auth_off,
-                max_beats_per_second=max_beats_per_second,
-            ),
+            policy=Policy(allow_simulated=allow_simulated, auth_off=auth_off),
+            pacer=self._pacer,
             roster=self._roster,
             tokens=self._tokens,
             dispatch=self._dispatch,
@@ -99,7 +98,7 @@ class Fleet:
         )
         self._claiming, self._verdicts = claiming, verdicts
         self._beats = Beats(house, debug=debug)
-        self._sessions = Sessions(house, draw)
+        self._sessions = Sessions(house)
         self._wishes = Wishes(house)
         self._issuing = Issuing(house)
         self._watch = Watch(house)
@@ -267,7 +266,9 @@ class Fleet:
             if record is None:
                 self._deadlines.forget(node_id)
                 self._tokens.forget(node_id)
+                self._census.forget(node_id)
             else:
                 self._tokens.fit(record)
+                self._census.count(record)
                 self._deadlines.at(node_id, next_look(record, self.thresholds))
         return self._saves.sealed(step)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.thresholds import Thresholds
@@ -17,6 +18,7 @@ class House:
 
     thresholds: Thresholds
     policy: Policy
+    pacer: Pacer
     roster: Roster
     tokens: Tokens
     dispatch: Dispatch

@@ -1,8 +1,6 @@
-"""Whom a registry takes, and how often it wants to hear from them: beside the thresholds."""
+"""Whom a registry takes: beside the thresholds, by which it judges them."""
 
 from dataclasses import dataclass
-
-from gpu_agent.registry import pacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,4 +9,3 @@ class Policy:
 
     allow_simulated: bool = False
     auth_off: bool = False
-    max_beats_per_second: float = pacing.MAX_BEATS_PER_SECOND

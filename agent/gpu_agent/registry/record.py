@@ -73,7 +73,10 @@ class NodeRecord:
     """The connection that was told the newest of its tokens: it is told no other until one is wished."""
     granted_labels: Mapping[str, str] = field(default_factory=dict)
     """Given by the join token that let it in; they go before what the node says of itself."""
+    pace: float = 0.0
+    """Its place within the spread of intervals, drawn from 0 to 1 when it registers."""
     interval_seconds: float = 15.0
+    warmup_interval_seconds: float = 2.0
     timeout_seconds: float = 45.0
     heard_at: float = 0.0
     """The last sign of life: a beat, a registration, or the registry's own start (§4, restart)."""

@@ -3,9 +3,7 @@
 The newest proven session wins, by the order of arrival. Closing a socket changes no status.
 """
 
-from collections.abc import Callable
-
-from gpu_agent.registry import admission, declared, faults, identity, pacing, telling
+from gpu_agent.registry import admission, declared, faults, identity, telling
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
@@ -21,17 +19,14 @@ POLICY_VIOLATION = 1008
 """The WebSocket code with which a superseded session is closed."""
 
 BUSY_RETRY_SECONDS = 5.0
-_FIRST_STATUS_SHARE = 0.5
-"""Periodic statuses of nodes that came together are spread over the second half of the first interval."""
 
 
 class Sessions:
     """The sessions of all nodes."""
 
-    def __init__(self, house: House, draw: Callable[[], float]) -> None:
+    def __init__(self, house: House) -> None:
         self._house = house
         self._policy = house.policy
-        self._draw = draw
 
     def register(self, event: RegistrationArrived, step: Step) -> None:
         """Admit a node, or say why not; a refusal leaves the connection open for another try."""
@@ -120,7 +115,7 @@ class Sessions:
         record.registered_at = step.now
         record.address = event.address
         record.epoch += 1
-        self._pace(record, step.now)
+        house.pacer.begin(record, step.now)
         if message.running_jobs is not None:
             record.running_jobs = message.running_jobs
             record.reported_job_ids = frozenset(message.running_jobs)
@@ -158,25 +153,13 @@ class Sessions:
         else:
             step.tell(telling.status_of(record, self._house.thresholds, connection=connection, now=step.now))
 
-    def _pace(self, record: NodeRecord, now: float) -> None:
-        thresholds = self._house.thresholds
-        record.interval_seconds = pacing.interval_for(
-            len(self._house.roster.bound),
-            thresholds,
-            max_beats_per_second=self._policy.max_beats_per_second,
-            share=self._draw(),
-        )
-        record.timeout_seconds = thresholds.node_timeout_seconds(record.interval_seconds)
-        spread = _FIRST_STATUS_SHARE + (1 - _FIRST_STATUS_SHARE) * self._draw()
-        record.next_status_at = now + thresholds.node_status_interval_seconds * spread
-
     def _ack(self, record: NodeRecord, event: RegistrationArrived, token: str | None) -> NodeRegisterAck:
         return NodeRegisterAck(
             node_id=record.node_id,
             node_token=token,
             capability_schema_version=admission.schema_of(event.message),
             heartbeat_interval_seconds=record.interval_seconds,
-            warmup_heartbeat_interval_seconds=self._house.thresholds.warmup_heartbeat_interval_seconds,
+            warmup_heartbeat_interval_seconds=record.warmup_interval_seconds,
             heartbeat_timeout_seconds=record.timeout_seconds,
             session_epoch=record.epoch,
         )

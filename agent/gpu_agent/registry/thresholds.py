@@ -18,6 +18,8 @@ class Thresholds:
     flap_limit: int = 3
     """So many exits from `ready` within the window keep a node degraded."""
     flap_window_seconds: float = 600.0
+    max_beats_per_second: float = 2000.0
+    """Far below what one core can take, so that a burst after an outage finds room."""
     scan_interval_seconds: float = 1.0
     node_status_interval_seconds: float = 60.0
     drain_deadline_seconds: float = 600.0

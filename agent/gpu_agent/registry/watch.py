@@ -5,7 +5,7 @@ Called for the nodes whose time has come, in no particular order. Reads no clock
 
 from collections.abc import Iterable
 
-from gpu_agent.registry import deadlines, faults, health, pacing, silence, telling
+from gpu_agent.registry import deadlines, faults, health, silence, telling
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.house import House
 from gpu_agent.registry.record import NodeRecord
@@ -72,17 +72,7 @@ class Watch:
 
     def _tell_again(self, record: NodeRecord, connection: int, step: Step) -> None:
         """Tell a node its status once more, and a new interval where the fleet has grown or shrunk."""
-        given = record.interval_seconds
-        wanted = pacing.interval_for(
-            len(self._house.roster.bound),
-            self._thresholds,
-            max_beats_per_second=self._house.policy.max_beats_per_second,
-        )
-        if pacing.worth_telling(given, wanted):
-            record.interval_seconds = wanted
-        # Until it is told again, a node may still beat as it was told before.
-        record.timeout_seconds = self._thresholds.node_timeout_seconds(max(given, record.interval_seconds))
-        record.next_status_at = step.now + self._thresholds.node_status_interval_seconds
+        self._house.pacer.adjust(record, step.now)
         step.tell(
             telling.status_of(record, self._thresholds, connection=connection, now=step.now, periodic=True)
         )

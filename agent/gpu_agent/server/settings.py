@@ -49,6 +49,7 @@ Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -80,6 +81,7 @@ class RegistrySettings(BaseSettings):
     consecutive_failures: Count = _DEFAULTS.consecutive_failures
     flap_limit: Count = _DEFAULTS.flap_limit
     flap_window_seconds: Span = _DEFAULTS.flap_window_seconds
+    max_beats_per_second: Rate = _DEFAULTS.max_beats_per_second
     scan_interval_seconds: Span = _DEFAULTS.scan_interval_seconds
     node_status_interval_seconds: Span = _DEFAULTS.node_status_interval_seconds
     drain_deadline_seconds: Span = _DEFAULTS.drain_deadline_seconds
