@@ -1,7 +1,8 @@
 from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note, Save
+from gpu_agent.registry.documents import Restored
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT, Clerk, Open, Publish, unkept
+from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT, Clerk, Open, Publish, restored, unkept
 from gpu_agent.store.base import Batch, RegistryEvent
 
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
@@ -43,3 +44,12 @@ def test_events_without_a_save_are_kept_too_and_numbers_grow() -> None:
 def test_what_could_not_be_kept_is_told_without_a_number() -> None:
     told = unkept(clerk().make_ready([Note("one"), Answer(1, None)]).doings)
     assert told == [Publish(RegistryEvent(1_000_000.0, "one"), Level.INFO), Answer(1, None)]
+
+
+def test_what_was_kept_comes_back_with_its_age_and_what_has_no_date_is_passed_over() -> None:
+    kept = [
+        Change(Kept.NODE, "node-1", {WRITTEN_AT: 1_000_000.0, DOCUMENT: {"a": 1}}),
+        Change(Kept.NODE, "node-2", {DOCUMENT: {"a": 1}}),
+        Change(Kept.NODE, "node-3", None),
+    ]
+    assert list(restored(kept, 1_000_060.0)) == [Restored(Kept.NODE, "node-1", {"a": 1}, 60.0)]

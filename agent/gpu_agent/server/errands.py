@@ -4,7 +4,7 @@ A note that is more than a matter of debugging is kept as an event, numbered her
 and tells nothing itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpu_agent.registry.actions import Action as Asked
@@ -18,6 +18,7 @@ from gpu_agent.registry.actions import (
     Send,
     TellStatus,
 )
+from gpu_agent.registry.documents import Restored
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
 from gpu_agent.store.base import Batch, RegistryEvent
@@ -115,3 +116,12 @@ def unkept(doings: Iterable[Doing]) -> list[Doing]:
 
 def _is_kept(note: Note) -> bool:
     return note.level is not Level.DEBUG and note.event not in LOGGED_ONLY
+
+
+def restored(kept: Iterable[Change], now: float) -> Iterator[Restored]:
+    """Say of each document that was made ready once how long ago that was, by wall time."""
+    for change in kept:
+        wrapped = change.document or {}
+        document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
+        if isinstance(document, Mapping) and isinstance(written_at, int | float):
+            yield Restored(change.kind, change.key, document, now - written_at)

@@ -7,12 +7,11 @@ is one user of this facade among others. Everything here belongs to one event lo
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.actions import Change, Refusal, Result
+from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
-from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     ClaimAsked,
     Command,
@@ -38,7 +37,7 @@ from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
-from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT
+from gpu_agent.server.errands import restored
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
@@ -121,7 +120,9 @@ class RegistryService:
         self._chronicle.restore(kept)
         self._loop.start()
         self._lag.start()
-        self._loop.act(self._fleet.restore(self._restored(kept.changes), self._clock.monotonic()))
+        self._loop.act(
+            self._fleet.restore(restored(kept.changes, self._clock.wall()), self._clock.monotonic())
+        )
         self._switchboard.admit()
 
     async def stop(self) -> None:
@@ -286,15 +287,6 @@ class RegistryService:
         if result is None:
             raise RuntimeError(f"the fleet answered for job {job_id!r} with nothing; this is a bug")
         return result
-
-    def _restored(self, kept: Iterable[Change]) -> Iterator[Restored]:
-        """Say of each kept document how long ago it was written, by wall time."""
-        now = self._clock.wall()
-        for change in kept:
-            wrapped = change.document or {}
-            document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
-            if isinstance(document, Mapping) and isinstance(written_at, int | float):
-                yield Restored(change.kind, change.key, document, now - written_at)
 
 
 def _refusal(result: Result) -> Refusal | None:
