@@ -106,7 +106,13 @@ class Program:
 class Registry(Program):
     """A real `gpu-agent registry serve` on ports of its own."""
 
-    def __init__(self, *arguments: str, node_port: int = 0, operator_port: int = 0) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        node_port: int = 0,
+        operator_port: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(
             "registry",
             "serve",
@@ -117,6 +123,7 @@ class Registry(Program):
             "--operator-listen",
             f"127.0.0.1:{operator_port}",
             *arguments,
+            environment=environment,
         )
 
     def __enter__(self) -> Self:

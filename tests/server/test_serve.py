@@ -27,6 +27,13 @@ def test_it_says_where_it_listens_and_serves_both_ports() -> None:
             assert json.load(answer)["status"] == "ok"
 
 
+def test_it_logs_its_own_figures_as_often_as_it_is_told() -> None:
+    with Registry(environment={"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": "0.2"}) as registry:
+        figures = registry.await_event("performance")
+    assert {"beats_per_second", "loop_lag_ms", "select_p99_us", "nodes", "connections"} <= set(figures)
+    assert 0 <= figures["loop_lag_p50_ms"] <= figures["loop_lag_p99_ms"] <= figures["loop_lag_ms"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answers(
     number: signal.Signals,

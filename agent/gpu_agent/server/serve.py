@@ -24,7 +24,6 @@ if sys.platform != "win32":
 
 EXIT_OK, EXIT_FAILED = 0, 1
 STOP_SECONDS = 4.0
-PERFORMANCE_SECONDS = 60.0
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 """A beat makes some sixty objects, none of them in a cycle, and frees as many of the beat before
@@ -67,15 +66,17 @@ async def serve(settings: RegistrySettings) -> int:
         )
         if settings.insecure_no_auth:
             _LOG.warning("registry_checks_no_credentials", node_listen=str(service.node_address))
-        await _run(service, operator, stopping)
+        await _run(service, operator, stopping, measured_every=settings.performance_interval_seconds)
     _LOG.info("registry_stopped")
     return EXIT_OK
 
 
-async def _run(service: RegistryService, operator: OperatorServer, stopping: asyncio.Event) -> None:
+async def _run(
+    service: RegistryService, operator: OperatorServer, stopping: asyncio.Event, *, measured_every: float
+) -> None:
     async with Tasks() as tasks:
         serving = tasks.start("operator-api", operator.serve())
-        tasks.start("performance", _tell_performance(service))
+        tasks.start("performance", _tell_performance(service, measured_every))
         await stopping.wait()
         operator.stop()
         async with asyncio.timeout(STOP_SECONDS):
@@ -84,9 +85,9 @@ async def _run(service: RegistryService, operator: OperatorServer, stopping: asy
         tasks.end()
 
 
-async def _tell_performance(service: RegistryService) -> None:
+async def _tell_performance(service: RegistryService, every_seconds: float) -> None:
     while True:
-        await asyncio.sleep(PERFORMANCE_SECONDS)
+        await asyncio.sleep(every_seconds)
         figures, size = service.performance(), service.size
         _LOG.info(
             "performance",

@@ -70,6 +70,8 @@ class RegistrySettings(BaseSettings):
     max_connections: Count = 16384
     registration_timeout_seconds: Span = 10.0
     """A connection that has not registered by then is closed (§2)."""
+    performance_interval_seconds: Span = 60.0
+    """How often the registry logs its own figures (§8)."""
 
     heartbeat_interval_seconds: Span = _DEFAULTS.heartbeat_interval_seconds
     warmup_heartbeat_interval_seconds: Span = _DEFAULTS.warmup_heartbeat_interval_seconds
