@@ -24,7 +24,8 @@ def test_after_kill_9_of_the_registry_all_agents_are_ready_again_with_their_ids(
 
         first.send(signal.SIGKILL)
         first.wait(5)
-        ports = {"node_port": first.node_port, "operator_port": first.operator_port}
-        second = running.enter_context(Registry("--allow-simulated", **ports))
+        second = running.enter_context(
+            Registry("--allow-simulated", node_port=first.node_port, operator_port=first.operator_port)
+        )
         after = {node["node_id"] for node in second.await_ready(AGENTS, within_seconds=20)}
         assert after == before
