@@ -109,6 +109,7 @@ class Registry(Program):
     def __init__(
         self,
         *arguments: str,
+        auth: str = "off",
         node_port: int = 0,
         operator_port: int = 0,
         environment: Mapping[str, str] | None = None,
@@ -116,6 +117,8 @@ class Registry(Program):
         super().__init__(
             "registry",
             "serve",
+            "--auth",
+            auth,
             "--store",
             "memory",
             "--node-listen",

@@ -46,7 +46,14 @@ class RegistryProcess:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.log = RegistryLog()
-        command = [str(Path(sys.executable).with_name("gpu-agent")), "registry", "serve", *self._options]
+        command = [
+            str(Path(sys.executable).with_name("gpu-agent")),
+            "registry",
+            "serve",
+            "--auth",
+            "off",
+            *self._options,
+        ]
         command += ["--node-listen", f"127.0.0.1:{self._node_port}"]
         command += ["--operator-listen", f"127.0.0.1:{self._operator_port}"]
         every = {"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": self._measured_every}

@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
+from gpu_agent.registry.credentials import Role
 from gpu_agent.server.service import RegistryService
-from tests.server.api import problem
-from tests.server.harness import Node, node
+from gpu_agent.server.tokens import NewToken
+from tests.server.api import problem, serving
+from tests.server.harness import Node, node, running
 
 H100 = {"cpu_cores": 8, "memory_gb": 32, "gpus": [{"name": "NVIDIA H100", "memory_gb": 80}]}
 
@@ -15,6 +17,14 @@ H100 = {"cpu_cores": 8, "memory_gb": 32, "gpus": [{"name": "NVIDIA H100", "memor
 async def test_an_empty_registry_lists_no_nodes(api: httpx.AsyncClient) -> None:
     answer = (await api.get("/v1/nodes")).json()
     assert answer == {"auth": "off", "nodes": [], "count": 0, "next": None}
+
+
+async def test_the_list_says_that_tokens_are_asked_for() -> None:
+    async with running(auth_on=True) as service, serving(service) as client:
+        made = await service.tokens.create_operator(Role.READ)
+        assert isinstance(made, NewToken)
+        answer = await client.get("/v1/nodes", headers={"Authorization": f"Bearer {made.token}"})
+    assert answer.json()["auth"] == "on"
 
 
 async def test_the_list_shows_what_an_operator_looks_for(api: httpx.AsyncClient, ready: Node) -> None:

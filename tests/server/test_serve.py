@@ -4,15 +4,20 @@ import gc
 import json
 import signal
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
 from gpu_agent.server.address import Address
-from gpu_agent.server.serve import EXIT_FAILED, serve
+from gpu_agent.server.serve import EXIT_FAILED, EXIT_UNUSABLE_STATE, serve
 from gpu_agent.server.settings import load
+from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE
 from tests.programs import Program, Registry
+
+PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
 
 
 def test_it_says_where_it_listens_and_serves_both_ports() -> None:
@@ -53,6 +58,8 @@ def test_a_taken_port_ends_it_with_the_next_step() -> None:
         Program(
             "registry",
             "serve",
+            "--auth",
+            "off",
             "--node-listen",
             f"127.0.0.1:{first.node_port}",
             "--operator-listen",
@@ -66,9 +73,60 @@ def test_a_taken_port_ends_it_with_the_next_step() -> None:
 async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
     with Address("127.0.0.1", 0).bind() as taken:
         port = taken.getsockname()[1]
-        settings = load({"node_listen": "127.0.0.1:0", "operator_listen": f"127.0.0.1:{port}"})
+        settings = load({"auth": "off", "node_listen": "127.0.0.1:0", "operator_listen": f"127.0.0.1:{port}"})
         assert await serve(settings) == EXIT_FAILED
 
 
 def test_the_collector_is_left_alone_by_importing_this() -> None:
     assert gc.get_threshold()[0] < 50_000
+
+
+def refused_at_start(*arguments: str) -> tuple[int, str]:
+    """How a registry that cannot start ends, and what it says."""
+    with Program("registry", "serve", "--store", "memory", *PORTS, *arguments) as program:
+        code = program.wait(15)
+        return code, str(program.events("registry_start_failed")[0]["problem"])
+
+
+def test_a_state_directory_that_is_open_to_others_ends_it_with_what_mends_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    code, problem = refused_at_start("--state-dir", str(tmp_path))
+    assert code == EXIT_UNUSABLE_STATE
+    assert f"chmod 700 {tmp_path}" in problem
+
+
+def test_by_default_it_asks_for_tokens_and_leaves_the_first_one_in_its_state_directory(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "state"
+    with Program("registry", "serve", "--store", "memory", *PORTS, "--state-dir", str(folder)) as registry:
+        api = f"http://{registry.await_event('registry_listening', within_seconds=20)['operator_listen']}"
+        token = (folder / OPERATOR_TOKEN_FILE).read_text().strip()
+        assert asked(f"{api}/v1/nodes", token) == 200
+        assert asked(f"{api}/v1/nodes", None) == 401
+        assert asked(f"{api}/healthz", None) == 200
+        assert registry.events("registry_checks_no_credentials") == []
+        assert registry.events("registry_without_tls") == []
+        assert token not in registry.told()
+
+
+def asked(url: str, token: str | None) -> int:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:  # noqa: S310 - ours
+            status: int = answer.status
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        status = refused.code
+    return status
+
+
+def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
+    with Program(
+        *("registry", "serve", "--store", "memory", "--state-dir", str(tmp_path)),
+        *("--node-listen", "0.0.0.0:0", "--operator-listen", "127.0.0.1:0"),
+    ) as registry:
+        said = registry.await_event("registry_without_tls", within_seconds=20)
+        assert (said["listener"], said["address"]) == ("node_listen", "0.0.0.0:0")
+    with Registry() as registry:
+        assert registry.await_event("registry_checks_no_credentials", within_seconds=20)

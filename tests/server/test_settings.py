@@ -8,6 +8,7 @@ from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.server import settings
 from gpu_agent.server.address import Address
 from gpu_agent.server.settings import RegistrySettings, load
+from gpu_agent.server.state_dir import default_state_dir
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +56,36 @@ def test_lists_are_written_with_commas_outside_the_file(
     assert load({"required_models": "c"}, config=config).required_models == ("c",)
 
 
+def test_tokens_are_asked_for_unless_told_otherwise() -> None:
+    assert load({}).auth_on
+    assert not load({"auth": "off"}).auth_on
+    assert not load({"insecure_no_auth": True}).auth_on
+
+
 @pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
-def test_an_address_that_others_reach_needs_the_dangerous_flag(name: str) -> None:
-    with pytest.raises(SettingsError, match="--insecure-no-auth"):
-        load({name: "0.0.0.0:8080"})
-    assert load({name: "0.0.0.0:8080", "insecure_no_auth": True}).insecure_no_auth
+def test_auth_is_off_where_others_get_in_only_by_the_dangerous_flag(name: str) -> None:
+    assert load({name: "0.0.0.0:8080"}).auth_on
+    with pytest.raises(SettingsError, match=rf"{name} 0\.0\.0\.0:8080 .*--insecure-no-auth"):
+        load({name: "0.0.0.0:8080", "auth": "off"})
+    for flags in ({}, {"auth": "off"}):
+        assert not load({name: "0.0.0.0:8080", "insecure_no_auth": True, **flags}).auth_on
+
+
+def test_auth_both_on_and_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_REGISTRY_AUTH", "on")
+    with pytest.raises(SettingsError, match="leave one of the two out"):
+        load({"insecure_no_auth": True})
+
+
+def test_the_listeners_that_others_reach_are_known_by_name() -> None:
+    assert load({}).open_listeners == {}
+    loaded = load({"node_listen": "0.0.0.0:1", "operator_listen": "10.0.0.1:2"})
+    assert list(loaded.open_listeners) == ["node_listen", "operator_listen"]
+
+
+def test_the_state_directory_is_the_platforms_unless_named() -> None:
+    assert load({}).state_folder == default_state_dir()
+    assert load({"state_dir": "~/there"}).state_folder == Path("~/there").expanduser()
 
 
 @pytest.mark.parametrize(
@@ -73,6 +99,7 @@ def test_an_address_that_others_reach_needs_the_dangerous_flag(name: str) -> Non
         ({"node_listen": "8080"}, "write it like 127.0.0.1:8080"),
         ({"store": "sqlite"}, "store"),
         ({"log_level": "loud"}, "log_level"),
+        ({"auth": "maybe"}, "auth"),
         ({"failures_in_window": "6"}, "make the window larger"),
         ({"hearbeat_timeout_seconds": "3"}, "is no setting"),
     ],

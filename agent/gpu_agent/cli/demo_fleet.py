@@ -162,6 +162,8 @@ def _started(nursery: _Nursery) -> Fleet:
         "registry",
         "registry",
         "serve",
+        "--auth",
+        "off",
         "--store",
         "memory",
         "--node-listen",

@@ -69,10 +69,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--allow-simulated", action="store_true", default=None, help="let simulated nodes register"
     )
     whom.add_argument(
+        "--auth",
+        choices=("on", "off"),
+        help="ask nodes and operators for tokens (default on); off only while both ports are on loopback",
+    )
+    whom.add_argument(
         "--insecure-no-auth",
         action="store_true",
         default=None,
-        help="DANGER: listen beyond loopback although anybody who gets there may act as any node or operator",
+        help="DANGER: ask for no tokens on any address: whoever gets there may act as any node or operator",
     )
     thresholds = parser.add_argument_group("thresholds")
     for one in fields(Thresholds):

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from gpu_agent.server.address import Address
 from gpu_agent.server.operator_about import about_registry
+from gpu_agent.server.operator_auth import Authorization
 from gpu_agent.server.operator_guard import LOOPBACK_NAMES, Guard
 from gpu_agent.server.operator_jobs import about_jobs
 from gpu_agent.server.operator_nodes import about_nodes
@@ -31,7 +32,13 @@ class OperatorServer:
 
     def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
         hosts = {*LOOPBACK_NAMES, address.host} if address.is_loopback else None
-        guarded = Guard(application(service), hosts=hosts, refuse=refusing)
+        app = application(service)
+        guarded = Authorization(
+            Guard(app, hosts=hosts, refuse=refusing),
+            routes=app.routes,
+            desk=service.tokens if service.auth_on else None,
+            refuse=refusing,
+        )
         config = uvicorn.Config(
             ExactPaths(guarded, refuse=refusing),  # outermost: all behind it read the same path
             log_config=None,

@@ -64,7 +64,9 @@ def about_nodes(service: RegistryService) -> APIRouter:
     async def list_nodes(asked: Annotated[NodesQuery, Query()]) -> StreamingResponse:
         """List nodes by id, each with its status and the reason for it."""
         nodes = service.nodes(asked.wanted(), after=asked.after)
-        return StreamingResponse(_written(nodes, limit=asked.limit), media_type="application/json")
+        return StreamingResponse(
+            _written(nodes, limit=asked.limit, auth_on=service.auth_on), media_type="application/json"
+        )
 
     @router.get(
         "/v1/nodes/{node_id}", summary="Show a node", openapi_extra=needs("read"), responses=refusals(_FOUND)
@@ -97,9 +99,10 @@ def known(service: RegistryService, node_id: str) -> NodeDetail:
     return node
 
 
-async def _written(nodes: Iterator[NodeSummary], *, limit: int | None) -> AsyncIterator[bytes]:
+async def _written(nodes: Iterator[NodeSummary], *, limit: int | None, auth_on: bool) -> AsyncIterator[bytes]:
     """Write a page of nodes, then how many they are and where the next page begins."""
-    piece, count, last = bytearray(b'{"auth":"off","nodes":['), 0, ""
+    piece, count, last = bytearray(b'{"auth":"on",' if auth_on else b'{"auth":"off",'), 0, ""
+    piece += b'"nodes":['
     more = False
     for node in nodes:
         if count == limit:

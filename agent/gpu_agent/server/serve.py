@@ -12,17 +12,19 @@ from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.address import Address, bound_address
+from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
+from gpu_agent.server.state_dir import StateDirectoryError, prepare
 from gpu_agent.store.base import Store, StoreError
 from gpu_agent.store.memory import MemoryStore
 
 if sys.platform != "win32":
     import resource
 
-EXIT_OK, EXIT_FAILED = 0, 1
+EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
 STOP_SECONDS = 4.0
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 100)
@@ -48,11 +50,19 @@ async def serve(settings: RegistrySettings) -> int:
         stopping.set()
 
     with signals.delivered((*signals.STOPPING, *signals.RELOADING), stop):  # nothing can be reloaded yet
+        try:
+            if settings.auth_on:
+                prepare(settings.state_folder)
+        except StateDirectoryError as error:
+            _LOG.error("registry_start_failed", problem=str(error))
+            return EXIT_UNUSABLE_STATE
         service = RegistryService(_service_settings(settings), _store(settings))
         try:
             await service.start()
+            if settings.auth_on:
+                await leave_admin_token(service.tokens, settings.state_folder)
             operator_listener = settings.operator_listen.bind()
-        except (OSError, StoreError) as error:
+        except (OSError, StoreError, StateDirectoryError) as error:
             _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
             await service.stop()
             return EXIT_FAILED
@@ -64,11 +74,22 @@ async def serve(settings: RegistrySettings) -> int:
             node_listen=str(service.node_address),
             operator_listen=str(bound_address(operator_listener)),
         )
-        if settings.insecure_no_auth:
-            _LOG.warning("registry_checks_no_credentials", node_listen=str(service.node_address))
+        _warn(settings)
         await _run(service, operator, stopping, measured_every=settings.performance_interval_seconds)
     _LOG.info("registry_stopped")
     return EXIT_OK
+
+
+def _warn(settings: RegistrySettings) -> None:
+    """Say plainly what lets others in, or lets them listen."""
+    if not settings.auth_on:
+        _LOG.warning(
+            "registry_checks_no_credentials",
+            node_listen=str(settings.node_listen),
+            operator_listen=str(settings.operator_listen),
+        )
+    for name, address in settings.open_listeners.items():
+        _LOG.warning("registry_without_tls", listener=name, address=str(address))
 
 
 async def _run(
@@ -110,7 +131,7 @@ def _service_settings(settings: RegistrySettings) -> ServiceSettings:
             registration_timeout_seconds=settings.registration_timeout_seconds,
         ),
         allow_simulated=settings.allow_simulated,
-        auth_on=False,  # the operators' side does not check its tokens yet
+        auth_on=settings.auth_on,
     )
 
 
@@ -120,8 +141,8 @@ def _store(settings: RegistrySettings) -> Store:
             return MemoryStore()
 
 
-def _start_problem(settings: RegistrySettings, error: OSError | StoreError) -> str:
-    if isinstance(error, StoreError):
+def _start_problem(settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError) -> str:
+    if isinstance(error, StoreError | StateDirectoryError):
         return str(error)
     wanted: tuple[Address, ...] = (settings.node_listen, settings.operator_listen)
     return (

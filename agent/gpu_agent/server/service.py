@@ -147,6 +147,11 @@ class RegistryService:
             raise RuntimeError("the registry has not been started: await start() first")
         return self._node_address
 
+    @property
+    def auth_on(self) -> bool:
+        """Whether nodes must present tokens."""
+        return self._settings.auth_on
+
     def nodes(self, wanted: NodeFilter = EVERYBODY, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""
         return (

@@ -64,6 +64,8 @@ class RegistrySettings(BaseSettings):
     state_dir: Folder | None = None
     """What the registry writes; None takes the platform's place."""
     allow_simulated: bool = False
+    auth: Literal["on", "off"] = "on"
+    """Whether nodes and operators must present tokens; off only where this machine alone gets in."""
     insecure_no_auth: bool = False
     """Danger: let anybody who reaches the ports act as any node and any operator."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -104,15 +106,27 @@ class RegistrySettings(BaseSettings):
                 f"failures_in_window ({self.failures_in_window}) can never be reached in a failure_window of "
                 f"{self.failure_window}; make the window larger"
             )
-        for name in ("node_listen", "operator_listen"):
-            address: Address = getattr(self, name)
-            if not (address.is_loopback or self.insecure_no_auth):
-                raise ValueError(
-                    f"{name} {address} is reached from other machines, and no credentials are checked yet: "
-                    "anybody there could act as a node or an operator. Listen on 127.0.0.1, or, on a network "
-                    "where you trust every machine, add --insecure-no-auth"
-                )
+        if self.insecure_no_auth and self.auth == "on" and "auth" in self.model_fields_set:
+            raise ValueError("auth is on and insecure_no_auth turns it off: leave one of the two out")
+        if self.auth == "off" and not self.insecure_no_auth and self.open_listeners:
+            name, address = next(iter(self.open_listeners.items()))
+            raise ValueError(
+                f"{name} {address} is reached from other machines, and with auth off anybody there could act "
+                "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
+                "trust every machine, use --insecure-no-auth"
+            )
         return self
+
+    @property
+    def auth_on(self) -> bool:
+        """Whether tokens are asked for."""
+        return self.auth == "on" and not self.insecure_no_auth
+
+    @property
+    def open_listeners(self) -> Mapping[str, Address]:
+        """The listeners that other machines reach, by the name of their setting."""
+        listeners = {"node_listen": self.node_listen, "operator_listen": self.operator_listen}
+        return {name: address for name, address in listeners.items() if not address.is_loopback}
 
     @property
     def state_folder(self) -> Path:

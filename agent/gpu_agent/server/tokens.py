@@ -91,10 +91,15 @@ class TokenDesk:
         return await self._join(ttl_seconds, node_id=node_id)
 
     async def create_operator(
-        self, role: Role, *, name: str = "", ttl_seconds: float | None = None
+        self,
+        role: Role,
+        *,
+        name: str = "",
+        ttl_seconds: float | None = None,
+        minted: Minted | None = None,
     ) -> NewToken | Refusal:
-        """Make a token for a person or a program. Raises `ValueError`."""
-        minted, seconds = mint(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
+        """Make a token for a person or a program, or keep one that was drawn before. Raises `ValueError`."""
+        minted, seconds = minted or mint(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
         result = await self._ask(
             lambda ref: OperatorTokenMade(
                 ref=ref,

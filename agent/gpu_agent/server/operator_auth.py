@@ -1,0 +1,137 @@
+"""Who may do what over the operators' HTTP API: each route's role, and whether the caller's token has it.
+
+Goes by the role that a route was declared with, and by the very match by which the request is
+routed. Fails closed: a route without a role is an admin's. Each call that may change something is
+logged with the id and the name of its token, never the token.
+
+A token is looked up by the digest of its 256 bits of chance: how long a look-up takes tells nothing
+that helps to guess one, so nothing here needs to compare in constant time.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.routing import BaseRoute, Match
+
+from gpu_agent.registry.credentials import Credential, Role, allows
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.server.bearer import token_of
+from gpu_agent.server.operator_guard import App, Receive, Refuse, Scope, Send
+from gpu_agent.server.operator_routes import role_of
+
+_PUBLIC = "public"
+_OF_THE_FRAMEWORK = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
+"""What the API says of itself: these routes are FastAPI's own and carry no role."""
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_LONGEST_PATH = 300
+_LOG = EventLog("server.operator")
+
+
+class Desk(Protocol):
+    """Where presented tokens are recognised."""
+
+    def authenticate(self, text: str) -> Credential | None:
+        """Say what a token stands for now; None when it opens nothing."""
+
+    def name_of(self, credential: Credential) -> str:
+        """Return the name that an operator's token was given."""
+
+
+class Authorization:
+    """Stands before an ASGI application; without a desk, as with auth off, everybody may do everything."""
+
+    def __init__(self, app: App, *, routes: Sequence[BaseRoute], desk: Desk | None, refuse: Refuse) -> None:
+        self._app = app
+        self._routes = routes
+        self._desk = desk
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        needed = needed_role(self._routes, scope)
+        if needed is None:
+            await self._app(scope, receive, send)
+            return
+        credential: Credential | None = None
+        if self._desk is not None:
+            token = token_of([value.decode("latin-1") for value in _values(scope, b"authorization")])
+            credential = None if token is None else self._desk.authenticate(token)
+            if credential is None or credential.role is None:
+                await self._unauthorized(presented=token is not None)(scope, receive, _challenging(send))
+                return
+            if not allows(credential.role, needed):
+                _LOG.warning("operator_refused", **self._call(scope, credential), needed=needed.value)
+                await self._forbidden(credential, needed)(scope, receive, send)
+                return
+        if scope["method"] not in _READING and needed is not Role.READ:
+            send = _telling(send, self._call(scope, credential))
+        await self._app(scope, receive, send)
+
+    def _call(self, scope: Scope, credential: Credential | None) -> dict[str, object]:
+        """What is logged of a call: with auth off nobody is behind it."""
+        name = None if self._desk is None or credential is None else self._desk.name_of(credential)
+        return {
+            "method": scope["method"],
+            "path": scope["path"][:_LONGEST_PATH],
+            "token_id": None if credential is None else credential.token_id,
+            "name": name,
+        }
+
+    def _unauthorized(self, *, presented: bool) -> App:
+        problem = (
+            "that is no operator's token here, or no longer: ask for a new one"
+            if presented
+            else "this needs an operator token: send it as `Authorization: Bearer TOKEN`; an admin makes one"
+        )
+        return self._refuse(401, "UNAUTHORIZED", f"{problem} (`gpu-agent registry token create`)")
+
+    def _forbidden(self, credential: Credential, needed: Role) -> App:
+        return self._refuse(
+            403,
+            "FORBIDDEN",
+            f"this needs the role {needed}, and the token {credential.token_id} has {credential.role}: "
+            "ask an admin to do it, or to make you another token",
+        )
+
+
+def needed_role(routes: Sequence[BaseRoute], scope: Scope) -> Role | None:
+    """Say which role a request needs; None for what is public.
+
+    Where no route takes the request, whoever may read is told so.
+    """
+    taking = next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+    if taking is None or scope["path"] in _OF_THE_FRAMEWORK:
+        return Role.READ
+    stated = role_of(taking)
+    if stated == _PUBLIC:
+        return None
+    return Role.ADMIN if stated is None else Role(stated)
+
+
+def _values(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key.lower() == name]
+
+
+def _challenging(send: Send) -> Send:
+    """Add the challenge that a 401 must carry."""
+
+    async def challenge(message: Scope) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"www-authenticate", b"Bearer")]
+        await send(message)
+
+    return challenge
+
+
+def _telling(send: Send, call: dict[str, object]) -> Send:
+    """Log a call with the status of its answer."""
+
+    async def tell(message: Scope) -> None:
+        if message["type"] == "http.response.start":
+            _LOG.info("operator_request", **call, status=message["status"])
+        await send(message)
+
+    return tell

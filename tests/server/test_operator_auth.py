@@ -1,0 +1,216 @@
+"""Every route of the true application, for every kind of caller; and what is logged of them."""
+
+import logging
+import re
+from collections.abc import AsyncIterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from starlette.routing import BaseRoute, Route
+
+from gpu_agent.registry.credentials import Role, allows
+from gpu_agent.server.operator import application
+from gpu_agent.server.operator_auth import Authorization, needed_role
+from gpu_agent.server.operator_guard import App, Receive, Scope, Send
+from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.tokens import NewToken
+from tests.server.harness import running
+
+ALL_ROUTES: list[BaseRoute] = list(application(RegistryService.__new__(RegistryService)).routes)
+ROUTES = sorted(
+    {
+        (method, route.path)
+        for route in ALL_ROUTES
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    }
+)
+ABOUT_ITSELF = ("/openapi.json", "/docs", "/docs/oauth2-redirect")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[bytes, bytes]
+    detail: str
+
+
+class Caller:
+    """Calls through the guard to an application that lets everything happen."""
+
+    def __init__(self, service: RegistryService, *, auth_on: bool = True) -> None:
+        self.service = service
+        self._guard = Authorization(
+            _answering(200), routes=ALL_ROUTES, desk=service.tokens if auth_on else None, refuse=_refusing
+        )
+
+    async def token(self, role: Role) -> str:
+        made = await self.service.tokens.create_operator(role, name="ann")
+        assert isinstance(made, NewToken)
+        return made.token
+
+    async def call(self, method: str, path: str, *authorizations: str) -> Answer:
+        said: list[MutableMapping[str, Any]] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            said.append(message)
+
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        headers = [(b"authorization", value.encode("latin-1")) for value in authorizations]
+        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": headers}
+        await self._guard(scope, receive, send)
+        start, body = said
+        return Answer(start["status"], dict(start["headers"]), body["body"].decode())
+
+
+def _answering(status: int, detail: str = "") -> App:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": detail.encode()})
+
+    return app
+
+
+def _refusing(status: int, code: str, detail: str) -> App:
+    return _answering(status, f"{code} {detail}")
+
+
+@pytest.fixture
+async def caller() -> AsyncIterator[Caller]:
+    async with running(auth_on=True) as service:
+        yield Caller(service)
+
+
+def filled(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "x", path)
+
+
+def declared(method: str, path: str) -> str | None:
+    """The role that a route's own declaration states; what the API says of itself is read."""
+    if path in ABOUT_ITSELF:
+        return "read"
+    found = [
+        role_of(route)
+        for route in ALL_ROUTES
+        if isinstance(route, Route) and route.path == path and method in (route.methods or ())
+    ]
+    (role,) = found
+    return role
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_each_route_lets_in_whom_it_declares_and_nobody_else(
+    method: str, path: str, caller: Caller
+) -> None:
+    stated = declared(method, path)
+    assert stated is not None
+    public = stated == "public"
+    assert public == (path in ("/healthz", "/readyz"))
+    for nobody in ([], ["Bearer gpuo_00000000_unknown"]):
+        answer = await caller.call(method, filled(path), *nobody)
+        assert answer.status == (200 if public else 401)
+        assert (b"www-authenticate" in answer.headers) == (not public)
+    for role in Role:
+        answer = await caller.call(method, filled(path), f"Bearer {await caller.token(role)}")
+        enough = public or allows(role, Role(stated))
+        assert answer.status == (200 if enough else 403)
+        assert enough or f"role {stated}" in answer.detail
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/nowhere"), ("PUT", "/v1/nodes"), ("GET", "/healthz/"), ("OPTIONS", "/v1/nodes")],
+)
+async def test_what_no_route_takes_is_told_to_whoever_may_read_and_to_nobody_else(
+    method: str, path: str, caller: Caller
+) -> None:
+    assert (await caller.call(method, path)).status == 401
+    assert (await caller.call(method, path, f"Bearer {await caller.token(Role.READ)}")).status == 200
+
+
+def test_a_route_without_a_role_is_an_admins() -> None:
+    async def forgotten() -> None:
+        """Never called."""
+
+    route = Route("/v1/forgotten", forgotten)
+    scope = {"type": "http", "method": "GET", "path": "/v1/forgotten", "root_path": "", "headers": []}
+    assert needed_role([route], scope) is Role.ADMIN
+
+
+async def test_a_nodes_tokens_and_ended_ones_are_no_operators(caller: Caller) -> None:
+    made = await caller.service.tokens.create_join()
+    assert isinstance(made, NewToken)
+    assert (await caller.call("GET", "/v1/nodes", f"Bearer {made.token}")).status == 401
+    token = await caller.token(Role.ADMIN)
+    assert (await caller.call("GET", "/v1/nodes", f"Bearer {token}")).status == 200
+    await caller.service.tokens.revoke(token.split("_")[1])
+    assert (await caller.call("GET", "/v1/nodes", f"Bearer {token}")).status == 401
+
+
+async def test_tricks_with_headers_are_nobodys(caller: Caller) -> None:
+    token = await caller.token(Role.ADMIN)
+    for values in (
+        [f"Bearer {token}", f"Bearer {token}"],
+        [f"Basic {token}"],
+        [token],
+        [f"Bearer {token} x"],
+        [f"Bearer {token}ÿ"],
+        ["Bearer "],
+        ["Bearer " + "x" * 60_000],
+    ):
+        answer = await caller.call("GET", "/v1/nodes", *values)
+        assert answer.status == 401
+        assert token not in answer.detail
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
+    return [record.__dict__["fields"] for record in caplog.records if record.getMessage() == event]
+
+
+async def test_each_call_that_may_change_something_is_logged_with_who_made_it(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = await caller.token(Role.OPERATE)
+    with caplog.at_level(logging.INFO):
+        await caller.call("POST", "/v1/nodes/x/drain", f"Bearer {token}")
+        for method, path in (("GET", "/v1/nodes"), ("POST", "/v1/dispatch/explain")):
+            await caller.call(method, path, f"Bearer {token}")
+        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {token}")
+    who = {"token_id": token.split("_")[1], "name": "ann"}
+    drained = {"method": "POST", "path": "/v1/nodes/x/drain", **who, "status": 200}
+    refused = {"method": "DELETE", "path": "/v1/nodes/x", **who, "needed": "admin"}
+    assert logged(caplog, "operator_request") == [drained]
+    assert logged(caplog, "operator_refused") == [refused]
+    assert token not in caplog.text
+
+
+async def test_with_auth_off_everybody_may_do_everything_and_nobody_is_behind_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as service:
+        with caplog.at_level(logging.INFO):
+            answer = await Caller(service, auth_on=False).call("DELETE", "/v1/nodes/x", "Bearer whatever")
+    assert answer.status == 200
+    (call,) = logged(caplog, "operator_request")
+    assert (call["token_id"], call["name"], call["path"]) == (None, None, "/v1/nodes/x")
+
+
+async def test_what_is_no_http_request_is_not_judged(caller: Caller) -> None:
+    reached: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        reached.append(scope["type"])
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        raise AssertionError
+
+    guard = Authorization(app, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=_refusing)
+    await guard({"type": "lifespan"}, receive, send)
+    assert reached == ["lifespan"]
