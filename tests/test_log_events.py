@@ -1,0 +1,84 @@
+"""`docs/logs.md` explains every event that the source can log, and none besides."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "agent" / "gpu_agent"
+PAGE = ROOT / "docs" / "logs.md"
+HALVES = {"The registry": ("registry", "server"), "The agent": ("node", "session"), "Both": ("runtime",)}
+LEVELS = ("debug", "info", "warning", "error", "crash")
+
+
+def named(argument: ast.expr, function: ast.AST) -> set[str]:
+    """The identifiers that an argument may be: a text, a choice of texts, or a name that holds one."""
+    match argument:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.IfExp(body=body, orelse=orelse):
+            return named(body, function) | named(orelse, function)
+        case ast.Name(id=name):
+            values = [
+                one.value
+                for one in ast.walk(function)
+                if isinstance(one, ast.Assign) and any(ast.unparse(target) == name for target in one.targets)
+            ]
+            return set().union(*(named(value, function) for value in values))
+        case _:
+            return set()
+
+
+def emitted(path: Path) -> set[str]:
+    """The events that a module logs or asks to be logged."""
+    found: set[str] = set()
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and call.args and _logs(call.func):
+                found |= named(call.args[0], function)
+    return found
+
+
+def _logs(called: ast.expr) -> bool:
+    match called:
+        case ast.Attribute(value=ast.Name(id="_LOG"), attr=attribute):
+            return attribute in LEVELS
+        case ast.Attribute(attr="note") | ast.Name(id="Note"):
+            return True
+        case _:
+            return False
+
+
+def explained(heading: str) -> dict[str, str]:
+    """The rows under a heading of the page: what stands for each event."""
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return {
+        match[1]: match[2] for match in re.finditer(r"^\| `([a-z0-9_]+)` \|(.*)\|$", section, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("heading", HALVES)
+def test_every_event_of_the_source_is_explained_and_no_other(heading: str) -> None:
+    paths = [path for floor in HALVES[heading] for path in (SOURCE / floor).rglob("*.py")]
+    assert set(explained(heading)) == set().union(*map(emitted, paths))
+
+
+@pytest.mark.parametrize("heading", HALVES)
+def test_every_explanation_says_level_fields_and_meaning(heading: str) -> None:
+    for event, row in explained(heading).items():
+        cells = [cell.strip() for cell in row.split("|")]
+        assert len(cells) == 3, event
+        assert cells[0] in ("debug", "info", "warning", "error"), event
+        assert len(cells[2]) > 15, event
+
+
+def test_the_events_of_the_protocol_are_all_there() -> None:
+    protocol = (
+        "node_register_received node_registered node_register_refused health_check node_status_changed "
+        "heartbeat_timeout dispatch_candidate_excluded job_assigned dispatch_failed claim_lost performance"
+    )
+    assert set(protocol.split()) <= set(explained("The registry"))
