@@ -36,11 +36,11 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
 ) -> None:
     drawn: list[object] = []
 
-    def once(nodes: object) -> str:
-        drawn.append(nodes)
+    def once(answer: object, *_: object, **__: object) -> str:
+        drawn.append(answer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "node_table", once)
+    monkeypatch.setattr(demo, "node_lines", once)
     assert main(["demo"]) == 0
     assert drawn
     assert "Ended" in capsys.readouterr().out

@@ -11,7 +11,7 @@ def test_a_node_is_shown_with_checks_models_and_history(
 ) -> None:
     assert main(["registry", "node", served.able, "--api", served.api]) == 0
     said = capsys.readouterr().out
-    for words in (served.able, "ready", "gpus", "1 of 1 GPUs usable", "m 1 ready", "node_status_changed"):
+    for words in (served.able, "ready", "gpus", "1 of 1 GPUs usable", "registering → ready"):
         assert words in said
 
 

@@ -47,7 +47,9 @@ EXPLANATION: Shape = {
     "excluded": ListOf({"node_id": str, "reason": str, "need": str, "have": str}),
     "counts": dict,
 }
-CLAIM: Shape = {"node_id": str, "gpu_uuids": list}
+SELECTION: Shape = {"node_id": str}
+CLAIM: Shape = {"node_id": str, "gpu_uuids": list, "expires_at": float | int}
+CLAIMS: Shape = {"claims": ListOf({"job_id": str, "node_id": str, "expires_at": float | int})}
 
 
 def lacking(document: Mapping[str, Any], shape: Shape) -> str | None:

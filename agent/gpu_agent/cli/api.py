@@ -42,12 +42,25 @@ class Problem:
     document: Mapping[str, Any]
 
     @property
+    def code(self) -> str:
+        """The refusal for programs."""
+        return str(self.document.get("code", ""))
+
+    @property
     def sentence(self) -> str:
         """What the registry says a person should know, with the next step where it leaves that open."""
         said = str(self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}")
-        if self.document.get("code") == "UNKNOWN_NODE" and "registry nodes" not in said:
+        if self.code == "UNKNOWN_NODE" and "registry nodes" not in said:
             return f"{said}; `gpu-agent registry nodes` lists them"
         return said
+
+
+class Refused(Failure):
+    """The registry said no: its problem for whoever can make more of it, its sentence for everybody."""
+
+    def __init__(self, sentence: str, problem: Problem) -> None:
+        super().__init__(sentence, code=ExitCode.REFUSED)
+        self.problem = problem
 
 
 class Api:
@@ -70,16 +83,28 @@ class Api:
         )
 
     def get(self, path: str, shape: Shape = ANYTHING) -> dict[str, Any]:
-        """Read a resource; raises `Failure` when refused, unreachable, or not of this shape."""
-        return self._granted("GET", path, body=None, shape=shape)
+        """Read a resource; raises `Refused`, or `Failure` when unreachable or not of this shape."""
+        return self.ask("GET", path, shape=shape)
 
     def post(self, path: str, body: Mapping[str, object], shape: Shape = ANYTHING) -> dict[str, Any]:
-        """Ask for something; raises `Failure` when refused, unreachable, or not of this shape."""
-        return self._granted("POST", path, body=body, shape=shape)
+        """Ask for something; raises `Refused`, or `Failure` when unreachable or not of this shape."""
+        return self.ask("POST", path, body=body, shape=shape)
 
     def delete(self, path: str) -> None:
-        """Give something back; raises `Failure` when refused or unreachable."""
-        self._granted("DELETE", path, body=None, shape=ANYTHING)
+        """Give something back; raises `Refused`, or `Failure` when unreachable."""
+        self.ask("DELETE", path)
+
+    def ask(
+        self, method: str, path: str, *, body: Mapping[str, object] | None = None, shape: Shape = ANYTHING
+    ) -> dict[str, Any]:
+        """Make any request; raises `Refused`, or `Failure` when unreachable or not of this shape."""
+        answer = self.attempt(method, path, body)
+        if isinstance(answer, Problem):
+            raise Refused(self._sentence(answer), answer)
+        lacks = lacking(answer, shape)
+        if lacks is not None:
+            self._disown(f"its answer to {method} {path} has no {lacks} as a registry's has")
+        return answer
 
     def attempt(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any] | Problem:
         """Make a request whose refusal is an answer too; raises `Failure` when no registry answers."""
@@ -105,17 +130,6 @@ class Api:
             ) from None
         except (http.client.HTTPException, ValueError) as error:
             self._disown(f"{type(error).__name__}: {error}")
-
-    def _granted(
-        self, method: str, path: str, *, body: Mapping[str, object] | None, shape: Shape
-    ) -> dict[str, Any]:
-        answer = self.attempt(method, path, body)
-        if isinstance(answer, Problem):
-            raise Failure(self._sentence(answer), code=ExitCode.REFUSED)
-        lacks = lacking(answer, shape)
-        if lacks is not None:
-            self._disown(f"its answer to {method} {path} has no {lacks} as a registry's has")
-        return answer
 
     def _sentence(self, problem: Problem) -> str:
         """Say where a token that was refused came from, or where one can be had."""

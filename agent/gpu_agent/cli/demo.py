@@ -4,13 +4,13 @@ import argparse
 import time
 
 from rich.console import Console
-from rich.live import Live
 
 from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.demo_fleet import Fleet, running_fleet
 from gpu_agent.cli.demo_walk import Walk
 from gpu_agent.cli.interruption import Interruption
-from gpu_agent.cli.node_table import node_table
+from gpu_agent.cli.live import LiveLines
+from gpu_agent.cli.node_sheet import node_lines
 from gpu_agent.cli.outcome import ExitCode
 
 REFRESH_SECONDS = 0.5
@@ -49,10 +49,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _watch(fleet: Fleet, console: Console) -> None:
     console.print(f"Operators' API: {fleet.api.url} (try `gpu-agent registry nodes --api {fleet.api.url}`)")
-    with Live(console=console, auto_refresh=False) as live:
+    with LiveLines(console) as live:
         while True:
             fleet.check_alive()
-            live.update(node_table(fleet.api.get("/v1/nodes", NODES)["nodes"]), refresh=True)
+            live.draw(node_lines(fleet.api.get("/v1/nodes", NODES), console.width, now=time.time()))
             time.sleep(REFRESH_SECONDS)
 
 

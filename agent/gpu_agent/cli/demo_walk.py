@@ -7,7 +7,7 @@ from typing import Any
 from gpu_agent.cli.answers import CLAIM, EXPLANATION, NODE_DETAIL, NODES
 from gpu_agent.cli.api import Problem, quoted
 from gpu_agent.cli.demo_fleet import Fleet
-from gpu_agent.cli.node_table import gpus_in_words
+from gpu_agent.cli.node_sheet import gpus_in_words
 from gpu_agent.cli.outcome import Failure
 
 READY_SECONDS = 20.0

@@ -1,33 +1,65 @@
 """`gpu-agent registry nodes`: every node with its status and reason."""
 
 import argparse
-import json
-
-from rich.console import Console
+import time
+from collections.abc import Iterator
 
 from gpu_agent.cli.answers import NODES
-from gpu_agent.cli.api import Api, add_api_option
-from gpu_agent.cli.node_table import NO_NODES, node_table
+from gpu_agent.cli.api import Api
+from gpu_agent.cli.job_options import label
+from gpu_agent.cli.node_sheet import NO_NODES, STATUS_STYLES, node_lines
+from gpu_agent.cli.options import add_asking, print_json
 from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.paging import listed
+from gpu_agent.cli.teaching import teach
+from gpu_agent.cli.terminal import columns, show
+
+NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = (
-        "List every node that the registry knows, with its status and why it has it.\n"
-        "Only `ready` and connected nodes take jobs; `registry explain` says why a node does not."
+    teach(
+        parser,
+        "List the nodes that the registry knows, each with its status, for how long it has\n"
+        "had it, and, unless it is ready, why. Only `ready` and connected nodes take jobs;\n"
+        "`registry why ID` says what stands in the way. In a pipe each node is one line.",
+        example="gpu-agent registry nodes --status degraded --status offline --label zone=a",
+        exits={ExitCode.OK: "listed, even if there is none"},
     )
-    parser.add_argument("--json", action="store_true", help="print what GET /v1/nodes returns")
-    add_api_option(parser)
+    which = parser.add_argument_group("which nodes (all of them must hold)")
+    which.add_argument(
+        "--status",
+        action="append",
+        default=[],
+        choices=tuple(STATUS_STYLES),
+        metavar="STATUS",
+        help=f"one of {', '.join(STATUS_STYLES)} (repeatable: any of them)",
+    )
+    which.add_argument("--model", metavar="M", help="has this model ready")
+    which.add_argument(
+        "--label", action="append", type=label, default=[], metavar="K=V", help="has this label (repeatable)"
+    )
+    which.add_argument("--gpu-name", metavar="NAME", help="has a GPU whose name holds this")
+    add_asking(parser, json_is="what GET /v1/nodes answers, all pages as one")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    answer = Api.of(arguments).get("/v1/nodes", NODES)
+    query = tuple(_query(arguments))
+    answer = listed(Api.of(arguments), "/v1/nodes", NODES, key="nodes", query=query)
     if arguments.json:
-        print(json.dumps(answer, indent=2))
-    elif answer["nodes"]:
-        Console().print(node_table(answer["nodes"]))
-    else:
-        print(NO_NODES)
+        print_json(answer)
+        return ExitCode.OK
+    show(node_lines(answer, columns(), now=time.time()))
+    if not answer["nodes"]:
+        print(NO_MATCH if query else NO_NODES)
     return ExitCode.OK
+
+
+def _query(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    yield from (("status", status) for status in arguments.status)
+    yield from (("label", f"{key}={value}") for key, value in arguments.label)
+    for name, wish in (("model", arguments.model), ("gpu_name", arguments.gpu_name)):
+        if wish is not None:
+            yield name, wish

@@ -1,0 +1,37 @@
+"""Lines that are redrawn in place on a terminal."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from gpu_agent.cli.lines import Line
+
+
+class LiveLines:
+    """The lines, for as long as the block lasts; `whole_screen` takes the terminal for them alone."""
+
+    def __init__(self, console: Console, *, whole_screen: bool = False) -> None:
+        self._live = Live(console=console, auto_refresh=False, screen=whole_screen)
+
+    def __enter__(self) -> Self:
+        """Take the terminal."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the terminal back as it was, cursor and all."""
+        self._live.stop()
+
+    def draw(self, lines: Iterable[Line]) -> None:
+        """Put these lines in the place of those before."""
+        texts = (
+            Text.assemble(*((piece.text, piece.style) for piece in one), no_wrap=True, overflow="ellipsis")
+            for one in lines
+        )
+        self._live.update(Group(*texts), refresh=True)

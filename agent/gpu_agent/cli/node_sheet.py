@@ -1,0 +1,115 @@
+"""Nodes as a table for people, shared by `registry nodes` and `demo`."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gpu_agent.cli.durations import in_words
+from gpu_agent.cli.lines import BLANK, Line, Piece, line
+from gpu_agent.cli.sheet import Column, Row, Sheet, laid_out
+
+STATUS_STYLES: dict[str, str] = {
+    "registering": "cyan",
+    "ready": "green",
+    "degraded": "yellow",
+    "draining": "magenta",
+    "offline": "red",
+}
+
+NO_NODES = "No node is registered. Start one: gpu-agent run --registry ws://HOST:8080/ws/node"
+AUTH_OFF = "auth is off: anybody who reaches this registry may act on it"
+_COLUMNS = (
+    Column(head="NODE"),
+    Column(head="STATUS"),
+    Column(head="GPUS", folds=True),
+    Column(head="MODELS", right=True, worth=1),
+    Column(head="JOBS", right=True),
+    Column(head="BEAT", right=True, worth=2),
+)
+_OF_STATUSES = tuple(STATUS_STYLES)
+
+
+def warning_of(answer: Mapping[str, Any]) -> list[Line]:
+    """What has to be said before anything else."""
+    return [line(Piece(AUTH_OFF, "bold red"))] if answer.get("auth") == "off" else []
+
+
+def node_lines(answer: Mapping[str, Any], columns: int | None, *, now: float) -> list[Line]:
+    """Draw nodes as `GET /v1/nodes` returns them; on a terminal, with what they come to."""
+    nodes = answer["nodes"]
+    if not nodes:
+        return warning_of(answer)
+    table = laid_out(Sheet(_COLUMNS, [_row(node, now) for node in nodes], note="NOTE"), columns)
+    summed = [] if columns is None else [BLANK, line(Piece(summary(nodes), "dim"))]
+    return [*warning_of(answer), *table, *summed]
+
+
+def summary(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Count nodes by status, and places."""
+    counted = Counter(str(node["status"]) for node in nodes)
+    statuses = ", ".join(f"{counted[status]} {status}" for status in _OF_STATUSES if counted[status])
+    able = [node for node in nodes if node["status"] == "ready" and node["connected"]]
+    taken = sum(node["in_flight_jobs"] for node in able)
+    places = sum(node["max_concurrent_jobs"] for node in able)
+    return (
+        f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}: {statuses}; {taken} of {places} places taken"
+    )
+
+
+def gpus_in_words(gpus: Iterable[Mapping[str, Any]]) -> str:
+    """Say how many GPUs of which name there are, and how many of them are not well."""
+    listed = list(gpus)
+    names = Counter(str(gpu["name"]).removeprefix("NVIDIA ") for gpu in listed)
+    unwell = sum(1 for gpu in listed if gpu.get("health", "ok") != "ok")
+    words = ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
+    return f"{words} ({unwell} not ok)" if unwell else words
+
+
+def status_piece(status: object) -> Piece:
+    """A status in its colour."""
+    return Piece(str(status), STATUS_STYLES.get(str(status), ""))
+
+
+def _row(node: Mapping[str, Any], now: float) -> Row:
+    since = node.get("since")
+    age = "" if since is None else f" {in_words(now - since)}"
+    return Row(
+        (
+            line(node["node_id"]),
+            line(status_piece(node["status"]), age),
+            line(gpus_in_words(node["gpus"]), Piece(" simulated", "dim") if node.get("simulated") else ""),
+            line(_models(node["installed_models"])),
+            line(f"{node['in_flight_jobs']}/{node['max_concurrent_jobs']}"),
+            line(_beat(node["last_beat_age_seconds"])),
+        ),
+        line(*_joined(_notes(node))),
+    )
+
+
+def _notes(node: Mapping[str, Any]) -> Iterator[Piece]:
+    """What an operator must know of a node besides its figures."""
+    if node["status"] != "offline" and not node["connected"]:
+        yield Piece("disconnected", "red")
+    if node.get("cordoned") is not None:
+        yield Piece(f"cordoned: {node['cordoned']}" if node["cordoned"] else "cordoned", "yellow")
+    if node["status"] != "ready":
+        yield Piece(str(node.get("reason") or node["reason_code"]))
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    for place, piece in enumerate(pieces):
+        if place:
+            yield Piece("; ")
+        yield piece
+
+
+def _models(models: Iterable[Mapping[str, Any]]) -> str:
+    listed = list(models)
+    ready = sum(
+        1 for model in listed if model.get("enabled", True) and model.get("status", "ready") == "ready"
+    )
+    return f"{ready}" if ready == len(listed) else f"{ready}/{len(listed)}"
+
+
+def _beat(seconds: float | None) -> str:
+    return "never" if seconds is None else in_words(seconds)
