@@ -51,10 +51,23 @@ REGISTRY = Group(
         "nodes": {
             "nodes": Command("registry_nodes", "list all nodes with status and reason"),
             "node": Command("registry_node", "show one node: checks, GPUs, models, history"),
-            "drain": Command("registry_drain", "let a node finish its jobs and take it offline"),
         },
-        "jobs": {
+        "acting on a node": {
+            "drain": Command("registry_drain", "let it finish its jobs, then take it offline"),
+            "resume": Command("registry_resume", "take it back after a drain"),
+            "cordon": Command("registry_cordon", "give it no new jobs"),
+            "uncordon": Command("registry_uncordon", "let it have new jobs again"),
+            "refresh": Command("registry_refresh", "have it look at itself again, now"),
+            "reregister": Command("registry_reregister", "have it declare itself anew"),
+            "forget": Command("registry_forget", "let its record go"),
+        },
+        "jobs and their places": {
             "explain": Command("registry_explain", "say for each node why it could or could not take a job"),
+            "select": Command("registry_select", "say which node a job would get now"),
+            "claim": Command("registry_claim", "reserve a place for a job"),
+            "renew": Command("registry_renew", "keep a job's place for one more TTL"),
+            "release": Command("registry_release", "give a job's place back"),
+            "claims": Command("registry_claims", "list who holds which place"),
         },
     },
 )

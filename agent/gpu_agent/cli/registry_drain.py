@@ -1,12 +1,16 @@
 """`gpu-agent registry drain`: let a node finish its jobs, then take it offline."""
 
 import argparse
-import json
 
 from gpu_agent.cli.answers import NODE_DETAIL
-from gpu_agent.cli.api import Api, add_api_option, quoted
+from gpu_agent.cli.api import Api
+from gpu_agent.cli.drain_wait import until_offline
 from gpu_agent.cli.durations import seconds
+from gpu_agent.cli.node_action import Node
+from gpu_agent.cli.options import add_asking, add_node_id, print_json
 from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.printable import printable
+from gpu_agent.cli.streams import complain
 from gpu_agent.cli.teaching import teach
 
 
@@ -15,12 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         "Give a node no more jobs, let those in flight end, then take it offline.\n"
-        "After the deadline it goes offline whatever runs. The wish outlives restarts of both sides;\n"
-        "`registry resume` lifts it.",
-        example="gpu-agent registry drain node-7 --deadline 10m --reason 'new fans'",
-        exits={ExitCode.OK: "the drain is under way, or over already"},
+        "After the deadline it goes offline whatever runs. The wish outlives restarts of\n"
+        "both sides; `registry resume` lifts it.",
+        example="gpu-agent registry drain node-7 --deadline 10m --reason 'new fans' --wait",
+        exits={
+            ExitCode.OK: "the drain is under way; with --wait: the node is offline",
+            ExitCode.FAILED: "with --wait: somebody lifted the drain meanwhile",
+            ExitCode.INTERRUPTED: "with --wait: interrupted; the drain goes on",
+        },
     )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
+    add_node_id(parser)
     parser.add_argument(
         "--deadline",
         type=seconds,
@@ -28,20 +36,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long jobs may take, such as 10m (default: the registry's)",
     )
     parser.add_argument("--reason", metavar="TEXT", help="why, for whoever looks at the node")
-    parser.add_argument("--json", action="store_true", help="print the node as the API answers it")
-    add_api_option(parser)
+    parser.add_argument(
+        "--wait", action="store_true", help="show the jobs in flight, and end when it is offline"
+    )
+    add_asking(parser, json_is="the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    body = {"deadline_seconds": arguments.deadline, "reason": arguments.reason}
-    node = Api.of(arguments).post(
-        f"/v1/nodes/{quoted(arguments.node_id)}/drain",
-        {name: value for name, value in body.items() if value is not None},
-        NODE_DETAIL,
-    )
+    """Ask, wait if so told, and print."""
+    node = Node(Api.of(arguments), arguments.node_id)
+    now = node.post("drain", deadline_seconds=arguments.deadline, reason=arguments.reason, shape=NODE_DETAIL)
+    if arguments.wait:
+        try:
+            now = until_offline(node, now, quiet=arguments.json)
+        except KeyboardInterrupt:
+            complain(f"the drain of {node.node_id} goes on; `gpu-agent registry resume` would lift it")
+            return ExitCode.INTERRUPTED
     if arguments.json:
-        print(json.dumps(node, indent=2))
+        print_json(now)
     else:
-        print(f"{node['node_id']} is {node['status']}: {node['reason']}")
+        print(f"{now['node_id']} is {now['status']}: {printable(now['reason'])}")
     return ExitCode.OK
