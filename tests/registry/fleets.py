@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
-from gpu_agent.registry.credentials import Credential, CredentialKind
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, Kept, Note, Save, Send, TellStatus
+from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
     DrainAsked,
     Event,
+    JoinTokenMade,
     RegistrationArrived,
     Saved,
     SaveFailed,
@@ -56,8 +57,17 @@ def figures(count: int = 1, **parts: Any) -> tuple[GpuFigures, ...]:
     return tuple(GpuFigures(uuid=f"GPU-{place}", **(told | parts)) for place in range(count))
 
 
+JOIN = Credential(CredentialKind.JOIN, "join")
+"""What a registry's first join token stands for; any number of nodes may come by it."""
+
+
+def fresh_token(node_id: str) -> FreshToken:
+    """The token that `Registry.register` draws for a node."""
+    return FreshToken(f"key-{node_id}", f"secret of {node_id}", f"digest of {node_id}")
+
+
 def proof(node_id: str) -> Credential:
-    """What the token of a node that registered by `Registry.register` stands for."""
+    """What that token stands for."""
     return Credential(CredentialKind.NODE, f"key-{node_id}", node_id)
 
 
@@ -95,13 +105,18 @@ class Registry:
             auth_off=auth_off,
             debug=debug,
         )
+        self.auth_off = auth_off
         self.now = 1000.0
         self.store_fails = False
-        self.kept: dict[tuple[str, str], tuple[Mapping[str, object], float]] = {}
+        self.kept: dict[tuple[Kept, str], tuple[Mapping[str, object], float]] = {}
         """What the store holds, and when it was written."""
         self.done: list[Action] = []
         """Everything that was carried out."""
         self._refs = iter(range(1, 1_000_000))
+        if not auth_off:
+            self.do(JoinTokenMade(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
+            self.kept.clear()
+            self.done.clear()
 
     def ref(self) -> int:
         return next(self._refs)
@@ -126,12 +141,21 @@ class Registry:
         return done
 
     def register(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+        return self.arrive(JOIN, connection, node_id, **parts)
+
+    def arrive(
+        self, credential: Credential | None, connection: int = 1, node_id: str | None = None, **parts: Any
+    ) -> list[Action]:
+        """Let a node register with what its connection presented."""
+        fresh_id = f"node-{connection}"
         return self.do(
             RegistrationArrived(
                 connection,
                 declaration(node_id, **parts),
-                f"node-{connection}",
+                fresh_id,
+                None if self.auth_off else credential,
                 address=f"10.0.0.{connection}",
+                fresh_token=None if self.auth_off else fresh_token(node_id or fresh_id),
             )
         )
 
@@ -183,6 +207,11 @@ class Registry:
                 done.append(action)
         self.done += done
         return done
+
+    @property
+    def kept_names(self) -> list[str]:
+        """The nodes and claims that the store holds."""
+        return sorted(name for kind, name in self.kept if kind is not Kept.TOKEN)
 
     def keep(self, save: Save) -> None:
         for change in save.changes:

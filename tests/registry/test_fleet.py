@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from gpu_agent.registry.actions import Action, Answer, CloseConnection, Note, Save, Send, TellStatus
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, Kept, Note, Save, Send, TellStatus
 from gpu_agent.registry.deadlines import silent_until
 from gpu_agent.registry.events import (
     BeatArrived,
@@ -34,7 +34,19 @@ from gpu_agent.registry.lifecycle import ARROWS
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
-from tests.registry.fleets import Registry, beat, codes, declaration, figures, hardware, notes, of, proof
+from tests.registry.fleets import (
+    JOIN,
+    Registry,
+    beat,
+    codes,
+    declaration,
+    figures,
+    fresh_token,
+    hardware,
+    notes,
+    of,
+    proof,
+)
 from tests.registry.unruly import Unruly
 
 
@@ -127,7 +139,8 @@ def arrivals() -> SearchStrategy[Event]:
             connection,
             declaration(wanted, hardware=hardware(count), running_jobs=running),
             fresh,
-            credential=None if proven is None else proof(proven),
+            JOIN if proven is None else proof(proven),
+            fresh_token=fresh_token(wanted or fresh),
         ),
         CONNECTIONS,
         NODES | strategies.none(),
@@ -253,7 +266,11 @@ class Watched:
     def everything_ended(self) -> None:
         """With nobody beating any more, all nodes are offline, no claim is left, and the store says so."""
         nodes = {record.node_id for record in self.registry.fleet.nodes()}
-        kept = {key: document["status"] for (_, key), (document, _) in self.registry.kept.items()}
+        kept = {
+            key: document["status"]
+            for (kind, key), (document, _) in self.registry.kept.items()
+            if kind is Kept.NODE
+        }
         assert kept == dict.fromkeys(nodes, "offline")
         assert all(record.status == "offline" for record in self.registry.fleet.nodes())
         assert all(record.connection is None for record in self.registry.fleet.nodes())

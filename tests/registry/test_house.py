@@ -24,7 +24,7 @@ def test_nobody_can_exchange_a_part_of_the_house() -> None:
         policy=Policy(),
         pacer=Pacer(thresholds, Census(), lambda: 0.0),
         roster=roster,
-        tokens=Tokens(),
+        tokens=Tokens(604800.0),
         dispatch=dispatch,
         claiming=claiming,
         verdicts=verdicts,

@@ -1,22 +1,33 @@
+# ruff: noqa: ANN401 - what a token is like is passed through as it is
+
+from typing import Any
+
 import pytest
 
-from gpu_agent.registry import identity
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import RegistrationArrived
+from gpu_agent.registry.identity import Identities
+from gpu_agent.registry.keys import NodeKey, NodeKeys
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.tokens import Token, Tokens
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError
-from tests.registry.fleets import declaration, hardware, proof
+from tests.registry.fleets import JOIN, declaration, hardware, proof
 
 NOW = 1000.0
+RECLAIM = Credential(CredentialKind.JOIN, "reclaim", "node-A")
 
 
-def arrival(wanted: str | None, *, proven: str | None = None, connection: int = 9) -> RegistrationArrived:
-    credential = None if proven is None else proof(proven)
-    return RegistrationArrived(connection, declaration(wanted), "node-FRESH", credential=credential)
+def arrival(
+    wanted: str | None, credential: Credential | None = JOIN, *, connection: int = 9
+) -> RegistrationArrived:
+    return RegistrationArrived(connection, declaration(wanted), "node-FRESH", credential)
 
 
-def roster_with(status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1) -> Roster:
+def roster_with(
+    status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1, keys: NodeKeys | None = None
+) -> Roster:
     roster = Roster()
     record = NodeRecord(
         node_id="node-A",
@@ -25,6 +36,7 @@ def roster_with(status: NodeStatus = NodeStatus.READY, *, connection: int | None
         registered_at=NOW - 312,
         status=status,
         address="10.0.0.7",
+        keys=keys or NodeKeys(current=NodeKey("key-node-A", "digest")),
     )
     roster.add(record)
     if connection is not None:
@@ -32,10 +44,34 @@ def roster_with(status: NodeStatus = NodeStatus.READY, *, connection: int | None
     return roster
 
 
-def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool = False) -> str:
+def verdict(
+    event: RegistrationArrived, roster: Roster, *, auth_off: bool = False, **token: Any
+) -> str | NodeError:
+    """Let a registry that knows two join tokens decide; `token` changes both of them."""
+    tokens = Tokens(604800.0)
+    for credential in (JOIN, RECLAIM):
+        told = {"uses": 1, "node_id": credential.node_id, "digest": credential.token_id} | token
+        tokens.put(Token(token_id=credential.token_id, kind=credential.kind, created_at=NOW, **told))
+    for record in roster.records.values():
+        tokens.fit(record)
+    return Identities(roster, tokens, auth_off=auth_off).decide(event, NOW)
+
+
+def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool = False, **token: Any) -> str:
     """Return the id, or the code of the refusal."""
-    verdict = identity.decide(event, roster, auth_off=auth_off, now=NOW)
-    return verdict.code if isinstance(verdict, NodeError) else verdict
+    decided = verdict(event, roster, auth_off=auth_off, **token)
+    return decided.code if isinstance(decided, NodeError) else decided
+
+
+def refusal(event: RegistrationArrived, roster: Roster, **token: Any) -> str:
+    """Return what is said to who is refused."""
+    decided = verdict(event, roster, **token)
+    assert isinstance(decided, NodeError)
+    return decided.message
+
+
+def unspent(token_id: str) -> NodeKeys:
+    return NodeKeys(current=NodeKey("key-node-A", "digest"), joined_by=token_id, spent=False)
 
 
 def test_a_node_that_suggests_nothing_gets_the_id_that_was_drawn() -> None:
@@ -46,13 +82,22 @@ def test_a_suggested_id_that_nobody_holds_is_granted() -> None:
     assert decide(arrival("node-B"), roster_with()) == "node-B"
 
 
+def test_without_a_token_nobody_is_let_in() -> None:
+    assert decide(arrival(None, None), Roster()) == "UNAUTHORIZED"
+
+
+def test_an_operators_token_registers_no_node() -> None:
+    assert decide(arrival(None, Credential(CredentialKind.OPERATOR, "op")), Roster()) == "FORBIDDEN"
+
+
 def test_r06_a_held_id_is_refused_without_proof_and_the_message_says_how_to_go_on() -> None:
-    refusal = identity.decide(arrival("node-A"), roster_with(), auth_off=False, now=NOW)
-    assert isinstance(refusal, NodeError)
-    assert refusal.code == ErrorCode.NODE_ID_CONFLICT
-    assert refusal.message == (
+    decided = verdict(arrival("node-A"), roster_with())
+    assert isinstance(decided, NodeError)
+    assert decided.code == ErrorCode.NODE_ID_CONFLICT
+    assert decided.message == (
         "node id 'node-A' is held by a node at 10.0.0.7 that registered 5 min ago (ready, connected): "
-        "present its node token, have an operator remove its record, "
+        "present its node token; if this machine is that node and lost its token, have an operator run "
+        "gpu-agent registry reclaim node-A; if that node is gone for good, gpu-agent registry forget node-A; "
         "or register with node_id null to be given a fresh id"
     )
 
@@ -61,9 +106,7 @@ def test_r06_a_held_id_is_refused_without_proof_and_the_message_says_how_to_go_o
 def test_r06_the_message_tells_since_when_the_id_is_held(seconds: int, ago: str) -> None:
     roster = roster_with()
     roster.records["node-A"].registered_at = NOW - seconds
-    refusal = identity.decide(arrival("node-A"), roster, auth_off=False, now=NOW)
-    assert isinstance(refusal, NodeError)
-    assert f"registered {ago} ago" in refusal.message
+    assert f"registered {ago} ago" in refusal(arrival("node-A"), roster)
 
 
 def test_r06_a_held_id_stays_refused_after_its_node_is_gone() -> None:
@@ -73,26 +116,39 @@ def test_r06_a_held_id_stays_refused_after_its_node_is_gone() -> None:
 def test_with_auth_off_an_id_that_is_offline_or_disconnected_may_be_taken_over() -> None:
     offline = roster_with(NodeStatus.OFFLINE, connection=None)
     disconnected = roster_with(NodeStatus.READY, connection=None)
-    assert decide(arrival("node-A"), offline, auth_off=True) == "node-A"
-    assert decide(arrival("node-A"), disconnected, auth_off=True) == "node-A"
-    assert decide(arrival("node-A"), roster_with(), auth_off=True) == "NODE_ID_CONFLICT"
+    assert decide(arrival("node-A", None), offline, auth_off=True) == "node-A"
+    assert decide(arrival("node-A", None), disconnected, auth_off=True) == "node-A"
+    assert decide(arrival("node-A", None), roster_with(), auth_off=True) == "NODE_ID_CONFLICT"
+
+
+def test_with_auth_off_the_message_names_no_token() -> None:
+    decided = verdict(arrival("node-A", None), roster_with(), auth_off=True)
+    assert isinstance(decided, NodeError)
+    assert "token" not in decided.message
+    assert "gpu-agent registry forget node-A" in decided.message
 
 
 def test_an_id_whose_connection_is_open_is_not_taken_over_though_its_node_is_suspected() -> None:
     roster = roster_with()
     roster.records["node-A"].suspected = True
-    refusal = identity.decide(arrival("node-A"), roster, auth_off=True, now=NOW)
-    assert isinstance(refusal, NodeError)
-    assert "(ready, connected)" in refusal.message
+    decided = verdict(arrival("node-A", None), roster, auth_off=True)
+    assert isinstance(decided, NodeError)
+    assert "(ready, connected)" in decided.message
 
 
 def test_a_proven_id_is_granted_whoever_is_connected() -> None:
-    assert decide(arrival("node-A", proven="node-A"), roster_with()) == "node-A"
-    assert decide(arrival(None, proven="node-A"), roster_with()) == "node-A"
+    assert decide(arrival("node-A", proof("node-A")), roster_with()) == "node-A"
+    assert decide(arrival(None, proof("node-A")), roster_with()) == "node-A"
 
 
 def test_another_id_beside_a_proven_one_is_a_conflict() -> None:
-    assert decide(arrival("node-B", proven="node-A"), Roster()) == "NODE_ID_CONFLICT"
+    assert decide(arrival("node-B", proof("node-A")), roster_with()) == "NODE_ID_CONFLICT"
+
+
+def test_a_node_token_that_was_replaced_since_the_handshake_proves_nothing() -> None:
+    replaced = roster_with(keys=NodeKeys(current=NodeKey("another", "digest")))
+    assert decide(arrival("node-A", proof("node-A")), replaced) == "UNAUTHORIZED"
+    assert decide(arrival("node-A", proof("node-A")), Roster()) == "UNAUTHORIZED"
 
 
 def test_a_connection_keeps_the_id_that_it_registered() -> None:
@@ -103,5 +159,47 @@ def test_a_connection_keeps_the_id_that_it_registered() -> None:
 
 
 def test_an_id_drawn_twice_is_drawn_again() -> None:
-    event = RegistrationArrived(9, declaration(), "node-A")
+    event = RegistrationArrived(9, declaration(), "node-A", JOIN)
     assert decide(event, roster_with()) == "REGISTRY_BUSY"
+
+
+@pytest.mark.parametrize("ended", [{"revoked_at": NOW}, {"expires_at": NOW}])
+def test_a_join_token_that_ended_since_the_handshake_lets_nobody_in(ended: dict[str, Any]) -> None:
+    assert decide(arrival(None), Roster(), **ended) == "UNAUTHORIZED"
+    assert "ask for a new one" in refusal(arrival(None), Roster(), **ended)
+
+
+def test_a_join_token_that_is_no_longer_known_lets_nobody_in() -> None:
+    assert decide(arrival(None, Credential(CredentialKind.JOIN, "gone")), Roster()) == "UNAUTHORIZED"
+
+
+def test_a_join_token_that_is_used_up_lets_nobody_in_and_says_what_to_do() -> None:
+    assert decide(arrival(None), Roster(), spent=1) == "FORBIDDEN"
+    assert refusal(arrival(None), Roster(), spent=1) == (
+        "join token join lets no more nodes in, its one use is taken: "
+        "have an operator run gpu-agent registry token create for another"
+    )
+    assert "its 3 uses are taken" in refusal(arrival(None), Roster(), spent=3, uses=3)
+
+
+def test_a_use_that_a_connected_node_reserved_is_taken_and_one_that_is_gone_yields_it() -> None:
+    assert decide(arrival(None), roster_with(keys=unspent("join"))) == "FORBIDDEN"
+    assert decide(arrival(None), roster_with(keys=unspent("join"), connection=None)) == "node-FRESH"
+
+
+def test_until_its_first_beat_a_node_may_come_by_its_join_token_again() -> None:
+    assert decide(arrival("node-A"), roster_with(keys=unspent("join"))) == "node-A"
+    assert decide(arrival("node-A"), roster_with(keys=unspent("another"))) == "NODE_ID_CONFLICT"
+
+
+def test_a_reclaim_token_gives_its_id_back_and_no_other() -> None:
+    assert decide(arrival(None, RECLAIM), roster_with()) == "node-A"
+    assert decide(arrival("node-A", RECLAIM), roster_with()) == "node-A"
+    assert decide(arrival("node-B", RECLAIM), roster_with()) == "NODE_ID_CONFLICT"
+    assert decide(arrival(None, RECLAIM), Roster()) == "node-A"
+
+
+def test_a_reclaim_token_is_good_once_and_says_what_to_do_then() -> None:
+    assert decide(arrival(None, RECLAIM), roster_with(keys=unspent("reclaim"))) == "node-A"
+    assert decide(arrival(None, RECLAIM), roster_with(), spent=1) == "FORBIDDEN"
+    assert "gpu-agent registry reclaim node-A" in refusal(arrival(None, RECLAIM), roster_with(), spent=1)

@@ -1,18 +1,20 @@
 import pytest
 
 from gpu_agent.registry.actions import Action, CloseConnection, Send, TellStatus
-from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck, NodeUnregister
 from tests.registry.fleets import (
+    JOIN,
     Registry,
     beat,
     closed,
     codes,
     declaration,
     figures,
+    fresh_token,
     gpus,
     hardware,
     notes,
@@ -86,7 +88,7 @@ def test_the_minimal_frame_is_enough_to_become_ready() -> None:
     )
     message = decode_from_node(frame)
     assert isinstance(message, NodeRegister)
-    registry.do(RegistrationArrived(1, message, "node-1"))
+    registry.do(RegistrationArrived(1, message, "node-1", JOIN, fresh_token=fresh_token("node-1")))
     registry.beats(3, gpus=None, probe_age_seconds=None, running_jobs=None)
     assert registry.node().status == "ready"
 
@@ -120,15 +122,15 @@ def test_an_ack_tells_how_to_beat_and_which_session_this_is() -> None:
 
 def test_a_token_is_told_only_when_one_was_issued() -> None:
     registry = Registry()
-    assert ack(registry.register()).node_token is None
-    event = RegistrationArrived(
-        2,
-        declaration(),
-        "node-2",
-        credential=Credential(CredentialKind.JOIN, "join"),
-        fresh_token=FreshToken("key-2", "secret", "digest"),
-    )
-    assert ack(registry.do(event)).node_token == "secret"
+    assert ack(registry.register()).node_token == "secret of node-1"
+    assert ack(registry.arrive(proof("node-1"), 2)).node_token is None
+
+
+def test_a_registration_whose_credential_is_to_blame_ends_its_connection() -> None:
+    registry = Registry()
+    refused = registry.arrive(Credential(CredentialKind.JOIN, "unheard of"))
+    assert (codes(refused), closed(refused)) == (["UNAUTHORIZED"], [(1, 1008)])
+    assert registry.register() == []
 
 
 def test_registering_again_on_the_same_connection_keeps_the_id_and_starts_over() -> None:

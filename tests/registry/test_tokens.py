@@ -30,7 +30,7 @@ def node(*keys: NodeKey) -> NodeRecord:
 
 
 def test_a_token_is_found_by_its_digest_for_as_long_as_it_lives() -> None:
-    tokens = Tokens()
+    tokens = Tokens(604800.0)
     tokens.put(operator(expires_at=NOW + 60))
     stands_for = Credential(CredentialKind.OPERATOR, "op", role=Role.ADMIN)
     assert tokens.credential("digest of op", NOW + 59) == stands_for
@@ -39,7 +39,7 @@ def test_a_token_is_found_by_its_digest_for_as_long_as_it_lives() -> None:
 
 
 def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
-    tokens = Tokens()
+    tokens = Tokens(604800.0)
     tokens.put(operator().revoked(NOW))
     assert tokens.credential("digest of op", NOW) is None
     tokens.drop("op")
@@ -48,7 +48,7 @@ def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
 
 
 def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> None:
-    tokens, record = Tokens(), node(NodeKey("a", "digest of a"), NodeKey("b", "digest of b"))
+    tokens, record = Tokens(604800.0), node(NodeKey("a", "digest of a"), NodeKey("b", "digest of b"))
     tokens.fit(record)
     tokens.fit(record)
     assert tokens.credential("digest of a", NOW) == Credential(CredentialKind.NODE, "a", "node-1")
@@ -59,7 +59,7 @@ def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> No
 
 
 def test_the_keys_of_a_node_that_is_let_go_open_nothing() -> None:
-    tokens = Tokens()
+    tokens = Tokens(604800.0)
     tokens.fit(node(NodeKey("a", "digest of a")))
     tokens.forget("node-1")
     tokens.forget("node-1")

@@ -219,7 +219,7 @@ def test_removing_a_live_node_sends_it_away_and_lets_its_record_go() -> None:
     assert of(TellStatus, removed)[0].reason_code == "removed"
     assert closed(removed) == [(1, 1001)]
     assert len(notes(removed, "claim_lost")) == 1
-    assert (registry.fleet.nodes(), registry.kept) == ([], {})
+    assert (registry.fleet.nodes(), registry.kept_names) == ([], [])
     registry.do(ConnectionLost(1))
     assert codes(registry.register(2, "node-1"), 2) == []
 

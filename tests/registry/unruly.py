@@ -30,7 +30,7 @@ from gpu_agent.wire.messages import (
     NodeUnregister,
     ResourceUsage,
 )
-from tests.registry.fleets import proof
+from tests.registry.fleets import JOIN, fresh_token, proof
 
 _Choice = TypeVar("_Choice")
 
@@ -109,7 +109,11 @@ class Unruly:
             running_jobs=self._one((None, self._some(JOBS))),
         )
         return RegistrationArrived(
-            connection, message, f"node-{connection}", credential=proof(node_id) if proven else None
+            connection,
+            message,
+            f"node-{connection}",
+            credential=proof(node_id) if proven else JOIN,
+            fresh_token=fresh_token(node_id),
         )
 
     def beat(self, node_id: str) -> NodeHeartbeat:

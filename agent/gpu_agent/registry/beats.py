@@ -9,6 +9,7 @@ from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
 from gpu_agent.registry.load import load_of
+from gpu_agent.registry.proving import spend
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.sessions import unknown_node
 from gpu_agent.registry.step import Step
@@ -74,6 +75,8 @@ class Beats:
 
     def _count(self, record: NodeRecord, now: float, *, healthy: bool) -> Step:
         step = Step(now)
+        if not record.keys.spent:
+            spend(record, self._house.tokens, step)
         if healthy:
             record.unhealthy_beats = 0
             record.healthy_beats += 1

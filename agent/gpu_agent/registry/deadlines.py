@@ -36,6 +36,11 @@ class Deadlines:
         """How many entries are kept, with those that were given up and will be passed over."""
         return len(self._heap)
 
+    @property
+    def planned(self) -> int:
+        """How many nodes wait for a look."""
+        return len(self._due)
+
     def at(self, node_id: str, due: float) -> None:
         """Look at a node at `due` at the latest; an earlier look that is planned stays."""
         if due == inf or self._due.get(node_id, inf) <= due:

@@ -97,6 +97,7 @@ class _TokenDocument(_Document):
     note: str = ""
     uses: int | None = None
     spent: int = 0
+    used_up_ago_seconds: float | None = None
     labels: dict[str, str] = {}
     node_id: str | None = None
     role: Role | None = None
@@ -168,6 +169,7 @@ def of_token(token: Token, now: float) -> dict[str, Any]:
         "note": token.note,
         "uses": token.uses,
         "spent": token.spent,
+        "used_up_ago_seconds": None if token.used_up_at is None else now - token.used_up_at,
         "labels": dict(token.labels),
         "node_id": token.node_id,
         "role": token.role and token.role.value,
@@ -222,7 +224,7 @@ def token_from(restored: Restored, now: float) -> Token:
         kept = _TokenDocument.model_validate_json(to_json(dict(restored.document)))
     except ValidationError as error:
         raise UnreadableDocumentError(restored.kind, restored.key, _first(error)) from None
-    ends, ended = kept.expires_in_seconds, kept.revoked_ago_seconds
+    ends, ended, used_up = kept.expires_in_seconds, kept.revoked_ago_seconds, kept.used_up_ago_seconds
     return Token(
         token_id=kept.token_id,
         kind=kept.kind,
@@ -233,6 +235,7 @@ def token_from(restored: Restored, now: float) -> Token:
         note=kept.note,
         uses=kept.uses,
         spent=kept.spent,
+        used_up_at=None if used_up is None else written - used_up,
         labels=kept.labels,
         node_id=kept.node_id,
         role=kept.role,

@@ -43,6 +43,7 @@ from gpu_agent.registry.house import House
 from gpu_agent.registry.issuing import Issuing
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.keeping import Keeping
+from gpu_agent.registry.letting_go import Crowd
 from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.record import NodeRecord
@@ -79,7 +80,7 @@ class Fleet:
     ) -> None:
         self.thresholds = thresholds
         self._roster = Roster()
-        self._tokens = Tokens()
+        self._tokens = Tokens(thresholds.offline_retention_seconds)
         self._deadlines = Deadlines()
         self._census = Census()
         self._pacer = Pacer(thresholds, self._census, draw)
@@ -103,6 +104,7 @@ class Fleet:
         self._issuing = Issuing(house)
         self._watch = Watch(house)
         self._keeping = Keeping(house)
+        self._crowd = Crowd(house) if auth_off else None
         self._saves = Saves(
             write=self._keeping.written,
             put_back=Undo(self._roster, self._dispatch, self._tokens).put_back,
@@ -113,7 +115,12 @@ class Fleet:
     @property
     def deadline(self) -> float | None:
         """When `wake` has something to do (monotonic seconds); at most once per scan interval."""
-        waiting = (self._deadlines.earliest, self._dispatch.next_expiry, self._saves.deadline)
+        waiting = (
+            self._deadlines.earliest,
+            self._dispatch.next_expiry,
+            self._saves.deadline,
+            self._tokens.deadline,
+        )
         due = [time for time in waiting if time is not None]
         return max(min(due), self._scan_from) if due else None
 
@@ -155,6 +162,7 @@ class Fleet:
         self._expire(step)
         reached = (self._roster.records.get(node_id) for node_id in self._deadlines.reached(now))
         self._watch.look([record for record in reached if record is not None], step)
+        self._issuing.purge(step)
         self._saves.retry(step)
         return self._finish(step)
 
@@ -261,6 +269,8 @@ class Fleet:
             self._verdicts.settle(self._roster.records[node_id], step)
 
     def _finish(self, step: Step) -> Sequence[Action]:
+        if self._crowd is not None:
+            self._crowd.thin_out(step)
         for node_id in step.touched:
             record = self._roster.records.get(node_id)
             if record is None:

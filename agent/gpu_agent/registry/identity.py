@@ -1,11 +1,15 @@
-"""Which id a registration gets, and why it may not have the one it suggests (R-06, §4 Connections).
+"""Which id a registration gets, and why it may not have the one it suggests (R-06, §2, §4 Connections).
 
-Decides from what is known of the id; binds nothing.
+Decides from what its connection presented and what is known of the id; binds nothing. What was
+presented is looked at again: since the handshake it may have been revoked, used up or replaced.
 """
 
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import RegistrationArrived
+from gpu_agent.registry.joining import has_room, holds_place
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.tokens import Token, Tokens, TokenState
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError
 
@@ -13,30 +17,80 @@ _MINUTE = 60
 _HOUR = 3600
 
 
-def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool, now: float) -> str | NodeError:
-    """Return the id that the registration gets, or the refusal."""
-    wanted = event.message.node_id
-    current = roster.bound.get(event.connection)
-    fixed = current.node_id if current is not None else _proven(event)
-    if fixed is not None:
-        if wanted in (None, fixed):
-            return fixed
-        holds = "registered" if current is not None else "its credential belongs to"
-        return _conflict(
-            wanted,
-            f"this connection {holds} {fixed!r} and cannot carry {wanted!r} besides: "
-            f"register with node_id null or {fixed!r}, or on another connection without that credential",
+class Identities:
+    """Who may be which node."""
+
+    def __init__(self, roster: Roster, tokens: Tokens, *, auth_off: bool) -> None:
+        self._roster = roster
+        self._tokens = tokens
+        self._auth_off = auth_off
+
+    def decide(self, event: RegistrationArrived, now: float) -> str | NodeError:
+        """Return the id that the registration gets, or the refusal."""
+        current = self._roster.bound.get(event.connection)
+        if current is not None:
+            return _only(current.node_id, event, holds="registered")
+        if self._auth_off:
+            return self._free_or_fresh(event, now)
+        credential = event.credential
+        if credential is None:
+            return _unauthorized(event, "this registry asks for a token: connect with a join token")
+        match credential.kind:
+            case CredentialKind.NODE:
+                return self._proven(event, credential)
+            case CredentialKind.JOIN:
+                return self._joining(event, credential, now)
+            case CredentialKind.OPERATOR:
+                return _forbidden(event, "an operator's token registers no node: connect with a join token")
+
+    def _proven(self, event: RegistrationArrived, credential: Credential) -> str | NodeError:
+        record = self._roster.records.get(credential.node_id or "")
+        if record is None or not record.keys.has(credential.token_id):
+            return _unauthorized(
+                event, "this node token proves nothing any more: connect again with a join token"
+            )
+        return _only(record.node_id, event, holds="its token belongs to")
+
+    def _joining(self, event: RegistrationArrived, credential: Credential, now: float) -> str | NodeError:
+        token = self._tokens.by_id.get(credential.token_id)
+        if token is None or token.state(now) in (TokenState.EXPIRED, TokenState.REVOKED):
+            state = "is no longer known" if token is None else f"is {token.state(now)}"
+            return _unauthorized(event, f"join token {credential.token_id} {state}: ask for a new one")
+        node_id = token.node_id
+        granted = (
+            self._free_or_fresh(event, now, token)
+            if node_id is None
+            else _only(node_id, event, holds="its reclaim token is for")
         )
-    if wanted is None:
-        return event.fresh_id if event.fresh_id not in roster.records else _drawn_twice(event)
-    holder = roster.records.get(wanted)
-    if holder is None or (auth_off and _is_free(holder)):
-        return wanted
-    return _conflict(wanted, _held(holder, auth_off=auth_off, now=now))
+        if isinstance(granted, NodeError) or holds_place(self._roster.records.get(granted), token):
+            return granted
+        if not has_room(token, self._tokens, self._roster):
+            return _forbidden(event, _used_up(token))
+        return granted
+
+    def _free_or_fresh(
+        self, event: RegistrationArrived, now: float, token: Token | None = None
+    ) -> str | NodeError:
+        wanted = event.message.node_id
+        if wanted is None:
+            return event.fresh_id if event.fresh_id not in self._roster.records else _drawn_twice(event)
+        holder = self._roster.records.get(wanted)
+        if holder is None:
+            return wanted
+        may = _is_free(holder) if token is None else holds_place(holder, token)
+        return wanted if may else _conflict(wanted, _held(holder, auth_off=self._auth_off, now=now))
 
 
-def _proven(event: RegistrationArrived) -> str | None:
-    return None if event.credential is None else event.credential.node_id
+def _only(node_id: str, event: RegistrationArrived, *, holds: str) -> str | NodeError:
+    """Return the one id that a connection can carry."""
+    wanted = event.message.node_id
+    if wanted in (None, node_id):
+        return node_id
+    return _conflict(
+        wanted,
+        f"this connection {holds} {node_id!r} and cannot carry {wanted!r} besides: "
+        f"register with node_id null or {node_id!r}, or on another connection without that credential",
+    )
 
 
 def _is_free(holder: NodeRecord) -> bool:
@@ -48,21 +102,45 @@ def _is_free(holder: NodeRecord) -> bool:
 
 
 def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:
+    node_id = holder.node_id
     state = "not connected" if holder.connection is None else "connected"
-    way = (
-        "wait until it is disconnected or offline"
+    ways = (
+        f"wait until it is disconnected or offline, have an operator run gpu-agent registry forget {node_id}"
         if auth_off
-        else "present its node token, have an operator remove its record"
+        else "present its node token; if this machine is that node and lost its token, have an operator run "
+        f"gpu-agent registry reclaim {node_id}; if that node is gone for good, "
+        f"gpu-agent registry forget {node_id}"
     )
     return (
-        f"node id {holder.node_id!r} is held by a node at {holder.address or 'an unknown address'} "
+        f"node id {node_id!r} is held by a node at {holder.address or 'an unknown address'} "
         f"that registered {_ago(now - holder.registered_at)} ago ({holder.status}, {state}): "
-        f"{way}, or register with node_id null to be given a fresh id"
+        f"{ways}; or register with node_id null to be given a fresh id"
+    )
+
+
+def _used_up(token: Token) -> str:
+    if token.node_id is not None:
+        return (
+            f"reclaim token {token.token_id} was used: have an operator run "
+            f"gpu-agent registry reclaim {token.node_id} for another"
+        )
+    times = "its one use is" if token.uses == 1 else f"its {token.uses} uses are"
+    return (
+        f"join token {token.token_id} lets no more nodes in, {times} taken: have an operator run "
+        "gpu-agent registry token create for another"
     )
 
 
 def _conflict(wanted: str | None, message: str) -> NodeError:
     return NodeError(node_id=wanted, code=ErrorCode.NODE_ID_CONFLICT, message=message)
+
+
+def _unauthorized(event: RegistrationArrived, message: str) -> NodeError:
+    return NodeError(node_id=event.message.node_id, code=ErrorCode.UNAUTHORIZED, message=message)
+
+
+def _forbidden(event: RegistrationArrived, message: str) -> NodeError:
+    return NodeError(node_id=event.message.node_id, code=ErrorCode.FORBIDDEN, message=message)
 
 
 def _drawn_twice(event: RegistrationArrived) -> NodeError:

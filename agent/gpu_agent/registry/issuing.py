@@ -41,17 +41,23 @@ class Issuing:
         """Do what an operator asks."""
         match event:
             case JoinTokenMade():
-                self.join(event, step)
+                self._join(event, step)
             case OperatorTokenMade():
-                self.operator(event, step)
+                self._operator(event, step)
             case TokenRevoked():
-                self.revoke(event, step)
+                self._revoke(event, step)
             case RotationAsked():
-                self.rotate(event, step)
+                self._rotate(event, step)
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def join(self, event: JoinTokenMade, step: Step) -> None:
+    def purge(self, step: Step) -> None:
+        """Forget the tokens that ended long ago."""
+        for token_id in self._house.tokens.purge(step.now):
+            step.keep_token(token_id)
+            step.note("token_purged", {"token_id": token_id})
+
+    def _join(self, event: JoinTokenMade, step: Step) -> None:
         """Let nodes join by a token, or one node have its id back."""
         if event.node_id is not None and event.node_id not in self._house.roster.records:
             _refuse_unknown_node(event.ref, event.node_id, step)
@@ -72,7 +78,7 @@ class Issuing:
             step,
         )
 
-    def operator(self, event: OperatorTokenMade, step: Step) -> None:
+    def _operator(self, event: OperatorTokenMade, step: Step) -> None:
         """Let somebody read, operate or administer."""
         self._make(
             Token(
@@ -88,7 +94,7 @@ class Issuing:
             step,
         )
 
-    def revoke(self, event: TokenRevoked, step: Step) -> None:
+    def _revoke(self, event: TokenRevoked, step: Step) -> None:
         """End a token; nodes that joined by it stay."""
         token = self._house.tokens.by_id.get(event.token_id)
         if token is None:
@@ -103,7 +109,7 @@ class Issuing:
             step.note("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
         step.answer(event.ref)
 
-    def rotate(self, event: RotationAsked, step: Step) -> None:
+    def _rotate(self, event: RotationAsked, step: Step) -> None:
         """Give a node another token: it registers again for it, where its session is open."""
         record = self._house.roster.records.get(event.node_id)
         if record is None:
@@ -144,7 +150,7 @@ class Issuing:
 
     def _end_keys(self, record: NodeRecord, step: Step) -> None:
         """Let nothing prove the node any more, and send whoever speaks for it away."""
-        record.keys = NodeKeys(joined_by=record.keys.joined_by, spent=record.keys.spent)
+        record.keys = NodeKeys()
         connection = record.connection
         if connection is None:
             return

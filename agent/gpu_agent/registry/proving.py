@@ -3,6 +3,8 @@
 Issues what the shell has drawn, or lets it go. Knows no connection's socket and no status.
 """
 
+from dataclasses import replace
+
 from gpu_agent.registry.credentials import CredentialKind
 from gpu_agent.registry.events import RegistrationArrived
 from gpu_agent.registry.keys import joined
@@ -33,6 +35,16 @@ def issue(record: NodeRecord, event: RegistrationArrived, *, tokens: Tokens, ste
     record.issued_on = event.connection
     step.note("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text
+
+
+def spend(record: NodeRecord, tokens: Tokens, step: Step) -> None:
+    """Count a node's first beat as a use of the token that it joined by; it holds its place from then on."""
+    record.keys = replace(record.keys, spent=True)
+    step.keep_node(record)
+    token = tokens.by_id.get(record.keys.joined_by or "")
+    if token is not None:
+        tokens.put(token.used(step.now))
+        step.keep_token(token.token_id)
 
 
 def _grant_labels(record: NodeRecord, token: Token | None) -> None:

@@ -3,10 +3,12 @@
 The newest proven session wins, by the order of arrival. Closing a socket changes no status.
 """
 
-from gpu_agent.registry import admission, declared, faults, identity, telling
+from gpu_agent.registry import admission, declared, faults, telling
 from gpu_agent.registry.actions import CloseConnection, Kept, Level, Send
 from gpu_agent.registry.events import FaultReported, GoodbyeArrived, RegistrationArrived
 from gpu_agent.registry.house import House
+from gpu_agent.registry.identity import Identities
+from gpu_agent.registry.joining import make_room
 from gpu_agent.registry.proving import issue
 from gpu_agent.registry.quoting import quoted
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
@@ -27,21 +29,20 @@ class Sessions:
     def __init__(self, house: House) -> None:
         self._house = house
         self._policy = house.policy
+        self._identities = Identities(house.roster, house.tokens, auth_off=house.policy.auth_off)
 
     def register(self, event: RegistrationArrived, step: Step) -> None:
-        """Admit a node, or say why not; a refusal leaves the connection open for another try."""
+        """Admit a node, or say why not; that closes a connection only if its credential is to blame."""
         message = event.message
         _note_arrival(event, step)
         roster = self._house.roster
         granted = admission.refusal_of(
             message, allow_simulated=self._policy.allow_simulated
-        ) or identity.decide(event, roster, auth_off=self._policy.auth_off, now=step.now)
+        ) or self._identities.decide(event, step.now)
         if isinstance(granted, NodeError):
-            step.note(
-                "node_register_refused", {"node_id": message.node_id, "code": granted.code}, Level.WARNING
-            )
-            step.tell(Send(event.connection, granted))
+            self._refuse(event, granted, step)
             return
+        make_room(event, granted, house=self._house, step=step)
         record = roster.records.get(granted)
         if record is None:
             step.before[(Kept.NODE, granted)] = None
@@ -88,6 +89,14 @@ class Sessions:
             self._house.dispatch.refresh(record)
             step.note("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
             step.touched[record.node_id] = None
+
+    def _refuse(self, event: RegistrationArrived, refusal: NodeError, step: Step) -> None:
+        fields = {"node_id": event.message.node_id, "code": refusal.code, "address": event.address}
+        step.note("node_register_refused", fields, Level.WARNING)
+        step.tell(Send(event.connection, refusal))
+        if refusal.code in (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN):
+            self._house.roster.dismiss(event.connection)
+            step.tell(CloseConnection(event.connection, POLICY_VIOLATION, refusal.code))
 
     def _attach(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
         """Let this connection stand for the node, and the one before it no longer."""

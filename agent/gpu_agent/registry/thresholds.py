@@ -28,6 +28,8 @@ class Thresholds:
     min_ready_models: int = 1
     required_models: tuple[str, ...] = ()
     offline_retention_seconds: float = 604800.0
+    max_offline_records: int = 4096
+    """With auth off, when anybody may come under ever new ids: beyond so many the oldest is let go."""
     probe_age_limit_seconds: float = 60.0
     """A beat whose GPU reading is older than this is not healthy."""
     max_cpu_percent: float = 90.0

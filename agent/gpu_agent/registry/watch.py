@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from gpu_agent.registry import deadlines, faults, health, silence, telling
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.house import House
+from gpu_agent.registry.letting_go import purge
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
@@ -40,7 +41,7 @@ class Watch:
         elif record.status is NodeStatus.DRAINING:
             self._house.verdicts.settle(record, step)
         elif now >= deadlines.purge_at(record, self._thresholds):
-            self._purge(record, step)
+            purge(record, self._house, why="offline for too long", step=step)
         if record.connection is not None and now >= record.next_status_at:
             self._tell_again(record, record.connection, step)
 
@@ -75,15 +76,6 @@ class Watch:
         self._house.pacer.adjust(record, step.now)
         step.tell(
             telling.status_of(record, self._thresholds, connection=connection, now=step.now, periodic=True)
-        )
-
-    def _purge(self, record: NodeRecord, step: Step) -> None:
-        self._house.roster.drop(record)
-        self._house.dispatch.forget(record.node_id)
-        self._house.claiming.forget(record.node_id)
-        step.keep_node(record)
-        step.note(
-            "node_purged", {"node_id": record.node_id, "offline_seconds": round(step.now - record.since)}
         )
 
 

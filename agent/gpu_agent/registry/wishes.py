@@ -10,6 +10,7 @@ from gpu_agent.registry import controls
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.events import ControlAsked, CordonAsked, DrainAsked, RemovalAsked, ResumeAsked, Wish
 from gpu_agent.registry.house import House
+from gpu_agent.registry.letting_go import let_go
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Step
@@ -100,9 +101,7 @@ class Wishes:
             self._house.verdicts.give(
                 record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
             )
-        self._house.roster.drop(record)
-        self._house.dispatch.forget(record.node_id)
-        self._house.claiming.forget(record.node_id)
+        let_go(record, self._house, step)
         step.note("node_removed", {"node_id": record.node_id}, Level.WARNING)
         step.answer(event.ref)
 

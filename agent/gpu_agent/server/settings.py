@@ -94,6 +94,7 @@ class RegistrySettings(BaseSettings):
     min_ready_models: Annotated[int, Field(ge=0)] = _DEFAULTS.min_ready_models
     required_models: Names = _DEFAULTS.required_models
     offline_retention_seconds: Span = _DEFAULTS.offline_retention_seconds
+    max_offline_records: Count = _DEFAULTS.max_offline_records
     probe_age_limit_seconds: Span = _DEFAULTS.probe_age_limit_seconds
     max_cpu_percent: Percent = _DEFAULTS.max_cpu_percent
     max_gpu_percent: Percent = _DEFAULTS.max_gpu_percent
