@@ -313,3 +313,25 @@ async def test_a_machine_that_is_always_late_is_still_woken() -> None:
         while len(machine.woken) < 3:  # noqa: ASYNC110 - nothing tells when a machine is woken
             await asyncio.sleep(0.01)
     loop.stop()
+
+
+async def test_a_machine_that_has_left_something_is_woken_again_at_once_after_others_had_a_turn() -> None:
+    machine, hands = Scripted(), Hands()
+    turns: list[int] = []
+
+    class Large(Scripted):
+        def wake(self, now: float) -> Sequence[Action]:
+            super().wake(now)
+            self.deadline = now if len(self.woken) < 50 else None
+            asyncio.get_running_loop().call_soon(turns.append, len(self.woken))
+            return ()
+
+    machine = Large()
+    machine.deadline = time.monotonic()
+    began = time.monotonic()
+    driven(machine, hands)
+    async with asyncio.timeout(5):
+        while len(machine.woken) < 50:  # noqa: ASYNC110 - the loop under test has no event for it
+            await asyncio.sleep(0)
+    assert time.monotonic() - began < 0.5
+    assert turns[:49] == list(range(1, 50))

@@ -3,7 +3,6 @@
 Who gets which place is dispatch's; this adds what must be saved, told and logged.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from gpu_agent.registry.actions import Kept, Level
@@ -77,14 +76,17 @@ class Claiming:
         step.answer(event.ref)
         return claim.node_id
 
-    def expire(self, step: Step) -> Iterable[str]:
-        """End the claims whose time has passed; returns the nodes that have a place again."""
-        ended = self._dispatch.expire(step.now)
+    def expire(self, step: Step, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
+        """End claims whose time has passed, the earliest first and `most` of them, and return them.
+
+        That of `of_job` is among them in any case.
+        """
+        ended = self._dispatch.expire(step.now, most=most, of_job=of_job)
         for claim in ended:
             self._lost.drop(claim.job_id, step.now)
             step.keep_claim(claim.job_id)
             step.note("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
-        return {claim.node_id: None for claim in ended}
+        return ended
 
     def lose(self, record: NodeRecord, step: Step) -> None:
         """Report a node's claims lost: it went offline."""

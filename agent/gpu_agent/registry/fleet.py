@@ -5,6 +5,7 @@ shell carries the actions out in order, and nothing that follows a `Save` before
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import assert_never
 
 from gpu_agent.registry.actions import Action, Kept, Level
@@ -61,6 +62,9 @@ from gpu_agent.registry.wishes import Wishes
 
 NOTHING: tuple[Action, ...] = ()
 
+MOST_AT_ONCE = 64
+"""Nodes that are looked at, and claims that are ended, in one call of `wake`: some 10 ms of work."""
+
 
 class Fleet:
     """The registry's machine. Times are monotonic seconds.
@@ -111,6 +115,8 @@ class Fleet:
             retry_seconds=thresholds.scan_interval_seconds,
         )
         self._scan_from = 0.0
+        self._goes_on = False
+        """True while a scan has left something for the next call."""
 
     @property
     def deadline(self) -> float | None:
@@ -153,17 +159,22 @@ class Fleet:
         return self._finish(step)
 
     def wake(self, now: float) -> Sequence[Action]:
-        """Draw the consequences of time alone; harmless when early."""
+        """Draw the consequences of time alone; harmless when early.
+
+        Of many that are due at once some are left for a next call, for which `deadline` asks at once.
+        """
         deadline = self.deadline
         if deadline is None or now < deadline:
             return NOTHING
-        self._scan_from = now + self.thresholds.scan_interval_seconds
         step = Step(now)
-        self._expire(step)
-        reached = (self._roster.records.get(node_id) for node_id in self._deadlines.reached(now))
-        self._watch.look([record for record in reached if record is not None], step)
+        ended = self._expire(step)
+        reached = list(islice(self._deadlines.reached(now), MOST_AT_ONCE))
+        looked_at = [record for node_id in reached if (record := self._roster.records.get(node_id))]
+        self._watch.look(looked_at, step, goes_on=self._goes_on)
         self._issuing.purge(step)
         self._saves.retry(step)
+        self._goes_on = MOST_AT_ONCE in (ended, len(reached))
+        self._scan_from = now + (0.0 if self._goes_on else self.thresholds.scan_interval_seconds)
         return self._finish(step)
 
     def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:
@@ -251,7 +262,7 @@ class Fleet:
             self._sessions.fault(event, step)
 
     def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
-        self._expire(step)
+        self._expire(step, of_job=event.job.job_id if isinstance(event, ClaimAsked) else event.job_id)
         match event:
             case ClaimAsked():
                 self._claiming.ask(event, step)
@@ -264,9 +275,12 @@ class Fleet:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _expire(self, step: Step) -> None:
-        for node_id in self._claiming.expire(step):
+    def _expire(self, step: Step, *, of_job: str | None = None) -> int:
+        """End claims whose time has passed, and say how many; not all at once where there are many."""
+        ended = self._claiming.expire(step, most=MOST_AT_ONCE, of_job=of_job)
+        for node_id in dict.fromkeys(claim.node_id for claim in ended):
             self._verdicts.settle(self._roster.records[node_id], step)
+        return len(ended)
 
     def _finish(self, step: Step) -> Sequence[Action]:
         if self._crowd is not None:

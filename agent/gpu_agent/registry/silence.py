@@ -22,9 +22,13 @@ def suspected(records: Iterable[NodeRecord], step: Step) -> list[NodeRecord]:
     Each is marked, which moves its deadline to its last beat + 2 timeouts and excludes it from
     dispatch as disconnected until it beats. A node is waited for once.
     """
-    live = [record for record in records if record.status is not NodeStatus.OFFLINE]
-    silent = [record for record in live if _is_silent(record, step.now)]
-    if len(live) < FEWEST_NODES or len(silent) * 2 <= len(live):
+    live, silent = 0, list[NodeRecord]()
+    for record in records:  # of all nodes, while nobody else has a turn: no calls in it
+        if record.status is not NodeStatus.OFFLINE:
+            live += 1
+            if step.now - record.heard_at > SILENT_INTERVALS * record.interval_seconds:
+                silent.append(record)
+    if live < FEWEST_NODES or len(silent) * 2 <= live:
         return []
     waited_for = [record for record in silent if not record.suspected]
     if not waited_for:
@@ -33,11 +37,7 @@ def suspected(records: Iterable[NodeRecord], step: Step) -> list[NodeRecord]:
         record.suspected = True
     step.note(
         "mass_disconnect_suspected",
-        {"live": len(live), "silent": len(silent), "waited_for": len(waited_for)},
+        {"live": live, "silent": len(silent), "waited_for": len(waited_for)},
         Level.WARNING,
     )
     return waited_for
-
-
-def _is_silent(record: NodeRecord, now: float) -> bool:
-    return now - record.heard_at > SILENT_INTERVALS * record.interval_seconds

@@ -3,7 +3,7 @@
 Called for the nodes whose time has come, in no particular order. Reads no clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from gpu_agent.registry import deadlines, faults, health, silence, telling
 from gpu_agent.registry.actions import Level
@@ -20,14 +20,20 @@ class Watch:
     def __init__(self, house: House) -> None:
         self._house = house
         self._thresholds = house.thresholds
+        self._suspicion_asked = False
+        """True once it was asked, for those who are due together, whether most of the fleet is silent."""
 
-    def look(self, records: Iterable[NodeRecord], step: Step) -> None:
-        """Draw the consequences of the time for each of these nodes."""
-        due = list(records)
-        if any(_timed_out(record, step.now) for record in due):
-            for record in silence.suspected(self._house.roster.records.values(), step):
-                self._house.dispatch.refresh(record)
-        for record in due:
+    def look(self, records: Sequence[NodeRecord], step: Step, *, goes_on: bool = False) -> None:
+        """Draw the consequences of the time for each of these nodes.
+
+        `goes_on` says that they are more of those that were due at the last look: what was found of the
+        fleet as a whole then is not asked again.
+        """
+        self._suspicion_asked = goes_on and self._suspicion_asked
+        if not self._suspicion_asked and any(_timed_out(record, step.now) for record in records):
+            self._suspicion_asked = True
+            self._house.dispatch.doubt(silence.suspected(self._house.roster.records.values(), step))
+        for record in records:
             self._look_at(record, step)
             step.touched[record.node_id] = None
 

@@ -236,4 +236,7 @@ class FleetLoop:
             if actions:
                 self.act(actions)
         finally:
-            self._sleep()  # whatever went wrong: a registry whose clock stands judges nobody any more
+            # Whatever went wrong: a registry whose clock stands judges nobody any more. And where much was
+            # due at once it has done a part: the rest follows as soon as everybody else had a turn.
+            deadline = self._machine.deadline
+            self._sleep(at_least=0.0 if deadline is not None and deadline <= now else SHORTEST_SLEEP_SECONDS)

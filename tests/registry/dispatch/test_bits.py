@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.bits import FEW, Column, Postings, members, pick
+from gpu_agent.registry.dispatch.bits import FEW, Column, Postings, gathered, members, pick
 
 SLOTS = st.sets(st.integers(0, 300), max_size=40)
 
@@ -61,3 +61,8 @@ def test_a_posting_grows_from_few_to_many_and_shrinks_to_nothing() -> None:
         postings.move(slot, {"zone-a"}, set())
     assert list(postings) == []
     assert postings.holders("zone-a") == 0
+
+
+@given(st.lists(st.integers(0, 500), max_size=40))
+def test_slots_gathered_at_once_are_the_set_of_them(slots: list[int]) -> None:
+    assert list(members(gathered(slots))) == sorted(set(slots), reverse=True)

@@ -58,3 +58,12 @@ def test_a_claim_renewed_over_and_over_takes_no_room_for_long() -> None:
     assert claims.entries < 100
     assert claims.next_expiry == 10_500.0
     assert [claim.job_id for claim in claims.end_due(1e6)] == ["job-0", "job-1"]
+
+
+def test_of_many_claims_that_are_over_so_many_end_the_earliest_first() -> None:
+    claims = Claims(60.0)
+    for number in range(5):
+        claims.hold(entry(f"job-{number}", 60.0 + number))
+    assert [claim.job_id for claim in claims.end_due(100.0, 2)] == ["job-0", "job-1"]
+    assert claims.next_expiry == 62.0
+    assert len(claims.end_due(100.0)) == 3

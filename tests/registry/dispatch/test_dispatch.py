@@ -401,3 +401,13 @@ def test_every_answer_is_as_good_as_a_scan_gives_in_any_order_of_events(dice: Ra
     played = Played(dice)
     for _ in range(80):
         played.step()
+
+
+def test_a_claim_that_is_over_ends_with_those_before_it_or_when_it_is_asked_for() -> None:
+    dispatch = dispatching(node(max_concurrent_jobs=5))
+    for number in range(4):
+        claimed(dispatch, job(f"job-{number}"), float(number))
+    over = dispatch.expire(1000.0, most=1, of_job="job-2")
+    assert [claim.job_id for claim in over] == ["job-0", "job-2"]
+    assert [claim.job_id for claim in dispatch.expire(62.5, of_job="job-3")] == ["job-1"]
+    assert [claim.job_id for claim in dispatch.claims()] == ["job-3"]

@@ -210,3 +210,20 @@ def test_standing_counts_nodes_by_what_bars_them() -> None:
         Exclusion.DISCONNECTED: 1,
         Exclusion.CAPACITY_EXCEEDED: 1,
     }
+
+
+@settings(max_examples=100, deadline=None)
+@given(DICE)
+def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -> None:
+    fleet = random_fleet(dice)
+    at_once, one_by_one = index_of(*fleet), index_of(*fleet)
+    doubted = [record for record in fleet if dice.random() < 2 / 3]
+    for record in doubted:
+        record.suspected = True
+    at_once.file_doubts(doubted)
+    for record in doubted:
+        one_by_one.file(record)
+    assert at_once.standing == one_by_one.standing
+    assert [view.barred for view in at_once.views.values()] == [
+        view.barred for view in one_by_one.views.values()
+    ]

@@ -4,7 +4,7 @@ An integer of n bits is a set of up to n slots; `&` meets two of them in time th
 never reach (0.3 µs for 100 000 slots). Knows nothing of nodes or jobs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
@@ -20,6 +20,14 @@ def members(bits: int) -> Iterator[int]:
         slot = bits.bit_length() - 1
         yield slot
         bits ^= 1 << slot
+
+
+def gathered(slots: Sequence[int]) -> int:
+    """Make a set of many slots at once, in time that does not grow with its square."""
+    octets = bytearray(max(slots, default=0) // 8 + 1)
+    for slot in slots:
+        octets[slot >> 3] |= 1 << (slot & 7)
+    return int.from_bytes(octets, "little")
 
 
 def pick(bits: int, chance: float) -> int:

@@ -67,10 +67,10 @@ class Claims:
         """Strike a claim out; None when it is not held."""
         return self._held.pop(job_id, None)
 
-    def end_due(self, now: float) -> list[Claim]:
-        """Strike out the claims whose time is over, the earliest first."""
-        over = []
-        while self._ends and self._ends[0][0] <= now:
+    def end_due(self, now: float, most: int | None = None) -> list[Claim]:
+        """Strike out claims whose time is over, the earliest first, and at most so many."""
+        over: list[Claim] = []
+        while self._ends and self._ends[0][0] <= now and len(over) != most:
             at, job_id = heapq.heappop(self._ends)
             if self._is_end(at, job_id):
                 over.append(self._held.pop(job_id))

@@ -4,7 +4,7 @@ Alone writes `NodeRecord.claims`; everything else of a record is the fleet's. Ch
 sends nothing: what it returns is the fleet's to save before it is told.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpu_agent.registry.dispatch.affinity import Affinities
@@ -51,6 +51,10 @@ class Dispatch:
     def refresh(self, record: NodeRecord) -> None:
         """Take in a node, or whatever may have changed about it. O(1) in the size of the fleet."""
         self._index.file(record)
+
+    def doubt(self, records: Sequence[NodeRecord]) -> None:
+        """Take in that these nodes are suspected now, and nothing else about them has changed."""
+        self._index.file_doubts(records)
 
     def forget(self, node_id: str) -> None:
         """Let a node go, with the claims on it."""
@@ -113,9 +117,13 @@ class Dispatch:
             self._affinities.hold(claim.affinity_key, claim.node_id, now)
         return claim
 
-    def expire(self, now: float) -> list[Claim]:
-        """End the claims whose time is over, and return them."""
-        over = self._claims.end_due(now)
+    def expire(self, now: float, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
+        """End claims whose time is over, and return them: so many, and that of `of_job` in any case."""
+        over = self._claims.end_due(now, most)
+        left = None if of_job is None else self._claims.of(of_job)
+        if left is not None and left.expires_at <= now:
+            self._claims.end(left.job_id)
+            over.append(left)
         for claim in over:
             self._vacate(claim)
         return over

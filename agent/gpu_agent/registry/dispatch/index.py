@@ -5,9 +5,9 @@ handful of `&`, whatever the fleet. Exact in everything but free GPU memory, whi
 is found is judged by `filters`, and only nodes within one step of what a job needs are looked at one by one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from gpu_agent.registry.dispatch.bits import Column, Postings, members, pick
+from gpu_agent.registry.dispatch.bits import Column, Postings, gathered, members, pick
 from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.filters import barred, exclusion, has_memory
 from gpu_agent.registry.dispatch.gpu_sets import GpuSets
@@ -17,6 +17,7 @@ from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.dispatch.view import NodeView, gpu_set
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.wire.codes import NodeStatus
 
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
@@ -68,6 +69,19 @@ class Index:
         """File a node anew after a claim on it was made or ended."""
         self._file_room(view)
         self._file_standing(view)
+
+    def file_doubts(self, records: Sequence[NodeRecord]) -> None:
+        """File by their standing alone nodes that have just become suspected; most of a fleet at a time."""
+        moved: dict[Exclusion | None, list[int]] = {}
+        for record in records:
+            view = self.views[record.node_id]
+            if view.barred is not Exclusion.STATUS_NOT_READY and record.status is NodeStatus.READY:
+                moved.setdefault(view.barred, []).append(view.slot)
+                view.barred = Exclusion.DISCONNECTED
+        for before, slots in moved.items():
+            bits = gathered(slots)
+            self.standing[before] ^= bits
+            self.standing[Exclusion.DISCONNECTED] ^= bits
 
     def drop(self, node_id: str) -> None:
         """Let a node go; its slot serves another."""
