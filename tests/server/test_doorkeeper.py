@@ -14,7 +14,7 @@ from gpu_agent.registry.credentials import Role
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
-from tests.server.harness import Node, node, running, url
+from tests.server.harness import Node, node, registration, running, url
 
 REQUEST = (
     b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -91,6 +91,37 @@ async def test_the_header_goes_before_the_query(service: RegistryService) -> Non
     made = await join_token(service)
     target = url(service, f"/ws/node?token={made.token}")
     assert (await refused(target, "Bearer gpuj_00000000_x"))[0] == http.HTTPStatus.UNAUTHORIZED
+
+
+async def test_a_join_token_that_is_used_up_is_403(service: RegistryService) -> None:
+    made = await join_token(service)
+    async with node(service, token=made.token) as first:
+        await first.become_ready()
+        status, sentence, _ = await refused(url(service), f"Bearer {made.token}")
+    assert (status, "used up" in sentence) == (http.HTTPStatus.FORBIDDEN, True)
+
+
+async def test_a_join_token_revoked_after_the_handshake_registers_nobody_any_more(
+    service: RegistryService,
+) -> None:
+    made = await join_token(service)
+    async with node(service, token=made.token) as late:
+        await service.tokens.revoke(made.token_id)
+        await late.say(registration())
+        assert (await late.hear())["code"] == "UNAUTHORIZED"
+        assert await late.closed() == (1008, "UNAUTHORIZED")
+
+
+async def test_a_node_token_that_is_ended_at_once_ends_the_session_and_opens_nothing_more(
+    service: RegistryService,
+) -> None:
+    made = await join_token(service)
+    async with node(service, token=made.token) as joined:
+        token = (await joined.register())["node_token"]
+        assert await service.tokens.rotate(joined.node_id, at_once=True) is None
+        assert (await joined.hear_type("node_error"))["code"] == "UNAUTHORIZED"
+        assert await joined.closed() == (1008, "UNAUTHORIZED")
+    assert (await refused(url(service), f"Bearer {token}"))[0] == http.HTTPStatus.UNAUTHORIZED
 
 
 async def test_a_full_registry_answers_503_before_it_looks_at_a_credential() -> None:
