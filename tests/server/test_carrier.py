@@ -21,6 +21,7 @@ from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.gateway import Limits, NodeConnection
 from gpu_agent.server.switchboard import Switchboard
+from gpu_agent.server.tally import Tally
 from gpu_agent.store.base import RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl, NodeRegisterAck
@@ -53,7 +54,7 @@ class HeardBoard(Switchboard):
 
 
 def carrier(*, board: HeardBoard | None = None, chronicle: Chronicle | None = None) -> Carrier:
-    return Carrier(chronicle or Chronicle(), board or HeardBoard(), clock=CLOCK)
+    return Carrier(chronicle or Chronicle(), board or HeardBoard(), clock=CLOCK, tally=Tally())
 
 
 async def test_an_ack_lets_its_connection_stay() -> None:

@@ -59,11 +59,14 @@ class Gpus(Mapping[str, GpuState]):
         "_used",
         "_well",
         "_well_healths",
+        "names",
         "usable",
     )
 
     def __init__(self, states: Iterable[GpuState] = ()) -> None:
         self._states = {state.uuid: state for state in states}
+        self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
+        """As declared; None for the parent of MIG slices, which counts in no total."""
         self._order = "\n".join(self._states)
         """One comparison tells that a beat lists the GPUs as they were declared, and touches one string."""
         self._in_one_row = not any("\n" in uuid for uuid in self._states)
@@ -108,11 +111,6 @@ class Gpus(Mapping[str, GpuState]):
     def healths(self) -> tuple[str, ...]:
         """The health of each."""
         return self._well_healths if self._well else tuple(state.health for state in self._states.values())
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The name of each; looks at no figure."""
-        return tuple(state.name for state in self._states.values())
 
     @property
     def memory_used(self) -> list[int | None]:

@@ -14,6 +14,7 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
+from gpu_agent.server.tally import Tally
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import NodeRegisterAck
@@ -27,12 +28,13 @@ _LOG = EventLog("registry")
 class Carrier:
     """The fleet's hands: sockets, log, and those who wait for an answer."""
 
-    def __init__(self, chronicle: Chronicle, switchboard: Switchboard, *, clock: Clock) -> None:
+    def __init__(self, chronicle: Chronicle, switchboard: Switchboard, *, clock: Clock, tally: Tally) -> None:
         self.answers: dict[int, asyncio.Future[Result]] = {}
         """By `ref`: who waits for which answer."""
         self._chronicle = chronicle
         self._switchboard = switchboard
         self._clock = clock
+        self._tally = tally
         self._clerk = Clerk(chronicle, clock)
 
     def make_ready(self, actions: Sequence[Action]) -> Ready:
@@ -47,6 +49,7 @@ class Carrier:
             case Answer(ref, result):
                 self._answer(ref, result)
             case Note():
+                self._tally.count(doing.event, doing.fields)
                 _EMIT[doing.level](doing.event, **doing.fields)
             case Publish():
                 self._publish(doing)
@@ -86,6 +89,7 @@ class Carrier:
         named = {} if event.node_id is None else {"node_id": event.node_id}
         numbered = {} if event.id is None else {"event_id": event.id}
         _EMIT[doing.level](event.event, **numbered, **named, **event.fields)
+        self._tally.count(event.event, event.fields)
         self._chronicle.add(event)
 
 

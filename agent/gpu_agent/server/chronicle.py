@@ -101,6 +101,11 @@ class Chronicle:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))
 
+    @property
+    def listeners(self) -> int:
+        """How many follow."""
+        return len(self._listeners)
+
     @contextmanager
     def listening(self, *, after: int | None = None) -> Iterator[Listener]:
         """Subscribe for the length of a block, from now on or from the event `after` on."""

@@ -37,4 +37,4 @@ EVERYBODY = NodeFilter()
 
 
 def _has_gpu(record: NodeRecord, part: str) -> bool:
-    return any(part in name.lower() for name in record.gpus.names)
+    return any(part in name.lower() for name in record.gpus.names if name is not None)

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
@@ -38,40 +37,24 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
 from gpu_agent.server.errands import restored
-from gpu_agent.server.gateway import Limits
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.node_filter import EVERYBODY, NodeFilter
 from gpu_agent.server.performance import Meter, Performance
 from gpu_agent.server.reception import Reception
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.switchboard import Switchboard
+from gpu_agent.server.tally import Tally
 from gpu_agent.server.tokens import TokenDesk
 from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
+from gpu_agent.server.vitals import Size, Vitals
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 
+__all__ = ["RegistryService", "ServiceSettings"]
+
 STOP_SECONDS = 2.0
 _LOG = EventLog("registry")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceSettings:
-    """What a registry is told when it is made."""
-
-    node_listen: Address = field(default_factory=lambda: Address("127.0.0.1", 8080))
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    limits: Limits = field(default_factory=Limits)
-    allow_simulated: bool = False
-    auth_on: bool = True
-    """Whether nodes must present tokens; off, whoever reaches the port may act as any node."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How much a registry holds."""
-
-    nodes: int
-    connections: int
 
 
 class RegistryService:
@@ -101,7 +84,8 @@ class RegistryService:
             connection_lost=self._reception.connection_lost,
             judge=Doorkeeper(self.tokens if settings.auth_on else None).judge,
         )
-        self._carrier = Carrier(self._chronicle, self._switchboard, clock=self._clock)
+        self._tally = Tally()
+        self._carrier = Carrier(self._chronicle, self._switchboard, clock=self._clock, tally=self._tally)
         self._writer = Writer(store)
         self._loop = FleetLoop(
             self._fleet,
@@ -112,6 +96,17 @@ class RegistryService:
             lagged=self._meter.lagged,
         )
         self._node_address: Address | None = None
+        self.vitals = Vitals(
+            fleet=self._fleet,
+            loop=self._loop,
+            switchboard=self._switchboard,
+            reception=self._reception,
+            chronicle=self._chronicle,
+            meter=self._meter,
+            tally=self._tally,
+            writer=self._writer,
+        )
+        """How this registry is, and the figures by which it is watched."""
 
     async def start(self) -> None:
         """Listen for nodes, take back what the store kept, let nodes in; raises `OSError`, `StoreError`."""
@@ -271,7 +266,7 @@ class RegistryService:
     @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
-        return Size(nodes=self._fleet.size, connections=self._switchboard.size)
+        return self.vitals.size
 
     def _handle(self, event: Event) -> None:
         self._loop.handle(event)

@@ -49,6 +49,13 @@ class Switchboard:
         """How many connections are open."""
         return len(self._connections)
 
+    @property
+    def closed_because(self) -> str | None:
+        """Why a node that comes now is not let in, as the end of a sentence; None while it is."""
+        if not self._admitting:
+            return "is starting or stopping"
+        return "is full" if self.size > self.limits.max_connections else None
+
     async def listen(self, address: Address) -> Address:
         """Open the port and say which it is; nodes are told to come later until `admit`. Raises `OSError`."""
         loop = asyncio.get_running_loop()
@@ -106,9 +113,9 @@ class Switchboard:
         """Say why a peer may not come in; None when it may. A full house looks at no credential."""
         if handshake.path != NODE_PATH:
             return TurnedAway(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
-        if self._admitting and self.size <= self.limits.max_connections:
+        problem = self.closed_because
+        if problem is None:
             return self._judge(connection, handshake)
-        problem = "is full" if self._admitting else "is starting or stopping"
         return TurnedAway(
             http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", RETRY_AFTER_SECONDS
         )

@@ -1,0 +1,83 @@
+"""The fleet counted as it stands: by status, by GPU, by place. In slices, so that it keeps nobody waiting.
+
+Alike nodes are looked at as one: ten thousand of them have few kinds of GPUs between them. What
+a peer may name as it likes is bounded before it is told by name.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.inventory import Health
+
+NODES_IN_A_SLICE = 250
+MOST_GPU_NAMES = 40
+LONGEST_GPU_NAME = 80
+OTHER = "other"
+
+_HEALTHS = frozenset(health.value for health in Health)
+_STATUSES = dict.fromkeys((status.value for status in NodeStatus), 0)
+
+Look = tuple[tuple[str | None, ...], tuple[str, ...]]
+"""The names and healths of a node's GPUs, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """A fleet's numbers."""
+
+    statuses: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
+    places: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
+    """For jobs, by the status of their node."""
+    occupied: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
+    others: Counter[str] = field(
+        default_factory=lambda: Counter({"connected": 0, "cordoned": 0, "drains": 0, "claims": 0})
+    )
+    looks: Counter[Look] = field(default_factory=Counter)
+
+    @property
+    def gpus(self) -> Counter[tuple[str, str]]:
+        """GPUs by name and health, without the parents of MIG slices; rare names are told as one."""
+        found: Counter[tuple[str, str]] = Counter()
+        for (names, healths), nodes in self.looks.items():
+            for name, health in zip(names, healths, strict=True):
+                if name is not None:
+                    shown = health if health in _HEALTHS else OTHER
+                    found[name[:LONGEST_GPU_NAME], shown] += nodes
+        return _bounded(found)
+
+
+async def taken(records: Sequence[NodeRecord]) -> Census:
+    """Count these nodes, and let others have their turn meanwhile."""
+    census = Census()
+    for begin in range(0, len(records), NODES_IN_A_SLICE):
+        for record in records[begin : begin + NODES_IN_A_SLICE]:
+            _count(record, census)
+        await asyncio.sleep(0)
+    return census
+
+
+def _count(record: NodeRecord, census: Census) -> None:
+    status, others = record.status.value, census.others
+    census.statuses[status] += 1
+    census.places[status] += record.max_concurrent_jobs
+    census.occupied[status] += record.in_flight_jobs
+    others["connected"] += record.connected
+    others["cordoned"] += record.cordoned is not None
+    others["drains"] += record.drain is not None
+    others["claims"] += len(record.claims)
+    census.looks[record.gpus.names, record.gpus.healths] += 1
+
+
+def _bounded(found: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    by_name: Counter[str] = Counter()
+    for (name, _), count in found.items():
+        by_name[name] += count
+    told = {name for name, _ in by_name.most_common(MOST_GPU_NAMES)}
+    bounded: Counter[tuple[str, str]] = Counter()
+    for (name, health), count in found.items():
+        bounded[name if name in told else OTHER, health] += count
+    return bounded
