@@ -13,19 +13,28 @@ from tests.server.harness import Node
 ROUTES = {
     "DELETE /v1/claims/{job_id}": "operate",
     "DELETE /v1/nodes/{node_id}": "admin",
+    "DELETE /v1/tokens/{token_id}": "admin",
     "GET /healthz": "public",
+    "GET /metrics": "read",
+    "GET /readyz": "public",
     "GET /v1/claims": "read",
     "GET /v1/nodes": "read",
     "GET /v1/nodes/{node_id}": "read",
     "GET /v1/nodes/{node_id}/events": "read",
+    "GET /v1/thresholds": "read",
+    "GET /v1/tokens": "admin",
     "HEAD /healthz": "public",
+    "HEAD /readyz": "public",
     "POST /v1/claims": "operate",
     "POST /v1/claims/{job_id}/renew": "operate",
     "POST /v1/dispatch/explain": "read",
     "POST /v1/nodes/{node_id}/cordon": "operate",
     "POST /v1/nodes/{node_id}/drain": "operate",
+    "POST /v1/nodes/{node_id}/reclaim": "admin",
     "POST /v1/nodes/{node_id}/resume": "operate",
+    "POST /v1/nodes/{node_id}/rotate": "admin",
     "POST /v1/nodes/{node_id}/uncordon": "operate",
+    "POST /v1/tokens": "admin",
 }
 
 

@@ -20,6 +20,7 @@ from gpu_agent.server.operator_nodes import about_nodes
 from gpu_agent.server.operator_openapi import describe_itself
 from gpu_agent.server.operator_paths import ExactPaths
 from gpu_agent.server.operator_problems import answer_with_problems, refusing
+from gpu_agent.server.operator_tokens import about_tokens
 from gpu_agent.server.operator_wishes import about_wishes
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
@@ -80,8 +81,8 @@ def application(service: RegistryService) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (about_registry(service), about_nodes(service), about_wishes(service), about_jobs(service)):
-        app.router.routes.extend(router.routes)
+    for about in (about_registry, about_nodes, about_wishes, about_jobs, about_tokens):
+        app.router.routes.extend(about(service).routes)
     answer_with_problems(app)
     describe_itself(app)
     return app

@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.server.chronicle import RegistryEvent
-from gpu_agent.server.views import ClaimView, NodeSummary
+from gpu_agent.server.views import CheckView, ClaimView, NodeSummary
+from gpu_agent.wire.fields import MAX_LABELS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+Label = Annotated[str, StringConstraints(max_length=1024)]
+Labels = Annotated[dict[str, Label], Field(max_length=MAX_LABELS)]
 Sentence = Annotated[str, StringConstraints(max_length=500)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 
@@ -36,7 +39,7 @@ class JobRequest(ApiModel):
     gpu_count: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     gpu_name: Name | None = None
     min_gpu_memory_mb: Annotated[int, Field(strict=True, ge=0, le=2**40)] | None = None
-    labels: Annotated[dict[str, str], Field(max_length=256)] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     allowed_nodes: Names | None = None
     affinity_key: Name | None = None
     priority: Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)] = 0
@@ -126,6 +129,29 @@ class Health(ApiModel):
     connections: int
 
 
+class Readiness(ApiModel):
+    """Whether the registry can do its work, check by check."""
+
+    ready: Literal[True] = True
+    checks: tuple[CheckView, ...]
+
+
+class ThresholdView(ApiModel):
+    """One setting that the registry judges by, as it is in force."""
+
+    name: str
+    value: float | int | tuple[str, ...]
+    unit: str
+    default: float | int | tuple[str, ...]
+    meaning: str
+
+
+class ThresholdList(ApiModel):
+    """What the registry judges by."""
+
+    thresholds: tuple[ThresholdView, ...]
+
+
 class Fault(BaseModel):
     """One thing that is wrong with a request, and where."""
 
@@ -148,6 +174,9 @@ class Problem(BaseModel):
     counts: Mapping[str, int] | None = None
     """With `NO_AVAILABLE_NODE`: how many nodes fell to each reason."""
     examples: Mapping[str, tuple[Reason, ...]] | None = None
+    """With `NO_AVAILABLE_NODE`: a few nodes of each reason."""
+    checks: tuple[CheckView, ...] | None = None
+    """With `NOT_READY`: what holds, and what does not."""
 
 
 def explained(explanation: Explanation) -> ExplanationAnswer:

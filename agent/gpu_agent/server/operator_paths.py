@@ -29,6 +29,11 @@ JobId = Annotated[
     BeforeValidator(_decoded),
     Path(min_length=1, max_length=256, description="A job's id, percent-encoded: a slash in it is `%2F`."),
 ]
+TokenId = Annotated[
+    str,
+    BeforeValidator(_decoded),
+    Path(min_length=1, max_length=64, description="The id in a token's text, between its underscores."),
+]
 
 
 class ExactPaths:

@@ -13,10 +13,12 @@ from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claiming import CLAIM_NOT_FOUND
+from gpu_agent.registry.issuing import UNKNOWN_TOKEN
 from gpu_agent.server.operator_guard import App
 from gpu_agent.server.operator_models import Problem
 from gpu_agent.wire.codes import ErrorCode
 
+NOT_READY = "NOT_READY"
 PROBLEM_JSON = "application/problem+json"
 
 BAD_REQUEST, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, UNREADABLE = 400, 404, 405, 409, 422
@@ -25,7 +27,9 @@ FAULT, UNAVAILABLE = 500, 503
 _STATUSES = {
     ErrorCode.UNKNOWN_NODE.value: NOT_FOUND,
     CLAIM_NOT_FOUND: NOT_FOUND,
+    UNKNOWN_TOKEN: NOT_FOUND,
     ErrorCode.REGISTRY_BUSY.value: UNAVAILABLE,
+    NOT_READY: UNAVAILABLE,
 }
 """The statuses of the codes that are no conflict."""
 
