@@ -126,7 +126,7 @@ def main() -> int:
 
 def _measure_registry(frames: Frames, seconds: float, *, core: int) -> Measured:
     command = [str(Path(sys.executable).with_name("gpu-agent")), "registry", "serve"]
-    command += ["--auth", "off"]
+    command += ["--auth", "off", "--store", "memory"]
     command += ["--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0", "--log-level", "info"]
     with _running(command, core) as (process, listening):
         sockets = _connected(len(frames), int(listening["node_listen"].rsplit(":", 1)[1]))

@@ -23,7 +23,8 @@ def test_each_threshold_has_an_option_that_says_what_it_means(capsys: pytest.Cap
         (["--node-listen", "0.0.0.0:8080", "--auth", "off"], "--insecure-no-auth"),
         (["--failure-window", "2"], "failures_in_window"),
         (["--config", "/nowhere/registry.toml"], "/nowhere/registry.toml"),
-        (["--store", "tape"], "memory"),
+        (["--store", "tape"], "sqlite:///PATH"),
+        (["--store", "sqlite://registry.db"], "whole path"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_next_step(

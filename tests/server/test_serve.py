@@ -60,6 +60,8 @@ def test_a_taken_port_ends_it_with_the_next_step() -> None:
             "serve",
             "--auth",
             "off",
+            "--store",
+            "memory",
             "--node-listen",
             f"127.0.0.1:{first.node_port}",
             "--operator-listen",
@@ -72,8 +74,9 @@ def test_a_taken_port_ends_it_with_the_next_step() -> None:
 
 async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
     with Address("127.0.0.1", 0).bind() as taken:
-        port = taken.getsockname()[1]
-        settings = load({"auth": "off", "node_listen": "127.0.0.1:0", "operator_listen": f"127.0.0.1:{port}"})
+        operator = f"127.0.0.1:{taken.getsockname()[1]}"
+        places = {"store": "memory", "node_listen": "127.0.0.1:0", "operator_listen": operator}
+        settings = load({"auth": "off", **places})
         assert await serve(settings) == EXIT_FAILED
 
 
@@ -130,3 +133,22 @@ def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
         assert (said["listener"], said["address"]) == ("node_listen", "0.0.0.0:0")
     with Registry() as registry:
         assert registry.await_event("registry_checks_no_credentials", within_seconds=20)
+
+
+def test_a_database_that_cannot_be_used_ends_it_for_a_person_to_mend(tmp_path: Path) -> None:
+    broken = tmp_path / "registry.db"
+    broken.write_text("no database" * 100)
+    with Program("registry", "serve", "--auth", "off", "--store", f"sqlite://{broken}") as registry:
+        assert registry.wait(15) == EXIT_UNUSABLE_STATE
+        problem = registry.events("registry_start_failed")[0]["problem"]
+        assert str(broken) in problem
+        assert "restore FILE" in problem
+    assert broken.read_text() == "no database" * 100
+
+
+def test_a_second_registry_on_the_same_database_is_refused_naming_the_first(tmp_path: Path) -> None:
+    place = f"sqlite://{tmp_path / 'registry.db'}"
+    words = ("registry", "serve", "--auth", "off", "--store", place)
+    with Registry("--store", place) as first, Program(*words) as second:
+        assert second.wait(15) == EXIT_FAILED
+        assert f"process {first.pid}" in second.events("registry_start_failed")[0]["problem"]

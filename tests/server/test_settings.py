@@ -97,7 +97,7 @@ def test_the_state_directory_is_the_platforms_unless_named() -> None:
         ({"healthy_beats_needed": "0"}, "greater than or equal to 1"),
         ({"max_gpu_percent": "101"}, "less than or equal to 100"),
         ({"node_listen": "8080"}, "write it like 127.0.0.1:8080"),
-        ({"store": "sqlite"}, "store"),
+        ({"store": "tape"}, "sqlite:///PATH"),
         ({"log_level": "loud"}, "log_level"),
         ({"auth": "maybe"}, "auth"),
         ({"failures_in_window": "6"}, "make the window larger"),

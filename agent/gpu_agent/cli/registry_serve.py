@@ -57,7 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listen.add_argument(
         "--operator-listen", metavar="HOST:PORT", help="the operators' HTTP API (default 127.0.0.1:8081)"
     )
-    listen.add_argument("--store", metavar="STORE", help="what keeps the registry's state: memory")
+    listen.add_argument(
+        "--store",
+        metavar="STORE",
+        help="what keeps the registry's state: sqlite (default: a file in the state directory), "
+        "sqlite:///PATH, or memory, which forgets it at a restart",
+    )
     listen.add_argument(
         "--state-dir", metavar="DIR", help="what the registry writes (default: the platform's place)"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from gpu_agent.node.locking import AlreadyLockedError, Lock
+from gpu_agent.runtime.locking import AlreadyLockedError, Lock
 
 FILE = "identity.json"
 LOCK_FILE = "agent.lock"

@@ -10,7 +10,7 @@ import sys
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.gateway import Limits
@@ -18,13 +18,15 @@ from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.state_dir import StateDirectoryError, prepare
-from gpu_agent.store.base import Store, StoreError
-from gpu_agent.store.memory import MemoryStore
+from gpu_agent.server.stores import open_store
+from gpu_agent.store.base import Store, StoreError, UnusableError
 
 if sys.platform != "win32":
     import resource
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
+"""Failures may end by themselves, as when a port or some room becomes free; a person has to mend the rest."""
+
 STOP_SECONDS = 4.0
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 100)
@@ -51,12 +53,12 @@ async def serve(settings: RegistrySettings) -> int:
 
     with signals.delivered((*signals.STOPPING, *signals.RELOADING), stop):  # nothing can be reloaded yet
         try:
-            if settings.auth_on:
-                prepare(settings.state_folder)
-        except StateDirectoryError as error:
+            store = await in_thread("store", lambda: _store(settings), deadline_seconds=None)
+        except (StoreError, StateDirectoryError) as error:
             _LOG.error("registry_start_failed", problem=str(error))
-            return EXIT_UNUSABLE_STATE
-        service = RegistryService(_service_settings(settings), _store(settings))
+            mends_itself = isinstance(error, StoreError) and not isinstance(error, UnusableError)
+            return EXIT_FAILED if mends_itself else EXIT_UNUSABLE_STATE
+        service = RegistryService(_service_settings(settings), store)
         try:
             await service.start()
             if settings.auth_on:
@@ -136,9 +138,10 @@ def _service_settings(settings: RegistrySettings) -> ServiceSettings:
 
 
 def _store(settings: RegistrySettings) -> Store:
-    match settings.store:
-        case "memory":
-            return MemoryStore()
+    """Open what keeps the state, in a state directory that is safe where one is needed."""
+    if settings.auth_on:
+        prepare(settings.state_folder)
+    return open_store(settings.store, settings.state_folder)
 
 
 def _start_problem(settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError) -> str:

@@ -17,6 +17,7 @@ from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import read
 from gpu_agent.server.address import Address
 from gpu_agent.server.state_dir import default_state_dir
+from gpu_agent.server.stores import SQLITE, checked
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
@@ -45,6 +46,7 @@ def _expanded(path: Path) -> Path:
 
 
 Folder = Annotated[Path, AfterValidator(_expanded)]
+Place = Annotated[str, AfterValidator(checked)]
 Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
@@ -60,7 +62,8 @@ class RegistrySettings(BaseSettings):
 
     node_listen: Listen = Address("127.0.0.1", 8080)
     operator_listen: Listen = Address("127.0.0.1", 8081)
-    store: Literal["memory"] = "memory"
+    store: Place = SQLITE
+    """What keeps the registry's state, and where."""
     state_dir: Folder | None = None
     """What the registry writes; None takes the platform's place."""
     allow_simulated: bool = False

@@ -26,6 +26,10 @@ class StoreError(Exception):
     """
 
 
+class UnusableError(StoreError):
+    """What is kept there cannot be read by this release: a person has to mend it."""
+
+
 class UnkeepableError(StoreError):
     """What was asked is of a form that no keeper takes: our fault, and the keeper is well."""
 
@@ -80,8 +84,11 @@ class Store(Protocol):
     def probe(self) -> None:
         """Raise `StoreError` unless something could be saved now; changes nothing that is kept."""
 
-    def backup(self, target: Path) -> None:
-        """Write all that is kept now to a new file, while others save; raises `StoreError`."""
+    def backup(self, target: Path, *, overwrite: bool = False) -> None:
+        """Write all that is kept now to a file, while others save; raises `StoreError`.
+
+        What lies there is replaced only with `overwrite`.
+        """
 
     def close(self) -> None:
         """Let go of what the keeper holds open; a second time does nothing."""

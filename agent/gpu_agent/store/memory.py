@@ -62,7 +62,7 @@ class MemoryStore:
         """Raise `StoreError` when closed."""
         self._refuse_when_closed()
 
-    def backup(self, target: Path) -> None:
+    def backup(self, target: Path, *, overwrite: bool = False) -> None:  # noqa: ARG002 - the promise's form
         """Refuse: nothing here outlives the process."""
         raise StoreError(
             f"nothing is written to {target}: this registry keeps everything in memory only; start it with "

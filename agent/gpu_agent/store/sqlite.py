@@ -1,17 +1,17 @@
 """A keeper on disk: one SQLite file, written by one registry.
 
 What `save` has returned for is on the disk, whatever happens to the process or the machine
-afterwards. Never overwrites a file that it cannot read. May be used from any thread, by one at a time.
+afterwards. Never overwrites a file that it cannot read. May be used from any thread, by one at a time;
+a backup alone may run beside a save.
 """
 
-import os
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.store import sqlite_schema, texts
+from gpu_agent.store import sqlite_file, texts
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
@@ -20,9 +20,10 @@ from gpu_agent.store.base import (
     RegistryEvent,
     StoreError,
 )
+from gpu_agent.store.sqlite_faults import damage, fault
 
-_MODE = 0o600
 _KINDS = frozenset(kind.value for kind in Kept)
+_PROBE_BYTES = 256 * 1024
 
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
 _LET_GO = "DELETE FROM documents WHERE kind = ? AND key = ?"
@@ -32,23 +33,23 @@ _ADD_EVENT = """INSERT INTO events (id, at, event, node_id, fields, history) VAL
 _SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
     (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
 _FORGET_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
-_PROBE = "INSERT OR REPLACE INTO probes (id, filler) VALUES (1, zeroblob(?))"
-_PROBE_BYTES = 256 * 1024
+_PROBE = "INSERT OR REPLACE INTO probes (id, filler) VALUES (1, randomblob(?))"
 _DOCUMENTS = "SELECT kind, key, document FROM documents"
 _EVENTS = "SELECT at, event, node_id, fields, id, history FROM events ORDER BY id"
 
 
 class SqliteStore:
-    """Keeps everything in the file at `path`; made, with its directory, when it is not there."""
+    """Keeps everything in the file at `path`, which is made when it is not there.
 
-    def __init__(self, path: Path) -> None:
+    The caller sees to it that nobody else writes the file; `released` is called once it is closed.
+    """
+
+    def __init__(self, path: Path, *, released: Callable[[], None] = lambda: None) -> None:
         """Open or make the file; raises `StoreError`."""
         self.path = path
-        self._database: sqlite3.Connection | None = None
-        try:
-            self._database = _opened(path)
-        except (OSError, sqlite3.Error) as error:
-            raise _cannot_open(path, error) from error
+        self._released = released
+        self._database: sqlite3.Connection | None = sqlite_file.opened(path)
+        self._identity = sqlite_file.identity(path)
 
     def load(self) -> Loaded:
         """Return all that is kept; documents of kinds that this release does not know stay where they are."""
@@ -63,45 +64,32 @@ class SqliteStore:
                 (RegistryEvent(at, event, node_id, texts.read(fields), number), history)
                 for at, event, node_id, fields, number, history in database.execute(_EVENTS)
             ]
-        except (sqlite3.Error, ValueError) as error:
-            raise _cannot_open(self.path, error) from error
+        except sqlite3.Error as error:
+            raise fault(self.path, error) from error
+        except ValueError as error:
+            raise damage(self.path, str(error)) from error
         return _loaded(changes, events)
 
     def save(self, batches: Sequence[Batch]) -> None:
         """Keep all of these in one transaction; raises `StoreError`."""
-        database = self._open
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            with database:
-                for batch in batches:
-                    _write(database, batch)
-        except (sqlite3.Error, OverflowError) as error:
-            raise _cannot_write(self.path, error) from error
+        self._write(lambda database: _keep(database, batches))
 
     def probe(self) -> None:
-        """Write something of a fair size, and do not count it as kept; raises `StoreError`."""
-        try:
-            self._open.execute(_PROBE, (_PROBE_BYTES,))
-        except sqlite3.Error as error:
-            raise _cannot_write(self.path, error) from error
+        """Write something of a fair size that does not count as kept; raises `StoreError`."""
+        self._write(lambda database: database.execute(_PROBE, (_PROBE_BYTES,)))
 
-    def backup(self, target: Path) -> None:
-        """Write all that is kept now to a new file; raises `StoreError`."""
+    def backup(self, target: Path, *, overwrite: bool = False) -> None:
+        """Write all that is kept now to a file of its own; raises `StoreError`."""
         _ = self._open
-        try:
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-            os.close(descriptor)
-            with closing(sqlite3.connect(self.path)) as source, closing(sqlite3.connect(target)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"no backup could be written to {target}: {error}") from error
+        sqlite_file.copy(self.path, target, overwrite=overwrite)
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         if self._database is not None:
-            self._database.close()
+            with suppress(sqlite3.Error):  # what was saved is on the disk, however the file is left
+                self._database.close()
             self._database = None
+            self._released()
 
     @property
     def _open(self) -> sqlite3.Connection:
@@ -109,37 +97,52 @@ class SqliteStore:
             raise StoreError(f"{self.path} is closed; start the registry again to open it")
         return self._database
 
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        database = self._open
+        self._refuse_when_gone()
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                work(database)
+                database.execute("COMMIT")
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+        except (sqlite3.Error, OverflowError) as error:
+            raise fault(self.path, error) from error
 
-def _opened(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, _MODE))
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        sqlite_schema.prepare(database, str(path))
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-    except BaseException:
-        database.close()
-        raise
-    return database
+    def _refuse_when_gone(self) -> None:
+        """A file that was deleted or replaced can still be written, and all of that would be lost."""
+        if sqlite_file.identity(self.path) != self._identity:
+            raise StoreError(
+                f"the registry's database {self.path} was moved, deleted or replaced while the registry uses "
+                "it: nothing more can be kept until the registry is started again"
+            )
 
 
-def _write(database: sqlite3.Connection, batch: Batch) -> None:
-    for change in batch.changes:
-        text = texts.of_document(change)
-        if text is not None:
-            database.execute(_SAVE, (change.kind.value, change.key, text))
-            continue
-        database.execute(_LET_GO, (change.kind.value, change.key))
-        if change.kind is Kept.NODE:
-            database.execute(_CLOSE_HISTORY, (change.key,))
-    for event in batch.events:
-        fields = texts.of_fields(event)
-        database.execute(_ADD_EVENT, (event.id, event.at, event.event, event.node_id, fields, event.node_id))
-    if batch.events:
-        for node_id in {event.node_id for event in batch.events if event.node_id is not None}:
+def _keep(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        for change in batch.changes:
+            _change(database, change)
+        for event in batch.events:
+            fields = texts.of_fields(event)
+            row = (event.id, event.at, event.event, event.node_id, fields, event.node_id)
+            database.execute(_ADD_EVENT, row)
+    events = [event for batch in batches for event in batch.events]
+    if events:
+        for node_id in {event.node_id for event in events if event.node_id is not None}:
             database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
-        database.execute(_FORGET_OLD, ((batch.events[-1].id or 0) - RECENT_EVENTS,))
+        database.execute(_FORGET_OLD, ((events[-1].id or 0) - RECENT_EVENTS,))
+
+
+def _change(database: sqlite3.Connection, change: Change) -> None:
+    text = texts.of_document(change)
+    if text is not None:
+        database.execute(_SAVE, (change.kind.value, change.key, text))
+        return
+    database.execute(_LET_GO, (change.kind.value, change.key))
+    if change.kind is Kept.NODE:
+        database.execute(_CLOSE_HISTORY, (change.key,))
 
 
 def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str | None]]) -> Loaded:
@@ -152,11 +155,3 @@ def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str
             histories.setdefault(history, []).append(event)
     oldest = (recent[-1].id or 0) - RECENT_EVENTS if recent else 0
     return Loaded(changes, [one for one in recent if (one.id or 0) > oldest], histories)
-
-
-def _cannot_open(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the registry's database {path} cannot be used: {error}")
-
-
-def _cannot_write(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the registry's database {path} could not be written: {error}")

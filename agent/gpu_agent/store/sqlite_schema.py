@@ -6,7 +6,7 @@ A release reads every version up to its own and refuses a newer one untouched. O
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from gpu_agent.store.base import StoreError
+from gpu_agent.store.base import UnusableError
 
 APPLICATION_ID = 0x67707561
 """Says that a database is a registry's ("gpua")."""
@@ -31,27 +31,41 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {}
 
 
 def prepare(database: sqlite3.Connection, path: str) -> None:
-    """Make the tables, or bring them up to date; raises `StoreError` for what is not ours or too new."""
-    application = _pragma(database, "application_id")
-    version = _pragma(database, "user_version")
-    is_empty = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
-    if is_empty and application == 0:
+    """Make the tables, or bring them up to date; raises `UnusableError` for what is not ours or too new."""
+    if _is_empty(database):
         _run(database, _TABLES, version=VERSION)
         return
-    if application != APPLICATION_ID:
-        raise StoreError(
+    recognise(database, path)
+    for version in range(_pragma(database, "user_version"), VERSION):
+        _run(database, MIGRATIONS[version], version=version + 1)
+
+
+def recognise(database: sqlite3.Connection, path: str) -> None:
+    """Raise `UnusableError` unless this is a registry's database that this release can read."""
+    if _pragma(database, "application_id") != APPLICATION_ID:
+        raise UnusableError(
             f"{path} is a database, but not a registry's; nothing was changed in it: name another file "
             "with --store sqlite:///PATH"
         )
+    version = _pragma(database, "user_version")
     if version > VERSION:
-        raise StoreError(
+        raise UnusableError(
             f"{path} was written by a newer release (its version is {version}, this release knows up to "
             f"{VERSION}); nothing was changed in it: use the newer release, or put back a backup from before "
             "the upgrade with `gpu-agent registry restore FILE`"
         )
-    while version < VERSION:
-        _run(database, MIGRATIONS[version], version=version + 1)
-        version += 1
+
+
+def older_version(database: sqlite3.Connection) -> int | None:
+    """Return the version of a registry's database that is to be brought up to date; None for any other."""
+    version = _pragma(database, "user_version")
+    is_ours = _pragma(database, "application_id") == APPLICATION_ID
+    return version if is_ours and version < VERSION else None
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return tables == 0 and _pragma(database, "application_id") == 0
 
 
 def _run(database: sqlite3.Connection, statements: Sequence[str], *, version: int) -> None:

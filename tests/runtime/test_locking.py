@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.locking import AlreadyLockedError, Lock
+from gpu_agent.runtime.locking import AlreadyLockedError, Lock
 
 
 def test_a_second_holder_is_told_the_first_one_s_process(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_a_second_holder_is_told_the_first_one_s_process(tmp_path: Path) -> None
 
 
 def test_the_lock_is_freed_when_its_process_is_killed(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from gpu_agent.node.locking import Lock\n"
+    program = "import sys; from pathlib import Path; from gpu_agent.runtime.locking import Lock\n"
     program += "lock = Lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "lock")],
