@@ -28,7 +28,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["prob"], "did you mean `probe`?"),
         (["registry", "node5"], "did you mean `node"),
         (["nothing-like-it"], "there are: probe, run"),
-        (["registry"], "say which action: serve, nodes, node, drain"),
+        (["registry"], "say which action: serve, "),
+        (["registry", "token"], "say which action: create, list, revoke, rotate"),
+        (["registry", "token", "creat"], "did you mean `create`?"),
+        (["registry", "token", "create", "--use", "3", "--lables", "a=b"], "did you mean --labels?"),
         (["probe", "--jsn"], "did you mean --json?"),
         (["registry", "drain"], "ID"),
         (["--verison"], "did you mean --version?"),
@@ -57,12 +60,16 @@ def paths(group: Group = ROOT, before: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 @pytest.mark.parametrize("words", list(paths()), ids=" ".join)
 def test_every_command_has_help_that_says_what_it_does(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
     assert ended.value.code == 0
-    assert len(capsys.readouterr().out.splitlines()) > 5
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    if words[0] == "registry":
+        assert max(map(len, lines)) <= 80
 
 
 def test_an_unexpected_fault_is_told_without_a_traceback(

@@ -17,7 +17,7 @@ def test_a_node_that_is_not_known_is_refused_with_those_that_are_near(served: Se
 
 def test_an_id_cannot_leave_its_place_in_the_path() -> None:
     with standing_in({"POST /v1/nodes/..%2Fclaims/drain": {}}) as registry:
-        Node(Api(registry.api), "../claims").post("drain", reason=None, deadline_seconds=5.0)
+        Node(Api(registry.api), "../claims").post("drain", {"deadline_seconds": 5.0})
         assert registry.asked[0][1] == {"deadline_seconds": 5.0}
 
 

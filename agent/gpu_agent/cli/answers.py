@@ -49,6 +49,13 @@ EXPLANATION: Shape = {
 }
 SELECTION: Shape = {"node_id": str}
 CLAIM: Shape = {"node_id": str, "gpu_uuids": list, "expires_at": float | int}
+NEW_TOKEN: Shape = {"token_id": str, "token": str, "expires_at": float | int | None}
+TOKENS: Shape = {
+    "tokens": ListOf({"token_id": str, "kind": str, "state": str, "created_at": float | int}),
+}
+THRESHOLDS: Shape = {
+    "thresholds": ListOf({"name": str, "value": float | int | list, "unit": str, "meaning": str}),
+}
 CLAIMS: Shape = {"claims": ListOf({"job_id": str, "node_id": str, "expires_at": float | int})}
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol, cast
 from gpu_agent.cli.commands import ROOT, Command, Group
 from gpu_agent.cli.outcome import MEANINGS, ExitCode, Failure
 from gpu_agent.cli.streams import complain
-from gpu_agent.cli.teaching import codes_in_words
+from gpu_agent.cli.teaching import codes_in_words, filled
 from gpu_agent.version import __version__
 
 _LIKE = 0.75
@@ -86,7 +86,7 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
     parser = Parser(
         prog=prog,
         usage=f"{prog} {group.what.upper()} ...",
-        description=group.description,
+        description=filled(group.description),
         epilog=_listed(group, path),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

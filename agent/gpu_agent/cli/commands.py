@@ -38,7 +38,14 @@ TOKEN = Group(
         "people and programs that use this API. The registry keeps digests only: a token is shown once."
     ),
     what="action",
-    subjects={},
+    subjects={
+        "actions": {
+            "create": Command("registry_token_create", "let nodes join, or an operator in"),
+            "list": Command("registry_token_list", "show which tokens open this registry"),
+            "revoke": Command("registry_token_revoke", "end a token now"),
+            "rotate": Command("registry_token_rotate", "give a node another token"),
+        },
+    },
 )
 REGISTRY = Group(
     summary="serve a registry, ask it, and act on its nodes",
@@ -47,6 +54,7 @@ REGISTRY = Group(
     subjects={
         "the registry itself": {
             "serve": Command("registry_serve", "run the registry"),
+            "thresholds": Command("registry_thresholds", "show what it judges by"),
         },
         "nodes": {
             "nodes": Command("registry_nodes", "list all nodes with status and reason"),
@@ -60,6 +68,7 @@ REGISTRY = Group(
             "refresh": Command("registry_refresh", "have it look at itself again, now"),
             "reregister": Command("registry_reregister", "have it declare itself anew"),
             "forget": Command("registry_forget", "let its record go"),
+            "reclaim": Command("registry_reclaim", "give it its id back when it has lost its state"),
         },
         "jobs and their places": {
             "explain": Command("registry_explain", "say for each node why it could or could not take a job"),
@@ -68,6 +77,9 @@ REGISTRY = Group(
             "renew": Command("registry_renew", "keep a job's place for one more TTL"),
             "release": Command("registry_release", "give a job's place back"),
             "claims": Command("registry_claims", "list who holds which place"),
+        },
+        "credentials": {
+            "token": TOKEN,
         },
     },
 )

@@ -24,10 +24,11 @@ class Node:
         """Read the node, or a part of what is known of it."""
         return self._asked("GET", part, body=None, shape=shape)
 
-    def post(self, action: str, *, shape: Shape = ANYTHING, **asked: object) -> dict[str, Any]:
-        """Ask for something to be done to it; what is None was not asked for."""
-        body = {name: value for name, value in asked.items() if value is not None}
-        return self._asked("POST", f"/{action}", body=body, shape=shape)
+    def post(
+        self, action: str, body: Mapping[str, object] | None = None, *, shape: Shape = ANYTHING
+    ) -> dict[str, Any]:
+        """Ask for something to be done to it."""
+        return self._asked("POST", f"/{action}", body=body or {}, shape=shape)
 
     def delete(self) -> None:
         """Ask for it to be forgotten."""

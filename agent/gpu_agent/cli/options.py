@@ -19,6 +19,11 @@ def add_node_id(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
 
 
+def given(**asked: object) -> dict[str, object]:
+    """What was asked for; an option that was not given is None, and left to the registry."""
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Print an answer as the API gave it."""
     print(json.dumps(document, indent=2))

@@ -5,7 +5,7 @@ import argparse
 from gpu_agent.cli.answers import NODE_DETAIL
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.node_action import Node
-from gpu_agent.cli.options import add_asking, add_node_id, print_json
+from gpu_agent.cli.options import add_asking, add_node_id, given, print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     node = Node(Api.of(arguments), arguments.node_id).post(
-        "cordon", reason=arguments.reason, shape=NODE_DETAIL
+        "cordon", given(reason=arguments.reason), shape=NODE_DETAIL
     )
     if arguments.json:
         print_json(node)

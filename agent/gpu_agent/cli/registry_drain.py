@@ -7,7 +7,7 @@ from gpu_agent.cli.api import Api
 from gpu_agent.cli.drain_wait import until_offline
 from gpu_agent.cli.durations import seconds
 from gpu_agent.cli.node_action import Node
-from gpu_agent.cli.options import add_asking, add_node_id, print_json
+from gpu_agent.cli.options import add_asking, add_node_id, given, print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.printable import printable
 from gpu_agent.cli.streams import complain
@@ -45,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Ask, wait if so told, and print."""
     node = Node(Api.of(arguments), arguments.node_id)
-    now = node.post("drain", deadline_seconds=arguments.deadline, reason=arguments.reason, shape=NODE_DETAIL)
+    asked = given(deadline_seconds=arguments.deadline, reason=arguments.reason)
+    now = node.post("drain", asked, shape=NODE_DETAIL)
     if arguments.wait:
         try:
             now = until_offline(node, now, quiet=arguments.json)

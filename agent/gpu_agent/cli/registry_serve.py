@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.teaching import filled
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.server.settings import load
@@ -49,7 +50,7 @@ MEANINGS: dict[str, str] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what is not given is left to the other layers."""
-    parser.description = DESCRIPTION
+    parser.description = filled(DESCRIPTION)
     listen = parser.add_argument_group("where")
     listen.add_argument(
         "--node-listen", metavar="HOST:PORT", help="where nodes connect (default 127.0.0.1:8080)"

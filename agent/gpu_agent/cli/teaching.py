@@ -1,10 +1,12 @@
 """Help that teaches: what a command does, an example that can be typed, and how it may end."""
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from gpu_agent.cli.outcome import MEANINGS, ExitCode
 
+_COLUMNS = 79
 ASKING = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
 """How every command may end that asks a registry."""
 
@@ -20,8 +22,14 @@ def teach(
     special = exits or {}
     meanings = {**MEANINGS, ExitCode.OK: "done", **special}
     codes = {code: meanings[code] for code in sorted({*ASKING, *special})}
-    parser.description = description
+    parser.description = filled(description)
     parser.epilog = "\n".join(["example:", f"  {example}", "", "exit codes:", *codes_in_words(codes)])
+
+
+def filled(words: str) -> str:
+    """Fill paragraphs, which blank lines part, to the width of an old terminal."""
+    paragraphs = (textwrap.fill(part, _COLUMNS) for part in words.split("\n\n"))
+    return "\n\n".join(paragraphs)
 
 
 def codes_in_words(meanings: Mapping[ExitCode, str]) -> Iterator[str]:
