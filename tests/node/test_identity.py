@@ -172,6 +172,36 @@ def test_nothing_half_written_is_left_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+def blocked(file: IdentityFile) -> None:
+    """Let nothing be written in the file's place."""
+    file.path.unlink(missing_ok=True)
+    file.path.mkdir()
+
+
+def test_a_first_token_that_cannot_be_written_serves_the_process_and_is_written_once_it_can(
+    tmp_path: Path,
+) -> None:
+    file = IdentityFile(tmp_path)
+    blocked(file)
+    with pytest.raises(IdentityError):
+        file.save("node-A", "first")
+    assert file.identity == Identity("node-A", "first")
+    file.path.rmdir()
+    file.save("node-A", None)
+    assert IdentityFile(tmp_path).load().identity == Identity("node-A", "first")
+
+
+def test_a_following_token_that_cannot_be_written_is_not_used_before_a_restart_would_find_it(
+    tmp_path: Path,
+) -> None:
+    file = IdentityFile(tmp_path)
+    file.save("node-A", "old")
+    blocked(file)
+    with pytest.raises(IdentityError):
+        file.save("node-A", "new")
+    assert file.identity == Identity("node-A", "old")
+
+
 def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
     first = rf"process {os.getpid()}\).*--state-dir"
     with hold(tmp_path), pytest.raises(IdentityError, match=first), hold(tmp_path):

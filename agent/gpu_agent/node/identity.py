@@ -67,6 +67,8 @@ class IdentityFile:
         self.folder = folder
         self.path = folder / FILE
         self._identity = Identity()
+        self._unwritten = False
+        """True while the disk does not hold what the registry said last."""
 
     @property
     def identity(self) -> Identity:
@@ -88,13 +90,22 @@ class IdentityFile:
         return Loaded(self._identity)
 
     def save(self, node_id: str, node_token: str | None) -> None:
-        """Store a registry's verdict. Without a new token the old one stays, unless the id is another."""
+        """Store a registry's verdict. Without a new token the old one stays, unless the id is another.
+
+        What cannot be written serves this process all the same, for a join token may be used up by now.
+        But a token that should follow another of the same id does not: the old one proves it until the
+        new one is used, and is all that a restart would find.
+        """
         known = self._identity
         same = known.node_id in (None, node_id)
         token = node_token or (known.node_token if same else None)
         changed = Identity(node_id, token)
-        if changed != known or not self.path.exists():
+        if changed != known or self._unwritten or not self.path.exists():
+            self._unwritten = True
+            if known.node_token is None or not same:
+                self._identity = changed
             self._write(changed, self.path)
+            self._unwritten = False
         self._identity = changed
 
     def forget_id(self) -> Path | None:
