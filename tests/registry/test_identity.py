@@ -179,6 +179,9 @@ def test_a_join_token_that_is_used_up_lets_nobody_in_and_says_what_to_do() -> No
         "join token join lets no more nodes in, its one use is taken: "
         "have an operator run gpu-agent registry token create for another"
     )
+    assert refusal(arrival("node-A"), roster_with(), spent=1).endswith(
+        "; if this machine is 'node-A', gpu-agent registry reclaim node-A instead"
+    )
     assert "its 3 uses are taken" in refusal(arrival(None), Roster(), spent=3, uses=3)
 
 

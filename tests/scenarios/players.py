@@ -49,7 +49,7 @@ _TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Open a connection, with the node token if there is one."""
+    """Open a connection, with a token if there is one."""
 
     token: str | None
 
@@ -86,7 +86,7 @@ class Player(Protocol):
     def deadline(self) -> float: ...
     def wake(self, now: float) -> list[Outward]: ...
     def opened(self, now: float) -> list[Outward]: ...
-    def refused(self, detail: str, now: float) -> list[Outward]: ...
+    def refused(self, detail: str, now: float, *, http_status: int | None = None) -> list[Outward]: ...
     def hear(self, frame: str, now: float) -> list[Outward]: ...
     def closed(self, code: int, detail: str, now: float) -> list[Outward]: ...
 
@@ -99,6 +99,7 @@ class Agent:
         self.box = box
         self.node_id = node_id
         self.token: str | None = None
+        self.join_token = JOIN_TOKEN
         self.running_jobs: tuple[str, ...] | None = None
         """Ids, once a worker has announced one."""
         self._machine: SessionMachine | None = None
@@ -135,8 +136,8 @@ class Agent:
     def opened(self, now: float) -> list[Outward]:
         return self._handle(Connected(), now)
 
-    def refused(self, detail: str, now: float) -> list[Outward]:
-        return self._handle(ConnectFailed(detail), now)
+    def refused(self, detail: str, now: float, *, http_status: int | None = None) -> list[Outward]:
+        return self._handle(ConnectFailed(detail, http_status=http_status), now)
 
     def hear(self, frame: str, now: float) -> list[Outward]:
         return self._handle(MessageReceived(decode_from_registry(frame)), now)
@@ -153,7 +154,8 @@ class Agent:
     def _carry_out_one(self, action: Action, now: float) -> list[Outward]:
         match action:
             case Connect(credential):
-                return [Dial(self.token if credential is Credential.BEST and self.token else JOIN_TOKEN)]
+                best = self.token if credential is Credential.BEST else None
+                return [Dial(best or self.join_token)]
             case Disconnect():
                 return [HangUp()]
             case Send(message):
@@ -249,7 +251,7 @@ class OlderNode:
             )
         ]
 
-    def refused(self, detail: str, now: float) -> list[Outward]:
+    def refused(self, detail: str, now: float, *, http_status: int | None = None) -> list[Outward]:  # noqa: ARG002
         return self.closed(1006, detail, now)
 
     def hear(self, frame: str, now: float) -> list[Outward]:  # noqa: ARG002 - it acts on no message but this
@@ -272,11 +274,11 @@ class Stranger:
     name = "stranger"
     deadline = inf
 
-    def __init__(self, frame: str) -> None:
-        self._frame = frame
+    def __init__(self, frame: str, *, token: str) -> None:
+        self._frame, self._token = frame, token
 
     def dial(self) -> list[Outward]:
-        return [Dial(JOIN_TOKEN)]
+        return [Dial(self._token)]
 
     def wake(self, now: float) -> list[Outward]:  # noqa: ARG002
         return []
@@ -284,7 +286,7 @@ class Stranger:
     def opened(self, now: float) -> list[Outward]:  # noqa: ARG002
         return [Frame(self._frame)]
 
-    def refused(self, detail: str, now: float) -> list[Outward]:  # noqa: ARG002
+    def refused(self, detail: str, now: float, *, http_status: int | None = None) -> list[Outward]:  # noqa: ARG002
         return []
 
     def hear(self, frame: str, now: float) -> list[Outward]:  # noqa: ARG002

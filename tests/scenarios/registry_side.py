@@ -66,8 +66,8 @@ _TOLD_BY_THE_MESSAGE = {
 """Notes that say once more what a message or an answer says."""
 
 
-JOIN_TOKEN = "join"
-"""Every machine of the theatre has it."""
+JOIN_TOKEN = "welcome"
+"""Every machine of the theatre has this join token, unless it is said to have another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +105,20 @@ class RegistrySide:
         self._credentials: dict[int, Credential | None] = {}
         self._kept: dict[tuple[Kept, str], tuple[str, float]] = {}
         self._drawn = count()
+        self._tokens_drawn = 0
         self._fresh = self._draw()
         self.fleet = self._new_fleet()
-        self._make_join_token()
+        if not house.auth_off:
+            self._make_join_token()
 
     @property
     def deadline(self) -> float:
         due = self.fleet.deadline
         return inf if due is None or not self.running else due
+
+    @property
+    def auth_off(self) -> bool:
+        return self._house.auth_off
 
     def wake(self) -> None:
         self._carry_out(self.fleet.wake(self._now()))
@@ -131,11 +137,13 @@ class RegistrySide:
         ]
         self._carry_out(self.fleet.restore(kept, self._now()))
 
+    def lets_in(self, token: str | None) -> bool:
+        """Say whether a handshake with this token succeeds."""
+        return self.auth_off or self._credential(token) is not None
+
     def opened(self, connection: int, name: str, token: str | None) -> None:
         self._names[connection] = name
-        self._credentials[connection] = (
-            None if token is None else self.fleet.credential(_digest(token), self._now())
-        )
+        self._credentials[connection] = None if self._house.auth_off else self._credential(token)
 
     def lost(self, connection: int) -> None:
         self.handle(ConnectionLost(connection))
@@ -167,13 +175,14 @@ class RegistrySide:
             case NodeHeartbeat():
                 return BeatArrived(connection, message)
             case NodeRegister():
-                text = f"token-{connection}"
-                fresh = FreshToken(f"{connection:08x}", text, _digest(text))
+                self._tokens_drawn += 1
+                text = f"token-{self._tokens_drawn}"
+                fresh = FreshToken(f"{self._tokens_drawn:08x}", text, digest_of(text))
                 return RegistrationArrived(
                     connection,
                     message,
                     fresh_id=self._fresh,
-                    credential=None if self._house.auth_off else self._credentials[connection],
+                    credential=self._credentials[connection],
                     address=f"10.0.0.{connection}",
                     fresh_token=None if self._house.auth_off else fresh,
                 )
@@ -243,8 +252,11 @@ class RegistrySide:
     def _new_fleet(self) -> Fleet:
         return Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
 
+    def _credential(self, token: str | None) -> Credential | None:
+        return None if token is None else self.fleet.credential(digest_of(token), self._now())
+
     def _make_join_token(self) -> None:
-        made = JoinTokenMade(ref=0, token_id="join", digest=_digest(JOIN_TOKEN), uses=None)
+        made = JoinTokenMade(ref=0, token_id=JOIN_TOKEN, digest=digest_of(JOIN_TOKEN), uses=None)
         for action in self.fleet.handle(made, self._now()):
             if isinstance(action, Save):
                 self._saved(action)
@@ -255,5 +267,5 @@ class RegistrySide:
         return f"node-{'ABCDEF'[number] * 8}" if number < 6 else f"node-{number:08X}"
 
 
-def _digest(token: str) -> str:
+def digest_of(token: str) -> str:
     return f"digest of {token}"

@@ -5,10 +5,8 @@ A scenario is a text: a claim (`# …`), then commands (`> …`), each followed 
 """
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Result
 from gpu_agent.registry.events import (
     ClaimAsked,
     CordonAsked,
@@ -20,22 +18,16 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.inventory import ModelStatus
+from tests.scenarios import token_directions  # noqa: F401 - it teaches its directions
 from tests.scenarios.box import Box
+from tests.scenarios.directions import direction, perform, tell, tell_answer
 from tests.scenarios.players import Agent, OlderNode, Stranger
-from tests.scenarios.registry_side import House
+from tests.scenarios.registry_side import JOIN_TOKEN, House
 from tests.scenarios.theatre import Theatre
-from tests.scenarios.transcript import Line
-from tests.scenarios.wording import answered, explained
-
-_Direction = Callable[[Theatre, dict[str, str]], None]
-_DIRECTIONS: list[tuple[re.Pattern[str], _Direction]] = []
+from tests.scenarios.wording import explained
 
 _MODELS = r"(?: and models? (?P<models>[\w, ()-]+?))?"
 _NODES = r"(?P<name>[a-z]+\d*)(?: to (?P<last>[a-z]+\d+))?"
-
-
-class UnknownDirectionError(Exception):
-    """A command that no direction matches: the scenario's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,68 +45,52 @@ class Scenario:
         theatre, text = Theatre(), list[str]()
         for line in self.lines:
             if line.startswith("> "):
-                _perform(theatre, line.removeprefix("> "))
+                perform(theatre, line.removeprefix("> "))
                 text += [line, *theatre.transcript.read()]
             elif line.startswith("#") or not line:
                 text.append(line)
         return "\n".join(text) + "\n"
 
 
-def _direction(pattern: str) -> Callable[[_Direction], _Direction]:
-    def learn(direction: _Direction) -> _Direction:
-        _DIRECTIONS.append((re.compile(pattern), direction))
-        return direction
-
-    return learn
-
-
-def _perform(theatre: Theatre, command: str) -> None:
-    for pattern, direction in _DIRECTIONS:
-        match = pattern.fullmatch(command)
-        if match is not None:
-            direction(theatre, {name: value or "" for name, value in match.groupdict().items()})
-            return
-    raise UnknownDirectionError(
-        f"{command!r} is no direction: see tests/scenarios/script.py for those that are"
-    )
-
-
-@_direction(r"record (?P<what>nothing|everything)")
+@direction(r"record (?P<what>nothing|everything)")
 def _record(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.transcript.recording = said["what"] == "everything"
 
 
-@_direction(r"run (?P<seconds>[\d.]+) s")
+@direction(r"run (?P<seconds>[\d.]+) s")
 def _run(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.run(float(said["seconds"]))
 
 
-@_direction(r"registry with auth off")
+@direction(r"registry with auth off")
 def _auth_off(theatre: Theatre, _: dict[str, str]) -> None:
     theatre.furnish(House(auth_off=True))
 
 
-@_direction(r"registry that requires model (?P<model>\S+)")
+@direction(r"registry that requires model (?P<model>\S+)")
 def _requires(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.furnish(House(thresholds=Thresholds(required_models=(said["model"],))))
 
 
-@_direction(r"registry that reads schema (?P<schema>\S+) only")
+@direction(r"registry that reads schema (?P<schema>\S+) only")
 def _older_registry(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.furnish(House(only_schema=said["schema"]))
 
 
-@_direction(r"registry (?P<what>stops|starts)")
+@direction(r"registry (?P<what>stops|starts)")
 def _registry(theatre: Theatre, said: dict[str, str]) -> None:
     (theatre.stop_registry if said["what"] == "stops" else theatre.start_registry)()
 
 
-@_direction(r"store (?P<what>fails|works)")
+@direction(r"store (?P<what>fails|works)")
 def _store(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.registry.store_works = said["what"] == "works"
 
 
-@_direction(rf"nodes? {_NODES} with (?P<gpus>no|\d+) GPUs?{_MODELS}(?: that remembers? (?P<id>\S+))?")
+@direction(
+    rf"nodes? {_NODES} with (?P<gpus>no|\d+) GPUs?{_MODELS}"
+    r"(?: that remembers? (?P<id>\S+))?(?: by token (?P<token>\S+))?"
+)
 def _node(theatre: Theatre, said: dict[str, str]) -> None:
     """Several nodes remember their own names as ids."""
     for name in _named(said):
@@ -122,11 +98,12 @@ def _node(theatre: Theatre, said: dict[str, str]) -> None:
         box = Box(name, gpus=gpus, models=_with_status(said["models"]))
         node_id = said["id"] or (name if said["last"] else None)
         agent = Agent(name, box, node_id=node_id)
+        agent.join_token = said["token"] or agent.join_token
         theatre.enter(agent)
         theatre.act(agent, agent.start(theatre.now))
 
 
-@_direction(r"node (?P<name>[a-z]+) from a copy of (?P<original>[a-z]+)")
+@direction(r"node (?P<name>[a-z]+) from a copy of (?P<original>[a-z]+)")
 def _copy(theatre: Theatre, said: dict[str, str]) -> None:
     """Somebody cloned the machine, with what its agent had stored."""
     original = theatre.agent(said["original"])
@@ -136,7 +113,7 @@ def _copy(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.act(agent, agent.start(theatre.now))
 
 
-@_direction(rf"older node {_NODES}(?: with models? (?P<models>[\w, -]+))?")
+@direction(rf"older node {_NODES}(?: with models? (?P<models>[\w, -]+))?")
 def _older_node(theatre: Theatre, said: dict[str, str]) -> None:
     for name in _named(said):
         node = OlderNode(name, models=_listed(said["models"]))
@@ -144,14 +121,14 @@ def _older_node(theatre: Theatre, said: dict[str, str]) -> None:
         theatre.act(node, node.wake(theatre.now))
 
 
-@_direction(r"stranger says (?P<frame>.+)")
+@direction(r"stranger(?: with token (?P<token>\S+))? says (?P<frame>.+)")
 def _stranger(theatre: Theatre, said: dict[str, str]) -> None:
-    stranger = Stranger(said["frame"])
+    stranger = Stranger(said["frame"], token=said["token"] or JOIN_TOKEN)
     theatre.enter(stranger)
     theatre.act(stranger, stranger.dial())
 
 
-@_direction(rf"(?P<what>silence|speak|cut|unplug|plug in) {_NODES}")
+@direction(rf"(?P<what>silence|speak|cut|unplug|plug in) {_NODES}")
 def _line_of(theatre: Theatre, said: dict[str, str]) -> None:
     do = {
         "silence": theatre.freeze,
@@ -164,41 +141,41 @@ def _line_of(theatre: Theatre, said: dict[str, str]) -> None:
         do(name)
 
 
-@_direction(rf"stop {_NODES}(?P<drain> draining)?")
+@direction(rf"stop {_NODES}(?P<drain> draining)?")
 def _stop(theatre: Theatre, said: dict[str, str]) -> None:
     agent = theatre.agent(said["name"])
     theatre.act(agent, agent.stop(drain=bool(said["drain"]), now=theatre.now))
 
 
-@_direction(rf"start {_NODES}")
+@direction(rf"start {_NODES}")
 def _start(theatre: Theatre, said: dict[str, str]) -> None:
     agent = theatre.agent(said["name"])
     theatre.act(agent, agent.start(theatre.now))
 
 
-@_direction(rf"(?P<what>lose|return) gpu (?P<place>\d+) of {_NODES}")
+@direction(rf"(?P<what>lose|return) gpu (?P<place>\d+) of {_NODES}")
 def _gpu(theatre: Theatre, said: dict[str, str]) -> None:
     lost = theatre.agent(said["name"]).box.lost
     (lost.add if said["what"] == "lose" else lost.discard)(int(said["place"]))
 
 
-@_direction(rf"put a gpu into {_NODES}")
+@direction(rf"put a gpu into {_NODES}")
 def _put_in(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.agent(said["name"]).box.add_gpu()
 
 
-@_direction(rf"(?P<what>hang|free) nvml of {_NODES}")
+@direction(rf"(?P<what>hang|free) nvml of {_NODES}")
 def _nvml(theatre: Theatre, said: dict[str, str]) -> None:
     box = theatre.agent(said["name"]).box
     box.hung_since = theatre.now if said["what"] == "hang" else None
 
 
-@_direction(rf"model (?P<model>\S+) of {_NODES} becomes (?P<status>\w+)")
+@direction(rf"model (?P<model>\S+) of {_NODES} becomes (?P<status>\w+)")
 def _model(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.agent(said["name"]).box.models[said["model"]] = ModelStatus(said["status"])
 
 
-@_direction(rf"job (?P<job>\S+) (?P<what>runs on|ends on) {_NODES}")
+@direction(rf"job (?P<job>\S+) (?P<what>runs on|ends on) {_NODES}")
 def _job(theatre: Theatre, said: dict[str, str]) -> None:
     """A worker announces its jobs; the agent tells them at its next beat."""
     agent = theatre.agent(said["name"])
@@ -206,7 +183,7 @@ def _job(theatre: Theatre, said: dict[str, str]) -> None:
     agent.running_jobs = (*others, said["job"]) if said["what"] == "runs on" else others
 
 
-@_direction(rf"operator (?P<what>drains|resumes|cordons|uncordons) {_NODES}(?: within (?P<seconds>\d+) s)?")
+@direction(rf"operator (?P<what>drains|resumes|cordons|uncordons) {_NODES}(?: within (?P<seconds>\d+) s)?")
 def _operator(theatre: Theatre, said: dict[str, str]) -> None:
     node_id, what = theatre.node_id(said["name"]), said["what"]
     deadline = float(said["seconds"]) if said["seconds"] else None
@@ -216,34 +193,25 @@ def _operator(theatre: Theatre, said: dict[str, str]) -> None:
             return DrainAsked(ref, node_id, deadline, "maintenance")
         return ResumeAsked(ref, node_id) if what == "resumes" else CordonAsked(ref, node_id, _cordon(what))
 
-    _answer(theatre, "operator", theatre.ask(event))
+    tell_answer(theatre, "operator", theatre.ask(event))
 
 
-@_direction(r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
+@direction(r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
 def _claim(theatre: Theatre, said: dict[str, str]) -> None:
     job = Job(job_id=said["job"], required_models=_listed(said["models"]))
-    _answer(theatre, "scheduler", theatre.ask(lambda ref: ClaimAsked(ref, job)))
+    tell_answer(theatre, "scheduler", theatre.ask(lambda ref: ClaimAsked(ref, job)))
 
 
-@_direction(r"scheduler (?P<what>releases|renews) (?P<job>\S+)")
+@direction(r"scheduler (?P<what>releases|renews) (?P<job>\S+)")
 def _claimed(theatre: Theatre, said: dict[str, str]) -> None:
     event = ReleaseAsked if said["what"] == "releases" else RenewalAsked
-    _answer(theatre, "scheduler", theatre.ask(lambda ref: event(ref, said["job"])))
+    tell_answer(theatre, "scheduler", theatre.ask(lambda ref: event(ref, said["job"])))
 
 
-@_direction(r"explain (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
+@direction(r"explain (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
 def _explain(theatre: Theatre, said: dict[str, str]) -> None:
     job = Job(job_id=said["job"], required_models=_listed(said["models"]))
-    _say(theatre, "scheduler", explained(theatre.registry.fleet.explain(job, theatre.now)))
-
-
-def _answer(theatre: Theatre, asker: str, result: Result) -> None:
-    _say(theatre, asker, answered(result, theatre.now))
-
-
-def _say(theatre: Theatre, asker: str, lines: Iterable[str]) -> None:
-    for line in lines:
-        theatre.transcript.add(Line(theatre.now, "registry → {}", asker, line))
+    tell(theatre, "scheduler", explained(theatre.registry.fleet.explain(job, theatre.now)))
 
 
 def _cordon(what: str) -> str | None:

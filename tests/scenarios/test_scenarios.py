@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.script import Scenario, UnknownDirectionError
+from tests.scenarios.directions import UnknownDirectionError
+from tests.scenarios.script import Scenario
 
 SCENARIOS = sorted(Path(__file__).parent.glob("*.txt"))
 

@@ -14,10 +14,11 @@ from gpu_agent.registry.events import Event
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.messages import NodeHeartbeat
 from tests.scenarios.players import Agent, Dial, Frame, HangUp, OlderNode, Outward, Player, Told
-from tests.scenarios.registry_side import JOIN_TOKEN, House, RegistrySide
+from tests.scenarios.registry_side import House, RegistrySide
 from tests.scenarios.transcript import Line, Transcript
 from tests.scenarios.wording import said_by_node
 
+_UNAUTHORIZED = 401
 _ABNORMAL = 1006
 """How a socket that breaks without a close frame is told of."""
 
@@ -149,12 +150,21 @@ class Theatre:
             why = "no route to the registry" if self.registry.running else "connection refused"
             self.act(player, player.refused(why, self.now))
             return
+        self._write("{} → registry", player, f"connects{self._presented(player, dial)}")
+        if not self.registry.lets_in(dial.token):
+            self._write("registry → {}", player, "turns it away (401)")
+            self.act(player, player.refused("HTTP 401", self.now, http_status=_UNAUTHORIZED))
+            return
         number = next(self._numbers)
         self._connections[number] = player
-        proof = "" if dial.token in (None, JOIN_TOKEN) else " with its node token"
-        self._write("{} → registry", player, f"connects{proof}")
         self.registry.opened(number, player.name, dial.token)
         self.act(player, player.opened(self.now))
+
+    def _presented(self, player: Player, dial: Dial) -> str:
+        if dial.token is None or self.registry.auth_off:
+            return ""
+        own = isinstance(player, Agent) and dial.token == player.token
+        return " with its node token" if own else f" with token {dial.token}"
 
     def _send_to_node(self, number: int, frame: str) -> None:
         player = self._connections.get(number)

@@ -5,6 +5,7 @@ from typing import assert_never
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.tokens import Token
 from gpu_agent.wire.messages import (
     FromNode,
     FromRegistry,
@@ -78,6 +79,12 @@ def answered(result: Result, now: float) -> list[str]:
 def explained(explanation: Explanation) -> list[str]:
     able = ", ".join(explanation.able) or "nobody"
     return [f"could take {explanation.job_id}: {able}", *_each(list(explanation.excluded))]
+
+
+def token_listed(token: Token, now: float) -> str:
+    uses = "any number" if token.uses is None else str(token.uses)
+    whose = "" if token.node_id is None else f" for {token.node_id}"
+    return f"token {token.token_id}{whose}: {token.state(now)}, {token.spent} of {uses} used"
 
 
 def _each(excluded: list[Excluded]) -> list[str]:

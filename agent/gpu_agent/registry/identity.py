@@ -56,17 +56,12 @@ class Identities:
         if token is None or token.state(now) in (TokenState.EXPIRED, TokenState.REVOKED):
             state = "is no longer known" if token is None else f"is {token.state(now)}"
             return _unauthorized(event, f"join token {credential.token_id} {state}: ask for a new one")
-        node_id = token.node_id
-        granted = (
-            self._free_or_fresh(event, now, token)
-            if node_id is None
-            else _only(node_id, event, holds="its reclaim token is for")
-        )
-        if isinstance(granted, NodeError) or holds_place(self._roster.records.get(granted), token):
-            return granted
-        if not has_room(token, self._tokens, self._roster):
-            return _forbidden(event, _used_up(token))
-        return granted
+        holder = self._roster.records.get(token.node_id or event.message.node_id or "")
+        if not holds_place(holder, token) and not has_room(token, self._tokens, self._roster):
+            return _forbidden(event, _used_up(token, holder))  # first of all: it need not forget its id
+        if token.node_id is not None:
+            return _only(token.node_id, event, holds="its reclaim token is for")
+        return self._free_or_fresh(event, now, token)
 
     def _free_or_fresh(
         self, event: RegistrationArrived, now: float, token: Token | None = None
@@ -118,17 +113,17 @@ def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:
     )
 
 
-def _used_up(token: Token) -> str:
+def _used_up(token: Token, holder: NodeRecord | None) -> str:
     if token.node_id is not None:
         return (
             f"reclaim token {token.token_id} was used: have an operator run "
             f"gpu-agent registry reclaim {token.node_id} for another"
         )
     times = "its one use is" if token.uses == 1 else f"its {token.uses} uses are"
-    return (
-        f"join token {token.token_id} lets no more nodes in, {times} taken: have an operator run "
-        "gpu-agent registry token create for another"
-    )
+    way = "gpu-agent registry token create for another"
+    if holder is not None:
+        way += f"; if this machine is {holder.node_id!r}, gpu-agent registry reclaim {holder.node_id} instead"
+    return f"join token {token.token_id} lets no more nodes in, {times} taken: have an operator run {way}"
 
 
 def _conflict(wanted: str | None, message: str) -> NodeError:

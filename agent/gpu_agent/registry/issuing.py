@@ -156,7 +156,7 @@ class Issuing:
             return
         message = (
             "an operator ended this node's token: have one run "
-            f"gpu-agent registry reclaim {record.node_id} and start the agent with the token that it prints"
+            f"gpu-agent registry reclaim {record.node_id} and give its agent the token that this prints"
         )
         step.tell(
             Send(connection, NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message))
