@@ -35,10 +35,11 @@ class Program:
     """A `gpu-agent` process whose JSON log lines are collected while it runs."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.words = (*COMMAND, *arguments)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self._process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            self.words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -4,7 +4,6 @@ import signal
 import pytest
 
 from gpu_agent.cli import demo
-from gpu_agent.cli.api import Api
 from gpu_agent.cli.app import main
 from gpu_agent.cli.demo_fleet import Fleet
 from gpu_agent.cli.demo_walk import Walk
@@ -52,7 +51,7 @@ def test_a_registry_that_was_killed_is_blamed_and_not_its_address(
     def killing(fleet: Fleet, *_: object) -> None:
         os.kill(fleet.processes[0].process.pid, signal.SIGKILL)
         while True:
-            Api(fleet.api.url).get("/v1/nodes")
+            fleet.api.get("/v1/nodes")
 
     monkeypatch.setattr(demo, "_watch", killing)
     assert main(["demo"]) == 1

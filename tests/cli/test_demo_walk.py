@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from gpu_agent.cli.api import Api, Problem
+from gpu_agent.cli.api import Problem
 from gpu_agent.cli.demo_fleet import running_fleet
 from gpu_agent.cli.demo_walk import JOB, Walk
 from gpu_agent.cli.outcome import Failure
@@ -12,7 +12,7 @@ def test_the_walk_goes_through_the_main_job_and_times_each_step() -> None:
     said: list[str] = []
     with running_fleet() as fleet:
         Walk(fleet, said.append, started=time.monotonic()).all_steps()
-        statuses = [node["status"] for node in Api(fleet.api.url).get("/v1/nodes")["nodes"]]
+        statuses = [node["status"] for node in fleet.api.get("/v1/nodes")["nodes"]]
     assert sorted(statuses) == ["offline", "ready", "ready"]
     steps = [line for line in said if line.startswith("[")]
     assert [line for line in steps if "ready" in line or "claimed" in line or "drain" in line]

@@ -48,7 +48,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _watch(fleet: Fleet, console: Console) -> None:
-    console.print(f"Operators' API: {fleet.api.url} (try `gpu-agent registry nodes --api {fleet.api.url}`)")
+    console.print(
+        f"Operators' API: {fleet.api.url}. Try, in another terminal:\n"
+        f"gpu-agent registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
+        soft_wrap=True,
+    )
     with LiveLines(console) as live:
         while True:
             fleet.check_alive()

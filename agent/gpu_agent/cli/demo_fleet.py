@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpu_agent.cli.api import Api
+from gpu_agent.cli.demo_tokens import operator_token, write_join_token
 from gpu_agent.cli.interruption import Interruption
 from gpu_agent.cli.outcome import ExitCode, Failure
 
@@ -66,6 +67,8 @@ class Fleet:
     """The running demo."""
 
     api: Api
+    token_file: str
+    """Holds the operator's token, for whoever asks the demo's registry from elsewhere."""
     processes: tuple[Process, ...]
     simulated: bool
 
@@ -158,12 +161,13 @@ def _started(nursery: _Nursery) -> Fleet:
     nothing = nursery.folder / "nothing.toml"
     nothing.touch()
     simulated = not _machine_has_gpus(nothing)
+    state_dir = nursery.folder / "registry"
     registry = nursery.start(
         "registry",
         "registry",
         "serve",
-        "--auth",
-        "off",
+        "--state-dir",
+        str(state_dir),
         "--store",
         "memory",
         "--node-listen",
@@ -179,11 +183,15 @@ def _started(nursery: _Nursery) -> Fleet:
         "--max-memory-percent",
         "100",
     )
-    node_url, api = _addresses(registry)
+    node_url, address = _addresses(registry)
+    token = operator_token(state_dir)
+    api = Api(address, token=token)
+    to_join = write_join_token(api, nursery.folder / "join.token", uses=len(MEMBERS))
     agents = tuple(
-        _start_agent(nursery, member, node_url=node_url, simulated=simulated) for member in MEMBERS
+        _start_agent(nursery, member, node_url=node_url, to_join=to_join, simulated=simulated)
+        for member in MEMBERS
     )
-    return Fleet(api=Api(api), processes=(registry, *agents), simulated=simulated)
+    return Fleet(api=api, token_file=token.source, processes=(registry, *agents), simulated=simulated)
 
 
 def _machine_has_gpus(configuration: Path) -> bool:
@@ -192,7 +200,9 @@ def _machine_has_gpus(configuration: Path) -> bool:
     return probed.returncode == 0
 
 
-def _start_agent(nursery: _Nursery, member: Member, *, node_url: str, simulated: bool) -> Process:
+def _start_agent(
+    nursery: _Nursery, member: Member, *, node_url: str, to_join: Path, simulated: bool
+) -> Process:
     configuration = nursery.folder / f"{member.name}.toml"
     configuration.write_text(
         "\n".join(
@@ -206,6 +216,8 @@ def _start_agent(nursery: _Nursery, member: Member, *, node_url: str, simulated:
         "run",
         "--registry",
         node_url,
+        "--join-token-file",
+        str(to_join),
         "--state-dir",
         str(nursery.folder / member.name),
         "--config",

@@ -1,0 +1,233 @@
+"""Tokens between real programs: who comes in, who comes back, who may do what; and no secret is shown."""
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.programs import COMMAND, Agent, Program, Registry, eventually
+
+pytestmark = pytest.mark.e2e
+
+
+class Place:
+    """A folder with a registry's state and its agents', and all that was ever secret there."""
+
+    def __init__(self, folder: Path, running: ExitStack) -> None:
+        self.folder = folder
+        self.state = folder / "registry"
+        self.secrets: set[str] = set()
+        self._programs: list[Program] = []
+        self._running = running
+
+    def registry(self, *arguments: str, node_port: int = 0, operator_port: int = 0) -> Registry:
+        registry = Registry(
+            *("--state-dir", str(self.state), "--allow-simulated", *arguments),
+            auth="on",
+            node_port=node_port,
+            operator_port=operator_port,
+        )
+        self._programs.append(registry)
+        started = self._running.enter_context(registry)
+        self.secrets.add(self.operator_token)
+        return started
+
+    def agent(self, registry: Registry, name: str, *, join_token: str | None = None) -> Agent:
+        arguments: list[str] = []
+        if join_token is not None:
+            file = self.folder / f"{name}.token"
+            file.write_text(join_token)
+            arguments = ["--join-token-file", str(file)]
+            self.secrets.add(join_token)
+        agent = Agent(registry.node_url, self.folder / name, *arguments, simulate="1xT4-16GB")
+        self._programs.append(agent)
+        return self._running.enter_context(agent)
+
+    @property
+    def operator_token(self) -> str:
+        return (self.state / "operator.token").read_text().strip()
+
+    def node_token(self, name: str) -> str:
+        identity = json.loads((self.folder / name / "identity.json").read_text())
+        return str(identity["node_token"])
+
+    def ask(
+        self, registry: Registry, method: str, path: str, body: object = None, *, token: str | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Ask the operators' API as the admin, or with another token; the status and what it says."""
+        request = urllib.request.Request(  # noqa: S310 - loopback, ours
+            registry.api + path, method=method, data=None if body is None else json.dumps(body).encode()
+        )
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", f"Bearer {token or self.operator_token}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
+                return answer.status, json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read())
+
+    def make(self, registry: Registry, **asked: object) -> dict[str, Any]:
+        """Have a token made."""
+        status, made = self.ask(registry, "POST", "/v1/tokens", asked)
+        assert status == 201, made
+        self.secrets.add(made["token"])
+        return made
+
+    def join_token(self, registry: Registry) -> str:
+        return str(self.make(registry, kind="join")["token"])
+
+    def nodes(self, registry: Registry) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = self.ask(registry, "GET", "/v1/nodes")[1]["nodes"]
+        return nodes
+
+    def await_ready(self, registry: Registry, *, within_seconds: float = 20) -> dict[str, Any]:
+        """The one node that is ready and connected."""
+
+        def look() -> dict[str, Any] | None:
+            ready = [n for n in self.nodes(registry) if n["status"] == "ready" and n["connected"]]
+            return ready[0] if ready else None
+
+        return eventually(look, within_seconds=within_seconds, what=f"ready: {self.nodes(registry)}")
+
+    def shown(self) -> str:
+        """All that the programs have said, and the words that they were started with."""
+        said = [json.dumps(program.lines) + "".join(program.other) for program in self._programs]
+        return "\n".join([*said, *(" ".join(map(str, program.words)) for program in self._programs)])
+
+
+def await_words(words: str, agent: Agent) -> None:
+    eventually(lambda: words in agent.told(), within_seconds=10, what=words)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """After each test: nothing that was secret in it has been shown by any program."""
+    with ExitStack() as running:
+        place = Place(tmp_path, running)
+        yield place
+    for identity in tmp_path.glob("*/identity.json"):
+        place.secrets.add(str(json.loads(identity.read_text())["node_token"]))
+    assert [secret for secret in place.secrets if secret in place.shown()] == []
+
+
+def test_an_agent_joins_once_and_comes_back_by_the_token_it_was_given(place: Place) -> None:
+    registry = place.registry()
+    agent = place.agent(registry, "a", join_token=place.join_token(registry))
+    node = place.await_ready(registry)
+    agent.send(signal.SIGKILL)
+    agent.wait(5)
+    (place.folder / "a.token").unlink()
+    place.agent(registry, "a")
+    back = eventually(
+        lambda: next((n for n in place.nodes(registry) if n["connected"]), None), within_seconds=20, what="it"
+    )
+    assert back["node_id"] == node["node_id"]
+    assert place.await_ready(registry)["node_id"] == node["node_id"]
+
+
+def test_without_a_token_or_with_a_wrong_one_an_agent_is_refused_and_says_what_to_do(place: Place) -> None:
+    registry = place.registry()
+    nobody = place.agent(registry, "nobody")
+    wrong = place.agent(registry, "wrong", join_token="gpuj_00000000_" + "x" * 43)
+    for agent in (nobody, wrong):
+        await_words("ask its operator for a join token", agent)
+    assert place.nodes(registry) == []
+
+
+def test_a_revoked_join_token_lets_nobody_in_and_sends_nobody_away(place: Place) -> None:
+    registry = place.registry()
+    made = place.make(registry, kind="join", uses=5)
+    place.agent(registry, "first", join_token=made["token"])
+    node = place.await_ready(registry)
+    assert place.ask(registry, "DELETE", f"/v1/tokens/{made['token_id']}")[0] == 204
+    late = place.agent(registry, "late", join_token=made["token"])
+    await_words("ask its operator for a join token", late)
+    (only,) = place.nodes(registry)
+    assert (only["node_id"], only["connected"]) == (node["node_id"], True)
+
+
+def test_each_role_may_do_what_it_is_for_and_no_more(place: Place) -> None:
+    registry = place.registry()
+    place.agent(registry, "a", join_token=place.join_token(registry))
+    node_id = place.await_ready(registry)["node_id"]
+    asked = [
+        ("GET", "/v1/nodes", None),
+        ("POST", f"/v1/nodes/{node_id}/drain", {}),
+        ("POST", "/v1/tokens", {"kind": "join"}),
+    ]
+    granted = {}
+    for role in ("read", "operate", "admin"):
+        token = place.make(registry, kind="operator", role=role, name=role)["token"]
+        answers = [place.ask(registry, *one, token=token) for one in asked]
+        granted[role] = [status for status, _ in answers]
+        place.secrets.update(said["token"] for _, said in answers if "token" in said)
+        assert all("needs the role" in said["detail"] for status, said in answers if status == 403)
+    assert granted == {"read": [200, 403, 403], "operate": [200, 200, 403], "admin": [200, 200, 201]}
+    assert place.ask(registry, "GET", "/v1/nodes", token="gpuo_00000000_x")[0] == 401
+    assert place.ask(registry, "GET", "/v1/nodes", token=place.node_token("a"))[0] == 401
+    drains = [one for one in registry.events("operator_request") if one["path"].endswith("/drain")]
+    assert [one["name"] for one in drains] == ["operate", "admin"]
+
+
+def test_of_two_agents_with_copies_of_one_state_the_newest_wins_and_the_other_says_why_it_yields(
+    place: Place,
+) -> None:
+    registry = place.registry()
+    original = place.agent(registry, "original", join_token=place.join_token(registry))
+    node = place.await_ready(registry)
+    shutil.copytree(place.folder / "original", place.folder / "clone")
+    clone = place.agent(registry, "clone")
+    refused = original.await_event("registry_error", within_seconds=15, code="SESSION_SUPERSEDED")
+    assert "stop the other agent" in refused["message"]
+    place.await_ready(registry)
+    epochs = len(registry.events("node_registered"))
+    threading.Event().wait(3.0)  # time for a fight, were there one
+    (only,) = place.nodes(registry)
+    assert (only["node_id"], only["connected"]) == (node["node_id"], True)
+    assert len(registry.events("node_registered")) == epochs
+    assert original.events("node_registered")
+    assert clone.events("node_registered")
+
+
+def test_an_older_nodes_token_in_the_url_lets_it_in_and_is_shown_nowhere(place: Place) -> None:
+    registry = place.registry()
+    token = place.join_token(registry)
+    with connect(f"{registry.node_url}?token={token}", proxy=None) as socket:
+        message = {
+            "type": "node_register",
+            "version": "0.9",
+            "hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [{"name": "T4", "memory_gb": 16}]},
+            "installed_models": [],
+            "accept_public_jobs": False,
+        }
+        socket.send(json.dumps(message))
+        ack = json.loads(socket.recv(timeout=5))
+    assert ack["type"] == "node_register_ack"
+    place.secrets.add(ack["node_token"])
+
+
+def test_the_command_line_finds_the_token_that_the_registry_left_on_this_machine(place: Place) -> None:
+    registry = place.registry()
+    words = [*COMMAND, "registry", "nodes", "--api", registry.api]
+    plain = {"PATH": "/usr/bin:/bin", "HOME": str(place.folder)}
+
+    def ask(**environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            words, env={**plain, **environment}, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    assert ask(GPU_REGISTRY_STATE_DIR=str(place.state)).returncode == 0
+    assert ask(GPU_REGISTRY_TOKEN=place.operator_token).returncode == 0
+    without = ask()
+    assert (without.returncode, "--token-file FILE" in without.stderr) == (6, True)
