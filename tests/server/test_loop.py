@@ -335,3 +335,20 @@ async def test_a_machine_that_has_left_something_is_woken_again_at_once_after_ot
             await asyncio.sleep(0)
     assert time.monotonic() - began < 0.5
     assert turns[:49] == list(range(1, 50))
+
+
+async def test_what_is_timed_is_the_machines_own_thinking() -> None:
+    class Slow(Scripted):
+        def handle(self, event: Event, now: float) -> Sequence[Action]:
+            time.sleep(0.02)
+            return super().handle(event, now)
+
+    machine, hands = Slow(), Hands()
+    machine.answers[ConnectionLost(1)] = [TELLING]
+    hands.work = lambda _: time.sleep(0.2)
+    loop = driven(machine, hands)
+    assert 0.02 <= loop.timed(ConnectionLost(1)) < 0.2
+    await loop.settled()
+    assert hands.done == ["told"]
+    loop.stop()
+    assert loop.timed(ConnectionLost(1)) == 0.0

@@ -11,6 +11,7 @@ from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import RegistryEvent
+from gpu_agent.server.dispatch_views import Selection
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.views import NodeDetail, Placement
 from gpu_agent.store.base import Batch, StoreError
@@ -317,3 +318,58 @@ async def test_performance_counts_beats_and_placements_of_the_period(
 
 def _hardware() -> dict[str, object]:
     return {"hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [{"name": "L4", "memory_gb": 24}]}}
+
+
+async def test_a_dry_run_says_which_place_a_claim_would_get_and_reserves_none(
+    service: RegistryService, ready: Node
+) -> None:
+    chosen = service.select(Job(job_id="job-1"))
+    assert isinstance(chosen, Selection)
+    assert (chosen.node_id, chosen.held) == (ready.node_id, False)
+    assert known(service, ready.node_id).claimed_jobs == ()
+    await placed(service, "job-1")
+    again, other = service.select(Job(job_id="job-1")), service.select(Job(job_id="job-2"))
+    assert isinstance(again, Selection)
+    assert (again.node_id, again.held) == (ready.node_id, True)
+    assert isinstance(other, NoAvailableNode)
+    assert service.exclusions() == []
+
+
+async def test_failed_placements_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
+    await service.claim(Job(job_id="job-1", required_models=("other",)))
+    (minute,) = service.exclusions()
+    assert (minute.failed, minute.counts, minute.last_jobs) == (1, {"model_not_available": 1}, ("job-1",))
+    assert [one.node_id for one in minute.examples["model_not_available"]] == [ready.node_id]
+    assert abs(minute.window_start - time.time()) < 61
+    assert minute.window_end - minute.window_start == pytest.approx(60.0)
+
+
+async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: Node) -> None:
+    await service.cordon(ready.node_id, reason="noisy fan")
+    account = service.why(ready.node_id, "other")
+    assert account is not None
+    assert [one.refuses for one in account.objections] == [
+        "every job",
+        "public jobs",
+        "jobs that need model other",
+    ]
+    assert account.model is not None
+    assert account.model.state == "not installed"
+    assert service.why("node-x") is None
+
+
+async def test_a_node_is_told_to_probe_or_to_register_again(service: RegistryService, ready: Node) -> None:
+    assert await service.refresh(ready.node_id) is None
+    assert (await ready.hear_type("node_control"))["command"] == "refresh"
+    assert await service.reregister(ready.node_id) is None
+    assert (await ready.hear_type("node_control"))["command"] == "reregister"
+
+
+async def test_nothing_can_be_told_to_a_node_that_is_not_connected(service: RegistryService) -> None:
+    async with node(service) as gone:
+        await gone.become_ready()
+    await until(lambda: not known(service, gone.node_id).connected, what="the connection is gone")
+    refused = await service.refresh(gone.node_id)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "NODE_NOT_CONNECTED"
+    assert "registers by itself" in refused.message

@@ -5,7 +5,6 @@ shell carries the actions out in order, and nothing that follows a `Save` before
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import assert_never
 
 from gpu_agent.registry.actions import Action, Kept, Level
@@ -49,6 +48,7 @@ from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.policy import Policy
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.rounds import Rounds
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.sessions import Sessions
 from gpu_agent.registry.step import Step
@@ -56,14 +56,10 @@ from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.tokens import Token, Tokens
 from gpu_agent.registry.undo import Undo
 from gpu_agent.registry.verdicts import Verdicts
-from gpu_agent.registry.watch import Watch
 from gpu_agent.registry.why import NodeWhy, why
 from gpu_agent.registry.wishes import Wishes
 
 NOTHING: tuple[Action, ...] = ()
-
-MOST_AT_ONCE = 64
-"""Nodes that are looked at, and claims that are ended, in one call of `wake`: some 10 ms of work."""
 
 
 class Fleet:
@@ -106,7 +102,7 @@ class Fleet:
         self._sessions = Sessions(house)
         self._wishes = Wishes(house)
         self._issuing = Issuing(house)
-        self._watch = Watch(house)
+        self._rounds = Rounds(house, self._deadlines)
         self._keeping = Keeping(house)
         self._crowd = Crowd(house) if auth_off else None
         self._saves = Saves(
@@ -115,8 +111,6 @@ class Fleet:
             retry_seconds=thresholds.scan_interval_seconds,
         )
         self._scan_from = 0.0
-        self._goes_on = False
-        """True while a scan has left something for the next call."""
 
     @property
     def deadline(self) -> float | None:
@@ -167,14 +161,10 @@ class Fleet:
         if deadline is None or now < deadline:
             return NOTHING
         step = Step(now)
-        ended = self._expire(step)
-        reached = list(islice(self._deadlines.reached(now), MOST_AT_ONCE))
-        looked_at = [record for node_id in reached if (record := self._roster.records.get(node_id))]
-        self._watch.look(looked_at, step, goes_on=self._goes_on)
+        self._rounds.go(step)
         self._issuing.purge(step)
         self._saves.retry(step)
-        self._goes_on = MOST_AT_ONCE in (ended, len(reached))
-        self._scan_from = now + (0.0 if self._goes_on else self.thresholds.scan_interval_seconds)
+        self._scan_from = now + (0.0 if self._rounds.unfinished else self.thresholds.scan_interval_seconds)
         return self._finish(step)
 
     def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:
@@ -227,6 +217,10 @@ class Fleet:
         """Count what dispatches failed on in the last hour, by the minute."""
         return self._claiming.exclusions.windows(now)
 
+    def finished_exclusions(self, now: float) -> Sequence[ExclusionWindow]:
+        """Return the minutes that ended since this was last asked and in which dispatches failed."""
+        return self._claiming.exclusions.finished(now)
+
     def claims(self) -> list[Claim]:
         """Return every claim that is held, by its job."""
         return self._dispatch.claims()
@@ -262,7 +256,9 @@ class Fleet:
             self._sessions.fault(event, step)
 
     def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
-        self._expire(step, of_job=event.job.job_id if isinstance(event, ClaimAsked) else event.job_id)
+        self._rounds.end_claims(
+            step, of_job=event.job.job_id if isinstance(event, ClaimAsked) else event.job_id
+        )
         match event:
             case ClaimAsked():
                 self._claiming.ask(event, step)
@@ -274,13 +270,6 @@ class Fleet:
                     self._verdicts.settle(record, step)
             case _ as unreachable:
                 assert_never(unreachable)
-
-    def _expire(self, step: Step, *, of_job: str | None = None) -> int:
-        """End claims whose time has passed, and say how many; not all at once where there are many."""
-        ended = self._claiming.expire(step, most=MOST_AT_ONCE, of_job=of_job)
-        for node_id in dict.fromkeys(claim.node_id for claim in ended):
-            self._verdicts.settle(self._roster.records[node_id], step)
-        return len(ended)
 
     def _finish(self, step: Step) -> Sequence[Action]:
         if self._crowd is not None:

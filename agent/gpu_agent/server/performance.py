@@ -49,7 +49,7 @@ class Meter:
         self.loop_lag.add(seconds)
 
     def selected(self, seconds: float) -> None:
-        """Note how long one placement took."""
+        """Note how long the choice of one place took; saving it and telling of it are no part of it."""
         self._selections.append(seconds)
         self.selections.add(seconds)
 

@@ -15,6 +15,7 @@ from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.gateway import Limits
 from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.state_dir import StateDirectoryError, prepare
@@ -111,17 +112,7 @@ async def _run(
 async def _tell_performance(service: RegistryService, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(every_seconds)
-        figures, size = service.performance(), service.size
-        _LOG.info(
-            "performance",
-            beats_per_second=figures.beats_per_second,
-            loop_lag_ms=figures.loop_lag_ms,
-            loop_lag_p50_ms=figures.loop_lag_p50_ms,
-            loop_lag_p99_ms=figures.loop_lag_p99_ms,
-            select_p99_us=figures.select_p99_us,
-            nodes=size.nodes,
-            connections=size.connections,
-        )
+        report(service)
 
 
 def _service_settings(settings: RegistrySettings) -> ServiceSettings:

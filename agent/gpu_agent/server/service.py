@@ -5,7 +5,6 @@ is one user of this facade among others. Everything here belongs to one event lo
 """
 
 import asyncio
-import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -31,6 +30,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import dispatch_views, slices, views
 from gpu_agent.server.address import Address
+from gpu_agent.server.asking import Asking, refusal
 from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
@@ -67,7 +67,6 @@ class RegistryService:
         self._chronicle = Chronicle()
         self._meter = Meter(now=self._clock.monotonic())
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
-        self._refs = itertools.count(1)
         self._fleet = Fleet(
             settings.thresholds,
             secrets.SystemRandom().random,
@@ -95,6 +94,7 @@ class RegistryService:
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )
+        self._asking = Asking(self._loop, self._carrier.answers, selected=self._meter.selected)
         self._node_address: Address | None = None
         self.vitals = Vitals(
             fleet=self._fleet,
@@ -173,10 +173,7 @@ class RegistryService:
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
-        began = self._clock.monotonic()
-        asked = self._ask(lambda ref: ClaimAsked(ref, job))
-        self._meter.selected(self._clock.monotonic() - began)
-        return self._placed(await asked, job.job_id)
+        return self._placed(await self._ask(lambda ref: ClaimAsked(ref, job)), job.job_id)
 
     async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
         """Keep a job's place for one more TTL."""
@@ -184,11 +181,13 @@ class RegistryService:
 
     async def release(self, job_id: str) -> Refusal | None:
         """Give a job's place back."""
-        return _refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
+        return refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
 
     def select(self, job: Job) -> Selection | NoAvailableNode:
         """Say which place `claim` would give a job at this moment; reserves nothing."""
-        chosen = self._fleet.select(job, self._clock.monotonic())
+        began = self._clock.monotonic()
+        chosen = self._fleet.select(job, began)
+        self._meter.selected(self._clock.monotonic() - began)
         if isinstance(chosen, NoAvailableNode):
             return chosen
         return dispatch_views.selection(job.job_id, chosen)
@@ -202,6 +201,11 @@ class RegistryService:
         """Say which jobs a node would be refused now, and why; None when the id is not known."""
         return self._fleet.why(node_id, self._clock.monotonic(), model)
 
+    def finished_exclusions(self) -> list[ExclusionsView]:
+        """Return the minutes with failed dispatches that have ended since this was last asked."""
+        windows = self._fleet.finished_exclusions(self._clock.monotonic())
+        return [dispatch_views.exclusions(window, self._clock) for window in windows]
+
     def exclusions(self) -> list[ExclusionsView]:
         """Count what dispatches failed on in the last hour, by the minute, the oldest first."""
         windows = self._fleet.exclusions(self._clock.monotonic())
@@ -211,31 +215,31 @@ class RegistryService:
         self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
     ) -> Refusal | None:
         """Let a node finish its jobs and take no new ones, until `resume`."""
-        return _refusal(await self._ask(lambda ref: DrainAsked(ref, node_id, deadline_seconds, reason)))
+        return refusal(await self._ask(lambda ref: DrainAsked(ref, node_id, deadline_seconds, reason)))
 
     async def resume(self, node_id: str) -> Refusal | None:
         """Take a drained node back."""
-        return _refusal(await self._ask(lambda ref: ResumeAsked(ref, node_id)))
+        return refusal(await self._ask(lambda ref: ResumeAsked(ref, node_id)))
 
     async def cordon(self, node_id: str, *, reason: str) -> Refusal | None:
         """Give a node no new jobs; its status stays."""
-        return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, reason)))
+        return refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, reason)))
 
     async def uncordon(self, node_id: str) -> Refusal | None:
         """Lift a cordon."""
-        return _refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
+        return refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
 
     async def refresh(self, node_id: str) -> Refusal | None:
         """Have a node probe again now and tell all that it finds."""
-        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REFRESH)))
+        return refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REFRESH)))
 
     async def reregister(self, node_id: str) -> Refusal | None:
         """Have a node register again on its open connection."""
-        return _refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REREGISTER)))
+        return refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REREGISTER)))
 
     async def forget(self, node_id: str) -> Refusal | None:
         """Let a node's record go; if it lives it is sent away first."""
-        return _refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
+        return refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Follow what happens from now on, or since the event of the id `after`.
@@ -272,14 +276,7 @@ class RegistryService:
         self._loop.handle(event)
 
     def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
-        """Ask the fleet at once; its answer comes when what it stands behind is saved."""
-        if not self._loop.running:
-            raise RuntimeError("the registry does not run: await start() first")
-        ref = next(self._refs)
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._carrier.answers[ref] = answer
-        self._loop.handle(asking(ref))
-        return answer
+        return self._asking.ask(asking)
 
     def _placed(self, result: Result, job_id: str) -> Placement | NoAvailableNode | Refusal:
         if isinstance(result, Claim):
@@ -287,7 +284,3 @@ class RegistryService:
         if result is None:
             raise RuntimeError(f"the fleet answered for job {job_id!r} with nothing; this is a bug")
         return result
-
-
-def _refusal(result: Result) -> Refusal | None:
-    return result if isinstance(result, Refusal) else None

@@ -62,3 +62,14 @@ def test_only_the_last_jobs_are_named_and_none_at_length() -> None:
     (window,) = counted.windows(0.0)
     assert [job_id.split("-")[0] for job_id in window.last_jobs] == [str(n) for n in range(100)][-LAST_JOBS:]
     assert max(map(len, window.last_jobs)) == LONGEST_QUOTE
+
+
+def test_a_window_that_is_over_is_returned_once() -> None:
+    counted = Exclusions()
+    counted.failed(failure(a=FULL), 130.0)
+    assert counted.finished(179.0) == ()
+    counted.failed(failure(a=FULL), 180.0)
+    assert [window.start for window in counted.finished(200.0)] == [120.0]
+    assert counted.finished(239.9) == ()
+    assert [window.start for window in counted.finished(240.0)] == [180.0]
+    assert counted.finished(1000.0) == ()

@@ -55,6 +55,7 @@ class Exclusions:
 
     def __init__(self) -> None:
         self._windows: deque[_Counted] = deque()
+        self._finished_until = 0.0
 
     def failed(self, verdict: NoAvailableNode, now: float) -> None:
         """Count a dispatch that found nobody."""
@@ -73,6 +74,12 @@ class Exclusions:
         """Return the windows of the last hour; the one that is running is the last, if anything failed."""
         self._forget_old(now)
         return tuple(window.shown() for window in self._windows)
+
+    def finished(self, now: float) -> tuple[ExclusionWindow, ...]:
+        """Return the windows that are over, each of them once."""
+        over = [one for one in self.windows(now) if self._finished_until < one.end <= now]
+        self._finished_until = max(self._finished_until, now)
+        return tuple(over)
 
     def _at(self, now: float) -> _Counted:
         start = now // WINDOW_SECONDS * WINDOW_SECONDS

@@ -1,0 +1,47 @@
+"""Questions to the fleet that wait for an answer, which comes once what it stands behind is kept.
+
+Numbers the questions; reads no answer but to name what it is.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.events import ClaimAsked, Event
+from gpu_agent.server.loop import FleetLoop
+
+
+class Asking:
+    """Asks one fleet."""
+
+    def __init__(
+        self,
+        loop: FleetLoop,
+        answers: dict[int, asyncio.Future[Result]],
+        *,
+        selected: Callable[[float], None],
+    ) -> None:
+        self._loop = loop
+        self._answers = answers
+        self._selected = selected
+        self._refs = itertools.count(1)
+
+    def ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
+        """Ask the fleet at once; `selected` hears how long it took to choose a place."""
+        if not self._loop.running:
+            raise RuntimeError("the registry does not run: await start() first")
+        ref = next(self._refs)
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._answers[ref] = answer
+        event = asking(ref)
+        if isinstance(event, ClaimAsked):
+            self._selected(self._loop.timed(event))
+        else:
+            self._loop.handle(event)
+        return answer
+
+
+def refusal(result: Result) -> Refusal | None:
+    """Return a refusal, or None where what was asked is done."""
+    return result if isinstance(result, Refusal) else None

@@ -1,0 +1,61 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.events import ClaimAsked, Event, ReleaseAsked
+from gpu_agent.registry.job import Job
+from gpu_agent.server.asking import Asking, refusal
+
+
+class Loop:
+    """Stands for the fleet's loop: hears what is asked."""
+
+    running = True
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+
+    def handle(self, event: Event) -> None:
+        self.heard.append(event)
+
+    def timed(self, event: Event) -> float:
+        self.handle(event)
+        return 0.25
+
+
+def asked(loop: Loop, took: Callable[[float], None] = lambda _: None) -> Asking:
+    return Asking(loop, {}, selected=took)  # type: ignore[arg-type] # all that it needs of a loop
+
+
+async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awaited() -> None:
+    answers: dict[int, asyncio.Future[Result]] = {}
+    loop = Loop()
+    asking = Asking(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
+    first, second = (asking.ask(lambda ref: ReleaseAsked(ref, "job-1")) for _ in range(2))
+    assert loop.heard == [ReleaseAsked(1, "job-1"), ReleaseAsked(2, "job-1")]
+    answers[2].set_result(None)
+    assert await second is None
+    assert not first.done()
+
+
+async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
+    took: list[float] = []
+    asking = asked(Loop(), took.append)
+    asking.ask(lambda ref: ReleaseAsked(ref, "job-1"))
+    asking.ask(lambda ref: ClaimAsked(ref, Job(job_id="job-1")))
+    assert took == [0.25]
+
+
+async def test_nothing_can_be_asked_of_a_registry_that_does_not_run() -> None:
+    loop = Loop()
+    loop.running = False
+    with pytest.raises(RuntimeError, match="await start"):
+        asked(loop).ask(lambda ref: ReleaseAsked(ref, "job-1"))
+
+
+def test_only_a_refusal_is_one() -> None:
+    assert refusal(None) is None
+    refused = Refusal("X", "no")
+    assert refusal(refused) is refused
