@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test e2e lint format types imports cover bench schema clean
+.PHONY: help setup demo test e2e crashes lint format types imports cover bench schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -32,6 +32,9 @@ test: $(READY) ## every test that needs no root
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
+
+crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
+	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
