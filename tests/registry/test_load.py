@@ -38,5 +38,5 @@ def node(usage: ResourceUsage) -> NodeRecord:
 @given(usages, usages)
 def test_beats_of_the_same_load_are_the_same_to_dispatch(one: ResourceUsage, other: ResourceUsage) -> None:
     if load_of(one, SETTINGS) == load_of(other, SETTINGS):
-        assert score(node(one), 0) == score(node(other), 0)
+        assert score(node(one), 0, SETTINGS) == score(node(other), 0, SETTINGS)
         assert barred(node(one), 0, SETTINGS) == barred(node(other), 0, SETTINGS)

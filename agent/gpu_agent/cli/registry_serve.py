@@ -44,6 +44,10 @@ MEANINGS: dict[str, str] = {
     "max_cpu_percent": "CPU load above which a node gets no new job",
     "max_gpu_percent": "GPU load above which a node gets no new job",
     "max_memory_percent": "memory use above which a node gets no new job",
+    "weight_load": "what a node scores for free places, all of them",
+    "weight_gpu_use": "what it scores for GPUs that are idle",
+    "weight_free_memory": "what it scores for GPU memory that is free",
+    "affinity_bonus": "what it scores besides for having last held the job's affinity key",
 }
 """One line for each threshold; a test keeps the two lists the same."""
 

@@ -35,6 +35,12 @@ class Thresholds:
     max_cpu_percent: float = 90.0
     max_gpu_percent: float = 90.0
     max_memory_percent: float = 90.0
+    weight_load: int = 500
+    """What a node scores for free places, all of them; the other weights likewise."""
+    weight_gpu_use: int = 280
+    weight_free_memory: int = 220
+    affinity_bonus: int = 200
+    """For the node that last held a job's affinity key."""
 
     def node_timeout_seconds(self, interval_seconds: float) -> float:
         """A node's timeout: at least three of the intervals it was given (§4)."""

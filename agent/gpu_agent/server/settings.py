@@ -52,6 +52,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Weight = Annotated[int, Field(ge=0, le=1_000_000)]
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -102,6 +103,10 @@ class RegistrySettings(BaseSettings):
     max_cpu_percent: Percent = _DEFAULTS.max_cpu_percent
     max_gpu_percent: Percent = _DEFAULTS.max_gpu_percent
     max_memory_percent: Percent = _DEFAULTS.max_memory_percent
+    weight_load: Weight = _DEFAULTS.weight_load
+    weight_gpu_use: Weight = _DEFAULTS.weight_gpu_use
+    weight_free_memory: Weight = _DEFAULTS.weight_free_memory
+    affinity_bonus: Weight = _DEFAULTS.affinity_bonus
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

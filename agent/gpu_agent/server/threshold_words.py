@@ -27,6 +27,10 @@ MEANINGS: Mapping[str, str] = {
     "max_cpu_percent": "CPU use above which a node gets no new job",
     "max_gpu_percent": "GPU use above which a node gets no new job",
     "max_memory_percent": "memory use above which a node gets no new job",
+    "weight_load": "how much free places count in choosing among able nodes",
+    "weight_gpu_use": "how much idle GPUs count",
+    "weight_free_memory": "how much free GPU memory counts",
+    "affinity_bonus": "how much it counts that a node last held the job's affinity key",
 }
 
 _UNITS = {
@@ -37,6 +41,10 @@ _UNITS = {
     "_jobs": "jobs",
     "_records": "records",
     "flap_limit": "exits",
+    "weight_load": "points",
+    "weight_gpu_use": "points",
+    "weight_free_memory": "points",
+    "affinity_bonus": "points",
 }
 
 

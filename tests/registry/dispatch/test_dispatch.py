@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.affinity import WARM_SECONDS
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS, BEST_SCORE, score
+from gpu_agent.registry.dispatch.scoring import best_score, score
 from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.thresholds import Thresholds
@@ -89,7 +89,7 @@ def test_a3_every_node_is_explained_on_request() -> None:
 
 def test_a_choice_reserves_nothing() -> None:
     dispatch = dispatching(node(max_concurrent_jobs=1, endpoint="http://10.0.0.7:9000"))
-    expected = Choice("node-A", ("GPU-0",), "http://10.0.0.7:9000", BEST_SCORE)
+    expected = Choice("node-A", ("GPU-0",), "http://10.0.0.7:9000", best_score(Thresholds()))
     assert dispatch.select(job(), 0.0) == dispatch.select(job(), 0.0) == expected
 
 
@@ -273,7 +273,7 @@ def test_a_warm_node_is_preferred_to_one_that_is_little_better() -> None:
     idle.status = NodeStatus.READY
     dispatch.refresh(idle)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")) == Choice(
-        "warm", ("GPU-0",), None, score(warm, 1) + AFFINITY_BONUS
+        "warm", ("GPU-0",), None, score(warm, 1, Thresholds()) + Thresholds().affinity_bonus
     )
     assert chosen(dispatch, job("job-2")).node_id == "idle"
     assert dispatch.explain(job("job-2", affinity_key="session-1"), 0.0).able == ("warm", "idle")
@@ -387,8 +387,10 @@ class Played:
         """Rate an able node without the index."""
         record = self.records[node_id]
         held_by, held_at = self.warm.get(wanted.affinity_key or "", ("", 0.0))
-        bonus = AFFINITY_BONUS if node_id == held_by and self.now - held_at <= WARM_SECONDS else 0
-        return score(record, record.in_flight_jobs) + bonus
+        bonus = (
+            Thresholds().affinity_bonus if node_id == held_by and self.now - held_at <= WARM_SECONDS else 0
+        )
+        return score(record, record.in_flight_jobs, Thresholds()) + bonus
 
     def remember(self, claim: Claim, at: float) -> None:
         if claim.affinity_key is not None:
@@ -411,3 +413,11 @@ def test_a_claim_that_is_over_ends_with_those_before_it_or_when_it_is_asked_for(
     assert [claim.job_id for claim in over] == ["job-0", "job-2"]
     assert [claim.job_id for claim in dispatch.expire(62.5, of_job="job-3")] == ["job-1"]
     assert [claim.job_id for claim in dispatch.claims()] == ["job-3"]
+
+
+@pytest.mark.parametrize(("bonus", "favoured"), [(0, "idle"), (1000, "warm")])
+def test_the_affinity_bonus_is_a_setting(bonus: int, favoured: str) -> None:
+    dispatch = dispatching(node("warm", max_concurrent_jobs=2), affinity_bonus=bonus)
+    claimed(dispatch, job("job-1", affinity_key="talk"))
+    dispatch.refresh(node("idle"))
+    assert chosen(dispatch, job("job-2", affinity_key="talk")).node_id == favoured

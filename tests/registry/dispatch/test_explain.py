@@ -23,7 +23,7 @@ def index_of(*filed: NodeRecord) -> Index:
 
 
 def explained_by(index: Index, wanted: Job, warm: str | None = None) -> Explanation:
-    return Explanation.of(wanted.job_id, judged(index, Demand.of(wanted), warm))
+    return Explanation.of(wanted.job_id, judged(index, Demand.of(wanted), warm=warm, affinity_bonus=200))
 
 
 @settings(max_examples=150, deadline=None)
@@ -112,7 +112,7 @@ def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
 
 def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
     index = index_of(node("node-A"), node("node-B"), node("node-C", connection=None))
-    verdicts = judged(index, Demand.of(job()), None)
+    verdicts = judged(index, Demand.of(job()), warm=None, affinity_bonus=200)
     assert next(verdicts) == Able("node-A", index.views["node-A"].score)
     index.drop("node-B")
     index.file(node("node-D"))

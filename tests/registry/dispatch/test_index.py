@@ -227,3 +227,22 @@ def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -
     assert [view.barred for view in at_once.views.values()] == [
         view.barred for view in one_by_one.views.values()
     ]
+
+
+def test_without_weights_each_able_node_is_drawn_as_likely_as_any_other() -> None:
+    index = Index(Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0))
+    for place, node_id in enumerate(NODE_IDS):
+        index.file(node(node_id, reported_jobs=place % 4))
+    assert {best(index, job(), place / 8) for place in range(8)} == set(NODE_IDS)
+
+
+def test_the_weights_decide_who_is_best() -> None:
+    busy, full = node("busy", usage=usage(gpu_percent=80)), node("full", reported_jobs=3)
+    for favoured, weights in (
+        ("full", Thresholds(weight_gpu_use=900, weight_load=100)),
+        ("busy", Thresholds(weight_gpu_use=100, weight_load=900)),
+    ):
+        index = Index(weights)
+        for record in (busy, full):
+            index.file(record)
+        assert best(index, job()) == favoured

@@ -1,12 +1,23 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
+from gpu_agent.registry.dispatch import scoring
+from gpu_agent.registry.dispatch.scoring import best_score
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
 from tests.registry.dispatch.nodes import node, usage
 
+WEIGHTS = Thresholds()
+BEST_SCORE = best_score(WEIGHTS)
 BEST = node(usage=usage())
 PERCENT = st.one_of(st.none(), st.floats(0, 100))
+
+
+def score(record: NodeRecord, in_flight: int, weights: Thresholds = WEIGHTS) -> int:
+    return scoring.score(record, in_flight, weights)
 
 
 def test_an_idle_node_scores_best() -> None:
@@ -69,3 +80,46 @@ def test_a_figure_outside_its_range_counts_as_unknown(percent: float) -> None:
 
 def test_a_node_that_has_not_beaten_yet_has_a_score() -> None:
     assert 0 < score(node(usage=None), 0) < BEST_SCORE
+
+
+NOTHING = Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "without", "half", "in_flight"),
+    [
+        (
+            replace(NOTHING, weight_load=100),
+            replace(NOTHING, weight_load=1000),
+            Thresholds(weight_load=0),
+            node(),
+            2,
+        ),
+        (
+            replace(NOTHING, weight_gpu_use=100),
+            replace(NOTHING, weight_gpu_use=1000),
+            Thresholds(weight_gpu_use=0),
+            node(usage=usage(gpu_percent=50)),
+            0,
+        ),
+        (
+            replace(NOTHING, weight_free_memory=100),
+            replace(NOTHING, weight_free_memory=1000),
+            Thresholds(weight_free_memory=0),
+            node(usage=usage(gpu_memory=50)),
+            0,
+        ),
+    ],
+    ids=["load", "GPU use", "free memory"],
+)
+def test_each_share_counts_by_its_weight_and_0_leaves_it_out(
+    small: Thresholds, large: Thresholds, without: Thresholds, half: NodeRecord, in_flight: int
+) -> None:
+    assert score(half, in_flight, small) == 50
+    assert score(half, in_flight, large) == 500
+    assert score(half, in_flight, without) == best_score(without)
+
+
+def test_without_weights_all_able_nodes_are_equals() -> None:
+    busy = node(usage=usage(gpu_percent=99))
+    assert score(BEST, 0, NOTHING) == score(busy, 3, NOTHING) == best_score(NOTHING) == 0

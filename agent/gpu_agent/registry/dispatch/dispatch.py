@@ -15,7 +15,6 @@ from gpu_agent.registry.dispatch.filters import exclusion
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.dispatch.memory import Promise, used_mb
 from gpu_agent.registry.dispatch.placement import fittest
-from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS
 from gpu_agent.registry.dispatch.verdict import Able, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.dispatch.view import NodeView
 from gpu_agent.registry.job import Claim, Job
@@ -39,6 +38,7 @@ class Dispatch:
 
     def __init__(self, thresholds: Thresholds, draw: Callable[[], float]) -> None:
         self._draw = draw
+        self._affinity_bonus = thresholds.affinity_bonus
         self._index = Index(thresholds)
         self._claims = Claims(thresholds.claim_ttl_seconds)
         self._affinities = Affinities()
@@ -153,7 +153,12 @@ class Dispatch:
 
     def explaining(self, job: Job, now: float) -> Iterator[Able | Excluded]:
         """Judge the nodes for a job one by one; those that come or go meanwhile may be left out."""
-        return judged(self._index, Demand.of(job), self._affinities.warm(job.affinity_key, now))
+        return judged(
+            self._index,
+            Demand.of(job),
+            warm=self._affinities.warm(job.affinity_key, now),
+            affinity_bonus=self._affinity_bonus,
+        )
 
     def _best(self, demand: Demand, now: float) -> tuple[NodeView, int] | None:
         """Find the best able node and its score; the node warm for the job is tried beside the index."""
@@ -161,9 +166,13 @@ class Dispatch:
         if best is None:
             return None
         warm = self._index.views.get(self._affinities.warm(demand.job.affinity_key, now) or "")
-        if warm is None or warm.score + AFFINITY_BONUS < best.score or exclusion(warm, demand) is not None:
+        if (
+            warm is None
+            or warm.score + self._affinity_bonus < best.score
+            or exclusion(warm, demand) is not None
+        ):
             return best, best.score
-        return warm, warm.score + AFFINITY_BONUS
+        return warm, warm.score + self._affinity_bonus
 
     def _hold(self, view: NodeView, claim: Claim, now: float) -> Claim:
         record = view.record

@@ -10,7 +10,6 @@ from gpu_agent.registry.dispatch.bits import members
 from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.filters import exclusion
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.scoring import AFFINITY_BONUS
 from gpu_agent.registry.dispatch.verdict import (
     EXAMPLES_PER_REASON,
     Able,
@@ -22,17 +21,19 @@ from gpu_agent.registry.dispatch.verdict import (
 _WHATEVER_THE_JOB = (Exclusion.STATUS_NOT_READY, Exclusion.DISCONNECTED, Exclusion.CORDONED)
 
 
-def judged(index: Index, demand: Demand, warm: str | None) -> Iterator[Able | Excluded]:
+def judged(
+    index: Index, demand: Demand, *, warm: str | None, affinity_bonus: int
+) -> Iterator[Able | Excluded]:
     """Judge the nodes that there are now, one by one, each as it is when its turn comes.
 
-    `warm` is the node that earns the affinity bonus.
+    `warm` is the node that earns the bonus.
     """
     for node_id in tuple(index.views):
         view = index.views.get(node_id)
         if view is None:
             continue
         verdict = exclusion(view, demand)
-        yield verdict or Able(node_id, view.score + (AFFINITY_BONUS if node_id == warm else 0))
+        yield verdict or Able(node_id, view.score + (affinity_bonus if node_id == warm else 0))
 
 
 def refusal(index: Index, demand: Demand) -> NoAvailableNode:

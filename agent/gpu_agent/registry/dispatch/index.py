@@ -12,7 +12,7 @@ from gpu_agent.registry.dispatch.demand import Demand
 from gpu_agent.registry.dispatch.filters import barred, exclusion, has_memory
 from gpu_agent.registry.dispatch.gpu_sets import GpuSets
 from gpu_agent.registry.dispatch.memory import free_mb
-from gpu_agent.registry.dispatch.scoring import BEST_SCORE, score
+from gpu_agent.registry.dispatch.scoring import best_score, score
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.dispatch.view import NodeView, gpu_set
 from gpu_agent.registry.record import NodeRecord
@@ -43,7 +43,7 @@ class Index:
         self._features = Postings[str]()
         self._labels = Postings[tuple[str, str]]()
         self._gpus = GpuSets()
-        self._scores = Column(BEST_SCORE.bit_length())
+        self._scores = Column(best_score(limits).bit_length())
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
 
     def file(self, record: NodeRecord) -> NodeView:
@@ -237,7 +237,7 @@ class Index:
             self.standing[view.barred] ^= bit
             self.standing[now_barred] ^= bit
             view.barred = now_barred
-        now_score = score(record, in_flight)
+        now_score = score(record, in_flight, self._limits)
         if now_score != view.score:
             self._scores.change(1 << view.slot, view.score, now_score)
             view.score = now_score
