@@ -1,16 +1,17 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from gpu_agent.registry import documents
 from gpu_agent.registry.actions import Kept, Save
+from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.documents import Restored, UnreadableDocumentError
-from gpu_agent.registry.events import ConnectionLost, CordonAsked, RegistrationArrived
+from gpu_agent.registry.events import ConnectionLost, CordonAsked, JoinTokenMade, RegistrationArrived
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.thresholds import Thresholds
-from tests.registry.fleets import Registry, declaration, model, notes, of, proof, statuses
+from tests.registry.fleets import Registry, codes, declaration, model, notes, of, proof, statuses
 
 LATER = 500.0
 """The monotonic time of another process: no successor of the first."""
@@ -196,3 +197,42 @@ def test_every_change_of_status_is_kept() -> None:
     assert saved == ["node-1"]
     document, _ = registry.kept[Kept.NODE, "node-1"]
     assert document["status"] == "offline"
+
+
+def test_a_node_that_was_kept_before_there_were_tokens_comes_back_and_may_be_reclaimed() -> None:
+    registry = Registry()
+    registry.ready()
+    document, at = registry.kept[Kept.NODE, "node-1"]
+    older = {name: part for name, part in document.items() if name not in ("keys", "granted_labels")}
+    registry.kept[Kept.NODE, "node-1"] = (older, at)
+    fresh = restart(registry)
+    assert fresh.node().keys.all == ()
+    assert codes(fresh.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
+    fresh.do(JoinTokenMade(ref=1, token_id="back", digest="d", node_id="node-1"))
+    fresh.arrive(Credential(CredentialKind.JOIN, "back", "node-1"), 3)
+    assert fresh.node().connection == 3
+
+
+@pytest.mark.parametrize("away", [0.0, 30.0, 120.0])
+def test_a_token_reads_back_as_it_was_written_and_its_time_goes_on_while_the_registry_is_away(
+    away: float,
+) -> None:
+    registry = Registry()
+    registry.do(
+        JoinTokenMade(
+            ref=1, token_id="t", digest="d", ttl_seconds=90.0, uses=7, labels={"zone": "a"}, note="rack 4"
+        )
+    )
+    (written,) = [token for token in registry.fleet.tokens() if token.token_id == "t"]
+    fresh = restart(registry, away=away)
+    (read,) = [token for token in fresh.fleet.tokens() if token.token_id == "t"]
+    assert read.expires_at == pytest.approx(LATER + 90.0 - away)
+    assert replace(read, created_at=written.created_at, expires_at=written.expires_at) == written
+    assert (fresh.fleet.credential("d", LATER) is not None) == (away < 90.0)
+
+
+def test_a_document_of_a_token_that_is_none_of_ours_is_left_out_and_said_so() -> None:
+    fresh = Registry()
+    told = fresh.restore([Restored(Kept.TOKEN, "t", {"token_id": "t"}, 0.0)])
+    (note,) = notes(told, "document_unreadable")
+    assert "'t'" in str(note.fields["detail"])

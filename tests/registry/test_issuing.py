@@ -48,10 +48,11 @@ def test_a_token_that_cannot_be_saved_is_undone_and_refused() -> None:
     assert stands_for(registry, "digest of op") is None
 
 
-def test_a_token_id_that_is_taken_is_refused() -> None:
+def test_a_token_whose_id_was_drawn_twice_is_refused() -> None:
     registry = Registry()
     registry.do(OPERATOR)
-    assert refused(registry, OPERATOR) == "TOKEN_EXISTS"
+    assert refused(registry, OPERATOR) == "REGISTRY_BUSY"
+    assert listed(registry) == ["join", "op"]
 
 
 def test_a_revoked_token_opens_nothing_and_one_that_is_not_known_is_refused() -> None:

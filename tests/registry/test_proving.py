@@ -94,11 +94,14 @@ def test_a_node_that_proves_itself_is_told_no_other_token() -> None:
     assert stands_for(registry, "digest t2") is None
 
 
-def test_a_connection_that_was_told_a_token_is_told_no_other() -> None:
+def test_until_its_first_beat_a_node_is_told_another_token_each_time_and_none_afterwards() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    assert told_token(arrive(registry, 1, JOIN, "t2")) is None
-    assert stands_for(registry, "digest t1") is not None
+    assert told_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
+    assert stands_for(registry, "digest t1") is None
+    registry.beat()
+    assert told_token(arrive(registry, 1, JOIN, "t3")) is None
+    assert stands_for(registry, "digest t2") is not None
 
 
 def test_before_its_first_beat_a_node_that_lost_its_token_comes_by_the_same_join_token_for_another() -> None:
@@ -187,6 +190,7 @@ def test_a_rotated_node_is_told_another_token_and_the_old_one_proves_it_until_th
 def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
+    registry.beat()
     registry.do(RotationAsked(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
     registry.do(ConnectionLost(1))
@@ -198,6 +202,7 @@ def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> Non
 def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_was_told() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
+    registry.beat()
     registry.do(RotationAsked(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
     assert told_token(arrive(registry, 1, JOIN, "t3")) is None
@@ -207,6 +212,7 @@ def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_was
 def test_a_rotation_goes_on_after_a_restart() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
+    registry.beat()
     registry.do(RotationAsked(1, "node-1"))
     wished = restarted(registry)
     assert told_token(arrive(wished, 2, node_credential("t1"), "t2")) == "secret t2"

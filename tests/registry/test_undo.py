@@ -97,6 +97,7 @@ def test_a_removal_that_could_not_be_saved_leaves_the_node_with_its_jobs_and_its
     record = registry.node()
     assert (record.status, record.connection) == ("ready", 1)
     assert registry.fleet.claim_of("job-1") == claim
+    assert registry.fleet.credential("digest of node-1", registry.now) == proof("node-1")
     registry.store_fails = False
     registry.do(BeatArrived(1, beat()))
     assert record.last_beat == registry.now

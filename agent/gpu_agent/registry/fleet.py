@@ -115,12 +115,8 @@ class Fleet:
     @property
     def deadline(self) -> float | None:
         """When `wake` has something to do (monotonic seconds); at most once per scan interval."""
-        waiting = (
-            self._deadlines.earliest,
-            self._dispatch.next_expiry,
-            self._saves.deadline,
-            self._tokens.deadline,
-        )
+        looks = (self._deadlines.earliest, self._dispatch.next_expiry)
+        waiting = (*looks, self._saves.deadline, self._tokens.deadline)
         due = [time for time in waiting if time is not None]
         return max(min(due), self._scan_from) if due else None
 
@@ -236,6 +232,10 @@ class Fleet:
     def token(self, token_id: str) -> Token | None:
         """Return a join or operator token by its id."""
         return self._tokens.by_id.get(token_id)
+
+    def reserved(self, token_id: str) -> int:
+        """Count the nodes that came by a join token and have not beaten yet."""
+        return len(self._tokens.reserved(token_id))
 
     def tokens(self) -> list[Token]:
         """Return every join and operator token, the oldest first."""

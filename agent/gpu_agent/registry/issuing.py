@@ -24,7 +24,6 @@ from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeControl, NodeError
 
 UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
-TOKEN_EXISTS = "TOKEN_EXISTS"  # noqa: S105
 NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
 
 _POLICY_VIOLATION = 1008
@@ -138,8 +137,8 @@ class Issuing:
 
     def _make(self, token: Token, ref: int, step: Step) -> None:
         if token.token_id in self._house.tokens.by_id:
-            message = f"the token id {token.token_id!r} is taken: ask again for another"
-            step.refuse(ref, TOKEN_EXISTS, message)
+            message = f"the id {token.token_id!r} drawn for this token is taken: ask again for another"
+            step.refuse(ref, ErrorCode.REGISTRY_BUSY, message)
             return
         step.remember_token(token.token_id, None)
         self._house.tokens.put(token)

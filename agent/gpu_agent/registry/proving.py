@@ -16,14 +16,15 @@ from gpu_agent.registry.tokens import Token, Tokens
 def issue(record: NodeRecord, event: RegistrationArrived, *, tokens: Tokens, step: Step) -> str | None:
     """Take a registration's proof, and return the text of the token that its ack brings, if any.
 
-    Called before the connection stands for the node. One that was told a token is told no other
-    until a rotation is wished: the answer to it may be on its way.
+    Called before the connection stands for the node. Until its first beat a node that came by a join
+    token is told another each time, as it may not have stored the one before. While it is rotated a
+    connection is told one only: who registers there again has that, and no other may take its place.
     """
     fresh, credential = event.fresh_token, event.credential
     if fresh is None or credential is None:
         return None
     arrives = record.connection != event.connection
-    if arrives and credential.kind is CredentialKind.JOIN:
+    if credential.kind is CredentialKind.JOIN and (arrives or not record.keys.spent):
         record.keys = joined(fresh, credential.token_id)
         _grant_labels(record, tokens.by_id.get(credential.token_id))
     else:

@@ -70,7 +70,7 @@ class NodeRecord:
     keys: NodeKeys = field(default_factory=NodeKeys)
     """What proves that somebody is this node."""
     issued_on: int | None = None
-    """The connection that was told the newest of its tokens: it is told no other until one is wished."""
+    """The connection that was told the newest of its tokens; None once another is wished."""
     granted_labels: Mapping[str, str] = field(default_factory=dict)
     """Given by the join token that let it in; they go before what the node says of itself."""
     pace: float = 0.0

@@ -55,7 +55,9 @@ class TokenView:
     uses: int | None
     """How many nodes may join by it; None for any number."""
     spent: int
-    """How many have."""
+    """How many have: a node counts from its first beat."""
+    reserved: int
+    """How many have registered and not beaten yet; one that is gone yields to the next."""
     labels: Mapping[str, str]
     node_id: str | None
     """The id that it gives back; None for every other token."""
@@ -181,6 +183,7 @@ class TokenDesk:
             note=token.note,
             uses=token.uses,
             spent=token.spent,
+            reserved=self._fleet.reserved(token.token_id),
             labels=dict(token.labels),
             node_id=token.node_id,
             role=token.role,
