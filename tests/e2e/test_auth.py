@@ -19,6 +19,9 @@ from tests.programs import COMMAND, Agent, Program, Registry, eventually
 
 pytestmark = pytest.mark.e2e
 
+PLAIN = {"PATH": "/usr/bin:/bin"}
+"""An environment in which nothing of ours is set."""
+
 
 class Place:
     """A folder with a registry's state and its agents', and all that was ever secret there."""
@@ -106,6 +109,14 @@ class Place:
         return "\n".join([*said, *(" ".join(map(str, program.words)) for program in self._programs)])
 
 
+def made_by_command(place: Place, registry: Registry, *command: str) -> str:
+    """A token as an operator on the registry's machine has it made."""
+    file = place.folder / "made.token"
+    words = [*COMMAND, "registry", *command, "--out", str(file), "--api", registry.api]
+    subprocess.run(words, env={**PLAIN, "GPU_REGISTRY_STATE_DIR": str(place.state)}, check=True, timeout=30)
+    return file.read_text().strip()
+
+
 def await_words(words: str, agent: Agent) -> None:
     eventually(lambda: words in agent.told(), within_seconds=10, what=words)
 
@@ -123,7 +134,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_an_agent_joins_once_and_comes_back_by_the_token_it_was_given(place: Place) -> None:
     registry = place.registry()
-    agent = place.agent(registry, "a", join_token=place.join_token(registry))
+    agent = place.agent(registry, "a", join_token=made_by_command(place, registry, "token", "create"))
     node = place.await_ready(registry)
     agent.send(signal.SIGKILL)
     agent.wait(5)
@@ -134,6 +145,21 @@ def test_an_agent_joins_once_and_comes_back_by_the_token_it_was_given(place: Pla
     )
     assert back["node_id"] == node["node_id"]
     assert place.await_ready(registry)["node_id"] == node["node_id"]
+
+
+def test_a_node_that_lost_its_state_has_its_id_back_by_a_token_made_for_it(place: Place) -> None:
+    registry = place.registry()
+    agent = place.agent(registry, "a", join_token=place.join_token(registry))
+    node = place.await_ready(registry)
+    old = place.node_token("a")
+    agent.send(signal.SIGTERM)
+    agent.wait(5)
+    shutil.rmtree(place.folder / "a")
+    token = made_by_command(place, registry, "reclaim", node["node_id"])
+    place.agent(registry, "a", join_token=token)
+    assert place.await_ready(registry)["node_id"] == node["node_id"]
+    assert place.node_token("a") != old
+    place.secrets.add(old)
 
 
 def test_without_a_token_or_with_a_wrong_one_an_agent_is_refused_and_says_what_to_do(place: Place) -> None:
@@ -155,6 +181,21 @@ def test_a_revoked_join_token_lets_nobody_in_and_sends_nobody_away(place: Place)
     await_words("ask its operator for a join token", late)
     (only,) = place.nodes(registry)
     assert (only["node_id"], only["connected"]) == (node["node_id"], True)
+
+
+def test_after_kill_9_of_the_registry_tokens_and_nodes_are_as_they_were(place: Place) -> None:
+    first = place.registry("--store", "sqlite")
+    place.agent(first, "a", join_token=place.join_token(first))
+    node = place.await_ready(first)
+    reader = place.make(first, kind="operator", role="read", name="ann")
+    admin = place.operator_token
+    first.send(signal.SIGKILL)
+    first.wait(5)
+    (place.folder / "a.token").unlink()
+    second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
+    assert place.operator_token == admin
+    assert place.ask(second, "GET", "/v1/nodes", token=reader["token"])[0] == 200
+    assert place.await_ready(second)["node_id"] == node["node_id"]
 
 
 def test_each_role_may_do_what_it_is_for_and_no_more(place: Place) -> None:
@@ -220,7 +261,7 @@ def test_an_older_nodes_token_in_the_url_lets_it_in_and_is_shown_nowhere(place: 
 def test_the_command_line_finds_the_token_that_the_registry_left_on_this_machine(place: Place) -> None:
     registry = place.registry()
     words = [*COMMAND, "registry", "nodes", "--api", registry.api]
-    plain = {"PATH": "/usr/bin:/bin", "HOME": str(place.folder)}
+    plain = {**PLAIN, "HOME": str(place.folder)}
 
     def ask(**environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
