@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
-from gpu_agent.server.operator_models import DrainRequest, ExplainRequest, JobRequest, explained, nobody_left
+from gpu_agent.server.operator_models import DrainRequest, DryRunRequest, JobRequest, explained, nobody_left
 
 FALLEN = Excluded("node-1", Exclusion.GPU_UNAVAILABLE, "2 GPUs", "1 GPU")
 
@@ -39,7 +39,7 @@ def test_a_job_may_demand_all_that_dispatch_knows() -> None:
 
 def test_a_demand_left_out_is_no_demand() -> None:
     assert JobRequest(job_id="job-1").job() == Job(job_id="job-1")
-    assert ExplainRequest().job() == Job(job_id="explain")
+    assert DryRunRequest().job() == Job(job_id="dry-run")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import httpx
 import pytest
 
+from gpu_agent.server.service import RegistryService
 from tests.server.api import problem
-from tests.server.harness import Node
+from tests.server.harness import Node, until
 
 
 async def test_s05_a_drain_answers_with_the_node_and_its_new_status(
@@ -34,6 +35,19 @@ async def test_a_cordon_keeps_jobs_away_until_it_is_lifted(api: httpx.AsyncClien
     assert (await api.post("/v1/claims", json={"job_id": "j"})).status_code == 200
 
 
+@pytest.mark.parametrize("wish", ["refresh", "reregister"])
+async def test_a_connected_node_is_told_what_to_do(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node, wish: str
+) -> None:
+    answer = await api.post(f"/v1/nodes/{ready.node_id}/{wish}", json={})
+    assert answer.json()["node_id"] == ready.node_id
+    assert (await ready.hear_type("node_control"))["command"] == wish
+    await ready.socket.close()
+    await until(lambda: service.size.connections == 0, what="the node gone")
+    refused = await api.post(f"/v1/nodes/{ready.node_id}/{wish}", json={})
+    assert (refused.status_code, problem(refused)["code"]) == (409, "NODE_NOT_CONNECTED")
+
+
 async def test_a_node_is_forgotten_and_sent_away(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}"
     assert (await api.delete(path)).status_code == 204
@@ -41,7 +55,7 @@ async def test_a_node_is_forgotten_and_sent_away(api: httpx.AsyncClient, ready: 
     assert (await ready.closed())[0] == 1001
 
 
-@pytest.mark.parametrize("wish", ["drain", "resume", "cordon", "uncordon"])
+@pytest.mark.parametrize("wish", ["drain", "resume", "cordon", "uncordon", "refresh", "reregister"])
 async def test_a_wish_for_a_node_that_nobody_knows_is_404(api: httpx.AsyncClient, wish: str) -> None:
     assert problem(await api.post(f"/v1/nodes/nobody/{wish}", json={}))["code"] == "UNKNOWN_NODE"
 

@@ -38,6 +38,11 @@ class Listener:
         self._waiting.append(event)
         self._arrived.set()
 
+    @property
+    def has_more(self) -> bool:
+        """True when `next` need not wait."""
+        return bool(self._before or self._waiting)
+
     async def next(self) -> RegistryEvent:
         """Wait for the next event; after a loss, the first one says how many were missed."""
         if self._before:

@@ -12,8 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from gpu_agent.server.address import Address
+from gpu_agent.server.event_streams import EventStreams
 from gpu_agent.server.operator_about import about_registry
 from gpu_agent.server.operator_auth import Authorization
+from gpu_agent.server.operator_dispatch import about_dispatch
+from gpu_agent.server.operator_events import about_events
 from gpu_agent.server.operator_guard import LOOPBACK_NAMES, Guard
 from gpu_agent.server.operator_jobs import about_jobs
 from gpu_agent.server.operator_nodes import about_nodes
@@ -33,7 +36,8 @@ class OperatorServer:
 
     def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
         hosts = {*LOOPBACK_NAMES, address.host} if address.is_loopback else None
-        app = application(service)
+        self._streams = EventStreams()
+        app = application(service, self._streams)
         guarded = Authorization(
             Guard(app, hosts=hosts, refuse=refusing),
             routes=app.routes,
@@ -60,7 +64,8 @@ class OperatorServer:
         await self._server.serve(sockets=[self._listener])
 
     def stop(self) -> None:
-        """Take no new requests, and end soon."""
+        """Take no new requests, end those that never would, and the rest soon."""
+        self._streams.close()
         self._server.should_exit = True
 
 
@@ -71,7 +76,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def application(service: RegistryService) -> FastAPI:
+def application(service: RegistryService, streams: EventStreams | None = None) -> FastAPI:
     """Make the API of one registry. Its `routes` are all there are, each with the role it needs."""
     app = FastAPI(
         title="gpu-agent registry",
@@ -81,8 +86,9 @@ def application(service: RegistryService) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for about in (about_registry, about_nodes, about_wishes, about_jobs, about_tokens):
+    for about in (about_registry, about_nodes, about_wishes, about_dispatch, about_jobs, about_tokens):
         app.router.routes.extend(about(service).routes)
+    app.router.routes.extend(about_events(service, streams or EventStreams()).routes)
     answer_with_problems(app)
     describe_itself(app)
     return app

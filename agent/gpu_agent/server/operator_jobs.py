@@ -1,4 +1,4 @@
-"""Places for jobs, over HTTP: asked for, renewed and given back, and why nobody has one.
+"""Places for jobs, over HTTP: asked for, listed, renewed and given back.
 
 Which node takes which job is dispatch's; this speaks HTTP for it.
 """
@@ -10,20 +10,16 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, NoAvailableNode
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.server.operator_models import (
     ApiModel,
     ClaimList,
-    ExplainRequest,
-    ExplanationAnswer,
     JobRequest,
     Name,
     NothingMore,
-    explained,
-    nobody_left,
 )
 from gpu_agent.server.operator_paths import JobId
-from gpu_agent.server.operator_problems import Refused, unless_refused
+from gpu_agent.server.operator_problems import Refused, no_node, unless_refused
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import Placement
@@ -42,11 +38,6 @@ class ClaimsQuery(ApiModel):
 def about_jobs(service: RegistryService) -> APIRouter:
     """Make the routes."""
     router = subject("jobs")
-
-    @router.post("/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"))
-    async def explain_job(asked: ExplainRequest) -> ExplanationAnswer:
-        """Say of every node whether it could take a job, and why not; reserves nothing."""
-        return explained(await service.explain(asked.job()))
 
     @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"))
     async def list_claims(asked: Annotated[ClaimsQuery, Query()]) -> ClaimList:
@@ -95,14 +86,7 @@ def about_jobs(service: RegistryService) -> APIRouter:
 
 def _placed(answer: Placement | NoAvailableNode | Refusal) -> Placement:
     if isinstance(answer, NoAvailableNode):
-        raise Refused(NO_AVAILABLE_NODE, _nobody(answer), **nobody_left(answer))
+        raise no_node(answer)
     if isinstance(answer, Refusal):
         raise Refused(answer.code, answer.message)
     return answer
-
-
-def _nobody(verdict: NoAvailableNode) -> str:
-    if not verdict.counts:
-        return "no node has ever registered: start an agent with `gpu-agent run --registry URL`"
-    counted = ", ".join(f"{count} {reason.value}" for reason, count in verdict.counts.items())
-    return f"no node can take this job ({counted}): `gpu-agent registry explain` says why, node by node"

@@ -49,10 +49,10 @@ class JobRequest(ApiModel):
         return Job(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-class ExplainRequest(JobRequest):
-    """A job to explain; nothing is reserved, so it needs no id of its own."""
+class DryRunRequest(JobRequest):
+    """A job to try or to explain; nothing is reserved, so it needs no id of its own."""
 
-    job_id: Name = "explain"
+    job_id: Name = "dry-run"
 
 
 class DrainRequest(ApiModel):

@@ -14,11 +14,11 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from gpu_agent.server.node_filter import NodeFilter
 from gpu_agent.server.operator_models import ApiModel, EventList, Name, NodeList
 from gpu_agent.server.operator_paths import NodeId
-from gpu_agent.server.operator_problems import Refused
+from gpu_agent.server.operator_problems import unknown_node
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeDetail, NodeSummary
-from gpu_agent.wire.codes import ErrorCode, NodeStatus
+from gpu_agent.wire.codes import NodeStatus
 
 NODES_IN_A_PIECE = 50
 
@@ -92,10 +92,7 @@ def known(service: RegistryService, node_id: str) -> NodeDetail:
     """Show a node, or end the request."""
     node = service.node(node_id)
     if node is None:
-        raise Refused(
-            ErrorCode.UNKNOWN_NODE.value,
-            f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them",
-        )
+        raise unknown_node(node_id)
     return node
 
 

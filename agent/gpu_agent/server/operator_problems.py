@@ -13,12 +13,14 @@ from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claiming import CLAIM_NOT_FOUND
+from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, NoAvailableNode
 from gpu_agent.registry.issuing import UNKNOWN_TOKEN
 from gpu_agent.server.operator_guard import App
-from gpu_agent.server.operator_models import Problem
+from gpu_agent.server.operator_models import Problem, nobody_left
 from gpu_agent.wire.codes import ErrorCode
 
 NOT_READY = "NOT_READY"
+TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
 PROBLEM_JSON = "application/problem+json"
 
 BAD_REQUEST, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, UNREADABLE = 400, 404, 405, 409, 422
@@ -30,6 +32,7 @@ _STATUSES = {
     UNKNOWN_TOKEN: NOT_FOUND,
     ErrorCode.REGISTRY_BUSY.value: UNAVAILABLE,
     NOT_READY: UNAVAILABLE,
+    TOO_MANY_STREAMS: UNAVAILABLE,
 }
 """The statuses of the codes that are no conflict."""
 
@@ -46,6 +49,24 @@ def unless_refused(refusal: Refusal | None) -> None:
     """End the request if the fleet refused what was asked."""
     if refusal is not None:
         raise Refused(refusal.code, refusal.message)
+
+
+def unknown_node(node_id: str) -> Refused:
+    """Refuse what is asked of a node that there is not."""
+    return Refused(
+        ErrorCode.UNKNOWN_NODE.value,
+        f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them",
+    )
+
+
+def no_node(verdict: NoAvailableNode) -> Refused:
+    """Refuse a job that no node can take, with what each of them fell to, counted (A-8)."""
+    if not verdict.counts:
+        detail = "no node has ever registered: start an agent with `gpu-agent run --registry URL`"
+    else:
+        counted = ", ".join(f"{count} {reason.value}" for reason, count in verdict.counts.items())
+        detail = f"no node can take this job ({counted}): `gpu-agent registry explain` says why, node by node"
+    return Refused(NO_AVAILABLE_NODE, detail, **nobody_left(verdict))
 
 
 def problem(status: int, code: str, detail: str, **more: object) -> JSONResponse:

@@ -66,6 +66,28 @@ def about_wishes(service: RegistryService) -> APIRouter:
         unless_refused(await service.uncordon(node_id))
         return known(service, node_id)
 
+    @router.post(
+        "/v1/nodes/{node_id}/refresh",
+        summary="Have a node probe again",
+        openapi_extra=needs("operate"),
+        responses=refusals(404, 409, 503),
+    )
+    async def refresh_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
+        """Have a node probe again now, and tell all that it finds with its next beat."""
+        unless_refused(await service.refresh(node_id))
+        return known(service, node_id)
+
+    @router.post(
+        "/v1/nodes/{node_id}/reregister",
+        summary="Have a node register again",
+        openapi_extra=needs("operate"),
+        responses=refusals(404, 409, 503),
+    )
+    async def reregister_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
+        """Have a node register again on its open connection."""
+        unless_refused(await service.reregister(node_id))
+        return known(service, node_id)
+
     @router.delete(
         "/v1/nodes/{node_id}",
         summary="Forget a node",

@@ -7,6 +7,7 @@ is one user of this facade among others. Everything here belongs to one event lo
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
@@ -32,7 +33,7 @@ from gpu_agent.server import dispatch_views, slices, views
 from gpu_agent.server.address import Address
 from gpu_agent.server.asking import Asking, refusal
 from gpu_agent.server.carrier import Carrier
-from gpu_agent.server.chronicle import Chronicle, RegistryEvent, follow
+from gpu_agent.server.chronicle import Chronicle, Listener, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
@@ -248,6 +249,10 @@ class RegistryService:
         asks for more than is kept.
         """
         return follow(self._chronicle, after=after)
+
+    def listening(self, *, after: int | None = None) -> AbstractContextManager[Listener]:
+        """Follow as `events` does, for the length of a block."""
+        return self._chronicle.listening(after=after)
 
     async def settled(self) -> bool:
         """Wait until everything handled so far is kept and told; False when the store takes too long."""
