@@ -1,0 +1,126 @@
+"""The programs in `examples/` do what `docs/` promises of them, with real agents."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import Agent, Registry, eventually
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODELS = '[[declared_models]]\nmodel_id = "my/model"\nversion = "1"\n'
+
+
+def test_a_scheduler_of_forty_lines_places_jobs_on_a_real_agent(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(MODELS)
+    command = [sys.executable, str(EXAMPLES / "scheduler.py"), str(tmp_path / "registry")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stdin is not None
+        assert scheduler.stdout is not None
+        scheduler.stdin.write("my/model my/model\n")
+        scheduler.stdin.close()
+        words = scheduler.stdout.readline().split()
+        url, token_file = words[words.index("--registry") + 1], words[words.index("--join-token-file") + 1]
+        with Agent(url, tmp_path / "agent", "--join-token-file", token_file, "--config", str(config)):
+            said = scheduler.stdout.read()
+        assert scheduler.wait(10) == 0
+    assert said.count("waits: NO_AVAILABLE_NODE") >= 1
+    assert sorted(line for line in said.splitlines() if "done" in line) == ["job-0 is done", "job-1 is done"]
+
+
+def test_the_schedulers_example_is_as_short_as_it_says() -> None:
+    lines = (EXAMPLES / "scheduler.py").read_text().split('"""\n', 1)[1].splitlines()
+    assert len([line for line in lines if line.strip()]) <= 45
+
+
+class Asker:
+    """Asks one registry, and asks the next one after its restart."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.api = registry.api
+
+    def ask(self, method: str, path: str, body: object | None = None) -> Any:  # noqa: ANN401 - JSON
+        data = None if method in ("GET", "DELETE") else json.dumps(body or {}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.api + path, data=data, method=method, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
+            told = answer.read()
+            return json.loads(told) if told else None
+
+    def history(self, node_id: str) -> list[dict[str, Any]]:
+        events = self.ask("GET", f"/v1/nodes/{node_id}/events")["events"]
+        return [{"id": one["id"], "event": one["event"], "fields": one["fields"]} for one in events]
+
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        return {
+            node["node_id"]: self.history(node["node_id"]) for node in self.ask("GET", "/v1/nodes")["nodes"]
+        }
+
+
+class Fleet:
+    """Four agents of one registry: two that stay, one that is killed, one that leaves and is forgotten."""
+
+    def __init__(self, registry: Registry, folder: Path, running: ExitStack) -> None:
+        agents = [running.enter_context(Agent(registry.node_url, folder / str(one))) for one in range(4)]
+        registry.await_ready(4, within_seconds=20)
+        ids = [str(agent.events("node_registered")[0]["node_id"]) for agent in agents]
+        self.cordoned, self.drained, self.lost, self.forgotten = ids
+        self._lost, self._leaving = agents[2:]
+
+    def live(self, registry: Registry, asker: Asker) -> None:
+        """Let everything happen to them that makes a history."""
+        asker.ask("POST", "/v1/claims", {"job_id": "j1", "allowed_nodes": [self.lost]})
+        asker.ask("POST", "/v1/claims", {"job_id": "j2", "allowed_nodes": [self.cordoned]})
+        asker.ask("POST", f"/v1/nodes/{self.cordoned}/cordon", {"reason": "a fan is loud"})
+        asker.ask("POST", f"/v1/nodes/{self.drained}/drain", {"reason": "an update", "deadline_seconds": 1})
+        self._lost.send(signal.SIGKILL)
+        self._leaving.send(signal.SIGTERM)
+        registry.await_event("claim_lost", within_seconds=20)
+        registry.await_status(self.drained, "offline", within_seconds=10)
+        asker.ask("DELETE", f"/v1/nodes/{self.forgotten}")
+
+
+@pytest.mark.timeout(120)
+def test_the_log_alone_tells_every_nodes_history_as_the_api_shows_it(tmp_path: Path) -> None:
+    """Over registrations, claims, wishes, a node that is killed, one that is forgotten, and a restart."""
+    store = ("--store", f"sqlite://{tmp_path}/registry.db", "--allow-simulated", "--max-cpu-percent=100")
+    quick = (
+        "--heartbeat-timeout-seconds=3",
+        "--heartbeat-interval-seconds=1",
+        "--warmup-heartbeat-interval-seconds=0.3",
+    )
+    with ExitStack() as running:
+        first = running.enter_context(Registry(*store, *quick))
+        asker = Asker(first)
+        fleet = Fleet(first, tmp_path, running)
+        fleet.live(first, asker)
+        first.send(signal.SIGKILL)
+        first.wait(5)
+        second = running.enter_context(
+            Registry(*store, *quick, node_port=first.node_port, operator_port=first.operator_port)
+        )
+        asker.ask("POST", f"/v1/nodes/{fleet.drained}/resume")
+        second.await_ready(2, within_seconds=20)
+        told = asker.histories()
+        newest = max(event["id"] for events in told.values() for event in events)
+
+        def logged() -> bool:
+            """The pipe is read by a thread of its own."""
+            return any(line.get("event_id", 0) >= newest for line in second.lines)
+
+        eventually(logged, within_seconds=5, what=f"event {newest} in the log")
+        lines = [line for line in (*first.lines, *second.lines) if line.get("event_id", 0) <= newest]
+    command = [sys.executable, str(EXAMPLES / "history_from_log.py")]
+    log = "\n".join(map(json.dumps, lines))
+    printed = subprocess.run(command, input=log, capture_output=True, text=True, check=True)
+    assert json.loads(printed.stdout) == told
+    assert set(told) == {fleet.cordoned, fleet.drained, fleet.lost}
