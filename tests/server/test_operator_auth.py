@@ -151,6 +151,30 @@ async def test_a_nodes_tokens_and_ended_ones_are_no_operators(caller: Caller) ->
     assert (await caller.call("GET", "/v1/nodes", f"Bearer {token}")).status == 401
 
 
+async def test_an_answer_that_goes_on_ends_with_its_token(caller: Caller) -> None:
+    token = await caller.token(Role.READ)
+    said: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        said.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError
+
+    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"before", "more_body": True})
+        await caller.service.tokens.revoke(token.split("_")[1])
+        for _ in range(2):
+            await send({"type": "http.response.body", "body": b"after", "more_body": True})
+
+    guard = Authorization(stream, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=_refusing)
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/nodes", "root_path": "", "headers": headers}
+    await guard(scope, receive, send)
+    assert [(one["body"], one["more_body"]) for one in said[1:]] == [(b"before", True), (b"", False)]
+
+
 async def test_tricks_with_headers_are_nobodys(caller: Caller) -> None:
     token = await caller.token(Role.ADMIN)
     for values in (

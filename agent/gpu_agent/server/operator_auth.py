@@ -8,7 +8,8 @@ A token is looked up by the digest of its 256 bits of chance: how long a look-up
 that helps to guess one, so nothing here needs to compare in constant time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from starlette.routing import BaseRoute, Match
@@ -66,9 +67,13 @@ class Authorization:
                 _LOG.warning("operator_refused", **self._call(scope, credential), needed=needed.value)
                 await self._forbidden(credential, needed)(scope, receive, send)
                 return
+            send = _while(partial(self._lives, token), send)
         if scope["method"] not in _READING and needed is not Role.READ:
             send = _telling(send, self._call(scope, credential))
         await self._app(scope, receive, send)
+
+    def _lives(self, token: str | None) -> bool:
+        return self._desk is not None and self._desk.authenticate(token or "") is not None
 
     def _call(self, scope: Scope, credential: Credential | None) -> dict[str, object]:
         """What is logged of a call: with auth off nobody is behind it."""
@@ -124,6 +129,22 @@ def _challenging(send: Send) -> Send:
         await send(message)
 
     return challenge
+
+
+def _while(lives: Callable[[], bool], send: Send) -> Send:
+    """End an answer that goes on, such as a stream of events, once its token has ended."""
+    ended = False
+
+    async def watch(message: Scope) -> None:
+        nonlocal ended
+        if ended:
+            return
+        if message.get("more_body", False) and not lives():
+            ended = True
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    return watch
 
 
 def _telling(send: Send, call: dict[str, object]) -> Send:
