@@ -1,6 +1,6 @@
 from gpu_agent.registry import telling
 from gpu_agent.registry.actions import TellStatus
-from gpu_agent.registry.events import ConnectionLost
+from gpu_agent.registry.events import ConnectionLost, ResumeAsked
 from tests.registry.fleets import Registry, figures, of
 
 
@@ -78,4 +78,31 @@ def test_an_offline_node_hears_who_can_bring_it_back() -> None:
     registry.drain()
     assert clears(registry) == "an operator resumes the node"
     registry.do(ConnectionLost(1))
+    assert clears(registry) == "an operator resumes the node, and it registers again"
+    registry.do(ResumeAsked(registry.ref(), "node-1"))
     assert clears(registry) == "the node registers again"
+
+
+def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guessed() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    assert record.usage is not None
+    guess = record.usage.model_copy(update={"running_jobs": 7})
+    registry.beat(running_jobs=None, resource_usage=guess)
+    registry.drain()
+    assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
+
+
+def test_a_deadline_is_told_as_long_as_it_lies_ahead() -> None:
+    registry = Registry()
+    registry.register()
+    assert of(TellStatus, registry.done)[-1].drain_deadline is None
+    deadline = registry.now + 90.0
+    registry.drain(deadline_seconds=90.0)
+    told = of(TellStatus, registry.beats(3))
+    assert [(one.status.value, one.drain_deadline) for one in told] == [
+        ("ready", deadline),
+        ("draining", deadline),
+        ("offline", None),
+    ]

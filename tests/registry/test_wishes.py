@@ -6,12 +6,14 @@ from gpu_agent.registry.events import (
     CordonAsked,
     DrainAsked,
     Event,
+    GoodbyeArrived,
     RegistrationArrived,
     ReleaseAsked,
     RemovalAsked,
     ResumeAsked,
 )
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS
+from gpu_agent.wire.messages import NodeUnregister
 from tests.registry.fleets import (
     Registry,
     answer,
@@ -256,3 +258,125 @@ def test_no_drain_is_longer_than_any_job_may_take() -> None:
     registry.drain(deadline_seconds=1e15)
     assert record.drain is not None
     assert record.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
+
+
+def test_a_draining_node_is_told_of_another_deadline_and_of_another_reason() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=500.0)
+    again = registry.do(DrainAsked(registry.ref(), "node-1", 90.0, "new fans"))
+    (told,) = of(TellStatus, again)
+    assert (told.status, told.drain_deadline) == ("draining", registry.now + 90.0)
+    assert told.reason == record.reason == "an operator asked for it to be emptied: new fans"
+    assert [step.target.value for step in record.story].count("draining") == 1
+    registry.beats(6, every=10.0, running_jobs=("job-1",))
+    assert record.status == "draining"
+    registry.beats(4, every=10.0, running_jobs=("job-1",))
+    assert (record.status, record.reason_code) == ("offline", "drain_deadline")
+
+
+def test_an_operator_takes_over_a_drain_that_the_node_asked_for() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.do(GoodbyeArrived(1, NodeUnregister(node_id="node-1", reason="reboot", drain=True)))
+    assert record.reason == "the node itself asked for it to be emptied: reboot"
+    registry.drain()
+    assert record.reason == "an operator asked for it to be emptied: maintenance"
+    registry.do(ReleaseAsked(registry.ref(), "job-1"))
+    assert (record.status, record.connection) == ("offline", 1)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "reported", "waits_for"),
+    [((), (), 0), (("a",), (), 1), ((), ("b",), 1), (("a",), ("a",), 1), (("a",), ("b", "c"), 3)],
+    ids=str,
+)
+def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_reports(
+    claimed: tuple[str, ...], reported: tuple[str, ...], waits_for: int
+) -> None:
+    registry = Registry()
+    record = registry.ready()
+    for job_id in claimed:
+        registry.claim(job_id)
+    registry.beat(running_jobs=reported)
+    told = of(TellStatus, registry.drain())
+    assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
+    assert record.status == ("draining" if waits_for else "offline")
+
+
+def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.pass_time(46.0)
+    registry.do(ConnectionLost(1))
+    assert statuses(registry.drain()) == []
+    come_back(registry, 2)
+    for _ in range(3):
+        registry.pass_time(2.0)
+        registry.beat(2, "node-1")
+    assert (record.status, record.reason_code, record.connection) == ("offline", "drain_complete", 2)
+
+
+def test_a_drained_node_that_registers_on_its_open_session_is_emptied_again() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.drain()
+    come_back(registry, 1)
+    assert record.status == "registering"
+    assert statuses(registry.beats(3)) == ["ready", "draining", "offline"]
+
+
+def test_a_wish_outlives_silence_while_it_comes_true() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    registry.pass_time(46.0)
+    assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
+    assert record.drain is not None
+    come_back(registry, 2)
+    for _ in range(3):
+        registry.pass_time(2.0)
+        registry.beat(2, "node-1")
+    assert record.status == "offline"
+    assert registry.claim("job-2").counts == {"status_not_ready": 1}
+
+
+def test_resume_of_a_node_that_is_not_drained_changes_nothing() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert statuses(registry.do(ResumeAsked(registry.ref(), "node-1"))) == []
+    assert (record.status, record.healthy_beats) == ("ready", 3)
+
+
+def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.do(CordonAsked(registry.ref(), "node-1", "new fans"))
+    registry.drain()
+    registry.do(ResumeAsked(registry.ref(), "node-1"))
+    come_back(registry, 2)
+    for _ in range(3):
+        registry.pass_time(2.0)
+        registry.beat(2, "node-1")
+    assert (record.status, record.cordoned) == ("ready", "new fans")
+    assert registry.claim("job-1").counts == {"cordoned": 1}
+
+
+def test_every_state_has_since_when_why_and_what_clears_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    for event in (
+        DrainAsked(1, "node-1", None, ""),
+        ReleaseAsked(2, "job-1"),
+        ResumeAsked(3, "node-1"),
+    ):
+        registry.pass_time(1.0)
+        for told in of(TellStatus, registry.do(event)):
+            assert told.since == registry.now
+            assert told.reason == record.reason != ""
+            assert told.clears_when
+            assert told.previous_status is not None

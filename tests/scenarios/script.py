@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from gpu_agent.registry.events import (
     ClaimAsked,
+    Command,
+    ControlAsked,
     CordonAsked,
     DrainAsked,
     ReleaseAsked,
@@ -194,6 +196,13 @@ def _operator(theatre: Theatre, said: dict[str, str]) -> None:
         return ResumeAsked(ref, node_id) if what == "resumes" else CordonAsked(ref, node_id, _cordon(what))
 
     tell_answer(theatre, "operator", theatre.ask(event))
+
+
+@direction(rf"operator has {_NODES} (?P<what>probe|register) again")
+def _order(theatre: Theatre, said: dict[str, str]) -> None:
+    node_id = theatre.node_id(said["name"])
+    command = Command.REFRESH if said["what"] == "probe" else Command.REREGISTER
+    tell_answer(theatre, "operator", theatre.ask(lambda ref: ControlAsked(ref, node_id, command)))
 
 
 @direction(r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")

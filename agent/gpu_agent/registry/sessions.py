@@ -185,6 +185,8 @@ class Sessions:
             step.keep_node(record)
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)
+        elif record.status is NodeStatus.DRAINING:
+            self._house.verdicts.drain_anew(record, step)
         else:
             step.tell(
                 telling.status_of(record, self._house.thresholds, connection=event.connection, now=step.now)

@@ -31,7 +31,7 @@ def status_of(
         healthy_beats=record.healthy_beats,
         beats_needed=beats_needed(record, thresholds),
         in_flight_jobs=record.in_flight_jobs,
-        drain_deadline=record.drain.deadline if record.drain else None,
+        drain_deadline=_deadline_ahead(record),
         clears_when=clears_when(record, thresholds, now),
     )
 
@@ -53,11 +53,15 @@ def clears_when(record: NodeRecord, thresholds: Thresholds, now: float) -> str |
         case NodeStatus.DRAINING:
             return _when_drained(record)
         case NodeStatus.OFFLINE:
-            if record.drain is not None and record.drain.by_operator and record.connection is not None:
-                return "an operator resumes the node"
-            return "the node registers again"
+            return _when_it_may_return(record)
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _deadline_ahead(record: NodeRecord) -> float | None:
+    """Return when a drain is to end; None where none is wished, or it is over."""
+    over = record.status is NodeStatus.OFFLINE
+    return None if record.drain is None or over else record.drain.deadline
 
 
 def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds, now: float) -> str:
@@ -76,8 +80,15 @@ def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds, now: float)
     return sentence(wanted)
 
 
+def _when_it_may_return(record: NodeRecord) -> str:
+    if record.drain is None or not record.drain.by_operator:
+        return "the node registers again"
+    back = "" if record.connection is not None else ", and it registers again"
+    return "an operator resumes the node" + back
+
+
 def _when_drained(record: NodeRecord) -> str:
-    jobs = record.in_flight_jobs
+    jobs = record.jobs_to_finish
     if jobs == 0:
         return "nothing runs any more: it goes offline at once"
     running = "its last job ends" if jobs == 1 else f"its {jobs} jobs end"

@@ -10,7 +10,7 @@ from gpu_agent.registry.actions import CloseConnection
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.quoting import sentence
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
@@ -42,14 +42,21 @@ class Verdicts:
 
     def drain(self, record: NodeRecord, step: Step) -> None:
         """Begin the drain that somebody wished for, and end it where there is nothing to wait for."""
-        drain = record.drain
-        if drain is None:
+        if record.drain is None:
             return
-        asker = "an operator" if drain.by_operator else "the node itself"
-        reason = f"{asker} asked for it to be emptied" + (f": {drain.reason}" if drain.reason else "")
+        reason = _asked(record.drain)
         self._move(record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED, reason=reason, step=step)
         self.settle(record, step)
         self._dispatch.refresh(record)
+
+    def drain_anew(self, record: NodeRecord, step: Step) -> None:
+        """Go by what is wished now of a node that drains already: another asker, another deadline."""
+        if record.drain is None:
+            return
+        record.reason = sentence(_asked(record.drain))
+        self.settle(record, step)
+        if record.status is NodeStatus.DRAINING and record.connection is not None:
+            step.tell(telling.status_of(record, self._thresholds, connection=record.connection, now=step.now))
 
     def settle(self, record: NodeRecord, step: Step) -> None:
         """Let a draining node go offline once its jobs have ended or its deadline has passed."""
@@ -98,6 +105,11 @@ class Verdicts:
         self._roster.dismiss(connection)
         step.tell(CloseConnection(connection, GOING_AWAY, reason))
         step.touched[record.node_id] = None
+
+
+def _asked(drain: Drain) -> str:
+    asker = "an operator" if drain.by_operator else "the node itself"
+    return f"{asker} asked for it to be emptied" + (f": {drain.reason}" if drain.reason else "")
 
 
 def _may_stay(record: NodeRecord) -> bool:

@@ -56,7 +56,8 @@ class Wishes:
         )
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._house.verdicts.drain(record, step)
-        self._house.verdicts.settle(record, step)
+        elif record.status is NodeStatus.DRAINING:
+            self._house.verdicts.drain_anew(record, step)
         step.answer(event.ref)
 
     def resume(self, event: ResumeAsked, step: Step) -> None:
