@@ -1,5 +1,6 @@
 """Every route of the true application, for every kind of caller; and what is logged of them."""
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, MutableMapping
@@ -16,7 +17,8 @@ from gpu_agent.server.operator_guard import App, Receive, Scope, Send
 from gpu_agent.server.operator_routes import role_of
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
-from tests.server.harness import running
+from tests.server.api import serving
+from tests.server.harness import running, until
 
 ALL_ROUTES: list[BaseRoute] = list(application(RegistryService.__new__(RegistryService)).routes)
 ROUTES = sorted(
@@ -238,3 +240,29 @@ async def test_what_is_no_http_request_is_not_judged(caller: Caller) -> None:
     guard = Authorization(app, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=_refusing)
     await guard({"type": "lifespan"}, receive, send)
     assert reached == ["lifespan"]
+
+
+async def test_a_stream_of_events_ends_with_its_token_over_a_true_socket() -> None:
+    async with running(auth_on=True) as service, serving(service) as client:
+        made = await service.tokens.create_operator(Role.READ)
+        assert isinstance(made, NewToken)
+        headers = {"Authorization": f"Bearer {made.token}"}
+        async with client.stream("GET", "/v1/events", headers=headers) as stream:
+            assert stream.status_code == 200
+            await service.tokens.revoke(made.token_id)
+            async with asyncio.timeout(10):
+                told = [line async for line in stream.aiter_lines()]
+        assert not any("token_revoked" in line for line in told)
+        await until(lambda: service._chronicle.listeners == 0, what="nobody listening any more")
+        assert (await client.get("/v1/events", headers=headers)).status_code == 401
+
+
+async def test_over_a_true_socket_no_route_but_the_public_ones_answers_whoever_shows_no_token() -> None:
+    async with running(auth_on=True) as service, serving(service) as client:
+        answers = {
+            (method, path): (await client.request(method, filled(path), json={})).status_code
+            for method, path in ROUTES
+        }
+    assert {route for route, status in answers.items() if status != 401} == {
+        (method, path) for method, path in ROUTES if path in ("/healthz", "/readyz")
+    }
