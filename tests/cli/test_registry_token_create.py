@@ -31,6 +31,12 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
             "any number of nodes",
         ),
         (
+            ["--node", "node-7", "--uses", "any"],
+            {"kind": "join", "uses": None, "node_id": "node-7"},
+            "node node-7, any number of times, may join by it",
+        ),
+        (["--node", "node-7"], {"kind": "join", "node_id": "node-7"}, "node node-7, once, may join by it"),
+        (
             ["--operator", "operate", "--name", "alice", "--ttl", "30d"],
             {"kind": "operator", "role": "operate", "name": "alice", "ttl_seconds": 2592000.0},
             "of alice, role operate",

@@ -203,12 +203,16 @@ class Agent:
 
 
 class OlderNode:
-    """A node of other make, as §9 saw it: late beats, a remembered id, no token, a fixed way back."""
+    """A node of other make, as §9 saw it: late beats, a remembered id, a fixed way back.
 
-    def __init__(self, name: str, *, models: tuple[str, ...]) -> None:
+    It keeps no token; one may stand in the URL that it was given.
+    """
+
+    def __init__(self, name: str, *, models: tuple[str, ...], token: str | None) -> None:
         self.name = name
         self.node_id: str | None = None
         self._models = [{"model_id": model, "version": "1.0.0", "enabled": True} for model in models]
+        self._token = token
         self._dial_at = 0.0
         self._beat_at = inf
 
@@ -219,7 +223,7 @@ class OlderNode:
     def wake(self, now: float) -> list[Outward]:
         if now >= self._dial_at:
             self._dial_at = inf
-            return [Dial(None)]
+            return [Dial(self._token)]
         if now < self._beat_at:
             return []
         self._beat_at = now + 15.0

@@ -38,6 +38,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.tokens import TokenState
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.status_message import written
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode
@@ -137,9 +138,15 @@ class RegistrySide:
         ]
         self._carry_out(self.fleet.restore(kept, self._now()))
 
-    def lets_in(self, token: str | None) -> bool:
-        """Say whether a handshake with this token succeeds."""
-        return self.auth_off or self._credential(token) is not None
+    def turns_away(self, token: str | None) -> int | None:
+        """Say with which status a handshake with this token fails; None when it succeeds."""
+        if self.auth_off:
+            return None
+        credential = self._credential(token)
+        if credential is None:
+            return 401
+        states = {one.token_id: one.state(self._now()) for one in self.fleet.tokens()}
+        return 403 if states.get(credential.token_id) is TokenState.USED_UP else None
 
     def opened(self, connection: int, name: str, token: str | None) -> None:
         self._names[connection] = name

@@ -115,10 +115,10 @@ def _copy(theatre: Theatre, said: dict[str, str]) -> None:
     theatre.act(agent, agent.start(theatre.now))
 
 
-@direction(rf"older node {_NODES}(?: with models? (?P<models>[\w, -]+))?")
+@direction(rf"older node {_NODES}(?: with models? (?P<models>[\w, -]+))?(?: by token (?P<token>\S+))?")
 def _older_node(theatre: Theatre, said: dict[str, str]) -> None:
     for name in _named(said):
-        node = OlderNode(name, models=_listed(said["models"]))
+        node = OlderNode(name, models=_listed(said["models"]), token=said["token"] or None)
         theatre.enter(node)
         theatre.act(node, node.wake(theatre.now))
 

@@ -18,7 +18,6 @@ from tests.scenarios.registry_side import House, RegistrySide
 from tests.scenarios.transcript import Line, Transcript
 from tests.scenarios.wording import said_by_node
 
-_UNAUTHORIZED = 401
 _ABNORMAL = 1006
 """How a socket that breaks without a close frame is told of."""
 
@@ -151,9 +150,10 @@ class Theatre:
             self.act(player, player.refused(why, self.now))
             return
         self._write("{} → registry", player, f"connects{self._presented(player, dial)}")
-        if not self.registry.lets_in(dial.token):
-            self._write("registry → {}", player, "turns it away (401)")
-            self.act(player, player.refused("HTTP 401", self.now, http_status=_UNAUTHORIZED))
+        status = self.registry.turns_away(dial.token)
+        if status is not None:
+            self._write("registry → {}", player, f"turns it away ({status})")
+            self.act(player, player.refused(f"HTTP {status}", self.now, http_status=status))
             return
         number = next(self._numbers)
         self._connections[number] = player

@@ -18,7 +18,7 @@ from tests.scenarios.wording import token_listed
 
 @direction(
     r"operator makes token (?P<token>\S+) for (?:(?P<uses>\d+)|any number of) nodes?"
-    r"(?: within (?P<seconds>\d+) s)?(?: with label (?P<label>\S+)=(?P<value>\S+))?"
+    r"(?: within (?P<seconds>\d+) s)?(?: with label (?P<label>\S+)=(?P<value>\S+))?(?: named (?P<id>\S+))?"
 )
 def _make(theatre: Theatre, said: dict[str, str]) -> None:
     result = theatre.ask(
@@ -29,6 +29,8 @@ def _make(theatre: Theatre, said: dict[str, str]) -> None:
             ttl_seconds=float(said["seconds"]) if said["seconds"] else None,
             uses=int(said["uses"]) if said["uses"] else None,
             labels={said["label"]: said["value"]} if said["label"] else {},
+            node_id=said["id"] or None,
+            reclaims=False,
         )
     )
     tell_answer(theatre, "operator", result)

@@ -63,6 +63,7 @@ async def test_a_token_that_nobody_knows_cannot_be_revoked(api: httpx.AsyncClien
         ({"kind": "operator", "role": "root"}, "$.operator.role"),
         ({"kind": "join", "ttl_seconds": 0}, "$.join.ttl_seconds"),
         ({"kind": "join", "uses": 0}, "$.join.uses"),
+        ({"kind": "join", "node_id": "node 7"}, "$.join.node_id"),
         ({"kind": "join", "role": "admin"}, "$.join.role"),
     ],
 )
@@ -85,3 +86,10 @@ async def test_a_node_without_a_token_has_nothing_to_rotate(api: httpx.AsyncClie
     refused = problem(await api.post(f"/v1/nodes/{ready.node_id}/rotate", json={}))
     assert (refused["status"], refused["code"]) == (409, "NOTHING_TO_ROTATE")
     assert problem(await api.post("/v1/nodes/nobody/rotate", json={}))["status"] == 404
+
+
+async def test_a_join_token_may_be_for_one_node_alone(api: httpx.AsyncClient) -> None:
+    asked = {"kind": "join", "uses": None, "ttl_seconds": None, "node_id": "node-7"}
+    assert (await api.post("/v1/tokens", json=asked)).status_code == 201
+    (shown,) = await listed(api)
+    assert (shown["node_id"], shown["uses"], shown["reserved"]) == ("node-7", None, 0)

@@ -76,6 +76,15 @@ async def test_a_reclaim_token_is_bound_to_its_node(service: RegistryService) ->
         )
 
 
+async def test_a_token_for_one_node_alone_lets_it_come_again_and_again_and_no_other(
+    service: RegistryService,
+) -> None:
+    new = made(await service.tokens.create_join(uses=None, node_id="node-7"))
+    assert service.tokens.authenticate(new.token) == Credential(CredentialKind.JOIN, new.token_id, "node-7")
+    with pytest.raises(ValueError, match="no node id"):
+        await service.tokens.create_join(node_id="node 7")
+
+
 @pytest.mark.parametrize("text", ["", "gpuo_12345678_wrong", "x" * 10_000, "gpuö", "\ud800"])
 async def test_what_is_no_token_of_ours_opens_nothing(service: RegistryService, text: str) -> None:
     assert service.tokens.authenticate(text) is None

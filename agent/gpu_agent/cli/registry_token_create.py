@@ -15,7 +15,7 @@ from gpu_agent.cli.teaching import teach
 
 ROLES = ("read", "operate", "admin")
 _ANY = "any"
-_OF_JOINING = ("uses", "labels", "note")
+_OF_JOINING = ("uses", "labels", "note", "node")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="K=V",
         help="a label of every node that joins by it, whatever the node says (repeatable)",
+    )
+    joining.add_argument(
+        "--node",
+        metavar="ID",
+        help="the only node that may join by it; with --uses any for one that keeps no token of its own",
     )
     joining.add_argument("--note", metavar="TEXT", help="what it is for, for whoever lists tokens")
     operator = parser.add_argument_group("an operator token")
@@ -83,6 +88,8 @@ def _join(arguments: argparse.Namespace) -> dict[str, object]:
         body["labels"] = dict(arguments.labels)
     if arguments.note is not None:
         body["note"] = arguments.note
+    if arguments.node is not None:
+        body["node_id"] = arguments.node
     return body
 
 
@@ -101,6 +108,9 @@ def _operator(arguments: argparse.Namespace) -> dict[str, object]:
 def _about_join(arguments: argparse.Namespace, made: Mapping[str, Any]) -> str:
     uses = 1 if arguments.uses is None else arguments.uses
     whom = "any number of nodes" if uses == _ANY else "1 node" if uses == 1 else f"{uses} nodes"
+    if arguments.node is not None:
+        times = "any number of times" if uses == _ANY else "once" if uses == 1 else f"{uses} times"
+        whom = printable(f"node {arguments.node}, {times},")
     labels = ", ".join(f"{key}={value}" for key, value in arguments.labels or ())
     granted = printable(f", each with the label {labels}") if labels else ""
     file = arguments.out or "FILE"

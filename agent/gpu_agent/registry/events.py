@@ -149,7 +149,9 @@ class JoinTokenMade:
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     node_id: str | None = None
-    """The id that it gives back, a known one; None for a token that any node may join by."""
+    """The only id that may be had by it; None for a token that any node may join by."""
+    reclaims: bool = True
+    """That id must be known: it is given back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ class Identities:
         """Return the id that the registration gets, or the refusal."""
         current = self._roster.bound.get(event.connection)
         if current is not None:
-            return _only(current.node_id, event, holds="registered")
+            return _only(current.node_id, event, because="this connection registered")
         if self._auth_off:
             return self._free_or_fresh(event, now)
         credential = event.credential
@@ -49,7 +49,7 @@ class Identities:
             return _unauthorized(
                 event, "this node token proves nothing any more: connect again with a join token"
             )
-        return _only(record.node_id, event, holds="its token belongs to")
+        return _only(record.node_id, event, because="this node token is that of")
 
     def _joining(self, event: RegistrationArrived, credential: Credential, now: float) -> str | NodeError:
         token = self._tokens.by_id.get(credential.token_id)
@@ -60,7 +60,7 @@ class Identities:
         if not holds_place(holder, token) and not has_room(token, self._tokens, self._roster):
             return _forbidden(event, _used_up(token, holder))  # first of all: it need not forget its id
         if token.node_id is not None:
-            return _only(token.node_id, event, holds="its reclaim token is for")
+            return _only(token.node_id, event, because="this join token is for")
         return self._free_or_fresh(event, now, token)
 
     def _free_or_fresh(
@@ -76,14 +76,14 @@ class Identities:
         return wanted if may else _conflict(wanted, _held(holder, auth_off=self._auth_off, now=now))
 
 
-def _only(node_id: str, event: RegistrationArrived, *, holds: str) -> str | NodeError:
+def _only(node_id: str, event: RegistrationArrived, *, because: str) -> str | NodeError:
     """Return the one id that a connection can carry."""
     wanted = event.message.node_id
     if wanted in (None, node_id):
         return node_id
     return _conflict(
         wanted,
-        f"this connection {holds} {node_id!r} and cannot carry {wanted!r} besides: "
+        f"{because} {node_id!r} and cannot carry {wanted!r} besides: "
         f"register with node_id null or {node_id!r}, or on another connection without that credential",
     )
 
@@ -116,7 +116,7 @@ def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:
 def _used_up(token: Token, holder: NodeRecord | None) -> str:
     if token.node_id is not None:
         return (
-            f"reclaim token {token.token_id} was used: have an operator run "
+            f"join token {token.token_id} was used: have an operator run "
             f"gpu-agent registry reclaim {token.node_id} for another"
         )
     times = "its one use is" if token.uses == 1 else f"its {token.uses} uses are"

@@ -58,7 +58,8 @@ class Issuing:
 
     def _join(self, event: JoinTokenMade, step: Step) -> None:
         """Let nodes join by a token, or one node have its id back."""
-        if event.node_id is not None and event.node_id not in self._house.roster.records:
+        known = event.node_id is None or event.node_id in self._house.roster.records
+        if event.node_id is not None and event.reclaims and not known:
             _refuse_unknown_node(event.ref, event.node_id, step)
             return
         self._make(

@@ -50,5 +50,5 @@ def spend(record: NodeRecord, tokens: Tokens, step: Step) -> None:
 
 def _grant_labels(record: NodeRecord, token: Token | None) -> None:
     """Give a node what its join token grants; one that only has its id back keeps what it had."""
-    if token is not None and token.node_id is None:
+    if token is not None and (token.labels or token.node_id is None):
         record.granted_labels = token.labels

@@ -44,7 +44,7 @@ class Token:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Granted to the nodes that join by it."""
     node_id: str | None = None
-    """The id that a reclaim token gives back; None for a join token."""
+    """The only id that may be had by it; None for any."""
     role: Role | None = None
     """An operator's."""
     name: str = ""

@@ -22,6 +22,7 @@ from gpu_agent.server.tokens import (
     TokenView,
 )
 from gpu_agent.server.views import NodeDetail
+from gpu_agent.wire.fields import NodeId as WireNodeId
 
 _CREATED, _NOT_FOUND, _BUSY = 201, 404, 503
 
@@ -40,6 +41,8 @@ class JoinTokenRequest(ApiModel):
     labels: Labels = Field(default_factory=dict)
     """Granted to the nodes that join by it."""
     note: Note = ""
+    node_id: WireNodeId | None = None
+    """The only node that may come by it, known or not; null: any."""
 
 
 class OperatorTokenRequest(ApiModel):
@@ -96,7 +99,11 @@ def about_tokens(service: RegistryService) -> APIRouter:
         """Make a join or an operator token. Its secret is told in this answer and never again."""
         if isinstance(asked, JoinTokenRequest):
             made = await service.tokens.create_join(
-                ttl_seconds=asked.ttl_seconds, uses=asked.uses, labels=asked.labels, note=asked.note
+                ttl_seconds=asked.ttl_seconds,
+                uses=asked.uses,
+                labels=asked.labels,
+                note=asked.note,
+                node_id=asked.node_id,
             )
         else:
             made = await service.tokens.create_operator(

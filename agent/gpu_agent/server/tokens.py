@@ -4,6 +4,7 @@ A secret is told once, to whoever asked for it, after its digest is kept; nobody
 Decides nothing: what a token allows is the fleet's to say.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -26,6 +27,8 @@ DAY_SECONDS = 86_400.0
 LONGEST_TTL_SECONDS = 3_650 * DAY_SECONDS
 LONGEST_NOTE = 200
 MOST_USES = 1_000_000
+
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 Ask = Callable[[Callable[[int], Event]], Awaitable[Result]]
 """Asks the fleet, and waits until what it answers is kept."""
@@ -60,7 +63,7 @@ class TokenView:
     """How many have registered and not beaten yet; one that is gone yields to the next."""
     labels: Mapping[str, str]
     node_id: str | None
-    """The id that it gives back; None for every other token."""
+    """The only id that may be had by it; None for every other token."""
     role: Role | None
     name: str
 
@@ -80,13 +83,23 @@ class TokenDesk:
         uses: int | None = 1,
         labels: Mapping[str, str] | None = None,
         note: str = "",
+        node_id: str | None = None,
     ) -> NewToken | Refusal:
-        """Make a token by which nodes join; the labels are theirs for good. Raises `ValueError`."""
+        """Make a token by which nodes join; the labels are theirs for good. Raises `ValueError`.
+
+        With `node_id` only that node may come by it, known or not. So a node that keeps no token of its
+        own (§9) is served: by one that has any number of uses.
+        """
         if uses is not None and not 1 <= uses <= MOST_USES:
             raise ValueError(
                 f"uses is {uses}; a join token is used 1 to {MOST_USES} times, or None for any number"
             )
-        return await self._join(ttl_seconds, uses=uses, labels=dict(labels or {}), note=note)
+        if node_id is not None and not _NODE_ID.fullmatch(node_id):
+            raise ValueError(f"{node_id!r} is no node id: up to 128 of A-Z a-z 0-9 . _ -")
+        granted = dict(labels or {})
+        return await self._join(
+            ttl_seconds, uses=uses, labels=granted, note=note, node_id=node_id, reclaims=False
+        )
 
     async def reclaim(self, node_id: str, *, ttl_seconds: float | None = DAY_SECONDS) -> NewToken | Refusal:
         """Make a token that gives a node that lost its state its id back, once. Raises `ValueError`."""
@@ -150,6 +163,7 @@ class TokenDesk:
         labels: Mapping[str, str] | None = None,
         note: str = "",
         node_id: str | None = None,
+        reclaims: bool = True,
     ) -> NewToken | Refusal:
         minted, seconds = mint(CredentialKind.JOIN), _checked(ttl_seconds, note)
         result = await self._ask(
@@ -162,6 +176,7 @@ class TokenDesk:
                 labels=labels or {},
                 note=note,
                 node_id=node_id,
+                reclaims=reclaims,
             )
         )
         return self._told(minted, seconds, result)

@@ -13,13 +13,16 @@ from gpu_agent.session.words import clipped
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 
+_ASK = "ask its operator for a new join token, made by `gpu-agent registry reclaim` to keep this node's id"
+
 _CREDENTIAL_REFUSED = {
-    (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "
-    "ask its operator for a new join token",
+    (_UNAUTHORIZED, Credential.JOIN): f"the registry knows neither the node token nor the join token: {_ASK}",
     (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or asks for one: "
     "ask its operator for a join token",
-    (_FORBIDDEN, Credential.JOIN): "the registry does not allow this join token: ask its operator",
-    (_FORBIDDEN, Credential.BEST): "the registry does not allow this credential: ask its operator",
+    (_FORBIDDEN, Credential.JOIN): "the registry does not know the node token, and does not allow this "
+    f"join token, used up perhaps: {_ASK}",
+    (_FORBIDDEN, Credential.BEST): "the registry does not allow this credential, used up perhaps: "
+    "ask its operator for a join token",
 }
 
 
