@@ -7,6 +7,7 @@ from gpu_agent.registry.events import (
     ReleaseAsked,
     RemovalAsked,
     RenewalAsked,
+    ResumeAsked,
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
@@ -141,6 +142,19 @@ def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
     assert registry.fleet.claim_of("job-1") is not None
 
 
+def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_job_runs_on() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=0.0)
+    registry.pass_time(2.0)
+    assert (record.status, record.connection, record.claims) == ("offline", 1, {})
+    assert not notes(registry.beat(1, running_jobs=("job-1",)), "claim_found_again")
+    registry.do(ResumeAsked(7, "node-1"))
+    assert notes(registry.beat(1, running_jobs=("job-1",)), "claim_found_again")
+    assert set(record.claims) == {"job-1"}
+
+
 def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
     registry = Registry(claim_ttl_seconds=1000.0)
     registry.ready(1)
@@ -183,6 +197,19 @@ def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
     assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
     come_back(registry, 2, jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_lost_claim_is_kept_as_given_back_before_that_is_answered() -> None:
+    """That it was lost may not be kept yet: a restart would bring the claim back."""
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.store_fails = True
+    registry.pass_time(50.0)
+    assert ("claim", "job-1") in registry.kept
+    registry.store_fails = False
+    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
+    assert ("claim", "job-1") not in registry.kept
 
 
 def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:

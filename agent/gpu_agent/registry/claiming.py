@@ -15,7 +15,7 @@ from gpu_agent.registry.lost import LostClaims
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import ErrorCode, NodeStatus
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
 _NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
@@ -66,15 +66,13 @@ class Claiming:
         """Give a place back, lost ones too; returns the node that has it again."""
         lost = self._lost.drop(event.job_id, step.now)
         claim = self._dispatch.release(event.job_id)
-        if claim is None:
-            if lost is None:
-                step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
-            else:
-                step.answer(event.ref)
+        if claim is None and lost is None:
+            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
             return None
+        # That a claim was lost may not be kept yet; that it was given back must be.
         self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
         step.answer(event.ref)
-        return claim.node_id
+        return None if claim is None else claim.node_id
 
     def expire(self, step: Step, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
         """End claims whose time has passed, the earliest first and `most` of them, and return them.
@@ -101,7 +99,12 @@ class Claiming:
             )
 
     def find_again(self, record: NodeRecord, step: Step) -> None:
-        """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere."""
+        """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere.
+
+        A node that is offline holds none, even if its session is open after a drain.
+        """
+        if record.status is NodeStatus.OFFLINE:
+            return
         expires_at = step.now + self._thresholds.claim_ttl_seconds
         for lost in self._lost.of(record.node_id, record.reported_job_ids or frozenset(), step.now):
             claim = replace(lost, expires_at=expires_at)
