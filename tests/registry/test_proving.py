@@ -195,8 +195,23 @@ def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> Non
     arrive(registry, 1, JOIN, "t2")
     registry.do(ConnectionLost(1))
     assert told_token(arrive(registry, 2, node_credential("t1"), "t3")) == "secret t3"
-    assert stands_for(registry, "digest t2") is None
     assert stands_for(registry, "digest t1") is not None
+    arrive(registry, 3, node_credential("t3"), "t4")
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") is None
+
+
+def test_a_node_that_is_rotated_twice_is_not_locked_out_by_an_answer_that_was_lost() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationAsked(1, "node-1"))
+    arrive(registry, 1, JOIN, "t2")
+    registry.do(RotationAsked(2, "node-1"))
+    assert told_token(arrive(registry, 1, JOIN, "t3")) == "secret t3"
+    assert told_token(arrive(registry, 2, node_credential("t2"), "t4")) == "secret t4"
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") == node_credential("t2")
 
 
 def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_was_told() -> None:

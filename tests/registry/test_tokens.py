@@ -19,13 +19,13 @@ def operator(expires_at: float | None = None) -> Token:
 
 
 def node(*keys: NodeKey) -> NodeRecord:
-    current, following = (*keys, None, None)[:2]
+    current = keys[0] if keys else None
     return NodeRecord(
         node_id="node-1",
         registration=declaration(),
         hardware=hardware(),
         registered_at=NOW,
-        keys=NodeKeys(current=current, following=following),
+        keys=NodeKeys(current=current, following=keys[1:]),
     )
 
 

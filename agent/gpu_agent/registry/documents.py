@@ -62,7 +62,7 @@ class _KeyDocument(_Document):
 
 class _KeysDocument(_Document):
     current: _KeyDocument | None = None
-    following: _KeyDocument | None = None
+    following: tuple[_KeyDocument, ...] = ()
     rotating: bool = False
     joined_by: str | None = None
     spent: bool = True
@@ -270,16 +270,16 @@ def _written(record: NodeRecord) -> dict[str, Any]:
 
 def _keys(kept: _KeysDocument) -> NodeKeys:
     return NodeKeys(
-        current=_key(kept.current),
-        following=_key(kept.following),
+        current=None if kept.current is None else _key(kept.current),
+        following=tuple(_key(one) for one in kept.following),
         rotating=kept.rotating,
         joined_by=kept.joined_by,
         spent=kept.spent,
     )
 
 
-def _key(kept: _KeyDocument | None) -> NodeKey | None:
-    return None if kept is None else NodeKey(kept.token_id, kept.digest)
+def _key(kept: _KeyDocument) -> NodeKey:
+    return NodeKey(kept.token_id, kept.digest)
 
 
 def _drain(kept: _DrainDocument, written: float) -> Drain:
