@@ -1,6 +1,12 @@
-from gpu_agent.registry.actions import Refusal, Send
+from gpu_agent.registry.actions import Refusal, Save, Send
 from gpu_agent.registry.credentials import Credential, CredentialKind, Role
-from gpu_agent.registry.events import JoinTokenMade, OperatorTokenMade, RotationAsked, TokenRevoked
+from gpu_agent.registry.events import (
+    JoinTokenMade,
+    OperatorTokenMade,
+    RotationAsked,
+    SaveFailed,
+    TokenRevoked,
+)
 from gpu_agent.wire.messages import NodeControl, NodeError
 from tests.registry.fleets import Registry, answer, closed, notes, of, proof
 
@@ -69,6 +75,17 @@ def test_a_revocation_that_cannot_be_saved_is_undone() -> None:
     registry.do(OPERATOR)
     registry.store_fails = True
     assert refused(registry, TokenRevoked(1, "op")) == "REGISTRY_BUSY"
+    assert stands_for(registry, "digest of op") is not None
+
+
+def test_a_token_that_is_revoked_twice_is_not_called_revoked_before_it_is_kept_as_that() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    first = of(Save, registry.fleet.handle(TokenRevoked(1, "op"), registry.now))
+    (second,) = of(Save, registry.fleet.handle(TokenRevoked(2, "op"), registry.now))
+    assert [change.key for change in second.changes] == ["op"]
+    for save in (*first, second):
+        assert isinstance(answer(registry.do(SaveFailed(save.save, "disk full"))), Refusal)
     assert stands_for(registry, "digest of op") is not None
 
 

@@ -101,11 +101,12 @@ class Issuing:
             message = f"no token {event.token_id!r} is known: list them to see which are"
             step.refuse(event.ref, UNKNOWN_TOKEN, message)
             return
+        # Even one that was revoked before: that may not be kept yet, and what is answered must be.
+        step.remember_token(token.token_id, token)
+        step.keep_token(token.token_id)
+        step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
         if token.revoked_at is None:
-            step.remember_token(token.token_id, token)
             self._house.tokens.put(token.revoked(step.now))
-            step.keep_token(token.token_id)
-            step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
             step.note("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
         step.answer(event.ref)
 
