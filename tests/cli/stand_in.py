@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else None
         words = f"{self.command} {self.path}"
         self.stand_in.asked.append((words, body))
-        self.stand_in.headers.append(dict(self.headers.items()))
+        self.stand_in.headers.append({name.lower(): value for name, value in self.headers.items()})
         said = self.stand_in.answers.get(words, Refusal(404, "NOT_FOUND", f"no {words} here"))
         said = said() if callable(said) else said
         if isinstance(said, Stream):

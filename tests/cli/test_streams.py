@@ -37,3 +37,16 @@ def test_what_is_no_plain_stream_stays(capsys: pytest.CaptureFixture[str]) -> No
     assert sys.stdout is before
     assert streams.fault_of_stdout() is None
     assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    raw = streams._Descriptor(writing, "wb")
+    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        stdout.write("one")
+        assert not streams.reader_left()
+        os.close(reading)
+        stdout.write("two")
+        assert streams.reader_left()
+        monkeypatch.undo()

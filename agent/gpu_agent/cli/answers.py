@@ -23,6 +23,8 @@ ANYTHING: Shape = {}
 _GPU: Shape = {"name": str}
 _MODEL: Shape = {"model_id": str, "version": str}
 
+EVENT: Shape = {"event": str, "at": float | int}
+
 NODE: Shape = {
     "node_id": str,
     "status": str,
@@ -40,7 +42,7 @@ NODE_DETAIL: Shape = {
     "since": float | int,
     "reason": str,
     "checks": ListOf({"name": str, "ok": bool, "detail": str}),
-    "events": ListOf({"event": str, "at": float | int}),
+    "events": ListOf(EVENT),
 }
 EXPLANATION: Shape = {
     "able": list,
@@ -49,6 +51,17 @@ EXPLANATION: Shape = {
 }
 SELECTION: Shape = {"node_id": str}
 CLAIM: Shape = {"node_id": str, "gpu_uuids": list, "expires_at": float | int}
+EVENTS: Shape = {"events": ListOf(EVENT)}
+_OBJECTION: Shape = {"reason": str, "refuses": str, "need": str, "have": str, "clears_when": str}
+WHY: Shape = {
+    "node_id": str,
+    "refuses_every_job": bool,
+    "objections": ListOf(_OBJECTION),
+    "limits": ListOf(_OBJECTION),
+}
+EXCLUSIONS: Shape = {
+    "windows": ListOf({"window_start": float | int, "failed": int, "counts": dict, "examples": dict}),
+}
 NEW_TOKEN: Shape = {"token_id": str, "token": str, "expires_at": float | int | None}
 TOKENS: Shape = {
     "tokens": ListOf({"token_id": str, "kind": str, "state": str, "created_at": float | int}),

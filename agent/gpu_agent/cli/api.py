@@ -8,10 +8,10 @@ shape of a registry's.
 import argparse
 import http.client
 import json
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -24,14 +24,12 @@ TIMEOUT_SECONDS = 10.0
 LARGEST_BYTES = 256 * 1024 * 1024
 """More than the list of any fleet; an endless answer must end somewhere."""
 
-_JSON, _PROBLEM = "application/json", "application/problem+json"
-_NO_CONTENT, _UNAUTHORIZED = 204, 401
-_HANDLERS = (
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPErrorProcessor,
-    urllib.request.HTTPDefaultErrorHandler,
-)
+LONGEST_LINE_BYTES = 1024 * 1024
+
+_JSON, _PROBLEM, _EVENTS = "application/json", "application/problem+json", "text/event-stream"
+_GRANTED, _NO_CONTENT, _UNAUTHORIZED = range(200, 300), 204, 401
+_HANDLERS = (urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
+"""None that judges a status: every answer is ours to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +106,43 @@ class Api:
 
     def attempt(self, method: str, path: str, body: Mapping[str, object] | None) -> dict[str, Any] | Problem:
         """Make a request whose refusal is an answer too; raises `Failure` when no registry answers."""
+        request = self._request(method, path, body)
+        with self._answered(request, timeout_seconds=TIMEOUT_SECONDS) as answer:
+            if answer.status == _NO_CONTENT:
+                return {}
+            return self._problem(answer) or self._document(answer, _JSON)
+
+    @contextmanager
+    def stream(self, path: str, *, last_id: str | None, silence_seconds: float) -> Iterator[Iterator[bytes]]:
+        """Open a stream of events and hand out its lines; raises `Refused`, or `Failure` when it breaks."""
+        request = self._request("GET", path, None)
+        request.add_header("Accept", _EVENTS)
+        if last_id is not None:
+            request.add_header("Last-Event-ID", last_id)
+        with self._answered(request, timeout_seconds=silence_seconds) as answer:
+            problem = self._problem(answer)
+            if problem is not None:
+                raise Refused(self._sentence(problem), problem)
+            self._check_kind(answer, _EVENTS, "its stream of events")
+            yield iter(lambda: answer.readline(LONGEST_LINE_BYTES), b"")
+
+    def _request(self, method: str, path: str, body: Mapping[str, object] | None) -> urllib.request.Request:
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked when the URL was given
             self.url + path, method=method, data=None if body is None else json.dumps(body).encode()
         )
-        request.add_header("Content-Type", "application/json")
+        request.add_header("Content-Type", _JSON)
         if self._token is not None:
             request.add_header("Authorization", f"Bearer {self._token.text}")
+        return request
+
+    @contextmanager
+    def _answered(
+        self, request: urllib.request.Request, *, timeout_seconds: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Hand out whatever answer there is; what goes wrong while it is read is told as well."""
         try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                if response.status == _NO_CONTENT:
-                    return {}
-                return self._document(response, _JSON)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return Problem(refusal.code, self._document(refusal, _PROBLEM, what=f"HTTP {refusal.code}"))
+            with self._opener.open(request, timeout=timeout_seconds) as answer:
+                yield answer
         except OSError as error:  # URLError is one, and so is a connection that ends without an answer
             raise Failure(
                 f"no registry answers at {self.url} ({getattr(error, 'reason', error)}). "
@@ -130,6 +151,11 @@ class Api:
             ) from None
         except (http.client.HTTPException, ValueError) as error:
             self._disown(f"{type(error).__name__}: {error}")
+
+    def _problem(self, answer: http.client.HTTPResponse) -> Problem | None:
+        if answer.status in _GRANTED:
+            return None
+        return Problem(answer.status, self._document(answer, _PROBLEM, what=f"HTTP {answer.status}"))
 
     def _sentence(self, problem: Problem) -> str:
         """Say where a token that was refused came from, or where one can be had."""
@@ -147,16 +173,10 @@ class Api:
         )
 
     def _document(
-        self,
-        answer: http.client.HTTPResponse | urllib.error.HTTPError,
-        kind: str,
-        *,
-        what: str = "its answer",
+        self, answer: http.client.HTTPResponse, kind: str, *, what: str = "its answer"
     ) -> dict[str, Any]:
         """An answer's JSON object; what is of another type comes from something else."""
-        told = answer.headers.get_content_type()
-        if told != kind:
-            self._disown(f"{what} is {told}, not {kind}")
+        self._check_kind(answer, kind, what)
         try:
             document = json.loads(answer.read(LARGEST_BYTES))
         except (ValueError, RecursionError):
@@ -164,6 +184,11 @@ class Api:
         if not isinstance(document, dict):
             self._disown(f"{what} is no JSON object")
         return document
+
+    def _check_kind(self, answer: http.client.HTTPResponse, kind: str, what: str) -> None:
+        told = answer.headers.get_content_type()
+        if told != kind:
+            self._disown(f"{what} is {told}, not {kind}")
 
     def _disown(self, why: str) -> NoReturn:
         raise Failure(

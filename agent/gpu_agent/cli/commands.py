@@ -59,6 +59,8 @@ REGISTRY = Group(
         "nodes": {
             "nodes": Command("registry_nodes", "list all nodes with status and reason"),
             "node": Command("registry_node", "show one node: checks, GPUs, models, history"),
+            "why": Command("registry_why", "say which jobs a node would be refused now, and why"),
+            "events": Command("registry_events", "show what happened to a node, and what happens"),
         },
         "acting on a node": {
             "drain": Command("registry_drain", "let it finish its jobs, then take it offline"),
@@ -77,6 +79,7 @@ REGISTRY = Group(
             "renew": Command("registry_renew", "keep a job's place for one more TTL"),
             "release": Command("registry_release", "give a job's place back"),
             "claims": Command("registry_claims", "list who holds which place"),
+            "exclusions": Command("registry_exclusions", "count what jobs failed on lately"),
         },
         "credentials": {
             "token": TOKEN,

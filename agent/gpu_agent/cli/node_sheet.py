@@ -39,9 +39,13 @@ def node_lines(answer: Mapping[str, Any], columns: int | None, *, now: float) ->
     nodes = answer["nodes"]
     if not nodes:
         return warning_of(answer)
-    table = laid_out(Sheet(_COLUMNS, [_row(node, now) for node in nodes], note="NOTE"), columns)
     summed = [] if columns is None else [BLANK, line(Piece(summary(nodes), "dim"))]
-    return [*warning_of(answer), *table, *summed]
+    return [*warning_of(answer), *table_of(nodes, columns, now=now), *summed]
+
+
+def table_of(nodes: Iterable[Mapping[str, Any]], columns: int | None, *, now: float) -> list[Line]:
+    """Draw nothing but the table."""
+    return laid_out(Sheet(_COLUMNS, [_row(node, now) for node in nodes], note="NOTE"), columns)
 
 
 def summary(nodes: Sequence[Mapping[str, Any]]) -> str:
@@ -65,6 +69,15 @@ def gpus_in_words(gpus: Iterable[Mapping[str, Any]]) -> str:
     return f"{words} ({unwell} not ok)" if unwell else words
 
 
+def models_in_words(models: Iterable[Mapping[str, Any]]) -> str:
+    """Say how many models are ready, and of how many where that is not all."""
+    listed = list(models)
+    ready = sum(
+        1 for model in listed if model.get("enabled", True) and model.get("status", "ready") == "ready"
+    )
+    return f"{ready}" if ready == len(listed) else f"{ready}/{len(listed)}"
+
+
 def status_piece(status: object) -> Piece:
     """A status in its colour."""
     return Piece(str(status), STATUS_STYLES.get(str(status), ""))
@@ -78,7 +91,7 @@ def _row(node: Mapping[str, Any], now: float) -> Row:
             line(node["node_id"]),
             line(status_piece(node["status"]), age),
             line(gpus_in_words(node["gpus"]), Piece(" simulated", "dim") if node.get("simulated") else ""),
-            line(_models(node["installed_models"])),
+            line(models_in_words(node["installed_models"])),
             line(f"{node['in_flight_jobs']}/{node['max_concurrent_jobs']}"),
             line(_beat(node["last_beat_age_seconds"])),
         ),
@@ -101,14 +114,6 @@ def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
         if place:
             yield Piece("; ")
         yield piece
-
-
-def _models(models: Iterable[Mapping[str, Any]]) -> str:
-    listed = list(models)
-    ready = sum(
-        1 for model in listed if model.get("enabled", True) and model.get("status", "ready") == "ready"
-    )
-    return f"{ready}" if ready == len(listed) else f"{ready}/{len(listed)}"
 
 
 def _beat(seconds: float | None) -> str:

@@ -1,8 +1,10 @@
 """`gpu-agent registry nodes`: every node with its status and reason."""
 
 import argparse
+import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
 
 from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.api import Api
@@ -13,6 +15,11 @@ from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.paging import listed
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import columns, show
+
+
+class _Watching(Protocol):
+    def main(self, api: Api, read: Callable[[], dict[str, Any]], *, as_json: bool) -> int: ...
+
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
 
@@ -25,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "had it, and, unless it is ready, why. Only `ready` and connected nodes take jobs;\n"
         "`registry why ID` says what stands in the way. In a pipe each node is one line.",
         example="gpu-agent registry nodes --status degraded --status offline --label zone=a",
-        exits={ExitCode.OK: "listed, even if there is none"},
+        exits={ExitCode.OK: "listed, even if there is none; with --watch: ended by Ctrl-C"},
     )
     which = parser.add_argument_group("which nodes (all of them must hold)")
     which.add_argument(
@@ -41,13 +48,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--label", action="append", type=label, default=[], metavar="K=V", help="has this label (repeatable)"
     )
     which.add_argument("--gpu-name", metavar="NAME", help="has a GPU whose name holds this")
-    add_asking(parser, json_is="what GET /v1/nodes answers, all pages as one")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="keep the list current until Ctrl-C; in a pipe: a line for each change",
+    )
+    add_asking(
+        parser,
+        json_is="what GET /v1/nodes answers, all pages as one; with --watch on one line whenever it changed",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    query = tuple(_query(arguments))
-    answer = listed(Api.of(arguments), "/v1/nodes", NODES, key="nodes", query=query)
+    api, query = Api.of(arguments), tuple(_query(arguments))
+
+    def read() -> dict[str, Any]:
+        return listed(api, "/v1/nodes", NODES, key="nodes", query=query)
+
+    if arguments.watch:
+        watching = cast("_Watching", importlib.import_module("gpu_agent.cli.watching"))
+        return watching.main(api, read, as_json=arguments.json)
+    answer = read()
     if arguments.json:
         print_json(answer)
         return ExitCode.OK

@@ -48,6 +48,14 @@ def fault_of_stdout() -> str | None:
     return fault.strerror or str(fault)
 
 
+def reader_left() -> bool:
+    """Say whether whoever read the output wants no more of it: what goes on for ever may end then."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+    return isinstance(raw, _Descriptor) and raw.fault is not None
+
+
 def complain(sentence: str) -> None:
     """Say on stderr what a person should know, if there is anybody to hear it."""
     if sys.stderr is not None:

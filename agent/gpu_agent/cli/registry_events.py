@@ -1,0 +1,97 @@
+"""`gpu-agent registry events`: what happened to a node, and what happens."""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gpu_agent.cli.answers import EVENTS
+from gpu_agent.cli.api import Api
+from gpu_agent.cli.event_words import event_line
+from gpu_agent.cli.following import Lost, Opened, Told, followed
+from gpu_agent.cli.node_action import Node
+from gpu_agent.cli.options import add_asking, print_json
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.streams import complain, reader_left
+from gpu_agent.cli.teaching import teach
+from gpu_agent.cli.terminal import show
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    teach(
+        parser,
+        "Show what happened to a node lately, each event on a line; with --follow go on with "
+        "what happens, to that node or to all, until Ctrl-C. A registry that restarts is waited "
+        "for, and what happened meanwhile is told then: nothing is missed, nothing told twice.",
+        example="gpu-agent registry events --follow",
+        exits={ExitCode.OK: "shown; with --follow: ended by Ctrl-C or by whoever reads the output"},
+    )
+    parser.add_argument("node_id", metavar="ID", nargs="?", help="only this node's")
+    parser.add_argument("--follow", action="store_true", help="go on with what happens")
+    parser.add_argument(
+        "--after", metavar="EVENT_ID", type=int, help="with --follow: from behind this event on, not from now"
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, default=20, help="how much of a node's history (default 20)"
+    )
+    add_asking(
+        parser, json_is="what GET /v1/nodes/ID/events answers; with --follow each event on a line of its own"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Show, and follow if so told."""
+    if arguments.node_id is None and not arguments.follow:
+        raise Failure(
+            "say whose history (an ID), or add --follow for what happens from now on",
+            code=ExitCode.CONFIGURATION,
+        )
+    api = Api.of(arguments)
+    after = None if arguments.after is None else str(arguments.after)
+    if arguments.node_id is not None and after is None:
+        after = _history(api, arguments)
+    if arguments.follow:
+        try:
+            _follow(api, arguments, after)
+        except KeyboardInterrupt:
+            return ExitCode.OK
+    return ExitCode.OK
+
+
+def _history(api: Api, arguments: argparse.Namespace) -> str | None:
+    """Show a node's history; returns the id of its last event."""
+    answer = Node(api, arguments.node_id).get(f"/events?limit={arguments.limit}", shape=EVENTS)
+    if arguments.json and not arguments.follow:
+        print_json(answer)
+    else:
+        for event in answer["events"]:
+            _say(event, arguments)
+    ids = [event["id"] for event in answer["events"] if event.get("id") is not None]
+    return str(ids[-1]) if ids else None
+
+
+def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
+    broken = False
+    for happening in followed(api, after=after, node_id=arguments.node_id):
+        match happening:
+            case Told(event):
+                _say(event, arguments)
+            case Lost(why) if not broken:
+                broken = True
+                complain(f"the registry has gone ({why}); waiting for it")
+            case Opened() if broken:
+                broken = False
+                complain("the registry is back")
+            case _:
+                pass  # lost still, or open for the first time
+        if reader_left():
+            return
+
+
+def _say(event: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(event), flush=True)
+    else:
+        show([event_line(event, now=time.time(), node=arguments.node_id is None)])
