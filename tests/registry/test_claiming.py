@@ -1,7 +1,10 @@
 from gpu_agent.registry.actions import Action, Refusal, Save
+from gpu_agent.registry.dispatch.dispatch import Choice
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimAsked,
     ConnectionLost,
+    CordonAsked,
     GoodbyeArrived,
     RegistrationArrived,
     ReleaseAsked,
@@ -11,7 +14,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.fleets import Registry, answer, declaration, notes, of, proof, statuses
+from tests.registry.fleets import Registry, answer, declaration, figures, notes, of, proof, statuses
 
 
 def come_back(registry: Registry, connection: int, *, jobs: tuple[str, ...]) -> list[Action]:
@@ -245,3 +248,77 @@ def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:
     registry.do(ConnectionLost(1))
     registry.register(2, "node-1", running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
+
+
+def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    done = registry.do(CordonAsked(registry.ref(), "node-1", "fans"))
+    done += registry.beat(gpus=figures(health="lost"))
+    assert record.status == "degraded"
+    done += registry.drain()
+    assert record.status == "draining"
+    done += registry.do(ResumeAsked(registry.ref(), "node-1"))
+    done += registry.do(ConnectionLost(1))
+    done += come_back(registry, 2, jobs=())
+    assert record.status == "registering"
+    assert (notes(done, "claim_lost"), list(record.claims)) == ([], ["job-1"])
+
+
+def test_a_job_whose_claim_was_lost_gets_another_place_and_keeps_that() -> None:
+    registry = Registry()
+    registry.ready(1)
+    first = registry.claim("job-1")
+    registry.do(GoodbyeArrived(1, NodeUnregister(node_id="node-1", reason="bye")))
+    assert registry.claim("job-1").counts == {"status_not_ready": 1}
+    registry.ready(2)
+    second = registry.claim("job-1")
+    assert (first.node_id, second.node_id) == ("node-1", "node-2")
+    assert registry.claim("job-1") == second
+
+
+def test_a_renewal_counts_from_the_moment_of_asking() -> None:
+    registry = Registry(claim_ttl_seconds=60.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.beats(2, every=15.0)
+    renewed = answer(registry.do(RenewalAsked(registry.ref(), "job-1")))
+    assert isinstance(renewed, Claim)
+    assert renewed.expires_at == registry.now + 60.0
+
+
+def test_a_failed_dispatch_is_counted_and_one_that_finds_a_place_is_not() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.claim("job-2", required_models=("m",))
+    (window,) = registry.fleet.exclusions(registry.now)
+    assert (window.failed, window.counts, window.last_jobs) == (1, {"model_not_available": 1}, ("job-2",))
+    registry.now += 120.0
+    assert registry.fleet.finished_exclusions(registry.now) == (window,)
+    assert registry.fleet.finished_exclusions(registry.now) == ()
+
+
+def test_a_dry_run_answers_as_a_claim_would_and_leaves_no_trace() -> None:
+    registry = Registry()
+    registry.ready(max_concurrent_jobs=1)
+    chosen = registry.fleet.select(Job(job_id="job-1"), registry.now)
+    assert isinstance(chosen, Choice)
+    assert registry.fleet.claims() == []
+    claim = registry.claim("job-1")
+    assert (claim.node_id, claim.gpu_uuids) == (chosen.node_id, chosen.gpu_uuids)
+    assert registry.fleet.select(Job(job_id="job-1"), registry.now) == claim
+    refused = registry.fleet.select(Job(job_id="job-2"), registry.now)
+    assert isinstance(refused, NoAvailableNode)
+    assert refused.counts == {"capacity_exceeded": 1}
+    assert registry.fleet.exclusions(registry.now) == ()
+    assert registry.fleet.claims() == [claim]
+
+
+def test_a_dry_run_does_not_count_on_a_claim_that_is_over() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.now += 10.5
+    assert isinstance(registry.fleet.select(Job(job_id="job-1"), registry.now), Choice)

@@ -227,3 +227,30 @@ def test_no_account_of_a_node_is_longer_than_a_sentence_whatever_it_declares(wan
     _, need, have = account(record, wanted)
     assert len(need) <= 1000
     assert len(have) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("claims", "ids", "number", "occupied"),
+    [
+        ((), None, 0, 0),
+        (("a", "b"), None, 1, 2),
+        (("a",), None, 3, 3),
+        (("a", "b"), ("b", "c"), 2, 3),
+        (("a",), (), 9, 1),
+        ((), ("a", "b"), 0, 2),
+    ],
+    ids=str,
+)
+def test_occupied_places_are_all_ids_that_are_claimed_or_told_else_the_larger_number(
+    claims: tuple[str, ...], ids: tuple[str, ...] | None, number: int, occupied: int
+) -> None:
+    record = node(
+        claims=dict.fromkeys(claims),
+        reported_job_ids=None if ids is None else frozenset(ids),
+        reported_jobs=number,
+        max_concurrent_jobs=occupied,
+    )
+    reason, _, have = account(record, job())
+    assert (reason, have) == (Exclusion.CAPACITY_EXCEEDED, f"{occupied} of {occupied} taken")
+    record.max_concurrent_jobs += 1
+    assert verdict(record, job()) is None

@@ -79,3 +79,17 @@ def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_g
     assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).gpu_uuids == ("#0",)
     dispatch.release("job-1")
     assert claimed(dispatch, job("job-2", min_gpu_memory_mb=20_000)).gpu_uuids == ("#0",)
+
+
+def test_what_foreign_processes_use_is_not_free_and_comes_back_when_they_end() -> None:
+    record = node(gpus=gpus(gpu("GPU-0", memory_mb=24_000, used_mb=15_000)))
+    dispatch = dispatching(record)
+    assert refused(dispatch, job(min_gpu_memory_mb=10_000)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    record.gpus["GPU-0"].memory_used_mb = 2_000
+    dispatch.refresh(record)
+    claimed(dispatch, job(min_gpu_memory_mb=10_000))
+    record.gpus["GPU-0"].memory_used_mb = 0
+    dispatch.refresh(record)
+    view = dispatch.view("node-A")
+    assert view is not None
+    assert free_mb(record, record.gpus["GPU-0"], view.promises) == 14_000
