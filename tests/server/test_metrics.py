@@ -40,6 +40,10 @@ def figures(*, last_period: Performance | None = LAST) -> Figures:
         last_period=last_period,
         loop_lag=lag,
         selections=Histogram((0.001,)),
+        saves_kept=6,
+        saves_failed=1,
+        saves_waiting=2,
+        commits=Histogram((0.01,)),
     )
 
 

@@ -102,6 +102,8 @@ class FleetLoop:
         """True while a late waking waits for what nodes said meanwhile."""
         self._timer: asyncio.TimerHandle | None = None
         self.running = False
+        self.undone = 0
+        """How often something was undone because it could not be kept."""
 
     def start(self) -> None:
         """Begin to keep the fleet's deadlines."""
@@ -175,11 +177,15 @@ class FleetLoop:
             following = ()
         else:
             errand.doings = iter(())  # nothing that stood behind the save is told
-            following = self._machine.handle(SaveFailed(ready.save, problem), self._now())
+            following = self._undo(ready.save, problem)
         if following:
             self.act(following)
         if not self._carrying:
             self._carry()
+
+    def _undo(self, save: int, problem: str) -> Sequence[Action]:
+        self.undone += 1
+        return self._machine.handle(SaveFailed(save, problem), self._now())
 
     def _turn_away(self, actions: Sequence[Action], problem: str) -> None:
         """Keep nothing of a list, and tell of it only what stands on nothing: the store takes no more.
@@ -189,7 +195,7 @@ class FleetLoop:
         """
         for action in actions:
             if isinstance(action, Save):
-                self._turn_away(self._machine.handle(SaveFailed(action.save, problem), self._now()), problem)
+                self._turn_away(self._undo(action.save, problem), problem)
                 return
         for doing in unkept(self._hands.make_ready(actions).doings):
             if not isinstance(doing, TellStatus):

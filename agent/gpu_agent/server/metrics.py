@@ -47,6 +47,7 @@ class _Told(Collector):
         yield from _of_fleet(figures.census)
         yield from _of_past(figures.tally)
         yield from _of_registry(figures)
+        yield from _of_store(figures)
 
 
 def _of_fleet(census: Census) -> Iterator[Metric]:
@@ -94,6 +95,13 @@ def _of_registry(figures: Figures) -> Iterator[Metric]:
         if last.select_p99_us is not None:
             seconds = round(last.select_p99_us / 1e6, 9)
             yield _gauge("select_p99_seconds", "99th percentile of the last full minute.", seconds)
+
+
+def _of_store(figures: Figures) -> Iterator[Metric]:
+    yield _counter("saves", "What was kept, each before it was told.", figures.saves_kept)
+    yield _counter("save_failures", "What could not be kept, and was undone.", figures.saves_failed)
+    yield _gauge("saves_waiting", "What waits for the store's next commit.", figures.saves_waiting)
+    yield _histogram("commit_seconds", "How long the store took for a commit.", figures.commits)
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

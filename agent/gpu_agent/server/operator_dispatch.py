@@ -15,6 +15,7 @@ from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.operator_models import ApiModel, DryRunRequest, ExplanationAnswer, Name, explained
 from gpu_agent.server.operator_paths import NodeId
 from gpu_agent.server.operator_problems import no_node, unknown_node
+from gpu_agent.server.operator_reads import kept, settled
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 
@@ -62,18 +63,21 @@ def about_dispatch(service: RegistryService) -> APIRouter:
         "/v1/dispatch/select",
         summary="Try a job",
         openapi_extra=needs("read"),
-        responses=refusals(409),
+        responses=refusals(409, 503),
     )
     async def select_place(asked: DryRunRequest) -> Selection:
         """Say which place a job would get at this moment; reserves nothing."""
-        chosen = service.select(asked.job())
+        chosen = await kept(service, lambda: service.select(asked.job()))
         if isinstance(chosen, NoAvailableNode):
             raise no_node(chosen)
         return chosen
 
-    @router.post("/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"))
+    @router.post(
+        "/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"), responses=refusals(503)
+    )
     async def explain_job(asked: DryRunRequest) -> ExplanationAnswer:
         """Say of every node whether it could take a job, and why not; reserves nothing."""
+        await settled(service)
         return explained(await service.explain(asked.job()))
 
     @router.get("/v1/exclusions", summary="Show what jobs failed on", openapi_extra=needs("read"))
@@ -85,11 +89,11 @@ def about_dispatch(service: RegistryService) -> APIRouter:
         "/v1/nodes/{node_id}/why",
         summary="Ask a node why it gets no job",
         openapi_extra=needs("read"),
-        responses=refusals(404),
+        responses=refusals(404, 503),
     )
     async def ask_node_why(node_id: NodeId, asked: Annotated[WhyQuery, Query()]) -> WhyAnswer:
         """Say which jobs a node would be refused now, and why, with what would change it."""
-        told = service.why(node_id, asked.model)
+        told = await kept(service, lambda: service.why(node_id, asked.model))
         if told is None:
             raise unknown_node(node_id)
         return _answer(told)

@@ -4,6 +4,7 @@ Which node takes which job is dispatch's; this speaks HTTP for it.
 """
 
 import heapq
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -20,9 +21,10 @@ from gpu_agent.server.operator_models import (
 )
 from gpu_agent.server.operator_paths import JobId
 from gpu_agent.server.operator_problems import Refused, no_node, unless_refused
+from gpu_agent.server.operator_reads import kept
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.views import Placement
+from gpu_agent.server.views import ClaimView, Placement
 
 _NOTHING = NothingMore()
 
@@ -39,16 +41,10 @@ def about_jobs(service: RegistryService) -> APIRouter:
     """Make the routes."""
     router = subject("jobs")
 
-    @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"))
+    @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"), responses=refusals(503))
     async def list_claims(asked: Annotated[ClaimsQuery, Query()]) -> ClaimList:
         """List who holds which place, by job."""
-        wanted = (
-            claim
-            for claim in service.claims()
-            if (asked.node_id is None or claim.node_id == asked.node_id)
-            and (asked.after is None or claim.job_id > asked.after)
-        )
-        found = heapq.nsmallest(asked.limit + 1, wanted, key=lambda claim: claim.job_id)
+        found = await kept(service, lambda: _first(service.claims(), asked))
         page = tuple(found[: asked.limit])
         following = page[-1].job_id if len(found) > asked.limit else None
         return ClaimList(claims=page, count=len(page), next=following)
@@ -82,6 +78,17 @@ def about_jobs(service: RegistryService) -> APIRouter:
         unless_refused(await service.release(job_id))
 
     return router
+
+
+def _first(claims: Iterable[ClaimView], asked: ClaimsQuery) -> list[ClaimView]:
+    """Find the claims of a page, and one more."""
+    wanted = (
+        claim
+        for claim in claims
+        if (asked.node_id is None or claim.node_id == asked.node_id)
+        and (asked.after is None or claim.job_id > asked.after)
+    )
+    return heapq.nsmallest(asked.limit + 1, wanted, key=lambda claim: claim.job_id)
 
 
 def _placed(answer: Placement | NoAvailableNode | Refusal) -> Placement:

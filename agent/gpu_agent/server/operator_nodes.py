@@ -4,6 +4,7 @@ Reads only. A list is written piece by piece, so that ten thousand nodes keep no
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from gpu_agent.server.node_filter import NodeFilter
 from gpu_agent.server.operator_models import ApiModel, EventList, Name, NodeList
 from gpu_agent.server.operator_paths import NodeId
 from gpu_agent.server.operator_problems import unknown_node
+from gpu_agent.server.operator_reads import kept, settled
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeDetail, NodeSummary
@@ -23,7 +25,6 @@ from gpu_agent.wire.codes import NodeStatus
 NODES_IN_A_PIECE = 50
 
 _NODE = TypeAdapter(NodeSummary)
-_FOUND = 404
 
 Label = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=2049)]
 
@@ -60,30 +61,41 @@ def about_nodes(service: RegistryService) -> APIRouter:
     """Make the routes."""
     router = subject("nodes")
 
-    @router.get("/v1/nodes", summary="List nodes", openapi_extra=needs("read"), response_model=NodeList)
+    @router.get(
+        "/v1/nodes",
+        summary="List nodes",
+        openapi_extra=needs("read"),
+        response_model=NodeList,
+        responses=refusals(503),
+    )
     async def list_nodes(asked: Annotated[NodesQuery, Query()]) -> StreamingResponse:
         """List nodes by id, each with its status and the reason for it."""
         nodes = service.nodes(asked.wanted(), after=asked.after)
-        return StreamingResponse(
-            _written(nodes, limit=asked.limit, auth_on=service.auth_on), media_type="application/json"
-        )
+        await settled(service)
+        pieces = _pieces(service, nodes, limit=asked.limit)
+        written = _written(pieces, auth="on" if service.auth_on else "off", limit=asked.limit)
+        return StreamingResponse(written, media_type="application/json")
 
     @router.get(
-        "/v1/nodes/{node_id}", summary="Show a node", openapi_extra=needs("read"), responses=refusals(_FOUND)
+        "/v1/nodes/{node_id}",
+        summary="Show a node",
+        openapi_extra=needs("read"),
+        responses=refusals(404, 503),
     )
     async def show_node(node_id: NodeId) -> NodeDetail:
         """Show all that is known of a node."""
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.get(
         "/v1/nodes/{node_id}/events",
         summary="Show a node's history",
         openapi_extra=needs("read"),
-        responses=refusals(_FOUND),
+        responses=refusals(404, 503),
     )
     async def list_node_events(node_id: NodeId, asked: Annotated[EventsQuery, Query()]) -> EventList:
         """Show what happened to a node lately, oldest first."""
-        return EventList(node_id=node_id, events=known(service, node_id).events[-asked.limit :])
+        node = await kept(service, lambda: known(service, node_id))
+        return EventList(node_id=node_id, events=node.events[-asked.limit :])
 
     return router
 
@@ -96,23 +108,35 @@ def known(service: RegistryService, node_id: str) -> NodeDetail:
     return node
 
 
-async def _written(nodes: Iterator[NodeSummary], *, limit: int | None, auth_on: bool) -> AsyncIterator[bytes]:
+async def _pieces(
+    service: RegistryService, nodes: Iterator[NodeSummary], *, limit: int | None
+) -> AsyncIterator[list[NodeSummary]]:
+    """Read one node more than is asked for, some at a time, each time what is kept."""
+
+    def again(shown: list[NodeSummary]) -> list[NodeSummary]:
+        return [node for one in shown if (node := service.node(one.node_id)) is not None]
+
+    wanted = None if limit is None else limit + 1
+    nodes = itertools.islice(nodes, wanted)
+    while piece := await kept(service, lambda: list(itertools.islice(nodes, NODES_IN_A_PIECE)), again=again):
+        yield piece
+
+
+async def _written(
+    pieces: AsyncIterator[list[NodeSummary]], *, auth: str, limit: int | None
+) -> AsyncIterator[bytes]:
     """Write a page of nodes, then how many they are and where the next page begins."""
-    piece, count, last = bytearray(b'{"auth":"on",' if auth_on else b'{"auth":"off",'), 0, ""
-    piece += b'"nodes":['
-    more = False
-    for node in nodes:
-        if count == limit:
-            more = True
-            break
-        piece += (b"," if count else b"") + _NODE.dump_json(node)
-        count, last = count + 1, node.node_id
-        if count % NODES_IN_A_PIECE == 0:
-            yield bytes(piece)
-            piece.clear()
-            await asyncio.sleep(0)
+    yield f'{{"auth":"{auth}","nodes":['.encode()
+    count, last, more = 0, "", False
+    async for piece in pieces:
+        room = len(piece) if limit is None else limit - count
+        shown, more = piece[:room], len(piece) > room
+        if shown:
+            yield (b"," if count else b"") + b",".join(map(_NODE.dump_json, shown))
+            count, last = count + len(shown), shown[-1].node_id
+        await asyncio.sleep(0)
     following = _TEXT.dump_json(last if more else None).decode()
-    yield bytes(piece) + f'],"count":{count},"next":{following}}}'.encode()
+    yield f'],"count":{count},"next":{following}}}'.encode()
 
 
 _TEXT: TypeAdapter[str | None] = TypeAdapter(str | None)

@@ -11,6 +11,7 @@ from gpu_agent.server.operator_models import ApiModel, Labels
 from gpu_agent.server.operator_nodes import known
 from gpu_agent.server.operator_paths import NodeId, TokenId
 from gpu_agent.server.operator_problems import Refused, unless_refused
+from gpu_agent.server.operator_reads import kept
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import (
@@ -82,10 +83,10 @@ def about_tokens(service: RegistryService) -> APIRouter:
     """Make the routes."""
     router = subject("tokens")
 
-    @router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"))
+    @router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"), responses=refusals(_BUSY))
     async def list_tokens() -> TokenList:
         """List join and operator tokens, the oldest first, those that have ended too; never a secret."""
-        tokens = service.tokens.listed()
+        tokens = await kept(service, service.tokens.listed)
         return TokenList(tokens=tokens, count=len(tokens))
 
     @router.post(
@@ -142,7 +143,7 @@ def about_tokens(service: RegistryService) -> APIRouter:
     async def rotate_node_token(node_id: NodeId, asked: RotationRequest) -> NodeDetail:
         """Give a node another token, of which only the node is told."""
         unless_refused(await service.tokens.rotate(node_id, at_once=asked.at_once))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     return router
 

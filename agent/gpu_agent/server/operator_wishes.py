@@ -9,6 +9,7 @@ from gpu_agent.server.operator_models import CordonRequest, DrainRequest, Nothin
 from gpu_agent.server.operator_nodes import known
 from gpu_agent.server.operator_paths import NodeId
 from gpu_agent.server.operator_problems import unless_refused
+from gpu_agent.server.operator_reads import kept
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeDetail
@@ -31,7 +32,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
         unless_refused(
             await service.drain(node_id, deadline_seconds=asked.deadline_seconds, reason=asked.reason)
         )
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.post(
         "/v1/nodes/{node_id}/resume",
@@ -42,7 +43,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
     async def resume_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
         """Take a drained node back."""
         unless_refused(await service.resume(node_id))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.post(
         "/v1/nodes/{node_id}/cordon",
@@ -53,7 +54,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
     async def cordon_node(node_id: NodeId, asked: CordonRequest) -> NodeDetail:
         """Give a node no new jobs; its status stays."""
         unless_refused(await service.cordon(node_id, reason=asked.reason))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.post(
         "/v1/nodes/{node_id}/uncordon",
@@ -64,7 +65,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
     async def uncordon_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
         """Lift a cordon."""
         unless_refused(await service.uncordon(node_id))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.post(
         "/v1/nodes/{node_id}/refresh",
@@ -75,7 +76,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
     async def refresh_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
         """Have a node probe again now, and tell all that it finds with its next beat."""
         unless_refused(await service.refresh(node_id))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.post(
         "/v1/nodes/{node_id}/reregister",
@@ -86,7 +87,7 @@ def about_wishes(service: RegistryService) -> APIRouter:
     async def reregister_node(node_id: NodeId, _: NothingMore = _NOTHING) -> NodeDetail:
         """Have a node register again on its open connection."""
         unless_refused(await service.reregister(node_id))
-        return known(service, node_id)
+        return await kept(service, lambda: known(service, node_id))
 
     @router.delete(
         "/v1/nodes/{node_id}",

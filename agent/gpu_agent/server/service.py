@@ -259,6 +259,11 @@ class RegistryService:
         return await self._loop.settled()
 
     @property
+    def undone(self) -> int:
+        """How often something was undone because it could not be kept."""
+        return self._loop.undone
+
+    @property
     def store_problem(self) -> str | None:
         """Why nothing new can be kept at the moment, as a sentence; None when all is well."""
         return self._writer.problem

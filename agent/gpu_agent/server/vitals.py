@@ -44,6 +44,11 @@ class Figures:
     """Seconds."""
     selections: Histogram
     """Seconds."""
+    saves_kept: int
+    saves_failed: int
+    saves_waiting: int
+    commits: Histogram
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,4 +103,8 @@ class Vitals:
             last_period=self.meter.last,
             loop_lag=self.meter.loop_lag,
             selections=self.meter.selections,
+            saves_kept=self.writer.kept,
+            saves_failed=self.writer.failed,
+            saves_waiting=self.writer.waiting,
+            commits=self.writer.commits,
         )

@@ -15,6 +15,7 @@ from typing import TypeVar
 from gpu_agent.registry.actions import Kept
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import start_thread
+from gpu_agent.server.histogram import Histogram
 from gpu_agent.store.base import Batch, Store, StoreError, UnkeepableError
 
 MOST_AT_ONCE = 500
@@ -29,6 +30,7 @@ STALL_SECONDS = 10.0
 PROBE_SECONDS = 2.0
 """A store that fails is looked at this often, so that it is known to work before anybody needs it."""
 
+_COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 _SPOILT = "it builds on something that could not be kept, and was undone with it; ask again"
 _LOG = EventLog("registry")
 
@@ -57,11 +59,20 @@ class Writer:
         self._probing: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self.kept, self.failed = 0, 0
+        """Batches, since the start."""
+        self.commits = Histogram(_COMMIT_BOUNDS)
+        """Seconds, since the start; those that failed too."""
 
     @property
     def problem(self) -> str | None:
         """Why the store keeps nothing at the moment, as a sentence; None when all is well."""
         return self._problem
+
+    @property
+    def waiting(self) -> int:
+        """How many batches wait for the next commit."""
+        return len(self._waiting)
 
     @property
     def overwhelmed(self) -> str | None:
@@ -93,10 +104,14 @@ class Writer:
         if self._working or not self._waiting:
             return
         group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
-        self._let_work(
-            lambda: _kept(self._store, [one.batch for one in group]),
-            lambda outcome, fault: self._end(group, outcome or _broken(group, fault)),
-        )
+        now = asyncio.get_running_loop().time
+        began = now()
+
+        def ended(outcome: _Outcome | None, fault: BaseException | None) -> None:
+            self.commits.add(now() - began)
+            self._end(group, outcome or _broken(group, fault))
+
+        self._let_work(lambda: _kept(self._store, [one.batch for one in group]), ended)
 
     def _let_work(
         self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
@@ -125,9 +140,11 @@ class Writer:
             self._fail(outcome.fault)
         told = list(zip(group, outcome.problems, strict=True))
         failed = [(one, problem) for one, problem in told if problem is not None]
+        self.kept += len(told) - len(failed)
         if failed:
             spoilt = {key for one, _ in failed for key in _keys(one.batch)}
             failed += [(one, _SPOILT) for one in _drawn_out(self._waiting, spoilt)]
+        self.failed += len(failed)
         for one, problem in failed:
             one.answered(problem)
         for one in (one for one, problem in told if problem is None):
