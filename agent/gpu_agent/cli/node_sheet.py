@@ -16,7 +16,10 @@ STATUS_STYLES: dict[str, str] = {
     "offline": "red",
 }
 
-NO_NODES = "No node is registered. Start one: gpu-agent run --registry ws://HOST:8080/ws/node"
+NO_NODES = (
+    "No node is registered. Make a join token, gpu-agent registry token create --out FILE, and start one:\n"
+    "gpu-agent run --registry ws://HOST:8080/ws/node --join-token-file FILE"
+)
 AUTH_OFF = "auth is off: anybody who reaches this registry may act on it"
 _COLUMNS = (
     Column(head="NODE"),
