@@ -1,6 +1,7 @@
 from gpu_agent.registry.actions import Refusal, Save, Send
 from gpu_agent.registry.credentials import Credential, CredentialKind, Role
 from gpu_agent.registry.events import (
+    ConnectionLost,
     JoinTokenMade,
     OperatorTokenMade,
     RotationAsked,
@@ -115,9 +116,9 @@ def test_a_node_that_is_rotated_is_asked_to_register_again() -> None:
 def test_a_node_that_is_gone_is_rotated_when_it_is_back() -> None:
     registry = Registry()
     registry.ready()
-    registry.do(RotationAsked(1, "node-1"))
+    registry.do(ConnectionLost(1))
+    assert of(Send, registry.do(RotationAsked(1, "node-1"))) == []
     assert registry.node().keys.rotating
-    assert of(Send, registry.do(RotationAsked(1, "node-1"))) != []
 
 
 def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_back() -> None:
@@ -137,6 +138,7 @@ def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_
 def test_a_rotation_at_once_of_a_node_that_is_gone_ends_its_token() -> None:
     registry = Registry()
     registry.ready()
+    registry.do(ConnectionLost(1))
     registry.do(RotationAsked(1, "node-1", at_once=True))
     assert refused(registry, RotationAsked(1, "node-1")) == "NOTHING_TO_ROTATE"
 

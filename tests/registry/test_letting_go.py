@@ -1,4 +1,5 @@
-from gpu_agent.registry.events import ConnectionLost, CordonAsked, JoinTokenMade
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.events import ConnectionLost, CordonAsked, JoinTokenMade, TokenRevoked
 from tests.registry.fleets import Registry, notes, proof
 
 
@@ -43,6 +44,16 @@ def test_a_node_that_an_operator_wished_something_of_stays() -> None:
     assert known(registry) == ["node-1", "node-3"]
 
 
+def test_a_node_that_has_a_token_stays_though_auth_is_off_for_a_while() -> None:
+    registry = Registry()
+    gone(registry, 1, 2, 3)
+    unguarded = Registry(auth_off=True, max_offline_records=1)
+    unguarded.restore([Restored(*key, document, 0.0) for key, (document, _) in registry.kept.items()])
+    assert known(unguarded) == ["node-1", "node-2", "node-3"]
+    gone(unguarded, 4, 5)
+    assert known(unguarded) == ["node-1", "node-2", "node-3", "node-5"]
+
+
 def test_with_auth_on_nobody_is_let_go_for_being_one_of_many() -> None:
     registry = Registry(max_offline_records=1)
     gone(registry, 1, 2, 3)
@@ -80,3 +91,15 @@ def test_a_token_that_ended_is_forgotten_after_the_same_time() -> None:
     assert notes(told, "token_purged")[0].fields == {"token_id": "short"}
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
     assert ("token", "short") not in registry.kept
+
+
+def test_a_token_whose_revocation_was_undone_is_not_forgotten_for_it() -> None:
+    registry = Registry(offline_retention_seconds=60.0)
+    registry.do(JoinTokenMade(ref=0, token_id="long", digest="d", ttl_seconds=100.0))
+    registry.store_fails = True
+    registry.do(TokenRevoked(1, "long"))
+    registry.store_fails = False
+    registry.pass_time(99.0)
+    assert registry.fleet.credential("d", registry.now) is not None
+    registry.pass_time(63.0)
+    assert [token.token_id for token in registry.fleet.tokens()] == ["join"]

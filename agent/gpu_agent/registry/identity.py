@@ -4,6 +4,8 @@ Decides from what its connection presented and what is known of the id; binds no
 presented is looked at again: since the handshake it may have been revoked, used up or replaced.
 """
 
+from typing import assert_never
+
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import RegistrationArrived
 from gpu_agent.registry.joining import has_room, holds_place
@@ -42,6 +44,8 @@ class Identities:
                 return self._joining(event, credential, now)
             case CredentialKind.OPERATOR:
                 return _forbidden(event, "an operator's token registers no node: connect with a join token")
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _proven(self, event: RegistrationArrived, credential: Credential) -> str | NodeError:
         record = self._roster.records.get(credential.node_id or "")

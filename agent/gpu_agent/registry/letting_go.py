@@ -1,7 +1,7 @@
 """How a node's record is let go, with all that hangs on it: its claims of old, its tokens, its history.
 
 And which goes first where too many pile up. With auth off anybody may come under a fresh id, again and
-again: of records that are offline and carry nobody's wish only so many stay. Decides nothing else.
+again: of records that are offline, carry nobody's wish and have no token only so many stay.
 """
 
 from math import inf
@@ -40,9 +40,14 @@ class Crowd:
         for node_id in step.touched:
             self._offline.forget(node_id)
             record = self._house.roster.records.get(node_id)
-            if record is not None and purge_at(record, self._house.thresholds) < inf and not record.claims:
+            if record is not None and self._may_go(record):
                 self._offline.at(node_id, record.since)
         limit = self._house.thresholds.max_offline_records
         while self._offline.planned > limit:
             node_id = next(self._offline.reached(inf))
             purge(self._house.roster.records[node_id], self._house, why="too many are offline", step=step)
+
+    def _may_go(self, record: NodeRecord) -> bool:
+        """A node with a token was let in by somebody, and auth may be on again tomorrow."""
+        purgeable = purge_at(record, self._house.thresholds) < inf
+        return purgeable and not record.claims and not record.keys.all
