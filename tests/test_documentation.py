@@ -17,7 +17,7 @@ from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.reception import MALFORMED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS

@@ -28,6 +28,8 @@ WITHOUT_BEHAVIOUR = {
     "registry/job.py",
     "registry/thresholds.py",
     "registry/dispatch/verdict.py",
+    "server/keeper.py",
+    "server/limits.py",
     "server/service_settings.py",
     "store/base.py",
 }

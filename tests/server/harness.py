@@ -10,8 +10,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore

@@ -19,7 +19,8 @@ from gpu_agent.registry.actions import (
 from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally
 from gpu_agent.store.base import RegistryEvent

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry.credentials import Role
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
 from tests.server.harness import Node, node, registration, running, url

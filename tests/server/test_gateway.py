@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import struct
 import weakref
 from collections.abc import AsyncIterator
@@ -17,9 +16,10 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.reception import MALFORMED_IN_A_ROW
 from gpu_agent.server.service import RegistryService
+from tests.server.frames import masked
 from tests.server.harness import QUICK, Node, beat, node, registration, running, until, url
 
 MIB = 1024 * 1024
@@ -243,7 +243,7 @@ async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other:
     async with running(limits=limits) as service, raw(service) as deaf:
         assert isinstance(deaf.writer.transport, asyncio.Transport)
         deaf.writer.transport.pause_reading()
-        flood = _masked(b"nonsense") + _masked(json.dumps(REGISTER).encode())
+        flood = masked(b"nonsense") + masked(json.dumps(REGISTER).encode())
         with contextlib.suppress(ConnectionError):
             while service.size.connections:
                 deaf.writer.write(flood * 50)
@@ -251,6 +251,87 @@ async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other:
                 await asyncio.sleep(0)
         assert service.size.connections == 0
     await _is_served(other)
+
+
+async def test_a_handshake_that_dribbles_is_cut_off_at_its_deadline(other: Node) -> None:
+    limits = Limits(handshake_timeout_seconds=0.3, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service:
+        _, writer = await asyncio.open_connection(*_host_and_port(service))
+        began = asyncio.get_running_loop().time()
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET /ws/node HTTP/1.1\r\nX-Padding: " + b"x" * 1000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        assert 0.25 < asyncio.get_running_loop().time() - began < 2
+        assert service.size.connections == 0
+        writer.close()
+    await _is_served(other)
+
+
+async def test_a_peer_that_came_in_has_until_the_registration_timeout(service: RegistryService) -> None:
+    limits = Limits(handshake_timeout_seconds=0.1, registration_timeout_seconds=0.4)
+    async with running(limits=limits) as patient, node(patient) as slow:
+        await asyncio.sleep(0.2)
+        assert (await slow.register())["type"] == "node_register_ack"
+        await asyncio.sleep(0.4)
+        await slow.become_ready(node_id=slow.node_id)
+    assert service.size.connections == 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        masked(b"", opcode=9),
+        masked(b"", opcode=10),
+        masked(b"", opcode=0, fin=False),
+        masked(b"x" * 125, opcode=9),
+    ],
+    ids=["pings", "pongs", "empty fragments", "long pings"],
+)
+@pytest.mark.parametrize("registers", [True, False], ids=["a node", "a stranger"])
+async def test_a_flood_of_tiny_frames_is_cut_off_with_1008(
+    frame: bytes, *, registers: bool, other: Node
+) -> None:
+    async with running() as service, raw(service) as flood:
+        if registers:
+            flood.writer.write(masked(json.dumps(REGISTER).encode()))
+            await flood.text()
+        opening = masked(b"x", fin=False) if frame[0] == 0 else b""
+        flood.writer.write(opening + frame * (Limits().frames_at_once + 500))
+        heard = await asyncio.wait_for(flood.reader.read(), 5)
+        assert heard.rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
+    await _is_served(other)
+
+
+async def test_a_flood_of_beats_is_cut_off_with_1008(service: RegistryService, other: Node) -> None:
+    async with node(service) as eager:
+        await eager.register()
+        text = json.dumps(beat(eager.node_id))
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(Limits().frames_at_once * 2):
+                await eager.socket.send(text)
+        assert (await eager.closed())[0] == 1008
+    await _is_served(other)
+
+
+async def test_a_node_may_beat_far_more_often_than_it_is_told(service: RegistryService) -> None:
+    async with node(service) as lively:
+        await lively.register()
+        for _ in range(200):
+            await lively.beat()
+        await lively.hear_type("node_status", status="ready")
+
+
+async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() -> None:
+    """The store may answer when the peer has long broken a rule and been told so."""
+    async with running(limits=Limits(close_timeout_seconds=0.2)) as service, raw(service) as broken:
+        await until(lambda: service.size.connections == 1, what="the connection")
+        (connection,) = service._switchboard._connections.values()
+        broken.writer.write(b"\x81\x02{}")
+        assert await broken.close_code() == 1002
+        connection.identify("node-1")
+        await until(lambda: service.size.connections == 0, what="the connection dropped")
 
 
 async def test_compression_is_not_negotiated(service: RegistryService) -> None:
@@ -278,7 +359,7 @@ async def test_a_peer_that_never_answers_a_close_is_dropped_after_the_close_time
     service: RegistryService,
 ) -> None:
     async with raw(service) as stubborn:
-        stubborn.writer.write(_masked(b"\x00", opcode=2))
+        stubborn.writer.write(masked(b"\x00", opcode=2))
         assert (await stubborn.reader.readexactly(2))[0] == 0x88
         with contextlib.suppress(ConnectionError):
             await asyncio.wait_for(stubborn.reader.read(), 5)
@@ -286,16 +367,20 @@ async def test_a_peer_that_never_answers_a_close_is_dropped_after_the_close_time
 
 
 async def test_a_frame_sent_right_behind_the_handshake_is_read(service: RegistryService) -> None:
-    async with raw(service, behind=_masked(json.dumps(REGISTER).encode())) as eager:
+    async with raw(service, behind=masked(json.dumps(REGISTER).encode())) as eager:
         assert json.loads(await eager.text())["type"] == "node_register_ack"
 
 
 async def test_a_goodbye_in_the_same_read_as_the_close_frame_is_heard(service: RegistryService) -> None:
-    async with raw(service, behind=_masked(json.dumps(REGISTER).encode())) as leaving:
+    async with raw(service, behind=masked(json.dumps(REGISTER).encode())) as leaving:
         node_id = json.loads(await leaving.text())["node_id"]
         goodbye = {"type": "node_unregister", "node_id": node_id, "reason": "shutdown", "drain": False}
-        leaving.writer.write(_masked(json.dumps(goodbye).encode()) + _masked(b"\x03\xe8", opcode=8))
+        leaving.writer.write(masked(json.dumps(goodbye).encode()) + masked(b"\x03\xe8", opcode=8))
         await until(lambda: _status(service, node_id) == "offline", what="the goodbye heard")
+
+
+def _host_and_port(service: RegistryService) -> tuple[str, int]:
+    return service.node_address.host, service.node_address.port
 
 
 def _status(service: RegistryService, node_id: str) -> str | None:
@@ -319,11 +404,12 @@ async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(serv
             (connection,) = service._switchboard._connections.values()
             left: list[weakref.ref[object]] = [
                 weakref.ref(connection),
-                weakref.ref(connection._protocol),
+                weakref.ref(connection._socket),
+                weakref.ref(connection._socket._protocol),
             ]
             del connection
         await until(lambda: service.size.connections == 0, what="the connection gone")
-        await until(lambda: [one() for one in left] == [None, None], what="its objects gone")
+        await until(lambda: [one() for one in left] == [None, None, None], what="its objects gone")
     finally:
         gc.enable()
 
@@ -337,7 +423,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
         json.dumps({"type": "nobody-knows", "mark": mark, "padding": "x" * size}).encode()
         for mark, size in enumerate(sizes)
     ]
-    stream = b"".join(data.draw(st.sampled_from([_masked, _fragmented, _pinged]))(one) for one in padded)
+    stream = b"".join(data.draw(st.sampled_from([masked, _fragmented, _pinged]))(one) for one in padded)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     heard: list[bytes] = []
     async with running(QUICK) as service:
@@ -394,23 +480,10 @@ async def raw(service: RegistryService, *, behind: bytes = b"") -> AsyncIterator
             await writer.wait_closed()
 
 
-def _masked(payload: bytes, *, opcode: int = 1, fin: bool = True) -> bytes:
-    mask = os.urandom(4)
-    length = len(payload)
-    head = bytes([opcode | (0x80 if fin else 0)])
-    if length < 126:
-        head += bytes([0x80 | length])
-    elif length < 65536:
-        head += b"\xfe" + struct.pack("!H", length)
-    else:
-        head += b"\xff" + struct.pack("!Q", length)
-    return head + mask + bytes(byte ^ mask[at & 3] for at, byte in enumerate(payload))
-
-
 def _fragmented(payload: bytes) -> bytes:
     half = len(payload) // 2
-    return _masked(payload[:half], fin=False) + _pinged(b"", opcode=0, rest=payload[half:])
+    return masked(payload[:half], fin=False) + _pinged(b"", opcode=0, rest=payload[half:])
 
 
 def _pinged(payload: bytes, *, opcode: int = 1, rest: bytes = b"") -> bytes:
-    return _masked(b"are you there", opcode=9) + _masked(payload + rest, opcode=opcode)
+    return masked(b"are you there", opcode=9) + masked(payload + rest, opcode=opcode)

@@ -15,9 +15,10 @@ from gpu_agent.registry.events import (
     GoodbyeArrived,
     RegistrationArrived,
 )
-from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
-from gpu_agent.server.reception import Reception
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.reception import REFUSED_IN_A_ROW, Reception
 from gpu_agent.server.switchboard import Switchboard
 from tests.server.harness import LOOPBACK, Node, admit_all, beat, registration, until
 
@@ -125,3 +126,40 @@ async def test_r05_a_registration_of_another_structure_is_told_the_supported_sch
             "INVALID_CAPABILITY_SCHEMA",
             {"supported": ["1.0", "1.1"]},
         )
+
+
+async def test_who_says_too_much_besides_beats_is_told_so_unheard_and_then_cut_off(
+    events: list[Event],
+) -> None:
+    async with received(events) as (peer, _):
+        fault = {"type": "node_error", "code": "GPU_LOST"}
+        for _ in range(Limits().errands_at_once + REFUSED_IN_A_ROW):
+            await peer.say(fault)
+        told = [await peer.hear() for _ in range(REFUSED_IN_A_ROW)]
+        assert {one["code"] for one in told} == {"RATE_LIMITED"}
+        assert all(0 < one["retry_after_seconds"] <= 1 for one in told)
+        assert (await peer.closed())[0] == 1008
+    heard = [one for one in events if isinstance(one, FaultReported)]
+    assert Limits().errands_at_once <= len(heard) <= Limits().errands_at_once + 2
+
+
+async def test_unreadable_frames_count_as_well_even_between_beats(events: list[Event]) -> None:
+    async with received(events) as (peer, _):
+        for _ in range(Limits().errands_at_once + REFUSED_IN_A_ROW):
+            await peer.socket.send("nonsense")
+            await peer.say(beat("node-1"))
+        codes = [(await peer.hear())["code"] for _ in range(Limits().errands_at_once + REFUSED_IN_A_ROW)]
+        assert codes[: Limits().errands_at_once] == ["INVALID_MESSAGE"] * Limits().errands_at_once
+        assert set(codes[Limits().errands_at_once + 2 :]) == {"RATE_LIMITED"}
+        assert (await peer.closed())[0] == 1008
+
+
+async def test_a_beat_of_another_node_is_an_offence_told_once(
+    events: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="gpu_agent.server.gateway")
+    async with received(events) as (peer, _):
+        for _ in range(5):
+            await peer.say(beat("node-of-somebody-else"))
+        await until(lambda: len(events) == 5, what="five beats")
+    assert [record.message for record in caplog.records] == ["foreign_beat", "offences_left_out"]

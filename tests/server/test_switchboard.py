@@ -1,13 +1,18 @@
 import asyncio
+import contextlib
 import http
+import socket
+from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import Limits, NodeConnection
-from gpu_agent.server.switchboard import RETRY_AFTER_SECONDS, Switchboard
+from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.switchboard import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, Switchboard
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 
 
@@ -104,3 +109,67 @@ async def test_what_is_sent_to_a_connection_that_is_gone_goes_nowhere() -> None:
     board.close(7, 1001, "")
     board.identify(7, "node-1")
     assert board.size == 0
+
+
+async def test_too_many_unregistered_from_one_address_are_503_until_some_register_or_go() -> None:
+    limits = Limits(max_unregistered_per_origin=2, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service:
+        async with node(service) as first, node(service):
+            response = (await refused(url(service))).response
+            assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+            assert response.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
+            await first.register()
+            async with node(service) as third:
+                assert (await third.register())["type"] == "node_register_ack"
+        async with node(service) as later:
+            assert (await later.register())["type"] == "node_register_ack"
+
+
+async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -> None:
+    async with running(limits=Limits(max_handshakes=2, close_timeout_seconds=0.3)) as service:
+        address = service.node_address
+        slow = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
+        await until(lambda: service.size.connections == 2, what="two that say nothing")
+        async with node(service) as quick:
+            assert (await quick.register())["type"] == "node_register_ack"
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(slow[0][0].read(), 5) == b""
+            assert service.size.connections == 2
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_unfinished_messages_beyond_what_is_held_end_strangers_with_1013_and_no_node() -> None:
+    limits = Limits(max_held_bytes=100_000, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service, node(service) as known:
+        await known.register()
+        begun = b"\x81\xff" + (60_000).to_bytes(8, "big") + b"\0" * 4 + b"x" * 40_000
+        known.socket.transport.write(begun)
+        await until(lambda: service._switchboard._holdings.total_bytes >= 40_000, what="one message begun")
+        async with AsyncExitStack() as stack:
+            greedy = [await stack.enter_async_context(node(service)) for _ in range(3)]
+            for one in greedy:
+                one.socket.transport.write(begun)
+            codes = [asyncio.ensure_future(one.closed()) for one in greedy]
+            done, (waiting,) = await asyncio.wait(codes, timeout=1)
+            assert {closed.result()[0] for closed in done} == {1013}
+            waiting.cancel()
+        assert service._switchboard._holdings.total_bytes == 40_000
+        known.socket.transport.write(b"x" * 20_000)
+        assert (await known.hear_type("node_error"))["code"] == "INVALID_MESSAGE"
+        assert service._switchboard._holdings.total_bytes == 0
+
+
+async def test_so_few_connections_are_accepted_in_one_turn_that_nobody_else_waits_long() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.2))
+    address = await board.listen(LOOPBACK)
+    queued = [socket.create_connection((address.host, address.port)) for _ in range(ACCEPTED_AT_ONCE * 3)]
+    sizes = []
+    while board.size < len(queued):
+        await asyncio.sleep(0)
+        sizes.append(board.size)
+    steps = [after - before for before, after in pairwise([0, *sizes])]
+    assert max(steps) <= ACCEPTED_AT_ONCE
+    for one in queued:
+        one.close()
+    await board.stop()

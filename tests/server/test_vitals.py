@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import LOOPBACK, Node, node, registration, running, until

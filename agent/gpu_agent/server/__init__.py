@@ -12,7 +12,7 @@ from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.address import Address
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_filter import NodeFilter
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings

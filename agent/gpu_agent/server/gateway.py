@@ -1,155 +1,140 @@
 """One node's socket: whole text frames arrive and leave on it, within the limits of §2.
 
-Built on the Sans-I/O layer of `websockets`, because a fleet's beats must not each pay for a
-queue, a future and a task switch: a frame is handed on inside the callback that read it, so a
-slow registry leaves bytes in the kernel and thereby slows its peers. There is no task per
-connection, and no receive queue at all.
-
-The common case, one whole masked frame in one read, does not even enter the Sans-I/O parser:
-that alone takes a tenth off what a beat costs. `benchmarks/beats.py` holds the figures.
+A fleet's beats must not each pay for a queue, a future and a task switch: a frame is handed on inside
+the callback that read it, so a slow registry leaves bytes in the kernel and thereby slows its peers.
+There is no task per connection, and no receive queue at all. Only what is no lone message of a
+registered node waits for its turn, when many speak at once. `benchmarks/beats.py` holds the figures.
 
 Reads no message and knows no node: a frame's meaning is found elsewhere.
 """
 
 import asyncio
-import http
-from dataclasses import dataclass
-from math import inf
-from typing import Protocol
-
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from collections.abc import Callable
 
 from gpu_agent.registry.credentials import Credential
-from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.address import Address
-from gpu_agent.server.handshake import Handshake, TurnedAway
-from gpu_agent.wire.codec import MAX_FRAME_BYTES
+from gpu_agent.server.allowance import Allowance
+from gpu_agent.server.handshake import Handshake
+from gpu_agent.server.keeper import Keeper
+from gpu_agent.server.quieting import origin_of
+from gpu_agent.server.websocket import Aside, WebSocket
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # a platform for which websockets has no compiled wheel
-    from websockets.utils import apply_mask
+UNSUPPORTED_DATA, POLICY_VIOLATION, TRY_AGAIN_LATER = 1003, 1008, 1013
+SWITCHING_PROTOCOLS = 101
 
-_WHOLE_TEXT, _MASKED_16_BIT_LENGTH = 0x81, 0xFE
-_HEAD_BYTES = 8
-"""Of a masked frame with a 16-bit length: 2 and 2 bytes, then the mask."""
-
-_LONGEST_CLOSE_REASON_BYTES = 123
-"""A control frame's 125 bytes, less two for the code."""
-
-_LOG = EventLog("server.gateway")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a peer may ask of the gateway (§2)."""
-
-    max_connections: int = 16384
-    registration_timeout_seconds: float = 10.0
-    """A connection without a valid registration by then is closed with 1008."""
-    close_timeout_seconds: float = 2.0
-    max_frame_bytes: int = MAX_FRAME_BYTES
-    max_unsent_bytes: int = 64 * 1024
-    """A peer that leaves more than this unread is cut off."""
-
-
-class Keeper(Protocol):
-    """What a connection needs of whoever keeps it."""
-
-    @property
-    def limits(self) -> Limits:
-        """What its peer may ask."""
-
-    def lend_buffer(self) -> memoryview:
-        """Lend memory to read into, used up before the next connection reads."""
-
-    def turn_away(self, connection: "NodeConnection", handshake: Handshake) -> TurnedAway | None:
-        """Say why a peer may not come in; None when it may."""
-
-    def frame_arrived(self, connection: "NodeConnection", payload: bytes) -> None:
-        """Take in a text frame."""
-
-    def forget(self, connection: "NodeConnection") -> None:
-        """A connection is gone."""
+_FRAME_BYTES = 2 * 1024
+"""A longer frame counts as several: it costs as much as they do."""
 
 
 class NodeConnection(asyncio.BufferedProtocol):
     """One node's socket, known by a number that is never used again."""
 
-    def __init__(self, keeper: Keeper, number: int) -> None:
+    def __init__(self, keeper: Keeper["NodeConnection"], number: int) -> None:
+        limits = keeper.limits
         self.number = number
         self.node_id: str | None = None
         """The node that registered here last."""
         self.credential: Credential | None = None
         """What its handshake presented; None with auth off."""
-        self.malformed_in_a_row = 0
-        self.address = ""
+        self.address = self.origin = ""
+        self.malformed_in_a_row = self.refused_in_a_row = 0
+        self.errands = Allowance(per_second=limits.errands_per_minute / 60, at_once=limits.errands_at_once)
+        """How many messages besides beats it may send."""
+        self._frames = Allowance(per_second=limits.frames_per_second, at_once=limits.frames_at_once)
         self._keeper = keeper
-        self._buffer = keeper.lend_buffer()
-        self._protocol = ServerProtocol(max_size=keeper.limits.max_frame_bytes)
-        self._parts: bytearray | None = None
-        self._unparsed: float = 0
-        """Bytes of an incomplete frame that the parser holds back."""
+        self._now = keeper.monotonic
+        self._buffer = keeper.lend_buffer(registered=False)
+        self._socket = WebSocket(
+            max_frame_bytes=limits.max_frame_bytes, max_handshake_bytes=limits.max_handshake_bytes
+        )
         self._between_frames = False
+        """True when a registered node's next byte begins a frame."""
+        self._waiting = b""
+        self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._deaf = False
         """Set when we end the connection: what the peer says after that counts for nothing."""
         self._transport: asyncio.Transport
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether it has shown to be a node's."""
+        return self.node_id is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held of unfinished messages, and of answers that the peer has not read."""
+        return self._socket.held_bytes + len(self._waiting) + self._transport.get_write_buffer_size()
+
     def identify(self, node_id: str) -> None:
         """A valid registration came: the connection may stay."""
+        if self._closing:
+            return
         if self.node_id is None:
             self._cancel_timer()
+            self._buffer = self._keeper.lend_buffer(registered=True)
+            self._keeper.registered(self)
         self.node_id = node_id
 
     def send(self, text: str) -> None:
         """Send one text frame; on a connection that is closing it goes nowhere."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_text(text.encode())
+        if self._socket.open:
+            self._socket.send_text(text)
             self._flush()
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye with a code; the peer has the close timeout to answer."""
-        if self._protocol.state is State.CONNECTING:
-            self._transport.abort()
-        elif self._protocol.state is State.OPEN:
+        if self._socket.open:
             self._deaf = True
-            self._protocol.send_close(code, _fitting(reason))
+            self._socket.send_close(code, reason)
             self._flush()
+        elif self._socket.connecting:
+            self._transport.abort()
 
     def fail(self, code: int, reason: str) -> None:
         """End a connection whose peer broke a rule: close frame, then deaf."""
-        if self._protocol.state is State.CONNECTING:
-            self._transport.abort()
-        elif self._protocol.state is State.OPEN:
-            _LOG.info(
-                "connection_failed", node_id=self.node_id, address=self.address, code=code, reason=reason
-            )
+        if self._socket.open:
+            self.offends("connection_failed", kind=code, code=code, reason=reason)
             self._deaf = True
-            self._protocol.fail(code, _fitting(reason))
+            self._socket.fail(code, reason)
             self._flush()
+        elif self._socket.connecting:
+            self._transport.abort()
+
+    def give_up(self) -> None:
+        """End the connection for what it makes the registry hold."""
+        if self._socket.connecting or self._transport.get_write_buffer_size():
+            self.offends("connection_crowded_out")
+            self._transport.abort()
+        else:
+            self.fail(TRY_AGAIN_LATER, "too many unfinished messages at a time: try later")
 
     def abort(self) -> None:
         """Drop the connection without a word."""
         self._transport.abort()
 
+    def offends(self, event: str, *, kind: object = None, **fields: object) -> None:
+        """Tell of an offence of this peer, with who it is."""
+        self._keeper.quieting.offence(
+            event, self.origin, kind=kind, node_id=self.node_id, address=self.address, **fields
+        )
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the peer, and give it a while to register."""
+        """Note the peer, and give it a while for its handshake."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
         self._transport = transport
         peer = transport.get_extra_info("peername")
-        self.address = str(Address(*peer[:2])) if isinstance(peer, tuple) else ""
+        if isinstance(peer, tuple):
+            self.address, self.origin = str(Address(*peer[:2])), origin_of(peer[0])
         limits = self._keeper.limits
         transport.set_write_buffer_limits(high=limits.max_unsent_bytes)
-        self._timer = asyncio.get_running_loop().call_later(
-            limits.registration_timeout_seconds, self._registration_overdue
+        self._after(
+            min(limits.handshake_timeout_seconds, limits.registration_timeout_seconds), self._handshake_over
         )
+        self._keeper.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Lend where the next bytes are read into."""
@@ -157,26 +142,30 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read, and hand on each message that it completes."""
-        buffer = self._buffer
-        if (
-            self._between_frames
-            and buffer[0] == _WHOLE_TEXT
-            and buffer[1] == _MASKED_16_BIT_LENGTH
-            and nbytes == _HEAD_BYTES + (buffer[2] << 8 | buffer[3]) <= self._keeper.limits.max_frame_bytes
-        ):
-            mask = bytes(buffer[4:_HEAD_BYTES])
-            self._keeper.frame_arrived(self, apply_mask(buffer[_HEAD_BYTES:nbytes], mask))
+        if self._between_frames:
+            text = self._socket.lone_text(self._buffer, nbytes)
+            if text is not None:
+                if self._frames.spend(self._now(), 1 + nbytes // _FRAME_BYTES):
+                    self._keeper.frame_arrived(self, text)
+                else:
+                    self._too_fast()
+                return
+        data = bytes(self._buffer[:nbytes])
+        if self._keeper.turns.has_time():
+            self._receive(data)
         else:
-            self._feed(bytes(buffer[:nbytes]))
+            self._waiting = data
+            self._transport.pause_reading()
+            self._keeper.turns.wait(self._go_on)
 
     def eof_received(self) -> None:
         """The peer says no more; asyncio closes the socket."""
-        self._protocol.receive_eof()
+        self._socket.receive_eof()
         self._flush()
 
     def pause_writing(self) -> None:
         """A peer that does not read what it is told is cut off."""
-        _LOG.info("slow_consumer_dropped", node_id=self.node_id, address=self.address)
+        self.offends("slow_consumer_dropped")
         self._transport.abort()
 
     def resume_writing(self) -> None:
@@ -185,88 +174,89 @@ class NodeConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the gateway, whatever the cause was."""
         self._cancel_timer()
-        self._protocol.parser.close()  # a generator of the object that holds it: the one cycle there is
+        self._closing = self._deaf = True
+        self._between_frames, self._waiting = False, b""
+        self._socket.release()
+        self._keeper.holds(self, 0)
         self._keeper.forget(self)
 
     # What follows from it.
 
-    def _feed(self, data: bytes) -> None:
-        """Let the parser find the frames; it may hold back the beginning of one."""
-        protocol = self._protocol
-        protocol.receive_data(data)
-        self._unparsed += len(data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                self._unparsed -= _bytes_on_wire(event)
-                self._frame(event)
-            elif isinstance(event, Request):
-                protocol.send_response(self._answer(event))
-                _head, end, rest = data.partition(b"\r\n\r\n")
-                self._unparsed = len(rest) if end else inf  # an odd peer: never sure where a frame begins
+    def _go_on(self) -> None:
+        """Take what has waited for its turn."""
+        data, self._waiting = self._waiting, b""
+        if data:
+            self._transport.resume_reading()
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        for heard in self._socket.receive(data):
+            if isinstance(heard, Handshake):
+                self._answer(heard)
+            elif not self._deaf:  # a goodbye and the close frame may come in one read
+                self._take(heard)
+        broken = self._socket.breakage()
+        if broken is not None:
+            event = "handshake_refused" if broken.code is None else "connection_failed"
+            self.offends(event, kind=broken.code, code=broken.code, reason=broken.reason)
         self._flush()
-        self._between_frames = not self._unparsed and self._parts is None and protocol.state is State.OPEN
+        self._between_frames = self.node_id is not None and self._socket.between_frames
 
-    def _answer(self, request: Request) -> Response:
-        authorizations = tuple(request.headers.get_all("Authorization"))
-        refusal = self._keeper.turn_away(self, Handshake(request.path, authorizations))
-        if refusal is None:
-            return self._protocol.accept(request)
-        response = self._protocol.reject(refusal.status, f"{refusal.sentence}\n")
-        if refusal.retry_after_seconds is not None:
-            response.headers["Retry-After"] = str(refusal.retry_after_seconds)
-        if refusal.status is http.HTTPStatus.UNAUTHORIZED:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+    def _answer(self, handshake: Handshake) -> None:
+        refusal = self._keeper.turn_away(self, handshake)
+        status = self._socket.answer(refusal)
+        if status == SWITCHING_PROTOCOLS:
+            self._keeper.came_in(self)
+        else:
+            reason = "no WebSocket handshake" if refusal is None else refusal.sentence
+            self.offends("handshake_refused", kind=status, status=status, reason=reason)
 
-    def _frame(self, frame: Frame) -> None:
-        if self._deaf:  # not the protocol's state: a goodbye and the close frame may come in one read
-            return
-        match frame.opcode:
-            case Opcode.TEXT if frame.fin:
-                self._keeper.frame_arrived(self, bytes(frame.data))
-            case Opcode.TEXT:
-                self._parts = bytearray(frame.data)
-            case Opcode.CONT if self._parts is not None:
-                self._parts += frame.data
-                if frame.fin:
-                    whole, self._parts = bytes(self._parts), None
-                    self._keeper.frame_arrived(self, whole)
-            case Opcode.BINARY | Opcode.CONT:
-                self.fail(CloseCode.UNSUPPORTED_DATA, "messages are JSON in text frames")
-            case Opcode.CLOSE | Opcode.PING | Opcode.PONG:
-                pass  # the protocol has answered already
+    def _take(self, heard: bytes | Aside) -> None:
+        size = len(heard) if isinstance(heard, bytes) else 0
+        if not self._frames.spend(self._now(), 1 + size // _FRAME_BYTES):
+            self._too_fast()
+        elif isinstance(heard, bytes):
+            self._keeper.frame_arrived(self, heard)
+        elif heard is Aside.BINARY:
+            self.fail(UNSUPPORTED_DATA, "messages are JSON in text frames")
+
+    def _too_fast(self) -> None:
+        self.fail(POLICY_VIOLATION, "too many frames in too short a time")
 
     def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
+        for data in self._socket.outgoing():
             if data:
                 self._transport.write(data)
             elif self._transport.can_write_eof():
                 self._transport.write_eof()
             else:
                 self._transport.close()
-        if self._protocol.close_expected() and not self._closing:
+        held = self.held_bytes
+        if held != self._held_bytes:
+            self._held_bytes = held
+            self._keeper.holds(self, held)
+        if self._socket.closing and not self._closing:
             self._closing = True
             self._between_frames = False
-            self._cancel_timer()
-            self._timer = asyncio.get_running_loop().call_later(
-                self._keeper.limits.close_timeout_seconds, self._transport.abort
-            )
+            self._after(self._keeper.limits.close_timeout_seconds, self._transport.abort)
+
+    def _handshake_over(self) -> None:
+        limits = self._keeper.limits
+        if self._socket.connecting:
+            self.offends("handshake_overdue")
+            self._transport.abort()
+        else:
+            left = limits.registration_timeout_seconds - limits.handshake_timeout_seconds
+            self._after(max(0.0, left), self._registration_overdue)
 
     def _registration_overdue(self) -> None:
-        self.fail(CloseCode.POLICY_VIOLATION, "no valid node_register in time")
+        self.fail(POLICY_VIOLATION, "no valid node_register in time")
+
+    def _after(self, seconds: float, then: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _fitting(reason: str) -> str:
-    """Cut a close reason to what a control frame can hold, between two characters."""
-    return reason.encode()[:_LONGEST_CLOSE_REASON_BYTES].decode(errors="ignore")
-
-
-def _bytes_on_wire(frame: Frame) -> int:
-    """Return the length of a masked frame whose length is written as short as can be."""
-    length = len(frame.data)
-    return 6 + length + (0 if length < 126 else 2 if length < 65536 else 8)  # noqa: PLR2004 - RFC 6455 §5.2

@@ -1,10 +1,12 @@
-"""From frames to events: what a node said, or how it is told that it said nothing readable.
+"""From frames to events: what a node said, or how it is told that it said nothing readable, or too much.
 
-A malformed frame is answered with its faults by path and leaves the connection open, until
-too many come in a row. Decides nothing about nodes.
+A malformed frame is answered with its faults by path and leaves the connection open, until too many
+come in a row. Beats apart, a connection may only say so much a minute: what is over is answered with
+`RATE_LIMITED` and goes unheard, and who does not heed that is cut off. Decides nothing about nodes.
 """
 
 import secrets
+import time
 from collections.abc import Callable
 from typing import assert_never
 
@@ -17,8 +19,7 @@ from gpu_agent.registry.events import (
     GoodbyeArrived,
     RegistrationArrived,
 )
-from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server.gateway import NodeConnection
+from gpu_agent.server.gateway import POLICY_VIOLATION, NodeConnection
 from gpu_agent.server.minting import fresh_node_token
 from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
 from gpu_agent.wire.codes import ErrorCode
@@ -27,10 +28,10 @@ from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, Node
 MALFORMED_IN_A_ROW = 20
 """A peer that sends this many unreadable frames without a readable one is cut off."""
 
-_POLICY_VIOLATION = 1008
-_FRESH_ID_BYTES = 4
+REFUSED_IN_A_ROW = 20
+"""A peer that goes on after being told this often that it says too much is cut off."""
 
-_LOG = EventLog("server.reception")
+_FRESH_ID_BYTES = 4
 
 
 class Reception:
@@ -40,11 +41,18 @@ class Reception:
     the fleet's to decide.
     """
 
-    def __init__(self, handle: Callable[[Event], None], *, auth_on: bool) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Event], None],
+        *,
+        auth_on: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.beats = 0
         """Beats received since the start."""
         self._handle = handle
         self._auth_on = auth_on
+        self._now = monotonic
 
     def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
         """Read one frame; the hottest path of the registry."""
@@ -56,8 +64,10 @@ class Reception:
         connection.malformed_in_a_row = 0
         if isinstance(message, NodeHeartbeat):
             self.beats += 1
+            if message.node_id != connection.node_id:
+                connection.offends("foreign_beat", beat_of=message.node_id)
             self._handle(BeatArrived(connection.number, message))
-        else:
+        elif self._may_say_more(connection):
             self._handle(self._event_of(connection, message))
 
     def connection_lost(self, connection: NodeConnection) -> None:
@@ -84,18 +94,37 @@ class Reception:
             case _ as unreachable:
                 assert_never(unreachable)
 
+    def _may_say_more(self, connection: NodeConnection) -> bool:
+        """Say whether this message may be heard; one that may not is answered so."""
+        now = self._now()
+        if connection.errands.spend(now):
+            connection.refused_in_a_row = 0
+            return True
+        connection.refused_in_a_row += 1
+        connection.offends("rate_limited")
+        seconds = round(connection.errands.refills_in(now), 3)
+        connection.send(encode(_too_much(connection, retry_after_seconds=seconds)))
+        if connection.refused_in_a_row >= REFUSED_IN_A_ROW:
+            connection.fail(POLICY_VIOLATION, "too many messages, and deaf to RATE_LIMITED")
+        return False
+
     def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
+        if not self._may_say_more(connection):
+            return
         connection.malformed_in_a_row += 1
-        if connection.malformed_in_a_row == 1:  # once in a row: a broken peer must not fill the log
-            _LOG.info(
-                "frame_malformed",
-                node_id=connection.node_id,
-                address=connection.address,
-                problems=[f"{one.path}: {one.problem}" for one in error.errors],
-            )
+        connection.offends("frame_malformed", problems=[f"{one.path}: {one.problem}" for one in error.errors])
         connection.send(encode(_refusal(connection, error)))
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
-            connection.fail(_POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+            connection.fail(POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _too_much(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:
+    return NodeError(
+        node_id=connection.node_id,
+        code=ErrorCode.RATE_LIMITED,
+        message="this connection says too much besides beats: this message was not heard, slow down",
+        retry_after_seconds=retry_after_seconds,
+    )
 
 
 def _refusal(connection: NodeConnection, error: FrameError) -> NodeError:

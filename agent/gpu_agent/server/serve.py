@@ -13,7 +13,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService, ServiceSettings

@@ -77,12 +77,13 @@ class RegistryService:
         )
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
-        self._reception = Reception(self._handle, auth_on=settings.auth_on)
+        self._reception = Reception(self._handle, auth_on=settings.auth_on, monotonic=self._clock.monotonic)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
             judge=Doorkeeper(self.tokens if settings.auth_on else None).judge,
+            monotonic=self._clock.monotonic,
         )
         self._tally = Tally()
         self._carrier = Carrier(self._chronicle, self._switchboard, clock=self._clock, tally=self._tally)

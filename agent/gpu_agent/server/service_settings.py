@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import Limits
+from gpu_agent.server.limits import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,30 @@ import asyncio
 import contextlib
 import http
 import itertools
+import time
 from collections.abc import Callable
+from functools import partial
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
-from gpu_agent.server.gateway import Limits, NodeConnection
+from gpu_agent.server.anteroom import Anteroom
+from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.holdings import Holdings
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.quieting import Quieting
+from gpu_agent.server.turns import Turns
 
 NODE_PATH = "/ws/node"
 RETRY_AFTER_SECONDS = 5
 GOING_AWAY = 1001
 
-_READ_BYTES = 64 * 1024
+ACCEPTED_AT_ONCE = 32
+"""New connections in one turn of the loop: asyncio would take as many as may queue, and make all wait."""
+
+_READ_BYTES, _STRANGERS_READ_BYTES = 64 * 1024, 4 * 1024
+_CONNECTIONS_TO_REFUSE = 256
+"""Beyond a full house there is room to say so to so many at a time; who comes then is cut off."""
+
 _GOODBYE = "the registry stops; connect again"
 
 
@@ -31,16 +44,22 @@ class Switchboard:
         frame_arrived: Callable[[NodeConnection, bytes], None],
         connection_lost: Callable[[NodeConnection], None],
         judge: Callable[[NodeConnection, Handshake], TurnedAway | None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self.monotonic = monotonic
+        self.turns = Turns(monotonic=monotonic)
+        self.quieting = Quieting()
         self.frame_arrived = frame_arrived
+        self._anteroom: Anteroom[NodeConnection] = Anteroom(limits)
+        self._holdings: Holdings[NodeConnection] = Holdings(most_bytes=limits.max_held_bytes)
         self._connections: dict[int, NodeConnection] = {}
         self._connection_lost = connection_lost
         self._judge = judge
         self._numbers = itertools.count(1)
         self._shared_buffer = memoryview(bytearray(_READ_BYTES))
         self._server: asyncio.Server | None = None
-        self._admitting = False
+        self._admitting = self._stopped = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -61,7 +80,10 @@ class Switchboard:
         loop = asyncio.get_running_loop()
         listener = address.bind()
         try:
-            self._server = await loop.create_server(self._new_connection, sock=listener, backlog=BACKLOG)
+            self._server = await loop.create_server(
+                self._new_connection, sock=listener, backlog=ACCEPTED_AT_ONCE
+            )
+            listener.listen(BACKLOG)  # asyncio has one figure for how many may queue and how many it takes
         except OSError:
             listener.close()
             raise
@@ -73,7 +95,7 @@ class Switchboard:
 
     async def stop(self) -> None:
         """Let nobody in, say goodbye to all, and leave no socket behind when the close timeout is over."""
-        self._admitting = False
+        self._admitting, self._stopped = False, True
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections.values()):
@@ -84,6 +106,7 @@ class Switchboard:
         for connection in tuple(self._connections.values()):
             connection.abort()
         await self._empty.wait()
+        self.quieting.stop()
 
     def send(self, number: int, text: str) -> None:
         """Send a text frame on a connection; one that is gone hears nothing."""
@@ -103,32 +126,64 @@ class Switchboard:
         if connection is not None:
             connection.close(code, reason)
 
-    def lend_buffer(self) -> memoryview:
+    # What connections need.
+
+    def lend_buffer(self, *, registered: bool) -> memoryview:
         """Return a buffer to read into: one for all where reading never overlaps, else one for each."""
+        size = _READ_BYTES if registered else _STRANGERS_READ_BYTES
         if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-            return self._shared_buffer
-        return memoryview(bytearray(_READ_BYTES))
+            return self._shared_buffer[:size]
+        return memoryview(bytearray(size))
+
+    def connected(self, connection: NodeConnection) -> None:
+        """Let a handshake begin; where too many are under way, the one that has taken longest ends."""
+        self._connections[connection.number] = connection
+        self._empty.clear()
+        if self._stopped:  # accepted just before
+            connection.abort()
+            return
+        longest = self._anteroom.connected(connection)
+        if longest is None and self.size > self.limits.max_connections + _CONNECTIONS_TO_REFUSE:
+            longest = self._anteroom.longest_shaking()
+        if longest is not None:
+            longest.give_up()
 
     def turn_away(self, connection: NodeConnection, handshake: Handshake) -> TurnedAway | None:
         """Say why a peer may not come in; None when it may. A full house looks at no credential."""
         if handshake.path != NODE_PATH:
             return TurnedAway(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
         problem = self.closed_because
-        if problem is None:
-            return self._judge(connection, handshake)
-        return TurnedAway(
-            http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", RETRY_AFTER_SECONDS
-        )
+        if problem is not None:
+            return _later(problem)
+        if self._anteroom.is_full_for(connection):
+            return _later("waits for too many others to register")
+        return self._judge(connection, handshake)
+
+    def came_in(self, connection: NodeConnection) -> None:
+        """A handshake succeeded."""
+        self._anteroom.came_in(connection)
+
+    def registered(self, connection: NodeConnection) -> None:
+        """A connection has shown to be a node's."""
+        self._anteroom.leaves(connection)
+
+    def holds(self, connection: NodeConnection, held_bytes: int) -> None:
+        """Note how much is held for a connection."""
+        self._holdings.note(connection, held_bytes)
 
     def forget(self, connection: NodeConnection) -> None:
         """A connection is gone."""
         del self._connections[connection.number]
+        self._anteroom.leaves(connection)
         if not self._connections:
             self._empty.set()
-        self._connection_lost(connection)
+        self.turns.do(partial(self._connection_lost, connection))
 
     def _new_connection(self) -> NodeConnection:
-        connection = NodeConnection(self, next(self._numbers))
-        self._connections[connection.number] = connection
-        self._empty.clear()
-        return connection
+        return NodeConnection(self, next(self._numbers))
+
+
+def _later(problem: str) -> TurnedAway:
+    return TurnedAway(
+        http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", RETRY_AFTER_SECONDS
+    )

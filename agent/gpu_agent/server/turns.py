@@ -1,0 +1,62 @@
+"""Shares out the loop's time: work that may wait gets a slice of every turn, and goes on in the next.
+
+A thousand strangers who speak at once must not make the nodes wait that are known. Work is taken
+in the order in which it came; a turn that has time left does it at once. Knows no connection.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+SLICE_SECONDS = 0.005
+"""A turn of the loop spends no longer on work that may wait; one piece of it may last longer."""
+
+
+class Turns:
+    """Belongs to one event loop."""
+
+    def __init__(self, *, monotonic: Callable[[], float]) -> None:
+        self._now = monotonic
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._begun = False
+        self._ends = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """How much work waits for its turn."""
+        return len(self._waiting)
+
+    def has_time(self) -> bool:
+        """Say whether this turn has time left, and nobody waits who came before."""
+        if self._waiting:
+            return False
+        if not self._begun:
+            self._begin()
+            return True
+        return self._now() < self._ends
+
+    def wait(self, work: Callable[[], None]) -> None:
+        """Do this when its turn comes."""
+        self._waiting.append(work)
+        if not self._begun:
+            self._begin()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do this now if there is time, else when its turn comes."""
+        if self.has_time():
+            work()
+        else:
+            self.wait(work)
+
+    def _begin(self) -> None:
+        self._begun, self._ends = True, self._now() + SLICE_SECONDS
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        """Begin the next turn with what waits."""
+        self._begun = False
+        if not self._waiting:
+            return
+        self._begin()
+        while self._waiting and self._now() < self._ends:
+            self._waiting.popleft()()

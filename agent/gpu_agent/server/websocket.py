@@ -1,0 +1,235 @@
+"""The registry's end of one WebSocket, without a socket: bytes in, what they say out (RFC 6455).
+
+Built on the Sans-I/O layer of `websockets`, the library's one door on this side. The common case,
+one whole masked frame in one read, does not even enter its parser: that alone takes a tenth off
+what a beat costs. Everything else is parsed in small parts, so that a read full of tiny frames can
+be broken off in the middle.
+
+Reads no message; judges nobody.
+"""
+
+import http
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from gpu_agent.server.handshake import Handshake, TurnedAway
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform for which websockets has no compiled wheel
+    from websockets.utils import apply_mask
+
+PARSED_AT_ONCE_BYTES = 1024
+"""Some hundred of the smallest frames: what is found in one part is found before anybody can object."""
+
+_WHOLE_TEXT, _MASKED_16_BIT_LENGTH = 0x81, 0xFE
+_HEAD_BYTES = 8
+"""Of a masked frame with a 16-bit length: 2 and 2 bytes, then the mask."""
+
+_REQUEST_END = b"\r\n\r\n"
+_LONGEST_CLOSE_REASON_BYTES = 123
+"""A control frame's 125 bytes, less two for the code."""
+
+
+class Aside(Enum):
+    """A frame that completes no message."""
+
+    BINARY = auto()
+    PART = auto()
+    """Of a message in several frames."""
+    CONTROL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """How the peer broke the rules of HTTP or of WebSockets; the connection is over."""
+
+    code: int | None
+    """What it is closed with; None before there was a WebSocket."""
+    reason: str
+
+
+Heard = Handshake | bytes | Aside
+
+
+class WebSocket:
+    """One connection's state; whoever has a socket writes what `outgoing` yields."""
+
+    def __init__(self, *, max_frame_bytes: int, max_handshake_bytes: int) -> None:
+        self.between_frames = False
+        """True when the next byte begins a frame."""
+        self._max_frame_bytes = max_frame_bytes
+        self._handshake_bytes_left = max_handshake_bytes
+        self._protocol = ServerProtocol(max_size=max_frame_bytes)
+        self._request: Request | None = None
+        self._request_tail = b""
+        self._parts: bytearray | None = None
+        self._unparsed = 0
+        """Bytes of an incomplete frame that the parser holds back."""
+        self._broken: Broken | None = None
+        self._blamed = False
+        """True once it is told, or told elsewhere, whose fault the end of this connection is."""
+
+    @property
+    def connecting(self) -> bool:
+        """True until the handshake is answered."""
+        return self._protocol.state is State.CONNECTING and not self._protocol.eof_sent
+
+    @property
+    def open(self) -> bool:
+        """True while either side may send."""
+        return self._protocol.state is State.OPEN
+
+    @property
+    def closing(self) -> bool:
+        """True when the peer is expected to close its socket, and soon."""
+        return self._protocol.close_expected()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held of a message, or a handshake, that is not complete."""
+        return len(self._protocol.reader.buffer) + (len(self._parts) if self._parts is not None else 0)
+
+    def lone_text(self, buffer: memoryview, nbytes: int) -> bytes | None:
+        """Return the text where a read between frames is exactly one; else it is to be received."""
+        if (
+            buffer[0] == _WHOLE_TEXT
+            and buffer[1] == _MASKED_16_BIT_LENGTH
+            and nbytes == _HEAD_BYTES + (buffer[2] << 8 | buffer[3]) <= self._max_frame_bytes
+        ):
+            return apply_mask(buffer[_HEAD_BYTES:nbytes], bytes(buffer[4:_HEAD_BYTES]))
+        return None
+
+    def receive(self, data: bytes) -> Iterator[Heard]:
+        """Yield what the bytes say. A handshake must be answered before more is asked for."""
+        if self.connecting:
+            end = self._request_end(data)
+            yield from self._receive_request(data[:end])
+            data = data[end:]
+        for start in range(0, len(data), PARSED_AT_ONCE_BYTES):
+            if self._protocol.eof_sent:  # it is over: nothing counts any more
+                return
+            yield from self._receive_frames(data[start : start + PARSED_AT_ONCE_BYTES])
+        self.between_frames = not self._unparsed and self._parts is None and self.open
+
+    def receive_eof(self) -> None:
+        """The peer says no more."""
+        self._protocol.receive_eof()
+
+    def answer(self, refusal: TurnedAway | None) -> int:
+        """Answer the handshake: let the peer in, or refuse it; returns the HTTP status that it is told."""
+        if refusal is None and self._request is not None:
+            response = self._protocol.accept(self._request)
+        elif refusal is not None:
+            response = self._protocol.reject(refusal.status, f"{refusal.sentence}\n")
+            if refusal.retry_after_seconds is not None:
+                response.headers["Retry-After"] = str(refusal.retry_after_seconds)
+            if refusal.status is http.HTTPStatus.UNAUTHORIZED:
+                response.headers["WWW-Authenticate"] = "Bearer"
+        else:
+            raise RuntimeError("there is no handshake to answer")
+        self._request = None
+        self._protocol.send_response(response)
+        self._blamed = response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS
+        return response.status_code
+
+    def send_text(self, text: str) -> None:
+        """Send one text frame."""
+        self._protocol.send_text(text.encode())
+
+    def send_close(self, code: int, reason: str) -> None:
+        """Say goodbye; the peer answers and closes."""
+        self._protocol.send_close(code, _fitting(reason))
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close on a peer that broke a rule, deaf to what it still says."""
+        self._blamed = True
+        self._protocol.fail(code, _fitting(reason))
+
+    def outgoing(self) -> list[bytes]:
+        """Return what is to be written; an empty piece means that nothing will follow."""
+        return self._protocol.data_to_send()
+
+    def breakage(self) -> Broken | None:
+        """Say, once, how the peer broke the rules; a connection that merely ended broke none."""
+        protocol = self._protocol
+        broken, self._broken = self._broken, None
+        if broken is not None or self._blamed:
+            return broken
+        if protocol.state is State.CONNECTING and protocol.handshake_exc is not None:
+            self._blamed = True
+            return Broken(None, str(protocol.handshake_exc))
+        if protocol.parser_exc is None or isinstance(protocol.parser_exc, EOFError):
+            return None
+        self._blamed = True
+        code = protocol.close_sent.code if protocol.close_sent is not None else None
+        return Broken(code, str(protocol.parser_exc))
+
+    def release(self) -> None:
+        """Let the memory go: the parser is a generator of the object that holds it, a cycle."""
+        self._protocol.parser.close()
+
+    def _request_end(self, data: bytes) -> int:
+        """Return where the request ends in this read; what stands behind it is not yet asked for."""
+        joined = self._request_tail + data
+        at = joined.find(_REQUEST_END)
+        if at < 0:
+            self._request_tail = joined[-len(_REQUEST_END) + 1 :]
+            return len(data)
+        return at + len(_REQUEST_END) - len(self._request_tail)
+
+    def _receive_request(self, data: bytes) -> Iterator[Heard]:
+        self._handshake_bytes_left -= len(data)
+        if self._handshake_bytes_left < 0:
+            too_large = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self.answer(TurnedAway(too_large, "This handshake is too long."))
+            self._broken = Broken(None, "a handshake beyond what is allowed")
+            return
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._request = event
+                yield Handshake(event.path, tuple(event.headers.get_all("Authorization")))
+
+    def _receive_frames(self, data: bytes) -> Iterator[Heard]:
+        self._protocol.receive_data(data)
+        self._unparsed += len(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._unparsed -= _bytes_on_wire(event)
+                yield self._heard(event)
+
+    def _heard(self, frame: Frame) -> Heard:
+        match frame.opcode:
+            case Opcode.TEXT if frame.fin:
+                return bytes(frame.data)
+            case Opcode.TEXT:
+                self._parts = bytearray(frame.data)
+                return Aside.PART
+            case Opcode.CONT if self._parts is not None:
+                self._parts += frame.data
+                if not frame.fin:
+                    return Aside.PART
+                whole, self._parts = bytes(self._parts), None
+                return whole
+            case Opcode.BINARY | Opcode.CONT:
+                return Aside.BINARY
+            case _:  # the protocol has answered already
+                return Aside.CONTROL
+
+
+def _fitting(reason: str) -> str:
+    """Cut a close reason to what a control frame can hold, between two characters."""
+    return reason.encode()[:_LONGEST_CLOSE_REASON_BYTES].decode(errors="ignore")
+
+
+def _bytes_on_wire(frame: Frame) -> int:
+    """Return the length of a masked frame whose length is written as short as can be."""
+    length = len(frame.data)
+    return 6 + length + (0 if length < 126 else 2 if length < 65536 else 8)  # noqa: PLR2004 - RFC 6455 §5.2

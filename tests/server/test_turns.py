@@ -1,0 +1,76 @@
+import asyncio
+import time
+
+import pytest
+
+from gpu_agent.server.turns import SLICE_SECONDS, Turns
+from tests.server.harness import until
+
+
+def busy(seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
+
+
+async def test_while_a_turn_has_time_work_is_done_at_once() -> None:
+    done: list[int] = []
+    turns = Turns(monotonic=time.monotonic)
+    turns.do(lambda: done.append(1))
+    assert done == [1]
+
+
+async def test_a_turn_that_is_used_up_leaves_the_rest_to_the_next_in_the_order_of_coming() -> None:
+    done: list[int] = []
+    turns = Turns(monotonic=time.monotonic)
+    turns.do(lambda: busy(SLICE_SECONDS * 1.5))
+    for number in range(3):
+        turns.do(lambda number=number: done.append(number))  # type: ignore[misc]  # bound early
+    assert (done, turns.waiting) == ([], 3)
+    await until(lambda: turns.waiting == 0, what="all done")
+    assert done == [0, 1, 2]
+
+
+async def test_whoever_comes_while_others_wait_waits_behind_them() -> None:
+    turns = Turns(monotonic=time.monotonic)
+    turns.wait(lambda: None)
+    assert not turns.has_time()
+
+
+async def test_much_work_leaves_room_for_everybody_else_between_its_slices() -> None:
+    turns = Turns(monotonic=time.monotonic)
+    for _ in range(100):
+        turns.do(lambda: busy(0.001))
+    longest, last = 0.0, time.monotonic()
+    while turns.waiting:
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    assert longest < 0.1  # all of it at once takes longer
+
+
+async def test_work_that_breaks_does_not_hold_up_what_waits_behind_it() -> None:
+    def broken() -> None:
+        raise ValueError("broken")
+
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    done: list[int] = []
+    turns = Turns(monotonic=time.monotonic)
+    turns.wait(broken)
+    turns.wait(lambda: done.append(1))
+    await until(lambda: done == [1], what="the work behind it")
+    assert len(problems) == 1
+
+
+async def test_a_turn_with_nothing_to_do_asks_for_no_next_one() -> None:
+    turns = Turns(monotonic=time.monotonic)
+    assert turns.has_time()
+    await asyncio.sleep(0.01)
+    assert turns.has_time()
+    assert turns.waiting == 0
+
+
+def test_it_needs_a_running_loop() -> None:
+    with pytest.raises(RuntimeError):
+        Turns(monotonic=time.monotonic).has_time()

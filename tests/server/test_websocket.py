@@ -1,0 +1,231 @@
+"""The WebSocket without a socket: what bytes mean, however odd their sender."""
+
+import http
+import os
+
+import pytest
+
+from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.websocket import Aside, WebSocket
+from tests.server.frames import masked
+
+REQUEST = (
+    b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def websocket(*, max_frame_bytes: int = 1024, max_handshake_bytes: int = 1024) -> WebSocket:
+    return WebSocket(max_frame_bytes=max_frame_bytes, max_handshake_bytes=max_handshake_bytes)
+
+
+def opened(*, max_frame_bytes: int = 1024) -> WebSocket:
+    socket = websocket(max_frame_bytes=max_frame_bytes)
+    assert heard(socket, REQUEST) == [Handshake("/ws/node")]
+    assert socket.open
+    said(socket)
+    return socket
+
+
+def heard(socket: WebSocket, data: bytes) -> list[Handshake | bytes | Aside]:
+    """What the bytes say; a handshake is answered at once, as it must be."""
+    events = []
+    for event in socket.receive(data):
+        events.append(event)
+        if isinstance(event, Handshake):
+            assert socket.answer(None) == 101
+    return events
+
+
+def said(socket: WebSocket) -> bytes:
+    return b"".join(socket.outgoing())
+
+
+def test_frames_behind_the_request_are_heard_after_it_is_answered() -> None:
+    socket = websocket()
+    assert heard(socket, REQUEST + masked(b"{}") + masked(b"", opcode=9)) == [
+        Handshake("/ws/node"),
+        b"{}",
+        Aside.CONTROL,
+    ]
+    answer = said(socket)
+    assert answer.startswith(b"HTTP/1.1 101")
+    assert answer.endswith(b"\x8a\x00")
+
+
+def test_a_request_is_read_byte_by_byte_as_well() -> None:
+    socket = websocket()
+    events = [event for byte in REQUEST + masked(b"{}") for event in heard(socket, bytes([byte]))]
+    assert events == [Handshake("/ws/node"), b"{}"]
+    assert socket.between_frames
+
+
+def test_a_handshake_that_never_ends_is_told_that_it_is_too_long() -> None:
+    socket = websocket(max_handshake_bytes=200)
+    heard(socket, b"GET /ws/node HTTP/1.1\r\n")
+    for _ in range(4):
+        heard(socket, b"X-Padding: " + b"x" * 50 + b"\r\n")
+    assert said(socket).startswith(b"HTTP/1.1 431")
+    broken = socket.breakage()
+    assert broken is not None
+    assert broken.code is None
+    assert socket.breakage() is None
+    assert not socket.connecting
+    assert socket.closing
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /ws/node HTTP/2.0\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\nHost: x\n\r\n\r\n",
+        b"GET /\xc3\xa4 HTTP/1.1\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\nA b: c\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\nA: b\x00c\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+        b"GET /ws/node HTTP/1.1\r\n" + b"A: b\r\n" * 129 + b"\r\n",
+    ],
+)
+def test_what_is_no_request_ends_the_connection_and_is_told_once(request_bytes: bytes) -> None:
+    socket = websocket()
+    assert heard(socket, request_bytes) == []
+    assert socket.breakage() is not None
+    assert socket.breakage() is None
+    assert socket.closing
+    assert heard(socket, REQUEST) == []
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        REQUEST.replace(b"Upgrade: websocket\r\n", b""),
+        REQUEST.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"),
+        REQUEST.replace(b"Connection: Upgrade\r\n", b""),
+        REQUEST.replace(b"Version: 13", b"Version: 8"),
+        REQUEST.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
+        REQUEST.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"not base64 at all!"),
+        REQUEST.replace(b"Sec-WebSocket-Version: 13\r\n", b"Sec-WebSocket-Version: 13\r\n" * 2),
+        REQUEST.replace(b"Host: x\r\n", b"Host: x\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+        REQUEST.replace(b"GET", b"POST"),
+        REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ],
+)
+def test_a_request_for_something_else_is_answered_with_its_fault(request_bytes: bytes) -> None:
+    socket = websocket()
+    for event in socket.receive(request_bytes):
+        assert isinstance(event, Handshake)
+        assert socket.answer(None) >= 400
+    assert said(socket).startswith((b"HTTP/1.1 4", b"HTTP/1.1 505"))
+    assert socket.breakage() is None  # whoever answers tells it
+
+
+def test_a_refusal_says_how_to_go_on() -> None:
+    socket = websocket()
+    for _ in socket.receive(REQUEST):
+        refusal = TurnedAway(http.HTTPStatus.UNAUTHORIZED, "Who are you?", retry_after_seconds=7)
+        assert socket.answer(refusal) == 401
+    answer = said(socket)
+    assert b"WWW-Authenticate: Bearer" in answer
+    assert b"Retry-After: 7" in answer
+    assert answer.endswith(b"Who are you?\n")
+    assert not socket.open
+
+
+def test_an_answer_without_a_question_is_our_own_fault() -> None:
+    with pytest.raises(RuntimeError, match="no handshake"):
+        websocket().answer(None)
+
+
+def test_compression_is_offered_in_vain() -> None:
+    socket = websocket()
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    heard(socket, REQUEST.replace(b"Host: x\r\n", b"Host: x\r\n" + offer * 20))
+    assert b"permessage-deflate" not in said(socket)
+
+
+def test_fragments_are_put_together_and_each_part_is_told() -> None:
+    socket = opened()
+    assert heard(socket, masked(b"ab", fin=False) + masked(b"", opcode=0, fin=False)) == [
+        Aside.PART,
+        Aside.PART,
+    ]
+    assert socket.held_bytes == 2
+    assert heard(socket, masked(b"", opcode=9) + masked(b"cd", opcode=0)) == [Aside.CONTROL, b"abcd"]
+    assert socket.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("odd", "code"),
+    [
+        (b"\xc1\x80" + b"\0" * 4, 1002),  # RSV1: compression that was not agreed on
+        (b"\xa1\x80" + b"\0" * 4, 1002),
+        (b"\x91\x80" + b"\0" * 4, 1002),
+        (b"\x81\x02{}", 1002),  # not masked
+        (b"\x83\x80" + b"\0" * 4, 1002),  # an opcode that is reserved
+        (b"\x8b\x80" + b"\0" * 4, 1002),
+        (b"\x09\x80" + b"\0" * 4, 1002),  # a ping in parts
+        (b"\x89\xfe\x00\x7e" + b"\0" * 130, 1002),  # a ping of 126 bytes
+        (b"\x80\x80" + b"\0" * 4, 1002),  # continues nothing
+        (b"\x01\x80" + b"\0" * 4 + b"\x81\x80" + b"\0" * 4, 1002),  # begins anew in the middle
+        (b"\x88\x81" + b"\0" * 5, 1002),  # a close frame of one byte
+        (b"\x88\x82" + b"\0" * 4 + b"\x03\xed", 1002),  # 1005 may not be sent
+        (b"\x88\x84" + b"\0" * 4 + b"\x03\xe8\xff\xff", 1007),  # a reason that is no UTF-8
+        (b"\x81\xfe\x04\x01" + b"\0" * 4, 1009),
+        (b"\x81\xff" + b"\xff" * 8 + b"\0" * 4, 1009),
+    ],
+    ids=str,
+)
+def test_a_broken_rule_closes_with_its_code_and_nothing_more_counts(odd: bytes, code: int) -> None:
+    socket = opened()
+    assert masked(b"{}") not in heard(socket, odd)
+    broken = socket.breakage()
+    assert broken is not None
+    assert broken.code == code
+    assert said(socket)[2:4] == code.to_bytes(2, "big")
+    assert heard(socket, masked(b"{}")) == []
+
+
+def test_a_text_that_is_no_utf8_is_left_to_whoever_reads_messages() -> None:
+    assert heard(opened(), masked(b"\xff\xfe")) == [b"\xff\xfe"]
+
+
+def test_a_peer_that_only_hangs_up_broke_no_rule() -> None:
+    for socket in (websocket(), opened()):
+        socket.receive_eof()
+        assert socket.breakage() is None
+
+
+def test_a_close_is_answered_and_over() -> None:
+    socket = opened()
+    assert heard(socket, masked(b"\x03\xe8", opcode=8) + masked(b"{}")) == [Aside.CONTROL]
+    assert said(socket) == b"\x88\x02\x03\xe8"
+    assert not socket.open
+    assert socket.breakage() is None
+
+
+def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> None:
+    socket = opened(max_frame_bytes=100_000)
+    flood = masked(b"x" * 600) * 20
+    texts = 0
+    for event in socket.receive(flood):
+        texts += isinstance(event, bytes)
+        if texts == 1:
+            socket.fail(1008, "ä" * 200)
+    assert texts < 5  # those of the part that was parsed already
+    assert len(said(socket)) <= 127
+    assert socket.breakage() is None
+
+
+def test_exactly_one_text_in_a_read_is_taken_without_the_parser() -> None:
+    socket = opened()
+    frame = masked(b"x" * 200)
+    assert socket.between_frames
+    assert socket.lone_text(memoryview(frame), len(frame)) == b"x" * 200
+    for other in (frame[:-1], frame + b"\x81", masked(b"x" * 10), masked(b"x" * 200, opcode=9)):
+        buffer = memoryview(bytearray(other + os.urandom(20)))
+        assert socket.lone_text(buffer, len(other)) is None
