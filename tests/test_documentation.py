@@ -18,7 +18,7 @@ from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.reception import MALFORMED_IN_A_ROW
+from gpu_agent.server.reception import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.inventory import ModelStatus
@@ -156,10 +156,19 @@ def test_what_a_beat_lists_of_gpus_is_bounded_as_stated(name: str, listed: objec
 
 def test_the_codes_that_close_a_connection_are_told_with_the_true_limits() -> None:
     why = {row[0]: row[1] for row in rows("protocol.md", "Limits", table=1)}
-    assert list(why) == ["1001", "1003", "1008", "1009", "1011"]
+    assert list(why) == ["1001", "1003", "1002, 1007", "1008", "1009", "1011", "1013"]
     assert f"within {Limits().registration_timeout_seconds:g} s" in why["1008"]
     assert f"{MALFORMED_IN_A_ROW} unreadable frames in a row" in why["1008"]
+    assert f"over {Limits().frames_per_second:g} frames a second" in why["1008"]
+    assert f"{REFUSED_IN_A_ROW} messages in a row in spite of `RATE_LIMITED`" in why["1008"]
     assert f"over {MAX_FRAME_BYTES // 2**20} MiB" in why["1009"]
+
+
+def test_every_limit_is_told_with_its_value() -> None:
+    table = {quoted(row[0])[0]: row[1] for row in rows("operating.md", "What a stranger may cost")}
+    assert set(table) == {one.name for one in fields(Limits)}
+    for name, told in table.items():
+        assert told.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
 
 
 def test_a_refusal_names_as_many_faults_as_stated() -> None:

@@ -4,8 +4,10 @@ from typing import Any
 import pytest
 
 from gpu_agent.server import quieting
-from gpu_agent.server.quieting import LEFT_OUT, OTHERS, Quieting, origin_of
+from gpu_agent.server.quieting import OTHERS, Quieting, origin_of
 from tests.server.harness import until
+
+LEFT_OUT = "offences_left_out"
 
 Said = list[tuple[str, dict[str, Any]]]
 

@@ -15,7 +15,6 @@ MOST_WINDOWS = 4096
 """Beyond so many at a time, whoever comes anew shares one with all others like it."""
 
 OTHERS = "others"
-LEFT_OUT = "offences_left_out"
 
 _V6_NETWORK_BITS = 64
 """What one customer is commonly given: its addresses are as good as one."""
@@ -62,7 +61,7 @@ class Quieting:
         count, (event, kind, origin) = self._left_out.pop(key), key
         if count:
             named = {} if kind is None else {"kind": kind}
-            self._emit(LEFT_OUT, offence=event, **named, origin=origin, count=count)
+            self._emit("offences_left_out", offence=event, **named, origin=origin, count=count)
 
 
 def origin_of(host: str) -> str:

@@ -6,7 +6,6 @@ Prints nothing; everything it has to say is a log event. Parses no arguments.
 import asyncio
 import gc
 import signal
-import sys
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
@@ -14,6 +13,7 @@ from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.limits import Limits
+from gpu_agent.server.open_files import connections_for
 from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -21,9 +21,6 @@ from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.state_dir import StateDirectoryError, prepare
 from gpu_agent.server.stores import open_store
 from gpu_agent.store.base import Store, StoreError, UnusableError
-
-if sys.platform != "win32":
-    import resource
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
 """Failures may end by themselves, as when a port or some room becomes free; a person has to mend the rest."""
@@ -71,7 +68,6 @@ async def serve(settings: RegistrySettings) -> int:
             return EXIT_FAILED
         operator = OperatorServer(service, operator_listener, address=settings.operator_listen)
         _spare_the_collector()
-        _allow_many_sockets()
         _LOG.info(
             "registry_listening",
             node_listen=str(service.node_address),
@@ -116,11 +112,15 @@ async def _tell_performance(service: RegistryService, every_seconds: float) -> N
 
 
 def _service_settings(settings: RegistrySettings) -> ServiceSettings:
+    wanted = settings.max_connections
+    room = connections_for(wanted)
+    if room < wanted:
+        _LOG.warning("connections_limited", max_connections=room, wanted=wanted)
     return ServiceSettings(
         node_listen=settings.node_listen,
         thresholds=settings.thresholds,
         limits=Limits(
-            max_connections=settings.max_connections,
+            max_connections=room,
             registration_timeout_seconds=settings.registration_timeout_seconds,
         ),
         allow_simulated=settings.allow_simulated,
@@ -143,13 +143,6 @@ def _start_problem(settings: RegistrySettings, error: OSError | StoreError | Sta
         f"cannot listen on {' and '.join(map(str, wanted))}: {error.strerror or error}; "
         "is another registry running? Choose other ports with --node-listen and --operator-listen"
     )
-
-
-def _allow_many_sockets() -> None:
-    """Raise the limit of open files as far as we may: often 1 024 at first, and every node is a socket."""
-    if sys.platform != "win32":
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _spare_the_collector() -> None:
