@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test e2e crashes lint format types imports cover bench schema clean
+.PHONY: help setup demo test e2e crashes lint format types imports cover bench reference schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -55,6 +55,9 @@ cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 
 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+reference: $(READY) ## write the reference in docs/cli.md from the commands' own help
+	$(BIN)/python -m gpu_agent.cli.reference docs/cli.md
 
 schema: $(READY) ## write docs/schema from the models
 	$(BIN)/gpu-agent schema --write docs/schema

@@ -12,16 +12,25 @@ from gpu_agent.cli.interruption import Interruption
 from gpu_agent.cli.live import LiveLines
 from gpu_agent.cli.node_sheet import node_lines
 from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.teaching import teach
 
 REFRESH_SECONDS = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = (
-        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C.\n"
-        "Uses the machine's GPUs if it has some, else simulated ones, and says which.\n"
-        "Nothing is left behind: no process, no file."
+    teach(
+        parser,
+        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C. "
+        "Uses the machine's GPUs if it has some, else simulated ones, and says which. "
+        "Nothing is left behind: no process, no file.",
+        example="gpu-agent demo --once",
+        exits={
+            ExitCode.OK: "all went well; without --once: ended by Ctrl-C",
+            ExitCode.FAILED: "a step went wrong; the last line says which",
+            ExitCode.INTERRUPTED: "--once was interrupted",
+        },
+        asks=False,
     )
     parser.add_argument(
         "--once",

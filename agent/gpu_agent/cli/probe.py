@@ -9,6 +9,8 @@ import importlib
 import os
 from typing import Protocol, cast
 
+from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.teaching import teach
 from gpu_agent.probe.nvml_once import StartedChild, start_child
 
 DESCRIPTION = """\
@@ -16,13 +18,11 @@ Show what this machine has: GPUs with their health, host, models, and whether it
 A dry run: it starts no daemon, sends nothing, writes no file, and answers within its deadline
 even when the driver hangs."""
 
-EPILOG = """\
-exit codes:
-  0  could register
-  2  no GPU or no driver
-  3  the driver is broken, or no GPU is usable; the output says what to do
-  4  wrong arguments or configuration"""
-
+EXITS = {
+    ExitCode.OK: "could register",
+    ExitCode.NO_GPU: "no GPU or no driver",
+    ExitCode.DRIVER_BROKEN: "the driver is broken, or no GPU is usable; the output says what to do",
+}
 
 SIMULATE_VARIABLE = "GPU_AGENT_SIMULATE"
 
@@ -33,8 +33,7 @@ class _Report(Protocol):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = DESCRIPTION
-    parser.epilog = EPILOG
+    teach(parser, DESCRIPTION, example="gpu-agent probe --json", exits=EXITS, asks=False)
     parser.add_argument("--json", action="store_true", help="print the gpu-agent.probe/1 document")
     parser.add_argument(
         "--register-preview",

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.cli.teaching import filled
+from gpu_agent.cli.teaching import teach
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.server.settings import load
@@ -54,7 +54,17 @@ MEANINGS: dict[str, str] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what is not given is left to the other layers."""
-    parser.description = filled(DESCRIPTION)
+    teach(
+        parser,
+        DESCRIPTION,
+        example="gpu-agent registry serve --node-listen 10.0.0.1:8080",
+        exits={
+            ExitCode.OK: "asked to stop, said goodbye to all nodes and left",
+            ExitCode.FAILED: "it could not start, or broke; the log says why",
+            ExitCode.CONFIGURATION: "wrong settings, or the extra [registry] is not installed",
+        },
+        asks=False,
+    )
     listen = parser.add_argument_group("where")
     listen.add_argument(
         "--node-listen", metavar="HOST:PORT", help="where nodes connect (default 127.0.0.1:8080)"
@@ -74,7 +84,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listen.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
-    listen.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    listen.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)"
+    )
     whom = parser.add_argument_group("whom")
     whom.add_argument(
         "--allow-simulated", action="store_true", default=None, help="let simulated nodes register"

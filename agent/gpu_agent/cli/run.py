@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.teaching import teach
 from gpu_agent.node import agent
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.layers import SettingsError
@@ -17,7 +18,18 @@ options. Log lines are JSON on stderr, or text on a terminal. SIGTERM and Ctrl-C
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what is not given is left to the other layers."""
-    parser.description = DESCRIPTION
+    teach(
+        parser,
+        DESCRIPTION,
+        example="gpu-agent run --registry ws://10.0.0.1:8080/ws/node --join-token-file join.token",
+        exits={
+            ExitCode.OK: "asked to stop, said goodbye and left",
+            ExitCode.FAILED: "a fault of ours; the log has it",
+            ExitCode.CONFIGURATION: "wrong settings, or a state directory that cannot be used",
+            ExitCode.REFUSED: "the registry wants nothing of this node; the last line says why",
+        },
+        asks=False,
+    )
     parser.add_argument(
         "--registry", dest="registry_url", metavar="URL", help="where the registry is: ws://HOST:8080/ws/node"
     )
@@ -38,7 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -6,14 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.teaching import teach
 from gpu_agent.wire.schema import NAMES, schema_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = (
-        "Print the JSON Schema (draft 2020-12) of one message, or of all that one side may say.\n"
-        "Without a name: one object with every schema by name."
+    teach(
+        parser,
+        "Print the JSON Schema (draft 2020-12) of one message, or of all that one side may say. "
+        "Without a name: one object with every schema by name.",
+        example="gpu-agent schema node_register",
+        exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},
+        asks=False,
     )
     parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=f"one of: {', '.join(NAMES)}")
     parser.add_argument(

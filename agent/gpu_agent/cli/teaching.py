@@ -17,11 +17,13 @@ def teach(
     *,
     example: str,
     exits: Mapping[ExitCode, str] | None = None,
+    asks: bool = True,
 ) -> None:
-    """Say what a command that asks a registry does; `exits` says what is special about its end."""
+    """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks a registry."""
     special = exits or {}
     meanings = {**MEANINGS, ExitCode.OK: "done", **special}
-    codes = {code: meanings[code] for code in sorted({*ASKING, *special})}
+    usual = ASKING if asks else (ExitCode.OK, ExitCode.CONFIGURATION)
+    codes = {code: meanings[code] for code in sorted({*usual, *special})}
     parser.description = filled(description)
     parser.epilog = "\n".join(["example:", f"  {example}", "", "exit codes:", *codes_in_words(codes)])
 

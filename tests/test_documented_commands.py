@@ -1,0 +1,44 @@
+"""Every `gpu-agent` command that the documentation shows can be typed: its words are known to the program."""
+
+import contextlib
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.app import Parser, parser_of
+from gpu_agent.cli.commands import ROOT, Command, Group
+
+ROOT_FOLDER = Path(__file__).parent.parent
+DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").glob("*.md"))]
+
+
+def shown(document: Path) -> list[str]:
+    """List the commands in a document's blocks of shell, each without what stands around it."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|#)><&]+", line)]
+    return [command.strip() for command in found]
+
+
+def parser_for(words: list[str]) -> tuple[Parser, list[str]]:
+    place: Group | Command = ROOT
+    path = ["gpu-agent"]
+    while isinstance(place, Group):
+        path.append(words.pop(0))
+        place = place.commands[path[-1]]
+    return parser_of(importlib.import_module(f"gpu_agent.cli.{place.module}"), path), words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_shown_can_be_typed(document: Path) -> None:
+    for command in shown(document):
+        parser, words = parser_for(shlex.split(command)[1:])
+        with contextlib.suppress(SystemExit):  # --help
+            parser.parse_args(words)
+
+
+def test_the_readmes_tour_is_found() -> None:
+    assert len(shown(ROOT_FOLDER / "README.md")) > 10
