@@ -11,14 +11,15 @@ class Undone:
     def __init__(self) -> None:
         self.keys: list[tuple[str, Was]] = []
 
-    def put_back(self, key: Key, before: Was, _step: Step) -> None:
+    def as_it_is(self, key: Key) -> Was:
+        return node(key[1]) if key[0] is Kept.NODE else None
+
+    def put_back(self, key: Key, before: Was, after: Was, *, step: Step) -> None:  # noqa: ARG002
         self.keys.append((key[1], before))
 
 
 def saves(undone: Undone) -> Saves:
-    return Saves(
-        write=lambda key, now: Change(*key, {"at": now}), put_back=undone.put_back, retry_seconds=1.0
-    )
+    return Saves(write=lambda key, now: Change(*key, {"at": now}), undo=undone, retry_seconds=1.0)
 
 
 def node(node_id: str = "node-1") -> NodeRecord:
@@ -96,17 +97,44 @@ def test_once_kept_nothing_can_fail_any_more() -> None:
     assert len(undone.keys) == 1
 
 
-def test_a_later_save_of_the_same_thing_decides_for_both() -> None:
+def test_when_an_earlier_save_fails_a_later_one_of_the_same_thing_leads_from_where_it_began() -> None:
     undone = Undone()
     subject = saves(undone)
     first, second = asked(7), asked(8)
     how_it_was = first.before[(Kept.NODE, "node-1")]
+    assert isinstance(how_it_was, NodeRecord)
+    how_it_was.cordoned = "as it was"
     subject.sealed(first)
     subject.sealed(second)
     subject.failed(1, "disk full", Step(1.0))
-    assert undone.keys == []
     subject.failed(2, "disk full", Step(1.0))
-    assert undone.keys == [("node-1", how_it_was)]
+    assert undone.keys == [("node-1", how_it_was), ("node-1", how_it_was)]
+
+
+def test_what_a_later_save_holds_of_one_that_failed_is_saved_again() -> None:
+    subject = saves(Undone())
+    subject.sealed(asked(7))
+    subject.sealed(verdict())
+    subject.failed(1, "disk full", Step(1.0))
+    subject.kept(2)
+    again = Step(2.0)
+    subject.retry(again)
+    assert list(again.keys) == [(Kept.NODE, "node-1")]
+
+
+def test_of_a_node_that_never_came_to_be_nothing_is_told() -> None:
+    subject = saves(Undone())
+    first, moved = asked(7), verdict()
+    first.before[(Kept.NODE, "node-1")] = None
+    moved.note("node_status_changed", {"node_id": "node-1", "to": "degraded"})
+    moved.note("node_status_changed", {"node_id": "node-2", "to": "degraded"})
+    subject.sealed(first)
+    subject.sealed(moved)
+    subject.failed(1, "disk full", Step(1.0))
+    subject.failed(2, "disk full", Step(1.0))
+    again = Step(2.0)
+    subject.retry(again)
+    assert [one.fields["node_id"] for one in again.told if isinstance(one, Note)] == ["node-2"]
 
 
 def test_what_merely_happened_beside_a_request_is_saved_again() -> None:

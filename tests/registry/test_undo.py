@@ -1,8 +1,19 @@
-from gpu_agent.registry.actions import Refusal
+from collections import deque
+from dataclasses import replace
+from itertools import count
+from random import Random
+
+from hypothesis import given, settings, strategies
+
+from gpu_agent.registry.actions import Answer, Refusal
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import (
     BeatArrived,
+    ClaimAsked,
     ConnectionLost,
     CordonAsked,
+    DrainAsked,
+    Event,
     RegistrationArrived,
     ReleaseAsked,
     RemovalAsked,
@@ -10,6 +21,8 @@ from gpu_agent.registry.events import (
     ResumeAsked,
     SaveFailed,
 )
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.record import NodeRecord
 from tests.registry.fleets import (
     Registry,
     answer,
@@ -18,9 +31,12 @@ from tests.registry.fleets import (
     codes,
     declaration,
     hardware,
+    of,
     proof,
     statuses,
 )
+from tests.registry.slow_store import SlowRegistry
+from tests.registry.unruly import Unruly
 
 
 def failing(registry: Registry) -> Registry:
@@ -126,3 +142,162 @@ def test_a_renewal_that_could_not_be_saved_leaves_the_old_end() -> None:
     registry.store_fails = False
     registry.pass_time(6.5)
     assert registry.fleet.claim_of("job-1") is None
+
+
+def test_beats_of_the_time_that_a_save_took_are_not_undone() -> None:
+    registry = SlowRegistry(heartbeat_timeout_seconds=45.0)
+    record = ready(registry)
+    registry.do(CordonAsked(7, "node-1", "fans"))
+    for _ in range(4):
+        registry.pass_time(15.0)
+        registry.beat()
+    registry.answer(1, fails=numbers(registry))
+    assert record.cordoned is None
+    assert record.heard_at == registry.now
+    registry.pass_time(40.0)
+    assert record.status == "ready"
+
+
+def test_a_verdict_that_came_meanwhile_stands() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.do(CordonAsked(7, "node-1", "fans"))
+    registry.pass_time(50.0)
+    registry.answer(1, fails=numbers(registry))
+    registry.answer_all()
+    registry.pass_time(2.0)
+    registry.answer_all()
+    assert (record.status, record.cordoned) == ("offline", None)
+    assert statuses(registry.done)[-1] == "offline"
+
+
+def test_a_node_that_was_emptied_by_a_drain_that_never_was_comes_back() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.do(ClaimAsked(6, Job(job_id="job-1")))
+    registry.answer_all()
+    registry.drain()
+    registry.do(ReleaseAsked(8, "job-1"))
+    assert (record.status, record.reason_code) == ("offline", "drain_complete")
+    (drain, release) = registry.open
+    registry.answer(1, fails=numbers(registry)[:1])
+    registry.answer_all()
+    registry.pass_time(1.0)
+    registry.answer_all()
+    assert (drain.rest, release.rest) == ((), ())
+    assert record.drain is None
+    assert record.status == "registering"
+    registry.beats(3)
+    assert record.status == "ready"
+
+
+def test_a_drain_whose_end_could_not_be_saved_goes_on() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.drain()
+    registry.answer_all()
+    assert record.status == "offline"
+    registry.do(ResumeAsked(7, "node-1"))
+    registry.beats(3)
+    assert record.status == "ready"
+    registry.answer(1, fails=numbers(registry))
+    registry.answer_all()
+    assert (record.status, record.drain is None) == ("offline", False)
+
+
+def test_two_requests_of_one_node_of_which_the_first_cannot_be_saved_are_both_undone() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.drain()
+    registry.do(CordonAsked(7, "node-1", "fans"))
+    registry.answer(2, fails=numbers(registry)[:1])
+    assert (record.status, record.drain, record.cordoned) == ("ready", None, None)
+    assert [type(one.result) for one in of(Answer, registry.done)[-2:]] == [Refusal, Refusal]
+
+
+def test_a_claim_that_never_was_is_not_found_again() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.do(ClaimAsked(6, Job(job_id="job-1")))
+    registry.pass_time(50.0)
+    assert record.status == "offline"
+    registry.answer(1, fails=numbers(registry))
+    registry.answer_all()
+    registry.arrive(proof("node-1"), 2, running_jobs=("job-1",))
+    registry.answer_all()
+    assert registry.fleet.claim_of("job-1") is None
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(dice=strategies.randoms(use_true_random=True))
+def test_whatever_fails_of_several_saves_store_and_fleet_agree_and_nothing_refused_is_in_effect(
+    dice: Random,
+) -> None:
+    registry = SlowRegistry(claim_ttl_seconds=20.0, offline_retention_seconds=200.0)
+    unruly = Unruly(dice)
+    wishes = Wishes(registry)
+    for connection in range(1, 8):
+        registry.register(connection, hardware=hardware(2))
+    for _ in range(40):
+        for record in registry.fleet.nodes():
+            if record.connection is not None and dice.random() < 0.7:
+                registry.do(BeatArrived(record.connection, beat(record.node_id, gpus=None)))
+        wishes.ask(unruly.anything())
+        if dice.random() < 0.6:
+            worst = dice.choice((0.0, 0.3, 1.0))
+            doomed = [number for number in numbers(registry) if dice.random() < worst]
+            registry.answer(dice.randint(1, 5), fails=doomed)
+        registry.pass_time(dice.choice((0.0, 0.0, 2.0, 10.0, 31.0)))
+    registry.answer_all()
+    registry.pass_time(3.0)
+    registry.answer_all()
+    assert registry.errands == deque()
+    registry.agree()
+    wishes.hold()
+
+
+class Wishes:
+    """Asks with a name for each wish, and looks whether one that was refused is in effect."""
+
+    def __init__(self, registry: SlowRegistry) -> None:
+        self._registry = registry
+        self._asked: dict[int, Event] = {}
+        self._refs = count(1000)
+
+    def ask(self, event: Event) -> None:
+        if isinstance(event, DrainAsked | CordonAsked):
+            ref = next(self._refs)
+            lifts = isinstance(event, CordonAsked) and event.reason is None
+            event = replace(event, ref=ref) if lifts else replace(event, ref=ref, reason=f"wish {ref}")
+            self._asked[ref] = event
+        elif isinstance(event, ClaimAsked):
+            ref = next(self._refs)
+            event = ClaimAsked(ref, replace(event.job, job_id=f"job {ref}"))
+            self._asked[ref] = event
+        self._registry.do(event)
+
+    def hold(self) -> None:
+        fleet = self._registry.fleet
+        results = {one.ref: one.result for one in of(Answer, self._registry.done)}
+        assert self._asked.keys() <= results.keys()
+        refused = {ref for ref, result in results.items() if isinstance(result, Refusal | NoAvailableNode)}
+        reasons = {record.drain.reason for record in fleet.nodes() if record.drain is not None}
+        reasons |= {record.cordoned for record in fleet.nodes() if record.cordoned is not None}
+        for ref in refused & self._asked.keys():
+            assert f"wish {ref}" not in reasons
+            assert fleet.claim_of(f"job {ref}") is None
+
+
+def numbers(registry: SlowRegistry) -> list[int]:
+    """The saves that wait for their answer."""
+    return [errand.save.save for errand in registry.open if errand.save is not None]
+
+
+def ready(registry: SlowRegistry) -> NodeRecord:
+    registry.register()
+    registry.answer_all()
+    registry.beats(3)
+    registry.answer_all()
+    record = registry.node()
+    assert record.status == "ready"
+    return record

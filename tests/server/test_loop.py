@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note, Save
+from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note, Refusal, Save, TellStatus
 from gpu_agent.registry.events import ConnectionLost, Event, Saved, SaveFailed
+from gpu_agent.server import writer
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
@@ -17,8 +18,19 @@ from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from tests.server.harness import until
 
 TELLING = Note("told")
+STALLED = "the store has not answered for 0.05 s; look at the disk that it lies on"
+STATUS = TellStatus(
+    connection=3,
+    node_id="node-3",
+    status=NodeStatus.READY,
+    reason_code=ReasonCode.HEALTH_CHECKS_PASSED,
+    reason="well",
+    since=1.0,
+)
 
 
 class Scripted:
@@ -170,6 +182,67 @@ async def test_an_event_that_cannot_be_kept_is_told_without_a_number() -> None:
     assert await loop.settled()
     assert hands.done == ["told", "answer 1"]
     assert [one.id for one in hands.published] == [None]
+
+
+async def test_while_the_store_does_not_answer_requests_are_refused_and_what_waits_stays_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "STALL_SECONDS", 0.05)
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
+    machine.answers[ConnectionLost(2)] = [save(2, "node-2"), Answer(2, None)]
+    machine.answers[SaveFailed(2, STALLED)] = [Answer(2, Refusal("REGISTRY_BUSY", "again"))]
+    machine.answers[ConnectionLost(3)] = [STATUS, Note("seen"), Answer(3, None)]
+    loop = driven(machine, hands, store=disk)
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    await until(lambda: loop._writer.overwhelmed, what="a stalled store")
+    loop.handle(ConnectionLost(2))
+    loop.handle(ConnectionLost(3))
+    assert hands.done == ["answer 2", "seen", "answer 3"]
+    assert [one.id for one in hands.published] == [None]
+    assert len(loop._errands) == 1
+    disk.turning.set()
+    assert await loop.settled()
+    assert hands.done[3:] == ["told"]
+
+
+async def test_many_answers_at_once_are_carried_out_in_slices() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    hands.work = lambda _: time.sleep(SLICE_SECONDS / 50)
+    loop = driven(machine, hands, store=disk)
+    disk.turning.clear()
+    for number in range(1, 201):
+        machine.answers[ConnectionLost(number)] = [save(number, f"node-{number}"), Answer(number, None)]
+        loop.handle(ConnectionLost(number))
+    disk.turning.set()
+    longest = began = 0.0
+    while len(hands.done) < 200:
+        began = time.monotonic()
+        await asyncio.sleep(0)
+        longest = max(longest, time.monotonic() - began)
+    assert hands.done == [f"answer {number}" for number in range(1, 201)]
+    assert longest < 10 * SLICE_SECONDS
+
+
+async def test_after_an_action_that_breaks_what_waited_behind_it_is_still_told() -> None:
+    machine, hands, disk = Scripted(), Hands(), Disk()
+    failures: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    machine.answers[ConnectionLost(1)] = [save(1, "a"), Answer(1, None), Answer(2, None)]
+    machine.answers[ConnectionLost(2)] = [save(2, "b"), Answer(3, None)]
+
+    def work(name: str) -> None:
+        if name == "answer 1":
+            raise ZeroDivisionError
+
+    hands.work = work
+    loop = driven(machine, hands, store=disk)
+    loop.handle(ConnectionLost(1))
+    loop.handle(ConnectionLost(2))
+    assert await loop.settled()
+    assert hands.done == ["answer 3"]
+    assert len(failures) == 1
 
 
 async def test_what_carrying_out_brings_about_waits_its_turn() -> None:

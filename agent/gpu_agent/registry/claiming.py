@@ -117,6 +117,10 @@ class Claiming:
         """Hold a claim that was kept over a restart; False when its node is not known any more."""
         return self._dispatch.attach(claim) is not None
 
+    def disown(self, claim: Claim) -> None:
+        """Forget that a claim was lost which nobody was ever told of."""
+        self._lost.disown(claim)
+
     def forget(self, node_id: str) -> None:
         """Give up what was lost with a node whose record is let go."""
         self._lost.forget(node_id)

@@ -107,7 +107,7 @@ class Fleet:
         self._crowd = Crowd(house) if auth_off else None
         self._saves = Saves(
             write=self._keeping.written,
-            put_back=Undo(self._roster, self._dispatch, self._tokens).put_back,
+            undo=Undo(house),
             retry_seconds=thresholds.scan_interval_seconds,
         )
         self._scan_from = 0.0

@@ -63,6 +63,12 @@ class LostClaims:
             del self._of_node[lost.claim.node_id]
         return lost.claim if self._is_remembered(lost, now) else None
 
+    def disown(self, claim: Claim) -> None:
+        """Forget exactly this claim, not another one of its job."""
+        lost = self._by_job.get(claim.job_id)
+        if lost is not None and lost.claim == claim:
+            self.drop(claim.job_id, lost.at)
+
     def forget(self, node_id: str) -> None:
         """Forget whatever was lost with a node whose record is let go."""
         for job_id in self._of_node.pop(node_id, ()):

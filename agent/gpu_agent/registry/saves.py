@@ -1,14 +1,17 @@
 """Saves in flight: what each holds, and what becomes of it when the store cannot keep it (§4).
 
-A request that could not be saved is undone and refused. A verdict of the registry's own
-cannot be undone (a silent node is silent whatever the disk says): it stands, is told to
-no one, and is saved again until the store keeps it. Writes no documents itself.
+A request that could not be saved is undone and refused; what was saved on top of it meanwhile is
+saved again. A verdict of the registry's own cannot be undone (a silent node is silent whatever the
+disk says): it stands, is told to no one, and is saved again until the store keeps it. Writes no
+documents itself.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from gpu_agent.registry.actions import Action, Change, Level, Note, Save, TellStatus
+from gpu_agent.registry.actions import Action, Change, Kept, Level, Note, Save, TellStatus
+from gpu_agent.registry.reversal import taken_back
 from gpu_agent.registry.step import Key, Step, Was
 
 MOST_WAITING_NOTES = 10_000
@@ -17,8 +20,15 @@ MOST_WAITING_NOTES = 10_000
 Write = Callable[[Key, float], Change]
 """Writes the change that keeps one thing as it is now."""
 
-PutBack = Callable[[Key, Was, Step], None]
-"""Restores one thing to how it was."""
+
+class TakesBack(Protocol):
+    """Who undoes decisions."""
+
+    def as_it_is(self, key: Key) -> Was:
+        """Return how a thing is now, as a copy that stays so."""
+
+    def put_back(self, key: Key, before: Was, after: Was, *, step: Step) -> None:
+        """Take back what led from `before` to `after`."""
 
 
 @dataclass(slots=True)
@@ -26,21 +36,27 @@ class _Open:
     """A save that the store has not answered yet."""
 
     keys: tuple[Key, ...]
-    before: dict[Key, Was]
-    refusals: tuple[Action, ...]
-    told: tuple[Action, ...]
+    before: dict[Key, Was] = field(default_factory=dict)
+    after: dict[Key, Was] = field(default_factory=dict)
+    """What a request led from, and to."""
+    refusals: tuple[Action, ...] = ()
+    told: tuple[Action, ...] = ()
     """Notes and messages that wait for the save, in order."""
+    void: set[str] = field(default_factory=set)
+    """Nodes that were undone meanwhile: nothing is told of them any more."""
 
 
 class Saves:
     """Numbers the saves, and remembers each until the store has answered."""
 
-    def __init__(self, *, write: Write, put_back: PutBack, retry_seconds: float) -> None:
+    def __init__(self, *, write: Write, undo: TakesBack, retry_seconds: float) -> None:
         self._write = write
-        self._put_back = put_back
+        self._undo = undo
         self._retry_seconds = retry_seconds
         self._last = 0
         self._open: dict[int, _Open] = {}
+        self._holding: dict[Key, dict[int, None]] = {}
+        """By what they hold: the numbers of the open saves, in order."""
         self._again: list[_Open] = []
         self._again_at: float | None = None
 
@@ -59,29 +75,36 @@ class Saves:
             return list(consequences)
         keys = tuple(step.keys)
         self._last += 1
-        self._open[self._last] = _Open(keys, step.before, tuple(step.refusals), consequences)
+        one = _Open(keys, told=consequences)
+        if step.refusals:
+            one.refusals, one.before = tuple(step.refusals), step.before
+            one.after = {key: self._undo.as_it_is(key) for key in step.before}
+        self._open[self._last] = one
+        for key in keys:
+            self._holding.setdefault(key, {})[self._last] = None
         return [Save(self._last, tuple(self._write(key, step.now) for key in keys)), *consequences]
 
     def kept(self, save: int) -> None:
         """Forget how things were before every save up to this one."""
-        for number in [number for number in self._open if number <= save]:
-            del self._open[number]
+        while self._open:
+            number = next(iter(self._open))
+            if number > save:
+                return
+            self._close(number)
 
     def failed(self, save: int, detail: str, step: Step) -> None:
         """Undo and refuse what was asked for; plan to save a verdict again."""
-        lost = self._open.pop(save, None)
+        lost = self._close(save)
         if lost is None:
             return
-        step.note("save_failed", {"save": save, "detail": detail}, Level.WARNING)
-        if lost.refusals:
-            self._undo(lost, step)
-            for refusal in lost.refusals:
-                step.tell(refusal)
-            besides = tuple(key for key in lost.keys if key not in lost.before)
-            lost = _Open(besides, {}, (), ())
-        if lost.keys:
-            self._again.append(lost)
-            self._again_at = self._again_at or step.now + self._retry_seconds
+        step.note("save_failed", {"save": save, "detail": detail}, Level.DEBUG)
+        if not lost.refusals:
+            lost.told = tuple(action for action in lost.told if _node_of(action) not in lost.void)
+            self._save_again(lost, step)
+            return
+        for refusal in lost.refusals:
+            step.tell(refusal)
+        self._save_again(self._taken_back(save, lost, step), step)
 
     def retry(self, step: Step) -> None:
         """Let a step save again, as they stand by then, the verdicts that could not be kept.
@@ -95,14 +118,54 @@ class Saves:
             told_first += one.told
         step.told[:0] = _still_news(told_first)
 
-    def _undo(self, lost: _Open, step: Step) -> None:
+    def _taken_back(self, save: int, lost: _Open, step: Step) -> _Open:
+        """Undo a request; what must be saved for that waits, so that the refusal need not."""
+        undoing = Step(step.now)
+        undoing.keys.update(dict.fromkeys(key for key in lost.keys if key not in lost.before))
         for key, before in lost.before.items():
-            later = next((one for one in self._open.values() if key in one.keys), None)
-            if later is None:
-                self._put_back(key, before, step)
-            elif key in later.before:
-                # The later save holds this one's change too: whether it is kept decides for both.
-                later.before[key] = before
+            after = lost.after[key]
+            self._undo.put_back(key, before, after, step=undoing)
+            for later in self._later(key, save):
+                _take_out(key, before, after, later=later)
+                undoing.keys[key] = None  # it holds what is taken back, and may be kept
+        step.touched.update(undoing.touched)
+        return _Open(tuple(undoing.keys), told=(*undoing.notes, *undoing.told))
+
+    def _later(self, key: Key, save: int) -> Iterator[_Open]:
+        return (self._open[number] for number in self._holding.get(key, ()) if number > save)
+
+    def _save_again(self, one: _Open, step: Step) -> None:
+        if one.keys:
+            self._again.append(one)
+            self._again_at = self._again_at or step.now + self._retry_seconds
+
+    def _close(self, save: int) -> _Open | None:
+        one = self._open.pop(save, None)
+        for key in () if one is None else one.keys:
+            holding = self._holding[key]
+            del holding[save]
+            if not holding:
+                del self._holding[key]
+        return one
+
+
+def _take_out(key: Key, before: Was, after: Was, *, later: _Open) -> None:
+    """Let a later save lead from and to what it would have, had the earlier one never been."""
+    kind, name = key
+    if kind is Kept.NODE and before is None:
+        later.void.add(name)
+    for states in (later.before, later.after):
+        if key in states:
+            states[key] = taken_back(before, after, states[key])
+
+
+def _node_of(action: Action) -> str | None:
+    if isinstance(action, TellStatus):
+        return action.node_id
+    if isinstance(action, Note):
+        named = action.fields.get("node_id")
+        return named if isinstance(named, str) else None
+    return None
 
 
 def _still_news(told: Sequence[Action]) -> list[Action]:

@@ -1,76 +1,120 @@
-"""Puts a node, a claim or a token back to how it was before a request that could not be saved (§4).
+"""Takes back what was asked of a node, a claim or a token and could not be saved (§4).
 
-What happened besides, such as beats and lost connections, is not undone.
+What happened besides, such as beats and lost connections, is not undone, and neither is what the
+registry has decided since: where a status stands on a wish that is gone, the node moves on from there.
 """
 
-from dataclasses import fields
+from dataclasses import replace
 
+from gpu_agent.registry import reversal
 from gpu_agent.registry.actions import Kept
-from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.house import House
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.roster import Roster
+from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Key, Step, Was
-from gpu_agent.registry.tokens import Token, Tokens
+from gpu_agent.registry.tokens import Token
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
-_OWN_LIFE = frozenset({"claims", "connection"})
-"""What of a record is not put back with it: dispatch owns the claims, the roster the connection."""
+_EMPTIED = (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
 
 
 class Undo:
     """Undoes what was decided, told to no one, and could not be kept."""
 
-    def __init__(self, roster: Roster, dispatch: Dispatch, tokens: Tokens) -> None:
-        self._roster = roster
-        self._tokens = tokens
-        self._dispatch = dispatch
+    def __init__(self, house: House) -> None:
+        self._house = house
 
-    def put_back(self, key: Key, before: Was, step: Step) -> None:
-        """Restore one thing; None means that it did not exist."""
+    def as_it_is(self, key: Key) -> Was:
+        """Return how a thing is now, as a copy that stays so."""
         kind, name = key
         if kind is Kept.CLAIM:
-            self._claim(name, before if isinstance(before, Claim) else None)
+            return self._house.dispatch.claim_of(name)
+        if kind is Kept.TOKEN:
+            return self._house.tokens.by_id.get(name)
+        record = self._house.roster.records.get(name)
+        return None if record is None else replace(record)
+
+    def put_back(self, key: Key, before: Was, after: Was, *, step: Step) -> None:
+        """Take back what led from `before` to `after`; None stands for what did not exist."""
+        kind, name = key
+        if kind is Kept.CLAIM:
+            self._claim(name, before, after)
         elif kind is Kept.TOKEN:
-            self._token(name, before if isinstance(before, Token) else None)
+            self._token(name, before, after)
         else:
-            self._node(name, before if isinstance(before, NodeRecord) else None)
+            self._node(name, before, after, step=step)
             step.touched[name] = None
 
-    def _claim(self, job_id: str, before: Claim | None) -> None:
-        if before is None:
-            self._dispatch.release(job_id)
-        else:
-            self._dispatch.attach(before)
-
-    def _token(self, token_id: str, before: Token | None) -> None:
-        if before is None:
-            self._tokens.drop(token_id)
-        else:
-            self._tokens.put(before)
-
-    def _node(self, node_id: str, before: NodeRecord | None) -> None:
-        record = self._roster.records.get(node_id)
-        if before is None:
-            if record is not None:
-                self._roster.drop(record)
-                self._dispatch.forget(node_id)
+    def _claim(self, job_id: str, before: Was, after: Was) -> None:
+        dispatch = self._house.dispatch
+        if before is None and isinstance(after, Claim):
+            self._house.claiming.disown(after)
+        if dispatch.claim_of(job_id) != after:
             return
-        connection = before.connection
-        if record is None:
-            record = before
-            record.connection = None
-            self._roster.add(record)
-        for one in fields(NodeRecord):
-            if one.name not in _OWN_LIFE:
-                setattr(record, one.name, getattr(before, one.name))
-        self._reconnect(record, connection)
-        self._dispatch.refresh(record)
+        if isinstance(before, Claim):
+            dispatch.attach(before)
+        else:
+            dispatch.release(job_id)
+
+    def _token(self, token_id: str, before: Was, after: Was) -> None:
+        tokens = self._house.tokens
+        present = tokens.by_id.get(token_id)
+        if before is None:
+            tokens.drop(token_id)
+        elif isinstance(before, Token) and isinstance(after, Token) and present is not None:
+            tokens.put(reversal.taken_back(before, after, present))
+
+    def _node(self, node_id: str, before: Was, after: Was, *, step: Step) -> None:
+        house = self._house
+        record = house.roster.records.get(node_id)
+        if not isinstance(before, NodeRecord):
+            if record is not None:
+                house.claiming.lose(record, step)
+                house.roster.drop(record)
+                house.dispatch.forget(node_id)
+                house.claiming.forget(node_id)
+        elif record is None:
+            if after is None:
+                self._bring_back(before)
+        elif isinstance(after, NodeRecord):
+            self._take_back(record, before, after, step=step)
+
+    def _bring_back(self, before: NodeRecord) -> None:
+        connection, before.connection = before.connection, None
+        self._house.roster.add(before)
+        self._reconnect(before, connection)
+        self._house.dispatch.refresh(before)
+
+    def _take_back(self, record: NodeRecord, before: NodeRecord, after: NodeRecord, *, step: Step) -> None:
+        moved = reversal.has_moved(after, record)
+        for name, part in reversal.parts_of_node(before, after, record).items():
+            setattr(record, name, part)
+        if record.connection in (after.connection, None):
+            self._reconnect(record, before.connection)
+        if moved:
+            self._move_on(record, step)
+        self._house.dispatch.refresh(record)
+
+    def _move_on(self, record: NodeRecord, step: Step) -> None:
+        """Lead a status that was given meanwhile to where it would have gone by the wish that counts."""
+        status, verdicts = record.status, self._house.verdicts
+        emptied = (
+            status is NodeStatus.OFFLINE and record.reason_code in _EMPTIED and record.connection is not None
+        )
+        if record.drain is not None and status in (NodeStatus.READY, NodeStatus.DEGRADED):
+            verdicts.drain(record, step)
+        elif record.drain is None and (status is NodeStatus.DRAINING or emptied):
+            start_over(record, self._house.thresholds, step.now)
+            reason = "the drain that was asked for could not be saved, and ended with that"
+            verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
 
     def _reconnect(self, record: NodeRecord, connection: int | None) -> None:
         """Let the connection of before stand for the node again, if it is still there."""
+        roster = self._house.roster
         if record.connection == connection:
             return
         if record.connection is not None:
-            self._roster.unbind(record.connection)
-        if connection is not None and self._roster.recall(connection):
-            self._roster.bind(record, connection)
+            roster.unbind(record.connection)
+        if connection is not None and roster.recall(connection):
+            roster.bind(record, connection)

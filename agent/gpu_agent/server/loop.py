@@ -180,8 +180,9 @@ class FleetLoop:
             following = self._undo(ready.save, problem)
         if following:
             self.act(following)
-        if not self._carrying:
-            self._carry()
+        if not self._carrying:  # many are answered at once: all go into the slices of one carrying
+            self._carrying = True
+            asyncio.get_running_loop().call_soon(self._carry)
 
     def _undo(self, save: int, problem: str) -> Sequence[Action]:
         self.undone += 1
@@ -218,7 +219,9 @@ class FleetLoop:
             finally:
                 if not carried:  # what broke is dropped with its list; what comes later goes on
                     self._errands.popleft().end()
-                    self._carrying = False
+                    self._carrying = bool(self._errands)
+                    if self._carrying:
+                        asyncio.get_running_loop().call_soon(self._carry)
         self._carrying = False
 
     def _carry_one(self, errand: "_Errand") -> None:

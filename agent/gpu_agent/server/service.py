@@ -7,7 +7,7 @@ is one user of this facade among others. Everything here belongs to one event lo
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
@@ -54,7 +54,10 @@ from gpu_agent.store.base import Store
 
 __all__ = ["RegistryService", "ServiceSettings"]
 
-STOP_SECONDS = 2.0
+FLUSH_SECONDS = 1.5
+CLOSE_SECONDS = 0.5
+"""How long a slow disk is waited for when the registry stops: less than any service manager waits."""
+
 _LOG = EventLog("registry")
 
 
@@ -125,17 +128,19 @@ class RegistryService:
     async def stop(self) -> None:
         """Keep and tell what is on its way, say goodbye to all nodes, and close the store.
 
-        Nobody's status changes by it. A store that does not answer is waited for no longer than
-        `STOP_SECONDS`.
+        Nobody's status changes by it. A store that does not answer is not waited for for long: what it
+        has not kept was told to nobody.
         """
         self._lag.stop()
         self._loop.stop()
-        await self._loop.settled(within_seconds=STOP_SECONDS)
+        if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
+            _LOG.warning("stopped_before_all_was_kept", problem=self._writer.problem)
         for waiting in self._carrier.answers.values():
             waiting.cancel()
         await self._switchboard.stop()
-        if await self._writer.stop(within_seconds=STOP_SECONDS):
-            self._store.close()
+        if await self._writer.stop(within_seconds=CLOSE_SECONDS):
+            with suppress(TimeoutError):
+                await in_thread("store", self._store.close, deadline_seconds=CLOSE_SECONDS)
 
     @property
     def node_address(self) -> Address:

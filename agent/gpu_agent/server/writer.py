@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpu_agent.registry.actions import Kept
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import start_thread
+from gpu_agent.server.commits import SPOILT, Key, Outcome, commit, keys_of, probe
 from gpu_agent.server.histogram import Histogram
-from gpu_agent.store.base import Batch, Store, StoreError, UnkeepableError
+from gpu_agent.store.base import Batch, Store
 
 MOST_AT_ONCE = 500
 """Batches of one commit: more would make the first wait for the last."""
@@ -31,13 +31,11 @@ PROBE_SECONDS = 2.0
 """A store that fails is looked at this often, so that it is known to work before anybody needs it."""
 
 _COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
-_SPOILT = "it builds on something that could not be kept, and was undone with it; ask again"
 _LOG = EventLog("registry")
 
 Answered = Callable[[str | None], None]
 """Hears, on the loop, what became of a batch: None when it is kept, else why it is not."""
 
-_Key = tuple[Kept, str]
 _T = TypeVar("_T")
 
 
@@ -107,11 +105,11 @@ class Writer:
         now = asyncio.get_running_loop().time
         began = now()
 
-        def ended(outcome: _Outcome | None, fault: BaseException | None) -> None:
+        def ended(outcome: Outcome | None, fault: BaseException | None) -> None:
             self.commits.add(now() - began)
             self._end(group, outcome or _broken(group, fault))
 
-        self._let_work(lambda: _kept(self._store, [one.batch for one in group]), ended)
+        self._let_work(lambda: commit(self._store, [one.batch for one in group]), ended)
 
     def _let_work(
         self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
@@ -134,21 +132,30 @@ class Writer:
 
         start_thread("store", work, ended)
 
-    def _end(self, group: Sequence[_Waiting], outcome: "_Outcome") -> None:
+    def _end(self, group: Sequence[_Waiting], outcome: Outcome) -> None:
         """Say what became of each, and of what was built on those that failed: those first."""
         if outcome.fault is not None:
             self._fail(outcome.fault)
+        for bug in outcome.bugs:
+            _LOG.error("save_impossible", problem=bug)
         told = list(zip(group, outcome.problems, strict=True))
         failed = [(one, problem) for one, problem in told if problem is not None]
         self.kept += len(told) - len(failed)
         if failed:
-            spoilt = {key for one, _ in failed for key in _keys(one.batch)}
-            failed += [(one, _SPOILT) for one in _drawn_out(self._waiting, spoilt)]
+            spoilt = {key for one, _ in failed for key in keys_of(one.batch)}
+            failed += [(one, SPOILT) for one in _drawn_out(self._waiting, spoilt)]
         self.failed += len(failed)
-        for one, problem in failed:
-            one.answered(problem)
-        for one in (one for one, problem in told if problem is None):
-            one.answered(None)
+        self._tell(deque([*failed, *((one, None) for one, problem in told if problem is None)]))
+
+    def _tell(self, outcomes: deque[tuple[_Waiting, str | None]]) -> None:
+        """Tell each what became of its batch, whatever the one before does about it."""
+        try:
+            while outcomes:
+                one, problem = outcomes.popleft()
+                one.answered(problem)
+        finally:
+            if outcomes:
+                asyncio.get_running_loop().call_soon(self._tell, outcomes)
 
     def _stall(self) -> None:
         self._stalled = True
@@ -167,7 +174,7 @@ class Writer:
         if self._working:
             self._probing = asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
         else:
-            self._let_work(lambda: _probed(self._store), self._probed)
+            self._let_work(lambda: probe(self._store), self._probed)
 
     def _probed(self, problem: str | None, fault: BaseException | None) -> None:
         if problem is not None or fault is not None:
@@ -177,65 +184,20 @@ class Writer:
             _LOG.info("store_recovered")
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    problems: Sequence[str | None]
-    """One for each batch."""
-    fault: str | None = None
-    """What is wrong with the store itself, rather than with a batch."""
-
-
-def _kept(store: Store, batches: Sequence[Batch]) -> _Outcome:
-    """Keep all of these in one commit, or else each that can be kept; runs in the thread."""
-    try:
-        store.save(batches)
-    except StoreError as error:
-        if len(batches) == 1:
-            return _Outcome([str(error)], None if isinstance(error, UnkeepableError) else str(error))
-    else:
-        return _Outcome([None] * len(batches))
-    problems: list[str | None] = []
-    spoilt = set[_Key]()
-    fault: str | None = None
-    for batch in batches:
-        keys = _keys(batch)
-        if keys & spoilt:
-            problem: str | None = _SPOILT
-        else:
-            outcome = _kept(store, [batch])
-            (problem,), fault = outcome.problems, outcome.fault or fault
-        problems.append(problem)
-        if problem is not None:
-            spoilt |= keys
-    return _Outcome(problems, fault)
-
-
-def _probed(store: Store) -> str | None:
-    try:
-        store.probe()
-    except StoreError as error:
-        return str(error)
-    return None
-
-
-def _broken(group: Sequence[_Waiting], fault: BaseException | None) -> _Outcome:
+def _broken(group: Sequence[_Waiting], fault: BaseException | None) -> Outcome:
     sentence = f"the store broke: {type(fault).__name__}: {fault}; this is a bug, please report it"
-    return _Outcome([sentence] * len(group), sentence)
+    return Outcome([sentence] * len(group), sentence)
 
 
-def _drawn_out(waiting: deque[_Waiting], spoilt: set[_Key]) -> list[_Waiting]:
+def _drawn_out(waiting: deque[_Waiting], spoilt: set[Key]) -> list[_Waiting]:
     """Take out of the queue what holds something that has failed, and what holds that in turn."""
     drawn_out: list[_Waiting] = []
     for _ in range(len(waiting)):
         one = waiting.popleft()
-        keys = _keys(one.batch)
+        keys = keys_of(one.batch)
         if keys & spoilt:
             spoilt |= keys
             drawn_out.append(one)
         else:
             waiting.append(one)
     return drawn_out
-
-
-def _keys(batch: Batch) -> set[_Key]:
-    return {(change.kind, change.key) for change in batch.changes}
