@@ -48,6 +48,9 @@ class Caller:
             _answering(200), routes=ALL_ROUTES, desk=service.tokens if auth_on else None, refuse=_refusing
         )
 
+    def stop(self) -> None:
+        self._guard.stop()
+
     async def token(self, role: Role) -> str:
         made = await self.service.tokens.create_operator(role, name="ann")
         assert isinstance(made, NewToken)
@@ -63,7 +66,14 @@ class Caller:
             return {"type": "http.request", "body": b"", "more_body": False}
 
         headers = [(b"authorization", value.encode("latin-1")) for value in authorizations]
-        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": headers}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "root_path": "",
+            "headers": headers,
+            "client": ("10.0.0.9", 40_000),
+        }
         await self._guard(scope, receive, send)
         start, body = said
         return Answer(start["status"], dict(start["headers"]), body["body"].decode())
@@ -212,6 +222,25 @@ async def test_each_call_that_may_change_something_is_logged_with_who_made_it(
     assert logged(caplog, "operator_request") == [drained]
     assert logged(caplog, "operator_refused") == [refused]
     assert token not in caplog.text
+
+
+async def test_who_has_no_token_of_ours_is_logged_once_a_minute_and_the_others_are_counted(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    guess = "gpuo_00000000_guess"
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await caller.call("GET", "/v1/nodes")
+            await caller.call("GET", "/v1/nodes", f"Bearer {guess}")
+        caller.stop()
+    reasons = ["no token", "unknown token"]
+    noted = [{"address": "10.0.0.9", "reason": reason} for reason in reasons]
+    assert logged(caplog, "operator_unauthorized") == noted
+    left_out = logged(caplog, "offences_left_out")
+    assert [(one["kind"], one["origin"], one["count"]) for one in left_out] == [
+        (reason, "10.0.0.9", 2) for reason in reasons
+    ]
+    assert guess not in caplog.text
 
 
 async def test_with_auth_off_everybody_may_do_everything_and_nobody_is_behind_it(

@@ -38,14 +38,14 @@ class OperatorServer:
         hosts = {*LOOPBACK_NAMES, address.host} if address.is_loopback else None
         self._streams = EventStreams()
         app = application(service, self._streams)
-        guarded = Authorization(
+        self._authorization = Authorization(
             Guard(app, hosts=hosts, refuse=refusing),
             routes=app.routes,
             desk=service.tokens if service.auth_on else None,
             refuse=refusing,
         )
         config = uvicorn.Config(
-            ExactPaths(guarded, refuse=refusing),  # outermost: all behind it read the same path
+            ExactPaths(self._authorization, refuse=refusing),  # outermost: all behind it read the same path
             log_config=None,
             log_level="error",  # what a peer sends wrongly is answered, not logged
             access_log=False,
@@ -66,6 +66,7 @@ class OperatorServer:
     def stop(self) -> None:
         """Take no new requests, end those that never would, and the rest soon."""
         self._streams.close()
+        self._authorization.stop()
         self._server.should_exit = True
 
 

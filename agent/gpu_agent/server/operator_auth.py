@@ -2,7 +2,7 @@
 
 Goes by the role that a route was declared with, and by the very match by which the request is
 routed. Fails closed: a route without a role is an admin's. Each call that may change something is
-logged with the id and the name of its token, never the token.
+logged with the id and the name of its token, never the token; so is, once a minute, who has none.
 
 A token is looked up by the digest of its 256 bits of chance: how long a look-up takes tells nothing
 that helps to guess one, so nothing here needs to compare in constant time.
@@ -19,6 +19,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.bearer import token_of
 from gpu_agent.server.operator_guard import App, Receive, Refuse, Scope, Send
 from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.quieting import Quieting, origin_of
 
 _PUBLIC = "public"
 _OF_THE_FRAMEWORK = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
@@ -46,6 +47,7 @@ class Authorization:
         self._routes = routes
         self._desk = desk
         self._refuse = refuse
+        self._quieting = Quieting(_LOG.warning)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -61,6 +63,7 @@ class Authorization:
             token = token_of([value.decode("latin-1") for value in _values(scope, b"authorization")])
             credential = None if token is None else self._desk.authenticate(token)
             if credential is None or credential.role is None:
+                self._note_stranger(scope, presented=token is not None)
                 await self._unauthorized(presented=token is not None)(scope, receive, _challenging(send))
                 return
             if not allows(credential.role, needed):
@@ -71,6 +74,18 @@ class Authorization:
         if scope["method"] not in _READING and needed is not Role.READ:
             send = _telling(send, self._call(scope, credential))
         await self._app(scope, receive, send)
+
+    def stop(self) -> None:
+        """Say what was left out of the log."""
+        self._quieting.stop()
+
+    def _note_stranger(self, scope: Scope, *, presented: bool) -> None:
+        """Log who has no token of ours, once a minute for each origin: somebody may be guessing."""
+        host = (scope.get("client") or ("unknown",))[0]
+        reason = "unknown token" if presented else "no token"
+        self._quieting.offence(
+            "operator_unauthorized", origin_of(host), kind=reason, address=host, reason=reason
+        )
 
     def _lives(self, token: str | None) -> bool:
         return self._desk is not None and self._desk.authenticate(token or "") is not None
