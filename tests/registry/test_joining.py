@@ -70,6 +70,25 @@ def test_who_has_beaten_yields_to_nobody() -> None:
     assert codes(registry.arrive(FEW, 2), 2) == ["FORBIDDEN"]
 
 
+def test_who_registers_again_on_its_connection_takes_nobodys_place() -> None:
+    registry = registry_with(2)
+    registry.arrive(FEW, 1)
+    registry.beat()
+    registry.arrive(FEW, 2)
+    registry.do(ConnectionLost(2))
+    assert joined(registry.arrive(FEW, 1)) == ["node-1"]
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1", "node-2"]
+
+
+def test_who_is_gone_but_carries_an_operators_wish_yields_to_nobody() -> None:
+    registry = registry_with(1)
+    registry.arrive(FEW, 1)
+    registry.drain()
+    registry.do(ConnectionLost(1))
+    assert codes(registry.arrive(FEW, 2), 2) == ["FORBIDDEN"]
+    assert joined(registry.arrive(FEW, 3, "node-1")) == ["node-1"]
+
+
 def test_a_place_that_could_not_be_saved_is_given_back_to_who_had_yielded_it() -> None:
     registry = registry_with(1)
     registry.arrive(FEW, 1)

@@ -75,8 +75,7 @@ def silent_until(record: NodeRecord) -> float:
 
 def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when an offline record is let go; never while it carries an operator's wish or a connection."""
-    wished = record.cordoned is not None or (record.drain is not None and record.drain.by_operator)
-    if record.status is not NodeStatus.OFFLINE or record.connection is not None or wished:
+    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.wished_upon:
         return inf
     return record.since + thresholds.offline_retention_seconds
 

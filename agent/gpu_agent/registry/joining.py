@@ -22,27 +22,27 @@ def holds_place(record: NodeRecord | None, token: Token) -> bool:
 
 def has_room(token: Token, tokens: Tokens, roster: Roster) -> bool:
     """Say whether one more node may come by a token, if need be in the place of one that is gone."""
-    if token.uses is None:
-        return True
-    reserved = tokens.reserved(token.token_id)
-    if token.spent + len(reserved) < token.uses:
-        return True
-    return any(roster.records[node_id].connection is None for node_id in reserved)
+    return _has_free_use(token, tokens) or bool(_yielding(token, tokens, roster))
 
 
 def make_room(event: RegistrationArrived, node_id: str, *, house: House, step: Step) -> None:
     """Let go of the node that yields its place to this one, if one must."""
-    credential = event.credential
-    if credential is None or credential.kind is not CredentialKind.JOIN:
+    credential, roster, tokens = event.credential, house.roster, house.tokens
+    if credential is None or credential.kind is not CredentialKind.JOIN or event.connection in roster.bound:
         return
-    token = house.tokens.by_id.get(credential.token_id)
-    if token is None or token.uses is None or holds_place(house.roster.records.get(node_id), token):
+    token = tokens.by_id.get(credential.token_id)
+    if token is None or holds_place(roster.records.get(node_id), token) or _has_free_use(token, tokens):
         return
-    reserved = house.tokens.reserved(token.token_id)
-    if token.spent + len(reserved) < token.uses:
-        return
-    gone = [house.roster.records[one] for one in reserved if house.roster.records[one].connection is None]
-    if gone:
-        first = min(gone, key=lambda record: (record.registered_at, record.node_id))
-        step.remember(first)
-        purge(first, house, why="its place at its join token went to another node", step=step)
+    first = min(_yielding(token, tokens, roster), key=lambda record: (record.registered_at, record.node_id))
+    step.remember(first)
+    purge(first, house, why="its place at its join token went to another node", step=step)
+
+
+def _has_free_use(token: Token, tokens: Tokens) -> bool:
+    return token.uses is None or token.spent + len(tokens.reserved(token.token_id)) < token.uses
+
+
+def _yielding(token: Token, tokens: Tokens, roster: Roster) -> list[NodeRecord]:
+    """Find those that are gone; who carries an operator's wish keeps its place, and the wish is kept."""
+    reserved = [roster.records[node_id] for node_id in tokens.reserved(token.token_id)]
+    return [record for record in reserved if record.connection is None and not record.wished_upon]

@@ -131,6 +131,11 @@ class NodeRecord:
         return self.connection is not None and not self.suspected
 
     @property
+    def wished_upon(self) -> bool:
+        """True while an operator wants it empty, or without new jobs."""
+        return self.cordoned is not None or (self.drain is not None and self.drain.by_operator)
+
+    @property
     def in_flight_jobs(self) -> int:
         """Occupied places (§5): the union of ids where ids are reported, else the larger count."""
         if self.reported_job_ids is not None:
