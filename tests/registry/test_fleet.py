@@ -20,11 +20,14 @@ from gpu_agent.registry.actions import (
     Send,
     TellStatus,
 )
+from gpu_agent.registry.census import Census
 from gpu_agent.registry.deadlines import silent_until
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
+    Command,
     ConnectionLost,
+    ControlAsked,
     CordonAsked,
     DrainAsked,
     Event,
@@ -41,6 +44,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.lifecycle import ARROWS
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
 from tests.registry.fleets import (
@@ -198,6 +202,7 @@ def wishes() -> SearchStrategy[Event]:
         | strategies.builds(ResumeAsked, strategies.just(1), NODES)
         | strategies.builds(CordonAsked, strategies.just(1), NODES, reasons)
         | strategies.builds(RemovalAsked, strategies.just(1), NODES)
+        | strategies.builds(ControlAsked, strategies.just(1), NODES, strategies.sampled_from(Command))
     )
 
 
@@ -301,6 +306,7 @@ class Watched:
                 action for one in outcome for action in self.registry.fleet.handle(one, self.registry.now)
             ]
         self._one_connection_per_node()
+        self._everybody_is_counted()
 
     def _in_order(self, actions: Sequence[Action]) -> None:
         saves = [place for place, one in enumerate(actions) if isinstance(one, Save)]
@@ -314,11 +320,28 @@ class Watched:
             source = note.fields["from"]
             arrow = (None if source is None else NodeStatus(str(source)), NodeStatus(str(note.fields["to"])))
             assert ReasonCode(str(note.fields["reason_code"])) in ARROWS[arrow]
+            record = self.registry.fleet.node(str(note.fields["node_id"]))
+            if record is not None and note.fields["reason_code"] == "recovered":
+                self._has_calmed_down(record)
+
+    def _has_calmed_down(self, record: NodeRecord) -> None:
+        limits = self.registry.thresholds
+        recent = [at for at in record.exits if self.registry.now - at < limits.flap_window_seconds]
+        flapped = [step for step in record.story if step.target is NodeStatus.DEGRADED][-1]
+        assert flapped.reason_code is not ReasonCode.FLAPPING or len(recent) < limits.flap_limit
+        assert len(record.exits) <= limits.flap_limit
 
     def _claims_stand_on_ready_nodes(self, actions: Sequence[Action]) -> None:
         for note in notes(actions, "job_assigned"):
             record = self.registry.node(str(note.fields["node_id"]))
             assert (record.status, record.connected, record.cordoned) == ("ready", True, None)
+
+    def _everybody_is_counted(self) -> None:
+        anew = Census()
+        for record in self.registry.fleet.nodes():
+            anew.count(record)
+        kept = self.registry.fleet._census
+        assert (kept.live, kept.warming) == (anew.live, anew.warming)
 
     def _one_connection_per_node(self) -> None:
         records = self.registry.fleet.nodes()
