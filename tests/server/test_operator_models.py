@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion, NoAvailableNode
 from gpu_agent.registry.job import Job
-from gpu_agent.server.operator_models import DrainRequest, DryRunRequest, JobRequest, explained, nobody_left
+from gpu_agent.server.operator_models import DrainRequest, DryRunRequest, JobRequest, nobody_left
 
 FALLEN = Excluded("node-1", Exclusion.GPU_UNAVAILABLE, "2 GPUs", "1 GPU")
 
@@ -63,16 +63,6 @@ def test_a_drain_has_a_deadline_or_the_registrys(seconds: float) -> None:
     assert DrainRequest().deadline_seconds is None
     with pytest.raises(ValidationError):
         DrainRequest(deadline_seconds=seconds)
-
-
-def test_an_explanation_counts_its_reasons() -> None:
-    answer = explained(Explanation("job-1", ("node-2",), (FALLEN,)))
-    assert answer.model_dump() == {
-        "job_id": "job-1",
-        "able": ("node-2",),
-        "excluded": ({"node_id": "node-1", "reason": "gpu_unavailable", "need": "2 GPUs", "have": "1 GPU"},),
-        "counts": {"gpu_unavailable": 1},
-    }
 
 
 def test_d06_nobody_left_has_counts_and_examples_by_reason() -> None:

@@ -6,13 +6,15 @@ Reserves nothing and changes nothing.
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.objections import Objection
 from gpu_agent.registry.why import ModelState, NodeWhy
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
-from gpu_agent.server.operator_models import ApiModel, DryRunRequest, ExplanationAnswer, Name, explained
+from gpu_agent.server.explanation_json import written
+from gpu_agent.server.operator_models import ApiModel, DryRunRequest, ExplanationAnswer, Name
 from gpu_agent.server.operator_paths import NodeId
 from gpu_agent.server.operator_problems import no_node, unknown_node
 from gpu_agent.server.operator_reads import kept, settled
@@ -73,12 +75,17 @@ def about_dispatch(service: RegistryService) -> APIRouter:
         return chosen
 
     @router.post(
-        "/v1/dispatch/explain", summary="Explain a job", openapi_extra=needs("read"), responses=refusals(503)
+        "/v1/dispatch/explain",
+        summary="Explain a job",
+        openapi_extra=needs("read"),
+        response_model=ExplanationAnswer,
+        responses=refusals(503),
     )
-    async def explain_job(asked: DryRunRequest) -> ExplanationAnswer:
+    async def explain_job(asked: DryRunRequest) -> StreamingResponse:
         """Say of every node whether it could take a job, and why not; reserves nothing."""
         await settled(service)
-        return explained(await service.explain(asked.job()))
+        explanation = await service.explain(asked.job())
+        return StreamingResponse(written(explanation), media_type="application/json")
 
     @router.get("/v1/exclusions", summary="Show what jobs failed on", openapi_extra=needs("read"))
     async def list_exclusions() -> ExclusionsAnswer:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
-from gpu_agent.registry.dispatch.verdict import Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.views import CheckView, ClaimView, NodeSummary
@@ -177,16 +177,6 @@ class Problem(BaseModel):
     """With `NO_AVAILABLE_NODE`: a few nodes of each reason."""
     checks: tuple[CheckView, ...] | None = None
     """With `NOT_READY`: what holds, and what does not."""
-
-
-def explained(explanation: Explanation) -> ExplanationAnswer:
-    """Write an explanation."""
-    return ExplanationAnswer(
-        job_id=explanation.job_id,
-        able=explanation.able,
-        excluded=tuple(reason(one) for one in explanation.excluded),
-        counts={exclusion.value: count for exclusion, count in explanation.counts.items()},
-    )
 
 
 def reason(one: Excluded) -> Reason:
