@@ -4,9 +4,12 @@ from collections.abc import Callable
 import pytest
 
 from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import ClaimAsked, Event, ReleaseAsked
-from gpu_agent.registry.job import Job
-from gpu_agent.server.asking import Asking, refusal
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.server.asking import Asking, placed, refusal
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.views import Placement
 
 
 class Loop:
@@ -59,3 +62,17 @@ def test_only_a_refusal_is_one() -> None:
     assert refusal(None) is None
     refused = Refusal("X", "no")
     assert refusal(refused) is refused
+
+
+def test_a_place_is_told_with_wall_time_and_an_answer_that_is_none_is_our_mistake() -> None:
+    clock = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
+    claim = Claim(
+        job_id="job-1", node_id="node-1", gpu_uuids=(), endpoint=None, granted_at=90.0, expires_at=150.0
+    )
+    told = placed(claim, clock)
+    assert isinstance(told, Placement)
+    assert told.expires_at == 1_000_050.0
+    nobody = NoAvailableNode("job-1")
+    assert placed(nobody, clock) is nobody
+    with pytest.raises(RuntimeError, match="this is a bug"):
+        placed(None, clock)

@@ -8,8 +8,12 @@ import itertools
 from collections.abc import Callable
 
 from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import ClaimAsked, Event
+from gpu_agent.registry.job import Claim
+from gpu_agent.server.clock import Clock
 from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.views import Placement, placement
 
 
 class Asking:
@@ -45,3 +49,12 @@ class Asking:
 def refusal(result: Result) -> Refusal | None:
     """Return a refusal, or None where what was asked is done."""
     return result if isinstance(result, Refusal) else None
+
+
+def placed(result: Result, clock: Clock) -> Placement | NoAvailableNode | Refusal:
+    """Return the place that a job was given, or why it has none."""
+    if isinstance(result, Claim):
+        return placement(result, clock)
+    if isinstance(result, NoAvailableNode | Refusal):
+        return result
+    raise RuntimeError(f"the fleet answered for a place with {result!r}; this is a bug")

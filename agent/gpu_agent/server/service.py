@@ -24,14 +24,14 @@ from gpu_agent.registry.events import (
     ResumeAsked,
 )
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import dispatch_views, slices, views
 from gpu_agent.server.address import Address
-from gpu_agent.server.asking import Asking, refusal
+from gpu_agent.server.asking import Asking, placed, refusal
 from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle, Listener, RegistryEvent, follow
 from gpu_agent.server.clock import Clock
@@ -180,11 +180,11 @@ class RegistryService:
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
-        return self._placed(await self._ask(lambda ref: ClaimAsked(ref, job)), job.job_id)
+        return placed(await self._ask(lambda ref: ClaimAsked(ref, job)), self._clock)
 
     async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
         """Keep a job's place for one more TTL."""
-        return self._placed(await self._ask(lambda ref: RenewalAsked(ref, job_id)), job_id)
+        return placed(await self._ask(lambda ref: RenewalAsked(ref, job_id)), self._clock)
 
     async def release(self, job_id: str) -> Refusal | None:
         """Give a job's place back."""
@@ -293,10 +293,3 @@ class RegistryService:
 
     def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
         return self._asking.ask(asking)
-
-    def _placed(self, result: Result, job_id: str) -> Placement | NoAvailableNode | Refusal:
-        if isinstance(result, Claim):
-            return views.placement(result, self._clock)
-        if result is None:
-            raise RuntimeError(f"the fleet answered for job {job_id!r} with nothing; this is a bug")
-        return result
