@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.server.state_dir import StateDirectoryError
-from gpu_agent.server.stores import FILE, checked, database_path, lock_of, open_store
+from gpu_agent.server.stores import FILE, checked, database_path, lock_of, open_store, refuse_anothers
 from gpu_agent.store.base import StoreError, UnusableError
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
@@ -94,3 +94,14 @@ def test_each_place_has_its_keeper(tmp_path: Path) -> None:
     on_disk = open_store(f"sqlite://{tmp_path / 'r.db'}", tmp_path)
     assert isinstance(on_disk, SqliteStore)
     on_disk.close()
+
+
+def test_a_registry_whose_state_is_elsewhere_keeps_out_of_anothers_directory(tmp_path: Path) -> None:
+    refuse_anothers(tmp_path, "memory")
+    (tmp_path / FILE).touch()
+    for place in ("memory", f"sqlite://{tmp_path}/other.db"):
+        with pytest.raises(StateDirectoryError, match=r"operator token would be lost.*--state-dir"):
+            refuse_anothers(tmp_path, place)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in ("sqlite", f"sqlite://{tmp_path}/link/{FILE}"):
+        refuse_anothers(tmp_path, place)

@@ -19,7 +19,7 @@ from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.state_dir import StateDirectoryError, prepare
-from gpu_agent.server.stores import open_store
+from gpu_agent.server.stores import open_store, refuse_anothers
 from gpu_agent.store.base import Store, StoreError, UnusableError
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
@@ -132,6 +132,7 @@ def _store(settings: RegistrySettings) -> Store:
     """Open what keeps the state, in a state directory that is safe where one is needed."""
     if settings.auth_on:
         prepare(settings.state_folder)
+        refuse_anothers(settings.state_folder, settings.store)
     return open_store(settings.store, settings.state_folder)
 
 

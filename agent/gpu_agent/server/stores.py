@@ -52,6 +52,19 @@ def open_store(place: str, folder: Path) -> Store:
         raise
 
 
+def refuse_anothers(folder: Path, place: str) -> None:
+    """Raise `StateDirectoryError` where the directory is another registry's: its operator token lies there.
+
+    A registry that does not know that token, because its own state is elsewhere, would write its own over it.
+    """
+    theirs, ours = folder / FILE, database_path(place, folder)
+    if theirs.exists() and (ours is None or not ours.exists() or not ours.samefile(theirs)):
+        raise state_dir.StateDirectoryError(
+            f"the state directory {folder} is that of the registry whose database is {theirs}, and its "
+            "operator token would be lost: name another directory with --state-dir"
+        )
+
+
 def lock_of(path: Path) -> Lock:
     """Keep every other registry from a database; raises `StoreError` that names the one which has it."""
     try:
