@@ -12,7 +12,7 @@ COMMANDS = [parser for _, parser in commands()]
 ASKING = [
     parser
     for parser in COMMANDS
-    if parser.prog.split()[1] == "registry" and not parser.prog.endswith(" serve")
+    if parser.prog.split()[1] == "registry" and parser.prog.split()[-1] not in ("serve", "restore")
 ]
 
 

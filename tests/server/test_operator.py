@@ -28,6 +28,7 @@ ROUTES = {
     "GET /v1/tokens": "admin",
     "HEAD /healthz": "public",
     "HEAD /readyz": "public",
+    "POST /v1/backup": "admin",
     "POST /v1/claims": "operate",
     "POST /v1/claims/{job_id}/renew": "operate",
     "POST /v1/dispatch/explain": "read",

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -210,11 +211,17 @@ async def test_at_the_end_what_is_being_written_is_waited_for_but_not_for_ever()
     disk = Disk()
     subject = Writer(disk)
     heard = Heard(subject)
-    assert await subject.stop(within_seconds=5)
     disk.turning.clear()
     heard.put("a")
     heard.put("b")
-    assert not await subject.stop(within_seconds=0.05)
+    assert not await subject.close(within_seconds=0.05)
     disk.turning.set()
-    assert await subject.stop(within_seconds=5)
+    assert await subject.close(within_seconds=5)
     assert heard.outcomes == {"a": None, "b": None}
+    with pytest.raises(StoreError, match="closed"):
+        await subject.load()
+
+
+async def test_a_backup_is_the_stores_business(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="memory only"):
+        await Writer(MemoryStore()).backup(tmp_path / "copy.db")

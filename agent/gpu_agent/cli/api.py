@@ -25,6 +25,9 @@ LARGEST_BYTES = 256 * 1024 * 1024
 """More than the list of any fleet; an endless answer must end somewhere."""
 
 LONGEST_LINE_BYTES = 1024 * 1024
+DOWNLOAD_SECONDS = 120.0
+"""A file is made before its first piece comes."""
+PIECE_BYTES = 1024 * 1024
 
 _JSON, _PROBLEM, _EVENTS = "application/json", "application/problem+json", "text/event-stream"
 _GRANTED, _NO_CONTENT, _UNAUTHORIZED = range(200, 300), 204, 401
@@ -125,6 +128,19 @@ class Api:
                 raise Refused(self._sentence(problem), problem)
             self._check_kind(answer, _EVENTS, "its stream of events")
             yield iter(lambda: answer.readline(LONGEST_LINE_BYTES), b"")
+
+    @contextmanager
+    def download(self, path: str, kind: str) -> Iterator[Iterator[bytes]]:
+        """Ask for a file and hand out its pieces; raises `Refused`, or `Failure` when it breaks off."""
+        request = self._request("POST", path, {})
+        with self._answered(request, timeout_seconds=DOWNLOAD_SECONDS) as answer:
+            problem = self._problem(answer)
+            if problem is not None:
+                raise Refused(self._sentence(problem), problem)
+            self._check_kind(answer, kind, "its file")
+            yield iter(lambda: answer.read(PIECE_BYTES), b"")
+            if answer.length:
+                raise http.client.IncompleteRead(b"", answer.length)
 
     def _request(self, method: str, path: str, body: Mapping[str, object] | None) -> urllib.request.Request:
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked when the URL was given

@@ -55,6 +55,8 @@ REGISTRY = Group(
         "the registry itself": {
             "serve": Command("registry_serve", "run the registry"),
             "thresholds": Command("registry_thresholds", "show what it judges by"),
+            "backup": Command("registry_backup", "write all that it keeps to a file"),
+            "restore": Command("registry_restore", "put a backup in the place of its database"),
         },
         "nodes": {
             "nodes": Command("registry_nodes", "list all nodes with status and reason"),

@@ -15,6 +15,7 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.event_streams import EventStreams
 from gpu_agent.server.operator_about import about_registry
 from gpu_agent.server.operator_auth import Authorization
+from gpu_agent.server.operator_backup import about_backup
 from gpu_agent.server.operator_dispatch import about_dispatch
 from gpu_agent.server.operator_events import about_events
 from gpu_agent.server.operator_guard import LOOPBACK_NAMES, Guard
@@ -29,6 +30,15 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
 
 STOP_SECONDS = 2
+_SUBJECTS = (
+    about_registry,
+    about_nodes,
+    about_wishes,
+    about_dispatch,
+    about_jobs,
+    about_tokens,
+    about_backup,
+)
 
 
 class OperatorServer:
@@ -87,7 +97,16 @@ def application(service: RegistryService, streams: EventStreams | None = None) -
         redoc_url=None,
         redirect_slashes=False,
     )
-    for about in (about_registry, about_nodes, about_wishes, about_dispatch, about_jobs, about_tokens):
+    abouts = (
+        about_registry,
+        about_nodes,
+        about_wishes,
+        about_dispatch,
+        about_jobs,
+        about_tokens,
+        about_backup,
+    )
+    for about in abouts:
         app.router.routes.extend(about(service).routes)
     app.router.routes.extend(about_events(service, streams or EventStreams()).routes)
     answer_with_problems(app)

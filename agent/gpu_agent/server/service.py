@@ -7,7 +7,8 @@ is one user of this facade among others. Everything here belongs to one event lo
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
@@ -28,7 +29,6 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import dispatch_views, slices, views
 from gpu_agent.server.address import Address
 from gpu_agent.server.asking import Asking, placed, refusal
@@ -66,7 +66,6 @@ class RegistryService:
 
     def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._store = store
         self._clock = clock or Clock()
         self._chronicle = Chronicle()
         self._meter = Meter(now=self._clock.monotonic())
@@ -80,7 +79,7 @@ class RegistryService:
         )
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
-        self._reception = Reception(self._handle, auth_on=settings.auth_on, monotonic=self._clock.monotonic)
+        self._reception = Reception(self._hear, auth_on=settings.auth_on, monotonic=self._clock.monotonic)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
@@ -116,7 +115,7 @@ class RegistryService:
     async def start(self) -> None:
         """Listen for nodes, take back what the store kept, let nodes in; raises `OSError`, `StoreError`."""
         self._node_address = await self._switchboard.listen(self._settings.node_listen)
-        kept = await in_thread("store", self._store.load, deadline_seconds=None)
+        kept = await self._writer.load()
         self._chronicle.restore(kept)
         self._loop.start()
         self._lag.start()
@@ -138,9 +137,7 @@ class RegistryService:
         for waiting in self._carrier.answers.values():
             waiting.cancel()
         await self._switchboard.stop()
-        if await self._writer.stop(within_seconds=CLOSE_SECONDS):
-            with suppress(TimeoutError):
-                await in_thread("store", self._store.close, deadline_seconds=CLOSE_SECONDS)
+        await self._writer.close(within_seconds=CLOSE_SECONDS)
 
     @property
     def node_address(self) -> Address:
@@ -249,11 +246,7 @@ class RegistryService:
         return refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
-        """Follow what happens from now on, or since the event of the id `after`.
-
-        Who falls behind loses the oldest and is told how many, by an event without an id; so is who
-        asks for more than is kept.
-        """
+        """Follow what happens from now on, or since the event of the id `after`; losses are told."""
         return follow(self._chronicle, after=after)
 
     def listening(self, *, after: int | None = None) -> AbstractContextManager[Listener]:
@@ -263,6 +256,10 @@ class RegistryService:
     async def settled(self) -> bool:
         """Wait until everything handled so far is kept and told; False when the store takes too long."""
         return await self._loop.settled()
+
+    async def backup(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write all that is kept to a database of its own while others go on; raises `StoreError`."""
+        await self._writer.backup(path, overwrite=overwrite)
 
     @property
     def undone(self) -> int:
@@ -288,7 +285,7 @@ class RegistryService:
         """How many nodes are known and how many connections are open."""
         return self.vitals.size
 
-    def _handle(self, event: Event) -> None:
+    def _hear(self, event: Event) -> None:
         self._loop.handle(event)
 
     def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:

@@ -10,13 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.runtime.tasks import start_thread
+from gpu_agent.runtime.tasks import in_thread, start_thread
 from gpu_agent.server.commits import SPOILT, Key, Outcome, commit, keys_of, probe
 from gpu_agent.server.histogram import Histogram
-from gpu_agent.store.base import Batch, Store
+from gpu_agent.store.base import Batch, Loaded, Store
 
 MOST_AT_ONCE = 500
 """Batches of one commit: more would make the first wait for the last."""
@@ -46,7 +47,7 @@ class _Waiting:
 
 
 class Writer:
-    """The one writer of a store, from its first `put` until `stop`."""
+    """The one user of a store, until `close`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -86,13 +87,27 @@ class Writer:
         self._waiting.append(_Waiting(batch, answered))
         self._go_on()
 
-    async def stop(self, *, within_seconds: float) -> bool:
-        """Wait for what is being written; False when the store does not come to an end."""
+    async def load(self) -> Loaded:
+        """Read all that is kept, before the first `put`; raises `StoreError`."""
+        return await in_thread("store", self._store.load, deadline_seconds=None)
+
+    async def backup(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write all that is kept to a database of its own, mode 0600; raises `StoreError`.
+
+        No commit waits for it. What lies at `path` is replaced only with `overwrite`.
+        """
+        await in_thread(
+            "backup", lambda: self._store.backup(path, overwrite=overwrite), deadline_seconds=None
+        )
+
+    async def close(self, *, within_seconds: float) -> bool:
+        """Close the store once nothing is being written; False when it does not come to that in time."""
         if self._probing is not None:
             self._probing.cancel()
         try:
             async with asyncio.timeout(within_seconds):
                 await self._idle.wait()
+            await in_thread("store", self._store.close, deadline_seconds=within_seconds)
         except TimeoutError:
             return False
         return True

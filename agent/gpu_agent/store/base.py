@@ -30,6 +30,10 @@ class UnusableError(StoreError):
     """What is kept there cannot be read by this release: a person has to mend it."""
 
 
+class NothingToBackUpError(StoreError):
+    """What is kept lies on no disk."""
+
+
 class UnkeepableError(StoreError):
     """What was asked is of a form that no keeper takes: our fault, and the keeper is well."""
 

@@ -16,6 +16,7 @@ from gpu_agent.store.base import (
     RECENT_EVENTS,
     Batch,
     Loaded,
+    NothingToBackUpError,
     RegistryEvent,
     StoreError,
 )
@@ -64,7 +65,7 @@ class MemoryStore:
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:  # noqa: ARG002 - the promise's form
         """Refuse: nothing here outlives the process."""
-        raise StoreError(
+        raise NothingToBackUpError(
             f"nothing is written to {target}: this registry keeps everything in memory only; start it with "
             "`--store sqlite:///PATH` to have something to back up"
         )

@@ -47,6 +47,14 @@ def fault(path: Path, error: Fault) -> StoreError:
     return kind(f"the registry's database {path} cannot be used: {problem}; {mend}")
 
 
+def unwritten(target: Path, error: Fault) -> StoreError:
+    """Say why a copy of a database could not be written."""
+    problem, mend = _told(error)
+    if mend == _ROOM:
+        mend = "free some space there, or name another place"
+    return StoreError(f"no copy of the registry's database could be written to {target}: {problem}; {mend}")
+
+
 def damage(path: Path, detail: str) -> UnusableError:
     """Say that what the database holds contradicts itself."""
     told = " ".join(detail.split())

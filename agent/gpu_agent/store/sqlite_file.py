@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpu_agent.store import sqlite_schema
 from gpu_agent.store.base import StoreError
-from gpu_agent.store.sqlite_faults import damage, fault
+from gpu_agent.store.sqlite_faults import damage, fault, unwritten
 
 MODE = 0o600
 
@@ -28,7 +28,7 @@ def opened(path: Path) -> sqlite3.Connection:
     """Open a registry's database, or make one, to be written; raises `StoreError`."""
     try:
         _make(path)
-        database = _connected(path)
+        database = connected(path)
     except (OSError, sqlite3.Error) as error:
         raise fault(path, error) from error
     try:
@@ -73,17 +73,39 @@ def copy(path: Path, target: Path, *, overwrite: bool = False) -> None:
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE))
         try:
             _copy(path, part)
-            _sync(part)
+            sync(part)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
-        _sync(target.parent)
+        sync(target.parent)
     except (OSError, sqlite3.Error) as error:
-        raise fault(target, error) from error
+        raise unwritten(target, error) from error
+
+
+def connected(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
+    """Connect to a file that is there, to read it (`ro`) or to write it (`rw`); raises `sqlite3.Error`."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_WAIT_SECONDS,
+    )
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, onto the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy(path: Path, part: Path) -> None:
-    with closing(_connected(path, mode="ro")) as source, closing(_connected(part)) as copied:
+    with closing(connected(path, mode="ro")) as source, closing(connected(part)) as copied:
         source.backup(copied)
         copied.execute("PRAGMA journal_mode = DELETE")  # one file, that lies by itself
 
@@ -104,18 +126,8 @@ def _make(path: Path) -> None:
     except FileExistsError:
         descriptor = os.open(path, os.O_RDWR)
     else:
-        _sync(path.parent)
+        sync(path.parent)
     os.close(descriptor)
-
-
-def _connected(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=_WAIT_SECONDS,
-    )
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -124,14 +136,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (found.st_dev, found.st_ino)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, onto the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
