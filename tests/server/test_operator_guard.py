@@ -13,7 +13,11 @@ async def _receive() -> MutableMapping[str, Any]:
 
 
 async def outcome(
-    method: str, headers: dict[str, str], *, hosts: frozenset[str] | None = LOOPBACK_NAMES
+    method: str,
+    headers: dict[str, str],
+    *,
+    hosts: frozenset[str] | None = LOOPBACK_NAMES,
+    taken: bool = True,
 ) -> str:
     said: list[str] = []
 
@@ -27,7 +31,10 @@ async def outcome(
         return app
 
     guard = Guard(
-        noting("let through"), hosts=hosts, refuse=lambda status, code, _: noting(f"{status} {code}")
+        noting("let through"),
+        hosts=hosts,
+        refuse=lambda status, code, _: noting(f"{status} {code}"),
+        takes=lambda _: taken,
     )
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await guard({"type": "http", "method": method, "headers": raw}, _receive, send)
@@ -72,6 +79,11 @@ async def test_a_post_without_a_body_needs_the_header_too() -> None:
     assert await outcome("POST", {"host": OWN}) == "415 JSON_REQUIRED"
 
 
+async def test_what_nothing_takes_is_let_through_to_be_told_so() -> None:
+    assert await outcome("POST", {"host": OWN}, taken=False) == "let through"
+    assert await outcome("POST", {"host": "evil.example"}, taken=False) == "403 HOST_NOT_ALLOWED"
+
+
 async def test_json_is_let_through_whatever_its_charset() -> None:
     headers = {"host": OWN, "content-type": "Application/JSON; charset=utf-8", "content-length": "2"}
     assert await outcome("POST", headers) == "let through"
@@ -107,7 +119,7 @@ async def test_a_body_is_handed_on_whole_and_what_comes_after_it_too() -> None:
 
     headers = [(b"host", OWN.encode()), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "headers": headers}
-    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse)(scope, receive, send)
+    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse, takes=lambda _: True)(scope, receive, send)
     assert heard == [
         {"type": "http.request", "body": b"{}", "more_body": False},
         {"type": "http.disconnect"},
@@ -126,5 +138,7 @@ async def test_what_is_no_http_request_is_not_judged() -> None:
     def refuse(status: int, code: str, detail: str) -> App:
         raise AssertionError((status, code, detail))
 
-    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse)({"type": "lifespan"}, _receive, send)
+    await Guard(app, hosts=LOOPBACK_NAMES, refuse=refuse, takes=lambda _: True)(
+        {"type": "lifespan"}, _receive, send
+    )
     assert reached == ["lifespan"]

@@ -76,3 +76,7 @@ def test_d06_nobody_left_has_counts_and_examples_by_reason() -> None:
             ]
         },
     }
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert JobRequest.model_validate({"job_id": "j", "gpu_count": 2.0}).gpu_count == 2

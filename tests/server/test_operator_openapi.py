@@ -61,3 +61,11 @@ def test_no_shape_is_described_that_nobody_uses() -> None:
     document = described()
     shapes, text = document["components"]["schemas"], str(document)
     assert [name for name in shapes if f"'#/components/schemas/{name}'" not in text] == []
+
+
+def test_the_bounds_of_a_number_are_told() -> None:
+    shapes = described()["components"]["schemas"]
+    count = shapes["JobRequest"]["properties"]["gpu_count"]
+    assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1024)
+    uses = shapes["JoinTokenRequest"]["properties"]["uses"]["anyOf"][0]
+    assert (uses["type"], uses["minimum"]) == ("integer", 1)

@@ -24,6 +24,7 @@ from gpu_agent.server.operator_nodes import about_nodes
 from gpu_agent.server.operator_openapi import describe_itself
 from gpu_agent.server.operator_paths import ExactPaths
 from gpu_agent.server.operator_problems import answer_with_problems, refusing
+from gpu_agent.server.operator_routes import taker
 from gpu_agent.server.operator_tokens import about_tokens
 from gpu_agent.server.operator_wishes import about_wishes
 from gpu_agent.server.service import RegistryService
@@ -49,7 +50,9 @@ class OperatorServer:
         self._streams = EventStreams()
         app = application(service, self._streams)
         self._authorization = Authorization(
-            Guard(app, hosts=hosts, refuse=refusing),
+            Guard(
+                app, hosts=hosts, refuse=refusing, takes=lambda scope: taker(app.routes, scope) is not None
+            ),
             routes=app.routes,
             desk=service.tokens if service.auth_on else None,
             refuse=refusing,

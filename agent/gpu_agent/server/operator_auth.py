@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 
 from gpu_agent.registry.credentials import Credential, Role, allows
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.bearer import token_of
 from gpu_agent.server.operator_guard import App, Receive, Refuse, Scope, Send
-from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.operator_routes import role_of, taker
 from gpu_agent.server.quieting import Quieting, origin_of
 
 _PUBLIC = "public"
@@ -122,7 +122,7 @@ def needed_role(routes: Sequence[BaseRoute], scope: Scope) -> Role | None:
 
     Where no route takes the request, whoever may read is told so.
     """
-    taking = next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+    taking = taker(routes, scope)
     if taking is None or scope["path"] in _OF_THE_FRAMEWORK:
         return Role.READ
     stated = role_of(taking)

@@ -27,8 +27,12 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 class Guard:
     """Stands before an ASGI application."""
 
-    def __init__(self, app: App, *, hosts: Iterable[str] | None, refuse: Refuse) -> None:
+    def __init__(
+        self, app: App, *, hosts: Iterable[str] | None, refuse: Refuse, takes: Callable[[Scope], bool]
+    ) -> None:
         self._app = app
+        self._takes = takes
+        """Says whether anything takes a request; what nothing takes does no harm, whatever it carries."""
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         """Names under which we may be called; None when nobody can know them all."""
         self._refuse = refuse
@@ -63,7 +67,8 @@ class Guard:
         has_body = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
         if scope["method"] in _READING or not (has_body or scope["method"] == "POST"):
             return None
-        if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and self._takes(scope):
             return self._refuse(
                 415, "JSON_REQUIRED", "send the request with the header `Content-Type: application/json`"
             )

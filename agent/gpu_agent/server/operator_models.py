@@ -7,7 +7,7 @@ believed it could not. Nor is a value taken for another: a number in quotes is n
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 
 from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
 from gpu_agent.registry.job import Job
@@ -15,6 +15,13 @@ from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.views import CheckView, ClaimView, NodeSummary
 from gpu_agent.wire.fields import MAX_LABELS
 
+
+def _whole(value: object) -> object:
+    """Read `3.0` as `3`, as JSON Schema does; a number in quotes is still no number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
 Label = Annotated[str, StringConstraints(max_length=1024)]
@@ -36,13 +43,13 @@ class JobRequest(ApiModel):
     required_models: Names = ()
     required_features: Names = ()
     public: StrictBool = False
-    gpu_count: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    gpu_count: Annotated[int, Field(strict=True, ge=1, le=1024), WHOLE] = 1
     gpu_name: Name | None = None
-    min_gpu_memory_mb: Annotated[int, Field(strict=True, ge=0, le=2**40)] | None = None
+    min_gpu_memory_mb: Annotated[int, Field(strict=True, ge=0, le=2**40), WHOLE] | None = None
     labels: Labels = Field(default_factory=dict)
     allowed_nodes: Names | None = None
     affinity_key: Name | None = None
-    priority: Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)] = 0
+    priority: Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31), WHOLE] = 0
 
     def job(self) -> Job:
         """The demands as the fleet reads them."""

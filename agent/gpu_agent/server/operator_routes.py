@@ -4,10 +4,14 @@ The role stands with the route, as `x-role` in what the API says of itself, so t
 checks credentials and whoever reads the page go by the same word. Checks nothing.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Match
+
+from gpu_agent.server.operator_guard import Scope
 
 ROLE = "x-role"
 Needed = Literal["public", "read", "operate", "admin"]
@@ -45,6 +49,11 @@ def role_of(route: object) -> str | None:
     """Return the role that a route was declared with; None for one that was not declared here."""
     extra = route.openapi_extra if isinstance(route, APIRoute) else None
     return None if extra is None else extra.get(ROLE)
+
+
+def taker(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
+    """Find the route that takes a request; None when none does."""
+    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
 
 
 def _name(route: APIRoute) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool, StringConstraints
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.credentials import Role
-from gpu_agent.server.operator_models import ApiModel, Labels
+from gpu_agent.server.operator_models import WHOLE, ApiModel, Labels
 from gpu_agent.server.operator_nodes import known
 from gpu_agent.server.operator_paths import NodeId, TokenId
 from gpu_agent.server.operator_problems import Refused, unless_refused
@@ -25,7 +25,7 @@ from gpu_agent.server.tokens import (
 from gpu_agent.server.views import NodeDetail
 from gpu_agent.wire.fields import NodeId as WireNodeId
 
-_CREATED, _NOT_FOUND, _BUSY = 201, 404, 503
+_CREATED, _NOT_FOUND, _CONFLICT, _BUSY = 201, 404, 409, 503
 
 Ttl = Annotated[float, Field(strict=True, gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
 Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
@@ -37,7 +37,7 @@ class JoinTokenRequest(ApiModel):
     kind: Literal["join"]
     ttl_seconds: Ttl | None = DAY_SECONDS
     """How long it opens anything; null: for ever."""
-    uses: Annotated[int, Field(strict=True, ge=1, le=MOST_USES)] | None = 1
+    uses: Annotated[int, Field(strict=True, ge=1, le=MOST_USES), WHOLE] | None = 1
     """How many nodes may join by it; null: any number."""
     labels: Labels = Field(default_factory=dict)
     """Granted to the nodes that join by it."""
@@ -138,7 +138,7 @@ def about_tokens(service: RegistryService) -> APIRouter:
         "/v1/nodes/{node_id}/rotate",
         summary="Replace a node's token",
         openapi_extra=needs("admin"),
-        responses=refusals(_NOT_FOUND, _BUSY),
+        responses=refusals(_NOT_FOUND, _CONFLICT, _BUSY),
     )
     async def rotate_node_token(node_id: NodeId, asked: RotationRequest) -> NodeDetail:
         """Give a node another token, of which only the node is told."""
