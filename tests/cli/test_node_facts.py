@@ -31,7 +31,7 @@ def test_what_is_not_known_is_left_out() -> None:
     ("fact", "fields", "words"),
     [
         ("since", {"previous_status": "degraded"}, "(5 min), degraded before that"),
-        ("link", {"connected": False, "address": "10.0.0.7:9"}, "not connected from 10.0.0.7:9"),
+        ("link", {"connected": False, "address": "10.0.0.7:9"}, "not connected now, last from 10.0.0.7:9"),
         (
             "link",
             {
@@ -72,6 +72,17 @@ def test_what_is_not_known_is_left_out() -> None:
             "labels",
             {"labels": {"zone": "a", "rack": "7"}, "granted_labels": {"rack": "8"}},
             "rack=8 (granted), zone=a",
+        ),
+        ("token", {"token": None}, "none: nothing proves that this node is itself"),
+        (
+            "token",
+            {"token": {"token_id": "0123abcd", "rotating": False, "joined_by": "89abcdef"}},
+            "0123abcd, joined by 89abcdef",
+        ),
+        (
+            "token",
+            {"token": {"token_id": "0123abcd", "rotating": True, "joined_by": None}},
+            "0123abcd; it is to have another, and has not used it yet",
         ),
         ("features", {"features": ["kv_cache", "streaming_tts"]}, "kv_cache, streaming_tts"),
         (

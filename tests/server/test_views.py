@@ -2,15 +2,17 @@ import json
 
 from pydantic import TypeAdapter
 
+from gpu_agent.registry.credentials import FreshToken
 from gpu_agent.registry.events import BeatArrived, RegistrationArrived
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.keys import joined
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server import views
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.views import NodeDetail
+from gpu_agent.server.views import NodeDetail, NodeTokenView
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.server.harness import beat, registration
@@ -55,6 +57,17 @@ def test_what_no_beat_has_said_is_unknown() -> None:
     shown = detail(record(beaten=False))
     assert (shown.last_beat_age_seconds, shown.cpu_percent, shown.probe_age_seconds) == (None, None, None)
     assert shown.checks == ()
+
+
+def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known() -> None:
+    known = record(labels={"zone": "a"})
+    assert (detail(known).token, detail(known).granted_labels) == (None, {})
+    known.granted_labels = {"team": "red"}
+    known.keys = joined(FreshToken("0123abcd", "gpun_x", "digest"), "89abcdef").to_be_rotated()
+    shown = detail(known)
+    assert shown.token == NodeTokenView(token_id="0123abcd", rotating=True, joined_by="89abcdef")
+    assert shown.granted_labels == {"team": "red"}
+    assert "digest" not in repr(shown)
 
 
 def test_the_nodes_newest_word_on_a_model_wins() -> None:

@@ -23,7 +23,7 @@ def facts(node: Mapping[str, Any], *, now: float) -> Iterator[Fact]:
         ("load", _load(node)),
         ("labels", _labels(node)),
         ("features", line(", ".join(node.get("features") or ()))),
-        ("token", _token(node, now)),
+        ("token", _token(node)),
         ("agent", _agent(node)),
         ("host", _host(node)),
     ):
@@ -38,7 +38,8 @@ def _since(node: Mapping[str, Any], now: float) -> Line:
 
 def _link(node: Mapping[str, Any]) -> Line:
     connected = Piece("connected", "green") if node["connected"] else Piece("not connected", "red")
-    where = f" from {node['address']}" if node.get("address") else ""
+    preposition = "from" if node["connected"] else "now, last from"
+    where = f" {preposition} {node['address']}" if node.get("address") else ""
     age = node["last_beat_age_seconds"]
     beat = ", no beat yet" if age is None else f", last beat {in_words(age)} ago"
     every, timeout = node.get("heartbeat_interval_seconds"), node.get("heartbeat_timeout_seconds")
@@ -102,9 +103,15 @@ def _labels(node: Mapping[str, Any]) -> Line:
     return line(*pieces)
 
 
-def _token(node: Mapping[str, Any], now: float) -> Line:
-    del node, now
-    return ()
+def _token(node: Mapping[str, Any]) -> Line:
+    if "token" not in node:
+        return ()  # an older registry says nothing of it
+    token = node["token"]
+    if not token:
+        return line(Piece("none: nothing proves that this node is itself", "yellow"))
+    joined = f", joined by {token['joined_by']}" if token["joined_by"] else ""
+    rotating = Piece("; it is to have another, and has not used it yet", "yellow")
+    return line(f"{token['token_id']}{joined}", rotating if token["rotating"] else "")
 
 
 def _agent(node: Mapping[str, Any]) -> Line:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from gpu_agent.registry import admission, health, telling
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.keys import NodeKeys
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import RegistryEvent
@@ -89,6 +90,17 @@ class DrainView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTokenView:
+    """By which token a node proves who it is: its id, never its secret."""
+
+    token_id: str
+    rotating: bool
+    """It is to have another one, and has not used it yet."""
+    joined_by: str | None
+    """The join token that let it in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDetail(NodeSummary):
     """A node in full: what stands behind its status, and what happened to it lately."""
 
@@ -98,6 +110,10 @@ class NodeDetail(NodeSummary):
     beats_needed: int
     clears_when: str | None
     drain: DrainView | None
+    granted_labels: Mapping[str, str]
+    """Those among `labels` that its join token gave it, whatever the node says."""
+    token: NodeTokenView | None
+    """None for a node that has none: auth was off when it came, or its token was ended at once."""
     features: tuple[str, ...]
     cpu_percent: float | None
     mem_percent: float | None
@@ -186,6 +202,8 @@ def detail(
         beats_needed=telling.beats_needed(record, thresholds),
         clears_when=telling.clears_when(record, thresholds, clock.monotonic()),
         drain=None if record.drain is None else _drain(record.drain, clock),
+        granted_labels=dict(record.granted_labels),
+        token=_token(record.keys),
         features=tuple(sorted(record.features)),
         cpu_percent=None if usage is None else usage.cpu_percent,
         mem_percent=None if usage is None else usage.mem_percent,
@@ -262,6 +280,13 @@ def _drain(drain: Drain, clock: Clock) -> DrainView:
     return DrainView(
         by_operator=drain.by_operator, deadline=clock.wall_at(drain.deadline), reason=drain.reason
     )
+
+
+def _token(keys: NodeKeys) -> NodeTokenView | None:
+    if not keys.all:
+        return None
+    token_id = (keys.current or keys.all[0]).token_id
+    return NodeTokenView(token_id=token_id, rotating=keys.rotating, joined_by=keys.joined_by)
 
 
 def _age(moment: float | None, clock: Clock) -> float | None:
