@@ -30,6 +30,8 @@ def event(name: str, **fields: object) -> dict[str, object]:
         ),
         (event("claim_lost", job_id="j", reason_code="unregistered"), "claim of job j lost: unregistered"),
         (event("drain_wished", reason="", deadline_seconds=600), "drain asked for"),
+        (event("events_missed", count=7), "7 events missed: they came faster than they were read"),
+        (event("events_missed", count=None), "events missed: they are too long ago"),
         (event("something_new", a=1, b="x"), "something_new a=1 b=x"),
         (event("claim_lost", of="another kind"), "claim_lost of=another kind"),
         (event("node_status_changed", to="ready"), "node_status_changed to=ready"),

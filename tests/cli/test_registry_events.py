@@ -36,11 +36,24 @@ def test_a_nodes_history_is_one_line_an_event(served: Served, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
 
 
-def test_without_a_node_and_without_following_there_is_nothing_to_show(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["registry", "events"]) == 4
-    assert "--follow" in capsys.readouterr().err
+def test_what_happened_to_all_lately_is_shown(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "events", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    assert f"{served.able}  registering → ready: health_checks_passed" in said
+    assert f"{served.new}  new → registering: registered" in said
+    assert main(["registry", "events", "--limit", "1", "--json", "--api", served.api]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["event"] == "node_status_changed"
+
+
+def test_a_history_that_is_not_whole_begins_where_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    missed = {"at": 1.0, "event": "events_missed", "node_id": None, "fields": {"count": None}, "id": None}
+    past = Stream([f"data: {json.dumps(missed)}\n\n", *told(event(7)).chunks])
+    with standing_in({f"{PATH}?after=0&follow=false": past}) as registry:
+        assert main(["registry", "events", "--api", registry.api]) == 0
+    assert [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()] == [
+        "n  claim of job j7 expired"
+    ]
 
 
 def test_what_happens_is_followed_until_ctrl_c(

@@ -45,7 +45,7 @@ def said(capsys: pytest.CaptureFixture[str], answer: dict[str, Any], *words: str
     ("answer", "verdict"),
     [
         (why(), "n takes every job that fits it"),
-        (why(objections=[OBJECTION]), "n takes jobs, but not all that it could"),
+        (why(objections=[OBJECTION]), "n takes jobs, but not all of them"),
         (why(objections=[OBJECTION], refuses_every_job=True), "n takes no job now"),
     ],
 )

@@ -71,6 +71,30 @@ async def test_who_comes_back_goes_on_behind_what_was_read() -> None:
     await stream.aclose()
 
 
+async def test_who_begins_now_is_told_where_that_is_and_can_go_on_from_there() -> None:
+    source = Source()
+    source.happen(1, 2)
+    streams = EventStreams()
+    stream = streams.stream(source, after=None)
+    assert await anext(stream) == OPENING + b"id: 2\n\n"
+    streams.close()
+    assert [piece async for piece in stream] == []
+
+
+@pytest.mark.parametrize(("node_id", "told"), [(None, ["2", "3"]), ("node-1", ["3"])])
+async def test_who_wants_only_what_was_reads_to_the_present_and_no_further(
+    node_id: str | None, told: list[str]
+) -> None:
+    source = Source()
+    source.happen(1, 2)
+    source.happen(3, node_id="node-1")
+    stream = EventStreams().stream(source, after=1, node_id=node_id, on=False)
+    async with asyncio.timeout(SOON):
+        text = b"".join([piece async for piece in stream])
+    assert [event.id for event in Parser().feed(text)] == told
+    assert source.chronicle.listeners == 0
+
+
 async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
     source = Source()
     stream = await begun(EventStreams(), source)

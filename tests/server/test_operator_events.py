@@ -52,6 +52,17 @@ async def deaf(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[l
     await writer.wait_closed()
 
 
+async def test_what_was_can_be_read_without_waiting_for_what_comes(
+    service: RegistryService, api: httpx.AsyncClient
+) -> None:
+    async with node(service) as new:
+        await new.become_ready()
+    answer = await api.get("/v1/events", params={"after": "0", "follow": "false"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "node_registered" in [event.name for event in Parser().feed(answer.content)]
+    assert (await api.get("/v1/events", params={"follow": "perhaps"})).status_code == 422
+
+
 async def test_a_reader_hears_a_node_come_and_change(
     service: RegistryService, api: httpx.AsyncClient
 ) -> None:

@@ -12,6 +12,8 @@ from gpu_agent.cli.durations import in_words
 from gpu_agent.cli.lines import Line, Piece, line
 from gpu_agent.cli.node_sheet import STATUS_STYLES
 
+MISSED = "events_missed"
+"""Told in the place of events that are too long ago, or came faster than they were read."""
 _DAY_SECONDS = 86400
 _ARROW = "→"
 
@@ -44,7 +46,7 @@ SENTENCES: dict[str, str] = {
     "document_unreadable": "a kept document cannot be read: {detail}",
     "registry_restored": "the registry has started, {nodes} nodes known",
     "save_failed": "not saved: {detail}",
-    "events_missed": "{count} events missed: they came faster than they were read",
+    MISSED: "{count} events missed: they came faster than they were read",
 }
 """What each event says; a test holds the fields to those that the registry writes."""
 
@@ -57,7 +59,7 @@ _STYLES = {
     "mass_disconnect_suspected": "red",
     "claim_lost": "red",
     "save_failed": "red",
-    "events_missed": "red",
+    MISSED: "red",
 }
 
 
@@ -80,13 +82,18 @@ def said(event: Mapping[str, Any]) -> Iterator[Piece]:
         yield Piece(f"{before} {_ARROW} ")
         yield Piece(str(fields["to"]), STATUS_STYLES.get(str(fields["to"]), ""))
         yield Piece(f": {fields['reason_code']}")
-        return
+    else:
+        yield Piece(_sentence(name, fields) or _as_it_is(name, fields), _STYLES.get(name, ""))
+
+
+def _sentence(name: str, fields: Mapping[str, Any]) -> str | None:
+    if name == MISSED and fields.get("count") is None:
+        return "events missed: they are too long ago"
     known = SENTENCES.get(name)
     try:
-        words = None if known is None else known.format_map(fields)
+        return None if known is None else known.format_map(fields).removesuffix(": ")
     except KeyError:
-        words = None  # another registry's, with fields of its own
-    yield Piece(_as_it_is(name, fields) if words is None else words.removesuffix(": "), _STYLES.get(name, ""))
+        return None  # another registry's, with fields of its own
 
 
 def clock(at: float, now: float) -> str:

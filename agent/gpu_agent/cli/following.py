@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from gpu_agent.cli.answers import EVENT, lacking
-from gpu_agent.cli.api import Api, Refused
+from gpu_agent.cli.api import TIMEOUT_SECONDS, Api, Refused
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.sse import Message, messages
 
@@ -74,6 +74,15 @@ def followed(api: Api, *, after: str | None = None, node_id: str | None = None) 
         yield Lost(why)
         time.sleep(delay)
         delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+
+
+def told_so_far(api: Api) -> Iterator[Mapping[str, Any]]:
+    """Yield the events of the recent past, the oldest first; raises `Failure`."""
+    query = urlencode({"after": 0, "follow": "false"})
+    with api.stream(f"{PATH}?{query}", last_id=None, silence_seconds=TIMEOUT_SECONDS) as lines:
+        for message in messages(lines):
+            if message.data:
+                yield _event(message)
 
 
 def _event(message: Message) -> Mapping[str, Any]:

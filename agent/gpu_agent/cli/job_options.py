@@ -2,6 +2,8 @@
 
 import argparse
 
+from gpu_agent.cli.argument_values import at_least_one, label, whole
+
 _Demands = dict[str, object]
 
 
@@ -16,11 +18,11 @@ def add_demands(parser: argparse.ArgumentParser) -> None:
     )
     demands.add_argument("--public", action="store_true", help="a job of the public pool")
     demands.add_argument(
-        "--gpus", type=_at_least_one, default=1, metavar="N", help="how many GPUs (default 1)"
+        "--gpus", type=at_least_one, default=1, metavar="N", help="how many GPUs (default 1)"
     )
     demands.add_argument("--gpu-name", metavar="NAME", help="part of the GPU's name")
     demands.add_argument(
-        "--min-gpu-memory-mb", type=_at_least_one, metavar="MB", help="free memory on each GPU, in MiB"
+        "--min-gpu-memory-mb", type=at_least_one, metavar="MB", help="free memory on each GPU, in MiB"
     )
     demands.add_argument(
         "--label",
@@ -36,7 +38,7 @@ def add_demands(parser: argparse.ArgumentParser) -> None:
     demands.add_argument(
         "--affinity", metavar="KEY", help="prefer the node that last had a job with this key"
     )
-    demands.add_argument("--priority", type=_whole, metavar="N", help="the job's priority (default 0)")
+    demands.add_argument("--priority", type=whole, metavar="N", help="the job's priority (default 0)")
 
 
 def demands_of(arguments: argparse.Namespace) -> _Demands:
@@ -54,25 +56,3 @@ def demands_of(arguments: argparse.Namespace) -> _Demands:
         "priority": arguments.priority,
     }
     return {name: value for name, value in job.items() if value not in (None, [], {})}
-
-
-def label(text: str) -> tuple[str, str]:
-    """Read `key=value`; an argparse type."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is no label: write it like zone=a")
-    return key, value
-
-
-def _whole(text: str) -> int:
-    return int(text)
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
-
-
-_whole.__name__ = _at_least_one.__name__ = "whole number"  # so argparse names what is no number at all

@@ -3,16 +3,18 @@
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpu_agent.cli.answers import EVENTS
 from gpu_agent.cli.api import Api
-from gpu_agent.cli.event_words import event_line
-from gpu_agent.cli.following import Lost, Opened, Told, followed
+from gpu_agent.cli.argument_values import at_least_one, whole
+from gpu_agent.cli.event_words import MISSED, event_line
+from gpu_agent.cli.following import Lost, Opened, Told, followed, told_so_far
 from gpu_agent.cli.node_action import Node
 from gpu_agent.cli.options import add_asking, print_json
-from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.streams import complain, reader_left
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import show
@@ -22,42 +24,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     teach(
         parser,
-        "Show what happened to a node lately, each event on a line; with --follow go on with "
-        "what happens, to that node or to all, until Ctrl-C. A registry that restarts is waited "
-        "for, and what happened meanwhile is told then: nothing is missed, nothing told twice.",
+        "Show what happened lately, to one node or to all, each event on a line; with --follow what "
+        "happens from now on (for one node behind its history), until Ctrl-C. A registry that restarts "
+        "is waited for, and what happened meanwhile is told then: nothing is missed, nothing told twice.",
         example="gpu-agent registry events --follow",
         exits={ExitCode.OK: "shown; with --follow: ended by Ctrl-C or by whoever reads the output"},
     )
     parser.add_argument("node_id", metavar="ID", nargs="?", help="only this node's")
     parser.add_argument("--follow", action="store_true", help="go on with what happens")
     parser.add_argument(
-        "--after", metavar="EVENT_ID", type=int, help="with --follow: from behind this event on, not from now"
+        "--after",
+        metavar="EVENT_ID",
+        type=whole,
+        help="with --follow: from behind this event on, not from now",
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=20, help="how much of a node's history (default 20)"
+        "--limit", metavar="N", type=at_least_one, default=20, help="how much of what was (default 20)"
     )
     add_asking(
-        parser, json_is="what GET /v1/nodes/ID/events answers; with --follow each event on a line of its own"
+        parser,
+        json_is="each event on a line; for one node without --follow what GET /v1/nodes/ID/events answers",
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Show, and follow if so told."""
-    if arguments.node_id is None and not arguments.follow:
-        raise Failure(
-            "say whose history (an ID), or add --follow for what happens from now on",
-            code=ExitCode.CONFIGURATION,
-        )
     api = Api.of(arguments)
     after = None if arguments.after is None else str(arguments.after)
-    if arguments.node_id is not None and after is None:
+    if after is None and arguments.node_id is not None:
         after = _history(api, arguments)
+    elif after is None and not arguments.follow:
+        for event in deque(_of_all(api), arguments.limit):
+            _say(event, arguments)
     if arguments.follow:
         try:
             _follow(api, arguments, after)
         except KeyboardInterrupt:
             return ExitCode.OK
     return ExitCode.OK
+
+
+def _of_all(api: Api) -> Iterator[Mapping[str, Any]]:
+    """What happened to all lately; that there was more before is nobody's news."""
+    return (event for event in told_so_far(api) if event["event"] != MISSED)
 
 
 def _history(api: Api, arguments: argparse.Namespace) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.api import Api
-from gpu_agent.cli.job_options import label
+from gpu_agent.cli.argument_values import label
 from gpu_agent.cli.node_sheet import NO_NODES, STATUS_STYLES, node_lines
 from gpu_agent.cli.options import add_asking, print_json
 from gpu_agent.cli.outcome import ExitCode

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_agent.cli.answers import NEW_TOKEN
 from gpu_agent.cli.api import Api
-from gpu_agent.cli.job_options import label
+from gpu_agent.cli.argument_values import label
 from gpu_agent.cli.new_token import add_out, asked_ttl, tell, ttl, until
 from gpu_agent.cli.options import add_asking
 from gpu_agent.cli.outcome import ExitCode, Failure

@@ -63,9 +63,7 @@ def _verdict(answer: Mapping[str, Any]) -> Line:
     if answer["refuses_every_job"]:
         return line(Piece(answer["node_id"], "bold"), Piece(" takes no job now", "red"))
     if answer["objections"]:
-        return line(
-            Piece(answer["node_id"], "bold"), Piece(" takes jobs, but not all that it could", "yellow")
-        )
+        return line(Piece(answer["node_id"], "bold"), Piece(" takes jobs, but not all of them", "yellow"))
     return line(Piece(answer["node_id"], "bold"), Piece(" takes every job that fits it", "green"))
 
 

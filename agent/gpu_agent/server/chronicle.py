@@ -23,7 +23,9 @@ MISSED = "events_missed"
 class Listener:
     """One subscriber's queue of events; iterating waits for the next one."""
 
-    def __init__(self, before: Iterable[RegistryEvent] = ()) -> None:
+    def __init__(self, before: Iterable[RegistryEvent] = (), *, reached: int | None = None) -> None:
+        self.reached = reached
+        """The last event before the subscription; None when there was none."""
         self._before = deque(before)
         """What happened before the subscription; none of it is lost."""
         self._waiting: deque[RegistryEvent] = deque()
@@ -114,7 +116,8 @@ class Chronicle:
     @contextmanager
     def listening(self, *, after: int | None = None) -> Iterator[Listener]:
         """Subscribe for the length of a block, from now on or from the event `after` on."""
-        listener = Listener(() if after is None else self._since(after))
+        reached = self._recent[-1].id if self._recent else None
+        listener = Listener(() if after is None else self._since(after), reached=reached)
         self._listeners.add(listener)
         try:
             yield listener

@@ -55,17 +55,20 @@ class EventStreams:
                 wait.reschedule(now)
 
     async def stream(
-        self, source: Source, *, after: int | None, node_id: str | None = None
+        self, source: Source, *, after: int | None, node_id: str | None = None, on: bool = True
     ) -> AsyncIterator[bytes]:
-        """Write every event from now on, or after the one of that id; of one node if one is named."""
+        """Write every event from now on, or after the one of that id; of one node if one is named.
+
+        Goes on as long as the reader does, unless `on` is false: then it ends where the present begins.
+        """
         now = asyncio.get_running_loop().time
         self._open += 1
         try:
             with source.listening(after=after) as listener:
-                yield OPENING
+                yield _opening(listener, after)
                 reader = _Reader(after, node_id)
                 due = now() + self._heartbeat_seconds
-                while not self._closing:
+                while not self._closing and (on or listener.has_more):
                     piece = await self._piece(listener, reader, due=due)
                     if piece or now() >= due:
                         yield piece or reader.sign_of_life()
@@ -134,6 +137,13 @@ class _Reader:
             return HEARTBEAT
         self._told = self._seen
         return f"id: {self._seen}\n\n".encode()
+
+
+def _opening(listener: Listener, after: int | None) -> bytes:
+    """Say to a reader from where on it reads, so that it can go on even if it hears of nothing."""
+    if after is not None or listener.reached is None:
+        return OPENING
+    return OPENING + f"id: {listener.reached}\n\n".encode()
 
 
 def _written(event: RegistryEvent) -> bytes:

@@ -1,6 +1,6 @@
 """Every change as it happens, over HTTP: server-sent events that go on where a reader left off."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -26,6 +26,9 @@ class StreamQuery(ApiModel):
 
     after: EventId | None = Field(None, description="Begin behind this event; left out: with the next one.")
     node_id: Name | None = Field(None, description="Only events of this node.")
+    follow: Literal["true", "false"] = Field(
+        "true", description="With false the stream ends where the present begins: only what was is told."
+    )
 
 
 def about_events(service: RegistryService, streams: EventStreams) -> APIRouter:
@@ -57,7 +60,7 @@ def about_events(service: RegistryService, streams: EventStreams) -> APIRouter:
         if streams.full:
             raise Refused(TOO_MANY_STREAMS, "too many follow the events already: end one, or try later")
         after = asked.after if last_event_id is None else last_event_id
-        written = streams.stream(service, after=after, node_id=asked.node_id)
+        written = streams.stream(service, after=after, node_id=asked.node_id, on=asked.follow == "true")
         return StreamingResponse(written, media_type="text/event-stream", headers=_HEADERS)
 
     return router
