@@ -2,8 +2,9 @@
 
     python benchmarks/fleet_load.py [--nodes 10000] [--minutes 10] [--check]
 
-Starts `gpu-agent registry serve` and processes full of nodes (`benchmarks/load/`), each node a real
-WebSocket that keeps to the agent's rhythm and backoff. Then:
+Starts `gpu-agent registry serve`, with tokens and SQLite as it does by default, and processes full of
+nodes (`benchmarks/load/`), each node a real WebSocket that keeps to the agent's rhythm and backoff.
+Then:
 
 (a) all nodes register and become ready;
 (b) they beat for the given time: nobody may be judged wrongly;
@@ -21,6 +22,7 @@ import argparse
 import os
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,7 +67,10 @@ def main() -> int:
     options, every = (
         (QUICK, QUICK_MEASURED_EVERY_SECONDS) if arguments.quick else ([], MEASURED_EVERY_SECONDS)
     )
-    with RegistryProcess(options, measured_every_seconds=every) as registry:
+    with (
+        tempfile.TemporaryDirectory() as state_dir,
+        RegistryProcess(options, state_dir=Path(state_dir), measured_every_seconds=every) as registry,
+    ):
         _run(arguments, registry, table)
     print("all targets met" if table.met else "some targets were MISSED")
     return 0 if table.met or not arguments.check else 1

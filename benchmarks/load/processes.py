@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,15 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class RegistryProcess:
-    """A `gpu-agent registry serve` that can be killed and started again at the same address."""
+    """A `gpu-agent registry serve` that can be killed and started again at the same address.
 
-    def __init__(self, options: Sequence[str], *, measured_every_seconds: float) -> None:
+    It asks for tokens and keeps its state in SQLite, as it does by default, in a directory of its own.
+    """
+
+    def __init__(self, options: Sequence[str], *, state_dir: Path, measured_every_seconds: float) -> None:
         self.log = RegistryLog()
         self._options = options
+        self._state_dir = state_dir
         self._measured_every = str(measured_every_seconds)
         self._node_port, self._operator_port = _free_port(), _free_port()
         self._process: subprocess.Popen[str]
@@ -46,16 +51,10 @@ class RegistryProcess:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.log = RegistryLog()
-        command = [
-            str(Path(sys.executable).with_name("gpu-agent")),
-            "registry",
-            "serve",
-            "--auth",
-            "off",
-            *self._options,
-        ]
+        command = [str(Path(sys.executable).with_name("gpu-agent")), "registry", "serve", *self._options]
         command += ["--node-listen", f"127.0.0.1:{self._node_port}"]
         command += ["--operator-listen", f"127.0.0.1:{self._operator_port}"]
+        command += ["--state-dir", str(self._state_dir)]
         every = {"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": self._measured_every}
         self._process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **every}
@@ -63,6 +62,18 @@ class RegistryProcess:
         assert self._process.stderr is not None  # noqa: S101 - it was asked for
         threading.Thread(target=self.log.read, args=(self._process.stderr,), daemon=True).start()
         self.log.await_listening(within_seconds=LISTENING_SECONDS)
+
+    def join_token(self, uses: int) -> str:
+        """Have a token made by which so many nodes may join."""
+        operator = (self._state_dir / "operator.token").read_text().strip()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._operator_port}/v1/tokens",
+            data=json.dumps({"kind": "join", "ttl_seconds": 86400, "uses": uses}).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {operator}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
+            token: str = json.load(answer)["token"]
+        return token
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
@@ -159,7 +170,12 @@ class Generators:
     def start(self, nodes: int) -> None:
         """Start one more process."""
         self._started += 1
-        own = {"name": f"{self._started:x}", "port": self._registry.node_port, "nodes": nodes}
+        own = {
+            "name": f"{self._started:x}",
+            "port": self._registry.node_port,
+            "nodes": nodes,
+            "token": self._registry.join_token(nodes),
+        }
         self._running.append(Generator({**self._shared, **own}))
 
     def await_ready(self, nodes: int, *, within_seconds: float) -> float:
