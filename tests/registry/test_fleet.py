@@ -107,7 +107,7 @@ def test_an_empty_fleet_waits_for_nothing() -> None:
     assert registry.wake() == []
 
 
-def test_the_fleet_is_woken_at_most_once_per_scan_interval() -> None:
+def test_the_fleet_is_woken_at_most_twice_per_scan_interval_so_that_no_timeout_is_noticed_later() -> None:
     registry = Registry(scan_interval_seconds=1.0)
     for connection in range(1, 30):
         registry.now += 0.07
@@ -117,7 +117,8 @@ def test_the_fleet_is_woken_at_most_once_per_scan_interval() -> None:
         registry.now = deadline
         woken.append(deadline)
         registry.wake()
-    assert all(after - before >= 1.0 for before, after in pairwise(woken))
+    assert all(after - before >= 0.5 for before, after in pairwise(woken))
+    assert min(after - before for before, after in pairwise(woken)) < 0.9
 
 
 def test_nodes_are_listed_by_id_and_found_by_it() -> None:

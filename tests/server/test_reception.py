@@ -43,7 +43,7 @@ async def received(
         judge=judge,
     )
     address = await board.listen(LOOPBACK)
-    board.admit()
+    await board.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
         yield Node(socket), reception
     await board.stop()

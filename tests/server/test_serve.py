@@ -78,6 +78,7 @@ async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
         places = {"store": "memory", "node_listen": "127.0.0.1:0", "operator_listen": operator}
         settings = load({"auth": "off", **places})
         assert await serve(settings) == EXIT_FAILED
+    assert gc.isenabled()
 
 
 def test_the_collector_is_left_alone_by_importing_this() -> None:

@@ -57,22 +57,29 @@ async def test_over_max_connections_is_503_with_retry_after_and_room_opens_again
             assert (await second.register())["type"] == "node_register_ack"
 
 
-async def test_before_it_admits_nodes_it_answers_503_with_retry_after() -> None:
+async def test_before_it_admits_nodes_they_stand_in_line_and_are_served_then() -> None:
     board = switchboard(Limits(close_timeout_seconds=0.1))
     address = await board.listen(LOOPBACK)
-    response = (await refused(f"ws://{address}/ws/node")).response
-    assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
-    assert "Retry-After" in response.headers
-    board.admit()
-    async with connect(f"ws://{address}/ws/node", proxy=None):
-        assert board.size == 1
+    early = asyncio.ensure_future(connect(f"ws://{address}/ws/node", proxy=None).__aenter__())
+    await asyncio.sleep(0.05)
+    assert board.size == 0
+    assert not early.done()
+    await board.admit()
+    socket = await asyncio.wait_for(early, 5)
+    assert board.size == 1
+    await socket.close()
     await board.stop()
+
+
+async def test_nobody_is_admitted_where_nobody_listens() -> None:
+    with pytest.raises(RuntimeError, match="listen"):
+        await switchboard(Limits()).admit()
 
 
 async def test_stopping_says_goodbye_with_1001_and_frees_the_port() -> None:
     board = switchboard(Limits(close_timeout_seconds=1))
     address = await board.listen(LOOPBACK)
-    board.admit()
+    await board.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
         await board.stop()
         await asyncio.wait_for(socket.wait_closed(), 5)
@@ -85,7 +92,7 @@ async def test_stopping_says_goodbye_with_1001_and_frees_the_port() -> None:
 async def test_stopping_does_not_wait_for_peers_that_never_answer() -> None:
     board = switchboard(Limits(close_timeout_seconds=0.2))
     address = await board.listen(LOOPBACK)
-    board.admit()
+    await board.admit()
     _, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"GET /ws/node HTTP/1.1\r\n")
     await until(lambda: board.size == 1, what="the connection accepted")
@@ -163,6 +170,7 @@ async def test_unfinished_messages_beyond_what_is_held_end_strangers_with_1013_a
 async def test_so_few_connections_are_accepted_in_one_turn_that_nobody_else_waits_long() -> None:
     board = switchboard(Limits(close_timeout_seconds=0.2))
     address = await board.listen(LOOPBACK)
+    await board.admit()
     queued = [socket.create_connection((address.host, address.port)) for _ in range(ACCEPTED_AT_ONCE * 3)]
     sizes = []
     while board.size < len(queued):

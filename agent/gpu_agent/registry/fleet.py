@@ -61,6 +61,9 @@ from gpu_agent.registry.wishes import Wishes
 
 NOTHING: tuple[Action, ...] = ()
 
+_SCAN_SHARE = 0.5
+"""The scan interval is how late a timeout may be noticed: half of it is left to a busy loop."""
+
 
 class Fleet:
     """The registry's machine. Times are monotonic seconds.
@@ -110,11 +113,12 @@ class Fleet:
             undo=Undo(house),
             retry_seconds=thresholds.scan_interval_seconds,
         )
+        self._scan_every_seconds = thresholds.scan_interval_seconds * _SCAN_SHARE
         self._scan_from = 0.0
 
     @property
     def deadline(self) -> float | None:
-        """When `wake` has something to do (monotonic seconds); at most once per scan interval."""
+        """When `wake` has something to do (monotonic seconds); at most twice per scan interval."""
         looks = (self._deadlines.earliest, self._dispatch.next_expiry)
         waiting = (*looks, self._saves.deadline, self._tokens.deadline)
         due = [time for time in waiting if time is not None]
@@ -160,7 +164,7 @@ class Fleet:
         self._rounds.go(step)
         self._issuing.purge(step)
         self._saves.retry(step)
-        self._scan_from = now + (0.0 if self._rounds.unfinished else self.thresholds.scan_interval_seconds)
+        self._scan_from = now + (0.0 if self._rounds.unfinished else self._scan_every_seconds)
         return self._finish(step)
 
     def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:

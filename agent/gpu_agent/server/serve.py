@@ -6,6 +6,8 @@ Prints nothing; everything it has to say is a log event. Parses no arguments.
 import asyncio
 import gc
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
@@ -58,7 +60,8 @@ async def serve(settings: RegistrySettings) -> int:
             return EXIT_FAILED if mends_itself else EXIT_UNUSABLE_STATE
         service = RegistryService(_service_settings(settings), store)
         try:
-            await service.start()
+            with _collector_at_rest():
+                await service.start()
             if settings.auth_on:
                 await leave_admin_token(service.tokens, settings.state_folder)
             operator_listener = settings.operator_listen.bind()
@@ -146,7 +149,19 @@ def _start_problem(settings: RegistrySettings, error: OSError | StoreError | Sta
     )
 
 
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Collect nothing while the fleet is taken back: it only grows, and would be looked through all the time.
+
+    Measured with 6 000 nodes, that takes two thirds of a start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _spare_the_collector() -> None:
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)

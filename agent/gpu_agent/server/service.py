@@ -122,7 +122,7 @@ class RegistryService:
         self._loop.act(
             self._fleet.restore(restored(kept.changes, self._clock.wall()), self._clock.monotonic())
         )
-        self._switchboard.admit()
+        await self._switchboard.admit()
 
     async def stop(self) -> None:
         """Keep and tell what is on its way, say goodbye to all nodes, and close the store.

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import http
 import itertools
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -58,6 +59,7 @@ class Switchboard:
         self._judge = judge
         self._numbers = itertools.count(1)
         self._shared_buffer = memoryview(bytearray(_READ_BYTES))
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._admitting = self._stopped = False
         self._empty = asyncio.Event()
@@ -76,22 +78,25 @@ class Switchboard:
         return "is full" if self.size > self.limits.max_connections else None
 
     async def listen(self, address: Address) -> Address:
-        """Open the port and say which it is; nodes are told to come later until `admit`. Raises `OSError`."""
+        """Open the port and say which it is; nodes stand in line until `admit`. Raises `OSError`."""
         loop = asyncio.get_running_loop()
-        listener = address.bind()
+        self._listener = listener = address.bind()
         try:
             self._server = await loop.create_server(
-                self._new_connection, sock=listener, backlog=ACCEPTED_AT_ONCE
+                self._new_connection, sock=listener, backlog=ACCEPTED_AT_ONCE, start_serving=False
             )
-            listener.listen(BACKLOG)  # asyncio has one figure for how many may queue and how many it takes
         except OSError:
             listener.close()
             raise
         return bound_address(listener)
 
-    def admit(self) -> None:
-        """From now on nodes are let in."""
+    async def admit(self) -> None:
+        """Let nodes in from now on, those first that stand in line."""
+        if self._server is None or self._listener is None:
+            raise RuntimeError("there is no port: await listen() first")
         self._admitting = True
+        await self._server.start_serving()
+        self._listener.listen(BACKLOG)  # asyncio has one figure for the line and for a helping
 
     async def stop(self) -> None:
         """Let nobody in, say goodbye to all, and leave no socket behind when the close timeout is over."""
