@@ -59,8 +59,9 @@ bench: $(READY) ## every figure that the documentation states, each by its own p
 reference: $(READY) ## write the reference in docs/cli.md from the commands' own help
 	$(BIN)/python -m gpu_agent.cli.reference docs/cli.md
 
-schema: $(READY) ## write docs/schema from the models
+schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
+	$(BIN)/python -m gpu_agent.cli.openapi docs/schema/openapi.json
 
 clean: ## remove what the verbs made
 	rm -rf $(VENV) .cache .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

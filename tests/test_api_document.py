@@ -1,0 +1,110 @@
+"""docs/api.md names every route with its role, and its examples do what they say."""
+
+import re
+import shlex
+from pathlib import Path
+from string import Template
+
+import httpx
+from fastapi.routing import APIRoute
+from websockets.asyncio.client import connect
+
+from gpu_agent.registry.credentials import Role
+from gpu_agent.server.event_streams import HEARTBEAT_SECONDS, MOST_STREAMS
+from gpu_agent.server.operator import application
+from gpu_agent.server.operator_guard import MAX_BODY_BYTES
+from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.tokens import NewToken
+from gpu_agent.store.base import RECENT_EVENTS
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.store.sqlite import SqliteStore
+from tests.server.api import serving
+from tests.server.harness import Node, running, url
+
+TEXT = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `([A-Z]+ /\S*)` \| (\w+) \| ([^|]+) \| `(curl .*)` \|$", re.MULTILINE)
+ROUTES = ROW.findall(TEXT)
+
+
+def test_every_route_is_listed_with_its_role_and_what_it_does() -> None:
+    service = RegistryService(ServiceSettings(), MemoryStore())
+    declared = {
+        (f"{method} {route.path}", role_of(route), route.summary)
+        for route in application(service).routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+        for method in route.methods or ()
+    }
+    assert {(route, role, what) for route, role, what, _ in ROUTES} == declared
+    assert len(ROUTES) == len(declared)
+
+
+def test_the_bounds_are_the_true_ones() -> None:
+    assert f"At most {MOST_STREAMS} may follow" in TEXT
+    assert f"At least every {HEARTBEAT_SECONDS:g} s" in TEXT
+    assert f"The last {RECENT_EVENTS:,} events".replace(",", " ") in TEXT
+    assert f"at most {MAX_BODY_BYTES // 2**20} MiB" in TEXT
+
+
+class Curl:
+    """A curl command of the document, done by a client of our own."""
+
+    def __init__(self, command: str, variables: dict[str, str]) -> None:
+        words = iter(shlex.split(Template(command).substitute(variables)))
+        self.method, self.url, self.body, self.headers = "GET", "", None, dict[str, str]()
+        for word in words:
+            match word:
+                case "curl" | "-s" | "-sN":
+                    continue
+                case "-o":
+                    next(words)
+                case "-X":
+                    self.method = next(words)
+                case "-d":
+                    self.method, self.body = "POST", next(words)
+                case "-H":
+                    name, _, value = next(words).partition(": ")
+                    self.headers[name] = value
+                case _:
+                    self.url = word
+
+    async def run(self, api: httpx.AsyncClient) -> httpx.Response:
+        return await api.request(self.method, self.url, content=self.body, headers=self.headers)
+
+
+async def test_every_example_does_what_it_says_one_after_the_other(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "registry.db")
+    async with running(store=store, auth_on=True) as service, serving(service) as api:
+        join = await service.tokens.create_join()
+        admin = await service.tokens.create_operator(Role.ADMIN)
+        assert isinstance(join, NewToken)
+        assert isinstance(admin, NewToken)
+        headers = {"Authorization": f"Bearer {join.token}"}
+        async with connect(url(service), proxy=None, additional_headers=headers) as socket:
+            node = Node(socket)
+            await node.become_ready(labels={"zone": "a"})
+            variables = {
+                "api": str(api.base_url),
+                "auth": f"Authorization: Bearer {admin.token}",
+                "json": "Content-Type: application/json",
+                "id": node.node_id,
+                "job": "job-1",
+                "token": join.token_id,
+            }
+            for route, _, _, command in ROUTES:
+                asked = Curl(command, variables)
+                assert route.split()[0] == asked.method
+                answer = await asked.run(api)
+                assert answer.is_success, (command, answer.text)
+                if route.endswith("/resume"):
+                    for _ in range(3):
+                        await node.beat()
+                    await node.hear_type("node_status", status="ready")
+            assert service.node(node.node_id) is None
+
+
+def test_the_examples_use_what_the_document_sets() -> None:
+    shell = TEXT.split("```sh\n")[1].split("```")[0]
+    assert set(re.findall(r"^(\w+)=", shell, re.MULTILINE)) == {
+        name for *_, command in ROUTES for name in re.findall(r"\$(\w+)", command)
+    }
