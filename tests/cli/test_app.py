@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -112,3 +114,29 @@ def test_the_registrys_help_lists_its_actions_by_subject(capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert all(f"\n{subject}:\n" in said for subject in REGISTRY.subjects)
     assert all(f"\n  {name} " in said for name in REGISTRY.commands)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["registry", "--help"], ["registry", "nodes", "--help"], ["registry", "token", "create", "--help"]],
+    ids=" ".join,
+)
+def test_help_does_not_pay_for_what_only_the_work_needs(words: list[str]) -> None:
+    """Once the facade's names came with a constant of the server, and each command took half a second."""
+    program = [
+        "import sys",
+        "from gpu_agent.cli.app import main",
+        "try: main()",
+        "finally: print(*sys.modules, file=sys.stderr)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(program), *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    loaded = set(done.stderr.split())
+    assert "gpu_agent.cli.commands" in loaded
+    heavy = {"pydantic", "rich", "asyncio", "websockets", "psutil", "gpu_agent.server", "gpu_agent.registry"}
+    assert loaded & heavy == set()

@@ -5,7 +5,7 @@ import pytest
 from gpu_agent.cli import operator_token
 from gpu_agent.cli.operator_token import STATE_DIR_VARIABLE, VARIABLE, find_token
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 
 HERE = "http://127.0.0.1:8081"
 ELSEWHERE = "http://10.0.0.1:8081"

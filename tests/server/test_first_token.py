@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.registry.credentials import Credential, CredentialKind, Role
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.first_token import NAME, leave_admin_token
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.tokens import NewToken
 from tests.server.harness import running
 from tests.server.test_service import FailingStore

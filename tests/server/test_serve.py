@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 from gpu_agent.server.address import Address
 from gpu_agent.server.serve import EXIT_FAILED, EXIT_UNUSABLE_STATE, serve
 from gpu_agent.server.settings import load
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE
 from tests.programs import Program, Registry
 
 PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")

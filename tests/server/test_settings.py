@@ -5,10 +5,10 @@ import pytest
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import SettingsError
+from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server import settings
 from gpu_agent.server.address import Address
 from gpu_agent.server.settings import RegistrySettings, load
-from gpu_agent.server.state_dir import default_state_dir
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.server.state_dir import StateDirectoryError
+from gpu_agent.runtime.state_dir import StateDirectoryError
 from gpu_agent.server.stores import FILE, checked, database_path, lock_of, open_store, refuse_anothers
 from gpu_agent.store.base import StoreError, UnusableError
 from gpu_agent.store.memory import MemoryStore

@@ -9,7 +9,7 @@ from pathlib import Path
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.operator_token import OperatorToken
 from gpu_agent.cli.outcome import Failure
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 
 JOIN_TTL_SECONDS = 600.0
 

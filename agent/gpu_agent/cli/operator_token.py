@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
 
 VARIABLE = "GPU_REGISTRY_TOKEN"
 STATE_DIR_VARIABLE = "GPU_REGISTRY_STATE_DIR"

@@ -14,8 +14,8 @@ from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.credentials import CredentialKind, Role
 from gpu_agent.registry.tokens import TokenState
 from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.minting import LONGEST_TOKEN, mint
-from gpu_agent.server.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.tokens import TokenDesk
 
 NAME = "first start"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.state_dir import StateDirectoryError, prepare
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
@@ -20,7 +21,6 @@ from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
-from gpu_agent.server.state_dir import StateDirectoryError, prepare
 from gpu_agent.server.stores import open_store, refuse_anothers
 from gpu_agent.store.base import Store, StoreError, UnusableError
 

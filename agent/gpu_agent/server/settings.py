@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import read
+from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server.address import Address
-from gpu_agent.server.state_dir import default_state_dir
 from gpu_agent.server.stores import SQLITE, checked
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")

@@ -6,8 +6,8 @@
 import urllib.parse
 from pathlib import Path
 
+from gpu_agent.runtime import state_dir
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
-from gpu_agent.server import state_dir
 from gpu_agent.store.base import Store, StoreError
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.server.state_dir import StateDirectoryError, default_state_dir, prepare
+from gpu_agent.runtime.state_dir import StateDirectoryError, default_state_dir, prepare
 
 
 def test_it_is_made_with_its_parents_for_its_owner_alone(tmp_path: Path) -> None:
