@@ -49,7 +49,7 @@ def test_a_row_says_who_how_since_when_and_how_full() -> None:
         ({"status": "degraded", "reason": "no GPU is usable"}, "no GPU is usable"),
         (
             {"status": "degraded", "connected": False, "cordoned": "", "reason": "r"},
-            "disconnected; cordoned; r",
+            "r; disconnected; cordoned",
         ),
     ],
 )

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from gpu_agent.cli.lines import plain
 from gpu_agent.cli.live import LiveLines
-from gpu_agent.cli.watch import LIVE, Standing
+from gpu_agent.cli.watch import LIVE, Standing, State
 from gpu_agent.cli.watch_view import JsonView, LinesView, ScreenView, fitted
 
-LOST = Standing(live=False, words="the registry has gone")
+LOST = Standing(State.GONE, "the registry has gone")
 NOW = 1_000_000.0
 
 
@@ -54,9 +54,18 @@ def test_how_current_the_list_is_is_told_once_on_stderr(capsys: pytest.CaptureFi
     for standing in (LIVE, LIVE, LOST, LOST, LIVE):
         view.draw(answer(node()), standing)
     assert capsys.readouterr().err == "gpu-agent: the registry has gone\ngpu-agent: the registry is back\n"
+
+
+def test_a_registry_that_goes_is_told_where_it_is_only_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     view = LinesView()
-    view.draw(answer(node()), LOST)
-    assert capsys.readouterr().err == "gpu-agent: the registry has gone\n"
+    polling = Standing(State.POLLING, "looking every 2 s")
+    for standing in (polling, polling, LOST, Standing(State.GONE, "still gone"), polling):
+        view.draw(answer(node()), standing)
+    assert capsys.readouterr().err.splitlines() == [
+        "gpu-agent: looking every 2 s",
+        "gpu-agent: the registry has gone",
+        "gpu-agent: looking every 2 s",
+    ]
 
 
 def test_json_is_a_whole_answer_on_a_line_whenever_something_changed(

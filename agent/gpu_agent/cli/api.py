@@ -161,7 +161,7 @@ class Api:
                 yield answer
         except OSError as error:  # URLError is one, and so is a connection that ends without an answer
             raise Failure(
-                f"no registry answers at {self.url} ({getattr(error, 'reason', error)}). "
+                f"no registry answers at {self.url} ({_cause(error)}). "
                 "Is `gpu-agent registry serve` running? Name another one with --api URL.",
                 code=ExitCode.UNREACHABLE,
             ) from None
@@ -228,6 +228,12 @@ def add_api_option(parser: argparse.ArgumentParser) -> None:
 def quoted(part: str) -> str:
     """Quote an id as one part of a path."""
     return urllib.parse.quote(part, safe="")
+
+
+def _cause(error: OSError) -> str:
+    """The machine's own words for what went wrong, without its number."""
+    reason = getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def _checked(url: str) -> str:

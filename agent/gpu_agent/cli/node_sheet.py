@@ -104,12 +104,12 @@ def _row(node: Mapping[str, Any], now: float) -> Row:
 
 def _notes(node: Mapping[str, Any]) -> Iterator[Piece]:
     """What an operator must know of a node besides its figures."""
+    if node["status"] != "ready":
+        yield Piece(str(node.get("reason") or node["reason_code"]))
     if node["status"] != "offline" and not node["connected"]:
         yield Piece("disconnected", "red")
     if node.get("cordoned") is not None:
         yield Piece(f"cordoned: {node['cordoned']}" if node["cordoned"] else "cordoned", "yellow")
-    if node["status"] != "ready":
-        yield Piece(str(node.get("reason") or node["reason_code"]))
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -32,5 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(node)
     else:
-        print(f"{node['node_id']} gets no new jobs; it is {node['status']}, and keeps those that it has")
+        jobs = node["in_flight_jobs"]
+        kept = f", and keeps its {jobs} {'job' if jobs == 1 else 'jobs'}" if jobs else ""
+        print(f"{node['node_id']} gets no new jobs until `registry uncordon`; it is {node['status']}{kept}")
     return ExitCode.OK

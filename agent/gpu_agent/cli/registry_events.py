@@ -89,7 +89,7 @@ def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
                 _say(event, arguments)
             case Lost(why) if not broken:
                 broken = True
-                complain(f"the registry has gone ({why}); waiting for it")
+                complain(f"the registry has gone ({why.partition('. ')[0]}); waiting for it")
             case Opened() if broken:
                 broken = False
                 complain("the registry is back")

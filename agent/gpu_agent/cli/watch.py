@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -24,15 +25,26 @@ SHARE = 4.0
 _NO_STREAM = (404, 405, 501)
 
 
+class State(StrEnum):
+    """How a list is kept current."""
+
+    LIVE = "live"
+    """By events."""
+    POLLING = "polling"
+    """By looking every so often."""
+    GONE = "gone"
+    """Not at all: the registry does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How current the list is: whether events are heard, or why not."""
+    """How current the list is, in words too."""
 
-    live: bool
+    state: State
     words: str
 
 
-LIVE = Standing(live=True, words="told by the registry as it happens")
+LIVE = Standing(State.LIVE, "told by the registry as it happens")
 Answer = Mapping[str, Any]
 
 
@@ -130,11 +142,11 @@ class Watch:
 
 
 def _gone(why: str) -> Standing:
-    return Standing(live=False, words=f"the registry has gone ({why}); waiting for it")
+    return Standing(State.GONE, f"the registry has gone ({why.partition('. ')[0]}); waiting for it")
 
 
 def _without_events(failure: Failure) -> Standing:
     """Without a stream of events, look every so often; anything else ends the watch."""
     if not isinstance(failure, Refused) or failure.problem.status not in _NO_STREAM:
         raise failure
-    return Standing(live=False, words=f"no stream of events here: looking every {POLL_SECONDS:g} s instead")
+    return Standing(State.POLLING, f"no stream of events here: looking every {POLL_SECONDS:g} s instead")

@@ -13,9 +13,10 @@ from gpu_agent.cli.node_changes import changes
 from gpu_agent.cli.node_sheet import NO_NODES, node_lines, summary, table_of, warning_of
 from gpu_agent.cli.streams import complain, reader_left
 from gpu_agent.cli.terminal import columns, show
-from gpu_agent.cli.watch import Standing
+from gpu_agent.cli.watch import Standing, State
 
 _URGENT_FIRST = ("degraded", "offline", "draining", "registering", "ready")
+_STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 Answer = Mapping[str, Any]
 
 
@@ -24,7 +25,7 @@ class LinesView:
 
     def __init__(self) -> None:
         self._shown: Answer | None = None
-        self._standing = ""
+        self._state = State.LIVE
 
     def draw(self, answer: Answer, standing: Standing) -> None:
         """Print what changed."""
@@ -33,9 +34,9 @@ class LinesView:
         elif answer is not self._shown:
             self._changed(self._shown, answer)
         self._shown = answer
-        if standing.words != self._standing and (self._standing or not standing.live):
-            complain(standing.words if not standing.live else "the registry is back")
-        self._standing = standing.words
+        if standing.state is not self._state:
+            complain("the registry is back" if standing.state is State.LIVE else standing.words)
+        self._state = standing.state
 
     def over(self) -> bool:
         """Whoever reads a pipe may leave."""
@@ -75,7 +76,7 @@ class ScreenView:
         now, size = time.time(), shutil.get_terminal_size()
         if answer is not self._shown:
             self._shown, self._read_at = answer, now
-        style = "dim" if standing.live else "bold red"
+        style = _STYLES[standing.state]
         words = line(Piece(f"{clock(self._read_at, now)}  {standing.words}; Ctrl-C ends", style))
         foot = [BLANK, *wrapped(words, size.columns)]
         self._live.draw([*fitted(answer, size.columns, size.lines - len(foot), now=now), *foot])
