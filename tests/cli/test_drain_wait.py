@@ -56,9 +56,9 @@ def test_jobs_in_flight_are_shown_until_they_have_ended(capsys: pytest.CaptureFi
     start = node("draining", in_flight_jobs=2, claimed_jobs=["job-1"], running_jobs=["job-2"])
     assert waited(start, answers)["status"] == "offline"
     assert capsys.readouterr().err == (
-        "node-7 is draining: 2 jobs in flight (job-1, job-2)\n"
-        "node-7 is draining: 1 job in flight (job-2)\n"
-        "node-7 is draining: 0 jobs in flight\n"
+        "node-7 is draining, 2 jobs in flight: job-1, job-2\n"
+        "node-7 is draining, 1 job in flight: job-2\n"
+        "node-7 is draining, 0 jobs in flight\n"
     )
 
 

@@ -1,9 +1,12 @@
 import json
+import signal
+import threading
 
 import pytest
 
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.app import main
+from tests.cli.a_terminal import OnTerminal
 from tests.cli.conftest import Served
 
 
@@ -43,3 +46,24 @@ def test_an_unknown_node_is_told_with_the_command_that_lists_them(
 ) -> None:
     assert main(["registry", "drain", "node-NOBODY", "--api", served.api]) == 6
     assert "gpu-agent registry nodes" in capsys.readouterr().err
+
+
+def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    release = threading.Timer(1.5, Api(served.api).delete, ["/v1/claims/job-1"])
+    release.start()
+    assert main(["registry", "drain", served.able, "--wait", "--api", served.api]) == 0
+    release.join()
+    said = capsys.readouterr()
+    assert f"{served.able} is offline" in said.out
+    assert "is draining, 1 job in flight: job-1" in said.err
+
+
+def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(served: Served) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    with OnTerminal("registry", "drain", served.able, "--wait", "--api", served.api) as drain:
+        drain.await_words("1 job in flight: job-1")
+        drain.send(signal.SIGINT)
+        assert drain.wait() == 130
+    assert "goes on" in drain.shown
+    assert "registry resume" in drain.shown

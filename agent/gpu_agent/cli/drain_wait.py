@@ -23,7 +23,8 @@ def until_offline(node: Node, now: Mapping[str, Any], *, quiet: bool = False) ->
         while now["status"] != "offline":
             if now["status"] != "draining" and now.get("drain") is None:
                 raise Failure(f"the drain of {node.node_id} was lifted: it is {now['status']}")
-            line.say(_waiting_for(now), extra=_at_the_latest(now))
+            counted, named = _in_flight(now)
+            line.say(counted, left=_at_the_latest(now), more=named)
             time.sleep(LOOK_SECONDS)
             now = _looked(node, line) or now
     return dict(now)
@@ -39,15 +40,16 @@ def _looked(node: Node, line: StatusLine) -> dict[str, Any] | None:
         return None
 
 
-def _waiting_for(now: Mapping[str, Any]) -> str:
+def _in_flight(now: Mapping[str, Any]) -> tuple[str, str]:
+    """How many jobs there are, and which."""
     jobs = sorted({*(now.get("claimed_jobs") or ()), *(now.get("running_jobs") or ())})
     count = max(len(jobs), int(now["in_flight_jobs"]))
-    named = f" ({', '.join(map(printable, jobs))})" if jobs else ""
-    return f"{now['node_id']} is {now['status']}: {count} {'job' if count == 1 else 'jobs'} in flight{named}"
+    named = f": {', '.join(map(printable, jobs))}" if jobs else ""
+    return f"{now['node_id']} is {now['status']}, {count} {'job' if count == 1 else 'jobs'} in flight", named
 
 
 def _at_the_latest(now: Mapping[str, Any]) -> str:
     drain = now.get("drain")
     if not isinstance(drain, dict) or not isinstance(drain.get("deadline"), int | float):
         return ""
-    return f", offline in {in_words(drain['deadline'] - time.time())} at the latest"
+    return f", {in_words(drain['deadline'] - time.time())} left"

@@ -30,17 +30,20 @@ class StatusLine:
         if self._drawn:
             self._write(_ERASE)
 
-    def say(self, words: str, *, extra: str = "") -> None:
-        """Say how things stand; `extra` alone is no change, and shown on terminals only."""
+    def say(self, words: str, *, left: str = "", more: str = "") -> None:
+        """Say how things stand; how much time is `left` is no change, and shown on terminals only.
+
+        What there is no room for on a terminal is the end of `more`.
+        """
         if self._quiet:
             return
         if sys.stderr.isatty():
             self._drawn = True
             width = shutil.get_terminal_size().columns - 1
-            self._write(f"{_ERASE}{f'{words}{extra}'[:width]}")
-        elif words != self._said:
-            self._write(f"{words}\n")
-        self._said = words
+            self._write(f"{_ERASE}{f'{words}{left}{more}'[:width]}")
+        elif words + more != self._said:
+            self._write(f"{words}{more}\n")
+        self._said = words + more
 
     @staticmethod
     def _write(text: str) -> None:
