@@ -1,7 +1,8 @@
 from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.saves import MOST_WAITING_NOTES, Saves
+from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.step import Key, Step, Was
+from gpu_agent.registry.unkept import MOST_AT_ONCE, MOST_WORDS
 from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
 
 
@@ -216,7 +217,8 @@ def test_a_verdict_is_noted_once_it_is_kept() -> None:
 
 def test_a_store_that_keeps_nothing_does_not_fill_the_memory_with_notes() -> None:
     subject = saves(Undone())
-    for number in range(1, MOST_WAITING_NOTES + 50):
+    count = MOST_WORDS + 50
+    for number in range(1, count):
         step = verdict()
         step.note("node_status_changed", {"number": number})
         subject.sealed(step)
@@ -224,5 +226,68 @@ def test_a_store_that_keeps_nothing_does_not_fill_the_memory_with_notes() -> Non
     again = Step(2.0)
     subject.retry(again)
     waiting = [one for one in again.told if isinstance(one, Note)]
-    assert len(waiting) == MOST_WAITING_NOTES
-    assert waiting[-1].fields == {"number": MOST_WAITING_NOTES + 49}
+    assert len(waiting) <= 2 * MOST_WORDS
+    assert waiting[-1].fields == {"number": count - 1}
+
+
+def fleet_of_unkept(count: int) -> Saves:
+    subject = saves(Undone())
+    for number in range(1, count + 1):
+        subject.sealed(verdict(node_id=f"node-{number}"))
+        subject.failed(number, "disk full", Step(1.0))
+    return subject
+
+
+def test_many_verdicts_are_saved_again_in_parts_each_once_the_one_before_is_kept() -> None:
+    subject = fleet_of_unkept(2 * MOST_AT_ONCE + 1)
+    assert not subject.goes_on
+    saved = []
+    for now in (2.0, 2.01, 2.02):
+        assert (subject.deadline or 0.0) <= now
+        step = Step(now)
+        subject.retry(step)
+        (save, *_) = subject.sealed(step)
+        assert isinstance(save, Save)
+        saved.append(len(save.changes))
+        subject.kept(save.save)
+    assert saved == [MOST_AT_ONCE, MOST_AT_ONCE, 1]
+    assert (subject.goes_on, subject.deadline) == (False, None)
+
+
+def test_no_part_is_tried_while_one_is_on_its_way() -> None:
+    subject = fleet_of_unkept(2 * MOST_AT_ONCE)
+    subject.retry(step := Step(2.0))
+    subject.sealed(step)
+    assert subject.deadline is None
+
+
+def test_while_the_store_fails_one_part_is_tried_at_a_time_the_same_one_first() -> None:
+    subject = fleet_of_unkept(2 * MOST_AT_ONCE)
+    tried = []
+    for now in (2.0, 3.0):
+        assert subject.deadline == now
+        step = Step(now)
+        subject.retry(step)
+        tried.append(list(step.keys))
+        (save, *_) = subject.sealed(step)
+        assert isinstance(save, Save)
+        subject.failed(save.save, "disk full", Step(now))
+    assert tried[0] == tried[1] == [(Kept.NODE, f"node-{n}") for n in range(1, MOST_AT_ONCE + 1)]
+
+
+def test_nothing_is_tried_again_before_its_time() -> None:
+    subject = fleet_of_unkept(1)
+    step = Step(1.5)
+    subject.retry(step)
+    assert (list(step.keys), subject.deadline) == ([], 2.0)
+
+
+def test_nobody_is_told_a_status_before_the_verdict_that_waits_is_kept() -> None:
+    registry = Registry(node_status_interval_seconds=5.0)
+    registry.ready()
+    registry.store_fails = True
+    registry.beat(gpus=figures(health="lost"))
+    assert registry.node().status == "degraded"
+    assert statuses(registry.beats(10, every=1.0, gpus=figures(health="lost"))) == []
+    registry.store_fails = False
+    assert statuses(registry.pass_time(2.0))[0] == "degraded"

@@ -164,7 +164,8 @@ class Fleet:
         self._rounds.go(step)
         self._issuing.purge(step)
         self._saves.retry(step)
-        self._scan_from = now + (0.0 if self._rounds.unfinished else self._scan_every_seconds)
+        goes_on = self._rounds.unfinished or self._saves.goes_on
+        self._scan_from = now + (0.0 if goes_on else self._scan_every_seconds)
         return self._finish(step)
 
     def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:

@@ -6,16 +6,14 @@ disk says): it stands, is told to no one, and is saved again until the store kee
 documents itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpu_agent.registry.actions import Action, Change, Kept, Level, Note, Save, TellStatus
 from gpu_agent.registry.reversal import taken_back
 from gpu_agent.registry.step import Key, Step, Was
-
-MOST_WAITING_NOTES = 10_000
-"""Notes that wait for a store which keeps nothing; the oldest go first."""
+from gpu_agent.registry.unkept import UnkeptQueue
 
 Write = Callable[[Key, float], Change]
 """Writes the change that keeps one thing as it is now."""
@@ -42,6 +40,8 @@ class _Open:
     refusals: tuple[Action, ...] = ()
     told: tuple[Action, ...] = ()
     """Notes and messages that wait for the save, in order."""
+    again: bool = False
+    """True where it holds what could not be kept before, and so goes before what waits since."""
     void: set[str] = field(default_factory=set)
     """Nodes that were undone meanwhile: nothing is told of them any more."""
 
@@ -57,13 +57,21 @@ class Saves:
         self._open: dict[int, _Open] = {}
         self._holding: dict[Key, dict[int, None]] = {}
         """By what they hold: the numbers of the open saves, in order."""
-        self._again: list[_Open] = []
+        self._unkept = UnkeptQueue()
         self._again_at: float | None = None
+        self._retrying = False
+        self._works = True
+        """False while the last that the store was given is known not to be kept."""
 
     @property
     def deadline(self) -> float | None:
-        """When a verdict that could not be kept is to be saved again."""
+        """When verdicts that could not be kept are to be saved again."""
         return self._again_at
+
+    @property
+    def goes_on(self) -> bool:
+        """True while the store keeps again what it could not, and more of it waits."""
+        return self._works and len(self._unkept) > 0
 
     def sealed(self, step: Step) -> list[Action]:
         """Put a step's consequences in order: at most one save, and only then what is noted and told.
@@ -71,11 +79,14 @@ class Saves:
         A note is told too: it joins the log and the node's history, where operators read it.
         """
         consequences = (*step.notes, *step.told)
+        if self._unkept:
+            self._keep_first(step)
         if not step.keys:
             return list(consequences)
         keys = tuple(step.keys)
         self._last += 1
-        one = _Open(keys, told=consequences)
+        one = _Open(keys, told=consequences, again=self._retrying)
+        self._retrying = False
         if step.refusals:
             one.refusals, one.before = tuple(step.refusals), step.before
             one.after = {key: self._undo.as_it_is(key) for key in step.before}
@@ -89,8 +100,11 @@ class Saves:
         while self._open:
             number = next(iter(self._open))
             if number > save:
-                return
+                break
             self._close(number)
+        self._works = True
+        if self._unkept:
+            self._again_at = 0.0
 
     def failed(self, save: int, detail: str, step: Step) -> None:
         """Undo and refuse what was asked for; plan to save a verdict again."""
@@ -107,16 +121,22 @@ class Saves:
         self._save_again(self._taken_back(save, lost, step), step)
 
     def retry(self, step: Step) -> None:
-        """Let a step save again, as they stand by then, the verdicts that could not be kept.
+        """Let a step save again, as they stand by then, verdicts that could not be kept: a part of them.
 
-        Part of every wake, due or not: no periodic status may tell what is not kept.
+        The next part follows once this one is kept, or after a while where it is not.
         """
-        again, self._again, self._again_at = self._again, [], None
-        told_first = list[Action]()
-        for one in again:
-            step.keys.update(dict.fromkeys(one.keys))
-            told_first += one.told
-        step.told[:0] = _still_news(told_first)
+        if self._again_at is None or step.now < self._again_at:
+            return
+        self._again_at, self._retrying = None, True
+        keys, told = self._unkept.take()
+        step.keys.update(dict.fromkeys(keys))
+        step.told[:0] = told
+
+    def _keep_first(self, step: Step) -> None:
+        """Nobody is told the status of a node whose verdict waits to be kept: it is kept with this step."""
+        for action in step.told:
+            if isinstance(action, TellStatus) and self._unkept.holds((Kept.NODE, action.node_id)):
+                step.keys[Kept.NODE, action.node_id] = None
 
     def _taken_back(self, save: int, lost: _Open, step: Step) -> _Open:
         """Undo a request; what must be saved for that waits, so that the refusal need not."""
@@ -135,9 +155,11 @@ class Saves:
         return (self._open[number] for number in self._holding.get(key, ()) if number > save)
 
     def _save_again(self, one: _Open, step: Step) -> None:
+        self._works = False
         if one.keys:
-            self._again.append(one)
-            self._again_at = self._again_at or step.now + self._retry_seconds
+            self._unkept.add(one.keys, one.told, first=one.again)
+        if self._unkept and (self._again_at is None or self._again_at <= step.now):
+            self._again_at = step.now + self._retry_seconds
 
     def _close(self, save: int) -> _Open | None:
         one = self._open.pop(save, None)
@@ -166,15 +188,3 @@ def _node_of(action: Action) -> str | None:
         named = action.fields.get("node_id")
         return named if isinstance(named, str) else None
     return None
-
-
-def _still_news(told: Sequence[Action]) -> list[Action]:
-    """Leave out what went out of date before it could be told: statuses, and notes beyond a bound.
-
-    Periodic statuses come again anyway; a store that fails for hours must not fill the memory.
-    """
-    newest = {one.connection: one for one in told if isinstance(one, TellStatus) and not one.periodic}
-    news = [one for one in told if not isinstance(one, TellStatus) or newest.get(one.connection) is one]
-    notes = [one for one in news if isinstance(one, Note)]
-    forgotten = set(map(id, notes[:-MOST_WAITING_NOTES]))
-    return [one for one in news if id(one) not in forgotten]

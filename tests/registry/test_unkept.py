@@ -1,0 +1,87 @@
+from gpu_agent.registry.actions import Action, Kept, Note, TellStatus
+from gpu_agent.registry.step import Key
+from gpu_agent.registry.unkept import MOST_AT_ONCE, MOST_WORDS, UnkeptQueue
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+
+
+def key(number: int) -> Key:
+    return Kept.NODE, f"node-{number}"
+
+
+def status(connection: int, status: NodeStatus, *, periodic: bool = False) -> TellStatus:
+    return TellStatus(
+        connection=connection,
+        node_id=f"node-{connection}",
+        status=status,
+        reason_code=ReasonCode.RECOVERED,
+        reason="",
+        since=0.0,
+        periodic=periodic,
+    )
+
+
+def note(number: int) -> Note:
+    return Note("node_status_changed", {"number": number})
+
+
+def test_what_waits_comes_out_in_order_with_what_is_told_of_it() -> None:
+    queue = UnkeptQueue()
+    queue.add((key(1), key(2)), [note(1)])
+    queue.add((key(1),), [note(2)])
+    assert (len(queue), queue.holds(key(2)), queue.holds(key(3))) == (2, True, False)
+    assert queue.take() == ([key(1), key(2)], [note(1), note(2)])
+    assert (len(queue), queue.holds(key(1)), queue.take()) == (0, False, ([], []))
+
+
+def test_so_much_comes_out_at_once_and_the_rest_waits() -> None:
+    queue = UnkeptQueue()
+    for number in range(MOST_AT_ONCE + 3):
+        queue.add((key(number),), [])
+    assert len(queue.take()[0]) == MOST_AT_ONCE
+    assert queue.holds(key(MOST_AT_ONCE))
+    assert queue.take()[0] == [key(MOST_AT_ONCE + n) for n in range(3)]
+
+
+def test_what_waited_before_goes_before_what_waits_since() -> None:
+    queue = UnkeptQueue()
+    queue.add((key(1),), [])
+    queue.add((key(2),), [], first=True)
+    assert queue.take()[0] == [key(2), key(1)]
+
+
+def test_only_the_newest_status_of_a_connection_is_told_and_no_periodic_one() -> None:
+    queue = UnkeptQueue()
+    old, new = status(1, NodeStatus.DEGRADED), status(1, NodeStatus.READY)
+    other = status(2, NodeStatus.OFFLINE)
+    queue.add((key(1),), [old, status(1, NodeStatus.DEGRADED, periodic=True)])
+    queue.add((key(1), key(2)), [new, other])
+    assert queue.take()[1] == [new, other]
+
+
+def test_a_status_that_waited_before_is_no_news_where_a_later_one_waits() -> None:
+    queue = UnkeptQueue()
+    old, new = status(1, NodeStatus.DEGRADED), status(1, NodeStatus.READY)
+    queue.add((key(1),), [old])
+    keys, told = queue.take()
+    queue.add((key(1),), [new])
+    queue.add(tuple(keys), told, first=True)
+    assert queue.take()[1] == [new]
+
+
+def test_what_waits_is_bounded_however_often_a_thing_changes() -> None:
+    queue = UnkeptQueue()
+    for number in range(5 * MOST_WORDS):
+        words: list[Action] = [note(number)] if number % 2 else []
+        queue.add((key(number % 10),), words)
+    assert len(queue) <= 2 * MOST_WORDS
+    keys, told = queue.take()
+    assert sorted(keys) == sorted(key(number) for number in range(10))
+    assert told[-1] == note(5 * MOST_WORDS - 1)
+    assert MOST_WORDS <= len(told) <= 2 * MOST_WORDS
+
+
+def test_things_of_which_nothing_is_told_wait_once() -> None:
+    queue = UnkeptQueue()
+    for number in range(10_000):
+        queue.add((key(number % 10),), [])
+    assert len(queue) <= 2 * 10 + MOST_AT_ONCE + 1
