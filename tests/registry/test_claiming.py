@@ -145,6 +145,16 @@ def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
     assert registry.fleet.claim_of("job-1") is not None
 
 
+def test_a_lost_claim_is_not_found_by_what_its_node_reported_before_it_was_lost() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.beat(running_jobs=("job-1",))
+    registry.pass_time(46.0)
+    assert not notes(registry.arrive(proof("node-1"), 2, "node-1"), "claim_found_again")
+    assert not notes(registry.beat(2, "node-1", running_jobs=()), "claim_found_again")
+
+
 def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_job_runs_on() -> None:
     registry = Registry()
     record = registry.ready()

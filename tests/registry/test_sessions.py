@@ -305,6 +305,14 @@ def test_a_registration_lists_its_jobs_in_flight() -> None:
     assert registry.node().in_flight_jobs == 1
 
 
+def test_a_registration_that_lists_no_jobs_leaves_none_of_the_session_before() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.arrive(proof("node-1"), 1, "node-1")
+    assert (record.in_flight_jobs, record.running_jobs, record.reported_job_ids) == (0, None, None)
+
+
 def test_what_arrived_and_what_was_registered_is_noted() -> None:
     registry = Registry()
     done = registry.register(hardware=hardware(2))

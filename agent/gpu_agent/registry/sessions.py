@@ -15,7 +15,7 @@ from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
-from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck
 
 POLICY_VIOLATION = 1008
 """The WebSocket code with which a superseded session is closed."""
@@ -125,9 +125,7 @@ class Sessions:
         record.address = event.address
         record.epoch += 1
         house.pacer.begin(record, step.now)
-        if message.running_jobs is not None:
-            record.running_jobs = message.running_jobs
-            record.reported_job_ids = frozenset(message.running_jobs)
+        _set_jobs(record, message)
         step.keep_node(record)
         step.refusals.append(Send(event.connection, _busy(record.node_id)))
         step.tell(Send(event.connection, self._ack(record, event, token)))
@@ -207,6 +205,13 @@ def unknown_node(node_id: str | None) -> NodeError:
         code=ErrorCode.UNKNOWN_NODE,
         message="this connection has not registered that node id: send node_register first",
     )
+
+
+def _set_jobs(record: NodeRecord, message: NodeRegister) -> None:
+    """Take the jobs that a registration names; what an earlier session told runs no more for all we know."""
+    told = message.running_jobs
+    record.running_jobs, record.reported_jobs = told, 0
+    record.reported_job_ids = None if told is None else frozenset(told)
 
 
 def _new_record(node_id: str, event: RegistrationArrived, now: float) -> NodeRecord:
