@@ -59,6 +59,7 @@ def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
 def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> None:  # noqa: FBT001 - a parameter of the claim
     bench = Bench()
     bench.record.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
+    bench.record.last_beat = NOW
     step = bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
     assert statuses(step.told) == ["ready", "draining", "offline"]
     assert closed(step.told) == ([] if by_operator else [(1, GOING_AWAY)])

@@ -1,6 +1,7 @@
 import pytest
 
 from gpu_agent.registry.actions import Refusal, TellStatus
+from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     ConnectionLost,
     CordonAsked,
@@ -304,6 +305,53 @@ def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_rep
     told = of(TellStatus, registry.drain())
     assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
     assert record.status == ("draining" if waits_for else "offline")
+
+
+def restarted(registry: Registry) -> Registry:
+    fresh = Registry()
+    fresh.restore(
+        [Restored(kind, key, document, 1.0) for (kind, key), (document, _) in registry.kept.items()]
+    )
+    return fresh
+
+
+def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
+    assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
+    (told,) = of(TellStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
+    assert told.clears_when is not None
+    assert told.clears_when.startswith("a beat shows that no job runs")
+    fresh.beat(running_jobs=("job-2",))
+    assert fresh.node().status == "draining"
+    assert statuses(fresh.beat(running_jobs=())) == ["offline"]
+
+
+def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=20.0)
+    fresh = restarted(registry)
+    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
+    fresh.pass_time(20.0)
+    assert fresh.node().reason_code == "drain_deadline"
+    assert fresh.node().reason == "the drain's deadline passed before the node said what runs"
+
+
+def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.arrive(proof("node-1"), 1, "node-1", running_jobs=())
+    assert statuses(fresh.do(ReleaseAsked(fresh.ref(), "job-1"))) == ["offline"]
 
 
 def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> None:

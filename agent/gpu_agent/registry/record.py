@@ -143,6 +143,11 @@ class NodeRecord:
         return max(len(self.claims), self.reported_jobs)
 
     @property
+    def tells_its_jobs(self) -> bool:
+        """True once this session has said what runs; before that, jobs may run that nobody here knows of."""
+        return self.last_beat is not None or self.running_jobs is not None
+
+    @property
     def jobs_to_finish(self) -> int:
         """What delays a drain: occupied places, but no count that is only guessed (§5).
 

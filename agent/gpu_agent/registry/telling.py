@@ -89,6 +89,8 @@ def _when_it_may_return(record: NodeRecord) -> str:
 
 def _when_drained(record: NodeRecord) -> str:
     jobs = record.jobs_to_finish
+    if jobs == 0 and not record.tells_its_jobs:
+        return "a beat shows that no job runs, or the deadline passes: then it goes offline"
     if jobs == 0:
         return "nothing runs any more: it goes offline at once"
     running = "its last job ends" if jobs == 1 else f"its {jobs} jobs end"

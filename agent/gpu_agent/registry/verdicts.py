@@ -59,15 +59,20 @@ class Verdicts:
             step.tell(telling.status_of(record, self._thresholds, connection=record.connection, now=step.now))
 
     def settle(self, record: NodeRecord, step: Step) -> None:
-        """Let a draining node go offline once its jobs have ended or its deadline has passed."""
+        """Let a draining node go offline once its jobs have ended or its deadline has passed.
+
+        A node that has yet to say what runs, as after a restart of the registry, is waited for: that no
+        job is known of is not that none runs.
+        """
         if record.status is not NodeStatus.DRAINING:
             return
         jobs = record.jobs_to_finish
-        if jobs == 0:
+        if jobs == 0 and record.tells_its_jobs:
             code, reason = ReasonCode.DRAIN_COMPLETE, "no job is in flight any more"
         elif record.drain is not None and step.now >= record.drain.deadline:
             code = ReasonCode.DRAIN_DEADLINE
-            reason = f"the drain's deadline passed with {jobs} in flight"
+            left = f"with {jobs} in flight" if jobs else "before the node said what runs"
+            reason = f"the drain's deadline passed {left}"
         else:
             return
         self.give(record, NodeStatus.OFFLINE, code, reason=reason, step=step)
