@@ -89,9 +89,10 @@ class OnTerminal:
 
     def await_words(self, words: str, *, times: int = 1) -> None:
         """Wait until it has shown this."""
-        eventually(
-            lambda: self.shown.count(words) >= times, within_seconds=20, what=f"{words!r} in {self.shown!r}"
-        )
+        try:
+            eventually(lambda: self.shown.count(words) >= times, within_seconds=20, what=repr(words))
+        except AssertionError as late:
+            raise AssertionError(f"{late}; shown: {self.shown!r}") from None
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -62,7 +62,7 @@ def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture
 def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(served: Served) -> None:
     Api(served.api).post("/v1/claims", {"job_id": "job-1"})
     with OnTerminal("registry", "drain", served.able, "--wait", "--api", served.api) as drain:
-        drain.await_words("1 job in flight: job-1")
+        drain.await_words("min left: job-1")
         drain.send(signal.SIGINT)
         assert drain.wait() == 130
     assert "goes on" in drain.shown
