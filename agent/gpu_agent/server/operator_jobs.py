@@ -3,8 +3,6 @@
 Which node takes which job is dispatch's; this speaks HTTP for it.
 """
 
-import heapq
-from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -24,7 +22,7 @@ from gpu_agent.server.operator_problems import Refused, no_node, unless_refused
 from gpu_agent.server.operator_reads import kept
 from gpu_agent.server.operator_routes import needs, refusals, subject
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.views import ClaimView, Placement
+from gpu_agent.server.views import Placement
 
 _NOTHING = NothingMore()
 
@@ -33,7 +31,7 @@ class ClaimsQuery(ApiModel):
     """Which claims to list."""
 
     node_id: Name | None = Field(None, description="Only those on this node.")
-    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(1000, description="At most so many.")
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="At most so many.")
     after: Name | None = Field(None, description="Only jobs behind this one: the `next` of the page before.")
 
 
@@ -44,7 +42,10 @@ def about_jobs(service: RegistryService) -> APIRouter:
     @router.get("/v1/claims", summary="List claims", openapi_extra=needs("read"), responses=refusals(503))
     async def list_claims(asked: Annotated[ClaimsQuery, Query()]) -> ClaimList:
         """List who holds which place, by job."""
-        found = await kept(service, lambda: _first(service.claims(), asked))
+        found = await kept(
+            service,
+            lambda: service.claims(node_id=asked.node_id, after=asked.after, limit=asked.limit + 1),
+        )
         page = tuple(found[: asked.limit])
         following = page[-1].job_id if len(found) > asked.limit else None
         return ClaimList(claims=page, count=len(page), next=following)
@@ -78,17 +79,6 @@ def about_jobs(service: RegistryService) -> APIRouter:
         unless_refused(await service.release(job_id))
 
     return router
-
-
-def _first(claims: Iterable[ClaimView], asked: ClaimsQuery) -> list[ClaimView]:
-    """Find the claims of a page, and one more."""
-    wanted = (
-        claim
-        for claim in claims
-        if (asked.node_id is None or claim.node_id == asked.node_id)
-        and (asked.after is None or claim.job_id > asked.after)
-    )
-    return heapq.nsmallest(asked.limit + 1, wanted, key=lambda claim: claim.job_id)
 
 
 def _placed(answer: Placement | NoAvailableNode | Refusal) -> Placement:

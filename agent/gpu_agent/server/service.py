@@ -29,7 +29,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server import dispatch_views, slices, views
+from gpu_agent.server import claim_pages, dispatch_views, slices, views
 from gpu_agent.server.address import Address
 from gpu_agent.server.asking import Asking, placed, refusal
 from gpu_agent.server.carrier import Carrier
@@ -171,9 +171,12 @@ class RegistryService:
             events=self._chronicle.of(node_id),
         )
 
-    def claims(self) -> Iterator[ClaimView]:
-        """Show who holds which place, in no order."""
-        return (views.claim(claim, self._clock) for claim in self._fleet.claims())
+    def claims(
+        self, *, node_id: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[ClaimView]:
+        """Show who holds which place, by job: on one node, behind one job, so many, if that is asked."""
+        found = claim_pages.page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
+        return [views.claim(claim, self._clock) for claim in found]
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
