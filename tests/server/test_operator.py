@@ -1,5 +1,7 @@
 """The operator API as a whole, over HTTP, on the true registry."""
 
+import logging
+
 import httpx
 import pytest
 from fastapi.routing import APIRoute
@@ -7,8 +9,8 @@ from fastapi.routing import APIRoute
 from gpu_agent.server.operator import application
 from gpu_agent.server.operator_routes import role_of
 from gpu_agent.server.service import RegistryService
-from tests.server.api import problem
-from tests.server.harness import Node
+from tests.server.api import problem, serving
+from tests.server.harness import Node, running
 
 ROUTES = {
     "DELETE /v1/claims/{job_id}": "operate",
@@ -68,3 +70,15 @@ async def test_a_foreign_page_is_refused_before_anything_is_done(api: httpx.Asyn
 @pytest.mark.parametrize("path", ["/v1/nodes/", "//v1/nodes", "/v1/nodes%2F"])
 async def test_a_path_that_is_nearly_one_of_ours_is_none(api: httpx.AsyncClient, path: str) -> None:
     assert problem(await api.get(f"{api.base_url}{path}"))["code"] == "NOT_FOUND"
+
+
+async def test_where_a_stranger_says_that_it_comes_from_is_not_believed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with running(auth_on=True) as service, serving(service) as api:
+        for place in ("10.0.0.1", "10.0.0.2", "not an address"):
+            claimed = {"x-forwarded-for": place, "forwarded": f"for={place}"}
+            assert (await api.get("/v1/nodes", headers=claimed)).status_code == 401
+    noted = [vars(one)["fields"] for one in caplog.records if one.getMessage() == "operator_unauthorized"]
+    assert noted == [{"address": "127.0.0.1", "reason": "no token"}]

@@ -68,6 +68,7 @@ class OperatorServer:
             loop="none",
             timeout_graceful_shutdown=STOP_SECONDS,
             server_header=False,
+            proxy_headers=False,  # else whoever is on this machine may claim any address for the log
         )
         self._listener = listener
         self._server = _Server(config)
