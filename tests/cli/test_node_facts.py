@@ -82,7 +82,7 @@ def test_what_is_not_known_is_left_out() -> None:
         (
             "token",
             {"token": {"token_id": "0123abcd", "rotating": True, "joined_by": None}},
-            "0123abcd; it is to have another, and has not used it yet",
+            "0123abcd; it is to have another, and has not connected with that yet",
         ),
         ("features", {"features": ["kv_cache", "streaming_tts"]}, "kv_cache, streaming_tts"),
         (

@@ -110,7 +110,7 @@ def _token(node: Mapping[str, Any]) -> Line:
     if not token:
         return line(Piece("none: nothing proves that this node is itself", "yellow"))
     joined = f", joined by {token['joined_by']}" if token["joined_by"] else ""
-    rotating = Piece("; it is to have another, and has not used it yet", "yellow")
+    rotating = Piece("; it is to have another, and has not connected with that yet", "yellow")
     return line(f"{token['token_id']}{joined}", rotating if token["rotating"] else "")
 
 

@@ -14,9 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     teach(
         parser,
-        "Replace the token by which a node proves who it is. It gets the new one when it next\n"
-        "registers, at once where it is connected; the old one ends with the first use of the\n"
-        "new one. Only the node is told it.",
+        "Replace the token by which a node proves who it is. It is told the new one when it next "
+        "registers, at once where it is connected; the old one ends when it next connects with the "
+        "new one, and `registry node` shows until then that this is not done. Nobody else is told.",
         example="gpu-agent registry token rotate node-7",
         exits={ExitCode.OK: "the node is to get another token"},
     )
@@ -43,6 +43,6 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         when = "now" if node["connected"] else "when it next registers"
         print(
-            f"{node['node_id']} gets another token {when}; the old one ends with the first use of the new one"
+            f"{node['node_id']} gets another token {when}; the old one ends when it next connects with that"
         )
     return ExitCode.OK
