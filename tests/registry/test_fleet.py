@@ -126,6 +126,7 @@ def test_nodes_are_listed_by_id_and_found_by_it() -> None:
     for connection in (3, 1, 2):
         registry.register(connection)
     assert [record.node_id for record in registry.fleet.nodes()] == ["node-1", "node-2", "node-3"]
+    assert [record.node_id for record in registry.fleet.nodes(after="node-1")] == ["node-2", "node-3"]
     assert registry.fleet.node("node-9") is None
     assert registry.fleet.size == 3
 

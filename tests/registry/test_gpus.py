@@ -183,3 +183,9 @@ def test_the_parent_of_mig_slices_is_never_counted_as_usable() -> None:
     assert subject.usable == 1
     subject.write((*figures(1, health="degraded"), GpuFigures(uuid="MIG-1")), exactly=False)
     assert subject.usable == 1
+
+
+def test_the_parent_of_slices_counts_under_no_name() -> None:
+    parent = GpuState(uuid="GPU-0", name="H100", memory_mb=81920, is_parent=True)
+    subject = Gpus([parent, GpuState(uuid="MIG-1", name="H100 MIG 1g.10gb", memory_mb=9856)])
+    assert subject.names == (None, "H100 MIG 1g.10gb")
