@@ -118,8 +118,11 @@ class FleetLoop:
 
     def handle(self, event: Event) -> None:
         """Tell the fleet what happened, and carry out what it wants done about it."""
-        if self.running:
-            self._follow(self._machine.handle(event, self._now()))
+        if not self.running:
+            return
+        actions = self._machine.handle(event, self._now())
+        if actions:  # a beat asks for nothing, as a rule
+            self._follow(actions)
 
     def timed(self, event: Event) -> float:
         """Do as `handle` does; returns for how many seconds the fleet itself thought about it."""
@@ -128,7 +131,8 @@ class FleetLoop:
         began = self._now()
         actions = self._machine.handle(event, began)
         took = self._now() - began
-        self._follow(actions)
+        if actions:
+            self._follow(actions)
         return took
 
     def act(self, actions: Sequence[Action]) -> None:
@@ -161,11 +165,10 @@ class FleetLoop:
         return True
 
     def _follow(self, actions: Sequence[Action]) -> None:
-        if actions:
-            self.act(actions)
-            deadline = self._machine.deadline
-            if deadline is not None and deadline < self._wake_at:
-                self._sleep()
+        self.act(actions)
+        deadline = self._machine.deadline
+        if deadline is not None and deadline < self._wake_at:
+            self._sleep()
 
     def _answered(self, errand: "_Errand", ready: Ready, problem: str | None) -> None:
         """Go on with a list of which is known now whether it was kept."""
