@@ -18,9 +18,14 @@ DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").glob("*.m
 def shown(document: Path) -> list[str]:
     """List the commands in a document's blocks of shell, each without what stands around it."""
     blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [_bare(line) for block in blocks for line in block.splitlines()]
     found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|#)><&]+", line)]
     return [command.strip() for command in found]
+
+
+def _bare(line: str) -> str:
+    """A line without its comment, and with a word for each command whose output the shell puts there."""
+    return re.sub(r"\$\([^)]*\)", "x", re.sub(r"(^|\s)#.*", "", line))
 
 
 def parser_for(words: list[str]) -> tuple[Parser, list[str]]:
