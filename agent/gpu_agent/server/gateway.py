@@ -227,10 +227,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         for data in self._socket.outgoing():
             if data:
                 self._transport.write(data)
-            elif self._transport.can_write_eof():
-                self._transport.write_eof()
             else:
-                self._transport.close()
+                self._write_eof()
         held = self.held_bytes
         if held != self._held_bytes:
             self._held_bytes = held
@@ -239,6 +237,15 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._closing = True
             self._between_frames = False
             self._after(self._keeper.limits.close_timeout_seconds, self._transport.abort)
+
+    def _write_eof(self) -> None:
+        if not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer has reset the connection before it could be told of its end
+            self._transport.abort()
 
     def _handshake_over(self) -> None:
         limits = self._keeper.limits
