@@ -40,6 +40,7 @@ from gpu_agent.registry.events import (
     ResumeAsked,
     Saved,
     SaveFailed,
+    Traced,
 )
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.lifecycle import ARROWS
@@ -404,3 +405,17 @@ def nothing_said_is_longer_than_a_person_reads(done: Sequence[Action]) -> None:
         if isinstance(value, str) and name not in ("reason", "job_id")  # no node wrote these
     ]
     assert max(map(len, said)) <= LONGEST_SENTENCE
+
+
+def test_what_follows_from_a_question_is_noted_with_its_trace_and_what_time_brought_about_is_not() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(ClaimAsked(registry.ref(), Job(job_id="job-1")))
+    registry.drain()
+    registry.now += 61.0  # the claim is over, though nobody woke the fleet to see it
+    renewed = registry.do(Traced(RenewalAsked(registry.ref(), "job-1"), "trace-1"))
+    assert [note.fields.get("trace_id") for note in notes(renewed, "claim_expired")] == [None]
+    done = registry.do(Traced(ResumeAsked(registry.ref(), "node-1"), "trace-2"))
+    told = [(note.event, note.fields["trace_id"]) for note in of(Note, done)]
+    assert told == [("resume_wished", "trace-2"), ("node_status_changed", "trace-2")]
+    assert "trace_id" not in of(Note, registry.do(ResumeAsked(registry.ref(), "node-1")))[0].fields

@@ -37,3 +37,11 @@ def test_notes_and_answers_are_collected_apart() -> None:
     assert step.notes == [Note("heard", {"node_id": "n"}, Level.DEBUG)]
     assert step.told == [Answer(1, None), Answer(2, Refusal("UNKNOWN_NODE", "list the nodes"))]
     assert step.refusals == [Answer(3, Refusal("REGISTRY_BUSY", "ask again"))]
+
+
+def test_notes_name_the_trace_of_whoever_asked() -> None:
+    step = Step(1.0, trace_id="trace-1")
+    step.note("heard", {"node_id": "n"})
+    step.trace_id = None
+    step.note("heard", {"node_id": "n"})
+    assert [note.fields for note in step.notes] == [{"node_id": "n", "trace_id": "trace-1"}, {"node_id": "n"}]

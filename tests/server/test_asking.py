@@ -5,10 +5,11 @@ import pytest
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import NoAvailableNode
-from gpu_agent.registry.events import ClaimAsked, Event, ReleaseAsked
+from gpu_agent.registry.events import ClaimAsked, Event, ReleaseAsked, Traced
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.server.asking import Asking, placed, refusal
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.tracing import caused_by
 from gpu_agent.server.views import Placement
 
 
@@ -48,6 +49,14 @@ async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
     asking = asked(Loop(), took.append)
     asking.ask(lambda ref: ReleaseAsked(ref, "job-1"))
     asking.ask(lambda ref: ClaimAsked(ref, Job(job_id="job-1")))
+    assert took == [0.25]
+
+
+async def test_what_is_asked_within_a_trace_names_it() -> None:
+    loop, took = Loop(), list[float]()
+    with caused_by("trace-1"):
+        asked(loop, took.append).ask(lambda ref: ClaimAsked(ref, Job(job_id="job-1")))
+    assert loop.heard == [Traced(ClaimAsked(1, Job(job_id="job-1")), "trace-1")]
     assert took == [0.25]
 
 

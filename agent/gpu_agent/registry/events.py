@@ -200,18 +200,17 @@ class SaveFailed:
 
 Wish = DrainAsked | ResumeAsked | CordonAsked | RemovalAsked | ControlAsked
 TokenAsked = JoinTokenMade | OperatorTokenMade | TokenRevoked | RotationAsked
+Asked = Wish | ClaimAsked | RenewalAsked | ReleaseAsked | TokenAsked
 
-Event = (
-    RegistrationArrived
-    | BeatArrived
-    | FaultReported
-    | GoodbyeArrived
-    | ConnectionLost
-    | Wish
-    | ClaimAsked
-    | RenewalAsked
-    | ReleaseAsked
-    | TokenAsked
-    | Saved
-    | SaveFailed
-)
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Something was asked within a trace of the asker's: whatever is noted because of it names that (§8)."""
+
+    asked: Asked
+    trace_id: str
+
+
+NodeDid = RegistrationArrived | FaultReported | GoodbyeArrived | ConnectionLost
+Rare = NodeDid | Asked | Saved | SaveFailed
+Event = BeatArrived | Rare | Traced

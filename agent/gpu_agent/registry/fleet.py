@@ -28,7 +28,9 @@ from gpu_agent.registry.events import (
     FaultReported,
     GoodbyeArrived,
     JoinTokenMade,
+    NodeDid,
     OperatorTokenMade,
+    Rare,
     RegistrationArrived,
     ReleaseAsked,
     RemovalAsked,
@@ -38,6 +40,7 @@ from gpu_agent.registry.events import (
     Saved,
     SaveFailed,
     TokenRevoked,
+    Traced,
 )
 from gpu_agent.registry.house import House
 from gpu_agent.registry.issuing import Issuing
@@ -134,22 +137,8 @@ class Fleet:
         if isinstance(event, BeatArrived):
             consequences = self._beats.arrived(event, now)
             return NOTHING if consequences is None else self._finish(consequences)
-        step = Step(now)
-        match event:
-            case RegistrationArrived() | GoodbyeArrived() | FaultReported() | ConnectionLost():
-                self._node_did(event, step)
-            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked() | ControlAsked():
-                self._wishes.asked(event, step)
-            case ClaimAsked() | RenewalAsked() | ReleaseAsked():
-                self._scheduler_asked(event, step)
-            case JoinTokenMade() | OperatorTokenMade() | TokenRevoked() | RotationAsked():
-                self._issuing.asked(event, step)
-            case Saved():
-                self._saves.kept(event.save)
-            case SaveFailed():
-                self._saves.failed(event.save, event.detail, step)
-            case _ as unreachable:
-                assert_never(unreachable)
+        step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
+        self._take(event.asked if isinstance(event, Traced) else event, step)
         return self._finish(step)
 
     def wake(self, now: float) -> Sequence[Action]:
@@ -246,9 +235,24 @@ class Fleet:
         """Return every join and operator token, the oldest first."""
         return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))
 
-    def _node_did(
-        self, event: RegistrationArrived | GoodbyeArrived | FaultReported | ConnectionLost, step: Step
-    ) -> None:
+    def _take(self, event: Rare, step: Step) -> None:
+        match event:
+            case RegistrationArrived() | GoodbyeArrived() | FaultReported() | ConnectionLost():
+                self._node_did(event, step)
+            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked() | ControlAsked():
+                self._wishes.asked(event, step)
+            case ClaimAsked() | RenewalAsked() | ReleaseAsked():
+                self._scheduler_asked(event, step)
+            case JoinTokenMade() | OperatorTokenMade() | TokenRevoked() | RotationAsked():
+                self._issuing.asked(event, step)
+            case Saved():
+                self._saves.kept(event.save)
+            case SaveFailed():
+                self._saves.failed(event.save, event.detail, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _node_did(self, event: NodeDid, step: Step) -> None:
         if isinstance(event, ConnectionLost):
             self._sessions.lost(event.connection, step)
         elif self._roster.dismissed(event.connection):
@@ -261,9 +265,11 @@ class Fleet:
             self._sessions.fault(event, step)
 
     def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
+        cause, step.trace_id = step.trace_id, None  # nobody's asking ends the claims that have expired
         self._rounds.end_claims(
             step, of_job=event.job.job_id if isinstance(event, ClaimAsked) else event.job_id
         )
+        step.trace_id = cause
         match event:
             case ClaimAsked():
                 self._claiming.ask(event, step)

@@ -22,10 +22,12 @@ Was = NodeRecord | Claim | Token | None
 class Step:
     """One event's consequences in the making."""
 
-    __slots__ = ("before", "keys", "notes", "now", "refusals", "told", "touched")
+    __slots__ = ("before", "keys", "notes", "now", "refusals", "told", "touched", "trace_id")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, trace_id: str | None = None) -> None:
         self.now = now
+        self.trace_id = trace_id
+        """The trace of whoever asked for this; None for what came about otherwise."""
         self.notes: list[Note] = []
         self.keys: dict[Key, None] = {}
         """What must be kept before anything is told, in order."""
@@ -38,8 +40,9 @@ class Step:
         """Nodes whose next look must be planned anew."""
 
     def note(self, event: str, fields: Mapping[str, object], level: Level = Level.INFO) -> None:
-        """Log an event; this waits for no save."""
-        self.notes.append(Note(event, fields, level))
+        """Log an event, with the trace of its cause; this waits for no save."""
+        traced = fields if self.trace_id is None else {**fields, "trace_id": self.trace_id}
+        self.notes.append(Note(event, traced, level))
 
     def remember(self, record: NodeRecord) -> None:
         """Remember how a node was before this step, should what is asked have to be undone."""

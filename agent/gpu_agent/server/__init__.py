@@ -18,6 +18,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.stores import open_store
 from gpu_agent.server.tokens import NewToken, TokenView
+from gpu_agent.server.tracing import caused_by
 from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
 from gpu_agent.store.base import StoreError
 
@@ -45,5 +46,6 @@ __all__ = [
     "StoreError",
     "Thresholds",
     "TokenView",
+    "caused_by",
     "open_store",
 ]

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import NoAvailableNode
-from gpu_agent.registry.events import ClaimAsked, Event
+from gpu_agent.registry.events import Asked, ClaimAsked, Traced
 from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.tracing import current_trace_id
 from gpu_agent.server.views import Placement, placement
 
 
@@ -31,15 +32,19 @@ class Asking:
         self._selected = selected
         self._refs = itertools.count(1)
 
-    def ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
-        """Ask the fleet at once; `selected` hears how long it took to choose a place."""
+    def ask(self, asking: Callable[[int], Asked]) -> asyncio.Future[Result]:
+        """Ask the fleet at once, within the trace of whoever asks.
+
+        `selected` hears how long it took to choose a place.
+        """
         if not self._loop.running:
             raise RuntimeError("the registry does not run: await start() first")
         ref = next(self._refs)
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._answers[ref] = answer
-        event = asking(ref)
-        if isinstance(event, ClaimAsked):
+        asked, trace_id = asking(ref), current_trace_id()
+        event = asked if trace_id is None else Traced(asked, trace_id)
+        if isinstance(asked, ClaimAsked):
             self._selected(self._loop.timed(event))
         else:
             self._loop.handle(event)

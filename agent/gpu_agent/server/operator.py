@@ -26,6 +26,7 @@ from gpu_agent.server.operator_paths import ExactPaths
 from gpu_agent.server.operator_problems import answer_with_problems, refusing
 from gpu_agent.server.operator_routes import taker
 from gpu_agent.server.operator_tokens import about_tokens
+from gpu_agent.server.operator_trace import Tracing
 from gpu_agent.server.operator_wishes import about_wishes
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
@@ -58,7 +59,8 @@ class OperatorServer:
             refuse=refusing,
         )
         config = uvicorn.Config(
-            ExactPaths(self._authorization, refuse=refusing),  # outermost: all behind it read the same path
+            # Outermost are the paths: all that stands behind reads the same one.
+            ExactPaths(Tracing(self._authorization), refuse=refusing),
             log_config=None,
             log_level="error",  # what a peer sends wrongly is answered, not logged
             access_log=False,

@@ -20,6 +20,7 @@ from gpu_agent.server.bearer import token_of
 from gpu_agent.server.operator_guard import App, Receive, Refuse, Scope, Send
 from gpu_agent.server.operator_routes import role_of, taker
 from gpu_agent.server.quieting import Quieting, origin_of
+from gpu_agent.server.tracing import current_trace_id
 
 _PUBLIC = "public"
 _OF_THE_FRAMEWORK = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect"})
@@ -93,11 +94,14 @@ class Authorization:
     def _call(self, scope: Scope, credential: Credential | None) -> dict[str, object]:
         """What is logged of a call: with auth off nobody is behind it."""
         name = None if self._desk is None or credential is None else self._desk.name_of(credential)
+        trace_id = current_trace_id()
+        traced = {} if trace_id is None else {"trace_id": trace_id}
         return {
             "method": scope["method"],
             "path": scope["path"][:_LONGEST_PATH],
             "token_id": None if credential is None else credential.token_id,
             "name": name,
+            **traced,
         }
 
     def _unauthorized(self, *, presented: bool) -> App:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
+    Asked,
     ClaimAsked,
     Command,
     ControlAsked,
@@ -291,5 +292,5 @@ class RegistryService:
     def _hear(self, event: Event) -> None:
         self._loop.handle(event)
 
-    def _ask(self, asking: Callable[[int], Event]) -> asyncio.Future[Result]:
+    def _ask(self, asking: Callable[[int], Asked]) -> asyncio.Future[Result]:
         return self._asking.ask(asking)

@@ -12,7 +12,7 @@ from math import isfinite
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.credentials import Credential, CredentialKind, Role
 from gpu_agent.registry.events import (
-    Event,
+    Asked,
     JoinTokenMade,
     OperatorTokenMade,
     RotationAsked,
@@ -30,7 +30,7 @@ MOST_USES = 1_000_000
 
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-Ask = Callable[[Callable[[int], Event]], Awaitable[Result]]
+Ask = Callable[[Callable[[int], Asked]], Awaitable[Result]]
 """Asks the fleet, and waits until what it answers is kept."""
 
 
