@@ -142,6 +142,13 @@ def test_a_list_ends_being_read_at_its_first_fault(fields: dict[str, object]) ->
     assert len(refused(changed(**fields)).errors) <= 2
 
 
+@pytest.mark.parametrize("name", ["labels", "features_supported", "capability_state"])
+def test_an_object_of_too_many_entries_is_refused_before_any_is_looked_at(name: str) -> None:
+    (error,) = refused(changed(**{name: dict.fromkeys(map(str, range(50_000)), 5)})).errors
+    assert error.path == f"$.{name}"
+    assert "at most" in error.problem
+
+
 @pytest.mark.parametrize(
     "fields",
     [

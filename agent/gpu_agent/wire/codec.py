@@ -200,4 +200,5 @@ def _reason(error: ErrorDetails) -> str:
 
 def _unknown_type(error: ErrorDetails) -> str:
     named = error["input"].get("type") if isinstance(error["input"], Mapping) else None
-    return f"{str(named)[:_SHOWN_VALUE_CHARACTERS]!r} is no message type that this side reads"
+    shown = named[:_SHOWN_VALUE_CHARACTERS] if isinstance(named, str) else _SHORTLY.repr(named)
+    return f"{shown!r} is no message type that this side reads"

@@ -159,6 +159,18 @@ Listed = Annotated[
 ]
 """A list for which null means empty. Not strict itself: behind a validator it is met as a Python list."""
 
+
+def entries_at_most(most: int) -> BeforeValidator:
+    """Refuse an object with more entries before any is looked at: each fault found costs time and memory."""
+
+    def counted(value: object) -> object:
+        if isinstance(value, Mapping) and len(value) > most:
+            raise ValueError(f"at most {most} entries are allowed, not {len(value)}")
+        return value
+
+    return BeforeValidator(counted)
+
+
 _Value = TypeVar("_Value")
 
 Mapped = Annotated[dict[str, _Value], BeforeValidator(_null_is_empty_object)]

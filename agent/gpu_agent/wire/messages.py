@@ -28,10 +28,14 @@ from gpu_agent.wire.fields import (
     Text,
     WireInt,
     WireModel,
+    entries_at_most,
 )
 
-ModelStates = Annotated[dict[str, Name], Field(max_length=MAX_MODELS)]
+ModelStates = Annotated[dict[str, Name], Field(max_length=MAX_MODELS), entries_at_most(MAX_MODELS)]
 """State by model id; versions of one model share a key."""
+
+Features = Annotated[Mapped[bool | None], Field(max_length=MAX_FEATURES), entries_at_most(MAX_FEATURES)]
+"""Whether a feature is there, by its name; null is unknown."""
 
 JobIds = Annotated[tuple[Name, ...], Field(max_length=MAX_JOBS, fail_fast=True)]
 """Ids of jobs in flight."""
@@ -90,13 +94,13 @@ class NodeRegister(WireModel):
     platform: Name | None = None
     hardware: Hardware
     installed_models: Annotated[Listed[InstalledModel], Field(max_length=MAX_MODELS)] = ()
-    features_supported: Annotated[Mapped[bool | None], Field(max_length=MAX_FEATURES)] = Field(
-        default_factory=dict
-    )
+    features_supported: Features = Field(default_factory=dict)
     advanced_features: FeatureNames = ()
     accept_public_jobs: Flag = False
     capability_state: ModelStates | None = None
-    labels: Annotated[Mapped[Name], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+    labels: Annotated[Mapped[Name], Field(max_length=MAX_LABELS), entries_at_most(MAX_LABELS)] = Field(
+        default_factory=dict
+    )
     max_concurrent_jobs: WireInt | None = None
     endpoint: Text | None = None
     simulated: Flag = False
@@ -144,7 +148,9 @@ class NodeHeartbeat(WireModel):
     running_jobs: JobIds | None = None
     sequence: WireInt | None = None
     accept_public_jobs: bool | None = None
-    labels: Annotated[dict[str, Name], Field(max_length=MAX_LABELS)] | None = None
+    labels: Annotated[dict[str, Name], Field(max_length=MAX_LABELS), entries_at_most(MAX_LABELS)] | None = (
+        None
+    )
     max_concurrent_jobs: WireInt | None = None
     hardware: Hardware | None = None
 
