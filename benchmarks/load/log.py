@@ -9,6 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+OFFENCES = frozenset(
+    {
+        "connection_crowded_out",
+        "connection_failed",
+        "foreign_beat",
+        "frame_malformed",
+        "handshake_overdue",
+        "handshake_refused",
+        "node_register_refused",
+        "rate_limited",
+        "slow_consumer_dropped",
+    }
+)
+"""What the registry logs of what peers do wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
@@ -29,6 +44,7 @@ class RegistryLog:
         self.changes: list[StatusChange] = []
         self.silent_seconds: dict[str, float] = {}
         """By node: how long it had been silent when its timeout was noticed."""
+        self.offences: list[dict[str, Any]] = []
         self._figures: list[dict[str, Any]] = []
         self._old_period = False
         self._last_words: list[str] = []
@@ -46,7 +62,8 @@ class RegistryLog:
     def forget(self) -> None:
         """Begin anew."""
         self._counts.clear()
-        self.changes, self.silent_seconds, self._figures = [], {}, []
+        self.changes, self.silent_seconds = [], {}
+        self.offences, self._figures = [], []
         self._old_period = True  # the next figures are of a period that has begun already
 
     def await_listening(self, *, within_seconds: float) -> None:
@@ -92,5 +109,7 @@ class RegistryLog:
             self._old_period = False
         elif event == "performance":
             self._figures.append(said)
+        elif event in OFFENCES:
+            self.offences.append(said)
         elif said["level"] == "error":
             self._last_words.append(json.dumps(said) + "\n")

@@ -39,6 +39,11 @@ class RegistryProcess:
         self._process: subprocess.Popen[str]
 
     @property
+    def asks_for_tokens(self) -> bool:
+        """Whether auth is on."""
+        return "--auth" not in self._options
+
+    @property
     def pid(self) -> int:
         """The process that runs now."""
         return self._process.pid
@@ -95,6 +100,11 @@ class RegistryProcess:
         """User and system time so far, its threads included."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+
+    @property
+    def open_files(self) -> int:
+        """How many files it has open now, sockets included."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def _memory_mb(self, name: str) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -174,7 +184,7 @@ class Generators:
             "name": f"{self._started:x}",
             "port": self._registry.node_port,
             "nodes": nodes,
-            "token": self._registry.join_token(nodes),
+            "token": self._registry.join_token(nodes) if self._registry.asks_for_tokens else None,
         }
         self._running.append(Generator({**self._shared, **own}))
 
@@ -194,6 +204,10 @@ class Generators:
         """Wait until every process has noticed that the registry is gone."""
         while any(one.last["statuses"].get("ready", 0) for one in self._running):
             time.sleep(0.05)
+
+    def listed(self) -> dict[str, float]:
+        """Return all nodes with their timeouts."""
+        return {node: seconds for one in self._running for node, seconds in one.ask({"do": "list"}).items()}
 
     def kill_last(self) -> dict[str, float]:
         """Kill the process that was started last; returns its nodes with their timeouts."""
