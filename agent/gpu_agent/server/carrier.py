@@ -12,6 +12,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
+from gpu_agent.server.refusals import quieted
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally
@@ -39,7 +40,7 @@ class Carrier:
 
     def make_ready(self, actions: Sequence[Action]) -> Ready:
         """Sort a list into what must be kept, and what is done once it is."""
-        return self._clerk.make_ready(actions)
+        return self._clerk.make_ready(quieted(actions, self._switchboard.quieting))
 
     def carry_out(self, doing: Doing) -> None:
         """Do one thing."""

@@ -36,7 +36,12 @@ class Quieting:
         self._timers: dict[_Key, asyncio.TimerHandle] = {}
 
     def offence(self, event: str, origin: str, *, kind: object = None, **fields: object) -> None:
-        """Log an offence, or count it where this minute has had one like it.
+        """Log an offence, or count it where this minute has had one like it."""
+        if self.admits(event, origin, kind=kind):
+            self._emit(event, **fields)
+
+    def admits(self, event: str, origin: str, *, kind: object = None) -> bool:
+        """Say whether an offence is to be told; where this minute has had one like it, it is counted.
 
         What differs in `kind`, such as a code, is not like it.
         """
@@ -45,10 +50,10 @@ class Quieting:
             key = (event, kind, OTHERS)
         if key in self._left_out:
             self._left_out[key] += 1
-            return
+            return False
         self._left_out[key] = 0
         self._timers[key] = asyncio.get_running_loop().call_later(self._window_seconds, self._close, key)
-        self._emit(event, **fields)
+        return True
 
     def stop(self) -> None:
         """Close all windows and say what was left out in them."""
