@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 import struct
 import weakref
 from collections.abc import AsyncIterator
@@ -23,6 +24,10 @@ from tests.server.frames import masked
 from tests.server.harness import QUICK, Node, beat, node, registration, running, until, url
 
 MIB = 1024 * 1024
+HANDSHAKE = (
+    b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 def _without(message: dict[str, Any], *path: str | int) -> str:
@@ -340,6 +345,31 @@ async def test_compression_is_not_negotiated(service: RegistryService) -> None:
         assert "Sec-WebSocket-Extensions" not in socket.response.headers
 
 
+async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
+    service: RegistryService,
+) -> None:
+    loop, turns = asyncio.get_running_loop(), service._switchboard.turns
+    problems: list[object] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    with socket.socket() as peer:
+        peer.settimeout(0)
+        await loop.sock_connect(peer, _host_and_port(service))
+        await loop.sock_sendall(peer, HANDSHAKE)
+        assert (await loop.sock_recv(peer, 4096)).startswith(b"HTTP/1.1 101")
+        (connection,) = service._switchboard._connections.values()
+
+        def hang_up_once_read() -> None:
+            if connection._waiting:
+                peer.close()
+            else:
+                turns.wait(hang_up_once_read)
+
+        turns.wait(hang_up_once_read)
+        await loop.sock_sendall(peer, b"\x81\x02{}")
+        await until(lambda: service.size.connections == 0, what="the connection gone")
+    assert problems == []
+
+
 async def test_a_ping_is_answered(service: RegistryService) -> None:
     async with node(service) as polite:
         await asyncio.wait_for(await polite.socket.ping(), 5)
@@ -467,10 +497,7 @@ class RawPeer:
 async def raw(service: RegistryService, *, behind: bytes = b"") -> AsyncIterator[RawPeer]:
     address = service.node_address
     reader, writer = await asyncio.open_connection(address.host, address.port)
-    writer.write(
-        b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" + behind
-    )
+    writer.write(HANDSHAKE + behind)
     await reader.readuntil(b"\r\n\r\n")
     try:
         yield RawPeer(reader, writer)
