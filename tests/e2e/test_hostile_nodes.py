@@ -39,6 +39,9 @@ LONGEST_LAG_MS = 3000
 WINDOWS = 2
 """Of a minute, that the attack and its end may touch."""
 
+PRESENTING = ("odd headers", "odd targets", "bombs", "foreign beats", "beat flood", "come and go")
+"""Attacks that show a token, or try to."""
+
 OFFENCES = {
     "connection_failed",
     "foreign_beat",
@@ -73,7 +76,7 @@ class Besieged:
     def attacked(self, *, seconds: float, attacks: Sequence[str] = (), token: str | None = None) -> set[str]:
         """Let the attackers do their worst; what they met."""
         order = {"port": self.registry.node_port, "seconds": seconds, "victims": sorted(self.honest)}
-        order |= {"token": token} | ({"attacks": attacks} if attacks else {})
+        order |= {"token": token, "attacks": attacks} if attacks else {"token": token}
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.load.hostile", json.dumps(order)],
             cwd=ROOT,
@@ -138,9 +141,10 @@ def test_with_auth_off_every_attack_at_once_costs_no_node_its_status(tmp_path: P
         place.assert_that_it_told_of(OFFENCES)
         registry.send(signal.SIGTERM)
         registry.wait(10)
-    left_out = {line["offence"]: line["count"] for line in place.said_since("offences_left_out")}
-    assert int(str(left_out["connection_failed"])) > 10
-    assert int(str(left_out["handshake_refused"])) > 10
+    left_out: Counter[object] = Counter()
+    for line in place.said_since("offences_left_out"):
+        left_out[line["offence"]] += int(str(line["count"]))
+    assert min(left_out[offence] for offence in ("connection_failed", "handshake_refused")) > 10
 
 
 def test_with_auth_on_no_token_of_another_opens_anything(tmp_path: Path) -> None:
@@ -161,9 +165,9 @@ def test_with_auth_on_no_token_of_another_opens_anything(tmp_path: Path) -> None
         file.write_text(spent)
         file.chmod(0o600)
         place = besieged(running, registry, tmp_path, "--join-token-file", str(file))
-        met = place.attacked(seconds=4, token=spent)
+        met = place.attacked(seconds=4, attacks=PRESENTING, token=spent)
         assert {"bombs: HTTP 403", "beat flood: HTTP 403"} <= met
-        met = place.attacked(seconds=4, token="gpun_00000000_" + "A" * 43)
+        met = place.attacked(seconds=4, attacks=PRESENTING, token="gpun_00000000_" + "A" * 43)
         assert {"bombs: HTTP 401", "beat flood: HTTP 401"} <= met
         place.assert_that_nobody_honest_noticed()
         place.assert_that_it_held()
