@@ -11,11 +11,13 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.server.address import BACKLOG, Address
 from gpu_agent.server.event_streams import EventStreams
 from gpu_agent.server.operator_about import about_registry
 from gpu_agent.server.operator_auth import Authorization
 from gpu_agent.server.operator_backup import about_backup
+from gpu_agent.server.operator_connection import connections
 from gpu_agent.server.operator_dispatch import about_dispatch
 from gpu_agent.server.operator_events import about_events
 from gpu_agent.server.operator_guard import LOOPBACK_NAMES, Guard
@@ -28,10 +30,15 @@ from gpu_agent.server.operator_routes import taker
 from gpu_agent.server.operator_tokens import about_tokens
 from gpu_agent.server.operator_trace import Tracing
 from gpu_agent.server.operator_wishes import about_wishes
+from gpu_agent.server.quieting import Quieting
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
 
 STOP_SECONDS = 2
+ACCEPTED_AT_ONCE = 32
+"""New connections in one turn of the loop: all that may queue are more than there is room for."""
+
+_LOG = EventLog("server.operator")
 _SUBJECTS = (
     about_registry,
     about_nodes,
@@ -49,6 +56,7 @@ class OperatorServer:
     def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
         hosts = {*LOOPBACK_NAMES, address.host} if address.is_loopback else None
         self._streams = EventStreams()
+        self._quieting = Quieting(_LOG.info)
         app = application(service, self._streams)
         self._authorization = Authorization(
             Guard(
@@ -66,8 +74,9 @@ class OperatorServer:
             access_log=False,
             lifespan="off",
             ws="none",
-            http="h11",
+            http=connections(self._quieting),
             loop="none",
+            backlog=ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=STOP_SECONDS,
             server_header=False,
             proxy_headers=False,  # else whoever is on this machine may claim any address for the log
@@ -83,10 +92,17 @@ class OperatorServer:
         """Take no new requests, end those that never would, and the rest soon."""
         self._streams.close()
         self._authorization.stop()
+        self._quieting.stop()
         self._server.should_exit = True
 
 
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let more queue than are taken at once: asyncio has one figure for both."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the program."""

@@ -29,7 +29,7 @@ ACCEPTED_AT_ONCE = 32
 """New connections in one turn of the loop: asyncio would take as many as may queue, and make all wait."""
 
 _READ_BYTES, _STRANGERS_READ_BYTES = 64 * 1024, 4 * 1024
-_CONNECTIONS_TO_REFUSE = 256
+CONNECTIONS_TO_REFUSE = 64
 """Beyond a full house there is room to say so to so many at a time; who comes then is cut off."""
 
 _GOODBYE = "the registry stops; connect again"
@@ -148,7 +148,7 @@ class Switchboard:
             connection.abort()
             return
         longest = self._anteroom.connected(connection)
-        if longest is None and self.size > self.limits.max_connections + _CONNECTIONS_TO_REFUSE:
+        if longest is None and self.size > self.limits.max_connections + CONNECTIONS_TO_REFUSE:
             longest = self._anteroom.longest_shaking()
         if longest is not None:
             longest.give_up()
