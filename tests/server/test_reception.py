@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -126,6 +127,28 @@ async def test_r05_a_registration_of_another_structure_is_told_the_supported_sch
             "INVALID_CAPABILITY_SCHEMA",
             {"supported": ["1.0", "1.1"]},
         )
+
+
+async def test_a_registration_that_cannot_be_read_is_logged_as_refused_with_its_code(
+    events: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="gpu_agent"):
+        async with received(events) as (peer, _):
+            await peer.say({"type": "node_register"})
+            await peer.say(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
+            await peer.say({"type": "node_heartbeat"})
+            for _ in range(3):
+                await peer.hear()
+    told = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
+    assert [(event, fields["code"]) for event, fields in told] == [
+        ("node_register_refused", "INVALID_MESSAGE"),
+        ("node_register_refused", "INVALID_CAPABILITY_SCHEMA"),
+        ("frame_malformed", "INVALID_MESSAGE"),
+    ]
+    assert told[0][1]["problems"] == [
+        "$.version: required, but missing",
+        "$.hardware: required, but missing",
+    ]
 
 
 async def test_who_says_too_much_besides_beats_is_told_so_unheard_and_then_cut_off(

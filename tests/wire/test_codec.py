@@ -196,6 +196,14 @@ def test_r05_a_registration_of_another_structure_that_says_so_is_told_apart() ->
     )
 
 
+def test_what_would_have_been_a_registration_is_told_apart() -> None:
+    beat = '{"type":"node_heartbeat"}'
+    assert refused(changed(version=7)).is_registration
+    assert refused(changed(capability_schema_version="9.9", version=7)).is_registration
+    assert not refused(beat).is_registration
+    assert not refused("[]").is_registration
+
+
 def test_a_long_value_is_not_echoed_whole() -> None:
     assert len(str(refused(changed(version=["x" * 100_000])))) < 300
 

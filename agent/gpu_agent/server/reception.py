@@ -112,8 +112,11 @@ class Reception:
         if not self._may_say_more(connection):
             return
         connection.malformed_in_a_row += 1
-        connection.offends("frame_malformed", problems=[f"{one.path}: {one.problem}" for one in error.errors])
-        connection.send(encode(_refusal(connection, error)))
+        refusal = _refusal(connection, error)
+        problems = [f"{one.path}: {one.problem}" for one in error.errors]
+        event = "node_register_refused" if error.is_registration else "frame_malformed"
+        connection.offends(event, kind=refusal.code, code=refusal.code, problems=problems)
+        connection.send(encode(refusal))
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
             connection.fail(POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
 

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -57,9 +57,11 @@ class FrameError(Exception):
     └ `UnsupportedSchemaError` (a registration of another structure, which says so itself).
     """
 
-    def __init__(self, errors: Sequence[FieldError], *, fault: Fault) -> None:
+    def __init__(self, errors: Sequence[FieldError], *, fault: Fault, is_registration: bool = False) -> None:
         self.errors = tuple(errors[:MAX_REPORTED_ERRORS])
         self.fault = fault
+        self.is_registration = is_registration
+        """True for what would have been a `node_register`."""
         first = self.errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         super().__init__(f"{first.path}: {first.problem}{more}")
@@ -78,7 +80,7 @@ class UnsupportedSchemaError(FrameError):
 
     def __init__(self, errors: Sequence[FieldError], *, version: str) -> None:
         self.version = version
-        super().__init__(errors, fault=Fault.PEER)
+        super().__init__(errors, fault=Fault.PEER, is_registration=True)
 
 
 def decode_from_node(frame: bytes | str) -> FromNode:
@@ -148,7 +150,7 @@ def _frame_error(error: ValidationError, frame: bytes | str) -> FrameError:
     version = _claimed_schema(document)
     if version is not None and version not in SUPPORTED_SCHEMA_VERSIONS:
         return UnsupportedSchemaError(errors, version=version)
-    return FrameError(errors, fault=Fault.PEER)
+    return FrameError(errors, fault=Fault.PEER, is_registration=_is_registration(document))
 
 
 def _faults(found: Sequence[ErrorDetails], document: object) -> list[FieldError]:
@@ -163,9 +165,13 @@ def _faults(found: Sequence[ErrorDetails], document: object) -> list[FieldError]
     return list(errors.values())
 
 
+def _is_registration(document: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(document, Mapping) and document.get("type") == "node_register"
+
+
 def _claimed_schema(document: object) -> str | None:
     """The schema that a registration says it follows, if it says so in a readable way."""
-    if not isinstance(document, Mapping) or document.get("type") != "node_register":
+    if not _is_registration(document):
         return None
     version = document.get("capability_schema_version")
     return version if isinstance(version, str) and version else None
