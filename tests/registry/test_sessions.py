@@ -159,8 +159,21 @@ def test_a_newer_proven_session_takes_over_and_the_old_one_is_told_and_closed() 
     taken = registry.do(RegistrationArrived(2, declaration(), "unused", credential=proof("node-1")))
     assert codes(taken, 1) == ["SESSION_SUPERSEDED"]
     assert closed(taken) == [(1, 1008)]
+    (noted,) = notes(taken, "session_superseded")
+    assert noted.fields["session_epoch"] == 1
     assert ack(taken).session_epoch == 2
     assert record.connection == 2
+
+
+def test_whoever_is_superseded_is_told_from_where_and_so_are_operators() -> None:
+    registry = Registry()
+    registry.ready()
+    taken = registry.arrive(proof("node-1"), 2, "node-1")
+    (told,) = [one.message for one in of(Send, taken) if one.connection == 1]
+    assert isinstance(told, NodeError)
+    assert told.message.startswith("a newer session, from 10.0.0.2, proved the same identity: ")
+    (noted,) = notes(taken, "session_superseded")
+    assert (noted.fields["address"], noted.fields["newer_address"]) == ("10.0.0.1", "10.0.0.2")
 
 
 def test_late_frames_of_a_superseded_session_are_ignored() -> None:

@@ -104,14 +104,9 @@ class Sessions:
         if before == event.connection:
             return
         if before is not None:
-            superseded = NodeError(
-                node_id=record.node_id,
-                code=ErrorCode.SESSION_SUPERSEDED,
-                message="a newer session proved the same identity: if this machine should hold it, "
-                "stop the other agent and restart this one",
-            )
+            _note_supersession(record, event, step)
             roster.dismiss(before)
-            step.tell(Send(before, superseded))
+            step.tell(Send(before, _superseded(record.node_id, event.address)))
             step.tell(CloseConnection(before, POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
         roster.bind(record, event.connection)
 
@@ -226,6 +221,21 @@ def _busy(node_id: str) -> NodeError:
         message="the registry could not save this registration just now: register again in a moment",
         retry_after_seconds=BUSY_RETRY_SECONDS,
     )
+
+
+def _superseded(node_id: str, address: str | None) -> NodeError:
+    """Tell a session that it is over, and where the newer one is: that may be a copy of this machine."""
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.SESSION_SUPERSEDED,
+        message=f"a newer session, from {address or 'an unknown address'}, proved the same identity: "
+        "if this machine should hold it, stop the other agent and restart this one",
+    )
+
+
+def _note_supersession(record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
+    fields = {"session_epoch": record.epoch, "address": record.address, "newer_address": event.address}
+    step.note("session_superseded", {"node_id": record.node_id, **fields}, Level.WARNING)
 
 
 def _note_arrival(event: RegistrationArrived, step: Step) -> None:
