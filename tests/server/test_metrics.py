@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpu_agent.server import metrics
-from gpu_agent.server.census import Census
+from gpu_agent.server.headcount import Headcount
 from gpu_agent.server.histogram import Histogram
 from gpu_agent.server.performance import Performance
 from gpu_agent.server.tally import Tally
@@ -21,8 +21,8 @@ LAST = Performance(
 
 
 def figures(*, last_period: Performance | None = LAST) -> Figures:
-    census = Census(statuses=Counter(ready=3, offline=1))
-    census.looks[("NVIDIA L4", "NVIDIA L4"), ("ok", "lost")] = 4
+    headcount = Headcount(statuses=Counter(ready=3, offline=1))
+    headcount.looks[("NVIDIA L4", "NVIDIA L4"), ("ok", "lost")] = 4
     tally = Tally()
     tally.refusals["GPU_REQUIRED"] = 2
     tally.status_changes["ready", "offline", "heartbeat_timeout"] = 1
@@ -32,7 +32,7 @@ def figures(*, last_period: Performance | None = LAST) -> Figures:
         lag.add(seconds)
     return Figures(
         ready=True,
-        census=census,
+        headcount=headcount,
         tally=tally,
         beats=12,
         connections=3,

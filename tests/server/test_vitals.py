@@ -50,8 +50,8 @@ async def test_figures_tell_of_nodes_beats_claims_and_refusals(service: Registry
         assert (await poor.hear())["code"] == "GPU_REQUIRED"
     figures = await service.vitals.figures()
     assert figures.ready
-    assert figures.census.statuses["ready"] == 1
-    assert figures.census.gpus == {("NVIDIA L4", "ok"): 1}
+    assert figures.headcount.statuses["ready"] == 1
+    assert figures.headcount.gpus == {("NVIDIA L4", "ok"): 1}
     assert (figures.beats, figures.connections >= 1, figures.listeners) == (3, True, 0)
     assert (figures.tally.registrations, figures.tally.refusals) == (1, {"GPU_REQUIRED": 1})
     assert ("registering", "ready", "health_checks_passed") in figures.tally.status_changes

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gpu_agent.server.census import Census
+from gpu_agent.server.headcount import Headcount
 from gpu_agent.server.histogram import Histogram
 from gpu_agent.server.tally import Tally
 from gpu_agent.server.vitals import Figures
@@ -44,21 +44,21 @@ class _Told(Collector):
         figures = self._figures
         yield InfoMetricFamily(f"{PREFIX}build", "What runs.", {"version": __version__})
         yield _gauge("ready", "1 while every check of /readyz holds.", int(figures.ready))
-        yield from _of_fleet(figures.census)
+        yield from _of_fleet(figures.headcount)
         yield from _of_past(figures.tally)
         yield from _of_registry(figures)
         yield from _of_store(figures)
 
 
-def _of_fleet(census: Census) -> Iterator[Metric]:
-    others = census.others
-    yield _gauges("nodes", "Known nodes.", census.statuses.items(), "status")
+def _of_fleet(headcount: Headcount) -> Iterator[Metric]:
+    others = headcount.others
+    yield _gauges("nodes", "Known nodes.", headcount.statuses.items(), "status")
     yield _gauge("nodes_connected", "Nodes with a live connection.", others["connected"])
     yield _gauge("nodes_cordoned", "Nodes closed to new jobs by an operator.", others["cordoned"])
     yield _gauge("drain_wishes", "Nodes that somebody wants emptied.", others["drains"])
-    yield _gauges("gpus", "GPUs of known nodes, as last told.", census.gpus.items(), "name", "health")
-    yield _gauges("places", "Places for jobs.", census.places.items(), "status")
-    yield _gauges("places_occupied", "Places that are taken.", census.occupied.items(), "status")
+    yield _gauges("gpus", "GPUs of known nodes, as last told.", headcount.gpus.items(), "name", "health")
+    yield _gauges("places", "Places for jobs.", headcount.places.items(), "status")
+    yield _gauges("places_occupied", "Places that are taken.", headcount.occupied.items(), "status")
     yield _gauge("claims", "Claims that are held.", others["claims"])
 
 

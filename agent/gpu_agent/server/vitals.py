@@ -6,9 +6,9 @@ Gathers what its parts know of themselves; needs no library of metrics, and judg
 from dataclasses import dataclass
 
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.server import census
-from gpu_agent.server.census import Census
+from gpu_agent.server import headcount
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.headcount import Headcount
 from gpu_agent.server.histogram import Histogram
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.performance import Meter, Performance
@@ -32,7 +32,7 @@ class Figures:
     """A registry's figures, taken together. Counts are from its start."""
 
     ready: bool
-    census: Census
+    headcount: Headcount
     tally: Tally
     beats: int
     connections: int
@@ -92,10 +92,10 @@ class Vitals:
 
     async def figures(self) -> Figures:
         """Take all figures; looks at every node, and lets others have their turn meanwhile."""
-        counted = await census.taken(self.fleet.nodes())
+        counted = await headcount.taken(self.fleet.nodes())
         return Figures(
             ready=all(check.ok for check in self.readiness()),
-            census=counted,
+            headcount=counted,
             tally=self.tally,
             beats=self.reception.beats,
             connections=self.switchboard.size,

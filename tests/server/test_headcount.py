@@ -3,7 +3,7 @@ import time
 
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.record import Drain, NodeRecord
-from gpu_agent.server.census import LONGEST_GPU_NAME, MOST_GPU_NAMES, NODES_IN_A_SLICE, OTHER, taken
+from gpu_agent.server.headcount import LONGEST_GPU_NAME, MOST_GPU_NAMES, NODES_IN_A_SLICE, OTHER, taken
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import Hardware, NodeRegister
 
@@ -30,20 +30,24 @@ async def test_nodes_and_places_are_counted_by_status() -> None:
     busy, lost = record("a"), record("b", status=NodeStatus.OFFLINE)
     busy.max_concurrent_jobs, busy.reported_jobs, busy.connection = 8, 3, 1
     lost.cordoned, lost.drain = "broken", Drain(by_operator=True, deadline=1.0)
-    census = await taken([busy, lost])
-    assert (census.statuses["ready"], census.statuses["offline"], census.statuses["degraded"]) == (1, 1, 0)
-    assert (census.places["ready"], census.occupied["ready"]) == (8, 3)
-    assert census.others == {"connected": 1, "cordoned": 1, "drains": 1, "claims": 0}
+    counted = await taken([busy, lost])
+    assert (counted.statuses["ready"], counted.statuses["offline"], counted.statuses["degraded"]) == (
+        1,
+        1,
+        0,
+    )
+    assert (counted.places["ready"], counted.occupied["ready"]) == (8, 3)
+    assert counted.others == {"connected": 1, "cordoned": 1, "drains": 1, "claims": 0}
 
 
 async def test_gpus_are_counted_by_name_and_health_without_parents_of_slices() -> None:
-    census = await taken(
+    headcount = await taken(
         [
             record("a", gpu("1"), gpu("2", health="lost")),
             record("b", gpu("1"), gpu("2", "H100", is_parent=True), gpu("3", "H100 MIG 1g.10gb")),
         ]
     )
-    assert census.gpus == {
+    assert headcount.gpus == {
         ("NVIDIA L4", "ok"): 2,
         ("NVIDIA L4", "lost"): 1,
         ("H100 MIG 1g.10gb", "ok"): 1,

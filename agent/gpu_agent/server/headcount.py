@@ -26,7 +26,7 @@ Look = tuple[tuple[str | None, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class Headcount:
     """A fleet's numbers."""
 
     statuses: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
@@ -50,26 +50,26 @@ class Census:
         return _bounded(found)
 
 
-async def taken(records: Sequence[NodeRecord]) -> Census:
+async def taken(records: Sequence[NodeRecord]) -> Headcount:
     """Count these nodes, and let others have their turn meanwhile."""
-    census = Census()
+    headcount = Headcount()
     for begin in range(0, len(records), NODES_IN_A_SLICE):
         for record in records[begin : begin + NODES_IN_A_SLICE]:
-            _count(record, census)
+            _count(record, headcount)
         await asyncio.sleep(0)
-    return census
+    return headcount
 
 
-def _count(record: NodeRecord, census: Census) -> None:
-    status, others = record.status.value, census.others
-    census.statuses[status] += 1
-    census.places[status] += record.max_concurrent_jobs
-    census.occupied[status] += record.in_flight_jobs
+def _count(record: NodeRecord, headcount: Headcount) -> None:
+    status, others = record.status.value, headcount.others
+    headcount.statuses[status] += 1
+    headcount.places[status] += record.max_concurrent_jobs
+    headcount.occupied[status] += record.in_flight_jobs
     others["connected"] += record.connected
     others["cordoned"] += record.cordoned is not None
     others["drains"] += record.drain is not None
     others["claims"] += len(record.claims)
-    census.looks[record.gpus.names, record.gpus.healths] += 1
+    headcount.looks[record.gpus.names, record.gpus.healths] += 1
 
 
 def _bounded(found: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
