@@ -70,6 +70,12 @@ def test_one_that_never_answered_is_not() -> None:
     assert failed.value.code is ExitCode.UNREACHABLE
 
 
+def test_one_that_has_answered_something_else_is_waited_for_from_the_first_opening_on() -> None:
+    """A watch whose registry restarted between its first list and its first event ended with 5."""
+    happenings = followed(Api(f"http://127.0.0.1:{free_port()}"), answered=True)
+    assert in_words(happenings, 2) == ["Lost", "Lost"]
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_is_told(status: int) -> None:
     with standing_in({PATH: Refusal(status, "NO")}) as registry, pytest.raises(Refused):

@@ -46,6 +46,15 @@ def test_what_happened_to_all_lately_is_shown(served: Served, capsys: pytest.Cap
     assert json.loads(line)["event"] == "node_status_changed"
 
 
+def test_what_happened_behind_an_event_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    past = told(event(8), event(9))
+    query = "after=7&follow=false"
+    with standing_in({f"{PATH}?{query}": past, f"{PATH}?{query}&node_id=n": past}) as registry:
+        for whose in ([], ["n"]):
+            assert main(["registry", "events", *whose, "--after", "7", "--api", registry.api]) == 0
+    assert capsys.readouterr().out.count("claim of job j9 expired") == 2
+
+
 def test_a_history_that_is_not_whole_begins_where_it_can(capsys: pytest.CaptureFixture[str]) -> None:
     missed = {"at": 1.0, "event": "events_missed", "node_id": None, "fields": {"count": None}, "id": None}
     past = Stream([f"data: {json.dumps(missed)}\n\n", *told(event(7)).chunks])

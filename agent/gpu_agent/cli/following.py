@@ -46,13 +46,16 @@ class Lost:
 Happening = Opened | Told | Lost
 
 
-def followed(api: Api, *, after: str | None = None, node_id: str | None = None) -> Iterator[Happening]:
+def followed(
+    api: Api, *, after: str | None = None, node_id: str | None = None, answered: bool = False
+) -> Iterator[Happening]:
     """Yield what happens, to one node or to any, behind this event or from now on; raises `Failure`.
 
-    `Refused` at the first opening may mean that this registry has no such stream.
+    `answered` says that this registry has answered before, so that it is waited for from the first
+    opening on. `Refused` at the first opening may mean that it has no such stream.
     """
     path = PATH if node_id is None else f"{PATH}?{urlencode({'node_id': node_id})}"
-    delay, answered = FIRST_DELAY_SECONDS, False
+    delay = FIRST_DELAY_SECONDS
     while True:
         try:
             with api.stream(path, last_id=after, silence_seconds=SILENCE_SECONDS) as lines:
@@ -76,9 +79,10 @@ def followed(api: Api, *, after: str | None = None, node_id: str | None = None) 
         delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
 
-def told_so_far(api: Api) -> Iterator[Mapping[str, Any]]:
+def told_so_far(api: Api, *, after: int = 0, node_id: str | None = None) -> Iterator[Mapping[str, Any]]:
     """Yield the events of the recent past, the oldest first; raises `Failure`."""
-    query = urlencode({"after": 0, "follow": "false"})
+    whose = {} if node_id is None else {"node_id": node_id}
+    query = urlencode({"after": after, "follow": "false", **whose})
     with api.stream(f"{PATH}?{query}", last_id=None, silence_seconds=TIMEOUT_SECONDS) as lines:
         for message in messages(lines):
             if message.data:

@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--after",
         metavar="EVENT_ID",
         type=whole,
-        help="with --follow: from behind this event on, not from now",
+        help="only what happened behind this event; with --follow from there on, not from now",
     )
     parser.add_argument(
         "--limit", metavar="N", type=at_least_one, default=20, help="how much of what was (default 20)"
@@ -53,8 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
     after = None if arguments.after is None else str(arguments.after)
     if after is None and arguments.node_id is not None:
         after = _history(api, arguments)
-    elif after is None and not arguments.follow:
-        for event in deque(_of_all(api), arguments.limit):
+    elif not arguments.follow:
+        for event in deque(_past(api, arguments), arguments.limit):
             _say(event, arguments)
     if arguments.follow:
         try:
@@ -64,9 +64,10 @@ def main(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _of_all(api: Api) -> Iterator[Mapping[str, Any]]:
-    """What happened to all lately; that there was more before is nobody's news."""
-    return (event for event in told_so_far(api) if event["event"] != MISSED)
+def _past(api: Api, arguments: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
+    """What happened lately; that there was more before that is nobody's news, unless it was asked for."""
+    past = told_so_far(api, after=arguments.after or 0, node_id=arguments.node_id)
+    return (event for event in past if arguments.after is not None or event["event"] != MISSED)
 
 
 def _history(api: Api, arguments: argparse.Namespace) -> str | None:
@@ -83,7 +84,8 @@ def _history(api: Api, arguments: argparse.Namespace) -> str | None:
 
 def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
     broken = False
-    for happening in followed(api, after=after, node_id=arguments.node_id):
+    has_answered = arguments.node_id is not None and arguments.after is None  # with its history
+    for happening in followed(api, after=after, node_id=arguments.node_id, answered=has_answered):
         match happening:
             case Told(event):
                 _say(event, arguments)

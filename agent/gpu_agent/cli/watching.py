@@ -42,6 +42,6 @@ def main(api: Api, read: Read, *, as_json: bool) -> int:
 def _until_interrupted(api: Api, read: Read, view: View) -> None:
     with Interruption() as interruption:
         try:
-            Watch(read, lambda: followed(api), view).run()
+            Watch(read, lambda: followed(api, answered=True), view).run()
         except KeyboardInterrupt:
             interruption.finish()
