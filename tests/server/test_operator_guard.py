@@ -1,8 +1,10 @@
+import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
+from gpu_agent.server import operator_guard
 from gpu_agent.server.operator_guard import LOOPBACK_NAMES, App, Guard, Receive, Scope, Send
 
 OWN = "127.0.0.1:8081"
@@ -124,6 +126,59 @@ async def test_a_body_is_handed_on_whole_and_what_comes_after_it_too() -> None:
         {"type": "http.request", "body": b"{}", "more_body": False},
         {"type": "http.disconnect"},
     ]
+
+
+async def test_many_long_bodies_at_a_time_are_more_than_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_guard, "MOST_HELD_BYTES", 100)
+    said: list[str] = []
+    answers = asyncio.Event()
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        """Never used."""
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        await answers.wait()
+        said.append("answered")
+
+    def refuse(status: int, code: str, _: str) -> App:
+        async def refusing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+            said.append(f"{status} {code}")
+
+        return refusing
+
+    async def body_of_forty() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"x" * 40, "more_body": False}
+
+    guard = Guard(app, hosts=None, refuse=refuse, takes=lambda _: False)
+    scope = {"type": "http", "method": "POST", "headers": []}
+    held = [asyncio.ensure_future(guard(scope, body_of_forty, send)) for _ in range(2)]
+    await asyncio.sleep(0)
+    await guard(scope, body_of_forty, send)
+    assert said == ["413 BODIES_TOO_LARGE"]
+    answers.set()
+    await asyncio.wait(held)
+    await guard(scope, body_of_forty, send)
+    assert said[1:] == ["answered"] * 3
+
+
+async def test_whoever_leaves_in_the_middle_of_a_body_is_not_answered() -> None:
+    coming: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> MutableMapping[str, Any]:
+        return coming.pop(0)
+
+    async def fail(*_: object) -> None:
+        raise AssertionError("nobody is there to hear it")
+
+    def refuse(status: int, code: str, detail: str) -> App:
+        raise AssertionError((status, code, detail))
+
+    guard = Guard(fail, hosts=None, refuse=refuse, takes=lambda _: False)
+    await guard({"type": "http", "method": "POST", "headers": []}, receive, fail)
 
 
 async def test_what_is_no_http_request_is_not_judged() -> None:

@@ -17,7 +17,7 @@ MOST_CONNECTIONS = 320
 """Room for all who may follow the events, and 64 besides."""
 
 REQUEST_SECONDS = 10.0
-"""For a whole request but its body, and for what is left of a body that nobody wants."""
+"""For a whole request with its body, and for what is left of a body that nobody wants."""
 
 UNREAD_SECONDS = 60.0
 """A reader that takes nothing of what waits for it is cut off after that; where it was it can ask again."""
@@ -84,8 +84,9 @@ class OperatorConnection(H11Protocol):
 
     @property
     def _is_busy(self) -> bool:
+        """True while a request that has come whole is being answered."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        return cycle is not None and not cycle.response_complete
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
 
     def _rest(self) -> None:
         self._work()

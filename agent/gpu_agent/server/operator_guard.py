@@ -20,6 +20,8 @@ Refuse = Callable[[int, str, str], App]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 1024 * 1024
 """Far more than the largest job's demands; a longer body is not even read to its end."""
+MOST_HELD_BYTES = 32 * 1024 * 1024
+"""Of all bodies together, from their first byte until they are answered."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -36,6 +38,7 @@ class Guard:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         """Names under which we may be called; None when nobody can know them all."""
         self._refuse = refuse
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -43,12 +46,37 @@ class Guard:
             await self._app(scope, receive, send)
         elif (refusal := self._refusal(scope)) is not None:
             await refusal(scope, receive, send)
-        elif (body := await _whole(receive)) is None:
-            await self._refuse(413, "BODY_TOO_LARGE", f"a request is at most {MAX_BODY_BYTES} bytes long")(
-                scope, receive, send
-            )
         else:
-            await self._app(scope, _replaying(body, receive), send)
+            await self._hold(scope, receive, send)
+
+    async def _hold(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a body to its end and hand it on, unless it is too long, or all bodies together are."""
+        body = bytearray()
+        try:
+            while True:
+                message = await receive()
+                part = message.get("body", b"")
+                body += part
+                self._held_bytes += len(part)
+                refusal = self._too_much(len(body))
+                if message["type"] != "http.request" or refusal is not None:
+                    break
+                if not message.get("more_body", False):
+                    await self._app(scope, _replaying(bytes(body), receive), send)
+                    return
+            if refusal is not None:  # else its sender left in the middle
+                await refusal(scope, receive, send)
+        finally:
+            self._held_bytes -= len(body)
+
+    def _too_much(self, length: int) -> App | None:
+        if length > MAX_BODY_BYTES:
+            return self._refuse(413, "BODY_TOO_LARGE", f"a request is at most {MAX_BODY_BYTES} bytes long")
+        if self._held_bytes > MOST_HELD_BYTES:
+            return self._refuse(
+                413, "BODIES_TOO_LARGE", "too many long requests come at a time: ask again in a moment"
+            )
+        return None
 
     def _refusal(self, scope: Scope) -> App | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -73,20 +101,6 @@ class Guard:
                 415, "JSON_REQUIRED", "send the request with the header `Content-Type: application/json`"
             )
         return None
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    """Read a body to its end; None when it is too long, or its sender left in the middle."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            return None
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:
