@@ -109,3 +109,14 @@ def test_what_root_restores_belongs_to_the_registrys_user(tmp_path: Path) -> Non
     (place / "registry.db.lock").touch()
     put_in_place(backup, place / "registry.db")
     assert {path.stat().st_uid for path in place.iterdir()} == {12345}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_the_registrys_user_nothing_that_a_link_of_theirs_names(tmp_path: Path) -> None:
+    backup, place = made(tmp_path / "backup.db", "old"), tmp_path / "state"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    (tmp_path / "shadow").touch()
+    (place / "registry.db.lock").symlink_to(tmp_path / "shadow")
+    put_in_place(backup, place / "registry.db")
+    assert (tmp_path / "shadow").stat().st_uid == 0

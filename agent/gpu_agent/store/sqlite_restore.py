@@ -91,11 +91,11 @@ def _free_name(path: Path) -> Path:
 
 
 def _give_to_owner(fresh: Path, path: Path) -> None:
-    """Leave a file that root puts there to the user who runs the registry."""
+    """Leave a file that root puts there to the user who runs the registry; what a link names is not given."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return
     owner = (path if path.exists() else path.parent).stat()
-    os.chown(fresh, owner.st_uid, owner.st_gid)
+    os.chown(fresh, owner.st_uid, owner.st_gid, follow_symlinks=False)
     lock = path.with_name(f"{path.name}.lock")
     with suppress(FileNotFoundError):
-        os.chown(lock, owner.st_uid, owner.st_gid)
+        os.chown(lock, owner.st_uid, owner.st_gid, follow_symlinks=False)
