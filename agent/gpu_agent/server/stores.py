@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpu_agent.runtime import state_dir
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
+from gpu_agent.server import own_place
 from gpu_agent.store.base import Store, StoreError
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
@@ -46,7 +47,11 @@ def open_store(place: str, folder: Path) -> Store:
         state_dir.prepare(folder)
     lock = lock_of(path)
     try:
+        own_place.claim(path)
         return SqliteStore(path, released=lock.release)
+    except OSError as error:
+        lock.release()
+        raise fault(path, error) from error
     except StoreError:
         lock.release()
         raise
