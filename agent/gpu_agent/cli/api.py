@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from gpu_agent.cli.answers import ANYTHING, Shape, lacking
-from gpu_agent.cli.operator_token import VARIABLE, OperatorToken, add_token_options, find_token
+from gpu_agent.cli.operator_token import (
+    VARIABLE,
+    OperatorToken,
+    add_token_options,
+    find_token,
+    may_be_shown,
+)
 from gpu_agent.cli.outcome import ExitCode, Failure
 
 DEFAULT_API = "http://127.0.0.1:8081"
@@ -147,7 +153,7 @@ class Api:
             self.url + path, method=method, data=None if body is None else json.dumps(body).encode()
         )
         request.add_header("Content-Type", _JSON)
-        if self._token is not None:
+        if self._token is not None and may_be_shown(self._token, self.url):
             request.add_header("Authorization", f"Bearer {self._token.text}")
         return request
 

@@ -2,17 +2,18 @@
 
 Never taken from the arguments, where everybody on the machine can read it, and never sent in the
 clear to another machine unless the operator says so. The token that a registry left on this machine
-goes to this machine's registry alone.
+goes to this machine's registry alone, and not to whoever else listens in its place.
 """
 
 import argparse
 import ipaddress
 import os
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.own_registry import listens
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
 
 VARIABLE = "GPU_REGISTRY_TOKEN"
@@ -27,6 +28,8 @@ class OperatorToken:
 
     text: str = field(repr=False)
     source: str
+    left_by: int | None = None
+    """The user whose registry left it on this machine; None where it was named."""
 
 
 def add_token_options(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,14 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="DANGER: send the token unencrypted to another machine: who listens on the way can act as you",
     )
+
+
+def may_be_shown(token: OperatorToken, url: str) -> bool:
+    """Say whether a token may be shown at `url` at this moment; raises `Failure` with the next step.
+
+    One that was named goes where it was sent, one that a registry left to that registry alone.
+    """
+    return token.left_by is None or listens(url, user=token.left_by)
 
 
 def find_token(
@@ -86,8 +97,9 @@ def _left_here() -> OperatorToken | None:
     stated = os.environ.get(STATE_DIR_VARIABLE)
     folders = [Path(stated).expanduser()] if stated else [default_state_dir(), UNIT_FOLDER]
     for folder in folders:
+        path = folder / OPERATOR_TOKEN_FILE
         try:
-            return _checked(_read(folder / OPERATOR_TOKEN_FILE), str(folder / OPERATOR_TOKEN_FILE))
+            return replace(_checked(_read(path), str(path)), left_by=path.stat().st_uid)
         except OSError:
             continue  # another user's, or none: the registry says whether one is needed
     return None
