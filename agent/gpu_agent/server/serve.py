@@ -56,8 +56,7 @@ async def serve(settings: RegistrySettings) -> int:
             store = await in_thread("store", lambda: _store(settings), deadline_seconds=None)
         except (StoreError, StateDirectoryError) as error:
             _LOG.error("registry_start_failed", problem=str(error))
-            mends_itself = isinstance(error, StoreError) and not isinstance(error, UnusableError)
-            return EXIT_FAILED if mends_itself else EXIT_UNUSABLE_STATE
+            return _exit_code(error)
         service = RegistryService(_service_settings(settings), store)
         try:
             with _collector_at_rest():
@@ -68,7 +67,7 @@ async def serve(settings: RegistrySettings) -> int:
         except (OSError, StoreError, StateDirectoryError) as error:
             _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
             await service.stop()
-            return EXIT_FAILED
+            return _exit_code(error)
         operator = OperatorServer(service, operator_listener, address=settings.operator_listen)
         _spare_the_collector()
         _LOG.info(
@@ -137,6 +136,10 @@ def _store(settings: RegistrySettings) -> Store:
         prepare(settings.state_folder)
         refuse_anothers(settings.state_folder, settings.store)
     return open_store(settings.store, settings.state_folder)
+
+
+def _exit_code(error: OSError | StoreError | StateDirectoryError) -> int:
+    return EXIT_UNUSABLE_STATE if isinstance(error, UnusableError | StateDirectoryError) else EXIT_FAILED
 
 
 def _start_problem(settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError) -> str:

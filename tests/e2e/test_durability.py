@@ -1,0 +1,166 @@
+"""What was answered is kept: over kills at any moment, over a full disk, over a restore."""
+
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_agent.cli.api import Api, Problem
+from gpu_agent.cli.app import main
+from gpu_agent.cli.outcome import Failure
+from tests.programs import Agent, Registry, eventually
+from tests.small_disk import Ballast, mounted
+
+pytestmark = pytest.mark.e2e
+
+AGENTS = 20
+UNMOVED = ("--max-cpu-percent", "100", "--max-memory-percent", "100")
+"""A machine that is busy with tests gives places too."""
+KILLS = 2
+COMING_BACK_SECONDS = 90.0
+"""Agents whose registry dies again and again wait longer each time, up to a minute."""
+
+
+class Restarted:
+    """A registry with a database, on ports of its own, that can be killed and started again."""
+
+    def __init__(self, place: str, running: ExitStack) -> None:
+        self._words = ("--allow-simulated", "--store", place, "--claim-ttl-seconds", "600", *UNMOVED)
+        self._running = running
+        self.registry = running.enter_context(Registry(*self._words))
+
+    @property
+    def api(self) -> Api:
+        return Api(self.registry.api)
+
+    def killed(self) -> None:
+        self.registry.send(signal.SIGKILL)
+        self.registry.wait(5)
+
+    def started(self) -> None:
+        before = self.registry
+        self.registry = self._running.enter_context(
+            Registry(*self._words, node_port=before.node_port, operator_port=before.operator_port)
+        )
+
+
+@contextmanager
+def fleet(place: str, folder: Path, count: int) -> Iterator[Restarted]:
+    with ExitStack() as running:
+        restarted = Restarted(place, running)
+        url = restarted.registry.node_url
+        for number in range(count):
+            running.enter_context(Agent(url, folder / f"agent-{number}", simulate="1xT4-16GB"))
+        restarted.registry.await_ready(count, within_seconds=60)
+        yield restarted
+
+
+def histories(api: Api) -> dict[str, list[dict[str, Any]]]:
+    nodes = [node["node_id"] for node in api.get("/v1/nodes")["nodes"]]
+    return {node_id: api.get(f"/v1/nodes/{node_id}")["events"] for node_id in nodes}
+
+
+@pytest.mark.timeout(240)
+def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents_return(
+    tmp_path: Path,
+) -> None:
+    dice = random.Random(7)  # noqa: S311 - moments, not secrets
+    with fleet(f"sqlite://{tmp_path / 'registry.db'}", tmp_path, AGENTS) as restarted:
+        ids = sorted(node["node_id"] for node in restarted.registry.nodes())
+        drained, cordoned = ids[0], ids[1]
+        restarted.api.post(f"/v1/nodes/{drained}/drain", {"reason": "fans"})
+        restarted.api.post(f"/v1/nodes/{cordoned}/cordon", {"reason": "dust"})
+        held: set[str] = set()
+        for turn in range(KILLS):
+            told = histories(restarted.api)
+            killer = threading.Timer(dice.uniform(0.05, 0.5), restarted.killed)
+            killer.start()
+            held |= claim_until_it_is_gone(restarted.api, f"job-{turn}")
+            killer.join()
+            restarted.started()
+            for node_id, events in histories(restarted.api).items():
+                known = {event["id"]: event for event in events}
+                assert all(known[event["id"]] == event for event in told[node_id])
+            assert held <= {claim["job_id"] for claim in restarted.api.get("/v1/claims")["claims"]}
+            restarted.registry.await_ready(AGENTS // 2, within_seconds=COMING_BACK_SECONDS)
+        assert len(held) > KILLS
+        restarted.registry.await_ready(AGENTS - 1, within_seconds=COMING_BACK_SECONDS)
+        nodes = {node["node_id"]: node for node in restarted.registry.nodes()}
+        assert sorted(nodes) == ids
+        assert nodes[drained]["status"] == "offline"
+        assert restarted.api.get(f"/v1/nodes/{drained}")["drain"]["reason"] == "fans"
+        assert restarted.api.get(f"/v1/nodes/{cordoned}")["cordoned"] == "dust"
+
+
+def claim_until_it_is_gone(api: Api, prefix: str) -> set[str]:
+    """Claim places until nobody answers any more; returns the jobs that were promised one."""
+    promised: set[str] = set()
+    for number in range(10_000):
+        try:
+            answer = api.attempt("POST", "/v1/claims", {"job_id": f"{prefix}-{number}"})
+        except Failure:
+            return promised
+        if not isinstance(answer, Problem):
+            promised.add(answer["job_id"])
+    raise AssertionError("nobody killed it")
+
+
+@pytest.mark.timeout(120)
+def test_a_full_disk_refuses_what_must_be_kept_and_all_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    with (
+        mounted(tmp_path / "disk", kib=4096) as disk,
+        fleet(f"sqlite://{disk / 'registry.db'}", tmp_path, 2) as restarted,
+    ):
+        registry, api = restarted.registry, restarted.api
+        Ballast(disk).fill()
+        refused = eventually(lambda: busy(api), within_seconds=30, what="a refusal")
+        assert refused.status == 503
+        assert registry.await_event("store_failing")["problem"].count("disk is full")
+        not_ready = api.attempt("GET", "/readyz", None)
+        assert isinstance(not_ready, Problem)
+        assert "disk is full" in str(not_ready.document)
+        with Agent(registry.node_url, tmp_path / "late", simulate="1xT4-16GB") as late:
+            late.await_event("node_register_refused", code="REGISTRY_BUSY", within_seconds=20)
+            assert len(registry.await_ready(2, within_seconds=1)) == 2
+            Ballast(disk).throw_off()
+            registry.await_event("store_recovered", within_seconds=10)
+            registry.await_ready(3, within_seconds=30)
+        assert "job_id" in api.post("/v1/claims", {"job_id": "after"})
+        assert isinstance(api.get("/readyz"), dict)
+        assert len(registry.events("store_failing")) == len(registry.events("store_recovered"))
+
+
+def busy(api: Api) -> Problem | None:
+    """Claim and release until the disk has no room for it."""
+    for number in range(50):
+        answer = api.attempt("POST", "/v1/claims", {"job_id": f"job-{number}", "affinity_key": "x" * 200})
+        if isinstance(answer, Problem) and answer.code == "REGISTRY_BUSY":
+            return answer
+        api.attempt("DELETE", f"/v1/claims/job-{number}", None)
+    return None
+
+
+@pytest.mark.timeout(120)
+def test_a_backup_that_is_restored_brings_the_fleet_of_then_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, backup = f"sqlite://{tmp_path / 'registry.db'}", tmp_path / "backup.db"
+    with fleet(place, tmp_path, 2) as restarted:
+        first, second = sorted(node["node_id"] for node in restarted.registry.nodes())
+        restarted.api.post(f"/v1/nodes/{first}/cordon", {"reason": "then"})
+        assert main(["registry", "backup", str(backup), "--api", restarted.registry.api]) == 0
+        restarted.api.post(f"/v1/nodes/{first}/uncordon", {})
+        restarted.api.post(f"/v1/nodes/{second}/cordon", {"reason": "later"})
+        restarted.registry.send(signal.SIGTERM)
+        assert restarted.registry.wait(6) == 0
+        assert main(["registry", "restore", str(backup), "--store", place, "--force"]) == 0
+        assert "kept as" in capsys.readouterr().out
+        restarted.started()
+        restarted.registry.await_ready(2, within_seconds=30)
+        assert restarted.api.get(f"/v1/nodes/{first}")["cordoned"] == "then"
+        assert restarted.api.get(f"/v1/nodes/{second}")["cordoned"] is None
