@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, in_thread
+from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, Worker, in_thread
 
 
 async def _crash() -> None:
@@ -119,3 +119,29 @@ def test_a_hanging_thread_does_not_keep_the_loop_from_closing() -> None:
 
     asyncio.run(hang())
     release.set()
+
+
+async def test_a_worker_does_one_thing_after_another_in_one_thread_and_tells_what_each_came_to() -> None:
+    worker, told, all_told = Worker("disk"), list[object](), asyncio.Event()
+
+    def done(value: str | None, error: BaseException | None) -> None:
+        told.append(value or type(error))
+        if len(told) == 3:
+            all_told.set()
+
+    def fail() -> str:
+        raise OSError("disk gone")
+
+    for work in (lambda: threading.current_thread().name, fail, lambda: threading.current_thread().name):
+        worker.do(work, done)
+    await asyncio.wait_for(all_told.wait(), 5)
+    assert told == ["disk", OSError, "disk"]
+    worker.end()
+
+
+async def test_a_worker_that_was_let_go_ends_once_it_has_done_all() -> None:
+    worker, thread = Worker("disk"), asyncio.get_running_loop().create_future()
+    worker.do(threading.current_thread, lambda value, _: thread.set_result(value))
+    worker.end()
+    (await thread).join(5)
+    assert not (await thread).is_alive()

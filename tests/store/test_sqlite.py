@@ -86,6 +86,14 @@ def test_file_and_directory_are_their_owners_alone(tmp_path: Path) -> None:
         assert store.path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_every_commit_reaches_the_disk_before_it_returns(store: SqliteStore) -> None:
+    assert store._database is not None
+    told = [
+        store._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+    ]
+    assert told == ["wal", 2]
+
+
 def test_kinds_of_another_release_are_left_where_they_are(store: SqliteStore) -> None:
     with closing(sqlite3.connect(store.path)) as other, other:
         other.execute("INSERT INTO documents VALUES ('lease', 'a', '{}')")

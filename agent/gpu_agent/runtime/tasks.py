@@ -6,6 +6,7 @@ for whoever started the task.
 """
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
@@ -70,6 +71,39 @@ class Tasks:
             task.cancel()
 
 
+class Worker:
+    """One named daemon thread that does what blocks, one thing after another.
+
+    It begins with the first thing. Giving it another one never waits, which starting a thread does.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._begun = False
+
+    def do(self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
+        """Do this after all before it; `done` hears on this loop what it returned, or what it raised."""
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            try:
+                value = work()
+            except BaseException as error:  # noqa: BLE001 - whoever is told of it decides
+                _post(loop, done, None, error)
+            else:
+                _post(loop, done, value, None)
+
+        self._asked.put(turn)
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=_work_off, args=(self._asked,), name=self._name, daemon=True).start()
+
+    def end(self) -> None:
+        """Let the thread go once it has done what it was given."""
+        self._asked.put(None)
+
+
 async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float | None) -> _T:
     """Run what blocks in a daemon thread; raises `TimeoutError` when it takes too long (None: never).
 
@@ -86,26 +120,16 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
         else:
             answer.set_result(cast("_T", value))
 
-    start_thread(name, work, done)
+    worker = Worker(name)
+    worker.do(work, done)
+    worker.end()
     async with asyncio.timeout(deadline_seconds):
         return await answer
 
 
-def start_thread(
-    name: str, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]
-) -> None:
-    """Run what blocks in a daemon thread; `done` hears on this loop what it returned, or what it raised."""
-    loop = asyncio.get_running_loop()
-
-    def body() -> None:
-        try:
-            value = work()
-        except BaseException as error:  # noqa: BLE001 - whoever is told of it decides
-            _post(loop, done, None, error)
-        else:
-            _post(loop, done, value, None)
-
-    threading.Thread(target=body, name=name, daemon=True).start()
+def _work_off(asked: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (turn := asked.get()) is not None:
+        turn()
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:

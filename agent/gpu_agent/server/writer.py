@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.runtime.tasks import in_thread, start_thread
+from gpu_agent.runtime.tasks import Worker, in_thread
 from gpu_agent.server.commits import SPOILT, Key, Outcome, commit, keys_of, probe
 from gpu_agent.server.histogram import Histogram
 from gpu_agent.store.base import Batch, Loaded, Store
@@ -51,6 +51,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._worker = Worker("store")
         self._waiting: deque[_Waiting] = deque()
         self._problem: str | None = None
         self._stalled = False
@@ -110,6 +111,7 @@ class Writer:
             await in_thread("store", self._store.close, deadline_seconds=within_seconds)
         except TimeoutError:
             return False
+        self._worker.end()
         return True
 
     def _go_on(self) -> None:
@@ -145,7 +147,7 @@ class Writer:
                     self._idle.set()
                 self._go_on()
 
-        start_thread("store", work, ended)
+        self._worker.do(work, ended)
 
     def _end(self, group: Sequence[_Waiting], outcome: Outcome) -> None:
         """Say what became of each, and of what was built on those that failed: those first."""
