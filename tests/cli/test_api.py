@@ -66,6 +66,11 @@ def test_a_refusal_may_be_an_answer(api: Api) -> None:
     assert (answer.status, answer.sentence) == (409, "no")
 
 
+def test_a_refusal_stays_one_line_whatever_it_holds() -> None:
+    problem = Problem(409, {"code": "OTHER", "detail": "no\x1b[2J\nDone.\u2028"})
+    assert problem.sentence == "no\\x1b[2J\\nDone.\\u2028"
+
+
 def test_an_unknown_node_names_the_command_that_lists_them(api: Api) -> None:
     with pytest.raises(Failure, match="gpu-agent registry nodes"):
         api.post("/unknown", {})

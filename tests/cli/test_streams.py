@@ -21,6 +21,11 @@ def test_a_complaint_is_one_line_that_says_who_complains(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "gpu-agent: there is no such thing\n"
 
 
+def test_a_complaint_that_quotes_somebody_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    streams.complain("it said \x1b[2J\x9b31m\r\u202e:\n  and more")
+    assert capsys.readouterr().err == "gpu-agent: it said \\x1b[2J\\x9b31m\\r\\u202e:\n  and more\n"
+
+
 def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -148,6 +148,26 @@ def test_people_at_a_terminal_get_text_without_control_characters() -> None:
     assert line.endswith(r'warning refused reason="\u001b[31mred" node_id=node-1 message="two words"')
 
 
+STEERING = "\x1b[2J\x9b31m\x85\u2028\u202e\U000e0001\r\n{"
+
+
+def test_what_a_peer_wrote_neither_ends_a_line_nor_steers_who_reads_the_file() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    EventLog("node").info("node_fault_reported", message=f"ü {STEERING}")
+    assert stream.getvalue().removesuffix("\n").isprintable()
+    assert _line(stream)["message"] == f"ü {STEERING}"
+
+
+def test_neither_does_a_traceback_at_a_terminal() -> None:
+    stream = io.StringIO()
+    configure(stream=stream, human=True)
+    EventLog("node").crash("task_crashed", ValueError(STEERING))
+    first, *traceback = stream.getvalue().removesuffix("\n").split("\n")
+    assert len(traceback) == 2  # the exception's own line end is one
+    assert all(line.isprintable() for line in (first, *traceback))
+
+
 def test_a_stream_that_is_no_terminal_gets_json() -> None:
     stream = io.StringIO()
     configure(stream=stream)

@@ -65,6 +65,10 @@ async def test_what_peers_name_as_they_like_is_bounded() -> None:
     assert gpus.total() == 100
 
 
+async def test_a_gpus_name_steers_no_terminal_that_shows_the_figures() -> None:
+    assert (await taken([record("a", gpu("1", "L4\x1b[2J\r\n"))])).gpus == {("L4?[2J??", "ok"): 1}
+
+
 async def test_ten_thousand_nodes_keep_nobody_waiting_for_50_ms() -> None:
     fleet = [record(str(number), *(gpu(str(place)) for place in range(8))) for number in range(10_000)]
     counting = asyncio.ensure_future(taken(fleet))

@@ -24,6 +24,7 @@ from gpu_agent.cli.operator_token import (
     may_be_shown,
 )
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.printable import printable
 
 DEFAULT_API = "http://127.0.0.1:8081"
 TIMEOUT_SECONDS = 10.0
@@ -56,7 +57,8 @@ class Problem:
     @property
     def sentence(self) -> str:
         """What the registry says a person should know, with the next step where it leaves that open."""
-        said = str(self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}")
+        told = self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}"
+        said = printable(told)  # one sentence: no line of its own may look like one of ours
         if self.code == "UNKNOWN_NODE" and "registry nodes" not in said:
             return f"{said}; `gpu-agent registry nodes` lists them"
         return said

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TextIO, cast
 
+from gpu_agent.cli.printable import printable
+
 _STDIN, _STDOUT, _STDERR = range(3)
 
 
@@ -57,10 +59,14 @@ def reader_left() -> bool:
 
 
 def complain(sentence: str) -> None:
-    """Say on stderr what a person should know, if there is anybody to hear it."""
+    """Say on stderr what a person should know, if there is anybody to hear it.
+
+    A sentence may quote whoever was asked, a file's name or an argument: none of them steers the terminal.
+    """
     if sys.stderr is not None:
+        shown = "\n".join(map(printable, sentence.split("\n")))
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"gpu-agent: {sentence}\n")
+            sys.stderr.write(f"gpu-agent: {shown}\n")
             sys.stderr.flush()
 
 

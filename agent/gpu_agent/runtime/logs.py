@@ -92,7 +92,7 @@ class _JsonLines(logging.Formatter):
             line[name if name not in line else f"{name}_"] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _without_secrets(json.dumps(line, ensure_ascii=False))
+        return _without_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
 
 
 class _HumanLines(logging.Formatter):
@@ -103,7 +103,8 @@ class _HumanLines(logging.Formatter):
         fields = "".join(f" {name}={_shown(value)}" for name, value in _fields(record).items())
         line = f"{clock} {record.levelname.lower():<7} {_printable(record.getMessage())}{fields}"
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+            traceback = self.formatException(record.exc_info)
+            line = "\n".join([line, *map(_all_visible, traceback.split("\n"))])
         return _without_secrets(line)
 
 
@@ -137,6 +138,13 @@ def _is_credential(name: str) -> bool:
 def _without_secrets(line: str) -> str:
     """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
     return _SECRET.sub(rf"\1{REDACTED}", line)
+
+
+def _all_visible(text: str) -> str:
+    """Write as JSON would what no terminal and no reader of lines may take for a command or a line's end."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _utc(seconds: float) -> str:

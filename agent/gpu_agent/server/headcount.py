@@ -46,8 +46,13 @@ class Headcount:
             for name, health in zip(names, healths, strict=True):
                 if name is not None:
                     shown = health if health in _HEALTHS else OTHER
-                    found[name[:LONGEST_GPU_NAME], shown] += nodes
+                    found[_presentable(name), shown] += nodes
         return _bounded(found)
+
+
+def _presentable(name: str) -> str:
+    """Shorten a name, and let nothing in it steer the terminal of who looks at the figures."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:LONGEST_GPU_NAME])
 
 
 async def taken(records: Sequence[NodeRecord]) -> Headcount:
