@@ -177,3 +177,32 @@ async def test_tricks_with_headers_let_nobody_in_and_leave_no_secret_behind(
     secret = made.token.split("_", 2)[2]
     ours = [record for record in caplog.records if record.name.startswith("gpu_agent")]
     assert all(secret not in f"{record.getMessage()} {record.__dict__}" for record in ours)
+
+
+async def answered(service: RegistryService, *, origin: str, host: str) -> bytes:
+    """What a browser that shows a page of this origin is told first."""
+    address = service.node_address
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        said = REQUEST.replace(b"Host: x", f"Host: {host}".encode()) + f"Origin: {origin}\r\n\r\n".encode()
+        writer.write(said)
+        return await asyncio.wait_for(reader.readline(), 5)
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:3000", "http://["])
+async def test_with_auth_off_a_web_page_of_another_origin_is_no_node(origin: str) -> None:
+    async with running() as service:
+        assert b" 403 " in await answered(service, origin=origin, host=str(service.node_address))
+        async with node(service) as ours:
+            await ours.register()
+
+
+async def test_with_auth_off_a_page_that_rebinds_its_name_to_this_machine_is_no_node() -> None:
+    async with running() as service:
+        evil, ours = (f"{name}:{service.node_address.port}" for name in ("evil.example", "localhost"))
+        assert b" 403 " in await answered(service, origin=f"http://{evil}", host=evil)
+        assert b" 101 " in await answered(
+            service, origin=f"http://{ours}", host=ours
+        )  # as some libraries say

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from gpu_agent.server import operator_guard
-from gpu_agent.server.operator_guard import LOOPBACK_NAMES, App, Guard, Receive, Scope, Send
+from gpu_agent.server.operator_guard import App, Guard, Receive, Scope, Send
+from gpu_agent.server.web_pages import LOOPBACK_NAMES
 
 OWN = "127.0.0.1:8081"
 

@@ -4,11 +4,13 @@ Every refusal says what to do next and repeats nothing of what was presented.
 """
 
 import http
+from collections.abc import Collection
 from typing import Protocol
 
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.web_pages import is_called, is_of
 
 _NONE = TurnedAway(
     http.HTTPStatus.UNAUTHORIZED,
@@ -27,6 +29,10 @@ _SPENT = TurnedAway(
     http.HTTPStatus.FORBIDDEN,
     "That join token is used up: ask the registry's operator for another.",
 )
+_PAGE = TurnedAway(
+    http.HTTPStatus.FORBIDDEN,
+    "Web pages register no nodes here: run the agent, which is no browser.",
+)
 
 
 class Desk(Protocol):
@@ -40,15 +46,20 @@ class Desk(Protocol):
 
 
 class Doorkeeper:
-    """Judges handshakes; without a desk, as with auth off, everybody comes in and brings nothing."""
+    """Judges handshakes; without a desk, as with auth off, everybody comes in and brings nothing.
 
-    def __init__(self, desk: Desk | None) -> None:
+    Everybody but a web page, that is: who runs a browser beside such a registry did not ask for a node.
+    """
+
+    def __init__(self, desk: Desk | None, *, names: Collection[str] | None = None) -> None:
         self._desk = desk
+        self._names = names
+        """Names under which we may be called; None when nobody can know them all."""
 
     def judge(self, connection: NodeConnection, handshake: Handshake) -> TurnedAway | None:
         """Say why a peer may not come in; when it may, its connection carries its credential."""
         if self._desk is None:
-            return None
+            return _PAGE if self._is_page_elsewhere(handshake) else None
         token = handshake.token
         if token is None:
             return _NONE
@@ -61,3 +72,9 @@ class Doorkeeper:
             return _SPENT
         connection.credential = credential
         return None
+
+    def _is_page_elsewhere(self, handshake: Handshake) -> bool:
+        host = handshake.host
+        return bool(handshake.origins) and not (
+            is_called(host, self._names) and all(is_of(origin, host) for origin in handshake.origins)
+        )

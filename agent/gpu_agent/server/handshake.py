@@ -20,6 +20,10 @@ class Handshake:
     """Path and query."""
     authorizations: tuple[str, ...] = field(default=(), repr=False)
     """The values of every `Authorization` header."""
+    origins: tuple[str, ...] = ()
+    """The values of every `Origin` header: whose web page asks, if one does."""
+    host: str = field(default="", compare=False)
+    """The `Host` header."""
 
     @property
     def path(self) -> str:

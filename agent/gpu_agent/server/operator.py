@@ -20,7 +20,7 @@ from gpu_agent.server.operator_backup import about_backup
 from gpu_agent.server.operator_connection import connections
 from gpu_agent.server.operator_dispatch import about_dispatch
 from gpu_agent.server.operator_events import about_events
-from gpu_agent.server.operator_guard import LOOPBACK_NAMES, Guard
+from gpu_agent.server.operator_guard import Guard
 from gpu_agent.server.operator_jobs import about_jobs
 from gpu_agent.server.operator_nodes import about_nodes
 from gpu_agent.server.operator_openapi import describe_itself
@@ -32,6 +32,7 @@ from gpu_agent.server.operator_trace import Tracing
 from gpu_agent.server.operator_wishes import about_wishes
 from gpu_agent.server.quieting import Quieting
 from gpu_agent.server.service import RegistryService
+from gpu_agent.server.web_pages import names_of
 from gpu_agent.version import __version__
 
 STOP_SECONDS = 2
@@ -54,7 +55,7 @@ class OperatorServer:
     """The operator API on a listening socket."""
 
     def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
-        hosts = {*LOOPBACK_NAMES, address.host} if address.is_loopback else None
+        hosts = names_of(address.host, is_loopback=address.is_loopback)
         self._streams = EventStreams()
         self._quieting = Quieting(_LOG.info)
         app = application(service, self._streams)

@@ -8,7 +8,8 @@ no more of it than a request can need. Checks no credentials.
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+
+from gpu_agent.server.web_pages import is_called, is_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,7 +18,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Refuse = Callable[[int, str, str], App]
 """Makes the answer to a refused request from a status, a code and a sentence."""
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 1024 * 1024
 """Far more than the largest job's demands; a longer body is not even read to its end."""
 MOST_HELD_BYTES = 32 * 1024 * 1024
@@ -81,14 +81,14 @@ class Guard:
     def _refusal(self, scope: Scope) -> App | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if not is_called(host, self._hosts):
             return self._refuse(
                 403,
                 "HOST_NOT_ALLOWED",
                 f"this registry is not called {host!r}: use the address it listens on",
             )
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not is_of(origin, host):
             return self._refuse(
                 403, "ORIGIN_NOT_ALLOWED", f"pages of {origin!r} may not use this API: use it from a program"
             )
@@ -113,11 +113,3 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replay
-
-
-def _name(host: str) -> str:
-    """The name in a `Host` header, without port and brackets."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""

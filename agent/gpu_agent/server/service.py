@@ -50,6 +50,7 @@ from gpu_agent.server.tally import Tally
 from gpu_agent.server.tokens import TokenDesk
 from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
 from gpu_agent.server.vitals import Size, Vitals
+from gpu_agent.server.web_pages import names_of
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 
@@ -85,7 +86,10 @@ class RegistryService:
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
-            judge=Doorkeeper(self.tokens if settings.auth_on else None).judge,
+            judge=Doorkeeper(
+                self.tokens if settings.auth_on else None,
+                names=names_of(settings.node_listen.host, is_loopback=settings.node_listen.is_loopback),
+            ).judge,
             monotonic=self._clock.monotonic,
         )
         self._tally = Tally()

@@ -195,7 +195,13 @@ class WebSocket:
         for event in self._protocol.events_received():
             if isinstance(event, Request):
                 self._request = event
-                yield Handshake(event.path, tuple(event.headers.get_all("Authorization")))
+                headers = event.headers
+                yield Handshake(
+                    event.path,
+                    tuple(headers.get_all("Authorization")),
+                    origins=tuple(headers.get_all("Origin")),
+                    host=next(iter(headers.get_all("Host")), ""),
+                )
 
     def _receive_frames(self, data: bytes) -> Iterator[Heard]:
         self._protocol.receive_data(data)
