@@ -52,7 +52,10 @@ class Headcount:
 
 def _presentable(name: str) -> str:
     """Shorten a name, and let nothing in it steer the terminal of who looks at the figures."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:LONGEST_GPU_NAME])
+    short = name[:LONGEST_GPU_NAME]
+    if short.isprintable():
+        return short
+    return "".join(letter if letter.isprintable() else "?" for letter in short)
 
 
 async def taken(records: Sequence[NodeRecord]) -> Headcount:
