@@ -27,6 +27,13 @@ def test_changes_of_status_are_counted_by_what_changed_and_why() -> None:
     }
 
 
+def test_the_first_status_of_a_node_is_counted_as_from_none() -> None:
+    fields = {"node_id": "n", "from": None, "to": "registering", "reason_code": "registered"}
+    assert counted(Note("node_status_changed", fields)).status_changes == {
+        ("none", "registering", "registered"): 1
+    }
+
+
 @pytest.mark.parametrize(
     ("event", "outcome"),
     [

@@ -67,7 +67,7 @@ def _of_past(tally: Tally) -> Iterator[Metric]:
     yield _counters("registrations_refused", "Refused registrations.", tally.refusals.items(), "code")
     yield _counters(
         "status_changes",
-        "Changes of nodes' statuses.",
+        "Changes of nodes' statuses; `from` is `none` for a node that had none.",
         tally.status_changes.items(),
         "from",
         "to",

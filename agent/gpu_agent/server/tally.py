@@ -43,7 +43,7 @@ class Tally:
         self.refusals[str(fields.get("code"))] += 1
 
     def _changed(self, fields: Mapping[str, object]) -> None:
-        source, target, reason = (str(fields.get(name)) for name in ("from", "to", "reason_code"))
+        source, target, reason = (str(fields.get(name) or "none") for name in ("from", "to", "reason_code"))
         self.status_changes[source, target, reason] += 1
 
     def _failed(self, fields: Mapping[str, object]) -> None:
