@@ -212,7 +212,7 @@ def test_each_role_may_do_what_it_is_for_and_no_more(place: Place) -> None:
         token = place.make(registry, kind="operator", role=role, name=role)["token"]
         answers = [place.ask(registry, *one, token=token) for one in asked]
         granted[role] = [status for status, _ in answers]
-        place.secrets.update(said["token"] for _, said in answers if "token" in said)
+        place.secrets.update(text for _, said in answers if isinstance(text := said.get("token"), str))
         assert all("needs the role" in said["detail"] for status, said in answers if status == 403)
     assert granted == {"read": [200, 403, 403], "operate": [200, 200, 403], "admin": [200, 200, 201]}
     assert place.ask(registry, "GET", "/v1/nodes", token="gpuo_00000000_x")[0] == 401
