@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,17 @@ def test_a_token_in_place_of_its_file_is_not_repeated() -> None:
     with pytest.raises(Failure, match="revoked") as refused:
         find_token(HERE, token_file=Path("gpuo_0123abcd_secret"))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_named_file_that_everybody_may_read_is_told_of_and_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, said = written(tmp_path, "gpuo_named"), []
+    for mode in (0o600, 0o440, 0o604):
+        named.chmod(mode)
+        assert found(HERE, token_file=named) == ("gpuo_named", str(named))
+        said.append(capsys.readouterr().err)
+    assert said[:2] == ["", ""]
+    assert f"(mode 0604): run `chmod 600 {named}`" in said[2]
+    assert "gpuo_named" not in said[2]

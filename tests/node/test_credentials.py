@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ def _credentials(folder: Path, *, node_token: str | None, join_token: bytes | No
     file = folder / "join"
     if join_token is not None:
         file.write_bytes(join_token)
+        file.chmod(0o600)
     return Credentials(identity, file)
 
 
@@ -68,3 +70,21 @@ def test_what_is_no_token_is_not_sent_and_never_logged(
     (record,) = caplog.records
     assert record.getMessage() == "join_credential_unreadable"
     assert "lines" not in str(record.__dict__["fields"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = _credentials(tmp_path, node_token=None, join_token=b"join-s3cret")
+    file = tmp_path / "join"
+    told = []
+    for mode in (0o600, 0o440, 0o644):
+        file.chmod(mode)
+        assert credentials.token_for(Credential.BEST) == "join-s3cret"
+        told.append([vars(one)["fields"] for one in caplog.records])
+    assert told == [[], [], [{"file": str(file), "mode": "0644"}]]
+    file.rename(tmp_path / "mounted")
+    file.symlink_to(tmp_path / "mounted")
+    assert credentials.token_for(Credential.BEST) == "join-s3cret"
+    assert len(caplog.records) == 1

@@ -240,3 +240,18 @@ def test_the_next_step_fits_what_the_disk_said(
     monkeypatch.setattr(Path, "mkdir", refused)
     with pytest.raises(IdentityError, match=step), hold(tmp_path / "state"):
         """Never reached."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+def test_a_directory_in_which_others_may_write_is_said_to_be_exposed(tmp_path: Path) -> None:
+    assert IdentityFile(tmp_path).exposed is None
+    tmp_path.chmod(0o755)
+    assert IdentityFile(tmp_path).exposed is None
+    tmp_path.chmod(0o1777)
+    assert IdentityFile(tmp_path).exposed == "other users may write there (mode 1777)"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a directory away")
+def test_another_users_directory_is_said_to_be_exposed(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    assert IdentityFile(tmp_path).exposed == "it belongs to user 12345"

@@ -8,18 +8,21 @@ goes to this machine's registry alone, and not to whoever else listens in its pl
 import argparse
 import ipaddress
 import os
+import stat
 import urllib.parse
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.own_registry import listens
+from gpu_agent.cli.streams import complain
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
 
 VARIABLE = "GPU_REGISTRY_TOKEN"
 STATE_DIR_VARIABLE = "GPU_REGISTRY_STATE_DIR"
 _LONGEST = 4096
 _PREFIX = "gpuo_"
+_ANYBODY = 0o007
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ def _named(token_file: Path | None) -> OperatorToken | None:
                 code=ExitCode.CONFIGURATION,
             )
         try:
+            _warn_if_exposed(token_file)
             return _checked(_read(token_file), str(token_file))
         except OSError as error:
             raise Failure(
@@ -103,6 +107,16 @@ def _left_here() -> OperatorToken | None:
         except OSError:
             continue  # another user's, or none: the registry says whether one is needed
     return None
+
+
+def _warn_if_exposed(path: Path) -> None:
+    """Tell of a token that everybody on this machine may read; behind a link it is a container's to judge."""
+    mode = path.stat().st_mode
+    if mode & _ANYBODY and os.name == "posix" and not path.is_symlink():
+        complain(
+            f"everybody on this machine may read the token in {path} (mode {stat.S_IMODE(mode):04o}): "
+            f"run `chmod 600 {path}`, and have it revoked if others use this machine"
+        )
 
 
 def _read(path: Path) -> str:

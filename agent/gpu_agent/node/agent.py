@@ -278,6 +278,8 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
 
 
 def _load(identity: IdentityFile) -> None:
+    if (exposed := identity.exposed) is not None:
+        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed)
     loaded = identity.load()
     if loaded.kept_aside is not None:
         _LOG.warning("identity_corrupt", kept_aside=str(loaded.kept_aside), reason=loaded.why)

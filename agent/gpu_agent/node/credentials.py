@@ -1,9 +1,12 @@
 """Which token a handshake carries (§2): the node token once there is one, the join token before.
 
 The join token's file is read anew for each handshake, so that an operator can replace it. No token
-is ever logged, and one that is not printable ASCII is not sent.
+is ever logged, and one that is not printable ASCII is not sent. A file that everybody on the machine may
+read is taken, and told of; one behind a link, as containers are handed their secrets, is theirs to judge.
 """
 
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.session.actions import Credential
 
 _LONGEST = 4096
+_ANYBODY = 0o007
+"""Not the group: where a service manager grants a file by a list, its mask shows there."""
 _LOG = EventLog("node")
 
 
@@ -39,6 +44,9 @@ class Credentials:
 def _read(file: Path) -> str | None:
     try:
         with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if mode & _ANYBODY and os.name == "posix" and not file.is_symlink():
+                _LOG.warning("join_credential_exposed", file=str(file), mode=f"{stat.S_IMODE(mode):04o}")
             return _sendable(opened.read(_LONGEST).decode("ascii", "replace"), str(file))
     except OSError as error:
         _complain(str(file), error.strerror or str(error))

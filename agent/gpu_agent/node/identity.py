@@ -29,6 +29,7 @@ _LARGEST_BYTES = 64 * 1024
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODE = 0o600
 _FOLDER_MODE = 0o700
+_OTHERS_MAY_WRITE = 0o022
 KEPT_ASIDE = 5
 """Copies of each kind that are kept for the operator."""
 
@@ -69,6 +70,18 @@ class IdentityFile:
         self._identity = Identity()
         self._unwritten = False
         """True while the disk does not hold what the registry said last."""
+
+    @property
+    def exposed(self) -> str | None:
+        """Say why another user could put an identity of his own here; None when nobody can."""
+        if not hasattr(os, "geteuid"):
+            return None
+        found = self.folder.stat()
+        if found.st_uid not in (os.geteuid(), 0):
+            return f"it belongs to user {found.st_uid}"
+        if found.st_mode & _OTHERS_MAY_WRITE:
+            return f"other users may write there (mode {stat.S_IMODE(found.st_mode):04o})"
+        return None
 
     @property
     def identity(self) -> Identity:
