@@ -130,6 +130,26 @@ def test_after_a_restart_a_node_has_its_last_status_is_disconnected_and_has_one_
     assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
 
 
+def test_after_a_restart_a_nodes_full_timeout_is_that_of_the_interval_it_was_given() -> None:
+    registry = Registry(heartbeat_interval_seconds=25.0)
+    registry.ready()
+    fresh = restart(registry)  # with the usual interval
+    fresh.pass_time(74.0)
+    assert fresh.node().status == "ready"
+    fresh.pass_time(2.0)
+    assert fresh.node().status == "offline"
+
+
+def test_after_a_restart_a_node_that_was_registering_has_its_whole_warm_up_again() -> None:
+    registry = Registry(heartbeat_interval_seconds=25.0)
+    registry.register()
+    fresh = restart(registry)
+    fresh.pass_time(59.0)
+    assert fresh.node().status == "registering"
+    fresh.pass_time(2.0)
+    assert (fresh.node().status, fresh.node().reason_code) == ("degraded", "warmup_timeout")
+
+
 def test_after_a_restart_a_node_comes_back_with_its_id_and_a_later_epoch() -> None:
     registry = Registry()
     registry.ready()

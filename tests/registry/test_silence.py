@@ -3,6 +3,7 @@ import pytest
 from gpu_agent.registry.actions import Action
 from gpu_agent.registry.silence import FEWEST_NODES, suspected
 from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.nodes import node
 from tests.registry.fleets import Registry, notes, statuses
 
@@ -94,3 +95,10 @@ def test_ten_live_nodes_are_enough_to_suspect_the_registry_and_nine_are_not(coun
 def test_a_node_is_silent_after_more_than_two_of_its_intervals(seconds: float, silent: int) -> None:
     heard = [node(f"node-{place}", heard_at=1000.0, interval_seconds=10.0) for place in range(FEWEST_NODES)]
     assert suspected(heard, Step(1000.0 + seconds)) == heard[:silent]
+
+
+@pytest.mark.parametrize("status", NodeStatus)
+def test_every_node_that_is_not_offline_lives_and_may_be_waited_for(status: NodeStatus) -> None:
+    heard = [node(f"node-{place}", heard_at=1000.0, status=status) for place in range(FEWEST_NODES)]
+    waited_for = suspected(heard, Step(2000.0))
+    assert waited_for == ([] if status is NodeStatus.OFFLINE else heard)
