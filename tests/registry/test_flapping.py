@@ -6,7 +6,8 @@ import pytest
 
 from gpu_agent.registry.actions import Kept, TellStatus
 from gpu_agent.registry.documents import Restored
-from gpu_agent.registry.events import ConnectionLost, RegistrationArrived, ResumeAsked
+from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived, ResumeAsked
+from gpu_agent.wire.messages import NodeUnregister
 from tests.registry.fleets import Registry, declaration, figures, of, proof, statuses
 
 LOST = figures(health="lost", reasons=("xid_79",))
@@ -135,6 +136,19 @@ def test_leaving_as_planned_is_no_exit() -> None:
         registry.drain()
         registry.do(ResumeAsked(registry.ref(), "node-1"))
         registry.beats(3)
+        assert record.status == "ready"
+    assert record.exits == ()
+
+
+def test_a_goodbye_is_no_exit() -> None:
+    registry = Registry()
+    record = registry.ready()
+    for connection in (1, 2, 3):
+        registry.do(GoodbyeArrived(connection, NodeUnregister(node_id="node-1")))
+        assert record.status == "offline"
+        registry.arrive(proof("node-1"), connection + 1, "node-1")
+        for _ in range(3):
+            registry.beat(connection + 1, "node-1")
         assert record.status == "ready"
     assert record.exits == ()
 

@@ -5,7 +5,7 @@ from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToke
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import ConnectionLost, JoinTokenMade, RegistrationArrived, RotationAsked
 from gpu_agent.wire.messages import NodeRegisterAck
-from tests.registry.fleets import JOIN, Registry, closed, codes, declaration, of
+from tests.registry.fleets import JOIN, Registry, closed, codes, declaration, figures, of
 
 ONCE = Credential(CredentialKind.JOIN, "once")
 
@@ -116,6 +116,15 @@ def test_before_its_first_beat_a_node_that_lost_its_token_comes_by_the_same_join
     assert told_token(again) == "secret t2"
     assert stands_for(registry, "digest t1") is None
     assert stands_for(registry, "digest t2") == node_credential("t2")
+
+
+def test_a_first_beat_that_is_not_healthy_spends_the_use_too() -> None:
+    registry = with_token(Registry())
+    arrive(registry, 1, ONCE, "t1")
+    registry.beat(gpus=figures(health="lost"))
+    token = registry.fleet.token("once")
+    assert token is not None
+    assert (token.spent, registry.fleet.reserved("once")) == (1, 0)
 
 
 def test_the_first_beat_spends_the_use_is_kept_and_no_later_one_is() -> None:
