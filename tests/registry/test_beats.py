@@ -36,6 +36,17 @@ def test_a_healthy_beat_of_a_ready_node_asks_for_nothing() -> None:
     assert registry.beats(3) == []
 
 
+def test_a_node_that_turns_out_to_be_near_is_chosen_before_one_that_is_far() -> None:
+    registry = Registry()
+    for connection in (1, 2):
+        registry.ready(connection)
+    registry.do(BeatArrived(1, beat("node-1"), round_trip_seconds=0.2))
+    registry.do(BeatArrived(2, beat("node-2"), round_trip_seconds=0.002))
+    assert registry.claim("job-1").node_id == "node-2"
+    assert registry.beat(2) == []
+    assert registry.node("node-2").round_trip_seconds == 0.002
+
+
 @pytest.mark.parametrize("status", ["registering", "ready"])
 def test_no_usable_gpu_degrades_a_node_at_once(status: str) -> None:
     registry = Registry()

@@ -265,6 +265,16 @@ def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_o
     assert registry.node().reason_code == "heartbeat_timeout"
 
 
+def test_a_node_may_ask_again_for_its_drain_with_another_deadline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.do(goodbye(drain=True, deadline_seconds=30))
+    (told,) = of(TellStatus, registry.do(goodbye(drain=True, deadline_seconds=90)))
+    assert record.drain is not None
+    assert record.drain.deadline == told.drain_deadline == registry.now + 90
+
+
 def test_a_node_cannot_ask_for_a_drain_that_never_ends() -> None:
     registry = Registry()
     record = registry.ready()
@@ -316,6 +326,17 @@ def test_a_registration_lists_its_jobs_in_flight() -> None:
     assert registry.node().in_flight_jobs == 2
     registry.beat(running_jobs=("job-1",), gpus=figures())
     assert registry.node().in_flight_jobs == 1
+
+
+def test_a_registration_leaves_no_figure_of_the_session_before() -> None:
+    registry = Registry()
+    record = registry.ready()
+    message = declaration("node-1")
+    registry.do(RegistrationArrived(1, message, "unused", proof("node-1"), round_trip_seconds=0.02))
+    assert (record.usage, record.last_beat, record.probe_age_seconds) == (None, None, None)
+    assert record.round_trip_seconds == 0.02
+    registry.do(RegistrationArrived(1, message, "unused", proof("node-1")))
+    assert record.round_trip_seconds is None
 
 
 def test_a_registration_that_lists_no_jobs_leaves_none_of_the_session_before() -> None:

@@ -5,7 +5,7 @@ from gpu_agent.registry.silence import FEWEST_NODES, suspected
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.nodes import node
-from tests.registry.fleets import Registry, notes, statuses
+from tests.registry.fleets import Registry, notes, proof, statuses
 
 
 def fleet_of(count: int, **thresholds: float) -> Registry:
@@ -74,6 +74,19 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
     assert registry.node("node-2").status == "ready"
     registry.pass_time(6.0)
     assert registry.node("node-2").status == "offline"
+
+
+def test_a_suspected_node_that_registers_is_not_suspected_any_more() -> None:
+    registry = fleet_of(12)
+    beat_on(registry, range(1, 6), 60.0)
+    assert registry.node("node-9").suspected
+    registry.arrive(proof("node-9"), 20, "node-9")
+    for _ in range(3):
+        registry.beat(20, "node-9")
+    assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
+    beat_on(registry, range(1, 6), 40.0)
+    assert registry.pass_time(6.0)
+    assert registry.node("node-9").status == "offline"
 
 
 def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:

@@ -19,7 +19,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.reception import REFUSED_IN_A_ROW, Reception
+from gpu_agent.server.reception import BEATS_PER_MEASUREMENT, REFUSED_IN_A_ROW, Reception
 from gpu_agent.server.switchboard import Switchboard
 from tests.server.harness import LOOPBACK, Node, admit_all, beat, registration, until
 
@@ -101,6 +101,20 @@ async def test_with_auth_off_a_registration_brings_neither(events: list[Event]) 
         await until(lambda: events, what="a registration")
     (arrived,) = [one for one in events if isinstance(one, RegistrationArrived)]
     assert (arrived.credential, arrived.fresh_token) == (None, None)
+
+
+async def test_the_round_trip_is_measured_at_registration_and_with_every_sixteenth_beat(
+    events: list[Event],
+) -> None:
+    async with received(events) as (peer, _):
+        await peer.say(registration())
+        for _ in range(2 * BEATS_PER_MEASUREMENT):
+            await peer.say(beat("node-1"))
+        await until(lambda: len(events) == 1 + 2 * BEATS_PER_MEASUREMENT, what="all of them")
+    measured = [one.round_trip_seconds is not None for one in events if isinstance(one, BeatArrived)]
+    assert measured == [*[False] * (BEATS_PER_MEASUREMENT - 1), True] * 2
+    (registered,) = [one for one in events if isinstance(one, RegistrationArrived)]
+    assert registered.round_trip_seconds is not None
 
 
 async def test_a_malformed_frame_is_no_event_and_names_every_fault(events: list[Event]) -> None:

@@ -53,6 +53,13 @@ def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
     assert gpu.usable
 
 
+def test_a_round_trip_is_shown_in_milliseconds_where_it_is_known() -> None:
+    shown = record()
+    assert detail(shown).round_trip_ms is None
+    shown.round_trip_seconds = 0.0123456
+    assert detail(shown).round_trip_ms == 12.346
+
+
 def test_what_no_beat_has_said_is_unknown() -> None:
     shown = detail(record(beaten=False))
     assert (shown.last_beat_age_seconds, shown.cpu_percent, shown.probe_age_seconds) == (None, None, None)

@@ -47,6 +47,7 @@ MEANINGS: dict[str, str] = {
     "weight_load": "what a node scores for free places, all of them",
     "weight_gpu_use": "what it scores for GPUs that are idle",
     "weight_free_memory": "what it scores for GPU memory that is free",
+    "weight_round_trip": "what it scores for a network that is near",
     "affinity_bonus": "what it scores besides for having last held the job's affinity key",
 }
 """One line for each threshold; a test keeps the two lists the same."""

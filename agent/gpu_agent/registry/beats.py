@@ -43,8 +43,7 @@ class Beats:
             if ambiguous is not None:
                 return _answer(event, ambiguous, now)
             declared.replace(record, message, thresholds)
-        differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
-        record.usage, record.probe_age_seconds = usage, message.probe_age_seconds
+        differs = _write_figures(record, event)
         jobs_changed = (
             message.running_jobs != record.running_jobs
             or usage.running_jobs != record.reported_jobs
@@ -151,6 +150,17 @@ def _answer(event: BeatArrived, refusal: NodeError, now: float) -> Step:
     step = Step(now)
     step.tell(Send(event.connection, refusal))
     return step
+
+
+def _write_figures(record: NodeRecord, event: BeatArrived) -> bool:
+    """Write what was measured; says whether those who choose a node could tell the difference."""
+    message, round_trip_seconds = event.message, event.round_trip_seconds
+    record.usage, record.probe_age_seconds = message.resource_usage, message.probe_age_seconds
+    differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
+    if round_trip_seconds is None:
+        return differs
+    record.round_trip_seconds = round_trip_seconds
+    return True
 
 
 def _write_jobs(record: NodeRecord, beat: NodeHeartbeat) -> None:

@@ -25,6 +25,8 @@ class RegistrationArrived:
     address: str | None = None
     fresh_token: FreshToken | None = None
     """Drawn by the shell for this registration, told in the ack if issued; None with auth off."""
+    round_trip_seconds: float | None = None
+    """What the connection's network takes there and back; None where that is not known."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class BeatArrived:
 
     connection: int
     message: NodeHeartbeat
+    round_trip_seconds: float | None = None
+    """What the connection's network takes there and back, where it was measured anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class NodeRecord:
     story: tuple[Transition, ...] = ()
     """The last changes of status, newest last; empty while the node has no status of its own yet."""
     connection: int | None = None
+    round_trip_seconds: float | None = None
+    """As the connection's network takes; None where nobody measures it."""
     epoch: int = 0
     address: str | None = None
     keys: NodeKeys = field(default_factory=NodeKeys)

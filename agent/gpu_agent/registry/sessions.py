@@ -117,7 +117,7 @@ class Sessions:
         house, message = self._house, event.message
         declared.declare(record, message, house.thresholds)
         record.registered_at = step.now
-        record.address = event.address
+        record.address, record.round_trip_seconds = event.address, event.round_trip_seconds
         record.epoch += 1
         house.pacer.begin(record, step.now)
         _set_jobs(record, message)

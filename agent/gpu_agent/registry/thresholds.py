@@ -39,6 +39,7 @@ class Thresholds:
     """What a node scores for free places, all of them; the other weights likewise."""
     weight_gpu_use: int = 280
     weight_free_memory: int = 220
+    weight_round_trip: int = 100
     affinity_bonus: int = 200
     """For the node that last held a job's affinity key."""
 

@@ -17,6 +17,7 @@ from gpu_agent.server.allowance import Allowance
 from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.keeper import Keeper
 from gpu_agent.server.quieting import origin_of
+from gpu_agent.server.round_trip import round_trip_seconds
 from gpu_agent.server.websocket import Aside, WebSocket
 
 UNSUPPORTED_DATA, POLICY_VIOLATION, TRY_AGAIN_LATER = 1003, 1008, 1013
@@ -37,7 +38,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.credential: Credential | None = None
         """What its handshake presented; None with auth off."""
         self.address = self.origin = ""
-        self.malformed_in_a_row = self.refused_in_a_row = 0
+        self.malformed_in_a_row = self.refused_in_a_row = self.beats = 0
         self.errands = Allowance(per_second=limits.errands_per_minute / 60, at_once=limits.errands_at_once)
         """How many messages besides beats it may send."""
         self._frames = Allowance(per_second=limits.frames_per_second, at_once=limits.frames_at_once)
@@ -66,6 +67,11 @@ class NodeConnection(asyncio.BufferedProtocol):
     def held_bytes(self) -> int:
         """What is held of unfinished messages, and of answers that the peer has not read."""
         return self._socket.held_bytes + len(self._waiting) + self._transport.get_write_buffer_size()
+
+    @property
+    def round_trip_seconds(self) -> float | None:
+        """What its network takes there and back; None where that is unknown."""
+        return round_trip_seconds(self._transport)
 
     def identify(self, node_id: str) -> None:
         """A valid registration came: the connection may stay."""

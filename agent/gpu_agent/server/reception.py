@@ -31,6 +31,9 @@ MALFORMED_IN_A_ROW = 20
 REFUSED_IN_A_ROW = 20
 """A peer that goes on after being told this often that it says too much is cut off."""
 
+BEATS_PER_MEASUREMENT = 16
+"""A connection's round trip is measured when it registers, and with every so many of its beats."""
+
 _FRESH_ID_BYTES = 4
 
 
@@ -66,7 +69,9 @@ class Reception:
             self.beats += 1
             if message.node_id != connection.node_id:
                 connection.offends("foreign_beat", beat_of=message.node_id)
-            self._handle(BeatArrived(connection.number, message))
+            connection.beats += 1
+            measured = None if connection.beats % BEATS_PER_MEASUREMENT else connection.round_trip_seconds
+            self._handle(BeatArrived(connection.number, message, measured))
         elif self._may_say_more(connection):
             self._handle(self._event_of(connection, message))
 
@@ -86,6 +91,7 @@ class Reception:
                     credential=connection.credential,
                     address=connection.address,
                     fresh_token=fresh_node_token() if self._auth_on else None,
+                    round_trip_seconds=connection.round_trip_seconds,
                 )
             case NodeUnregister():
                 return GoodbyeArrived(connection.number, message)

@@ -106,6 +106,7 @@ class RegistrySettings(BaseSettings):
     weight_load: Weight = _DEFAULTS.weight_load
     weight_gpu_use: Weight = _DEFAULTS.weight_gpu_use
     weight_free_memory: Weight = _DEFAULTS.weight_free_memory
+    weight_round_trip: Weight = _DEFAULTS.weight_round_trip
     affinity_bonus: Weight = _DEFAULTS.affinity_bonus
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ MEANINGS: Mapping[str, str] = {
     "weight_load": "how much free places count in choosing among able nodes",
     "weight_gpu_use": "how much idle GPUs count",
     "weight_free_memory": "how much free GPU memory counts",
+    "weight_round_trip": "how much it counts that a node's network is near",
     "affinity_bonus": "how much it counts that a node last held the job's affinity key",
 }
 
@@ -44,6 +45,7 @@ _UNITS = {
     "weight_load": "points",
     "weight_gpu_use": "points",
     "weight_free_memory": "points",
+    "weight_round_trip": "points",
     "affinity_bonus": "points",
 }
 

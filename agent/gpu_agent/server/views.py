@@ -127,6 +127,8 @@ class NodeDetail(NodeSummary):
     heartbeat_interval_seconds: float
     heartbeat_timeout_seconds: float
     session_epoch: int
+    round_trip_ms: float | None
+    """What the network takes to the node and back; None where that is not known."""
     claimed_jobs: tuple[str, ...]
     running_jobs: tuple[str, ...] | None
     events: tuple[RegistryEvent, ...]
@@ -217,6 +219,7 @@ def detail(
         heartbeat_interval_seconds=record.interval_seconds,
         heartbeat_timeout_seconds=record.timeout_seconds,
         session_epoch=record.epoch,
+        round_trip_ms=_milliseconds(record.round_trip_seconds),
         claimed_jobs=tuple(record.claims),
         running_jobs=None if record.reported_job_ids is None else tuple(sorted(record.reported_job_ids)),
         events=events,
@@ -287,6 +290,10 @@ def _token(keys: NodeKeys) -> NodeTokenView | None:
         return None
     token_id = (keys.current or keys.all[0]).token_id
     return NodeTokenView(token_id=token_id, rotating=keys.rotating, joined_by=keys.joined_by)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 3)
 
 
 def _age(moment: float | None, clock: Clock) -> float | None:

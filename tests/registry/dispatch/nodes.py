@@ -1,4 +1,4 @@
-"""Nodes to dispatch to: ready, connected, idle, and whatever a test says beside that."""
+"""Nodes to dispatch to: ready, connected, near, idle, and whatever a test says beside that."""
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
@@ -21,6 +21,7 @@ def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **fa
         registered_at=0.0,
         status=status,
         connection=1,
+        round_trip_seconds=0.001,
         gpus=gpus(gpu("GPU-0")),
         usage=usage(),
     )

@@ -24,8 +24,9 @@ def test_an_idle_node_scores_best() -> None:
     assert score(BEST, 0) == BEST_SCORE
 
 
-def test_a_node_that_is_full_and_busy_scores_nothing() -> None:
-    assert score(node(usage=usage(gpu_percent=100, gpu_memory=100)), 4) == 0
+def test_a_node_that_is_full_busy_and_far_scores_nothing() -> None:
+    full = node(usage=usage(gpu_percent=100, gpu_memory=100), round_trip_seconds=0.1)
+    assert score(full, 4) == 0
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,9 @@ def test_a_node_that_is_full_and_busy_scores_nothing() -> None:
     [
         node(usage=usage(gpu_percent=60)),
         node(usage=usage(gpu_memory=60)),
+        node(usage=usage(), round_trip_seconds=0.06),
     ],
-    ids=["GPU use", "GPU memory"],
+    ids=["GPU use", "GPU memory", "round trip"],
 )
 def test_each_figure_counts(worse: object) -> None:
     assert score(worse, 0) < BEST_SCORE  # type: ignore[arg-type] # records, made at import
@@ -50,6 +52,14 @@ def test_load_counts_as_a_share_of_the_places() -> None:
 def test_an_unknown_figure_counts_as_half() -> None:
     known = score(node(usage=usage(gpu_percent=50)), 0)
     assert score(node(usage=usage(gpu_percent=None)), 0) == known
+
+
+def test_the_nearer_of_two_nodes_scores_more_and_how_far_a_far_one_is_makes_no_difference() -> None:
+    near, there, far, farther, unknown = (
+        score(node(round_trip_seconds=seconds), 0) for seconds in (0.0, 0.03, 0.1, 2.0, None)
+    )
+    assert near > there > far == farther
+    assert unknown == score(node(round_trip_seconds=0.05), 0)
 
 
 def test_a_figure_that_trembles_within_a_tenth_moves_no_node() -> None:
@@ -82,7 +92,7 @@ def test_a_node_that_has_not_beaten_yet_has_a_score() -> None:
     assert 0 < score(node(usage=None), 0) < BEST_SCORE
 
 
-NOTHING = Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0)
+NOTHING = Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0, weight_round_trip=0)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +119,15 @@ NOTHING = Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0)
             node(usage=usage(gpu_memory=50)),
             0,
         ),
+        (
+            replace(NOTHING, weight_round_trip=100),
+            replace(NOTHING, weight_round_trip=1000),
+            Thresholds(weight_round_trip=0),
+            node(round_trip_seconds=0.05),
+            0,
+        ),
     ],
-    ids=["load", "GPU use", "free memory"],
+    ids=["load", "GPU use", "free memory", "round trip"],
 )
 def test_each_share_counts_by_its_weight_and_0_leaves_it_out(
     small: Thresholds, large: Thresholds, without: Thresholds, half: NodeRecord, in_flight: int

@@ -1,8 +1,7 @@
 """How good a place a node is, among those able: one whole number, so that equal means equal.
 
-Three shares, each of its weight in the settings: free places, idle GPUs, free GPU memory. GPU use and
-memory count in tenths, so that a figure that only trembles moves no node. The round trip of §5 is not
-rated: the registry sends no pings, so nobody knows it. Excludes nobody.
+Four shares, each of its weight in the settings: free places, idle GPUs, free GPU memory, a short round
+trip. All but the first count in tenths, so that a figure that only trembles moves no node. Excludes nobody.
 """
 
 from gpu_agent.registry.load import known_percent
@@ -10,11 +9,14 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 
 _TENTHS = 10
+_FAR_SECONDS = 0.1
+"""A node whose network takes so long, or longer, scores nothing for being near."""
 
 
 def best_score(weights: Thresholds) -> int:
     """Return the score of an idle node; only the affinity bonus lifts one over it."""
-    return weights.weight_load + weights.weight_gpu_use + weights.weight_free_memory
+    measured = weights.weight_gpu_use + weights.weight_free_memory + weights.weight_round_trip
+    return weights.weight_load + measured
 
 
 def score(record: NodeRecord, in_flight: int, weights: Thresholds) -> int:
@@ -26,6 +28,7 @@ def score(record: NodeRecord, in_flight: int, weights: Thresholds) -> int:
         (weights.weight_load * free // places if free > 0 else 0)
         + _idle(None if usage is None else usage.gpu_percent, weights.weight_gpu_use)
         + _idle(None if usage is None else usage.gpu_mem_percent, weights.weight_free_memory)
+        + _near(record.round_trip_seconds, weights.weight_round_trip)
     )
 
 
@@ -35,3 +38,10 @@ def _idle(percent: float | None, weight: int) -> int:
     if known is None:
         return weight >> 1
     return weight * (_TENTHS - int(known) // 10) // _TENTHS
+
+
+def _near(round_trip_seconds: float | None, weight: int) -> int:
+    """Rate how near a node is, in tenths of what counts as far."""
+    if round_trip_seconds is None:
+        return weight >> 1
+    return weight * (_TENTHS - min(int(_TENTHS * round_trip_seconds / _FAR_SECONDS), _TENTHS)) // _TENTHS
