@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from gpu_agent.server.address import Address, bound_address
@@ -60,3 +63,17 @@ def test_port_0_is_replaced_by_the_one_that_the_system_chose() -> None:
         bound = bound_address(listener)
     assert bound.host == "127.0.0.1"
     assert bound.port > 0
+
+
+BOUND = """
+import sys
+from gpu_agent.server.address import Address
+sys.addaudithook(lambda event, of: event == "socket.bind" and print(of[1][0]))
+Address(sys.argv[1], 0).bind().close()
+"""
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST"])
+def test_what_counts_as_loopback_by_its_name_is_not_left_to_a_resolver(name: str) -> None:
+    said = subprocess.run([sys.executable, "-c", BOUND, name], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["127.0.0.1"]

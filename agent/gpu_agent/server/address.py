@@ -1,6 +1,6 @@
 """Where a server listens: `host:port`, read and written, and whether only this machine reaches it.
 
-Resolves no names: a host that is neither an address nor `localhost` counts as reachable from outside.
+A host that is neither an address nor `localhost` counts as reachable from outside, whatever it resolves to.
 """
 
 import ipaddress
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 MAX_PORT = 65535
+LOCALHOST, LOOPBACK = "localhost", "127.0.0.1"
+"""The name means the address, whatever a resolver makes of it (RFC 6761)."""
 BACKLOG = 4096
 """Connections that wait to be accepted: a fleet comes back all at once after a restart."""
 
@@ -43,12 +45,13 @@ class Address:
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return self.host.lower() == "localhost"
+            return self.host.lower() == LOCALHOST
 
     def bind(self) -> socket.socket:
-        """Open a listening socket; raises `OSError`."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        return socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
+        """Open a listening socket; raises `OSError`. What counts as loopback is bound to it."""
+        host = LOOPBACK if self.host.lower() == LOCALHOST else self.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, self.port), family=family, backlog=BACKLOG)
 
 
 def bound_address(listener: socket.socket) -> Address:
