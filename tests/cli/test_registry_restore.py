@@ -26,6 +26,7 @@ def test_a_backup_is_put_in_place_and_the_next_step_is_said(
     said = capsys.readouterr().out
     assert f"{state / 'registry.db'}: 1 node, 0 claims" in said
     assert "Start the registry" in said
+    assert "opens again" in said  # what was revoked since
 
 
 def test_a_database_that_is_there_is_kept_and_goes_only_when_told_so(

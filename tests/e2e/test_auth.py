@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.programs import COMMAND, Agent, Program, Registry, eventually
@@ -109,12 +110,26 @@ class Place:
         return "\n".join([*said, *(" ".join(map(str, program.words)) for program in self._programs)])
 
 
+def operators(place: Place, *command: str) -> None:
+    """Do what an operator on the registry's machine does."""
+    own = {**PLAIN, "GPU_REGISTRY_STATE_DIR": str(place.state)}
+    subprocess.run([*COMMAND, "registry", *command], env=own, check=True, timeout=30)
+
+
 def made_by_command(place: Place, registry: Registry, *command: str) -> str:
     """A token as an operator on the registry's machine has it made."""
     file = place.folder / "made.token"
-    words = [*COMMAND, "registry", *command, "--out", str(file), "--api", registry.api]
-    subprocess.run(words, env={**PLAIN, "GPU_REGISTRY_STATE_DIR": str(place.state)}, check=True, timeout=30)
+    operators(place, *command, "--out", str(file), "--api", registry.api)
     return file.read_text().strip()
+
+
+def opens(registry: Registry, token: str) -> bool:
+    """Say whether the nodes' door opens to a token."""
+    try:
+        with connect(registry.node_url, proxy=None, additional_headers={"Authorization": f"Bearer {token}"}):
+            return True
+    except InvalidStatus:
+        return False
 
 
 def await_words(words: str, agent: Agent) -> None:
@@ -272,3 +287,27 @@ def test_the_command_line_finds_the_token_that_the_registry_left_on_this_machine
     assert ask(GPU_REGISTRY_TOKEN=place.operator_token).returncode == 0
     without = ask()
     assert (without.returncode, "--token-file FILE" in without.stderr) == (6, True)
+
+
+def test_after_an_older_backup_was_restored_a_node_whose_token_is_newer_has_a_way_back(place: Place) -> None:
+    first = place.registry("--store", "sqlite")
+    agent = place.agent(first, "a", join_token=place.join_token(first))
+    node_id = place.await_ready(first)["node_id"]
+    before = place.node_token("a")
+    operators(place, "backup", str(place.folder / "then.db"), "--api", first.api)
+    operators(place, "token", "rotate", node_id, "--api", first.api)
+    eventually(lambda: place.node_token("a") != before, within_seconds=10, what="it has another token")
+    for program in (agent, first):
+        program.send(signal.SIGTERM)
+        program.wait(10)
+    operators(place, "restore", str(place.folder / "then.db"), "--state-dir", str(place.state), "--force")
+
+    second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
+    assert opens(second, before)  # as docs/durability.md warns
+    refused = place.agent(second, "a")
+    await_words("gpu-agent registry reclaim", refused)
+    refused.send(signal.SIGTERM)
+    refused.wait(10)
+    place.agent(second, "a", join_token=made_by_command(place, second, "reclaim", node_id))
+    assert place.await_ready(second)["node_id"] == node_id
+    assert not opens(second, before)

@@ -24,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "must be stopped. The backup is checked first; a database that is there already is\n"
         "kept beside it under another name.\n\n"
         "What happened after the backup is not known any more: nodes come back by themselves,\n"
-        "with the drains and cordons of then; a token that was revoked since opens again.",
+        "with the drains and cordons of then, but those that were given another token since;\n"
+        "a token that was revoked since opens again. docs/durability.md says what to do.",
         example="gpu-agent registry restore registry-2026-11-24.db --force",
         exits={
             ExitCode.OK: "put in place; start the registry",
@@ -78,4 +79,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _said(done: Restored) -> list[str]:
     kept = [] if done.before is None else [f"What was there is kept as {done.before}."]
-    return [f"{done.path}: {told(done.holds)}", *kept, "Start the registry; nodes come back by themselves."]
+    return [
+        f"{done.path}: {told(done.holds)}",
+        *kept,
+        "Start the registry; nodes come back by themselves, but those that were given another token since.",
+        "A token that has ended since the backup opens again: look through `gpu-agent registry token list`.",
+    ]
