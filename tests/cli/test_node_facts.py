@@ -32,6 +32,9 @@ def test_what_is_not_known_is_left_out() -> None:
     [
         ("since", {"previous_status": "degraded"}, "(5 min), degraded before that"),
         ("link", {"connected": False, "address": "10.0.0.7:9"}, "not connected now, last from 10.0.0.7:9"),
+        ("link", {"round_trip_ms": 0.254}, "connected, 0.25 ms there and back, no beat yet"),
+        ("link", {"round_trip_ms": 121.5}, "connected, 121.5 ms there and back"),
+        ("link", {"round_trip_ms": 7.0, "connected": False}, "not connected, no beat yet"),
         (
             "link",
             {

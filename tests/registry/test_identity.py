@@ -116,6 +116,8 @@ def test_r06_a_held_id_stays_refused_after_its_node_is_gone() -> None:
 def test_with_auth_off_an_id_that_is_offline_or_disconnected_may_be_taken_over() -> None:
     offline = roster_with(NodeStatus.OFFLINE, connection=None)
     disconnected = roster_with(NodeStatus.READY, connection=None)
+    drained = roster_with(NodeStatus.OFFLINE)
+    assert decide(arrival("node-A", None), drained, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), offline, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), disconnected, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), roster_with(), auth_off=True) == "NODE_ID_CONFLICT"

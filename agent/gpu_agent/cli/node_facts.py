@@ -46,7 +46,9 @@ def _link(node: Mapping[str, Any]) -> Line:
     pace = (
         "" if every is None or timeout is None else f" (one every {every:g} s; offline after {timeout:g} s)"
     )
-    return line(connected, where, beat, pace)
+    away = node.get("round_trip_ms")
+    network = "" if away is None or not node["connected"] else f", {round(away, 2):g} ms there and back"
+    return line(connected, where, network, beat, pace)
 
 
 def _jobs(node: Mapping[str, Any]) -> Line:
