@@ -1,10 +1,13 @@
 """What was answered is kept: over kills at any moment, over a full disk, over a restore."""
 
+import asyncio
 import random
 import signal
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,21 @@ import pytest
 from gpu_agent.cli.api import Api, Problem
 from gpu_agent.cli.app import main
 from gpu_agent.cli.outcome import Failure
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.store.sqlite import SqliteStore
 from tests.programs import Agent, Registry, eventually
+from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted
 
 pytestmark = pytest.mark.e2e
 
 AGENTS = 20
+HASTY = Thresholds(
+    heartbeat_interval_seconds=0.3,
+    warmup_heartbeat_interval_seconds=0.1,
+    heartbeat_timeout_seconds=1.5,
+    scan_interval_seconds=0.05,
+)
 UNMOVED = ("--max-cpu-percent", "100", "--max-memory-percent", "100")
 """A machine that is busy with tests gives places too."""
 KILLS = 2
@@ -164,3 +176,42 @@ def test_a_backup_that_is_restored_brings_the_fleet_of_then_back(
         restarted.registry.await_ready(2, within_seconds=30)
         assert restarted.api.get(f"/v1/nodes/{first}")["cordoned"] == "then"
         assert restarted.api.get(f"/v1/nodes/{second}")["cordoned"] is None
+
+
+async def kept_fleet(path: Path, count: int) -> None:
+    """Leave a database in which so many nodes are ready."""
+    async with running(HASTY, store=SqliteStore(path)) as service, AsyncExitStack() as nodes:
+        for _ in range(count):
+            await (await nodes.enter_async_context(node(service))).become_ready()
+
+
+async def statuses_over_time(path: Path, *, until_seconds: float) -> list[tuple[float, Counter[str], int]]:
+    """Start a registry to which nobody comes back, and look at its nodes for a while."""
+    seen: list[tuple[float, Counter[str], int]] = []
+    async with running(HASTY, store=SqliteStore(path)) as service:
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < until_seconds:
+            nodes = list(service.nodes())
+            seen.append((passed, Counter(one.status for one in nodes), sum(one.connected for one in nodes)))
+            await asyncio.sleep(0.05)
+    return seen
+
+
+async def test_after_a_restart_nodes_have_one_full_timeout_before_they_are_silent(tmp_path: Path) -> None:
+    await kept_fleet(tmp_path / "registry.db", 3)
+    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=3.0)
+    timeout = HASTY.heartbeat_timeout_seconds
+    assert {connected for _, _, connected in seen} == {0}
+    assert all(counted == {"ready": 3} for passed, counted, _ in seen if passed < timeout - 0.1)
+    assert all(counted == {"offline": 3} for passed, counted, _ in seen if passed > timeout + 1.0)
+
+
+async def test_after_a_restart_to_which_nobody_comes_back_the_registry_suspects_itself_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await kept_fleet(tmp_path / "registry.db", 12)
+    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=5.0)
+    timeout = HASTY.heartbeat_timeout_seconds
+    assert [one.getMessage() for one in caplog.records].count("mass_disconnect_suspected") == 1
+    assert all(counted == {"ready": 12} for passed, counted, _ in seen if passed < 2 * timeout - 0.1)
+    assert seen[-1][1] == {"offline": 12}

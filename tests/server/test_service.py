@@ -1,8 +1,10 @@
 """The facade, with nodes on real sockets."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -373,3 +375,48 @@ async def test_nothing_can_be_told_to_a_node_that_is_not_connected(service: Regi
     assert isinstance(refused, Refusal)
     assert refused.code == "NODE_NOT_CONNECTED"
     assert "registers by itself" in refused.message
+
+
+class StuckStore(MemoryStore):
+    """A disk that stops to turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turning = threading.Event()
+        self.turning.set()
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        self.turning.wait(30)
+        super().save(batches)
+
+
+async def test_a_disk_that_stands_still_keeps_no_node_from_its_verdict_nor_the_registry_from_stopping() -> (
+    None
+):
+    thresholds = replace(QUICK, heartbeat_timeout_seconds=1.0)
+    store = StuckStore()
+    async with running(thresholds, store=store) as service, node(service) as silent:
+        await silent.become_ready()
+        store.turning.clear()
+        claiming = asyncio.ensure_future(service.claim(Job(job_id="job-1")))
+        await until(lambda: known(service, silent.node_id).status == "offline", what="a verdict")
+        assert not claiming.done()
+        began = time.monotonic()
+        await service.stop()
+        assert time.monotonic() - began < 4
+        assert claiming.cancelled() or claiming.exception() is not None
+        store.turning.set()
+
+
+async def test_what_is_on_its_way_when_the_registry_stops_is_kept_and_answered() -> None:
+    store = StuckStore()
+    async with running(store=store) as service, node(service) as ready:
+        await ready.become_ready()
+        store.turning.clear()
+        claiming = asyncio.ensure_future(service.claim(Job(job_id="job-1")))
+        await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(service.stop())
+        await asyncio.sleep(0)
+        store.turning.set()
+        await stopping
+        assert isinstance(await claiming, Placement)

@@ -111,3 +111,12 @@ def test_a_copy_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None
         with pytest.raises(StoreError, match="free some space"):
             sqlite_file.copy(path, disk / "copy.db")
         assert os.listdir(disk) == ["ballast"]  # noqa: PTH208 - names are what is asked about
+
+
+def test_a_database_on_a_full_disk_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=1024) as disk:
+        filled(disk / "registry.db")
+        Ballast(disk).fill()
+        with pytest.raises(StoreError, match="disk") as caught:
+            sqlite_file.opened(disk / "registry.db")
+        assert not isinstance(caught.value, UnusableError)
