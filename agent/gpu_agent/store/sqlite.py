@@ -6,7 +6,8 @@ a backup alone may run beside a save.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _PROBE = "INSERT OR REPLACE INTO probes (id, filler) VALUES (1, randomblob(?))"
 _DOCUMENTS = "SELECT kind, key, document FROM documents"
 _EVENTS = "SELECT at, event, node_id, fields, id, history FROM events ORDER BY id"
 
+_Row = tuple[float, str, str | None, str, int, str | None]
+
 
 class SqliteStore:
     """Keeps everything in the file at `path`, which is made when it is not there.
@@ -60,10 +63,7 @@ class SqliteStore:
                 for kind, key, document in database.execute(_DOCUMENTS)
                 if kind in _KINDS
             ]
-            events = [
-                (RegistryEvent(at, event, node_id, texts.read(fields), number), history)
-                for at, event, node_id, fields, number, history in database.execute(_EVENTS)
-            ]
+            events = list(_read_events(database.execute(_EVENTS)))
         except sqlite3.Error as error:
             raise fault(self.path, error) from error
         except ValueError as error:
@@ -143,6 +143,18 @@ def _change(database: sqlite3.Connection, change: Change) -> None:
     database.execute(_LET_GO, (change.kind.value, change.key))
     if change.kind is Kept.NODE:
         database.execute(_CLOSE_HISTORY, (change.key,))
+
+
+def _read_events(rows: Iterable[_Row]) -> Iterator[tuple[RegistryEvent, str | None]]:
+    """Read events, of which most say what others said: each name and each set of fields is held once."""
+    names: dict[str | None, str | None] = {}
+    said: dict[str, Mapping[str, object]] = {}
+    for at, event, node_id, text, number, history in rows:
+        fields = said.get(text)
+        if fields is None:
+            fields = said[text] = texts.read(text)
+        node = names.setdefault(node_id, node_id)
+        yield RegistryEvent(at, sys.intern(event), node, fields, number), names.setdefault(history, history)
 
 
 def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str | None]]) -> Loaded:
