@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test e2e crashes lint format types imports cover bench reference schema clean
+.PHONY: help setup demo test simulate e2e crashes lint format types imports cover bench reference schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -29,6 +29,9 @@ demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-
 
 test: $(READY) ## every test that needs no root
 	$(BIN)/python -m pytest -q $(ARGS)
+
+simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-499) $(if $(NODES),--nodes $(NODES)) $(if $(TRACE),--trace)
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)

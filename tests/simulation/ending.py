@@ -1,0 +1,83 @@
+"""What must be true once nothing goes wrong any more: everybody who lives is back, and nobody fights."""
+
+from gpu_agent.session.story import State
+from gpu_agent.wire.codes import NodeStatus
+from tests.simulation.agents import Agent
+from tests.simulation.broken import Invariant, hold
+from tests.simulation.scene import Scene
+from tests.simulation.token_office import TokenOffice
+from tests.simulation.watches.credentials import CredentialsWatch
+from tests.simulation.watches.sessions import SessionsWatch
+
+_LOOKS_EVERY_SECONDS = 20.0
+
+
+class Ending:
+    """Waits for a world to settle."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        sessions: SessionsWatch,
+        *,
+        credentials: CredentialsWatch,
+        office: TokenOffice,
+    ) -> None:
+        self._scene = scene
+        self._sessions = sessions
+        self._credentials, self._office = credentials, office
+
+    def settle(self) -> None:
+        """Let time pass until all is well; raises where it does not come to that."""
+        world = self._scene.world
+        self._sessions.supersessions.clear()
+        for agent in self._scene.agents:
+            if not self._scene.climate.auth_off and not self._credentials.opens(agent.disk.node_token):
+                self._office.help(agent)
+        deadline = world.now + self._scene.climate.settle_seconds
+        while world.now < deadline and self._trouble() is not None:
+            world.run_until(world.now + _LOOKS_EVERY_SECONDS)
+            for agent in self._scene.agents:
+                agent.start()  # whoever was still about to leave when the troubles ended
+        trouble = self._trouble()
+        hold(Invariant.COMES_BACK, trouble is None, f"{world.now:.0f} s: {trouble}")
+        for node_id, times in self._sessions.supersessions.items():
+            twins = sum(agent.disk.node_id == node_id for agent in self._scene.agents)
+            hold(Invariant.NO_PING_PONG, times <= twins, f"{node_id} superseded {times} times by {twins}")
+
+    def restart(self) -> None:
+        """Let the registry crash once more: what was promised must outlive that."""
+        self._scene.registry.crash(agents_learn_within=0.1)
+        self._scene.registry.start()
+
+    def _trouble(self) -> str | None:
+        troubles = (self._trouble_of(agent) for agent in self._scene.agents)
+        return next((trouble for trouble in troubles if trouble is not None), None)
+
+    def _trouble_of(self, agent: Agent) -> str | None:
+        machine = agent.machine
+        if machine is None:
+            return f"{agent.name} does not run"
+        if machine.state is State.YIELDED:
+            twins = [one for one in self._scene.agents if one.family == agent.family and one is not agent]
+            return None if twins else f"{agent.name} yielded to nobody:\n{machine.story()}"
+        node_id = agent.registered_as
+        if node_id is None:
+            return f"{agent.name} is {machine.state}:\n{machine.story()}"
+        return self._trouble_of_node(agent, node_id)
+
+    def _trouble_of_node(self, agent: Agent, node_id: str) -> str | None:
+        record = self._scene.fleet.node(node_id)
+        link = agent.link
+        if record is None or link is None or record.connection != link.number:
+            return f"{agent.name} believes to be {node_id}, whose connection it does not have"
+        if not agent.box.may_work(self._scene.climate.thresholds):
+            return None
+        wished = record.drain is not None and record.drain.by_operator
+        wanted = NodeStatus.OFFLINE if wished else NodeStatus.READY
+        if record.status is not wanted:
+            return f"{node_id} of {agent.name} is {record.status}: {record.reason}"
+        verdict = None if agent.machine is None else agent.machine.view.verdict
+        if verdict is None or verdict.status != record.status:
+            return f"{agent.name} was told {verdict}, but {node_id} is {record.status}"
+        return None

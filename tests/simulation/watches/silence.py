@@ -1,0 +1,115 @@
+"""S-06: who is silent is offline in bounded time, unless most of the fleet is; who beats never is.
+
+Keeps its own account of what the registry heard of whom, and when.
+"""
+
+from collections.abc import Sequence
+
+from gpu_agent.registry.actions import Action, Note, Send
+from gpu_agent.registry.events import BeatArrived, ConnectionLost, Event, RegistrationArrived, SaveFailed
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.silence import FEWEST_NODES
+from gpu_agent.store.base import Loaded
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+from tests.simulation.broken import Invariant, hold
+from tests.simulation.scene import Scene
+from tests.simulation.watching import Watch
+
+_SLACK_SECONDS = 1.0
+_SILENT_INTERVALS = 2
+_TIMEOUT_INTERVALS = 3
+
+
+class SilenceWatch(Watch):
+    """Watches who is heard."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._heard: dict[str, float] = {}
+        self._speaks: dict[int, str] = {}
+        """Which connection registered which node."""
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        now = self._scene.world.now
+        if isinstance(event, BeatArrived):
+            node_id = self._speaks.get(event.connection)
+            if node_id == event.message.node_id and not (actions and _refused(actions, event.connection)):
+                self._heard[node_id] = now
+        elif isinstance(event, RegistrationArrived):
+            self._registered(event.connection, actions)
+        elif isinstance(event, ConnectionLost):
+            self._speaks.pop(event.connection, None)
+        elif isinstance(event, SaveFailed):
+            self._speaks = {number: one.node_id for number, one in self._scene.fleet._roster.bound.items()}
+        elif event is None:
+            self._check_verdicts(actions)
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        now = self._scene.world.now
+        self._heard = {record.node_id: now for record in self._scene.records()}
+        self._speaks = {}
+
+    def glance(self) -> None:
+        now = self._scene.world.now
+        scan = self._scene.climate.thresholds.scan_interval_seconds
+        for record in self._scene.records():
+            if record.status is NodeStatus.OFFLINE:
+                continue
+            timeout = self._timeout(record) * (2 if record.suspected else 1)
+            silent = now - self._heard[record.node_id]
+            if silent > timeout + scan + _SLACK_SECONDS:
+                detail = f"{record.node_id} is {record.status} after {silent:.1f} s, timeout {timeout:g} s"
+                hold(Invariant.SILENCE_NOTICED, holds=False, detail=detail)
+
+    def _registered(self, connection: int, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
+                node_id = action.message.node_id
+                for number in [one for one, holder in self._speaks.items() if holder == node_id]:
+                    del self._speaks[number]
+                self._speaks[connection] = node_id
+                self._heard[node_id] = self._scene.world.now
+
+    def _check_verdicts(self, actions: Sequence[Action]) -> None:
+        """Look at each node that was just called silent."""
+        timed_out = {
+            str(action.fields["node_id"])
+            for action in actions
+            if isinstance(action, Note) and action.event == "heartbeat_timeout"
+        }
+        if not timed_out:
+            return
+        patience = 2 if self._most_are_silent(timed_out) else 1
+        for node_id in sorted(timed_out):
+            record = self._scene.fleet.node(node_id)
+            assert record is not None
+            silent, timeout = self._scene.world.now - self._heard[node_id], self._timeout(record)
+            if silent < patience * timeout - 1e-6:
+                detail = f"{node_id} was heard {silent:.1f} s ago; {patience} x its timeout {timeout:g} s"
+                hold(Invariant.NO_FALSE_VERDICT, holds=False, detail=detail)
+
+    def _most_are_silent(self, timed_out: set[str]) -> bool:
+        """Say whether, before these verdicts, the registry had reason to suspect itself (§4)."""
+        now = self._scene.world.now
+        live = [
+            record
+            for record in self._scene.records()
+            if record.status is not NodeStatus.OFFLINE or record.node_id in timed_out
+        ]
+        silent = sum(
+            now - self._heard[record.node_id] > _SILENT_INTERVALS * record.interval_seconds for record in live
+        )
+        return len(live) >= FEWEST_NODES and silent * 2 > len(live)
+
+    def _timeout(self, record: NodeRecord) -> float:
+        """A node's timeout, by §4; a longer one that it was given before may still hold."""
+        least = self._scene.climate.thresholds.heartbeat_timeout_seconds
+        return max(least, _TIMEOUT_INTERVALS * record.interval_seconds, record.timeout_seconds)
+
+
+def _refused(actions: Sequence[Action], connection: int) -> bool:
+    return any(
+        isinstance(action, Send) and action.connection == connection and isinstance(action.message, NodeError)
+        for action in actions
+    )

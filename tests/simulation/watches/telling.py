@@ -1,0 +1,179 @@
+"""Nothing is told before its save: whatever leaves the registry stands in a document that is kept.
+
+Each kept document of a node is remembered until something newer has been told of the node. What is told
+must be one of those, and never older than what was told before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_agent.registry.actions import Action, Answer, Kept, Note, Save, Send, TellStatus
+from gpu_agent.registry.events import (
+    ClaimAsked,
+    CordonAsked,
+    DrainAsked,
+    Event,
+    ReleaseAsked,
+    RemovalAsked,
+    RenewalAsked,
+    ResumeAsked,
+)
+from gpu_agent.registry.job import Claim
+from gpu_agent.server.errands import Doing
+from gpu_agent.store.base import Batch, Loaded
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.messages import NodeRegisterAck
+from tests.simulation.broken import Invariant, hold
+from tests.simulation.scene import Scene
+from tests.simulation.watching import Watch
+
+Document = Mapping[str, Any]
+Tells = Callable[[Document | None], bool]
+Asked = DrainAsked | ResumeAsked | CordonAsked | RemovalAsked | ClaimAsked | RenewalAsked | ReleaseAsked
+
+
+@dataclass(slots=True)
+class _Pages:
+    """What was kept of one thing since the page that was last told from; None where it was let go."""
+
+    kept: list[Document | None]
+
+    def turn_to(self, tells: Sequence[bool]) -> bool:
+        """Drop the pages before the first that tells it; False when none does."""
+        if True not in tells:
+            return False
+        del self.kept[: tells.index(True)]
+        return True
+
+
+class TellingWatch(Watch):
+    """Holds what is told to what is kept."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._nodes: dict[str, _Pages] = {}
+        self._claims: dict[str, _Pages] = {}
+        self._open: dict[int, Asked] = {}
+        self._paths: dict[int, dict[str, list[Document]]] = {}
+        """By save: the statuses that its step gave each node, one after the other."""
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        if len(actions) > 1 and any(isinstance(one, Save) for one in actions[1:]):
+            hold(Invariant.SAVED_FIRST, holds=False, detail=f"{event}: a save stands behind {actions[0]}")
+        if isinstance(event, Asked):
+            self._open[event.ref] = event
+        if actions and isinstance(actions[0], Save):
+            self._paths[actions[0].save] = _paths(actions)
+
+    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+        for save in saves:
+            paths = self._paths.pop(save.save, {})
+            for change in save.changes:
+                if change.kind is Kept.NODE:
+                    self._keep(change.key, change.document, paths.get(change.key, ()))
+                elif change.kind is Kept.CLAIM:
+                    self._claims.setdefault(change.key, _Pages([])).kept.append(change.document)
+
+    def crashed(self) -> None:
+        self._open.clear()
+        self._paths.clear()
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        for pages in (*self._nodes.values(), *self._claims.values()):
+            del pages.kept[:-1]
+
+    def carried(self, doing: Doing) -> None:
+        match doing:
+            case TellStatus():
+                self._status_told(doing)
+            case Send(message=NodeRegisterAck() as ack):
+                self._find(
+                    self._nodes.get(ack.node_id),
+                    lambda page: page is not None and page["epoch"] == ack.session_epoch,
+                    ack,
+                )
+            case Answer(ref=ref):
+                asked = self._open.pop(ref, None)
+                if asked is not None:
+                    self._answered(asked, doing)
+            case Note():
+                pass
+            case _:
+                pass
+
+    def _keep(self, node_id: str, document: Document | None, path: Sequence[Document]) -> None:
+        """Turn a page; what a node passed through within one step is kept by what it came to."""
+        pages = self._nodes.setdefault(node_id, _Pages([])).kept
+        if document is not None:
+            pages += [{**document, **passed} for passed in path[:-1]]
+        pages.append(document)
+
+    def _status_told(self, told: TellStatus) -> None:
+        status, reason = told.status.value, told.reason_code.value
+
+        def tells(page: Document | None) -> bool:
+            if page is None:
+                return told.status is NodeStatus.OFFLINE and reason == "removed"
+            return bool(page["status"] == status and page["reason_code"] == reason)
+
+        self._find(self._nodes.get(told.node_id), tells, told)
+
+    def _find(self, pages: _Pages | None, tells: Tells, what: object) -> None:
+        found = pages is not None and pages.turn_to([tells(page) for page in pages.kept])
+        if not found:
+            hold(Invariant.SAVED_FIRST, holds=False, detail=f"told {what}, kept {_shown(pages)}")
+
+    def _answered(self, asked: Asked, answer: Answer) -> None:
+        result = answer.result
+        if isinstance(result, Claim):
+            self._find(
+                self._claims.get(result.job_id),
+                lambda page: page is not None and page["node_id"] == result.node_id,
+                result,
+            )
+        elif isinstance(asked, ReleaseAsked) and result is None:
+            pages = self._claims.get(asked.job_id)
+            if pages is not None:  # a lost claim that is given back was let go with its node
+                self._find(pages, lambda page: page is None, asked)
+        elif result is None:
+            self._granted(asked)
+
+    def _granted(self, asked: Asked) -> None:
+        match asked:
+            case DrainAsked(node_id=node_id):
+                self._find(self._nodes.get(node_id), lambda page: page is not None and _drained(page), asked)
+            case ResumeAsked(node_id=node_id):
+                self._find(self._nodes.get(node_id), lambda page: page is None or not _drained(page), asked)
+            case CordonAsked(node_id=node_id, reason=reason):
+                self._find(
+                    self._nodes.get(node_id),
+                    lambda page: page is not None and page["cordoned"] == reason,
+                    asked,
+                )
+            case RemovalAsked(node_id=node_id):
+                self._find(self._nodes.get(node_id), lambda page: page is None, asked)
+            case _:
+                pass
+
+
+def _paths(actions: Sequence[Action]) -> dict[str, list[Document]]:
+    paths: dict[str, list[Document]] = {}
+    for action in actions:
+        if isinstance(action, Note) and action.event == "node_status_changed":
+            passed = {"status": action.fields["to"], "reason_code": action.fields["reason_code"]}
+            paths.setdefault(str(action.fields["node_id"]), []).append(passed)
+    return paths
+
+
+def _drained(page: Document) -> bool:
+    drain = page["drain"]
+    return drain is not None and bool(drain["by_operator"])
+
+
+def _shown(pages: _Pages | None) -> list[str]:
+    shown = ("status", "reason_code", "epoch", "cordoned", "drain", "job_id", "node_id")
+    return [
+        "gone" if page is None else " ".join(f"{name}={page[name]}" for name in shown if name in page)
+        for page in (() if pages is None else pages.kept)
+    ]

@@ -1,0 +1,67 @@
+"""The world's clock and dice: things to come in one queue, and one source of chance.
+
+No time passes by itself and nothing happens at once: the clock jumps from one thing to the next.
+What is due at the same instant comes in the order in which it was planned.
+"""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from random import Random
+
+from gpu_agent.server.minting import Minted, digest_of
+from tests.simulation.trace import Trace
+
+EPOCH = 1_795_500_000.0
+"""The wall time at which every world begins."""
+
+
+class World:
+    """One world, from its seed."""
+
+    def __init__(self, seed: int, *, trace: Trace) -> None:
+        self.now = 0.0
+        self.dice = Random(seed)
+        self.trace = trace
+        self.wall_offset = 0.0
+        """How wrong the registry's wall clock is."""
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._ties = count()
+
+    def at(self, when: float, do: Callable[[], None]) -> None:
+        """Plan something for an instant; what is past is due now."""
+        heapq.heappush(self._queue, (max(when, self.now), next(self._ties), do))
+
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        """Plan something."""
+        self.at(self.now + seconds, do)
+
+    def run_until(self, end: float) -> None:
+        """Let everything happen that is due until then."""
+        queue = self._queue
+        while queue and queue[0][0] <= end:
+            self.now, _, do = heapq.heappop(queue)
+            do()
+        self.now = end
+
+    def wall(self) -> float:
+        """Read the registry's wall clock."""
+        return EPOCH + self.now + self.wall_offset
+
+    def say(self, who: str, what: str) -> None:
+        """Write a line of the trace."""
+        self.trace.add(f"{self.now:10.3f} {who:<12} {what}")
+
+    def chance(self, share: float) -> bool:
+        """Throw a coin that falls so often."""
+        return self.dice.random() < share
+
+    def mint(self, prefix: str) -> Minted:
+        """Draw a token, as secret as a seed."""
+        token_id = f"{self.dice.getrandbits(32):08x}"
+        text = f"{prefix}_{token_id}_{self.dice.getrandbits(128):032x}"
+        return Minted(token_id, text, digest_of(text))
+
+    def soon(self, mean_seconds: float) -> float:
+        """Draw a wait of this mean."""
+        return self.dice.expovariate(1 / mean_seconds)
