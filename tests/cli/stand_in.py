@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,7 @@ class Refusal:
 class Stream:
     """Server-sent events as they go over the wire, then the end of the connection."""
 
-    chunks: Sequence[str]
+    chunks: Iterable[str]
 
 
 Said = Mapping[str, Any] | Refusal | Stream | None

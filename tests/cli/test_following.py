@@ -40,13 +40,15 @@ def test_after_a_break_it_goes_on_behind_the_last_event() -> None:
         ]
     )
     with standing_in({PATH: lambda: next(answers)}) as registry:
-        assert in_words(followed(Api(registry.api), after="6"), 9) == [
+        assert in_words(followed(Api(registry.api), after="6"), 11) == [
             "Opened",
+            "SignOfLife",
             7,
             8,
             "Lost",
             "Lost",
             "Opened",
+            "SignOfLife",
             "Lost",
             "Opened",
             12,

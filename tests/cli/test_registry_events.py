@@ -1,7 +1,9 @@
 import json
 import os
 import signal
+import subprocess
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,6 +11,7 @@ from gpu_agent.cli import following
 from gpu_agent.cli.app import main
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, Stream, standing_in
+from tests.programs import COMMAND
 
 PATH = "GET /v1/events"
 
@@ -112,3 +115,27 @@ def test_it_begins_behind_the_event_that_is_named() -> None:
     with standing_in({PATH: Refusal(403, "FORBIDDEN")}) as registry:
         assert main(["registry", "events", "--follow", "--after", "41", "--api", registry.api]) == 6
         assert registry.headers[0]["last-event-id"] == "41"
+
+
+def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
+    """`events --follow | head -1` stayed until two more events had happened."""
+    left, ended = threading.Event(), threading.Event()
+
+    def quiet() -> Iterator[str]:
+        yield from told(event(1)).chunks
+        left.wait(20)
+        yield ": still here\n\n"
+        ended.wait(20)
+
+    with standing_in({PATH: lambda: Stream(quiet())}) as registry:
+        words = (*COMMAND, "registry", "events", "--follow", "--api", registry.api)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert "claim of job j1 expired" in program.stdout.readline()
+            program.stdout.close()
+            left.set()
+            try:
+                assert program.wait(timeout=15) == 0
+            finally:
+                ended.set()
+                program.kill()

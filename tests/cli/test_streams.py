@@ -52,6 +52,7 @@ def test_a_reader_that_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         stdout.write("one")
         assert not streams.reader_left()
         os.close(reading)
+        assert streams.reader_left(), "though nothing was written since"
         stdout.write("two")
         assert streams.reader_left()
         monkeypatch.undo()

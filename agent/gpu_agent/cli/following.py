@@ -43,13 +43,20 @@ class Lost:
     why: str
 
 
-Happening = Opened | Told | Lost
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """Nothing happened, and the registry says that it is there."""
+
+
+Happening = Opened | Told | SignOfLife | Lost
 
 
 def followed(
     api: Api, *, after: str | None = None, node_id: str | None = None, answered: bool = False
 ) -> Iterator[Happening]:
     """Yield what happens, to one node or to any, behind this event or from now on; raises `Failure`.
+
+    Where nothing happens it yields now and then all the same, so that whoever follows can look up and leave.
 
     `answered` says that this registry has answered before, so that it is waited for from the first
     opening on. `Refused` at the first opening may mean that it has no such stream.
@@ -63,8 +70,7 @@ def followed(
                 yield Opened()
                 for message in messages(lines):
                     after = message.id or after
-                    if message.data:
-                        yield Told(_event(message))
+                    yield Told(_event(message)) if message.data else SignOfLife()
             why = "the stream ended"
         except Refused as refused:
             if refused.problem.status != _STARTING:

@@ -96,7 +96,7 @@ def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
                 broken = False
                 complain("the registry is back")
             case _:
-                pass  # lost still, or open for the first time
+                pass  # lost still, open for the first time, or a sign of life
         if reader_left():
             return
 

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One block of a stream; without data it says only which id has been reached."""
+    """One block of a stream; without data it says at most which id has been reached."""
 
     id: str | None
     data: str
 
 
 def messages(lines: Iterable[bytes]) -> Iterator[Message]:
-    """Read blocks; a block that the end of the stream cuts off never was one. Comments are passed over."""
+    """Read blocks, comments too; a block that the end of the stream cuts off never was one."""
     reached: str | None = None
     data: list[str] = []
     for raw in lines:
         words = raw.decode("utf-8", "replace").rstrip("\r\n")
         if not words:
-            if reached is not None or data:
-                yield Message(reached, "\n".join(data))
+            yield Message(reached, "\n".join(data))
             reached, data = None, []
             continue
         name, _, value = words.partition(":")

@@ -8,6 +8,7 @@ nobody's to hear. It refuses to replace what is no plain file or pipe, such as a
 import contextlib
 import io
 import os
+import select
 import sys
 from typing import TextIO, cast
 
@@ -55,7 +56,7 @@ def reader_left() -> bool:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
-    return isinstance(raw, _Descriptor) and raw.fault is not None
+    return isinstance(raw, _Descriptor) and (raw.fault is not None or _is_abandoned(raw))
 
 
 def complain(sentence: str) -> None:
@@ -68,6 +69,15 @@ def complain(sentence: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"gpu-agent: {shown}\n")
             sys.stderr.flush()
+
+
+def _is_abandoned(raw: _Descriptor) -> bool:
+    """Say whether nobody can read a pipe any more, without writing to it."""
+    if not hasattr(select, "poll"):
+        return False  # Windows: the next word will tell
+    poll = select.poll()
+    poll.register(raw, 0)  # what went wrong is told unasked
+    return bool(poll.poll(0))
 
 
 def _occupy_closed_descriptors() -> None:

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from gpu_agent.cli.api import Refused
-from gpu_agent.cli.following import Happening, Lost, Opened, Told
+from gpu_agent.cli.following import Happening, Lost, Opened, SignOfLife, Told
 from gpu_agent.cli.outcome import ExitCode, Failure
 
 TICK_SECONDS = 1.0
@@ -137,6 +137,8 @@ class Watch:
                 self._stale, self._hearing = True, LIVE
             case Lost(why):
                 self._hearing = _gone(why)
+            case SignOfLife():
+                pass
             case _Ended(failure):
                 self._hearing = _without_events(failure)
 
