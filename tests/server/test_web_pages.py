@@ -1,11 +1,12 @@
 import pytest
 
+from gpu_agent.server.address import Address
 from gpu_agent.server.web_pages import LOOPBACK_NAMES, is_called, is_of, names_of
 
 
 def test_on_loopback_the_names_are_known_and_elsewhere_nobody_can_know_them() -> None:
-    assert names_of("127.0.0.7", is_loopback=True) == LOOPBACK_NAMES | {"127.0.0.7"}
-    assert names_of("10.0.0.1", is_loopback=False) is None
+    assert names_of(Address("127.0.0.7", 80)) == LOOPBACK_NAMES | {"127.0.0.7"}
+    assert names_of(Address("10.0.0.1", 80)) is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8081", "LOCALHOST", "[::1]:8081"])

@@ -10,6 +10,8 @@ from typing import Protocol
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.rations import Rations
 from gpu_agent.server.web_pages import is_called, is_of
 
 _NONE = TurnedAway(
@@ -44,6 +46,9 @@ class Desk(Protocol):
     def is_used_up(self, credential: Credential) -> bool:
         """Say whether as many nodes have joined by this token as may."""
 
+    def uses_of(self, credential: Credential) -> int | None:
+        """Return how many nodes may join by this token; None for any number, and for a node's own."""
+
 
 class Doorkeeper:
     """Judges handshakes; without a desk, as with auth off, everybody comes in and brings nothing.
@@ -51,13 +56,16 @@ class Doorkeeper:
     Everybody but a web page, that is: who runs a browser beside such a registry did not ask for a node.
     """
 
-    def __init__(self, desk: Desk | None, *, names: Collection[str] | None = None) -> None:
+    def __init__(
+        self, desk: Desk | None, *, names: Collection[str] | None = None, limits: Limits | None = None
+    ) -> None:
         self._desk = desk
+        self._rations = Rations(limits or Limits())
         self._names = names
         """Names under which we may be called; None when nobody can know them all."""
 
     def judge(self, connection: NodeConnection, handshake: Handshake) -> TurnedAway | None:
-        """Say why a peer may not come in; when it may, its connection carries its credential."""
+        """Say why a peer may not come in; when it may, its connection carries its credential and ration."""
         if self._desk is None:
             return _PAGE if self._is_page_elsewhere(handshake) else None
         token = handshake.token
@@ -71,6 +79,8 @@ class Doorkeeper:
         if self._desk.is_used_up(credential):
             return _SPENT
         connection.credential = credential
+        ration = self._rations.of(credential, uses=self._desk.uses_of(credential))
+        connection.errands = ration or connection.errands
         return None
 
     def _is_page_elsewhere(self, handshake: Handshake) -> bool:

@@ -36,5 +36,6 @@ class Limits:
     frames_at_once: int = 1200
     """Room for two of the longest."""
     errands_per_minute: float = 60.0
-    """Of one connection: readable messages that are no beats, and unreadable ones."""
+    """Of one node over all its connections, or of one connection where none is proven: readable messages that
+    are no beats, and unreadable ones."""
     errands_at_once: int = 60

@@ -55,7 +55,7 @@ class OperatorServer:
     """The operator API on a listening socket."""
 
     def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
-        hosts = names_of(address.host, is_loopback=address.is_loopback)
+        hosts = names_of(address)
         self._streams = EventStreams()
         self._quieting = Quieting(_LOG.info)
         app = application(service, self._streams)

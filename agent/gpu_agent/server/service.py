@@ -81,15 +81,13 @@ class RegistryService:
         )
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
+        desk = self.tokens if settings.auth_on else None
         self._reception = Reception(self._hear, auth_on=settings.auth_on, monotonic=self._clock.monotonic)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
-            judge=Doorkeeper(
-                self.tokens if settings.auth_on else None,
-                names=names_of(settings.node_listen.host, is_loopback=settings.node_listen.is_loopback),
-            ).judge,
+            judge=Doorkeeper(desk, names=names_of(settings.node_listen), limits=settings.limits).judge,
             monotonic=self._clock.monotonic,
         )
         self._tally = Tally()

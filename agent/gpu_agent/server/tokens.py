@@ -150,6 +150,11 @@ class TokenDesk:
         token = self._fleet.token(credential.token_id)
         return token is not None and token.state(self._clock.monotonic()) is TokenState.USED_UP
 
+    def uses_of(self, credential: Credential) -> int | None:
+        """Return how many nodes may join by this token; None for any number, and for a node's own."""
+        token = self._fleet.token(credential.token_id)
+        return None if token is None else token.uses
+
     def name_of(self, credential: Credential) -> str:
         """Return the name that an operator's token was given."""
         token = self._fleet.token(credential.token_id)

@@ -8,12 +8,14 @@ only, and refuses nothing itself.
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from gpu_agent.server.address import Address
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def names_of(host: str, *, is_loopback: bool) -> frozenset[str] | None:
+def names_of(address: Address) -> frozenset[str] | None:
     """Return the names by which a listener may be called; None when nobody can know them all."""
-    return frozenset({*LOOPBACK_NAMES, host.lower()}) if is_loopback else None
+    return frozenset({*LOOPBACK_NAMES, address.host.lower()}) if address.is_loopback else None
 
 
 def is_called(host: str, names: Collection[str] | None) -> bool:
