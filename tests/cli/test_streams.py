@@ -26,6 +26,11 @@ def test_a_complaint_that_quotes_somebody_steers_no_terminal(capsys: pytest.Capt
     assert capsys.readouterr().err == "gpu-agent: it said \\x1b[2J\\x9b31m\\r\\u202e:\n  and more\n"
 
 
+def test_a_complaint_repeats_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    streams.complain("auth: Input should be 'on' or 'off', got 'gpuo_0123abcd_s3cret'")
+    assert capsys.readouterr().err.endswith("got 'gpuo_0123abcd_[redacted]'\n")
+
+
 def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,8 +1,11 @@
 """The sentences about a child's end, and its command."""
 
 import signal
+import sys
 
-from gpu_agent.probe.nvml_process import CHILD_COMMAND, death_sentence, hung_sentence
+import pytest
+
+from gpu_agent.probe.nvml_process import CHILD_COMMAND, death_sentence, hung_sentence, start
 
 
 def test_a_death_by_signal_names_the_signal_and_the_next_step() -> None:
@@ -26,3 +29,13 @@ def test_a_hang_says_how_long_was_waited() -> None:
 
 def test_the_child_ignores_the_working_directory() -> None:
     assert "-P" in CHILD_COMMAND
+
+
+def test_the_child_is_handed_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GPU_AGENT_JOIN_TOKEN", "GPU_REGISTRY_TOKEN", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "x")
+    with start([sys.executable, "-c", "import os; print(*os.environ)"], env=None) as process:
+        assert process.stdout is not None
+        names = process.stdout.read().decode().split()
+    assert "CUDA_VISIBLE_DEVICES" in names
+    assert [name for name in names if name.endswith("TOKEN")] == []

@@ -13,6 +13,7 @@ import sys
 from typing import TextIO, cast
 
 from gpu_agent.cli.printable import printable
+from gpu_agent.runtime.logs import without_secrets
 
 _STDIN, _STDOUT, _STDERR = range(3)
 
@@ -62,10 +63,11 @@ def reader_left() -> bool:
 def complain(sentence: str) -> None:
     """Say on stderr what a person should know, if there is anybody to hear it.
 
-    A sentence may quote whoever was asked, a file's name or an argument: none of them steers the terminal.
+    A sentence may quote whoever was asked, a file's name or an argument: none of them steers the terminal,
+    and no token that was written where it does not belong is written once more.
     """
     if sys.stderr is not None:
-        shown = "\n".join(map(printable, sentence.split("\n")))
+        shown = "\n".join(map(printable, without_secrets(sentence).split("\n")))
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"gpu-agent: {shown}\n")
             sys.stderr.flush()

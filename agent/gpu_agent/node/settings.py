@@ -47,6 +47,7 @@ _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable by which systemd says where it put a unit's credentials."""
 _CREDENTIAL = "join-token"
 _JOIN_PREFIX = "gpuj_"
+_NO_CREDENTIALS = "no credentials go into a URL"
 
 
 def _registry_url(value: str) -> str:
@@ -57,8 +58,8 @@ def _registry_url(value: str) -> str:
         raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
     if not parts.hostname:
         raise ValueError("it names no host; write ws://HOST:8080/ws/node")
-    if parts.username or parts.password:
-        raise ValueError("no credentials go into a URL; put the join token into a file and name it")
+    if parts.username or parts.password or "token=" in parts.query:
+        raise ValueError(f"{_NO_CREDENTIALS}; put the join token into a file and name it")
     if parts.fragment:
         raise ValueError(f"a registry's URL has no fragment (#…); write {value.partition('#')[0]}")
     _ = parts.port  # raises ValueError for what is no port
@@ -246,7 +247,7 @@ def _sentence(error: ErrorDetails, path: Path) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown_key(error, path)
     problem = error["msg"].removeprefix("Value error, ")
-    if name in ("join_token", "join_token_file"):
+    if name in ("join_token", "join_token_file") or problem.startswith(_NO_CREDENTIALS):
         return f"{name}: {problem}"  # whatever it is, it may be the secret
     shown = repr(error["input"])
     if len(shown) > _LONGEST_SHOWN:

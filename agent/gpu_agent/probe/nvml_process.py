@@ -6,6 +6,7 @@ nothing, and it kills nothing: killing a process inside the driver has frozen GP
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from collections.abc import Mapping, Sequence
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml_child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
+
+_CREDENTIALS = frozenset({"GPU_AGENT_JOIN_TOKEN", "GPU_REGISTRY_TOKEN"})
+"""What no driver needs, and a child that hangs in one would hold for as long as it hangs."""
 
 DEADLINE_SECONDS = 5.0
 """How long one reading of all GPUs may take."""
@@ -31,7 +35,7 @@ def start(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if keep_stderr else subprocess.DEVNULL,
-        env=None if env is None else dict(env),
+        env=_without_credentials(os.environ if env is None else env),
         start_new_session=True,
     )
 
@@ -73,3 +77,7 @@ def death_sentence(returncode: int, stderr: bytes = b"") -> str:
         f"The process that asks the NVIDIA driver {how}{said} (nvml_child_died): "
         "run `nvidia-smi`; if it fails too, reinstall the driver."
     )
+
+
+def _without_credentials(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in _CREDENTIALS}

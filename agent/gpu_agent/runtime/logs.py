@@ -78,6 +78,11 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
     logging.getLogger(_ROOT).setLevel(level.upper())
 
 
+def without_secrets(line: str) -> str:
+    """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
+    return _SECRET.sub(rf"\1{REDACTED}", line)
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line: timestamp, level, part, event, then the fields."""
 
@@ -92,7 +97,7 @@ class _JsonLines(logging.Formatter):
             line[name if name not in line else f"{name}_"] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _without_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
+        return without_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
 
 
 class _HumanLines(logging.Formatter):
@@ -105,7 +110,7 @@ class _HumanLines(logging.Formatter):
         if record.exc_info:
             traceback = self.formatException(record.exc_info)
             line = "\n".join([line, *map(_all_visible, traceback.split("\n"))])
-        return _without_secrets(line)
+        return without_secrets(line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -133,11 +138,6 @@ def _plain(value: object, name: str, depth: int) -> object:
 def _is_credential(name: str) -> bool:
     lowered = name.lower()
     return lowered not in _NO_CREDENTIALS and ("token" in lowered or lowered == "authorization")
-
-
-def _without_secrets(line: str) -> str:
-    """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
-    return _SECRET.sub(rf"\1{REDACTED}", line)
 
 
 def _all_visible(text: str) -> str:
