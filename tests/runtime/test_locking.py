@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
+from tests.small_disk import Ballast, mounted
 
 
 def test_a_second_holder_is_told_the_first_one_s_process(tmp_path: Path) -> None:
@@ -48,3 +50,26 @@ def test_a_holder_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
         Lock(tmp_path / "lock")
     assert caught.value.holder is None
     first.release()
+
+
+def test_a_full_disk_has_no_room_for_the_name_but_the_lock_holds(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=64) as disk:
+        (disk / "lock").touch()
+        Ballast(disk).fill()
+        held = Lock(disk / "lock")
+        with pytest.raises(AlreadyLockedError) as caught:
+            Lock(disk / "lock")
+        assert caught.value.holder is None
+        held.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this platform locks otherwise")
+def test_a_file_system_that_cannot_lock_is_not_taken_for_a_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", cannot)
+    with pytest.raises(OSError, match="No locks available"):
+        Lock(tmp_path / "lock")

@@ -105,3 +105,14 @@ def test_a_registry_whose_state_is_elsewhere_keeps_out_of_anothers_directory(tmp
     (tmp_path / "link").symlink_to(tmp_path)
     for place in ("sqlite", f"sqlite://{tmp_path}/link/{FILE}"):
         refuse_anothers(tmp_path, place)
+
+
+def test_what_belongs_to_a_database_lies_beside_the_file_whatever_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "disk" / "r.db")
+    place = f"sqlite://{tmp_path / 'link.db'}"
+    assert database_path(place, tmp_path) == tmp_path / "disk" / "r.db"
+    first = open_store(place, tmp_path)
+    with pytest.raises(StoreError, match="in use"):
+        open_store(f"sqlite://{tmp_path / 'disk' / 'r.db'}", tmp_path)
+    first.close()

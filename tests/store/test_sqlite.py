@@ -195,18 +195,33 @@ def test_numbers_beyond_those_of_a_database_are_refused(store: SqliteStore) -> N
     assert store.load() == Loaded([], [], {})
 
 
+SAVE_AND_DIE = """if True:
+    import os, sys
+    from pathlib import Path
+    from gpu_agent.registry.actions import Change, Kept
+    from gpu_agent.store.base import Batch
+    from gpu_agent.store.sqlite import SqliteStore
+    store = SqliteStore(Path(sys.argv[1]))
+    store.save([Batch([Change(Kept.CLAIM, "job-1", {})])])
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_after_a_kill_it_opens_on_a_full_disk_too_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=1024) as disk:
+        subprocess.run([sys.executable, "-c", SAVE_AND_DIE, str(disk / FILE)], check=False)
+        ballast = Ballast(disk)
+        ballast.fill()
+        with closing(SqliteStore(disk / FILE)) as store:
+            assert keys(store) == ["job-1"]
+            with pytest.raises(StoreError, match="disk is full"):
+                store.probe()
+            ballast.throw_off()
+            store.probe()
+
+
 def test_the_log_beside_the_file_is_taken_up_after_a_kill(tmp_path: Path) -> None:
-    program = """if True:
-        import os, sys, time
-        from pathlib import Path
-        from gpu_agent.registry.actions import Change, Kept
-        from gpu_agent.store.base import Batch
-        from gpu_agent.store.sqlite import SqliteStore
-        store = SqliteStore(Path(sys.argv[1]))
-        store.save([Batch([Change(Kept.CLAIM, "job-1", {})])])
-        os.kill(os.getpid(), 9)
-    """
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / FILE)], check=False)
+    subprocess.run([sys.executable, "-c", SAVE_AND_DIE, str(tmp_path / FILE)], check=False)
     assert eventually(lambda: (tmp_path / f"{FILE}-wal").stat().st_size, within_seconds=5, what="a log")
     with closing(SqliteStore(tmp_path / FILE)) as store:
         assert keys(store) == ["job-1"]

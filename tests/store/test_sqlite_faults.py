@@ -46,7 +46,12 @@ def test_what_is_damaged_has_to_be_mended_by_a_person(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "next_step"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "permissions")]
+    ("number", "next_step"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "permissions"),
+        (errno.ENOLCK, "disk of this machine"),
+    ],
 )
 def test_a_fault_of_the_file_system_is_told_with_the_next_step(number: int, next_step: str) -> None:
     assert next_step in str(fault(PATH, OSError(number, "what the system says")))

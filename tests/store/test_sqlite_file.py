@@ -1,5 +1,6 @@
 import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -120,3 +121,11 @@ def test_a_database_on_a_full_disk_is_not_taken_for_a_damaged_one(tmp_path: Path
         with pytest.raises(StoreError, match="disk") as caught:
             sqlite_file.opened(disk / "registry.db")
         assert not isinstance(caught.value, UnusableError)
+
+
+def test_a_disk_that_may_only_be_read_is_told_with_the_next_step(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=1024) as disk:
+        filled(disk / "registry.db")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreError, match="Read-only file system; check the owner"):
+            sqlite_file.opened(disk / "registry.db")

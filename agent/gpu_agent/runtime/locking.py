@@ -3,6 +3,8 @@
 Waits for nobody: a lock that is taken is an error at once.
 """
 
+import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ _MODE = 0o600
 _LOCKED_AT = 1 << 20
 """On Windows a locked byte cannot be read, so the lock lies far behind the process id."""
 _LONGEST_PID = 20
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""How the platforms say that another process holds a lock."""
 
 
 class AlreadyLockedError(Exception):
@@ -36,12 +40,15 @@ class Lock:
         self._descriptor = os.open(path, flags, _MODE)
         try:
             _lock(self._descriptor)
-        except OSError:
+        except OSError as error:
             holder = _holder(self._descriptor)
             self.release()
+            if error.errno not in _TAKEN:
+                raise  # a file system that cannot lock, say
             raise AlreadyLockedError(holder) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, and only its name is missing
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Let go of it; ending the process does the same."""

@@ -56,8 +56,8 @@ from gpu_agent.store.base import Store
 
 __all__ = ["RegistryService", "ServiceSettings"]
 
-FLUSH_SECONDS = 1.5
-CLOSE_SECONDS = 0.5
+FLUSH_SECONDS = 1.0
+CLOSE_SECONDS = 0.25
 """How long a slow disk is waited for when the registry stops: less than any service manager waits."""
 
 _LOG = EventLog("registry")

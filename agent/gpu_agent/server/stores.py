@@ -32,7 +32,8 @@ def database_path(place: str, folder: Path) -> Path | None:
     """Return where the database lies; None for what is kept in memory only."""
     if place == MEMORY:
         return None
-    return (folder / FILE if place == SQLITE else _path(place)).absolute()
+    path = (folder / FILE if place == SQLITE else _path(place)).absolute()
+    return path.resolve() if path.is_symlink() else path  # what belongs to it lies beside the file itself
 
 
 def open_store(place: str, folder: Path) -> Store:

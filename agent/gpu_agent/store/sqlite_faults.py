@@ -33,6 +33,8 @@ _DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 _BY_NUMBER = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
+    errno.ENOLCK: _LOCAL,
+    errno.EOPNOTSUPP: _LOCAL,
     errno.EISDIR: "name a file, not a directory, with --store sqlite:///PATH",
 }
 
