@@ -224,6 +224,25 @@ async def test_each_call_that_may_change_something_is_logged_with_who_made_it(
     assert token not in caplog.text
 
 
+async def test_whoever_asks_on_for_what_its_role_does_not_allow_is_logged_once_a_minute(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, other = [await caller.token(Role.READ) for _ in range(2)]
+    with caplog.at_level(logging.INFO):
+        for number in range(3):
+            await caller.call("DELETE", f"/v1/nodes/{number}", f"Bearer {token}")
+        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {other}")
+        caller.stop()
+    first, second = (one.split("_")[1] for one in (token, other))
+    refused = logged(caplog, "operator_refused")
+    assert [(one["token_id"], one["path"]) for one in refused] == [
+        (first, "/v1/nodes/0"),
+        (second, "/v1/nodes/x"),
+    ]
+    left_out = {"offence": "operator_refused", "kind": "admin", "origin": first, "count": 2}
+    assert logged(caplog, "offences_left_out") == [left_out]
+
+
 async def test_who_has_no_token_of_ours_is_logged_once_a_minute_and_the_others_are_counted(
     caller: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,7 +68,7 @@ class Authorization:
                 await self._unauthorized(presented=token is not None)(scope, receive, _challenging(send))
                 return
             if not allows(credential.role, needed):
-                _LOG.warning("operator_refused", **self._call(scope, credential), needed=needed.value)
+                self._note_refused(scope, credential, needed)
                 await self._forbidden(credential, needed)(scope, receive, send)
                 return
             send = _while(partial(self._lives, token), send)
@@ -86,6 +86,13 @@ class Authorization:
         reason = "unknown token" if presented else "no token"
         self._quieting.offence(
             "operator_unauthorized", origin_of(host), kind=reason, address=host, reason=reason
+        )
+
+    def _note_refused(self, scope: Scope, credential: Credential, needed: Role) -> None:
+        """Log whose role does not suffice, once a minute for each token and role: it may ask on and on."""
+        call = self._call(scope, credential)
+        self._quieting.offence(
+            "operator_refused", credential.token_id, kind=needed.value, **call, needed=needed.value
         )
 
     def _lives(self, token: str | None) -> bool:
