@@ -17,16 +17,15 @@ from tests.programs import free_port
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Echoes a request; `/refused` is a problem, `/unknown` one about a node, `/locked` a 401."""
+    """Echoes a request; `/refused` is a problem, `/locked` a 401."""
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         asked: dict[str, Any] = {"method": self.command, "path": self.path}
         asked["body"] = json.loads(self.rfile.read(length)) if length else None
         asked["authorization"] = self.headers.get_all("Authorization")
-        status = {"/refused": 409, "/unknown": 404, "/locked": 401}.get(self.path, 200)
-        code = "UNKNOWN_NODE" if self.path == "/unknown" else "OTHER"
-        body = json.dumps({"detail": "no", "code": code, **asked}).encode()
+        status = {"/refused": 409, "/locked": 401}.get(self.path, 200)
+        body = json.dumps({"detail": "no", "code": "OTHER", **asked}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))
@@ -69,11 +68,6 @@ def test_a_refusal_may_be_an_answer(api: Api) -> None:
 def test_a_refusal_stays_one_line_whatever_it_holds() -> None:
     problem = Problem(409, {"code": "OTHER", "detail": "no\x1b[2J\nDone.\u2028"})
     assert problem.sentence == "no\\x1b[2J\\nDone.\\u2028"
-
-
-def test_an_unknown_node_names_the_command_that_lists_them(api: Api) -> None:
-    with pytest.raises(Failure, match="gpu-agent registry nodes"):
-        api.post("/unknown", {})
 
 
 def test_a_token_is_shown_with_every_request_and_none_without_one(api: Api) -> None:

@@ -22,7 +22,6 @@ def test_one_that_is_not_known_is_refused_with_those_near_it(capsys: pytest.Capt
     with standing_in(answers) as registry:
         assert main(["registry", "token", "revoke", "3f9a01bd", "--api", registry.api]) == 6
     said = capsys.readouterr().err
-    assert "registry token list" in said
     assert "did you mean 3f9a01bc?" in said
 
 

@@ -33,10 +33,13 @@ def test_notes_and_answers_are_collected_apart() -> None:
     step.note("heard", {"node_id": "n"}, Level.DEBUG)
     step.answer(1)
     step.refuse(2, "UNKNOWN_NODE", "list the nodes")
-    step.refuse_unsaved(3, "REGISTRY_BUSY", "ask again")
+    step.refuse_unsaved(3)
     assert step.notes == [Note("heard", {"node_id": "n"}, Level.DEBUG)]
     assert step.told == [Answer(1, None), Answer(2, Refusal("UNKNOWN_NODE", "list the nodes"))]
-    assert step.refusals == [Answer(3, Refusal("REGISTRY_BUSY", "ask again"))]
+    (unsaved,) = step.refusals
+    assert isinstance(unsaved, Answer)
+    assert isinstance(unsaved.result, Refusal)
+    assert (unsaved.ref, unsaved.result.code) == (3, "REGISTRY_BUSY")
 
 
 def test_notes_name_the_trace_of_whoever_asked() -> None:

@@ -56,12 +56,9 @@ class Problem:
 
     @property
     def sentence(self) -> str:
-        """What the registry says a person should know, with the next step where it leaves that open."""
+        """What the registry says a person should know."""
         told = self.document.get("detail") or self.document.get("title") or f"HTTP {self.status}"
-        said = printable(told)  # one sentence: no line of its own may look like one of ours
-        if self.code == "UNKNOWN_NODE" and "registry nodes" not in said:
-            return f"{said}; `gpu-agent registry nodes` lists them"
-        return said
+        return printable(told)  # one sentence: no line of its own may look like one of ours
 
 
 class Refused(Failure):

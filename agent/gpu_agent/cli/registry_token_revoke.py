@@ -37,9 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise
         known = listed(api, "/v1/tokens", TOKENS, key="tokens")["tokens"]
         hint = did_you_mean(arguments.token_id, (str(token["token_id"]) for token in known))
-        raise Failure(
-            f"{refused}; `gpu-agent registry token list` lists them{hint}", code=ExitCode.REFUSED
-        ) from None
+        raise Failure(f"{refused}{hint}", code=ExitCode.REFUSED) from None
     if not arguments.json:
         print(f"token {printable(arguments.token_id)} opens nothing any more")
     return ExitCode.OK

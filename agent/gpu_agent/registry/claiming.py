@@ -15,10 +15,9 @@ from gpu_agent.registry.lost import LostClaims
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import ErrorCode, NodeStatus
+from gpu_agent.wire.codes import NodeStatus
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
-_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
 
 
 class Claiming:
@@ -128,7 +127,7 @@ class Claiming:
     def _ask_to_keep(self, ref: int, job_id: str, *, before: Claim | None, step: Step) -> None:
         step.keep_claim(job_id)
         step.before[(Kept.CLAIM, job_id)] = before
-        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.refuse_unsaved(ref)
 
     def _note_failure(self, job: Job, verdict: NoAvailableNode, step: Step) -> None:
         self.exclusions.failed(verdict, step.now)

@@ -8,6 +8,7 @@ from gpu_agent.registry.actions import Send
 from gpu_agent.registry.events import ControlAsked
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.step import Step
+from gpu_agent.registry.unknown import there_is_no_node
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeControl
 
@@ -21,11 +22,7 @@ def order(event: ControlAsked, roster: Roster, step: Step) -> None:
     """Pass an operator's order on to a node, or say why nobody would hear it."""
     record = roster.records.get(event.node_id)
     if record is None:
-        step.refuse(
-            event.ref,
-            ErrorCode.UNKNOWN_NODE,
-            f"no node {event.node_id!r} is known: list them to see which are",
-        )
+        step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, there_is_no_node(event.node_id))
         return
     if record.connection is None:
         step.refuse(

@@ -20,6 +20,7 @@ from gpu_agent.registry.keys import NodeKeys
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import Token
+from gpu_agent.registry.unknown import there_is_no_node, there_is_no_token
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeControl, NodeError
 
@@ -27,7 +28,6 @@ UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
 NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
 
 _POLICY_VIOLATION = 1008
-_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
 
 
 class Issuing:
@@ -60,7 +60,7 @@ class Issuing:
         """Let nodes join by a token, or one node have its id back."""
         known = event.node_id is None or event.node_id in self._house.roster.records
         if event.node_id is not None and event.reclaims and not known:
-            _refuse_unknown_node(event.ref, event.node_id, step)
+            step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, there_is_no_node(event.node_id))
             return
         self._make(
             Token(
@@ -98,13 +98,12 @@ class Issuing:
         """End a token; nodes that joined by it stay."""
         token = self._house.tokens.by_id.get(event.token_id)
         if token is None:
-            message = f"no token {event.token_id!r} is known: list them to see which are"
-            step.refuse(event.ref, UNKNOWN_TOKEN, message)
+            step.refuse(event.ref, UNKNOWN_TOKEN, there_is_no_token(event.token_id))
             return
         # Even one that was revoked before: that may not be kept yet, and what is answered must be.
         step.remember_token(token.token_id, token)
         step.keep_token(token.token_id)
-        step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.refuse_unsaved(event.ref)
         if token.revoked_at is None:
             self._house.tokens.put(token.revoked(step.now))
             step.note("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
@@ -114,7 +113,7 @@ class Issuing:
         """Give a node another token: it registers again for it, where its session is open."""
         record = self._house.roster.records.get(event.node_id)
         if record is None:
-            _refuse_unknown_node(event.ref, event.node_id, step)
+            step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, there_is_no_node(event.node_id))
             return
         if not record.keys.all:
             message = (
@@ -125,7 +124,7 @@ class Issuing:
             return
         step.remember(record)
         step.keep_node(record)
-        step.refuse_unsaved(event.ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.refuse_unsaved(event.ref)
         step.note("rotation_wished", {"node_id": record.node_id, "at_once": event.at_once}, Level.WARNING)
         if event.at_once:
             self._end_keys(record, step)
@@ -145,7 +144,7 @@ class Issuing:
         step.remember_token(token.token_id, None)
         self._house.tokens.put(token)
         step.keep_token(token.token_id)
-        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.refuse_unsaved(ref)
         step.note("token_made", _facts(token, step.now))
         step.answer(ref)
 
@@ -165,10 +164,6 @@ class Issuing:
         self._house.roster.dismiss(connection)
         self._house.dispatch.refresh(record)
         step.tell(CloseConnection(connection, _POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
-
-
-def _refuse_unknown_node(ref: int, node_id: str, step: Step) -> None:
-    step.refuse(ref, ErrorCode.UNKNOWN_NODE, f"no node {node_id!r} is known: list them to see which are")
 
 
 def _end(ttl_seconds: float | None, now: float) -> float | None:

@@ -11,12 +11,16 @@ from gpu_agent.registry.actions import Action, Answer, Kept, Level, Note, Refusa
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.tokens import Token
+from gpu_agent.wire.codes import ErrorCode
 
 Key = tuple[Kept, str]
 """What names one kept thing."""
 
 Was = NodeRecord | Claim | Token | None
 """How one kept thing was; None when it was not there."""
+
+
+_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
 
 
 class Step:
@@ -73,9 +77,9 @@ class Step:
         """Answer a request once the save is kept."""
         self.told.append(Answer(ref, result))
 
-    def refuse_unsaved(self, ref: int, code: str, message: str) -> None:
+    def refuse_unsaved(self, ref: int) -> None:
         """Answer a request with a refusal instead, should the save fail."""
-        self.refusals.append(Answer(ref, Refusal(code, message)))
+        self.refusals.append(Answer(ref, Refusal(ErrorCode.REGISTRY_BUSY, _NOT_KEPT)))
 
     def refuse(self, ref: int, code: str, message: str) -> None:
         """Answer a request with a refusal."""

@@ -14,9 +14,8 @@ from gpu_agent.registry.letting_go import let_go
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Step
+from gpu_agent.registry.unknown import there_is_no_node
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
-
-_NOT_KEPT = "the registry could not save this just now, and undid it: ask again in a moment"
 
 
 class Wishes:
@@ -110,11 +109,9 @@ class Wishes:
         """Find the node a wish is about, and remember how it was; refuse where there is none."""
         record = self._house.roster.records.get(node_id)
         if record is None:
-            step.refuse(
-                ref, ErrorCode.UNKNOWN_NODE, f"no node {node_id!r} is known: list them to see which are"
-            )
+            step.refuse(ref, ErrorCode.UNKNOWN_NODE, there_is_no_node(node_id))
             return None
         step.remember(record)
         step.keep_node(record)
-        step.refuse_unsaved(ref, ErrorCode.REGISTRY_BUSY, _NOT_KEPT)
+        step.refuse_unsaved(ref)
         return record

@@ -15,6 +15,7 @@ from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claiming import CLAIM_NOT_FOUND
 from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, NoAvailableNode
 from gpu_agent.registry.issuing import UNKNOWN_TOKEN
+from gpu_agent.registry.unknown import there_is_no_node
 from gpu_agent.server.operator_guard import App
 from gpu_agent.server.operator_models import Problem, nobody_left
 from gpu_agent.wire.codes import ErrorCode
@@ -56,10 +57,7 @@ def unless_refused(refusal: Refusal | None) -> None:
 
 def unknown_node(node_id: str) -> Refused:
     """Refuse what is asked of a node that there is not."""
-    return Refused(
-        ErrorCode.UNKNOWN_NODE.value,
-        f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them",
-    )
+    return Refused(ErrorCode.UNKNOWN_NODE.value, there_is_no_node(node_id))
 
 
 def no_node(verdict: NoAvailableNode) -> Refused:
