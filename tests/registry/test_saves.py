@@ -1,8 +1,9 @@
-from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
+from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save, Send
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.step import Key, Step, Was
 from gpu_agent.registry.unkept import MOST_AT_ONCE, MOST_WORDS
+from gpu_agent.wire.messages import NodeError
 from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
 
 
@@ -32,7 +33,7 @@ def asked(ref: int, now: float = 0.0) -> Step:
     step.note("heard", {})
     step.remember(node())
     step.keep_node(node())
-    step.refuse_unsaved(ref, "REGISTRY_BUSY", "again")
+    step.refuse_unsaved(ref)
     step.answer(ref)
     return step
 
@@ -63,8 +64,23 @@ def test_what_was_asked_is_undone_and_refused_when_its_save_fails() -> None:
     step = Step(1.0)
     subject.failed(1, "disk full", step)
     assert [key for key, _ in undone.keys] == ["node-1"]
-    assert step.told == [Answer(7, Refusal("REGISTRY_BUSY", "again"))]
+    (answer,) = step.told
+    assert isinstance(answer, Answer)
+    assert isinstance(answer.result, Refusal)
+    assert (answer.ref, answer.result.code) == (7, "REGISTRY_BUSY")
+    assert answer.result.message.endswith("ask again in a moment; disk full"), "an operator can make room"
     assert subject.deadline is None
+
+
+def test_a_node_is_not_told_what_is_wrong_with_our_disk() -> None:
+    subject, step = saves(Undone()), Step(0.0)
+    busy = Send(1, NodeError(code="REGISTRY_BUSY", message="register again in a moment"))
+    step.keep_node(node())
+    step.refusals.append(busy)
+    subject.sealed(step)
+    failed = Step(1.0)
+    subject.failed(1, "/var/lib/gpu-registry/registry.db: disk full", failed)
+    assert failed.told == [busy]
 
 
 def test_a_verdict_stands_and_is_saved_again_when_its_save_fails() -> None:

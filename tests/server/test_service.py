@@ -243,6 +243,7 @@ async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_place_free
         refused = await service.claim(Job(job_id="job-1"))
         assert isinstance(refused, Refusal)
         assert refused.code == "REGISTRY_BUSY"
+        assert "the disk is full" in refused.message
         store.full = False
         await placed(service, "job-2")
 

@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gpu_agent.registry.actions import Action, Change, Kept, Level, Note, Save, TellStatus
+from gpu_agent.registry.actions import (
+    Action,
+    Answer,
+    Change,
+    Kept,
+    Level,
+    Note,
+    Refusal,
+    Save,
+    TellStatus,
+)
+from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.reversal import taken_back
 from gpu_agent.registry.step import Key, Step, Was
 from gpu_agent.registry.unkept import UnkeptQueue
@@ -117,7 +128,7 @@ class Saves:
             self._save_again(lost, step)
             return
         for refusal in lost.refusals:
-            step.tell(refusal)
+            step.tell(_because(refusal, detail))
         self._save_again(self._taken_back(save, lost, step), step)
 
     def retry(self, step: Step) -> None:
@@ -169,6 +180,14 @@ class Saves:
             if not holding:
                 del self._holding[key]
         return one
+
+
+def _because(refusal: Action, detail: str) -> Action:
+    """Say to operators and schedulers why it could not be kept; a node has no business with our disk."""
+    if not isinstance(refusal, Answer) or not isinstance(refusal.result, Refusal):
+        return refusal
+    code, message = refusal.result.code, refusal.result.message
+    return Answer(refusal.ref, Refusal(code, sentence(f"{message}; {detail}")))
 
 
 def _take_out(key: Key, before: Was, after: Was, *, later: _Open) -> None:
