@@ -28,9 +28,9 @@ with socket.create_server((sys.argv[1], 0), family=family) as listener:
 
 
 @contextmanager
-def another_user_listens(host: str) -> Iterator[int]:
+def another_user_listens(host: str, *, user: int = NOBODY) -> Iterator[int]:
     with subprocess.Popen(
-        [sys.executable, "-c", LISTEN, host, str(NOBODY)],
+        [sys.executable, "-c", LISTEN, host, str(user)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -86,6 +86,18 @@ def test_another_user_who_listens_there_is_told_by_id(listened: str) -> None:
 def test_the_user_who_left_the_token_may_be_another_than_who_asks() -> None:
     with another_user_listens("127.0.0.1") as port:
         assert listens(f"http://127.0.0.1:{port}", user=NOBODY)
+
+
+@as_root
+@pytest.mark.parametrize(("user", "may"), [(61184, True), (65519, True), (61183, False), (1000, False)])
+def test_what_a_service_of_systemds_left_may_be_nobodys(user: int, *, may: bool) -> None:
+    with another_user_listens("127.0.0.1", user=user) as port:
+        url = f"http://127.0.0.1:{port}"
+        if may:
+            assert listens(url, user=NOBODY)
+        else:
+            with pytest.raises(Failure, match="not sent"):
+                listens(url, user=NOBODY)
 
 
 @as_root

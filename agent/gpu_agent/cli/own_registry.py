@@ -18,7 +18,9 @@ _LISTENING = "0A"
 _ADDRESS, _USER = 1, 7
 """Columns."""
 _WORD_BYTES = 4
-_ROOT = 0
+_ROOT, _NOBODY = 0, 65534
+_OF_SERVICES = range(61184, 65520)
+"""The users that systemd makes up for services with `DynamicUser=`; no person is one of them."""
 _LOOPBACK = ("127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
 
@@ -33,7 +35,7 @@ def listens(url: str, *, user: int) -> bool:
     users = _listening(url)
     if users is None:
         return True
-    strangers = users - {user, _ROOT}
+    strangers = {one for one in users if one not in (user, _ROOT) and not _is_behind(one, user)}
     if strangers:
         raise Failure(
             f"another user of this machine (id {min(strangers)}) listens at {url}, not the registry of user "
@@ -42,6 +44,11 @@ def listens(url: str, *, user: int) -> bool:
             code=ExitCode.CONFIGURATION,
         )
     return bool(users)
+
+
+def _is_behind(listening: int, owner: int) -> bool:
+    """Say whether a service of systemd's may have left a file: on the disk it may stand as nobody's."""
+    return owner == _NOBODY and listening in _OF_SERVICES
 
 
 def _listening(url: str) -> set[int] | None:
