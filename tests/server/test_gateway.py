@@ -362,9 +362,9 @@ async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
             if connection._waiting:
                 peer.close()
             else:
-                turns.wait(hang_up_once_read)
+                turns.wait(hang_up_once_read, urgent=True)
 
-        turns.wait(hang_up_once_read)
+        turns.wait(hang_up_once_read, urgent=True)
         await loop.sock_sendall(peer, b"\x81\x02{}")
         await until(lambda: service.size.connections == 0, what="the connection gone")
     assert problems == []

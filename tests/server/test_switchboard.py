@@ -132,6 +132,41 @@ async def test_too_many_unregistered_from_one_address_are_503_until_some_registe
             assert (await later.register())["type"] == "node_register_ack"
 
 
+async def test_a_handshake_that_waited_too_long_is_told_when_to_come_again() -> None:
+    limits = Limits(handshake_patience_seconds=0.2, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service:
+        busy = asyncio.get_running_loop().time() + 0.4
+        turns = service._switchboard.turns
+
+        def work() -> None:
+            if asyncio.get_running_loop().time() < busy:
+                turns.wait(work, urgent=True)
+
+        turns.wait(work, urgent=True)
+        response = (await refused(url(service))).response
+        assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+        assert 2 <= int(response.headers["Retry-After"]) <= 30
+        async with node(service) as later:
+            assert (await later.register())["type"] == "node_register_ack"
+
+
+async def test_what_waits_for_its_turn_is_not_overdue() -> None:
+    limits = Limits(
+        handshake_timeout_seconds=0.1, registration_timeout_seconds=0.2, close_timeout_seconds=0.3
+    )
+    async with running(limits=limits) as service:
+        busy = asyncio.get_running_loop().time() + 0.4
+        turns = service._switchboard.turns
+
+        def work() -> None:
+            if asyncio.get_running_loop().time() < busy:
+                turns.wait(work, urgent=True)
+
+        turns.wait(work, urgent=True)
+        async with node(service) as patient:
+            assert (await patient.register())["type"] == "node_register_ack"
+
+
 async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -> None:
     async with running(limits=Limits(max_handshakes=2, close_timeout_seconds=0.3)) as service:
         address = service.node_address

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
@@ -16,16 +17,16 @@ def busy(seconds: float) -> None:
 async def test_while_a_turn_has_time_work_is_done_at_once() -> None:
     done: list[int] = []
     turns = Turns(monotonic=time.monotonic)
-    turns.do(lambda: done.append(1))
+    turns.do(lambda: done.append(1), urgent=False)
     assert done == [1]
 
 
 async def test_a_turn_that_is_used_up_leaves_the_rest_to_the_next_in_the_order_of_coming() -> None:
     done: list[int] = []
     turns = Turns(monotonic=time.monotonic)
-    turns.do(lambda: busy(SLICE_SECONDS * 1.5))
+    turns.do(lambda: busy(SLICE_SECONDS * 1.5), urgent=False)
     for number in range(3):
-        turns.do(lambda number=number: done.append(number))  # type: ignore[misc]  # bound early
+        turns.do(partial(done.append, number), urgent=False)
     assert (done, turns.waiting) == ([], 3)
     await until(lambda: turns.waiting == 0, what="all done")
     assert done == [0, 1, 2]
@@ -33,14 +34,27 @@ async def test_a_turn_that_is_used_up_leaves_the_rest_to_the_next_in_the_order_o
 
 async def test_whoever_comes_while_others_wait_waits_behind_them() -> None:
     turns = Turns(monotonic=time.monotonic)
-    turns.wait(lambda: None)
-    assert not turns.has_time()
+    turns.wait(lambda: None, urgent=False)
+    assert not turns.has_time(urgent=False)
+
+
+async def test_what_is_urgent_comes_before_what_is_not_whenever_it_came() -> None:
+    done: list[str] = []
+    turns = Turns(monotonic=time.monotonic)
+    for number in range(3):
+        turns.wait(partial(done.append, f"other {number}"), urgent=False)
+        turns.wait(partial(done.append, f"urgent {number}"), urgent=True)
+    assert not turns.has_time(urgent=True)
+    await until(lambda: turns.waiting == 0, what="all done")
+    assert done == ["urgent 0", "urgent 1", "urgent 2", "other 0", "other 1", "other 2"]
+    turns.wait(lambda: None, urgent=False)
+    assert turns.has_time(urgent=True)
 
 
 async def test_much_work_leaves_room_for_everybody_else_between_its_slices() -> None:
     turns = Turns(monotonic=time.monotonic)
     for _ in range(100):
-        turns.do(lambda: busy(0.001))
+        turns.do(lambda: busy(0.001), urgent=False)
     longest, last = 0.0, time.monotonic()
     while turns.waiting:
         await asyncio.sleep(0)
@@ -57,20 +71,20 @@ async def test_work_that_breaks_does_not_hold_up_what_waits_behind_it() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     done: list[int] = []
     turns = Turns(monotonic=time.monotonic)
-    turns.wait(broken)
-    turns.wait(lambda: done.append(1))
+    turns.wait(broken, urgent=False)
+    turns.wait(lambda: done.append(1), urgent=False)
     await until(lambda: done == [1], what="the work behind it")
     assert len(problems) == 1
 
 
 async def test_a_turn_with_nothing_to_do_asks_for_no_next_one() -> None:
     turns = Turns(monotonic=time.monotonic)
-    assert turns.has_time()
+    assert turns.has_time(urgent=False)
     await asyncio.sleep(0.01)
-    assert turns.has_time()
+    assert turns.has_time(urgent=False)
     assert turns.waiting == 0
 
 
 def test_it_needs_a_running_loop() -> None:
     with pytest.raises(RuntimeError):
-        Turns(monotonic=time.monotonic).has_time()
+        Turns(monotonic=time.monotonic).has_time(urgent=False)

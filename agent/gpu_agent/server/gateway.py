@@ -20,6 +20,9 @@ from gpu_agent.server.quieting import origin_of
 from gpu_agent.server.round_trip import round_trip_seconds
 from gpu_agent.server.websocket import Aside, WebSocket
 
+_OUR_OWN_DELAY_SECONDS = 0.5
+"""What waits for its turn with us is not late: it is looked at again after this."""
+
 UNSUPPORTED_DATA, POLICY_VIOLATION, TRY_AGAIN_LATER = 1003, 1008, 1013
 SWITCHING_PROTOCOLS = 101
 
@@ -38,6 +41,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.credential: Credential | None = None
         """What its handshake presented; None with auth off."""
         self.address = self.origin = ""
+        self.waited_seconds = 0.0
+        """How long what it said last had to wait for its turn."""
         self.malformed_in_a_row = self.refused_in_a_row = self.beats = 0
         self.errands = Allowance(per_second=limits.errands_per_minute / 60, at_once=limits.errands_at_once)
         """How many messages besides beats it may send."""
@@ -50,7 +55,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         )
         self._between_frames = False
         """True when a registered node's next byte begins a frame."""
-        self._waiting = b""
+        self._waiting, self._waits_since = b"", 0.0
         self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -157,12 +162,13 @@ class NodeConnection(asyncio.BufferedProtocol):
                     self._too_fast()
                 return
         data = bytes(self._buffer[:nbytes])
-        if self._keeper.turns.has_time():
+        inside = not self._socket.connecting
+        if self._keeper.turns.has_time(urgent=inside):
             self._receive(data)
         else:
-            self._waiting = data
+            self._waiting, self._waits_since = data, self._now()
             self._transport.pause_reading()
-            self._keeper.turns.wait(self._go_on)
+            self._keeper.turns.wait(self._go_on, urgent=inside)
 
     def eof_received(self) -> None:
         """The peer says no more; asyncio closes the socket."""
@@ -192,6 +198,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         """Take what has waited for its turn."""
         data, self._waiting = self._waiting, b""
         if data:
+            self.waited_seconds = self._now() - self._waits_since
             self._transport.resume_reading()
             self._receive(data)
 
@@ -255,7 +262,9 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     def _handshake_over(self) -> None:
         limits = self._keeper.limits
-        if self._socket.connecting:
+        if self._socket.connecting and self._waiting:
+            self._after(_OUR_OWN_DELAY_SECONDS, self._handshake_over)
+        elif self._socket.connecting:
             self.offends("handshake_overdue")
             self._transport.abort()
         else:
@@ -263,7 +272,10 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._after(max(0.0, left), self._registration_overdue)
 
     def _registration_overdue(self) -> None:
-        self.fail(POLICY_VIOLATION, "no valid node_register in time")
+        if self._waiting:
+            self._after(_OUR_OWN_DELAY_SECONDS, self._registration_overdue)
+        else:
+            self.fail(POLICY_VIOLATION, "no valid node_register in time")
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
         self._cancel_timer()

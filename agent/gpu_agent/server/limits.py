@@ -20,6 +20,8 @@ class Limits:
     """Peers that came in and have not registered; beyond, others are told to come later."""
     max_unregistered_per_origin: int = 10240
     handshake_timeout_seconds: float = 5.0
+    handshake_patience_seconds: float = 4.0
+    """A handshake that waited for its turn for longer is told to come later: its peer is about to give up."""
     registration_timeout_seconds: float = 10.0
     """A connection without a valid registration by then is closed with 1008."""
     close_timeout_seconds: float = 2.0

@@ -14,6 +14,7 @@ from functools import partial
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
 from gpu_agent.server.anteroom import Anteroom
+from gpu_agent.server.appointments import Appointments
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.holdings import Holdings
@@ -53,6 +54,7 @@ class Switchboard:
         self.quieting = Quieting()
         self.frame_arrived = frame_arrived
         self._anteroom: Anteroom[NodeConnection] = Anteroom(limits)
+        self._appointments = Appointments()
         self._holdings: Holdings[NodeConnection] = Holdings(most_bytes=limits.max_held_bytes)
         self._connections: dict[int, NodeConnection] = {}
         self._connection_lost = connection_lost
@@ -162,6 +164,9 @@ class Switchboard:
             return _later(problem)
         if self._anteroom.is_full_for(connection):
             return _later("waits for too many others to register")
+        if connection.waited_seconds > self.limits.handshake_patience_seconds:
+            seconds = self._appointments.next_in(self.monotonic())
+            return _later("has more to do than it can", seconds=seconds)
         return self._judge(connection, handshake)
 
     def came_in(self, connection: NodeConnection) -> None:
@@ -171,6 +176,7 @@ class Switchboard:
     def registered(self, connection: NodeConnection) -> None:
         """A connection has shown to be a node's."""
         self._anteroom.leaves(connection)
+        self._appointments.served(self.monotonic())
 
     def holds(self, connection: NodeConnection, held_bytes: int) -> None:
         """Note how much is held for a connection."""
@@ -182,13 +188,11 @@ class Switchboard:
         self._anteroom.leaves(connection)
         if not self._connections:
             self._empty.set()
-        self.turns.do(partial(self._connection_lost, connection))
+        self.turns.do(partial(self._connection_lost, connection), urgent=True)
 
     def _new_connection(self) -> NodeConnection:
         return NodeConnection(self, next(self._numbers))
 
 
-def _later(problem: str) -> TurnedAway:
-    return TurnedAway(
-        http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", RETRY_AFTER_SECONDS
-    )
+def _later(problem: str, *, seconds: int = RETRY_AFTER_SECONDS) -> TurnedAway:
+    return TurnedAway(http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", seconds)

@@ -1,7 +1,9 @@
 """Shares out the loop's time: work that may wait gets a slice of every turn, and goes on in the next.
 
-A thousand strangers who speak at once must not make the nodes wait that are known. Work is taken
-in the order in which it came; a turn that has time left does it at once. Knows no connection.
+A thousand strangers who speak at once must not make the nodes wait that are known. What is urgent
+comes first, such as whatever brings to an end what was begun: who was let in is served before anybody
+else is let in. Otherwise work is taken in the order in which it came; a turn that has time left does
+it at once. Knows no connection.
 """
 
 import asyncio
@@ -17,36 +19,37 @@ class Turns:
 
     def __init__(self, *, monotonic: Callable[[], float]) -> None:
         self._now = monotonic
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._urgent: deque[Callable[[], None]] = deque()
+        self._other: deque[Callable[[], None]] = deque()
         self._begun = False
         self._ends = 0.0
 
     @property
     def waiting(self) -> int:
         """How much work waits for its turn."""
-        return len(self._waiting)
+        return len(self._urgent) + len(self._other)
 
-    def has_time(self) -> bool:
-        """Say whether this turn has time left, and nobody waits who came before."""
-        if self._waiting:
+    def has_time(self, *, urgent: bool) -> bool:
+        """Say whether this turn has time left, and nobody waits who comes first."""
+        if self._urgent or (self._other and not urgent):
             return False
         if not self._begun:
             self._begin()
             return True
         return self._now() < self._ends
 
-    def wait(self, work: Callable[[], None]) -> None:
+    def wait(self, work: Callable[[], None], *, urgent: bool) -> None:
         """Do this when its turn comes."""
-        self._waiting.append(work)
+        (self._urgent if urgent else self._other).append(work)
         if not self._begun:
             self._begin()
 
-    def do(self, work: Callable[[], None]) -> None:
+    def do(self, work: Callable[[], None], *, urgent: bool) -> None:
         """Do this now if there is time, else when its turn comes."""
-        if self.has_time():
+        if self.has_time(urgent=urgent):
             work()
         else:
-            self.wait(work)
+            self.wait(work, urgent=urgent)
 
     def _begin(self) -> None:
         self._begun, self._ends = True, self._now() + SLICE_SECONDS
@@ -55,8 +58,8 @@ class Turns:
     def _next(self) -> None:
         """Begin the next turn with what waits."""
         self._begun = False
-        if not self._waiting:
+        if not self.waiting:
             return
         self._begin()
-        while self._waiting and self._now() < self._ends:
-            self._waiting.popleft()()
+        while self.waiting and self._now() < self._ends:
+            (self._urgent or self._other).popleft()()
