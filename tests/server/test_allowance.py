@@ -1,13 +1,17 @@
-from gpu_agent.server.allowance import Allowance
+from gpu_agent.server.allowance import Allowance, Rate
+
+
+def allowed(*, per_second: float, at_once: float) -> Allowance:
+    return Allowance(Rate.of(per_second=per_second, at_once=at_once))
 
 
 def test_so_much_at_once_and_no_more() -> None:
-    allowance = Allowance(per_second=8, at_once=3)
+    allowance = allowed(per_second=8, at_once=3)
     assert [allowance.spend(100.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_it_fills_up_again_with_time_and_never_beyond_what_is_allowed_at_once() -> None:
-    allowance = Allowance(per_second=8, at_once=3)
+    allowance = allowed(per_second=8, at_once=3)
     for _ in range(3):
         allowance.spend(100.0)
     assert not allowance.spend(100.0625)
@@ -17,13 +21,13 @@ def test_it_fills_up_again_with_time_and_never_beyond_what_is_allowed_at_once() 
 
 
 def test_what_is_refused_costs_nothing() -> None:
-    allowance = Allowance(per_second=1, at_once=4)
+    allowance = allowed(per_second=1, at_once=4)
     assert not allowance.spend(0.0, 5)
     assert allowance.spend(0.0, 4)
 
 
 def test_it_says_when_there_is_enough_again() -> None:
-    allowance = Allowance(per_second=2, at_once=1)
+    allowance = allowed(per_second=2, at_once=1)
     assert allowance.refills_in(50.0) == 0.0
     allowance.spend(50.0)
     assert allowance.refills_in(50.0) == 0.5

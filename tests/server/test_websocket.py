@@ -6,7 +6,7 @@ import os
 import pytest
 
 from gpu_agent.server.handshake import Handshake, TurnedAway
-from gpu_agent.server.websocket import Aside, WebSocket
+from gpu_agent.server.websocket import Aside, WebSocket, lone_text
 from tests.server.frames import masked
 
 REQUEST = (
@@ -225,7 +225,8 @@ def test_exactly_one_text_in_a_read_is_taken_without_the_parser() -> None:
     socket = opened()
     frame = masked(b"x" * 200)
     assert socket.between_frames
-    assert socket.lone_text(memoryview(frame), len(frame)) == b"x" * 200
+    assert lone_text(memoryview(frame), len(frame), max_frame_bytes=1024) == b"x" * 200
     for other in (frame[:-1], frame + b"\x81", masked(b"x" * 10), masked(b"x" * 200, opcode=9)):
         buffer = memoryview(bytearray(other + os.urandom(20)))
-        assert socket.lone_text(buffer, len(other)) is None
+        assert lone_text(buffer, len(other), max_frame_bytes=1024) is None
+    assert lone_text(memoryview(frame), len(frame), max_frame_bytes=100) is None

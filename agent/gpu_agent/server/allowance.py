@@ -3,25 +3,48 @@
 Knows no clock: the time is handed in, in monotonic seconds.
 """
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What is allowed, to each of those who share it."""
+
+    price_seconds: float
+    """Time that one takes to be allowed again."""
+    at_once_seconds: float
+
+    @classmethod
+    def of(cls, *, per_second: float, at_once: float) -> "Rate":
+        """Allow so many at once, and so many a second after that."""
+        return cls(1 / per_second, at_once / per_second)
+
+    def after(self, paid_until: float, now: float, amount: float) -> float | None:
+        """Return until when somebody has spent once this is added; None when that is not allowed.
+
+        The one number is all that has to be remembered of a peer; it begins as 0.
+        """
+        then = (max(now, paid_until)) + amount * self.price_seconds
+        return None if then - now > self.at_once_seconds else then
+
 
 class Allowance:
     """What is left to one peer; it fills up again with time."""
 
-    __slots__ = ("_at_once_seconds", "_paid_until", "_price_seconds")
+    __slots__ = ("_paid_until", "_rate")
 
-    def __init__(self, *, per_second: float, at_once: float) -> None:
-        self._price_seconds = 1 / per_second
-        self._at_once_seconds = at_once / per_second
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
         self._paid_until = 0.0
 
     def spend(self, now: float, amount: float = 1.0) -> bool:
         """Take from what is left; False, and nothing taken, when it is not enough."""
-        paid_until = (max(now, self._paid_until)) + amount * self._price_seconds
-        if paid_until - now > self._at_once_seconds:
+        after = self._rate.after(self._paid_until, now, amount)
+        if after is None:
             return False
-        self._paid_until = paid_until
+        self._paid_until = after
         return True
 
     def refills_in(self, now: float) -> float:
         """Return in how many seconds there is enough for one again."""
-        return max(0.0, self._paid_until + self._price_seconds - self._at_once_seconds - now)
+        return max(0.0, self._paid_until + self._rate.price_seconds - self._rate.at_once_seconds - now)

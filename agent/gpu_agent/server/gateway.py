@@ -2,10 +2,8 @@
 
 A fleet's beats must not each pay for a queue, a future and a task switch: a frame is handed on inside
 the callback that read it, so a slow registry leaves bytes in the kernel and thereby slows its peers.
-There is no task per connection, and no receive queue at all. Only what is no lone message of a
-registered node waits for its turn, when many speak at once. `benchmarks/beats.py` holds the figures.
-
-Reads no message and knows no node: a frame's meaning is found elsewhere.
+No task per connection, and no receive queue at all: only what is no lone message of a registered node
+waits for its turn, when many speak at once. `benchmarks/beats.py` holds the figures. Knows no message.
 """
 
 import asyncio
@@ -16,13 +14,12 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.allowance import Allowance
 from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.keeper import Keeper
+from gpu_agent.server.outgoing import write_out
 from gpu_agent.server.quieting import origin_of
 from gpu_agent.server.round_trip import round_trip_seconds
-from gpu_agent.server.websocket import Aside, WebSocket
+from gpu_agent.server.websocket import Aside, WebSocket, lone_text
 
-_OUR_OWN_DELAY_SECONDS = 0.5
-"""What waits for its turn with us is not late: it is looked at again after this."""
-
+_OUR_OWN_DELAY_SECONDS = 0.5  # what waits for its turn with us is not late: it is looked at again after this
 UNSUPPORTED_DATA, POLICY_VIOLATION, TRY_AGAIN_LATER = 1003, 1008, 1013
 SWITCHING_PROTOCOLS = 101
 
@@ -32,6 +29,35 @@ _FRAME_BYTES = 2 * 1024
 
 class NodeConnection(asyncio.BufferedProtocol):
     """One node's socket, known by a number that is never used again."""
+
+    __slots__ = (
+        "__weakref__",
+        "_between_frames",
+        "_buffer",
+        "_closing",
+        "_deaf",
+        "_frames",
+        "_frames_paid_until",
+        "_held_bytes",
+        "_keeper",
+        "_max_frame_bytes",
+        "_now",
+        "_socket",
+        "_timer",
+        "_transport",
+        "_waiting",
+        "_waits_since",
+        "address",
+        "beats",
+        "credential",
+        "errands",
+        "malformed_in_a_row",
+        "node_id",
+        "number",
+        "origin",
+        "refused_in_a_row",
+        "waited_seconds",
+    )
 
     def __init__(self, keeper: Keeper["NodeConnection"], number: int) -> None:
         limits = keeper.limits
@@ -44,11 +70,12 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.waited_seconds = 0.0
         """How long what it said last had to wait for its turn."""
         self.malformed_in_a_row = self.refused_in_a_row = self.beats = 0
-        self.errands = Allowance(per_second=limits.errands_per_minute / 60, at_once=limits.errands_at_once)
+        self.errands = Allowance(keeper.errands)
         """How many messages besides beats it may send."""
-        self._frames = Allowance(per_second=limits.frames_per_second, at_once=limits.frames_at_once)
         self._keeper = keeper
         self._now = keeper.monotonic
+        self._frames, self._frames_paid_until = keeper.frames, 0.0
+        self._max_frame_bytes = limits.max_frame_bytes
         self._buffer = keeper.lend_buffer(registered=False)
         self._socket = WebSocket(
             max_frame_bytes=limits.max_frame_bytes, max_handshake_bytes=limits.max_handshake_bytes
@@ -117,7 +144,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         """End the connection for what it makes the registry hold."""
         if self._socket.connecting or self._transport.get_write_buffer_size():
             self.offends("connection_crowded_out")
-            self._transport.abort()
+            self.abort()
         else:
             self.fail(TRY_AGAIN_LATER, "too many unfinished messages at a time: try later")
 
@@ -154,12 +181,10 @@ class NodeConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read, and hand on each message that it completes."""
         if self._between_frames:
-            text = self._socket.lone_text(self._buffer, nbytes)
+            text = lone_text(self._buffer, nbytes, max_frame_bytes=self._max_frame_bytes)
             if text is not None:
-                if self._frames.spend(self._now(), 1 + nbytes // _FRAME_BYTES):
+                if self._may_come(nbytes):
                     self._keeper.frame_arrived(self, text)
-                else:
-                    self._too_fast()
                 return
         data = bytes(self._buffer[:nbytes])
         inside = not self._socket.connecting
@@ -178,10 +203,7 @@ class NodeConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """A peer that does not read what it is told is cut off."""
         self.offends("slow_consumer_dropped")
-        self._transport.abort()
-
-    def resume_writing(self) -> None:
-        """Nothing waits for room: a full buffer ended the connection."""
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the gateway, whatever the cause was."""
@@ -208,8 +230,7 @@ class NodeConnection(asyncio.BufferedProtocol):
                 self._answer(heard)
             elif not self._deaf:  # a goodbye and the close frame may come in one read
                 self._take(heard)
-        broken = self._socket.breakage()
-        if broken is not None:
+        if (broken := self._socket.breakage()) is not None:
             event = "handshake_refused" if broken.code is None else "connection_failed"
             self.offends(event, kind=broken.code, code=broken.code, reason=broken.reason)
         self._flush()
@@ -225,23 +246,24 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.offends("handshake_refused", kind=status, status=status, reason=reason)
 
     def _take(self, heard: bytes | Aside) -> None:
-        size = len(heard) if isinstance(heard, bytes) else 0
-        if not self._frames.spend(self._now(), 1 + size // _FRAME_BYTES):
-            self._too_fast()
-        elif isinstance(heard, bytes):
+        if not self._may_come(len(heard) if isinstance(heard, bytes) else 0):
+            return
+        if isinstance(heard, bytes):
             self._keeper.frame_arrived(self, heard)
         elif heard is Aside.BINARY:
             self.fail(UNSUPPORTED_DATA, "messages are JSON in text frames")
 
-    def _too_fast(self) -> None:
-        self.fail(POLICY_VIOLATION, "too many frames in too short a time")
+    def _may_come(self, nbytes: int) -> bool:
+        """Say whether a frame comes within the rate; with one that does not the connection ends."""
+        paid_until = self._frames.after(self._frames_paid_until, self._now(), 1 + nbytes // _FRAME_BYTES)
+        if paid_until is None:
+            self.fail(POLICY_VIOLATION, "too many frames in too short a time")
+            return False
+        self._frames_paid_until = paid_until
+        return True
 
     def _flush(self) -> None:
-        for data in self._socket.outgoing():
-            if data:
-                self._transport.write(data)
-            else:
-                self._write_eof()
+        write_out(self._transport, self._socket.outgoing())
         held = self.held_bytes
         if held != self._held_bytes:
             self._held_bytes = held
@@ -250,15 +272,6 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._closing = True
             self._between_frames = False
             self._after(self._keeper.limits.close_timeout_seconds, self._transport.abort)
-
-    def _write_eof(self) -> None:
-        if not self._transport.can_write_eof():
-            self._transport.close()
-            return
-        try:
-            self._transport.write_eof()
-        except OSError:  # the peer has reset the connection before it could be told of its end
-            self._transport.abort()
 
     def _handshake_over(self) -> None:
         limits = self._keeper.limits

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from gpu_agent.server.allowance import Rate
 from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.quieting import Quieting
@@ -18,6 +19,14 @@ class Keeper(Protocol[Connection_contra]):
     @property
     def limits(self) -> Limits:
         """What its peer may ask."""
+
+    @property
+    def frames(self) -> Rate:
+        """How fast a peer's frames may come."""
+
+    @property
+    def errands(self) -> Rate:
+        """How fast a peer's messages besides beats may come."""
 
     @property
     def monotonic(self) -> Callable[[], float]:

@@ -6,6 +6,7 @@ to operators.
 
 from dataclasses import dataclass
 
+from gpu_agent.server.allowance import Rate
 from gpu_agent.wire.codec import MAX_FRAME_BYTES
 
 
@@ -41,3 +42,13 @@ class Limits:
     """Of one node over all its connections, or of one connection where none is proven: readable messages that
     are no beats, and unreadable ones."""
     errands_at_once: int = 60
+
+    @property
+    def frames(self) -> Rate:
+        """How fast the frames of one connection may come."""
+        return Rate.of(per_second=self.frames_per_second, at_once=self.frames_at_once)
+
+    @property
+    def errands(self) -> Rate:
+        """How fast the messages besides beats of one connection may come."""
+        return Rate.of(per_second=self.errands_per_minute / 60, at_once=self.errands_at_once)

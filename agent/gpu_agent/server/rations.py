@@ -6,7 +6,7 @@ out of what is kept. Knows no clock, as an allowance knows none.
 """
 
 from gpu_agent.registry.credentials import Credential
-from gpu_agent.server.allowance import Allowance
+from gpu_agent.server.allowance import Allowance, Rate
 from gpu_agent.server.limits import Limits
 
 MOST_REMEMBERED = 65_536
@@ -37,6 +37,5 @@ class Rations:
 
     def _full(self, holders: int) -> Allowance:
         limits = self._limits
-        return Allowance(
-            per_second=limits.errands_per_minute / 60 * holders, at_once=limits.errands_at_once * holders
-        )
+        per_second, at_once = limits.errands_per_minute / 60 * holders, limits.errands_at_once * holders
+        return Allowance(Rate.of(per_second=per_second, at_once=at_once))

@@ -49,6 +49,7 @@ class Switchboard:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self.frames, self.errands = limits.frames, limits.errands
         self.monotonic = monotonic
         self.turns = Turns(monotonic=monotonic)
         self.quieting = Quieting()
@@ -60,7 +61,8 @@ class Switchboard:
         self._connection_lost = connection_lost
         self._judge = judge
         self._numbers = itertools.count(1)
-        self._shared_buffer = memoryview(bytearray(_READ_BYTES))
+        self._shared = memoryview(bytearray(_READ_BYTES))
+        self._shared_with_strangers = self._shared[:_STRANGERS_READ_BYTES]
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._admitting = self._stopped = False
@@ -137,10 +139,9 @@ class Switchboard:
 
     def lend_buffer(self, *, registered: bool) -> memoryview:
         """Return a buffer to read into: one for all where reading never overlaps, else one for each."""
-        size = _READ_BYTES if registered else _STRANGERS_READ_BYTES
         if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-            return self._shared_buffer[:size]
-        return memoryview(bytearray(size))
+            return self._shared if registered else self._shared_with_strangers
+        return memoryview(bytearray(_READ_BYTES if registered else _STRANGERS_READ_BYTES))
 
     def connected(self, connection: NodeConnection) -> None:
         """Let a handshake begin; where too many are under way, the one that has taken longest ends."""

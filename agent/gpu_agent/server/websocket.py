@@ -58,13 +58,36 @@ class Broken:
 Heard = Handshake | bytes | Aside
 
 
+def lone_text(buffer: memoryview, nbytes: int, *, max_frame_bytes: int) -> bytes | None:
+    """Return the text where a read that began between frames is exactly one; else it is to be received."""
+    if (
+        buffer[0] == _WHOLE_TEXT
+        and buffer[1] == _MASKED_16_BIT_LENGTH
+        and nbytes == _HEAD_BYTES + (buffer[2] << 8 | buffer[3]) <= max_frame_bytes
+    ):
+        return apply_mask(buffer[_HEAD_BYTES:nbytes], bytes(buffer[4:_HEAD_BYTES]))
+    return None
+
+
 class WebSocket:
     """One connection's state; whoever has a socket writes what `outgoing` yields."""
+
+    __slots__ = (
+        "__weakref__",
+        "_blamed",
+        "_broken",
+        "_handshake_bytes_left",
+        "_parts",
+        "_protocol",
+        "_request",
+        "_request_tail",
+        "_unparsed",
+        "between_frames",
+    )
 
     def __init__(self, *, max_frame_bytes: int, max_handshake_bytes: int) -> None:
         self.between_frames = False
         """True when the next byte begins a frame."""
-        self._max_frame_bytes = max_frame_bytes
         self._handshake_bytes_left = max_handshake_bytes
         self._protocol = ServerProtocol(max_size=max_frame_bytes)
         self._request: Request | None = None
@@ -95,16 +118,6 @@ class WebSocket:
     def held_bytes(self) -> int:
         """What is held of a message, or a handshake, that is not complete."""
         return len(self._protocol.reader.buffer) + (len(self._parts) if self._parts is not None else 0)
-
-    def lone_text(self, buffer: memoryview, nbytes: int) -> bytes | None:
-        """Return the text where a read between frames is exactly one; else it is to be received."""
-        if (
-            buffer[0] == _WHOLE_TEXT
-            and buffer[1] == _MASKED_16_BIT_LENGTH
-            and nbytes == _HEAD_BYTES + (buffer[2] << 8 | buffer[3]) <= self._max_frame_bytes
-        ):
-            return apply_mask(buffer[_HEAD_BYTES:nbytes], bytes(buffer[4:_HEAD_BYTES]))
-        return None
 
     def receive(self, data: bytes) -> Iterator[Heard]:
         """Yield what the bytes say. A handshake must be answered before more is asked for."""
