@@ -158,7 +158,7 @@ def _memory(view: NodeView) -> Objection:
     largest = max(0, 0, *(gpu.memory_mb for gpu in usable if gpu.memory_mb is not None))
     return _objection(
         Exclusion.CAPACITY_EXCEEDED,
-        Lack(f"more than {freest} MiB free", f"free: {naming.memory(free) or 'no GPU'}"),
+        Lack(f"more than {freest} MiB free", f"free: {naming.memory(free)}"),
         scope=JobsOfMoreMemory(tuple((gpu.name, one) for gpu, one in zip(usable, free, strict=True))),
         clears_when="jobs end and free it" if freest < largest else "larger GPUs are put in",
     )

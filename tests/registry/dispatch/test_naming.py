@@ -11,6 +11,11 @@ def test_many_names_are_a_few_in_order_and_a_count() -> None:
     assert naming.listed([]) == "none"
 
 
+def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:
+    states = [gpu(str(place), name=f"NVIDIA L{place // 12}") for place in range(16)]
+    assert naming.gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
+
+
 def test_gpus_are_named_with_their_health() -> None:
     parent = gpu("m", name="NVIDIA H100")
     parent.is_parent = True
@@ -21,6 +26,8 @@ def test_gpus_are_named_with_their_health() -> None:
 
 def test_free_memory_is_told_gpu_by_gpu_and_debt_counts_as_none() -> None:
     assert naming.memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
+    assert naming.memory([1] * 10).endswith("1 MiB and 2 more")
+    assert naming.memory([]) == "no GPU"
 
 
 @pytest.mark.parametrize(
