@@ -113,7 +113,7 @@ def test_a_registration_is_written_once_however_often_a_status_is_saved() -> Non
 @pytest.mark.parametrize("kind", list(Kept))
 def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: Kept) -> None:
     read = documents.node_from if kind is Kept.NODE else documents.claim_from
-    with pytest.raises(UnreadableDocumentError, match=f"the kept {kind} 'x' .*: remove it from the store"):
+    with pytest.raises(UnreadableDocumentError, match=f"the kept {kind} 'x' .* and was left out"):
         read(Restored(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
 
 

@@ -42,7 +42,7 @@ class UnreadableDocumentError(Exception):
 
     def __init__(self, kind: Kept, key: str, detail: str) -> None:
         self.kind, self.key, self.detail = kind, key, detail
-        super().__init__(f"the kept {kind} {key!r} cannot be read ({detail}): remove it from the store")
+        super().__init__(f"the kept {kind} {key!r} cannot be read ({detail}) and was left out")
 
 
 class _Document(BaseModel):

@@ -45,7 +45,7 @@ Fault = sqlite3.Error | OSError | OverflowError
 def fault(path: Path, error: Fault) -> StoreError:
     """Say what is wrong with the database at `path`."""
     problem, mend = _told(error)
-    kind = UnusableError if _name(error).startswith(_DAMAGED) else StoreError
+    kind = UnusableError if _is_damage(error) else StoreError
     return kind(f"the registry's database {path} cannot be used: {problem}; {mend}")
 
 
@@ -62,8 +62,22 @@ def damage(path: Path, detail: str) -> UnusableError:
     told = " ".join(detail.split())
     return UnusableError(
         f"the registry's database {path} cannot be used: it is damaged ({told}); nothing was changed in "
-        f"it: {_BACK}, or begin anew without it: move it away, and nodes come back by registering"
+        f"it: {_BACK}, or begin anew without it: move it away, and give each node a join token (with auth "
+        "off they come back by themselves)"
     )
+
+
+def bad_backup(path: Path, error: Fault) -> StoreError:
+    """Say why a backup cannot be put back."""
+    problem, mend = _told(error)
+    if _is_damage(error):
+        return damaged_backup(path, problem)
+    return StoreError(f"the backup {path} cannot be used: {problem}; {mend}")
+
+
+def damaged_backup(path: Path, problem: str) -> UnusableError:
+    """Say that a backup is none, or holds what contradicts itself."""
+    return UnusableError(f"the backup {path} cannot be used: {problem}; name another one")
 
 
 def _told(error: Fault) -> tuple[str, str]:
@@ -74,6 +88,10 @@ def _told(error: Fault) -> tuple[str, str]:
         if name.startswith(beginning):
             return f"{problem} ({error})", mend
     return f"{type(error).__name__}: {error}", "this is a bug, please report it"
+
+
+def _is_damage(error: Fault) -> bool:
+    return _name(error).startswith(_DAMAGED)
 
 
 def _name(error: Fault) -> str:

@@ -49,10 +49,16 @@ def opened(path: Path) -> sqlite3.Connection:
 
 
 def check(database: sqlite3.Connection, path: Path) -> None:
-    """Raise `StoreError` where what the database holds contradicts itself."""
-    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
+    """Raise `UnusableError` where what the database holds contradicts itself."""
+    found = flaw(database)
+    if found is not None:
         raise damage(path, found)
+
+
+def flaw(database: sqlite3.Connection) -> str | None:
+    """Say how what a database holds contradicts itself; None where it does not."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    return None if found == "ok" else str(found)
 
 
 def identity(path: Path) -> Identity:

@@ -14,7 +14,7 @@ from pathlib import Path
 from gpu_agent.registry.actions import Kept
 from gpu_agent.store import sqlite_file, sqlite_schema
 from gpu_agent.store.base import StoreError
-from gpu_agent.store.sqlite_faults import damage, fault
+from gpu_agent.store.sqlite_faults import bad_backup, damaged_backup, fault
 
 _COUNT = "SELECT count(*) FROM documents WHERE kind = ?"
 
@@ -30,10 +30,12 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Look at a registry's database from end to end; raises `StoreError`, `UnusableError`."""
+    """Look at a backup from end to end; raises `StoreError`, `UnusableError`."""
     try:
         with closing(sqlite_file.connected(path, mode="ro")) as database:
-            sqlite_file.check(database, path)
+            found = sqlite_file.flaw(database)
+            if found is not None:
+                raise damaged_backup(path, f"it is damaged ({' '.join(found.split())})")
             sqlite_schema.recognise(database, str(path))
             nodes, claims, tokens = (
                 int(database.execute(_COUNT, (kind.value,)).fetchone()[0])
@@ -42,10 +44,10 @@ def contents(path: Path) -> Contents:
             events = int(database.execute("SELECT count(*) FROM events").fetchone()[0])
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_ERROR":  # no such table: it is not whole
-            raise damage(path, str(error)) from error
-        raise fault(path, error) from error
+            raise damaged_backup(path, f"it is damaged ({error})") from error
+        raise bad_backup(path, error) from error
     except sqlite3.Error as error:
-        raise fault(path, error) from error
+        raise bad_backup(path, error) from error
     return Contents(nodes=nodes, claims=claims, tokens=tokens, events=events)
 
 
