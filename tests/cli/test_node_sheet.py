@@ -42,7 +42,7 @@ def test_a_row_says_who_how_since_when_and_how_full() -> None:
         ({"cordoned": "maintenance"}, "cordoned: maintenance"),
         ({"cordoned": ""}, "cordoned"),
         ({"simulated": True}, "1x L4 simulated"),
-        ({"last_beat_age_seconds": None}, "never"),
+        ({"last_beat_age_seconds": None}, " -"),
         ({"installed_models": [{"model_id": "m", "status": "error"}]}, "0/1"),
         ({"gpus": [{"name": "L4", "health": "lost"}]}, "1x L4 (1 not ok)"),
         ({"status": "degraded", "reason": "no GPU is usable"}, "degraded 3 h"),

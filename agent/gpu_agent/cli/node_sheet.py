@@ -120,4 +120,4 @@ def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _beat(seconds: float | None) -> str:
-    return "never" if seconds is None else in_words(seconds)
+    return "-" if seconds is None else in_words(seconds)

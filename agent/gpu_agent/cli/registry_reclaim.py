@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
         lambda: node.post("reclaim", asked_ttl(arguments.ttl), shape=NEW_TOKEN),
         lambda made: (
             f"Token {made['token_id']} gives {arguments.node_id} its id back, once, {until(made)}.\n"
-            f"There: gpu-agent run --registry URL --join-token-file {arguments.out or 'FILE'}"
+            f"On the GPU machine: gpu-agent run --registry URL --join-token-file {arguments.out or 'FILE'}"
         ),
     )
     return ExitCode.OK

@@ -116,7 +116,7 @@ def _about_join(arguments: argparse.Namespace, made: Mapping[str, Any]) -> str:
     file = arguments.out or "FILE"
     return (
         f"Join token {made['token_id']}: {whom} may join by it {until(made)}{granted}.\n"
-        f"There: gpu-agent run --registry URL --join-token-file {file}"
+        f"On the GPU machine: gpu-agent run --registry URL --join-token-file {file}"
     )
 
 
