@@ -223,7 +223,7 @@ class Conversation:
             case "reregister":
                 return [
                     Note("control_obeyed", facts),
-                    *self._register_again(now, "ordered to"),
+                    *self._register_again(now, "the registry asked for it"),
                 ]
             case "refresh" if self._refresh_until == math.inf:
                 self._refresh_until = now + self._settings.refresh_patience_seconds
@@ -242,7 +242,7 @@ class Conversation:
         """Register on the same socket at once; twice in a short time is a loop, and backs off."""
         since, self._registered_again_at = now - self._registered_again_at, now
         if since < self._settings.register_again_guard_seconds:
-            self._end(Then.RETRY, f"twice in {since:.1f} s: {cause}")
+            self._end(Then.RETRY, f"to register again twice in {since:.1f} s is a loop: {cause}")
             return []
         return self._register(now, cause)
 
