@@ -120,16 +120,7 @@ def application(service: RegistryService, streams: EventStreams | None = None) -
         redoc_url=None,
         redirect_slashes=False,
     )
-    abouts = (
-        about_registry,
-        about_nodes,
-        about_wishes,
-        about_dispatch,
-        about_jobs,
-        about_tokens,
-        about_backup,
-    )
-    for about in abouts:
+    for about in _SUBJECTS:
         app.router.routes.extend(about(service).routes)
     app.router.routes.extend(about_events(service, streams or EventStreams()).routes)
     answer_with_problems(app)

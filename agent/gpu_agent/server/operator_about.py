@@ -13,7 +13,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.threshold_words import MEANINGS, unit_of
 from gpu_agent.version import __version__
 
-_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_TEXT = {"description": "The figures", "content": {"text/plain": {"schema": {"type": "string"}}}}
 _DEFAULTS = Thresholds()
 
 
@@ -48,9 +48,7 @@ def about_registry(service: RegistryService) -> APIRouter:
         summary="Tell the figures to Prometheus",
         openapi_extra=needs("read"),
         response_class=Response,
-        responses={
-            200: {"description": "The figures", "content": {"text/plain": {"schema": {"type": "string"}}}}
-        },
+        responses={200: _TEXT},
     )
     async def show_metrics() -> Response:
         """Tell the registry's figures as Prometheus reads them."""
