@@ -1,5 +1,6 @@
 """Every `gpu-agent` command that the documentation shows can be typed: its words are known to the program."""
 
+import ast
 import contextlib
 import importlib
 import re
@@ -47,3 +48,29 @@ def test_every_command_shown_can_be_typed(document: Path) -> None:
 
 def test_the_readmes_tour_is_found() -> None:
     assert len(shown(ROOT_FOLDER / "README.md")) > 10
+
+
+def named_in_sentences() -> list[tuple[str, str]]:
+    """Find the commands that the program's own sentences name between backquotes, each with its module."""
+    sources = sorted((ROOT_FOLDER / "agent" / "gpu_agent").rglob("*.py"))
+    return [
+        (source.stem, command)
+        for source in sources
+        for text in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(text, ast.Constant) and isinstance(text.value, str)
+        for command in re.findall(r"`(gpu-agent [a-z][^`{]*)`", text.value)
+    ]
+
+
+def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
+    named = named_in_sentences()
+    assert len(named) > 20
+    for module, command in named:
+        words = shlex.split(command)[1:]
+        place: Group | Command = ROOT
+        while isinstance(place, Group) and words and not words[0].startswith("-"):
+            place = place.commands[words.pop(0)]
+        if isinstance(place, Command):
+            parser = parser_of(importlib.import_module(f"gpu_agent.cli.{place.module}"), ["gpu-agent"])
+            options = {word for word in words if word.startswith("--")}
+            assert options <= parser._option_string_actions.keys(), f"{module}: {command}"

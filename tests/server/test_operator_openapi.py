@@ -69,3 +69,9 @@ def test_the_bounds_of_a_number_are_told() -> None:
     assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1024)
     uses = shapes["JoinTokenRequest"]["properties"]["uses"]["anyOf"][0]
     assert (uses["type"], uses["minimum"]) == ("integer", 1)
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_whatever_is_answered_names_its_media_type(name: str, operation: dict[str, Any]) -> None:
+    for status, answer in operation["responses"].items():
+        assert all("/" in kind for kind in answer.get("content", ())), f"{name}: {status}"

@@ -41,7 +41,7 @@ def about_events(service: RegistryService, streams: EventStreams) -> APIRouter:
         openapi_extra=needs("read"),
         response_class=StreamingResponse,
         responses={
-            200: {"description": "Server-sent events, without end", "content": _STREAM},
+            200: _STREAM,
             **refusals(503),
         },
     )

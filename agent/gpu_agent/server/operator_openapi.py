@@ -16,7 +16,7 @@ from gpu_agent.server.operator_routes import ROLE, refusals
 _CREDENTIAL = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An operator token: `gpu-agent registry token create --role read|operate|admin`.",
+    "description": "An operator token: `gpu-agent registry token create --operator ROLE`.",
 }
 _UNREADABLE = "422"
 
