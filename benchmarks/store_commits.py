@@ -32,8 +32,8 @@ from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 from gpu_agent.server.status_message import written

@@ -16,7 +16,7 @@ from tests.registry.fleets import Registry
 
 
 @dataclass
-class Errand:
+class Course:
     save: Save | None
     rest: Sequence[Action]
     open: bool
@@ -30,32 +30,32 @@ class SlowRegistry(Registry):
     """Keeps nothing until it is told to `answer`."""
 
     def __init__(self, **parts: Any) -> None:  # noqa: ANN401 - thresholds of many types
-        self.errands: deque[Errand] = deque()
+        self.courses: deque[Course] = deque()
         super().__init__(**parts)
         self.answer_all()
 
     @property
-    def open(self) -> list[Errand]:
-        return [errand for errand in self.errands if errand.open]
+    def open(self) -> list[Course]:
+        return [course for course in self.courses if course.open]
 
     def answer(self, count: int, *, fails: Container[int] = ()) -> None:
         """Let the store answer the oldest saves that wait, in one commit; `fails` are numbers of saves."""
         group = self.open[:count]
-        failed: list[Errand] = []
+        failed: list[Course] = []
         spoilt: set[Key] = set()
-        for errand in self.open:
-            assert errand.save is not None
-            if errand.keys & spoilt or (errand in group and errand.save.save in fails):
-                failed.append(errand)
-                spoilt |= errand.keys
-        for errand in group:
-            if errand not in failed and errand.save is not None:
-                self.keep(errand.save)
-        for errand in failed:
-            self._answered(errand, failed=True)
-        for errand in group:
-            if errand not in failed:
-                self._answered(errand, failed=False)
+        for course in self.open:
+            assert course.save is not None
+            if course.keys & spoilt or (course in group and course.save.save in fails):
+                failed.append(course)
+                spoilt |= course.keys
+        for course in group:
+            if course not in failed and course.save is not None:
+                self.keep(course.save)
+        for course in failed:
+            self._answered(course, failed=True)
+        for course in group:
+            if course not in failed:
+                self._answered(course, failed=False)
         self._tell()
 
     def answer_all(self) -> None:
@@ -78,12 +78,12 @@ class SlowRegistry(Registry):
         for claim in self.fleet.claims():
             assert self.kept[Kept.CLAIM, claim.job_id][0]["node_id"] == claim.node_id
 
-    def _answered(self, errand: Errand, *, failed: bool) -> None:
-        assert errand.save is not None
-        errand.open = False
+    def _answered(self, course: Course, *, failed: bool) -> None:
+        assert course.save is not None
+        course.open = False
         if failed:
-            errand.rest = ()
-        event = SaveFailed(errand.save.save, "disk full") if failed else Saved(errand.save.save)
+            course.rest = ()
+        event = SaveFailed(course.save.save, "disk full") if failed else Saved(course.save.save)
         self._carry_out(list(self.fleet.handle(event, self.now)))
 
     def _carry_out(self, actions: list[Action]) -> list[Action]:
@@ -92,12 +92,12 @@ class SlowRegistry(Registry):
         saves = [action for action in actions if isinstance(action, Save)]
         assert len(saves) <= 1
         rest = [action for action in actions if not isinstance(action, Save)]
-        self.errands.append(Errand(saves[0] if saves else None, rest, open=bool(saves)))
+        self.courses.append(Course(saves[0] if saves else None, rest, open=bool(saves)))
         return self._tell()
 
     def _tell(self) -> list[Action]:
         done: list[Action] = []
-        while self.errands and not self.errands[0].open:
-            done += self.errands.popleft().rest
+        while self.courses and not self.courses[0].open:
+            done += self.courses.popleft().rest
         self.done += done
         return done

@@ -251,7 +251,7 @@ def test_whatever_fails_of_several_saves_store_and_fleet_agree_and_nothing_refus
     registry.answer_all()
     registry.pass_time(3.0)
     registry.answer_all()
-    assert registry.errands == deque()
+    assert registry.courses == deque()
     registry.agree()
     wishes.hold()
 
@@ -290,7 +290,7 @@ class Wishes:
 
 def numbers(registry: SlowRegistry) -> list[int]:
     """The saves that wait for their answer."""
-    return [errand.save.save for errand in registry.open if errand.save is not None]
+    return [course.save.save for course in registry.open if course.save is not None]
 
 
 def ready(registry: SlowRegistry) -> NodeRecord:

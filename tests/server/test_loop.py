@@ -12,8 +12,8 @@ from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note
 from gpu_agent.registry.events import ConnectionLost, Event, Saved, SaveFailed
 from gpu_agent.server import writer
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
@@ -201,7 +201,7 @@ async def test_while_the_store_does_not_answer_requests_are_refused_and_what_wai
     loop.handle(ConnectionLost(3))
     assert hands.done == ["answer 2", "seen", "answer 3"]
     assert [one.id for one in hands.published] == [None]
-    assert len(loop._errands) == 1
+    assert len(loop._courses) == 1
     disk.turning.set()
     assert await loop.settled()
     assert hands.done[3:] == ["told"]

@@ -28,9 +28,9 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready, restored
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.doorkeeper import Doorkeeper
-from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready, restored
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.loop import FleetLoop

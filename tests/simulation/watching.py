@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gpu_agent.registry.actions import Action, Note, Save
 from gpu_agent.registry.events import Event
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.store.base import Batch, Loaded
 

@@ -10,8 +10,8 @@ from typing import assert_never
 from gpu_agent.registry.actions import Action, Answer, CloseConnection, Level, Note, Result, Send, TellStatus
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.refusals import quieted
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard

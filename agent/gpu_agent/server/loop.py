@@ -16,8 +16,8 @@ from typing import Protocol
 
 from gpu_agent.registry.actions import Action, Save, TellStatus
 from gpu_agent.registry.events import Event, Saved, SaveFailed
+from gpu_agent.server.clerk import Doing, Ready, unkept
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import Doing, Ready, unkept
 from gpu_agent.server.writer import Writer
 
 SLICE_SECONDS = 0.01
@@ -61,7 +61,7 @@ class Hands(Protocol):
 
 
 @dataclass(slots=True)
-class _Errand:
+class _Course:
     """One list of actions on its way."""
 
     doings: Iterator[Doing]
@@ -95,7 +95,7 @@ class FleetLoop:
         self._now = clock.monotonic
         self._scan_interval_seconds = scan_interval_seconds
         self._lagged = lagged
-        self._errands: deque[_Errand] = deque()
+        self._courses: deque[_Course] = deque()
         self._carrying = False
         self._wake_at = inf
         self._hears_first = False
@@ -142,19 +142,19 @@ class FleetLoop:
             self._turn_away(actions, problem)
             return
         ready = self._hands.make_ready(actions)
-        errand = _Errand(iter(ready.doings))
-        self._errands.append(errand)
+        course = _Course(iter(ready.doings))
+        self._courses.append(course)
         if ready.batch is not None:
-            errand.waits = True
-            self._writer.put(ready.batch, partial(self._answered, errand, ready))
+            course.waits = True
+            self._writer.put(ready.batch, partial(self._answered, course, ready))
         elif not self._carrying:
             self._carry()
 
     async def settled(self, *, within_seconds: float = SETTLED_SECONDS) -> bool:
         """Wait until all that was handled so far is kept and told; False when that takes too long."""
-        if not self._errands:
+        if not self._courses:
             return True
-        last = self._errands[-1]
+        last = self._courses[-1]
         if last.told is None:
             last.told = asyncio.get_running_loop().create_future()
         try:
@@ -170,16 +170,16 @@ class FleetLoop:
         if deadline is not None and deadline < self._wake_at:
             self._sleep()
 
-    def _answered(self, errand: "_Errand", ready: Ready, problem: str | None) -> None:
+    def _answered(self, course: _Course, ready: Ready, problem: str | None) -> None:
         """Go on with a list of which is known now whether it was kept."""
-        errand.waits = False
+        course.waits = False
         if problem is None:
             following = () if ready.save is None else self._machine.handle(Saved(ready.save), self._now())
         elif ready.save is None:
-            errand.doings = iter(unkept(ready.doings))  # what it tells stands on nothing that is not kept
+            course.doings = iter(unkept(ready.doings))  # what it tells stands on nothing that is not kept
             following = ()
         else:
-            errand.doings = iter(())  # nothing that stood behind the save is told
+            course.doings = iter(())  # nothing that stood behind the save is told
             following = self._undo(ready.save, problem)
         if following:
             self.act(following)
@@ -210,27 +210,27 @@ class FleetLoop:
         self._carrying = True
         slice_ends = self._now() + SLICE_SECONDS
         for count in itertools.count(1):
-            if not self._errands or self._errands[0].waits:
+            if not self._courses or self._courses[0].waits:
                 break
             if count % _ACTIONS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
                 asyncio.get_running_loop().call_soon(self._carry)
                 return
             carried = False
             try:
-                self._carry_one(self._errands[0])
+                self._carry_one(self._courses[0])
                 carried = True
             finally:
                 if not carried:  # what broke is dropped with its list; what comes later goes on
-                    self._errands.popleft().end()
-                    self._carrying = bool(self._errands)
+                    self._courses.popleft().end()
+                    self._carrying = bool(self._courses)
                     if self._carrying:
                         asyncio.get_running_loop().call_soon(self._carry)
         self._carrying = False
 
-    def _carry_one(self, errand: "_Errand") -> None:
-        doing = next(errand.doings, None)
+    def _carry_one(self, course: _Course) -> None:
+        doing = next(course.doings, None)
         if doing is None:
-            self._errands.popleft().end()
+            self._courses.popleft().end()
         else:
             self._hands.carry_out(doing)
 

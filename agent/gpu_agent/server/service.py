@@ -35,10 +35,10 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.asking import Asking, placed, refusal
 from gpu_agent.server.carrier import Carrier
 from gpu_agent.server.chronicle import Chronicle, Listener, RegistryEvent, follow
+from gpu_agent.server.clerk import restored
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.doorkeeper import Doorkeeper
-from gpu_agent.server.errands import restored
 from gpu_agent.server.lag import LagSampler
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.node_filter import EVERYBODY, NodeFilter

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gpu_agent.registry.actions import Action, Note, TellStatus
 from gpu_agent.registry.events import Event, SaveFailed
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.store.base import Loaded
 from tests.simulation.broken import Invariant, hold
 from tests.simulation.scene import Scene

@@ -18,7 +18,7 @@ from gpu_agent.registry.events import (
     SaveFailed,
 )
 from gpu_agent.registry.job import Claim
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.broken import Invariant, hold

@@ -14,7 +14,7 @@ from gpu_agent.registry.events import (
     RemovalAsked,
     RotationAsked,
 )
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.server.minting import digest_of
 from gpu_agent.store.base import Batch, Loaded
 from gpu_agent.wire.messages import NodeRegisterAck

@@ -12,7 +12,7 @@ from gpu_agent.registry.events import (
     RegistrationArrived,
     SaveFailed,
 )
-from gpu_agent.server.errands import Doing, Publish
+from gpu_agent.server.clerk import Doing, Publish
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck

@@ -20,7 +20,7 @@ from gpu_agent.registry.events import (
     ResumeAsked,
 )
 from gpu_agent.registry.job import Claim
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.store.base import Batch, Loaded
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeRegisterAck

@@ -12,7 +12,7 @@ from gpu_agent.registry.events import (
     RemovalAsked,
     ResumeAsked,
 )
-from gpu_agent.server.errands import Doing
+from gpu_agent.server.clerk import Doing
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.messages import NodeRegisterAck
 from tests.simulation.broken import Invariant, hold

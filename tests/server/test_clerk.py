@@ -1,8 +1,8 @@
 from gpu_agent.registry.actions import Action, Answer, Change, Kept, Level, Note, Save
 from gpu_agent.registry.documents import Restored
 from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import DOCUMENT, WRITTEN_AT, Clerk, Open, Publish, restored, unkept
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.errands import DOCUMENT, WRITTEN_AT, Clerk, Open, Publish, restored, unkept
 from gpu_agent.store.base import Batch, RegistryEvent
 
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
