@@ -12,7 +12,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.refusals import quieted
+from gpu_agent.server.refused_registrations import quieted
 from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally

@@ -2,7 +2,7 @@ import asyncio
 
 from gpu_agent.registry.actions import Action, Level, Note, Send
 from gpu_agent.server.quieting import Quieting
-from gpu_agent.server.refusals import quieted
+from gpu_agent.server.refused_registrations import quieted
 from gpu_agent.wire.messages import NodeError
 
 
