@@ -212,7 +212,7 @@ def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
     assert registry.fleet.claim_of("job-1") is None
 
 
-def test_a_lost_claim_is_kept_as_given_back_before_that_is_answered() -> None:
+def test_a_lost_claim_cannot_be_given_back_before_its_loss_is_kept() -> None:
     """That it was lost may not be kept yet: a restart would bring the claim back."""
     registry = Registry()
     registry.ready()
@@ -220,9 +220,19 @@ def test_a_lost_claim_is_kept_as_given_back_before_that_is_answered() -> None:
     registry.store_fails = True
     registry.pass_time(50.0)
     assert ("claim", "job-1") in registry.kept
+    assert isinstance(answer(registry.do(ReleaseAsked(7, "job-1"))), Refusal)
     registry.store_fails = False
-    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
+    registry.pass_time(2.0)
     assert ("claim", "job-1") not in registry.kept
+
+
+def test_giving_a_lost_claim_back_is_saved() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(50.0)
+    (save,) = of(Save, registry.do(ReleaseAsked(7, "job-1")))
+    assert [change.key for change in save.changes] == ["job-1"]
 
 
 def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:

@@ -1,10 +1,25 @@
-from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save, Send
+from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save, Send, TellStatus
+from gpu_agent.registry.credentials import FreshToken
+from gpu_agent.registry.events import CordonAsked, RegistrationArrived
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.step import Key, Step, Was
 from gpu_agent.registry.unkept import MOST_AT_ONCE, MOST_WORDS
 from gpu_agent.wire.messages import NodeError
-from tests.registry.fleets import Registry, answer, closed, declaration, figures, hardware, statuses
+from tests.registry.fleets import (
+    Registry,
+    answer,
+    closed,
+    codes,
+    declaration,
+    figures,
+    hardware,
+    notes,
+    of,
+    proof,
+    statuses,
+)
+from tests.registry.slow_store import SlowRegistry
 
 
 class Undone:
@@ -41,7 +56,7 @@ def asked(ref: int, now: float = 0.0) -> Step:
 def verdict(now: float = 0.0, node_id: str = "node-1") -> Step:
     step = Step(now)
     step.keep_node(node(node_id))
-    step.answer(99)
+    step.note("decided", {"node_id": node_id})
     return step
 
 
@@ -98,7 +113,7 @@ def test_a_verdict_stands_and_is_saved_again_when_its_save_fails() -> None:
     assert actions[0] == Save(
         3, (Change(Kept.NODE, "node-1", {"at": 2.0}), Change(Kept.NODE, "node-2", {"at": 2.0}))
     )
-    assert actions[1:] == [Answer(99, None), Answer(99, None)]
+    assert actions[1:] == [Note("decided", {"node_id": node_id}) for node_id in ("node-1", "node-2")]
     assert subject.deadline is None
 
 
@@ -151,7 +166,8 @@ def test_of_a_node_that_never_came_to_be_nothing_is_told() -> None:
     subject.failed(2, "disk full", Step(1.0))
     again = Step(2.0)
     subject.retry(again)
-    assert [one.fields["node_id"] for one in again.told if isinstance(one, Note)] == ["node-2"]
+    told = of(Note, subject.sealed(again))
+    assert [one.fields["node_id"] for one in told if one.event == "node_status_changed"] == ["node-2"]
 
 
 def test_what_merely_happened_beside_a_request_is_saved_again() -> None:
@@ -235,15 +251,13 @@ def test_a_store_that_keeps_nothing_does_not_fill_the_memory_with_notes() -> Non
     subject = saves(Undone())
     count = MOST_WORDS + 50
     for number in range(1, count):
-        step = verdict()
-        step.note("node_status_changed", {"number": number})
-        subject.sealed(step)
+        subject.sealed(verdict(node_id=f"node-{number % 10}"))
         subject.failed(number, "disk full", Step(1.0))
     again = Step(2.0)
     subject.retry(again)
-    waiting = [one for one in again.told if isinstance(one, Note)]
-    assert len(waiting) <= 2 * MOST_WORDS
-    assert waiting[-1].fields == {"number": count - 1}
+    waiting = of(Note, subject.sealed(again))
+    assert MOST_WORDS <= len(waiting) <= 2 * MOST_WORDS
+    assert waiting[-1].fields == {"node_id": f"node-{(count - 1) % 10}"}
 
 
 def fleet_of_unkept(count: int) -> Saves:
@@ -307,3 +321,103 @@ def test_nobody_is_told_a_status_before_the_verdict_that_waits_is_kept() -> None
     assert statuses(registry.beats(10, every=1.0, gpus=figures(health="lost"))) == []
     registry.store_fails = False
     assert statuses(registry.pass_time(2.0))[0] == "degraded"
+
+
+def test_a_verdict_that_follows_upon_one_that_waits_waits_behind_it() -> None:
+    subject = saves(Undone())
+    first, second = verdict(), verdict()
+    second.answer(9)
+    subject.sealed(first)
+    subject.failed(1, "disk full", Step(1.0))
+    (told,) = subject.sealed(second)
+    assert isinstance(told, Answer)
+    assert isinstance(told.result, Refusal)
+    assert told.result.code == "REGISTRY_BUSY"
+    last = verdict()
+    last.note("last", {})
+    again = last
+    subject.retry(step := Step(2.0))
+    assert of(Note, subject.sealed(step)) == [*first.notes, Note("decided", {"node_id": "node-1"})]
+    assert of(Save, subject.sealed(again))
+
+
+def test_what_is_told_again_is_told_before_what_a_round_has_decided_since() -> None:
+    subject = saves(Undone())
+    subject.sealed(verdict())
+    subject.failed(1, "disk full", Step(1.0))
+    round_ = verdict(2.0, "node-2")
+    subject.retry(round_)
+    assert [note.fields["node_id"] for note in of(Note, subject.sealed(round_))] == ["node-1", "node-2"]
+
+
+def test_who_asked_does_not_wait_for_the_store_to_keep_a_verdict() -> None:
+    subject = saves(Undone())
+    step = verdict()
+    step.refuse(9, "CLAIM_NOT_FOUND", "no claim is held")
+    subject.sealed(step)
+    after = Step(1.0)
+    subject.failed(1, "disk full", after)
+    (told,) = after.told
+    assert isinstance(told, Answer)
+    assert isinstance(told.result, Refusal)
+    assert (told.ref, told.result.code) == (9, "REGISTRY_BUSY")
+
+
+def test_a_registration_on_top_of_a_verdict_that_waits_is_refused_at_once_and_changes_nothing() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.store_fails = True
+    registry.pass_time(46.0)
+    assert record.status == "offline"
+    event = RegistrationArrived(
+        2, declaration(), "unused", proof("node-1"), fresh_token=FreshToken("new", "secret", "digest new")
+    )
+    refused = list(registry.fleet.handle(event, registry.now))
+    assert of(Save, refused) == []
+    assert codes(refused, 2) == ["REGISTRY_BUSY"]
+    assert (record.status, record.epoch, record.connection) == ("offline", 1, None)
+    assert registry.fleet.credential("digest of node-1", registry.now) == proof("node-1")
+    registry.store_fails = False
+    registry.pass_time(2.0)
+    registry.do(event)
+    assert record.status == "registering"
+
+
+def test_a_wish_on_top_of_a_verdict_that_waits_is_refused_at_once() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.store_fails = True
+    registry.pass_time(46.0)
+    refused = list(registry.fleet.handle(CordonAsked(7, "node-1", "fans"), registry.now))
+    assert of(Save, refused) == []
+    assert isinstance(answer(refused), Refusal)
+    assert record.cordoned is None
+
+
+def test_no_status_is_told_again_while_its_save_is_open() -> None:
+    registry = SlowRegistry(node_status_interval_seconds=5.0)
+    registry.register()
+    registry.answer_all()
+    for _ in range(3):
+        registry.pass_time(2.0)
+        registry.beat()
+    told = len(registry.done)
+    registry.pass_time(6.0)
+    assert [one for one in of(TellStatus, registry.done[told:]) if one.connection == 1] == []
+    registry.answer_all()
+    ready = [one.periodic for one in of(TellStatus, registry.done[told:]) if one.status == "ready"]
+    assert ready[:1] == [False]
+
+
+def test_a_claim_that_ended_beside_a_request_that_could_not_be_kept_stays_ended_and_is_noted() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(9.0)
+    registry.store_fails = True
+    registry.now += 2.0
+    assert isinstance(registry.claim("job-1"), Refusal)
+    assert record.claims == {}
+    registry.store_fails = False
+    assert [note.fields["job_id"] for note in notes(registry.pass_time(2.0), "claim_expired")] == ["job-1"]
+    assert (Kept.CLAIM, "job-1") not in registry.kept

@@ -85,3 +85,11 @@ def test_things_of_which_nothing_is_told_wait_once() -> None:
     for number in range(10_000):
         queue.add((key(number % 10),), [])
     assert len(queue) <= 2 * 10 + MOST_AT_ONCE + 1
+
+
+def test_a_status_is_no_news_once_its_node_was_given_another_that_nobody_was_there_to_hear() -> None:
+    queue = UnkeptQueue()
+    queue.add((key(1),), [status(1, NodeStatus.READY)])
+    moved = Note("node_status_changed", {"node_id": "node-1", "to": "offline"})
+    queue.add((key(1),), [moved])
+    assert queue.take()[1] == [moved]

@@ -83,6 +83,7 @@ class Claiming:
             self._lost.drop(claim.job_id, step.now)
             step.keep_claim(claim.job_id)
             step.note("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
+            step.stands[Kept.CLAIM, claim.job_id] = step.notes[-1]
         return ended
 
     def lose(self, record: NodeRecord, step: Step) -> None:

@@ -285,6 +285,7 @@ class Fleet:
     def _finish(self, step: Step) -> Sequence[Action]:
         if self._crowd is not None:
             self._crowd.thin_out(step)
+        step = self._saves.admitted(step)
         for node_id in step.touched:
             record = self._roster.records.get(node_id)
             if record is None:

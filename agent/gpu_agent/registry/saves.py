@@ -2,11 +2,11 @@
 
 A request that could not be saved is undone and refused; what was saved on top of it meanwhile is
 saved again. A verdict of the registry's own cannot be undone (a silent node is silent whatever the
-disk says): it stands, is told to no one, and is saved again until the store keeps it. Writes no
-documents itself.
+disk says): it stands, is told to no one, and is saved again until the store keeps it. What follows upon
+one that waits waits behind it, or is refused where somebody asks. Writes no documents itself.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,11 @@ from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.reversal import taken_back
 from gpu_agent.registry.step import Key, Step, Was
 from gpu_agent.registry.unkept import UnkeptQueue
+from gpu_agent.wire.codes import ErrorCode
+
+_BUSY = Refusal(
+    ErrorCode.REGISTRY_BUSY, "the registry could not save what this builds on just now: ask again in a moment"
+)
 
 Write = Callable[[Key, float], Change]
 """Writes the change that keeps one thing as it is now."""
@@ -51,6 +56,8 @@ class _Open:
     refusals: tuple[Action, ...] = ()
     told: tuple[Action, ...] = ()
     """Notes and messages that wait for the save, in order."""
+    stands: Mapping[Key, Note] = field(default_factory=dict)
+    """What merely happened beside a request and is not undone with it, and how it is noted."""
     again: bool = False
     """True where it holds what could not be kept before, and so goes before what waits since."""
     void: set[str] = field(default_factory=set)
@@ -71,6 +78,10 @@ class Saves:
         self._unkept = UnkeptQueue()
         self._again_at: float | None = None
         self._retrying = False
+        self._retold: list[Action] = []
+        """What a step tells first, of verdicts that it saves again."""
+        self._problem = ""
+        """Why the store could not keep the last that it did not."""
         self._works = True
         """False while the last that the store was given is known not to be kept."""
 
@@ -89,22 +100,38 @@ class Saves:
 
         A note is told too: it joins the log and the node's history, where operators read it.
         """
-        consequences = (*step.notes, *step.told)
-        if self._unkept:
+        if self._unkept or self._holding:
             self._keep_first(step)
+        if not self._retrying:
+            self._put_off(step)
+        retold, self._retold = self._retold, []
+        consequences = (*retold, *step.notes, *step.told)
         if not step.keys:
             return list(consequences)
         keys = tuple(step.keys)
         self._last += 1
-        one = _Open(keys, told=consequences, again=self._retrying)
+        one = _Open(keys, told=consequences, again=self._retrying, stands=step.stands)
         self._retrying = False
         if step.refusals:
             one.refusals, one.before = tuple(step.refusals), step.before
-            one.after = {key: self._undo.as_it_is(key) for key in step.before}
+            one.after = self._as_it_is(step)
         self._open[self._last] = one
         for key in keys:
             self._holding.setdefault(key, {})[self._last] = None
         return [Save(self._last, tuple(self._write(key, step.now) for key in keys)), *consequences]
+
+    def admitted(self, step: Step) -> Step:
+        """Return a step, or where it builds on what could not be kept yet, its refusals instead."""
+        if not (step.refusals and self._waits(step)):
+            return step
+        refused = Step(step.now, trace_id=step.trace_id)
+        refused.touched.update(step.touched)
+        for refusal in step.refusals:
+            refused.tell(_because(refusal, self._problem))
+        asked = _Open(tuple(step.keys), step.before, after=self._as_it_is(step), stands=step.stands)
+        besides = self._taken_back(self._last, asked, refused)
+        self._unkept.add(besides.keys, besides.told)
+        return refused
 
     def kept(self, save: int) -> None:
         """Forget how things were before every save up to this one."""
@@ -122,9 +149,15 @@ class Saves:
         lost = self._close(save)
         if lost is None:
             return
+        self._problem = detail
         step.note("save_failed", {"save": save, "detail": detail}, Level.DEBUG)
         if not lost.refusals:
-            lost.told = tuple(action for action in lost.told if _node_of(action) not in lost.void)
+            step.told += self._busy(lost.told)
+            lost.told = tuple(
+                action
+                for action in lost.told
+                if _node_of(action) not in lost.void and not isinstance(action, Answer)
+            )
             self._save_again(lost, step)
             return
         for refusal in lost.refusals:
@@ -138,21 +171,46 @@ class Saves:
         """
         if self._again_at is None or step.now < self._again_at:
             return
+        self._put_off(step)
         self._again_at, self._retrying = None, True
-        keys, told = self._unkept.take()
+        keys, self._retold = self._unkept.take()
         step.keys.update(dict.fromkeys(keys))
-        step.told[:0] = told
 
     def _keep_first(self, step: Step) -> None:
-        """Nobody is told the status of a node whose verdict waits to be kept: it is kept with this step."""
+        """Nobody is told the status of a node that is not known to be kept: it is kept with this step."""
         for action in step.told:
-            if isinstance(action, TellStatus) and self._unkept.holds((Kept.NODE, action.node_id)):
-                step.keys[Kept.NODE, action.node_id] = None
+            if isinstance(action, TellStatus):
+                key = (Kept.NODE, action.node_id)
+                if key in self._holding or self._unkept.holds(key):
+                    step.keys[key] = None
+
+    def _waits(self, step: Step) -> bool:
+        """Say whether something that a step saves waits to be kept since before."""
+        return bool(self._unkept) and any(self._unkept.holds(key) for key in step.keys)
+
+    def _put_off(self, step: Step) -> None:
+        """Let verdicts wait behind those that they follow upon: nothing is told out of its order."""
+        if self._waits(step):
+            told = (*step.notes, *step.told)
+            self._unkept.add(tuple(step.keys), [one for one in told if not isinstance(one, Answer)])
+            step.keys.clear()
+            step.notes.clear()
+            step.told = self._busy(told)
+
+    def _busy(self, told: Iterable[Action]) -> list[Action]:
+        """Tell those who wait for an answer that it is not to be had yet."""
+        waiting = (action for action in told if isinstance(action, Answer))
+        return [_because(Answer(one.ref, _BUSY), self._problem) for one in waiting]
+
+    def _as_it_is(self, step: Step) -> dict[Key, Was]:
+        return {key: self._undo.as_it_is(key) for key in step.before}
 
     def _taken_back(self, save: int, lost: _Open, step: Step) -> _Open:
         """Undo a request; what must be saved for that waits, so that the refusal need not."""
         undoing = Step(step.now)
-        undoing.keys.update(dict.fromkeys(key for key in lost.keys if key not in lost.before))
+        undoing.keys.update(
+            dict.fromkeys(key for key in lost.keys if key not in lost.before or key in lost.stands)
+        )
         for key, before in lost.before.items():
             after = lost.after[key]
             self._undo.put_back(key, before, after, step=undoing)
@@ -160,7 +218,7 @@ class Saves:
                 _take_out(key, before, after, later=later)
                 undoing.keys[key] = None  # it holds what is taken back, and may be kept
         step.touched.update(undoing.touched)
-        return _Open(tuple(undoing.keys), told=(*undoing.notes, *undoing.told))
+        return _Open(tuple(undoing.keys), told=(*lost.stands.values(), *undoing.notes, *undoing.told))
 
     def _later(self, key: Key, save: int) -> Iterator[_Open]:
         return (self._open[number] for number in self._holding.get(key, ()) if number > save)

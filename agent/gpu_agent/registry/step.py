@@ -16,6 +16,9 @@ from gpu_agent.wire.codes import ErrorCode
 Key = tuple[Kept, str]
 """What names one kept thing."""
 
+STATUS_CHANGED = "node_status_changed"
+"""The note that a node was given another status."""
+
 Was = NodeRecord | Claim | Token | None
 """How one kept thing was; None when it was not there."""
 
@@ -26,7 +29,7 @@ _NOT_KEPT = "the registry could not save this just now, and undid it: ask again 
 class Step:
     """One event's consequences in the making."""
 
-    __slots__ = ("before", "keys", "notes", "now", "refusals", "told", "touched", "trace_id")
+    __slots__ = ("before", "keys", "notes", "now", "refusals", "stands", "told", "touched", "trace_id")
 
     def __init__(self, now: float, *, trace_id: str | None = None) -> None:
         self.now = now
@@ -39,6 +42,8 @@ class Step:
         """How it was, should what somebody asked have to be undone; None for what was not there."""
         self.refusals: list[Action] = []
         """What is said instead, should the save fail; empty for the registry's own verdicts."""
+        self.stands: dict[Key, Note] = {}
+        """What merely happened beside what was asked, and stands even if that is undone; how it is noted."""
         self.told: list[Action] = []
         self.touched: dict[str, None] = {}
         """Nodes whose next look must be planned anew."""

@@ -9,8 +9,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Action, TellStatus
-from gpu_agent.registry.step import Key
+from gpu_agent.registry.actions import Action, Note, TellStatus
+from gpu_agent.registry.step import STATUS_CHANGED, Key
 
 MOST_AT_ONCE = 256
 """Things that are given out at once: some 10 ms of writing documents."""
@@ -32,8 +32,8 @@ class UnkeptQueue:
         self._queue: deque[_Unkept] = deque()
         self._keys = Counter[Key]()
         self._words = self._wordless = 0
-        self._newest: dict[int, TellStatus] = {}
-        """By connection: the last status that waits."""
+        self._newest: dict[object, TellStatus | None] = {}
+        """By node: the last status that waits to be told; None where it was given another since."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -45,9 +45,11 @@ class UnkeptQueue:
     def add(self, keys: tuple[Key, ...], told: Sequence[Action], *, first: bool = False) -> None:
         """Let these things wait, and what is told once they are kept; `first` where they waited before."""
         lasting = tuple(action for action in told if not (isinstance(action, TellStatus) and action.periodic))
-        for action in lasting:
-            if isinstance(action, TellStatus) and not (first and action.connection in self._newest):
-                self._newest[action.connection] = action
+        for node_id, status in _newest_of(lasting).items():
+            if first:
+                self._newest.setdefault(node_id, status)
+            else:
+                self._newest[node_id] = status
         self._append(_Unkept(keys, lasting))
         if first:
             self._queue.rotate(1)
@@ -68,6 +70,8 @@ class UnkeptQueue:
             self._words -= len(one.told)
             self._wordless -= not one.told
             told += (action for action in one.told if self._is_news(action))
+        if not self._queue:
+            self._newest.clear()
         return list(keys), told
 
     def _append(self, one: _Unkept) -> None:
@@ -79,9 +83,9 @@ class UnkeptQueue:
     def _is_news(self, action: Action) -> bool:
         if not isinstance(action, TellStatus):
             return True
-        if self._newest.get(action.connection) is not action:
+        if self._newest.get(action.node_id) is not action:
             return False
-        del self._newest[action.connection]
+        del self._newest[action.node_id]
         return True
 
     def _tidy_up(self) -> None:
@@ -100,3 +104,13 @@ class UnkeptQueue:
         self._words = self._wordless = 0
         for one in reversed(kept):
             self._append(one)
+
+
+def _newest_of(told: Sequence[Action]) -> dict[object, TellStatus | None]:
+    newest: dict[object, TellStatus | None] = {}
+    for action in told:
+        if isinstance(action, TellStatus):
+            newest[action.node_id] = action
+        elif isinstance(action, Note) and action.event == STATUS_CHANGED:
+            newest[action.fields.get("node_id")] = None
+    return newest

@@ -12,7 +12,7 @@ from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.roster import Roster
-from gpu_agent.registry.step import Step
+from gpu_agent.registry.step import STATUS_CHANGED, Step
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
@@ -85,7 +85,7 @@ class Verdicts:
         move = lifecycle.move(record, target, reason_code=reason_code, reason=said, now=step.now)
         flapping.count(record, move, self._thresholds)
         step.note(
-            "node_status_changed",
+            STATUS_CHANGED,
             {
                 "node_id": record.node_id,
                 "from": None if move.source is None else move.source.value,
