@@ -22,6 +22,7 @@ class Invariant(StrEnum):
     NO_FALSE_VERDICT = "nobody who beats is called offline"
     EVERY_REASON = "every node is able or excluded for a reason"
     KNOWN_ARROW = "no arrow outside the table"
+    HISTORY_IN_ORDER = "the log tells each node's moves in their order"
     AGENT_MOVES = "an agent always waits for something that comes"
     EPOCHS_GROW = "epochs grow"
     NO_PING_PONG = "clones end with one winner and do not fight"

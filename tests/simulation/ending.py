@@ -26,16 +26,15 @@ class Ending:
         self._scene = scene
         self._sessions = sessions
         self._credentials, self._office = credentials, office
+        self._helped: set[str] = set()
 
     def settle(self) -> None:
         """Let time pass until all is well; raises where it does not come to that."""
         world = self._scene.world
         self._sessions.supersessions.clear()
-        for agent in self._scene.agents:
-            if not self._scene.climate.auth_off and not self._credentials.opens(agent.disk.node_token):
-                self._office.help(agent)
         deadline = world.now + self._scene.climate.settle_seconds
         while world.now < deadline and self._trouble() is not None:
+            self._help()
             world.run_until(world.now + _LOOKS_EVERY_SECONDS)
             for agent in self._scene.agents:
                 agent.start()  # whoever was still about to leave when the troubles ended
@@ -44,6 +43,15 @@ class Ending:
         for node_id, times in self._sessions.supersessions.items():
             twins = sum(agent.disk.node_id == node_id for agent in self._scene.agents)
             hold(Invariant.NO_PING_PONG, times <= twins, f"{node_id} superseded {times} times by {twins}")
+
+    def _help(self) -> None:
+        """Bring a join token to each whose own token has ended: only a hand can."""
+        for agent in self._scene.agents:
+            if agent.name in self._helped or self._scene.climate.auth_off:
+                continue
+            if not self._credentials.opens(agent.disk.node_token):
+                self._helped.add(agent.name)
+                self._office.help(agent)
 
     def restart(self) -> None:
         """Let the registry crash once more: what was promised must outlive that."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from gpu_agent.registry.actions import Action, Note, TellStatus
-from gpu_agent.registry.events import Event, SaveFailed
-from gpu_agent.server.clerk import Doing
-from gpu_agent.store.base import Loaded
+from gpu_agent.registry.actions import Action, TellStatus
+from gpu_agent.server.clerk import Doing, Publish
+from gpu_agent.store.base import Loaded, RegistryEvent
 from tests.simulation.broken import Invariant, hold
 from tests.simulation.scene import Scene
 from tests.simulation.watching import Watch
@@ -44,27 +43,21 @@ class ArrowsWatch(Watch):
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._status: dict[str, str] = {}
-        """As the log last told it."""
-
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Note):
-                if action.event == "node_status_changed":
-                    self._follow(action)
-                elif action.event in GONE:
-                    self._status.pop(str(action.fields["node_id"]), None)
-        if isinstance(event, SaveFailed):
-            self._look()
+        self._logged: dict[str, str] = {}
+        """Each node's status by its last move in the log."""
 
     def carried(self, doing: Doing) -> None:
         if isinstance(doing, TellStatus):
             source = None if doing.previous_status is None else doing.previous_status.value
             _check(doing.node_id, source, doing.status.value, reason=doing.reason_code.value)
+        elif isinstance(doing, Publish):
+            self._follow(doing.event)
 
     def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
-        self._look()
-        self.decided(None, actions)
+        """A process that crashed may have kept moves that it had no time to log: the next one has them."""
+        self._logged.clear()
+        for event in loaded.recent:
+            self._follow(event)
 
     def glance(self) -> None:
         for record in self._scene.records():
@@ -72,19 +65,18 @@ class ArrowsWatch(Watch):
                 source = None if one.source is None else one.source.value
                 _check(record.node_id, source, one.target.value, reason=one.reason_code.value)
 
-    def _follow(self, note: Note) -> None:
-        fields = note.fields
-        node_id, source, target = str(fields["node_id"]), fields["from"], str(fields["to"])
-        before = self._status.get(node_id)
-        hold(Invariant.KNOWN_ARROW, source == before, f"{node_id} moved from {source}, but was {before}")
-        _check(node_id, before, target, reason=str(fields["reason_code"]))
-        self._status[node_id] = target
-
-    def _look(self) -> None:
-        """Take the statuses anew: a save that failed was undone, or a process began from what was kept."""
-        self._status = {
-            record.node_id: record.status.value for record in self._scene.records() if record.story
-        }
+    def _follow(self, event: RegistryEvent) -> None:
+        node_id = event.node_id or ""
+        if event.event == "node_status_changed":
+            source, target = event.fields["from"], str(event.fields["to"])
+            before = self._logged.get(node_id)
+            if source != before:
+                detail = f"{node_id} moved from {source} to {target}, but its last move was to {before}"
+                hold(Invariant.HISTORY_IN_ORDER, holds=False, detail=detail)
+            _check(node_id, before, target, reason=str(event.fields["reason_code"]))
+            self._logged[node_id] = target
+        elif event.event in GONE:
+            self._logged.pop(node_id, None)
 
 
 def _check(node_id: str, source: str | None, target: str, *, reason: str) -> None:

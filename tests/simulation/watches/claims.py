@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Action, Answer, Note, Refusal, Save
+from gpu_agent.registry.actions import Action, Answer, Kept, Note, Refusal, Save
 from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import (
     BeatArrived,
@@ -149,11 +149,13 @@ class ClaimsWatch(Watch):
 
     def _undone(self, save: int) -> None:
         """What a request that could not be saved brought about did not happen, nor what built on one."""
-        claims = self._scene.claims()
         for job_id, excuses in self._excuses.items():
-            excuses[:] = [
-                one for one in excuses if one.save != save or not (one.undoable or job_id in claims)
-            ]
+            back = self._is_back(job_id)
+            excuses[:] = [one for one in excuses if one.save != save or not (one.undoable or back)]
+
+    def _is_back(self, job_id: str) -> bool:
+        told, held = self._told.get(job_id), self._scene.claims().get(job_id)
+        return told is not None and held is not None and held.granted_at == told.claim.granted_at
 
     def _check(self) -> None:
         claims = self._scene.claims()
@@ -161,6 +163,8 @@ class ClaimsWatch(Watch):
             held = claims.get(job_id)
             if any(excuse.turn > told.turn for excuse in self._excuses.get(job_id, ())):
                 continue
+            if self._scene.fleet._saves._unkept.holds((Kept.CLAIM, job_id)):
+                continue  # a verdict on it waits for the disk: what it was shows once it is noted
             promised = (told.claim.node_id, told.claim.gpu_uuids)
             if held is None or (held.node_id, held.gpu_uuids) != promised:
                 hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} was told {promised}, has {held}")

@@ -3,14 +3,14 @@
 Keeps its own account of what the registry heard of whom, and when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from gpu_agent.registry.actions import Action, Note, Send
+from gpu_agent.registry.actions import Action, Send
 from gpu_agent.registry.events import BeatArrived, ConnectionLost, Event, RegistrationArrived, SaveFailed
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.silence import FEWEST_NODES
 from gpu_agent.store.base import Loaded
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.simulation.broken import Invariant, hold
 from tests.simulation.scene import Scene
@@ -37,13 +37,13 @@ class SilenceWatch(Watch):
             if node_id == event.message.node_id and not (actions and _refused(actions, event.connection)):
                 self._heard[node_id] = now
         elif isinstance(event, RegistrationArrived):
-            self._registered(event.connection, actions)
+            self._registered(event, actions)
         elif isinstance(event, ConnectionLost):
             self._speaks.pop(event.connection, None)
         elif isinstance(event, SaveFailed):
             self._speaks = {number: one.node_id for number, one in self._scene.fleet._roster.bound.items()}
         elif event is None:
-            self._check_verdicts(actions)
+            self._check_verdicts()
 
     def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
         now = self._scene.world.now
@@ -62,34 +62,38 @@ class SilenceWatch(Watch):
                 detail = f"{record.node_id} is {record.status} after {silent:.1f} s, timeout {timeout:g} s"
                 hold(Invariant.SILENCE_NOTICED, holds=False, detail=detail)
 
-    def _registered(self, connection: int, actions: Sequence[Action]) -> None:
+    def _registered(self, event: RegistrationArrived, actions: Sequence[Action]) -> None:
+        """Whoever registers is heard, even if the disk has no room for it."""
+        now = self._scene.world.now
+        record = self._scene.fleet.node(event.message.node_id or "")
+        if record is not None and record.heard_at == now:
+            self._heard[record.node_id] = now
         for action in actions:
             if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
                 node_id = action.message.node_id
                 for number in [one for one, holder in self._speaks.items() if holder == node_id]:
                     del self._speaks[number]
-                self._speaks[connection] = node_id
-                self._heard[node_id] = self._scene.world.now
+                self._speaks[event.connection] = node_id
+                self._heard[node_id] = now
 
-    def _check_verdicts(self, actions: Sequence[Action]) -> None:
+    def _check_verdicts(self) -> None:
         """Look at each node that was just called silent."""
+        now = self._scene.world.now
         timed_out = {
-            str(action.fields["node_id"])
-            for action in actions
-            if isinstance(action, Note) and action.event == "heartbeat_timeout"
+            record.node_id: record
+            for record in self._scene.records()
+            if record.since == now and record.reason_code is ReasonCode.HEARTBEAT_TIMEOUT
         }
         if not timed_out:
             return
         patience = 2 if self._most_are_silent(timed_out) else 1
-        for node_id in sorted(timed_out):
-            record = self._scene.fleet.node(node_id)
-            assert record is not None
-            silent, timeout = self._scene.world.now - self._heard[node_id], self._timeout(record)
+        for node_id, record in timed_out.items():
+            silent, timeout = now - self._heard[node_id], self._timeout(record)
             if silent < patience * timeout - 1e-6:
                 detail = f"{node_id} was heard {silent:.1f} s ago; {patience} x its timeout {timeout:g} s"
                 hold(Invariant.NO_FALSE_VERDICT, holds=False, detail=detail)
 
-    def _most_are_silent(self, timed_out: set[str]) -> bool:
+    def _most_are_silent(self, timed_out: Collection[str]) -> bool:
         """Say whether, before these verdicts, the registry had reason to suspect itself (§4)."""
         now = self._scene.world.now
         live = [
