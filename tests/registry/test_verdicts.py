@@ -7,8 +7,8 @@ from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.registry.verdicts import GOING_AWAY, Verdicts
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.registry.verdicts import Verdicts
+from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 from tests.registry.fleets import Registry, closed, declaration, hardware, notes, statuses
 
 NOW = 100.0
@@ -62,7 +62,7 @@ def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> 
     bench.record.last_beat = NOW
     step = bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
     assert statuses(step.told) == ["ready", "draining", "offline"]
-    assert closed(step.told) == ([] if by_operator else [(1, GOING_AWAY)])
+    assert closed(step.told) == ([] if by_operator else [(1, CloseCode.GOING_AWAY)])
     assert bench.record.connected is by_operator
 
 
@@ -87,7 +87,7 @@ def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(co
     bench = Bench()
     bench.record.drain = Drain(by_operator=True, deadline=NOW + 60)
     step = bench.give(NodeStatus.OFFLINE, code)
-    assert (statuses(step.told), closed(step.told)) == (["offline"], [(1, GOING_AWAY)])
+    assert (statuses(step.told), closed(step.told)) == (["offline"], [(1, CloseCode.GOING_AWAY)])
     assert bench.roster.dismissed(1)
     assert bench.record.connection is None
 

@@ -21,13 +21,11 @@ from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import Token
 from gpu_agent.registry.unknown import there_is_no_node, there_is_no_token
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeControl, NodeError
 
 UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
 NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
-
-_POLICY_VIOLATION = 1008
 
 
 class Issuing:
@@ -163,7 +161,7 @@ class Issuing:
         )
         self._house.roster.dismiss(connection)
         self._house.dispatch.refresh(record)
-        step.tell(CloseConnection(connection, _POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
+        step.tell(CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
 
 
 def _end(ttl_seconds: float | None, now: float) -> float | None:

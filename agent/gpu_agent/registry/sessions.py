@@ -14,11 +14,8 @@ from gpu_agent.registry.quoting import quoted
 from gpu_agent.registry.record import LONGEST_DRAIN_SECONDS, Drain, NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck
-
-POLICY_VIOLATION = 1008
-"""The WebSocket code with which a superseded session is closed."""
 
 BUSY_RETRY_SECONDS = 5.0
 
@@ -96,7 +93,7 @@ class Sessions:
         step.tell(Send(event.connection, refusal))
         if refusal.code in (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN):
             self._house.roster.dismiss(event.connection)
-            step.tell(CloseConnection(event.connection, POLICY_VIOLATION, refusal.code))
+            step.tell(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, refusal.code))
 
     def _attach(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
         """Let this connection stand for the node, and the one before it no longer."""
@@ -107,7 +104,7 @@ class Sessions:
             _note_supersession(record, event, step)
             roster.dismiss(before)
             step.tell(Send(before, _superseded(record.node_id, event.address)))
-            step.tell(CloseConnection(before, POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
+            step.tell(CloseConnection(before, CloseCode.POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
         roster.bind(record, event.connection)
 
     def _begin(

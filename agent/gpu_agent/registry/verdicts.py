@@ -14,10 +14,7 @@ from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.step import STATUS_CHANGED, Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
-
-GOING_AWAY = 1001
-"""The WebSocket code with which an offline node's connection is closed."""
+from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 
 
 class Verdicts:
@@ -108,7 +105,7 @@ class Verdicts:
         if connection is None:
             return
         self._roster.dismiss(connection)
-        step.tell(CloseConnection(connection, GOING_AWAY, reason))
+        step.tell(CloseConnection(connection, CloseCode.GOING_AWAY, reason))
         step.touched[record.node_id] = None
 
 

@@ -17,11 +17,9 @@ from gpu_agent.server.status_message import written
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally
 from gpu_agent.wire.codec import FrameError, encode
+from gpu_agent.wire.codes import CloseCode
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.messages import NodeRegisterAck
-
-_INTERNAL_ERROR = 1011
-"""The WebSocket code for a fault of ours."""
 
 _LOG = EventLog("registry")
 
@@ -76,7 +74,8 @@ class Carrier:
             text = encode(message)
         except FrameError as error:
             _LOG.error("message_not_sent", connection=connection, problem=str(error))
-            self._switchboard.close(connection, _INTERNAL_ERROR, "the registry could not write its message")
+            problem = "the registry could not write its message"
+            self._switchboard.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
             self._switchboard.send(connection, text)
 

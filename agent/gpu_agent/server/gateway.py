@@ -18,9 +18,9 @@ from gpu_agent.server.outgoing import write_out
 from gpu_agent.server.quieting import origin_of
 from gpu_agent.server.round_trip import round_trip_seconds
 from gpu_agent.server.websocket import Aside, WebSocket, lone_text
+from gpu_agent.wire.codes import CloseCode
 
 _OUR_OWN_DELAY_SECONDS = 0.5  # what waits for its turn with us is not late: it is looked at again after this
-UNSUPPORTED_DATA, POLICY_VIOLATION, TRY_AGAIN_LATER = 1003, 1008, 1013
 SWITCHING_PROTOCOLS = 101
 
 _FRAME_BYTES = 2 * 1024
@@ -146,7 +146,7 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.offends("connection_crowded_out")
             self.abort()
         else:
-            self.fail(TRY_AGAIN_LATER, "too many unfinished messages at a time: try later")
+            self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages at a time: try later")
 
     def abort(self) -> None:
         """Drop the connection without a word."""
@@ -251,13 +251,13 @@ class NodeConnection(asyncio.BufferedProtocol):
         if isinstance(heard, bytes):
             self._keeper.frame_arrived(self, heard)
         elif heard is Aside.BINARY:
-            self.fail(UNSUPPORTED_DATA, "messages are JSON in text frames")
+            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are JSON in text frames")
 
     def _may_come(self, nbytes: int) -> bool:
         """Say whether a frame comes within the rate; with one that does not the connection ends."""
         paid_until = self._frames.after(self._frames_paid_until, self._now(), 1 + nbytes // _FRAME_BYTES)
         if paid_until is None:
-            self.fail(POLICY_VIOLATION, "too many frames in too short a time")
+            self.fail(CloseCode.POLICY_VIOLATION, "too many frames in too short a time")
             return False
         self._frames_paid_until = paid_until
         return True
@@ -288,7 +288,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         if self._waiting:
             self._after(_OUR_OWN_DELAY_SECONDS, self._registration_overdue)
         else:
-            self.fail(POLICY_VIOLATION, "no valid node_register in time")
+            self.fail(CloseCode.POLICY_VIOLATION, "no valid node_register in time")
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
         self._cancel_timer()

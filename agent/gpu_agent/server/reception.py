@@ -19,10 +19,10 @@ from gpu_agent.registry.events import (
     GoodbyeArrived,
     RegistrationArrived,
 )
-from gpu_agent.server.gateway import POLICY_VIOLATION, NodeConnection
+from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.minting import fresh_node_token
 from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
 MALFORMED_IN_A_ROW = 20
@@ -111,7 +111,7 @@ class Reception:
         seconds = round(connection.errands.refills_in(now), 3)
         connection.send(encode(_too_much(connection, retry_after_seconds=seconds)))
         if connection.refused_in_a_row >= REFUSED_IN_A_ROW:
-            connection.fail(POLICY_VIOLATION, "too many messages, and deaf to RATE_LIMITED")
+            connection.fail(CloseCode.POLICY_VIOLATION, "too many messages, and deaf to RATE_LIMITED")
         return False
 
     def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
@@ -124,7 +124,7 @@ class Reception:
         connection.offends(event, kind=refusal.code, code=refusal.code, problems=problems)
         connection.send(encode(refusal))
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
-            connection.fail(POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+            connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
 
 
 def _too_much(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:

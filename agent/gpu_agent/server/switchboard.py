@@ -21,10 +21,10 @@ from gpu_agent.server.holdings import Holdings
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.quieting import Quieting
 from gpu_agent.server.turns import Turns
+from gpu_agent.wire.codes import CloseCode
 
 NODE_PATH = "/ws/node"
 RETRY_AFTER_SECONDS = 5
-GOING_AWAY = 1001
 
 ACCEPTED_AT_ONCE = 32
 """New connections in one turn of the loop: asyncio would take as many as may queue, and make all wait."""
@@ -108,7 +108,7 @@ class Switchboard:
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections.values()):
-            connection.close(GOING_AWAY, _GOODBYE)
+            connection.close(CloseCode.GOING_AWAY, _GOODBYE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.limits.close_timeout_seconds):
                 await self._empty.wait()

@@ -1,11 +1,11 @@
-"""Error codes, reason codes and statuses, with what each asks of the agent; the names of base features.
+"""Error, reason and close codes and statuses, with what each asks of the agent; the names of base features.
 
 Source: node protocol §3.1 (features), §3.3 (errors) and §4 (statuses and reasons).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class NodeStatus(StrEnum):
@@ -53,6 +53,19 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "RATE_LIMITED"
     REGISTRY_BUSY = "REGISTRY_BUSY"
     INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+class CloseCode(IntEnum):
+    """The WebSocket codes with which the registry closes a node's connection (RFC 6455 §7.4)."""
+
+    GOING_AWAY = 1001
+    """The registry stops, or the node is offline: it comes back by registering."""
+    UNSUPPORTED_DATA = 1003
+    POLICY_VIOLATION = 1008
+    """A rule was broken, a newer session has the node's id, or its token opens nothing any more."""
+    INTERNAL_ERROR = 1011
+    """A fault of ours."""
+    TRY_AGAIN_LATER = 1013
 
 
 class Reaction(StrEnum):
