@@ -28,19 +28,19 @@ class Wishes:
         """Do what an operator asks."""
         match event:
             case DrainAsked():
-                self.drain(event, step)
+                self._drain(event, step)
             case ResumeAsked():
-                self.resume(event, step)
+                self._resume(event, step)
             case CordonAsked():
-                self.cordon(event, step)
+                self._cordon(event, step)
             case RemovalAsked():
-                self.removal(event, step)
+                self._removal(event, step)
             case ControlAsked():
                 controls.order(event, self._house.roster, step)
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def drain(self, event: DrainAsked, step: Step) -> None:
+    def _drain(self, event: DrainAsked, step: Step) -> None:
         """Empty a node: at once where its status allows, else as soon as it may work."""
         record = self._asked_of(event.ref, event.node_id, step)
         if record is None:
@@ -59,7 +59,7 @@ class Wishes:
             self._house.verdicts.drain_anew(record, step)
         step.answer(event.ref)
 
-    def resume(self, event: ResumeAsked, step: Step) -> None:
+    def _resume(self, event: ResumeAsked, step: Step) -> None:
         """Take a node back: it proves itself anew where its session is open, else once it registers."""
         record = self._asked_of(event.ref, event.node_id, step)
         if record is None:
@@ -78,7 +78,7 @@ class Wishes:
             )
         step.answer(event.ref)
 
-    def cordon(self, event: CordonAsked, step: Step) -> None:
+    def _cordon(self, event: CordonAsked, step: Step) -> None:
         """Give a node no new jobs, or lift that; its status stays."""
         record = self._asked_of(event.ref, event.node_id, step)
         if record is None:
@@ -89,7 +89,7 @@ class Wishes:
         step.note(wish, {"node_id": record.node_id, "reason": event.reason})
         step.answer(event.ref)
 
-    def removal(self, event: RemovalAsked, step: Step) -> None:
+    def _removal(self, event: RemovalAsked, step: Step) -> None:
         """Let go of a node's record; a node that still lives is sent away first."""
         record = self._asked_of(event.ref, event.node_id, step)
         if record is None:

@@ -20,6 +20,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.tokens import Token, TokenState
+from gpu_agent.server.asking import refusal
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.minting import LONGEST_TOKEN, Minted, digest_of, mint
 
@@ -129,11 +130,11 @@ class TokenDesk:
 
     async def rotate(self, node_id: str, *, at_once: bool = False) -> Refusal | None:
         """Give a node another token; `at_once` ends the old one before the node has the new one."""
-        return _refusal(await self._ask(lambda ref: RotationAsked(ref, node_id, at_once)))
+        return refusal(await self._ask(lambda ref: RotationAsked(ref, node_id, at_once)))
 
     async def revoke(self, token_id: str) -> Refusal | None:
         """End a join or operator token; nodes that joined by it stay."""
-        return _refusal(await self._ask(lambda ref: TokenRevoked(ref, token_id)))
+        return refusal(await self._ask(lambda ref: TokenRevoked(ref, token_id)))
 
     def listed(self) -> tuple[TokenView, ...]:
         """Show every join and operator token, the oldest first; nodes' own are not among them."""
@@ -224,7 +225,3 @@ def _checked(ttl_seconds: float | None, note: str) -> float | None:
     if len(note) > LONGEST_NOTE:
         raise ValueError(f"a note or name has {len(note)} characters; it may have {LONGEST_NOTE}")
     return ttl_seconds
-
-
-def _refusal(result: Result) -> Refusal | None:
-    return result if isinstance(result, Refusal) else None
