@@ -14,7 +14,8 @@ from gpu_agent.server.event_streams import HEARTBEAT_SECONDS, MOST_STREAMS
 from gpu_agent.server.operator import application
 from gpu_agent.server.operator_guard import MAX_BODY_BYTES
 from gpu_agent.server.operator_routes import role_of
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.tokens import NewToken
 from gpu_agent.store.base import RECENT_EVENTS
 from gpu_agent.store.memory import MemoryStore

@@ -13,7 +13,8 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
 

@@ -6,7 +6,8 @@ import pytest
 from gpu_agent.registry.job import Job
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.report import report
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import LOOPBACK, QUICK, node
 

@@ -14,7 +14,8 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.dispatch_views import Selection
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.views import NodeDetail, Placement
 from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore

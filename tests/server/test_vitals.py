@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import LOOPBACK, Node, node, registration, running, until
 

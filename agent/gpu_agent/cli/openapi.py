@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpu_agent.server.operator import application
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.store.memory import MemoryStore
 
 

@@ -19,7 +19,8 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.open_files import connections_for
 from gpu_agent.server.operator import OperatorServer
 from gpu_agent.server.report import report
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.stores import open_store, refuse_anothers
 from gpu_agent.store.base import Store, StoreError, UnusableError

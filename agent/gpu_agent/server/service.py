@@ -54,8 +54,6 @@ from gpu_agent.server.web_pages import names_of
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 
-__all__ = ["RegistryService", "ServiceSettings"]
-
 FLUSH_SECONDS = 1.0
 CLOSE_SECONDS = 0.25
 """How long a slow disk is waited for when the registry stops: less than any service manager waits."""
