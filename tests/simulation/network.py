@@ -52,6 +52,7 @@ class Connection:
         "agent_open",
         "credential",
         "down",
+        "errands",
         "identified",
         "number",
         "opened",
@@ -65,6 +66,8 @@ class Connection:
         self.token = token
         self.credential: Credential | None = None
         """What the registry found the token to stand for."""
+        self.errands: object = None
+        """The doorkeeper hands out how much a connection may ask; nobody here asks for too much."""
         self.number = 0
         """As the registry counts connections; 0 before it knows of this one."""
         self.up, self.down = Pipe(), Pipe()
