@@ -78,9 +78,10 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     assert record.status == "offline"
 
 
-def test_an_older_nodes_count_is_its_word_and_delays_a_drain() -> None:
+@pytest.mark.parametrize("schema", [None, "1.0"])
+def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
     registry = Registry()
-    record = registry.ready(capability_schema_version=None)
+    record = registry.ready(capability_schema_version=schema)
     assert record.usage is not None
     counted = record.usage.model_copy(update={"running_jobs": 1})
     registry.beat(running_jobs=None, resource_usage=counted)
