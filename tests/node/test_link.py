@@ -20,6 +20,8 @@ from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
 from tests.older_scheduler import OlderScheduler
+from tests.server.api import serving
+from tests.server.harness import running
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -206,6 +208,18 @@ async def test_nobody_there_is_a_failed_attempt() -> None:
 async def test_an_http_answer_is_reported_with_its_status(status: int) -> None:
     async with _server(_refuse, process_request=_answering(status)) as url, _linked(url) as (_, heard):
         assert await heard.next() == ConnectFailed(f"the registry answered HTTP {status}", http_status=status)
+
+
+@pytest.mark.parametrize("auth_on", [True, False])
+async def test_a_registrys_other_port_is_told_from_one_that_refuses_a_token(*, auth_on: bool) -> None:
+    """An agent that was sent to 8081 asked for another join token, again and again."""
+    async with running(auth_on=auth_on) as service, serving(service) as operators:
+        url = f"ws://{operators.base_url.netloc.decode()}/ws/node"
+        async with _linked(url) as (_, heard):
+            failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.detail == "operators are served there, not nodes: name the registry's port for nodes"
+    assert failed.http_status is None, "no credential is to blame"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ MOST_UNSENT = 64
 _NO_WEBSOCKET = (OSError, WebSocketException, ValueError, LookupError)
 """What an attempt fails with. websockets lets `ValueError` through for a redirect elsewhere, and
 `LookupError` for a header that it wants once and finds twice."""
+_OPERATORS_REFUSALS = "application/problem+json"
+"""The type in which a registry refuses on its operators' port, and nowhere else."""
 _LOG = EventLog("node.link")
 
 
@@ -183,6 +185,8 @@ class Link:
 
 def _failure(error: Exception) -> ConnectFailed:
     if isinstance(error, InvalidStatus):
+        if error.response.headers.get("Content-Type", "").startswith(_OPERATORS_REFUSALS):
+            return ConnectFailed("operators are served there, not nodes: name the registry's port for nodes")
         status = error.response.status_code
         return ConnectFailed(
             f"the registry answered HTTP {status}",
