@@ -1,5 +1,6 @@
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> No
     assert isinstance(descriptor.fault, BrokenPipeError)
     assert descriptor.write(b"two") == 3
     descriptor.close()
+
+
+def test_an_arrow_is_an_arrow_in_every_locale() -> None:
+    words = "'ready \u2192 offline\u2026 \xfc'"
+    code = f"from gpu_agent.cli import streams; streams.prepare(); print({words})"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert printed.stdout == b"ready -> offline... ?\n"
 
 
 def test_what_is_no_plain_stream_stays(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ kept and told once, at the end, unless the reader left: he wanted no more. A fau
 nobody's to hear. It refuses to replace what is no plain file or pipe, such as a Windows console.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -16,6 +17,7 @@ from gpu_agent.cli.printable import printable
 from gpu_agent.runtime.logs import without_secrets
 
 _STDIN, _STDOUT, _STDERR = range(3)
+_PLAINER = {"→": "->", "…": "..."}
 
 
 class _Descriptor(io.FileIO):
@@ -37,7 +39,8 @@ class _Descriptor(io.FileIO):
 def prepare() -> None:
     """Give the program streams that cannot fail it; to be called before anything else is opened."""
     _occupy_closed_descriptors()
-    sys.stdout = _tolerant(sys.stdout, _STDOUT, errors="replace")
+    codecs.register_error(_plainer.__name__, _plainer)
+    sys.stdout = _tolerant(sys.stdout, _STDOUT, errors=_plainer.__name__)
     sys.stderr = _tolerant(sys.stderr, _STDERR, errors="backslashreplace")
 
 
@@ -80,6 +83,12 @@ def _is_abandoned(raw: _Descriptor) -> bool:
     poll = select.poll()
     poll.register(raw, 0)  # what went wrong is told unasked
     return bool(poll.poll(0))
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """Write what a locale has no letter for in those that every locale has."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - nothing is read by it
+    return _PLAINER.get(error.object[error.start], "?"), error.start + 1
 
 
 def _occupy_closed_descriptors() -> None:
