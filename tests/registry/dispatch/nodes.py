@@ -1,6 +1,6 @@
 """Nodes to dispatch to: ready, connected, near, idle, and whatever a test says beside that."""
 
-from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, Job
@@ -86,3 +86,9 @@ def refused(dispatch: Dispatch, wanted: Job) -> dict[Exclusion, int]:
     answer = dispatch.select(wanted, 0.0)
     assert isinstance(answer, NoAvailableNode), answer
     return dict(answer.counts)
+
+
+def chosen(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Choice:
+    answer = dispatch.select(wanted, now)
+    assert isinstance(answer, Choice), answer
+    return answer

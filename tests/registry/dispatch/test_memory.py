@@ -3,7 +3,7 @@ import pytest
 from gpu_agent.registry.dispatch.memory import Promise, free_mb, used_mb
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.wire.messages import ResourceUsage
-from tests.registry.dispatch.nodes import claimed, dispatching, gpu, gpus, job, node, refused, usage
+from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
 
 
 def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
@@ -93,3 +93,34 @@ def test_what_foreign_processes_use_is_not_free_and_comes_back_when_they_end() -
     view = dispatch.view("node-A")
     assert view is not None
     assert free_mb(record, record.gpus["GPU-0"], view.promises) == 14_000
+
+
+def test_memory_that_a_claim_needs_is_not_promised_twice() -> None:
+    record = node(gpus=gpus(gpu("a"), gpu("b")))
+    dispatch = dispatching(record)
+    wanted = {"min_gpu_memory_mb": 16_000}
+    places = [claimed(dispatch, job(f"job-{n}", **wanted)).gpu_uuids for n in range(2)]
+    assert sorted(places) == [("a",), ("b",)]
+    assert refused(dispatch, job("job-3", **wanted)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-0")
+    assert chosen(dispatch, job("job-3", **wanted)).gpu_uuids == places[0]
+
+
+def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=20_000))
+    record.gpus["GPU-0"].memory_used_mb = 1_500
+    dispatch.refresh(record)
+    assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-1")
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).node_id == "node-A"
+
+
+def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=10_000))
+    record.gpus["GPU-0"].memory_used_mb = 10_000
+    dispatch.refresh(record)
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).node_id == "node-A"
