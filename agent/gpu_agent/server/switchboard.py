@@ -26,7 +26,7 @@ from gpu_agent.wire.codes import CloseCode
 NODE_PATH = "/ws/node"
 RETRY_AFTER_SECONDS = 5
 
-ACCEPTED_AT_ONCE = 32
+ACCEPTED_AT_ONCE = 64
 """New connections in one turn of the loop: asyncio would take as many as may queue, and make all wait."""
 
 _READ_BYTES, _STRANGERS_READ_BYTES = 64 * 1024, 4 * 1024
@@ -51,7 +51,7 @@ class Switchboard:
         self.limits = limits
         self.frames, self.errands = limits.frames, limits.errands
         self.monotonic = monotonic
-        self.turns = Turns(monotonic=monotonic)
+        self.turns = Turns(monotonic=monotonic, patience_seconds=limits.handshake_patience_seconds)
         self.quieting = Quieting()
         self.frame_arrived = frame_arrived
         self._anteroom: Anteroom[NodeConnection] = Anteroom(limits)

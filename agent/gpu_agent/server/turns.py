@@ -2,8 +2,9 @@
 
 A thousand strangers who speak at once must not make the nodes wait that are known. What is urgent
 comes first, such as whatever brings to an end what was begun: who was let in is served before anybody
-else is let in. Otherwise work is taken in the order in which it came; a turn that has time left does
-it at once. Knows no connection.
+else is let in. What is not urgent has its patience: beyond that it gets a share of its own, so that
+it can at least be told that it came in vain. Otherwise work is taken in the order in which it came;
+a turn that has time left does it at once. Knows no connection.
 """
 
 import asyncio
@@ -13,14 +14,18 @@ from collections.abc import Callable
 SLICE_SECONDS = 0.005
 """A turn of the loop spends no longer on work that may wait; one piece of it may last longer."""
 
+OVERDUE_SHARE = 0.3
+"""Of a slice, for what has run out of patience."""
+
 
 class Turns:
     """Belongs to one event loop."""
 
-    def __init__(self, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, *, monotonic: Callable[[], float], patience_seconds: float) -> None:
         self._now = monotonic
+        self._patience_seconds = patience_seconds
         self._urgent: deque[Callable[[], None]] = deque()
-        self._other: deque[Callable[[], None]] = deque()
+        self._other: deque[tuple[float, Callable[[], None]]] = deque()
         self._begun = False
         self._ends = 0.0
 
@@ -40,7 +45,10 @@ class Turns:
 
     def wait(self, work: Callable[[], None], *, urgent: bool) -> None:
         """Do this when its turn comes."""
-        (self._urgent if urgent else self._other).append(work)
+        if urgent:
+            self._urgent.append(work)
+        else:
+            self._other.append((self._now(), work))
         if not self._begun:
             self._begin()
 
@@ -61,5 +69,14 @@ class Turns:
         if not self.waiting:
             return
         self._begin()
-        while self.waiting and self._now() < self._ends:
-            (self._urgent or self._other).popleft()()
+        overdue_ends = self._ends - SLICE_SECONDS * (1 - OVERDUE_SHARE)
+        while self._other and (now := self._now()) < overdue_ends:
+            since, work = self._other[0]
+            if now - since <= self._patience_seconds:
+                break
+            self._other.popleft()
+            work()
+        while self._urgent and self._now() < self._ends:
+            self._urgent.popleft()()
+        while self._other and self._now() < self._ends:
+            self._other.popleft()[1]()
