@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +180,18 @@ def test_a_backup_that_is_restored_brings_the_fleet_of_then_back(
 
 
 async def kept_fleet(path: Path, count: int) -> None:
-    """Leave a database in which so many nodes are ready."""
-    async with running(HASTY, store=SqliteStore(path)) as service, AsyncExitStack() as nodes:
+    """Leave a database in which so many nodes are ready, however long the machine takes to get there."""
+    patient = replace(HASTY, heartbeat_timeout_seconds=60.0)
+    async with running(patient, store=SqliteStore(path)) as service, AsyncExitStack() as nodes:
         for _ in range(count):
             await (await nodes.enter_async_context(node(service))).become_ready()
 
 
 async def statuses_over_time(path: Path, *, until_seconds: float) -> list[tuple[float, Counter[str], int]]:
-    """Start a registry to which nobody comes back, and look at its nodes for a while."""
+    """Start a registry to which nobody comes back, and look at its nodes for a while; its start counts."""
     seen: list[tuple[float, Counter[str], int]] = []
+    began = time.monotonic()
     async with running(HASTY, store=SqliteStore(path)) as service:
-        began = time.monotonic()
         while (passed := time.monotonic() - began) < until_seconds:
             nodes = list(service.nodes())
             seen.append((passed, Counter(one.status for one in nodes), sum(one.connected for one in nodes)))
@@ -199,18 +201,18 @@ async def statuses_over_time(path: Path, *, until_seconds: float) -> list[tuple[
 
 async def test_after_a_restart_nodes_have_one_full_timeout_before_they_are_silent(tmp_path: Path) -> None:
     await kept_fleet(tmp_path / "registry.db", 3)
-    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=3.0)
+    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=4.5)
     timeout = HASTY.heartbeat_timeout_seconds
     assert {connected for _, _, connected in seen} == {0}
     assert all(counted == {"ready": 3} for passed, counted, _ in seen if passed < timeout - 0.1)
-    assert all(counted == {"offline": 3} for passed, counted, _ in seen if passed > timeout + 1.0)
+    assert all(counted == {"offline": 3} for passed, counted, _ in seen if passed > timeout + 3.0)
 
 
 async def test_after_a_restart_to_which_nobody_comes_back_the_registry_suspects_itself_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await kept_fleet(tmp_path / "registry.db", 12)
-    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=5.0)
+    seen = await statuses_over_time(tmp_path / "registry.db", until_seconds=7.0)
     timeout = HASTY.heartbeat_timeout_seconds
     assert [one.getMessage() for one in caplog.records].count("mass_disconnect_suspected") == 1
     assert all(counted == {"ready": 12} for passed, counted, _ in seen if passed < 2 * timeout - 0.1)
