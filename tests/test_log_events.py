@@ -13,6 +13,22 @@ HALVES = {"The registry": ("registry", "server"), "The agent": ("node", "session
 LEVELS = ("debug", "info", "warning", "error", "crash")
 
 
+def constants() -> dict[str, set[str]]:
+    """The texts that modules give names to."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for one in ast.parse(path.read_text(encoding="utf-8")).body:
+            match one:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                    found.setdefault(name, set()).add(text)
+                case _:
+                    pass
+    return found
+
+
+CONSTANTS = constants()
+
+
 def named(argument: ast.expr, function: ast.AST) -> set[str]:
     """The identifiers that an argument may be: a text, a choice of texts, or a name that holds one."""
     match argument:
@@ -26,7 +42,7 @@ def named(argument: ast.expr, function: ast.AST) -> set[str]:
                 for one in ast.walk(function)
                 if isinstance(one, ast.Assign) and any(ast.unparse(target) == name for target in one.targets)
             ]
-            return set().union(*(named(value, function) for value in values))
+            return set().union(*(named(value, function) for value in values)) or CONSTANTS.get(name, set())
         case _:
             return set()
 
