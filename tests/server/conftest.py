@@ -27,3 +27,11 @@ async def ready(service: RegistryService) -> AsyncIterator[Node]:
     async with node(service) as ready:
         await ready.become_ready(labels={"zone": "a"})
         yield ready
+
+
+@pytest.fixture
+async def other(service: RegistryService) -> AsyncIterator[Node]:
+    """A node that is well and must stay served, whatever its neighbour sends."""
+    async with node(service) as other:
+        await other.register()
+        yield other

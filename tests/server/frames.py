@@ -15,3 +15,12 @@ def masked(payload: bytes, *, opcode: int = 1, fin: bool = True) -> bytes:
     else:
         head += b"\xff" + struct.pack("!Q", length)
     return head + mask + bytes(byte ^ mask[at & 3] for at, byte in enumerate(payload))
+
+
+def fragmented(payload: bytes) -> bytes:
+    half = len(payload) // 2
+    return masked(payload[:half], fin=False) + pinged(b"", opcode=0, rest=payload[half:])
+
+
+def pinged(payload: bytes, *, opcode: int = 1, rest: bytes = b"") -> bytes:
+    return masked(b"are you there", opcode=9) + masked(payload + rest, opcode=opcode)

@@ -149,3 +149,8 @@ async def until(look: Callable[[], T], *, what: str) -> T:
     except TimeoutError:
         raise AssertionError(f"not within {ANSWER_SECONDS} s: {what}") from None
     return seen
+
+
+async def is_served(other: Node) -> None:
+    node_id = other.node_id
+    assert (await other.register(node_id=node_id))["node_id"] == node_id

@@ -1,165 +1,25 @@
-"""Limits, close codes and malformed frames, on real sockets against the true registry."""
+"""Limits and close codes, on real sockets against the true registry."""
 
 import asyncio
 import contextlib
 import gc
 import json
 import socket
-import struct
 import weakref
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.reception import MALFORMED_IN_A_ROW
 from gpu_agent.server.service import RegistryService
-from tests.server.frames import masked
-from tests.server.harness import QUICK, Node, beat, node, registration, running, until, url
+from tests.server.frames import fragmented, masked, pinged
+from tests.server.harness import QUICK, Node, beat, is_served, node, registration, running, until
+from tests.server.malformed import REGISTER
+from tests.server.raw_peer import HANDSHAKE, raw
 
 MIB = 1024 * 1024
-HANDSHAKE = (
-    b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def _without(message: dict[str, Any], *path: str | int) -> str:
-    copy = json.loads(json.dumps(message))
-    place = copy
-    for step in path[:-1]:
-        place = place[step]
-    del place[path[-1]]
-    return json.dumps(copy)
-
-
-def _with(message: dict[str, Any], value: object, *path: str | int) -> str:
-    copy = json.loads(json.dumps(message))
-    place = copy
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
-    return json.dumps(copy)
-
-
-REGISTER, BEAT = registration(), beat("node-1")
-GPU = ("hardware", "gpus", 0)
-FLAG: object = True
-
-MALFORMED: list[tuple[str, str | bytes, str]] = [
-    ("empty", "", "$"),
-    ("blank", "  \n ", "$"),
-    ("not JSON", "hello", "$"),
-    ("half an object", '{"type":"node_register"', "$"),
-    ("two objects", "{}{}", "$"),
-    ("single quotes", "{'type':'node_heartbeat'}", "$"),
-    ("a comment", '{"type":"node_heartbeat"/*x*/}', "$"),
-    ("a trailing comma", '{"type":"node_heartbeat",}', "$"),
-    ("null", "null", "$"),
-    ("a number", "17", "$"),
-    ("a string", '"node_register"', "$"),
-    ("a list", "[]", "$"),
-    ("a list of messages", json.dumps([REGISTER]), "$"),
-    ("no type", "{}", "$.type"),
-    ("an unknown type", '{"type":"job_assign"}', "$.type"),
-    ("a type that is no string", '{"type":1}', "$.type"),
-    ("a type in capitals", '{"type":"NODE_REGISTER"}', "$.type"),
-    ("a message of the other direction", '{"type":"node_register_ack","node_id":"a"}', "$.type"),
-    ("no version", _without(REGISTER, "version"), "$.version"),
-    ("no hardware", _without(REGISTER, "hardware"), "$.hardware"),
-    ("hardware is a list", _with(REGISTER, [], "hardware"), "$.hardware"),
-    ("no cpu_cores", _without(REGISTER, "hardware", "cpu_cores"), "$.hardware.cpu_cores"),
-    ("cpu_cores as text", _with(REGISTER, "8", "hardware", "cpu_cores"), "$.hardware.cpu_cores"),
-    ("cpu_cores below zero", _with(REGISTER, -8, "hardware", "cpu_cores"), "$.hardware.cpu_cores"),
-    ("cpu_cores beyond any machine", _with(REGISTER, 10**400, "hardware", "cpu_cores"), "$"),
-    (
-        "memory as a flag",
-        _with(REGISTER, json.loads("true"), "hardware", "memory_gb"),
-        "$.hardware.memory_gb",
-    ),
-    ("gpus is an object", _with(REGISTER, {}, "hardware", "gpus"), "$.hardware.gpus"),
-    ("a GPU is a string", _with(REGISTER, "L4", *GPU), "$.hardware.gpus[0]"),
-    ("a GPU without a name", _without(REGISTER, *GPU, "name"), "$.hardware.gpus[0].name"),
-    ("GPU memory as text", _with(REGISTER, "24GB", *GPU, "memory_gb"), "$.hardware.gpus[0].memory_gb"),
-    ("a node id with a slash", _with(REGISTER, "a/b", "node_id"), "$.node_id"),
-    ("a node id that is too long", _with(REGISTER, "a" * 129, "node_id"), "$.node_id"),
-    ("a node id that is a number", _with(REGISTER, 7, "node_id"), "$.node_id"),
-    (
-        "a model without an id",
-        _without(REGISTER, "installed_models", 0, "model_id"),
-        "$.installed_models[0].model_id",
-    ),
-    ("models as a string", _with(REGISTER, "m", "installed_models"), "$.installed_models"),
-    ("features as a list", _with(REGISTER, ["asr"], "features_supported"), "$.features_supported"),
-    ("a label that is a number", _with(REGISTER, {"zone": 1}, "labels"), "$.labels.zone"),
-    ("NaN", _with(REGISTER, float("nan"), "hardware", "cpu_cores"), "$"),
-    ("Infinity in a field nobody knows", _with(REGISTER, float("inf"), "later"), "$"),
-    ("a beat without usage", _without(BEAT, "resource_usage"), "$.resource_usage"),
-    ("a beat without an id", _without(BEAT, "node_id"), "$.node_id"),
-    ("a beat with an empty id", _with(BEAT, "", "node_id"), "$.node_id"),
-    (
-        "a beat with cpu as text",
-        _with(BEAT, "10", "resource_usage", "cpu_percent"),
-        "$.resource_usage.cpu_percent",
-    ),
-    ("a beat whose time is text", _with(BEAT, "now", "timestamp"), "$.timestamp"),
-    ("a beat with -Infinity", _with(BEAT, float("-inf"), "resource_usage", "cpu_percent"), "$"),
-    ("figures without a uuid", _with(BEAT, [{}], "gpus"), "$.gpus[0].uuid"),
-    ("a goodbye without an id", '{"type":"node_unregister"}', "$.node_id"),
-    ("a fault without a code", '{"type":"node_error"}', "$.code"),
-    ("deep nesting", '{"type":"node_heartbeat","x":' + "[" * 50_000 + "]" * 50_000 + "}", "$"),
-    ("deep nesting of objects", '{"a":' * 5_000 + "1" + "}" * 5_000, "$"),
-    ("a lone surrogate", '{"type":"node_error","code":"\\ud800"}', "$"),
-    ("a lone surrogate as a key", '{"type":"node_error","\\udfff":1}', "$"),
-    ("invalid UTF-8", b'{"type":"node_error","code":"\xff\xfe"}', "$"),
-    ("cut off inside a character", b'{"type":"node_error","code":"\xe6\xbc', "$"),
-    ("a byte order mark", b"\xef\xbb\xbf{}", "$"),
-    ("a control character", '{"type":"node_error","code":"\x01"}', "$"),
-]
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[RegistryService]:
-    async with running() as service:
-        yield service
-
-
-@pytest.fixture
-async def other(service: RegistryService) -> AsyncIterator[Node]:
-    """A node that is well and must stay served, whatever its neighbour sends."""
-    async with node(service) as other:
-        await other.register()
-        yield other
-
-
-async def _is_served(other: Node) -> None:
-    node_id = other.node_id
-    assert (await other.register(node_id=node_id))["node_id"] == node_id
-
-
-def test_at_least_thirty_kinds_of_malformed_frames_are_tried() -> None:
-    assert len({name for name, _, _ in MALFORMED}) >= 30
-
-
-@pytest.mark.parametrize("case", MALFORMED, ids=[case[0] for case in MALFORMED])
-async def test_a_malformed_frame_is_told_its_path_and_the_socket_stays_open(
-    service: RegistryService, other: Node, case: tuple[str, str | bytes, str]
-) -> None:
-    _, frame, path = case
-    async with node(service) as broken:
-        await broken.socket.send(frame, text=True)
-        told = await broken.hear()
-        assert (told["type"], told["code"]) == ("node_error", "INVALID_MESSAGE")
-        paths = [error["path"] for error in told["details"]["errors"]]
-        assert any(one == path or (path == "$" and one.startswith("$")) for one in paths), paths
-        assert (await broken.register())["status"] == "registering"
-    await _is_served(other)
 
 
 async def test_a_text_frame_over_one_mebibyte_closes_with_1009(service: RegistryService, other: Node) -> None:
@@ -167,7 +27,7 @@ async def test_a_text_frame_over_one_mebibyte_closes_with_1009(service: Registry
         with contextlib.suppress(ConnectionClosed):
             await broken.socket.send("x" * (2 * MIB))
         assert (await broken.closed())[0] == 1009
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_fragments_that_add_up_to_over_one_mebibyte_close_with_1009(service: RegistryService) -> None:
@@ -181,7 +41,7 @@ async def test_a_binary_frame_closes_with_1003(service: RegistryService, other: 
     async with node(service) as broken:
         await broken.socket.send(json.dumps(REGISTER).encode())
         assert (await broken.closed())[0] == 1003
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_a_frame_of_exactly_one_mebibyte_is_read(service: RegistryService) -> None:
@@ -205,7 +65,7 @@ async def test_a_registered_node_outlives_the_registration_timeout() -> None:
     async with running(limits=limits) as service, node(service) as silent, node(service) as settled:
         await settled.register()
         await silent.closed()
-        await _is_served(settled)
+        await is_served(settled)
 
 
 async def test_a_peer_that_never_finishes_its_handshake_is_dropped() -> None:
@@ -217,30 +77,6 @@ async def test_a_peer_that_never_finishes_its_handshake_is_dropped() -> None:
             assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
         await until(lambda: service.size.connections == 0, what="the connection dropped")
-
-
-async def test_too_many_malformed_frames_in_a_row_close_with_1008(
-    service: RegistryService, other: Node
-) -> None:
-    async with node(service) as broken:
-        for _ in range(MALFORMED_IN_A_ROW):
-            await broken.socket.send("nonsense")
-        for _ in range(MALFORMED_IN_A_ROW):
-            assert (await broken.hear())["code"] == "INVALID_MESSAGE"
-        assert (await broken.closed())[0] == 1008
-    await _is_served(other)
-
-
-async def test_a_readable_frame_between_malformed_ones_keeps_the_socket_open(
-    service: RegistryService,
-) -> None:
-    async with node(service) as clumsy:
-        for _ in range(MALFORMED_IN_A_ROW - 1):
-            await clumsy.socket.send("nonsense")
-        await clumsy.register()
-        for _ in range(MALFORMED_IN_A_ROW - 1):
-            await clumsy.socket.send("nonsense")
-        assert (await clumsy.register())["status"] == "registering"
 
 
 async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other: Node) -> None:
@@ -255,7 +91,7 @@ async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other:
                 await deaf.writer.drain()
                 await asyncio.sleep(0)
         assert service.size.connections == 0
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_a_handshake_that_dribbles_is_cut_off_at_its_deadline(other: Node) -> None:
@@ -271,7 +107,7 @@ async def test_a_handshake_that_dribbles_is_cut_off_at_its_deadline(other: Node)
         assert 0.25 < asyncio.get_running_loop().time() - began < 2
         assert service.size.connections == 0
         writer.close()
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_a_peer_that_came_in_has_until_the_registration_timeout(service: RegistryService) -> None:
@@ -306,7 +142,7 @@ async def test_a_flood_of_tiny_frames_is_cut_off_with_1008(
         flood.writer.write(opening + frame * (Limits().frames_at_once + 500))
         heard = await asyncio.wait_for(flood.reader.read(), 5)
         assert heard.rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_a_flood_of_beats_is_cut_off_with_1008(service: RegistryService, other: Node) -> None:
@@ -317,7 +153,7 @@ async def test_a_flood_of_beats_is_cut_off_with_1008(service: RegistryService, o
             for _ in range(Limits().frames_at_once * 2):
                 await eager.socket.send(text)
         assert (await eager.closed())[0] == 1008
-    await _is_served(other)
+    await is_served(other)
 
 
 async def test_a_node_may_beat_far_more_often_than_it_is_told(service: RegistryService) -> None:
@@ -337,12 +173,6 @@ async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() ->
         assert await broken.close_code() == 1002
         connection.identify("node-1")
         await until(lambda: service.size.connections == 0, what="the connection dropped")
-
-
-async def test_compression_is_not_negotiated(service: RegistryService) -> None:
-    async with connect(url(service), proxy=None) as socket:
-        assert socket.response is not None
-        assert "Sec-WebSocket-Extensions" not in socket.response.headers
 
 
 async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
@@ -453,7 +283,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
         json.dumps({"type": "nobody-knows", "mark": mark, "padding": "x" * size}).encode()
         for mark, size in enumerate(sizes)
     ]
-    stream = b"".join(data.draw(st.sampled_from([masked, _fragmented, _pinged]))(one) for one in padded)
+    stream = b"".join(data.draw(st.sampled_from([masked, fragmented, pinged]))(one) for one in padded)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     heard: list[bytes] = []
     async with running(QUICK) as service:
@@ -465,52 +295,3 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
                 await asyncio.sleep(0)
             await until(lambda: len(heard) == len(padded), what="all frames read")
     assert heard == padded
-
-
-@dataclass
-class RawPeer:
-    """A peer that writes bytes, not messages."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def text(self) -> bytes:
-        opcode, payload = await self._frame()
-        assert opcode == 1
-        return payload
-
-    async def close_code(self) -> int:
-        opcode, payload = await self._frame()
-        assert opcode == 8
-        code: int = struct.unpack("!H", payload[:2])[0]
-        return code
-
-    async def _frame(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(5):
-            head, length = await self.reader.readexactly(2)
-            if length == 126:
-                (length,) = struct.unpack("!H", await self.reader.readexactly(2))
-            return head & 15, await self.reader.readexactly(length)
-
-
-@contextlib.asynccontextmanager
-async def raw(service: RegistryService, *, behind: bytes = b"") -> AsyncIterator[RawPeer]:
-    address = service.node_address
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    writer.write(HANDSHAKE + behind)
-    await reader.readuntil(b"\r\n\r\n")
-    try:
-        yield RawPeer(reader, writer)
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def _fragmented(payload: bytes) -> bytes:
-    half = len(payload) // 2
-    return masked(payload[:half], fin=False) + _pinged(b"", opcode=0, rest=payload[half:])
-
-
-def _pinged(payload: bytes, *, opcode: int = 1, rest: bytes = b"") -> bytes:
-    return masked(b"are you there", opcode=9) + masked(payload + rest, opcode=opcode)

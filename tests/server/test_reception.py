@@ -19,9 +19,11 @@ from gpu_agent.registry.events import (
 from gpu_agent.server.gateway import NodeConnection
 from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.reception import BEATS_PER_MEASUREMENT, REFUSED_IN_A_ROW, Reception
+from gpu_agent.server.reception import BEATS_PER_MEASUREMENT, MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW, Reception
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.switchboard import Switchboard
-from tests.server.harness import LOOPBACK, Node, admit_all, beat, registration, until
+from tests.server.harness import LOOPBACK, Node, admit_all, beat, is_served, node, registration, until
+from tests.server.malformed import MALFORMED
 
 Judge = Callable[[NodeConnection, Handshake], TurnedAway | None]
 
@@ -200,3 +202,46 @@ async def test_a_beat_of_another_node_is_an_offence_told_once(
             await peer.say(beat("node-of-somebody-else"))
         await until(lambda: len(events) == 5, what="five beats")
     assert [record.message for record in caplog.records] == ["foreign_beat", "offences_left_out"]
+
+
+def test_at_least_thirty_kinds_of_malformed_frames_are_tried() -> None:
+    assert len({name for name, _, _ in MALFORMED}) >= 30
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=[case[0] for case in MALFORMED])
+async def test_a_malformed_frame_is_told_its_path_and_the_socket_stays_open(
+    service: RegistryService, other: Node, case: tuple[str, str | bytes, str]
+) -> None:
+    _, frame, path = case
+    async with node(service) as broken:
+        await broken.socket.send(frame, text=True)
+        told = await broken.hear()
+        assert (told["type"], told["code"]) == ("node_error", "INVALID_MESSAGE")
+        paths = [error["path"] for error in told["details"]["errors"]]
+        assert any(one == path or (path == "$" and one.startswith("$")) for one in paths), paths
+        assert (await broken.register())["status"] == "registering"
+    await is_served(other)
+
+
+async def test_too_many_malformed_frames_in_a_row_close_with_1008(
+    service: RegistryService, other: Node
+) -> None:
+    async with node(service) as broken:
+        for _ in range(MALFORMED_IN_A_ROW):
+            await broken.socket.send("nonsense")
+        for _ in range(MALFORMED_IN_A_ROW):
+            assert (await broken.hear())["code"] == "INVALID_MESSAGE"
+        assert (await broken.closed())[0] == 1008
+    await is_served(other)
+
+
+async def test_a_readable_frame_between_malformed_ones_keeps_the_socket_open(
+    service: RegistryService,
+) -> None:
+    async with node(service) as clumsy:
+        for _ in range(MALFORMED_IN_A_ROW - 1):
+            await clumsy.socket.send("nonsense")
+        await clumsy.register()
+        for _ in range(MALFORMED_IN_A_ROW - 1):
+            await clumsy.socket.send("nonsense")
+        assert (await clumsy.register())["status"] == "registering"

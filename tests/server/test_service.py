@@ -23,12 +23,6 @@ from tests.server.harness import LOOPBACK, QUICK, Node, node, running, until
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[RegistryService]:
-    async with running() as service:
-        yield service
-
-
-@pytest.fixture
 async def ready(service: RegistryService) -> AsyncIterator[Node]:
     async with node(service) as ready:
         await ready.become_ready(max_concurrent_jobs=1)

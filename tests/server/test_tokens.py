@@ -1,7 +1,6 @@
 """The desk of a registry that runs."""
 
 import time
-from collections.abc import AsyncIterator
 from math import inf, nan
 
 import pytest
@@ -13,12 +12,6 @@ from gpu_agent.server.tokens import LONGEST_NOTE, LONGEST_TTL_SECONDS, NewToken
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import node, running
 from tests.server.test_service import FailingStore
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[RegistryService]:
-    async with running() as service:
-        yield service
 
 
 def made(result: NewToken | Refusal) -> NewToken:

@@ -4,10 +4,13 @@ import http
 import os
 
 import pytest
+from websockets.asyncio.client import connect
 
 from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Aside, WebSocket, lone_text
 from tests.server.frames import masked
+from tests.server.harness import url
 
 REQUEST = (
     b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -230,3 +233,9 @@ def test_exactly_one_text_in_a_read_is_taken_without_the_parser() -> None:
         buffer = memoryview(bytearray(other + os.urandom(20)))
         assert lone_text(buffer, len(other), max_frame_bytes=1024) is None
     assert lone_text(memoryview(frame), len(frame), max_frame_bytes=100) is None
+
+
+async def test_compression_is_not_negotiated(service: RegistryService) -> None:
+    async with connect(url(service), proxy=None) as socket:
+        assert socket.response is not None
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers
