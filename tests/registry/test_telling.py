@@ -1,6 +1,6 @@
 from gpu_agent.registry import telling
 from gpu_agent.registry.actions import TellStatus
-from gpu_agent.registry.events import ConnectionLost, ResumeAsked
+from gpu_agent.registry.events import ConnectionLost, DrainAsked, ReleaseAsked, ResumeAsked
 from tests.registry.fleets import Registry, figures, of
 
 
@@ -106,3 +106,20 @@ def test_a_deadline_is_told_as_long_as_it_lies_ahead() -> None:
         ("draining", deadline),
         ("offline", None),
     ]
+
+
+def test_every_state_has_since_when_why_and_what_clears_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    for event in (
+        DrainAsked(1, "node-1", None, ""),
+        ReleaseAsked(2, "job-1"),
+        ResumeAsked(3, "node-1"),
+    ):
+        registry.pass_time(1.0)
+        for told in of(TellStatus, registry.do(event)):
+            assert told.since == registry.now
+            assert told.reason == record.reason != ""
+            assert told.clears_when
+            assert told.previous_status is not None

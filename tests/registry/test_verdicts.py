@@ -1,7 +1,10 @@
 import pytest
 
+from gpu_agent.registry.actions import TellStatus
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.events import ReleaseAsked
 from gpu_agent.registry.lifecycle import IllegalTransitionError
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.roster import Roster
@@ -9,7 +12,7 @@ from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.verdicts import Verdicts
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
-from tests.registry.fleets import Registry, closed, declaration, hardware, notes, statuses
+from tests.registry.fleets import Registry, closed, declaration, hardware, notes, of, proof, statuses
 
 NOW = 100.0
 
@@ -104,3 +107,126 @@ def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None
     done = registry.drain()
     assert notes(done, "node_status_changed")
     assert registry.claim("job-1").counts == {"status_not_ready": 1}
+
+
+def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert registry.claim("job-1").node_id == "node-1"
+    assert statuses(registry.drain()) == ["draining"]
+    assert registry.claim("job-2").counts == {"status_not_ready": 1}
+    left = registry.do(ReleaseAsked(registry.ref(), "job-1"))
+    assert statuses(left) == ["offline"]
+    assert record.reason_code == "drain_complete"
+
+
+def test_s05_a_draining_node_goes_offline_when_its_deadline_passes() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.drain(deadline_seconds=20.0)
+    registry.beats(2, every=9.0, running_jobs=("job-1",))
+    assert record.status == "draining"
+    told = registry.beats(1, every=3.0, running_jobs=("job-1",))
+    assert statuses(told) == ["offline"]
+    assert record.reason_code == "drain_deadline"
+
+
+def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    registry.beat(running_jobs=("job-2",))
+    assert record.status == "draining"
+    registry.beat(running_jobs=())
+    assert record.status == "offline"
+
+
+def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert record.usage is not None
+    guess = record.usage.model_copy(update={"running_jobs": 3})
+    registry.beat(running_jobs=None, resource_usage=guess)
+    assert record.in_flight_jobs == 3
+    registry.drain()
+    assert record.status == "offline"
+
+
+@pytest.mark.parametrize("schema", [None, "1.0"])
+def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
+    registry = Registry()
+    record = registry.ready(capability_schema_version=schema)
+    assert record.usage is not None
+    counted = record.usage.model_copy(update={"running_jobs": 1})
+    registry.beat(running_jobs=None, resource_usage=counted)
+    registry.drain()
+    assert record.status == "draining"
+    registry.beat(running_jobs=None)
+    assert record.status == "offline"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "reported", "waits_for"),
+    [((), (), 0), (("a",), (), 1), ((), ("b",), 1), (("a",), ("a",), 1), (("a",), ("b", "c"), 3)],
+    ids=str,
+)
+def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_reports(
+    claimed: tuple[str, ...], reported: tuple[str, ...], waits_for: int
+) -> None:
+    registry = Registry()
+    record = registry.ready()
+    for job_id in claimed:
+        registry.claim(job_id)
+    registry.beat(running_jobs=reported)
+    told = of(TellStatus, registry.drain())
+    assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
+    assert record.status == ("draining" if waits_for else "offline")
+
+
+def restarted(registry: Registry) -> Registry:
+    fresh = Registry()
+    fresh.restore(
+        [Restored(kind, key, document, 1.0) for (kind, key), (document, _) in registry.kept.items()]
+    )
+    return fresh
+
+
+def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
+    assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
+    (told,) = of(TellStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
+    assert told.clears_when is not None
+    assert told.clears_when.startswith("a beat shows that no job runs")
+    fresh.beat(running_jobs=("job-2",))
+    assert fresh.node().status == "draining"
+    assert statuses(fresh.beat(running_jobs=())) == ["offline"]
+
+
+def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=20.0)
+    fresh = restarted(registry)
+    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
+    fresh.pass_time(20.0)
+    assert fresh.node().reason_code == "drain_deadline"
+    assert fresh.node().reason == "the drain's deadline passed before the node said what runs"
+
+
+def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.arrive(proof("node-1"), 1, "node-1", running_jobs=())
+    assert statuses(fresh.do(ReleaseAsked(fresh.ref(), "job-1"))) == ["offline"]

@@ -1,7 +1,6 @@
 import pytest
 
 from gpu_agent.registry.actions import Refusal, TellStatus
-from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     ConnectionLost,
     CordonAsked,
@@ -31,64 +30,6 @@ from tests.registry.fleets import (
 
 def come_back(registry: Registry, connection: int) -> None:
     registry.do(RegistrationArrived(connection, declaration(), "unused", credential=proof("node-1")))
-
-
-def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
-    registry = Registry()
-    record = registry.ready()
-    assert registry.claim("job-1").node_id == "node-1"
-    assert statuses(registry.drain()) == ["draining"]
-    assert registry.claim("job-2").counts == {"status_not_ready": 1}
-    left = registry.do(ReleaseAsked(registry.ref(), "job-1"))
-    assert statuses(left) == ["offline"]
-    assert record.reason_code == "drain_complete"
-
-
-def test_s05_a_draining_node_goes_offline_when_its_deadline_passes() -> None:
-    registry = Registry()
-    record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
-    registry.drain(deadline_seconds=20.0)
-    registry.beats(2, every=9.0, running_jobs=("job-1",))
-    assert record.status == "draining"
-    told = registry.beats(1, every=3.0, running_jobs=("job-1",))
-    assert statuses(told) == ["offline"]
-    assert record.reason_code == "drain_deadline"
-
-
-def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> None:
-    registry = Registry()
-    record = registry.ready()
-    registry.beat(running_jobs=("job-1", "job-2"))
-    registry.drain()
-    registry.beat(running_jobs=("job-2",))
-    assert record.status == "draining"
-    registry.beat(running_jobs=())
-    assert record.status == "offline"
-
-
-def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
-    registry = Registry()
-    record = registry.ready()
-    assert record.usage is not None
-    guess = record.usage.model_copy(update={"running_jobs": 3})
-    registry.beat(running_jobs=None, resource_usage=guess)
-    assert record.in_flight_jobs == 3
-    registry.drain()
-    assert record.status == "offline"
-
-
-@pytest.mark.parametrize("schema", [None, "1.0"])
-def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
-    registry = Registry()
-    record = registry.ready(capability_schema_version=schema)
-    assert record.usage is not None
-    counted = record.usage.model_copy(update={"running_jobs": 1})
-    registry.beat(running_jobs=None, resource_usage=counted)
-    registry.drain()
-    assert record.status == "draining"
-    registry.beat(running_jobs=None)
-    assert record.status == "offline"
 
 
 def test_after_an_operators_drain_the_session_stays_open_and_beats_are_recorded() -> None:
@@ -290,71 +231,6 @@ def test_an_operator_takes_over_a_drain_that_the_node_asked_for() -> None:
     assert (record.status, record.connection) == ("offline", 1)
 
 
-@pytest.mark.parametrize(
-    ("claimed", "reported", "waits_for"),
-    [((), (), 0), (("a",), (), 1), ((), ("b",), 1), (("a",), ("a",), 1), (("a",), ("b", "c"), 3)],
-    ids=str,
-)
-def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_reports(
-    claimed: tuple[str, ...], reported: tuple[str, ...], waits_for: int
-) -> None:
-    registry = Registry()
-    record = registry.ready()
-    for job_id in claimed:
-        registry.claim(job_id)
-    registry.beat(running_jobs=reported)
-    told = of(TellStatus, registry.drain())
-    assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
-    assert record.status == ("draining" if waits_for else "offline")
-
-
-def restarted(registry: Registry) -> Registry:
-    fresh = Registry()
-    fresh.restore(
-        [Restored(kind, key, document, 1.0) for (kind, key), (document, _) in registry.kept.items()]
-    )
-    return fresh
-
-
-def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.beat(running_jobs=("job-1", "job-2"))
-    registry.drain()
-    fresh = restarted(registry)
-    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
-    assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
-    (told,) = of(TellStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
-    assert told.clears_when is not None
-    assert told.clears_when.startswith("a beat shows that no job runs")
-    fresh.beat(running_jobs=("job-2",))
-    assert fresh.node().status == "draining"
-    assert statuses(fresh.beat(running_jobs=())) == ["offline"]
-
-
-def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.drain(deadline_seconds=20.0)
-    fresh = restarted(registry)
-    fresh.do(ReleaseAsked(fresh.ref(), "job-1"))
-    fresh.pass_time(20.0)
-    assert fresh.node().reason_code == "drain_deadline"
-    assert fresh.node().reason == "the drain's deadline passed before the node said what runs"
-
-
-def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.drain()
-    fresh = restarted(registry)
-    fresh.arrive(proof("node-1"), 1, "node-1", running_jobs=())
-    assert statuses(fresh.do(ReleaseAsked(fresh.ref(), "job-1"))) == ["offline"]
-
-
 def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> None:
     registry = Registry()
     record = registry.ready()
@@ -412,20 +288,3 @@ def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
         registry.beat(2, "node-1")
     assert (record.status, record.cordoned) == ("ready", "new fans")
     assert registry.claim("job-1").counts == {"cordoned": 1}
-
-
-def test_every_state_has_since_when_why_and_what_clears_it() -> None:
-    registry = Registry()
-    record = registry.ready()
-    registry.claim("job-1")
-    for event in (
-        DrainAsked(1, "node-1", None, ""),
-        ReleaseAsked(2, "job-1"),
-        ResumeAsked(3, "node-1"),
-    ):
-        registry.pass_time(1.0)
-        for told in of(TellStatus, registry.do(event)):
-            assert told.since == registry.now
-            assert told.reason == record.reason != ""
-            assert told.clears_when
-            assert told.previous_status is not None
