@@ -11,8 +11,8 @@ from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.first_token import NAME, leave_admin_token
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
+from tests.server.disks import FailingStore
 from tests.server.harness import running
-from tests.server.test_service import FailingStore
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """The facade, with nodes on real sockets."""
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -17,8 +16,9 @@ from gpu_agent.server.dispatch_views import Selection
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.views import NodeDetail, Placement
-from gpu_agent.store.base import Batch, StoreError
+from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
+from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, node, running, until
 
 
@@ -39,17 +39,6 @@ async def placed(service: RegistryService, job_id: str) -> Placement:
     placement = await service.claim(Job(job_id=job_id))
     assert isinstance(placement, Placement)
     return placement
-
-
-class FailingStore(MemoryStore):
-    """A disk that can be full."""
-
-    full = False
-
-    def save(self, batches: Sequence[Batch]) -> None:
-        if self.full:
-            raise StoreError("the disk is full; free some space")
-        super().save(batches)
 
 
 async def test_r02_one_gpu_is_acknowledged_and_registering(service: RegistryService) -> None:
@@ -318,30 +307,6 @@ def _hardware() -> dict[str, object]:
     return {"hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [{"name": "L4", "memory_gb": 24}]}}
 
 
-async def test_a_dry_run_says_which_place_a_claim_would_get_and_reserves_none(
-    service: RegistryService, ready: Node
-) -> None:
-    chosen = service.select(Job(job_id="job-1"))
-    assert isinstance(chosen, Selection)
-    assert (chosen.node_id, chosen.held) == (ready.node_id, False)
-    assert known(service, ready.node_id).claimed_jobs == ()
-    await placed(service, "job-1")
-    again, other = service.select(Job(job_id="job-1")), service.select(Job(job_id="job-2"))
-    assert isinstance(again, Selection)
-    assert (again.node_id, again.held) == (ready.node_id, True)
-    assert isinstance(other, NoAvailableNode)
-    assert service.exclusions() == []
-
-
-async def test_failed_placements_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
-    await service.claim(Job(job_id="job-1", required_models=("other",)))
-    (minute,) = service.exclusions()
-    assert (minute.failed, minute.counts, minute.last_jobs) == (1, {"model_not_available": 1}, ("job-1",))
-    assert [one.node_id for one in minute.examples["model_not_available"]] == [ready.node_id]
-    assert abs(minute.window_start - time.time()) < 61
-    assert minute.window_end - minute.window_start == pytest.approx(60.0)
-
-
 async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: Node) -> None:
     await service.cordon(ready.node_id, reason="noisy fan")
     account = service.why(ready.node_id, "other")
@@ -371,19 +336,6 @@ async def test_nothing_can_be_told_to_a_node_that_is_not_connected(service: Regi
     assert isinstance(refused, Refusal)
     assert refused.code == "NODE_NOT_CONNECTED"
     assert "registers by itself" in refused.message
-
-
-class StuckStore(MemoryStore):
-    """A disk that stops to turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turning = threading.Event()
-        self.turning.set()
-
-    def save(self, batches: Sequence[Batch]) -> None:
-        self.turning.wait(30)
-        super().save(batches)
 
 
 async def test_a_disk_that_stands_still_keeps_no_node_from_its_verdict_nor_the_registry_from_stopping() -> (
@@ -416,3 +368,18 @@ async def test_what_is_on_its_way_when_the_registry_stops_is_kept_and_answered()
         store.turning.set()
         await stopping
         assert isinstance(await claiming, Placement)
+
+
+async def test_a_dry_run_says_which_place_a_claim_would_get_and_reserves_none(
+    service: RegistryService, ready: Node
+) -> None:
+    chosen = service.select(Job(job_id="job-1"))
+    assert isinstance(chosen, Selection)
+    assert (chosen.node_id, chosen.held) == (ready.node_id, False)
+    assert known(service, ready.node_id).claimed_jobs == ()
+    await placed(service, "job-1")
+    again, other = service.select(Job(job_id="job-1")), service.select(Job(job_id="job-2"))
+    assert isinstance(again, Selection)
+    assert (again.node_id, again.held) == (ready.node_id, True)
+    assert isinstance(other, NoAvailableNode)
+    assert service.exclusions() == []

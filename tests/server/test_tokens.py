@@ -10,8 +10,8 @@ from gpu_agent.registry.credentials import Credential, CredentialKind, Role
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import LONGEST_NOTE, LONGEST_TTL_SECONDS, NewToken
 from gpu_agent.store.memory import MemoryStore
+from tests.server.disks import FailingStore
 from tests.server.harness import node, running
-from tests.server.test_service import FailingStore
 
 
 def made(result: NewToken | Refusal) -> NewToken:
