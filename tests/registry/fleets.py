@@ -29,6 +29,7 @@ from gpu_agent.wire.messages import (
     InstalledModel,
     NodeHeartbeat,
     NodeRegister,
+    NodeRegisterAck,
     ResourceUsage,
 )
 
@@ -170,6 +171,11 @@ class Registry:
             done += self.pass_time(every) + self.beat(connection, **parts)
         return done
 
+    def come_back(self, connection: int, **parts: Any) -> list[Action]:
+        """Let node-1 register on another connection, by its own token."""
+        message = declaration(**parts)
+        return self.do(RegistrationArrived(connection, message, "unused", credential=proof("node-1")))
+
     def ready(self, connection: int = 1, **parts: Any) -> NodeRecord:
         """Bring a node of its own up to ready."""
         self.register(connection, **parts)
@@ -251,3 +257,8 @@ def notes(actions: Sequence[Action], event: str) -> list[Note]:
 def answer(actions: Sequence[Action]) -> Any:
     (one,) = of(Answer, actions)
     return one.result
+
+
+def ack(actions: list[Action]) -> NodeRegisterAck:
+    (message,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
+    return message

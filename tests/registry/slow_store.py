@@ -11,6 +11,7 @@ from typing import Any
 
 from gpu_agent.registry.actions import Action, Kept, Save
 from gpu_agent.registry.events import Saved, SaveFailed
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Key
 from tests.registry.fleets import Registry
 
@@ -101,3 +102,18 @@ class SlowRegistry(Registry):
             done += self.courses.popleft().rest
         self.done += done
         return done
+
+
+def numbers(registry: SlowRegistry) -> list[int]:
+    """The saves that wait for their answer."""
+    return [course.save.save for course in registry.open if course.save is not None]
+
+
+def ready(registry: SlowRegistry) -> NodeRecord:
+    registry.register()
+    registry.answer_all()
+    registry.beats(3)
+    registry.answer_all()
+    record = registry.node()
+    assert record.status == "ready"
+    return record

@@ -3,7 +3,7 @@ import pytest
 from gpu_agent.registry.admission import refusal_of, schema_of
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
-from tests.registry.fleets import declaration, hardware
+from tests.registry.fleets import Registry, ack, codes, declaration, hardware
 
 
 def code_of(message: NodeRegister, *, allow_simulated: bool = False) -> str | None:
@@ -73,3 +73,20 @@ def test_two_gpus_under_one_uuid_are_malformed_and_the_refusal_says_which(
 def test_gpus_without_a_uuid_are_told_apart_by_their_place() -> None:
     nameless = tuple(GpuDeclaration(name="A", memory_gb=24) for _ in range(2))
     assert code_of(declaration(hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=nameless))) is None
+
+
+def test_r05_an_unknown_schema_version_is_refused() -> None:
+    registry = Registry()
+    assert codes(registry.register(capability_schema_version="9.9")) == ["INVALID_CAPABILITY_SCHEMA"]
+    assert registry.fleet.nodes() == []
+
+
+def test_a_simulated_node_is_refused_unless_allowed() -> None:
+    assert codes(Registry().register(simulated=True)) == ["SIMULATED_NODE_REFUSED"]
+    registry = Registry(allow_simulated=True)
+    registry.register(simulated=True)
+    assert registry.node().simulated
+
+
+def test_r04_a_registration_without_a_schema_version_is_taken_as_1_0() -> None:
+    assert ack(Registry().register(capability_schema_version=None)).capability_schema_version == "1.0"

@@ -240,3 +240,8 @@ def test_a_beat_that_declares_two_gpus_under_one_uuid_is_refused_and_counts_for_
     assert codes(done) == ["INVALID_MESSAGE"]
     assert registry.node().last_beat == before
     assert registry.node().hardware == hardware(1)
+
+
+def test_a_beat_before_any_registration_is_from_an_unknown_node() -> None:
+    registry = Registry()
+    assert codes(registry.beat(1, "node-9", gpus=beat().gpus)) == ["UNKNOWN_NODE"]

@@ -1,4 +1,4 @@
-from gpu_agent.registry.actions import Action, Refusal, Save
+from gpu_agent.registry.actions import Refusal, Save
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.verdict import NoAvailableNode
 from gpu_agent.registry.events import (
@@ -6,20 +6,13 @@ from gpu_agent.registry.events import (
     ConnectionLost,
     CordonAsked,
     GoodbyeArrived,
-    RegistrationArrived,
     ReleaseAsked,
-    RemovalAsked,
     RenewalAsked,
     ResumeAsked,
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.fleets import Registry, answer, declaration, figures, notes, of, proof, statuses
-
-
-def come_back(registry: Registry, connection: int, *, jobs: tuple[str, ...]) -> list[Action]:
-    message = declaration(running_jobs=jobs)
-    return registry.do(RegistrationArrived(connection, message, "unused", credential=proof("node-1")))
+from tests.registry.fleets import Registry, answer, figures, notes, of, statuses
 
 
 def test_a_claim_is_saved_before_it_is_answered() -> None:
@@ -122,154 +115,6 @@ def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
     assert registry.fleet.claim_of("job-1") is None
 
 
-def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
-    registry = Registry()
-    registry.ready()
-    claim = registry.claim("job-1")
-    registry.pass_time(46.0)
-    done = come_back(registry, 2, jobs=("job-1", "job-7"))
-    assert [note.fields["job_id"] for note in notes(done, "claim_found_again")] == ["job-1"]
-    found = registry.fleet.claim_of("job-1")
-    assert found is not None
-    assert (found.gpu_uuids, found.expires_at) == (claim.gpu_uuids, registry.now + 60.0)
-    assert ("claim", "job-1") in registry.kept
-
-
-def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(46.0)
-    come_back(registry, 2, jobs=())
-    registry.beat(2, "node-1", running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is not None
-
-
-def test_a_lost_claim_is_not_found_by_what_its_node_reported_before_it_was_lost() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.beat(running_jobs=("job-1",))
-    registry.pass_time(46.0)
-    assert not notes(registry.arrive(proof("node-1"), 2, "node-1"), "claim_found_again")
-    assert not notes(registry.beat(2, "node-1", running_jobs=()), "claim_found_again")
-
-
-def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_job_runs_on() -> None:
-    registry = Registry()
-    record = registry.ready()
-    registry.claim("job-1")
-    registry.drain(deadline_seconds=0.0)
-    registry.pass_time(2.0)
-    assert (record.status, record.connection, record.claims) == ("offline", 1, {})
-    assert not notes(registry.beat(1, running_jobs=("job-1",)), "claim_found_again")
-    registry.do(ResumeAsked(7, "node-1"))
-    assert notes(registry.beat(1, running_jobs=("job-1",)), "claim_found_again")
-    assert set(record.claims) == {"job-1"}
-
-
-def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
-    registry = Registry(claim_ttl_seconds=1000.0)
-    registry.ready(1)
-    assert registry.claim("job-1").node_id == "node-1"
-    registry.pass_time(46.0)
-    registry.ready(2)
-    assert registry.claim("job-1").node_id == "node-2"
-    come_back(registry, 3, jobs=("job-1",))
-    found = registry.fleet.claim_of("job-1")
-    assert found is not None
-    assert found.node_id == "node-2"
-
-
-def test_a_lost_claim_that_was_claimed_elsewhere_is_not_found_again_even_after_it_ended_there() -> None:
-    registry = Registry(claim_ttl_seconds=1000.0)
-    registry.ready(1)
-    registry.claim("job-1")
-    registry.pass_time(46.0)
-    registry.ready(2)
-    registry.claim("job-1")
-    registry.do(ReleaseAsked(7, "job-1"))
-    come_back(registry, 3, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-
-
-def test_a_claim_lost_long_ago_is_not_found_again() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(46.0 + 11 * 60.0)
-    come_back(registry, 2, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-
-
-def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
-    registry = Registry(claim_ttl_seconds=1000.0)
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(46.0)
-    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
-    come_back(registry, 2, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-
-
-def test_a_lost_claim_cannot_be_given_back_before_its_loss_is_kept() -> None:
-    """That it was lost may not be kept yet: a restart would bring the claim back."""
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.store_fails = True
-    registry.pass_time(50.0)
-    assert ("claim", "job-1") in registry.kept
-    assert isinstance(answer(registry.do(ReleaseAsked(7, "job-1"))), Refusal)
-    registry.store_fails = False
-    registry.pass_time(2.0)
-    assert ("claim", "job-1") not in registry.kept
-
-
-def test_giving_a_lost_claim_back_is_saved() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(50.0)
-    (save,) = of(Save, registry.do(ReleaseAsked(7, "job-1")))
-    assert [change.key for change in save.changes] == ["job-1"]
-
-
-def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(46.0)
-    registry.store_fails = True
-    come_back(registry, 2, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-    registry.store_fails = False
-    come_back(registry, 3, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is not None
-
-
-def test_a_claim_that_was_found_and_expires_stays_ended_though_its_job_runs_on() -> None:
-    registry = Registry(claim_ttl_seconds=30.0)
-    registry.ready()
-    registry.claim("job-1")
-    registry.do(GoodbyeArrived(1, NodeUnregister(node_id="node-1")))
-    come_back(registry, 2, jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is not None
-    registry.pass_time(31.0)
-    registry.beat(2, "node-1", running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-
-
-def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.do(RemovalAsked(7, "node-1"))
-    registry.do(ConnectionLost(1))
-    registry.register(2, "node-1", running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-
-
 def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
     registry = Registry()
     record = registry.ready()
@@ -281,7 +126,7 @@ def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
     assert record.status == "draining"
     done += registry.do(ResumeAsked(registry.ref(), "node-1"))
     done += registry.do(ConnectionLost(1))
-    done += come_back(registry, 2, jobs=())
+    done += registry.come_back(2, running_jobs=())
     assert record.status == "registering"
     assert (notes(done, "claim_lost"), list(record.claims)) == ([], ["job-1"])
 

@@ -4,7 +4,7 @@ from gpu_agent.registry import declared
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
-from tests.registry.fleets import beat, declaration, hardware, model
+from tests.registry.fleets import Registry, beat, declaration, gpus, hardware, model
 
 SETTINGS = Thresholds()
 
@@ -107,3 +107,9 @@ def test_new_hardware_replaces_every_gpu() -> None:
     declared.replace(record, beat(hardware=hardware(3)), SETTINGS)
     assert (len(record.gpus), record.hardware) == (3, hardware(3))
     assert record.registration.hardware == hardware(3)
+
+
+def test_r03_every_gpu_of_a_node_is_recorded() -> None:
+    registry = Registry()
+    registry.register(hardware=hardware(8))
+    assert list(registry.node().gpus) == [gpu.uuid for gpu in gpus(8)]

@@ -6,9 +6,9 @@ import pytest
 
 from gpu_agent.registry.actions import Kept, TellStatus
 from gpu_agent.registry.documents import Restored
-from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, RegistrationArrived, ResumeAsked
+from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, ResumeAsked
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.fleets import Registry, declaration, figures, of, proof, statuses
+from tests.registry.fleets import Registry, figures, of, proof, statuses
 
 LOST = figures(health="lost", reasons=("xid_79",))
 
@@ -36,7 +36,7 @@ def flapping() -> Registry:
 
 
 def come_back(registry: Registry, connection: int) -> None:
-    registry.do(RegistrationArrived(connection, declaration(), "unused", credential=proof("node-1")))
+    registry.come_back(connection)
     for _ in range(3):
         registry.pass_time(2.0)
         registry.beat(connection, "node-1")

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.registry.actions import Send
 from gpu_agent.registry.credentials import Credential, CredentialKind
-from gpu_agent.registry.events import RegistrationArrived
+from gpu_agent.registry.events import ConnectionLost, RegistrationArrived
 from gpu_agent.registry.identity import Identities
 from gpu_agent.registry.keys import NodeKey, NodeKeys
 from gpu_agent.registry.record import NodeRecord
@@ -13,7 +14,7 @@ from gpu_agent.registry.roster import Roster
 from gpu_agent.registry.tokens import Token, Tokens
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError
-from tests.registry.fleets import JOIN, declaration, hardware, proof
+from tests.registry.fleets import JOIN, Registry, codes, declaration, hardware, of, proof
 
 NOW = 1000.0
 RECLAIM = Credential(CredentialKind.JOIN, "reclaim", "node-A")
@@ -208,3 +209,31 @@ def test_a_reclaim_token_is_good_once_and_says_what_to_do_then() -> None:
     assert decide(arrival(None, RECLAIM), roster_with(keys=unspent("reclaim"))) == "node-A"
     assert decide(arrival(None, RECLAIM), roster_with(), spent=1) == "FORBIDDEN"
     assert "gpu-agent registry reclaim node-A" in refusal(arrival(None, RECLAIM), roster_with(), spent=1)
+
+
+def test_r06_a_known_id_without_proof_is_a_conflict_that_says_how_to_go_on() -> None:
+    registry = Registry()
+    registry.ready()
+    refused = registry.register(2, "node-1")
+    assert codes(refused, 2) == ["NODE_ID_CONFLICT"]
+    (refusal,) = [one.message for one in of(Send, refused) if isinstance(one.message, NodeError)]
+    assert "10.0.0.1" in refusal.message
+    assert "register with node_id null" in refusal.message
+    assert registry.node().connection == 1
+
+
+def test_another_id_on_the_same_connection_is_a_conflict() -> None:
+    registry = Registry()
+    registry.ready()
+    assert codes(registry.register(1, "node-other")) == ["NODE_ID_CONFLICT"]
+    assert registry.node().status == "ready"
+
+
+def test_with_auth_off_a_disconnected_id_may_be_taken_over() -> None:
+    registry = Registry(auth_off=True)
+    registry.ready()
+    assert codes(registry.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
+    registry.do(ConnectionLost(1))
+    registry.register(3, "node-1")
+    assert registry.node().epoch == 2
+    assert registry.node().connection == 3

@@ -5,7 +5,7 @@ from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToke
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import ConnectionLost, JoinTokenMade, RegistrationArrived, RotationAsked
 from gpu_agent.wire.messages import NodeRegisterAck
-from tests.registry.fleets import JOIN, Registry, closed, codes, declaration, figures, of
+from tests.registry.fleets import JOIN, Registry, ack, closed, codes, declaration, figures, of, proof
 
 ONCE = Credential(CredentialKind.JOIN, "once")
 
@@ -250,3 +250,9 @@ def test_with_auth_off_nobody_is_told_a_token() -> None:
     registry = Registry(auth_off=True)
     assert told_token(registry.register()) is None
     assert registry.node().keys.all == ()
+
+
+def test_a_token_is_told_only_when_one_was_issued() -> None:
+    registry = Registry()
+    assert ack(registry.register()).node_token == "secret of node-1"
+    assert ack(registry.arrive(proof("node-1"), 2)).node_token is None

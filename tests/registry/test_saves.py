@@ -2,9 +2,7 @@ from gpu_agent.registry.actions import Answer, Change, Kept, Note, Refusal, Save
 from gpu_agent.registry.credentials import FreshToken
 from gpu_agent.registry.events import CordonAsked, RegistrationArrived
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.saves import Saves
-from gpu_agent.registry.step import Key, Step, Was
-from gpu_agent.registry.unkept import MOST_AT_ONCE, MOST_WORDS
+from gpu_agent.registry.step import Step
 from gpu_agent.wire.messages import NodeError
 from tests.registry.fleets import (
     Registry,
@@ -13,51 +11,13 @@ from tests.registry.fleets import (
     codes,
     declaration,
     figures,
-    hardware,
     notes,
     of,
     proof,
     statuses,
 )
+from tests.registry.saving import Undone, asked, node, saves, verdict
 from tests.registry.slow_store import SlowRegistry
-
-
-class Undone:
-    """Remembers what was put back."""
-
-    def __init__(self) -> None:
-        self.keys: list[tuple[str, Was]] = []
-
-    def as_it_is(self, key: Key) -> Was:
-        return node(key[1]) if key[0] is Kept.NODE else None
-
-    def put_back(self, key: Key, before: Was, after: Was, *, step: Step) -> None:  # noqa: ARG002
-        self.keys.append((key[1], before))
-
-
-def saves(undone: Undone) -> Saves:
-    return Saves(write=lambda key, now: Change(*key, {"at": now}), undo=undone, retry_seconds=1.0)
-
-
-def node(node_id: str = "node-1") -> NodeRecord:
-    return NodeRecord(node_id=node_id, registration=declaration(), hardware=hardware(), registered_at=0.0)
-
-
-def asked(ref: int, now: float = 0.0) -> Step:
-    step = Step(now)
-    step.note("heard", {})
-    step.remember(node())
-    step.keep_node(node())
-    step.refuse_unsaved(ref)
-    step.answer(ref)
-    return step
-
-
-def verdict(now: float = 0.0, node_id: str = "node-1") -> Step:
-    step = Step(now)
-    step.keep_node(node(node_id))
-    step.note("decided", {"node_id": node_id})
-    return step
 
 
 def test_one_save_comes_before_all_that_is_noted_or_told() -> None:
@@ -218,20 +178,6 @@ def test_a_drain_that_could_not_be_saved_is_refused_and_never_began() -> None:
     assert registry.claim("job-1").node_id == "node-1"
 
 
-def test_what_is_out_of_date_before_it_could_be_told_is_not_told() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.ready(2)
-    registry.store_fails = True
-    registry.beats(120, every=10.0, gpus=figures(health="lost"))
-    registry.beats(3, gpus=figures())
-    registry.store_fails = False
-    told = registry.pass_time(2.0)
-    assert statuses(told, 1) == ["ready"]
-    assert statuses(told, 2) == ["offline"]
-    assert closed(told) == [(2, 1001)]
-
-
 def test_a_verdict_is_noted_once_it_is_kept() -> None:
     """What is in the log and a node's history is told to operators (§4: save before telling)."""
     subject = saves(Undone())
@@ -245,71 +191,6 @@ def test_a_verdict_is_noted_once_it_is_kept() -> None:
     retold = subject.sealed(again)
     assert isinstance(retold[0], Save)
     assert [action for action in retold if not isinstance(action, Save)] == told
-
-
-def test_a_store_that_keeps_nothing_does_not_fill_the_memory_with_notes() -> None:
-    subject = saves(Undone())
-    count = MOST_WORDS + 50
-    for number in range(1, count):
-        subject.sealed(verdict(node_id=f"node-{number % 10}"))
-        subject.failed(number, "disk full", Step(1.0))
-    again = Step(2.0)
-    subject.retry(again)
-    waiting = of(Note, subject.sealed(again))
-    assert MOST_WORDS <= len(waiting) <= 2 * MOST_WORDS
-    assert waiting[-1].fields == {"node_id": f"node-{(count - 1) % 10}"}
-
-
-def fleet_of_unkept(count: int) -> Saves:
-    subject = saves(Undone())
-    for number in range(1, count + 1):
-        subject.sealed(verdict(node_id=f"node-{number}"))
-        subject.failed(number, "disk full", Step(1.0))
-    return subject
-
-
-def test_many_verdicts_are_saved_again_in_parts_each_once_the_one_before_is_kept() -> None:
-    subject = fleet_of_unkept(2 * MOST_AT_ONCE + 1)
-    assert not subject.goes_on
-    saved = []
-    for now in (2.0, 2.01, 2.02):
-        assert (subject.deadline or 0.0) <= now
-        step = Step(now)
-        subject.retry(step)
-        (save, *_) = subject.sealed(step)
-        assert isinstance(save, Save)
-        saved.append(len(save.changes))
-        subject.kept(save.save)
-    assert saved == [MOST_AT_ONCE, MOST_AT_ONCE, 1]
-    assert (subject.goes_on, subject.deadline) == (False, None)
-
-
-def test_no_part_is_tried_while_one_is_on_its_way() -> None:
-    subject = fleet_of_unkept(2 * MOST_AT_ONCE)
-    subject.retry(step := Step(2.0))
-    subject.sealed(step)
-    assert subject.deadline is None
-
-
-def test_while_the_store_fails_one_part_is_tried_at_a_time_the_same_one_first() -> None:
-    subject = fleet_of_unkept(2 * MOST_AT_ONCE)
-    tried = []
-    for now in (2.0, 3.0):
-        assert subject.deadline == now
-        step = Step(now)
-        subject.retry(step)
-        tried.append(list(step.keys))
-        (save, *_) = subject.sealed(step)
-        assert isinstance(save, Save)
-        subject.failed(save.save, "disk full", Step(now))
-    assert tried[0] == tried[1] == [(Kept.NODE, f"node-{n}") for n in range(1, MOST_AT_ONCE + 1)]
-
-
-def test_nothing_is_tried_again_before_its_time() -> None:
-    subject = fleet_of_unkept(1)
-    step = Step(1.5)
-    subject.retry(step)
-    assert (list(step.keys), subject.deadline) == ([], 2.0)
 
 
 def test_nobody_is_told_a_status_before_the_verdict_that_waits_is_kept() -> None:

@@ -22,7 +22,6 @@ from gpu_agent.registry.events import (
     SaveFailed,
 )
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import NodeRecord
 from tests.registry.fleets import (
     Registry,
     answer,
@@ -35,7 +34,7 @@ from tests.registry.fleets import (
     proof,
     statuses,
 )
-from tests.registry.slow_store import SlowRegistry
+from tests.registry.slow_store import SlowRegistry, numbers, ready
 from tests.registry.unruly import Unruly
 
 
@@ -286,18 +285,3 @@ class Wishes:
         for ref in refused & self._asked.keys():
             assert f"wish {ref}" not in reasons
             assert fleet.claim_of(f"job {ref}") is None
-
-
-def numbers(registry: SlowRegistry) -> list[int]:
-    """The saves that wait for their answer."""
-    return [course.save.save for course in registry.open if course.save is not None]
-
-
-def ready(registry: SlowRegistry) -> NodeRecord:
-    registry.register()
-    registry.answer_all()
-    registry.beats(3)
-    registry.answer_all()
-    record = registry.node()
-    assert record.status == "ready"
-    return record

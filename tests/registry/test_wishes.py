@@ -28,10 +28,6 @@ from tests.registry.fleets import (
 )
 
 
-def come_back(registry: Registry, connection: int) -> None:
-    registry.do(RegistrationArrived(connection, declaration(), "unused", credential=proof("node-1")))
-
-
 def test_after_an_operators_drain_the_session_stays_open_and_beats_are_recorded() -> None:
     registry = Registry()
     record = registry.ready()
@@ -82,7 +78,7 @@ def test_resume_of_a_drained_node_that_is_gone_lets_it_come_back_by_registering(
     registry.do(ConnectionLost(1))
     registry.do(ResumeAsked(registry.ref(), "node-1"))
     assert (record.status, record.drain) == ("offline", None)
-    come_back(registry, 2)
+    registry.come_back(2)
     registry.pass_time(2.0)
     for _ in range(3):
         registry.beat(2, "node-1")
@@ -110,7 +106,7 @@ def test_a_drained_node_that_registers_anew_is_never_schedulable_in_between() ->
     record = registry.ready()
     registry.drain()
     registry.do(ConnectionLost(1))
-    come_back(registry, 2)
+    registry.come_back(2)
     for turn in range(3):
         assert registry.claim(f"job-{turn}").counts == {"status_not_ready": 1}
         registry.beat(2, "node-1")
@@ -237,7 +233,7 @@ def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> No
     registry.pass_time(46.0)
     registry.do(ConnectionLost(1))
     assert statuses(registry.drain()) == []
-    come_back(registry, 2)
+    registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
         registry.beat(2, "node-1")
@@ -248,7 +244,7 @@ def test_a_drained_node_that_registers_on_its_open_session_is_emptied_again() ->
     registry = Registry()
     record = registry.ready()
     registry.drain()
-    come_back(registry, 1)
+    registry.come_back(1)
     assert record.status == "registering"
     assert statuses(registry.beats(3)) == ["ready", "draining", "offline"]
 
@@ -261,7 +257,7 @@ def test_a_wish_outlives_silence_while_it_comes_true() -> None:
     registry.pass_time(46.0)
     assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
     assert record.drain is not None
-    come_back(registry, 2)
+    registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
         registry.beat(2, "node-1")
@@ -282,7 +278,7 @@ def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
     registry.do(CordonAsked(registry.ref(), "node-1", "new fans"))
     registry.drain()
     registry.do(ResumeAsked(registry.ref(), "node-1"))
-    come_back(registry, 2)
+    registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
         registry.beat(2, "node-1")
