@@ -30,6 +30,7 @@ from tests.registry.fleets import (
     codes,
     declaration,
     hardware,
+    notes,
     of,
     proof,
     statuses,
@@ -212,6 +213,28 @@ def test_two_requests_of_one_node_of_which_the_first_cannot_be_saved_are_both_un
     registry.answer(2, fails=numbers(registry)[:1])
     assert (record.status, record.drain, record.cordoned) == ("ready", None, None)
     assert [type(one.result) for one in of(Answer, registry.done)[-2:]] == [Refusal, Refusal]
+
+
+def test_a_node_that_was_purged_on_the_strength_of_a_wish_that_never_was_comes_back() -> None:
+    registry = SlowRegistry(offline_retention_seconds=10.0)
+    ready(registry)
+    registry.do(CordonAsked(1, "node-1", "fans"))
+    registry.do(ConnectionLost(1))
+    registry.answer_all()
+    registry.pass_time(50.0)
+    registry.answer_all()
+    assert registry.node().status == "offline"
+    registry.do(CordonAsked(2, "node-1", None))
+    registry.pass_time(100.0)
+    assert registry.fleet.node("node-1") is None
+    (lifted, _) = numbers(registry)
+    told = len(registry.done)
+    registry.answer(2, fails={lifted})
+    assert registry.node().cordoned == "fans"
+    registry.pass_time(2.0)
+    registry.answer_all()
+    registry.agree()
+    assert notes(registry.done[told:], "node_purged") == []
 
 
 def test_a_claim_that_never_was_is_not_found_again() -> None:

@@ -61,7 +61,7 @@ class _Open:
     again: bool = False
     """True where it holds what could not be kept before, and so goes before what waits since."""
     void: set[str] = field(default_factory=set)
-    """Nodes that were undone meanwhile: nothing is told of them any more."""
+    """Nodes that an earlier save had made or spared, and that are as they were before that failed."""
 
 
 class Saves:
@@ -213,9 +213,14 @@ class Saves:
         )
         for key, before in lost.before.items():
             after = lost.after[key]
+            gone = after is not None and self._undo.as_it_is(key) is None
+            if key[0] is Kept.NODE and key[1] in lost.void:
+                continue
             self._undo.put_back(key, before, after, step=undoing)
             for later in self._later(key, save):
                 _take_out(key, before, after, later=later)
+                if gone and key[0] is Kept.NODE:
+                    later.void.add(key[1])  # it let go of what has come back
                 undoing.keys[key] = None  # it holds what is taken back, and may be kept
         step.touched.update(undoing.touched)
         return _Open(tuple(undoing.keys), told=(*lost.stands.values(), *undoing.notes, *undoing.told))

@@ -74,9 +74,8 @@ class Undo:
                 house.roster.drop(record)
                 house.dispatch.forget(node_id)
                 house.claiming.forget(node_id)
-        elif record is None:
-            if after is None:
-                self._bring_back(before)
+        elif record is None:  # let go by this, or on the strength of it
+            self._bring_back(before)
         elif isinstance(after, NodeRecord):
             self._take_back(record, before, after, step=step)
 
