@@ -23,6 +23,8 @@ class Invariant(StrEnum):
     EVERY_REASON = "every node is able or excluded for a reason"
     KNOWN_ARROW = "no arrow outside the table"
     HISTORY_IN_ORDER = "the log tells each node's moves in their order"
+    TOLD_IS_KNOWN = "what a node told last is what the registry knows of it"
+    EVENTS_KEPT = "every event that was told is kept, under a number that grows"
     AGENT_MOVES = "an agent always waits for something that comes"
     EPOCHS_GROW = "epochs grow"
     NO_PING_PONG = "clones end with one winner and do not fight"

@@ -53,6 +53,7 @@ class Chaos:
             Trouble.SCHEDULER_CRASH: scheduler.crash,
             Trouble.DRAIN: operators.drain_or_resume,
             Trouble.CORDON: operators.cordon_or_uncordon,
+            Trouble.CONTROL: operators.order,
             Trouble.FORGET: operators.forget,
             Trouble.TOKENS: office.work,
         }
@@ -109,6 +110,11 @@ class Chaos:
             )
 
     def _slow_line(self) -> None:
+        if self._dice.random() < 1 / 3:
+            agent, seconds = self._agent(), self._dice.choice((9.0, 11.0, 14.0, 40.0))
+            self._world.say("network", f"will slow the next connection of {agent.name}: {seconds:g} s")
+            self._scene.network.slow_next(agent, seconds)
+            return
         connections = self._scene.network.connections
         if connections:
             connection = self._dice.choice(connections)
@@ -237,7 +243,7 @@ class Chaos:
         box.owner = replace(
             box.owner,
             labels={"zone": self._dice.choice(ZONES)},
-            max_concurrent_jobs=self._dice.choice((None, 1, 2, 3)),
+            max_concurrent_jobs=self._dice.choice((1, 2, 3, 4)),
             accept_public_jobs=self._dice.random() < 2 / 3,
         )
         self._look(box)

@@ -39,6 +39,7 @@ class Trouble(StrEnum):
     SCHEDULER_CRASH = "the scheduler crashes"
     DRAIN = "operators drain and resume"
     CORDON = "operators cordon and uncordon"
+    CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
     TOKENS = "operators rotate, reclaim and revoke"
 

@@ -1,5 +1,7 @@
 """What must be true once nothing goes wrong any more: everybody who lives is back, and nobody fights."""
 
+from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.session.story import State
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.agents import Agent
@@ -33,13 +35,19 @@ class Ending:
         world = self._scene.world
         self._sessions.supersessions.clear()
         deadline = world.now + self._scene.climate.settle_seconds
-        while world.now < deadline and self._trouble() is not None:
+        while True:
             self._help()
             world.run_until(world.now + _LOOKS_EVERY_SECONDS)
             for agent in self._scene.agents:
                 agent.start()  # whoever was still about to leave when the troubles ended
+            if world.now >= deadline or self._trouble() is None:
+                break
         trouble = self._trouble()
         hold(Invariant.COMES_BACK, trouble is None, f"{world.now:.0f} s: {trouble}")
+        for agent in self._scene.agents:
+            record = self._scene.fleet.node(agent.registered_as or "")
+            if record is not None:
+                _compare(agent, record, self._scene.climate.thresholds)
         for node_id, times in self._sessions.supersessions.items():
             twins = sum(agent.disk.node_id == node_id for agent in self._scene.agents)
             hold(Invariant.NO_PING_PONG, times <= twins, f"{node_id} superseded {times} times by {twins}")
@@ -64,8 +72,8 @@ class Ending:
 
     def _trouble_of(self, agent: Agent) -> str | None:
         machine = agent.machine
-        if machine is None:
-            return f"{agent.name} does not run"
+        if machine is None or max(agent.busy_until, agent.unreachable_until) > self._scene.world.now:
+            return f"{agent.name} does not run, or stands still"
         if machine.state is State.YIELDED:
             twins = [one for one in self._scene.agents if one.family == agent.family and one is not agent]
             return None if twins else f"{agent.name} yielded to nobody:\n{machine.story()}"
@@ -89,3 +97,26 @@ class Ending:
         if verdict is None or verdict.status != record.status:
             return f"{agent.name} was told {verdict}, but {node_id} is {record.status}"
         return None
+
+
+def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
+    """Hold what the registry knows of a node to the machine that it is."""
+    box, owner = agent.box, agent.box.owner
+    places = owner.max_concurrent_jobs
+    known = (
+        record.accept_public_jobs,
+        record.labels,
+        record.max_concurrent_jobs,
+        record.ready_models,
+        list(record.gpus),
+        record.gpus.usable,
+    )
+    true = (
+        owner.accept_public_jobs,
+        owner.labels,
+        thresholds.default_max_concurrent_jobs if places is None else places,
+        frozenset(box.models),
+        [box.uuid(place) for place in range(box.gpu_count())],
+        box.gpu_count(),
+    )
+    hold(Invariant.TOLD_IS_KNOWN, known == true, f"{record.node_id} is known as {known}, and is {true}")

@@ -115,6 +115,7 @@ class Network:
         self._most = most_seconds_on_the_way
         self._registry: Callee
         self._open: dict[Connection, None] = {}
+        self._slow_next: dict[Caller, float] = {}
 
     def serve(self, registry: Callee) -> None:
         """Say who answers."""
@@ -182,6 +183,10 @@ class Network:
         pipe = self._world.dice.choice((connection.up, connection.down))
         pipe.last_at = max(pipe.last_at, self._world.now + seconds)
 
+    def slow_next(self, agent: Caller, seconds: float) -> None:
+        """Let what an agent says first on its next connection take so long: it will have given up by then."""
+        self._slow_next[agent] = seconds
+
     def agent_is_gone(self, connection: Connection, *, without_a_word: bool) -> None:
         """The agent's process ended; after a power loss nobody tells the registry."""
         connection.agent_open = False
@@ -210,6 +215,8 @@ class Network:
 
     def _opened(self, connection: Connection) -> None:
         connection.opened = True
+        slow = self._slow_next.pop(connection.agent, 0.0)
+        connection.up.last_at = max(connection.up.last_at, self._world.now + slow)
         connection.agent.opened(connection)
 
     def _give_up(self, connection: Connection) -> None:

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
-from gpu_agent.registry.events import CordonAsked, DrainAsked, RemovalAsked, ResumeAsked
+from gpu_agent.registry.events import (
+    Command,
+    ControlAsked,
+    CordonAsked,
+    DrainAsked,
+    RemovalAsked,
+    ResumeAsked,
+)
 from tests.simulation.desk import Asking, Desk
 from tests.simulation.scene import Scene
 
@@ -27,6 +34,11 @@ class Operators:
         reason = self._scene.world.dice.choice((None, None, "looks odd", ""))
         verb = "uncordons" if reason is None else "cordons"
         self._wish(verb, lambda node: lambda ref: CordonAsked(ref, node, reason))
+
+    def order(self) -> None:
+        """Have a node register again, or probe."""
+        command = self._scene.world.dice.choice(tuple(Command))
+        self._wish(f"orders {command} of", lambda node: lambda ref: ControlAsked(ref, node, command))
 
     def forget(self) -> None:
         """Let a node's record go."""

@@ -23,6 +23,7 @@ from tests.simulation.trace import Trace
 from tests.simulation.watches.arrows import ArrowsWatch
 from tests.simulation.watches.claims import ClaimsWatch
 from tests.simulation.watches.credentials import CredentialsWatch
+from tests.simulation.watches.events import EventsWatch
 from tests.simulation.watches.movers import MoversWatch
 from tests.simulation.watches.places import PlacesWatch
 from tests.simulation.watches.reasons import ReasonsWatch
@@ -85,6 +86,7 @@ class _Stage:
                 ClaimsWatch(scene),
                 PlacesWatch(scene, wishes),
                 TellingWatch(scene),
+                EventsWatch(),
                 SilenceWatch(scene),
                 ReasonsWatch(scene),
                 MoversWatch(),
