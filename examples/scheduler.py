@@ -8,7 +8,16 @@ import contextlib
 import sys
 from pathlib import Path
 
-from gpu_agent.server import Address, Job, NewToken, Placement, RegistryService, ServiceSettings, open_store
+from gpu_agent.server import (
+    Address,
+    Job,
+    NewToken,
+    Placement,
+    RegistryService,
+    ServiceSettings,
+    Thresholds,
+    open_store,
+)
 
 
 async def run(registry: RegistryService, job: Job) -> None:
@@ -32,7 +41,8 @@ async def run(registry: RegistryService, job: Job) -> None:
 
 async def main(folder: Path, models: list[str]) -> None:
     """Be a registry, and its scheduler until all jobs are done."""
-    settings = ServiceSettings(node_listen=Address("127.0.0.1", 0), allow_simulated=True)
+    busy = Thresholds(max_cpu_percent=100)  # nodes whose CPU is busy get jobs too
+    settings = ServiceSettings(node_listen=Address("127.0.0.1", 0), allow_simulated=True, thresholds=busy)
     registry = RegistryService(settings, open_store("sqlite", folder))
     await registry.start()
     joining = await registry.tokens.create_join(uses=None)
