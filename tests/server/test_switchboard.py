@@ -167,6 +167,23 @@ async def test_what_waits_for_its_turn_is_not_overdue() -> None:
             assert (await patient.register())["type"] == "node_register_ack"
 
 
+async def test_what_waits_for_its_turn_counts_as_held() -> None:
+    async with running() as service, node(service) as known:
+        await known.register()
+        board, noted = service._switchboard, list[int]()
+
+        def work() -> None:
+            if board._holdings.total_bytes < 1_000:
+                board.turns.wait(work, urgent=True)
+            else:
+                noted.append(board._holdings.total_bytes)
+
+        board.turns.wait(work, urgent=True)
+        known.socket.transport.write((b"\x81\x82" + b"\0" * 4 + b"{}") * 3000)
+        await until(lambda: noted, what="what waits, noted")
+        await until(lambda: board._holdings.total_bytes == 0, what="nothing held any more")
+
+
 async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -> None:
     async with running(limits=Limits(max_handshakes=2, close_timeout_seconds=0.3)) as service:
         address = service.node_address

@@ -169,9 +169,8 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.address, self.origin = str(Address(*peer[:2])), origin_of(peer[0])
         limits = self._keeper.limits
         transport.set_write_buffer_limits(high=limits.max_unsent_bytes)
-        self._after(
-            min(limits.handshake_timeout_seconds, limits.registration_timeout_seconds), self._handshake_over
-        )
+        first = min(limits.handshake_timeout_seconds, limits.registration_timeout_seconds)
+        self._after(first, self._handshake_over)
         self._keeper.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
@@ -193,6 +192,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         else:
             self._waiting, self._waits_since = data, self._now()
             self._transport.pause_reading()
+            self._note_held()
             self._keeper.turns.wait(self._go_on, urgent=inside)
 
     def eof_received(self) -> None:
@@ -214,13 +214,10 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._keeper.holds(self, 0)
         self._keeper.forget(self)
 
-    # What follows from it.
-
     def _go_on(self) -> None:
         """Take what has waited for its turn."""
-        data, self._waiting = self._waiting, b""
-        if data:
-            self.waited_seconds = self._now() - self._waits_since
+        if data := self._waiting:
+            self._waiting, self.waited_seconds = b"", self._now() - self._waits_since
             self._transport.resume_reading()
             self._receive(data)
 
@@ -230,7 +227,7 @@ class NodeConnection(asyncio.BufferedProtocol):
                 self._answer(heard)
             elif not self._deaf:  # a goodbye and the close frame may come in one read
                 self._take(heard)
-        if (broken := self._socket.breakage()) is not None:
+        if broken := self._socket.breakage():
             event = "handshake_refused" if broken.code is None else "connection_failed"
             self.offends(event, kind=broken.code, code=broken.code, reason=broken.reason)
         self._flush()
@@ -264,14 +261,16 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         write_out(self._transport, self._socket.outgoing())
-        held = self.held_bytes
-        if held != self._held_bytes:
-            self._held_bytes = held
-            self._keeper.holds(self, held)
+        self._note_held()
         if self._socket.closing and not self._closing:
             self._closing = True
             self._between_frames = False
             self._after(self._keeper.limits.close_timeout_seconds, self._transport.abort)
+
+    def _note_held(self) -> None:
+        if (held := self.held_bytes) != self._held_bytes:
+            self._held_bytes = held
+            self._keeper.holds(self, held)
 
     def _handshake_over(self) -> None:
         limits = self._keeper.limits
