@@ -1,4 +1,4 @@
-"""What the store keeps of a node and of a claim, as JSON-able documents, and back.
+"""What the store keeps of a node, a claim and a token, as JSON-able documents, and back.
 
 The registry knows no wall time, so a document holds spans relative to the moment it was
 written: `…_in_seconds` ahead of it, `…_ago_seconds` behind it. The shell writes that one
