@@ -38,7 +38,8 @@ async def received(
     events: list[Event], *, auth_on: bool = False, judge: Judge = admit_all
 ) -> AsyncIterator[tuple[Node, Reception]]:
     """A node at the door of a reception whose events are written down."""
-    reception = Reception(events.append, auth_on=auth_on)
+    reception = Reception(auth_on=auth_on)
+    reception.handle = events.append
     board = Switchboard(
         Limits(close_timeout_seconds=0.2),
         frame_arrived=reception.frame_arrived,

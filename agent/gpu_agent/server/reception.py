@@ -44,16 +44,11 @@ class Reception:
     the fleet's to decide.
     """
 
-    def __init__(
-        self,
-        handle: Callable[[Event], None],
-        *,
-        auth_on: bool,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, auth_on: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.beats = 0
         """Beats received since the start."""
-        self._handle = handle
+        self.handle: Callable[[Event], None]
+        """Who takes the events in. Named by whoever closes the circle of parts, before any frame arrives."""
         self._auth_on = auth_on
         self._now = monotonic
 
@@ -69,15 +64,15 @@ class Reception:
             self.beats += 1
             if message.node_id != connection.node_id:
                 connection.offends("foreign_beat", beat_of=message.node_id)
-            connection.beats += 1
-            measured = None if connection.beats % BEATS_PER_MEASUREMENT else connection.round_trip_seconds
-            self._handle(BeatArrived(connection.number, message, measured))
+            beats = connection.beats = connection.beats + 1
+            measured = None if beats % BEATS_PER_MEASUREMENT else connection.round_trip_seconds
+            self.handle(BeatArrived(connection.number, message, measured))
         elif self._may_say_more(connection):
-            self._handle(self._event_of(connection, message))
+            self.handle(self._event_of(connection, message))
 
     def connection_lost(self, connection: NodeConnection) -> None:
         """Tell the fleet that a connection is gone."""
-        self._handle(ConnectionLost(connection.number))
+        self.handle(ConnectionLost(connection.number))
 
     def _event_of(
         self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError

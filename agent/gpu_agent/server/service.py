@@ -19,7 +19,6 @@ from gpu_agent.registry.events import (
     ControlAsked,
     CordonAsked,
     DrainAsked,
-    Event,
     ReleaseAsked,
     RemovalAsked,
     RenewalAsked,
@@ -80,7 +79,7 @@ class RegistryService:
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
         desk = self.tokens if settings.auth_on else None
-        self._reception = Reception(self._hear, auth_on=settings.auth_on, monotonic=self._clock.monotonic)
+        self._reception = Reception(auth_on=settings.auth_on, monotonic=self._clock.monotonic)
         self._switchboard = Switchboard(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
@@ -99,6 +98,7 @@ class RegistryService:
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )
+        self._reception.handle = self._loop.handle
         self._asking = Asking(self._loop, self._carrier.answers, selected=self._meter.selected)
         self._node_address: Address | None = None
         self.vitals = Vitals(
@@ -288,9 +288,6 @@ class RegistryService:
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
         return self.vitals.size
-
-    def _hear(self, event: Event) -> None:
-        self._loop.handle(event)
 
     def _ask(self, asking: Callable[[int], Asked]) -> asyncio.Future[Result]:
         return self._asking.ask(asking)
