@@ -1,14 +1,13 @@
 """The WebSocket without a socket: what bytes mean, however odd their sender."""
 
 import http
-import os
 
 import pytest
 from websockets.asyncio.client import connect
 
 from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.websocket import Aside, WebSocket, lone_text
+from gpu_agent.server.websocket import LONE_HEAD, LONE_TEXT, Aside, WebSocket, unmask
 from tests.server.frames import masked
 from tests.server.harness import url
 
@@ -224,15 +223,20 @@ def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> 
     assert socket.breakage() is None
 
 
-def test_exactly_one_text_in_a_read_is_taken_without_the_parser() -> None:
-    socket = opened()
+def test_a_beat_is_known_by_its_head_and_read_without_the_parser() -> None:
     frame = masked(b"x" * 200)
-    assert socket.between_frames
-    assert lone_text(memoryview(frame), len(frame), max_frame_bytes=1024) == b"x" * 200
-    for other in (frame[:-1], frame + b"\x81", masked(b"x" * 10), masked(b"x" * 200, opcode=9)):
-        buffer = memoryview(bytearray(other + os.urandom(20)))
-        assert lone_text(buffer, len(other), max_frame_bytes=1024) is None
-    assert lone_text(memoryview(frame), len(frame), max_frame_bytes=100) is None
+    kind, length, mask = LONE_HEAD.unpack_from(frame)
+    assert (kind, length) == (LONE_TEXT, 200)
+    assert unmask(frame[LONE_HEAD.size :], mask) == b"x" * 200
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [masked(b"x" * 10), masked(b"x" * 200, opcode=9), masked(b"x" * 200, fin=False), masked(b"x" * 70_000)],
+    ids=["short", "no text", "a part", "long"],
+)
+def test_no_other_frame_has_the_head_of_a_beat(frame: bytes) -> None:
+    assert LONE_HEAD.unpack_from(frame)[0] != LONE_TEXT
 
 
 async def test_compression_is_not_negotiated(service: RegistryService) -> None:

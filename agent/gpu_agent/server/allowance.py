@@ -13,11 +13,13 @@ class Rate:
     price_seconds: float
     """Time that one takes to be allowed again."""
     at_once_seconds: float
+    ahead: int = 0
+    """So many more may be paid for at a time, and be had without asking what time it is."""
 
     @classmethod
-    def of(cls, *, per_second: float, at_once: float) -> "Rate":
-        """Allow so many at once, and so many a second after that."""
-        return cls(1 / per_second, at_once / per_second)
+    def of(cls, *, per_second: float, at_once: float, ahead: int = 0) -> "Rate":
+        """Allow so many at once, those that are paid ahead among them, and so many a second after that."""
+        return cls(1 / per_second, (at_once - ahead) / per_second, ahead)
 
     def after(self, paid_until: float, now: float, amount: float) -> float | None:
         """Return until when somebody has spent once this is added; None when that is not allowed.
@@ -26,6 +28,17 @@ class Rate:
         """
         then = (max(now, paid_until)) + amount * self.price_seconds
         return None if then - now > self.at_once_seconds else then
+
+    def paid(self, paid_until: float, now: float, missing: int) -> tuple[float, int] | None:
+        """Add what is missing and what may be paid ahead: until when is spent then, and how many are left.
+
+        Where there is no room for those ahead, none are left; None when not even what is missing is allowed.
+        """
+        for ahead in (self.ahead, 0):
+            then = self.after(paid_until, now, missing + ahead)
+            if then is not None:
+                return then, ahead
+        return None
 
 
 class Allowance:

@@ -17,7 +17,7 @@ from gpu_agent.server.keeper import Keeper
 from gpu_agent.server.outgoing import write_out
 from gpu_agent.server.quieting import origin_of
 from gpu_agent.server.round_trip import round_trip_seconds
-from gpu_agent.server.websocket import Aside, WebSocket, lone_text
+from gpu_agent.server.websocket import HEAD_BYTES, LONE_HEAD, LONE_TEXT, Aside, WebSocket, unmask
 from gpu_agent.wire.codes import CloseCode
 
 _OUR_OWN_DELAY_SECONDS = 0.5  # what waits for its turn with us is not late: it is looked at again after this
@@ -36,12 +36,11 @@ class NodeConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_closing",
         "_deaf",
-        "_frames",
+        "_frames_paid",
         "_frames_paid_until",
         "_held_bytes",
         "_keeper",
         "_max_frame_bytes",
-        "_now",
         "_socket",
         "_timer",
         "_transport",
@@ -72,22 +71,18 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.malformed_in_a_row = self.refused_in_a_row = self.beats = 0
         self.errands = Allowance(keeper.errands)
         """How many messages besides beats it may send."""
-        self._keeper = keeper
-        self._now = keeper.monotonic
-        self._frames, self._frames_paid_until = keeper.frames, 0.0
-        self._max_frame_bytes = limits.max_frame_bytes
+        self._keeper, self._max_frame_bytes = keeper, limits.max_frame_bytes
+        self._frames_paid, self._frames_paid_until = keeper.frames.ahead, 0.0
         self._buffer = keeper.lend_buffer(registered=False)
         self._socket = WebSocket(
             max_frame_bytes=limits.max_frame_bytes, max_handshake_bytes=limits.max_handshake_bytes
         )
         self._between_frames = False
         """True when a registered node's next byte begins a frame."""
-        self._waiting, self._waits_since = b"", 0.0
-        self._held_bytes = 0
+        self._waiting, self._waits_since, self._held_bytes = b"", 0.0, 0
         self._timer: asyncio.TimerHandle | None = None
-        self._closing = False
-        self._deaf = False
-        """Set when we end the connection: what the peer says after that counts for nothing."""
+        self._closing = self._deaf = False
+        """Deaf once we end the connection: what the peer says after that counts for nothing."""
         self._transport: asyncio.Transport
 
     @property
@@ -179,18 +174,23 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read, and hand on each message that it completes."""
+        buffer = self._buffer
         if self._between_frames:
-            text = lone_text(self._buffer, nbytes, max_frame_bytes=self._max_frame_bytes)
-            if text is not None:
-                if self._may_come(nbytes):
-                    self._keeper.frame_arrived(self, text)
+            kind, length, mask = LONE_HEAD.unpack_from(buffer)
+            if kind == LONE_TEXT and nbytes == HEAD_BYTES + length <= self._max_frame_bytes:
+                count = 1 + nbytes // _FRAME_BYTES
+                if self._frames_paid >= count:
+                    self._frames_paid -= count
+                elif not self._may_come(count):
+                    return
+                self._keeper.frame_arrived(self, unmask(buffer[HEAD_BYTES:nbytes], mask))
                 return
-        data = bytes(self._buffer[:nbytes])
+        data = bytes(buffer[:nbytes])
         inside = not self._socket.connecting
         if self._keeper.turns.has_time(urgent=inside):
             self._receive(data)
         else:
-            self._waiting, self._waits_since = data, self._now()
+            self._waiting, self._waits_since = data, self._keeper.monotonic()
             self._transport.pause_reading()
             self._note_held()
             self._keeper.turns.wait(self._go_on, urgent=inside)
@@ -217,7 +217,7 @@ class NodeConnection(asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         """Take what has waited for its turn."""
         if data := self._waiting:
-            self._waiting, self.waited_seconds = b"", self._now() - self._waits_since
+            self._waiting, self.waited_seconds = b"", self._keeper.monotonic() - self._waits_since
             self._transport.resume_reading()
             self._receive(data)
 
@@ -243,20 +243,21 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.offends("handshake_refused", kind=status, status=status, reason=reason)
 
     def _take(self, heard: bytes | Aside) -> None:
-        if not self._may_come(len(heard) if isinstance(heard, bytes) else 0):
+        if not self._may_come(1 + (len(heard) // _FRAME_BYTES if isinstance(heard, bytes) else 0)):
             return
         if isinstance(heard, bytes):
             self._keeper.frame_arrived(self, heard)
         elif heard is Aside.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, "messages are JSON in text frames")
 
-    def _may_come(self, nbytes: int) -> bool:
-        """Say whether a frame comes within the rate; with one that does not the connection ends."""
-        paid_until = self._frames.after(self._frames_paid_until, self._now(), 1 + nbytes // _FRAME_BYTES)
-        if paid_until is None:
+    def _may_come(self, count: int) -> bool:
+        """Pay for these frames, and some ahead if there is room; beyond the rate the connection ends."""
+        keeper, missing = self._keeper, count - self._frames_paid
+        paid = keeper.frames.paid(self._frames_paid_until, keeper.monotonic(), missing)
+        if paid is None:
             self.fail(CloseCode.POLICY_VIOLATION, "too many frames in too short a time")
             return False
-        self._frames_paid_until = paid_until
+        self._frames_paid_until, self._frames_paid = paid
         return True
 
     def _flush(self) -> None:

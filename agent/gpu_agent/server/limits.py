@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from gpu_agent.server.allowance import Rate
 from gpu_agent.wire.codec import MAX_FRAME_BYTES
 
+_FRAMES_AHEAD = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -45,8 +47,9 @@ class Limits:
 
     @property
     def frames(self) -> Rate:
-        """How fast the frames of one connection may come."""
-        return Rate.of(per_second=self.frames_per_second, at_once=self.frames_at_once)
+        """How fast the frames of one connection may come; most beats need not even ask for the time."""
+        ahead = min(_FRAMES_AHEAD, self.frames_at_once // 2)
+        return Rate.of(per_second=self.frames_per_second, at_once=self.frames_at_once, ahead=ahead)
 
     @property
     def errands(self) -> Rate:
