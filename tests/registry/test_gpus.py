@@ -138,7 +138,7 @@ def test_a_line_break_in_a_uuid_makes_two_gpus_of_none() -> None:
     subject = Gpus([GpuState(uuid="a\nb", name="A", memory_mb=24576)])
     subject.write((GpuFigures(uuid="a", memory_used_mb=1), GpuFigures(uuid="b")), exactly=False)
     assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("unknown", None)]
-    assert (subject.usable, subject.healths, subject.memory_used) == (0, ("unknown",), [None])
+    assert (subject.usable, subject.healths, subject.free_steps) == (0, ("unknown",), None)
 
 
 @pytest.mark.parametrize(

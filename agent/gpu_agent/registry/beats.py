@@ -8,13 +8,14 @@ from gpu_agent.registry import admission, declared, flapping, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
 from gpu_agent.registry.house import House
-from gpu_agent.registry.load import load_of
+from gpu_agent.registry.load import load_of, nearness
 from gpu_agent.registry.proving import spend
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.sessions import unknown_node
 from gpu_agent.registry.step import Step
+from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import NodeError, NodeHeartbeat
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat, ResourceUsage
 
 
 class Beats:
@@ -24,56 +25,59 @@ class Beats:
         self._house = house
         self._thresholds = house.thresholds
         self._bound = house.roster.bound
-        self._refresh = house.dispatch.refresh
+        self._dispatch = house.dispatch
         self._debug = debug
         self._all_well = (True,) * house.thresholds.failure_window
 
     def arrived(self, event: BeatArrived, now: float) -> Step | None:
         """Take a beat in; None when nothing follows from it."""
-        message = event.message
-        record = self._bound.get(event.connection)
-        if record is None or record.node_id != message.node_id:
+        message, record = event.message, self._bound.get(event.connection)
+        said = message.__dict__  # an entry costs a tenth of what asking a model for its field does
+        if record is None or record.node_id != said["node_id"]:
             return self._from_a_stranger(event, now)
-        thresholds = self._thresholds
-        usage, was_suspected = message.resource_usage, record.suspected
-        load = load_of(usage, thresholds)
-        replaced = not declared.REPLACEABLE.isdisjoint(message.model_fields_set)
+        thresholds, was_suspected = self._thresholds, record.suspected
+        usage: ResourceUsage = said["resource_usage"]
+        replaced = not declared.REPLACEABLE.isdisjoint(message.__pydantic_fields_set__)
         if replaced:
-            ambiguous = _ambiguity(message)
+            ambiguous = _replace(record, message, thresholds)
             if ambiguous is not None:
                 return _answer(event, ambiguous, now)
-            declared.replace(record, message, thresholds)
-        differs = _write_figures(record, event)
+        gpus_differ = record.gpus.write(said["gpus"], exactly=bool(record.claims))
+        record.usage, record.probe_age_seconds = usage, said["probe_age_seconds"]
         jobs_changed = (
-            message.running_jobs != record.running_jobs
+            said["running_jobs"] != record.running_jobs
             or usage.running_jobs != record.reported_jobs
             or record.last_beat is None
         )
         record.heard_at = record.last_beat = now
-        if jobs_changed:
+        load = load_of(usage, thresholds)
+        load_differs = load != record.load
+        if event.round_trip_seconds is not None:
+            load_differs |= _write_round_trip(record, event.round_trip_seconds)
+        record.load = load
+        if replaced or jobs_changed or was_suspected:
             _write_jobs(record, message)
-        if differs or replaced or jobs_changed or was_suspected or load != record.load:
-            record.load = load
             record.suspected = False
-            self._refresh(record)
+            self._dispatch.refresh(record)
+        elif gpus_differ or load_differs:
+            self._dispatch.refresh_figures(record, gpus=gpus_differ, load=load_differs)
         healthy = health.is_healthy(record, thresholds)
         well = healthy and record.status is NodeStatus.READY and record.recent is self._all_well
         if well and not jobs_changed and not was_suspected and not self._debug:
             record.healthy_beats += 1
             return None
-        step = self._count(record, now, healthy=healthy)
-        if was_suspected:
-            # The look that is planned for a suspected node comes a whole timeout too late for this beat.
-            step.touched[record.node_id] = None
-        return step
+        return self._count(record, now, healthy=healthy, was_suspected=was_suspected)
 
     def _from_a_stranger(self, event: BeatArrived, now: float) -> Step | None:
         if self._house.roster.dismissed(event.connection):
             return None
         return _answer(event, unknown_node(event.message.node_id), now)
 
-    def _count(self, record: NodeRecord, now: float, *, healthy: bool) -> Step:
+    def _count(self, record: NodeRecord, now: float, *, healthy: bool, was_suspected: bool) -> Step:
         step = Step(now)
+        if was_suspected:
+            # The look that is planned for a suspected node comes a whole timeout too late for this beat.
+            step.touched[record.node_id] = None
         if not record.keys.spent:
             spend(record, self._house.tokens, step)
         if healthy:
@@ -142,8 +146,12 @@ class Beats:
         step.note("health_check", fields, Level.DEBUG)
 
 
-def _ambiguity(beat: NodeHeartbeat) -> NodeError | None:
-    return None if beat.hardware is None else admission.ambiguity_of(beat.hardware, node_id=beat.node_id)
+def _replace(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
+    """Take the parts of the declaration that a beat brings anew; or say why they cannot be."""
+    ambiguous = None if beat.hardware is None else admission.ambiguity_of(beat.hardware, node_id=beat.node_id)
+    if ambiguous is None:
+        declared.replace(record, beat, thresholds)
+    return ambiguous
 
 
 def _answer(event: BeatArrived, refusal: NodeError, now: float) -> Step:
@@ -152,15 +160,10 @@ def _answer(event: BeatArrived, refusal: NodeError, now: float) -> Step:
     return step
 
 
-def _write_figures(record: NodeRecord, event: BeatArrived) -> bool:
+def _write_round_trip(record: NodeRecord, seconds: float) -> bool:
     """Write what was measured; says whether those who choose a node could tell the difference."""
-    message, round_trip_seconds = event.message, event.round_trip_seconds
-    record.usage, record.probe_age_seconds = message.resource_usage, message.probe_age_seconds
-    differs = record.gpus.write(message.gpus, exactly=bool(record.claims))
-    if round_trip_seconds is None:
-        return differs
-    record.round_trip_seconds = round_trip_seconds
-    return True
+    before, record.round_trip_seconds = record.round_trip_seconds, seconds
+    return nearness(before) != nearness(seconds)
 
 
 def _write_jobs(record: NodeRecord, beat: NodeHeartbeat) -> None:

@@ -11,6 +11,8 @@ Load = tuple[bool, bool, bool, float | None, float | None]
 
 _TENTH = 10
 _ALL = 100
+_FAR_SECONDS = 0.1
+"""A node whose network takes so long is far, and however much longer, no farther."""
 
 
 def known_percent(figure: float | None) -> float | None:
@@ -18,13 +20,21 @@ def known_percent(figure: float | None) -> float | None:
     return figure if figure is not None and 0 <= figure <= _ALL else None
 
 
+def nearness(round_trip_seconds: float | None) -> int | None:
+    """Return how near a node is, in tenths: 10 is here, 0 is far."""
+    if round_trip_seconds is None:
+        return None
+    return _TENTH - min(int(_TENTH * round_trip_seconds / _FAR_SECONDS), _TENTH)
+
+
 def load_of(usage: ResourceUsage, limits: Thresholds) -> Load:
     """Return all that dispatch reads from a machine's usage."""
-    gpu, gpu_memory = usage.gpu_percent, usage.gpu_mem_percent
-    # Asked of every beat: `known_percent`, without a call.
+    # Asked of every beat: `known_percent`, without a call, and figures from where the model keeps them.
+    figures = usage.__dict__
+    gpu, gpu_memory = figures["gpu_percent"], figures["gpu_mem_percent"]
     return (
-        usage.cpu_percent > limits.max_cpu_percent,
-        usage.mem_percent > limits.max_memory_percent,
+        figures["cpu_percent"] > limits.max_cpu_percent,
+        figures["mem_percent"] > limits.max_memory_percent,
         gpu is not None and gpu > limits.max_gpu_percent,
         gpu // _TENTH if gpu is not None and 0 <= gpu <= _ALL else None,
         gpu_memory // _TENTH if gpu_memory is not None and 0 <= gpu_memory <= _ALL else None,

@@ -141,7 +141,8 @@ class NodeRecord:
     def in_flight_jobs(self) -> int:
         """Occupied places (§5): the union of ids where ids are reported, else the larger count."""
         if self.reported_job_ids is not None:
-            return len(self.reported_job_ids | self.claims.keys())
+            ids = self.reported_job_ids
+            return len(ids | self.claims.keys()) if self.claims else len(ids)
         return max(len(self.claims), self.reported_jobs)
 
     @property

@@ -52,6 +52,10 @@ class Dispatch:
         """Take in a node, or whatever may have changed about it. O(1) in the size of the fleet."""
         self._index.file(record)
 
+    def refresh_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
+        """Take in that of a known node nothing but its GPUs' figures may have changed, or its load."""
+        self._index.file_figures(record, gpus=gpus, load=load)
+
     def doubt(self, records: Sequence[NodeRecord]) -> None:
         """Take in that these nodes are suspected now, and nothing else about them has changed."""
         self._index.file_doubts(records)

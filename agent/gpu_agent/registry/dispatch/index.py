@@ -65,6 +65,14 @@ class Index:
         self._file_standing(view)
         return view
 
+    def file_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
+        """File a node anew of which nothing but these figures has changed."""
+        view = self.views[record.node_id]
+        if gpus:
+            self._file_gpus(view)
+        if load:
+            self._file_standing(view)
+
     def file_promises(self, view: NodeView) -> None:
         """File a node anew after a claim on it was made or ended."""
         self._file_room(view)
@@ -199,18 +207,15 @@ class Index:
 
     def _file_gpus(self, view: NodeView) -> None:
         states = view.record.gpus
-        healths, used = states.healths, states.memory_used
+        healths = states.healths
         if healths != view.healths or states is not view.states:
             self._file_gpu_set(view)
             view.states, view.healths = states, healths
-        elif used == view.used and None not in used:
-            return
-        view.used = used
         self._file_room(view)
 
     def _file_gpu_set(self, view: NodeView) -> None:
         states = view.record.gpus.values()
-        view.usable = [(place, gpu.memory_mb or 0) for place, gpu in enumerate(states) if gpu.usable]
+        view.usable = [place for place, gpu in enumerate(states) if gpu.usable]
         gpus = gpu_set(view.record)
         if gpus != view.gpus:
             self._gpus.move(view.slot, view.gpus, gpus)
@@ -221,8 +226,9 @@ class Index:
         if free == view.free:
             return
         view.free = free
-        top, bit = self._room[0].top, 1 << view.slot
-        room = tuple(min(max(free[rank - 1], 0), top) if rank <= len(free) else 0 for rank in RANKS)
+        count, top, bit = len(free), self._room[0].top, 1 << view.slot
+        freest = [free[rank - 1] if rank <= count else 0 for rank in RANKS]
+        room = tuple([0 if steps < 0 else min(top, steps) for steps in freest])
         for column, old, new in zip(self._room, view.room, room, strict=True):
             if old != new:
                 column.change(bit, old, new)
@@ -245,10 +251,9 @@ class Index:
 
 def _free_steps(view: NodeView) -> list[int]:
     """Measure the free memory of the usable GPUs in steps, the freest first."""
-    used = view.used
-    if view.promises or None in used:
-        record, promises = view.record, view.promises
-        free = [free_mb(record, gpu, promises) or 0 for gpu in record.gpus.values() if gpu.usable]
-    else:
-        free = [memory - (used[place] or 0) for place, memory in view.usable]
+    record, promises = view.record, view.promises
+    steps = None if promises else record.gpus.free_steps
+    if steps is not None:
+        return sorted([steps[place] for place in view.usable], reverse=True)
+    free = [free_mb(record, gpu, promises) or 0 for gpu in record.gpus.values() if gpu.usable]
     return sorted([one // LEVEL_MB for one in free], reverse=True)

@@ -4,13 +4,11 @@ Four shares, each of its weight in the settings: free places, idle GPUs, free GP
 trip. All but the first count in tenths, so that a figure that only trembles moves no node. Excludes nobody.
 """
 
-from gpu_agent.registry.load import known_percent
+from gpu_agent.registry.load import known_percent, nearness
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 
 _TENTHS = 10
-_FAR_SECONDS = 0.1
-"""A node whose network takes so long, or longer, scores nothing for being near."""
 
 
 def best_score(weights: Thresholds) -> int:
@@ -41,7 +39,5 @@ def _idle(percent: float | None, weight: int) -> int:
 
 
 def _near(round_trip_seconds: float | None, weight: int) -> int:
-    """Rate how near a node is, in tenths of what counts as far."""
-    if round_trip_seconds is None:
-        return weight >> 1
-    return weight * (_TENTHS - min(int(_TENTHS * round_trip_seconds / _FAR_SECONDS), _TENTHS)) // _TENTHS
+    near = nearness(round_trip_seconds)
+    return weight >> 1 if near is None else weight * near // _TENTHS

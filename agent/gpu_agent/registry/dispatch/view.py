@@ -31,9 +31,8 @@ class NodeView:
     states: Gpus | None = None
     """The record's GPUs; the fleet changes them in place, and puts a new dictionary when others are there."""
     healths: tuple[str, ...] = ()
-    used: list[int | None] = field(default_factory=list)
-    usable: list[tuple[int, int]] = field(default_factory=list)
-    """Place among the GPUs and memory (MiB) of each usable one; unknown memory counts as none."""
+    usable: list[int] = field(default_factory=list)
+    """The places among the GPUs of those a job may be placed on."""
     gpus: GpuSet = ()
     free: list[int] = field(default_factory=list)
     """Free memory of the usable GPUs in steps of the index, the freest first."""
