@@ -171,22 +171,47 @@ def test_a_verdict_that_came_meanwhile_stands() -> None:
     assert statuses(registry.done)[-1] == "offline"
 
 
-def test_a_node_that_was_emptied_by_a_drain_that_never_was_comes_back() -> None:
+def moves(registry: SlowRegistry, told: int) -> list[tuple[object, object]]:
+    """The moves that the log tells since then."""
+    found = notes(registry.done[told:], "node_status_changed")
+    return [(note.fields["from"], note.fields["to"]) for note in found]
+
+
+def test_what_a_request_did_on_the_strength_of_one_that_never_was_is_undone_with_it() -> None:
     registry = SlowRegistry()
     record = ready(registry)
     registry.do(ClaimAsked(6, Job(job_id="job-1")))
     registry.answer_all()
+    told = len(registry.done)
     registry.drain()
     registry.do(ReleaseAsked(8, "job-1"))
     assert (record.status, record.reason_code) == ("offline", "drain_complete")
     (drain, release) = registry.open
     registry.answer(1, fails=numbers(registry)[:1])
-    registry.answer_all()
     registry.pass_time(1.0)
     registry.answer_all()
     assert (drain.rest, release.rest) == ((), ())
-    assert record.drain is None
-    assert record.status == "registering"
+    assert (record.status, record.drain, set(record.claims)) == ("ready", None, {"job-1"})
+    assert moves(registry, told) == []
+
+
+def test_a_node_that_was_emptied_by_a_drain_that_never_was_comes_back() -> None:
+    registry = SlowRegistry()
+    record = ready(registry)
+    registry.beat(running_jobs=("job-1",))
+    told = len(registry.done)
+    registry.drain()
+    registry.beat(running_jobs=())
+    assert (record.status, record.reason_code) == ("offline", "drain_complete")
+    registry.answer(1, fails=numbers(registry)[:1])
+    registry.pass_time(1.0)
+    registry.answer_all()
+    assert (record.status, record.drain) == ("registering", None)
+    assert moves(registry, told) == [
+        ("ready", "draining"),
+        ("draining", "offline"),
+        ("offline", "registering"),
+    ]
     registry.beats(3)
     assert record.status == "ready"
 
@@ -197,12 +222,22 @@ def test_a_drain_whose_end_could_not_be_saved_goes_on() -> None:
     registry.drain()
     registry.answer_all()
     assert record.status == "offline"
+    told = len(registry.done)
     registry.do(ResumeAsked(7, "node-1"))
     registry.beats(3)
     assert record.status == "ready"
     registry.answer(1, fails=numbers(registry))
+    registry.pass_time(1.0)
+    registry.answer_all()
+    registry.pass_time(1.0)
     registry.answer_all()
     assert (record.status, record.drain is None) == ("offline", False)
+    assert moves(registry, told) == [
+        ("offline", "registering"),
+        ("registering", "ready"),
+        ("ready", "draining"),
+        ("draining", "offline"),
+    ]
 
 
 def test_two_requests_of_one_node_of_which_the_first_cannot_be_saved_are_both_undone() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import count
 from math import inf
 
+from gpu_agent.registry.adrift import is_adrift
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -93,4 +94,6 @@ def next_look(record: NodeRecord, thresholds: Thresholds) -> float:
         looks.append(record.warmup_until)
     if record.status is NodeStatus.DRAINING and record.drain is not None:
         looks.append(record.drain.deadline)
+    if is_adrift(record):
+        looks.append(record.since)
     return min(looks)

@@ -22,8 +22,9 @@ from gpu_agent.registry.actions import (
     TellStatus,
 )
 from gpu_agent.registry.quoting import sentence
+from gpu_agent.registry.record import NodeRecord, Transition
 from gpu_agent.registry.reversal import taken_back
-from gpu_agent.registry.step import Key, Step, Was
+from gpu_agent.registry.step import STATUS_CHANGED, Key, Step, Was
 from gpu_agent.registry.unkept import UnkeptQueue
 from gpu_agent.wire.codes import ErrorCode
 
@@ -211,11 +212,13 @@ class Saves:
         undoing.keys.update(
             dict.fromkeys(key for key in lost.keys if key not in lost.before or key in lost.stands)
         )
+        moves: list[Note] = []
         for key, before in lost.before.items():
             after = lost.after[key]
             gone = after is not None and self._undo.as_it_is(key) is None
             if key[0] is Kept.NODE and key[1] in lost.void:
                 continue
+            moves += self._moves_that_stand(key, save, lost)
             self._undo.put_back(key, before, after, step=undoing)
             for later in self._later(key, save):
                 _take_out(key, before, after, later=later)
@@ -223,7 +226,21 @@ class Saves:
                     later.void.add(key[1])  # it let go of what has come back
                 undoing.keys[key] = None  # it holds what is taken back, and may be kept
         step.touched.update(undoing.touched)
-        return _Open(tuple(undoing.keys), told=(*lost.stands.values(), *undoing.notes, *undoing.told))
+        return _Open(tuple(undoing.keys), told=(*lost.stands.values(), *moves, *undoing.notes, *undoing.told))
+
+    def _moves_that_stand(self, key: Key, save: int, lost: _Open) -> list[Note]:
+        """Find a request's notes of moves that a verdict has gone on from: its history begins with them."""
+        after, present = lost.after[key], self._undo.as_it_is(key)
+        if not isinstance(after, NodeRecord) or not isinstance(present, NodeRecord):
+            return []
+        since = [move for move in present.story if move not in after.story]
+        if not since or any(since[0] in _asked_for(key, later) for later in self._later(key, save)):
+            return []
+        return [
+            note
+            for note in lost.told
+            if isinstance(note, Note) and note.event == STATUS_CHANGED and note.fields["node_id"] == key[1]
+        ]
 
     def _later(self, key: Key, save: int) -> Iterator[_Open]:
         return (self._open[number] for number in self._holding.get(key, ()) if number > save)
@@ -251,6 +268,14 @@ def _because(refusal: Action, detail: str) -> Action:
         return refusal
     code, message = refusal.result.code, refusal.result.message
     return Answer(refusal.ref, Refusal(code, sentence(f"{message}; {detail}")))
+
+
+def _asked_for(key: Key, one: _Open) -> list[Transition]:
+    """Find the moves of a node that a request has made, which are undone with it."""
+    before, after = one.before.get(key), one.after.get(key)
+    if not isinstance(before, NodeRecord) or not isinstance(after, NodeRecord):
+        return []
+    return [move for move in after.story if move not in before.story]
 
 
 def _take_out(key: Key, before: Was, after: Was, *, later: _Open) -> None:

@@ -1,7 +1,8 @@
 """Takes back what was asked of a node, a claim or a token and could not be saved (§4).
 
 What happened besides, such as beats and lost connections, is not undone, and neither is what the
-registry has decided since: where a status stands on a wish that is gone, the node moves on from there.
+registry has decided since: where a status stands on a wish that is gone, the node is led on from there
+at its next look.
 """
 
 from dataclasses import replace
@@ -11,12 +12,8 @@ from gpu_agent.registry.actions import Kept
 from gpu_agent.registry.house import House
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Key, Step, Was
 from gpu_agent.registry.tokens import Token
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
-
-_EMPTIED = (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
 
 
 class Undo:
@@ -77,7 +74,7 @@ class Undo:
         elif record is None:  # let go by this, or on the strength of it
             self._bring_back(before)
         elif isinstance(after, NodeRecord):
-            self._take_back(record, before, after, step=step)
+            self._take_back(record, before, after)
 
     def _bring_back(self, before: NodeRecord) -> None:
         connection, before.connection = before.connection, None
@@ -85,28 +82,12 @@ class Undo:
         self._reconnect(before, connection)
         self._house.dispatch.refresh(before)
 
-    def _take_back(self, record: NodeRecord, before: NodeRecord, after: NodeRecord, *, step: Step) -> None:
-        moved = reversal.has_moved(after, record)
+    def _take_back(self, record: NodeRecord, before: NodeRecord, after: NodeRecord) -> None:
         for name, part in reversal.parts_of_node(before, after, record).items():
             setattr(record, name, part)
         if record.connection in (after.connection, None):
             self._reconnect(record, before.connection)
-        if moved:
-            self._move_on(record, step)
         self._house.dispatch.refresh(record)
-
-    def _move_on(self, record: NodeRecord, step: Step) -> None:
-        """Lead a status that was given meanwhile to where it would have gone by the wish that counts."""
-        status, verdicts = record.status, self._house.verdicts
-        emptied = (
-            status is NodeStatus.OFFLINE and record.reason_code in _EMPTIED and record.connection is not None
-        )
-        if record.drain is not None and status in (NodeStatus.READY, NodeStatus.DEGRADED):
-            verdicts.drain(record, step)
-        elif record.drain is None and (status is NodeStatus.DRAINING or emptied):
-            start_over(record, self._house.thresholds, step.now)
-            reason = "the drain that was asked for could not be saved, and ended with that"
-            verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
 
     def _reconnect(self, record: NodeRecord, connection: int | None) -> None:
         """Let the connection of before stand for the node again, if it is still there."""

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from gpu_agent.registry import deadlines, faults, health, silence, telling
 from gpu_agent.registry.actions import Level
+from gpu_agent.registry.adrift import is_adrift
 from gpu_agent.registry.house import House
 from gpu_agent.registry.letting_go import purge
 from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.sessions import start_over
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
@@ -42,6 +44,8 @@ class Watch:
         faults.sum_up(record, step)
         if _timed_out(record, now):
             self._time_out(record, step)
+        elif is_adrift(record):
+            self._lead_on(record, step)
         elif record.status is NodeStatus.REGISTERING and now >= record.warmup_until:
             self._end_warmup(record, step)
         elif record.status is NodeStatus.DRAINING:
@@ -65,6 +69,16 @@ class Watch:
         )
         self._house.verdicts.give(
             record, NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT, reason=reason, step=step
+        )
+
+    def _lead_on(self, record: NodeRecord, step: Step) -> None:
+        if record.drain is not None:
+            self._house.verdicts.drain(record, step)
+            return
+        start_over(record, self._thresholds, step.now)
+        reason = "the drain that was asked for could not be saved, and ended with that"
+        self._house.verdicts.give(
+            record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step
         )
 
     def _end_warmup(self, record: NodeRecord, step: Step) -> None:
