@@ -64,6 +64,9 @@ class Climate:
     most_seconds_on_the_way: float
 
 
+_SEEDS_PER_FILE = 20
+"""One seed in so many keeps its registry's state in a true SQLite file."""
+
 _EVERYDAY = (Trouble.DRAIN, Trouble.CORDON)
 _THRESHOLDS = (
     Thresholds(),
@@ -92,6 +95,7 @@ def climate_of(seed: int) -> Climate:
         thresholds=dice.choice(_THRESHOLDS),
         auth_off=dice.random() < 0.4,
         wire=dice.random() < 0.5,
+        sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
         troubles={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)},
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
@@ -109,6 +113,19 @@ def great_climate_of(seed: int, *, nodes: int) -> Climate:
         wire=False,
         troubles={one: mean / 4 for one, mean in small.troubles.items()},
         job_every_seconds=1.0,
+    )
+
+
+def storm(seed: int, *troubles: Trouble, nodes: int = 8, auth_off: bool = False) -> Climate:
+    """Draw a short and dense climate of these troubles alone."""
+    return replace(
+        climate_of(seed),
+        nodes=nodes,
+        chaos_seconds=300.0,
+        thresholds=Thresholds(),
+        auth_off=auth_off,
+        troubles=dict.fromkeys(troubles, 12.0),
+        job_every_seconds=5.0,
     )
 
 

@@ -14,6 +14,7 @@ class Medium(Protocol):
 
     def load(self) -> Loaded: ...
     def save(self, batches: Sequence[Batch]) -> None: ...
+    def save_torn(self, batches: Sequence[Batch]) -> None: ...
     def crash(self) -> None: ...
 
 
@@ -33,6 +34,8 @@ class Disk:
 
     def __init__(self, world: World, medium: Medium, *, quick_seconds: float) -> None:
         self.trouble = DiskTrouble()
+        self.power_fails = False
+        """While it is true a commit is torn."""
         self.kept: Callable[[Sequence[Batch]], None]
         self._world = world
         self._medium = medium
@@ -50,6 +53,9 @@ class Disk:
     def save(self, batches: Sequence[Batch]) -> None:
         """Keep all or none."""
         self._fail_if_due()
+        if self.power_fails:
+            self._medium.save_torn(batches)
+            raise StoreError("the power failed")
         self._medium.save(batches)
         self.kept(batches)
 

@@ -11,7 +11,10 @@ from tests.simulation.token_office import TokenOffice
 from tests.simulation.watches.credentials import CredentialsWatch
 from tests.simulation.watches.sessions import SessionsWatch
 
-_LOOKS_EVERY_SECONDS = 20.0
+_LOOKS_EVERY_SECONDS = 25.0
+"""More than an agent's time between two looks at its machine, so that between two looks here it tells."""
+
+_CALM_LOOKS = 2
 
 
 class Ending:
@@ -35,13 +38,13 @@ class Ending:
         world = self._scene.world
         self._sessions.supersessions.clear()
         deadline = world.now + self._scene.climate.settle_seconds
-        while True:
+        calm = 0
+        while calm < _CALM_LOOKS and world.now < deadline:
             self._help()
             world.run_until(world.now + _LOOKS_EVERY_SECONDS)
             for agent in self._scene.agents:
                 agent.start()  # whoever was still about to leave when the troubles ended
-            if world.now >= deadline or self._trouble() is None:
-                break
+            calm = calm + 1 if self._trouble() is None else 0
         trouble = self._trouble()
         hold(Invariant.COMES_BACK, trouble is None, f"{world.now:.0f} s: {trouble}")
         for agent in self._scene.agents:
@@ -67,6 +70,8 @@ class Ending:
         self._scene.registry.start()
 
     def _trouble(self) -> str | None:
+        if self._scene.registry.busy_until > self._scene.world.now:
+            return "the registry stands still"
         troubles = (self._trouble_of(agent) for agent in self._scene.agents)
         return next((trouble for trouble in troubles if trouble is not None), None)
 

@@ -20,5 +20,8 @@ class MemoryMedium:
         """Commit."""
         self._store.save(batches)
 
+    def save_torn(self, batches: Sequence[Batch]) -> None:
+        """A dictionary keeps all or nothing: nothing."""
+
     def crash(self) -> None:
         """Nothing is lost."""

@@ -268,7 +268,7 @@ class Network:
         """Put off what comes to somebody who stands still."""
         if busy_until <= self._world.now:
             return False
-        self._world.at(busy_until, do)
+        self._world.put_off(busy_until, do)
         return True
 
     def _agent_loses(self, connection: Connection, code: int, detail: str) -> None:

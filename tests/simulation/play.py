@@ -1,7 +1,11 @@
 """One world, played from its seed to its end. The same seed always plays alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 from tests.simulation.agents import Agent, StateDir
 from tests.simulation.box import Box
@@ -9,7 +13,7 @@ from tests.simulation.broken import BrokenError, Invariant
 from tests.simulation.chaos import Chaos
 from tests.simulation.climate import Climate, climate_of
 from tests.simulation.desk import Desk
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, Medium
 from tests.simulation.ending import Ending
 from tests.simulation.memory_medium import MemoryMedium
 from tests.simulation.network import Network
@@ -18,12 +22,15 @@ from tests.simulation.played_loop import played_threads
 from tests.simulation.registry_side import RegistrySide
 from tests.simulation.scene import Scene
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.sqlite_medium import SqliteMedium
 from tests.simulation.token_office import TokenOffice
 from tests.simulation.trace import Trace
 from tests.simulation.watches.arrows import ArrowsWatch
 from tests.simulation.watches.claims import ClaimsWatch
 from tests.simulation.watches.credentials import CredentialsWatch
+from tests.simulation.watches.disk import DiskWatch
 from tests.simulation.watches.events import EventsWatch
+from tests.simulation.watches.flaps import FlapsWatch
 from tests.simulation.watches.movers import MoversWatch
 from tests.simulation.watches.places import PlacesWatch
 from tests.simulation.watches.reasons import ReasonsWatch
@@ -55,9 +62,10 @@ def play(seed: int, climate: Climate | None = None, *, whole_trace: bool = False
     """Play a seed's world; a broken invariant ends it."""
     trace = Trace(whole=whole_trace)
     broken: BrokenError | None = None
+    climate = climate or climate_of(seed)
     try:
-        with played_threads():
-            _Stage(seed, climate or climate_of(seed), trace).run()
+        with played_threads(), _medium(climate) as medium:
+            _Stage(seed, climate, trace=trace, medium=medium).run()
     except BrokenError as error:
         broken = error
     except Exception as error:  # noqa: BLE001 - whatever a machine raises is what is looked for
@@ -66,13 +74,27 @@ def play(seed: int, climate: Climate | None = None, *, whole_trace: bool = False
     return Played(seed, trace.mark, broken, trace)
 
 
+@contextmanager
+def _medium(climate: Climate) -> Iterator[Medium]:
+    """Lend a disk: a true file where the climate wants one."""
+    if not climate.sqlite:
+        yield MemoryMedium()
+        return
+    with TemporaryDirectory() as folder:
+        medium = SqliteMedium(Path(folder), Random(climate.nodes))
+        try:
+            yield medium
+        finally:
+            medium.close()
+
+
 class _Stage:
     """Sets a world up and runs it."""
 
-    def __init__(self, seed: int, climate: Climate, trace: Trace) -> None:
+    def __init__(self, seed: int, climate: Climate, *, trace: Trace, medium: Medium) -> None:
         world = self._world = World(seed, trace=trace)
         network = Network(world, most_seconds_on_the_way=climate.most_seconds_on_the_way)
-        disk = Disk(world, MemoryMedium(), quick_seconds=climate.commit_seconds)
+        disk = Disk(world, medium, quick_seconds=climate.commit_seconds)
         registry = RegistrySide(world, climate, network=network, disk=disk)
         network.serve(registry)
         scene = self._scene = Scene(world, climate, network, registry)
@@ -87,6 +109,8 @@ class _Stage:
                 PlacesWatch(scene, wishes),
                 TellingWatch(scene),
                 EventsWatch(),
+                DiskWatch(),
+                FlapsWatch(scene),
                 SilenceWatch(scene),
                 ReasonsWatch(scene),
                 MoversWatch(),

@@ -77,7 +77,7 @@ class PlayedLoop:
                 return
             busy_until = self._busy_until()
             if busy_until > self._world.now:
-                self._world.at(busy_until, due)
+                self._world.put_off(busy_until, due)
             else:
                 self.enter(lambda: call(*arguments))
 

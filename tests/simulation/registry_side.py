@@ -58,6 +58,8 @@ from tests.simulation.watching import Watch
 from tests.simulation.world import World
 
 VIOLATION = 1008
+_POWER_FAILS = 1 / 3
+"""So many crashes of the registry are its machine's."""
 
 Reply = Callable[[Result], None]
 
@@ -144,7 +146,9 @@ class RegistrySide:
         self._say("crashes")
         self.running = False
         self.crashes_in, self.busy_until = None, self._world.now
+        self.disk.power_fails = self._world.chance(_POWER_FAILS)
         self._played.crash()
+        self.disk.power_fails = False
         self.disk.crash()
         self._saves.clear()
         self._connections.clear()

@@ -15,6 +15,8 @@ _LONGEST_JOB_SECONDS = 180.0
 _RETRY_SECONDS = 20.0
 _RENEWALS_PER_TTL = 3
 _GIVES_UP_AFTER = 8
+_LOST_WORKS = 0.2
+"""So many of its jobs a scheduler that crashes never thinks of again."""
 
 
 @dataclass(slots=True)
@@ -47,12 +49,14 @@ class Scheduler:
         self._stopped = True
 
     def crash(self) -> None:
-        """Forget what was under way; the new process begins with the database alone."""
+        """Forget what was under way; the new process begins with the database, or what is left of it."""
         self._world.say("scheduler", "crashes")
         self._life += 1
         self.start()
         for work in self._works:
-            if not work.done:
+            if not work.done and self._world.chance(_LOST_WORKS):
+                work.done = True
+            elif not work.done:
                 work.claim = None
                 self._later(self._world.dice.uniform(0.1, 5.0), partial(self._claim, work))
 

@@ -25,12 +25,20 @@ class World:
         self.trace = trace
         self.wall_offset = 0.0
         """How wrong the registry's wall clock is."""
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, float, int, int, Callable[[], None]]] = []
+        """What is to come: when, then since when it is due, then in the order in which it was planned."""
+        self._running = (0.0, 0)
         self._ties = count()
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         """Plan something for an instant; what is past is due now."""
-        heapq.heappush(self._queue, (max(when, self.now), next(self._ties), do))
+        due, tie = max(when, self.now), next(self._ties)
+        heapq.heappush(self._queue, (due, due, tie, tie, do))
+
+    def put_off(self, when: float, do: Callable[[], None]) -> None:
+        """Let what happens now happen later, still ahead of all that came after it."""
+        since, tie = self._running
+        heapq.heappush(self._queue, (max(when, self.now), since, tie, next(self._ties), do))
 
     def after(self, seconds: float, do: Callable[[], None]) -> None:
         """Plan something."""
@@ -40,7 +48,8 @@ class World:
         """Let everything happen that is due until then."""
         queue = self._queue
         while queue and queue[0][0] <= end:
-            self.now, _, do = heapq.heappop(queue)
+            self.now, since, tie, _, do = heapq.heappop(queue)
+            self._running = (since, tie)
             do()
         self.now = end
 

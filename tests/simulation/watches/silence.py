@@ -31,11 +31,8 @@ class SilenceWatch(Watch):
         """Which connection registered which node."""
 
     def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        now = self._scene.world.now
         if isinstance(event, BeatArrived):
-            node_id = self._speaks.get(event.connection)
-            if node_id == event.message.node_id and not (actions and _refused(actions, event.connection)):
-                self._heard[node_id] = now
+            self._beat(event, actions)
         elif isinstance(event, RegistrationArrived):
             self._registered(event, actions)
         elif isinstance(event, ConnectionLost):
@@ -61,6 +58,13 @@ class SilenceWatch(Watch):
             if silent > timeout + scan + _SLACK_SECONDS:
                 detail = f"{record.node_id} is {record.status} after {silent:.1f} s, timeout {timeout:g} s"
                 hold(Invariant.SILENCE_NOTICED, holds=False, detail=detail)
+
+    def _beat(self, event: BeatArrived, actions: Sequence[Action]) -> None:
+        """Whoever beats is heard, unless the session is about to be told that its token has ended."""
+        node_id = self._speaks.get(event.connection)
+        dismissed = event.connection not in self._scene.fleet._roster.bound
+        if node_id == event.message.node_id and not dismissed and not _refused(actions, event.connection):
+            self._heard[node_id] = self._scene.world.now
 
     def _registered(self, event: RegistrationArrived, actions: Sequence[Action]) -> None:
         """Whoever registers is heard, even if the disk has no room for it."""
