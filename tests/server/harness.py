@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server.address import Address
 from gpu_agent.server.gateway import NodeConnection
@@ -15,6 +16,7 @@ from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
+from gpu_agent.server.views import NodeDetail, Placement
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
 
@@ -54,6 +56,18 @@ async def running(
         yield service
     finally:
         await service.stop()
+
+
+def known(service: RegistryService, node_id: str) -> NodeDetail:
+    found = service.node(node_id)
+    assert found is not None
+    return found
+
+
+async def placed(service: RegistryService, job_id: str) -> Placement:
+    placement = await service.claim(Job(job_id=job_id))
+    assert isinstance(placement, Placement)
+    return placement
 
 
 def registration(**fields: object) -> dict[str, Any]:

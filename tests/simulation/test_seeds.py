@@ -9,11 +9,11 @@ from tests.simulation.climate import great_climate_of
 from tests.simulation.play import play
 from tests.simulation.report import play_and_report, replay
 
-SEEDS = 150
+SEEDS = 500
 PROCESSES = 2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_seed_breaks_a_promise() -> None:
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         reports = pool.map(partial(play_and_report, None), range(SEEDS), chunksize=4)

@@ -7,16 +7,16 @@ shell carries the actions out in order, and nothing that follows a `Save` before
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
-from gpu_agent.registry.actions import Action, Kept, Level
+from gpu_agent.registry.actions import Action
 from gpu_agent.registry.beats import Beats
 from gpu_agent.registry.census import Census
 from gpu_agent.registry.claiming import Claiming
 from gpu_agent.registry.credentials import Credential
-from gpu_agent.registry.deadlines import Deadlines, next_look
+from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.exclusions import ExclusionWindow
 from gpu_agent.registry.dispatch.verdict import Able, Excluded, Explanation, NoAvailableNode
-from gpu_agent.registry.documents import Restored, UnreadableDocumentError
+from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import (
     BeatArrived,
     ClaimAsked,
@@ -42,6 +42,7 @@ from gpu_agent.registry.events import (
     TokenRevoked,
     Traced,
 )
+from gpu_agent.registry.filing import Filing
 from gpu_agent.registry.house import House
 from gpu_agent.registry.issuing import Issuing
 from gpu_agent.registry.job import Claim, Job
@@ -110,6 +111,7 @@ class Fleet:
         self._issuing = Issuing(house)
         self._rounds = Rounds(house, self._deadlines)
         self._keeping = Keeping(house)
+        self._filing = Filing(house, self._deadlines, self._census)
         self._crowd = Crowd(house) if auth_off else None
         self._saves = Saves(
             write=self._keeping.written,
@@ -159,15 +161,18 @@ class Fleet:
 
     def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:
         """Take back what the store kept (§4, restart): call it once, before the first event."""
+        return [action for actions in self.restoring(kept, now) for action in actions]
+
+    def restoring(self, kept: Iterable[Restored], now: float) -> Iterator[Sequence[Action]]:
+        """Restore thing by thing, for those who must not stop for a whole fleet; to be run to its end."""
+        for step in self._keeping.taking_back(kept, now):
+            self._filing.file(step)
+            yield self._saves.sealed(step)
         step = Step(now)
-        # Claims stand on nodes, in whatever order the store gives them back.
-        for one in sorted(kept, key=lambda one: one.kind is Kept.CLAIM):
-            try:
-                self._keeping.take_back(one, step)
-            except UnreadableDocumentError as error:
-                step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
         step.note("registry_restored", {"nodes": self.size})
-        return self._finish(step)
+        if self._crowd is not None:  # whom it may let go is known only now that the claims are
+            step.touched.update(dict.fromkeys(self._roster.records))
+        yield self._finish(step)
 
     def nodes(self, *, after: str | None = None) -> list[NodeRecord]:
         """Return every node's record, by id: the fleet's own, to be read at once and not kept.
@@ -286,14 +291,5 @@ class Fleet:
         if self._crowd is not None:
             self._crowd.thin_out(step)
         step = self._saves.admitted(step)
-        for node_id in step.touched:
-            record = self._roster.records.get(node_id)
-            if record is None:
-                self._deadlines.forget(node_id)
-                self._tokens.forget(node_id)
-                self._census.forget(node_id)
-            else:
-                self._tokens.fit(record)
-                self._census.count(record)
-                self._deadlines.at(node_id, next_look(record, self.thresholds))
+        self._filing.file(step)
         return self._saves.sealed(step)

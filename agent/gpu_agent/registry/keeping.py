@@ -3,9 +3,11 @@
 How a document reads is `documents`'; when something is saved, `saves`'.
 """
 
+from collections.abc import Iterable, Iterator
+
 from gpu_agent.registry import documents
-from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.actions import Change, Kept, Level
+from gpu_agent.registry.documents import Restored, UnreadableDocumentError
 from gpu_agent.registry.house import House
 from gpu_agent.registry.step import Key, Step
 
@@ -28,8 +30,18 @@ class Keeping:
         record = self._house.roster.records.get(name)
         return Change(kind, name, None if record is None else documents.of_node(record, now))
 
-    def take_back(self, kept: Restored, step: Step) -> None:
-        """Know again what was kept; raises `UnreadableDocumentError`."""
+    def taking_back(self, kept: Iterable[Restored], now: float) -> Iterator[Step]:
+        """Know again what was kept, thing by thing; what cannot be read is noted and left out."""
+        # Claims stand on nodes, in whatever order the store gives them back.
+        for one in sorted(kept, key=lambda one: one.kind is Kept.CLAIM):
+            step = Step(now)
+            try:
+                self._take_back(one, step)
+            except UnreadableDocumentError as error:
+                step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
+            yield step
+
+    def _take_back(self, kept: Restored, step: Step) -> None:
         house = self._house
         if kept.kind is Kept.NODE:
             record = documents.node_from(kept, house.thresholds, step.now)

@@ -118,11 +118,12 @@ class RegistryService:
         self._node_address = await self._switchboard.listen(self._settings.node_listen)
         kept = await self._writer.load()
         self._chronicle.restore(kept)
-        self._loop.start()
         self._lag.start()
-        self._loop.act(
-            self._fleet.restore(restored(kept.changes, self._clock.wall()), self._clock.monotonic())
-        )
+        documents = restored(kept.changes, self._clock.wall())
+        consequences = slices.collected(self._fleet.restoring(documents, self._clock.monotonic()))
+        for actions in filter(None, await consequences):
+            self._loop.act(actions)
+        self._loop.start()
         await self._switchboard.admit()
 
     async def stop(self) -> None:
