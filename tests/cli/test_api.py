@@ -99,6 +99,22 @@ def test_the_arguments_of_a_command_lead_to_its_registry_and_its_token(tmp_path:
         Api.of(parser.parse_args(["--api", "http://10.0.0.1:1", *words[2:]]))
 
 
+def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    add_api_option(parser)
+    for variable, words, url in (
+        (None, [], "http://127.0.0.1:8081"),
+        ("", [], "http://127.0.0.1:8081"),
+        ("http://127.0.0.1:9", [], "http://127.0.0.1:9"),
+        ("http://127.0.0.1:9", ["--api", "http://127.0.0.1:7"], "http://127.0.0.1:7"),
+    ):
+        if variable is not None:
+            monkeypatch.setenv("GPU_REGISTRY_API", variable)
+        assert Api.of(parser.parse_args(words)).url == url
+    with pytest.raises(Failure, match="'', of --api"):
+        Api.of(parser.parse_args(["--api", ""]))
+
+
 def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:
     with pytest.raises(Failure, match=r"is no gpu-agent registry.*has no nodes") as failed:
         api.get("/v1/nodes", NODES)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.new_token import add_out, asked_ttl, tell, ttl, until
+from gpu_agent.cli.outcome import ExitCode, Failure
 
 MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
 
@@ -29,11 +30,22 @@ def test_stdout_holds_the_token_alone(capsys: pytest.CaptureFixture[str]) -> Non
 def test_in_a_file_it_is_shown_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "t"
     told("--out", str(path))
-    told("--out", str(path), "--json")
+    told("--out", str(path), "--json", "--force")
     said = capsys.readouterr()
     assert path.read_text() == "gpuj_3f9a01bc_x\n"
     assert "gpuj_" not in said.out + said.err
     assert json.loads(said.out) == {**MADE, "token": None, "file": str(path)}
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_text("the only copy of another")
+    with pytest.raises(Failure, match="--force") as failed:
+        told("--out", str(path))
+    assert failed.value.code is ExitCode.CONFIGURATION
+    assert path.read_text() == "the only copy of another"
+    told("--out", str(path), "--force")
+    assert path.read_text() == "gpuj_3f9a01bc_x\n"
 
 
 def test_json_is_the_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,3 +24,14 @@ def test_those_on_one_node_are_asked_for(served: Served, capsys: pytest.CaptureF
     Api(served.api).post("/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "claims", "--node", served.new, "--api", served.api]) == 0
     assert f"No claim is held on {served.new}." in capsys.readouterr().out
+    assert main(["registry", "claims", "--node", served.able, "--api", served.api]) == 0
+    assert "job-1" in capsys.readouterr().out
+
+
+def test_a_node_that_nobody_knows_is_not_said_to_hold_none(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "claims", "--node", f"{served.able}x", "--api", served.api]) == 6
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"did you mean {served.able}" in said.err

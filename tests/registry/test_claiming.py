@@ -100,7 +100,10 @@ def test_a_released_place_is_free_again() -> None:
     registry.ready(max_concurrent_jobs=1)
     registry.claim("job-1")
     assert registry.claim("job-2").counts == {"capacity_exceeded": 1}
-    assert answer(registry.do(ReleaseAsked(7, "job-1"))) is None
+    done = registry.do(ReleaseAsked(7, "job-1"))
+    assert answer(done) is None
+    (note,) = notes(done, "claim_released")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1"}
     assert registry.claim("job-2").node_id == "node-1"
 
 

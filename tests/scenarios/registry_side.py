@@ -60,6 +60,7 @@ _TOLD_BY_THE_MESSAGE = {
     "node_registered",
     "node_register_refused",
     "job_assigned",
+    "claim_released",
     "dispatch_failed",
     "dispatch_candidate_excluded",
     "node_token_issued",

@@ -38,6 +38,7 @@ def test_the_first_status_of_a_node_is_counted_as_from_none() -> None:
     ("event", "outcome"),
     [
         ("job_assigned", "granted"),
+        ("claim_released", "released"),
         ("claim_lost", "lost"),
         ("claim_expired", "expired"),
         ("claim_found_again", "found_again"),

@@ -8,6 +8,7 @@ shape of a registry's.
 import argparse
 import http.client
 import json
+import os
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.printable import printable
 
 DEFAULT_API = "http://127.0.0.1:8081"
+API_VARIABLE = "GPU_REGISTRY_API"
 TIMEOUT_SECONDS = 10.0
 LARGEST_BYTES = 256 * 1024 * 1024
 """More than the list of any fleet; an endless answer must end somewhere."""
@@ -82,7 +84,8 @@ class Api:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Self:
         """The API that a command's arguments name, with the token they lead to; raises `Failure`."""
-        url = _checked(arguments.api)
+        named = os.environ.get(API_VARIABLE) or DEFAULT_API
+        url = _checked(named if arguments.api is None else arguments.api)
         return cls(
             url,
             token=find_token(url, token_file=arguments.token_file, insecure_http=arguments.insecure_http),
@@ -224,8 +227,7 @@ def add_api_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api",
         metavar="URL",
-        default=DEFAULT_API,
-        help=f"the registry's operator API (default {DEFAULT_API})",
+        help=f"the registry's operator API (default: ${API_VARIABLE}, else {DEFAULT_API})",
     )
     add_token_options(parser)
 
@@ -255,7 +257,8 @@ def _checked(url: str) -> str:
     if fault is None:
         return url
     raise Failure(
-        f"--api {url!r} is not a URL of a registry ({fault}); write it like {DEFAULT_API}",
+        f"{url!r}, of --api or ${API_VARIABLE}, is no URL of a registry ({fault}); "
+        f"write it like {DEFAULT_API}",
         code=ExitCode.CONFIGURATION,
     )
 

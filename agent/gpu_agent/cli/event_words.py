@@ -37,6 +37,7 @@ SENTENCES: dict[str, str] = {
     "cordon_lifted": "cordon lifted",
     "rotation_wished": "a new node token asked for",
     "job_assigned": "job {job_id} assigned",
+    "claim_released": "claim of job {job_id} released",
     "claim_expired": "claim of job {job_id} expired",
     "claim_lost": "claim of job {job_id} lost: {reason_code}",
     "claim_found_again": "claim of job {job_id} found again",

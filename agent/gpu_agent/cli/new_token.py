@@ -7,12 +7,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from gpu_agent.cli.durations import in_words, seconds
 from gpu_agent.cli.options import print_json
+from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.secret_file import secret_file
 
 Made = Mapping[str, Any]
@@ -20,13 +21,14 @@ NEVER = "never"
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """Add `--out FILE`."""
+    """Add `--out FILE` and `--force`."""
     parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
         help="write the token to this file (mode 0600) rather than to stdout",
     )
+    parser.add_argument("--force", action="store_true", help="replace that file if it is there")
 
 
 def ttl(text: str) -> float | str:
@@ -44,7 +46,7 @@ def asked_ttl(given: float | str | None) -> dict[str, float | None]:
 def tell(arguments: argparse.Namespace, make: Callable[[], Made], about: Callable[[Made], str]) -> None:
     """Make a token, then say it where it was asked for, and what it is for on stderr."""
     with ExitStack() as undo:
-        write = None if arguments.out is None else undo.enter_context(secret_file(arguments.out))
+        write = None if arguments.out is None else undo.enter_context(_file(arguments))
         made = make()
         if write is not None:
             write(made["token"])
@@ -56,6 +58,17 @@ def tell(arguments: argparse.Namespace, make: Callable[[], Made], about: Callabl
         where = f"It stands in {arguments.out}, " if write else "It is shown "
         once = "readable by you alone." if write else "this once: the registry keeps only its digest."
         print(f"{about(made)}\n{where}{once} To end it: {_ending(made)}", file=sys.stderr)
+
+
+def _file(arguments: argparse.Namespace) -> AbstractContextManager[Callable[[str], None]]:
+    """Open the file of `--out`. One that is there may hold the only copy of a token that is in use."""
+    path: Path = arguments.out
+    if path.is_file() and not arguments.force:
+        raise Failure(
+            f"{path} is there already: name another file, or add --force to replace it",
+            code=ExitCode.CONFIGURATION,
+        )
+    return secret_file(path)
 
 
 def until(made: Made) -> str:

@@ -5,10 +5,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_agent.cli.answers import CLAIMS
+from gpu_agent.cli.answers import CLAIMS, NODE_DETAIL
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.durations import in_words
 from gpu_agent.cli.lines import line
+from gpu_agent.cli.node_action import Node
 from gpu_agent.cli.options import add_asking, print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.paging import listed
@@ -41,8 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
+    api = Api.of(arguments)
     query = [] if arguments.node is None else [("node_id", arguments.node)]
-    answer = listed(Api.of(arguments), "/v1/claims", CLAIMS, key="claims", query=query)
+    answer = listed(api, "/v1/claims", CLAIMS, key="claims", query=query)
+    if arguments.node is not None and not answer["claims"]:
+        Node(api, arguments.node).get(shape=NODE_DETAIL)  # "none" of a node that nobody knows would mislead
     if arguments.json:
         print_json(answer)
     elif answer["claims"]:

@@ -65,12 +65,14 @@ class Claiming:
         """Give a place back, lost ones too; returns the node that has it again."""
         lost = self._lost.drop(event.job_id, step.now)
         claim = self._dispatch.release(event.job_id)
-        if claim is None and lost is None:
+        given_back = claim or lost
+        if given_back is None:
             step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
             return None
         # That a claim was lost may not be kept yet; that it was given back must be.
         self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
         step.answer(event.ref)
+        step.note("claim_released", {"job_id": event.job_id, "node_id": given_back.node_id})
         return None if claim is None else claim.node_id
 
     def expire(self, step: Step, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:

@@ -14,7 +14,8 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.tracing import current_trace_id
-from gpu_agent.server.views import Placement, placement
+from gpu_agent.server.viewing import placement
+from gpu_agent.server.views import Placement
 
 
 class Asking:

@@ -10,7 +10,7 @@ from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import ExclusionWindow
 from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.views import named_gpus
+from gpu_agent.server.viewing import named_gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

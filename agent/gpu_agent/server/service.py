@@ -29,7 +29,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.registry.why import NodeWhy
 from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server import claim_pages, dispatch_views, slices, views
+from gpu_agent.server import claim_pages, dispatch_views, slices, viewing
 from gpu_agent.server.address import Address
 from gpu_agent.server.asking import Asking, placed, refusal
 from gpu_agent.server.carrier import Carrier
@@ -156,7 +156,7 @@ class RegistryService:
     def nodes(self, wanted: NodeFilter = EVERYBODY, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""
         return (
-            views.summary(record, self._clock)
+            viewing.summary(record, self._clock, self._settings.thresholds)
             for record in self._fleet.nodes(after=after)
             if wanted.admits(record)
         )
@@ -166,7 +166,7 @@ class RegistryService:
         record = self._fleet.node(node_id)
         if record is None:
             return None
-        return views.detail(
+        return viewing.detail(
             record,
             self._clock,
             thresholds=self._settings.thresholds,
@@ -178,7 +178,7 @@ class RegistryService:
     ) -> list[ClaimView]:
         """Show who holds which place, by job: on one node, behind one job, so many, if that is asked."""
         found = claim_pages.page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
-        return [views.claim(claim, self._clock) for claim in found]
+        return [viewing.claim(claim, self._clock) for claim in found]
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""

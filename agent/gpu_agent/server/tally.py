@@ -16,7 +16,7 @@ class Tally:
         """Refused registrations by code."""
         self.status_changes: Counter[tuple[str, str, str]] = Counter()
         """By status before, status after and reason code."""
-        self.claims: Counter[str] = Counter(dict.fromkeys(("granted", "lost", "expired", "found_again"), 0))
+        self.claims: Counter[str] = Counter(dict.fromkeys(_CLAIMS.values(), 0))
         self.failures = 0
         """Jobs for which there was no node."""
         self.exclusions: Counter[str] = Counter()
@@ -55,6 +55,7 @@ class Tally:
 
 _CLAIMS = {
     "job_assigned": "granted",
+    "claim_released": "released",
     "claim_lost": "lost",
     "claim_expired": "expired",
     "claim_found_again": "found_again",

@@ -9,7 +9,7 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.registry.keys import joined
 from gpu_agent.registry.record import Drain, NodeRecord
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.server import views
+from gpu_agent.server import viewing
 from gpu_agent.server.chronicle import RegistryEvent
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.views import NodeDetail, NodeTokenView
@@ -40,12 +40,14 @@ def record(*, beaten: bool = True, **fields: object) -> NodeRecord:
 
 
 def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
-    return views.detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
+    return viewing.detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
 
 
 def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
-    shown = views.summary(record(), CLOCK)
+    shown = viewing.summary(record(), CLOCK, THRESHOLDS)
     assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
+    assert shown.clears_when is not None
+    assert shown.clears_when.startswith("2 more healthy beats in a row")
     assert shown.last_beat_age_seconds == 2.5
     (gpu,) = shown.gpus
     assert (gpu.uuid, gpu.memory_mb, gpu.memory_used_mb, gpu.utilization_percent) == (UUID, 23034, 1000, 40.0)
@@ -78,9 +80,11 @@ def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known
 
 
 def test_the_nodes_newest_word_on_a_model_wins() -> None:
-    shown = views.summary(record(capability_state={"m": "downloading"}), CLOCK)
+    shown = viewing.summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
     assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
-    assert [model.status for model in views.summary(record(), CLOCK).installed_models] == ["ready"]
+    assert [model.status for model in viewing.summary(record(), CLOCK, THRESHOLDS).installed_models] == [
+        "ready"
+    ]
 
 
 def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:
@@ -126,7 +130,7 @@ def test_a_placement_says_until_when_in_unix_time() -> None:
         granted_at=100.0,
         expires_at=160.0,
     )
-    shown = views.placement(claim, CLOCK)
+    shown = viewing.placement(claim, CLOCK)
     assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
 
 
@@ -139,4 +143,4 @@ def test_a_gpu_without_a_uuid_is_given_none_in_a_placement() -> None:
         granted_at=90.0,
         expires_at=150.0,
     )
-    assert views.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
+    assert viewing.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
