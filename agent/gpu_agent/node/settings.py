@@ -193,6 +193,8 @@ class AgentSettings(BaseSettings):
 
     hub_roots: Folders | None = None
     """Hugging Face caches; None takes the places where the hub's own library keeps one."""
+    ollama_roots: Folders | None = None
+    """Ollama's model folders; None takes the places where Ollama keeps one."""
     model_directories: Folders = ()
     declared_models: tuple[DeclaredModel, ...] = ()
     features: dict[Name, bool] = Field(default_factory=dict)
@@ -214,6 +216,7 @@ class AgentSettings(BaseSettings):
         """What the probe is told."""
         return ProbeOptions(
             hub_roots=self.hub_roots,
+            ollama_roots=self.ollama_roots,
             model_directories=self.model_directories,
             declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),

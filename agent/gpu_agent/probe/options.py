@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.probe.features import FeaturePolicy
+from gpu_agent.probe.models import huggingface, ollama
 from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.huggingface import HubCache, default_roots
+from gpu_agent.probe.models.huggingface import HubCache
+from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.snapshot import Sources
 
 
@@ -22,6 +24,8 @@ class ProbeOptions:
 
     hub_roots: tuple[Path, ...] | None = None
     """Hugging Face hub caches; `None` means the places where the hub's own library keeps one."""
+    ollama_roots: tuple[Path, ...] | None = None
+    """Ollama's model folders; `None` means the places where Ollama keeps one."""
     model_directories: tuple[Path, ...] = ()
     declared_models: tuple[Declaration, ...] = ()
     features: FeaturePolicy = field(default_factory=FeaturePolicy)
@@ -30,12 +34,15 @@ class ProbeOptions:
 
 def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path | None) -> Sources:
     """Open the sources; keep them for the life of the process, since they remember."""
-    hub_roots = default_roots(environ, home) if options.hub_roots is None else options.hub_roots
+    hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
+    if hub_roots is None:
+        hub_roots = huggingface.default_roots(environ, home)
+    if ollama_roots is None:
+        ollama_roots = ollama.default_roots(environ, home)
+    found = HubCache(hub_roots), OllamaStore(ollama_roots), ModelFolders(options.model_directories)
     return Sources(
-        catalogue=Catalogue(
-            (HubCache(hub_roots), ModelFolders(options.model_directories)), options.declared_models
-        ),
+        catalogue=Catalogue(found, options.declared_models),
         policy=options.features,
-        cache_roots=(*hub_roots, *options.model_directories),
+        cache_roots=(*hub_roots, *ollama_roots, *options.model_directories),
         scan_budget_seconds=options.scan_budget_seconds,
     )

@@ -136,10 +136,13 @@ def stem_of(name: str) -> str:
 
 def read_object(tree: Tree, file: Found | None) -> Mapping[str, object]:
     """A small JSON object; what is not one, or cannot be read, is empty."""
-    if file is None:
-        return {}
+    return {} if file is None else object_in(_head(tree, file, _MAX_JSON_BYTES))
+
+
+def object_in(text: bytes) -> Mapping[str, object]:
+    """A JSON object; what is not one is empty."""
     try:
-        value = json.loads(_head(tree, file, _MAX_JSON_BYTES))
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -35,10 +35,15 @@ def kind_in(head: bytes) -> str | None:
     try:
         for key, value in _texts(head):
             if key == "general.architecture":
-                return _KINDS.get(value, "llm")
+                return kind_of_architecture(value)
     except (struct.error, UnicodeDecodeError, ValueError):
         return None  # the head ends inside the metadata, or is no metadata
     return None
+
+
+def kind_of_architecture(name: str) -> str:
+    """The kind of model of an architecture, as the makers of GGUF files name them."""
+    return _KINDS.get(name, "llm")
 
 
 def _texts(head: bytes) -> Iterator[tuple[str, str]]:

@@ -86,6 +86,18 @@ class Tree:
         """One file of a listed folder, measured."""
         return self._found(entry.path, entry.name)
 
+    def file(self, path: str, name: str) -> Found | None:
+        """One file by its path, measured, which may be a link inside the root; `None` when none is there."""
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            self.watched[path] = None  # until it comes
+            return None
+        except OSError as error:
+            self.watched[path] = None
+            return Found(name, path, problem=reason(error))
+        return self._found(path, name)
+
     def head(self, path: str, limit: int) -> bytes:
         """At most `limit` bytes from the start of a file, which may be a link inside the root."""
         place = self._resolved(path)

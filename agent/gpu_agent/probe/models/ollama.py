@@ -1,0 +1,214 @@
+"""Models that Ollama keeps: manifests beside the blobs that they name.
+
+A model is one tag, `manifests/HOST/NAMESPACE/NAME/TAG`. It is ready when every blob that its manifest
+names is here with the stated size; one that has only its `-partial` file yet makes it `downloading`,
+one that is missing or of another size an `error`. Its version is the id that `ollama list` shows: the
+head of the manifest's digest.
+
+It refuses to hash blobs, to follow a link out of its root, and to name a first download: Ollama writes
+the manifest last, and a partial blob without one belongs to no name.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_agent.probe.models import gguf
+from gpu_agent.probe.models.contents import object_in, progress
+from gpu_agent.probe.models.kinds import languages_of
+from gpu_agent.probe.models.roots import entries_of, list_units
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
+from gpu_agent.probe.models.tellable import tellable
+from gpu_agent.probe.models.tree import Tree, below, readable, reason
+from gpu_agent.wire.inventory import Model, ModelStatus
+
+SOURCE = "ollama"
+
+_LEVELS = 3
+"""Folders from `manifests` down to a model's own: host, namespace, name."""
+_USUAL = "registry.ollama.ai/library/"
+_USUAL_HOST = "registry.ollama.ai/"
+_PARTIAL = "-partial"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHOWN_DIGITS = 12
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 16_384
+_NO_BLOBS = "its manifest names no blobs; pull the model again"
+
+
+def default_roots(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
+    """Where Ollama keeps models by custom: where the environment says, the user's place, the service's."""
+    places = [Path(environ["OLLAMA_MODELS"])] if environ.get("OLLAMA_MODELS") else []
+    if home is not None:
+        places.append(home / ".ollama" / "models")
+    places.append(Path("/usr/share/ollama/.ollama/models"))
+    return tuple(dict.fromkeys(places))
+
+
+class OllamaStore:
+    """The tags of one or more model folders of Ollama."""
+
+    name = SOURCE
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """`roots` are folders that hold `manifests` and `blobs`."""
+        self._roots = tuple(roots)
+
+    def units(self) -> Listing:
+        """One unit per model name, with all its tags."""
+        return list_units(self._roots, _units_of)
+
+    def read(self, unit: Unit) -> Reading:
+        """The models of one name."""
+        tree = Tree(unit.root, watch_files=True)
+        name = readable(unit.name)
+        try:
+            tags = [entry for entry in tree.folder(unit.path) if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return Reading()  # it went away while it was read
+        except OSError as error:
+            return Reading((), tree.watched, {name: reason(error)})
+        found = (_Tag(tree, unit.root, name, readable(tag.name)).model(tag.path) for tag in tags)
+        told, problems = tellable((model for model in found if model), name)
+        return Reading(told, tree.watched, problems)
+
+
+def _units_of(root: Root) -> Iterator[Unit]:
+    return _names_below(root, below(root.path, "manifests"), "", levels=_LEVELS)
+
+
+def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[Unit]:
+    """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why."""
+    try:
+        entries = entries_of(Root(path, root.device))
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield Unit(root, path, name or "manifests")
+        return
+    for entry in entries:
+        named = f"{name}/{entry.name}".lstrip("/")
+        if entry.is_symlink() or (levels == 1 and _is_folder(entry)):
+            yield Unit(root, entry.path, named)
+        elif _is_folder(entry):
+            yield from _names_below(root, entry.path, named, levels=levels - 1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    tree: Tree
+    root: Root
+    name: str
+    tag: str
+
+    def model(self, path: str) -> Model | None:
+        """The model that the manifest at `path` states; `None` when it went away."""
+        try:
+            text = self.tree.head(path, _MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return self._model(ModelStatus.ERROR, detail=reason(error))
+        digest = hashlib.sha256(text).hexdigest()
+        blobs = _blobs(object_in(text))
+        if not blobs:
+            return self._model(ModelStatus.ERROR, digest=digest, detail=_NO_BLOBS)
+        config = self._config(object_in(text))
+        status, detail = self._state(blobs)
+        return self._model(
+            status,
+            digest=digest,
+            detail=detail,
+            kind=gguf.kind_of_architecture(config["model_family"]) if "model_family" in config else "other",
+            format=config.get("model_format"),
+            size_bytes=sum(blobs.values()),
+        )
+
+    def _state(self, blobs: Mapping[str, int]) -> tuple[ModelStatus, str | None]:
+        fetching = 0
+        lacks: str | None = None
+        for digest, size in blobs.items():
+            path = self._place(digest)
+            found = self.tree.file(path, digest)
+            if found is None and self.tree.file(path + _PARTIAL, digest) is not None:
+                fetching += 1
+            elif found is None:
+                lacks = lacks or f"blob {_shown(digest)} is not here; pull the model again"
+            elif found.problem:
+                lacks = lacks or f"blob {_shown(digest)}: {found.problem}"
+            elif found.size != size:
+                lacks = lacks or f"blob {_shown(digest)} has {found.size} bytes in place of {size}"
+        if lacks:
+            return ModelStatus.ERROR, lacks
+        return (ModelStatus.DOWNLOADING, progress(fetching)) if fetching else (ModelStatus.READY, None)
+
+    def _config(self, manifest: Mapping[str, object]) -> Mapping[str, str]:
+        """The texts of the small file in which Ollama notes what a model is."""
+        stated = _blob(manifest.get("config"))
+        if stated is None:
+            return {}
+        try:
+            text = self.tree.head(self._place(stated[0]), _MAX_CONFIG_BYTES)
+        except OSError:
+            return {}  # its blob is told of as missing
+        return {key: value for key, value in object_in(text).items() if isinstance(value, str) and value}
+
+    def _place(self, digest: str) -> str:
+        return below(self.root.path, "blobs", digest.replace(":", "-"))
+
+    def _model(
+        self,
+        status: ModelStatus,
+        *,
+        digest: str | None = None,
+        detail: str | None = None,
+        kind: str = "other",
+        format: str | None = None,  # noqa: A002  the field's name on the wire
+        size_bytes: int | None = None,
+    ) -> Model:
+        source_language, target_language = languages_of(self.name)
+        return Model(
+            model_id=f"{_short(self.name)}:{self.tag}",
+            version=digest[:_SHOWN_DIGITS] if digest else UNVERSIONED,
+            kind=kind,
+            src_lang=source_language,
+            tgt_lang=target_language,
+            status=status,
+            source=SOURCE,
+            revision=digest,
+            size_bytes=size_bytes,
+            format=format,
+            detail=detail,
+        )
+
+
+def _short(name: str) -> str:
+    """The name as Ollama's own commands show it: what everybody's models begin with is left out."""
+    return name.removeprefix(_USUAL).removeprefix(_USUAL_HOST)
+
+
+def _blobs(manifest: Mapping[str, object]) -> dict[str, int]:
+    """Digest → size of all blobs that a manifest names; empty when one of them is not well named."""
+    layers = manifest.get("layers")
+    stated = [manifest.get("config"), *(layers if isinstance(layers, list) else ())]
+    blobs = [_blob(one) for one in stated]
+    return dict(blob for blob in blobs if blob) if None not in blobs and len(blobs) > 1 else {}
+
+
+def _blob(stated: object) -> tuple[str, int] | None:
+    match stated:
+        case {"digest": str(digest), "size": int(size)} if _DIGEST.fullmatch(digest) and size >= 0:
+            return digest, size
+        case _:
+            return None
+
+
+def _shown(digest: str) -> str:
+    return digest.partition(":")[2][:_SHOWN_DIGITS]

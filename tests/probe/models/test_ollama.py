@@ -1,0 +1,228 @@
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.models.catalogue import Catalogue
+from gpu_agent.probe.models.ollama import OllamaStore, default_roots
+from gpu_agent.wire.inventory import Model, ModelStatus
+from tests.probe.models.caches import settle
+
+USUAL = "registry.ollama.ai/library"
+LLAMA = {"model_format": "gguf", "model_family": "llama", "model_type": "8.0B", "file_type": "Q4_0"}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A model folder as Ollama writes it."""
+
+    path: Path
+
+    def blob(self, data: bytes) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        place = self.place(f"sha256:{digest}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        return {"mediaType": "x", "digest": f"sha256:{digest}", "size": len(data)}
+
+    def place(self, digest: object) -> Path:
+        return self.path / "blobs" / str(digest).replace(":", "-")
+
+    def manifest(self, name: str, content: Mapping[str, object] | bytes) -> bytes:
+        place = self.path / "manifests" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        place.write_bytes(text)
+        return text
+
+    def model(
+        self, name: str = f"{USUAL}/llama3/8b", *, config: Mapping[str, str] = LLAMA, weights: bytes = b"GGUF"
+    ) -> tuple[bytes, Path]:
+        """One whole model; its manifest's text and its weights."""
+        stated = self.blob(json.dumps(config).encode())
+        layer = self.blob(weights)
+        text = self.manifest(name, {"schemaVersion": 2, "config": stated, "layers": [layer]})
+        return text, self.place(layer["digest"])
+
+
+def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
+    store = OllamaStore([root])
+    listing = store.units()
+    readings = [store.read(unit) for unit in listing.units]
+    models = {model.model_id: model for reading in readings for model in reading.models}
+    problems = {name: why for reading in readings for name, why in reading.problems.items()}
+    return models, {**listing.problems, **problems}
+
+
+def test_a_tag_whose_blobs_are_whole_is_ready_with_the_id_that_ollama_shows(tmp_path: Path) -> None:
+    text, weights = Store(tmp_path).model()
+    digest = hashlib.sha256(text).hexdigest()
+    size = weights.stat().st_size + len(json.dumps(LLAMA))
+    ready = Model(
+        model_id="llama3:8b",
+        version=digest[:12],
+        kind="llm",
+        source="ollama",
+        revision=digest,
+        size_bytes=size,
+        format="gguf",
+    )
+    assert found_in(tmp_path) == ({"llama3:8b": ready}, {})
+
+
+def test_what_everybodys_names_begin_with_is_left_out_and_the_rest_is_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in (f"{USUAL}/a/latest", "registry.ollama.ai/ada/b/q4", "hf.co/org/c/Q8_0", "own/library/d/1"):
+        store.model(name)
+    models, _ = found_in(tmp_path)
+    assert set(models) == {"a:latest", "ada/b:q4", "hf.co/org/c:Q8_0", "own/library/d:1"}
+
+
+def test_two_tags_of_one_name_are_two_models(tmp_path: Path) -> None:
+    Store(tmp_path).model(f"{USUAL}/llama3/8b")
+    Store(tmp_path).model(f"{USUAL}/llama3/70b", weights=b"GGUF, and more")
+    models, _ = found_in(tmp_path)
+    assert {name: model.size_bytes for name, model in models.items()} == {
+        "llama3:8b": 4 + len(json.dumps(LLAMA)),
+        "llama3:70b": 14 + len(json.dumps(LLAMA)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", "llm"), ("nomic-bert", "embedding"), ("clip", "vision"), (None, "other")],
+)
+def test_the_family_that_ollama_noted_tells_the_kind(tmp_path: Path, family: str | None, kind: str) -> None:
+    Store(tmp_path).model(config={"model_format": "gguf"} | ({"model_family": family} if family else {}))
+    models, _ = found_in(tmp_path)
+    assert models["llama3:8b"].kind == kind
+
+
+def test_a_partial_blob_is_a_download(tmp_path: Path) -> None:
+    _, weights = Store(tmp_path).model()
+    weights.rename(f"{weights}-partial")
+    Path(f"{weights}-partial-0").write_text("{}")
+    models, _ = found_in(tmp_path)
+    model = models["llama3:8b"]
+    assert (model.status, model.detail) == (ModelStatus.DOWNLOADING, "1 file is still being fetched")
+
+
+def test_a_missing_blob_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    _, weights = Store(tmp_path).model()
+    weights.unlink()
+    models, _ = found_in(tmp_path)
+    model = models["llama3:8b"]
+    shown = weights.name.removeprefix("sha256-")[:12]
+    assert model.status is ModelStatus.ERROR
+    assert model.detail == f"blob {shown} is not here; pull the model again"
+
+
+@pytest.mark.parametrize("size", [0, 3, 5])
+def test_a_blob_of_another_size_is_an_error(tmp_path: Path, size: int) -> None:
+    _, weights = Store(tmp_path).model(weights=b"GGUF")
+    os.truncate(weights, size)
+    models, _ = found_in(tmp_path)
+    model = models["llama3:8b"]
+    assert model.status is ModelStatus.ERROR
+    assert f"has {size} bytes in place of 4" in str(model.detail)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 5000,
+        b'{"layers": 7}',
+        b'{"config": {"digest": "sha256:../../../etc/passwd", "size": 1}, "layers": []}',
+        json.dumps(
+            {"config": {"digest": f"sha256:{'0' * 64}\n", "size": 1}, "layers": [{"digest": 1, "size": 1}]}
+        ).encode(),
+    ],
+)
+def test_a_broken_manifest_is_a_model_in_error_and_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    Store(tmp_path).manifest(f"{USUAL}/broken/1", content)
+    Store(tmp_path).model()
+    models, problems = found_in(tmp_path)
+    assert problems == {}
+    assert models["broken:1"].status is ModelStatus.ERROR
+    assert models["broken:1"].detail == "its manifest names no blobs; pull the model again"
+    assert models["llama3:8b"].status is ModelStatus.READY
+
+
+def test_blobs_and_names_that_are_links_out_of_the_root_are_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "tag").write_text("{}")
+    _, weights = Store(root).model()
+    weights.rename(outside / "weights")
+    weights.symlink_to(outside / "weights")
+    (root / "manifests" / USUAL / "linked").symlink_to(outside)
+    models, problems = found_in(root)
+    assert models["llama3:8b"].status is ModelStatus.ERROR
+    assert "leaves the cache" in str(models["llama3:8b"].detail)
+    assert problems == {
+        f"{USUAL}/linked": "it is a link; add the folder it leads to as a root of its own",
+    }
+    assert str(tmp_path) not in str(models)
+
+
+def test_a_root_that_is_itself_a_link_is_followed_because_it_was_named(tmp_path: Path) -> None:
+    Store(tmp_path / "real").model()
+    (tmp_path / "link").symlink_to("real")
+    models, _ = found_in(tmp_path / "link")
+    assert set(models) == {"llama3:8b"}
+
+
+def test_where_ollama_keeps_nothing_is_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert found_in(tmp_path / "empty") == found_in(tmp_path / "none") == ({}, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
+def test_a_closed_folder_of_manifests_hides_no_other(tmp_path: Path) -> None:
+    Store(tmp_path).model()
+    (tmp_path / "manifests" / "closed").mkdir(mode=0)
+    models, problems = found_in(tmp_path)
+    assert set(models) == {"llama3:8b"}
+    assert problems == {"closed": "permission denied"}
+
+
+def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path: Path) -> None:
+    _, weights = Store(tmp_path).model()
+    settle(tmp_path)
+    catalogue = Catalogue([OllamaStore([tmp_path])])
+
+    def status() -> ModelStatus:
+        (model,) = catalogue.scan().models
+        return model.status
+
+    assert status() is ModelStatus.READY
+    weights.rename(tmp_path / "kept")
+    settle(tmp_path)
+    assert status() is ModelStatus.ERROR
+    (tmp_path / "kept").rename(f"{weights}-partial")
+    settle(tmp_path)
+    assert status() is ModelStatus.DOWNLOADING
+    Path(f"{weights}-partial").rename(weights)
+    settle(tmp_path)
+    assert status() is ModelStatus.READY
+    os.truncate(weights, 1)
+    assert status() is ModelStatus.ERROR
+
+
+def test_roots_are_the_named_one_the_users_and_the_services() -> None:
+    service = Path("/usr/share/ollama/.ollama/models")
+    assert default_roots({}, None) == (service,)
+    assert default_roots({"OLLAMA_MODELS": "/m"}, Path("/home/ada")) == (
+        Path("/m"),
+        Path("/home/ada/.ollama/models"),
+        service,
+    )
+    assert default_roots({"OLLAMA_MODELS": ""}, None) == (service,)
