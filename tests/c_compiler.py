@@ -14,10 +14,10 @@ class CannotBuildError(Exception):
     """The machine lacks what the fake is made from; the message names the next step."""
 
 
-def shared_library(source: Path, made: Path, *more: str) -> None:
-    """Compile one C file into a shared library; raises `CannotBuildError`."""
+def shared_library(sources: Sequence[Path], made: Path, *more: str) -> None:
+    """Compile C files into a shared library; raises `CannotBuildError`."""
     made.parent.mkdir(parents=True, exist_ok=True)
-    command: Sequence[str] = [*_compiler(), *_FLAGS, *more, "-o", str(made), str(source)]
+    command: Sequence[str] = [*_compiler(), *_FLAGS, *more, "-o", str(made), *map(str, sources)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if result.returncode != 0:
         raise CannotBuildError(f"{' '.join(command)} failed:\n{result.stderr}")

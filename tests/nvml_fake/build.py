@@ -1,17 +1,22 @@
 """Compiles the fake NVML against NVIDIA's own header, with whatever C compiler there is."""
 
 import importlib.metadata
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.c_compiler import CannotBuildError, shared_library
 
-SOURCE = Path(__file__).with_name("nvml_fake.c")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 LIBRARY = "libnvidia-ml.so.1"
 
 
-def build(into: Path) -> Path:
-    """Compile the library into a folder, and return that folder: it goes first in LD_LIBRARY_PATH."""
-    shared_library(SOURCE, into / LIBRARY, "-I", str(_header_folder()))
+def build(into: Path, *, without: Iterable[str] = ()) -> Path:
+    """Compile the library into a folder, and return that folder: it goes first in LD_LIBRARY_PATH.
+
+    `without` names symbols that this library lacks, as an older driver does: looking one up fails.
+    """
+    absent = [f"-D{symbol}=absent_{symbol}" for symbol in without]
+    shared_library(SOURCES, into / LIBRARY, "-I", str(_header_folder()), *absent)
     link = into / "libnvidia-ml.so"
     link.unlink(missing_ok=True)
     link.symlink_to(LIBRARY)

@@ -1,12 +1,14 @@
 """The hand on the fake NVML: says what its GPUs are and which calls fail, hang, crash or lie.
 
-The control file holds one statement a line; DEV is a device index, or `*` for every one.
+The control file holds one statement a line; DEV is a device index, `3/1` for the MIG slice in slot 1
+of device 3, or `*` for every one.
 
     count 8                                    how many devices there are
     driver_version 570.124.06                  and cuda_version 12080, nvml_version: facts of the machine
     log PATH                                   every call is noted there: `PID CALL [DEV]`
     name DEV NVIDIA H100 80GB HBM3             and uuid, memory_total, temperature …: facts of a device
     process DEV PID BYTES                      one line for each process on a device
+    slice DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE   that slot of `mig_slots DEV` holds a slice
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
     delay CALL DEV MILLISECONDS                the call takes that long
     hang CALL DEV                              the call blocks, deaf to SIGTERM, until this line is gone
@@ -37,11 +39,14 @@ H100_BYTES = 85_520_809_984
 
 
 @functools.cache
-def built_library() -> Path:
-    """The folder that holds the compiled library, made once per test process and removed with it."""
+def built_library(*without: str) -> Path:
+    """The folder that holds the compiled library, made once per test process and removed with it.
+
+    `without` names symbols that it lacks, as an older driver's does.
+    """
     folder = Path(tempfile.mkdtemp(prefix="nvml-fake-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return build(folder)
+    return build(folder, without=without)
 
 
 class FakeNvml:
@@ -73,7 +78,20 @@ class FakeNvml:
         }
         self._write()
 
-    def fact(self, key: str, device: int) -> str:
+    def cut(self, device: int, *slots: int, count: int = 7) -> None:
+        """Turn MIG on, with a slice in each of these slots out of `count`."""
+        self._state("mig", device, 1)
+        self._state("mig_slots", device, count)
+        for slot in slots:
+            slice_ = f"{device}/{slot}"
+            self._state("slice", slice_, 7 + slot, 0)
+            self._state("uuid", slice_, f"MIG-0000000{device:x}-fa4e-4000-8000-00000000000{slot:x}")
+            self._state("name", slice_, "NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+            self._state("memory_total", slice_, H100_BYTES // 8)
+            self._state("memory_used", slice_, 64 << 20)
+        self._write()
+
+    def fact(self, key: str, device: int | str) -> str:
         """What was stated about a device."""
         line = self._lines.get((key, str(device))) or self._lines[key, "*"]
         return line.split(maxsplit=2)[2]

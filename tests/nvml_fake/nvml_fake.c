@@ -2,295 +2,18 @@
  * An NVML of ours: the true ABI of NVIDIA's own nvml.h, driven by a plain-text file.
  *
  * Programs under test load it as libnvidia-ml.so.1 through LD_LIBRARY_PATH, so that the real binding runs
- * against real structs. The file named by NVML_FAKE_CONTROL is read again whenever it changed, before
- * every call; control.py explains its lines and writes it. What the file does not state is NOT_SUPPORTED.
+ * against real structs. Here: the library, and who a GPU is, does and suffers. MIG slices and processes
+ * have files of their own.
  */
-#define NVML_NO_UNVERSIONED_FUNC_DEFS
-#include <nvml.h>
+#include "nvml_fake.h"
 
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
-#define MAX_DEVICES 64
-#define MAX_LINES 2048
-#define MAX_WORDS 6
-#define EVERY (-1)
-#define WORD_LENGTH 96
-
-/* One line of the control file: its words (the last one takes the rest), and the line as written. */
-struct line {
-    char words[MAX_WORDS][WORD_LENGTH];
-    int count;
-    char text[512];
-};
-
-struct nvmlDevice_st {
-    int index;
-};
-
-static struct line lines[MAX_LINES];
-static int line_count;
-static struct stat last_seen;
-static struct nvmlDevice_st devices[MAX_DEVICES];
-static int initialised;
-static pid_t first_parent;
-
-__attribute__((constructor)) static void loaded(void) { first_parent = getppid(); }
-
-/* ---- the control file ------------------------------------------------------------------------------ */
-
-static void split(struct line *line) {
-    const char *rest = line->text;
-    line->count = 0;
-    while (line->count < MAX_WORDS) {
-        rest += strspn(rest, " ");
-        size_t length = strcspn(rest, " ");
-        if (length == 0) {
-            return;
-        }
-        snprintf(line->words[line->count++], WORD_LENGTH, "%.*s", (int)length, rest);
-        rest += length;
-    }
-}
-
-static void read_control(void) {
-    const char *path = getenv("NVML_FAKE_CONTROL");
-    struct stat now;
-    if (path == NULL || stat(path, &now) != 0) {
-        line_count = 0;
-        memset(&last_seen, 0, sizeof last_seen);
-        return;
-    }
-    if (now.st_ino == last_seen.st_ino && now.st_size == last_seen.st_size &&
-        now.st_mtim.tv_sec == last_seen.st_mtim.tv_sec && now.st_mtim.tv_nsec == last_seen.st_mtim.tv_nsec) {
-        return;
-    }
-    FILE *file = fopen(path, "re");
-    if (file == NULL) {
-        return;
-    }
-    last_seen = now;
-    line_count = 0;
-    while (line_count < MAX_LINES && fgets(lines[line_count].text, sizeof lines[0].text, file) != NULL) {
-        lines[line_count].text[strcspn(lines[line_count].text, "\n")] = '\0';
-        split(&lines[line_count]);
-        line_count += lines[line_count].count > 0;
-    }
-    fclose(file);
-}
-
-/* Whether a device word (a number, or * for every device) means this device. */
-static int means(const char *word, int device) {
-    return strcmp(word, "*") == 0 || (device != EVERY && atoi(word) == device && word[0] != '*');
-}
-
-/* The text after the first `skipped` words of a line, spaces and all. */
-static const char *after(const struct line *line, int skipped) {
-    const char *rest = line->text;
-    for (int i = 0; i < skipped; i++) {
-        rest += strspn(rest, " ");
-        rest += strcspn(rest, " ");
-    }
-    return rest + strspn(rest, " ");
-}
-
-/* `key value`: a fact about the machine. */
-static const char *machine_fact(const char *key) {
-    for (int i = line_count - 1; i >= 0; i--) {
-        if (lines[i].count >= 2 && strcmp(lines[i].words[0], key) == 0) {
-            return after(&lines[i], 1);
-        }
-    }
-    return NULL;
-}
-
-/* `key device value`: a fact about one device; a line for this device wins over one for every device. */
-static const char *device_fact(const char *key, nvmlDevice_t device) {
-    const char *general = NULL;
-    for (int i = line_count - 1; i >= 0; i--) {
-        if (lines[i].count < 3 || strcmp(lines[i].words[0], key) != 0 || !means(lines[i].words[1], device->index)) {
-            continue;
-        }
-        if (strcmp(lines[i].words[1], "*") != 0) {
-            return after(&lines[i], 2);
-        }
-        general = general == NULL ? after(&lines[i], 2) : general;
-    }
-    return general;
-}
-
-/* `fault CALL device [value]`: a fault laid on a call, or NULL. */
-static const struct line *fault(const char *kind, const char *call, int device) {
-    for (int i = line_count - 1; i >= 0; i--) {
-        if (lines[i].count >= 3 && strcmp(lines[i].words[0], kind) == 0 &&
-            (strcmp(lines[i].words[1], call) == 0 || strcmp(lines[i].words[1], "*") == 0) &&
-            means(lines[i].words[2], device)) {
-            return &lines[i];
-        }
-    }
-    return NULL;
-}
-
-/* ---- faults ---------------------------------------------------------------------------------------- */
-
-static nvmlReturn_t code_named(const char *name) {
-    static const struct {
-        const char *name;
-        nvmlReturn_t code;
-    } codes[] = {
-        {"UNINITIALIZED", NVML_ERROR_UNINITIALIZED},
-        {"INVALID_ARGUMENT", NVML_ERROR_INVALID_ARGUMENT},
-        {"NOT_SUPPORTED", NVML_ERROR_NOT_SUPPORTED},
-        {"NO_PERMISSION", NVML_ERROR_NO_PERMISSION},
-        {"NOT_FOUND", NVML_ERROR_NOT_FOUND},
-        {"DRIVER_NOT_LOADED", NVML_ERROR_DRIVER_NOT_LOADED},
-        {"TIMEOUT", NVML_ERROR_TIMEOUT},
-        {"IRQ_ISSUE", NVML_ERROR_IRQ_ISSUE},
-        {"LIBRARY_NOT_FOUND", NVML_ERROR_LIBRARY_NOT_FOUND},
-        {"FUNCTION_NOT_FOUND", NVML_ERROR_FUNCTION_NOT_FOUND},
-        {"GPU_IS_LOST", NVML_ERROR_GPU_IS_LOST},
-        {"RESET_REQUIRED", NVML_ERROR_RESET_REQUIRED},
-        {"OPERATING_SYSTEM", NVML_ERROR_OPERATING_SYSTEM},
-        {"LIB_RM_VERSION_MISMATCH", NVML_ERROR_LIB_RM_VERSION_MISMATCH},
-        {"ARGUMENT_VERSION_MISMATCH", NVML_ERROR_ARGUMENT_VERSION_MISMATCH},
-        {"GPU_NOT_FOUND", NVML_ERROR_GPU_NOT_FOUND},
-        {"UNKNOWN", NVML_ERROR_UNKNOWN},
-    };
-    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
-        if (strcmp(codes[i].name, name) == 0) {
-            return codes[i].code;
-        }
-    }
-    return (nvmlReturn_t)atoi(name);
-}
-
-static void pause_ms(long ms) {
-    struct timespec span = {ms / 1000, (ms % 1000) * 1000000L};
-    while (nanosleep(&span, &span) != 0) {
-    }
-}
-
-/* A call stuck in the kernel: deaf to every signal but SIGKILL until its line is gone. */
-static void hang(const char *call, int device) {
-    sigset_t all, before;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &before);
-    while (fault("hang", call, device) != NULL) {
-        if (getppid() != first_parent) {
-            _exit(1); /* whoever runs the test is gone: leave nothing behind */
-        }
-        pause_ms(5);
-        read_control();
-    }
-    sigprocmask(SIG_SETMASK, &before, NULL);
-}
-
-static void note(const char *call, int device) {
-    const char *path = machine_fact("log");
-    if (path == NULL) {
-        return;
-    }
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0) {
-        if (device == EVERY) {
-            dprintf(fd, "%d %s\n", (int)getpid(), call);
-        } else {
-            dprintf(fd, "%d %s %d\n", (int)getpid(), call, device);
-        }
-        close(fd);
-    }
-}
-
-/* Every call passes here first: noted, delayed, hung, crashed or refused as the control file says. */
-static nvmlReturn_t enter(const char *call, int device) {
-    const struct line *found;
-    read_control();
-    note(call, device);
-    if ((found = fault("print", call, device)) != NULL) {
-        dprintf(STDOUT_FILENO, "%s\n", after(found, 3));
-    }
-    if ((found = fault("complain", call, device)) != NULL) {
-        dprintf(STDERR_FILENO, "%s\n", after(found, 3));
-    }
-    if ((found = fault("delay", call, device)) != NULL) {
-        pause_ms(atol(found->words[3]));
-    }
-    hang(call, device);
-    if (fault("crash", call, device) != NULL) {
-        struct rlimit no_core = {0, 0};
-        setrlimit(RLIMIT_CORE, &no_core);
-        signal(SIGSEGV, SIG_DFL);
-        raise(SIGSEGV);
-    }
-    if ((found = fault("exit", call, device)) != NULL) {
-        exit(atoi(found->words[3]));
-    }
-    found = fault("error", call, device);
-    return found == NULL ? NVML_SUCCESS : code_named(found->words[3]);
-}
-
-static nvmlReturn_t enter_machine(const char *call) {
-    nvmlReturn_t code = enter(call, EVERY);
-    return code == NVML_SUCCESS && !initialised ? NVML_ERROR_UNINITIALIZED : code;
-}
-
-static nvmlReturn_t enter_device(const char *call, nvmlDevice_t device) {
-    if (device < devices || device >= devices + MAX_DEVICES) {
-        return NVML_ERROR_INVALID_ARGUMENT;
-    }
-    nvmlReturn_t code = enter(call, device->index);
-    return code == NVML_SUCCESS && !initialised ? NVML_ERROR_UNINITIALIZED : code;
-}
-
-/* ---- answers --------------------------------------------------------------------------------------- */
-
-static nvmlReturn_t copy(const char *fact, char *into, unsigned int length) {
-    if (fact == NULL) {
-        return NVML_ERROR_NOT_SUPPORTED;
-    }
-    if (strlen(fact) >= length) {
-        return NVML_ERROR_INSUFFICIENT_SIZE;
-    }
-    strcpy(into, fact);
-    return NVML_SUCCESS;
-}
-
-static nvmlReturn_t number(const char *fact, unsigned long long *into) {
-    if (fact == NULL) {
-        return NVML_ERROR_NOT_SUPPORTED;
-    }
-    *into = strtoull(fact, NULL, 0);
-    return NVML_SUCCESS;
-}
-
-static nvmlReturn_t answer_number(const char *call, nvmlDevice_t device, const char *key, unsigned int *into) {
-    unsigned long long wide = 0;
-    nvmlReturn_t code = enter_device(call, device);
-    if (code == NVML_SUCCESS) {
-        code = number(device_fact(key, device), &wide);
-    }
-    if (code == NVML_SUCCESS) {
-        *into = (unsigned int)wide;
-    }
-    return code;
-}
-
-static nvmlReturn_t answer_wide(const char *call, nvmlDevice_t device, const char *key, unsigned long long *into) {
-    nvmlReturn_t code = enter_device(call, device);
-    return code == NVML_SUCCESS ? number(device_fact(key, device), into) : code;
-}
 
 /* ---- NVML: the library ----------------------------------------------------------------------------- */
 
 static nvmlReturn_t start(const char *call) {
-    nvmlReturn_t code = enter(call, EVERY);
+    nvmlReturn_t code = enter(call, NULL);
     initialised += code == NVML_SUCCESS;
     return code;
 }
@@ -354,7 +77,8 @@ nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
     unsigned long long count = 0;
-    nvmlReturn_t code = enter("nvmlDeviceGetHandleByIndex_v2", (int)index);
+    nvmlDevice_t found = device_at(index, WHOLE);
+    nvmlReturn_t code = enter("nvmlDeviceGetHandleByIndex_v2", found);
     if (code != NVML_SUCCESS) {
         return code;
     }
@@ -362,11 +86,10 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *dev
     if (!initialised) {
         return NVML_ERROR_UNINITIALIZED;
     }
-    if (index >= count || index >= MAX_DEVICES) {
+    if (found == NULL || index >= count) {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
-    devices[index].index = (int)index;
-    *device = &devices[index];
+    *device = found;
     return NVML_SUCCESS;
 }
 
@@ -413,14 +136,6 @@ nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *pci) {
     snprintf(pci->busIdLegacy, sizeof pci->busIdLegacy, NVML_DEVICE_PCI_BUS_ID_LEGACY_FMT,
              pci->domain & 0xffff, pci->bus & 0xff, pci->device & 0xff);
     return NVML_SUCCESS;
-}
-
-nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending) {
-    nvmlReturn_t code = answer_number("nvmlDeviceGetMigMode", device, "mig", current);
-    if (code == NVML_SUCCESS) {
-        *pending = *current;
-    }
-    return code;
 }
 
 /* ---- NVML: what a device does ---------------------------------------------------------------------- */
@@ -584,41 +299,4 @@ nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *correc
         return NVML_ERROR_NOT_SUPPORTED;
     }
     return code;
-}
-
-/* ---- NVML: who uses a device ----------------------------------------------------------------------- */
-
-/* `process device pid bytes`, one line for each. */
-static nvmlReturn_t processes(const char *call, nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *infos) {
-    nvmlReturn_t code = enter_device(call, device);
-    unsigned int found = 0;
-    if (code != NVML_SUCCESS) {
-        return code;
-    }
-    for (int i = 0; i < line_count; i++) {
-        if (lines[i].count < 4 || strcmp(lines[i].words[0], "process") != 0 || !means(lines[i].words[1], device->index)) {
-            continue;
-        }
-        if (infos != NULL && found < *count) {
-            infos[found].pid = (unsigned int)atoi(lines[i].words[2]);
-            infos[found].usedGpuMemory = strtoull(lines[i].words[3], NULL, 0);
-            infos[found].gpuInstanceId = infos[found].computeInstanceId = 0xFFFFFFFFu;
-        }
-        found++;
-    }
-    code = found > *count || (infos == NULL && found > 0) ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
-    *count = found;
-    return code;
-}
-
-nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                     nvmlProcessInfo_t *infos) {
-    return processes("nvmlDeviceGetComputeRunningProcesses_v3", device, count, infos);
-}
-
-nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
-                                                      nvmlProcessInfo_t *infos) {
-    (void)infos;
-    *count = 0;
-    return enter_device("nvmlDeviceGetGraphicsRunningProcesses_v3", device);
 }

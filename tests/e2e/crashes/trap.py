@@ -29,7 +29,7 @@ class Trap:
     def __init__(self, folder: Path) -> None:
         self._library = folder / "crash_points.so"
         self._control = folder / "control"
-        shared_library(SOURCE, self._library, "-ldl")
+        shared_library([SOURCE], self._library, "-ldl")
         self._control.write_bytes(_LAYOUT.pack(0, 0))
         with self._control.open("r+b") as file:
             self._mapped = mmap.mmap(file.fileno(), _LAYOUT.size)
