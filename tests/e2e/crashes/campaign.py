@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,8 +196,14 @@ class Campaign:
             path = f"/v1/claims?after={document['next']}"
 
 
-def run(kills: int, *, seed: int, points: tuple[Point, ...] = tuple(Point)) -> Tally:
-    """Kill a registry so many times at each of these points, by turns."""
+def run(
+    kills: int,
+    *,
+    seed: int,
+    points: tuple[Point, ...] = tuple(Point),
+    told: Callable[[Tally], None] = lambda _: None,
+) -> Tally:
+    """Kill a registry so many times at each of these points, by turns; `told` hears of each round."""
     with tempfile.TemporaryDirectory(prefix="gpu-agent-crashes-") as folder, ExitStack() as running:
         campaign = Campaign(Path(folder), running, seed=seed)
         for _ in range(kills):
@@ -204,6 +211,7 @@ def run(kills: int, *, seed: int, points: tuple[Point, ...] = tuple(Point)) -> T
                 campaign.kill(point)
                 if campaign.tally.losses:
                     return campaign.tally
+            told(campaign.tally)
         return campaign.tally
 
 
@@ -212,7 +220,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many at each point (default 200)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tally = run(arguments.kills, seed=arguments.seed)
+    tally = run(arguments.kills, seed=arguments.seed, told=lambda tally: print(tally, file=sys.stderr))
     print(tally)
     for loss in tally.losses:
         print(f"LOST {loss}")
