@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import jsonschema
@@ -72,7 +73,7 @@ def test_a_simulated_machine_says_that_it_does_not_exist(capsys: pytest.CaptureF
     assert main(["probe", "--simulate", "8xH100-80GB,1xL4-24GB"]) == 0
     said = capsys.readouterr().out
     assert "SIMULATED" in said
-    assert said.count("H100 80GB") == 8
+    assert said.count("H100 80GB HBM3  ok") == 8
     assert "Could register: 9 of 9" in said
 
 
@@ -148,7 +149,7 @@ def test_configured_models_are_found_and_listed_by_kind(
     configuration = tmp_path / "agent.toml"
     configuration.write_text('[[declared_models]]\nmodel_id = "mine/asr"\nversion = "3"\nkind = "asr"\n')
     assert main(["probe", "--simulate", "1xL4-24GB", "--config", str(configuration)]) == 0
-    assert "Models, asr: mine/asr 3" in capsys.readouterr().out
+    assert re.search(r"^asr +mine/asr +3 +declared +ready$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_wrong_configuration_exits_4_naming_the_key(

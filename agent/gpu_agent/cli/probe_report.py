@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace, child: StartedChild | None) -> int:
     elif arguments.json:
         print(json.dumps(to_document(inventory), indent=2))
     else:
-        _later("probe_table").print_inventory(inventory)
+        _later("probe_shown").print_inventory(inventory)
     return exit_code(inventory)
 
 

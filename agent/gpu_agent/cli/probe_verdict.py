@@ -1,5 +1,9 @@
-"""The probe's verdict in words: whether this machine could register, else why not and what to do."""
+"""The probe's verdict in words: whether this machine could register and with what, else why not."""
 
+from collections import Counter
+
+from gpu_agent.cli.gpu_sheet import gib, short
+from gpu_agent.cli.probe_models import can_serve
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Outcome
 
@@ -14,8 +18,21 @@ def verdict(inventory: Inventory) -> str:
     return f"Could not register: {_why_not(report)}"
 
 
+def declared(inventory: Inventory) -> str:
+    """Say what would be registered, in one line."""
+    able = able_to_serve(inventory.gpu)
+    names = Counter(short(gpu.name) for gpu in able)
+    gpus = ", ".join(f"{count}x {name}" for name, count in names.items())
+    memory = gib(sum(gpu.memory_mb or 0 for gpu in able))
+    ready = sum(map(can_serve, inventory.models))
+    models = f"{ready} ready {'model' if ready == 1 else 'models'}"
+    return f"It would offer {gpus} with {memory} GiB in all, and {models}."
+
+
 def _counted(report: GpuReport) -> str:
-    words = f"{len(able_to_serve(report))} of {len(report.gpus)} GPUs are usable"
+    parents = {gpu.parent_uuid for gpu in report.gpus}
+    places = [gpu for gpu in report.gpus if gpu.uuid not in parents]
+    words = f"{len(able_to_serve(report))} of {len(places)} GPUs are usable"
     unsized = _of_unknown_memory(report)
     return f"{words}; the memory of {len(unsized)} is unknown{_reason(unsized)}" if unsized else words
 

@@ -1,0 +1,70 @@
+"""What is wrong with this machine, each trouble with its next step.
+
+Models that cannot serve have their reason beside them in their own table; here they are only counted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpu_agent.cli.event_words import clock
+from gpu_agent.cli.gpu_sheet import HEALTH_STYLES, in_order, label
+from gpu_agent.cli.lines import Line, Piece, line, wrapped
+from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, ModelStatus
+
+_INDENT = Piece("    ")
+_ENDLESS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong."""
+
+    what: Line
+    next_step: str | None = None
+
+
+def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> list[Line]:
+    """Draw all there is; nothing where all is well."""
+    found = list(troubles(inventory, now=now))
+    if not found:
+        return []
+    lines = [line(Piece("WHAT IS WRONG", "bold"))]
+    for trouble in found:
+        lines += _fitted(trouble.what, columns, indented=False)
+        if trouble.next_step:
+            lines += _fitted(line(Piece("next step: ", "bold"), trouble.next_step), columns, indented=True)
+    return lines
+
+
+def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
+    """Yield what is wrong, GPU by GPU, then the models."""
+    for gpu, below in in_order(inventory.gpu.gpus):
+        for reason in gpu.reasons:
+            yield Trouble(_told(gpu, below, reason, now=now), reason.action)
+        if "memory_mb" in gpu.unknowns and not gpu.memory_mb:
+            yield Trouble(
+                line(f"GPU {below or label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
+                "see what `nvidia-smi -q -d MEMORY` says, and update the driver",
+            )
+    broken = [model for model in inventory.models if model.enabled and model.status is ModelStatus.ERROR]
+    if broken:
+        count = "1 model cannot" if len(broken) == 1 else f"{len(broken)} models cannot"
+        yield Trouble(
+            line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
+        )
+
+
+def _told(gpu: Gpu, below: str | None, reason: HealthReason, *, now: float) -> Line:
+    since = "" if reason.since is None else f", since {clock(reason.since, now)}"
+    return line(
+        f"GPU {below or label(gpu)} is ",
+        Piece(gpu.health.value, HEALTH_STYLES[gpu.health]),
+        f": {reason.detail} ({reason.code}{since})",
+    )
+
+
+def _fitted(words: Line, columns: int | None, *, indented: bool) -> list[Line]:
+    """Wrap with room for an indentation, which the first line of a trouble goes without."""
+    room = _ENDLESS if columns is None else columns - len(_INDENT.text)
+    first, *rest = wrapped(words, room)
+    return [(_INDENT, *first) if indented else first, *((_INDENT, *part) for part in rest)]

@@ -1,0 +1,63 @@
+from gpu_agent.cli.lines import plain
+from gpu_agent.cli.probe_troubles import trouble_lines
+from gpu_agent.wire.inventory import (
+    Gpu,
+    GpuReport,
+    Health,
+    HealthReason,
+    Host,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
+
+HOST = Host(
+    cpu_logical_cores=4,
+    cpu_physical_cores=2,
+    memory_total_mb=8192,
+    memory_used_mb=None,
+    memory_available_mb=None,
+    platform="linux",
+)
+LOST = Gpu(
+    index=3,
+    uuid="GPU-3",
+    name="NVIDIA L4",
+    memory_mb=23034,
+    health=Health.LOST,
+    reasons=(
+        HealthReason(code="gpu_lost", detail="it fell off the bus", action="reboot the machine", since=1.0),
+    ),
+)
+BROKEN = Model(model_id="a", version="1", status=ModelStatus.ERROR, detail="a shard is missing")
+
+
+def drawn(*gpus: Gpu, models: tuple[Model, ...] = (), columns: int | None = 80) -> list[str]:
+    inventory = Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK, gpus=gpus), models=models)
+    return [plain(one) for one in trouble_lines(inventory, columns, now=2.0)]
+
+
+def test_a_gpus_reason_is_told_with_its_code_since_when_and_the_next_step() -> None:
+    _, what, step = drawn(LOST)
+    assert what.startswith("GPU 3 is lost: it fell off the bus (gpu_lost, since ")
+    assert step == "    next step: reboot the machine"
+
+
+def test_where_all_is_well_nothing_is_said() -> None:
+    assert drawn(Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)) == []
+
+
+def test_unknown_memory_is_a_trouble_with_its_reason() -> None:
+    said = drawn(Gpu(uuid="GPU-1", index=0, name="NVIDIA GB10", unknowns={"memory_mb": "not supported"}))
+    assert said[1] == "GPU 0: its memory is unknown (not supported)"
+    assert "nvidia-smi" in said[2]
+
+
+def test_models_that_cannot_serve_are_counted() -> None:
+    assert drawn(models=(BROKEN,))[1] == "1 model cannot serve: the table above says why"
+    assert drawn(models=(BROKEN, BROKEN))[1] == "2 models cannot serve: the table above says why"
+
+
+def test_nothing_is_wider_than_the_terminal() -> None:
+    assert max(map(len, drawn(LOST, models=(BROKEN,), columns=30))) <= 30
