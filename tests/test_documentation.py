@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
+from gpu_agent.cli import probe_schema
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.registry.dispatch.verdict import Exclusion
@@ -169,6 +170,11 @@ def test_every_limit_is_told_with_its_value() -> None:
     assert set(table) == {one.name for one in fields(Limits)}
     for name, told in table.items():
         assert told.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
+
+
+def test_the_published_schema_of_the_probe_is_the_programs() -> None:
+    published = json.loads((DOCS / "schema" / "probe.json").read_text(encoding="utf-8"))
+    assert published == probe_schema.schema(), "run `make schema` and review the difference"
 
 
 def test_a_refusal_names_as_many_faults_as_stated() -> None:

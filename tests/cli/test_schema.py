@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.app import main
-from gpu_agent.wire.schema import NAMES, schema_of
+from gpu_agent.cli.schema import NAMES, schema_of
 
 
 def test_all_schemas_are_printed_by_name(capsys: pytest.CaptureFixture[str]) -> None:

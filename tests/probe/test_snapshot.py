@@ -79,6 +79,7 @@ def test_the_document_has_the_keys_of_its_schema_in_their_order() -> None:
         "schema",
         "outcome",
         "detail",
+        "could_register",
         "simulated",
         "host",
         "gpus",

@@ -1,20 +1,26 @@
-"""`gpu-agent schema`: print the JSON Schemas of the node protocol, or write them to a folder."""
+"""`gpu-agent schema`: print the JSON Schemas of the protocol and of the probe, or write them to a folder."""
 
 import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from gpu_agent.cli import probe_schema
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
-from gpu_agent.wire.schema import NAMES, schema_of
+from gpu_agent.wire import schema as messages
+
+NAMES: tuple[str, ...] = (*messages.NAMES, probe_schema.NAME)
+"""What a schema exists for: the protocol's, then the document that `probe --json` prints."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     teach(
         parser,
-        "Print the JSON Schema (draft 2020-12) of one message, or of all that one side may say. "
+        "Print the JSON Schema (draft 2020-12) of one message, of all that one side may say, or of what "
+        "`probe --json` prints. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},
@@ -38,6 +44,11 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print(_text({name: schema_of(name) for name in NAMES}), end="")
     return ExitCode.OK
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of one of `NAMES`."""
+    return probe_schema.schema() if name == probe_schema.NAME else messages.schema_of(name)
 
 
 def _write(folder: Path, names: Iterable[str]) -> None:

@@ -82,6 +82,7 @@ def to_document(inventory: Inventory) -> dict[str, object]:
         "schema": SCHEMA,
         "outcome": gpu.outcome.value,
         "detail": gpu.detail,
+        "could_register": exit_code(inventory) == COULD_REGISTER,
         "simulated": inventory.simulated,
         "host": _plain(inventory.host),
         "gpus": [_gpu(each) for each in gpu.gpus],
