@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings
 from gpu_agent.cli import probe_schema
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
+from gpu_agent.probe.history import QUIET_SECONDS, SLOWDOWN_SECONDS
+from gpu_agent.probe.reasons import REASONS, Clears
+from gpu_agent.probe.xids import XIDS
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.server import settings as registry_settings
@@ -22,7 +25,7 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.reception import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
-from gpu_agent.wire.inventory import ModelStatus
+from gpu_agent.wire.inventory import Health, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -180,3 +183,41 @@ def test_the_published_schema_of_the_probe_is_the_programs() -> None:
 def test_a_refusal_names_as_many_faults_as_stated() -> None:
     written = (DOCS / "protocol.md").read_text(encoding="utf-8")
     assert f"lists the faults, up to {MAX_REPORTED_ERRORS}," in written
+
+
+AT_ONCE = "at once"
+"""How the page calls the end of what only meant that nothing was known."""
+
+
+def test_every_reason_of_a_gpus_health_is_explained_as_the_table_has_it() -> None:
+    told = {
+        quoted(row[0])[0]: (quoted(row[1])[0], row[3], row[4]) for row in rows("gpu-health.md", "The reasons")
+    }
+    assert told == {
+        code: (
+            entry.health.value,
+            entry.action,
+            AT_ONCE if entry.health is Health.UNKNOWN else entry.clears.value,
+        )
+        for code, entry in REASONS.items()
+    }
+
+
+def test_every_way_in_which_a_reason_ends_is_explained() -> None:
+    ends = {row[0]: row[1] for row in rows("gpu-health.md", "When a reason ends")}
+    assert set(ends) == {*(clears.value for clears in Clears), AT_ONCE}
+    assert all(
+        f"{QUIET_SECONDS / 60:g} minutes" in ends[clears.value] for clears in (Clears.PROGRAMS, Clears.QUIET)
+    )
+
+
+def test_the_reasons_that_need_time_say_how_much() -> None:
+    for row in rows("gpu-health.md", "The reasons"):
+        if "slowdown" in row[0]:
+            assert f"over {SLOWDOWN_SECONDS:g} s" in row[2]
+
+
+def test_the_xids_that_never_count_are_named() -> None:
+    written = (DOCS / "gpu-health.md").read_text(encoding="utf-8").split("\n## Xids\n")[1]
+    named = [int(number) for number in re.findall(r"\b\d+\b", written.split("are what a program")[0])]
+    assert named == [number for number, xid in XIDS.items() if xid.health is None]

@@ -237,3 +237,79 @@ def test_gpus_are_judged_one_by_one() -> None:
     keeping = Keeping()
     keeping.at(0, reading(gpu(0), gpu(1, "gpu_lost")))
     assert keeping.healths(1, reading(gpu(0), gpu(1))) == [Health.OK, Health.LOST]
+
+
+def test_an_event_is_a_cause_with_its_first_moment_a_sentence_and_an_action() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(replace(gpu(), energy_mj=9_000)))
+    keeping.at(5, reading(replace(gpu(), energy_mj=9_001, events={"xid_48": 1})))
+    report = keeping.at(10, reading(replace(gpu(), energy_mj=9_002, events={"xid_48": 1})))
+    (why,) = report.gpus[0].reasons
+    assert report.gpus[0].health is Health.DEGRADED
+    assert (why.code, why.since, why.action) == ("xid_48", WALL + 5, "reset GPU")
+    assert "Xid 48" in why.detail
+
+
+def test_after_a_reset_a_gpu_is_on_probation_and_a_new_event_ends_that() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(replace(gpu(), energy_mj=9_000, events={"xid_119": 1})))
+    assert keeping.healths(1, reading(replace(gpu(), energy_mj=9_001))) == [Health.LOST]
+    assert keeping.healths(2, reading(replace(gpu(), energy_mj=1))) == [Health.LOST]
+    assert keeping.healths(3, reading(replace(gpu(), energy_mj=2))) == [Health.LOST]
+    again = reading(replace(gpu(), energy_mj=3, events={"xid_119": 1}))
+    assert keeping.healths(4, again) == [Health.LOST]
+    for now, energy, health in ((5, 1, Health.LOST), (6, 2, Health.LOST), (7, 3, Health.OK)):
+        assert keeping.healths(now, reading(replace(gpu(), energy_mj=energy))) == [health]
+
+
+def test_an_event_of_one_gpu_is_nothing_to_the_others() -> None:
+    keeping = Keeping()
+    eight = [gpu(index) for index in range(8)]
+    eight[3] = replace(eight[3], events={"xid_79": 1})
+    report = keeping.at(0, reading(*eight))
+    assert [each.health for each in report.gpus] == [*[Health.OK] * 3, Health.LOST, *[Health.OK] * 4]
+    assert len(report.usable) == 7
+
+
+def test_an_event_of_a_gpu_that_lost_its_name_is_noted_of_who_it_was() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(gpu(0)))
+    nameless = replace(gpu(0, "gpu_lost"), uuid="unidentified-0", events={"xid_79": 1})
+    report = keeping.at(1, reading(nameless))
+    assert report.gpus[0].uuid == "GPU-0"
+    assert codes(report) == ["gpu_lost", "xid_79"]
+
+
+def test_what_ails_a_gpu_ails_its_slices() -> None:
+    keeping = Keeping()
+    parent = replace(gpu(0), mig_enabled=True, events={"xid_95": 1})
+    part = replace(gpu(0, uuid="MIG-1"), parent_uuid="GPU-0")
+    other = replace(gpu(1, uuid="MIG-2"), parent_uuid="GPU-1")
+    report = keeping.at(0, reading(parent, part, gpu(1), other))
+    assert {each.uuid: each.health for each in report.gpus} == {
+        "GPU-0": Health.LOST,
+        "MIG-1": Health.LOST,
+        "GPU-1": Health.OK,
+        "MIG-2": Health.OK,
+    }
+    assert [each.uuid for each in report.usable] == ["MIG-2"]
+
+
+def test_a_slice_has_its_own_reasons_besides_and_is_well_with_its_parent() -> None:
+    keeping = Keeping()
+    part = replace(gpu(0, uuid="MIG-1"), parent_uuid="GPU-0")
+    ill = replace(gpu(0, "row_remap_pending", uuid="MIG-1"), parent_uuid="GPU-0")
+    report = keeping.at(0, reading(gpu(0, "row_remap_pending", "row_remap_failed"), ill))
+    assert codes(report, 1) == ["row_remap_pending", "row_remap_failed"]
+    for now in (1, 2):
+        assert keeping.healths(now, reading(gpu(0), part)) == [Health.DEGRADED, Health.DEGRADED]
+    assert keeping.healths(3, reading(gpu(0), part)) == [Health.OK, Health.OK]
+
+
+def test_while_nothing_is_read_an_event_stays_beside_what_makes_the_gpu_unknown() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(replace(gpu(), events={"xid_48": 1})))
+    report = keeping.at(1, GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="Reboot."))
+    assert codes(report) == ["xid_48", "driver_broken"]
+    assert report.gpus[0].health is Health.UNKNOWN
+    assert codes(keeping.at(2, reading(gpu()))) == ["xid_48"]

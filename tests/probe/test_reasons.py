@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_agent.probe.reasons import REASONS, health_from, reason
+from gpu_agent.probe.reasons import REASONS, Clears, health_from, meaning, reason
 from gpu_agent.wire.inventory import Health
 
 
@@ -29,3 +29,15 @@ def test_no_reason_is_ok() -> None:
 )
 def test_the_worst_reason_decides(codes: list[str], worst: Health) -> None:
     assert health_from(reason(code) for code in codes) is worst
+
+
+def test_what_nobody_knew_ends_with_the_next_reading() -> None:
+    unknown = [entry for entry in REASONS.values() if entry.health is Health.UNKNOWN]
+    assert {entry.clears for entry in unknown} == {Clears.READING}
+
+
+def test_every_event_has_a_meaning_whether_it_counts_or_not() -> None:
+    assert meaning("xid_79") == REASONS["xid_79"].detail
+    assert "program" in meaning("xid_13")
+    assert "catalogue" in meaning("xid_9999")
+    assert meaning("ecc_uncorrected") == REASONS["ecc_uncorrected"].detail

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from gpu_agent.node.health_log import HealthLog
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
@@ -57,6 +58,7 @@ class Prober:
         self._simulated = simulated
         self._listener = listener
         self._health = HealthKeeper(pace.stale_after_seconds)
+        self._health_log = HealthLog()
         self._asked = asyncio.Event()
         self._surroundings: Inventory | None = None
         """Host and models as last read; None until the host has answered once."""
@@ -81,13 +83,19 @@ class Prober:
             self._asked.clear()
             result = await self._read_gpus()
             self._note(result)
-            gpus = self._health.observe(result, now_wall=time.time(), now_mono=time.monotonic())
+            gpus = self._judged(result)
             await self._look_around(tasks, self._take)
             if self._surroundings is not None:
                 await self._listener(replace(self._surroundings, gpu=gpus))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
+
+    def _judged(self, result: GpuReport | Missed) -> GpuReport:
+        now = time.monotonic()
+        gpus = self._health.observe(result, now_wall=time.time(), now_mono=now)
+        self._health_log.note(gpus, heard=isinstance(result, GpuReport), now=now)
+        return gpus
 
     async def _look_around(self, tasks: Tasks, look: Callable[[], Inventory]) -> None:
         """Look in a thread. While one look hangs there is no other, and it is not waited for again."""

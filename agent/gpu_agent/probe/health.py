@@ -1,7 +1,8 @@
 """Each GPU's health over time: one reading after another in, the same readings with health out.
 
 It remembers what a single reading cannot know: since when something is wrong, who was there
-and is gone, how long nothing was heard. It reads no clock and asks no driver; time is handed in.
+and is gone, how long nothing was heard; `history` knows the rest of each GPU's past. It reads
+no clock and asks no driver; time is handed in.
 
 A cause that cleared is forgotten after so many clean readings (probation), unless it only
 meant that nothing was known. The first reading ever is trusted at once.
@@ -10,6 +11,7 @@ meant that nothing was known. The first reading ever is trusted at once.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from gpu_agent.probe.history import GpuHistory
 from gpu_agent.probe.nvml_report import UNIDENTIFIED, Missed
 from gpu_agent.probe.reasons import REASONS, health_from, reason
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
@@ -31,6 +33,7 @@ class HealthKeeper:
         self._clean_readings_needed = clean_readings_needed
         self._known: dict[str, Gpu] = {}
         self._held: dict[str, dict[str, _Held]] = {}
+        self._histories: dict[str, GpuHistory] = {}
         self._last_good: GpuReport | None = None
         self._last_good_at: float | None = None
 
@@ -45,14 +48,14 @@ class HealthKeeper:
             why = [reason(result.outcome.value, detail=result.detail)]
             return replace(result, gpus=self._all_known(why, now_wall))
         self._last_good_at = now_mono - result.age_seconds
-        self._last_good = self._good(result, now_wall)
+        self._last_good = self._good(result, now_wall, now_mono)
         return self._last_good
 
     def age_seconds(self, now_mono: float) -> float | None:
         """Age of the last good reading; None when there never was one."""
         return None if self._last_good_at is None else max(0.0, now_mono - self._last_good_at)
 
-    def _good(self, result: GpuReport, now_wall: float) -> GpuReport:
+    def _good(self, result: GpuReport, now_wall: float, now_mono: float) -> GpuReport:
         read = self._identified(result.gpus)
         listed = {gpu.uuid for gpu in read}
         vanished = [gpu for uuid, gpu in self._known.items() if uuid not in listed]
@@ -64,24 +67,28 @@ class HealthKeeper:
         for slice_ in (gpu for gpu in vanished if gpu.parent_uuid is not None):
             self._known.pop(slice_.uuid)
             self._held.pop(slice_.uuid, None)
+            self._histories.pop(slice_.uuid, None)
         self._known.update((gpu.uuid, gpu) for gpu in read if not gpu.uuid.startswith(UNIDENTIFIED))
-        return replace(result, gpus=_in_order(self._judged(gpu, now_wall) for gpu in (*read, *gone)))
+        judged = [self._judged(gpu, now_wall, now_mono) for gpu in (*read, *gone)]
+        return replace(result, gpus=_in_order(_as_well_as_its_parent(judged)))
 
     def _identified(self, gpus: tuple[Gpu, ...]) -> list[Gpu]:
         """Give a GPU that could not say who it is the identity last seen in its place."""
         listed = {gpu.uuid for gpu in gpus}
         absent = {gpu.index: gpu for uuid, gpu in self._known.items() if uuid not in listed}
         return [
-            replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons)
+            replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons, events=gpu.events)
             if gpu.uuid.startswith(UNIDENTIFIED) and gpu.index in absent
             else gpu
             for gpu in gpus
         ]
 
-    def _judged(self, gpu: Gpu, now_wall: float) -> Gpu:
+    def _judged(self, gpu: Gpu, now_wall: float, now_mono: float) -> Gpu:
         """Lay this reading's reasons over those that are still held, each with its first moment."""
         held = self._held.get(gpu.uuid, {})
-        now_given = {given.code: given for given in gpu.reasons}
+        history = self._histories.setdefault(gpu.uuid, GpuHistory())
+        causes = history.causes(gpu, now_wall=now_wall, now_mono=now_mono)
+        now_given = {given.code: given for given in (*gpu.reasons, *causes)}
         kept = {
             code: _Held(old.reason, old.clean + 1)
             for code, old in held.items()
@@ -120,7 +127,8 @@ class HealthKeeper:
 
     def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
         """List every GPU ever seen, without figures, with these reasons beside those it had."""
-        return _in_order(self._overcast(gpu, why, now_wall) for gpu in self._known.values())
+        overcast = [self._overcast(gpu, why, now_wall) for gpu in self._known.values()]
+        return _in_order(_as_well_as_its_parent(overcast))
 
     def _overcast(self, gpu: Gpu, why: list[HealthReason], now_wall: float) -> Gpu:
         """Add what makes every GPU unknown; nothing was read, so no cause clears and no count goes on."""
@@ -149,6 +157,16 @@ def _without_figures(gpu: Gpu) -> Gpu:
         mig_enabled=gpu.mig_enabled,
         parent_uuid=gpu.parent_uuid,
     )
+
+
+def _as_well_as_its_parent(gpus: list[Gpu]) -> Iterable[Gpu]:
+    """Lay each GPU's reasons upon its MIG slices: what ails the whole ails the part."""
+    reasons_of = {gpu.uuid: gpu.reasons for gpu in gpus}
+    for gpu in gpus:
+        own = {each.code for each in gpu.reasons}
+        above = [each for each in reasons_of.get(gpu.parent_uuid or "", ()) if each.code not in own]
+        reasons = (*gpu.reasons, *above)
+        yield replace(gpu, reasons=reasons, health=health_from(reasons)) if above else gpu
 
 
 def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:

@@ -78,6 +78,7 @@ _AS_SAID = tuple(
 """Fields whose value the child sends as the inventory keeps it."""
 
 _RETIREMENT = ("row_remap_pending", "retired_pages_pending")
+_NOTHING = "none"
 _SIGNS = (*_RETIREMENT, "row_remap_failed")
 """Facts of a reading that are reasons by themselves."""
 
@@ -110,4 +111,6 @@ def _reasons(said: Mapping[str, Any]) -> tuple[HealthReason, ...]:
         reason(one["code"], detail=f"{REASONS[one['code']].detail} ({one['detail']})")
         for one in said.get("reasons", ())
     ]
-    return (*given, *(reason(sign) for sign in _SIGNS if said.get(sign)))
+    asked_for = said.get("recovery_action", _NOTHING)
+    recovery = () if asked_for == _NOTHING else (reason(asked_for),)
+    return (*given, *recovery, *(reason(sign) for sign in _SIGNS if said.get(sign)))

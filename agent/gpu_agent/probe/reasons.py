@@ -5,17 +5,35 @@ One table, extended by a row. It observes nothing and remembers nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
+from gpu_agent.probe.xids import XIDS, Action, code_of, told
 from gpu_agent.wire.inventory import Health, HealthReason
+
+
+class Clears(StrEnum):
+    """When a cause counts as ended. Clean readings are asked for besides, except where nothing was known."""
+
+    READING = "reading"
+    """Every reading says anew whether it is there."""
+    RESET = "reset"
+    """An event: it ends when the GPU was reset or its driver loaded anew."""
+    RETURN = "return"
+    """An event that takes the GPU away: it ends when the GPU, gone since, answers again, or at a reset."""
+    PROGRAMS = "programs"
+    """An event that hit programs: it ends when they are gone, a while after it, or at a reset."""
+    QUIET = "quiet"
+    """An event that may return: it ends a while after the last one, or at a reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasonEntry:
-    """One row: the health that a reason leads to, a sentence, and what to do."""
+    """One row: the health that a reason leads to, a sentence, what to do, and what ends it."""
 
     health: Health
     detail: str
     action: str
+    clears: Clears = Clears.READING
 
 
 REASONS: dict[str, ReasonEntry] = {
@@ -35,6 +53,52 @@ REASONS: dict[str, ReasonEntry] = {
     "retired_pages_pending": ReasonEntry(
         Health.DEGRADED, "memory pages wait to be retired at the next reset", "reset GPU"
     ),
+    "ecc_uncorrected": ReasonEntry(
+        Health.DEGRADED,
+        "ECC errors that could not be corrected came up",
+        "restart the programs that use the GPU; reset GPU if it happens again",
+        Clears.PROGRAMS,
+    ),
+    "hw_thermal_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU is so hot that its hardware slows it down",
+        "check its fans, its airflow and the room's temperature",
+    ),
+    "sw_thermal_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU or its memory is so hot that the driver slows it down",
+        "check its fans, its airflow and the room's temperature",
+    ),
+    "power_brake_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the machine's power brake slows the GPU down",
+        "check the machine's power supplies and the rack's power limit",
+    ),
+    "recovery_reset": ReasonEntry(Health.LOST, "the driver asks for a reset of the GPU", "reset GPU"),
+    "recovery_bus_reset": ReasonEntry(
+        Health.LOST, "the driver asks for a reset of the GPU's PCIe bus", "reset its PCIe bus, or reboot"
+    ),
+    "recovery_reboot": ReasonEntry(Health.LOST, "the driver asks for a reboot of the machine", "reboot"),
+    "recovery_drain_p2p": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for an end to traffic between this GPU and others",
+        "end the jobs that use several GPUs",
+    ),
+    "recovery_drain_and_reset": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for a reset of the GPU once its jobs have ended",
+        "drain the node, then reset GPU",
+    ),
+    "recovery_imex": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for a recovery of the IMEX domain",
+        "restart nvidia-imex on the domain's machines",
+    ),
+    "recovery_other": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for an action that this release does not know",
+        "see `nvidia-smi -q` under GPU Recovery Action",
+    ),
     "nvml_hung": ReasonEntry(
         Health.UNKNOWN,
         "the NVIDIA driver does not answer",
@@ -49,6 +113,19 @@ REASONS: dict[str, ReasonEntry] = {
     "no_driver": ReasonEntry(Health.UNKNOWN, "the NVIDIA driver is gone", "install the driver again"),
 }
 
+_ENDED_BY = {
+    Action.NONE: Clears.QUIET,
+    Action.RESTART_APP: Clears.PROGRAMS,
+    Action.RESET_GPU: Clears.RESET,
+    Action.REBOOT: Clears.RETURN,
+}
+
+REASONS.update(
+    (code_of(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ENDED_BY[xid.action]))
+    for number, xid in XIDS.items()
+    if xid.health is not None
+)
+
 _SEVERITY = (Health.OK, Health.DEGRADED, Health.UNKNOWN, Health.LOST)
 
 
@@ -62,3 +139,9 @@ def health_from(reasons: Iterable[HealthReason]) -> Health:
     """Name the worst health that these reasons lead to; none leads to `ok`."""
     found = (REASONS[each.code].health for each in reasons)
     return max(found, key=_SEVERITY.index, default=Health.OK)
+
+
+def meaning(code: str) -> str:
+    """Say what an event of the driver means, whether it counts or not."""
+    row = REASONS.get(code) or told(code)
+    return row.detail if row else "see NVIDIA's catalogue of Xids; it changes nothing about the GPU's health"

@@ -91,14 +91,20 @@ class Gpu:
     power_limit_w: float | None = None
     clock_sm_mhz: int | None = None
     clock_memory_mhz: int | None = None
+    energy_mj: int | None = None
+    """Energy used since the driver was loaded, in millijoules: where it falls, the GPU was reset."""
     ecc_uncorrected: int | None = None
     retirement_pending: bool | None = None
+    recovery_action: str | None = None
+    """What the driver itself asks for: `none`, or the code of the reason that it is."""
     throttle_reasons: tuple[str, ...] | None = None
     mig_enabled: bool | None = None
     parent_uuid: str | None = None
     processes: tuple[GpuProcess, ...] | None = None
     health: Health = Health.OK
     reasons: tuple[HealthReason, ...] = ()
+    events: Mapping[str, int] = field(default_factory=dict)
+    """Event of the driver, such as `xid_79` → how often it came since the last reading."""
     unknowns: Mapping[str, str] = field(default_factory=dict)
     """Field name → why it could not be read."""
 
