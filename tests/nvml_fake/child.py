@@ -4,9 +4,11 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from gpu_agent.probe.nvml_process import CHILD_COMMAND
+from tests.nvml_fake.control import FakeNvml
 
 
 class ChildUnderTest:
@@ -31,10 +33,10 @@ class ChildUnderTest:
 
 
 @contextmanager
-def child_of(environment: Mapping[str, str]) -> Iterator[ChildUnderTest]:
-    """Run a child until the end of the block."""
+def child_of(environment: Mapping[str, str], *, root: Path | None = None) -> Iterator[ChildUnderTest]:
+    """Run a child until the end of the block; `root` holds a tree of the kernel's in place of its own."""
     process = subprocess.Popen(
-        CHILD_COMMAND,
+        CHILD_COMMAND if root is None else (*CHILD_COMMAND, str(root)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -42,3 +44,15 @@ def child_of(environment: Mapping[str, str]) -> Iterator[ChildUnderTest]:
     )
     with process:  # leaving closes its stdin, which ends it
         yield ChildUnderTest(process)
+
+
+def gpus_of(fake: FakeNvml, *, root: Path | None = None) -> list[dict[str, Any]]:
+    """What a child says of the fake's GPUs at its first reading."""
+    with child_of(fake.environment(), root=root) as child:
+        gpus: list[dict[str, Any]] = child.read()["gpus"]
+        return gpus
+
+
+def gpu_of(fake: FakeNvml, *, root: Path | None = None) -> dict[str, Any]:
+    """What it says of the first one."""
+    return gpus_of(fake, root=root)[0]

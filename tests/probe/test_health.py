@@ -313,3 +313,30 @@ def test_while_nothing_is_read_an_event_stays_beside_what_makes_the_gpu_unknown(
     assert codes(report) == ["xid_48", "driver_broken"]
     assert report.gpus[0].health is Health.UNKNOWN
     assert codes(keeping.at(2, reading(gpu()))) == ["xid_48"]
+
+
+def test_a_gpu_that_sleeps_keeps_its_health_and_its_count_of_clean_readings() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(gpu(0, "row_remap_pending")))
+    keeping.at(1, reading(gpu(0)))
+    asleep = replace(gpu(0), asleep=True, temperature_c=None)
+    reports = [keeping.at(now, reading(asleep)) for now in range(2, 12)]
+    assert {report.gpus[0].health for report in reports} == {Health.DEGRADED}
+    assert "1 of 3 clean readings" in reports[-1].gpus[0].reasons[0].detail
+    assert keeping.healths(20, reading(gpu(0))) == [Health.DEGRADED]
+    assert keeping.healths(21, reading(gpu(0))) == [Health.OK]
+
+
+def test_a_gpu_that_sleeps_after_a_hang_is_no_longer_hung() -> None:
+    keeping = Keeping(stale_after_seconds=1)
+    keeping.at(0, reading(gpu(0)))
+    assert keeping.healths(9, hung(since=2)) == [Health.UNKNOWN]
+    assert keeping.healths(10, reading(replace(gpu(0), asleep=True))) == [Health.OK]
+
+
+def test_a_gpu_lost_before_it_said_who_it_is_never_takes_the_identity_of_its_slice() -> None:
+    keeping = Keeping()
+    slice_ = replace(gpu(0, uuid="MIG-1"), parent_uuid="GPU-0")
+    keeping.at(0, reading(gpu(0), slice_))
+    lost = keeping.at(1, reading(gpu(0, "gpu_lost", uuid="unidentified-0")))
+    assert [each.uuid for each in lost.gpus] == ["GPU-0"]

@@ -75,7 +75,11 @@ class HealthKeeper:
     def _identified(self, gpus: tuple[Gpu, ...]) -> list[Gpu]:
         """Give a GPU that could not say who it is the identity last seen in its place."""
         listed = {gpu.uuid for gpu in gpus}
-        absent = {gpu.index: gpu for uuid, gpu in self._known.items() if uuid not in listed}
+        absent = {
+            gpu.index: gpu
+            for uuid, gpu in self._known.items()
+            if uuid not in listed and gpu.parent_uuid is None  # slices have their GPU's index
+        }
         return [
             replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons, events=gpu.events)
             if gpu.uuid.startswith(UNIDENTIFIED) and gpu.index in absent
@@ -86,6 +90,8 @@ class HealthKeeper:
     def _judged(self, gpu: Gpu, now_wall: float, now_mono: float) -> Gpu:
         """Lay this reading's reasons over those that are still held, each with its first moment."""
         held = self._held.get(gpu.uuid, {})
+        if gpu.asleep and not gpu.events:
+            return self._sleeping(gpu, held)
         history = self._histories.setdefault(gpu.uuid, GpuHistory())
         causes = history.causes(gpu, now_wall=now_wall, now_mono=now_mono)
         now_given = {given.code: given for given in (*gpu.reasons, *causes)}
@@ -99,6 +105,12 @@ class HealthKeeper:
             kept[code] = _Held(replace(given, since=now_wall if since is None else since))
         self._held[gpu.uuid] = kept
         reasons = tuple(self._worded(each) for each in kept.values())
+        return replace(gpu, health=health_from(reasons), reasons=reasons)
+
+    def _sleeping(self, gpu: Gpu, held: dict[str, _Held]) -> Gpu:
+        """Leave health as it was: a sleeping GPU was not asked, so no cause clears and no count goes on."""
+        proven = (each for code, each in held.items() if REASONS[code].health is not Health.UNKNOWN)
+        reasons = tuple(self._worded(each) for each in proven)
         return replace(gpu, health=health_from(reasons), reasons=reasons)
 
     def _on_probation(self, held: _Held) -> bool:

@@ -20,65 +20,18 @@ import time
 
 import pynvml
 
-from gpu_agent.probe import nvml_readings
-from gpu_agent.probe.nvml_readings import GpuGoneError, Values
+from gpu_agent.probe.nvml_answers import Values, words
+from gpu_agent.probe.nvml_gpu import Slot
 
 LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-
-_KEPT = ("memory_mb", "memory_kind")
-"""Figures that belong to who a GPU is: known for a lost one as well."""
-
-
-class Slot:
-    """One place in the driver's list: a handle while it is good, and who the GPU was."""
-
-    __slots__ = ("gone", "handle", "identity", "index")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.identity: Values = {}
-        self.handle: object = None
-        self.gone: GpuGoneError | None = None
-
-    def read(self) -> Values:
-        """Read this GPU; raises `NVMLError` only when the whole driver has failed."""
-        if self.gone is not None:
-            return self._without_figures(self.gone.code, self.gone.detail)
-        try:
-            if self.handle is None:
-                self.handle = self._acquire()
-            if not self.identity:
-                self.identity = nvml_readings.identity(pynvml, self.handle)
-            figures = nvml_readings.figures(pynvml, self.handle)
-        except GpuGoneError as gone:
-            self.gone, self.handle = gone, None
-            return self._without_figures(gone.code, gone.detail)
-        except _Refused as refused:
-            return self._without_figures("gpu_inaccessible", str(refused))
-        self.identity |= {name: figures[name] for name in _KEPT if name in figures}
-        return self._described(figures, [])
-
-    def _acquire(self) -> object:
-        try:
-            return pynvml.nvmlDeviceGetHandleByIndex(self.index)
-        except pynvml.NVMLError as error:
-            if nvml_readings.condemns_driver(pynvml, error):
-                raise
-            nvml_readings.raise_if_gone(pynvml, error, "opening the GPU")
-            raise _Refused(f"opening the GPU: {error}") from error
-
-    def _without_figures(self, code: str, detail: str) -> Values:
-        return self._described({}, [{"code": code, "detail": detail}])
-
-    def _described(self, figures: Values, reasons: list[dict[str, str]]) -> Values:
-        unknowns = {**_mapping(self.identity.get("unknowns")), **_mapping(figures.get("unknowns"))}
-        return {**self.identity, **figures, "index": self.index, "reasons": reasons, "unknowns": unknowns}
 
 
 class Library:
     """NVML as this process has it: closed, or open with one slot for each GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, root: str = "/") -> None:
+        """`root` is where the kernel's file systems are found: `/`, or a recorded tree."""
+        self._root = root
         self._opened = False
         self._slots: list[Slot] = []
         self._versions: Values = {}
@@ -102,8 +55,10 @@ class Library:
             self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
         count = pynvml.nvmlDeviceGetCount()
         if len(self._slots) != count:
-            self._slots = [Slot(index) for index in range(count)]
-        return {"outcome": "ok", **self._versions, "gpus": [slot.read() for slot in self._slots]}
+            self._slots = [Slot(pynvml, index, root=self._root) for index in range(count)]
+        driver_version = self._versions.get("driver_version")
+        gpus = [gpu for slot in self._slots for gpu in slot.read(driver_version)]
+        return {"outcome": "ok", **self._versions, "gpus": gpus}
 
     def _close(self) -> None:
         self._slots = []
@@ -119,7 +74,7 @@ class Library:
 def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
     asks, answers = _own_pipes()
-    library = Library()
+    library = Library(root=sys.argv[1] if len(sys.argv) > 1 else "/")
     for line in asks:
         ask = json.loads(line)
         if ask["ask"] == "end":
@@ -128,10 +83,6 @@ def main() -> None:
         answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
         answers.flush()
     os._exit(0)  # the driver library's own exit handlers are known to hang
-
-
-class _Refused(Exception):  # noqa: N818 - an event of this module, not an error of ours
-    """The driver lists a GPU and will not open it, though it is not lost."""
 
 
 def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
@@ -150,7 +101,7 @@ def _driver_version() -> str | None:
     except pynvml.NVMLError:
         return None
     except UnicodeDecodeError as raised:
-        return nvml_readings.words(raised)
+        return words(raised)
 
 
 def _cuda_version() -> str | None:
@@ -186,8 +137,8 @@ def _refusal(error: BaseException) -> Values:
 
 
 def _library_not_loaded(cause: BaseException | None) -> Values:
-    words = str(cause or "")
-    if not words or isinstance(cause, FileNotFoundError) or ("No such file" in words and LIBRARY in words):
+    said = str(cause or "")
+    if not said or isinstance(cause, FileNotFoundError) or ("No such file" in said and LIBRARY in said):
         return {
             "outcome": "no_driver",
             "detail": f"No NVIDIA driver was found ({LIBRARY}): install it; in a container, start it "
@@ -195,12 +146,8 @@ def _library_not_loaded(cause: BaseException | None) -> Values:
         }
     return {
         "outcome": "driver_broken",
-        "detail": f"The NVIDIA library is there and cannot be loaded ({words}): reinstall the driver.",
+        "detail": f"The NVIDIA library is there and cannot be loaded ({said}): reinstall the driver.",
     }
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from gpu_agent.probe.nvml_answers import UNIDENTIFIED
 from gpu_agent.probe.reasons import REASONS, health_from, reason
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -19,8 +20,7 @@ from gpu_agent.wire.inventory import (
     Outcome,
 )
 
-UNIDENTIFIED = "unidentified-"
-"""Begins the stand-in UUID of a GPU that was lost before it could say who it is."""
+__all__ = ["UNIDENTIFIED", "Answer", "Missed", "answer_in"]
 
 
 @dataclass(frozen=True, slots=True)

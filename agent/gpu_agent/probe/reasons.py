@@ -44,6 +44,11 @@ REASONS: dict[str, ReasonEntry] = {
     "gpu_inaccessible": ReasonEntry(
         Health.UNKNOWN, "the driver lists the GPU and will not open it", "check access to /dev/nvidia*"
     ),
+    "mig_without_slices": ReasonEntry(
+        Health.UNKNOWN,
+        "MIG is on and the GPU has no slices, so no program can use it",
+        "make slices with `nvidia-smi mig -cgi`, or turn MIG off",
+    ),
     "row_remap_pending": ReasonEntry(
         Health.DEGRADED, "memory rows wait to be remapped at the next reset", "reset GPU"
     ),

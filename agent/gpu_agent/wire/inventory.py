@@ -81,6 +81,8 @@ class Gpu:
     memory_mb: int | None = None
     memory_used_mb: int | None = None
     memory_free_mb: int | None = None
+    memory_reserved_mb: int | None = None
+    """What the driver keeps for itself, beside what is used and free."""
     memory_kind: MemoryKind = MemoryKind.UNKNOWN
     compute_capability: str | None = None
     pci_bus_id: str | None = None
@@ -101,6 +103,10 @@ class Gpu:
     mig_enabled: bool | None = None
     parent_uuid: str | None = None
     processes: tuple[GpuProcess, ...] | None = None
+    asleep: bool | None = None
+    """True when it sleeps, to save power, and was not asked."""
+    visible: bool | None = None
+    """Whether `CUDA_VISIBLE_DEVICES` shows it to programs; None where that is not set or does not tell."""
     health: Health = Health.OK
     reasons: tuple[HealthReason, ...] = ()
     events: Mapping[str, int] = field(default_factory=dict)

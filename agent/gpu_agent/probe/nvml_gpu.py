@@ -1,0 +1,117 @@
+"""One place in the driver's list: a handle while it is good, who the GPU was, and the slices it is cut into.
+
+Runs inside the NVML child. A GPU that the driver gave up is never asked again through the same
+handle, and one that sleeps is not asked at all; both are shown by what was last known of them.
+"""
+
+from types import ModuleType
+
+from gpu_agent.probe import nvml_readings, nvml_slices, pci_power
+from gpu_agent.probe.nvml_answers import GpuGoneError, Values, condemns_driver, raise_if_gone
+
+_KEPT = ("memory_mb", "memory_kind", "mig_enabled")
+"""Figures that belong to who a GPU is: known for a lost one as well."""
+
+_OF_A_SLICE = ("uuid", "name", "index", "parent_uuid", "compute_capability", "pci_bus_id", *_KEPT)
+
+_ASLEEP = "the GPU sleeps and was not asked, so as not to wake it"
+
+
+class Slot:
+    """One place in the driver's list, read again and again."""
+
+    __slots__ = ("_nvml", "_root", "_slices", "gone", "handle", "identity", "index")
+
+    def __init__(self, nvml: ModuleType, index: int, *, root: str = "/") -> None:
+        self.index = index
+        self.identity: Values = {}
+        self.handle: object = None
+        self.gone: GpuGoneError | None = None
+        self._nvml = nvml
+        self._root = root
+        self._slices: list[Values] = []
+
+    def read(self, driver_version: object) -> list[Values]:
+        """Read this GPU and its slices; raises `NVMLError` only when the whole driver has failed."""
+        if self.gone is not None:
+            return self._without_figures(self.gone.code, self.gone.detail)
+        if self.identity and pci_power.is_asleep(self.identity.get("pci_bus_id"), root=self._root):
+            return self._asleep()
+        try:
+            return self._read(driver_version)
+        except GpuGoneError as gone:
+            self.gone, self.handle = gone, None
+            return self._without_figures(gone.code, gone.detail)
+        except _Refused as refused:
+            return self._without_figures("gpu_inaccessible", str(refused))
+
+    def _read(self, driver_version: object) -> list[Values]:
+        nvml = self._nvml
+        if self.handle is None:
+            self.handle = self._acquire()
+        if not self.identity.get("uuid"):
+            self.identity = nvml_readings.identity(nvml, self.handle)
+        figures = nvml_readings.figures(
+            nvml,
+            self.handle,
+            who=self.identity,
+            driver_version=driver_version,
+            meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
+        )
+        self.identity |= {name: figures[name] for name in _KEPT if name in figures}
+        if not figures.get("mig_enabled"):
+            self._slices = []
+            return [self._described(figures, [])]
+        self._slices, unread = nvml_slices.slices(
+            nvml, self.handle, parent={**self.identity, "index": self.index}, driver_version=driver_version
+        )
+        reasons = [] if self._slices or unread else [_reason("mig_without_slices", "MIG is on")]
+        return [self._described(figures, reasons, unread), *self._slices]
+
+    def _acquire(self) -> object:
+        nvml = self._nvml
+        try:
+            return nvml.nvmlDeviceGetHandleByIndex(self.index)
+        except nvml.NVMLError as error:
+            if condemns_driver(nvml, error):
+                raise
+            raise_if_gone(nvml, error, "opening the GPU")
+            raise _Refused(f"opening the GPU: {error}") from error
+
+    def _without_figures(self, code: str, detail: str) -> list[Values]:
+        reasons = [_reason(code, detail)]
+        slices = [_only_who(one) | {"reasons": reasons, "unknowns": {}} for one in self._slices]
+        return [self._described({}, reasons), *slices]
+
+    def _asleep(self) -> list[Values]:
+        untold = dict.fromkeys((name for name in nvml_readings.FIGURES if name not in _KEPT), _ASLEEP)
+        slices = [
+            _only_who(one) | {"asleep": True, "reasons": [], "unknowns": untold} for one in self._slices
+        ]
+        return [self._described({"asleep": True}, [], untold), *slices]
+
+    def _described(
+        self, figures: Values, reasons: list[dict[str, str]], more_unknowns: dict[str, str] | None = None
+    ) -> Values:
+        unknowns = {
+            **_mapping(self.identity.get("unknowns")),
+            **_mapping(figures.get("unknowns")),
+            **(more_unknowns or {}),
+        }
+        return {**self.identity, **figures, "index": self.index, "reasons": reasons, "unknowns": unknowns}
+
+
+class _Refused(Exception):  # noqa: N818 - an event of this module, not an error of ours
+    """The driver lists a GPU and will not open it, though it is not lost."""
+
+
+def _only_who(slice_: Values) -> Values:
+    return {name: slice_[name] for name in _OF_A_SLICE if name in slice_}
+
+
+def _reason(code: str, detail: str) -> dict[str, str]:
+    return {"code": code, "detail": detail}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
