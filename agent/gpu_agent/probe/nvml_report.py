@@ -33,9 +33,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missed:
-    """No reading: the driver let the deadline pass, or the child died."""
+    """No reading: the driver or a collector let the deadline pass, or it failed."""
 
-    reason: Literal["nvml_hung", "nvml_child_died"]
+    reason: Literal["nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"]
     since: float
     """Monotonic seconds: when the first ask went out that has had no answer."""
     detail: str

@@ -116,6 +116,18 @@ REASONS: dict[str, ReasonEntry] = {
         Health.UNKNOWN, "the NVIDIA driver does not work", "run `gpu-agent probe` to see why"
     ),
     "no_driver": ReasonEntry(Health.UNKNOWN, "the NVIDIA driver is gone", "install the driver again"),
+    "collector_hung": ReasonEntry(
+        Health.UNKNOWN, "the collector that reads the GPU does not answer", "see `dmesg`; reboot if it stays"
+    ),
+    "collector_failed": ReasonEntry(
+        Health.UNKNOWN, "the collector that reads the GPU fails", "run `gpu-agent probe` to see why"
+    ),
+    "collector_degraded": ReasonEntry(
+        Health.DEGRADED, "the collector that reads the GPU found a fault", "see the tools of the GPU's vendor"
+    ),
+    "collector_unsure": ReasonEntry(
+        Health.UNKNOWN, "the collector cannot say how the GPU is", "see the tools of the GPU's vendor"
+    ),
 }
 
 _ENDED_BY = {
