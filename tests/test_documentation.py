@@ -57,7 +57,7 @@ def true_default(settings: type[BaseModel], key: str) -> object:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, Address):
+    if isinstance(value, Address | Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

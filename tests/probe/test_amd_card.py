@@ -113,7 +113,7 @@ def test_a_sleeping_card_is_not_woken(tmp_path: Path) -> None:
         mkfifo(device / name)
     gpu = read(device)
     assert (gpu.uuid, gpu.memory_mb, gpu.health) == ("AMD-d0e5f1a2b3c4d5e6", 24576, Health.OK)
-    assert gpu.utilization_percent is None
+    assert (gpu.asleep, gpu.utilization_percent) == (True, None)
     assert gpu.unknowns["power_w"] == "the GPU sleeps, and is not woken to be asked"
 
 

@@ -17,6 +17,8 @@ from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked, something_configured
 from gpu_agent.cli.probe_verdict import verdict
 from gpu_agent.cli.streams import complain
+from gpu_agent.probe.collect_once import collect, start_collectors
+from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml_once import StartedChild, dismiss, read_once, start_child
 from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
@@ -52,7 +54,11 @@ def _inventory(asked: Asked, child: StartedChild | None) -> Inventory:
         if child is not None:
             dismiss(child)
         return take(_simulated(asked.simulate, asked.apart), sources, simulated=True)
-    return take(read_once(child or start_child(), DEADLINE_SECONDS), sources)
+    child = child or start_child()
+    others = start_collectors(
+        asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
+    )
+    return take(merged(read_once(child, DEADLINE_SECONDS), collect(others)), sources)
 
 
 def _simulated(spec: str, apart: str) -> GpuReport:

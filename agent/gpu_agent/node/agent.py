@@ -10,11 +10,12 @@ import platform
 import random
 import signal
 import time
-from collections.abc import Callable
 from enum import IntEnum
-from typing import TypeVar, assert_never
+from typing import assert_never
 
+from gpu_agent.node.collecting import Collecting, collectors_of
 from gpu_agent.node.credentials import Credentials
+from gpu_agent.node.disk import bounded, keep, load
 from gpu_agent.node.figures import moment_of
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
@@ -26,7 +27,7 @@ from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.places import home
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
-from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, in_thread
+from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
 from gpu_agent.session.actions import (
     Action,
     Connect,
@@ -50,14 +51,11 @@ from gpu_agent.wire.declaration import declare
 from gpu_agent.wire.fields import WireModel
 from gpu_agent.wire.inventory import Inventory
 
-DISK_SECONDS = 1.5
-"""How long the state directory may hold the agent up."""
 GOODBYE_SECONDS = 2.5
 """How long the last frames and the close of the WebSocket may take."""
 _MOST_WAITING = 16
 """Events that may wait; a peer that sends more is read no further until they are handled."""
 
-_T = TypeVar("_T")
 _LOG = EventLog("node")
 
 
@@ -80,7 +78,7 @@ def run(settings: AgentSettings) -> End:
     state_dir = settings.state_dir or default_state_dir()
     try:
         with hold(state_dir) as identity:
-            _load(identity)
+            load(identity)
             return asyncio.run(_run(settings, identity))
     except IdentityError as error:
         _LOG.error("state_directory_unusable", problem=str(error))
@@ -99,6 +97,7 @@ class Agent:
         read_gpus: ReadGpus,
         *,
         session: SessionSettings | None = None,
+        collecting: Collecting | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -120,6 +119,7 @@ class Agent:
             ),
             simulated=settings.simulate is not None,
             listener=self._probed,
+            collecting=collecting,
         )
         self._inbox: asyncio.Queue[tuple[Link | None, Event]] = asyncio.Queue(_MOST_WAITING)
         self._inventory: Inventory | None = None
@@ -179,7 +179,7 @@ class Agent:
             case SendBeat():
                 self._beat(action)
             case SaveIdentity() | ForgetIdentity():
-                await self._keep(action)
+                await keep(self._identity, action)
             case Probe() | Note() | Exit():
                 self._note(action)
             case _ as unreachable:
@@ -187,7 +187,7 @@ class Agent:
 
     async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
         if isinstance(action, Connect):
-            token = await _bounded("credential", lambda: self._credentials.token_for(action.credential))
+            token = await bounded("credential", lambda: self._credentials.token_for(action.credential))
             self._link = Link(self._settings.registry_url, token=token, report=self._heard)
             self._link.start(tasks)
         elif self._link is not None:
@@ -214,17 +214,6 @@ class Agent:
             heartbeat(
                 beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence
             )
-        )
-
-    async def _keep(self, action: SaveIdentity | ForgetIdentity) -> None:
-        """Bring the identity to the disk. If that fails the session goes on; a restart will miss it."""
-        if isinstance(action, SaveIdentity):
-            node_id, node_token = action.node_id, action.node_token
-            await _bounded("identity", lambda: self._identity.save(node_id, node_token))
-            return
-        copy = await _bounded("identity", self._identity.forget_id)
-        _LOG.warning(
-            "identity_forgotten", node_id=action.node_id, kept_as=None if copy is None else str(copy)
         )
 
     def _note(self, action: Probe | Note | Exit) -> None:
@@ -264,7 +253,7 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
         deadline_seconds=settings.deadline_seconds,
     )
     async with reading as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus)
+        agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
 
         def stop(number: signal.Signals) -> None:
             tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
@@ -275,25 +264,6 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
         tasks.end()
     _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
     return End.REFUSED if ending.failed else End.LEFT
-
-
-def _load(identity: IdentityFile) -> None:
-    if (exposed := identity.exposed) is not None:
-        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed)
-    loaded = identity.load()
-    if loaded.kept_aside is not None:
-        _LOG.warning("identity_corrupt", kept_aside=str(loaded.kept_aside), reason=loaded.why)
-
-
-async def _bounded(name: str, work: Callable[[], _T]) -> _T | None:
-    """Do what touches the disk, for so long; None, and a line in the log, when it fails."""
-    try:
-        return await in_thread(name, work, deadline_seconds=DISK_SECONDS)
-    except IdentityError as error:
-        _LOG.error("disk_failed", what=name, problem=str(error))
-    except TimeoutError:
-        _LOG.error("disk_failed", what=name, problem=f"no answer within {DISK_SECONDS:g} s")
-    return None
 
 
 def _now() -> float:

@@ -12,8 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
 from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.logs import EventLog
@@ -50,9 +52,11 @@ class Prober:
         pace: Pace,
         simulated: bool,
         listener: Callable[[Inventory], Awaitable[None]],
+        collecting: Collecting | None = None,
     ) -> None:
-        """`read_gpus` keeps its own deadline; `listener` is awaited after each probe."""
+        """`read_gpus` keeps its own deadline, `collecting` too; `listener` is awaited after each probe."""
         self._read_gpus = read_gpus
+        self._collecting = collecting or Collecting(())
         self._sources = sources
         self._pace = pace
         self._simulated = simulated
@@ -70,7 +74,8 @@ class Prober:
     @property
     def probe_age_seconds(self) -> float | None:
         """Age of the last good GPU reading; None when there never was one."""
-        return self._health.age_seconds(time.monotonic())
+        ages = (self._health.age_seconds(time.monotonic()), self._collecting.age_seconds())
+        return min((age for age in ages if age is not None), default=None)
 
     def probe_now(self) -> None:
         """Do not wait for the next turn."""
@@ -81,9 +86,11 @@ class Prober:
         await self._look_around(tasks, self._take_host)
         while True:
             self._asked.clear()
+            self._collecting.begin(tasks)
             result = await self._read_gpus()
             self._note(result)
             gpus = self._judged(result)
+            gpus = merged(gpus, await self._collecting.reports())
             await self._look_around(tasks, self._take)
             if self._surroundings is not None:
                 await self._listener(replace(self._surroundings, gpu=gpus))

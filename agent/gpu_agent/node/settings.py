@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.probe import simulated
+from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
@@ -92,6 +93,13 @@ def _paths(value: object) -> object:
     return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
 
+def _names(value: object) -> object:
+    """Accept `a,b` where a list of names is meant."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
 def _labels(value: object) -> object:
     """Accept `a=1,b=2` where labels are meant."""
     if not isinstance(value, str):
@@ -120,6 +128,7 @@ def _file_of_token(path: Path) -> Path:
 
 Folder = Annotated[Path, AfterValidator(_expanded)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 """Labels are compared and printed: nothing that steers a terminal."""
 Labels = Annotated[
@@ -201,6 +210,11 @@ class AgentSettings(BaseSettings):
     """true claims a feature, false forbids it; what is not named is left to the models."""
     advanced_features: tuple[Name, ...] = ()
 
+    collectors: Names | None = None
+    """Which collectors join NVML; None takes all that are installed."""
+    sys_dir: Folder = Path("/sys")
+    """Where collectors find sysfs: a container may have the machine's in another place."""
+
     @property
     def owner(self) -> Owner:
         """What the owner states beside what the probe finds."""
@@ -220,6 +234,8 @@ class AgentSettings(BaseSettings):
             model_directories=self.model_directories,
             declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
+            collectors=self.collectors,
+            surroundings=Surroundings(sys_dir=self.sys_dir),
         )
 
 

@@ -180,6 +180,7 @@ _FIGURES: Mapping[str, Callable[[object], object]] = {
     "memory_mb": _count(1, _MOST_MEMORY_MB),
     "memory_used_mb": _count(0, _MOST_MEMORY_MB),
     "memory_free_mb": _count(0, _MOST_MEMORY_MB),
+    "memory_reserved_mb": _count(0, _MOST_MEMORY_MB),
     "compute_capability": _text,
     "pci_bus_id": _text,
     "utilization_percent": _PERCENT,
@@ -194,5 +195,8 @@ _FIGURES: Mapping[str, Callable[[object], object]] = {
     "throttle_reasons": _texts,
     "mig_enabled": _flag,
     "parent_uuid": _text,
+    "asleep": _flag,
+    "visible": _flag,
+    "energy_mj": _count(0, 1 << 62),
     "processes": _processes,
 }

@@ -20,6 +20,7 @@ _TINY_BYTES = 2 << 30
 """No card that is worth a job has so little memory of its own."""
 _SLEEPING = "suspended"
 _ASLEEP = "the GPU sleeps, and is not woken to be asked"
+_FALLEN = "the GPU has fallen off the PCI bus"
 _FIGURES = (
     "utilization_percent",
     "memory_utilization_percent",
@@ -52,16 +53,12 @@ class Card:
 
     def gpu(self) -> Gpu:
         """Read it now."""
-        lost = _fallen_off(self._place) if not self._sleeps() else False
-        reasons = (reason("gpu_lost", detail="the GPU has fallen off the PCI bus"),) if lost else ()
-        if lost or self._sleeps():
-            why = reasons[0].detail if reasons else _ASLEEP
-            return self._known(reasons, dict.fromkeys(_FIGURES, why))
+        if text(self._place / "power" / "runtime_status") == _SLEEPING:
+            return self._known((), dict.fromkeys(_FIGURES, _ASLEEP), asleep=True)
+        if _fallen_off(self._place):
+            return self._known((reason("gpu_lost", detail=_FALLEN),), dict.fromkeys(_FIGURES, _FALLEN))
         bad_pages = tuple(self._bad_pages())
-        return self._known(bad_pages, {}, **self._figures(bad_pages))
-
-    def _sleeps(self) -> bool:
-        return text(self._place / "power" / "runtime_status") == _SLEEPING
+        return self._known(bad_pages, {}, asleep=False, **self._figures(bad_pages))
 
     def _known(
         self, reasons: tuple[HealthReason, ...], unknowns: Mapping[str, str], **figures: float | bool | None

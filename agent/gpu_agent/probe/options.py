@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models import huggingface, ollama
 from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
@@ -30,6 +31,10 @@ class ProbeOptions:
     declared_models: tuple[Declaration, ...] = ()
     features: FeaturePolicy = field(default_factory=FeaturePolicy)
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
+    collectors: tuple[str, ...] | None = None
+    """Which collectors join NVML, by name; `None` means all that are installed."""
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    """What collectors are told."""
 
 
 def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path | None) -> Sources:
