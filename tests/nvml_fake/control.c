@@ -136,7 +136,7 @@ nvmlDevice_t device_at(unsigned int index, int slot) {
 
 /* ---- faults ---------------------------------------------------------------------------------------- */
 
-static nvmlReturn_t code_named(const char *name) {
+nvmlReturn_t code_named(const char *name) {
     static const struct {
         const char *name;
         nvmlReturn_t code;

@@ -8,6 +8,8 @@ of device 3, or `*` for every one.
     log PATH                                   every call is noted there: `PID CALL [DEV]`
     name DEV NVIDIA H100 80GB HBM3             and uuid, memory_total, temperature …: facts of a device
     process DEV PID BYTES                      one line for each process on a device
+    xid DEV NUMBER                             the driver tells of that Xid, once for each such line;
+                                               `happen` adds one. `double_bit_error DEV 1` likewise
     slice DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE   that slot of `mig_slots DEV` holds a slice
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
     delay CALL DEV MILLISECONDS                the call takes that long
@@ -57,6 +59,7 @@ class FakeNvml:
         self.log = root / "nvml-fake.log"
         self._library = library or built_library()
         self._lines: dict[tuple[str, ...], str] = {}
+        self._happened = 0
         self._state("count", gpus)
         self._state("driver_version", "570.124.06")
         self._state("cuda_version", 12080)
@@ -68,6 +71,13 @@ class FakeNvml:
     def set(self, *words: object) -> None:
         """State something, in the place of an older statement about the same thing."""
         self._state(*words)
+        self._write()
+
+    def happen(self, *events: tuple[object, ...]) -> None:
+        """Let the driver tell of events, as `("xid", 3, 79)`: each counts, also the same one again."""
+        for event in events:
+            self._happened += 1
+            self._lines["event", str(self._happened)] = " ".join(str(word) for word in event)
         self._write()
 
     def unset(self, *words: object) -> None:
@@ -134,6 +144,8 @@ class FakeNvml:
             "retired_pages_pending": 0,
             "remapped_rows": "0 0 0 0",
             "clocks_event_reasons": 0,
+            "energy_mj": 7_000_000 + index,
+            "recovery_action": 0,
             "mig": 0,
             "fan_percent": 30,
             "performance_state": 0,

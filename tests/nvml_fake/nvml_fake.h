@@ -58,6 +58,9 @@ nvmlReturn_t enter(const char *call, nvmlDevice_t device);
 nvmlReturn_t enter_machine(const char *call);
 nvmlReturn_t enter_device(const char *call, nvmlDevice_t device);
 
+/* The code that the file names: `GPU_IS_LOST` or a number. */
+nvmlReturn_t code_named(const char *name);
+
 /* ---- answers.c: facts as NVML's values --------------------------------------------------------------- */
 
 nvmlReturn_t copy(const char *fact, char *into, unsigned int length);

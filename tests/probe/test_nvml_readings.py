@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
+from gpu_agent.probe.nvml_readings import RECOVERY_ACTION_FIELD, RECOVERY_ACTIONS
 from tests.nvml_fake.child import gpu_of
 from tests.nvml_fake.control import FakeNvml
 
@@ -21,6 +23,8 @@ from tests.nvml_fake.control import FakeNvml
         ("nvmlDeviceGetEnforcedPowerLimit", ["power_limit_w"]),
         ("nvmlDeviceGetClockInfo", ["clock_sm_mhz", "clock_memory_mhz"]),
         ("nvmlDeviceGetTotalEccErrors", ["ecc_uncorrected"]),
+        ("nvmlDeviceGetTotalEnergyConsumption", ["energy_mj"]),
+        ("nvmlDeviceGetFieldValues", ["recovery_action"]),
         ("nvmlDeviceGetRemappedRows", ["row_remap_pending", "row_remap_failed"]),
         ("nvmlDeviceGetRetiredPagesPendingStatus", ["retired_pages_pending"]),
         ("nvmlDeviceGetMigMode", ["mig_enabled"]),
@@ -82,3 +86,33 @@ def test_a_name_that_is_no_utf8_is_kept_as_far_as_it_can_be_read(tmp_path: Path)
     fake = FakeNvml(tmp_path)
     fake.set("name", 0, "RTX \udcff\udcfe 4090")
     assert gpu_of(fake)["name"] == "RTX \ufffd\ufffd 4090"
+
+
+@pytest.mark.parametrize(("number", "code"), [*RECOVERY_ACTIONS.items(), (99, "recovery_other")])
+def test_what_the_driver_asks_for_is_named(tmp_path: Path, number: int, code: str) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("recovery_action", 0, number)
+    assert gpu_of(fake)["recovery_action"] == code
+
+
+def test_the_field_is_the_one_that_the_binding_names() -> None:
+    assert pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION == RECOVERY_ACTION_FIELD
+
+
+def test_a_driver_older_than_the_recovery_action_is_too_old_to_say(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("recovery_action", 0, "error", "INVALID_ARGUMENT")
+    assert gpu_of(fake)["unknowns"] == {"recovery_action": "the installed driver is too old to say"}
+
+
+def test_a_field_that_fails_without_saying_why_loses_no_gpu(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("recovery_action", 0, "error", "UNKNOWN")
+    gpu = gpu_of(fake)
+    assert (gpu["reasons"], gpu["unknowns"]) == ([], {"recovery_action": "the driver does not say"})
+
+
+def test_a_field_that_finds_the_gpu_lost_loses_it(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("recovery_action", 0, "error", "GPU_IS_LOST")
+    assert [one["code"] for one in gpu_of(fake)["reasons"]] == ["gpu_lost"]

@@ -43,6 +43,9 @@ def test_what_is_no_answer_is_none(line: bytes) -> None:
         {"gpus": [{}]},
         {"gpus": 3},
         {"gpus": [{"index": 0, "reasons": [{"code": "novel"}]}]},
+        {"gpus": [{"index": 0, "recovery_action": "novel"}]},
+        {"gpus": [{"index": 0, "events": 3}]},
+        {"gpus": [{"index": 0, "events": {"xid_79": "often"}}]},
         {"took_ms": "long"},
     ],
 )
@@ -101,3 +104,16 @@ def test_a_lost_gpu_is_lost_and_says_what_the_driver_said() -> None:
 def test_a_gpu_without_identity_is_told_apart_by_its_place() -> None:
     report = report_of(gpus=[{"index": 4}])
     assert (report.gpus[0].uuid, report.gpus[0].name) == ("unidentified-4", "unidentified GPU 4")
+
+
+def test_what_the_driver_asks_for_is_a_reason_by_itself() -> None:
+    gpu = gpu_of(recovery_action="recovery_drain_and_reset")
+    assert (gpu.health, gpu.recovery_action) == (Health.DEGRADED, "recovery_drain_and_reset")
+    assert [each.code for each in gpu.reasons] == ["recovery_drain_and_reset"]
+    nothing = gpu_of(recovery_action="none")
+    assert (nothing.health, nothing.recovery_action, nothing.reasons) == (Health.OK, "none", ())
+
+
+def test_events_are_passed_on_and_judge_nothing_by_themselves() -> None:
+    gpu = gpu_of(events={"xid_79": 2, "xid_31": 1})
+    assert (gpu.events, gpu.health) == ({"xid_79": 2, "xid_31": 1}, Health.OK)

@@ -6,6 +6,7 @@ decides nothing about health, and never prints into the pipe that carries its an
 
     {"id": 1, "ask": "read"}                   →  {"id": 1, "outcome": "ok", "gpus": [...], "took_ms": 3.1}
     {"id": 2, "ask": "read", "fresh": true}    →  the same, with the library opened anew
+    {"id": 3, "ask": "read", "listen": true}   →  the same, with what the driver told of since the last
     {"ask": "end"}, or the end of stdin        →  the process ends
 
 Outcomes: `no_driver` (no library), `driver_broken` (it is there and will not work; `detail` names
@@ -21,6 +22,7 @@ import time
 import pynvml
 
 from gpu_agent.probe.nvml_answers import Values, words
+from gpu_agent.probe.nvml_events import Listener
 from gpu_agent.probe.nvml_gpu import Slot
 
 LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
@@ -35,29 +37,33 @@ class Library:
         self._opened = False
         self._slots: list[Slot] = []
         self._versions: Values = {}
+        self._listener = Listener(pynvml)
 
-    def read(self, *, fresh: bool = False) -> Values:
-        """Read every GPU, opening the library first where it is not open."""
+    def read(self, *, fresh: bool = False, listen: bool = False) -> Values:
+        """Read every GPU, opening the library first where it is not open; `listen` to events as well."""
         started = time.perf_counter()
         if fresh:
             self._close()
         try:
-            answer = self._read_all()
+            answer = self._read_all(self._listener if listen else None)
         except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
             self._close()
             answer = _refusal(error)
         return {**answer, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
 
-    def _read_all(self) -> Values:
+    def _read_all(self, listener: Listener | None) -> Values:
         if not self._opened:
             pynvml.nvmlInit()
             self._opened = True
             self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
         count = pynvml.nvmlDeviceGetCount()
         if len(self._slots) != count:
+            self._listener.close()
             self._slots = [Slot(pynvml, index, root=self._root) for index in range(count)]
         driver_version = self._versions.get("driver_version")
-        gpus = [gpu for slot in self._slots for gpu in slot.read(driver_version)]
+        gpus = [gpu for slot in self._slots for gpu in slot.read(driver_version, listener)]
+        if listener is not None:
+            listener.add_to(gpus)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
 
     def _close(self) -> None:
@@ -65,6 +71,7 @@ class Library:
         if not self._opened:
             return
         self._opened = False
+        self._listener.close()
         try:
             pynvml.nvmlShutdown()
         except pynvml.NVMLError:
@@ -79,7 +86,8 @@ def main() -> None:
         ask = json.loads(line)
         if ask["ask"] == "end":
             break
-        answer = {"id": ask["id"], **library.read(fresh=bool(ask.get("fresh")))}
+        reading = library.read(fresh=bool(ask.get("fresh")), listen=bool(ask.get("listen")))
+        answer = {"id": ask["id"], **reading}
         answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
         answers.flush()
     os._exit(0)  # the driver library's own exit handlers are known to hang

@@ -55,7 +55,7 @@ class Conversation:
         if self.gone.is_set():
             self.owed.set_result(None)
         else:
-            ask(self.process, self._last_id, fresh=fresh)
+            ask(self.process, self._last_id, fresh=fresh, listen=True)
         return self.owed
 
     def leave(self) -> None:

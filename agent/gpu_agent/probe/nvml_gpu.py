@@ -7,7 +7,14 @@ handle, and one that sleeps is not asked at all; both are shown by what was last
 from types import ModuleType
 
 from gpu_agent.probe import nvml_readings, nvml_slices, pci_power
-from gpu_agent.probe.nvml_answers import GpuGoneError, Values, condemns_driver, raise_if_gone
+from gpu_agent.probe.nvml_answers import (
+    UNIDENTIFIED,
+    GpuGoneError,
+    Values,
+    condemns_driver,
+    raise_if_gone,
+)
+from gpu_agent.probe.nvml_events import Listener
 
 _KEPT = ("memory_mb", "memory_kind", "mig_enabled")
 """Figures that belong to who a GPU is: known for a lost one as well."""
@@ -31,26 +38,38 @@ class Slot:
         self._root = root
         self._slices: list[Values] = []
 
-    def read(self, driver_version: object) -> list[Values]:
-        """Read this GPU and its slices; raises `NVMLError` only when the whole driver has failed."""
+    def read(self, driver_version: object, listener: Listener | None = None) -> list[Values]:
+        """Read this GPU and its slices, and let the listener hear of it.
+
+        Raises:
+            NVMLError: the whole driver has failed.
+        """
         if self.gone is not None:
             return self._without_figures(self.gone.code, self.gone.detail)
         if self.identity and pci_power.is_asleep(self.identity.get("pci_bus_id"), root=self._root):
             return self._asleep()
         try:
-            return self._read(driver_version)
+            return self._read(driver_version, listener)
         except GpuGoneError as gone:
             self.gone, self.handle = gone, None
+            if listener is not None:
+                listener.let_go(self._key)
             return self._without_figures(gone.code, gone.detail)
         except _Refused as refused:
             return self._without_figures("gpu_inaccessible", str(refused))
 
-    def _read(self, driver_version: object) -> list[Values]:
+    @property
+    def _key(self) -> str:
+        return str(self.identity.get("uuid") or f"{UNIDENTIFIED}{self.index}")
+
+    def _read(self, driver_version: object, listener: Listener | None) -> list[Values]:
         nvml = self._nvml
         if self.handle is None:
             self.handle = self._acquire()
         if not self.identity.get("uuid"):
             self.identity = nvml_readings.identity(nvml, self.handle)
+        if listener is not None:
+            listener.listen(self._key, self.handle)
         figures = nvml_readings.figures(
             nvml,
             self.handle,

@@ -40,9 +40,9 @@ def start(
     )
 
 
-def ask(process: subprocess.Popen[bytes], ask_id: int, *, fresh: bool = False) -> None:
+def ask(process: subprocess.Popen[bytes], ask_id: int, *, fresh: bool = False, listen: bool = False) -> None:
     """Ask for one reading; a child that is gone already will say so by its end."""
-    line = json.dumps({"id": ask_id, "ask": "read", "fresh": fresh})
+    line = json.dumps({"id": ask_id, "ask": "read", "fresh": fresh, "listen": listen})
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.write(line.encode() + b"\n")

@@ -10,7 +10,15 @@ from functools import partial
 from types import ModuleType
 
 from gpu_agent.probe import nvml_memory, nvml_processes
-from gpu_agent.probe.nvml_answers import Getter, Values, collect, first_known, within, words
+from gpu_agent.probe.nvml_answers import (
+    Getter,
+    UntoldError,
+    Values,
+    collect,
+    first_known,
+    within,
+    words,
+)
 
 MAX_CELSIUS = 200
 MAX_MILLIWATTS = 10_000_000
@@ -31,6 +39,21 @@ THROTTLE_REASONS = {
     0x400: "reliability",
 }
 """Bits of NVML's clock event mask. Idleness and clocks set by an application slow nothing down."""
+
+RECOVERY_ACTION_FIELD = 230
+"""nvml.h's NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, for which older bindings have no name."""
+
+RECOVERY_ACTIONS = {
+    0: "none",
+    1: "recovery_reset",
+    2: "recovery_reboot",
+    3: "recovery_drain_p2p",
+    4: "recovery_drain_and_reset",
+    5: "recovery_imex",
+    6: "recovery_bus_reset",
+    7: "recovery_reboot",
+}
+"""NVML's recovery actions → the code of the reason that each is."""
 
 
 def identity(nvml: ModuleType, handle: object) -> Values:
@@ -143,6 +166,23 @@ def _throttle(nvml: ModuleType, handle: object) -> Values:
     return {"throttle_reasons": [name for bit, name in THROTTLE_REASONS.items() if int(str(mask)) & bit]}
 
 
+def _energy(nvml: ModuleType, handle: object) -> Values:
+    """Count the energy used since the driver was loaded: it begins anew when the GPU was reset."""
+    return {"energy_mj": nvml.nvmlDeviceGetTotalEnergyConsumption(handle)}
+
+
+def _recovery_action(nvml: ModuleType, handle: object) -> Values:
+    """Read what the driver asks for. A field has an error code of its own, which drivers mean less by."""
+    (field,) = nvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION_FIELD])
+    if field.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:
+        raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND)  # the field is newer than the driver
+    if field.nvmlReturn == nvml.NVML_ERROR_UNKNOWN:
+        raise UntoldError("the driver does not say")
+    if field.nvmlReturn != nvml.NVML_SUCCESS:
+        raise nvml.NVMLError(field.nvmlReturn)
+    return {"recovery_action": RECOVERY_ACTIONS.get(field.value.uiVal, "recovery_other")}
+
+
 def _mig(nvml: ModuleType, handle: object) -> Values:
     current, _ = nvml.nvmlDeviceGetMigMode(handle)
     return {"mig_enabled": bool(current)}
@@ -162,9 +202,11 @@ _FIGURES: tuple[Getter, ...] = (
     (("power_limit_w",), _power_limit),
     (("clock_sm_mhz",), _clock_sm),
     (("clock_memory_mhz",), _clock_memory),
+    (("energy_mj",), _energy),
     (("ecc_uncorrected",), _ecc),
     (("row_remap_pending", "row_remap_failed"), _remapped_rows),
     (("retired_pages_pending",), _retired_pages),
+    (("recovery_action",), _recovery_action),
     (("throttle_reasons",), _throttle),
     (("mig_enabled",), _mig),
 )

@@ -73,7 +73,7 @@ def _report(said: Mapping[str, Any]) -> GpuReport:
 _AS_SAID = tuple(
     {field.name for field in fields(Gpu)}
     - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
-    - {"health", "reasons", "unknowns"}
+    - {"health", "reasons", "events", "unknowns"}
 )
 """Fields whose value the child sends as the inventory keeps it."""
 
@@ -101,6 +101,7 @@ def _gpu(said: Mapping[str, Any]) -> Gpu:
         processes=None if processes is None else tuple(GpuProcess(**one) for one in processes),
         health=health_from(reasons),
         reasons=reasons,
+        events={str(code): int(count) for code, count in said.get("events", {}).items()},
         unknowns=unknowns,
         **{name: said[name] for name in _AS_SAID if name in said},
     )

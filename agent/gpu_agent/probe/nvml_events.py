@@ -1,0 +1,105 @@
+"""What the driver tells of its GPUs as it happens: Xids and uncorrected ECC errors, counted since last asked.
+
+Runs inside the NVML child, with the binding handed in. Each GPU has an event set of its own, because
+waiting on one that holds a lost GPU fails for all in it. It never waits: what has come is taken, up to
+a bound, and the rest is left for the next time. It judges nothing, and a driver that tells of no events
+is no fault of the GPU's: only a plain GPU_IS_LOST is, as event calls are known to answer
+Unknown Error where events do not exist (WSL, some containers).
+"""
+
+import contextlib
+from collections.abc import Iterable
+from types import ModuleType
+
+from gpu_agent.probe.nvml_answers import UNIDENTIFIED, GpuGoneError, Values, reason
+
+MOST_AT_ONCE = 256
+"""So many events of one GPU are taken at a time: a storm must not hold the reading up."""
+
+_AT_ONCE_MS = 0
+
+
+class Listener:
+    """One event set for each GPU that is listened to, by the GPU's UUID."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        self._nvml = nvml
+        self._sets: dict[str, object] = {}
+        self._heard: dict[str, dict[str, int]] = {}
+        self._deaf: dict[str, str] = {}
+
+    def listen(self, uuid: str, handle: object) -> None:
+        """Take what came since the last time; the first time for a GPU, begin to listen to it.
+
+        Raises:
+            GpuGoneError: the GPU is lost; call `let_go`.
+        """
+        nvml = self._nvml
+        if uuid in self._deaf:
+            return
+        try:
+            if uuid not in self._sets:
+                self._begin(uuid, handle)
+            self._drain(uuid)
+        except nvml.NVMLError as error:
+            if getattr(error, "value", None) == nvml.NVML_ERROR_GPU_IS_LOST:
+                raise GpuGoneError("gpu_lost", f"listening to its events: {error}") from error
+            self._give_up(uuid, reason(nvml, error))
+
+    def let_go(self, uuid: str) -> None:
+        """Take what a GPU's last moments left, and listen to it no longer."""
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._drain(uuid)
+        self._free(uuid)
+
+    def close(self) -> None:
+        """Take what has come for every GPU, and free all sets: before the library is closed."""
+        for uuid in tuple(self._sets):
+            self.let_go(uuid)
+        self._deaf.clear()
+
+    def add_to(self, gpus: Iterable[Values]) -> None:
+        """Lay what was heard into a finished reading, and why nothing is heard; it is told once."""
+        for gpu in gpus:
+            uuid = str(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}")
+            if uuid in self._heard:
+                gpu["events"] = self._heard.pop(uuid)
+            unknowns = gpu["unknowns"]
+            if uuid in self._deaf and isinstance(unknowns, dict):
+                unknowns["events"] = self._deaf[uuid]
+
+    def _begin(self, uuid: str, handle: object) -> None:
+        nvml = self._nvml
+        wanted = nvml.nvmlEventTypeXidCriticalError | nvml.nvmlEventTypeDoubleBitEccError
+        supported = nvml.nvmlDeviceGetSupportedEventTypes(handle) & wanted
+        if not supported & nvml.nvmlEventTypeXidCriticalError:
+            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
+        self._sets[uuid] = nvml.nvmlEventSetCreate()
+        nvml.nvmlDeviceRegisterEvents(handle, supported, self._sets[uuid])
+
+    def _drain(self, uuid: str) -> None:
+        nvml = self._nvml
+        for _ in range(MOST_AT_ONCE if uuid in self._sets else 0):
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._sets[uuid], _AT_ONCE_MS)
+            except nvml.NVMLError_Timeout:
+                return
+            code = self._code(event.eventType, event.eventData)
+            if code is not None:
+                counts = self._heard.setdefault(uuid, {})
+                counts[code] = counts.get(code, 0) + 1
+
+    def _code(self, kind: int, number: int) -> str | None:
+        if kind == self._nvml.nvmlEventTypeXidCriticalError:
+            return f"xid_{number}"
+        return "ecc_uncorrected" if kind == self._nvml.nvmlEventTypeDoubleBitEccError else None
+
+    def _give_up(self, uuid: str, why: str) -> None:
+        self._deaf[uuid] = why
+        self._free(uuid)
+
+    def _free(self, uuid: str) -> None:
+        opened = self._sets.pop(uuid, None)
+        if opened is not None:
+            with contextlib.suppress(self._nvml.NVMLError):  # one that stays goes with the library
+                self._nvml.nvmlEventSetFree(opened)
