@@ -70,7 +70,7 @@ nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
     nvmlReturn_t code = enter_machine("nvmlDeviceGetCount_v2");
     if (code == NVML_SUCCESS) {
         number(machine_fact("count"), &wide);
-        *count = (unsigned int)(wide < MAX_DEVICES ? wide : MAX_DEVICES);
+        *count = (unsigned int)wide;
     }
     return code;
 }

@@ -11,7 +11,7 @@ import pytest
 from gpu_agent.probe.nvml_process import CHILD_COMMAND
 from tests.nvml_fake.build import build
 from tests.nvml_fake.child import child_of
-from tests.nvml_fake.control import FakeNvml
+from tests.nvml_fake.control import FakeNvml, built_library
 
 HEAVY = ("asyncio", "dataclasses", "pydantic", "psutil", "gpu_agent.wire")
 
@@ -215,6 +215,29 @@ def test_gpus_that_come_and_go_are_listed_as_they_are(tmp_path: Path) -> None:
         assert len(child.read()["gpus"]) == 3
         fake.set("count", 2)
         assert len(child.read()["gpus"]) == 2
+
+
+def test_a_count_of_gpus_that_no_machine_has_is_not_believed(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("count", 2**32 - 1)
+    with child_of(fake.environment()) as child:
+        gpus = child.read()["gpus"]
+    assert len(gpus) == 256
+    assert gpus[1]["uuid"] == fake.fact("uuid", 1)
+
+
+def test_two_gpus_with_one_uuid_are_told_apart(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    fake.set("uuid", 2, fake.fact("uuid", 0))
+    with child_of(fake.environment()) as child:
+        gpus = child.read()["gpus"]
+    assert [gpu.get("uuid") for gpu in gpus] == [fake.fact("uuid", 0), fake.fact("uuid", 1), None]
+
+
+def test_the_cuda_version_of_an_older_driver_is_read_by_its_older_call(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, library=built_library("nvmlSystemGetCudaDriverVersion_v2"))
+    with child_of(fake.environment()) as child:
+        assert child.read()["cuda_version"] == "12.8"
 
 
 def test_what_a_library_prints_never_meets_the_answers(tmp_path: Path) -> None:

@@ -18,22 +18,27 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
 
 import pynvml
 
-from gpu_agent.probe.nvml_answers import Values, words
+from gpu_agent.probe import cuda_visible
+from gpu_agent.probe.nvml_answers import Values, first_known, words
 from gpu_agent.probe.nvml_events import Listener
 from gpu_agent.probe.nvml_gpu import Slot
+from gpu_agent.probe.nvml_refusal import no_gpu, refusal
 
-LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+_MOST_GPUS = 256
+"""No machine has more; a driver that says so is not believed."""
 
 
 class Library:
     """NVML as this process has it: closed, or open with one slot for each GPU."""
 
-    def __init__(self, *, root: str = "/") -> None:
+    def __init__(self, *, root: str = "/", environ: Mapping[str, str] | None = None) -> None:
         """`root` is where the kernel's file systems are found: `/`, or a recorded tree."""
         self._root = root
+        self._environ = environ or {}
         self._opened = False
         self._slots: list[Slot] = []
         self._versions: Values = {}
@@ -48,7 +53,7 @@ class Library:
             answer = self._read_all(self._listener if listen else None)
         except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
             self._close()
-            answer = _refusal(error)
+            answer = refusal(pynvml, error, root=self._root, environ=self._environ)
         return {**answer, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
 
     def _read_all(self, listener: Listener | None) -> Values:
@@ -56,14 +61,17 @@ class Library:
             pynvml.nvmlInit()
             self._opened = True
             self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
-        count = pynvml.nvmlDeviceGetCount()
+        count = min(pynvml.nvmlDeviceGetCount(), _MOST_GPUS)
         if len(self._slots) != count:
             self._listener.close()
             self._slots = [Slot(pynvml, index, root=self._root) for index in range(count)]
+        if not self._slots:
+            return {**self._versions, **no_gpu(root=self._root, environ=self._environ)}
         driver_version = self._versions.get("driver_version")
-        gpus = [gpu for slot in self._slots for gpu in slot.read(driver_version, listener)]
+        gpus = _each_once(gpu for slot in self._slots for gpu in slot.read(driver_version, listener))
         if listener is not None:
             listener.add_to(gpus)
+        cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
 
     def _close(self) -> None:
@@ -81,7 +89,7 @@ class Library:
 def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
     asks, answers = _own_pipes()
-    library = Library(root=sys.argv[1] if len(sys.argv) > 1 else "/")
+    library = Library(root=sys.argv[1] if len(sys.argv) > 1 else "/", environ=os.environ)
     for line in asks:
         ask = json.loads(line)
         if ask["ask"] == "end":
@@ -103,6 +111,21 @@ def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     return asks, answers
 
 
+def _each_once(gpus: Iterable[Values]) -> list[Values]:
+    """Leave out the UUID of a GPU that another one has already: everything is told apart by it."""
+    listed: list[Values] = []
+    taken: set[object] = set()
+    for gpu in gpus:
+        uuid = gpu.get("uuid")
+        if uuid not in taken:
+            listed.append(gpu)
+        elif not gpu.get("parent_uuid"):
+            listed.append({name: value for name, value in gpu.items() if name != "uuid"})
+        if uuid:
+            taken.add(uuid)
+    return listed
+
+
 def _driver_version() -> str | None:
     try:
         return str(pynvml.nvmlSystemGetDriverVersion())
@@ -114,48 +137,13 @@ def _driver_version() -> str | None:
 
 def _cuda_version() -> str | None:
     try:
-        version = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        told = first_known(
+            pynvml, pynvml.nvmlSystemGetCudaDriverVersion_v2, pynvml.nvmlSystemGetCudaDriverVersion
+        )
     except pynvml.NVMLError:
         return None
+    version = int(str(told))
     return f"{version // 1000}.{version % 1000 // 10}"
-
-
-def _refusal(error: BaseException) -> Values:
-    """Tell a library that is missing from one that is there and broken, with the next step."""
-    code = getattr(error, "value", None)
-    if code == pynvml.NVML_ERROR_GPU_NOT_FOUND:
-        return {"outcome": "ok", "gpus": [], "detail": "The NVIDIA driver works and found no GPU."}
-    if code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-        return _library_not_loaded(error.__context__)
-    sentences = {
-        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "The driver and its library have different versions: "
-        "reboot, or reload the nvidia kernel module.",
-        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "The nvidia kernel module is not loaded: load it with "
-        "`modprobe nvidia`, and see `dmesg` if it will not load.",
-        pynvml.NVML_ERROR_NO_PERMISSION: "The agent may not open the NVIDIA device nodes: give its user, "
-        "its container or its systemd unit access to /dev/nvidia*.",
-        pynvml.NVML_ERROR_UNINITIALIZED: "The driver went away while it was in use: "
-        "reboot, or reload the nvidia kernel module.",
-        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "The NVIDIA driver is too old for this agent: update it.",
-        pynvml.NVML_ERROR_UNKNOWN: "The NVIDIA driver failed without saying why: run `nvidia-smi`; in a "
-        "container restart the container, otherwise see `dmesg` and reboot.",
-    }
-    otherwise = f"NVML would not start ({error}): run `nvidia-smi` and mend what it reports."
-    return {"outcome": "driver_broken", "detail": sentences.get(code, otherwise)}
-
-
-def _library_not_loaded(cause: BaseException | None) -> Values:
-    said = str(cause or "")
-    if not said or isinstance(cause, FileNotFoundError) or ("No such file" in said and LIBRARY in said):
-        return {
-            "outcome": "no_driver",
-            "detail": f"No NVIDIA driver was found ({LIBRARY}): install it; in a container, start it "
-            "with the GPU and the `utility` driver capability.",
-        }
-    return {
-        "outcome": "driver_broken",
-        "detail": f"The NVIDIA library is there and cannot be loaded ({said}): reinstall the driver.",
-    }
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ handle, and one that sleeps is not asked at all; both are shown by what was last
 
 from types import ModuleType
 
-from gpu_agent.probe import nvml_readings, nvml_slices, pci_power
+from gpu_agent.probe import device_nodes, nvml_readings, nvml_slices, pci_power
 from gpu_agent.probe.nvml_answers import (
     UNIDENTIFIED,
     GpuGoneError,
@@ -95,7 +95,10 @@ class Slot:
             if condemns_driver(nvml, error):
                 raise
             raise_if_gone(nvml, error, "opening the GPU")
-            raise _Refused(f"opening the GPU: {error}") from error
+            raise _Refused("; ".join([f"opening the GPU: {error}", *self._node_troubles()])) from error
+
+    def _node_troubles(self) -> list[str]:
+        return device_nodes.troubles(self._root) if device_nodes.module_is_loaded(self._root) else []
 
     def _without_figures(self, code: str, detail: str) -> list[Values]:
         reasons = [_reason(code, detail)]

@@ -70,7 +70,7 @@ def _of_the_machine(meminfo: str) -> Values:
     """Read the machine's memory, of which an integrated GPU uses what it needs."""
     kind: Values = {"memory_kind": "unified"}
     try:
-        with open(meminfo, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
+        with open(meminfo, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
             lines = dict(line.partition(":")[::2] for line in file.read(_MEMINFO_CHARS).splitlines())
     except OSError as error:
         raise UntoldError(

@@ -73,7 +73,7 @@ def _described(
     )
     values = collect(nvml, handle, getters)
     unknowns = values["unknowns"] if isinstance(values["unknowns"], dict) else {}
-    ids = values.pop("gpu_instance", None), values.pop("compute_instance", None)
+    ids = values.get("gpu_instance"), values.get("compute_instance")
     whose = parent.get("uuid") or f"{UNIDENTIFIED}{parent['index']}"
     if not values.get("uuid"):
         values["uuid"] = f"MIG-{whose}/{ids[0]}/{ids[1]}" if None not in ids else f"MIG-{whose}/slot-{slot}"

@@ -18,7 +18,7 @@ def is_asleep(bus_id: object, *, root: str = "/") -> bool:
     address = f"{int(found[1], 16):04x}:{found[2]}"
     path = f"{root.rstrip('/')}/sys/bus/pci/devices/{address}/power/runtime_status"
     try:
-        with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
             return file.read(_STATUS_CHARS).strip() == "suspended"
     except OSError:
         return False

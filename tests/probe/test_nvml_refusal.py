@@ -1,0 +1,104 @@
+"""Why a driver will not start, through the child: with the next step, and with what stands in the way."""
+
+import ctypes.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nvml_fake.child import child_of
+from tests.nvml_fake.control import FakeNvml
+
+without_real_driver = pytest.mark.skipif(
+    ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a real NVIDIA driver"
+)
+
+
+def loaded(root: Path, *nodes: str) -> Path:
+    """A machine with the module, one GPU, and these nodes in /dev."""
+    gpu = root / "proc/driver/nvidia/gpus/0000:1a:00.0"
+    gpu.mkdir(parents=True)
+    (gpu / "information").write_text("Device Minor: \t 0\n")
+    (root / "proc/driver/nvidia/version").touch()
+    (root / "dev").mkdir()
+    for node in nodes:
+        (root / "dev" / node).touch()
+    return root
+
+
+def answer_of(fake: FakeNvml, root: Path, **environ: str) -> dict[str, Any]:
+    with child_of({**fake.environment(), **environ}, root=root) as child:
+        return child.read()
+
+
+def refused(tmp_path: Path, code: str) -> FakeNvml:
+    fake = FakeNvml(tmp_path)
+    fake.set("error", "nvmlInitWithFlags", "*", code)
+    return fake
+
+
+@pytest.mark.parametrize("code", ["NO_PERMISSION", "UNKNOWN", "DRIVER_NOT_LOADED"])
+def test_a_missing_device_node_is_named_where_the_driver_only_refuses(tmp_path: Path, code: str) -> None:
+    answer = answer_of(refused(tmp_path, code), loaded(tmp_path, "nvidia0", "nvidia-uvm"))
+    assert answer["outcome"] == "driver_broken"
+    assert "/dev/nvidiactl is missing" in answer["detail"]
+    assert "modprobe nvidia`" not in answer["detail"]
+
+
+@pytest.mark.parametrize("code", ["NO_PERMISSION", "UNKNOWN", "DRIVER_NOT_LOADED"])
+def test_nodes_that_are_well_leave_the_drivers_own_reason(tmp_path: Path, code: str) -> None:
+    answer = answer_of(refused(tmp_path, code), loaded(tmp_path, "nvidiactl", "nvidia0", "nvidia-uvm"))
+    assert answer["outcome"] == "driver_broken"
+    assert "/dev/nvidiactl" not in answer["detail"]
+
+
+def test_a_version_mismatch_is_no_matter_of_nodes(tmp_path: Path) -> None:
+    answer = answer_of(refused(tmp_path, "LIB_RM_VERSION_MISMATCH"), loaded(tmp_path))
+    assert "reboot, or reload the nvidia kernel module" in answer["detail"]
+    assert "missing" not in answer["detail"]
+
+
+@pytest.mark.parametrize("said_by", ["count", "init"])
+def test_a_driver_without_gpus_names_the_node_that_hides_them(tmp_path: Path, said_by: str) -> None:
+    fake = FakeNvml(tmp_path, gpus=0) if said_by == "count" else refused(tmp_path, "GPU_NOT_FOUND")
+    answer = answer_of(fake, loaded(tmp_path, "nvidiactl", "nvidia-uvm"))
+    assert (answer["outcome"], answer["gpus"]) == ("ok", [])
+    assert answer["detail"].startswith("The NVIDIA driver works and found no GPU. /dev/nvidia0 is missing")
+
+
+@pytest.mark.parametrize("value", ["void", "none", "", " VOID "])
+def test_a_container_that_was_given_no_gpus_is_told_the_variable(tmp_path: Path, value: str) -> None:
+    answer = answer_of(FakeNvml(tmp_path, gpus=0), tmp_path, NVIDIA_VISIBLE_DEVICES=value)
+    assert f"NVIDIA_VISIBLE_DEVICES={value.strip()} keeps every GPU out of this container" in answer["detail"]
+
+
+@without_real_driver
+@pytest.mark.parametrize("value", ["compute", "compute,graphics", ""])
+def test_a_container_without_the_utility_capability_is_told_to_add_it(tmp_path: Path, value: str) -> None:
+    fake = FakeNvml(tmp_path, library=tmp_path / "driver")
+    answer = answer_of(fake, tmp_path, NVIDIA_DRIVER_CAPABILITIES=value)
+    assert answer["outcome"] == "no_driver"
+    assert f"NVIDIA_DRIVER_CAPABILITIES={value} leaves out `utility`" in answer["detail"]
+
+
+@without_real_driver
+@pytest.mark.parametrize("value", ["all", "compute,utility"])
+def test_capabilities_that_suffice_are_not_blamed(tmp_path: Path, value: str) -> None:
+    fake = FakeNvml(tmp_path, library=tmp_path / "driver")
+    answer = answer_of(fake, tmp_path, NVIDIA_DRIVER_CAPABILITIES=value, NVIDIA_VISIBLE_DEVICES="all")
+    assert answer["outcome"] == "no_driver"
+    assert "install it" in answer["detail"]
+
+
+def test_a_variable_that_is_no_text_is_quoted_all_the_same(tmp_path: Path) -> None:
+    answer = answer_of(FakeNvml(tmp_path, gpus=0), tmp_path, NVIDIA_DRIVER_CAPABILITIES="\udcff")
+    assert "NVIDIA_DRIVER_CAPABILITIES=\\udcff" in answer["detail"]
+
+
+def test_one_gpu_that_may_not_be_opened_names_its_node(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("error", "nvmlDeviceGetHandleByIndex_v2", 0, "NO_PERMISSION")
+    refused_one, well = answer_of(fake, loaded(tmp_path, "nvidiactl", "nvidia-uvm"))["gpus"]
+    assert refused_one["reasons"][0]["code"] == "gpu_inaccessible"
+    assert "/dev/nvidia0 is missing" in refused_one["reasons"][0]["detail"]
+    assert well["reasons"] == []
