@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from gpu_agent.node.agent import Agent
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
+from gpu_agent.node.jobs import Worker
 from gpu_agent.node.prober import ReadGpus
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.probe.nvml_report import Missed
@@ -147,6 +148,25 @@ async def test_r02_a_registration_declares_the_machine_and_beats_carry_its_figur
         assert len(beat["gpus"]) == 2
         assert beat["probe_age_seconds"] < 5
         assert (await registry.next("node_heartbeat"))["sequence"] == 2
+        await running.stopped()
+
+
+async def test_announced_jobs_are_named_in_beats_and_in_the_next_registration(tmp_path: Path) -> None:
+    async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
+        assert (await registry.next("node_heartbeat")).get("running_jobs") is None
+        worker = Worker("w")
+        assert running.agent.jobs.announced("job-1", worker) is None
+        while (beat := await registry.next("node_heartbeat")).get("running_jobs") is None:
+            pass
+        assert (beat["running_jobs"], beat["resource_usage"]["running_jobs"]) == (["job-1"], 1)
+        told: object = None
+        while told != ["job-1"]:
+            await registry.say(type="node_control", command="reregister")
+            told = (await registry.next("node_register")).get("running_jobs")
+        running.agent.jobs.gone(worker)
+        while (beat := await registry.next("node_heartbeat")).get("running_jobs") != []:
+            pass
+        assert beat["resource_usage"]["running_jobs"] == 0
         await running.stopped()
 
 

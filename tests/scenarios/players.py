@@ -5,7 +5,7 @@ Each is pure: it is told what happened and the time, and gives back what it does
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol, assert_never
 
@@ -190,11 +190,10 @@ class Agent:
         assert self._inventory is not None
         moment = moment_of(
             self._inventory,
+            job_ids=self.running_jobs,
             timestamp_ms=round((EPOCH + now) * 1000),
             probe_age_seconds=self.box.probe_age_seconds(now),
         )
-        if self.running_jobs is not None:
-            moment = replace(moment, running_jobs=len(self.running_jobs), running_job_ids=self.running_jobs)
         return encode(
             heartbeat(
                 beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence

@@ -258,12 +258,10 @@ class Agent:
         inventory, _ = self.box.probe(now)
         moment = moment_of(
             inventory,
+            job_ids=self.box.running_ids,
             timestamp_ms=round((EPOCH + now) * 1000),
             probe_age_seconds=self.box.probe_age_seconds(now),
         )
-        ids = self.box.running_ids
-        if ids is not None:
-            moment = replace(moment, running_jobs=len(ids), running_job_ids=ids)
         return heartbeat(beat.node_id, inventory, moment=moment, changed=beat.changed, sequence=beat.sequence)
 
     def _send(self, message: FromNode) -> None:

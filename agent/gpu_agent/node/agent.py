@@ -10,6 +10,7 @@ import platform
 import random
 import signal
 import time
+from dataclasses import replace
 from enum import IntEnum
 from typing import assert_never
 
@@ -19,7 +20,9 @@ from gpu_agent.node.disk import bounded, keep, load
 from gpu_agent.node.figures import moment_of
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.link import Link, LinkEvent
+from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
@@ -99,6 +102,8 @@ class Agent:
         session: SessionSettings | None = None,
         collecting: Collecting | None = None,
     ) -> None:
+        self.jobs = Jobs()
+        """What workers announce; whoever hears them tells it here."""
         self._settings = settings
         self._identity = identity
         join_token = None if settings.join_token is None else settings.join_token.get_secret_value()
@@ -149,8 +154,10 @@ class Agent:
         await self._inbox.put((None, StopRequested(reason)))
 
     async def _probed(self, inventory: Inventory) -> None:
+        inventory = replace(inventory, gpu=await owned(inventory.gpu, self.jobs))
         self._inventory = inventory
-        await self._inbox.put((None, Declared(declare(inventory, self._settings.owner))))
+        declaration = declare(inventory, self._settings.owner)
+        await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
 
     async def _heard(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))
@@ -207,6 +214,7 @@ class Agent:
             return
         moment = moment_of(
             self._inventory,
+            job_ids=self.jobs.ids,
             timestamp_ms=time.time_ns() // 1_000_000,
             probe_age_seconds=self._prober.probe_age_seconds,
         )

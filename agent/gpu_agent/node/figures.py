@@ -15,14 +15,23 @@ from gpu_agent.wire.inventory import GpuReport, Host, Inventory
 _FULL = 100.0
 
 
-def moment_of(inventory: Inventory, *, timestamp_ms: int, probe_age_seconds: float | None) -> Moment:
-    """Say how the machine is at the moment of a beat."""
+def moment_of(
+    inventory: Inventory,
+    *,
+    job_ids: tuple[str, ...] | None,
+    timestamp_ms: int,
+    probe_age_seconds: float | None,
+) -> Moment:
+    """Say how the machine is at the moment of a beat; `job_ids` are None where no worker announces any.
+
+    A beat without ids tells its registry that the number is a guess (§5: it never delays a drain).
+    """
     return Moment(
         timestamp_ms=timestamp_ms,
         cpu_percent=_cpu_percent(inventory.host),
         mem_percent=_memory_percent(inventory.host),
-        running_jobs=compute_processes(inventory.gpu),
-        running_job_ids=None,
+        running_jobs=compute_processes(inventory.gpu) if job_ids is None else len(job_ids),
+        running_job_ids=job_ids,
         probe_age_seconds=None if probe_age_seconds is None else round(probe_age_seconds, 3),
     )
 

@@ -21,7 +21,9 @@ from gpu_agent.wire.messages import (
 
 MB_PER_GB = 1024
 NEWEST_SCHEMA = "1.1"
-FRAME_ROOM_BYTES = 1024 * 1024 - 4096
+JOB_IDS_ROOM_BYTES = 128 * 1024
+"""What the ids of jobs in flight may take of a frame: registrations and beats name them beside all else."""
+FRAME_ROOM_BYTES = 1024 * 1024 - JOB_IDS_ROOM_BYTES - 4096
 """A registration is kept under the protocol's 1 MiB with some room to spare."""
 
 _LONGEST_ID = "x" * 128

@@ -1,0 +1,49 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.processes import Process, lineage, process
+
+STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
+
+
+def put(root: Path, pid: int, parent: int, started: int, *, name: str = "python3") -> None:
+    folder = root / "proc" / str(pid)
+    folder.mkdir(parents=True)
+    (folder / "stat").write_text(STAT.format(pid=pid, name=name, parent=parent, started=started))
+
+
+@pytest.mark.parametrize("name", ["python3", "a b", "x) S 99 (y", "((", ""])
+def test_a_process_is_read_whatever_it_calls_itself(tmp_path: Path, name: str) -> None:
+    put(tmp_path, 42, 7, 1234, name=name)
+    assert process(42, tmp_path) == Process(42, 7, 1234)
+
+
+def test_a_process_that_is_not_there_or_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    assert process(42, tmp_path) is None
+    (tmp_path / "proc" / "43").mkdir(parents=True)
+    (tmp_path / "proc" / "43" / "stat").write_text("43 (x) S")
+    assert process(43, tmp_path) is None
+
+
+def test_a_lineage_goes_up_to_where_it_can_be_seen_and_ends_in_a_loop_of_nonsense(tmp_path: Path) -> None:
+    put(tmp_path, 1, 0, 1)
+    put(tmp_path, 10, 1, 100)
+    put(tmp_path, 20, 10, 200)
+    assert [one.pid for one in lineage(20, tmp_path)] == [20, 10, 1]
+    put(tmp_path, 30, 31, 5)
+    put(tmp_path, 31, 30, 5)
+    assert len(lineage(30, tmp_path)) == 256
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_real_child_comes_from_us() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        try:
+            assert [one.pid for one in lineage(child.pid)][:2] == [child.pid, os.getpid()]
+        finally:
+            child.communicate(b"\n")
+    assert process(child.pid) is None
