@@ -186,6 +186,21 @@ def test_errors_after_a_reset_are_counted_from_there() -> None:
     assert past.at(2, gpu(ecc=1, energy_mj=9)) == ["ecc_uncorrected"]
 
 
+@pytest.mark.parametrize("errors", [2, 12, 15])
+def test_errors_that_came_since_a_reset_are_new_however_many_there_were_before(errors: int) -> None:
+    past = Past()
+    past.at(0, gpu(ecc=12, energy_mj=5_000))
+    (told,) = past.reasons(1, gpu(ecc=errors, energy_mj=3))
+    assert f"({errors} times)" in told.detail
+
+
+def test_errors_that_came_after_their_count_was_cleared_are_new() -> None:
+    past = Past()
+    past.at(0, gpu(ecc=12, energy_mj=5_000))
+    (told,) = past.reasons(1, gpu(ecc=2, energy_mj=5_001))
+    assert "(2 times)" in told.detail
+
+
 @pytest.mark.parametrize(
     ("sign", "code"),
     [

@@ -59,8 +59,8 @@ class GpuHistory:
 
     def causes(self, gpu: Gpu, *, now_wall: float, now_mono: float) -> tuple[HealthReason, ...]:
         """Take in a reading and name the causes that it does not name itself."""
-        grown = self._ecc_growth(gpu)
-        self._forget_what_ended(gpu)
+        was_reset = self._forget_what_ended(gpu)
+        grown = self._ecc_growth(gpu, was_reset=was_reset)
         self._counters.update(_counters(gpu))
         happened = {code: count for code, count in gpu.events.items() if code in REASONS}
         if grown:
@@ -70,20 +70,17 @@ class GpuHistory:
         self._watch_slowdowns(gpu, now_mono)
         return (*self._events_told(), *self._slowdowns_told(now_wall, now_mono))
 
-    def _ecc_growth(self, gpu: Gpu) -> int:
-        """Count the errors since the last known count. The first count ever is nobody's growth."""
-        before, now = self._counters.get("ecc_uncorrected"), gpu.ecc_uncorrected
-        return 0 if before is None or now is None else max(0, now - before)
-
-    def _forget_what_ended(self, gpu: Gpu) -> None:
-        """Let events go that a reset ends where one was seen, and with a return those that it ends."""
+    def _forget_what_ended(self, gpu: Gpu) -> bool:
+        """Let go of every event where a reset is seen, and say so; of some where the GPU only returned."""
         returned = self._gone and _is_read(gpu)
         self._gone = _is_gone(gpu) or (self._gone and not returned)
-        if self._was_reset(gpu, returned=returned):
+        was_reset = self._was_reset(gpu, returned=returned)
+        if was_reset:
             self._events.clear()
         elif returned:
             kept = {c: event for c, event in self._events.items() if REASONS[c].clears is not Clears.RETURN}
             self._events = kept
+        return was_reset
 
     def _was_reset(self, gpu: Gpu, *, returned: bool) -> bool:
         energy, errors = self._counters.get("energy_mj"), self._counters.get("ecc_uncorrected")
@@ -91,6 +88,13 @@ class GpuHistory:
             return gpu.energy_mj < energy * _FALLEN
         fell = errors is not None and gpu.ecc_uncorrected is not None and gpu.ecc_uncorrected < errors
         return fell or returned
+
+    def _ecc_growth(self, gpu: Gpu, *, was_reset: bool) -> int:
+        """Count the errors since the last count. The first count ever is nobody's growth."""
+        before, now = self._counters.get("ecc_uncorrected"), gpu.ecc_uncorrected
+        if before is None or now is None:
+            return 0
+        return now if was_reset or now < before else now - before
 
     def _note(self, happened: Mapping[str, int], gpu: Gpu, now_mono: float) -> None:
         pids = _pids(gpu)
