@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.identity import FILE, Identity, IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.identity import (
+    FILE,
+    Identity,
+    IdentityError,
+    IdentityFile,
+    default_state_dir,
+    hold,
+    peek,
+)
 
 
 def test_a_fresh_directory_knows_nobody(tmp_path: Path) -> None:
@@ -255,3 +263,16 @@ def test_a_directory_in_which_others_may_write_is_said_to_be_exposed(tmp_path: P
 def test_another_users_directory_is_said_to_be_exposed(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     assert IdentityFile(tmp_path).exposed == "it belongs to user 12345"
+
+
+def test_who_only_peeks_mends_nothing_and_takes_no_hold(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        peek(tmp_path)
+    IdentityFile(tmp_path).save("node-A", "s3cret")
+    (tmp_path / FILE).chmod(0o644)
+    assert peek(tmp_path) == Identity("node-A", "s3cret")
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o644
+    (tmp_path / FILE).write_text("[]")
+    with pytest.raises(ValueError, match="format"):
+        peek(tmp_path)
+    assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 - names are enough

@@ -15,7 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from gpu_agent.node import link as link_module
-from gpu_agent.node.link import Link, LinkEvent
+from gpu_agent.node.link import Link, LinkEvent, knock
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
@@ -370,3 +370,28 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     command = ("openssl", "req", "-x509", *curve, *names, "-keyout", key, "-out", certificate)
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
+
+
+async def test_who_knocks_is_let_in_and_leaves_without_a_word() -> None:
+    heard: list[object] = []
+
+    async def listen(connection: ServerConnection) -> None:
+        heard.extend([frame async for frame in connection])
+
+    async with _server(listen) as url:
+        answer = await knock(url, "s3cret")
+    assert (answer.failure, answer.words, heard) == (None, "", [])
+    assert answer.date is not None
+
+
+async def test_who_knocks_and_is_refused_hears_the_status_and_the_words() -> None:
+    async with _server(_refuse, process_request=_answering(401)) as url:
+        answer = await knock(url, None)
+    assert answer.failure is not None
+    assert (answer.failure.http_status, answer.words) == (401, "no")
+
+
+async def test_who_knocks_where_nobody_is_hears_why() -> None:
+    answer = await knock("ws://127.0.0.1:9/ws/node", None)
+    assert answer.failure is not None
+    assert "cannot be reached" in answer.failure.detail

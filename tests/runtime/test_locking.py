@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.locking import AlreadyLockedError, Lock
+from gpu_agent.runtime.locking import AlreadyLockedError, Lock, holder_of
 from tests.small_disk import Ballast, mounted
 
 
@@ -73,3 +73,24 @@ def test_a_file_system_that_cannot_lock_is_not_taken_for_a_holder(
     monkeypatch.setattr("fcntl.flock", cannot)
     with pytest.raises(OSError, match="No locks available"):
         Lock(tmp_path / "lock")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this platform lists no locks")
+def test_who_looks_from_outside_sees_the_holder_and_takes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with pytest.raises(FileNotFoundError):
+        holder_of(path)
+    held = Lock(path)
+    assert holder_of(path) == os.getpid()
+    held.release()
+    assert holder_of(path) is None
+    Lock(path).release()
+
+
+def test_a_list_of_locks_that_makes_no_sense_names_nobody(tmp_path: Path) -> None:
+    path, listed = tmp_path / "lock", tmp_path / "locks"
+    path.touch()
+    listed.write_text(f"\n1: -> FLOCK\n2: FLOCK ADVISORY WRITE 1 fe:00:{path.stat().st_ino}1 0 EOF\n")
+    assert holder_of(path, listed=listed) is None
+    listed.write_text(f"1: FLOCK  ADVISORY  WRITE 1 fe:00:{path.stat().st_ino} 0 EOF\n")
+    assert holder_of(path, listed=listed) == 0

@@ -95,6 +95,7 @@ ROOT = Group(
     subjects={
         "on a GPU machine": {
             "probe": Command("probe", "show what this machine has and whether it could register"),
+            "doctor": Command("doctor", "look at all that the agent needs, and say how to mend it"),
             "run": Command("run", "run the agent: probe, register, beat"),
         },
         "beside the scheduler": {

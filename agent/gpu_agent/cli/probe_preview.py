@@ -7,19 +7,15 @@ that cannot be understood stays where it is, since the agent would begin afresh 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_settings import settings_of
-from gpu_agent.node.identity import FILE, default_state_dir
+from gpu_agent.node.identity import default_state_dir, peek
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode
 from gpu_agent.wire.declaration import declare, registration
-from gpu_agent.wire.fields import NodeId
 from gpu_agent.wire.inventory import Inventory
-
-_LARGEST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +24,6 @@ class Preview:
 
     frame: str
     would_be_sent: bool
-
-
-class _Stored(BaseModel):
-    format: Literal[1]
-    node_id: NodeId | None = None
 
 
 def preview(inventory: Inventory, arguments: argparse.Namespace) -> Preview:
@@ -52,7 +43,6 @@ def preview(inventory: Inventory, arguments: argparse.Namespace) -> Preview:
 
 def _stored_node_id(state_dir: Path) -> str | None:
     try:
-        with (state_dir / FILE).open("rb") as file:
-            return _Stored.model_validate_json(file.read(_LARGEST_BYTES)).node_id
-    except (OSError, ValidationError):
+        return peek(state_dir).node_id
+    except (OSError, ValueError):
         return None

@@ -17,6 +17,7 @@ from gpu_agent.session.actions import Credential
 _LONGEST = 4096
 _ANYBODY = 0o007
 """Not the group: where a service manager grants a file by a list, its mask shows there."""
+_NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
 _LOG = EventLog("node")
 
 
@@ -38,27 +39,55 @@ class Credentials:
     def _join_token(self) -> str | None:
         if self.join_token_file is not None:
             return _read(self.join_token_file)
-        return None if self.join_token is None else _sendable(self.join_token, "the settings")
+        if self.join_token is None:
+            return None
+        token = sendable(self.join_token)
+        if token is None:
+            _complain("the settings", _NO_TOKEN)
+        return token
 
 
-def _read(file: Path) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a join token's file holds."""
+
+    token: str | None = field(repr=False)
+    problem: str = ""
+    """Why there is no token in it."""
+    exposed_mode: str | None = None
+    """The file's mode, where everybody on the machine may get at it."""
+
+
+def held_in(file: Path) -> Held:
+    """Read a join token's file; logs nothing."""
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            if mode & _ANYBODY and os.name == "posix" and not file.is_symlink():
-                _LOG.warning("join_credential_exposed", file=str(file), mode=f"{stat.S_IMODE(mode):04o}")
-            return _sendable(opened.read(_LONGEST).decode("ascii", "replace"), str(file))
+            text = opened.read(_LONGEST).decode("ascii", "replace")
     except OSError as error:
-        _complain(str(file), error.strerror or str(error))
-        return None
+        return Held(None, error.strerror or str(error))
+    open_to_all = mode & _ANYBODY and os.name == "posix" and not file.is_symlink()
+    token = sendable(text)
+    return Held(
+        token,
+        "" if token is not None else _NO_TOKEN,
+        f"{stat.S_IMODE(mode):04o}" if open_to_all else None,
+    )
 
 
-def _sendable(text: str, source: str) -> str | None:
+def sendable(text: str) -> str | None:
+    """Return the token that a text is; None for what cannot be one."""
     token = text.strip()
-    if not token or not token.isascii() or not token.isprintable():
-        _complain(source, "it holds no token")
-        return None
-    return token
+    return token if token and token.isascii() and token.isprintable() else None
+
+
+def _read(file: Path) -> str | None:
+    held = held_in(file)
+    if held.exposed_mode is not None:
+        _LOG.warning("join_credential_exposed", file=str(file), mode=held.exposed_mode)
+    if held.token is None:
+        _complain(str(file), held.problem)
+    return held.token
 
 
 def _complain(source: str, reason: str) -> None:

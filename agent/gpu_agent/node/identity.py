@@ -61,6 +61,26 @@ def default_state_dir() -> Path:
     return user_state_path("gpu-agent", appauthor=False)
 
 
+def peek(folder: Path) -> Identity:
+    """Read a state directory's identity without taking hold of it or mending anything.
+
+    Raises `FileNotFoundError` where there is none, `OSError` from the disk, `ValueError` for what is none.
+    """
+    return _parse(_read(folder / FILE, mending=False))
+
+
+def exposure(folder: Path) -> str | None:
+    """Say why another user could put an identity of his own there; None when nobody can."""
+    if not hasattr(os, "geteuid"):
+        return None
+    found = folder.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & _OTHERS_MAY_WRITE:
+        return f"other users may write there (mode {stat.S_IMODE(found.st_mode):04o})"
+    return None
+
+
 class IdentityFile:
     """The identity in one state directory. All methods raise `IdentityError` when the disk says no."""
 
@@ -74,14 +94,7 @@ class IdentityFile:
     @property
     def exposed(self) -> str | None:
         """Say why another user could put an identity of his own here; None when nobody can."""
-        if not hasattr(os, "geteuid"):
-            return None
-        found = self.folder.stat()
-        if found.st_uid not in (os.geteuid(), 0):
-            return f"it belongs to user {found.st_uid}"
-        if found.st_mode & _OTHERS_MAY_WRITE:
-            return f"other users may write there (mode {stat.S_IMODE(found.st_mode):04o})"
-        return None
+        return exposure(self.folder)
 
     @property
     def identity(self) -> Identity:
@@ -210,14 +223,14 @@ def _reason(error: OSError) -> str:
     return f"({error.strerror or error}); {mend}, or name another directory with --state-dir"
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, *, mending: bool = True) -> str:
     """Read a regular file, never through a link; what is not text comes back as it can be shown."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("it is no regular file")
-        if mode & ~_MODE & 0o777 and hasattr(os, "fchmod"):
+        if mending and mode & ~_MODE & 0o777 and hasattr(os, "fchmod"):
             os.fchmod(descriptor, _MODE)  # restored from a backup, say: it holds a credential
         return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
 

@@ -38,6 +38,8 @@ _NO_WEBSOCKET = (OSError, WebSocketException, ValueError, LookupError)
 `LookupError` for a header that it wants once and finds twice."""
 _OPERATORS_REFUSALS = "application/problem+json"
 """The type in which a registry refuses on its operators' port, and nowhere else."""
+_GOING_AWAY = 1001
+_MOST_WORDS = 300
 _LOG = EventLog("node.link")
 
 
@@ -45,6 +47,37 @@ _LOG = EventLog("node.link")
 class _Farewell:
     code: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a handshake alone."""
+
+    failure: ConnectFailed | None
+    """None: let in."""
+    date: str | None = None
+    """The answer's `Date` header."""
+    words: str = ""
+    """What a refusal said of itself."""
+
+
+async def knock(url: str, token: str | None) -> Answer:
+    """Shake hands and leave at once, without a word of the protocol: to find out what a link would meet."""
+    try:
+        async with asyncio.timeout(OPEN_SECONDS):
+            connection = await _opened(url, token)
+    except _NO_WEBSOCKET as error:
+        if not isinstance(error, InvalidStatus):
+            return Answer(_failure(error))
+        response = error.response
+        words = (response.body or b"")[:_MOST_WORDS].decode("utf-8", "replace").strip()
+        return Answer(_failure(error), next(iter(response.headers.get_all("Date")), None), words)
+    try:
+        date = connection.response.headers.get_all("Date") if connection.response else []
+        await connection.close(_GOING_AWAY, "looked whether this way is open")
+    finally:
+        connection.transport.abort()
+    return Answer(None, next(iter(date), None))
 
 
 class Link:
@@ -96,7 +129,7 @@ class Link:
     async def _run(self) -> None:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                self._connection = connection = await self._open()
+                self._connection = connection = await _opened(self._url, self._token)
         except _NO_WEBSOCKET as error:
             await self._tell(_failure(error))
             return
@@ -112,29 +145,6 @@ class Link:
             lost = await self._read(connection)
             tasks.end()
         return lost
-
-    async def _open(self) -> ClientConnection:
-        """Raises what `_NO_WEBSOCKET` names."""
-        parts = urlsplit(self._url)
-        port = parts.port or (443 if parts.scheme == "wss" else 80)
-        opened = await reach(parts.hostname or "", port)
-        with contextlib.ExitStack() as undo:
-            undo.callback(opened.close)
-            connection = await connect(
-                self._url,
-                sock=opened,
-                additional_headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
-                user_agent_header=f"gpu-agent/{__version__}",
-                proxy=None,
-                compression=None,
-                open_timeout=None,
-                ping_interval=None,
-                close_timeout=CLOSE_SECONDS,
-                max_size=MAX_FRAME_BYTES,
-                max_queue=1,
-            )
-            undo.pop_all()
-        return connection
 
     async def _read(self, connection: ClientConnection) -> Disconnected:
         try:
@@ -181,6 +191,30 @@ class Link:
         """Report; as long as the listener is busy, nothing more is read."""
         if not self._closing:
             await self._report(self, event)
+
+
+async def _opened(url: str, token: str | None) -> ClientConnection:
+    """Raises what `_NO_WEBSOCKET` names."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    opened = await reach(parts.hostname or "", port)
+    with contextlib.ExitStack() as undo:
+        undo.callback(opened.close)
+        connection = await connect(
+            url,
+            sock=opened,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            user_agent_header=f"gpu-agent/{__version__}",
+            proxy=None,
+            compression=None,
+            open_timeout=None,
+            ping_interval=None,
+            close_timeout=CLOSE_SECONDS,
+            max_size=MAX_FRAME_BYTES,
+            max_queue=1,
+        )
+        undo.pop_all()
+    return connection
 
 
 def _failure(error: Exception) -> ConnectFailed:

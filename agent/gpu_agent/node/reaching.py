@@ -17,15 +17,15 @@ CONNECT_SECONDS = 4.0
 UNACKNOWLEDGED_SECONDS = 30
 """Sent bytes that nobody acknowledged for so long mean that the peer is gone."""
 
-_Address = tuple[socket.AddressFamily, tuple[object, ...]]
+Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 async def reach(host: str, port: int) -> socket.socket:
     """Connect to the first address of `host` that answers; raises `OSError` with the last one's reason."""
     failure = OSError(f"{host} has no address")
-    for family, address in await _addresses(host, port):
+    for family, address in await addresses(host, port):
         try:
-            return await _connected(family, address)
+            return await connected(family, address)
         except TimeoutError:
             failure = TimeoutError(f"no answer within {CONNECT_SECONDS:g} s")
         except OSError as error:
@@ -33,8 +33,10 @@ async def reach(host: str, port: int) -> socket.socket:
     raise failure
 
 
-async def _addresses(host: str, port: int) -> list[_Address]:
-    def look_up() -> list[_Address]:
+async def addresses(host: str, port: int) -> list[Address]:
+    """Look a host up; raises `OSError`."""
+
+    def look_up() -> list[Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
 
@@ -46,7 +48,8 @@ async def _addresses(host: str, port: int) -> list[_Address]:
         raise OSError(f"{host!r} is no host name: {error}") from None
 
 
-async def _connected(family: socket.AddressFamily, address: tuple[object, ...]) -> socket.socket:
+async def connected(family: socket.AddressFamily, address: tuple[object, ...]) -> socket.socket:
+    """Connect to one address within its deadline; raises `OSError`."""
     opened = socket.socket(family, socket.SOCK_STREAM)
     with contextlib.ExitStack() as undo:
         undo.callback(opened.close)

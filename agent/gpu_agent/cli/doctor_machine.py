@@ -1,0 +1,169 @@
+"""What the doctor says of this machine: driver, device nodes, NVML, GPUs, container, model caches.
+
+It judges what others have read, and touches nothing itself but the caches' folders.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gpu_agent.cli.gpu_sheet import in_order, label
+from gpu_agent.cli.probe_verdict import verdict
+from gpu_agent.probe.driver_files import CONTROL, LIBRARY, DeviceNode, DriverFiles, owner_of
+from gpu_agent.probe.snapshot import COULD_REGISTER, exit_code
+from gpu_agent.runtime.findings import Finding, fail, ok, skipped, warn
+from gpu_agent.wire.inventory import GpuReport, Health, Host, Inventory, Outcome
+
+_IN_CONTAINER = (
+    "in a container, start it with the GPUs (`--gpus all`) and NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+)
+_CONTAINERS = frozenset({"docker", "podman", "kubernetes", "lxc", "lxc-libvirt", "systemd-nspawn", "oci"})
+_NO_GPUS = frozenset({"void", "none", ""})
+
+
+def driver_findings(files: DriverFiles, inventory: Inventory) -> Iterator[Finding]:
+    """Yield findings for the driver from its library up to what NVML answers."""
+    names = ("driver library", "kernel module", "device nodes", "NVML")
+    if inventory.simulated:
+        yield from (skipped(name, "these GPUs are simulated") for name in names)
+        return
+    gpu = inventory.gpu
+    yield _library(files, gpu)
+    yield _module(files, gpu)
+    yield _nodes(files, gpu)
+    yield _nvml(gpu)
+
+
+def gpu_finding(inventory: Inventory) -> Finding:
+    """Say how the GPUs are, and whether this machine could register."""
+    gpus = inventory.gpu.gpus
+    if not gpus and inventory.gpu.outcome is not Outcome.OK:
+        return skipped("GPUs", "not seen, since NVML failed")
+    unwell = [
+        f"GPU {below or label(gpu)} is {gpu.health.value}" + "".join(f", {each.code}" for each in gpu.reasons)
+        for gpu, below in in_order(gpus)
+        if gpu.health is not Health.OK
+    ]
+    steps = dict.fromkeys(each.action for gpu in gpus for each in gpu.reasons if each.action)
+    mend = "; ".join(steps) or "see `gpu-agent probe`"
+    if exit_code(inventory) != COULD_REGISTER:
+        return fail("GPUs", "; ".join([verdict(inventory).rstrip("."), *unwell]), mend)
+    if unwell:
+        return warn("GPUs", "; ".join(unwell), mend)
+    if inventory.simulated:
+        mend = "a registry takes them with --allow-simulated only; without --simulate the true ones are read"
+        return warn("GPUs", f"{len(gpus)} that do not exist", mend)
+    return ok("GPUs", f"{len(gpus)}, all well" if len(gpus) > 1 else "1, and it is well")
+
+
+def container_finding(host: Host, environ: Mapping[str, str]) -> Finding:
+    """Say what stands between us and the machine."""
+    inside = host.virtualization
+    hidden = environ.get("NVIDIA_VISIBLE_DEVICES")
+    if hidden is not None and hidden.strip() in _NO_GPUS:
+        return fail("container", f"NVIDIA_VISIBLE_DEVICES={hidden!r} hides every GPU", _IN_CONTAINER)
+    limits = [
+        f"{host.cpu_logical_cores} of {host.machine_logical_cores} cores"
+        if host.machine_logical_cores not in (None, host.cpu_logical_cores)
+        else "",
+        f"{host.memory_total_mb // 1024} of {host.machine_memory_total_mb // 1024} GiB"
+        if host.machine_memory_total_mb not in (None, host.memory_total_mb)
+        and host.machine_memory_total_mb is not None
+        else "",
+    ]
+    told = ", ".join(word for word in limits if word)
+    if inside in _CONTAINERS:
+        words = f"in one ({inside})"
+    elif inside in (None, "none"):
+        words = "none seen" if inside is None else "none, and no virtual machine"
+    else:
+        words = f"none seen; this is a virtual machine ({inside})"
+    return ok("container", f"{words}; the cgroup leaves {told}" if told else words)
+
+
+def cache_findings(roots: Sequence[Path], inventory: Inventory) -> Iterator[Finding]:
+    """Yield a finding for each model cache that is looked into."""
+    if not roots:
+        yield skipped("model caches", "none are looked into")
+    broken = sum(1 for model in inventory.models if model.detail)
+    for root in roots:
+        if not root.exists():
+            yield ok("model cache", f"{root} is not there: it counts as empty")
+        elif not os.access(root, os.R_OK | os.X_OK):
+            yield fail(
+                "model cache",
+                f"{root} belongs to {owner_of(root)}, and we may not read it",
+                "let the agent's user read it, or name other places with hub_roots and model_directories",
+            )
+        else:
+            yield ok("model cache", f"{root} can be read")
+    if broken:
+        yield warn("models", f"{broken} of {len(inventory.models)} cannot serve", "see `gpu-agent probe`")
+
+
+def _library(files: DriverFiles, gpu: GpuReport) -> Finding:
+    if files.library is None:
+        if gpu.outcome is Outcome.OK:
+            return ok("driver library", f"{LIBRARY}, where the loader finds it")
+        mend = f"install the NVIDIA driver; {_IN_CONTAINER}"
+        return fail("driver library", f"{LIBRARY} is nowhere on this machine", mend)
+    version = f", version {files.library_version}" if files.library_version else ""
+    return ok("driver library", f"{files.library}{version}")
+
+
+def _module(files: DriverFiles, gpu: GpuReport) -> Finding:
+    library, module = files.library_version, files.module_version
+    if module is not None and library is not None and module[0].isdigit() and module != library:
+        return fail(
+            "kernel module",
+            f"version {module}, and the library's is {library}",
+            "reboot, or reload the nvidia kernel module: the driver was updated under it",
+        )
+    if module is not None:
+        return ok("kernel module", f"version {module}" if module[0].isdigit() else module)
+    if files.wsl or gpu.outcome is Outcome.OK:
+        return skipped("kernel module", "it is the host's" if files.wsl else "not seen, and not missed")
+    if files.library is None:
+        return skipped("kernel module", "there is no driver")
+    mend = "run `modprobe nvidia`, and see `dmesg` if it will not load (Secure Boot refuses unsigned ones)"
+    return fail("kernel module", "the nvidia kernel module is not loaded", mend)
+
+
+def _nodes(files: DriverFiles, gpu: GpuReport) -> Finding:
+    check = "device nodes"
+    forbidden = [node for node in files.nodes if not node.accessible]
+    refused = [node for node in files.nodes if node.refused is not None]
+    if forbidden:
+        mend = f"add our user to that group, or let the unit or container have them; {_IN_CONTAINER}"
+        return fail(check, "; ".join(map(_whose, forbidden)), mend)
+    if refused:
+        mend = "DeviceAllow=/dev/nvidia* in the unit, or restart a container that lost them (daemon-reload)"
+        return fail(check, f"/dev/{refused[0].name} cannot be opened: {refused[0].refused}", mend)
+    names = [node.name for node in files.nodes]
+    numbered = [name for name in names if name.removeprefix("nvidia").isdigit()]
+    if files.module_version is not None and (CONTROL not in names or len(numbered) < (files.gpu_count or 0)):
+        few = f"the kernel module has {files.gpu_count} GPUs, and {len(numbered)} of them have a node"
+        missing = few if CONTROL in names else f"/dev/{CONTROL} is not there"
+        return fail(check, missing, f"run `nvidia-modprobe -u -c0`, or reboot; {_IN_CONTAINER}")
+    if not names:
+        why = "/dev/dxg stands for them" if files.wsl else "none, and not missed"
+        missed = gpu.outcome is not Outcome.OK
+        return skipped(check, "none: there is no driver" if missed and not files.wsl else why)
+    return ok(check, f"{', '.join(names)}: all can be opened by our user")
+
+
+def _whose(node: DeviceNode) -> str:
+    return f"/dev/{node.name} belongs to {node.owner} (mode {node.mode:04o}), and our user may not use it"
+
+
+def _nvml(gpu: GpuReport) -> Finding:
+    if gpu.outcome is not Outcome.OK:
+        words = gpu.detail or "NVML does not answer."
+        what, _, mend = words.partition(": ")
+        return fail("NVML", what.rstrip("."), mend.rstrip(".") or "see `gpu-agent probe`")
+    about = [
+        f"{len(gpu.gpus)} GPU{'' if len(gpu.gpus) == 1 else 's'}",
+        *([f"driver {gpu.driver_version}"] if gpu.driver_version else []),
+        *([f"CUDA {gpu.cuda_version}"] if gpu.cuda_version else []),
+    ]
+    return ok("NVML", f"answers in {gpu.took_ms:.0f} ms: {', '.join(about)}")

@@ -1,0 +1,53 @@
+"""One reading of the whole machine, for commands that look once: what was asked for, and what is there.
+
+Where nothing is configured the settings and their library stay unloaded.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import time
+from typing import cast
+
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.probe_asked import Asked, something_configured
+from gpu_agent.probe.collect_once import collect, start_collectors
+from gpu_agent.probe.merging import merged
+from gpu_agent.probe.nvml_once import StartedChild, dismiss, read_once, start_child
+from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
+from gpu_agent.probe.options import sources_of
+from gpu_agent.probe.snapshot import take
+from gpu_agent.runtime.places import home
+from gpu_agent.wire.inventory import GpuReport, Inventory
+
+
+def asked_by(arguments: argparse.Namespace) -> Asked:
+    """What to look at; raises `Failure` when the configuration is wrong."""
+    if something_configured(arguments, os.environ):
+        settings = importlib.import_module("gpu_agent.cli.probe_settings")
+        return cast("Asked", settings.asked(arguments))
+    return Asked(simulate=arguments.simulate)
+
+
+def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
+    """Read everything, within the deadline; `child` was started before, if it was."""
+    sources = sources_of(asked.options, environ=os.environ, home=home())
+    if asked.simulate is not None:
+        if child is not None:
+            dismiss(child)
+        return take(_simulated(asked.simulate, asked.apart), sources, simulated=True)
+    child = child or start_child()
+    others = start_collectors(
+        asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
+    )
+    return take(merged(read_once(child, DEADLINE_SECONDS), collect(others)), sources)
+
+
+def _simulated(spec: str, apart: str) -> GpuReport:
+    simulated = importlib.import_module("gpu_agent.probe.simulated")
+    try:
+        gpus = simulated.SimulatedGpus(spec, seed=f"{platform.node()}{apart}")
+    except simulated.SimulationError as error:
+        raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
+    return cast("GpuReport", gpus.read(time.time()))

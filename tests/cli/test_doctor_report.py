@@ -1,0 +1,61 @@
+import argparse
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli import doctor_report
+from gpu_agent.cli.doctor_report import main
+
+
+def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
+    options = {
+        "json": False,
+        "registry_url": None,
+        "join_token_file": None,
+        "simulate": "1xT4-16GB",
+        "state_dir": str(tmp_path / "state"),
+        "config": None,
+    }
+    return argparse.Namespace(**{**options, **given})
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path)) == 1
+    checks = [line[6:21].strip() for line in capsys.readouterr().out.splitlines()]
+    named = [check for check in dict.fromkeys(checks) if not check.startswith(("model", "fail"))]
+    assert named[:-1] == [
+        *("configuration", "driver library", "kernel module", "device nodes", "NVML", "GPUs", "container"),
+        *("state directory", "identity", "join token"),
+        *("registry", "DNS", "TCP", "TLS", "WebSocket", "credential", "clock"),
+    ]
+
+
+def test_a_disk_that_never_answers_costs_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered = threading.Event()
+
+    def hang(*_: object) -> list[object]:
+        answered.wait(30)
+        return []
+
+    monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.05)
+    monkeypatch.setattr(doctor_report, "standing", hang)
+    try:
+        assert main(arguments(tmp_path)) == 1
+    finally:
+        answered.set()
+    assert "the disk did not answer within 0.05 s" in capsys.readouterr().out
+
+
+def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path, registry_url="http://registry:8080")) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  configuration    registry_url: " in said
+    assert "ws://registry:8080/ws/node" in said

@@ -1,0 +1,247 @@
+import asyncio
+import datetime as dt
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+import trustme
+
+from gpu_agent.node import rehearsal
+from gpu_agent.node.rehearsal import STEPS, Tokens, rehearse
+from gpu_agent.runtime.findings import Finding, Verdict
+from gpu_agent.server.tokens import NewToken
+from tests.programs import free_port
+from tests.server.harness import node, running, url
+
+NOBODYS = "gpuj_00000000_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+
+
+async def walked(address: str, **tokens: str) -> dict[str, Finding]:
+    findings = [finding async for finding in rehearse(address, Tokens(**tokens))]
+    assert [finding.check for finding in findings] == list(STEPS)
+    assert all(finding.mend for finding in findings if finding.verdict in (Verdict.WARN, Verdict.FAIL))
+    return {finding.check: finding for finding in findings}
+
+
+@asynccontextmanager
+async def answering(status: str, context: ssl.SSLContext | None = None, **headers: str) -> AsyncIterator[int]:
+    """A server that answers each request with this status and these headers."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with_headers = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        if await reader.read(4096):
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n{with_headers}\r\nno".encode())
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+class Authority:
+    """A certificate authority that this process trusts."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ca = trustme.CA()
+        pem = folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(str(pem))
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+
+    def context(self, name: str, *, days: Mapping[str, float] | None = None) -> ssl.SSLContext:
+        now = dt.datetime.fromtimestamp(time.time(), dt.UTC)
+        bounds = {bound: now + dt.timedelta(days=value) for bound, value in (days or {}).items()}
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._ca.issue_cert(name, **bounds).configure_cert(context)  # type: ignore[arg-type]  # dates
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    return Authority(tmp_path, monkeypatch)
+
+
+async def test_a_join_token_that_a_registry_knows_is_accepted_and_not_spent() -> None:
+    async with running(auth_on=True) as service:
+        made = await service.tokens.create_join(uses=1)
+        assert isinstance(made, NewToken)
+        found = await walked(url(service), join=made.token)
+        assert found["credential"] == Finding("credential", Verdict.OK, "the join token is accepted")
+        assert [found[name].verdict for name in ("DNS", "TCP", "WebSocket", "clock")] == [Verdict.OK] * 4
+        assert found["TLS"].verdict is Verdict.SKIPPED
+        async with node(service, token=made.token) as first:
+            await first.become_ready()
+        assert len(list(service.nodes())) == 1
+
+
+async def test_a_node_token_goes_first_and_a_refused_one_is_told_of() -> None:
+    async with running(auth_on=True) as service:
+        made = await service.tokens.create_join(uses=None)
+        assert isinstance(made, NewToken)
+        async with node(service, token=made.token) as first:
+            own = (await first.register())["node_token"]
+        found = await walked(url(service), node=own, join=made.token)
+        assert found["credential"].detail == "the node token is accepted"
+        found = await walked(url(service), node=NOBODYS, join=made.token)
+    assert found["credential"].verdict is Verdict.WARN
+    assert "the join token is accepted; the node token is refused" in found["credential"].detail
+
+
+async def test_a_token_that_nobody_knows_fails_in_the_registrys_own_words() -> None:
+    async with running(auth_on=True) as service:
+        found = await walked(url(service), join=NOBODYS)
+    assert found["credential"].verdict is Verdict.FAIL
+    assert "does not know that token" in found["credential"].detail
+    assert NOBODYS not in repr(found)
+    assert found["clock"].verdict is Verdict.OK
+
+
+async def test_where_a_token_is_asked_for_and_there_is_none_the_way_to_one_is_told() -> None:
+    async with running(auth_on=True) as service:
+        found = await walked(url(service))
+    assert found["credential"].verdict is Verdict.FAIL
+    assert "gpu-agent registry token create" in (found["credential"].mend or "")
+
+
+async def test_a_registry_that_asks_for_no_token_is_told_of_and_shown_none() -> None:
+    async with running() as service:
+        found = await walked(url(service), join=NOBODYS)
+    assert found["credential"].verdict is Verdict.WARN
+    assert "auth is off" in found["credential"].detail
+
+
+async def test_a_name_that_nobody_has_ends_the_way_and_the_rest_says_why() -> None:
+    found = await walked("ws://no-such-host.invalid:8080/ws/node")
+    assert found["DNS"].verdict is Verdict.FAIL
+    assert "no-such-host.invalid cannot be looked up" in found["DNS"].detail
+    assert {found[name].detail for name in STEPS[1:]} == {"not tried, since DNS failed"}
+
+
+async def test_a_closed_port_is_told_with_what_may_be_behind_it() -> None:
+    found = await walked(f"ws://127.0.0.1:{free_port()}/ws/node")
+    assert "(Connection refused)" in found["TCP"].detail
+    assert found["DNS"].detail == "127.0.0.1 is an address already"
+    assert found["WebSocket"].detail == "not tried, since TCP failed"
+
+
+async def test_a_host_that_does_not_answer_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_agent.node.reaching.CONNECT_SECONDS", 0.05)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        held = [socket.socket() for _ in range(4)]
+        for one in held:
+            one.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+            one.connect_ex(address)
+        found = await walked(f"ws://127.0.0.1:{address[1]}/ws/node")
+        for one in held:
+            one.close()
+    assert "no answer" in found["TCP"].detail
+
+
+async def test_a_trusted_certificate_is_told_with_its_end(authority: Authority) -> None:
+    async with answering("401 Unauthorized", authority.context("localhost", days={"not_after": 90})) as port:
+        found = await walked(f"wss://localhost:{port}/ws/node")
+    assert found["TLS"].verdict is Verdict.OK
+    assert found["TLS"].detail.startswith("the certificate is for localhost and ends in ")
+    assert found["WebSocket"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "words"),
+    [
+        ("localhost", {"not_before": -9, "not_after": -1}, "has expired"),
+        ("localhost", {"not_before": 2, "not_after": 9}, "not valid yet"),
+        ("elsewhere.example", {"not_after": 9}, "is not for localhost"),
+    ],
+)
+async def test_a_certificate_that_is_wrong_says_how(
+    name: str, days: Mapping[str, float], words: str, authority: Authority
+) -> None:
+    async with answering("401 Unauthorized", authority.context(name, days=days)) as port:
+        found = await walked(f"wss://localhost:{port}/ws/node")
+    assert found["TLS"].verdict is Verdict.FAIL
+    assert words in found["TLS"].detail
+    assert found["WebSocket"].detail == "not tried, since TLS failed"
+
+
+async def test_a_certificate_of_an_unknown_authority_is_not_trusted(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = authority.context("localhost")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with answering("401 Unauthorized", context) as port:
+        found = await walked(f"wss://localhost:{port}/ws/node")
+    assert "is not trusted" in found["TLS"].detail
+    assert "SSL_CERT_FILE" in (found["TLS"].mend or "")
+
+
+async def test_a_certificate_that_ends_soon_is_a_warning(authority: Authority) -> None:
+    async with answering("401 Unauthorized", authority.context("localhost", days={"not_after": 3.5})) as port:
+        found = await walked(f"wss://localhost:{port}/ws/node")
+    assert found["TLS"].verdict is Verdict.WARN
+    assert "ends in 3 days" in found["TLS"].detail or "ends in 4 days" in found["TLS"].detail
+
+
+async def test_tls_where_none_is_spoken_is_told_to_be_left_away() -> None:
+    async with answering("401 Unauthorized") as port:
+        found = await walked(f"wss://localhost:{port}/ws/node")
+    assert "speaks no TLS" in found["TLS"].detail
+    assert "ws://" in (found["TLS"].mend or "")
+
+
+async def test_tls_that_nobody_answers_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "TLS_SECONDS", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        found = await walked(f"wss://localhost:{silent.getsockname()[1]}/ws/node")
+    assert "no TLS handshake within" in found["TLS"].detail
+
+
+async def test_tokens_that_travel_readable_beyond_this_machine_are_a_warning() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        own = asked.getsockname()[0]
+    server = await asyncio.start_server(lambda _, writer: writer.close(), own, 0)
+    async with server:
+        found = await walked(f"ws://{own}:{server.sockets[0].getsockname()[1]}/ws/node")
+    assert found["TLS"].verdict is Verdict.WARN
+
+
+async def test_what_is_no_registry_fails_at_the_handshake() -> None:
+    async with answering("404 Not Found") as port:
+        found = await walked(f"ws://127.0.0.1:{port}/elsewhere")
+    assert found["WebSocket"].verdict is Verdict.FAIL
+    assert "HTTP 404" in found["WebSocket"].detail
+    assert "/ws/node" in (found["WebSocket"].mend or "")
+
+
+async def test_a_registry_that_is_full_is_waited_for_and_shown_no_token() -> None:
+    async with answering("503 Service Unavailable", Retry_After="7") as port:
+        found = await walked(f"ws://127.0.0.1:{port}/ws/node", join=NOBODYS)
+    assert found["WebSocket"].verdict is Verdict.WARN
+    assert "come again in 7 s" in found["WebSocket"].detail
+    assert found["credential"].verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize(("seconds", "side"), [(-90, "ahead of"), (90, "behind")])
+async def test_a_clock_that_is_wrong_is_told_by_how_much(seconds: float, side: str) -> None:
+    async with answering("401 Unauthorized", Date=formatdate(time.time() + seconds, usegmt=True)) as port:
+        found = await walked(f"ws://127.0.0.1:{port}/ws/node")
+    assert found["clock"].verdict is Verdict.WARN
+    assert side in found["clock"].detail
+
+
+async def test_an_answer_without_a_time_says_nothing_of_clocks() -> None:
+    async with answering("401 Unauthorized") as port:
+        found = await walked(f"ws://127.0.0.1:{port}/ws/node")
+    assert found["clock"].verdict is Verdict.SKIPPED
