@@ -5,7 +5,7 @@ Who gets which place is dispatch's; this adds what must be saved, told and logge
 
 from dataclasses import replace
 
-from gpu_agent.registry.actions import Kept, Level
+from gpu_agent.registry.actions import Kept, Level, Note
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.exclusions import Exclusions
 from gpu_agent.registry.dispatch.verdict import Excluded, NoAvailableNode
@@ -15,7 +15,7 @@ from gpu_agent.registry.lost import LostClaims
 from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
 
@@ -94,11 +94,8 @@ class Claiming:
             self._lost.add(claim, step.now)
             step.keep_claim(claim.job_id)
             step.before[(Kept.CLAIM, claim.job_id)] = claim
-            step.note(
-                "claim_lost",
-                {"job_id": claim.job_id, "node_id": claim.node_id, "reason_code": record.reason_code.value},
-                Level.WARNING,
-            )
+            note = lost_note(claim, record.reason_code)
+            step.note(note.event, note.fields, note.level)
 
     def find_again(self, record: NodeRecord, step: Step) -> None:
         """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere.
@@ -142,6 +139,12 @@ class Claiming:
         if self._debug:
             for one in self._dispatch.explain(job, step.now).excluded:
                 _note_exclusion(job, one, Level.DEBUG, step=step)
+
+
+def lost_note(claim: Claim, reason_code: ReasonCode) -> Note:
+    """Say that a claim ended with its node."""
+    fields = {"job_id": claim.job_id, "node_id": claim.node_id, "reason_code": reason_code.value}
+    return Note("claim_lost", fields, Level.WARNING)
 
 
 def _note_exclusion(job: Job, one: Excluded, level: Level, *, step: Step) -> None:

@@ -6,8 +6,7 @@ disk says): it stands, is told to no one, and is saved again until the store kee
 one that waits waits behind it, or is refused where somebody asks. Writes no documents itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from gpu_agent.registry.actions import (
@@ -21,12 +20,14 @@ from gpu_agent.registry.actions import (
     Save,
     TellStatus,
 )
+from gpu_agent.registry.claiming import lost_note
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.open_save import OpenSave
 from gpu_agent.registry.quoting import sentence
-from gpu_agent.registry.record import NodeRecord, Transition
-from gpu_agent.registry.reversal import taken_back
+from gpu_agent.registry.record import NodeRecord
 from gpu_agent.registry.step import STATUS_CHANGED, Key, Step, Was
 from gpu_agent.registry.unkept import UnkeptQueue
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import ErrorCode, ReasonCode
 
 _BUSY = Refusal(
     ErrorCode.REGISTRY_BUSY, "the registry could not save what this builds on just now: ask again in a moment"
@@ -46,25 +47,6 @@ class TakesBack(Protocol):
         """Take back what led from `before` to `after`."""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A save that the store has not answered yet."""
-
-    keys: tuple[Key, ...]
-    before: dict[Key, Was] = field(default_factory=dict)
-    after: dict[Key, Was] = field(default_factory=dict)
-    """What a request led from, and to."""
-    refusals: tuple[Action, ...] = ()
-    told: tuple[Action, ...] = ()
-    """Notes and messages that wait for the save, in order."""
-    stands: Mapping[Key, Note] = field(default_factory=dict)
-    """What merely happened beside a request and is not undone with it, and how it is noted."""
-    again: bool = False
-    """True where it holds what could not be kept before, and so goes before what waits since."""
-    void: set[str] = field(default_factory=set)
-    """Nodes that an earlier save had made or spared, and that are as they were before that failed."""
-
-
 class Saves:
     """Numbers the saves, and remembers each until the store has answered."""
 
@@ -73,7 +55,7 @@ class Saves:
         self._undo = undo
         self._retry_seconds = retry_seconds
         self._last = 0
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, OpenSave] = {}
         self._holding: dict[Key, dict[int, None]] = {}
         """By what they hold: the numbers of the open saves, in order."""
         self._unkept = UnkeptQueue()
@@ -111,7 +93,7 @@ class Saves:
             return list(consequences)
         keys = tuple(step.keys)
         self._last += 1
-        one = _Open(keys, told=consequences, again=self._retrying, stands=step.stands)
+        one = OpenSave(keys, told=consequences, again=self._retrying, stands=step.stands)
         self._retrying = False
         if step.refusals:
             one.refusals, one.before = tuple(step.refusals), step.before
@@ -129,7 +111,7 @@ class Saves:
         refused.touched.update(step.touched)
         for refusal in step.refusals:
             refused.tell(_because(refusal, self._problem))
-        asked = _Open(tuple(step.keys), step.before, after=self._as_it_is(step), stands=step.stands)
+        asked = OpenSave(tuple(step.keys), step.before, after=self._as_it_is(step), stands=step.stands)
         besides = self._taken_back(self._last, asked, refused)
         self._unkept.add(besides.keys, besides.told)
         return refused
@@ -140,7 +122,9 @@ class Saves:
             number = next(iter(self._open))
             if number > save:
                 break
-            self._close(number)
+            one = self._close(number)
+            if one is not None and one.entrusted:
+                self._unkept.add(tuple(one.entrusted), tuple(one.entrusted.values()))
         self._works = True
         if self._unkept:
             self._again_at = 0.0
@@ -206,7 +190,7 @@ class Saves:
     def _as_it_is(self, step: Step) -> dict[Key, Was]:
         return {key: self._undo.as_it_is(key) for key in step.before}
 
-    def _taken_back(self, save: int, lost: _Open, step: Step) -> _Open:
+    def _taken_back(self, save: int, lost: OpenSave, step: Step) -> OpenSave:
         """Undo a request; what must be saved for that waits, so that the refusal need not."""
         undoing = Step(step.now)
         undoing.keys.update(
@@ -220,21 +204,24 @@ class Saves:
                 continue
             moves += self._moves_that_stand(key, save, lost)
             self._undo.put_back(key, before, after, step=undoing)
+            if isinstance(before, Claim) and self._undo.as_it_is(key) is None:
+                self._entrust(before, save)
             for later in self._later(key, save):
-                _take_out(key, before, after, later=later)
+                later.take_out(key, before, after)
                 if gone and key[0] is Kept.NODE:
                     later.void.add(key[1])  # it let go of what has come back
                 undoing.keys[key] = None  # it holds what is taken back, and may be kept
         step.touched.update(undoing.touched)
-        return _Open(tuple(undoing.keys), told=(*lost.stands.values(), *moves, *undoing.notes, *undoing.told))
+        told = (*lost.stands.values(), *moves, *undoing.notes, *undoing.told)
+        return OpenSave(tuple(undoing.keys), told=told)
 
-    def _moves_that_stand(self, key: Key, save: int, lost: _Open) -> list[Note]:
+    def _moves_that_stand(self, key: Key, save: int, lost: OpenSave) -> list[Note]:
         """Find a request's notes of moves that a verdict has gone on from: its history begins with them."""
         after, present = lost.after[key], self._undo.as_it_is(key)
         if not isinstance(after, NodeRecord) or not isinstance(present, NodeRecord):
             return []
         since = [move for move in present.story if move not in after.story]
-        if not since or any(since[0] in _asked_for(key, later) for later in self._later(key, save)):
+        if not since or any(since[0] in later.moves_of(key) for later in self._later(key, save)):
             return []
         return [
             note
@@ -242,17 +229,24 @@ class Saves:
             if isinstance(note, Note) and note.event == STATUS_CHANGED and note.fields["node_id"] == key[1]
         ]
 
-    def _later(self, key: Key, save: int) -> Iterator[_Open]:
+    def _entrust(self, claim: Claim, save: int) -> None:
+        """Leave a claim whose node has been let go meanwhile to that: where it fails, both come back."""
+        node = (Kept.NODE, claim.node_id)
+        for later in self._later(node, save):
+            if later.lets_go(node):
+                later.entrust((Kept.CLAIM, claim.job_id), claim, lost_note(claim, ReasonCode.REMOVED))
+
+    def _later(self, key: Key, save: int) -> Iterator[OpenSave]:
         return (self._open[number] for number in self._holding.get(key, ()) if number > save)
 
-    def _save_again(self, one: _Open, step: Step) -> None:
+    def _save_again(self, one: OpenSave, step: Step) -> None:
         self._works = False
         if one.keys:
             self._unkept.add(one.keys, one.told, first=one.again)
         if self._unkept and (self._again_at is None or self._again_at <= step.now):
             self._again_at = step.now + self._retry_seconds
 
-    def _close(self, save: int) -> _Open | None:
+    def _close(self, save: int) -> OpenSave | None:
         one = self._open.pop(save, None)
         for key in () if one is None else one.keys:
             holding = self._holding[key]
@@ -268,24 +262,6 @@ def _because(refusal: Action, detail: str) -> Action:
         return refusal
     code, message = refusal.result.code, refusal.result.message
     return Answer(refusal.ref, Refusal(code, sentence(f"{message}; {detail}")))
-
-
-def _asked_for(key: Key, one: _Open) -> list[Transition]:
-    """Find the moves of a node that a request has made, which are undone with it."""
-    before, after = one.before.get(key), one.after.get(key)
-    if not isinstance(before, NodeRecord) or not isinstance(after, NodeRecord):
-        return []
-    return [move for move in after.story if move not in before.story]
-
-
-def _take_out(key: Key, before: Was, after: Was, *, later: _Open) -> None:
-    """Let a later save lead from and to what it would have, had the earlier one never been."""
-    kind, name = key
-    if kind is Kept.NODE and before is None:
-        later.void.add(name)
-    for states in (later.before, later.after):
-        if key in states:
-            states[key] = taken_back(before, after, states[key])
 
 
 def _node_of(action: Action) -> str | None:
