@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from gpu_agent.registry.actions import Kept, TellStatus
+from gpu_agent.registry.actions import Action, Kept, TellStatus
 from gpu_agent.registry.documents import Restored
 from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, ResumeAsked
+from gpu_agent.registry.telling import clears_when
 from gpu_agent.wire.messages import NodeUnregister
 from tests.registry.fleets import Registry, figures, of, proof, statuses
 
@@ -35,11 +36,18 @@ def flapping() -> Registry:
     return registry
 
 
+def beats(registry: Registry, count: int, connection: int, *, every: float = 2.0) -> list[Action]:
+    """So many good beats of node-1 over this connection."""
+    done = []
+    for _ in range(count):
+        done += registry.pass_time(every)
+        done += registry.beat(connection, "node-1")
+    return done
+
+
 def come_back(registry: Registry, connection: int) -> None:
     registry.come_back(connection)
-    for _ in range(3):
-        registry.pass_time(2.0)
-        registry.beat(connection, "node-1")
+    beats(registry, 3, connection)
     assert registry.node().status == "ready"
 
 
@@ -115,6 +123,52 @@ def test_exits_by_silence_count_too() -> None:
         come_back(registry, connection)
     registry.beat(3, "node-1", gpus=LOST)
     assert (record.status, record.reason_code) == ("degraded", "flapping")
+
+
+def test_a_node_back_from_one_silence_too_many_is_held_in_the_step_that_makes_it_ready() -> None:
+    registry = Registry()
+    record = registry.ready(max_concurrent_jobs=1)
+    for connection in (2, 3):
+        registry.pass_time(46.0)
+        come_back(registry, connection)
+    registry.pass_time(46.0)
+    registry.come_back(4)
+    first, exits = record.exits[0], record.exits
+    assert statuses(beats(registry, 3, 4), 4) == ["ready", "degraded"]
+    assert (record.status, record.reason_code) == ("degraded", "flapping")
+    assert record.reason == "left ready 3 times within 600 s"
+    assert record.exits == exits, "being held is no exit"
+    assert registry.claim("job-1").counts == {"status_not_ready": 1}
+    while registry.now + 15.0 < first + 600.0:
+        beats(registry, 1, 4, every=15.0)
+        assert record.status == "degraded"
+    assert statuses(beats(registry, 1, 4, every=15.0), 4) == ["ready"]
+    assert registry.claim("job-1").node_id == "node-1"
+
+
+def test_a_flapping_node_whose_agent_registers_anew_is_held_as_before() -> None:
+    registry = flapping()
+    record, exits = registry.node(), registry.node().exits
+    registry.come_back(2)
+    assert record.status == "registering"
+    assert statuses(beats(registry, 3, 2), 2) == ["ready", "degraded"]
+    assert (record.reason_code, record.exits) == ("flapping", exits)
+
+
+def test_a_flapping_node_that_somebody_wants_empty_drains() -> None:
+    registry = flapping()
+    registry.come_back(2)
+    registry.drain()
+    beats(registry, 3, 2)
+    assert (registry.node().status, registry.node().reason_code) == ("offline", "drain_complete")
+
+
+def test_between_its_last_exit_and_the_next_beat_it_waits_for_one_beat_more() -> None:
+    registry = flapping()
+    record = registry.node()
+    registry.beats(39, every=15.0)
+    registry.now = record.exits[0] + 601.0
+    assert clears_when(record, registry.thresholds, registry.now) == "one more healthy beat"
 
 
 def test_registering_is_no_exit_and_wipes_none() -> None:

@@ -336,6 +336,12 @@ MUTATIONS = (
         _in(Trouble.GPU, Trouble.MODEL, nodes=2),
     ),
     Mutation(
+        "a node back from too many silences gets jobs at once",
+        Invariant.FLAPS_ARE_DAMPED,
+        _method(flapping, "holds", lambda *_: None),
+        _in(Trouble.PARTITION, nodes=2),
+    ),
+    Mutation(
         "a node's tokens are not kept",
         Invariant.CREDENTIAL_KEPT,
         _node_document(keys={}),

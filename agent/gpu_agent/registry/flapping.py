@@ -2,7 +2,8 @@
 
 An *exit* is counted when a ready node degrades or falls silent. Leaving as planned (a drain, a goodbye, a
 removal) is none, and neither is registering, which forgets none either: an agent that is restarted
-after each failure gains nothing by it. Gives no verdicts.
+after each failure gains nothing by it, and one that comes back from its third silence is held as well.
+Gives no verdicts.
 """
 
 from gpu_agent.registry.record import NodeRecord, Transition
@@ -26,6 +27,14 @@ def damp(
     if record.status is not NodeStatus.READY or exits < limit:
         return code, reason
     return ReasonCode.FLAPPING, f"left ready {limit} times within {window:g} s, last for {code}: {reason}"
+
+
+def holds(record: NodeRecord, thresholds: Thresholds, now: float) -> str | None:
+    """Say why a node that has just become ready is to be `flapping` at once; None where nothing holds it."""
+    limit, window = thresholds.flap_limit, thresholds.flap_window_seconds
+    if sum(now - at < window for at in record.exits) < limit:
+        return None
+    return f"left ready {limit} times within {window:g} s"
 
 
 def damped_until(record: NodeRecord, thresholds: Thresholds) -> float | None:

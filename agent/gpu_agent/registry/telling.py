@@ -66,7 +66,7 @@ def _deadline_ahead(record: NodeRecord) -> float | None:
 
 def _after_healthy_beats(record: NodeRecord, thresholds: Thresholds, now: float) -> str:
     needed = beats_needed(record, thresholds)
-    wanted = f"{needed} more healthy beats in a row" if needed != 1 else "one more healthy beat"
+    wanted = f"{needed} more healthy beats in a row" if needed > 1 else "one more healthy beat"
     until = flapping.damped_until(record, thresholds)
     if until is not None and now < until:
         exits = f"fewer than {thresholds.flap_limit} exits within {thresholds.flap_window_seconds:g} s"

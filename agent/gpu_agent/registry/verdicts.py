@@ -1,8 +1,8 @@
 """A verdict on a node, carried through: the move, its note and save, what is told, and what follows from it.
 
 What follows is fixed: a node that may work although somebody wants it empty drains in the
-same step, and one that drains with nothing left to finish goes offline. Whether a verdict
-is due is decided by those who watch beats, clocks and wishes.
+same step, one that flaps is degraded in it, and one that drains with nothing left to finish goes
+offline. Whether a verdict is due is decided by those who watch beats, clocks and wishes.
 """
 
 from gpu_agent.registry import flapping, lifecycle, telling
@@ -35,6 +35,8 @@ class Verdicts:
         self._move(record, target, reason_code, reason=reason, step=step)
         if record.drain is not None and target in (NodeStatus.READY, NodeStatus.DEGRADED):
             self.drain(record, step)
+        elif target is NodeStatus.READY:
+            self._hold(record, step)
         self._dispatch.refresh(record)
 
     def drain(self, record: NodeRecord, step: Step) -> None:
@@ -73,6 +75,15 @@ class Verdicts:
         else:
             return
         self.give(record, NodeStatus.OFFLINE, code, reason=reason, step=step)
+
+    def _hold(self, record: NodeRecord, step: Step) -> None:
+        """Take a node that has left `ready` too often back out of it, before a job can see it there."""
+        why = flapping.holds(record, self._thresholds, step.now)
+        if why is None:
+            return
+        exits = record.exits
+        self._move(record, NodeStatus.DEGRADED, ReasonCode.FLAPPING, reason=why, step=step)
+        record.exits = exits  # it did nothing
 
     def _move(
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
