@@ -9,7 +9,9 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 NO_EVENTS: Mapping[str, int] = {}
 
 
-def gpu(*codes: str, index: int = 0, events: Mapping[str, int] = NO_EVENTS) -> Gpu:
+def gpu(
+    *codes: str, index: int = 0, events: Mapping[str, int] = NO_EVENTS, unheard: str | None = None
+) -> Gpu:
     reasons = tuple(reason(code) for code in codes)
     return Gpu(
         uuid=f"GPU-{index}",
@@ -18,6 +20,7 @@ def gpu(*codes: str, index: int = 0, events: Mapping[str, int] = NO_EVENTS) -> G
         health=health_from(reasons),
         reasons=reasons,
         events=events,
+        unknowns={} if unheard is None else {"events": unheard},
     )
 
 
@@ -104,3 +107,12 @@ def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Lo
     assert [line["count"] for line in logging.note(60, gpu())] == [7]
     assert logging.note(120, gpu()) == []
     assert [line["count"] for line in logging.note(125, gpu(events={"xid_31": 1}))] == [1]
+
+
+def test_a_driver_that_tells_of_no_events_is_told_of_once_for_each_gpu(logging: Logging) -> None:
+    told = logging.note(0, gpu(unheard="too old"), gpu(index=1, unheard="too old"), gpu(index=2))
+    assert [(line["event"], line["index"], line["reason"]) for line in told] == [
+        ("gpu_events_unheard", 0, "too old"),
+        ("gpu_events_unheard", 1, "too old"),
+    ]
+    assert logging.note(5, gpu(unheard="too old"), gpu(index=1, unheard="too old"), gpu(index=2)) == []

@@ -30,6 +30,7 @@ class HealthLog:
     def __init__(self) -> None:
         self._health: dict[str, Health] = {}
         self._events: dict[tuple[str, str], _Waiting] = {}
+        self._unheard: dict[str, str] = {}
 
     def note(self, report: GpuReport, *, heard: bool, now: float) -> None:
         """Log what is new. `now`: monotonic seconds. `heard`: reading and events are fresh."""
@@ -37,6 +38,7 @@ class HealthLog:
             self._note_health(gpu)
             if heard:
                 self._count_events(gpu, now)
+                self._note_unheard(gpu)
         self._health = {gpu.uuid: gpu.health for gpu in report.gpus}
         self._tell_events(now)
 
@@ -62,6 +64,13 @@ class HealthLog:
         for code, count in gpu.events.items():
             waiting = self._events.setdefault((gpu.uuid, code), _Waiting(gpu.index, now))
             waiting.count += count
+
+    def _note_unheard(self, gpu: Gpu) -> None:
+        """Say once that a GPU's driver tells of no events: what is not heard does not count."""
+        why = gpu.unknowns.get("events")
+        if why is not None and self._unheard.get(gpu.uuid) != why:
+            _LOG.info("gpu_events_unheard", uuid=gpu.uuid, index=gpu.index, reason=why)
+            self._unheard[gpu.uuid] = why
 
     def _tell_events(self, now: float) -> None:
         for (uuid, code), waiting in tuple(self._events.items()):
