@@ -53,6 +53,11 @@ def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(t
         assert agent.await_event("gpu_event", uuid=ill, code="xid_79")["counts"] is True
         assert agent.await_event("gpu_event", uuid=fake.fact("uuid", 5), code="xid_31")["counts"] is False
 
+        events = registry.get(f"/v1/nodes/{node_id}/events")["events"]
+        (fault,) = [event for event in events if event["event"] == "node_fault_reported"]
+        assert fault["fields"]["code"] == "GPU_LOST"
+        assert ill in fault["fields"]["message"]
+
         fake.set("energy_mj", 3, 12)  # it was reset
         agent.await_event("gpu_health_changed", uuid=ill, to="ok")
         eventually(

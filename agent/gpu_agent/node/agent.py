@@ -17,6 +17,7 @@ from typing import assert_never
 from gpu_agent.node.collecting import Collecting, collectors_of
 from gpu_agent.node.credentials import Credentials
 from gpu_agent.node.disk import bounded, keep, load
+from gpu_agent.node.faults import Faults
 from gpu_agent.node.figures import moment_of
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
@@ -133,6 +134,7 @@ class Agent:
         """The link that was closed last: its goodbye may still be on its way."""
         self._exit: Exit | None = None
         self._repeats = Repeats()
+        self._faults = Faults()
 
     @property
     def view(self) -> SessionView:
@@ -158,6 +160,9 @@ class Agent:
         self._inventory = inventory
         declaration = declare(inventory, self._settings.owner)
         await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
+        for fault in self._faults.found_in(inventory.gpu):
+            if self._repeats.admit(fault.code, now=_now()) is not None:
+                await self._inbox.put((None, fault))
 
     async def _heard(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))

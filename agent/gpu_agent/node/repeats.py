@@ -1,4 +1,4 @@
-"""A bound on log lines that a peer can cause: a few of each event in a window, the rest as a count.
+"""A bound on what others make us say, in the log or to them: a few of each event in a window, then a count.
 
 Writes nothing itself. Keyed by the events' identifiers, of which the program has a fixed number: what
 a peer writes never becomes a key. The count of what was kept back is told with the next line of its

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_agent.wire.beat import BeatChanges
-from gpu_agent.wire.messages import NodeRegister, NodeUnregister
+from gpu_agent.wire.messages import NodeError, NodeRegister, NodeUnregister
 
 
 class Credential(StrEnum):
@@ -36,7 +36,7 @@ class Disconnect:
 class Send:
     """Send a message that is ready as it stands."""
 
-    message: NodeRegister | NodeUnregister
+    message: NodeRegister | NodeUnregister | NodeError
 
 
 @dataclass(frozen=True, slots=True)

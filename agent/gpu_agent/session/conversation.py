@@ -16,7 +16,7 @@ from typing import assert_never
 from gpu_agent.session.actions import Action, ForgetIdentity, Note, Probe, SaveIdentity, Send
 from gpu_agent.session.beats import Beats
 from gpu_agent.session.complaints import Complaints
-from gpu_agent.session.events import StopRequested
+from gpu_agent.session.events import FaultFound, StopRequested
 from gpu_agent.session.registration import Registration
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.story import State, Story
@@ -64,6 +64,9 @@ _ENDS: dict[Reaction, Then] = {
 }
 """What a refusal comes to when nothing can be tried on the same socket (§3.3)."""
 
+MOST_FAULTS_WAITING = 16
+"""Faults kept for a registry that is away; of more, the newest."""
+
 _FINAL_AT_ANY_TIME = frozenset({Reaction.AWAIT_GPU, Reaction.YIELD, Reaction.STOP})
 
 
@@ -80,6 +83,7 @@ class Conversation:
         """When a `refresh` gets its full beat even without a new probe."""
         self._registered_again_at = -math.inf
         self._complaints = Complaints()
+        self._untold: list[FaultFound] = []
         self.beats = Beats(settings)
         self.state = State.AWAITING_ACK
         self.ending: Ending | None = None
@@ -106,6 +110,11 @@ class Conversation:
             self._refresh_until = now
         self.beats.hurry_if_changed(self._registration.declaration, now)
         return self.act_if_due(now)
+
+    def report(self, fault: FaultFound, *, talking: bool) -> list[Action]:
+        """Tell the registry of a fault, or keep it until there is one that knows of faults (§3.3)."""
+        self._untold = [*self._untold, fault][-MOST_FAULTS_WAITING:]
+        return self._tell_faults() if talking else []
 
     def hear(self, message: FromRegistry, now: float) -> list[Action]:
         """Take what the registry said; anything may come at any time."""
@@ -172,7 +181,16 @@ class Conversation:
             SaveIdentity(node_id=node_id, node_token=ack.node_token),
             Note("node_registered", {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}),
             *(self._register(now, "the registry knows schemas") if raises else self.act_if_due(now)),
+            *self._tell_faults(),
         ]
+
+    def _tell_faults(self) -> list[Action]:
+        """Say what waits; an older scheduler would take it for something else (§9)."""
+        if self.state is State.AWAITING_ACK or not self._registration.knows_schemas:
+            return []
+        told, self._untold = self._untold, []
+        node_id = self._registration.node_id
+        return [Send(NodeError(node_id=node_id, code=fault.code, message=fault.message)) for fault in told]
 
     def _refused(self, error: NodeError, now: float) -> list[Action]:
         note = refusal_note(error, registering=self.state is State.AWAITING_ACK)

@@ -20,6 +20,14 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultFound:
+    """Something of the machine failed that belongs to no job, such as a GPU (§3.3)."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The WebSocket is open."""
 
@@ -60,4 +68,13 @@ class StopRequested:
     deadline_seconds: float | None = None
 
 
-Event = Started | Declared | Connected | ConnectFailed | MessageReceived | Disconnected | StopRequested
+Event = (
+    Started
+    | Declared
+    | FaultFound
+    | Connected
+    | ConnectFailed
+    | MessageReceived
+    | Disconnected
+    | StopRequested
+)

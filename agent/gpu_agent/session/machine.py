@@ -18,6 +18,7 @@ from gpu_agent.session.events import (
     Declared,
     Disconnected,
     Event,
+    FaultFound,
     MessageReceived,
     Started,
     StopRequested,
@@ -105,8 +106,8 @@ class SessionMachine:
                 return self._heard(event, now)
             case Started():
                 return self._started(now)
-            case Declared():
-                return self._declared(event, now)
+            case Declared() | FaultFound():
+                return self._probed(event, now)
             case StopRequested():
                 return self._stop_requested(event, now)
             case _ as unreachable:
@@ -123,6 +124,11 @@ class SessionMachine:
     def _started(self, now: float) -> list[Action]:
         self._part(State.BACKING_OFF, now, "started", until=now + self._attempts.startup_delay())
         return self.wake(now)
+
+    def _probed(self, event: Declared | FaultFound, now: float) -> list[Action]:
+        if isinstance(event, Declared):
+            return self._declared(event, now)
+        return self._conversation.report(event, talking=self._talking)
 
     def _declared(self, event: Declared, now: float) -> list[Action]:
         before = self._registration.declaration

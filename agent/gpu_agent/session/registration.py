@@ -51,6 +51,11 @@ class Registration:
             declaration is not None and declaration.has_gpu and _identities(declaration) != self._refused_gpus
         )
 
+    @property
+    def knows_schemas(self) -> bool:
+        """True once the registry has named a schema: it is no older scheduler (§9)."""
+        return self._knows_schemas
+
     def compose(self) -> NodeRegister:
         """Write the message. There must be a declaration."""
         if self.declaration is None:
