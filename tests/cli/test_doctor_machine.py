@@ -1,10 +1,11 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.cli.doctor_machine import cache_findings, container_finding, driver_findings, gpu_finding
-from gpu_agent.probe.driver_files import DeviceNode, DriverFiles
+from gpu_agent.probe.driver_files import DriverFiles
 from gpu_agent.runtime.findings import Finding, Verdict
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -30,25 +31,21 @@ L4 = Gpu(index=0, uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(L4,), driver_version="570.1", cuda_version="12.8", took_ms=41.6)
 ABSENT = GpuReport(outcome=Outcome.NO_DRIVER, detail="No NVIDIA driver was found: install it.")
 BROKEN = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="The module is not loaded: run `modprobe nvidia`.")
-NODES = tuple(
-    DeviceNode(name=name, mode=0o666, owner="root:root", accessible=True) for name in ("nvidia0", "nvidiactl")
-)
 FILES = DriverFiles(
     library=Path("/usr/lib64/libnvidia-ml.so.1"),
     library_version="570.1",
     module_version="570.1",
-    nodes=NODES,
-    gpu_count=1,
+    nodes=("nvidia0", "nvidiactl"),
     wsl=False,
 )
-NOTHING = DriverFiles(
-    library=None, library_version=None, module_version=None, nodes=(), gpu_count=None, wsl=False
-)
+NOTHING = DriverFiles(library=None, library_version=None, module_version=None, nodes=(), wsl=False)
 
 
-def driver(files: DriverFiles, report: GpuReport, *, simulated: bool = False) -> dict[str, Finding]:
+def driver(
+    files: DriverFiles, report: GpuReport, troubles: Sequence[str] = (), *, simulated: bool = False
+) -> dict[str, Finding]:
     inventory = Inventory(host=HOST, gpu=report, simulated=simulated)
-    findings = list(driver_findings(files, inventory))
+    findings = list(driver_findings(files, inventory, troubles))
     assert [one.check for one in findings] == ["driver library", "kernel module", "device nodes", "NVML"]
     assert all(one.mend for one in findings if one.verdict in (Verdict.WARN, Verdict.FAIL))
     return {one.check: one for one in findings}
@@ -82,41 +79,25 @@ def test_a_driver_that_was_updated_under_its_module_says_reboot() -> None:
 
 
 def test_a_module_that_is_not_loaded_is_loaded_by_modprobe() -> None:
-    finding = driver(replace(FILES, module_version=None, nodes=(), gpu_count=None), BROKEN)["kernel module"]
+    finding = driver(replace(FILES, module_version=None, nodes=()), BROKEN)["kernel module"]
     assert finding.verdict is Verdict.FAIL
     assert "modprobe nvidia" in (finding.mend or "")
 
 
 def test_wsl_has_neither_module_nor_nodes() -> None:
-    found = driver(replace(FILES, module_version=None, nodes=(), gpu_count=None, wsl=True), GOOD)
+    found = driver(replace(FILES, module_version=None, nodes=(), wsl=True), GOOD)
     assert found["kernel module"] == Finding("kernel module", Verdict.SKIPPED, "it is the host's")
     assert found["device nodes"].detail == "/dev/dxg stands for them"
 
 
-def test_a_forbidden_node_is_named_with_its_owner() -> None:
-    closed = DeviceNode(name="nvidia0", mode=0o660, owner="root:video", accessible=False)
-    finding = driver(replace(FILES, nodes=(closed, NODES[1])), BROKEN)["device nodes"]
-    assert finding.detail == "/dev/nvidia0 belongs to root:video (mode 0660), and our user may not use it"
-    assert "group" in (finding.mend or "")
-
-
-def test_a_device_cgroup_is_told_from_permissions() -> None:
-    lost = replace(NODES[1], refused="a device cgroup forbids it")
-    finding = driver(replace(FILES, nodes=(NODES[0], lost)), BROKEN)["device nodes"]
-    assert finding.detail == "/dev/nvidiactl cannot be opened: a device cgroup forbids it"
-    assert "DeviceAllow" in (finding.mend or "")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "words"),
-    [
-        ((NODES[0],), "/dev/nvidiactl is not there"),
-        (NODES, "the kernel module has 2 GPUs, and 1 of them have a node"),
-    ],
-)
-def test_a_missing_node_is_named(nodes: tuple[DeviceNode, ...], words: str) -> None:
-    finding = driver(replace(FILES, nodes=nodes, gpu_count=2), BROKEN)["device nodes"]
-    assert (finding.verdict, finding.detail) == (Verdict.FAIL, words)
+def test_what_is_wrong_with_the_nodes_is_told_with_each_mend_once() -> None:
+    troubles = [
+        "/dev/nvidiactl is missing: make it",
+        "/dev/nvidia0 (crw-rw---- root:video) is closed: make it",
+    ]
+    finding = driver(FILES, BROKEN, troubles)["device nodes"]
+    assert finding.detail == "/dev/nvidiactl is missing; /dev/nvidia0 (crw-rw---- root:video) is shut"
+    assert finding.mend == "make it"
 
 
 def test_simulated_gpus_need_no_driver() -> None:

@@ -1,11 +1,13 @@
 import argparse
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.cli import doctor_report
 from gpu_agent.cli.doctor_report import main
+from gpu_agent.probe.driver_files import look
 
 
 def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
@@ -59,3 +61,24 @@ def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert "FAIL  configuration    registry_url: " in said
     assert "ws://registry:8080/ws/node" in said
+
+
+def test_device_nodes_that_hang_cost_their_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered = threading.Event()
+
+    def hang() -> list[str]:
+        answered.wait(30)
+        return []
+
+    there = replace(look({}, root=tmp_path), module_version="570.1", nodes=("nvidiactl",))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.3)
+    monkeypatch.setattr(doctor_report, "look", lambda _: there)
+    monkeypatch.setattr("gpu_agent.probe.device_nodes.troubles", hang)
+    try:
+        assert main(arguments(tmp_path, simulate=None)) == 1
+    finally:
+        answered.set()
+    assert "FAIL  device nodes     they did not open within 0.3 s" in capsys.readouterr().out

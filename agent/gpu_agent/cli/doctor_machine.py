@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpu_agent.cli.gpu_sheet import in_order, label
 from gpu_agent.cli.probe_verdict import verdict
-from gpu_agent.probe.driver_files import CONTROL, LIBRARY, DeviceNode, DriverFiles, owner_of
+from gpu_agent.probe.driver_files import LIBRARY, DriverFiles
 from gpu_agent.probe.snapshot import COULD_REGISTER, exit_code
 from gpu_agent.runtime.findings import Finding, fail, ok, skipped, warn
 from gpu_agent.wire.inventory import GpuReport, Health, Host, Inventory, Outcome
@@ -21,8 +21,10 @@ _CONTAINERS = frozenset({"docker", "podman", "kubernetes", "lxc", "lxc-libvirt",
 _NO_GPUS = frozenset({"void", "none", ""})
 
 
-def driver_findings(files: DriverFiles, inventory: Inventory) -> Iterator[Finding]:
-    """Yield findings for the driver from its library up to what NVML answers."""
+def driver_findings(
+    files: DriverFiles, inventory: Inventory, troubles: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Yield findings for the driver from its library up to what NVML answers; `troubles`: its nodes'."""
     names = ("driver library", "kernel module", "device nodes", "NVML")
     if inventory.simulated:
         yield from (skipped(name, "these GPUs are simulated") for name in names)
@@ -30,7 +32,7 @@ def driver_findings(files: DriverFiles, inventory: Inventory) -> Iterator[Findin
     gpu = inventory.gpu
     yield _library(files, gpu)
     yield _module(files, gpu)
-    yield _nodes(files, gpu)
+    yield _nodes(files, gpu, troubles)
     yield _nvml(gpu)
 
 
@@ -92,7 +94,7 @@ def cache_findings(roots: Sequence[Path], inventory: Inventory) -> Iterator[Find
         elif not os.access(root, os.R_OK | os.X_OK):
             yield fail(
                 "model cache",
-                f"{root} belongs to {owner_of(root)}, and we may not read it",
+                f"{root} belongs to user {root.stat().st_uid}, and we may not read it",
                 "let the agent's user read it, or name other places with hub_roots and model_directories",
             )
         else:
@@ -129,31 +131,17 @@ def _module(files: DriverFiles, gpu: GpuReport) -> Finding:
     return fail("kernel module", "the nvidia kernel module is not loaded", mend)
 
 
-def _nodes(files: DriverFiles, gpu: GpuReport) -> Finding:
+def _nodes(files: DriverFiles, gpu: GpuReport, troubles: Sequence[str]) -> Finding:
     check = "device nodes"
-    forbidden = [node for node in files.nodes if not node.accessible]
-    refused = [node for node in files.nodes if node.refused is not None]
-    if forbidden:
-        mend = f"add our user to that group, or let the unit or container have them; {_IN_CONTAINER}"
-        return fail(check, "; ".join(map(_whose, forbidden)), mend)
-    if refused:
-        mend = "DeviceAllow=/dev/nvidia* in the unit, or restart a container that lost them (daemon-reload)"
-        return fail(check, f"/dev/{refused[0].name} cannot be opened: {refused[0].refused}", mend)
-    names = [node.name for node in files.nodes]
-    numbered = [name for name in names if name.removeprefix("nvidia").isdigit()]
-    if files.module_version is not None and (CONTROL not in names or len(numbered) < (files.gpu_count or 0)):
-        few = f"the kernel module has {files.gpu_count} GPUs, and {len(numbered)} of them have a node"
-        missing = few if CONTROL in names else f"/dev/{CONTROL} is not there"
-        return fail(check, missing, f"run `nvidia-modprobe -u -c0`, or reboot; {_IN_CONTAINER}")
-    if not names:
-        why = "/dev/dxg stands for them" if files.wsl else "none, and not missed"
-        missed = gpu.outcome is not Outcome.OK
-        return skipped(check, "none: there is no driver" if missed and not files.wsl else why)
-    return ok(check, f"{', '.join(names)}: all can be opened by our user")
-
-
-def _whose(node: DeviceNode) -> str:
-    return f"/dev/{node.name} belongs to {node.owner} (mode {node.mode:04o}), and our user may not use it"
+    if troubles:
+        parts = [trouble.partition(": ") for trouble in troubles]
+        mends = dict.fromkeys(mend for _, _, mend in parts if mend)
+        return fail(check, "; ".join(what for what, _, _ in parts), "; ".join(mends))
+    if files.nodes:
+        return ok(check, ", ".join(files.nodes))
+    if files.wsl:
+        return skipped(check, "/dev/dxg stands for them")
+    return skipped(check, "none, and not missed" if gpu.outcome is Outcome.OK else "none: there is no driver")
 
 
 def _nvml(gpu: GpuReport) -> Finding:

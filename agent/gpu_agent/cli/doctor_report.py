@@ -20,13 +20,14 @@ from gpu_agent.cli.probe_reading import inventory_of
 from gpu_agent.node.rehearsal import STEPS, rehearse
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
 from gpu_agent.node.standing import standing, tokens
-from gpu_agent.probe.driver_files import look
+from gpu_agent.probe import device_nodes
+from gpu_agent.probe.driver_files import DriverFiles, look
 from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.runtime.places import home
 from gpu_agent.runtime.tasks import in_thread
-from gpu_agent.wire.inventory import Inventory
+from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 
 MACHINE_SECONDS = 12.0
 """For the GPUs, the host and the models together."""
@@ -85,13 +86,23 @@ async def _machine(asked: Asked) -> AsyncIterator[Finding]:
     if isinstance(read, Finding):
         yield read
         return
-    for finding in driver_findings(files, read):
+    for finding in driver_findings(files, read, await _node_troubles(files, read.gpu)):
         yield finding
     yield gpu_finding(read)
     yield container_finding(read.host, os.environ)
     roots = sources_of(asked.options, environ=os.environ, home=home()).cache_roots
     for finding in await _within(DISK_SECONDS, "model caches", lambda: list(cache_findings(roots, read))):
         yield finding
+
+
+async def _node_troubles(files: DriverFiles, gpu: GpuReport) -> list[str]:
+    """Look at the device nodes only where the driver has refused: opening them wakes GPUs."""
+    if gpu.outcome is Outcome.OK or files.module_version is None:
+        return []
+    try:
+        return await in_thread("device-nodes", device_nodes.troubles, deadline_seconds=DISK_SECONDS)
+    except TimeoutError:
+        return [f"they did not open within {DISK_SECONDS:g} s: see `dmesg` for NVRM messages, and reboot"]
 
 
 async def _inventory(asked: Asked) -> Inventory | Finding:

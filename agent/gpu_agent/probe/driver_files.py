@@ -1,11 +1,9 @@
 """What the NVIDIA driver has put on this machine: its library, its kernel module, its device nodes.
 
 Read from files alone, for whoever must say why NVML does not answer. It loads no library and opens
-no GPU, which could wake or hang one; the control node alone is opened, since a device cgroup shows
-itself no other way.
+no device, which could wake a GPU or hang: `device_nodes` does, once the driver has refused.
 """
 
-import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY = "libnvidia-ml.so.1"
-CONTROL = "nvidiactl"
 
 _FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
@@ -32,29 +29,14 @@ _MOST_CHARS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceNode:
-    """A file by which programs reach the driver."""
-
-    name: str
-    mode: int
-    owner: str
-    """`user:group`."""
-    accessible: bool
-    """Whether our user may read and write it, by its permissions."""
-    refused: str | None = None
-    """Why it could not be opened in spite of that; None also where that was not tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DriverFiles:
     """All of it; what is not there is None or empty."""
 
     library: Path | None
     library_version: str | None
     module_version: str | None
-    nodes: tuple[DeviceNode, ...]
-    gpu_count: int | None
-    """How many GPUs the kernel module has found; None without it."""
+    nodes: tuple[str, ...]
+    """The names of its files in /dev."""
     wsl: bool
     """WSL reaches the driver by /dev/dxg, and has no nodes of NVIDIA's."""
 
@@ -62,26 +44,13 @@ class DriverFiles:
 def look(environ: Mapping[str, str], *, root: Path = Path("/")) -> DriverFiles:
     """Look now; `root` is where `usr`, `proc` and `dev` are found."""
     library = next((path for path in _libraries(environ, root) if path.exists()), None)
-    gpus = root / "proc/driver/nvidia/gpus"
     return DriverFiles(
         library=library,
         library_version=None if library is None else _version_of(library),
         module_version=_module_version(root),
-        nodes=tuple(_nodes(root / "dev")),
-        gpu_count=len(os.listdir(gpus)) if gpus.is_dir() else None,  # noqa: PTH208 - only how many there are
+        nodes=_nodes(root / "dev"),
         wsl=(root / "dev/dxg").exists(),
     )
-
-
-def owner_of(path: Path) -> str:
-    """Name a file's user and group, as `user:group`."""
-    try:
-        return f"{path.owner()}:{path.group()}"
-    except KeyError:  # of another system's users, as in a container
-        found = path.stat()
-        return f"{found.st_uid}:{found.st_gid}"
-    except (OSError, NotImplementedError):
-        return "unknown"
 
 
 def _libraries(environ: Mapping[str, str], root: Path) -> Iterator[Path]:
@@ -107,30 +76,8 @@ def _module_version(root: Path) -> str | None:
     return found[1] if found else "of unknown version"
 
 
-def _nodes(folder: Path) -> Iterator[DeviceNode]:
+def _nodes(folder: Path) -> tuple[str, ...]:
     try:
-        names = sorted(path.name for path in folder.iterdir() if _NODE.fullmatch(path.name))
+        return tuple(sorted(path.name for path in folder.iterdir() if _NODE.fullmatch(path.name)))
     except OSError:
-        return
-    for name in names:
-        path = folder / name
-        try:
-            found = path.stat()
-        except OSError:  # gone since
-            continue
-        accessible = os.access(path, os.R_OK | os.W_OK)
-        yield DeviceNode(
-            name=name,
-            mode=found.st_mode & 0o777,
-            owner=owner_of(path),
-            accessible=accessible,
-            refused=_refusal(path) if accessible and name == CONTROL else None,
-        )
-
-
-def _refusal(path: Path) -> str | None:
-    try:
-        os.close(os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)))
-    except OSError as error:
-        return "a device cgroup forbids it" if error.errno == errno.EPERM else (error.strerror or str(error))
-    return None
+        return ()
