@@ -93,7 +93,7 @@ def test_wsl_has_neither_module_nor_nodes() -> None:
 def test_what_is_wrong_with_the_nodes_is_told_with_each_mend_once() -> None:
     troubles = [
         "/dev/nvidiactl is missing: make it",
-        "/dev/nvidia0 (crw-rw---- root:video) is closed: make it",
+        "/dev/nvidia0 (crw-rw---- root:video) is shut: make it",
     ]
     finding = driver(FILES, BROKEN, troubles)["device nodes"]
     assert finding.detail == "/dev/nvidiactl is missing; /dev/nvidia0 (crw-rw---- root:video) is shut"

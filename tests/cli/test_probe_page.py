@@ -2,7 +2,7 @@ import pytest
 
 from gpu_agent.cli.bars import RICH
 from gpu_agent.cli.lines import plain, room
-from gpu_agent.cli.probe_page import probe_page
+from gpu_agent.cli.probe_page import fitted_page, probe_page
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Host, Inventory, Model, Outcome
 
 HOST = Host(
@@ -57,3 +57,16 @@ def test_a_simulated_machine_says_that_it_does_not_exist() -> None:
 def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
     report = GpuReport(outcome=Outcome.OK, gpus=(L4, LOST))
     assert max(map(room, page(report, Model(model_id="m" * 50, version="1"), columns=columns))) <= columns
+
+
+@pytest.mark.parametrize("lines", [3, 8, 12, 20, 60])
+def test_a_screen_with_little_room_keeps_the_verdict_and_says_what_is_left_out(lines: int) -> None:
+    gpus = tuple(
+        Gpu(index=index, uuid=f"GPU-{index}", name="NVIDIA L4", memory_mb=23034) for index in range(16)
+    )
+    models = tuple(Model(model_id=f"m{number}", version="1") for number in range(9))
+    inventory = Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK, gpus=gpus), models=models)
+    said = [plain(one) for one in fitted_page(inventory, (80, lines), RICH, now=0.0)]
+    assert len(said) <= lines
+    assert any("Could register: 16 of 16" in one for one in said)
+    assert any("no room here" in one for one in said) == (4 < lines < 40)

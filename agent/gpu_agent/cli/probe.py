@@ -31,14 +31,25 @@ class _Report(Protocol):
     def main(self, arguments: argparse.Namespace, child: StartedChild | None) -> int: ...
 
 
+class _Watch(Protocol):
+    def main(self, arguments: argparse.Namespace) -> int: ...
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     teach(parser, DESCRIPTION, example="gpu-agent probe --json", exits=EXITS, asks=False)
     parser.add_argument("--json", action="store_true", help="print the gpu-agent.probe/1 document")
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
         "--register-preview",
         action="store_true",
         help="print the exact node_register that would be sent, validated",
+    )
+    forms.add_argument(
+        "--watch",
+        action="store_true",
+        help="look again every two seconds until Ctrl-C: live on a terminal, elsewhere a line for each "
+        "change, or with --json a document for each look",
     )
     parser.add_argument(
         "--simulate",
@@ -57,6 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the child, load the rest, report."""
+    if arguments.watch:
+        watch = cast("_Watch", importlib.import_module("gpu_agent.cli.probe_watch"))
+        return watch.main(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
     child = None if pretends else start_child()
     report = cast("_Report", importlib.import_module("gpu_agent.cli.probe_report"))

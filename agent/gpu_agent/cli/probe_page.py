@@ -4,7 +4,7 @@ What matters most stands last, next to the prompt. Every word from the machine i
 its way into a line. It reads nothing: an inventory is handed in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpu_agent.cli.bars import Letters
 from gpu_agent.cli.gpu_sheet import gpu_lines
@@ -18,20 +18,50 @@ from gpu_agent.probe.snapshot import COULD_REGISTER, exit_code
 from gpu_agent.wire.inventory import Inventory
 
 _ENDLESS = 1_000_000
+_LEAST_FIRST = ("models", "host")
+"""What a terminal goes without where there is no room for all."""
 _FACTS = (Column(head=""), Column(head="", folds=True))
 
 
 def probe_page(inventory: Inventory, columns: int | None, letters: Letters, *, now: float) -> list[Line]:
     """Draw everything; `columns` is None for a pipe, `now` is wall time."""
+    return _joined(_blocks(inventory, columns, letters, now=now).values())
+
+
+def fitted_page(inventory: Inventory, size: tuple[int, int], letters: Letters, *, now: float) -> list[Line]:
+    """Draw what a terminal of so many columns and lines has room for; what is left out is said."""
+    columns, lines = size
+    blocks = _blocks(inventory, columns, letters, now=now)
+    for name in _LEAST_FIRST:
+        if len(_joined(blocks.values())) <= lines:
+            break
+        if blocks[name]:
+            blocks[name] = [line(Piece(f"({name}: no room here)", "dim"))]
+    page = _joined(blocks.values())
+    over = len(page) - lines
+    if over <= 0:
+        return page
+    kept = max(1, len(blocks["GPUs"]) - over - 1)
+    left = len(blocks["GPUs"]) - kept
+    blocks["GPUs"] = [*blocks["GPUs"][:kept], line(Piece(f"({left} lines: no room here)", "dim"))]
+    return _joined(blocks.values())[-max(1, lines) :]
+
+
+def _blocks(
+    inventory: Inventory, columns: int | None, letters: Letters, *, now: float
+) -> dict[str, list[Line]]:
     facts = [Row((line(Piece(name, "dim")), words)) for name, words in host_facts(inventory)]
-    blocks = [
-        list(_headline(inventory, columns)),
-        gpu_lines(inventory.gpu.gpus, columns, letters),
-        laid_out(Sheet(_FACTS, facts), columns),
-        model_lines(inventory.models, columns),
-        trouble_lines(inventory, columns, now=now),
-        list(_verdict(inventory, columns)),
-    ]
+    return {
+        "machine": list(_headline(inventory, columns)),
+        "GPUs": gpu_lines(inventory.gpu.gpus, columns, letters),
+        "host": laid_out(Sheet(_FACTS, facts), columns),
+        "models": model_lines(inventory.models, columns),
+        "troubles": trouble_lines(inventory, columns, now=now),
+        "verdict": list(_verdict(inventory, columns)),
+    }
+
+
+def _joined(blocks: Iterable[list[Line]]) -> list[Line]:
     page: list[Line] = []
     for block in blocks:
         page += [*([BLANK] if page and block else []), *block]
