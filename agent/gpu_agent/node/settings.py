@@ -205,6 +205,8 @@ class AgentSettings(BaseSettings):
     ollama_roots: Folders | None = None
     """Ollama's model folders; None takes the places where Ollama keeps one."""
     model_directories: Folders = ()
+    cross_file_systems: bool = False
+    """Whether what is mounted below one of those places is searched too."""
     declared_models: tuple[DeclaredModel, ...] = ()
     features: dict[Name, bool] = Field(default_factory=dict)
     """true claims a feature, false forbids it; what is not named is left to the models."""
@@ -232,6 +234,7 @@ class AgentSettings(BaseSettings):
             hub_roots=self.hub_roots,
             ollama_roots=self.ollama_roots,
             model_directories=self.model_directories,
+            cross_file_systems=self.cross_file_systems,
             declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
             collectors=self.collectors,

@@ -28,6 +28,8 @@ class ProbeOptions:
     ollama_roots: tuple[Path, ...] | None = None
     """Ollama's model folders; `None` means the places where Ollama keeps one."""
     model_directories: tuple[Path, ...] = ()
+    cross_file_systems: bool = False
+    """Whether what is mounted below one of those places is searched too."""
     declared_models: tuple[Declaration, ...] = ()
     features: FeaturePolicy = field(default_factory=FeaturePolicy)
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
@@ -44,7 +46,12 @@ def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path 
         hub_roots = huggingface.default_roots(environ, home)
     if ollama_roots is None:
         ollama_roots = ollama.default_roots(environ, home)
-    found = HubCache(hub_roots), OllamaStore(ollama_roots), ModelFolders(options.model_directories)
+    crossing = options.cross_file_systems
+    found = (
+        HubCache(hub_roots, cross_file_systems=crossing),
+        OllamaStore(ollama_roots, cross_file_systems=crossing),
+        ModelFolders(options.model_directories, cross_file_systems=crossing),
+    )
     return Sources(
         catalogue=Catalogue(found, options.declared_models),
         policy=options.features,

@@ -8,6 +8,7 @@ from hashlib import sha1
 from pathlib import Path
 
 LONG_AGO = 1_600_000_000
+LONG = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def whisper_files() -> dict[str, bytes | str]:
     return {"config.json": json.dumps(config), "model.safetensors": b"\x00" * 100}
 
 
-def settle(folder: Path) -> None:
-    """Make everything old, as if nothing had changed for years."""
+def settle(folder: Path, *, seconds_later: int = 0) -> None:
+    """Make what is new look as if nothing had changed for years; `seconds_later` keeps a change visible."""
     for path in (folder, *folder.rglob("*")):
-        os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+        if path.lstat().st_mtime > LONG_AGO + LONG:
+            os.utime(path, (LONG_AGO + seconds_later,) * 2, follow_symlinks=False)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import count
 from pathlib import Path
 
 from gpu_agent.probe.models.catalogue import Catalogue, Scan
@@ -105,6 +106,38 @@ def test_an_unchanged_cache_is_not_read_again_and_a_changed_repository_is(tmp_pa
     next((made[1].path / "blobs").iterdir()).unlink()
     assert statuses(catalogue.scan())["a/m1"] is ModelStatus.ERROR
     assert source.read_names == ["models--a--m1"]
+
+
+def test_each_part_of_a_repository_that_changes_makes_it_read_again(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(revision(1), whisper_files())
+    made.snapshot(revision(2), whisper_files(), ref=None)
+    catalogue = Catalogue([HubCache([tmp_path])])
+
+    changes = count()
+
+    def versions() -> dict[str, ModelStatus]:
+        settle(tmp_path, seconds_later=next(changes))
+        return {model.version[:2]: model.status for model in catalogue.scan().models}
+
+    whole = {"01": ModelStatus.READY, "02": ModelStatus.READY}
+    assert versions() == whole
+    made.ref("main", revision(3))  # in place, as the hub does
+    assert versions() == {**whole, "03": ModelStatus.ERROR}
+    made.ref("main", revision(2))
+    assert versions() == whole
+    (made.path / "refs" / "pr").mkdir()
+    made.ref("pr/1", revision(4))
+    assert versions() == {**whole, "04": ModelStatus.ERROR}
+    shutil.rmtree(made.path / "refs")
+    assert versions() == whole
+    shutil.rmtree(made.path / "snapshots" / revision(1))
+    assert versions() == {"02": ModelStatus.READY}
+    (made.path / "snapshots" / revision(2) / "config.json").unlink()
+    (made.path / "snapshots" / revision(2) / "config.json").symlink_to("../../blobs/none")
+    assert versions() == {"02": ModelStatus.ERROR}
+    shutil.rmtree(made.path / "snapshots")
+    assert versions() == {}
 
 
 def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(tmp_path: Path) -> None:

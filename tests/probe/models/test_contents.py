@@ -23,11 +23,18 @@ def on_disk(folder: Path) -> tuple[Tree, Contents]:
     return tree, Contents(tuple(tree.files(str(folder))))
 
 
-def test_the_format_is_the_one_that_most_bytes_are_in() -> None:
+def test_the_weights_are_weighed_and_the_format_is_the_one_that_most_bytes_are_in(tmp_path: Path) -> None:
+    tree = Tree(open_root(tmp_path))
     large, small = Found("model.safetensors", "", size=9), Found("rust_model.bin", "", size=5)
-    assert Contents((small, large)).format == "safetensors"
-    assert contents("config.json").format is None
-    assert contents("config.json", "a/b.PLAN").format == "tensorrt"
+    beside = Found("tokenizer.json", "", size=70)
+    assert Contents((small, beside, large)).weigh(tree) == (14, "safetensors")
+    assert contents("config.json", "a/b.PLAN").weigh(tree) == (1, "tensorrt")
+
+
+def test_where_no_format_is_known_all_files_are_weighed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"123")
+    unasked = Found("a", str(tmp_path / "a"), None)
+    assert Contents((unasked, Found("b", "", 4))).weigh(Tree(open_root(tmp_path))) == (7, None)
 
 
 def test_the_first_broken_file_stands_for_all_and_counts_them() -> None:

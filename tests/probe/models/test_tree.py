@@ -1,10 +1,28 @@
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.probe.models import tree as tree_module
-from gpu_agent.probe.models.tree import MAX_DEPTH, Refused, Tree, below, mark_of, open_root, readable, reason
+from gpu_agent.probe.models.tree import MAX_DEPTH, Refused, Tree, mark_of, open_root, reason
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, mounted in a folder of the root."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    try:
+        mounting = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if mounting.returncode:
+        pytest.skip(f"only who may mount can look over its edge: {mounting.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 def names(tree: Tree, folder: Path) -> dict[str, str | None]:
@@ -17,8 +35,8 @@ def test_files_are_found_at_any_depth_with_their_sizes(tmp_path: Path) -> None:
     (tmp_path / "top").write_bytes(b"1")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "hidden").write_bytes(b"1")
-    found = Tree(open_root(tmp_path)).files(str(tmp_path))
-    assert {file.name: file.size for file in found} == {"a/b/deep": 3, "top": 1}
+    tree = Tree(open_root(tmp_path))
+    assert {file.name: tree.size(file) for file in tree.files(str(tmp_path))} == {"a/b/deep": 3, "top": 1}
 
 
 def test_each_kind_of_bad_link_has_its_own_reason(tmp_path: Path) -> None:
@@ -94,9 +112,78 @@ def test_a_root_follows_its_own_links_and_must_be_a_folder(tmp_path: Path) -> No
         open_root(tmp_path / "none")
 
 
-def test_reasons_and_names_hold_nothing_that_must_not_leave(tmp_path: Path) -> None:
+def test_reasons_hold_nothing_that_must_not_leave(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "none").stat()
     assert reason(caught.value) == "no such file or directory"
-    assert readable("a\n\udcffé") == "a\ufffd\ufffdé"
-    assert below("/a", "b", "c") == str(Path("/a", "b", "c"))
+
+
+@pytest.fixture(params=[True, False], ids=["by descriptor", "by path"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to ask: platforms that cannot ask by descriptor go the other one."""
+    monkeypatch.setattr(tree_module, "_BY_DESCRIPTOR", request.param and tree_module._BY_DESCRIPTOR)
+
+
+@pytest.mark.usefixtures("ways")
+def test_links_into_a_shared_folder_are_what_they_are_without_it(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    (snapshot / "deeper").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "whole").write_bytes(b"123")
+    (blobs / "folder").mkdir()
+    (blobs / "link").symlink_to("whole")
+    (blobs / "gone").symlink_to("nothing")
+    os.mkfifo(blobs / "pipe")
+    for name in ("whole", "folder", "link", "gone", "pipe", "none", "../blobs/whole", ".", ""):
+        (snapshot / f"to {name or 'nothing'}".replace("/", " ")).symlink_to(f"../../blobs/{name}")
+    (snapshot / "deeper" / "whole").symlink_to("../../../blobs/whole")
+    (snapshot / "absolute").symlink_to(blobs / "whole")
+    (snapshot / "shallow").symlink_to("../blobs/whole")
+    root = open_root(tmp_path)
+    alone, sharing = Tree(root), Tree(root)
+    assert set(sharing.shared(str(blobs))) == {"whole", "folder", "link", "gone", "pipe"}
+    found = [(*each[:2], sharing.size(each), each.problem) for each in sharing.files(str(snapshot))]
+    assert found == [(*each[:2], alone.size(each), each.problem) for each in alone.files(str(snapshot))]
+    whole = {name for name, _, size, problem in found if (size, problem) == (3, None)}
+    assert whole == {"to whole", "to link", "to .. blobs whole", "deeper/whole", "absolute"}
+
+
+@pytest.mark.usefixtures("ways")
+def test_a_folder_that_is_no_folder_of_this_root_is_refused_whichever_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    tree = Tree(open_root(tmp_path))
+    with pytest.raises(Refused, match="it is a link"):
+        tree.files(str(tmp_path / "link"))
+    with pytest.raises(NotADirectoryError):
+        tree.files(str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError):
+        tree.files(str(tmp_path / "none"))
+    assert set(tree.watched.values()) == {None}
+
+
+def test_a_folder_whose_parts_are_watched_is_entered_and_not_watched_itself(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    tree = Tree(open_root(tmp_path))
+    tree.enter(str(tmp_path))
+    assert tree.watched == {}
+    with pytest.raises(Refused, match="it is a link"):
+        tree.enter(str(tmp_path / "link"))
+    assert tree.watched == {str(tmp_path / "link"): None}
+
+
+@pytest.mark.usefixtures("ways")
+def test_what_is_mounted_below_a_root_counts_only_where_its_owner_says_so(mounted: Path) -> None:
+    root, other = mounted.parent, str(mounted)
+    (mounted / "weights").write_bytes(b"123")
+    (root / "link").symlink_to(mounted / "weights")
+    with pytest.raises(Refused, match="another file system"):
+        Tree(open_root(root)).files(other)
+    with pytest.raises(Refused, match="another file system"):
+        Tree(open_root(root)).head(str(mounted / "weights"), 3)
+    linked = Tree(open_root(root)).file(str(root / "link"), "link")
+    assert linked is not None
+    assert "another file system" in str(linked.problem)
+    told = Tree(open_root(root, cross_file_systems=True))
+    assert [file.name for file in told.files(str(root))] == ["link", "mounted/weights"]
+    assert told.head(str(mounted / "weights"), 3) == b"123"

@@ -10,7 +10,7 @@ and scan from one thread at a time.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpu_agent.probe.models.declared import Declaration, better, declare
@@ -64,6 +64,8 @@ class Catalogue:
         self._known: dict[_Key, _Known] = {}
         self._scans = 0
         self._looked: dict[_Key, int] = {}
+        self._models: tuple[Model, ...] | None = None
+        """What follows from all that is known; `None` when some of it changed since."""
 
     def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
         """Look for models, for no longer than the budget and the unit it ends in."""
@@ -79,11 +81,13 @@ class Catalogue:
             self._look(key, source, unit)
             self._looked[key] = self._scans
             reached += 1
-        self._known = {key: self._known[key] for key in units if key in self._known}
-        self._looked = {key: self._looked[key] for key in self._known}
+        self._forget_all_but(units)
         for known in self._known.values():
-            problems.update(known.reading.problems)
-        return Scan(models=self._models(), complete=reached == len(order), problems=problems)
+            if known.reading.problems:
+                problems.update(known.reading.problems)
+        if self._models is None:
+            self._models = self._declared()
+        return Scan(models=self._models, complete=reached == len(order), problems=problems)
 
     def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str]]:
         units: dict[_Key, tuple[ModelSource, Unit]] = {}
@@ -102,8 +106,16 @@ class Catalogue:
         reading = source.read(unit)
         newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
         self._known[key] = _Known(reading, settled=newest < began - _SETTLED_NANOSECONDS)
+        if known is None or known.reading.models != reading.models:
+            self._models = None
 
-    def _models(self) -> tuple[Model, ...]:
+    def _forget_all_but(self, units: Collection[_Key]) -> None:
+        gone = [key for key in self._known if key not in units]
+        for key in gone:
+            del self._known[key], self._looked[key]
+            self._models = None
+
+    def _declared(self) -> tuple[Model, ...]:
         found: dict[tuple[str, str], Model] = {}
         for known in self._known.values():
             for model in known.reading.models:
@@ -113,11 +125,13 @@ class Catalogue:
 
 
 def _unchanged(watched: Mapping[str, Mark | None]) -> bool:
-    return bool(watched) and all(_mark(path) == mark for path, mark in watched.items())
-
-
-def _mark(path: str) -> Mark | None:
-    try:
-        return mark_of(os.lstat(path))
-    except OSError:
-        return None
+    for path, mark in watched.items():
+        try:
+            status = os.lstat(path)
+        except OSError:
+            if mark is not None:
+                return False
+            continue
+        if mark is None or mark_of(status) != mark:
+            return False
+    return bool(watched)

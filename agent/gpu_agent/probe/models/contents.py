@@ -33,8 +33,9 @@ _FORMATS = {
 UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".aria2")
 """What programs that fetch files add to the names of those not yet whole."""
 
+_OF = "-of-"
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
-_INDEX = re.compile(r"\.(?:safetensors|bin)\.index\.json$")
+_INDICES = (".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +44,19 @@ class Contents:
 
     files: Sequence[Found]
 
-    @property
-    def size_bytes(self) -> int:
-        """What its files hold together."""
-        return sum(file.size for file in self.files)
+    def weigh(self, tree: Tree) -> tuple[int, str | None]:
+        """The bytes of its weights, and the format that most of them are in.
 
-    @property
-    def format(self) -> str | None:
-        """The format that most of its bytes are in; `None` when no file is of a known one."""
+        Where no file is of a known format it is what all files hold, in none.
+        """
         sizes: dict[str, int] = {}
         for file in self.files:
             name = format_of(file.name)
             if name:
-                sizes[name] = sizes.get(name, 0) + file.size
-        return max(sizes, key=lambda name: sizes[name], default=None)
+                sizes[name] = sizes.get(name, 0) + tree.size(file)
+        if not sizes:
+            return sum(map(tree.size, self.files)), None
+        return sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
 
     @property
     def broken(self) -> str | None:
@@ -70,15 +70,15 @@ class Contents:
     @property
     def missing(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
-        names = {file.name for file in self.files}
+        names = [file.name for file in self.files]
         counted: dict[tuple[str, str, int], int] = {}
-        for match in filter(None, map(_SHARD.match, names)):
+        for match in filter(None, [_SHARD.match(name) for name in names if _OF in name]):
             whole = match["stem"], match["suffix"], int(match["count"])
             counted[whole] = counted.get(whole, 0) + 1
         for (stem, suffix, count), here in sorted(counted.items()):
             if here < count:
                 return f"{here} of {count} parts of {stem}{suffix} are here"
-        if self.format is None and any(map(_INDEX.search, names)):
+        if any(name.endswith(_INDICES) for name in names) and not any(map(format_of, names)):
             return "the index of its weights is here, the weights are not"
         return None
 
@@ -89,7 +89,10 @@ class Contents:
 
     def file(self, name: str) -> Found | None:
         """The whole file of that name at the top of the folder."""
-        return next((file for file in self.files if file.name == name and not file.problem), None)
+        for file in self.files:
+            if file.name == name and not file.problem:
+                return file
+        return None
 
     def kind(self, tree: Tree, name: str) -> str:
         """What the model `name` is for, by its own files; each is read only if those before do not tell."""

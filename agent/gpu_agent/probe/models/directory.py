@@ -16,10 +16,11 @@ from pathlib import Path
 from gpu_agent.probe.models.contents import Contents, progress, read_object, stem_of, whole_name
 from gpu_agent.probe.models.kinds import languages_of, stated_kind
 from gpu_agent.probe.models.local_notes import revision_noted
+from gpu_agent.probe.models.names import readable
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
 from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import MAX_DEPTH, Found, Tree, readable, reason
+from gpu_agent.probe.models.tree import MAX_DEPTH, Found, Tree, reason
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "directory"
@@ -35,13 +36,14 @@ class ModelFolders:
 
     name = SOURCE
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are folders that hold models, each in a folder of its own or loose."""
         self._roots = tuple(roots)
+        self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit for what lies loose in a root, and one per folder in it."""
-        return list_units(self._roots, _units_of)
+        return list_units(self._roots, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models in one folder of a root, however deep, or those loose in the root."""
@@ -100,7 +102,7 @@ class _Search:
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
         try:
-            contents = Contents(tuple(self.tree.files(path)))
+            contents = Contents(self.tree.files(path))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -118,6 +120,7 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
     model_id = stated_id or readable(name)
     revision = revision_noted(tree, folder) if folder else None
     status, detail = _state(contents)
+    size_bytes, format_ = contents.weigh(tree)
     source_language, target_language = languages_of(model_id)
     return Model(
         model_id=model_id,
@@ -129,8 +132,8 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
         status=status,
         source=SOURCE,
         revision=revision,
-        size_bytes=contents.size_bytes,
-        format=contents.format,
+        size_bytes=size_bytes,
+        format=format_,
         detail=detail,
     )
 

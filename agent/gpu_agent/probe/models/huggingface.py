@@ -7,17 +7,19 @@ A model is one snapshot of a repository `models--org--name`, or a ref whose snap
 It refuses to follow a link out of the cache, to write, and to take datasets for models.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpu_agent.probe.models.contents import Contents, progress
 from gpu_agent.probe.models.kinds import languages_of
+from gpu_agent.probe.models.names import below, readable
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
 from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import Tree, below, readable, reason
+from gpu_agent.probe.models.tree import Tree, reason
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "huggingface"
@@ -46,13 +48,14 @@ class HubCache:
 
     name = SOURCE
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are hub caches: the folders that hold `models--…`."""
         self._roots = tuple(roots)
+        self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit per repository."""
-        return list_units(self._roots, _units_of)
+        return list_units(self._roots, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models of one repository."""
@@ -81,42 +84,53 @@ class _Repository:
     model_id: str
 
     def models(self) -> Iterator[Model]:
-        parts = {entry.name: entry for entry in self.tree.folder(self.path)}
-        snapshots = self._snapshots() if "snapshots" in parts else {}
-        refs = self._refs() if "refs" in parts else {}
-        fetching = self._fetching() if "blobs" in parts else 0
+        self.tree.enter(self.path)
+        fetching = self._fetching()
+        snapshots = self._snapshots()
+        refs = self._refs()
         awaited = sorted(set(refs.values()) - set(snapshots))
-        filling = None if awaited else max(snapshots, key=lambda name: snapshots[name], default=None)
+        filling = _newest(snapshots) if fetching and not awaited else None
         for revision in awaited:
             yield self._awaited(revision, refs, fetching)
-        for revision in sorted(snapshots):
+        for revision in snapshots:
             yield self._snapshot(revision, fetching if revision == filling else 0)
         if fetching and not snapshots and not refs:
             yield _model(self.model_id, None, ModelStatus.DOWNLOADING, detail=progress(fetching))
 
-    def _snapshots(self) -> dict[str, int]:
-        """Revision → when an entry was last added to it (ns)."""
-        entries = self.tree.folder(below(self.path, "snapshots"))
+    def _fetching(self) -> int:
+        """How many blobs are still being fetched."""
+        try:
+            blobs = self.tree.shared(below(self.path, "blobs"))
+        except FileNotFoundError:
+            return 0  # on file systems without links there are none
+        return sum(name.endswith(_INCOMPLETE) for name in blobs)
+
+    def _snapshots(self) -> dict[str, os.DirEntry[str]]:
+        """The revisions, by name."""
+        try:
+            entries = self.tree.folder(below(self.path, "snapshots"))
+        except FileNotFoundError:
+            return {}
         return {
-            entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
+            entry.name: entry
             for entry in entries
             if not entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
         }
 
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
+        try:
+            files = self.tree.files(below(self.path, "refs"))
+        except FileNotFoundError:
+            return {}
         refs = {}
-        for file in self.tree.files(below(self.path, "refs")):
+        for file in files:
             try:
-                refs[file.name] = self.tree.head(file.path, _MAX_REF_BYTES).decode(errors="replace").strip()
+                text = self.tree.head(file.path, _MAX_REF_BYTES, watch=True)  # the hub rewrites it in place
             except OSError:
-                refs[file.name] = ""
+                text = b""
+            refs[file.name] = text.decode(errors="replace").strip()
         return refs
-
-    def _fetching(self) -> int:
-        """How many blobs are still being fetched."""
-        blobs = self.tree.folder(below(self.path, "blobs"))
-        return sum(blob.name.endswith(_INCOMPLETE) for blob in blobs)
 
     def _awaited(self, revision: str, refs: Mapping[str, str], fetching: int) -> Model:
         """A ref's revision that has no snapshot."""
@@ -131,19 +145,25 @@ class _Repository:
 
     def _snapshot(self, revision: str, fetching: int) -> Model:
         try:
-            found = tuple(self.tree.files(below(self.path, "snapshots", revision)))
+            found = self.tree.files(below(self.path, "snapshots", revision))
         except OSError as error:
             return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
         contents = Contents(found)
         status, detail = _state(contents, fetching)
-        return _model(
-            self.model_id,
-            revision,
-            status,
-            detail=detail,
-            contents=contents,
+        size_bytes, format_ = contents.weigh(self.tree)
+        return replace(
+            _model(self.model_id, revision, status, detail=detail),
             kind=contents.kind(self.tree, self.model_id),
+            size_bytes=size_bytes,
+            format=format_,
         )
+
+
+def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
+    """The snapshot that an entry was added to last."""
+    return max(
+        snapshots, key=lambda name: snapshots[name].stat(follow_symlinks=False).st_mtime_ns, default=None
+    )
 
 
 def _state(contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
@@ -155,26 +175,15 @@ def _state(contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
 
 
-def _model(
-    model_id: str,
-    revision: str | None,
-    status: ModelStatus,
-    *,
-    detail: str | None = None,
-    contents: Contents | None = None,
-    kind: str = "other",
-) -> Model:
+def _model(model_id: str, revision: str | None, status: ModelStatus, *, detail: str | None = None) -> Model:
     source_language, target_language = languages_of(model_id)
     return Model(
         model_id=model_id,
         version=readable(revision)[:_VERSION_DIGITS] if revision else UNVERSIONED,
-        kind=kind,
         src_lang=source_language,
         tgt_lang=target_language,
         status=status,
         source=SOURCE,
         revision=readable(revision) if revision else None,
-        size_bytes=contents.size_bytes if contents else None,
-        format=contents.format if contents else None,
         detail=detail,
     )

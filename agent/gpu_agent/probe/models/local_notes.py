@@ -6,7 +6,8 @@ the commit. It refuses to take anything else for a revision.
 
 import re
 
-from gpu_agent.probe.models.tree import Tree, below
+from gpu_agent.probe.models.names import below
+from gpu_agent.probe.models.tree import Tree
 
 _NOTES = (".cache", "huggingface", "download")
 _NOTE = ".metadata"

@@ -19,10 +19,11 @@ from pathlib import Path
 from gpu_agent.probe.models import gguf
 from gpu_agent.probe.models.contents import object_in, progress
 from gpu_agent.probe.models.kinds import languages_of
+from gpu_agent.probe.models.names import below, readable
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
 from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import Tree, below, readable, reason
+from gpu_agent.probe.models.tree import Found, Tree, reason
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"
@@ -53,13 +54,14 @@ class OllamaStore:
 
     name = SOURCE
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are folders that hold `manifests` and `blobs`."""
         self._roots = tuple(roots)
+        self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit per model name, with all its tags."""
-        return list_units(self._roots, _units_of)
+        return list_units(self._roots, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models of one name."""
@@ -71,7 +73,7 @@ class OllamaStore:
             return Reading()  # it went away while it was read
         except OSError as error:
             return Reading((), tree.watched, {name: reason(error)})
-        found = (_Tag(tree, unit.root, name, readable(tag.name)).model(tag.path) for tag in tags)
+        found = (_Tag(tree, unit.root, name, readable(tag.name)).model(tree.found(tag)) for tag in tags)
         told, problems = tellable((model for model in found if model), name)
         return Reading(told, tree.watched, problems)
 
@@ -108,10 +110,12 @@ class _Tag:
     name: str
     tag: str
 
-    def model(self, path: str) -> Model | None:
-        """The model that the manifest at `path` states; `None` when it went away."""
+    def model(self, manifest: Found) -> Model | None:
+        """The model that its manifest states; `None` when it went away."""
+        if manifest.problem:
+            return self._model(ModelStatus.ERROR, detail=f"its manifest: {manifest.problem}")
         try:
-            text = self.tree.head(path, _MAX_MANIFEST_BYTES)
+            text = self.tree.head(manifest.path, _MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -154,10 +158,13 @@ class _Tag:
         stated = _blob(manifest.get("config"))
         if stated is None:
             return {}
+        found = self.tree.file(self._place(stated[0]), stated[0])
+        if found is None or found.problem:
+            return {}  # told of among the blobs
         try:
-            text = self.tree.head(self._place(stated[0]), _MAX_CONFIG_BYTES)
+            text = self.tree.head(found.path, _MAX_CONFIG_BYTES)
         except OSError:
-            return {}  # its blob is told of as missing
+            return {}
         return {key: value for key, value in object_in(text).items() if isinstance(value, str) and value}
 
     def _place(self, digest: str) -> str:

@@ -13,14 +13,19 @@ from gpu_agent.probe.models.source import Listing, Root, Unit
 from gpu_agent.probe.models.tree import MAX_ENTRIES, open_root, reason
 
 
-def list_units(roots: Iterable[Path], units_of: Callable[[Root], Iterable[Unit]]) -> Listing:
-    """The units of each root; `units_of` may raise what listing a folder raises."""
+def list_units(
+    roots: Iterable[Path], units_of: Callable[[Root], Iterable[Unit]], *, cross_file_systems: bool = False
+) -> Listing:
+    """The units of each root; `units_of` may raise what listing a folder raises.
+
+    `cross_file_systems`: what is mounted below a root counts as part of it.
+    """
     units: list[Unit] = []
     problems: dict[str, str] = {}
     seen: set[str] = set()
     for path in roots:
         try:
-            root = open_root(path)
+            root = open_root(path, cross_file_systems=cross_file_systems)
             if root.path not in seen:
                 seen.add(root.path)
                 units += units_of(root)

@@ -7,6 +7,7 @@ unchanged unit costs a few `lstat` calls the next time.
 No source raises: what cannot be read is a model in error, or a problem of its root.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,12 @@ class Root:
     """A place where models are kept, links to it resolved once; nothing is read outside of it."""
 
     path: str
-    device: int
+    device: int | None
+    """Its file system; `None` where its owner lets others below it count too."""
+
+    def holds(self, status: os.stat_result) -> bool:
+        """Whether something found below it is on a file system that counts."""
+        return self.device is None or status.st_dev == self.device
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ def _fault(model: Model) -> str | None:
 
 def _without_long_remarks(model: Model) -> Model:
     size = model.size_bytes
+    remarks = model.src_lang, model.tgt_lang, model.dialect, model.revision
+    if all(map(_fits, remarks)) and (size is None or size <= LARGEST_BYTES):
+        return model
     return replace(
         model,
         src_lang=_fitting(model.src_lang),
@@ -50,5 +53,9 @@ def _without_long_remarks(model: Model) -> Model:
     )
 
 
+def _fits(text: str | None) -> bool:
+    return text is None or len(text) <= LONGEST
+
+
 def _fitting(text: str | None) -> str | None:
-    return None if text is None or len(text) > LONGEST else text
+    return text if _fits(text) else None

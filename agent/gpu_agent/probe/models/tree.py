@@ -6,13 +6,15 @@ to open anything but a regular file, and to go deeper or further than its bounds
 goes wrong is an `OSError` (`Refused` is one), with a sentence that holds no path of this machine.
 """
 # A Path per entry of a large cache costs more than the stat behind it:
-# ruff: noqa: PTH114, PTH115, PTH116, PTH118, PTH120
+# ruff: noqa: PTH114, PTH115, PTH116
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from gpu_agent.probe.models.source import Mark, Root
 
@@ -28,137 +30,229 @@ _READ_FLAGS = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_FOLDER_FLAGS = _READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
+_BY_DESCRIPTOR = os.scandir in os.supports_fd and os.readlink in os.supports_dir_fd
+"""What lies in an open folder is asked by its name alone: twice as fast as by its path."""
+_OPENS_NO_LINK = hasattr(os, "O_NOFOLLOW")
+
+_OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of its own"
+_ELSEWHERE = "it is on another file system; add that as a root of its own"
+
+_NAME = attrgetter("name")
 
 
 class Refused(OSError):  # noqa: N818  it is an answer to a request
     """What was asked lies outside the bounds of this reader; the text says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file below a folder: its name from there (with `/`), size, or what is wrong with it."""
+class Found(NamedTuple):
+    """A file below a folder. A tuple, because a cache holds tens of thousands."""
 
     name: str
+    """From the folder, with `/`."""
     path: str
-    size: int = 0
+    """Where its bytes are: the end of the link, if it is one."""
+    size: int | None = 0
+    """Bytes; `None` where nobody asked yet: see `Tree.size`."""
     problem: str | None = None
+    """Why it is not whole."""
 
 
 class Tree:
     """Reads below one root for one unit."""
 
     def __init__(self, root: Root, *, watch_files: bool = False) -> None:
-        """`watch_files`: files may change in place, so each one found is watched too."""
+        """`watch_files`: files may change in place, so each one found or read is watched too."""
         self._root = root
         self._watch_files = watch_files
+        self._inside = root.path.rstrip(os.sep) + os.sep
         self._left = MAX_ENTRIES
-        self._real: dict[str, bool] = {}
+        self._shared = ""
+        self._ends: Collection[str] = ()
         self.watched: dict[str, Mark | None] = {}
+
+    def enter(self, path: str) -> None:
+        """Make sure that a folder may be looked into, for one whose parts are watched in its place.
+
+        Raises:
+            OSError: it is not there, no folder, a link, or on another file system.
+        """
+        self.watched[path] = None
+        self._check_folder(os.lstat(path))
+        del self.watched[path]
 
     def folder(self, path: str) -> list[os.DirEntry[str]]:
         """The entries of a real folder (not a link to one), by name."""
         self.watched[path] = None  # until it is listed: a failure is looked at again
         status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            raise Refused("it is a link; add the folder it leads to as a root of its own")
-        if status.st_dev != self._root.device:
-            raise Refused("it is on another file system; add it as a root of its own")
-        with os.scandir(path) as entries:
-            listed = sorted(self._counted(entries), key=lambda entry: entry.name)
+        self._check_folder(status)
+        listed = self._listed(path)
         self.watched[path] = mark_of(status)
         return listed
 
-    def files(self, folder: str) -> Iterator[Found]:
+    def shared(self, path: str) -> Collection[str]:
+        """The names in a folder to which the links of this unit lead: known once, each is cheap to follow."""
+        listed = self.folder(path)
+        self._shared = path
+        self._ends = {entry.name for entry in listed if entry.is_file(follow_symlinks=False)}
+        return [entry.name for entry in listed]
+
+    def size(self, found: Found) -> int:
+        """The bytes of a file; one that went away meanwhile has none."""
+        if found.size is not None:
+            return found.size
+        try:
+            status = os.lstat(found.path)
+        except OSError:
+            return 0
+        return status.st_size
+
+    def files(self, folder: str) -> list[Found]:
         """Every file below `folder`, links to files inside the root included; hidden folders are not."""
+        found: list[Found] = []
         waiting = [(folder, "", 0)]
         while waiting:
             path, prefix, depth = waiting.pop()
-            for entry in self.folder(path):
-                name = prefix + entry.name
-                if not entry.is_dir(follow_symlinks=False):
-                    yield self._found(entry.path, name)
-                elif depth == MAX_DEPTH:
-                    raise Refused(f"it has folders more than {MAX_DEPTH} deep")
-                elif not entry.name.startswith("."):
-                    waiting.append((entry.path, name + "/", depth + 1))
+            opened, status = self._opened(path)
+            try:
+                folders = self._sort_out(opened, path, prefix=prefix, found=found)
+            finally:
+                _close(opened)
+            self.watched[path] = mark_of(status)
+            if folders and depth == MAX_DEPTH:
+                raise Refused(f"it has folders more than {MAX_DEPTH} deep")
+            waiting += [(path + os.sep + name, f"{prefix}{name}/", depth + 1) for name in folders]
+        return found
 
     def found(self, entry: os.DirEntry[str]) -> Found:
         """One file of a listed folder, measured."""
-        return self._found(entry.path, entry.name)
+        return self.file(entry.path, entry.name) or Found(entry.name, entry.path, problem="it went away")
 
     def file(self, path: str, name: str) -> Found | None:
         """One file by its path, measured, which may be a link inside the root; `None` when none is there."""
+        self.watched[path] = None  # until it comes
         try:
-            os.lstat(path)
+            status = os.lstat(path)
         except FileNotFoundError:
-            self.watched[path] = None  # until it comes
             return None
         except OSError as error:
-            self.watched[path] = None
             return Found(name, path, problem=reason(error))
-        return self._found(path, name)
+        self.watched[path] = mark_of(status)
+        return self._linked(path, name) if stat.S_ISLNK(status.st_mode) else self._judged(name, path, status)
 
-    def head(self, path: str, limit: int) -> bytes:
-        """At most `limit` bytes from the start of a file, which may be a link inside the root."""
-        place = self._resolved(path)
-        self.watched[place] = None
-        descriptor = os.open(place, _READ_FLAGS)
+    def head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
+        """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
+        if watch or self._watch_files:
+            self.watched[path] = None
+        if not _OPENS_NO_LINK and os.path.islink(path):
+            raise Refused("it is a link")
+        descriptor = os.open(path, _READ_FLAGS)
         try:
             status = os.fstat(descriptor)
+            self._check(status)
             if not stat.S_ISREG(status.st_mode):
                 raise Refused("it is not a regular file")
-            data = os.read(descriptor, limit)
-            self.watched[place] = mark_of(status)
+            data = os.read(descriptor, min(limit, status.st_size))  # a large buffer costs more than the file
+            if path in self.watched:
+                self.watched[path] = mark_of(status)
             return data
         finally:
             os.close(descriptor)
 
-    def _counted(self, entries: Iterable[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
-        for entry in entries:
-            self._left -= 1
-            if self._left < 0:
-                raise Refused(f"it has more than {MAX_ENTRIES} entries")
-            yield entry
+    def _sort_out(self, opened: "int | str", path: str, *, prefix: str, found: list[Found]) -> list[str]:
+        """Add the files of an open folder to those found; the names of the folders in it."""
+        folders = []
+        way = self._way_from(path)
+        for entry in self._listed(opened):
+            name = entry.name
+            if entry.is_symlink():
+                target = _target(opened, path, name)
+                end = target.removeprefix(way)
+                if end in self._ends and target.startswith(way):  # the thousands of links of a cache
+                    found.append(Found(prefix + name, self._shared + os.sep + end, None))
+                else:
+                    found.append(self._linked(path + os.sep + name, prefix + name))
+            elif entry.is_dir(follow_symlinks=False):
+                folders += [] if name.startswith(".") else [name]
+            else:
+                found.append(self._unlinked(path + os.sep + name, prefix + name, entry))
+        return folders
 
-    def _found(self, path: str, name: str) -> Found:
+    def _way_from(self, path: str) -> str:
+        """How a link in `path` names what is in the shared folder: both are real, so the text is true."""
+        common = self._shared.rpartition(os.sep)[0] + os.sep
+        if not self._shared or not path.startswith(common):
+            return os.sep  # no link of a cache begins so
+        climb = (os.pardir + os.sep) * (path.count(os.sep, len(common)) + 1)
+        return climb + self._shared.removeprefix(common) + os.sep
+
+    def _linked(self, path: str, name: str) -> Found:
+        """What a link leads to, over whatever other links, inside the root."""
+        place = os.path.realpath(path)
+        if not place.startswith(self._inside):
+            return Found(name, path, problem=_OUTSIDE)
         try:
-            place = self._resolved(path)
             status = os.lstat(place)
-        except FileNotFoundError:
-            return Found(name, path, problem="its link leads nowhere")
         except OSError as error:
-            return Found(name, path, problem=reason(error))
+            return Found(name, path, problem=_fault(error))
+        return self._judged(name, place, status)
+
+    def _unlinked(self, path: str, name: str, entry: os.DirEntry[str]) -> Found:
+        if not self._watch_files and entry.is_file(follow_symlinks=False):
+            return Found(name, path, None)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            return Found(name, path, problem=_fault(error))
+        return self._judged(name, path, status)
+
+    def _judged(self, name: str, place: str, status: os.stat_result) -> Found:
         if self._watch_files:
             self.watched[place] = mark_of(status)
+        if not self._root.holds(status):
+            return Found(name, place, problem=_ELSEWHERE)
         if not stat.S_ISREG(status.st_mode):
-            return Found(name, path, problem="it is not a regular file")
-        return Found(name, path, size=status.st_size)
+            return Found(name, place, problem="it is not a regular file")
+        return Found(name, place, status.st_size)
 
-    def _resolved(self, path: str) -> str:
-        """`path`, or where it leads if it is a link; both inside the root and its file system."""
-        if not stat.S_ISLNK(os.lstat(path).st_mode):
-            return path
-        place = self._end_of_link(path)
-        if not place.startswith(self._root.path.rstrip(os.sep) + os.sep):
-            raise Refused("its link leaves the cache; add the folder it leads to as a root of its own")
-        if os.lstat(place).st_dev != self._root.device:
-            raise Refused("its link leads to another file system; add that as a root of its own")
-        return place
+    def _opened(self, path: str) -> "tuple[int | str, os.stat_result]":
+        """A real folder, open where that is possible, and its status; `_close` it."""
+        self.watched[path] = None  # until it is listed: a failure is looked at again
+        if not _BY_DESCRIPTOR:
+            status = os.lstat(path)
+            self._check_folder(status)
+            return path, status
+        try:
+            descriptor = os.open(path, _FOLDER_FLAGS)
+        except OSError:
+            self._check_folder(os.lstat(path))
+            raise
+        status = os.fstat(descriptor)
+        if not self._root.holds(status):
+            os.close(descriptor)
+            raise Refused(_ELSEWHERE)
+        return descriptor, status
 
-    def _end_of_link(self, path: str) -> str:
-        """The real path at a link's end; a cache's thousands of links into one folder stay cheap."""
-        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
-        folder = os.path.dirname(target)
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder) == folder
-        if self._real[folder] and not os.path.islink(target):
-            return target
-        return os.path.realpath(path)
+    def _listed(self, opened: "int | str") -> list[os.DirEntry[str]]:
+        """The entries of a folder by name, no more than the bound leaves."""
+        with os.scandir(opened) as entries:
+            listed = list(islice(entries, self._left + 1))
+        if len(listed) > self._left:
+            raise Refused(f"it has more than {MAX_ENTRIES} entries")
+        self._left -= len(listed)
+        listed.sort(key=_NAME)
+        return listed
 
+    def _check_folder(self, status: os.stat_result) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            raise Refused("it is a link; add the folder it leads to as a root of its own")
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError("it is not a folder")
+        self._check(status)
 
-def below(folder: str, *names: str) -> str:
-    """The path of what is called `names` below `folder`."""
-    return os.sep.join((folder, *names))
+    def _check(self, status: os.stat_result) -> None:
+        if not self._root.holds(status):
+            raise Refused(_ELSEWHERE)
 
 
 def mark_of(status: os.stat_result) -> Mark:
@@ -166,8 +260,8 @@ def mark_of(status: os.stat_result) -> Mark:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def open_root(path: Path) -> Root:
-    """A configured root, its own links followed.
+def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
+    """A configured root, its own links followed; its owner says whether other file systems below it count.
 
     Raises:
         OSError: it is not there, not a folder, or may not be looked at.
@@ -176,7 +270,7 @@ def open_root(path: Path) -> Root:
     status = os.stat(real)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError("it is not a folder")
-    return Root(real, status.st_dev)
+    return Root(real, None if cross_file_systems else status.st_dev)
 
 
 def reason(error: OSError) -> str:
@@ -184,6 +278,20 @@ def reason(error: OSError) -> str:
     return str(error) if isinstance(error, Refused) else (error.strerror or str(error)).lower()
 
 
-def readable(name: str) -> str:
-    """A file's name as text that any JSON reader takes: what is no printable text becomes `\ufffd`."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+def _target(opened: "int | str", folder: str, name: str) -> str:
+    """What a link says; empty when it went away."""
+    try:
+        if isinstance(opened, int):
+            return os.readlink(name, dir_fd=opened)
+        return os.readlink(folder + os.sep + name)
+    except OSError:
+        return ""
+
+
+def _fault(error: OSError) -> str:
+    return "its link leads nowhere" if isinstance(error, FileNotFoundError) else reason(error)
+
+
+def _close(opened: "int | str") -> None:
+    if isinstance(opened, int):
+        os.close(opened)

@@ -1,0 +1,118 @@
+"""How long a cache of 1 000 models takes to scan, against the hub's own library in the same run.
+
+    python benchmarks/model_scan.py [--models 1000] [--rounds 7] [--check]
+
+Each model has the twenty files of a usual one, four of them weights. Both read the same cache, in turns, so
+that the machine's moods hit both alike; the disk's pages are in memory for both. Ours is scanned cold (a new
+catalogue that knows nothing, and tells what each model is for besides) and again without a change. The ratio
+is the median of the ratios round by round. `--check` exits 1 when a target is missed.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from huggingface_hub import scan_cache_dir
+
+from gpu_agent.probe.models.catalogue import Catalogue
+from gpu_agent.probe.models.huggingface import HubCache
+from tests.probe.models.caches import repository, revision, settle
+
+TARGET_RATIO = 0.2
+TARGET_WARM_MS = 20.0
+BUDGET_SECONDS = 60.0
+CARD = b"---\npipeline_tag: text-generation\n---\n" + b"A model. " * 200
+CONFIGS = (
+    b'{"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}',
+    b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+    b'{"model_type": "of its own"}',
+)
+PARTS = 4
+PART_NUMBERS = range(1, PARTS + 1)
+OTHERS = (
+    ".gitattributes",
+    "LICENSE",
+    "USE_POLICY.md",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "normalizer.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+def make_cache(hub: Path, count: int) -> None:
+    """Write repositories as the hub's library does: blobs, a ref, and a snapshot of links."""
+    for number in range(count):
+        config = CONFIGS[number % len(CONFIGS)][:-1] + b', "id": %d}' % number
+        files: dict[str, bytes | str] = {
+            "config.json": config,
+            "README.md": CARD + b"%d" % number,
+            **{
+                f"model-{part:05}-of-{PARTS:05}.safetensors": f"{part} {number}"
+                for part in range(1, PARTS + 1)
+            },
+            **{name: f"{name} of {number}" for name in OTHERS},
+        }
+        repository(hub, f"org{number % 50}/model-{number}").snapshot(revision(number % 90), files)
+    settle(hub)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Do it and say how long it took."""
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
+
+
+def measure(hub: Path, count: int) -> tuple[float, float, float]:
+    """One round: the baseline, ours cold, ours again without a change. Milliseconds."""
+    baseline = milliseconds(lambda: scan_cache_dir(hub))
+    catalogue = Catalogue([HubCache([hub])])
+    cold = milliseconds(lambda: catalogue.scan(BUDGET_SECONDS))
+    warm = milliseconds(lambda: catalogue.scan(BUDGET_SECONDS))
+    models = catalogue.scan(BUDGET_SECONDS).models
+    if len(models) != count or len(scan_cache_dir(hub).repos) != count:
+        raise SystemExit("a scan missed models: its time means nothing")
+    return baseline, cold, warm
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=int, default=1000, help="how many models the cache holds")
+    parser.add_argument("--rounds", type=int, default=7, help="how many rounds")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        hub = Path(temporary)
+        make_cache(hub, arguments.models)
+        measure(hub, arguments.models)
+        rounds = [measure(hub, arguments.models) for _ in range(arguments.rounds)]
+    ratio = statistics.median(cold / baseline for baseline, cold, _ in rounds)
+    baseline, cold, warm = (statistics.median(each) for each in zip(*rounds, strict=True))
+    print(f"{arguments.models} models, cold                  median {cold:7.1f} ms")
+    print(f"baseline: huggingface_hub.scan_cache  median {baseline:7.1f} ms")
+    print(f"ratio, median of rounds               {ratio:.3f} (target <= {TARGET_RATIO})")
+    print(f"again, without a change               median {warm:7.1f} ms (target <= {TARGET_WARM_MS:g})")
+    return int(arguments.check and (ratio > TARGET_RATIO or warm > TARGET_WARM_MS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
