@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,8 +15,12 @@ from pydantic_settings import BaseSettings
 from gpu_agent.cli import probe_schema
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
+from gpu_agent.probe import simulation
 from gpu_agent.probe.history import QUIET_SECONDS, SLOWDOWN_SECONDS
+from gpu_agent.probe.models.kinds import KINDS
+from gpu_agent.probe.products import PRODUCTS
 from gpu_agent.probe.reasons import REASONS, Clears
+from gpu_agent.probe.simulation import FAULTS, MODEL_STATES
 from gpu_agent.probe.xids import XIDS
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
@@ -221,3 +226,22 @@ def test_the_xids_that_never_count_are_named() -> None:
     written = (DOCS / "gpu-health.md").read_text(encoding="utf-8").split("\n## Xids\n")[1]
     named = [int(number) for number in re.findall(r"\b\d+\b", written.split("are what a program")[0])]
     assert named == [number for number, xid in XIDS.items() if xid.health is None]
+
+
+def test_all_that_can_be_simulated_is_named() -> None:
+    written = (DOCS / "simulation.md").read_text(encoding="utf-8")
+    named = set(quoted(written.split("- **product**", 1)[1].split("- **slices**", 1)[0]))
+    assert named >= {product.label for product in PRODUCTS}
+    listed = {word for row in rows("simulation.md", "Faults") for word in quoted(row[0])}
+    assert listed == {*FAULTS, "xid48", "xid79"}
+    states = {word for row in rows("simulation.md", "Faults", table=1) for word in quoted(row[0])}
+    assert states == set(MODEL_STATES)
+    assert set(KINDS) <= set(quoted(written.split("- **models**", 1)[1].split("\n\n", 1)[0]))
+
+
+def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
+    written = (DOCS / "simulation.md").read_text(encoding="utf-8")
+    shown = [shlex.split(line)[-1] for line in written.splitlines() if " --simulate " in line]
+    assert len(shown) == 4
+    for line in shown:
+        simulation.parse(line)

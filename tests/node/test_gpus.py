@@ -1,8 +1,10 @@
+import time
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.probe.nvml import Missed
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import FakeNvml
 
@@ -27,3 +29,12 @@ async def test_the_machine_s_own_are_read_through_nvml(
         report = await read()
     assert isinstance(report, GpuReport)
     assert len(report.gpus) == 3
+
+
+async def test_a_simulated_hang_is_a_missed_reading_like_a_true_one() -> None:
+    async with opened_gpus(simulate="L4:hang", seed="", deadline_seconds=5) as read:
+        missed = await read()
+    assert isinstance(missed, Missed)
+    assert missed.reason == "nvml_hung"
+    assert missed.since <= time.monotonic()
+    assert "did not answer within 5 s" in missed.detail

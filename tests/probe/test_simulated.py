@@ -1,57 +1,13 @@
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.probe.products import PRODUCTS, Product, SimulationError
-from gpu_agent.probe.simulated import MAX_GPUS, SimulatedGpus, parse
+from gpu_agent.probe.products import PRODUCTS, Product
+from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.wire.inventory import Health, Outcome
 
 UUID = re.compile(r"^GPU-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}$")
-
-
-@pytest.mark.parametrize(
-    ("spec", "labels"),
-    [
-        ("8xH100-80GB", ["H100-80GB"] * 8),
-        ("4xA100-80GB,2xL4-24GB", ["A100-80GB"] * 4 + ["L4-24GB"] * 2),
-        (" 1 X t4 , 1\u00d7V100-16gb ", ["T4-16GB", "V100-16GB"]),
-        ("h200", ["H200-141GB"]),
-        (f"{MAX_GPUS}xL4", ["L4-24GB"] * MAX_GPUS),
-    ],
-)
-def test_a_spec_is_a_list_of_groups(spec: str, labels: list[str]) -> None:
-    assert [product.label for product in parse(spec)] == labels
-
-
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        ("", "empty group"),
-        ("2xH100,,1xL4", "empty group"),
-        ("8x", "'8x' names no GPU: write for example 8xH100-80GB"),
-        ("0xH100", "asks for no GPU at all"),
-        ("65xT4", "more than 64 GPUs"),
-        ("40xT4,40xL4", "more than 64 GPUs"),
-        ("9" * 5000 + "xT4", "more than 64 GPUs"),
-        ("2xA100", "several sizes"),
-        ("xH100", "nearest is H100-80GB"),
-        ("-1xH100", "nearest is H100-80GB"),
-        ("8xH100-90GB", "nearest is H100-80GB"),
-    ],
-)
-def test_a_bad_spec_is_answered_with_what_to_write(spec: str, says: str) -> None:
-    with pytest.raises(SimulationError, match=re.escape(says)):
-        parse(spec)
-
-
-@given(st.text(max_size=30))
-def test_any_text_is_parsed_or_answered(spec: str) -> None:
-    try:
-        assert 1 <= len(parse(spec)) <= MAX_GPUS
-    except SimulationError as error:
-        assert str(error).endswith(".")  # noqa: PT017  both outcomes are right for some text
 
 
 def test_the_same_spec_and_seed_are_the_same_gpus_at_the_same_time() -> None:
@@ -77,6 +33,7 @@ def test_every_product_becomes_a_whole_gpu() -> None:
     for index, (gpu, product) in enumerate(zip(report.gpus, PRODUCTS, strict=True)):
         assert (gpu.index, gpu.name, gpu.memory_mb) == (index, product.name, product.memory_mb)
         assert (gpu.compute_capability, gpu.health) == (product.compute_capability, Health.OK)
+        assert gpu.memory_kind is product.memory_kind
     assert len({gpu.pci_bus_id for gpu in report.gpus}) == len(PRODUCTS)
 
 
@@ -103,3 +60,40 @@ def test_figures_drift_and_do_not_jump(now: float) -> None:
     assert before.utilization_percent is not None
     assert after.utilization_percent is not None
     assert abs(before.utilization_percent - after.utilization_percent) < 5
+
+
+def test_faults_and_slices_leave_the_identities_as_they_are() -> None:
+    plain = SimulatedGpus("2xA100-80GB", seed="m").read(0).gpus
+    told = SimulatedGpus("2xA100-80GB/2x1g.10gb:lost#1", seed="m").read(0).gpus
+    assert [gpu.uuid for gpu in plain] == [gpu.uuid for gpu in told if gpu.parent_uuid is None]
+
+
+def test_a_cut_gpu_lists_its_slices_and_the_places_are_theirs() -> None:
+    report = SimulatedGpus("A100-80GB/3g.40gb+2x1g.10gb,L4", seed="m").read(50)
+    whole, *slices, other = report.gpus
+    assert (whole.mig_enabled, whole.utilization_percent) == (True, None)
+    assert whole.unknowns["utilization_percent"]
+    assert [each.name.rpartition(" ")[2] for each in slices] == ["3g.40gb", "1g.10gb", "1g.10gb"]
+    assert {(each.parent_uuid, each.index) for each in slices} == {(whole.uuid, 0)}
+    assert len({each.uuid for each in report.gpus}) == 5
+    assert all(each.uuid.startswith("MIG-") for each in slices)
+    assert report.usable == (*slices, other)
+
+
+def test_a_fault_counts_its_time_from_the_first_reading() -> None:
+    machine = SimulatedGpus("2xL4:lost#2@60s-120s", seed="m")
+    healths = [
+        [gpu.health.value for gpu in machine.read(1e9 + after).gpus] for after in (0, 59, 60, 119, 120)
+    ]
+    assert healths == [["ok", "ok"], ["ok", "ok"], ["ok", "lost"], ["ok", "lost"], ["ok", "ok"]]
+
+
+def test_an_event_is_told_once_however_often_is_read_and_also_when_a_reading_came_late() -> None:
+    machine = SimulatedGpus("L4:xid94@60s", seed="m")
+    told = [dict(machine.read(100 + after).gpus[0].events) for after in (0, 59, 200, 201)]
+    assert told == [{}, {}, {"xid_94": 1}, {}]
+
+
+def test_a_hang_tells_since_when_and_ends() -> None:
+    machine = SimulatedGpus("L4:hang@60s-90s", seed="m")
+    assert [machine.hung_seconds(100 + after) for after in (0, 60, 80, 90)] == [None, 0, 20, None]

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulate",
         metavar="SPEC",
-        help="a machine that does not exist, such as 8xH100-80GB or 4xA100-80GB,2xL4-24GB",
+        help="a machine that does not exist, such as 8xH100-80GB or 4xL4:lost@60s (docs/simulation.md)",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"

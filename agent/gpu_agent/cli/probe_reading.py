@@ -17,7 +17,7 @@ from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml_once import StartedChild, dismiss, read_once, start_child
 from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
-from gpu_agent.probe.snapshot import take
+from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.places import home
 from gpu_agent.wire.inventory import GpuReport, Inventory
 
@@ -36,7 +36,7 @@ def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
     if asked.simulate is not None:
         if child is not None:
             dismiss(child)
-        return take(_simulated(asked.simulate, asked.apart), sources, simulated=True)
+        return _simulated(asked.simulate, asked.apart, sources)
     child = child or start_child()
     others = start_collectors(
         asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
@@ -44,10 +44,11 @@ def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
     return take(merged(read_once(child, DEADLINE_SECONDS), collect(others)), sources)
 
 
-def _simulated(spec: str, apart: str) -> GpuReport:
-    simulated = importlib.import_module("gpu_agent.probe.simulated")
+def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
+    """Read a machine that does not exist; what simulates it is loaded for that alone."""
+    once = importlib.import_module("gpu_agent.probe.simulated_once")
     try:
-        gpus = simulated.SimulatedGpus(spec, seed=f"{platform.node()}{apart}")
-    except simulated.SimulationError as error:
+        gpus = cast("GpuReport", once.read_once(spec, seed=f"{platform.node()}{apart}", now=time.time()))
+        return take(gpus, once.with_models_of(spec, sources), simulated=True)
+    except once.SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
-    return cast("GpuReport", gpus.read(time.time()))

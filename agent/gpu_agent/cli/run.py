@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulate",
         metavar="SPEC",
-        help="pretend to have these GPUs, such as 8xH100-80GB; registries refuse it unless they allow it",
+        help="pretend to have these GPUs (docs/simulation.md); registries refuse it unless they allow it",
     )
     parser.add_argument(
         "--state-dir", metavar="DIR", help="where the identity is kept (default: the platform's place)"

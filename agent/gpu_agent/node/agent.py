@@ -28,6 +28,8 @@ from gpu_agent.node.prober import Pace, Prober, ReadGpus
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.options import sources_of
+from gpu_agent.probe.simulated_models import with_models_of
+from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.places import home
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
@@ -117,7 +119,7 @@ class Agent:
         )
         self._prober = Prober(
             read_gpus,
-            sources_of(settings.probe_options, environ=os.environ, home=home()),
+            _sources(settings),
             pace=Pace(
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,
@@ -246,6 +248,11 @@ class Agent:
         if also is not None:
             tell = _LOG.warning if note.problem else _LOG.info
             tell(note.event, **note.fields, **also)
+
+
+def _sources(settings: AgentSettings) -> Sources:
+    found = sources_of(settings.probe_options, environ=os.environ, home=home())
+    return found if settings.simulate is None else with_models_of(settings.simulate, found)
 
 
 async def _run(settings: AgentSettings, identity: IdentityFile) -> End:

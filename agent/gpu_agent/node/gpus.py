@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gpu_agent.node.prober import ReadGpus
-from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.nvml import ChildPolicy, Missed, NvmlProbe
+from gpu_agent.probe.nvml_process import hung_sentence
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.wire.inventory import GpuReport
 
@@ -22,8 +23,13 @@ async def opened_gpus(*, simulate: str | None, seed: str, deadline_seconds: floa
     if simulate is not None:
         gpus = SimulatedGpus(simulate, seed=seed)
 
-        async def read() -> GpuReport:
-            return gpus.read(time.time())
+        async def read() -> GpuReport | Missed:
+            now = time.time()
+            hung = gpus.hung_seconds(now)
+            if hung is None:
+                return gpus.read(now)
+            since = time.monotonic() - hung
+            return Missed(reason="nvml_hung", since=since, detail=hung_sentence(deadline_seconds))
 
         yield read
         return

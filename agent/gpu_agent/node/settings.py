@@ -24,12 +24,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gpu_agent.probe import simulated
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.probe.products import SimulationError
+from gpu_agent.probe.simulation import parse
 from gpu_agent.runtime.layers import read
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.fields import MAX_LABELS, Name, Text
@@ -82,7 +82,7 @@ def _corrected(value: str) -> str:
 def _simulation(value: str | None) -> str | None:
     if value is not None:
         try:
-            simulated.parse(value)
+            parse(value)
         except SimulationError as error:
             raise ValueError(str(error)) from None
     return value

@@ -1,26 +1,24 @@
-"""GPUs that do not exist, for demos, load and tests: `8xH100-80GB`, `4xA100-80GB,2xL4-24GB`.
+"""GPUs that do not exist, for demos, load and tests: `8xH100-80GB`, `4xA100-80GB:lost#2@60s,2xL4-24GB`.
 
 They have what real ones have: true names and sizes, well-formed UUIDs that stay the same for one
 machine, and figures that drift with time. Everything follows from the spec, the seed and the time
 handed in, so a simulated machine tells the same story twice.
 
-It refuses to look busy: load and memory stay under what would keep a job away, because a simulated
+What is asked for is read by `simulation`; what befalls them, by `simulated_faults`. It refuses to look
+busy: load and memory stay under what would keep a job away, because a simulated
 node is there to be given one. And it claims no driver, because there is none.
 """
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import cos, pi
 
-from gpu_agent.probe.products import Product, SimulationError, find
-from gpu_agent.wire.inventory import Gpu, GpuReport, MemoryKind, Outcome
+from gpu_agent.probe.simulated_faults import befallen
+from gpu_agent.probe.simulation import GpuPlan, Simulation, parse
+from gpu_agent.probe.simulation_slices import Profile
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
-MAX_GPUS = 64
-"""How many GPUs one simulated machine may have."""
-
-_COUNT_DIGITS = 6  # more than any limit; int() of thousands of digits is refused
-_GROUP = re.compile(r"(?:(?P<count>[0-9]+)\s*[x×]\s*)?(?P<product>.*)", re.IGNORECASE)  # noqa: RUF001
 _STEP_SECONDS = 20.0
 _UTILIZATION_PERCENT = (3.0, 65.0)
 _MEMORY_SHARE = (0.02, 0.45)
@@ -30,68 +28,98 @@ _TEMPERATURE_PER_POWER_SHARE_C = 42.0
 _IDLE_CLOCK_SHARE = 0.2
 
 
-def parse(spec: str) -> tuple[Product, ...]:
-    """One product per GPU that `spec` asks for, in its order.
-
-    Raises:
-        SimulationError: the spec is empty, asks for none or too many, or names no known product.
-    """
-    products: list[Product] = []
-    for group in map(str.strip, spec.split(",")):
-        if not group:
-            raise SimulationError(f"{spec!r} has an empty group: write for example 8xH100-80GB.")
-        count, product = _group(group)
-        if len(products) + count > MAX_GPUS:
-            raise SimulationError(f"{spec.strip()!r} asks for more than {MAX_GPUS} GPUs: ask for fewer.")
-        products += [product] * count
-    return tuple(products)
-
-
-def _group(group: str) -> tuple[int, Product]:
-    match = _GROUP.fullmatch(group)
-    count, wanted = (match["count"], match["product"]) if match else (None, group)
-    if not wanted:
-        raise SimulationError(f"{group!r} names no GPU: write for example {group}H100-80GB.")
-    gpus = int(count[:_COUNT_DIGITS]) if count else 1
-    if gpus == 0:
-        raise SimulationError(f"{group!r} asks for no GPU at all: write at least 1x.")
-    return gpus, find(wanted)
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """One simulated GPU: what stays the same."""
 
     index: int
-    product: Product
+    plan: GpuPlan
     seed: str
     uuid: str
 
 
 class SimulatedGpus:
-    """A machine's simulated GPUs."""
+    """A machine's simulated GPUs. It begins with the first reading: faults count their time from there."""
 
     def __init__(self, spec: str, *, seed: str) -> None:
-        """`seed` tells one machine from another: the same spec and seed are the same GPUs.
+        """`seed` tells one machine from another: the same products and seed are the same GPUs, faults or not.
 
         Raises:
             SimulationError: see `parse`.
         """
-        products = parse(spec)
-        canonical = ",".join(product.label for product in products)
+        self._simulation: Simulation = parse(spec)
+        plans = self._simulation.gpus
+        canonical = ",".join(plan.product.label for plan in plans)
         self._places = tuple(
-            _Place(index, product, key, _uuid(key))
-            for index, product in enumerate(products)
+            _Place(index, plan, key, _uuid(key))
+            for index, plan in enumerate(plans)
             for key in (f"{seed}\n{canonical}\n{index}",)
+        )
+        self._began: float | None = None
+        self._told_until = -1.0
+        """Up to when, in seconds since it began, events were told."""
+
+    def hung_seconds(self, now: float) -> float | None:
+        """For how long the driver has not answered at `now`; None while it does."""
+        elapsed = self._elapsed(now)
+        return max(
+            (elapsed - hang.begins for hang in self._simulation.hangs if hang.holds_at(elapsed)), default=None
         )
 
     def read(self, now: float) -> GpuReport:
-        """Their figures at `now`, in seconds of any one clock."""
-        return GpuReport(outcome=Outcome.OK, gpus=tuple(_reading(place, now) for place in self._places))
+        """Their figures at `now`, in seconds of any one clock; each event once."""
+        elapsed, told_until = self._elapsed(now), self._told_until
+        self._told_until = max(elapsed, told_until)
+        return GpuReport(
+            outcome=Outcome.OK,
+            gpus=tuple(
+                befallen(gpu, place.plan.faults, elapsed=elapsed, told_until=told_until)
+                for place in self._places
+                for gpu in _devices(place, now)
+            ),
+        )
+
+    def _elapsed(self, now: float) -> float:
+        if self._began is None:
+            self._began = now
+        return max(0.0, now - self._began)
+
+
+def _devices(place: _Place, now: float) -> Iterator[Gpu]:
+    """The GPU and its slices. One that is cut tells no use of its own: its slices do the work."""
+    whole = _reading(place, now)
+    if not place.plan.slices:
+        yield whole
+        return
+    unknowns = dict.fromkeys(
+        ("utilization_percent", "memory_utilization_percent"), "told of no GPU with MIG on"
+    )
+    yield replace(
+        whole, mig_enabled=True, utilization_percent=None, memory_utilization_percent=None, unknowns=unknowns
+    )
+    for number, profile in enumerate(place.plan.slices):
+        yield _slice(whole, profile, seed=f"{place.seed}\nslice {number}", now=now)
+
+
+def _slice(whole: Gpu, profile: Profile, *, seed: str, now: float) -> Gpu:
+    used_mb = round(profile.memory_mb * _between(_MEMORY_SHARE, _drift(f"{seed}\nmemory", now / 6)))
+    return Gpu(
+        uuid=f"MIG-{_uuid(seed).removeprefix('GPU-')}",
+        name=f"{whole.name} MIG {profile.name}",
+        index=whole.index,
+        parent_uuid=whole.uuid,
+        memory_mb=profile.memory_mb,
+        memory_used_mb=used_mb,
+        memory_free_mb=profile.memory_mb - used_mb,
+        memory_kind=whole.memory_kind,
+        compute_capability=whole.compute_capability,
+        pci_bus_id=whole.pci_bus_id,
+        processes=(),
+    )
 
 
 def _reading(place: _Place, now: float) -> Gpu:
-    product = place.product
+    product = place.plan.product
     load = _drift(f"{place.seed}\nload", now)
     utilization = _between(_UTILIZATION_PERCENT, load)
     used_mb = round(product.memory_mb * _between(_MEMORY_SHARE, _drift(f"{place.seed}\nmemory", now / 6)))
@@ -104,7 +132,7 @@ def _reading(place: _Place, now: float) -> Gpu:
         memory_mb=product.memory_mb,
         memory_used_mb=used_mb,
         memory_free_mb=product.memory_mb - used_mb,
-        memory_kind=MemoryKind.DEDICATED,
+        memory_kind=product.memory_kind,
         compute_capability=product.compute_capability,
         pci_bus_id=f"00000000:{place.index * 2 + 1:02X}:00.0",
         utilization_percent=round(utilization, 1),

@@ -67,6 +67,11 @@ class Catalogue:
         self._models: tuple[Model, ...] | None = None
         """What follows from all that is known; `None` when some of it changed since."""
 
+    @property
+    def declarations(self) -> tuple[Declaration, ...]:
+        """What the owner states, whatever the sources hold."""
+        return self._declarations
+
     def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
         """Look for models, for no longer than the budget and the unit it ends in."""
         deadline = self._monotonic() + budget_seconds

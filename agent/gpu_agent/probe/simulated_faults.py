@@ -1,0 +1,107 @@
+"""What befalls simulated GPUs, shown as a true driver shows it: lost ones, hot ones, Xids and resets.
+
+A fault turns a reading into what NVML would have answered at that moment. What follows from it over
+time, such as degraded after a minute of heat, or well again after clean readings, is left to the
+keeper of health, as with true GPUs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import isfinite
+
+from gpu_agent.probe.reasons import REASONS, Clears, health_from, reason
+from gpu_agent.probe.simulation import Fault
+from gpu_agent.probe.xids import code_of
+from gpu_agent.wire.inventory import Gpu, HealthReason
+
+_HOT_C = 94.0
+_HOT_CLOCK_SHARE = 0.4
+_USED_BEFORE_SECONDS = 86_400.0
+"""For how long each had run when the simulation began: what a reset takes back."""
+_MEAN_POWER_SHARE = 0.4
+
+
+def befallen(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, told_until: float) -> Gpu:
+    """A reading with all that holds at `elapsed` seconds, and the events after `told_until` until then."""
+    faults = tuple(faults)
+    gpu = replace(gpu, energy_mj=_energy_mj(gpu, faults, elapsed))
+    for fault in faults:
+        if fault.holds_at(elapsed):
+            gpu = _apply(gpu, fault, new=fault.begins > told_until)
+    return gpu
+
+
+def _apply(gpu: Gpu, fault: Fault, *, new: bool) -> Gpu:
+    if fault.name.startswith("xid"):
+        return _xid(gpu, code_of(int(fault.name.removeprefix("xid"))), new=new)
+    return _SEEN[fault.name](gpu)
+
+
+def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
+    """An event, told of the whole GPU once; one that takes it away does so until its fault ends."""
+    entry = REASONS.get(code)
+    if new and gpu.parent_uuid is None:
+        gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
+    return _lost(gpu) if entry is not None and entry.clears is Clears.RETURN else gpu
+
+
+def _lost(gpu: Gpu) -> Gpu:
+    return _unread(gpu, reason("gpu_lost"))
+
+
+def _unknown(gpu: Gpu) -> Gpu:
+    return _unread(gpu, reason("gpu_inaccessible"))
+
+
+def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
+    """Keep who it is; nothing else was answered."""
+    bare = Gpu(
+        uuid=gpu.uuid,
+        name=gpu.name,
+        index=gpu.index,
+        memory_mb=gpu.memory_mb,
+        memory_kind=gpu.memory_kind,
+        compute_capability=gpu.compute_capability,
+        pci_bus_id=gpu.pci_bus_id,
+        mig_enabled=gpu.mig_enabled,
+        parent_uuid=gpu.parent_uuid,
+        events=gpu.events,
+        reasons=gpu.reasons,
+    )
+    return _because(bare, why)
+
+
+def _degraded(gpu: Gpu) -> Gpu:
+    return _because(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
+
+
+def _hot(gpu: Gpu) -> Gpu:
+    """Throttled by its heat: a reason for the keeper once it lasts."""
+    if gpu.parent_uuid is not None or gpu.temperature_c is None:
+        return gpu
+    clock = None if gpu.clock_sm_mhz is None else round(gpu.clock_sm_mhz * _HOT_CLOCK_SHARE)
+    return replace(gpu, temperature_c=_HOT_C, clock_sm_mhz=clock, throttle_reasons=("hw_thermal_slowdown",))
+
+
+def _because(gpu: Gpu, why: HealthReason) -> Gpu:
+    if why.code in {each.code for each in gpu.reasons}:
+        return gpu
+    reasons = (*gpu.reasons, why)
+    return replace(gpu, reasons=reasons, health=health_from(reasons))
+
+
+def _energy_mj(gpu: Gpu, faults: tuple[Fault, ...], elapsed: float) -> int | None:
+    """What it used since its last reset: where a fault ended, somebody reset it."""
+    if gpu.power_limit_w is None:
+        return None
+    resets = [fault.ends for fault in faults if isfinite(fault.ends) and fault.ends <= elapsed]
+    running = elapsed - max(resets) if resets else elapsed + _USED_BEFORE_SECONDS
+    return round(running * gpu.power_limit_w * _MEAN_POWER_SHARE * 1000)
+
+
+_SEEN: Mapping[str, Callable[[Gpu], Gpu]] = {
+    "lost": _lost,
+    "unknown": _unknown,
+    "degraded": _degraded,
+    "hot": _hot,
+}
