@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test simulate e2e crashes lint format types imports cover bench reference schema clean
+.PHONY: help setup demo test simulate e2e drivers crashes lint format types imports cover bench reference schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -35,6 +35,9 @@ simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with 
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
+
+drivers: $(READY) ## the probe against drivers that misbehave at random: CASES of them, from SEED on
+	$(BIN)/python -m tests.nvml_fake.campaign --cases $(or $(CASES),6000) --seed $(or $(SEED),0)
 
 crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
 	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)

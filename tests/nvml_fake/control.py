@@ -27,6 +27,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.nvml_fake.build import build
@@ -86,6 +87,11 @@ class FakeNvml:
         self._lines = {
             key: line for key, line in self._lines.items() if tuple(line.split()[: len(gone)]) != gone
         }
+        self._write()
+
+    def become(self, lines: Iterable[str]) -> None:
+        """State these lines of the control file, and nothing else."""
+        self._lines = {(str(place),): line for place, line in enumerate(lines)}
         self._write()
 
     def cut(self, device: int, *slots: int, count: int = 7) -> None:

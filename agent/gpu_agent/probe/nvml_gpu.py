@@ -4,6 +4,7 @@ Runs inside the NVML child. A GPU that the driver gave up is never asked again t
 handle, and one that sleeps is not asked at all; both are shown by what was last known of them.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 
 from gpu_agent.probe import device_nodes, nvml_readings, nvml_slices, pci_power
@@ -16,8 +17,8 @@ from gpu_agent.probe.nvml_answers import (
 )
 from gpu_agent.probe.nvml_events import Listener
 
-_KEPT = ("memory_mb", "memory_kind", "mig_enabled")
-"""Figures that belong to who a GPU is: known for a lost one as well."""
+_KEPT = ("memory_mb", "memory_kind")
+"""Figures that belong to who a GPU is: known for a lost one as well, and when a later answer is nonsense."""
 
 _OF_A_SLICE = ("uuid", "name", "index", "parent_uuid", "compute_capability", "pci_bus_id", *_KEPT)
 
@@ -106,21 +107,23 @@ class Slot:
         return [self._described({}, reasons), *slices]
 
     def _asleep(self) -> list[Values]:
-        untold = dict.fromkeys((name for name in nvml_readings.FIGURES if name not in _KEPT), _ASLEEP)
-        slices = [
-            _only_who(one) | {"asleep": True, "reasons": [], "unknowns": untold} for one in self._slices
-        ]
-        return [self._described({"asleep": True}, [], untold), *slices]
+        slices = [_asleep(_only_who(one), one) | {"reasons": []} for one in self._slices]
+        asleep = _asleep(self.identity, self.identity)
+        return [self._described({"asleep": True}, [], _mapping(asleep["unknowns"])), *slices]
 
     def _described(
-        self, figures: Values, reasons: list[dict[str, str]], more_unknowns: dict[str, str] | None = None
+        self,
+        figures: Values,
+        reasons: list[dict[str, str]],
+        more_unknowns: Mapping[str, object] | None = None,
     ) -> Values:
+        known = {**self.identity, **figures, "index": self.index, "reasons": reasons}
         unknowns = {
             **_mapping(self.identity.get("unknowns")),
             **_mapping(figures.get("unknowns")),
             **(more_unknowns or {}),
         }
-        return {**self.identity, **figures, "index": self.index, "reasons": reasons, "unknowns": unknowns}
+        return {**known, "unknowns": {name: why for name, why in unknowns.items() if name not in known}}
 
 
 class _Refused(Exception):  # noqa: N818 - an event of this module, not an error of ours
@@ -129,6 +132,12 @@ class _Refused(Exception):  # noqa: N818 - an event of this module, not an error
 
 def _only_who(slice_: Values) -> Values:
     return {name: slice_[name] for name in _OF_A_SLICE if name in slice_}
+
+
+def _asleep(who: Values, awake: Values) -> Values:
+    """Show who a GPU or slice is; what was not told of that when it was awake is unknown as it was."""
+    untold = dict.fromkeys((name for name in nvml_readings.FIGURES if name not in who), _ASLEEP)
+    return {**who, "asleep": True, "unknowns": {**_mapping(awake.get("unknowns")), **untold}}
 
 
 def _reason(code: str, detail: str) -> dict[str, str]:

@@ -23,6 +23,9 @@ from gpu_agent.probe.nvml_readings import OF_THE_WHOLE_GPU, read_name, read_uuid
 _MOST_SLOTS = 64
 """No GPU has more; a driver that says so is not believed."""
 
+_SHARED = ("compute_capability", "pci_bus_id")
+"""What a slice has from the GPU that it is cut from, or does not have for the same reason."""
+
 _TOLD_OF_THE_GPU = "told of the whole GPU, not of one slice"
 
 
@@ -79,15 +82,18 @@ def _described(
         values["uuid"] = f"MIG-{whose}/{ids[0]}/{ids[1]}" if None not in ids else f"MIG-{whose}/slot-{slot}"
     if not values.get("name"):
         values["name"] = f"MIG slice of {parent.get('name') or whose}"
+    told = parent.get("unknowns")
+    untold = told if isinstance(told, dict) else {}
     hidden = {"gpu_instance", "compute_instance"}
     return {
-        **{name: parent[name] for name in ("compute_capability", "pci_bus_id") if name in parent},
+        **{name: parent[name] for name in _SHARED if name in parent},
         **values,
         "index": parent["index"],
         "parent_uuid": whose,
         "reasons": [],
         "unknowns": {
             **dict.fromkeys(OF_THE_WHOLE_GPU, _TOLD_OF_THE_GPU),
+            **{name: untold[name] for name in _SHARED if name in untold},
             **{name: why for name, why in unknowns.items() if name not in hidden},
         },
     }

@@ -1,0 +1,263 @@
+"""Thousands of misbehaving drivers, and what the probe makes of each.
+
+Most cases go through one child that stays; every so often one goes the whole way, through the
+daemon's probe and the command's. Nothing may raise, print a traceback, or take longer than its
+deadline, and each answer must hold what `verdict` asks. Run it as `make drivers CASES=6000`; a case that
+fails ends it with its seed. The same first seed plays the same cases, since each child remembers.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.nvml_once import read_once, start_child
+from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask
+from gpu_agent.probe.nvml_report import Missed, answer_in
+from gpu_agent.wire.inventory import GpuReport, Outcome
+from tests.nvml_fake.control import FakeNvml, built_library
+from tests.nvml_fake.random_machines import Machine, machine
+from tests.nvml_fake.verdict import judge
+
+DEADLINE_SECONDS = 0.6
+"""Of the whole way; a child that is started must come up within it on a busy machine."""
+SLACK_SECONDS = 2.0
+"""What a busy machine may add to a deadline before it counts as missed."""
+ANSWER_SECONDS = 20.0
+"""A child that may not hang and takes longer is stuck by itself."""
+HANG_SECONDS = 0.05
+WHOLE_WAY_EVERY = 40
+KEPT_FOR = 8
+SCHEMA_EVERY = 10
+POWER_CHANGES = 0.1
+OLDER = (
+    *("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetFieldValues"),
+    *("nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetCurrentClocksEventReasons"),
+    *("nvmlDeviceGetMigMode", "nvmlSystemGetCudaDriverVersion_v2", "nvmlEventSetWait_v2"),
+    *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetRemappedRows"),
+)
+VISIBLE = (None, None, "", "0", "1,0", "GPU-0", "MIG-", "0,0", "-1", "nonsense", "9" * 40)
+
+
+class BrokenPromiseError(AssertionError):
+    """The probe did what it must never do."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a campaign came to."""
+
+    cases: int = 0
+    whole_way: int = 0
+    ended: int = 0
+    hung: int = 0
+    gpus: int = 0
+    slowest_ms: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cases} drivers ({self.whole_way} of them through the whole probe): {self.gpus} GPUs "
+            f"read, {self.ended} deaths and {self.hung} hangs survived, "
+            f"slowest answer {self.slowest_ms:.0f} ms"
+        )
+
+
+class Campaign:
+    """One child after the other over machines that change under it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tally = Tally()
+        self._root = folder / "root"
+        self._root.mkdir()
+        self._fakes = [
+            FakeNvml(_made(folder / name), library=built_library(*without))
+            for name, without in (("new", ()), ("old", OLDER))
+        ]
+        self._fake = self._fakes[0]
+        self._errors = (folder / "errors").open("w+b")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._keeper = HealthKeeper()
+        self._loop = asyncio.Runner()
+        self._probe: NvmlProbe | None = None
+        self._last_id = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for fake in self._fakes:
+            fake.become(("count 0",))
+        if self._probe is not None:
+            self._loop.run(self._probe.close())
+        self._loop.close()
+        self._let_go()
+        self._errors.close()
+
+    def play(self, seed: int) -> None:
+        """One case; raises `BrokenPromiseError` with its seed."""
+        dice = random.Random(seed)
+        try:
+            self._play(dice, machine(dice), seed)
+        except Exception as error:
+            raise BrokenPromiseError(f"seed {seed}: {type(error).__name__}: {error}") from error
+
+    def _play(self, dice: random.Random, drawn: Machine, seed: int) -> None:
+        self.tally.cases += 1
+        self._power(dice)
+        self._fake.become(drawn.lines)
+        if seed % WHOLE_WAY_EVERY == 0:
+            self.tally.whole_way += 1
+            self._through_the_command()
+            self._through_the_daemon()
+        self._through_the_child(dice, drawn, seed)
+        said = self._said()
+        if b"Traceback" in said:
+            raise BrokenPromiseError(said.decode("utf-8", "replace"))
+
+    def _through_the_child(self, dice: random.Random, drawn: Machine, seed: int) -> None:
+        child = self._child or self._start(dice)
+        self._last_id += 1
+        began = time.monotonic()
+        ask(child, self._last_id, fresh=dice.random() < 1 / 3, listen=dice.random() < 2 / 3)
+        line = self._line(child, HANG_SECONDS if drawn.may_hang else ANSWER_SECONDS)
+        if line is None and drawn.may_hang:
+            self.tally.hung += 1
+            self._fake.become(line for line in drawn.lines if not line.startswith("hang "))
+            line = self._line(child, ANSWER_SECONDS)
+        if line is None:
+            raise BrokenPromiseError("the child neither answers nor ends")
+        if not line:
+            if not drawn.may_end:
+                raise BrokenPromiseError(f"the child ended, though no call ends it: {self._said()!r}")
+            self.tally.ended += 1
+            self._let_go()
+            return
+        self.tally.slowest_ms = max(self.tally.slowest_ms, (time.monotonic() - began) * 1000)
+        answer = answer_in(line)
+        if answer is None or answer.id != self._last_id:
+            raise BrokenPromiseError(f"no answer: {line!r}")
+        self.tally.gpus += len(answer.report.gpus)
+        if seed % KEPT_FOR == 0:
+            self._keeper = HealthKeeper()  # it knows every GPU that it ever saw
+        judge(answer.report, self._keeper, now=float(seed), by_schema=seed % SCHEMA_EVERY == 0)
+
+    def _through_the_command(self) -> None:
+        began = time.monotonic()
+        report = read_once(start_child(env=self._fake.environment()), DEADLINE_SECONDS)
+        self._in_time(began)
+        judge(report, HealthKeeper(), now=began)
+
+    def _through_the_daemon(self) -> None:
+        if self._probe is None:
+            policy = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0, end_hung_after_seconds=1.0)
+            self._probe = NvmlProbe(
+                deadline_seconds=DEADLINE_SECONDS, env=self._fakes[0].environment(), policy=policy
+            )
+        keeper = HealthKeeper()
+        for _ in range(2):
+            began = time.monotonic()
+            result = self._loop.run(self._probe.read())
+            self._in_time(began)
+            if isinstance(result, GpuReport):
+                judge(result, keeper, now=began)
+            else:
+                assert isinstance(result, Missed)
+                assert result.detail
+                assert keeper.observe(result, now_wall=began, now_mono=began).outcome is not Outcome.OK
+
+    def _in_time(self, began: float) -> None:
+        took = time.monotonic() - began
+        if took > DEADLINE_SECONDS + SLACK_SECONDS:
+            raise BrokenPromiseError(f"took {took:.2f} s, and its deadline is {DEADLINE_SECONDS} s")
+
+    def _start(self, dice: random.Random) -> subprocess.Popen[bytes]:
+        self._fake = dice.choice(self._fakes)
+        environment = self._fake.environment()
+        if (listed := dice.choice(VISIBLE)) is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = listed
+        self._child = subprocess.Popen(
+            (*CHILD_COMMAND, str(self._root)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        return self._child
+
+    def _let_go(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            with child:
+                pass  # leaving closes its stdin, which ends it
+
+    def _line(self, child: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+        """One line, b"" at the end of the child, None when nothing comes in time."""
+        assert child.stdout is not None
+        ready, _, _ = select.select([child.stdout], [], [], seconds)
+        return child.stdout.readline() if ready else None
+
+    def _said(self) -> bytes:
+        """What children said on stderr since the last look."""
+        said = os.pread(self._errors.fileno(), 1 << 20, 0)
+        self._errors.truncate(0)
+        return said
+
+    def _power(self, dice: random.Random) -> None:
+        """Now and then, put some GPUs to sleep, and let the kernel tell of memory, or of nothing."""
+        if dice.random() > POWER_CHANGES:
+            return
+        for index in range(8):
+            folder = self._root / f"sys/bus/pci/devices/0000:{0x1A + index:02x}:00.0/power"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "runtime_status").write_text(dice.choice(("active\n", "active\n", "suspended\n", "")))
+        (self._root / "proc").mkdir(exist_ok=True)
+        memory = dice.choice(("MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n", "MemTotal: x kB\n", ""))
+        (self._root / "proc/meminfo").write_text(memory)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def run(folder: Path, seeds: Iterable[int], *, every: int = 0) -> Tally:
+    """Play all seeds; tells how it goes after each so many."""
+    with Campaign(folder) as campaign:
+        for seed in seeds:
+            campaign.play(seed)
+            if every and campaign.tally.cases % every == 0:
+                print(campaign.tally, flush=True)
+        return campaign.tally
+
+
+def main() -> int:
+    """Play as many cases as were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=6_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tally = run(folder, range(options.seed, options.seed + options.cases), every=1_000)
+    print(f"{tally}; {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
