@@ -60,6 +60,17 @@ async def test_a_gpu_that_falls_off_the_bus_says_why_and_is_well_three_readings_
     assert probation[probation.index(OK) :] == [OK] * (5 - probation.index(OK))
 
 
+async def test_while_a_gpu_is_silent_the_library_is_not_opened_anew_as_that_would_ask_it(
+    watched: Watched,
+) -> None:
+    await watched.look()
+    watched.fake.happen(("xid", 1, 119))
+    watched.fake.set("error", "nvmlDeviceGetTemperature", 2, "GPU_IS_LOST")
+    for _ in range(3):
+        assert await watched.healths() == [OK, LOST, LOST]
+    assert watched.fake.calls().count("nvmlInitWithFlags") == 1
+
+
 async def test_a_program_that_fails_changes_no_health(watched: Watched) -> None:
     await watched.look()
     watched.fake.happen(*[("xid", 0, number) for number in (13, 31, 43, 45, 68, 109, 9999)])

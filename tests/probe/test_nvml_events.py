@@ -161,6 +161,23 @@ def test_what_a_gpu_told_before_it_was_lost_is_heard_with_the_loss(tmp_path: Pat
     assert not [call for call in fake.calls()[calls_at_loss:] if call.endswith(" 1")]
 
 
+@pytest.mark.parametrize("number", [119, 120])
+def test_a_gpu_whose_own_processor_failed_is_not_asked_again_as_that_would_hang(
+    tmp_path: Path, number: int
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        before = listened(child)
+        fake.happen(("xid", 1, number))
+        fake.set("hang", "nvmlDeviceGetTemperature", 1)
+        first, second = listened(child), listened(child)
+        fake.unset("hang")
+    assert first[1]["reasons"] == [{"code": "gpu_silent", "detail": f"xid_{number}"}]
+    assert first[1]["uuid"] == before[1]["uuid"]
+    assert (first[1]["events"], second[1]["reasons"]) == ({f"xid_{number}": 1}, first[1]["reasons"])
+    assert [gpu["temperature_c"] for gpu in (first[0], first[2], second[0], second[2])] == [40, 42, 40, 42]
+
+
 def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:

@@ -28,7 +28,7 @@ _SLOWDOWNS = {
 
 _FALLEN = 0.9
 """A count of energy that is below this share of what it was began anew; less of a fall may be noise."""
-_GONE = frozenset({"gpu_lost", "gpu_reset_required"})
+_GONE = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,11 +140,10 @@ class NvmlProbe:
         self._restart_wait_seconds = 0.0
         if heard.report.outcome is not Outcome.OK:
             child.leave()  # a library once loaded stays as it was: the next read looks with fresh eyes
-        lost = any(gpu.health is Health.LOST for gpu in heard.report.gpus)
-        if lost and self._reopen_at is None:
-            self._reopen_at = now + self._policy.reopen_lost_after_seconds
-        if not lost:
+        if not _is_worth_reopening(heard.report):
             self._reopen_at = None
+        elif self._reopen_at is None:
+            self._reopen_at = now + self._policy.reopen_lost_after_seconds
         return replace(heard.report, age_seconds=now - heard.at) if came_late else heard.report
 
     def _missed_by_silence(self, child: Conversation) -> Missed:
@@ -160,3 +159,9 @@ class NvmlProbe:
         if self._missing_since is None:
             self._missing_since = now
         return Missed(reason="nvml_child_died", since=self._missing_since, detail=self._death)
+
+
+def _is_worth_reopening(report: GpuReport) -> bool:
+    """Whether a lost GPU may be found again, and none is there that would hang when it is asked."""
+    silent = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
+    return not silent and any(gpu.health is Health.LOST for gpu in report.gpus)

@@ -2,9 +2,10 @@
 
 Runs inside the NVML child, with the binding handed in. Each GPU has an event set of its own, because
 waiting on one that holds a lost GPU fails for all in it. It never waits: what has come is taken, up to
-a bound, and the rest is left for the next time. It judges nothing, and a driver that tells of no events
-is no fault of the GPU's: only a plain GPU_IS_LOST is, as event calls are known to answer
-Unknown Error where events do not exist (WSL, some containers).
+a bound, and the rest is left for the next time. A driver that tells of no events is no fault of the
+GPU's: only a plain GPU_IS_LOST is, as event calls are known to answer Unknown Error where events do
+not exist (WSL, some containers). It judges no event, with one exception: a GPU whose own processor
+failed must not be asked any more, because each question would hang, and every other GPU with it.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ MOST_AT_ONCE = 256
 """So many events of one GPU are taken at a time: a storm must not hold the reading up."""
 
 _AT_ONCE_MS = 0
+_SILENCING = frozenset({"xid_119", "xid_120"})
 
 
 class Listener:
@@ -32,7 +34,7 @@ class Listener:
         """Take what came since the last time; the first time for a GPU, begin to listen to it.
 
         Raises:
-            GpuGoneError: the GPU is lost; call `let_go`.
+            GpuGoneError: the GPU is lost, or must not be asked any more; call `let_go`.
         """
         nvml = self._nvml
         if uuid in self._deaf:
@@ -45,6 +47,9 @@ class Listener:
             if getattr(error, "value", None) == nvml.NVML_ERROR_GPU_IS_LOST:
                 raise GpuGoneError("gpu_lost", f"listening to its events: {error}") from error
             self._give_up(uuid, reason(nvml, error))
+        silenced = _SILENCING & self._heard.get(uuid, {}).keys()
+        if silenced:
+            raise GpuGoneError("gpu_silent", min(silenced))
 
     def let_go(self, uuid: str) -> None:
         """Take what a GPU's last moments left, and listen to it no longer."""

@@ -41,6 +41,11 @@ REASONS: dict[str, ReasonEntry] = {
         Health.LOST, "the GPU no longer answers or is no longer listed", "reboot; if it returns, reseat it"
     ),
     "gpu_reset_required": ReasonEntry(Health.LOST, "the GPU refuses work until it is reset", "reset GPU"),
+    "gpu_silent": ReasonEntry(
+        Health.LOST,
+        "the GPU's system processor failed, so it is asked no more: that would hang",
+        "reset GPU, with the agent stopped",
+    ),
     "gpu_inaccessible": ReasonEntry(
         Health.UNKNOWN, "the driver lists the GPU and will not open it", "check access to /dev/nvidia*"
     ),
