@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpu_agent.runtime.logs import REDACTED, EventLog, configure
+from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.redaction import REDACTED
 
 
 @pytest.fixture(autouse=True)

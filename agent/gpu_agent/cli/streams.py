@@ -14,7 +14,7 @@ import sys
 from typing import TextIO, cast
 
 from gpu_agent.cli.printable import printable
-from gpu_agent.runtime.logs import without_secrets
+from gpu_agent.runtime.redaction import without_secrets
 
 _STDIN, _STDOUT, _STDERR = range(3)
 _PLAINER = {"→": "->", "…": "..."}

@@ -6,7 +6,7 @@ Words for people. It looks at nothing itself, and it lets no token through.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpu_agent.runtime.logs import without_secrets
+from gpu_agent.runtime.redaction import without_secrets
 
 
 class Verdict(StrEnum):

@@ -8,17 +8,15 @@ any depth, and so is one of ours wherever it stands in a line; what names a toke
 import json
 import logging
 import math
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-REDACTED = "[redacted]"
+from gpu_agent.runtime.redaction import REDACTED, without_secrets
 
 _ROOT = "gpu_agent"
 _MAX_DEPTH = 6
-_SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
 _NO_CREDENTIALS = frozenset({"token_id", "token_ids"})
 
 
@@ -76,11 +74,6 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(_ROOT).setLevel(level.upper())
-
-
-def without_secrets(line: str) -> str:
-    """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
-    return _SECRET.sub(rf"\1{REDACTED}", line)
 
 
 class _JsonLines(logging.Formatter):

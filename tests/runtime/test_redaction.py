@@ -1,0 +1,13 @@
+import pytest
+
+from gpu_agent.runtime.redaction import REDACTED, without_secrets
+
+
+@pytest.mark.parametrize("kind", ["gpuj", "gpun", "gpuo"])
+def test_a_token_keeps_its_id_and_loses_its_secret(kind: str) -> None:
+    said = without_secrets(f"?token={kind}_0123abcd_AbC-_9&x=1")
+    assert said == f"?token={kind}_0123abcd_{REDACTED}&x=1"
+
+
+def test_words_without_a_token_stay() -> None:
+    assert without_secrets("gpu_agent.node, gpuj_ of nothing") == "gpu_agent.node, gpuj_ of nothing"
