@@ -6,17 +6,22 @@ its author's page. NVML itself is none of them: it is always asked, through a ch
 It loads no collector and reads none: `attempt` does, at the border behind which anything may happen.
 """
 
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from gpu_agent.probe.packages import may_bring
 from gpu_agent.wire.inventory import GpuReport
 
 GROUP = "gpu_agent.collectors"
 INTERFACE = 1
 """The version of what stands in this module. It grows when a collector written before would break."""
+OURS = {"amd": "gpu_agent.probe.amd:AmdGpus"}
+"""What this package itself brings, as its entry points say."""
+_OUR_PACKAGE = "gpu_agent"
 NVML = "nvml"
 """The name under which the agent's own reading appears among the collectors'."""
 
@@ -51,9 +56,22 @@ class Installed:
 
 def installed(wanted: Iterable[str] | None = None) -> tuple[Installed, ...]:
     """List the collectors of all packages by name, or of those the wanted ones; each name once."""
-    found = {point.name: point.load for point in entry_points(group=GROUP)}
+    found = _found()
     names = sorted(found) if wanted is None else [name for name in dict.fromkeys(wanted) if name != NVML]
     return tuple(Installed(name, found.get(name) or _absent(name, tuple(found))) for name in names)
+
+
+def _found() -> dict[str, Callable[[], object]]:
+    """Search the packages only where another than ours may bring one: the search loads a great deal."""
+    if not may_bring(GROUP, beside=_OUR_PACKAGE):
+        return {name: partial(_load, value) for name, value in OURS.items()}
+    metadata = importlib.import_module("importlib.metadata")
+    return {point.name: point.load for point in metadata.entry_points(group=GROUP)}
+
+
+def _load(value: str) -> object:
+    module, _, name = value.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _absent(name: str, present: tuple[str, ...]) -> Callable[[], object]:
