@@ -29,7 +29,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["prob"], "did you mean `probe`?"),
         (["registry", "node5"], "did you mean `node"),
-        (["nothing-like-it"], "there are: probe, run"),
+        (["nothing-like-it"], "there are: probe, doctor, run"),
         (["registry"], "say which action: serve, "),
         (["registry", "token"], "say which action: create, list, revoke, rotate"),
         (["registry", "token", "creat"], "did you mean `create`?"),

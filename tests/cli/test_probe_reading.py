@@ -6,7 +6,7 @@ import pytest
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.cli.probe_reading import asked_by, inventory_of
-from gpu_agent.probe.nvml_once import start_child
+from gpu_agent.probe.nvml_head_start import start_child
 from tests.nvml_fake.control import FakeNvml
 
 

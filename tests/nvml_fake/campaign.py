@@ -24,7 +24,8 @@ from typing import Self
 
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
-from gpu_agent.probe.nvml_once import read_once, start_child
+from gpu_agent.probe.nvml_head_start import start_child
+from gpu_agent.probe.nvml_once import read_once
 from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask
 from gpu_agent.probe.nvml_report import Missed, answer_in
 from gpu_agent.wire.inventory import GpuReport, Outcome

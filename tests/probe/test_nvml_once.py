@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from gpu_agent.probe.nvml_once import dismiss, read_once, start_child
+from gpu_agent.probe.nvml_head_start import start_child
+from gpu_agent.probe.nvml_once import read_once
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
 
@@ -83,10 +84,3 @@ def test_the_quick_path_loads_neither_asyncio_nor_pydantic() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert seen.stdout.strip() == "[]"
-
-
-def test_a_child_that_is_not_needed_is_let_go_at_once(tmp_path: Path) -> None:
-    child = start_child(env=FakeNvml(tmp_path).environment())
-    dismiss(child)
-    assert child.process is not None
-    assert child.process.poll() is not None

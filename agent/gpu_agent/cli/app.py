@@ -19,6 +19,7 @@ from gpu_agent.version import __version__
 
 _LIKE = 0.75
 """From this likeness on an option is taken for another, mistyped: all begin alike."""
+_STDOUT, _USUAL_COLUMNS = 1, 80
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
 
@@ -76,7 +77,7 @@ def _run(words: Sequence[str]) -> int:
 
 def parser_of(module: CommandModule, path: Sequence[str]) -> Parser:
     """The parser of one command, as its module configures it."""
-    parser = Parser(prog=" ".join(path), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=" ".join(path), formatter_class=_formatter)
     module.configure(parser)
     return parser
 
@@ -88,11 +89,26 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
         usage=f"{prog} {group.what.upper()} ...",
         description=filled(group.description),
         epilog=_listed(group, path),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
     )
     if group is ROOT:
         parser.add_argument("--version", action="version", version=f"gpu-agent {__version__}")
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Tell argparse how wide the terminal is: to find out, it loads a great deal for every argument."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(_STDOUT).columns or _USUAL_COLUMNS
+    except (OSError, ValueError):
+        return _USUAL_COLUMNS
 
 
 def _listed(group: Group, path: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
-from gpu_agent.probe.nvml_once import StartedChild, start_child
+from gpu_agent.probe.nvml_head_start import StartedChild, start_child
 
 DESCRIPTION = """\
 Show what this machine has: GPUs with their health, host, models, and whether it could register.

@@ -14,7 +14,8 @@ from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked, something_configured
 from gpu_agent.probe.collect_once import collect, start_collectors
 from gpu_agent.probe.merging import merged
-from gpu_agent.probe.nvml_once import StartedChild, dismiss, read_once, start_child
+from gpu_agent.probe.nvml_head_start import StartedChild, dismiss, start_child
+from gpu_agent.probe.nvml_once import read_once
 from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.snapshot import Sources, take

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from gpu_agent.cli.probe_reading import asked_by, inventory_of
 from gpu_agent.cli.streams import complain
-from gpu_agent.probe.nvml_once import StartedChild
+from gpu_agent.probe.nvml_head_start import StartedChild
 from gpu_agent.probe.snapshot import exit_code, to_document
 from gpu_agent.wire.inventory import Inventory
 
