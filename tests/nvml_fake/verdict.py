@@ -35,7 +35,7 @@ _MOMENT = Moment(
     running_job_ids=None,
     probe_age_seconds=0.0,
 )
-_UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_inaccessible"})
+_UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_inaccessible", "gpu_silent"})
 """Reasons of a GPU that was not read: they stand for each of its figures."""
 _NOFIGURES = frozenset(
     {"uuid", "name", "index", "vendor", "memory_kind", "parent_uuid", "health", "reasons", "unknowns"}

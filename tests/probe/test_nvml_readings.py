@@ -58,6 +58,9 @@ def test_every_getter_unsupported_still_lists_the_gpu(tmp_path: Path) -> None:
         ("temperature", 4294967295, "temperature_c"),
         ("power_mw", 4294967295, "power_w"),
         ("clock_sm_mhz", 4294967295, "clock_sm_mhz"),
+        ("energy_mj", 2**64 - 1, "energy_mj"),
+        ("energy_mj", 0, "energy_mj"),
+        ("ecc_uncorrected", 2**64 - 1, "ecc_uncorrected"),
     ],
 )
 def test_a_figure_that_no_gpu_has_is_unknown(tmp_path: Path, *, key: str, value: int, field: str) -> None:

@@ -23,6 +23,9 @@ from gpu_agent.probe.nvml_answers import (
 MAX_CELSIUS = 200
 MAX_MILLIWATTS = 10_000_000
 MAX_MHZ = 20_000
+MAX_MILLIJOULES = 10**16
+"""Over two hundred years at a kilowatt. A false count that falls later would pass for a reset."""
+MAX_ECC_ERRORS = 1 << 40
 
 _LOAD = ("utilization_percent", "memory_utilization_percent")
 _NOT_OF_A_CUT_GPU = "not told of a GPU that is cut into MIG slices"
@@ -145,7 +148,7 @@ def _ecc(nvml: ModuleType, handle: object) -> Values:
     count = nvml.nvmlDeviceGetTotalEccErrors(
         handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     )
-    return {"ecc_uncorrected": count}
+    return {"ecc_uncorrected": within(count, 0, MAX_ECC_ERRORS)}
 
 
 def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
@@ -167,8 +170,11 @@ def _throttle(nvml: ModuleType, handle: object) -> Values:
 
 
 def _energy(nvml: ModuleType, handle: object) -> Values:
-    """Count the energy used since the driver was loaded: it begins anew when the GPU was reset."""
-    return {"energy_mj": nvml.nvmlDeviceGetTotalEnergyConsumption(handle)}
+    """Count the energy used since the driver was loaded: it begins anew when the GPU was reset.
+
+    None at all is no answer: a millijoule is used within a millisecond.
+    """
+    return {"energy_mj": within(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
