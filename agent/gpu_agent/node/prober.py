@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
+from gpu_agent.node.rescans import Rescans
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml import Missed
@@ -70,6 +71,7 @@ class Prober:
         self._overdue = False
         self._outcome: Outcome | None = None
         self._missing: str | None = None
+        self._rescans = Rescans(self.probe_now, every_seconds=pace.interval_seconds)
 
     @property
     def probe_age_seconds(self) -> float | None:
@@ -84,6 +86,7 @@ class Prober:
     async def run(self, tasks: Tasks) -> None:
         """Probe, tell, wait; `tasks` is where a look at the host and the disks is started."""
         await self._look_around(tasks, self._take_host)
+        tasks.start("rescans", self._rescans.run())
         while True:
             self._asked.clear()
             self._collecting.begin(tasks)
@@ -92,6 +95,7 @@ class Prober:
             gpus = self._judged(result)
             gpus = merged(gpus, await self._collecting.reports())
             await self._look_around(tasks, self._take)
+            self._rescans.scanned()
             if self._surroundings is not None:
                 await self._listener(replace(self._surroundings, gpu=gpus))
             with contextlib.suppress(TimeoutError):
@@ -124,7 +128,9 @@ class Prober:
         return Inventory(host=self._sources.host.read(), gpu=_UNREAD, simulated=self._simulated)
 
     def _take(self) -> Inventory:
-        return take(_UNREAD, self._sources, simulated=self._simulated)
+        inventory = take(_UNREAD, self._sources, simulated=self._simulated)
+        self._rescans.follow(self._sources.catalogue)
+        return inventory
 
     def _interval(self) -> float:
         absent = self._outcome is not None and self._outcome is not Outcome.OK

@@ -140,6 +140,33 @@ def test_each_part_of_a_repository_that_changes_makes_it_read_again(tmp_path: Pa
     assert versions() == {}
 
 
+def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_path: Path) -> None:
+    made = repository(tmp_path / "hub", "a/b")
+    snapshot = made.snapshot(revision(1), whisper_files())
+    (tmp_path / "plain" / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "plain" / "deep" / "er" / "m.gguf").touch()
+    roots = tmp_path / "hub", tmp_path / "plain", tmp_path / "none"
+    catalogue = Catalogue([HubCache(roots[:1]), ModelFolders(roots[1:])])
+    catalogue.scan()
+    folders = {path for path in catalogue.places if os.path.isdir(path)}  # noqa: PTH112  as they are told
+    hub = {roots[0], made.path, made.path / "blobs", made.path / "refs", snapshot.parent, snapshot}
+    plain = {roots[1], roots[1] / "deep", roots[1] / "deep" / "er"}
+    assert folders == {str(path) for path in hub | plain}
+
+
+def test_the_places_are_the_same_object_until_something_changed(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(revision(1), whisper_files())
+    catalogue = Catalogue([HubCache([tmp_path])])
+    catalogue.scan()
+    places = catalogue.places
+    catalogue.scan()
+    assert catalogue.places is places
+    made.incomplete()
+    catalogue.scan()
+    assert catalogue.places is not places
+
+
 def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(tmp_path: Path) -> None:
     repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     source = CountingHub(tmp_path)

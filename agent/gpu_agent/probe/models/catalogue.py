@@ -10,7 +10,7 @@ and scan from one thread at a time.
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpu_agent.probe.models.declared import Declaration, better, declare
@@ -66,6 +66,15 @@ class Catalogue:
         self._looked: dict[_Key, int] = {}
         self._models: tuple[Model, ...] | None = None
         """What follows from all that is known; `None` when some of it changed since."""
+        self._roots: tuple[str, ...] = ()
+        self._moved = False
+        """Something at the places changed, so they may be others than they were."""
+        self._places: Collection[str] = ()
+
+    @property
+    def places(self) -> Collection[str]:
+        """Every path that a change of models shows at; the same object while none of it changes."""
+        return self._places
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
@@ -75,7 +84,7 @@ class Catalogue:
     def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
         """Look for models, for no longer than the budget and the unit it ends in."""
         deadline = self._monotonic() + budget_seconds
-        units, problems = self._units()
+        units, problems, roots = self._units()
         order = sorted(units, key=lambda key: self._looked.get(key, 0))  # stable: longest unseen first
         self._scans += 1
         reached = 0
@@ -92,16 +101,33 @@ class Catalogue:
                 problems.update(known.reading.problems)
         if self._models is None:
             self._models = self._declared()
+        if self._moved or roots != self._roots:
+            self._roots, self._places, self._moved = roots, self._all_places(roots), False
         return Scan(models=self._models, complete=reached == len(order), problems=problems)
 
-    def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str]]:
+    def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str], tuple[str, ...]]:
         units: dict[_Key, tuple[ModelSource, Unit]] = {}
         problems: dict[str, str] = {}
+        roots: tuple[str, ...] = ()
         for source in self._sources:
             listing = source.units()
             problems.update(listing.problems)
+            roots += listing.roots
             units |= {(source.name, unit.root.path, unit.path): (source, unit) for unit in listing.units}
-        return units, problems
+        return units, problems, roots
+
+    def _all_places(self, roots: Iterable[str]) -> Collection[str]:
+        """The roots, what was watched, the folders that hold it, and the way to each unit."""
+        places = dict.fromkeys(roots)
+        for (_, root, path), known in self._known.items():
+            places.update(dict.fromkeys(known.reading.watched))
+            holding = map(_folder_of, known.reading.watched)
+            places.update((folder, None) for folder in holding if len(folder) >= len(root))
+            above = _folder_of(path)
+            while len(above) > len(root) and above not in places:
+                places[above] = None
+                above = _folder_of(above)
+        return places.keys()
 
     def _look(self, key: _Key, source: ModelSource, unit: Unit) -> None:
         known = self._known.get(key)
@@ -113,12 +139,14 @@ class Catalogue:
         self._known[key] = _Known(reading, settled=newest < began - _SETTLED_NANOSECONDS)
         if known is None or known.reading.models != reading.models:
             self._models = None
+        if known is None or known.reading.watched != reading.watched:
+            self._moved = True
 
     def _forget_all_but(self, units: Collection[_Key]) -> None:
         gone = [key for key in self._known if key not in units]
         for key in gone:
             del self._known[key], self._looked[key]
-            self._models = None
+            self._models, self._moved = None, True
 
     def _declared(self) -> tuple[Model, ...]:
         found: dict[tuple[str, str], Model] = {}
@@ -127,6 +155,10 @@ class Catalogue:
                 identity = model.model_id, model.version
                 found[identity] = better(found[identity], model) if identity in found else model
         return declare(self._declarations, found.values())
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition(os.sep)[0]
 
 
 def _unchanged(watched: Mapping[str, Mark | None]) -> bool:

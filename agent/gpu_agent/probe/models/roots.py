@@ -22,18 +22,18 @@ def list_units(
     """
     units: list[Unit] = []
     problems: dict[str, str] = {}
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     for path in roots:
         try:
             root = open_root(path, cross_file_systems=cross_file_systems)
             if root.path not in seen:
-                seen.add(root.path)
+                seen[root.path] = None
                 units += units_of(root)
         except FileNotFoundError:
             continue
         except OSError as error:
             problems[str(path)] = reason(error)
-    return Listing(tuple(units), problems)
+    return Listing(tuple(units), problems, tuple(seen))
 
 
 def entries_of(root: Root) -> list[os.DirEntry[str]]:

@@ -49,6 +49,8 @@ class Listing:
 
     units: tuple[Unit, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    """The paths of those that are there: a new unit shows in one of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,97 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.rescans import PAUSE_SECONDS, SETTLE_SECONDS, Rescans
+from gpu_agent.probe.models import notices as notices_module
+from gpu_agent.probe.models.catalogue import Catalogue
+from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.notices import Notices
+from gpu_agent.runtime.tasks import Tasks
+
+HAS_NOTICES = pytest.mark.skipif(Notices.open() is None, reason="only Linux has inotify")
+
+
+class _Looks:
+    """Counts what is asked for, and scans as the probe would."""
+
+    def __init__(self, root: Path) -> None:
+        self.catalogue = Catalogue([ModelFolders([root])])
+        self.asked: asyncio.Queue[float] = asyncio.Queue()
+        self.rescans = Rescans(lambda: self.asked.put_nowait(time.monotonic()), every_seconds=5)
+
+    def scan(self) -> None:
+        self.catalogue.scan()
+        self.rescans.follow(self.catalogue)
+        self.rescans.scanned()
+
+    async def next_one(self) -> float:
+        async with asyncio.timeout(5):
+            return await self.asked.get()
+
+
+@asynccontextmanager
+async def _looking(root: Path) -> AsyncIterator[_Looks]:
+    looks = _Looks(root)
+    async with Tasks() as tasks:
+        tasks.start("rescans", looks.rescans.run())
+        await asyncio.sleep(0)  # its first step opens what it listens to
+        looks.scan()
+        yield looks
+        tasks.end()
+
+
+@HAS_NOTICES
+async def test_folders_that_are_followed_from_now_on_are_looked_at_once_more(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        looks.scan()
+        assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_a_change_is_looked_at_within_a_second_and_a_crowd_of_them_once(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        began = time.monotonic()
+        for number in range(100):
+            (tmp_path / f"{number}.gguf").write_text("x")
+        assert await looks.next_one() - began < 1
+        looks.scan()
+        assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_changes_without_end_are_looked_at_once_a_second(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        (tmp_path / "1.gguf").touch()
+        first = await looks.next_one()
+        (tmp_path / "2.gguf").touch()
+        second = await looks.next_one()
+        assert second - first >= (SETTLE_SECONDS + PAUSE_SECONDS) * 0.99
+
+
+async def test_where_there_are_no_notices_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notices, "open", classmethod(lambda _: None))
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_a_limit_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
+    (tmp_path / "a").mkdir()
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        looks.scan()
+    assert caplog.messages == ["models_polled"]
