@@ -26,7 +26,7 @@ from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.probe.nvml_head_start import start_child
 from gpu_agent.probe.nvml_once import read_once
-from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask
+from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask, ask_to_end
 from gpu_agent.probe.nvml_report import Missed, answer_in
 from gpu_agent.wire.inventory import GpuReport, Outcome
 from tests.nvml_fake.control import FakeNvml, built_library
@@ -120,18 +120,20 @@ class Campaign:
     def _play(self, dice: random.Random, drawn: Machine, seed: int) -> None:
         self.tally.cases += 1
         self._power(dice)
+        child = self._child or self._start(dice)
         self._fake.become(drawn.lines)
         if seed % WHOLE_WAY_EVERY == 0:
             self.tally.whole_way += 1
             self._through_the_command()
             self._through_the_daemon()
-        self._through_the_child(dice, drawn, seed)
+        self._through_the_child(child, dice, drawn, seed=seed)
         said = self._said()
         if b"Traceback" in said:
             raise BrokenPromiseError(said.decode("utf-8", "replace"))
 
-    def _through_the_child(self, dice: random.Random, drawn: Machine, seed: int) -> None:
-        child = self._child or self._start(dice)
+    def _through_the_child(
+        self, child: subprocess.Popen[bytes], dice: random.Random, drawn: Machine, *, seed: int
+    ) -> None:
         self._last_id += 1
         began = time.monotonic()
         ask(child, self._last_id, fresh=dice.random() < 1 / 3, listen=dice.random() < 2 / 3)
@@ -143,10 +145,13 @@ class Campaign:
         if line is None:
             raise BrokenPromiseError("the child neither answers nor ends")
         if not line:
-            if not drawn.may_end:
-                raise BrokenPromiseError(f"the child ended, though no call ends it: {self._said()!r}")
-            self.tally.ended += 1
             self._let_go()
+            if not drawn.may_end:
+                said = self._said()
+                raise BrokenPromiseError(
+                    f"the child ended ({child.returncode}), and no call ends it: {said!r}"
+                )
+            self.tally.ended += 1
             return
         self.tally.slowest_ms = max(self.tally.slowest_ms, (time.monotonic() - began) * 1000)
         answer = answer_in(line)
@@ -203,8 +208,10 @@ class Campaign:
     def _let_go(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            with child:
-                pass  # leaving closes its stdin, which ends it
+            ask_to_end(child)
+            child.wait(ANSWER_SECONDS)
+            if child.stdout is not None:
+                child.stdout.close()
 
     def _line(self, child: subprocess.Popen[bytes], seconds: float) -> bytes | None:
         """One line, b"" at the end of the child, None when nothing comes in time."""

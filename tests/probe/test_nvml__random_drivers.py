@@ -65,7 +65,7 @@ def test_two_gpus_with_one_uuid_are_noticed() -> None:
 def test_a_child_that_ends_by_itself_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     harmless = next(seed for seed in range(1, 99) if not machine(random.Random(seed)).may_end)
     monkeypatch.setattr(campaign, "CHILD_COMMAND", ("true",))
-    with pytest.raises(campaign.BrokenPromiseError, match="though no call ends it"):
+    with pytest.raises(campaign.BrokenPromiseError, match="and no call ends it"):
         campaign.run(tmp_path, [harmless])
 
 
