@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.probe.attempt import Attempt
+from gpu_agent.probe.collectors import Installed, Surroundings
 from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
@@ -49,10 +52,16 @@ def _always(result: GpuReport | Missed) -> ReadGpus:
 
 @asynccontextmanager
 async def _probing(
-    read: ReadGpus, sources: Sources | None = None, *, pace: Pace = PACE
+    read: ReadGpus,
+    sources: Sources | None = None,
+    *,
+    pace: Pace = PACE,
+    collecting: Collecting | None = None,
 ) -> AsyncIterator[tuple[Prober, Callable[[], Awaitable[Inventory]]]]:
     found: asyncio.Queue[Inventory] = asyncio.Queue()
-    prober = Prober(read, sources or Sources(), pace=pace, simulated=True, listener=found.put)
+    prober = Prober(
+        read, sources or Sources(), pace=pace, simulated=True, listener=found.put, collecting=collecting
+    )
 
     async def next_one() -> Inventory:
         async with asyncio.timeout(10):
@@ -205,3 +214,54 @@ async def test_a_driver_that_arrives_later_is_found(tmp_path: Path) -> None:
         arrived.touch()
         while (await next_one()).gpu.outcome is not Outcome.OK:
             pass
+
+
+class _Radeon:
+    """A collector with one GPU."""
+
+    interface = 1
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        assert surroundings == Surroundings()
+
+    def read(self, deadline_seconds: float) -> GpuReport:
+        assert deadline_seconds > 0
+        gpu = Gpu(uuid="AMD-1", name="Radeon", memory_mb=24576, vendor="amd")
+        return GpuReport(outcome=Outcome.OK, gpus=(gpu,))
+
+
+def _collecting_a_radeon() -> Collecting:
+    return Collecting((Attempt(Installed("amd", lambda: _Radeon), Surroundings()),), deadline_seconds=20)
+
+
+async def test_gpus_of_collectors_stand_beside_nvmls_and_are_as_fresh() -> None:
+    collecting = Collecting(
+        (Attempt(Installed("amd", lambda: _Radeon), Surroundings()),), deadline_seconds=20
+    )
+    async with _probing(_always(GOOD), collecting=collecting) as (prober, next_one):
+        inventory = await next_one()
+        assert [gpu.uuid for gpu in inventory.gpu.gpus] == ["GPU-1", "AMD-1"]
+        assert (prober.probe_age_seconds or 0) < 5
+
+
+async def test_without_an_nvidia_driver_collectors_are_asked_at_their_pace_and_nvml_at_its_own() -> None:
+    looks: list[int] = []
+
+    async def read() -> GpuReport:
+        looks.append(1)
+        return GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver")
+
+    collecting = Collecting(
+        (Attempt(Installed("amd", lambda: _Radeon), Surroundings()),), deadline_seconds=20
+    )
+    pace = Pace(interval_seconds=0.01, deadline_seconds=20, stale_after_seconds=60, without_driver_seconds=60)
+    async with _probing(read, pace=pace, collecting=collecting) as (prober, next_one):
+        for _ in range(5):
+            assert [gpu.uuid for gpu in (await next_one()).gpu.gpus] == ["AMD-1"]
+        assert len(looks) == 1
+        age = prober.probe_age_seconds
+        assert age is not None
+        assert age < 20
+        prober.probe_now()
+        while len(looks) == 1:
+            await next_one()

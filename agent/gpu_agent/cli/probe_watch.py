@@ -24,9 +24,8 @@ from gpu_agent.node.collecting import collectors_of
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.probe.options import sources_of
+from gpu_agent.node.sources import opened_sources
 from gpu_agent.runtime.logs import configure
-from gpu_agent.runtime.places import home
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Inventory
@@ -78,7 +77,7 @@ async def _watched(settings: AgentSettings, view: View) -> None:
 
         prober = Prober(
             read_gpus,
-            sources_of(settings.probe_options, environ=os.environ, home=home()),
+            opened_sources(settings),
             pace=Pace(
                 interval_seconds=INTERVAL_SECONDS,
                 deadline_seconds=settings.deadline_seconds,

@@ -5,7 +5,6 @@ machine is the probe's. Leaves within five seconds of being asked to.
 """
 
 import asyncio
-import os
 import platform
 import random
 import signal
@@ -27,11 +26,8 @@ from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.probe.options import sources_of
-from gpu_agent.probe.simulated_models import with_models_of
-from gpu_agent.probe.snapshot import Sources
+from gpu_agent.node.sources import opened_sources
 from gpu_agent.runtime.logs import EventLog, configure
-from gpu_agent.runtime.places import home
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
 from gpu_agent.session.actions import (
@@ -119,7 +115,7 @@ class Agent:
         )
         self._prober = Prober(
             read_gpus,
-            _sources(settings),
+            opened_sources(settings),
             pace=Pace(
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,
@@ -248,11 +244,6 @@ class Agent:
         if also is not None:
             tell = _LOG.warning if note.problem else _LOG.info
             tell(note.event, **note.fields, **also)
-
-
-def _sources(settings: AgentSettings) -> Sources:
-    found = sources_of(settings.probe_options, environ=os.environ, home=home())
-    return found if settings.simulate is None else with_models_of(settings.simulate, found)
 
 
 async def _run(settings: AgentSettings, identity: IdentityFile) -> End:

@@ -70,6 +70,9 @@ class Prober:
         self._looking: asyncio.Task[Inventory] | None = None
         self._overdue = False
         self._outcome: Outcome | None = None
+        self._absent: GpuReport | None = None
+        """What NVML said last, where that was that there is no working driver."""
+        self._look_again_at = 0.0
         self._missing: str | None = None
         self._rescans = Rescans(self.probe_now, every_seconds=pace.interval_seconds)
 
@@ -88,11 +91,10 @@ class Prober:
         await self._look_around(tasks, self._take_host)
         tasks.start("rescans", self._rescans.run())
         while True:
+            at_once = self._asked.is_set()
             self._asked.clear()
             self._collecting.begin(tasks)
-            result = await self._read_gpus()
-            self._note(result)
-            gpus = self._judged(result)
+            gpus = self._judged(await self._read_own(at_once=at_once))
             gpus = merged(gpus, await self._collecting.reports())
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
@@ -101,6 +103,16 @@ class Prober:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
+
+    async def _read_own(self, *, at_once: bool) -> GpuReport | Missed:
+        """Ask NVML; where it has no driver, only so often, however often the collectors are asked."""
+        if self._absent is not None and not at_once and time.monotonic() < self._look_again_at:
+            return self._absent
+        result = await self._read_gpus()
+        self._note(result)
+        self._absent = None if isinstance(result, Missed) or result.outcome is Outcome.OK else result
+        self._look_again_at = time.monotonic() + self._pace.without_driver_seconds
+        return result
 
     def _judged(self, result: GpuReport | Missed) -> GpuReport:
         now = time.monotonic()
@@ -133,8 +145,9 @@ class Prober:
         return inventory
 
     def _interval(self) -> float:
-        absent = self._outcome is not None and self._outcome is not Outcome.OK
-        return max(self._pace.interval_seconds, self._pace.without_driver_seconds if absent else 0.0)
+        """A machine without any GPU is looked at less often."""
+        nothing = self._absent is not None and self._collecting.age_seconds() is None
+        return max(self._pace.interval_seconds, self._pace.without_driver_seconds if nothing else 0.0)
 
     def _note(self, result: GpuReport | Missed) -> None:
         """Log what changed about reading the GPUs, once."""
