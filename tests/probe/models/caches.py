@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 
 LONG_AGO = 1_600_000_000
 LONG = 1_000_000
+NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,24 @@ def settle(folder: Path, *, seconds_later: int = 0) -> None:
     for path in (folder, *folder.rglob("*")):
         if path.lstat().st_mtime > LONG_AGO + LONG:
             os.utime(path, (LONG_AGO + seconds_later,) * 2, follow_symlinks=False)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody, where one is root: to root no folder is closed."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

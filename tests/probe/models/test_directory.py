@@ -1,5 +1,4 @@
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.tree import MAX_DEPTH
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import revision
+from tests.probe.models.caches import open_folder, revision, unprivileged
 
 
 def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
@@ -181,11 +180,12 @@ def test_no_tree_of_files_makes_it_raise_or_tell_a_path(tree: dict[str, object])
             assert folder not in text
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
-def test_a_closed_folder_is_a_problem_and_hides_no_other(tmp_path: Path) -> None:
-    (tmp_path / "lost+found").mkdir(mode=0)
-    write(tmp_path / "m" / "m.gguf")
-    models, problems = found_in(tmp_path)
+def test_a_closed_folder_is_a_problem_and_hides_no_other() -> None:
+    with open_folder() as root:
+        (root / "lost+found").mkdir(mode=0)
+        write(root / "m" / "m.gguf")
+        with unprivileged():
+            models, problems = found_in(root)
     assert list(models) == ["m"]
     assert problems == {"lost+found": "permission denied"}
 

@@ -75,6 +75,16 @@ def test_a_snapshot_being_filled_is_downloading(tmp_path: Path) -> None:
     assert [model.status for model in models_in(tmp_path)] == [ModelStatus.DOWNLOADING]
 
 
+def test_what_a_killed_attempt_left_beside_the_whole_blob_is_litter(tmp_path: Path) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, whisper_files())
+    blob = made.blob(b"whole")
+    made.incomplete(f"{blob.name}.0a1b2c3d")
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.READY]
+    blob.unlink()
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.DOWNLOADING]
+
+
 def test_an_update_on_its_way_leaves_the_older_revision_ready(tmp_path: Path) -> None:
     made = repository(tmp_path, "a/b")
     old = made.snapshot(ONE, whisper_files(), ref=None)

@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.ollama import OllamaStore, default_roots
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import settle
+from tests.probe.models.caches import open_folder, settle, unprivileged
 
 USUAL = "registry.ollama.ai/library"
 LLAMA = {"model_format": "gguf", "model_family": "llama", "model_type": "8.0B", "file_type": "Q4_0"}
@@ -185,13 +185,27 @@ def test_where_ollama_keeps_nothing_is_no_problem(tmp_path: Path) -> None:
     assert found_in(tmp_path / "empty") == found_in(tmp_path / "none") == ({}, {})
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
-def test_a_closed_folder_of_manifests_hides_no_other(tmp_path: Path) -> None:
-    Store(tmp_path).model()
-    (tmp_path / "manifests" / "closed").mkdir(mode=0)
-    models, problems = found_in(tmp_path)
+def test_a_closed_folder_of_manifests_hides_no_other() -> None:
+    with open_folder() as root:
+        Store(root).model()
+        (root / "manifests" / "closed").mkdir(mode=0)
+        with unprivileged():
+            models, problems = found_in(root)
     assert set(models) == {"llama3:8b"}
     assert problems == {"closed": "permission denied"}
+
+
+def test_a_manifest_and_blobs_that_may_not_be_read_are_errors_with_that_reason() -> None:
+    with open_folder() as root:
+        Store(root).model(f"{USUAL}/a/1")
+        Store(root).model(f"{USUAL}/b/1", weights=b"others")
+        (root / "manifests" / USUAL / "a" / "1").chmod(0)
+        (root / "blobs").chmod(0)
+        with unprivileged():
+            models, _ = found_in(root)
+    assert {model.status for model in models.values()} == {ModelStatus.ERROR}
+    assert models["a:1"].detail == "permission denied"
+    assert str(models["b:1"].detail).endswith("permission denied")
 
 
 def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from gpu_agent.probe.models import roots as roots_module
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import Root, Unit
 from gpu_agent.probe.models.tree import open_root
+from tests.probe.models.caches import open_folder, unprivileged
 
 
 def every_entry(root: Root) -> Iterator[Unit]:
@@ -31,11 +31,13 @@ def test_a_root_that_is_not_there_is_no_problem_and_one_that_is_no_folder_is(tmp
     assert [unit.name for unit in listing.units] == ["unit"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into any folder")
-def test_a_root_that_may_not_be_looked_at_is_a_problem(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
-    assert list_units([closed], every_entry).problems == {str(closed): "permission denied"}
+def test_a_root_that_may_not_be_looked_at_is_a_problem() -> None:
+    with open_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir(mode=0)
+        with unprivileged():
+            problems = list_units([closed], every_entry).problems
+    assert problems == {str(closed): "permission denied"}
 
 
 def test_entries_are_sorted_shown_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,12 +98,17 @@ class _Repository:
             yield _model(self.model_id, None, ModelStatus.DOWNLOADING, detail=progress(fetching))
 
     def _fetching(self) -> int:
-        """How many blobs are still being fetched."""
+        """How many blobs are still being fetched.
+
+        Each attempt has a file of its own, and one that was killed leaves it behind: that of a blob which
+        is here by now is litter.
+        """
         try:
             blobs = self.tree.shared(below(self.path, "blobs"))
         except FileNotFoundError:
             return 0  # on file systems without links there are none
-        return sum(name.endswith(_INCOMPLETE) for name in blobs)
+        fetching = {name.partition(".")[0] for name in blobs if name.endswith(_INCOMPLETE)}
+        return len(fetching.difference(blobs))
 
     def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         """The revisions, by name."""
