@@ -52,6 +52,13 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
         assert "nvml_hung" in json.dumps(node["checks"])
         assert max(ages) > 3, "the age of the last good reading must grow"
 
+        def told() -> bool:
+            events = registry.get(f"/v1/nodes/{node_id}/events")["events"]
+            faults = [event["fields"]["code"] for event in events if event["event"] == "node_fault_reported"]
+            return faults == ["NVML_HUNG"]
+
+        eventually(told, within_seconds=5, what="the fault in the node's history")
+
         fake.unset("hang", "nvmlDeviceGetUtilizationRates", "0")
         recovered = registry.await_status(node_id, "ready", within_seconds=30)
         assert recovered["reason_code"] == "recovered"
