@@ -96,6 +96,65 @@ def test_version_1_without_limits_writes_huge_numbers_and_has_none(tmp_path: Pat
     assert version_1(tmp_path, "/", files) == Cgroup()
 
 
+def test_version_1_tells_the_limit_of_parents_that_a_container_cannot_see(tmp_path: Path) -> None:
+    files = {
+        "memory/memory.limit_in_bytes": "9223372036854771712",
+        "memory/memory.stat": f"cache 1\nhierarchical_memory_limit {3 * GIB}\n",
+    }
+    assert version_1(tmp_path, "/kubepods/pod/c", files, top="/kubepods/pod/c").memory_limit_bytes == 3 * GIB
+
+
+def test_version_1_parents_that_can_be_seen_bind_too(tmp_path: Path) -> None:
+    files = {
+        "memory/user/memory.limit_in_bytes": str(GIB),
+        "memory/user/job/memory.limit_in_bytes": str(4 * GIB),
+        "cpu,cpuacct/user/cpu.cfs_quota_us": "200000",
+        "cpu,cpuacct/user/cpu.cfs_period_us": "100000",
+        "cpu,cpuacct/user/job/cpu.cfs_quota_us": "-1",
+        "cpu,cpuacct/user/job/cpu.cfs_period_us": "100000",
+    }
+    found = version_1(tmp_path, "/user/job", files)
+    assert (found.cpu_cores, found.memory_limit_bytes) == (2.0, GIB)
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"), [("0-7", 8), ("0-3,8,10-11\n", 7), ("5", 1), ("", None), ("\n", None)]
+)
+def test_the_cpus_of_a_set_are_counted(tmp_path: Path, listed: str, count: int | None) -> None:
+    assert version_2(tmp_path, "/", {"cpuset.cpus.effective": listed}) == Cgroup(cpus=count)
+
+
+def test_version_1_has_its_set_in_a_hierarchy_of_its_own(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "3:cpuset:/a\n0::/\n",
+            "proc/self/mountinfo": "35 31 0:32 / /cs rw - cgroup cgroup rw,cpuset\n",
+            "cs/a/cpuset.effective_cpus": "2-3",
+        },
+    )
+    assert read_cgroup(tmp_path).cpus == 2
+
+
+@pytest.mark.parametrize("listed", ["x", "3-1", "0-99999999", "1,,2", "-", "0-1;4"])
+def test_a_set_that_makes_no_sense_is_unknown_with_its_reason(tmp_path: Path, listed: str) -> None:
+    found = version_2(tmp_path, "/", {"cpuset.cpus.effective": listed})
+    assert found.cpus is None
+    assert "cpuset.cpus.effective" in found.unknowns
+
+
+def test_backslashes_in_a_groups_name_are_read_as_the_kernel_escapes_them(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/machine.slice/qemu\\x2d1.scope/inner\n",
+            "proc/self/mountinfo": "31 23 0:28 /machine.slice/qemu\\134x2d1.scope /c\\040g rw - cgroup2 c\n",
+            "c g/inner/memory.max": str(GIB),
+        },
+    )
+    assert read_cgroup(tmp_path).memory_limit_bytes == GIB
+
+
 def test_outside_linux_there_is_no_group_at_all(tmp_path: Path) -> None:
     assert read_cgroup(tmp_path) == Cgroup()
 

@@ -67,6 +67,13 @@ def test_a_control_groups_limits_cut_the_machine_down(tmp_path: Path) -> None:
 
 
 @LINUX_ONLY
+def test_a_set_of_cpus_cuts_the_cores_down_and_a_quota_further(tmp_path: Path) -> None:
+    assert contained(tmp_path, {"cpuset.cpus.effective": "0"}).read().cpu_logical_cores == 1
+    many = {"cpuset.cpus.effective": "0-1023", "cpu.max": "80000 100000"}
+    assert contained(tmp_path, many).read().cpu_logical_cores == 1
+
+
+@LINUX_ONLY
 def test_limits_above_the_machine_change_nothing(tmp_path: Path) -> None:
     plain = HostProbe().read()
     files = {"cpu.max": "900000000 100000", "memory.max": str(1 << 50), "memory.current": "1"}

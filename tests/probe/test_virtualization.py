@@ -23,6 +23,21 @@ GUEST = {"proc/cpuinfo": "processor : 0\nflags\t\t: fpu hypervisor sse2\n"}
         ({**GUEST, ".dockerenv": ""}, "docker"),
         ({**GUEST, "run/.containerenv": ""}, "podman"),
         ({**GUEST, "run/systemd/container": "systemd-nspawn\n"}, "systemd-nspawn"),
+        ({**BARE, "run/host/container-manager": "lxc\n"}, "lxc"),
+        (
+            {**BARE, "proc/self/cgroup": "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-9.scope\n"},
+            "kubernetes",
+        ),
+        ({**BARE, "proc/self/cgroup": "5:memory:/docker/0123abcd\n0::/\n"}, "docker"),
+        ({**BARE, "proc/self/cgroup": "0::/system.slice/docker-0123abcd.scope\n"}, "docker"),
+        ({**BARE, "proc/self/cgroup": "0::/machine.slice/libpod-9.scope/container\n"}, "podman"),
+        ({**BARE, "proc/self/cgroup": "0::/lxc.payload.web/system.slice\n"}, "lxc"),
+        ({**BARE, "proc/self/cgroup": "0::/system.slice/docker.service\n"}, "none"),
+        ({**BARE, "proc/self/cgroup": "0::/system.slice/gpu-agent.service\n"}, "none"),
+        (
+            {**GUEST, ".dockerenv": "", "proc/sys/kernel/osrelease": "6.6.36.3-microsoft-standard-WSL2\n"},
+            "docker",
+        ),
         ({**GUEST, "proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"}, "wsl"),
     ],
 )

@@ -8,6 +8,7 @@ It refuses to guess: no limit is `None`, and so is a file that cannot be read, w
 in `unknowns`. It writes nothing, and outside Linux it finds no group at all.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ _MICROSECONDS = 1_000_000.0
 _NANOSECONDS = 1_000_000_000.0
 _OWN_GROUPS = "proc/self/cgroup"
 _MOUNTS = "proc/self/mountinfo"
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+_MOST_CPUS = 65_536
 _Number = TypeVar("_Number", int, float)
 
 
@@ -29,6 +32,8 @@ class Cgroup:
 
     cpu_cores: float | None = None
     """Cores' worth of CPU time it may use; may be a fraction."""
+    cpus: int | None = None
+    """How many CPUs its set holds; where it has none of its own, its parent's."""
     cpu_used_seconds: float | None = None
     """CPU time used since the group was made."""
     memory_limit_bytes: int | None = None
@@ -60,8 +65,10 @@ def read_cgroup(root: Path = Path("/")) -> Cgroup:
     cpu, cpu_is_v2 = groups.ladder("cpu")
     usage, usage_is_v2 = groups.ladder("cpuacct")
     memory, memory_is_v2 = groups.ladder("memory")
+    cpuset, cpuset_is_v2 = groups.ladder("cpuset")
     return Cgroup(
         cpu_cores=_least(reader.cores_v2(d) if cpu_is_v2 else reader.cores_v1(d) for d in cpu),
+        cpus=reader.cpus(cpuset[0], version_2=cpuset_is_v2) if cpuset else None,
         cpu_used_seconds=reader.cpu_used(usage[0], version_2=usage_is_v2) if usage else None,
         memory_limit_bytes=_least(reader.memory_limit(d, version_2=memory_is_v2) for d in memory),
         memory_used_bytes=reader.memory_used(memory[0], version_2=memory_is_v2) if memory else None,
@@ -94,8 +101,8 @@ def _mounts(text: str) -> Iterator[_Mount]:
 
 
 def _unescaped(path: str) -> str:
-    """Undo mountinfo's octal escape of a space, the only one that paths of cgroups meet."""
-    return path.replace("\\040", " ")
+    """Undo mountinfo's octal escapes: systemd writes backslashes into the names of its groups."""
+    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,15 @@ class _Reader:
         period = self._value(directory / "cpu.cfs_period_us")
         return quota / period if quota and period and quota > 0 and period > 0 else None
 
+    def cpus(self, directory: Path, *, version_2: bool) -> int | None:
+        name = "cpuset.cpus.effective" if version_2 else "cpuset.effective_cpus"
+        listed = (self._text(directory / name) or "").strip()
+        if not listed:
+            return None
+        counts = [self._range(part, name) for part in listed.split(",")]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
     def cpu_used(self, directory: Path, *, version_2: bool) -> float | None:
         if version_2:
             used = self._stat(directory / "cpu.stat", "usage_usec")
@@ -156,8 +172,14 @@ class _Reader:
         return None if used is None else used / _NANOSECONDS
 
     def memory_limit(self, directory: Path, *, version_2: bool) -> int | None:
-        limit = self._value(directory / ("memory.max" if version_2 else "memory.limit_in_bytes"))
-        return limit if limit is not None and 0 < limit < UNLIMITED_BYTES else None
+        if version_2:
+            limits = [self._value(directory / "memory.max")]
+        else:  # a container may not see its parents, but version 1 tells the tightest limit of them all
+            limits = [
+                self._value(directory / "memory.limit_in_bytes"),
+                self._stat(directory / "memory.stat", "hierarchical_memory_limit"),
+            ]
+        return _least(limit for limit in limits if limit is not None and 0 < limit < UNLIMITED_BYTES)
 
     def memory_used(self, directory: Path, *, version_2: bool) -> int | None:
         held = self._value(directory / ("memory.current" if version_2 else "memory.usage_in_bytes"))
@@ -176,6 +198,17 @@ class _Reader:
             if key == name:
                 return self._number(value, f"{path.name}:{name}")
         return None
+
+    def _range(self, part: str, name: str) -> int | None:
+        """How many CPUs `3` or `0-7` names."""
+        first, _, last = part.partition("-")
+        low, high = self._number(first, name), self._number(last or first, name)
+        if low is None or high is None:
+            return None
+        if not 0 <= low <= high < _MOST_CPUS:
+            self.unknowns[name] = f"holds {part[:40]!r}, which names no CPUs"
+            return None
+        return high - low + 1
 
     def _text(self, path: Path) -> str | None:
         try:

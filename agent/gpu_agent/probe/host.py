@@ -184,6 +184,8 @@ def _usable_cores(machine: int | None, cgroup: Cgroup) -> int:
         bounds.append(len(os.sched_getaffinity(0)))
     if cgroup.cpu_cores:
         bounds.append(ceil(cgroup.cpu_cores))
+    if cgroup.cpus:
+        bounds.append(cgroup.cpus)
     return max(min(bounds), 1)
 
 

@@ -12,7 +12,17 @@ _CONTAINER_MARKS = (
     ("run/.containerenv", "podman"),
     ("var/run/secrets/kubernetes.io", "kubernetes"),
 )
-_CONTAINER_NAME = "run/systemd/container"
+_CONTAINER_NAMES = ("run/systemd/container", "run/host/container-manager")
+_GROUPS = "proc/self/cgroup"
+_GROUP_MARKS = (
+    ("kubepods", "kubernetes"),
+    ("libpod", "podman"),
+    ("/docker/", "docker"),
+    ("docker-", "docker"),
+    ("/lxc/", "lxc"),
+    ("lxc.payload", "lxc"),
+)
+"""What runtimes write into the name of a container's control group, where that can be seen."""
 _KERNEL = "proc/sys/kernel/osrelease"
 _VENDOR_FILES = ("sys/class/dmi/id/sys_vendor", "sys/class/dmi/id/product_name", "sys/hypervisor/type")
 _VENDORS = (
@@ -37,12 +47,21 @@ def detect(root: Path = Path("/")) -> str | None:
     for mark, name in _CONTAINER_MARKS:
         if _exists(root / mark):
             return name
-    told = _text(root / _CONTAINER_NAME).strip()
-    if told:
-        return told
+    container = _container(root)
+    if container:
+        return container
     if "microsoft" in _text(root / _KERNEL).lower():
         return "wsl"
     return _machine(root)
+
+
+def _container(root: Path) -> str | None:
+    for name in _CONTAINER_NAMES:
+        told = _text(root / name).strip()
+        if told:
+            return told
+    groups = [line.split(":", 2)[-1] for line in _text(root / _GROUPS).splitlines()]
+    return next((name for mark, name in _GROUP_MARKS if any(mark in group for group in groups)), None)
 
 
 def _machine(root: Path) -> str | None:
