@@ -4,6 +4,7 @@ It stands in front of everything else, so that a Ctrl-C while the rest is still 
 program as quietly as a later one, and no stream can keep a command from its exit code.
 """
 
+import gc
 import importlib
 import sys
 
@@ -19,6 +20,8 @@ def main() -> int:
         return _told(_ended())
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        gc.freeze()  # what is left goes with the process: searching it for garbage frees nothing
 
 
 def _ended() -> int:

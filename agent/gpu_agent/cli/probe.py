@@ -5,8 +5,11 @@ rest of the program loads while it works.
 """
 
 import argparse
+import gc
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, cast
 
 from gpu_agent.cli.outcome import ExitCode
@@ -73,5 +76,18 @@ def main(arguments: argparse.Namespace) -> int:
         return watch.main(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
     child = None if pretends else start_child()
-    report = cast("_Report", importlib.import_module("gpu_agent.cli.probe_report"))
-    return report.main(arguments, child)
+    with _garbage_left():
+        report = cast("_Report", importlib.import_module("gpu_agent.cli.probe_report"))
+        return report.main(arguments, child)
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Search for no garbage meanwhile: loading makes next to none, and a search walks all that is loaded."""
+    was_searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_searched:
+            gc.enable()
