@@ -10,12 +10,10 @@ from pathlib import Path
 
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
-from gpu_agent.probe.models import huggingface, ollama
+from gpu_agent.probe.models.awaited import Awaited
 from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
 from gpu_agent.probe.models.declared import Declaration
-from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.models.ollama import OllamaStore
+from gpu_agent.probe.models.places import hub_places, ollama_places
 from gpu_agent.probe.snapshot import Sources
 
 
@@ -43,14 +41,14 @@ def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path 
     """Open the sources; keep them for the life of the process, since they remember."""
     hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
     if hub_roots is None:
-        hub_roots = huggingface.default_roots(environ, home)
+        hub_roots = hub_places(environ, home)
     if ollama_roots is None:
-        ollama_roots = ollama.default_roots(environ, home)
-    crossing = options.cross_file_systems
+        ollama_roots = ollama_places(environ, home)
+    folders, crossing = options.model_directories, options.cross_file_systems
     found = (
-        HubCache(hub_roots, cross_file_systems=crossing),
-        OllamaStore(ollama_roots, cross_file_systems=crossing),
-        ModelFolders(options.model_directories, cross_file_systems=crossing),
+        Awaited("huggingface", "huggingface:HubCache", hub_roots, cross_file_systems=crossing),
+        Awaited("ollama", "ollama:OllamaStore", ollama_roots, cross_file_systems=crossing),
+        Awaited("directory", "directory:ModelFolders", folders, cross_file_systems=crossing),
     )
     return Sources(
         catalogue=Catalogue(found, options.declared_models),

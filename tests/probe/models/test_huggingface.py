@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.probe.models.huggingface import HubCache, default_roots
+from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import repository, revision, whisper_files
 
@@ -228,15 +228,6 @@ def test_a_pipe_in_place_of_a_config_holds_nobody(tmp_path: Path) -> None:
     os.mkfifo(folder / "config.json")
     (model,) = models_in(tmp_path)
     assert (model.status, model.detail) == (ModelStatus.ERROR, "config.json: it is not a regular file")
-
-
-def test_roots_come_from_what_is_handed_in_and_each_once() -> None:
-    home = Path("/home/ada")
-    usual = home / ".cache" / "huggingface" / "hub"
-    assert default_roots({}, home) == (usual,)
-    assert default_roots({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, home) == (Path("/a"), Path("/b/hub"), usual)
-    assert default_roots({"HF_HOME": str(home / ".cache" / "huggingface")}, home) == (usual,)
-    assert default_roots({"HF_HUB_CACHE": ""}, home) == (usual,)
 
 
 NAMES = st.sampled_from(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.probe.models.catalogue import Catalogue
-from gpu_agent.probe.models.ollama import OllamaStore, default_roots
+from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import open_folder, settle, unprivileged
 
@@ -229,14 +229,3 @@ def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path
     assert status() is ModelStatus.READY
     os.truncate(weights, 1)
     assert status() is ModelStatus.ERROR
-
-
-def test_roots_are_the_named_one_the_users_and_the_services() -> None:
-    service = Path("/usr/share/ollama/.ollama/models")
-    assert default_roots({}, None) == (service,)
-    assert default_roots({"OLLAMA_MODELS": "/m"}, Path("/home/ada")) == (
-        Path("/m"),
-        Path("/home/ada/.ollama/models"),
-        service,
-    )
-    assert default_roots({"OLLAMA_MODELS": ""}, None) == (service,)

@@ -31,18 +31,6 @@ _VERSION_DIGITS = 12
 _MAX_REF_BYTES = 256
 
 
-def default_roots(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Where hub caches are by custom: each place that the environment names, and the usual one."""
-    places = []
-    if environ.get("HF_HUB_CACHE"):
-        places.append(Path(environ["HF_HUB_CACHE"]))
-    if environ.get("HF_HOME"):
-        places.append(Path(environ["HF_HOME"]) / "hub")
-    if home is not None:
-        places.append(home / ".cache" / "huggingface" / "hub")
-    return tuple(dict.fromkeys(places))
-
-
 class HubCache:
     """The repositories of one or more hub caches."""
 

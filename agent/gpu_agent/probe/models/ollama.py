@@ -40,15 +40,6 @@ _MAX_CONFIG_BYTES = 16_384
 _NO_BLOBS = "its manifest names no blobs; pull the model again"
 
 
-def default_roots(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Where Ollama keeps models by custom: where the environment says, the user's place, the service's."""
-    places = [Path(environ["OLLAMA_MODELS"])] if environ.get("OLLAMA_MODELS") else []
-    if home is not None:
-        places.append(home / ".ollama" / "models")
-    places.append(Path("/usr/share/ollama/.ollama/models"))
-    return tuple(dict.fromkeys(places))
-
-
 class OllamaStore:
     """The tags of one or more model folders of Ollama."""
 
