@@ -1,6 +1,7 @@
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpu_agent.node.gpus import opened_gpus
@@ -38,3 +39,33 @@ async def test_a_simulated_hang_is_a_missed_reading_like_a_true_one() -> None:
     assert missed.reason == "nvml_hung"
     assert missed.since <= time.monotonic()
     assert "did not answer within 5 s" in missed.detail
+
+
+async def test_a_driver_that_is_not_kept_open_is_let_go_after_each_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml(tmp_path)
+    for name, value in fake.environment().items():
+        monkeypatch.setenv(name, value)
+    async with opened_gpus(simulate=None, seed="", deadline_seconds=20, keep_open=False) as read:
+        for _ in range(2):
+            assert isinstance(await read(), GpuReport)
+            assert not [pid for pid in fake.callers() if psutil.pid_exists(pid)]
+    assert len(fake.callers()) == 2
+
+
+async def test_a_child_that_is_stuck_is_not_doubled_where_none_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("hang", "nvmlDeviceGetTemperature", "*")
+    for name, value in fake.environment().items():
+        monkeypatch.setenv(name, value)
+    async with opened_gpus(simulate=None, seed="", deadline_seconds=1, keep_open=False) as read:
+        while not fake.callers():
+            assert isinstance(await read(), Missed)
+        assert isinstance(await read(), Missed)
+        assert len(fake.callers()) == 1
+        fake.unset("hang")
+        while not isinstance(await read(), GpuReport):
+            pass

@@ -3,6 +3,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,41 @@ async def test_without_an_nvidia_driver_collectors_are_asked_at_their_pace_and_n
         prober.probe_now()
         while len(looks) == 1:
             await next_one()
+
+
+async def test_with_polling_off_the_gpus_are_read_once_and_then_only_when_asked() -> None:
+    reads = 0
+
+    async def read() -> GpuReport | Missed:
+        nonlocal reads
+        reads += 1
+        return replace(GOOD, gpus=(replace(GOOD.gpus[0], temperature_c=40 + reads),))
+
+    async with _probing(read, pace=replace(PACE, poll_gpus=False)) as (prober, next_one):
+        first = await next_one()
+        resting = [await next_one() for _ in range(3)]
+        assert reads == 1
+        assert prober.probe_age_seconds is None
+        prober.probe_now()
+        while (asked := (await next_one()).gpu.gpus[0].temperature_c) is None:
+            pass
+    assert first.gpu.gpus[0].temperature_c == 41
+    assert {each.gpu.gpus[0].temperature_c for each in resting} == {None}
+    assert {each.gpu.gpus[0].health for each in resting} == {Health.OK}
+    assert asked == 42
+    assert reads == 2
+
+
+@pytest.mark.parametrize(
+    "unread", [HUNG, GpuReport(outcome=Outcome.NO_DRIVER), GpuReport(outcome=Outcome.OK)]
+)
+async def test_with_polling_off_gpus_are_looked_for_until_they_are_there(unread: GpuReport | Missed) -> None:
+    answers = iter((unread, unread, GOOD))
+
+    async def read() -> GpuReport | Missed:
+        return next(answers)
+
+    async with _probing(read, pace=replace(PACE, poll_gpus=False)) as (_, next_one):
+        while not (await next_one()).gpu.usable:
+            pass
+    assert next(answers, None) is None

@@ -119,3 +119,12 @@ def test_a_field_that_finds_the_gpu_lost_loses_it(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("recovery_action", 0, "error", "GPU_IS_LOST")
     assert [one["code"] for one in gpu_of(fake)["reasons"]] == ["gpu_lost"]
+
+
+@pytest.mark.parametrize("uuid", ["unidentified-0", "\x1b[31mGPU", "名前", "GPU-\x07"])
+def test_what_could_not_be_told_is_no_uuid(tmp_path: Path, uuid: str) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("uuid", 0, uuid)
+    gpu = gpu_of(fake)
+    assert "uuid" not in gpu
+    assert "is no UUID" in gpu["unknowns"]["uuid"]

@@ -120,6 +120,7 @@ class Agent:
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,
                 stale_after_seconds=settings.nvml_stale_after_seconds,
+                poll_gpus=settings.poll_gpus,
             ),
             simulated=settings.simulate is not None,
             listener=self._probed,
@@ -262,6 +263,7 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
         simulate=settings.simulate,
         seed=f"{platform.node()}{apart}",
         deadline_seconds=settings.deadline_seconds,
+        keep_open=settings.poll_gpus,
     )
     async with reading as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))

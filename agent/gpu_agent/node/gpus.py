@@ -18,8 +18,13 @@ GOODBYE_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def opened_gpus(*, simulate: str | None, seed: str, deadline_seconds: float) -> AsyncIterator[ReadGpus]:
-    """Give the way to read them. `seed` tells one simulated machine from another."""
+async def opened_gpus(
+    *, simulate: str | None, seed: str, deadline_seconds: float, keep_open: bool = True
+) -> AsyncIterator[ReadGpus]:
+    """Give the way to read them. `seed` tells one simulated machine from another.
+
+    Not to keep the driver open between two readings lets a laptop's GPU sleep, and makes each slower.
+    """
     if simulate is not None:
         gpus = SimulatedGpus(simulate, seed=seed)
 
@@ -36,6 +41,18 @@ async def opened_gpus(*, simulate: str | None, seed: str, deadline_seconds: floa
     policy = ChildPolicy(goodbye_seconds=GOODBYE_SECONDS)
     probe = NvmlProbe(deadline_seconds=deadline_seconds, policy=policy)
     try:
-        yield probe.read
+        yield probe.read if keep_open else _closed_after(probe)
     finally:
         await probe.close()
+
+
+def _closed_after(probe: NvmlProbe) -> ReadGpus:
+    """Read, and let the child go; one that is stuck is kept, so that there is never another beside it."""
+
+    async def read() -> GpuReport | Missed:
+        result = await probe.read()
+        if isinstance(result, GpuReport):
+            await probe.close()
+        return result
+
+    return read

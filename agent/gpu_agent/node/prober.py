@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
 from gpu_agent.node.rescans import Rescans
+from gpu_agent.probe.at_rest import at_rest
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml import Missed
@@ -40,6 +41,8 @@ class Pace:
     deadline_seconds: float
     stale_after_seconds: float
     without_driver_seconds: float = PACE_WITHOUT_DRIVER_SECONDS
+    poll_gpus: bool = True
+    """False: once read well, they are read again only when somebody asks."""
 
 
 class Prober:
@@ -65,6 +68,9 @@ class Prober:
         self._health = HealthKeeper(pace.stale_after_seconds)
         self._health_log = HealthLog()
         self._asked = asyncio.Event()
+        self._gpus_asked = False
+        self._at_rest: GpuReport | None = None
+        """The GPUs as last read, where they are not polled."""
         self._surroundings: Inventory | None = None
         """Host and models as last read; None until the host has answered once."""
         self._looking: asyncio.Task[Inventory] | None = None
@@ -74,16 +80,19 @@ class Prober:
         """What NVML said last, where that was that there is no working driver."""
         self._look_again_at = 0.0
         self._missing: str | None = None
-        self._rescans = Rescans(self.probe_now, every_seconds=pace.interval_seconds)
+        self._rescans = Rescans(self._asked.set, every_seconds=pace.interval_seconds)
 
     @property
     def probe_age_seconds(self) -> float | None:
-        """Age of the last good GPU reading; None when there never was one."""
+        """Age of the last good GPU reading; None when there never was one, and where they are not polled."""
+        if self._at_rest is not None:
+            return None
         ages = (self._health.age_seconds(time.monotonic()), self._collecting.age_seconds())
         return min((age for age in ages if age is not None), default=None)
 
     def probe_now(self) -> None:
-        """Do not wait for the next turn."""
+        """Do not wait for the next turn, and read the GPUs even where they are not polled."""
+        self._gpus_asked = True
         self._asked.set()
 
     async def run(self, tasks: Tasks) -> None:
@@ -91,11 +100,9 @@ class Prober:
         await self._look_around(tasks, self._take_host)
         tasks.start("rescans", self._rescans.run())
         while True:
-            at_once = self._asked.is_set()
             self._asked.clear()
             self._collecting.begin(tasks)
-            gpus = self._judged(await self._read_own(at_once=at_once))
-            gpus = merged(gpus, await self._collecting.reports())
+            gpus = merged(await self._gpus(), await self._collecting.reports())
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
             if self._surroundings is not None:
@@ -103,6 +110,17 @@ class Prober:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
+
+    async def _gpus(self) -> GpuReport:
+        """Read the GPUs and judge them, unless they are to be left alone."""
+        asked, self._gpus_asked = self._gpus_asked, False
+        if self._at_rest is not None and not asked:
+            return self._at_rest
+        result = await self._read_own(at_once=asked)
+        gpus = self._judged(result)
+        read_well = isinstance(result, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
+        self._at_rest = at_rest(gpus) if read_well and not self._pace.poll_gpus else None
+        return gpus
 
     async def _read_own(self, *, at_once: bool) -> GpuReport | Missed:
         """Ask NVML; where it has no driver, only so often, however often the collectors are asked."""

@@ -194,6 +194,9 @@ class AgentSettings(BaseSettings):
     nvml_stale_after_seconds: Annotated[_Span, _vouching(OLDEST_READING_SECONDS)] = OLDEST_READING_SECONDS
     """From this age on, the last good reading of the GPUs no longer vouches for them (§4)."""
 
+    poll_gpus: bool = True
+    """False leaves NVIDIA GPUs alone between the readings that are asked for, so that they may sleep."""
+
     accept_public_jobs: bool = False
     labels: Labels = Field(default_factory=dict)
     max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None

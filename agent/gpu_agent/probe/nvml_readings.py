@@ -11,6 +11,7 @@ from types import ModuleType
 
 from gpu_agent.probe import nvml_memory, nvml_processes
 from gpu_agent.probe.nvml_answers import (
+    UNIDENTIFIED,
     Getter,
     UntoldError,
     Values,
@@ -84,8 +85,11 @@ def _cut(unknowns: dict[str, str]) -> dict[str, str]:
 
 
 def read_uuid(nvml: ModuleType, handle: object) -> Values:
-    """Read the UUID of a GPU or a slice."""
-    return {"uuid": nvml.nvmlDeviceGetUUID(handle)}
+    """Read the UUID of a GPU or a slice: everything goes by it, so it must be one that can be told."""
+    uuid = str(nvml.nvmlDeviceGetUUID(handle))
+    if not uuid.isascii() or not uuid.isprintable() or not uuid or uuid.startswith(UNIDENTIFIED):
+        raise UntoldError(f"the driver answered {uuid!r}, which is no UUID")
+    return {"uuid": uuid}
 
 
 def read_name(nvml: ModuleType, handle: object) -> Values:
