@@ -1,0 +1,51 @@
+"""Keeps what the probe says of a true machine, without what tells which machine it was.
+
+    python -m tests.gpu.recording NAME      writes tests/gpu/data/NAME.json
+
+UUIDs become others that are the same wherever they were; names of the machine, its boot, its paths and its
+models go. What is kept is what a driver of that kind says.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).with_name("data")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def scrubbed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document without serials; the original is left alone."""
+    text = json.dumps({**document, "models": []})
+    kept: dict[str, Any] = json.loads(_UUID.sub(_other, text))
+    host = kept["host"]
+    host["hostname"] = host["boot_id"] = None
+    host["cache_disks"] = []
+    host["unknowns"] = {**host["unknowns"], "hostname": "not kept", "boot_id": "not kept"}
+    for gpu in kept["gpus"]:
+        for process in gpu["processes"] or ():
+            process["pid"] = 1
+    return kept
+
+
+def _other(found: re.Match[str]) -> str:
+    digits = sha256(found[0].lower().encode()).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
+
+
+def main() -> int:
+    """Probe this machine and keep what it says."""
+    command = [sys.executable, "-m", "gpu_agent.cli", "probe", "--json"]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    DATA.mkdir(exist_ok=True)
+    kept = DATA / f"{sys.argv[1]}.json"
+    kept.write_text(json.dumps(scrubbed(json.loads(seen.stdout)), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
