@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.doctor_machine import cache_findings, container_finding, driver_findings, gpu_finding
+from gpu_agent.cli.doctor_machine import (
+    cache_findings,
+    collector_finding,
+    container_finding,
+    driver_findings,
+    gpu_finding,
+)
 from gpu_agent.probe.driver_files import DriverFiles
 from gpu_agent.runtime.findings import Finding, Verdict
 from gpu_agent.wire.inventory import (
@@ -66,6 +72,30 @@ def test_a_machine_without_a_driver_fails_once_and_not_at_every_step() -> None:
     found = driver(NOTHING, ABSENT)
     assert verdicts(found) == [Verdict.FAIL, Verdict.SKIPPED, Verdict.SKIPPED, Verdict.FAIL]
     assert found["NVML"] == Finding("NVML", Verdict.FAIL, "No NVIDIA driver was found", "install it")
+
+
+def test_where_all_gpus_are_of_another_vendor_nothing_of_nvidias_is_missed() -> None:
+    radeon = replace(L4, uuid="AMD-1", name="Radeon", vendor="amd")
+    found = driver(NOTHING, GpuReport(outcome=Outcome.OK, gpus=(radeon,)))
+    assert verdicts(found) == [Verdict.SKIPPED] * 4
+    assert "the GPUs are others'" in found["NVML"].detail
+
+
+def test_a_broken_nvidia_driver_fails_also_beside_gpus_of_another_vendor() -> None:
+    radeon = replace(L4, uuid="AMD-1", name="Radeon", vendor="amd")
+    found = driver(FILES, replace(BROKEN, outcome=Outcome.OK, gpus=(radeon,)))
+    assert found["NVML"] == Finding("NVML", Verdict.FAIL, "The module is not loaded", "run `modprobe nvidia`")
+
+
+def test_a_collector_that_failed_is_a_warning_with_its_mend() -> None:
+    told = replace(GOOD, detail="The collector 'x' failed (OSError: no): remove the package that brings it.")
+    assert collector_finding(Inventory(host=HOST, gpu=told)) == Finding(
+        "collectors",
+        Verdict.WARN,
+        "The collector 'x' failed (OSError: no)",
+        "remove the package that brings it",
+    )
+    assert collector_finding(Inventory(host=HOST, gpu=GOOD)).verdict is Verdict.OK
 
 
 def test_a_library_that_only_the_loader_finds_is_well() -> None:

@@ -61,3 +61,16 @@ def test_models_that_cannot_serve_are_counted() -> None:
 
 def test_nothing_is_wider_than_the_terminal() -> None:
     assert max(map(len, drawn(LOST, models=(BROKEN,), columns=30))) <= 30
+
+
+def test_whoever_failed_to_look_for_gpus_comes_first() -> None:
+    report = GpuReport(
+        outcome=Outcome.OK, gpus=(LOST,), detail="The collector 'x' failed (OSError): update its package."
+    )
+    lines = [plain(one) for one in trouble_lines(Inventory(host=HOST, gpu=report), 80, now=2.0)]
+    assert lines[1] == "The collector 'x' failed (OSError): update its package."
+
+
+def test_why_there_is_no_gpu_at_all_is_the_verdicts_to_say() -> None:
+    report = GpuReport(outcome=Outcome.OK, detail="The NVIDIA driver works and found no GPU.")
+    assert trouble_lines(Inventory(host=HOST, gpu=report), 80, now=2.0) == []

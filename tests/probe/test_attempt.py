@@ -53,6 +53,7 @@ class _Speechless(Exception):  # noqa: N818 - a collector's own
         (lambda: raising(OSError("nothing")), "TypeError"),
         (lambda: lambda _: object(), "written for interface None and this agent has 1: update it"),
         (saying(raising(ValueError("bad\nlines\tof text"))), "ValueError: bad lines of text"),
+        (saying(raising(ValueError("\x1b[31mred"))), "ValueError: [31mred"),
         (saying(raising(SystemExit(3))), "SystemExit: 3"),
         (saying(raising(RecursionError())), "(RecursionError)"),
         (saying(raising(_Speechless())), "(_Speechless)"),

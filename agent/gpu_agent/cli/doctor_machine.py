@@ -18,6 +18,7 @@ _IN_CONTAINER = (
     "in a container, start it with the GPUs (`--gpus all`) and NVIDIA_DRIVER_CAPABILITIES=compute,utility"
 )
 _CONTAINERS = frozenset({"docker", "podman", "kubernetes", "lxc", "lxc-libvirt", "systemd-nspawn", "oci"})
+_NVML_VENDOR = "nvidia"
 _NO_GPUS = frozenset({"void", "none", ""})
 
 
@@ -30,10 +31,22 @@ def driver_findings(
         yield from (skipped(name, "these GPUs are simulated") for name in names)
         return
     gpu = inventory.gpu
+    if files.library is None and gpu.gpus and all(each.vendor != _NVML_VENDOR for each in gpu.gpus):
+        yield from (skipped(name, "no NVIDIA driver, and not missed: the GPUs are others'") for name in names)
+        return
     yield _library(files, gpu)
     yield _module(files, gpu)
     yield _nodes(files, gpu, troubles)
     yield _nvml(gpu)
+
+
+def collector_finding(inventory: Inventory) -> Finding:
+    """Say whether all answered that look for GPUs beside one another."""
+    gpu = inventory.gpu
+    if gpu.outcome is Outcome.OK and gpu.detail:
+        what, _, mend = gpu.detail.rpartition(": ")
+        return warn("collectors", what.rstrip("."), mend.rstrip(".") or "see `gpu-agent probe`")
+    return ok("collectors", "none has failed")
 
 
 def gpu_finding(inventory: Inventory) -> Finding:
@@ -145,12 +158,13 @@ def _nodes(files: DriverFiles, gpu: GpuReport, troubles: Sequence[str]) -> Findi
 
 
 def _nvml(gpu: GpuReport) -> Finding:
-    if gpu.outcome is not Outcome.OK:
+    seen = [each for each in gpu.gpus if each.vendor == _NVML_VENDOR]
+    if gpu.outcome is not Outcome.OK or (gpu.detail and not seen):
         words = gpu.detail or "NVML does not answer."
         what, _, mend = words.partition(": ")
         return fail("NVML", what.rstrip("."), mend.rstrip(".") or "see `gpu-agent probe`")
     about = [
-        f"{len(gpu.gpus)} GPU{'' if len(gpu.gpus) == 1 else 's'}",
+        f"{len(seen)} GPU{'' if len(seen) == 1 else 's'}",
         *([f"driver {gpu.driver_version}"] if gpu.driver_version else []),
         *([f"CUDA {gpu.cuda_version}"] if gpu.cuda_version else []),
     ]

@@ -12,7 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.cli.doctor_machine import cache_findings, container_finding, driver_findings, gpu_finding
+from gpu_agent.cli.doctor_machine import (
+    cache_findings,
+    collector_finding,
+    container_finding,
+    driver_findings,
+    gpu_finding,
+)
 from gpu_agent.cli.doctor_shown import document, show_finding, show_sum
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.probe_asked import Asked
@@ -88,6 +94,7 @@ async def _machine(asked: Asked) -> AsyncIterator[Finding]:
         return
     for finding in driver_findings(files, read, await _node_troubles(files, read.gpu)):
         yield finding
+    yield collector_finding(read)
     yield gpu_finding(read)
     yield container_finding(read.host, os.environ)
     roots = sources_of(asked.options, environ=os.environ, home=home()).cache_roots

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.gpu_sheet import HEALTH_STYLES, in_order, label
 from gpu_agent.cli.lines import Line, Piece, line, wrapped
-from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, ModelStatus
+from gpu_agent.cli.printable import printable
+from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, ModelStatus, Outcome
 
 _INDENT = Piece("    ")
 _ENDLESS = 1_000_000
@@ -37,7 +38,9 @@ def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> l
 
 
 def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
-    """Yield what is wrong, GPU by GPU, then the models."""
+    """Yield what is wrong: whoever failed to look for GPUs, GPU by GPU, then the models."""
+    if inventory.gpu.outcome is Outcome.OK and inventory.gpu.gpus and inventory.gpu.detail:
+        yield Trouble(line(printable(inventory.gpu.detail)))
     for gpu, below in in_order(inventory.gpu.gpus):
         for reason in gpu.reasons:
             yield Trouble(_told(gpu, below, reason, now=now), reason.action)

@@ -54,7 +54,7 @@ class Attempt:
 
 def failed_sentence(name: str, error: BaseException) -> str:
     """Say that a collector failed and how, with the next step; its own words are cut and kept on one line."""
-    words = " ".join(_words(error).split())[:200]
+    words = " ".join("".join(each if each.isprintable() else " " for each in _words(error)).split())[:200]
     said = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return (
         f"The collector {name!r} failed ({said}): update or remove the package that brings it, "
