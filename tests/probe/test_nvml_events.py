@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.probe.nvml_answers import TOO_SLOW
 from gpu_agent.probe.nvml_events import MOST_AT_ONCE
+from gpu_agent.probe.nvml_readings import PATIENCE_SECONDS
 from tests.nvml_fake.child import ChildUnderTest, child_of
 from tests.nvml_fake.control import FakeNvml, built_library
 
@@ -176,6 +178,25 @@ def test_a_gpu_whose_own_processor_failed_is_not_asked_again_as_that_would_hang(
     assert first[1]["uuid"] == before[1]["uuid"]
     assert (first[1]["events"], second[1]["reasons"]) == ({f"xid_{number}": 1}, first[1]["reasons"])
     assert [gpu["temperature_c"] for gpu in (first[0], first[2], second[0], second[2])] == [40, 42, 40, 42]
+
+
+def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_that_question_only(
+    tmp_path: Path,
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        listened(child)
+        for call in ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage"):
+            fake.set("delay", call, 1, round(1000 * PATIENCE_SECONDS) + 100)
+        slow = child.read(listen=True)
+        fake.happen(("xid", 1, 119))
+        after = child.read(listen=True)
+    assert slow["took_ms"] < 1000 * (PATIENCE_SECONDS + 1)
+    assert slow["gpus"][1]["utilization_percent"] == 10
+    assert slow["gpus"][1]["unknowns"]["temperature_c"] == TOO_SLOW
+    assert [slow["gpus"][index]["temperature_c"] for index in (0, 2)] == [40, 42]
+    assert after["took_ms"] < 1000
+    assert [gpu["reasons"] != [] for gpu in after["gpus"]] == [False, True, False]
 
 
 def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_path: Path) -> None:

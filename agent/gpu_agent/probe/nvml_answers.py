@@ -4,6 +4,8 @@ Runs inside the NVML child, with the binding handed in. It names no getter: thos
 `nvml_readings`, `nvml_memory`, `nvml_processes` and `nvml_slices`.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -14,6 +16,7 @@ Getter = tuple[tuple[str, ...], Callable[[ModuleType, object], Values]]
 MIB = 1 << 20
 ABSURD_BYTES = 4 << 40
 """No GPU has more memory than this; drivers that do not know answer 2^64-1."""
+TOO_SLOW = "not asked: the GPU took too long over another answer"
 UNIDENTIFIED = "unidentified-"
 """Begins the stand-in UUID of a GPU that was lost before it could say who it is."""
 
@@ -38,26 +41,50 @@ class UntoldError(Exception):
         self.known = known or {}
 
 
-def collect(nvml: ModuleType, handle: object, getters: Sequence[Getter]) -> Values:
-    """Run getters; one that fails leaves its fields out and its reason in `unknowns`."""
+def collect(
+    nvml: ModuleType, handle: object, getters: Sequence[Getter], *, patience_seconds: float = math.inf
+) -> Values:
+    """Run getters; one that fails leaves its fields out and its reason in `unknowns`.
+
+    After one that took longer than the patience, no more are run: a GPU that is about to fail can take
+    so long over each that the others of the machine would not be read for minutes.
+    """
     values: Values = {}
     unknowns: dict[str, str] = {}
+    patient = True
     for fields, getter in getters:
-        try:
-            values.update(getter(nvml, handle))
-        except nvml.NVMLError as error:
-            if condemns_driver(nvml, error):
-                raise
-            raise_if_gone(nvml, error, f"reading {fields[0]}")
-            unknowns.update(dict.fromkeys(fields, reason(nvml, error)))
-        except UntoldError as error:
-            values.update(error.known)
-            unknowns.update({field: str(error) for field in fields if field not in error.known})
-        except nvml.NVMLLibraryMismatchError as error:
-            unknowns.update(dict.fromkeys(fields, str(error)))
-        except UnicodeDecodeError:
-            unknowns.update(dict.fromkeys(fields, "the driver answered with a text that is no UTF-8"))
+        if not patient:
+            unknowns.update(dict.fromkeys(fields, TOO_SLOW))
+            continue
+        began = time.perf_counter()
+        known, untold = _answer(nvml, handle, fields, getter=getter)
+        patient = time.perf_counter() - began <= patience_seconds
+        values |= known
+        unknowns |= untold
     return {**values, "unknowns": unknowns}
+
+
+def _answer(
+    nvml: ModuleType,
+    handle: object,
+    fields: tuple[str, ...],
+    *,
+    getter: Callable[[ModuleType, object], Values],
+) -> tuple[Values, dict[str, str]]:
+    """Run one getter: what it tells, and why not what it does not."""
+    try:
+        return getter(nvml, handle), {}
+    except nvml.NVMLError as error:
+        if condemns_driver(nvml, error):
+            raise
+        raise_if_gone(nvml, error, f"reading {fields[0]}")
+        return {}, dict.fromkeys(fields, reason(nvml, error))
+    except UntoldError as error:
+        return error.known, {field: str(error) for field in fields if field not in error.known}
+    except nvml.NVMLLibraryMismatchError as error:
+        return {}, dict.fromkeys(fields, str(error))
+    except UnicodeDecodeError:
+        return {}, dict.fromkeys(fields, "the driver answered with a text that is no UTF-8")
 
 
 def raise_if_gone(nvml: ModuleType, error: object, doing: str) -> None:

@@ -21,6 +21,9 @@ from gpu_agent.probe.nvml_answers import (
     words,
 )
 
+PATIENCE_SECONDS = 2.0
+"""A GPU that takes longer over one answer is asked nothing more in that reading."""
+
 MAX_CELSIUS = 200
 MAX_MILLIWATTS = 10_000_000
 MAX_MHZ = 20_000
@@ -69,7 +72,8 @@ def figures(nvml: ModuleType, handle: object, *, who: Values, driver_version: ob
     """Read what changes from one moment to the next; `who` is the GPU's identity."""
     memory = partial(nvml_memory.memory, unified=nvml_memory.is_integrated(who), meminfo=meminfo)
     processes = partial(nvml_processes.processes, driver_version=driver_version)
-    values = collect(nvml, handle, ((nvml_memory.FIELDS, memory), *_FIGURES, (("processes",), processes)))
+    getters: tuple[Getter, ...] = ((nvml_memory.FIELDS, memory), *_FIGURES, (("processes",), processes))
+    values = collect(nvml, handle, getters, patience_seconds=PATIENCE_SECONDS)
     if values.get("mig_enabled"):
         unknowns = values["unknowns"]
         values["unknowns"] = _cut(unknowns if isinstance(unknowns, dict) else {})
