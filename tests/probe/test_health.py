@@ -21,6 +21,8 @@ def gpu(index: int = 0, *codes: str, uuid: str | None = None) -> Gpu:
         index=index,
         memory_mb=81559,
         temperature_c=40,
+        retirement_pending=bool({"row_remap_pending", "retired_pages_pending"} & set(codes)),
+        recovery_action=next((code for code in codes if code.startswith("recovery_")), "none"),
         health=health_from(reasons),
         reasons=reasons,
     )
@@ -340,3 +342,43 @@ def test_a_gpu_lost_before_it_said_who_it_is_never_takes_the_identity_of_its_sli
     keeping.at(0, reading(gpu(0), slice_))
     lost = keeping.at(1, reading(gpu(0, "gpu_lost", uuid="unidentified-0")))
     assert [each.uuid for each in lost.gpus] == ["GPU-0"]
+
+
+NO_WORD_OF_MEMORY = replace(gpu(), retirement_pending=None)
+NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
+
+
+@pytest.mark.parametrize(
+    ("code", "silent"),
+    [
+        ("row_remap_pending", NO_WORD_OF_MEMORY),
+        ("row_remap_failed", NO_WORD_OF_MEMORY),
+        ("retired_pages_pending", NO_WORD_OF_MEMORY),
+        ("recovery_reset", NO_WORD_OF_RECOVERY),
+        ("recovery_drain_p2p", NO_WORD_OF_RECOVERY),
+    ],
+)
+def test_a_reading_that_does_not_say_clears_nothing_and_counts_as_no_clean_one(
+    code: str, silent: Gpu
+) -> None:
+    keeping = Keeping()
+    ill = keeping.healths(0, reading(gpu(0, code)))
+    for now in range(1, 6):
+        assert keeping.healths(now, reading(silent)) == ill
+    assert [keeping.healths(now, reading(gpu())) for now in (6, 7, 8)] == [ill, ill, [Health.OK]]
+
+
+@pytest.mark.parametrize("gone", ["gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"])
+def test_a_gpu_that_is_not_read_clears_nothing(gone: str) -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(gpu(0, "row_remap_failed")))
+    for now in range(1, 6):
+        assert "row_remap_failed" in codes(keeping.at(now, reading(gpu(0, gone))))
+    assert codes(keeping.at(6, reading(gpu())))[0] == "row_remap_failed"
+
+
+def test_a_lost_gpu_that_is_merely_listed_again_stays_lost() -> None:
+    keeping = Keeping()
+    keeping.at(0, reading(gpu(0, "gpu_lost")))
+    for now in range(1, 6):
+        assert keeping.healths(now, reading(gpu(0, "gpu_inaccessible"))) == [Health.LOST]

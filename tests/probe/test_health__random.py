@@ -86,6 +86,8 @@ class Course:
         return replace(
             gpu,
             energy_mj=1 if look.reset else self.energy,
+            retirement_pending=look.sign == "row_remap_pending",
+            recovery_action="none",
             throttle_reasons=("hw_thermal_slowdown",) if look.throttled else (),
             processes=(GpuProcess(pid=look.pid),),
         )

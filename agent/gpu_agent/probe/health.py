@@ -96,9 +96,9 @@ class HealthKeeper:
         causes = history.causes(gpu, now_wall=now_wall, now_mono=now_mono)
         now_given = {given.code: given for given in (*gpu.reasons, *causes)}
         kept = {
-            code: _Held(old.reason, old.clean + 1)
+            code: _Held(old.reason, old.clean + 1) if _speaks_of(gpu, code) else old
             for code, old in held.items()
-            if code not in now_given and self._on_probation(old)
+            if code not in now_given and self._on_probation(gpu, old)
         }
         for code, given in now_given.items():
             since = held[code].reason.since if code in held else given.since
@@ -113,9 +113,11 @@ class HealthKeeper:
         reasons = tuple(self._worded(each) for each in proven)
         return replace(gpu, health=health_from(reasons), reasons=reasons)
 
-    def _on_probation(self, held: _Held) -> bool:
-        proven = REASONS[held.reason.code].health is not Health.UNKNOWN
-        return proven and held.clean + 1 < self._clean_readings_needed
+    def _on_probation(self, gpu: Gpu, held: _Held) -> bool:
+        """Whether a reason that this reading did not give still counts."""
+        if REASONS[held.reason.code].health is Health.UNKNOWN:
+            return False
+        return not _speaks_of(gpu, held.reason.code) or held.clean + 1 < self._clean_readings_needed
 
     def _worded(self, held: _Held) -> HealthReason:
         if held.clean == 0:
@@ -152,7 +154,20 @@ class HealthKeeper:
         return replace(_without_figures(gpu), health=health_from(reasons), reasons=reasons)
 
 
+_UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"})
+_TOLD_BY = {
+    **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
+    **dict.fromkeys((code for code in REASONS if code.startswith("recovery_")), "recovery_action"),
+}
+"""Reason → the figure that tells of it."""
 _VANISHED = "the driver no longer lists the GPU"
+
+
+def _speaks_of(gpu: Gpu, code: str) -> bool:
+    """Whether this reading would have given the reason: what it does not say, it does not clear."""
+    if any(given.code in _UNREAD for given in gpu.reasons):
+        return False
+    return code not in _TOLD_BY or getattr(gpu, _TOLD_BY[code]) is not None
 
 
 def _without_figures(gpu: Gpu) -> Gpu:
