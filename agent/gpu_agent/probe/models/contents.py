@@ -123,7 +123,7 @@ class Contents:
 
 def format_of(name: str) -> str | None:
     """The format that a file's name tells, if it is one that holds weights."""
-    return _FORMATS.get("." + name.rpartition(".")[2].lower())
+    return _FORMATS.get(name[name.rfind(".") :].lower())
 
 
 def whole_name(name: str) -> str:

@@ -10,7 +10,7 @@ It refuses to follow a link out of the cache, to write, and to take datasets for
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.probe.models.contents import Contents, progress
@@ -143,13 +143,9 @@ class _Repository:
             return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
         contents = Contents(found)
         status, detail = _state(contents, fetching)
-        size_bytes, format_ = contents.weigh(self.tree)
-        return replace(
-            _model(self.model_id, revision, status, detail=detail),
-            kind=contents.kind(self.tree, self.model_id),
-            size_bytes=size_bytes,
-            format=format_,
-        )
+        kind = contents.kind(self.tree, self.model_id)
+        weights = contents.weigh(self.tree)
+        return _model(self.model_id, revision, status, detail=detail, kind=kind, weights=weights)
 
 
 def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
@@ -168,15 +164,28 @@ def _state(contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
 
 
-def _model(model_id: str, revision: str | None, status: ModelStatus, *, detail: str | None = None) -> Model:
+def _model(
+    model_id: str,
+    revision: str | None,
+    status: ModelStatus,
+    *,
+    detail: str | None = None,
+    kind: str = "other",
+    weights: tuple[int | None, str | None] = (None, None),
+) -> Model:
     source_language, target_language = languages_of(model_id)
+    shown = readable(revision) if revision else None
+    size_bytes, format_ = weights
     return Model(
         model_id=model_id,
-        version=readable(revision)[:_VERSION_DIGITS] if revision else UNVERSIONED,
+        version=shown[:_VERSION_DIGITS] if shown else UNVERSIONED,
+        kind=kind,
         src_lang=source_language,
         tgt_lang=target_language,
         status=status,
         source=SOURCE,
-        revision=readable(revision) if revision else None,
+        revision=shown,
+        size_bytes=size_bytes,
+        format=format_,
         detail=detail,
     )

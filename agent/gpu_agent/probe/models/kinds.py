@@ -121,7 +121,7 @@ def kind_of(facts: Facts) -> str:
 
 def languages_of(name: str) -> tuple[str | None, str | None]:
     """Source and target language of an `opus-mt-xx-yy` model; a group such as ROMANCE is no language."""
-    match = _OPUS.search(name)
+    match = _OPUS.search(name) if "opus-mt" in name else None
     if match is None:
         return None, None
     source, target = match.groups()

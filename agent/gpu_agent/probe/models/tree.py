@@ -163,19 +163,20 @@ class Tree:
         """Add the files of an open folder to those found; the names of the folders in it."""
         folders = []
         way = self._way_from(path)
+        shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
         for entry in self._listed(opened):
             name = entry.name
             if entry.is_symlink():
                 target = _target(opened, path, name)
-                end = target.removeprefix(way)
-                if end in self._ends and target.startswith(way):  # the thousands of links of a cache
-                    found.append(Found(prefix + name, self._shared + os.sep + end, None))
+                end = target[beyond:]
+                if end in ends and target.startswith(way):  # the thousands of links of a cache
+                    found.append(Found(prefix + name, shared + end, None))
                 else:
                     found.append(self._linked(path + os.sep + name, prefix + name))
-            elif entry.is_dir(follow_symlinks=False):
-                folders += [] if name.startswith(".") else [name]
-            else:
+            elif not entry.is_dir(follow_symlinks=False):
                 found.append(self._unlinked(path + os.sep + name, prefix + name, entry))
+            elif not name.startswith("."):
+                folders.append(name)
         return folders
 
     def _way_from(self, path: str) -> str:
