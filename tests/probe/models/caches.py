@@ -72,6 +72,12 @@ def settle(folder: Path, *, seconds_later: int = 0) -> None:
             os.utime(path, (LONG_AGO + seconds_later,) * 2, follow_symlinks=False)
 
 
+def tensors(size: int = 4) -> bytes:
+    """A whole safetensors file with one tensor of that many bytes."""
+    header = json.dumps({"__metadata__": {"format": "pt"}, "t": {"data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
 @contextmanager
 def open_folder() -> Iterator[Path]:
     """A folder that everybody may enter, which pytest's own are not."""

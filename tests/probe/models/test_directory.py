@@ -1,4 +1,5 @@
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.tree import MAX_DEPTH
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import open_folder, revision, unprivileged
+from tests.probe.models.caches import open_folder, revision, tensors, unprivileged
 
 
 def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
@@ -55,7 +56,7 @@ def test_a_broken_model_json_is_a_model_in_error(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize("name", ["m.gguf", "m.safetensors", "m.onnx", "m.plan", "m.engine", "M.GGUF"])
 def test_a_folder_with_weights_is_one_model_named_by_its_path(tmp_path: Path, name: str) -> None:
-    write(tmp_path / "org" / "model" / name)
+    write(tmp_path / "org" / "model" / name, tensors())
     write(tmp_path / "org" / "model" / "extra" / "more.onnx")
     models, _ = found_in(tmp_path)
     assert list(models) == ["org/model"]
@@ -78,6 +79,36 @@ def test_loose_files_are_one_model_each_and_parts_are_one_together(tmp_path: Pat
     assert (models["big"].status, models["big"].size_bytes) == (ModelStatus.READY, 2)
 
 
+def test_weights_that_end_early_are_an_error_with_what_is_here(tmp_path: Path) -> None:
+    whole = tensors(1000)
+    weights = write(tmp_path / "m" / "model.safetensors", whole)
+    models, _ = found_in(tmp_path)
+    assert (models["m"].status, models["m"].size_bytes) == (ModelStatus.READY, len(whole))
+    os.truncate(weights, 500)
+    models, _ = found_in(tmp_path)
+    assert models["m"].status is ModelStatus.ERROR
+    assert models["m"].detail == f"model.safetensors: 500 of {len(whole)} bytes are here"
+
+
+def test_files_that_an_index_names_and_that_are_not_here_are_counted(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "one.safetensors"}}
+    write(tmp_path / "m" / "model.safetensors.index.json", json.dumps(index))
+    write(tmp_path / "m" / "one.safetensors", tensors())
+    models, _ = found_in(tmp_path)
+    assert models["m"].detail == "1 of 2 files that its index names are here"
+    write(tmp_path / "m" / "two.safetensors", tensors())
+    models, _ = found_in(tmp_path)
+    assert (models["m"].status, models["m"].size_bytes) == (ModelStatus.READY, 2 * len(tensors()))
+
+
+def test_an_engine_tells_what_it_was_built_from(tmp_path: Path) -> None:
+    config = {"pretrained_config": {"architecture": "LlamaForCausalLM"}}
+    write(tmp_path / "m" / "config.json", json.dumps(config))
+    write(tmp_path / "m" / "rank0.engine")
+    models, _ = found_in(tmp_path)
+    assert (models["m"].kind, models["m"].format) == ("llm", "tensorrt")
+
+
 def test_a_triton_model_has_its_highest_numbered_folder_as_version(tmp_path: Path) -> None:
     write(tmp_path / "detector" / "config.pbtxt", 'backend: "tensorrt"')
     models, _ = found_in(tmp_path)
@@ -97,7 +128,7 @@ def test_a_root_that_is_itself_a_model_is_one_model(tmp_path: Path) -> None:
 
 
 def test_a_download_of_the_hub_into_a_folder_tells_its_revision(tmp_path: Path) -> None:
-    write(tmp_path / "m" / "model.safetensors")
+    write(tmp_path / "m" / "model.safetensors", tensors())
     write(
         tmp_path / "m" / ".cache" / "huggingface" / "download" / "config.json.metadata",
         revision(5) + "\netag\n",

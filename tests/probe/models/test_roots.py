@@ -1,18 +1,21 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from gpu_agent.probe.models import roots as roots_module
 from gpu_agent.probe.models.roots import entries_of, list_units
 from gpu_agent.probe.models.source import Root, Unit
-from gpu_agent.probe.models.tree import open_root
+from gpu_agent.probe.models.tree import MAX_ENTRIES, open_root
 from tests.probe.models.caches import open_folder, unprivileged
 
 
 def every_entry(root: Root) -> Iterator[Unit]:
-    for entry in entries_of(root):
+    for entry in entries_of(root).shown:
         yield Unit(root, entry.path, entry.name)
+
+
+def all_and_check(root: Root) -> Iterator[Unit]:
+    yield from every_entry(root)
+    entries_of(root).check()
 
 
 def test_a_root_named_twice_also_through_a_link_is_listed_once(tmp_path: Path) -> None:
@@ -40,9 +43,19 @@ def test_a_root_that_may_not_be_looked_at_is_a_problem() -> None:
     assert problems == {str(closed): "permission denied"}
 
 
-def test_entries_are_sorted_shown_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_sorted_and_shown(tmp_path: Path) -> None:
     for name in ("b", "a", ".hidden"):
         (tmp_path / name).touch()
-    assert [entry.name for entry in entries_of(open_root(tmp_path))] == ["a", "b"]
-    monkeypatch.setattr(roots_module, "MAX_ENTRIES", 1)
-    assert len(entries_of(open_root(tmp_path))) == 1
+    entries = entries_of(open_root(tmp_path))
+    assert [entry.name for entry in entries.shown] == ["a", "b"]
+    entries.check()
+
+
+def test_of_a_hundred_thousand_entries_the_bound_is_kept_and_the_rest_is_told_of(tmp_path: Path) -> None:
+    for number in range(100_000):
+        os.symlink("nothing", f"{tmp_path}/{number}")  # noqa: PTH211  as many Paths would take longest
+    listing = list_units([tmp_path], all_and_check)
+    assert len(listing.units) == MAX_ENTRIES
+    assert listing.problems == {
+        str(tmp_path): "it has more than 20000 entries; the rest was not looked at",
+    }

@@ -6,7 +6,7 @@ found already, and reads no more than the heads of the few that describe the mod
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpu_agent.probe.models import gguf
@@ -107,7 +107,7 @@ class Contents:
         model_type = config.get("model_type")
         return Facts(
             name=name,
-            architectures=tuple(texts(config.get("architectures"))),
+            architectures=(*texts(config.get("architectures")), *_built_from(config)),
             model_type=model_type if isinstance(model_type, str) else None,
             sentence_encoder=self.file("modules.json") is not None,
         )
@@ -156,6 +156,12 @@ def progress(unfinished: int) -> str:
     return (
         "1 file is still being fetched" if unfinished == 1 else f"{unfinished} files are still being fetched"
     )
+
+
+def _built_from(config: Mapping[str, object]) -> Iterable[str]:
+    """The architecture that a TensorRT engine was built from."""
+    built_from = config.get("pretrained_config")
+    return texts([built_from.get("architecture")]) if isinstance(built_from, dict) else ()
 
 
 def _head(tree: Tree, file: Found, limit: int) -> bytes:

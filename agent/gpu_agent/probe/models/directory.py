@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpu_agent.probe.models import safetensors
 from gpu_agent.probe.models.contents import Contents, progress, read_object, stem_of, whole_name
 from gpu_agent.probe.models.kinds import languages_of, stated_kind
 from gpu_agent.probe.models.local_notes import revision_noted
@@ -56,8 +57,11 @@ class ModelFolders:
 def _units_of(root: Root) -> Iterator[Unit]:
     entries = entries_of(root)
     yield Unit(root, root.path, "")
-    if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries):
-        yield from (Unit(root, entry.path, entry.name) for entry in entries if _leads_to_a_folder(entry))
+    if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries.shown):
+        yield from (
+            Unit(root, entry.path, entry.name) for entry in entries.shown if _leads_to_a_folder(entry)
+        )
+    entries.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
         return _in_error(name, "its model.json is no JSON object with a model_id")
     model_id = stated_id or readable(name)
     revision = revision_noted(tree, folder) if folder else None
-    status, detail = _state(contents)
+    status, detail = _state(tree, contents)
     size_bytes, format_ = contents.weigh(tree)
     source_language, target_language = languages_of(model_id)
     return Model(
@@ -138,13 +142,29 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
     )
 
 
-def _state(contents: Contents) -> tuple[ModelStatus, str | None]:
+def _state(tree: Tree, contents: Contents) -> tuple[ModelStatus, str | None]:
     if contents.unfinished:
         return ModelStatus.DOWNLOADING, progress(contents.unfinished)
-    lacks = contents.broken or contents.missing
+    lacks = contents.broken or contents.missing or _unindexed(tree, contents) or _cut_short(tree, contents)
     if not lacks and contents.file(_TRITON) and not _triton_versions(contents):
         lacks = "it has no numbered version folder"
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
+
+
+def _unindexed(tree: Tree, contents: Contents) -> str | None:
+    """Which of the files that an index names are not here."""
+    index = contents.file(safetensors.INDEX)
+    named = safetensors.parts_in(tree, index) if index else frozenset()
+    here = named.intersection(file.name for file in contents.files)
+    return f"{len(here)} of {len(named)} files that its index names are here" if here != named else None
+
+
+def _cut_short(tree: Tree, contents: Contents) -> str | None:
+    for file in contents.files:
+        lacks = safetensors.shortfall(tree, file) if file.name.endswith(safetensors.SUFFIX) else None
+        if lacks:
+            return f"{file.name}: {lacks}"
+    return None
 
 
 def _version(contents: Contents, revision: str | None) -> str:

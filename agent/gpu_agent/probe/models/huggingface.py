@@ -60,9 +60,11 @@ class HubCache:
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
-    for entry in entries_of(root):
+    entries = entries_of(root)
+    for entry in entries.shown:
         if entry.name.startswith(_REPOSITORY):
             yield Unit(root, entry.path, entry.name)
+    entries.check()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,12 +82,13 @@ def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[U
     except OSError:
         yield Unit(root, path, name or "manifests")
         return
-    for entry in entries:
+    for entry in entries.shown:
         named = f"{name}/{entry.name}".lstrip("/")
         if entry.is_symlink() or (levels == 1 and _is_folder(entry)):
             yield Unit(root, entry.path, named)
         elif _is_folder(entry):
             yield from _names_below(root, entry.path, named, levels=levels - 1)
+    entries.check()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
