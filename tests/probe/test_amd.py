@@ -4,7 +4,8 @@ import pytest
 
 from gpu_agent.probe.amd import AmdGpus, products
 from gpu_agent.probe.collectors import Surroundings
-from gpu_agent.wire.inventory import GpuReport, Outcome
+from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.probe.amd_tree import MI300X, RX_7900, STRIX_HALO, Sysfs
 
 NAMES = """\
@@ -86,6 +87,32 @@ def test_a_product_is_named_by_the_driver_else_by_libdrms_table_else_by_its_pci_
         "AMD GPU 1002:1586",
     ]
     assert len(products(names)) == 2
+
+
+def test_uncorrected_errors_that_grow_degrade_the_card_and_those_from_before_do_not(tmp_path: Path) -> None:
+    sysfs, keeper = Sysfs(tmp_path), HealthKeeper()
+    device = sysfs.card(0, "0000:03:00.0", {**MI300X, "ras/umc_err_count": "ue: 2\nce: 0"})
+    (gpu,) = keeper.observe(read(tmp_path), now_wall=0, now_mono=0).gpus
+    assert (gpu.health, gpu.ecc_uncorrected) == (Health.OK, 2)
+    (device / "ras" / "umc_err_count").write_text("ue: 3\nce: 0\n")
+    (gpu,) = keeper.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
+    assert (gpu.health, [one.code for one in gpu.reasons]) == (Health.DEGRADED, ["ecc_uncorrected"])
+
+
+def test_a_card_that_is_taken_out_is_lost_and_one_that_falls_asleep_keeps_its_health(tmp_path: Path) -> None:
+    sysfs, keeper = Sysfs(tmp_path), HealthKeeper()
+    device = sysfs.card(0, "0000:03:00.0", RX_7900)
+    keeper.observe(read(tmp_path), now_wall=0, now_mono=0)
+    (device / "power" / "runtime_status").write_text("suspended\n")
+    (gpu,) = keeper.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
+    assert (gpu.health, gpu.asleep) == (Health.OK, True)
+    (tmp_path / "class" / "drm" / "card0" / "device").unlink()
+    (gpu,) = keeper.observe(read(tmp_path), now_wall=10, now_mono=10).gpus
+    assert (gpu.health, gpu.uuid, [one.code for one in gpu.reasons]) == (
+        Health.LOST,
+        "AMD-d0e5f1a2b3c4d5e6",
+        ["gpu_lost"],
+    )
 
 
 def test_the_drivers_own_version_is_told_where_it_has_one(tmp_path: Path) -> None:
