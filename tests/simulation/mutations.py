@@ -332,7 +332,7 @@ MUTATIONS = (
     Mutation(
         "a node that flaps is ready as soon as it beats well",
         Invariant.FLAPS_ARE_DAMPED,
-        _method(flapping, "is_damped", lambda *_: False),
+        lambda: patch.multiple(flapping, is_damped=lambda *_: False, holds=lambda *_: None),
         _in(Trouble.GPU, Trouble.MODEL, nodes=2),
     ),
     Mutation(

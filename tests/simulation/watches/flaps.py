@@ -18,36 +18,35 @@ class FlapsWatch(Watch):
         self._scene = scene
         self._exits: dict[str, list[float]] = {}
         self._just_ready: set[str] = set()
-        """Nodes whose last event but those of others was that they became ready."""
+        """Nodes of which the last event was that they became ready."""
 
     def carried(self, doing: Doing) -> None:
-        if not isinstance(doing, Publish):
+        if not isinstance(doing, Publish) or doing.event.node_id is None:
             return
-        event, node_id = doing.event, doing.event.node_id or ""
+        event, node_id = doing.event, doing.event.node_id
+        just_ready = node_id in self._just_ready
+        self._just_ready.discard(node_id)
         if event.event in GONE:
             self._exits.pop(node_id, None)
-        elif event.event == "node_status_changed":
-            self._moved(node_id, event)
-        elif event.event == "job_assigned":
+            return
+        moved = event.event == "node_status_changed"
+        held = just_ready and moved and event.fields["reason_code"] == "flapping"
+        if (just_ready and not held) or event.event == "job_assigned":
             self._is_calm(node_id)
-        if node_id and not (event.event == "node_status_changed" and event.fields["to"] == "ready"):
-            self._just_ready.discard(node_id)
+        if moved:
+            self._moved(node_id, event, held=held)
 
     def crashed(self) -> None:
         """What was not logged any more was not counted: begin anew."""
         self._exits.clear()
         self._just_ready.clear()
 
-    def _moved(self, node_id: str, event: RegistryEvent) -> None:
+    def _moved(self, node_id: str, event: RegistryEvent, *, held: bool) -> None:
         source, target, reason = (event.fields[name] for name in ("from", "to", "reason_code"))
         if target == "ready":
             self._just_ready.add(node_id)
-            if source == "degraded":
-                self._is_calm(node_id)
-        elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout"):
-            held = reason == "flapping" and node_id in self._just_ready
-            if not held:
-                self._exits.setdefault(node_id, []).append(self._scene.world.now)
+        elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not held:
+            self._exits.setdefault(node_id, []).append(self._scene.world.now)
 
     def _is_calm(self, node_id: str) -> None:
         thresholds, now = self._scene.climate.thresholds, self._scene.world.now
