@@ -1,6 +1,7 @@
 """The daemon's way to the driver, with real children and the fake library."""
 
 import asyncio
+import ctypes.util
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.probe.nvml_conversation import Conversation
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
+from tests.nvml_fake.build import build
 from tests.nvml_fake.control import FakeNvml
 
 AT_ONCE = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0)
@@ -278,3 +280,17 @@ async def test_a_command_that_cannot_be_started_is_a_death_with_a_reason(tmp_pat
     assert missed.reason == "nvml_child_died"
     assert "could not be started" in missed.detail
     await probe.close()
+
+
+@pytest.mark.skipif(
+    ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a real NVIDIA driver"
+)
+async def test_a_driver_that_arrives_after_the_start_is_found_without_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "driver").mkdir()
+    fake = FakeNvml(tmp_path, library=tmp_path / "driver")
+    async with probing(fake) as probe:
+        absent = await report_from(probe)
+        build(tmp_path / "driver")
+        arrived = await report_from(probe)
+    assert (absent.outcome, arrived.outcome) == (Outcome.NO_DRIVER, Outcome.OK)
+    assert len(arrived.gpus) == 1

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
-from gpu_agent.probe.nvml_answers import UntoldError, within, words
+from gpu_agent.probe.nvml_answers import Getter, GpuGoneError, UntoldError, Values, collect, within, words
 from tests.nvml_fake.child import gpu_of
 from tests.nvml_fake.control import FakeNvml
 
@@ -28,3 +29,44 @@ def test_a_uuid_that_is_no_text_is_unknown_and_the_rest_counts(tmp_path: Path) -
     gpu = gpu_of(fake)
     assert gpu["unknowns"] == {"uuid": "the driver answered with a text that is no UTF-8"}
     assert gpu["temperature_c"] == 40
+
+
+def asked(error: BaseException) -> Values:
+    """What a reading of two getters gives, of which the first one fails."""
+
+    def failing(_nvml: object, _handle: object) -> Values:
+        raise error
+
+    getters: tuple[Getter, ...] = (
+        (("one", "other"), failing),
+        (("third",), lambda _nvml, _handle: {"third": 3}),
+    )
+    return collect(pynvml, None, getters)
+
+
+def test_a_binding_that_does_not_fit_the_library_is_one_unknown_more() -> None:
+    mismatch = pynvml.NVMLLibraryMismatchError("use a versioned function")
+    assert not isinstance(mismatch, pynvml.NVMLError)
+    untold = {"one": "use a versioned function", "other": "use a versioned function"}
+    assert asked(mismatch) == {"third": 3, "unknowns": untold}
+
+
+@pytest.mark.parametrize("code", [3, 4, 6, 12, 13, 25, 77])
+def test_an_error_of_one_getter_is_its_fields_reason(code: int) -> None:
+    values = asked(pynvml.NVMLError(code))
+    assert values["third"] == 3
+    assert set(values["unknowns"]) == {"one", "other"}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("code", [1, 9, 18])
+def test_an_error_of_the_whole_driver_is_not_swallowed(code: int) -> None:
+    with pytest.raises(pynvml.NVMLError):
+        asked(pynvml.NVMLError(code))
+
+
+@pytest.mark.parametrize(("code", "means"), [(15, "gpu_lost"), (999, "gpu_lost"), (16, "gpu_reset_required")])
+def test_an_error_of_the_whole_gpu_ends_it(code: int, means: str) -> None:
+    with pytest.raises(GpuGoneError) as gone:
+        asked(pynvml.NVMLError(code))
+    assert gone.value.code == means
+    assert gone.value.detail.startswith("reading one: ")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.nvml_fake.child import child_of
-from tests.nvml_fake.control import FakeNvml
+from tests.nvml_fake.control import FakeNvml, built_library
 
 without_real_driver = pytest.mark.skipif(
     ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a real NVIDIA driver"
@@ -50,6 +50,15 @@ def test_nodes_that_are_well_leave_the_drivers_own_reason(tmp_path: Path, code: 
     answer = answer_of(refused(tmp_path, code), loaded(tmp_path, "nvidiactl", "nvidia0", "nvidia-uvm"))
     assert answer["outcome"] == "driver_broken"
     assert "/dev/nvidiactl" not in answer["detail"]
+
+
+def test_a_driver_older_than_the_binding_can_open_says_to_update_it(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, library=built_library("nvmlInitWithFlags"))
+    answer = answer_of(fake, tmp_path)
+    assert (answer["outcome"], answer["detail"]) == (
+        "driver_broken",
+        "The NVIDIA driver is too old for this agent: update it.",
+    )
 
 
 def test_a_version_mismatch_is_no_matter_of_nodes(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A driver call can hang in the kernel, crash, or end the process that makes it; so it is made
 here, where the only thing lost is this process. It imports nothing heavy, keeps no time,
-decides nothing about health, and never prints into the pipe that carries its answers.
+decides nothing about health, and never prints into the pipe that carries its answers. It opens the
+library once, not at every reading, and is started by exec: the library never lives through a fork.
 
     {"id": 1, "ask": "read"}                   →  {"id": 1, "outcome": "ok", "gpus": [...], "took_ms": 3.1}
     {"id": 2, "ask": "read", "fresh": true}    →  the same, with the library opened anew
@@ -108,6 +109,7 @@ def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
+    os.close(nowhere)
     return asks, answers
 
 
