@@ -76,7 +76,8 @@ async def _probing(
 
 async def test_each_probe_is_told_with_gpus_host_and_models() -> None:
     catalogue = Catalogue((), (Declaration(model_id="whisper", version="1"),))
-    async with _probing(_always(GOOD), Sources(catalogue=catalogue)) as (prober, next_one):
+    patient = replace(PACE, deadline_seconds=20)
+    async with _probing(_always(GOOD), Sources(catalogue=catalogue), pace=patient) as (prober, next_one):
         inventory = await next_one()
         assert [gpu.uuid for gpu in inventory.gpu.gpus] == ["GPU-1"]
         assert [model.model_id for model in inventory.models] == ["whisper"]
@@ -304,3 +305,24 @@ async def test_with_polling_off_gpus_are_looked_for_until_they_are_there(unread:
         while not (await next_one()).gpu.usable:
             pass
     assert next(answers, None) is None
+
+
+async def test_where_gpus_are_not_polled_collectors_leave_theirs_alone_too() -> None:
+    looks: list[int] = []
+
+    class Counting(_Radeon):
+        def read(self, deadline_seconds: float) -> GpuReport:
+            looks.append(1)
+            return super().read(deadline_seconds)
+
+    attempt = Attempt(Installed("amd", lambda: Counting), Surroundings())
+    pace = replace(PACE, deadline_seconds=20, poll_gpus=False)
+    collecting = Collecting((attempt,), deadline_seconds=20)
+    absent = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver")
+    async with _probing(_always(absent), pace=pace, collecting=collecting) as (prober, next_one):
+        for _ in range(4):
+            assert [gpu.uuid for gpu in (await next_one()).gpu.gpus] == ["AMD-1"]
+        assert len(looks) == 1
+        prober.probe_now()
+        while len(looks) == 1:
+            await next_one()

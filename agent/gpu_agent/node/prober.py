@@ -101,8 +101,7 @@ class Prober:
         tasks.start("rescans", self._rescans.run())
         while True:
             self._asked.clear()
-            self._collecting.begin(tasks)
-            gpus = merged(await self._gpus(), await self._collecting.reports())
+            gpus = await self._gpus(tasks)
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
             if self._surroundings is not None:
@@ -111,13 +110,14 @@ class Prober:
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
 
-    async def _gpus(self) -> GpuReport:
-        """Read the GPUs and judge them, unless they are to be left alone."""
+    async def _gpus(self, tasks: Tasks) -> GpuReport:
+        """Read the GPUs, NVML's and the collectors', and judge them, unless they are to be left alone."""
         asked, self._gpus_asked = self._gpus_asked, False
         if self._at_rest is not None and not asked:
             return self._at_rest
+        self._collecting.begin(tasks)
         result = await self._read_own(at_once=asked)
-        gpus = self._judged(result)
+        gpus = merged(self._judged(result), await self._collecting.reports())
         read_well = isinstance(result, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
         self._at_rest = at_rest(gpus) if read_well and not self._pace.poll_gpus else None
         return gpus
