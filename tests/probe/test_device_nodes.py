@@ -56,6 +56,11 @@ def test_a_gpu_without_a_sensible_minor_has_no_node_to_miss(tmp_path: Path, mino
     assert troubles(tree(tmp_path, "nvidiactl", "nvidia-uvm", minors=(minor,))) == []
 
 
+def test_the_module_is_seen_where_proc_is_hidden(tmp_path: Path) -> None:
+    (tmp_path / "sys/module/nvidia").mkdir(parents=True)
+    assert module_is_loaded(str(tmp_path))
+
+
 def test_without_the_module_there_is_none_to_be_seen(tmp_path: Path) -> None:
     assert not module_is_loaded(str(tmp_path))
 

@@ -5,7 +5,16 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from gpu_agent.probe.nvml_answers import Getter, GpuGoneError, UntoldError, Values, collect, within, words
+from gpu_agent.probe.nvml_answers import (
+    Getter,
+    GpuGoneError,
+    UntoldError,
+    Values,
+    collect,
+    text,
+    within,
+    words,
+)
 from tests.nvml_fake.child import gpu_of
 from tests.nvml_fake.control import FakeNvml
 
@@ -21,6 +30,11 @@ def test_what_is_no_utf8_is_read_as_far_as_it_can_be() -> None:
     with pytest.raises(UnicodeDecodeError) as raised:
         b"RTX \xff".decode()
     assert words(raised.value) == "RTX \ufffd"
+
+
+@pytest.mark.parametrize(("told", "read"), [("H100", "H100"), (b"H100", "H100"), (b"H\xff", "H\ufffd")])
+def test_a_text_may_come_as_bytes(told: object, read: str) -> None:
+    assert text(told) == read
 
 
 def test_a_uuid_that_is_no_text_is_unknown_and_the_rest_counts(tmp_path: Path) -> None:

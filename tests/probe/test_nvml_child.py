@@ -240,6 +240,14 @@ def test_the_cuda_version_of_an_older_driver_is_read_by_its_older_call(tmp_path:
         assert child.read()["cuda_version"] == "12.8"
 
 
+@pytest.mark.parametrize("version", [0, 4294967295, 100000])
+def test_a_cuda_version_that_cannot_be_is_unknown(tmp_path: Path, version: int) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("cuda_version", version)
+    with child_of(fake.environment()) as child:
+        assert child.read()["cuda_version"] is None
+
+
 def test_what_a_library_prints_never_meets_the_answers(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("print", "*", "*", '{"id": 1, "outcome": "ok", "gpus": []}')

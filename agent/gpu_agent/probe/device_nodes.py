@@ -15,7 +15,8 @@ if sys.platform != "win32":
     import grp
     import pwd
 
-_MODULE = "proc/driver/nvidia/version"
+_MODULE = ("proc/driver/nvidia/version", "sys/module/nvidia")
+"""Either may be hidden from a unit or a container."""
 _GPUS = "proc/driver/nvidia/gpus"
 _MINOR = "device minor"
 _CONTAINER_MARKS = (
@@ -30,7 +31,7 @@ _MOST_GPUS = 64
 
 def module_is_loaded(root: str = "/") -> bool:
     """Tell whether the kernel has the nvidia module, as far as this process may see it."""
-    return os.path.exists(os.path.join(root, _MODULE))  # noqa: PTH110, PTH118 - pathlib weighs
+    return any(os.path.exists(os.path.join(root, sign)) for sign in _MODULE)  # noqa: PTH110, PTH118 - pathlib weighs
 
 
 def troubles(root: str = "/") -> list[str]:

@@ -128,7 +128,12 @@ def first_known(nvml: ModuleType, *calls: Callable[[], object]) -> object:
 
 def words(raised: UnicodeDecodeError) -> str:
     """Save what can be read of a text that is no UTF-8, as some WSL2 drivers send."""
-    return raised.object.decode("utf-8", "replace")
+    return text(raised.object)
+
+
+def text(told: object) -> str:
+    """Take a text as it comes: some bindings give bytes."""
+    return bytes(told).decode("utf-8", "replace") if isinstance(told, bytes | bytearray) else str(told)
 
 
 def within(value: int, low: int, high: int) -> int:

@@ -24,11 +24,12 @@ from collections.abc import Iterable, Mapping
 import pynvml
 
 from gpu_agent.probe import cuda_visible
-from gpu_agent.probe.nvml_answers import Values, first_known, words
+from gpu_agent.probe.nvml_answers import Values, first_known, text, words
 from gpu_agent.probe.nvml_events import Listener
 from gpu_agent.probe.nvml_gpu import Slot
 from gpu_agent.probe.nvml_refusal import no_gpu, refusal
 
+_NEWEST_CUDA = 99_990
 _MOST_GPUS = 256
 """No machine has more; a driver that says so is not believed."""
 
@@ -130,7 +131,7 @@ def _each_once(gpus: Iterable[Values]) -> list[Values]:
 
 def _driver_version() -> str | None:
     try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        return text(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
     except UnicodeDecodeError as raised:
@@ -145,6 +146,8 @@ def _cuda_version() -> str | None:
     except pynvml.NVMLError:
         return None
     version = int(str(told))
+    if not 0 < version <= _NEWEST_CUDA:
+        return None
     return f"{version // 1000}.{version % 1000 // 10}"
 
 

@@ -17,6 +17,7 @@ from gpu_agent.probe.nvml_answers import (
     Values,
     collect,
     first_known,
+    text,
     within,
     words,
 )
@@ -24,6 +25,7 @@ from gpu_agent.probe.nvml_answers import (
 PATIENCE_SECONDS = 2.0
 """A GPU that takes longer over one answer is asked nothing more in that reading."""
 
+MAX_CAPABILITY = 99
 MAX_CELSIUS = 200
 MAX_MILLIWATTS = 10_000_000
 MAX_MHZ = 20_000
@@ -90,7 +92,7 @@ def _cut(unknowns: dict[str, str]) -> dict[str, str]:
 
 def read_uuid(nvml: ModuleType, handle: object) -> Values:
     """Read the UUID of a GPU or a slice: everything goes by it, so it must be one that can be told."""
-    uuid = str(nvml.nvmlDeviceGetUUID(handle))
+    uuid = text(nvml.nvmlDeviceGetUUID(handle))
     if not uuid.isascii() or not uuid.isprintable() or not uuid or uuid.startswith(UNIDENTIFIED):
         raise UntoldError(f"the driver answered {uuid!r}, which is no UUID")
     return {"uuid": uuid}
@@ -99,19 +101,20 @@ def read_uuid(nvml: ModuleType, handle: object) -> Values:
 def read_name(nvml: ModuleType, handle: object) -> Values:
     """Read the name of a GPU or a slice, which need not be text."""
     try:
-        return {"name": nvml.nvmlDeviceGetName(handle)}
+        return {"name": text(nvml.nvmlDeviceGetName(handle))}
     except UnicodeDecodeError as raised:
         return {"name": words(raised)}
 
 
 def _compute_capability(nvml: ModuleType, handle: object) -> Values:
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    major, minor = (
+        within(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    )
     return {"compute_capability": f"{major}.{minor}"}
 
 
 def _pci_bus_id(nvml: ModuleType, handle: object) -> Values:
-    bus_id = nvml.nvmlDeviceGetPciInfo_v3(handle).busId
-    return {"pci_bus_id": bus_id.decode("ascii", "replace") if isinstance(bus_id, bytes) else str(bus_id)}
+    return {"pci_bus_id": text(nvml.nvmlDeviceGetPciInfo_v3(handle).busId)}
 
 
 # ---- figures
