@@ -1,4 +1,6 @@
 import argparse
+import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +39,17 @@ def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.Ca
         *("state directory", "identity", "join token"),
         *("registry", "DNS", "TCP", "TLS", "WebSocket", "credential", "clock"),
     ]
+
+
+def test_every_check_is_explained_in_the_documentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(arguments(tmp_path, json=True, simulate=None))
+    checks = {one["check"] for one in json.loads(capsys.readouterr().out)["checks"]}
+    page = (Path(__file__).parent.parent.parent / "docs" / "probe.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([A-Za-z ]+)` \|", page, re.MULTILINE))
+    assert len(checks) > 15
+    assert checks - explained == set()
 
 
 def test_a_disk_that_never_answers_costs_its_deadline(

@@ -82,6 +82,12 @@ def test_memory_that_the_host_shares_is_said_to_be() -> None:
     assert "shared with the host" in drawn(replace(L4, memory_kind=MemoryKind.UNIFIED), columns=None)[1]
 
 
+def test_a_gpu_that_sleeps_or_is_hidden_says_so() -> None:
+    said = drawn(replace(L4, asleep=True, visible=False), columns=None)[1]
+    assert said.endswith("asleep, and not woken for this; hidden by CUDA_VISIBLE_DEVICES")
+    assert len(drawn(replace(L4, asleep=False, visible=True))) == 2
+
+
 def test_what_there_is_no_room_for_goes_in_order_of_worth() -> None:
     assert L4.uuid in drawn(L4, columns=140)[1]
     for columns, there, gone in ((80, "██░░", L4.uuid), (52, "33/72 W", "░░"), (44, "41°C", "72 W")):

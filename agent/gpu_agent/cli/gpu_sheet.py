@@ -127,6 +127,8 @@ def _note(gpu: Gpu) -> Line:
         Piece(f"clocks held down: {', '.join(slowed)}", "yellow") if slowed else None,
         Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
         Piece("memory shared with the host", "dim") if gpu.memory_kind == "unified" else None,
+        Piece("asleep, and not woken for this", "dim") if gpu.asleep else None,
+        Piece("hidden by CUDA_VISIBLE_DEVICES", "yellow") if gpu.visible is False else None,
         _processes(gpu),
     ]
     told = [piece for piece in pieces if piece is not None]
