@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.nvml_fake.control import FakeNvml
-from tests.probe.a_collector import bring
+from tests.probe.a_collector import GOOD, bring
 from tests.probe.amd_tree import MI300X, RX_7900, Sysfs
 from tests.programs import COMMAND, Agent, Registry, eventually
 
@@ -98,6 +98,13 @@ def test_one_that_hangs_and_one_that_raises_are_told_within_the_deadline_and_cos
     assert "The collector 'stuck' did not answer within 5 s" in document["detail"]
     assert "The collector 'torn' failed (OSError: no such device)" in document["detail"]
     assert seconds < 15
+
+
+def test_one_that_prints_does_not_spoil_the_document(tmp_path: Path) -> None:
+    loud = "print('loading')\n" + GOOD.replace("        gpu =", "        print('reading')\n        gpu =")
+    bring(tmp_path, "loud", loud)
+    code, document, _ = probed({"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)})
+    assert (code, [gpu["uuid"] for gpu in document["gpus"]]) == (0, ["INTEL-1"])
 
 
 def test_the_documents_example_is_a_whole_collector(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,9 @@ class _Speechless(Exception):  # noqa: N818 - a collector's own
         (saying(raising(ValueError("\x1b[31mred"))), "ValueError: [31mred"),
         (saying(raising(SystemExit(3))), "SystemExit: 3"),
         (saying(raising(RecursionError())), "(RecursionError)"),
+        (saying(raising(KeyboardInterrupt())), "(KeyboardInterrupt)"),
+        (saying(raising(asyncio.CancelledError())), "(CancelledError)"),
+        (saying(raising(GeneratorExit("over"))), "GeneratorExit: over"),
         (saying(raising(_Speechless())), "(_Speechless)"),
         (saying(raising(ValueError("x" * 5000))), "x" * 100),
         (saying(lambda: None), "it gave NoneType in place of a GpuReport"),

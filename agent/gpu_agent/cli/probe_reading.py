@@ -4,9 +4,11 @@ Where nothing is configured the settings and their library stay unloaded.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
+import sys
 import time
 from typing import cast
 
@@ -39,10 +41,12 @@ def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
             dismiss(child)
         return _simulated(asked.simulate, asked.apart, sources)
     child = child or start_child()
-    others = start_collectors(
-        asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
-    )
-    return take(merged(read_once(child, DEADLINE_SECONDS), collect(others)), sources)
+    with contextlib.redirect_stdout(sys.stderr):  # a collector that prints must not spoil a document
+        others = start_collectors(
+            asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
+        )
+        gpus = merged(read_once(child, DEADLINE_SECONDS), collect(others))
+    return take(gpus, sources)
 
 
 def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
