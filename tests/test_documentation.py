@@ -30,7 +30,7 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.reception import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
-from gpu_agent.wire.inventory import Health, ModelStatus
+from gpu_agent.wire.inventory import Gpu, Health, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -245,3 +245,8 @@ def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
     assert len(shown) == 4
     for line in shown:
         simulation.parse(line)
+
+
+def test_every_reading_of_a_gpu_is_explained() -> None:
+    told = [quoted(row[0])[0] for row in rows("gpus.md", "The readings")]
+    assert sorted(told) == sorted(one.name for one in fields(Gpu))

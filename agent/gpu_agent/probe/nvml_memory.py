@@ -1,7 +1,7 @@
 """A GPU's memory as NVML tells it, and the machine's memory where the GPU has none of its own.
 
-The call's second version, since drivers 510, tells what the driver keeps for itself apart from
-what is in use; the first one counts it as used. NOT_SUPPORTED is another answer than an old
+The call's second version tells what the driver keeps for itself apart from what is in use; the
+first one, on drivers from 510 on, counts it as used. NOT_SUPPORTED is another answer than an old
 driver's: an integrated GPU lives in the machine's memory, any other GPU's is unknown. It
 refuses to guess a size.
 """
@@ -19,7 +19,7 @@ _INTEGRATED_NAMES = re.compile(
 _INTEGRATED_ARCHITECTURES = frozenset({"3.2", "5.3", "6.2", "7.2", "8.7", "10.1", "11.0", "12.1"})
 """Compute capabilities that only integrated parts have: Jetson's K1 to Thor, and GB10."""
 
-_UNTOLD_RESERVE = "this driver's memory call counts what it keeps for itself as used"
+_UNTOLD_RESERVE = "this driver's older memory call may count what it keeps for itself as used"
 _MEMINFO_CHARS = 4096
 
 
