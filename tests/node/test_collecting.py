@@ -101,6 +101,7 @@ async def test_one_that_raises_is_a_reason_told_once_and_its_recovery_too(
     assert caplog.messages.count("collector_missed") == 1
     assert caplog.messages.count("collector_recovered") == 1
     assert caplog.messages.count("gpu_health_changed") == 2
+    assert caplog.messages.count("collector_probed") == 1
 
 
 async def test_the_age_is_that_of_the_newest_reading_that_gave_gpus() -> None:

@@ -56,6 +56,17 @@ def test_a_gpu_without_its_driver_is_told_with_what_to_do(tmp_path: Path) -> Non
     )
 
 
+def test_a_driver_that_is_loaded_later_is_found_and_so_is_a_card_that_is_put_in_later(tmp_path: Path) -> None:
+    sysfs, collector = Sysfs(tmp_path), AmdGpus(Surroundings(sys_dir=tmp_path))
+    assert collector.read(5) == GpuReport(outcome=Outcome.OK)
+    device = sysfs.card(0, "0000:03:00.0", RX_7900, driver=None)
+    assert collector.read(5).outcome is Outcome.NO_DRIVER
+    (device / "driver").symlink_to("../../bus/pci/drivers/vfio-pci")
+    assert collector.read(5) == GpuReport(outcome=Outcome.OK)
+    sysfs.card(1, "0000:04:00.0", RX_7900)
+    assert [gpu.pci_bus_id for gpu in collector.read(5).gpus] == ["0000:04:00.0"]
+
+
 def test_a_gpu_that_was_handed_to_a_virtual_machine_is_not_missed(tmp_path: Path) -> None:
     Sysfs(tmp_path).card(0, "0000:03:00.0", RX_7900, driver="vfio-pci")
     assert read(tmp_path) == GpuReport(outcome=Outcome.OK)

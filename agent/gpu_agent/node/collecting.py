@@ -19,7 +19,7 @@ from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.wire.inventory import GpuReport
+from gpu_agent.wire.inventory import GpuReport, Outcome
 
 DEADLINE_SECONDS, STALE_AFTER_SECONDS = 5.0, 60.0
 _LOG = EventLog("node.collecting")
@@ -88,6 +88,7 @@ class _Asked:
         self._health_log = HealthLog()
         self._asked_at = 0.0
         self._missing_since: float | None = None
+        self._found: tuple[Outcome, int] = (Outcome.OK, 0)
 
     def ask(self, tasks: Tasks, deadline_seconds: float) -> None:
         if self.task is None:
@@ -118,11 +119,24 @@ class _Asked:
         return replace(answer, age_seconds=waited if waited > deadline_seconds else 0.0)
 
     def _note(self, result: GpuReport | Missed) -> None:
-        """Log that it went silent or failed, once, and that it is back."""
+        """Log what it found when that changes, that it went silent or failed, once, and that it is back."""
         if not isinstance(result, Missed):
             if self._missing_since is not None:
                 _LOG.info("collector_recovered", collector=self.name)
             self._missing_since = None
+            self._note_found(result)
         elif self._missing_since is None:
             self._missing_since = result.since
             _LOG.warning("collector_missed", collector=self.name, reason=result.reason, detail=result.detail)
+
+    def _note_found(self, report: GpuReport) -> None:
+        found = (report.outcome, len(report.gpus))
+        if found != self._found:
+            self._found = found
+            _LOG.info(
+                "collector_probed",
+                collector=self.name,
+                outcome=report.outcome.value,
+                detail=report.detail,
+                gpu_count=len(report.gpus),
+            )

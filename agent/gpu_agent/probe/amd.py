@@ -25,7 +25,7 @@ _LONGEST_NAMES_BYTES = 1 << 20
 
 
 class AmdGpus:
-    """Every card that the driver has. Remembers nothing of one reading for the next but the names' table."""
+    """Every card that the driver has. Of one reading it remembers for the next what does not change."""
 
     interface = INTERFACE
 
@@ -33,6 +33,9 @@ class AmdGpus:
         self._sys_dir = surroundings.sys_dir
         self._names = names
         self._products: dict[tuple[int, int], str] | None = None
+        self._listed: tuple[str, ...] = ()
+        self._ours: tuple[Path, ...] = ()
+        """Of the devices that were listed on the PCI bus, those that are AMD GPUs."""
 
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
         """Read them, in the order of their places on the PCI bus."""
@@ -76,11 +79,18 @@ class AmdGpus:
 
     def _without_driver(self) -> Iterator[str]:
         bus = self._sys_dir / "bus" / "pci" / "devices"
-        for device in sorted(bus.iterdir()) if bus.is_dir() else ():
-            kind = number(device / "class", base=16)
-            is_gpu = kind is not None and kind >> 16 in _DISPLAY_CLASSES
-            if is_gpu and number(device / "vendor", base=16) == VENDOR and not linked_name(device / "driver"):
-                yield device.name
+        listed = tuple(sorted(device.name for device in bus.iterdir())) if bus.is_dir() else ()
+        if listed != self._listed:  # what a device is does not change; a server has hundreds
+            self._ours = tuple(bus / name for name in listed if _is_amd_gpu(bus / name))
+            self._listed = listed
+        return (device.name for device in self._ours if not linked_name(device / "driver"))
+
+
+def _is_amd_gpu(device: Path) -> bool:
+    kind = number(device / "class", base=16)
+    return (
+        kind is not None and kind >> 16 in _DISPLAY_CLASSES and number(device / "vendor", base=16) == VENDOR
+    )
 
 
 def products(names: Path) -> dict[tuple[int, int], str]:
