@@ -2,6 +2,8 @@ import json
 import os
 import platform
 import re
+import subprocess
+import time
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +12,7 @@ import pytest
 from gpu_agent.cli.app import main
 from gpu_agent.wire.schema import schema_of
 from tests.nvml_fake.control import FakeNvml
+from tests.programs import COMMAND
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +172,17 @@ def test_it_writes_no_file(fake: FakeNvml, tmp_path: Path, monkeypatch: pytest.M
     before = set(tmp_path.rglob("*"))
     assert main(["probe", "--json"]) == 0
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["--json", "--register-preview", None])
+def test_a_driver_that_hangs_costs_the_deadline_and_exits_3(form: str | None, fake: FakeNvml) -> None:
+    fake.set("hang", "nvmlDeviceGetCount_v2", "*")
+    began = time.monotonic()
+    words = [*COMMAND, "probe", *([form] if form else [])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    took_seconds = time.monotonic() - began
+    fake.unset("hang")
+    assert done.returncode == 3
+    assert "nvml_hung" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert 5.0 <= took_seconds < 8.0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from gpu_agent.cli.bars import RICH
@@ -46,6 +48,14 @@ def test_the_machine_comes_first_and_the_verdict_last() -> None:
 def test_a_broken_driver_is_the_verdict_with_its_next_step() -> None:
     said = page(GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="it is stuck: reboot."))
     assert said[-1] == "Could not register: it is stuck: reboot."
+
+
+def test_models_that_could_not_be_looked_for_are_not_said_to_be_none() -> None:
+    host = replace(HOST, unknowns={"models": "the disks did not answer"})
+    inventory = Inventory(host=host, gpu=GpuReport(outcome=Outcome.OK, gpus=(L4,)))
+    said = [plain(one) for one in probe_page(inventory, None, RICH, now=0.0)]
+    assert "Models unknown: the disks did not answer" in said
+    assert not any("none found" in one for one in said)
 
 
 def test_a_simulated_machine_says_that_it_does_not_exist() -> None:

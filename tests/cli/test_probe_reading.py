@@ -1,12 +1,17 @@
 import argparse
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked
-from gpu_agent.cli.probe_reading import asked_by, inventory_of
+from gpu_agent.cli.probe_reading import asked_by, inventory_of, surroundings_of
+from gpu_agent.probe.models.catalogue import Catalogue, Scan
 from gpu_agent.probe.nvml_head_start import start_child
+from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
+from gpu_agent.probe.snapshot import Sources
 from tests.nvml_fake.control import FakeNvml
 
 
@@ -28,3 +33,41 @@ def test_what_cannot_be_simulated_is_a_configuration_failure() -> None:
     with pytest.raises(Failure, match="H100-80GB") as failed:
         inventory_of(Asked(simulate="8xH10-80GB"), None)
     assert failed.value.code is ExitCode.CONFIGURATION
+
+
+def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def hang(_: Catalogue, __: float) -> Scan:
+        answered.wait(30)
+        return Scan()
+
+    monkeypatch.setattr(Catalogue, "scan", hang)
+    try:
+        around = surroundings_of(Sources(), within_seconds=0.2)
+    finally:
+        answered.set()
+    assert around.host.cpu_logical_cores >= 1
+    assert "did not answer within 0.2 s" in around.host.unknowns["models"]
+    assert around.models == ()
+
+
+def test_a_driver_and_a_disk_that_hang_cost_one_deadline_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("hang", "nvmlDeviceGetCount_v2", "*")
+    answered = threading.Event()
+    monkeypatch.setattr(Catalogue, "scan", lambda *_: (answered.wait(30), Scan())[1])
+    child = start_child(env=fake.environment())
+    began = time.monotonic()
+    try:
+        inventory = inventory_of(Asked(), child)
+    finally:
+        answered.set()
+        fake.unset("hang")
+    assert child.process is not None
+    child.process.wait(10)
+    assert time.monotonic() - began < DEADLINE_SECONDS + 1.5
+    assert "nvml_hung" in (inventory.gpu.detail or "")
+    assert "models" in inventory.host.unknowns

@@ -23,7 +23,7 @@ from gpu_agent.cli.doctor_shown import document, show_finding, show_sum
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.cli.probe_reading import inventory_of
-from gpu_agent.node.rehearsal import STEPS, rehearse
+from gpu_agent.node.rehearsal import STEPS, Tokens, rehearse
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
 from gpu_agent.node.standing import standing, tokens
 from gpu_agent.probe import device_nodes
@@ -87,18 +87,20 @@ async def _round(arguments: argparse.Namespace) -> AsyncIterator[Finding]:
 
 
 async def _machine(asked: Asked) -> AsyncIterator[Finding]:
-    files = await in_thread("driver-files", lambda: look(os.environ), deadline_seconds=DISK_SECONDS)
-    read = await _inventory(asked)
+    read = await _read(asked)
     if isinstance(read, Finding):
         yield read
         return
-    for finding in driver_findings(files, read, await _node_troubles(files, read.gpu)):
+    files, inventory = read
+    for finding in driver_findings(files, inventory, await _node_troubles(files, inventory.gpu)):
         yield finding
-    yield collector_finding(read)
-    yield gpu_finding(read)
-    yield container_finding(read.host, os.environ)
+    yield collector_finding(inventory)
+    yield gpu_finding(inventory)
+    yield container_finding(inventory.host, os.environ)
     roots = sources_of(asked.options, environ=os.environ, home=home()).cache_roots
-    for finding in await _within(DISK_SECONDS, "model caches", lambda: list(cache_findings(roots, read))):
+    for finding in await _within(
+        DISK_SECONDS, "model caches", lambda: list(cache_findings(roots, inventory))
+    ):
         yield finding
 
 
@@ -112,9 +114,9 @@ async def _node_troubles(files: DriverFiles, gpu: GpuReport) -> list[str]:
         return [f"they did not open within {DISK_SECONDS:g} s: see `dmesg` for NVRM messages, and reboot"]
 
 
-async def _inventory(asked: Asked) -> Inventory | Finding:
-    def read() -> Inventory:
-        return inventory_of(asked, None)
+async def _read(asked: Asked) -> tuple[DriverFiles, Inventory] | Finding:
+    def read() -> tuple[DriverFiles, Inventory]:
+        return look(os.environ), inventory_of(asked, None)
 
     try:
         return await in_thread("inventory", read, deadline_seconds=MACHINE_SECONDS)
@@ -134,8 +136,16 @@ async def _way(configured: _Configured, settings: AgentSettings) -> AsyncIterato
             yield skipped(name, "not tried, since no registry is named")
         return
     yield ok("registry", settings.registry_url)
-    async for finding in rehearse(settings.registry_url, tokens(settings)):
+    async for finding in rehearse(settings.registry_url, await _tokens(settings)):
         yield finding
+
+
+async def _tokens(settings: AgentSettings) -> Tokens:
+    """What the agent could present; a disk that does not answer holds none, and was told of before."""
+    try:
+        return await in_thread("tokens", lambda: tokens(settings), deadline_seconds=DISK_SECONDS)
+    except TimeoutError:
+        return Tokens()
 
 
 async def _within(seconds: float, check: str, work: Callable[[], list[Finding]]) -> list[Finding]:

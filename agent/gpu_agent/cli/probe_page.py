@@ -55,10 +55,18 @@ def _blocks(
         "machine": list(_headline(inventory, columns)),
         "GPUs": gpu_lines(inventory.gpu.gpus, columns, letters),
         "host": laid_out(Sheet(_FACTS, facts), columns),
-        "models": model_lines(inventory.models, columns),
+        "models": _models(inventory, columns),
         "troubles": trouble_lines(inventory, columns, now=now),
         "verdict": list(_verdict(inventory, columns)),
     }
+
+
+def _models(inventory: Inventory, columns: int | None) -> list[Line]:
+    """Draw them; where they could not be looked for, that is no "none"."""
+    why = inventory.host.unknowns.get("models")
+    if why is None:
+        return model_lines(inventory.models, columns)
+    return _fitted(line(Piece(f"Models unknown: {why}", "bold red")), columns)
 
 
 def _joined(blocks: Iterable[list[Line]]) -> list[Line]:

@@ -9,12 +9,15 @@ import importlib
 import os
 import platform
 import sys
+import threading
 import time
+from dataclasses import replace
 from typing import cast
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked, something_configured
 from gpu_agent.probe.collect_once import collect, start_collectors
+from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml_head_start import StartedChild, dismiss, start_child
 from gpu_agent.probe.nvml_once import read_once
@@ -22,7 +25,11 @@ from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.places import home
-from gpu_agent.wire.inventory import GpuReport, Inventory
+from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+
+MODELS_UNKNOWN = "models"
+"""Under this name the host's `unknowns` say why no models are listed."""
+_UNREAD = GpuReport(outcome=Outcome.OK)
 
 
 def asked_by(arguments: argparse.Namespace) -> Asked:
@@ -45,8 +52,28 @@ def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
         others = start_collectors(
             asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
         )
+        around = surroundings_of(sources)  # meanwhile the child works
         gpus = merged(read_once(child, DEADLINE_SECONDS), collect(others))
-    return take(gpus, sources)
+    return replace(around, gpu=gpus, took_ms=round(gpus.took_ms + around.took_ms, 1))
+
+
+def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECONDS) -> Inventory:
+    """Read host and models in a thread, which a dead disk may keep: then the host alone, and why."""
+    found: list[Inventory] = []
+    looking = threading.Thread(target=lambda: found.append(take(_UNREAD, sources)), daemon=True)
+    looking.start()
+    looking.join(within_seconds)
+    if found:
+        return found[0]
+    if not looking.is_alive():
+        raise RuntimeError("the look at the host and the models ended without an answer")  # told on stderr
+    host = HostProbe().read()
+    why = f"the disks did not answer within {within_seconds:g} s; see `df` and `dmesg`"
+    return Inventory(
+        host=replace(host, unknowns={**host.unknowns, MODELS_UNKNOWN: why, "cache_disks": why}),
+        gpu=_UNREAD,
+        took_ms=within_seconds * 1000,
+    )
 
 
 def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
