@@ -14,6 +14,7 @@ import pytest
 
 from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.probe.nvml_conversation import Conversation
+from gpu_agent.probe.nvml_process import CHILD_COMMAND
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.nvml_fake.build import build
@@ -258,6 +259,28 @@ async def test_a_lost_gpu_is_looked_for_anew_from_time_to_time_only(tmp_path: Pa
         assert (await report_from(eager)).gpus[1].health is Health.LOST
         fake.unset("error")
         assert (await report_from(eager)).gpus[1].health is Health.OK
+
+
+async def test_a_lost_gpu_is_not_looked_for_while_that_would_wake_another(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    power = tmp_path / "sys/bus/pci/devices" / fake.fact("pci_bus_id", 0).lower()[4:] / "power"
+    power.mkdir(parents=True)
+    command = (*CHILD_COMMAND, str(tmp_path))
+    policy = ChildPolicy(reopen_lost_after_seconds=0.0)
+    probe = NvmlProbe(command, 20.0, env=fake.environment(), policy=policy)
+    await report_from(probe)
+    (power / "runtime_status").write_text("suspended\n")
+    fake.set("error", "nvmlDeviceGetName", 1, "GPU_IS_LOST")
+    fake.set("error", "nvmlDeviceGetTemperature", 1, "GPU_IS_LOST")
+    for _ in range(3):
+        asleep, lost = (await report_from(probe)).gpus
+        assert (asleep.asleep, lost.health) == (True, Health.LOST)
+    assert fake.calls().count("nvmlInitWithFlags") == 1
+    (power / "runtime_status").write_text("active\n")
+    fake.unset("error")
+    await report_from(probe)
+    assert [gpu.health for gpu in (await report_from(probe)).gpus] == [Health.OK, Health.OK]
+    await probe.close()
 
 
 async def test_chatter_on_the_childs_stdout_is_no_answer() -> None:

@@ -209,6 +209,25 @@ def test_a_gpu_that_may_not_be_opened_is_inaccessible_until_it_may(tmp_path: Pat
     assert allowed[1]["uuid"] == fake.fact("uuid", 1)
 
 
+@pytest.mark.parametrize("code", ["GPU_IS_LOST", "UNKNOWN", "TIMEOUT"])
+def test_a_gpu_that_fails_the_count_of_all_takes_no_other_down(tmp_path: Path, code: str) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        before = child.read()["gpus"]
+        fake.set("error", "nvmlDeviceGetCount_v2", "*", code)
+        assert child.read()["gpus"] == before
+
+
+def test_a_gpu_that_comes_to_a_machine_without_any_is_found_by_the_same_child(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
+    fake.set("count", 0)
+    with child_of(fake.environment()) as child:
+        assert child.read()["gpus"] == []
+        fake.set("count", 1)
+        assert len(child.read()["gpus"]) == 1
+    assert fake.calls().count("nvmlInitWithFlags") == 2
+
+
 def test_gpus_that_come_and_go_are_listed_as_they_are(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:

@@ -158,3 +158,35 @@ def test_a_new_layout_is_seen_at_the_next_reading(tmp_path: Path) -> None:
         assert [gpu["uuid"][-1] for gpu in child.read()["gpus"][1:]] == ["1", "4"]
         fake.set("mig", 0, 0)
         assert len(child.read()["gpus"]) == 1
+
+
+def test_a_mode_that_is_not_told_for_once_takes_no_slice_away(tmp_path: Path) -> None:
+    fake = cut(tmp_path, 0, 1)
+    with child_of(fake.environment()) as child:
+        before = child.read()["gpus"]
+        fake.set("error", "nvmlDeviceGetMigMode", 0, "TIMEOUT")
+        after = child.read()["gpus"]
+    assert [gpu["uuid"] for gpu in after] == [gpu["uuid"] for gpu in before]
+    assert "mig_enabled" in after[0]["unknowns"]
+
+
+@pytest.mark.parametrize(
+    ("call", "device", "unread"),
+    [("nvmlDeviceGetMigDeviceHandleByIndex", "0/1", 1), ("nvmlDeviceGetMaxMigDeviceCount", "0", 2)],
+)
+def test_a_slice_that_was_there_and_cannot_be_opened_is_unknown_and_not_gone(
+    tmp_path: Path, *, call: str, device: str, unread: int
+) -> None:
+    fake = cut(tmp_path, 0, 1)
+    with child_of(fake.environment()) as child:
+        before = child.read()["gpus"]
+        fake.set("error", call, device, "TIMEOUT")
+        during = child.read()["gpus"]
+        still = child.read()["gpus"]
+        fake.unset("error", call)
+        after = child.read()["gpus"]
+    assert {gpu["uuid"] for gpu in during} == {gpu["uuid"] for gpu in before}
+    codes = [reason["code"] for gpu in during for reason in gpu["reasons"]]
+    assert codes == ["gpu_inaccessible"] * unread
+    assert still == during
+    assert after == before

@@ -162,6 +162,7 @@ class NvmlProbe:
 
 
 def _is_worth_reopening(report: GpuReport) -> bool:
-    """Whether a lost GPU may be found again, and none is there that would hang when it is asked."""
+    """Whether a lost GPU may be found again, and none would hang when it is asked, or wake from its sleep."""
     silent = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
-    return not silent and any(gpu.health is Health.LOST for gpu in report.gpus)
+    asleep = any(gpu.asleep for gpu in report.gpus)
+    return not silent and not asleep and any(gpu.health is Health.LOST for gpu in report.gpus)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 import pynvml
 
 from gpu_agent.probe import cuda_visible
-from gpu_agent.probe.nvml_answers import Values, first_known, text, words
+from gpu_agent.probe.nvml_answers import Values, condemns_driver, first_known, text, words
 from gpu_agent.probe.nvml_events import Listener
 from gpu_agent.probe.nvml_gpu import Slot
 from gpu_agent.probe.nvml_refusal import no_gpu, refusal
@@ -63,11 +63,12 @@ class Library:
             pynvml.nvmlInit()
             self._opened = True
             self._versions = {"driver_version": _driver_version(), "cuda_version": _cuda_version()}
-        count = min(pynvml.nvmlDeviceGetCount(), _MOST_GPUS)
+        count = self._count()
         if len(self._slots) != count:
             self._listener.close()
             self._slots = [Slot(pynvml, index, root=self._root) for index in range(count)]
         if not self._slots:
+            self._close()  # an open library does not hear of a GPU that comes
             return {**self._versions, **no_gpu(root=self._root, environ=self._environ)}
         driver_version = self._versions.get("driver_version")
         gpus = _each_once(gpu for slot in self._slots for gpu in slot.read(driver_version, listener))
@@ -75,6 +76,15 @@ class Library:
             listener.add_to(gpus)
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
+
+    def _count(self) -> int:
+        """Count the GPUs; where one of them fails the very count, those that are known are all there are."""
+        try:
+            return min(int(pynvml.nvmlDeviceGetCount()), _MOST_GPUS)
+        except pynvml.NVMLError as error:
+            if not self._slots or condemns_driver(pynvml, error):
+                raise
+            return len(self._slots)
 
     def _close(self) -> None:
         self._slots = []

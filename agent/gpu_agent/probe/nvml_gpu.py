@@ -79,14 +79,25 @@ class Slot:
             meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
         )
         self.identity |= {name: figures[name] for name in _KEPT if name in figures}
-        if not figures.get("mig_enabled"):
+        mig = figures.get("mig_enabled")
+        if not mig and (mig is False or not self._slices):  # a mode that is not told takes no slice away
             self._slices = []
             return [self._described(figures, [])]
-        self._slices, unread = nvml_slices.slices(
-            nvml, self.handle, parent={**self.identity, "index": self.index}, driver_version=driver_version
-        )
-        reasons = [] if self._slices or unread else [_reason("mig_without_slices", "MIG is on")]
-        return [self._described(figures, reasons, unread), *self._slices]
+        return self._cut(figures, driver_version)
+
+    def _cut(self, figures: Values, driver_version: object) -> list[Values]:
+        """Read the slices; one that was there and cannot be read now is not gone."""
+        who = {**self.identity, "index": self.index}
+        found, unread = nvml_slices.slices(self._nvml, self.handle, parent=who, driver_version=driver_version)
+        if unread:
+            listed = {one["uuid"] for one in found}
+            reasons = [_reason("gpu_inaccessible", unread["slices"])]
+            missing = [_only_who(one) for one in self._slices if one["uuid"] not in listed]
+            found = [*found, *({**one, "reasons": reasons, "unknowns": {}} for one in missing)]
+        self._slices = found
+        empty = figures.get("mig_enabled") and not found and not unread
+        reasons = [_reason("mig_without_slices", "MIG is on")] if empty else []
+        return [self._described(figures, reasons, unread), *found]
 
     def _acquire(self) -> object:
         nvml = self._nvml
