@@ -1,15 +1,19 @@
 import asyncio
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from gpu_agent.node.collecting import Collecting, collectors_of
 from gpu_agent.node.settings import load
+from gpu_agent.probe.amd import AmdGpus
 from gpu_agent.probe.attempt import Attempt
 from gpu_agent.probe.collectors import Installed, Surroundings
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
+from tests.probe.amd_tree import MI300X, Sysfs
 
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="X-1", name="X", memory_mb=1024),))
 
@@ -133,6 +137,29 @@ async def test_a_late_answer_counts_as_old_as_it_is() -> None:
         age = collecting.age_seconds()
         assert age is not None
         assert age > 0.2
+        tasks.end()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted through /proc")
+async def test_many_rounds_leave_no_thread_and_no_open_file_behind(tmp_path: Path) -> None:
+    Sysfs(tmp_path).card(0, "0000:03:00.0", MI300X)
+    surroundings = Surroundings(sys_dir=tmp_path)
+    failing = _Collector()
+    failing.error = OSError("no such device")
+    collecting = Collecting(
+        (Attempt(Installed("amd", lambda: AmdGpus), surroundings), behind(failing)), deadline_seconds=20
+    )
+    async with Tasks() as tasks:
+        await one_round(collecting, tasks)
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - what is open, not what is where
+        for _ in range(200):
+            assert len((await one_round(collecting, tasks, "amd")).gpus) == 1
+        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+        left = [thread for thread in threading.enumerate() if thread.name.startswith("collector-")]
+        assert len(left) <= 2  # those of the last round, which end by themselves
+        for thread in left:
+            thread.join(20)
+            assert not thread.is_alive()
         tasks.end()
 
 
