@@ -96,3 +96,23 @@ def test_it_runs_as_a_module_too() -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("gpu-agent ")
+
+
+def test_a_command_that_lives_for_long_has_its_garbage_collected() -> None:
+    program = (
+        "import gc, sys; from gpu_agent.cli import __main__, schema\n"
+        "schema.main = lambda _: int(not gc.isenabled())\n"
+        "sys.argv = ['gpu-agent', 'schema']\n"
+        "sys.exit(__main__.main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
+
+
+def test_a_probe_within_another_program_leaves_its_garbage_collector_as_it_was() -> None:
+    program = (
+        "import gc, sys; from gpu_agent.cli.app import main\n"
+        "code = main(['probe', '--json', '--simulate', '1xL4-24GB'])\n"
+        "sys.exit(code or not gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=30, check=False)
+    assert done.returncode == 0

@@ -15,6 +15,7 @@ FAILED, INTERRUPTED = 1, 130
 
 def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
+    gc.disable()  # while commands are loaded, which makes no garbage; `app` turns it on again
     try:
         streams.prepare()
         return _told(_ended())

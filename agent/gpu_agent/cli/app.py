@@ -4,11 +4,11 @@ Loads no command but the one that runs: `gpu-agent probe` must not pay for the o
 """
 
 import argparse
-import difflib
+import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol, cast
 
 from gpu_agent.cli.commands import ROOT, Command, Group
@@ -72,7 +72,9 @@ def _run(words: Sequence[str]) -> int:
             return _about_group(parser, place, rest)
         place, path, rest = place.commands[name], (*path, name), rest[1:]
     module = cast("CommandModule", importlib.import_module(f"gpu_agent.cli.{place.module}"))
-    return module.main(_parsed(parser_of(module, path), rest))
+    arguments = _parsed(parser_of(module, path), rest)
+    gc.enable()
+    return module.main(arguments)
 
 
 def parser_of(module: CommandModule, path: Sequence[str]) -> Parser:
@@ -133,10 +135,16 @@ def _named(parser: Parser, group: Group, word: Sequence[str]) -> str | None:
         )
         parser.error(f"no {group.what} is named before {word[0]}{hint}")
     if word[0] not in group.commands:
-        nearest = difflib.get_close_matches(word[0], group.commands, 1)
+        nearest = _nearest(word[0], group.commands)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(group.commands)}."
         parser.error(f"no {group.what} {word[0]!r}: {hint}")
     return word[0]
+
+
+def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
+    """The one that was probably meant, if any; only a mistake costs the loading of the search."""
+    difflib = importlib.import_module("difflib")
+    return cast("list[str]", difflib.get_close_matches(word, list(known), 1, likeness))
 
 
 def _about_group(parser: Parser, group: Group, words: Sequence[str]) -> int:
@@ -160,7 +168,7 @@ def _nearest_option(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> 
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - argparse lists its options nowhere else
     for word in unknown:
         option = word.partition("=")[0]
-        nearest = difflib.get_close_matches(option, known, 1, _LIKE) if option.startswith("--") else []
+        nearest = _nearest(option, known, _LIKE) if option.startswith("--") else []
         if nearest:
             return f"; did you mean {nearest[0]}?"
     return ""

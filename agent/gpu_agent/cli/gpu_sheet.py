@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gpu_agent.cli.bars import Letters, bar
 from gpu_agent.cli.lines import BLANK, Line, Piece, line
 from gpu_agent.cli.sheet import Column, Row, Sheet, laid_out
-from gpu_agent.wire.inventory import Gpu, Health
+from gpu_agent.wire.inventory import Gpu, Health, MemoryKind
 
 HEALTH_STYLES = {
     Health.OK: "green",
@@ -126,7 +126,7 @@ def _note(gpu: Gpu) -> Line:
     pieces = [
         Piece(f"clocks held down: {', '.join(slowed)}", "yellow") if slowed else None,
         Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
-        Piece("memory shared with the host", "dim") if gpu.memory_kind == "unified" else None,
+        Piece("memory shared with the host", "dim") if gpu.memory_kind is MemoryKind.UNIFIED else None,
         Piece("asleep, and not woken for this", "dim") if gpu.asleep else None,
         Piece("hidden by CUDA_VISIBLE_DEVICES", "yellow") if gpu.visible is False else None,
         _processes(gpu),
