@@ -104,6 +104,17 @@ def test_gpus_that_cannot_be_told_apart_are_refused(said: object, says: str) -> 
         admitted(said)
 
 
+@pytest.mark.parametrize("outcome", [Outcome.NO_DRIVER, Outcome.DRIVER_BROKEN])
+@pytest.mark.parametrize("detail", [None, "", "\n"])
+def test_a_driver_that_is_not_well_never_goes_without_a_sentence(
+    outcome: Outcome, detail: str | None
+) -> None:
+    assert "and not why" in (admitted(GpuReport(outcome=outcome, detail=detail)).detail or "")
+    told = admitted(GpuReport(outcome=outcome, detail="It is old: update it." + "x" * 9000)).detail or ""
+    assert told.startswith("It is old: update it.")
+    assert len(told) == 1024
+
+
 def test_nothing_in_a_text_steers_a_terminal_or_is_endless() -> None:
     gpu = admit(name="\x1b[31mRadeon\x07" + "x" * 900)
     assert gpu.name.isprintable()

@@ -24,6 +24,7 @@ MOST_GPUS = 1024
 """No machine has more; a list that goes on is a collector's mistake."""
 _MOST_MEMORY_MB = 4 << 20
 _LONGEST_TEXT = 256
+_LONGEST_SENTENCE = 1024
 _MOST_LISTED = 4096
 _Kind = TypeVar("_Kind")
 
@@ -50,11 +51,18 @@ def admitted(said: object) -> GpuReport:
         raise Inadmissible("it lists a uuid twice")
     return GpuReport(
         outcome=outcome,
-        detail=_text(said.detail),
+        detail=_text(said.detail, longest=_LONGEST_SENTENCE) or _unsaid(outcome),
         gpus=gpus,
         driver_version=_text(said.driver_version),
         took_ms=_number(0, math.inf)(said.took_ms) or 0.0,
     )
+
+
+def _unsaid(outcome: Outcome) -> str | None:
+    """What stands where no reason was given for what needs one."""
+    if outcome is Outcome.OK:
+        return None
+    return f"A collector says {outcome.value} and not why: see the tools of its GPUs' vendor."
 
 
 def _gpu(said: object) -> Gpu:
@@ -90,7 +98,11 @@ def _reasons(said: Gpu) -> tuple[HealthReason, ...]:
     health, given = _said(said, "health"), _said(said, "reasons")
     stated = [one for one in _listed(given, HealthReason) if _text(_said(one, "code"))]
     known = [
-        reason(one.code, detail=_text(one.detail), since=_number(0, math.inf)(one.since))
+        reason(
+            one.code,
+            detail=_text(one.detail, longest=_LONGEST_SENTENCE),
+            since=_number(0, math.inf)(one.since),
+        )
         for one in stated
         if one.code in REASONS
     ]
@@ -118,11 +130,11 @@ def _listed(value: object, kind: type[_Kind]) -> list[_Kind]:
     return [one for one in value if isinstance(one, kind)]
 
 
-def _text(value: object) -> str | None:
+def _text(value: object, *, longest: int = _LONGEST_TEXT) -> str | None:
     """Admit a text that can be printed: nothing in it steers a terminal, and it is not endless."""
     if not isinstance(value, str):
         return None
-    return "".join(letter if letter.isprintable() else " " for letter in value[:_LONGEST_TEXT]).strip()
+    return "".join(letter if letter.isprintable() else " " for letter in value[:longest]).strip()
 
 
 def _flag(value: object) -> bool | None:
