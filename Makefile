@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test simulate e2e drivers crashes lint format types imports cover bench reference schema clean
+.PHONY: help setup demo test simulate e2e drivers trees crashes lint format types imports cover bench reference schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -38,6 +38,9 @@ e2e: $(READY) ## whole programs only
 
 drivers: $(READY) ## the probe against drivers that misbehave at random: CASES of them, from SEED on
 	$(BIN)/python -m tests.nvml_fake.campaign --cases $(or $(CASES),6000) --seed $(or $(SEED),0)
+
+trees: $(READY) ## the model scan against random trees of files: TREES of them, from SEED on
+	$(BIN)/python -m tests.probe.models.random_trees --trees $(or $(TREES),1000) --seed $(or $(SEED),0)
 
 crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
 	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)

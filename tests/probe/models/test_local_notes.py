@@ -23,3 +23,12 @@ def test_the_first_line_of_a_note_is_the_revision(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [None, "", "main\n", revision(7) + "f", "A" * 40])
 def test_anything_else_is_no_revision(tmp_path: Path, text: str | None) -> None:
     assert noted(tmp_path, text) is None
+
+
+@pytest.mark.parametrize("name", [".cache", ".cache/huggingface", ".cache/huggingface/download"])
+def test_notes_behind_a_link_are_not_read(tmp_path: Path, name: str) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    assert noted(outside, revision(7)) == revision(7)
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(outside / name)
+    assert noted(folder, None) is None

@@ -173,6 +173,30 @@ def test_blobs_and_names_that_are_links_out_of_the_root_are_not_followed(tmp_pat
     assert str(tmp_path) not in str(models)
 
 
+@pytest.mark.parametrize("name", ["manifests", "manifests/registry.ollama.ai", f"manifests/{USUAL}"])
+def test_no_folder_on_the_way_to_a_manifest_may_be_a_link(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in ("a/b/c", "b/c", "c"):
+        (outside / folder).mkdir(parents=True)
+        (outside / folder / "secret").write_text("{}")
+    (root / name).parent.mkdir(parents=True)
+    (root / name).symlink_to(outside)
+    models, problems = found_in(root)
+    assert models == {}
+    assert list(problems.values()) == ["it is a link; add the folder it leads to as a root of its own"]
+
+
+def test_blobs_behind_a_link_are_not_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    Store(root).model()
+    (root / "blobs").rename(tmp_path / "blobs")
+    (root / "blobs").symlink_to(tmp_path / "blobs")
+    models, _ = found_in(root)
+    model = models["llama3:8b"]
+    assert (model.status, model.size_bytes, model.kind) == (ModelStatus.ERROR, None, "other")
+    assert str(model.detail).startswith("its blobs: it is a link")
+
+
 def test_a_root_that_is_itself_a_link_is_followed_because_it_was_named(tmp_path: Path) -> None:
     Store(tmp_path / "real").model()
     (tmp_path / "link").symlink_to("real")

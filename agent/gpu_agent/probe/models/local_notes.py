@@ -18,6 +18,8 @@ _HEAD_BYTES = 64
 def revision_noted(tree: Tree, folder: str) -> str | None:
     """The revision that the first note of a folder states."""
     try:
+        for depth in range(1, len(_NOTES)):
+            tree.enter(below(folder, *_NOTES[:depth]))  # a link on the way would lead out
         for entry in tree.folder(below(folder, *_NOTES)):
             if entry.name.endswith(_NOTE):
                 match = _REVISION.match(tree.head(entry.path, _HEAD_BYTES))

@@ -20,7 +20,7 @@ from gpu_agent.probe.models import gguf
 from gpu_agent.probe.models.contents import object_in, progress
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.names import below, readable
-from gpu_agent.probe.models.roots import entries_of, list_units
+from gpu_agent.probe.models.roots import list_units
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
 from gpu_agent.probe.models.tellable import tellable
 from gpu_agent.probe.models.tree import Found, Tree, reason
@@ -59,12 +59,16 @@ class OllamaStore:
         tree = Tree(unit.root, watch_files=True)
         name = readable(unit.name)
         try:
-            tags = [entry for entry in tree.folder(unit.path) if not entry.name.startswith(".")]
+            entries = tree.folder(unit.path)
         except FileNotFoundError:
             return Reading()  # it went away while it was read
         except OSError as error:
             return Reading((), tree.watched, {name: reason(error)})
-        found = (_Tag(tree, unit.root, name, readable(tag.name)).model(tree.found(tag)) for tag in tags)
+        closed = _closed(tree, unit.root)
+        tags = [entry for entry in entries if not _is_folder(entry) and not entry.name.startswith(".")]
+        found = (
+            _Tag(tree, unit.root, name, readable(tag.name), closed).model(tree.found(tag)) for tag in tags
+        )
         told, problems = tellable((model for model in found if model), name)
         return Reading(told, tree.watched, problems)
 
@@ -76,19 +80,29 @@ def _units_of(root: Root) -> Iterator[Unit]:
 def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[Unit]:
     """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why."""
     try:
-        entries = entries_of(Root(path, root.device))
+        entries = Tree(root).folder(path)
     except FileNotFoundError:
         return
     except OSError:
         yield Unit(root, path, name or "manifests")
         return
-    for entry in entries.shown:
+    for entry in entries:
         named = f"{name}/{entry.name}".lstrip("/")
         if entry.is_symlink() or (levels == 1 and _is_folder(entry)):
             yield Unit(root, entry.path, named)
         elif _is_folder(entry):
             yield from _names_below(root, entry.path, named, levels=levels - 1)
-    entries.check()
+
+
+def _closed(tree: Tree, root: Root) -> str | None:
+    """Why the blobs may not be looked at, if so: a link in their folder's place would lead out."""
+    try:
+        tree.enter(below(root.path, "blobs"))
+    except FileNotFoundError:
+        return None  # each blob is told of as missing
+    except OSError as error:
+        return reason(error)
+    return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -101,11 +115,14 @@ class _Tag:
     root: Root
     name: str
     tag: str
+    closed: str | None
+    """Why no blob may be looked at."""
 
     def model(self, manifest: Found) -> Model | None:
         """The model that its manifest states; `None` when it went away."""
-        if manifest.problem:
-            return self._model(ModelStatus.ERROR, detail=f"its manifest: {manifest.problem}")
+        if manifest.problem or self.closed:
+            why = f"its manifest: {manifest.problem}" if manifest.problem else f"its blobs: {self.closed}"
+            return self._model(ModelStatus.ERROR, detail=why)
         try:
             text = self.tree.head(manifest.path, _MAX_MANIFEST_BYTES)
         except FileNotFoundError:
