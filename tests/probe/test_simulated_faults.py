@@ -1,9 +1,15 @@
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gpu_agent.probe.admission import admitted
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.simulated import SimulatedGpus
+from gpu_agent.probe.simulation import FAULTS
+from gpu_agent.probe.xids import XIDS
 from gpu_agent.wire.inventory import Gpu, Health
 
 START = 1_700_000_000.0
@@ -82,3 +88,30 @@ def test_a_reset_is_seen_by_the_energy_counted_anew() -> None:
     assert before is not None
     assert after is not None
     assert after < before / 10
+
+
+_FAULTS = st.builds(
+    lambda name, begins, lasts: f":{name}@{begins}s-{begins + lasts}s",
+    st.sampled_from([*(name for name in FAULTS if name != "hang"), *(f"xid{number}" for number in XIDS)]),
+    st.integers(0, 300),
+    st.integers(1, 300),
+)
+
+
+@given(
+    st.sampled_from(["L4", "GB10", "A100-80GB/3g.40gb+2x1g.10gb"]),
+    st.lists(_FAULTS, max_size=4),
+    st.lists(st.integers(0, 900), min_size=1, max_size=12),
+)
+def test_whatever_befalls_a_gpu_can_be_true_and_is_over_when_all_has_ended(
+    product: str, faults: list[str], moments: list[int]
+) -> None:
+    machine, keeper = SimulatedGpus(product + "".join(faults), seed="m"), HealthKeeper()
+    healths: list[Health] = []
+    for after in (0, *sorted(moments), *range(1000, 1020, 5)):
+        report = machine.read(START + after)
+        plain = replace(report, gpus=tuple(replace(gpu, events={}) for gpu in report.gpus))
+        assert admitted(plain) == plain
+        judged = keeper.observe(report, now_wall=START + after, now_mono=float(after))
+        healths = [gpu.health for gpu in judged.gpus]
+    assert set(healths) == {Health.OK}

@@ -17,7 +17,9 @@ from gpu_agent.wire.inventory import Gpu, HealthReason
 _HOT_C = 94.0
 _HOT_CLOCK_SHARE = 0.4
 _USED_BEFORE_SECONDS = 86_400.0
-"""For how long each had run when the simulation began: what a reset takes back."""
+"""For how long each seems to have run before its last reset."""
+_MOST_TOLD_APART = 24
+"""Resets to come that are told apart by the count before them."""
 _MEAN_POWER_SHARE = 0.4
 
 
@@ -84,18 +86,23 @@ def _hot(gpu: Gpu) -> Gpu:
 
 
 def _because(gpu: Gpu, why: HealthReason) -> Gpu:
-    if why.code in {each.code for each in gpu.reasons}:
-        return gpu
-    reasons = (*gpu.reasons, why)
+    told = why.code in {each.code for each in gpu.reasons}
+    reasons = gpu.reasons if told else (*gpu.reasons, why)
     return replace(gpu, reasons=reasons, health=health_from(reasons))
 
 
 def _energy_mj(gpu: Gpu, faults: tuple[Fault, ...], elapsed: float) -> int | None:
-    """What it used since its last reset: where a fault ended, somebody reset it."""
+    """What it used since its last reset: where a fault ended, somebody reset it.
+
+    The more resets are to come, the more is counted before them, so that each is seen as a fall of the
+    count, however seldom it is read.
+    """
     if gpu.power_limit_w is None:
         return None
-    resets = [fault.ends for fault in faults if isfinite(fault.ends) and fault.ends <= elapsed]
-    running = elapsed - max(resets) if resets else elapsed + _USED_BEFORE_SECONDS
+    resets = {fault.ends for fault in faults if isfinite(fault.ends)}
+    past = [reset for reset in resets if reset <= elapsed]
+    to_come = min(len(resets) - len(past), _MOST_TOLD_APART)
+    running = elapsed - max(past, default=0.0) + _USED_BEFORE_SECONDS * ((1 << to_come) - 1)
     return round(running * gpu.power_limit_w * _MEAN_POWER_SHARE * 1000)
 
 
