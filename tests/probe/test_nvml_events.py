@@ -199,6 +199,18 @@ def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_th
     assert [gpu["reasons"] != [] for gpu in after["gpus"]] == [False, True, False]
 
 
+def test_a_gpu_that_is_slow_over_every_answer_holds_the_others_up_no_longer(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        listened(child)
+        fake.set("delay", "*", 1, round(250 * PATIENCE_SECONDS))
+        slow = child.read(listen=True)
+    assert slow["took_ms"] < 1000 * (PATIENCE_SECONDS + 2)
+    assert slow["gpus"][1]["memory_mb"] is not None
+    assert slow["gpus"][1]["unknowns"]["throttle_reasons"] == TOO_SLOW
+    assert [gpu["clock_sm_mhz"] for gpu in (slow["gpus"][0], slow["gpus"][2])] == [1980, 1978]
+
+
 def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:

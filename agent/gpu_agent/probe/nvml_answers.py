@@ -16,7 +16,7 @@ Getter = tuple[tuple[str, ...], Callable[[ModuleType, object], Values]]
 MIB = 1 << 20
 ABSURD_BYTES = 4 << 40
 """No GPU has more memory than this; drivers that do not know answer 2^64-1."""
-TOO_SLOW = "not asked: the GPU took too long over another answer"
+TOO_SLOW = "not asked: the GPU took too long over other answers"
 UNIDENTIFIED = "unidentified-"
 """Begins the stand-in UUID of a GPU that was lost before it could say who it is."""
 
@@ -46,19 +46,17 @@ def collect(
 ) -> Values:
     """Run getters; one that fails leaves its fields out and its reason in `unknowns`.
 
-    After one that took longer than the patience, no more are run: a GPU that is about to fail can take
-    so long over each that the others of the machine would not be read for minutes.
+    Once they took longer than the patience together, no more are run: a GPU that is about to fail can
+    take so long over each that the others of the machine would not be read for minutes.
     """
     values: Values = {}
     unknowns: dict[str, str] = {}
-    patient = True
+    began = time.perf_counter()
     for fields, getter in getters:
-        if not patient:
+        if time.perf_counter() - began > patience_seconds:
             unknowns.update(dict.fromkeys(fields, TOO_SLOW))
             continue
-        began = time.perf_counter()
         known, untold = _answer(nvml, handle, fields, getter=getter)
-        patient = time.perf_counter() - began <= patience_seconds
         values |= known
         unknowns |= untold
     return {**values, "unknowns": unknowns}

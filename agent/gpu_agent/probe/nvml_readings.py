@@ -23,7 +23,7 @@ from gpu_agent.probe.nvml_answers import (
 )
 
 PATIENCE_SECONDS = 2.0
-"""A GPU that takes longer over one answer is asked nothing more in that reading."""
+"""A GPU that takes longer over its answers, one or all together, is asked nothing more in that reading."""
 
 MAX_CAPABILITY = 99
 MAX_CELSIUS = 200
