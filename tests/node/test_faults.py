@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 from gpu_agent.node.faults import Faults
-from gpu_agent.probe.reasons import health_from, reason
+from gpu_agent.probe.reasons import REASONS, health_from, reason
 from gpu_agent.session.events import FaultFound
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
+from gpu_agent.wire.messages import NodeError
 
 
 def gpu(index: int, *codes: str, parent_uuid: str | None = None) -> Gpu:
@@ -45,6 +48,15 @@ def test_gpus_lost_together_are_one_fault_of_bounded_length() -> None:
     assert "GPU 3 (GPU-3)" in fault.message
     assert "And 60 more." in fault.message
     assert len(fault.message) < 1024
+
+
+def test_a_fault_fits_into_its_message_however_much_is_wrong_and_however_long_the_driver_speaks() -> None:
+    everything = [gpu(index, *REASONS) for index in range(4)]
+    (lost, _) = Faults().found_in(report(*everything))
+    broken = reason("driver_broken", detail="word " * 2000)
+    (unread,) = Faults().found_in(report(replace(gpu(0), reasons=(broken,)), outcome=Outcome.DRIVER_BROKEN))
+    for fault in (lost, unread):
+        assert NodeError(code=fault.code, message=fault.message).message.endswith("…")
 
 
 def test_the_slices_of_a_lost_gpu_are_no_faults_of_their_own() -> None:
