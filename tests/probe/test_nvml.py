@@ -134,6 +134,18 @@ async def test_a_late_answer_that_lay_waiting_says_how_old_it_is(tmp_path: Path)
     assert late.age_seconds >= 0.05
 
 
+async def test_an_answer_that_took_longer_than_the_deadline_is_as_old_as_its_question(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    async with probing(fake, 0.4) as probe:
+        await report_from(probe)
+        fake.set("delay", "nvmlDeviceGetUtilizationRates", 1, 600)
+        before = time.monotonic()
+        await miss_from(probe)
+        slow = await report_from(probe)
+        waited_seconds = time.monotonic() - before
+    assert 0.6 <= slow.age_seconds <= waited_seconds
+
+
 async def test_a_child_that_stays_stuck_is_asked_to_end_never_killed_and_never_doubled(
     tmp_path: Path,
 ) -> None:

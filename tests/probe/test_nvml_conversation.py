@@ -25,7 +25,7 @@ async def test_an_answer_to_an_older_ask_does_not_pay_a_newer_one() -> None:
     newer = conversation.ask(fresh=False)
     heard = await asyncio.wait_for(newer, 20)
     assert heard is not None
-    assert heard.report.outcome == "ok"
+    assert heard.outcome == "ok"
     assert not older.done()
     conversation.leave()
     assert await conversation.gone_within(20)

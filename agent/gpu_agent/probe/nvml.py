@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gpu_agent.probe.nvml_conversation import Conversation, Heard
+from gpu_agent.probe.nvml_conversation import Conversation
 from gpu_agent.probe.nvml_process import (
     CHILD_COMMAND,
     DEADLINE_SECONDS,
@@ -74,7 +74,7 @@ class NvmlProbe:
         if child.leaving:
             return self._missed_by_silence(child)
         owed = child.owed or child.ask(fresh=self._reopening(loop.time()))
-        came_late = owed.done()
+        asked_at = child.asked_at
         await asyncio.wait({owed}, timeout=max(0.0, deadline - loop.time()))
         if not owed.done():
             self._lose_patience(child, loop.time())
@@ -84,7 +84,7 @@ class NvmlProbe:
         heard = owed.result()
         if heard is None:
             return self._missed_by_death(loop.time())
-        return self._good(child, heard, came_late=came_late)
+        return self._good(child, heard, asked_at=asked_at)
 
     async def close(self) -> None:
         """End the child if it will end; one that is stuck in the driver is left behind."""
@@ -134,17 +134,19 @@ class NvmlProbe:
             child.leave()
             child.process.terminate()
 
-    def _good(self, child: Conversation, heard: Heard, *, came_late: bool) -> GpuReport:
+    def _good(self, child: Conversation, heard: GpuReport, *, asked_at: float) -> GpuReport:
+        """Take an answer; what a late one says may be as old as the question."""
         now = asyncio.get_running_loop().time()
         self._missing_since = None
         self._restart_wait_seconds = 0.0
-        if heard.report.outcome is not Outcome.OK:
+        if heard.outcome is not Outcome.OK:
             child.leave()  # a library once loaded stays as it was: the next read looks with fresh eyes
-        if not _is_worth_reopening(heard.report):
+        if not _is_worth_reopening(heard):
             self._reopen_at = None
         elif self._reopen_at is None:
             self._reopen_at = now + self._policy.reopen_lost_after_seconds
-        return replace(heard.report, age_seconds=now - heard.at) if came_late else heard.report
+        waited = now - asked_at
+        return replace(heard, age_seconds=waited) if waited > self._deadline_seconds else heard
 
     def _missed_by_silence(self, child: Conversation) -> Missed:
         if self._missing_since is None:

@@ -8,7 +8,6 @@ import asyncio
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from gpu_agent.probe.nvml_process import ask, ask_to_end
@@ -17,14 +16,6 @@ from gpu_agent.wire.inventory import GpuReport
 
 _LINE_BYTES = 4 << 20
 """No answer is longer; what is, was not written by our child."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An answer, and when it came (monotonic seconds)."""
-
-    report: GpuReport
-    at: float
 
 
 class Conversation:
@@ -37,7 +28,7 @@ class Conversation:
         ended: "Callable[[Conversation, int], None]",
     ) -> None:
         self.process = process
-        self.owed: asyncio.Future[Heard | None] | None = None
+        self.owed: asyncio.Future[GpuReport | None] | None = None
         self.asked_at = 0.0
         self.leaving = False
         self.gone = asyncio.Event()
@@ -47,7 +38,7 @@ class Conversation:
         listener = threading.Thread(target=self._listen, name="nvml-child-listener", daemon=True)
         listener.start()
 
-    def ask(self, *, fresh: bool) -> asyncio.Future[Heard | None]:
+    def ask(self, *, fresh: bool) -> asyncio.Future[GpuReport | None]:
         """Ask for one reading; the future holds None when the child ends instead of answering."""
         self.owed = self._loop.create_future()
         self.asked_at = self._loop.time()
@@ -91,7 +82,7 @@ class Conversation:
         answer = answer_in(line)
         if answer is None or answer.id != self._last_id or self.owed is None or self.owed.done():
             return
-        self.owed.set_result(Heard(answer.report, self._loop.time()))
+        self.owed.set_result(answer.report)
 
     def _over(self, returncode: int) -> None:
         ask_to_end(self.process)
