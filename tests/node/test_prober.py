@@ -1,7 +1,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from gpu_agent.probe.models.source import Listing, Reading, Unit
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory, Outcome
 
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="A100", memory_mb=81920),))
 HUNG = Missed(reason="nvml_hung", since=0.0, detail="no answer")
@@ -42,6 +42,22 @@ class _HangingSource:
 
     def read(self, unit: Unit) -> Reading:
         raise AssertionError(unit)
+
+
+class _CountingHost(HostProbe):
+    """A host whose load is the number of its reading, and that does not answer while it is held."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root=root)
+        self.release = threading.Event()
+        self.release.set()
+        self._reads = 0
+
+    def read(self, cache_roots: Iterable[Path] = ()) -> Host:
+        self._reads += 1
+        number = self._reads
+        self.release.wait(30)
+        return replace(super().read(cache_roots), load_1m=float(number))
 
 
 def _always(result: GpuReport | Missed) -> ReadGpus:
@@ -144,6 +160,22 @@ async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads()
         source.release.set()
         while source.looks < 2:
             await next_one()
+
+
+async def test_a_disk_that_hangs_leaves_no_stale_figures_of_the_host(tmp_path: Path) -> None:
+    source, host = _HangingSource(), _CountingHost(root=tmp_path)
+    sources = Sources(host=host, catalogue=Catalogue((source,)))
+    async with _probing(_always(GOOD), sources) as (_, next_one):
+        loads = [(await next_one()).host.load_1m for _ in range(4)]
+        assert loads == sorted(set(loads), key=lambda load: load or 0), "each is of a reading of its own"
+        host.release.clear()
+        while (await next_one()).host.load_1m is not None:
+            pass
+        assert (await next_one()).host.memory_used_mb is None
+        host.release.set()
+        while (await next_one()).host.load_1m is None:
+            pass
+        source.release.set()
 
 
 async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(

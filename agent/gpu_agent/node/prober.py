@@ -2,8 +2,8 @@
 
 Nothing here can hold the agent up: the driver is asked through a child with a deadline, and what may
 block on a disk runs in a thread that is left behind when it hangs, one at most; until it answers the
-last inventory stands, with new readings of the GPUs. Sends nothing and judges nothing: each inventory
-is handed to whoever listens.
+models stand as they were, with new readings of the GPUs and of the host. Sends nothing and judges
+nothing: each inventory is handed to whoever listens.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from gpu_agent.probe.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
 ReadGpus = Callable[[], Awaitable[GpuReport | Missed]]
 
@@ -75,6 +75,8 @@ class Prober:
         """Host and models as last read; None until the host has answered once."""
         self._looking: asyncio.Task[Inventory] | None = None
         self._overdue = False
+        self._reading_host: asyncio.Task[Host] | None = None
+        """Beside a look that hangs: how busy the host was then is soon untrue."""
         self._outcome: Outcome | None = None
         self._absent: GpuReport | None = None
         """What NVML said last, where that was that there is no working driver."""
@@ -102,9 +104,12 @@ class Prober:
         while True:
             self._asked.clear()
             gpus = await self._gpus(tasks)
+            was_overdue = self._overdue
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
             if self._surroundings is not None:
+                if was_overdue or self._overdue:
+                    await self._read_host_anew(tasks, self._surroundings)
                 await self._listener(replace(self._surroundings, gpu=gpus))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
@@ -153,6 +158,19 @@ class Prober:
             _LOG.warning("surroundings_overdue", deadline_seconds=self._pace.deadline_seconds)
         self._overdue = not answered
 
+    async def _read_host_anew(self, tasks: Tasks, last: Inventory) -> None:
+        """Read the host without its disks; where even that hangs, how busy it is counts as unknown."""
+        if self._reading_host is None:
+            work = in_thread("host", self._sources.host.read, deadline_seconds=None)
+            self._reading_host = tasks.start("host", work)
+        await asyncio.wait({self._reading_host}, timeout=self._pace.deadline_seconds)
+        host = _of_unknown_load(last.host)
+        if self._reading_host.done():
+            host, self._reading_host = self._reading_host.result(), None
+        unknowns = {**host.unknowns, "cache_disks": "no answer"} if self._overdue else host.unknowns
+        disks = () if self._overdue else last.host.cache_disks
+        self._surroundings = replace(last, host=replace(host, cache_disks=disks, unknowns=unknowns))
+
     def _take_host(self) -> Inventory:
         """Read what no disk can hold up, as a rule: what stands in for the models that hang."""
         return Inventory(host=self._sources.host.read(), gpu=_UNREAD, simulated=self._simulated)
@@ -182,3 +200,17 @@ class Prober:
             _LOG.info(
                 "gpus_probed", outcome=result.outcome.value, detail=result.detail, gpu_count=len(result.gpus)
             )
+
+
+def _of_unknown_load(host: Host) -> Host:
+    unknown = dict.fromkeys(
+        ("cpu_percent", "load_1m", "memory_used_mb", "memory_available_mb"), "the machine does not answer"
+    )
+    return replace(
+        host,
+        cpu_percent=None,
+        load_1m=None,
+        memory_used_mb=None,
+        memory_available_mb=None,
+        unknowns={**host.unknowns, **unknown},
+    )
