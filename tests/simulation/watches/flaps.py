@@ -10,6 +10,9 @@ from tests.simulation.watching import Watch
 _SLACK_SECONDS = 90.0
 """An exit is decided before it is logged, by so much where the disk keeps nothing meanwhile."""
 
+_PASSING = frozenset({"flapping", "drain_requested"})
+"""With these a node may leave `ready` within the step that made it so."""
+
 
 class FlapsWatch(Watch):
     """Counts exits by the log."""
@@ -30,22 +33,22 @@ class FlapsWatch(Watch):
             self._exits.pop(node_id, None)
             return
         moved = event.event == "node_status_changed"
-        held = just_ready and moved and event.fields["reason_code"] == "flapping"
-        if (just_ready and not held) or event.event == "job_assigned":
+        passing = just_ready and moved and event.fields["reason_code"] in _PASSING
+        if (just_ready and not passing) or event.event == "job_assigned":
             self._is_calm(node_id)
         if moved:
-            self._moved(node_id, event, held=held)
+            self._moved(node_id, event, passing=passing)
 
     def crashed(self) -> None:
         """What was not logged any more was not counted: begin anew."""
         self._exits.clear()
         self._just_ready.clear()
 
-    def _moved(self, node_id: str, event: RegistryEvent, *, held: bool) -> None:
+    def _moved(self, node_id: str, event: RegistryEvent, *, passing: bool) -> None:
         source, target, reason = (event.fields[name] for name in ("from", "to", "reason_code"))
         if target == "ready":
             self._just_ready.add(node_id)
-        elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not held:
+        elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not passing:
             self._exits.setdefault(node_id, []).append(self._scene.world.now)
 
     def _is_calm(self, node_id: str) -> None:
