@@ -43,7 +43,7 @@ HANG_SECONDS = 0.05
 WHOLE_WAY_EVERY = 40
 KEPT_FOR = 8
 SCHEMA_EVERY = 10
-POWER_CHANGES = 0.1
+SURROUNDINGS_CHANGE = 0.1
 OLDER = (
     *("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetFieldValues"),
     *("nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetCurrentClocksEventReasons"),
@@ -119,7 +119,7 @@ class Campaign:
 
     def _play(self, dice: random.Random, drawn: Machine, seed: int) -> None:
         self.tally.cases += 1
-        self._power(dice)
+        self._surroundings(dice)
         child = self._child or self._start(dice)
         self._fake.become(drawn.lines)
         if seed % WHOLE_WAY_EVERY == 0:
@@ -225,17 +225,28 @@ class Campaign:
         self._errors.truncate(0)
         return said
 
-    def _power(self, dice: random.Random) -> None:
-        """Now and then, put some GPUs to sleep, and let the kernel tell of memory, or of nothing."""
-        if dice.random() > POWER_CHANGES:
+    def _surroundings(self, dice: random.Random) -> None:
+        """Now and then, change what the kernel tells of power, memory, the module and the device nodes."""
+        if dice.random() > SURROUNDINGS_CHANGE:
             return
         for index in range(8):
-            folder = self._root / f"sys/bus/pci/devices/0000:{0x1A + index:02x}:00.0/power"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "runtime_status").write_text(dice.choice(("active\n", "active\n", "suspended\n", "")))
-        (self._root / "proc").mkdir(exist_ok=True)
+            status = dice.choice(("active\n", "active\n", "suspended\n", ""))
+            self._tell(f"sys/bus/pci/devices/0000:{0x1A + index:02x}:00.0/power/runtime_status", status)
         memory = dice.choice(("MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n", "MemTotal: x kB\n", ""))
-        (self._root / "proc/meminfo").write_text(memory)
+        self._tell("proc/meminfo", memory)
+        minor = dice.choice(("Device Minor: \t 0\n", "Device Minor: \t 1\n", "Device Minor:\n", "\xff"))
+        self._tell("proc/driver/nvidia/gpus/0000:1a:00.0/information", minor)
+        self._tell("dev/nvidia0", "")
+        for path in ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/nvidia1", ".dockerenv"):
+            if dice.random() < 1 / 2:
+                self._tell(path, "")
+            else:
+                (self._root / path).unlink(missing_ok=True)
+
+    def _tell(self, path: str, text: str) -> None:
+        file = self._root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="latin-1")
 
 
 def _made(folder: Path) -> Path:
