@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli import probe_schema
+from gpu_agent.cli import doctor_schema, probe_schema
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe import simulation
@@ -180,9 +181,10 @@ def test_every_limit_is_told_with_its_value() -> None:
         assert told.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
 
 
-def test_the_published_schema_of_the_probe_is_the_programs() -> None:
-    published = json.loads((DOCS / "schema" / "probe.json").read_text(encoding="utf-8"))
-    assert published == probe_schema.schema(), "run `make schema` and review the difference"
+@pytest.mark.parametrize("document", [probe_schema, doctor_schema])
+def test_the_published_schema_of_a_document_is_the_programs(document: ModuleType) -> None:
+    published = json.loads((DOCS / "schema" / f"{document.NAME}.json").read_text(encoding="utf-8"))
+    assert published == document.schema(), "run `make schema` and review the difference"
 
 
 def test_a_refusal_names_as_many_faults_as_stated() -> None:

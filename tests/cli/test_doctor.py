@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from gpu_agent.cli.doctor_schema import schema
 from tests.cli.a_terminal import OnTerminal
 from tests.e2e.place import Place, made_by_command
 from tests.nvml_fake.control import FakeNvml
@@ -41,6 +43,7 @@ def examined(*words: object, **environment: str) -> tuple[int, dict[str, Any], s
         env={**os.environ, **environment},
     )
     document = json.loads(done.stdout)
+    jsonschema.validate(document, schema())
     assert document["ok"] is (done.returncode == 0)
     return done.returncode, {one["check"]: one for one in document["checks"]}, done.stdout + done.stderr
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.cli import probe_schema
+from gpu_agent.cli import doctor_schema, probe_schema
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
 from gpu_agent.wire import schema as messages
 
-NAMES: tuple[str, ...] = (*messages.NAMES, probe_schema.NAME)
-"""What a schema exists for: the protocol's, then the document that `probe --json` prints."""
+_DOCUMENTS = {probe_schema.NAME: probe_schema.schema, doctor_schema.NAME: doctor_schema.schema}
+NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
+"""What a schema exists for: the protocol's messages, then what commands print with `--json`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         "Print the JSON Schema (draft 2020-12) of one message, of all that one side may say, or of what "
-        "`probe --json` prints. "
+        "`probe --json` or `doctor --json` prints. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def schema_of(name: str) -> dict[str, Any]:
     """Return the JSON Schema of one of `NAMES`."""
-    return probe_schema.schema() if name == probe_schema.NAME else messages.schema_of(name)
+    return _DOCUMENTS[name]() if name in _DOCUMENTS else messages.schema_of(name)
 
 
 def _write(folder: Path, names: Iterable[str]) -> None:

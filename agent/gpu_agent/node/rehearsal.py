@@ -140,8 +140,8 @@ class _Way:
         return fail(
             "WebSocket",
             answer.failure.detail + (f": {_first_line(answer.words)}" if answer.words else ""),
-            "name the registry's port for nodes and its path, as in ws://HOST:8080/ws/node; wss:// where it is "
-            "encrypted",
+            "name the registry's port for nodes and its path, as in ws://HOST:8080/ws/node, or wss:// where "
+            "it is encrypted",
         )
 
     async def show_credential(self) -> Finding:
