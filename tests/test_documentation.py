@@ -18,7 +18,11 @@ from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe import simulation
 from gpu_agent.probe.history import QUIET_SECONDS, SLOWDOWN_SECONDS
+from gpu_agent.probe.models import declared
+from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.kinds import KINDS
+from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.products import PRODUCTS
 from gpu_agent.probe.reasons import REASONS, Clears
 from gpu_agent.probe.simulation import FAULTS, MODEL_STATES
@@ -252,3 +256,11 @@ def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
 def test_every_reading_of_a_gpu_is_explained() -> None:
     told = [quoted(row[0])[0] for row in rows("gpus.md", "The readings")]
     assert sorted(told) == sorted(one.name for one in fields(Gpu))
+
+
+def test_the_page_on_models_names_every_source_and_every_state() -> None:
+    sources = [HubCache.name, OllamaStore.name, ModelFolders.name, declared.SOURCE]
+    assert [quoted(row[0]) for row in rows("models.md", "Where")] == [[source] for source in sources]
+    assert sorted(quoted(row[0])[0] for row in rows("models.md", "States")) == sorted(ModelStatus)
+    for row in rows("models.md", "Where"):
+        assert quoted(row[2])[0] in AgentSettings.model_fields

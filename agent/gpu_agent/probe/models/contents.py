@@ -70,15 +70,20 @@ class Contents:
     @property
     def missing(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
-        names = [file.name for file in self.files]
         counted: dict[tuple[str, str, int], int] = {}
-        for match in filter(None, [_SHARD.match(name) for name in names if _OF in name]):
+        indexed = False
+        for file in self.files:
+            name = file.name
+            match = _SHARD.match(name) if _OF in name else None
+            indexed = indexed or name.endswith(_INDICES)
+            if match is None:
+                continue
             whole = match["stem"], match["suffix"], int(match["count"])
             counted[whole] = counted.get(whole, 0) + 1
         for (stem, suffix, count), here in sorted(counted.items()):
             if here < count:
                 return f"{here} of {count} parts of {stem}{suffix} are here"
-        if any(name.endswith(_INDICES) for name in names) and not any(map(format_of, names)):
+        if indexed and not any(format_of(file.name) for file in self.files):
             return "the index of its weights is here, the weights are not"
         return None
 

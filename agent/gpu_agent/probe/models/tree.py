@@ -10,7 +10,8 @@ goes wrong is an `OSError` (`Refused` is one), with a sentence that holds no pat
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -164,10 +165,14 @@ class Tree:
         folders = []
         way = self._way_from(path)
         shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
+        read = _reader_of_links(opened, path)
         for entry in self._listed(opened):
             name = entry.name
             if entry.is_symlink():
-                target = _target(opened, path, name)
+                try:
+                    target = read(name)
+                except OSError:
+                    target = ""  # it went away, or is none any more: looked at again below
                 end = target[beyond:]
                 if end in ends and target.startswith(way):  # the thousands of links of a cache
                     found.append(Found(prefix + name, shared + end, None))
@@ -279,14 +284,11 @@ def reason(error: OSError) -> str:
     return str(error) if isinstance(error, Refused) else (error.strerror or str(error)).lower()
 
 
-def _target(opened: "int | str", folder: str, name: str) -> str:
-    """What a link says; empty when it went away."""
-    try:
-        if isinstance(opened, int):
-            return os.readlink(name, dir_fd=opened)
-        return os.readlink(folder + os.sep + name)
-    except OSError:
-        return ""
+def _reader_of_links(opened: "int | str", folder: str) -> Callable[[str], str]:
+    """What tells where a link in a folder leads."""
+    if isinstance(opened, int):
+        return partial(os.readlink, dir_fd=opened)
+    return lambda name: os.readlink(folder + os.sep + name)
 
 
 def _fault(error: OSError) -> str:
