@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.probe.nvml_answers import TOO_SLOW
-from gpu_agent.probe.nvml_events import MOST_AT_ONCE
+from gpu_agent.probe.nvml_events import AGAIN_AFTER_READINGS, MOST_AT_ONCE
 from gpu_agent.probe.nvml_readings import PATIENCE_SECONDS
 from tests.nvml_fake.child import ChildUnderTest, child_of
 from tests.nvml_fake.control import FakeNvml, built_library
@@ -109,6 +109,21 @@ def test_a_driver_that_tells_of_no_events_says_why_and_all_else_is_read(
     assert fake.calls().count("nvmlEventSetFree") == fake.calls().count("nvmlEventSetCreate") * (
         call != "nvmlEventSetCreate"
     )
+
+
+def test_a_gpu_whose_events_failed_to_come_once_is_heard_again_after_a_while(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.set("error", "nvmlEventSetWait_v2", 0, "UNKNOWN")
+        assert "Unknown Error" in listened(child)[0]["unknowns"]["events"]
+        for _ in range(AGAIN_AFTER_READINGS):
+            assert "events" in listened(child)[0]["unknowns"]
+        fake.unset("error")
+        later = [listened(child)[0] for _ in range(AGAIN_AFTER_READINGS)]
+        assert "events" not in later[-1]["unknowns"]
+        fake.happen(("xid", 0, 79))
+        assert heard(child) == [{"xid_79": 1}, {}]
 
 
 def test_one_gpu_that_tells_of_no_events_leaves_the_others_heard(tmp_path: Path) -> None:

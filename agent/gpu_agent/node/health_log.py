@@ -68,7 +68,9 @@ class HealthLog:
     def _note_unheard(self, gpu: Gpu) -> None:
         """Say once that a GPU's driver tells of no events: what is not heard does not count."""
         why = gpu.unknowns.get("events")
-        if why is not None and self._unheard.get(gpu.uuid) != why:
+        if why is None and gpu.health is Health.OK and not gpu.asleep:
+            self._unheard.pop(gpu.uuid, None)
+        elif why is not None and self._unheard.get(gpu.uuid) != why:
             _LOG.info("gpu_events_unheard", uuid=gpu.uuid, index=gpu.index, reason=why)
             self._unheard[gpu.uuid] = why
 

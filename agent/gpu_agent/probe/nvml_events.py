@@ -17,6 +17,9 @@ from gpu_agent.probe.nvml_answers import UNIDENTIFIED, GpuGoneError, Values, rea
 MOST_AT_ONCE = 256
 """So many events of one GPU are taken at a time: a storm must not hold the reading up."""
 
+AGAIN_AFTER_READINGS = 12
+"""A GPU that was heard once and then no more is listened to anew so often: one failure is not for good."""
+
 _AT_ONCE_MS = 0
 _SILENCING = frozenset({"xid_119", "xid_120"})
 
@@ -29,6 +32,8 @@ class Listener:
         self._sets: dict[str, object] = {}
         self._heard: dict[str, dict[str, int]] = {}
         self._deaf: dict[str, str] = {}
+        self._was_heard: set[str] = set()
+        self._readings_deaf: dict[str, int] = {}
 
     def listen(self, uuid: str, handle: object) -> None:
         """Take what came since the last time; the first time for a GPU, begin to listen to it.
@@ -37,7 +42,7 @@ class Listener:
             GpuGoneError: the GPU is lost, or must not be asked any more; call `let_go`.
         """
         nvml = self._nvml
-        if uuid in self._deaf:
+        if uuid in self._deaf and not self._is_to_be_tried_again(uuid):
             return
         try:
             if uuid not in self._sets:
@@ -47,6 +52,9 @@ class Listener:
             if getattr(error, "value", None) == nvml.NVML_ERROR_GPU_IS_LOST:
                 raise GpuGoneError("gpu_lost", f"listening to its events: {error}") from error
             self._give_up(uuid, reason(nvml, error))
+        else:
+            self._deaf.pop(uuid, None)
+            self._was_heard.add(uuid)
         silenced = _SILENCING & self._heard.get(uuid, {}).keys()
         if silenced:
             raise GpuGoneError("gpu_silent", min(silenced))
@@ -99,8 +107,13 @@ class Listener:
             return f"xid_{number}"
         return "ecc_uncorrected" if kind == self._nvml.nvmlEventTypeDoubleBitEccError else None
 
+    def _is_to_be_tried_again(self, uuid: str) -> bool:
+        """Count a reading without events; a GPU that was never heard has none to tell of."""
+        self._readings_deaf[uuid] += 1
+        return uuid in self._was_heard and self._readings_deaf[uuid] >= AGAIN_AFTER_READINGS
+
     def _give_up(self, uuid: str, why: str) -> None:
-        self._deaf[uuid] = why
+        self._deaf[uuid], self._readings_deaf[uuid] = why, 0
         self._free(uuid)
 
     def _free(self, uuid: str) -> None:
