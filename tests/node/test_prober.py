@@ -15,6 +15,7 @@ from gpu_agent.probe.collectors import Installed, Surroundings
 from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.source import Listing, Reading, Unit
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.probe.snapshot import Sources
@@ -191,6 +192,17 @@ async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
         while source.looks < 2:
             await next_one()
     assert caplog.messages.count("surroundings_answered") == 1
+
+
+async def test_a_place_that_cannot_be_searched_for_models_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    catalogue = Catalogue([ModelFolders([tmp_path / "file"])])
+    async with _probing(_always(GOOD), Sources(catalogue=catalogue)) as (_, next_one):
+        for _ in range(3):
+            await next_one()
+    assert caplog.messages == ["models_unsearched"]
 
 
 async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(

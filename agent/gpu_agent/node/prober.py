@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
 from gpu_agent.node.rescans import Rescans
+from gpu_agent.node.unsearched import Unsearched
 from gpu_agent.probe.at_rest import at_rest
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
@@ -82,6 +83,7 @@ class Prober:
         """What NVML said last, where that was that there is no working driver."""
         self._look_again_at = 0.0
         self._missing: str | None = None
+        self._unsearched = Unsearched()
         self._rescans = Rescans(self._asked.set, every_seconds=pace.interval_seconds)
 
     @property
@@ -107,6 +109,7 @@ class Prober:
             was_overdue = self._overdue
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
+            self._unsearched.note(self._sources.catalogue.problems)
             if self._surroundings is not None:
                 if was_overdue or self._overdue:
                     await self._read_host_anew(tasks, self._surroundings)

@@ -70,6 +70,8 @@ class Catalogue:
         self._moved = False
         """Something at the places changed, so they may be others than they were."""
         self._places: Collection[str] = ()
+        self.problems: Mapping[str, str] = {}
+        """Those of the last scan."""
 
     @property
     def places(self) -> Collection[str]:
@@ -99,6 +101,7 @@ class Catalogue:
         for known in self._known.values():
             if known.reading.problems:
                 problems.update(known.reading.problems)
+        self.problems = problems
         if self._models is None:
             self._models = self._declared()
         if self._moved or roots != self._roots:

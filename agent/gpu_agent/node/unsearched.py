@@ -1,0 +1,27 @@
+"""What could not be searched for models, told in the log once for each place and reason.
+
+It refuses to fill the log: of many new places it tells of a few, and how many there are besides.
+"""
+
+from collections.abc import Mapping
+
+from gpu_agent.runtime.logs import EventLog
+
+MOST_TOLD = 10
+"""New places that one look may add to the log."""
+
+_LOG = EventLog("node.unsearched")
+
+
+class Unsearched:
+    """Remembers what was told, for as long as it is so."""
+
+    def __init__(self) -> None:
+        self._told: Mapping[str, str] = {}
+
+    def note(self, problems: Mapping[str, str]) -> None:
+        """Tell of what is new; a place that was mended and breaks again is new again."""
+        new = [(place, why) for place, why in problems.items() if self._told.get(place) != why]
+        self._told = dict(problems)
+        for place, why in new[:MOST_TOLD]:
+            _LOG.warning("models_unsearched", place=place, problem=why, others=max(0, len(new) - MOST_TOLD))
