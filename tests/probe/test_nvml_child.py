@@ -171,6 +171,29 @@ def test_a_lost_gpu_keeps_its_identity_and_its_handle_is_never_used_again(
     assert second[2]["temperature_c"] == before[2]["temperature_c"]
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("nvmlDeviceGetName", ["uuid"]),
+        ("nvmlDeviceGetPciInfo_v3", ["uuid", "name", "compute_capability"]),
+        ("nvmlDeviceGetTemperature", ["uuid", "name", "compute_capability", "pci_bus_id", "memory_mb"]),
+    ],
+)
+def test_a_gpu_lost_while_it_is_first_read_is_known_by_what_it_told_before(
+    tmp_path: Path, call: str, told: list[str]
+) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("error", call, 0, "GPU_IS_LOST")
+    with child_of(fake.environment()) as child:
+        (lost,) = child.read()["gpus"]
+        (still,) = child.read()["gpus"]
+    assert lost == still
+    assert lost["reasons"][0]["code"] == "gpu_lost"
+    known = ["uuid", "name", "compute_capability", "pci_bus_id", "memory_mb"]
+    assert [name for name in known if name in lost] == told
+    assert "memory_used_mb" not in lost
+
+
 def test_a_gpu_lost_at_its_first_sight_is_listed_by_its_place(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("error", "nvmlDeviceGetHandleByIndex_v2", 0, "GPU_IS_LOST")

@@ -22,12 +22,16 @@ UNIDENTIFIED = "unidentified-"
 
 
 class GpuGoneError(Exception):
-    """The driver gave this GPU up: its handle must not be used again. The machine's fault."""
+    """The driver gave this GPU up: its handle must not be used again. The machine's fault.
+
+    `known` holds what it had told before, in the same row of questions.
+    """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.known: Values = {}
 
 
 class UntoldError(Exception):
@@ -56,7 +60,11 @@ def collect(
         if time.perf_counter() - began > patience_seconds:
             unknowns.update(dict.fromkeys(fields, TOO_SLOW))
             continue
-        known, untold = _answer(nvml, handle, fields, getter=getter)
+        try:
+            known, untold = _answer(nvml, handle, fields, getter=getter)
+        except GpuGoneError as gone:
+            gone.known = values
+            raise
         values |= known
         unknowns |= untold
     return {**values, "unknowns": unknowns}

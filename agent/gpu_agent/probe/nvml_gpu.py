@@ -4,7 +4,7 @@ Runs inside the NVML child. A GPU that the driver gave up is never asked again t
 handle, and one that sleeps is not asked at all; both are shown by what was last known of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from gpu_agent.probe import device_nodes, nvml_readings, nvml_slices, pci_power
@@ -20,7 +20,8 @@ from gpu_agent.probe.nvml_events import Listener
 _KEPT = ("memory_mb", "memory_kind")
 """Figures that belong to who a GPU is: known for a lost one as well, and when a later answer is nonsense."""
 
-_OF_A_SLICE = ("uuid", "name", "index", "parent_uuid", "compute_capability", "pci_bus_id", *_KEPT)
+_WHO = ("uuid", "name", "compute_capability", "pci_bus_id")
+_OF_A_SLICE = (*_WHO, *_KEPT, "index", "parent_uuid")
 
 _ASLEEP = "the GPU sleeps and was not asked, so as not to wake it"
 
@@ -68,15 +69,17 @@ class Slot:
         if self.handle is None:
             self.handle = self._acquire()
         if not self.identity.get("uuid"):
-            self.identity = nvml_readings.identity(nvml, self.handle)
+            self.identity = self._told(lambda: nvml_readings.identity(nvml, self.handle))
         if listener is not None:
             listener.listen(self._key, self.handle)
-        figures = nvml_readings.figures(
-            nvml,
-            self.handle,
-            who=self.identity,
-            driver_version=driver_version,
-            meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
+        figures = self._told(
+            lambda: nvml_readings.figures(
+                nvml,
+                self.handle,
+                who=self.identity,
+                driver_version=driver_version,
+                meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
+            )
         )
         self.identity |= {name: figures[name] for name in _KEPT if name in figures}
         mig = figures.get("mig_enabled")
@@ -84,6 +87,14 @@ class Slot:
             self._slices = []
             return [self._described(figures, [])]
         return self._cut(figures, driver_version)
+
+    def _told(self, asked: Callable[[], Values]) -> Values:
+        """Ask; a GPU that is lost meanwhile is known by what it had told before that."""
+        try:
+            return asked()
+        except GpuGoneError as gone:
+            self.identity |= {name: gone.known[name] for name in (*_WHO, *_KEPT) if name in gone.known}
+            raise
 
     def _cut(self, figures: Values, driver_version: object) -> list[Values]:
         """Read the slices; one that was there and cannot be read now is not gone."""
@@ -96,7 +107,7 @@ class Slot:
             found = [*found, *({**one, "reasons": reasons, "unknowns": {}} for one in missing)]
         self._slices = found
         empty = figures.get("mig_enabled") and not found and not unread
-        reasons = [_reason("mig_without_slices", "MIG is on")] if empty else []
+        reasons = [_reason("mig_without_slices", "no slot holds one")] if empty else []
         return [self._described(figures, reasons, unread), *found]
 
     def _acquire(self) -> object:
