@@ -54,6 +54,18 @@ def test_unknown_memory_is_a_trouble_with_its_reason() -> None:
     assert "nvidia-smi" in said[2]
 
 
+def test_a_part_of_the_machine_that_could_not_be_looked_at_is_told_beside_gpus_that_work() -> None:
+    detail = "The AMD GPU at 0000:03:00.0 has no driver: load it with `modprobe amdgpu`."
+    well = Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
+    for report, told in (
+        (GpuReport(outcome=Outcome.OK, gpus=(well,), detail=detail), True),
+        (GpuReport(outcome=Outcome.NO_DRIVER, detail=detail), False),
+    ):
+        said = [plain(one) for one in trouble_lines(Inventory(host=HOST, gpu=report), 80, now=2.0)]
+        assert ("The AMD GPU at 0000:03:00.0 has no driver" in said) is told
+        assert ("    next step: load it with `modprobe amdgpu`" in said) is told
+
+
 def test_models_that_cannot_serve_are_counted() -> None:
     assert drawn(models=(BROKEN,))[1] == "1 model cannot serve: the table above says why"
     assert drawn(models=(BROKEN, BROKEN))[1] == "2 models cannot serve: the table above says why"

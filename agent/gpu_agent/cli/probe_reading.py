@@ -81,6 +81,7 @@ def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
     once = importlib.import_module("gpu_agent.probe.simulated_once")
     try:
         gpus = cast("GpuReport", once.read_once(spec, seed=f"{platform.node()}{apart}", now=time.time()))
-        return take(gpus, once.with_models_of(spec, sources), simulated=True)
+        around = surroundings_of(once.with_models_of(spec, sources))
     except once.SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
+    return replace(around, gpu=gpus, simulated=True)

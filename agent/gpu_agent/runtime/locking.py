@@ -58,7 +58,9 @@ class Lock:
 
 
 def holder_of(path: Path, *, listed: Path = Path("/proc/locks")) -> int | None:
-    """Say from outside who holds a lock, without touching it: its process id, None where nobody does.
+    """Say from outside who holds a lock, without touching it: None where nobody does.
+
+    Else its process id, as the holder wrote it; 0 where it wrote none that can be read.
 
     Raises `OSError` where that cannot be told: no such file, or a platform that lists no locks.
     """
