@@ -61,9 +61,8 @@ def test_a_part_of_the_machine_that_could_not_be_looked_at_is_told_beside_gpus_t
         (GpuReport(outcome=Outcome.OK, gpus=(well,), detail=detail), True),
         (GpuReport(outcome=Outcome.NO_DRIVER, detail=detail), False),
     ):
-        said = [plain(one) for one in trouble_lines(Inventory(host=HOST, gpu=report), 80, now=2.0)]
-        assert ("The AMD GPU at 0000:03:00.0 has no driver" in said) is told
-        assert ("    next step: load it with `modprobe amdgpu`" in said) is told
+        said = [plain(one) for one in trouble_lines(Inventory(host=HOST, gpu=report), None, now=2.0)]
+        assert said.count(detail) == int(told)
 
 
 def test_models_that_cannot_serve_are_counted() -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.gpu_sheet import HEALTH_STYLES, in_order, label
 from gpu_agent.cli.lines import Line, Piece, line, wrapped
-from gpu_agent.cli.printable import printable
-from gpu_agent.probe.snapshot import COULD_REGISTER, exit_code
 from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, ModelStatus, Outcome
 
 _INDENT = Piece("    ")
@@ -41,7 +39,7 @@ def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> l
 def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
     """Yield what is wrong: whoever failed to look for GPUs, GPU by GPU, then the models."""
     if inventory.gpu.outcome is Outcome.OK and inventory.gpu.gpus and inventory.gpu.detail:
-        yield Trouble(line(printable(inventory.gpu.detail)))
+        yield Trouble(line(inventory.gpu.detail))
     for gpu, below in in_order(inventory.gpu.gpus):
         for reason in gpu.reasons:
             yield Trouble(_told(gpu, below, reason, now=now), reason.action)
@@ -50,9 +48,6 @@ def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
                 line(f"GPU {below or label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
                 "see what `nvidia-smi -q -d MEMORY` says, and update the driver",
             )
-    if inventory.gpu.detail and exit_code(inventory) == COULD_REGISTER:  # else the verdict tells it
-        what, _, step = inventory.gpu.detail.rpartition(": ")
-        yield Trouble(line(what or step), step.removesuffix(".") if what else None)
     broken = [model for model in inventory.models if model.enabled and model.status is ModelStatus.ERROR]
     if broken:
         count = "1 model cannot" if len(broken) == 1 else f"{len(broken)} models cannot"
