@@ -40,6 +40,8 @@ def shown(listed: str, gpus: list[Values] | None = None, **environ: str) -> list
         ("1", ["GPU-ab02", "MIG-01"]),
         ("GPU-aa", ["GPU-aa01"]),
         ("GPU-b004,GPU-aa01", ["GPU-aa01", "GPU-b004"]),
+        ("00000002", ["GPU-b003"]),
+        ("+2,3x", ["GPU-b003", "GPU-b004"]),
         ("MIG-02", ["MIG-02"]),
         ("MIG-GPU-ab02/8/0", ["MIG-02"]),
     ],

@@ -5,11 +5,15 @@ nothing is not read. It is told beside each GPU and decides nothing: GPUs go by 
 order of GPUs cannot be known, it refuses to guess.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from gpu_agent.probe.nvml_answers import Values
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+_NUMBER = re.compile(r"\+?0*([0-9]+)")
+_PLACE_DIGITS = 6
+"""More than any machine's places take."""
 _ORDER = "CUDA_DEVICE_ORDER"
 _UNKNOWN_ORDER = (
     f"{VARIABLE} names places, and CUDA counts unlike GPUs from the fastest on: set {_ORDER}=PCI_BUS_ID"
@@ -22,7 +26,7 @@ def mark(gpus: Sequence[Values], environ: Mapping[str, str]) -> None:
     if listed is None:
         return
     names = [name.strip() for name in listed.split(",")]
-    if names[0].isdecimal() and not _order_is_known(gpus, environ):
+    if _place(names[0]) is not None and not _order_is_known(gpus, environ):
         for gpu in gpus:
             unknowns = gpu.get("unknowns")
             gpu["unknowns"] = {**(unknowns if isinstance(unknowns, dict) else {}), "visible": _UNKNOWN_ORDER}
@@ -40,7 +44,7 @@ def _order_is_known(gpus: Sequence[Values], environ: Mapping[str, str]) -> bool:
 
 def _shown(names: Sequence[str], gpus: Sequence[Values]) -> set[int]:
     """Give the positions that are shown: none at all when one is named twice, as CUDA has it."""
-    by_place = names[0].isdecimal()
+    by_place = _place(names[0]) is not None
     shown: list[int] = []
     for name in names:
         found = _at_place(name, gpus) if by_place else _of_uuid(name, gpus)
@@ -54,8 +58,14 @@ def _shown(names: Sequence[str], gpus: Sequence[Values]) -> set[int]:
 
 def _at_place(name: str, gpus: Sequence[Values]) -> int | None:
     whole = [position for position, gpu in enumerate(gpus) if not gpu.get("parent_uuid")]
-    place = int(name) if name.isdecimal() and len(name) <= len("9999") else len(whole)
-    return whole[place] if place < len(whole) else None
+    place = _place(name)
+    return whole[place] if place is not None and place < len(whole) else None
+
+
+def _place(name: str) -> int | None:
+    """Read a number as C does, whatever stands behind it."""
+    found = _NUMBER.match(name)
+    return None if found is None else int(found[1][:_PLACE_DIGITS])
 
 
 def _of_uuid(name: str, gpus: Sequence[Values]) -> int | None:
