@@ -46,6 +46,25 @@ def test_files_in_place_of_links_count_as_on_file_systems_without_links(tmp_path
     assert (model.status, model.format, model.size_bytes) == (ModelStatus.READY, "onnx", 5)
 
 
+def test_a_model_of_which_only_the_description_was_fetched_is_not_ready(tmp_path: Path) -> None:
+    described = {name: text for name, text in whisper_files().items() if name == "config.json"}
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, {**described, "tokenizer.json": "{}"})
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.kind) == (ModelStatus.NOT_INSTALLED, "asr")
+    assert model.detail == "its weights were never fetched, only what describes it"
+    made.snapshot(TWO, whisper_files())
+    assert {m.version: m.status for m in models_in(tmp_path)}[TWO[:12]] is ModelStatus.READY
+
+
+def test_weights_of_a_format_without_a_name_count_when_they_are_large(tmp_path: Path) -> None:
+    folder = repository(tmp_path, "a/b").snapshot(ONE, {**whisper_files(), "weights.new": "x"})
+    (folder / "model.safetensors").unlink()
+    with (folder / "weights.new").open("r+b") as file:
+        file.truncate(32 << 20)
+    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.READY]
+
+
 def test_two_revisions_are_two_versions_of_one_model(tmp_path: Path) -> None:
     made = repository(tmp_path, "a/b")
     made.snapshot(ONE, whisper_files(), ref=None)

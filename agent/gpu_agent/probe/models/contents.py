@@ -33,6 +33,8 @@ _FORMATS = {
 UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".aria2")
 """What programs that fetch files add to the names of those not yet whole."""
 
+_LEAST_WEIGHTS_BYTES = 16 << 20
+"""Files that are larger together may hold weights in a format that has no name here."""
 _OF = "-of-"
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 _INDICES = (".safetensors.index.json", ".bin.index.json")
@@ -86,6 +88,13 @@ class Contents:
         if indexed and not any(format_of(file.name) for file in self.files):
             return "the index of its weights is here, the weights are not"
         return None
+
+    def lacks_weights(self, tree: Tree) -> bool:
+        """Whether only its description is here, as a program leaves it that wants a tokenizer or a config."""
+        if any(format_of(file.name) for file in self.files):
+            return False
+        described = any(texts(read_object(tree, self.file("config.json")).get("architectures")))
+        return described and sum(map(tree.size, self.files)) < _LEAST_WEIGHTS_BYTES
 
     @property
     def unfinished(self) -> int:

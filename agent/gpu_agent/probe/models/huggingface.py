@@ -144,7 +144,7 @@ class _Repository:
         except OSError as error:
             return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
         contents = Contents(found)
-        status, detail = _state(contents, fetching)
+        status, detail = _state(self.tree, contents, fetching)
         kind = contents.kind(self.tree, self.model_id)
         weights = contents.weigh(self.tree)
         return _model(self.model_id, revision, status, detail=detail, kind=kind, weights=weights)
@@ -157,13 +157,17 @@ def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
     )
 
 
-def _state(contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
+def _state(tree: Tree, contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
     if fetching:
         return ModelStatus.DOWNLOADING, progress(fetching)
     if not contents.files:
         return ModelStatus.NOT_INSTALLED, "its snapshot is empty"
     lacks = contents.broken or contents.missing
-    return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
+    if lacks:
+        return ModelStatus.ERROR, readable(lacks)
+    if contents.lacks_weights(tree):
+        return ModelStatus.NOT_INSTALLED, "its weights were never fetched, only what describes it"
+    return ModelStatus.READY, None
 
 
 def _model(
