@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.admission import admitted
 from gpu_agent.probe.amd import AmdGpus, products
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.health import HealthKeeper
@@ -33,6 +34,15 @@ def test_cards_are_listed_in_the_order_of_their_places_whatever_the_kernel_calls
         (0, "0000:03:00.0", "amd"),
         (1, "0000:83:00.0", "amd"),
     ]
+
+
+def test_cards_whose_driver_gives_them_the_same_id_are_told_apart_by_their_slots(tmp_path: Path) -> None:
+    sysfs = Sysfs(tmp_path)
+    for number in range(2):
+        sysfs.card(number, f"0000:0{number + 1}:00.0", MI300X)
+    sysfs.card(2, "0000:03:00.0", RX_7900)
+    gpus = admitted(read(tmp_path)).gpus
+    assert [gpu.uuid for gpu in gpus] == ["AMD-0000:01:00.0", "AMD-0000:02:00.0", "AMD-d0e5f1a2b3c4d5e6"]
 
 
 def test_connectors_and_cards_of_other_drivers_are_not_listed(tmp_path: Path) -> None:

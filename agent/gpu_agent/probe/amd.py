@@ -7,12 +7,14 @@ handed to a virtual machine, are not ours.
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_agent.probe.collectors import INTERFACE, Surroundings
 from gpu_agent.probe.sysfs import linked_name, number, text
-from gpu_agent.wire.inventory import GpuReport, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 DRIVER = "amdgpu"
 VENDOR = 0x1002
@@ -51,7 +53,9 @@ class AmdGpus:
         if self._products is None:
             self._products = products(self._names)
         card = importlib.import_module("gpu_agent.probe.amd_card").Card  # a machine without one loads none
-        gpus = tuple(card(place, index, products=self._products).gpu() for index, place in enumerate(places))
+        gpus = _told_apart(
+            card(place, index, products=self._products).gpu() for index, place in enumerate(places)
+        )
         version = text(self._sys_dir / "module" / DRIVER / "version")
         return GpuReport(
             outcome=Outcome.OK, gpus=gpus, driver_version=f"{DRIVER} {version}" if version else None
@@ -85,6 +89,13 @@ class AmdGpus:
             self._ours = tuple(bus / name for name in listed if _is_amd_gpu(bus / name))
             self._listed = listed
         return (device.name for device in self._ours if not linked_name(device / "driver"))
+
+
+def _told_apart(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    """Name cards by their slots where their driver gives several the same id."""
+    read = tuple(gpus)
+    told = Counter(gpu.uuid for gpu in read)
+    return tuple(gpu if told[gpu.uuid] == 1 else replace(gpu, uuid=f"AMD-{gpu.pci_bus_id}") for gpu in read)
 
 
 def _is_amd_gpu(device: Path) -> bool:
