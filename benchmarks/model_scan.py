@@ -3,9 +3,10 @@
     python benchmarks/model_scan.py [--models 1000] [--rounds 7] [--check]
 
 Each model has the twenty files of a usual one, four of them weights. Both read the same cache, in turns, so
-that the machine's moods hit both alike; the disk's pages are in memory for both. Ours is scanned cold (a new
-catalogue that knows nothing, and tells what each model is for besides) and again without a change. The ratio
-is the median of the ratios round by round. `--check` exits 1 when a target is missed.
+that the machine's moods hit both alike. Its pages are in memory, so processor time is all the time there is
+on an idle machine, and that is measured. Ours is scanned cold (a new catalogue that knows nothing, and tells
+what each model is for besides) and again without a change. The ratio is the median of the ratios round by
+round. `--check` exits 1 when a target is missed.
 """
 
 import argparse
@@ -33,6 +34,9 @@ CARD = b"---\npipeline_tag: text-generation\n---\n" + b"A model. " * 200
 CONFIGS = (
     b'{"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}',
     b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+    b'{"architectures": ["MarianMTModel"], "model_type": "marian"}',
+    b'{"architectures": ["BertModel"], "model_type": "bert"}',
+    b'{"architectures": ["VitsModel"], "model_type": "vits"}',
     b'{"model_type": "of its own"}',
 )
 PARTS = 4
@@ -73,10 +77,10 @@ def make_cache(hub: Path, count: int) -> None:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Do it and say how long it took."""
-    started = time.perf_counter()
+    """Do it and say how much processor time it took: both work on one core, and others may use it too."""
+    started = time.process_time()
     work()
-    return (time.perf_counter() - started) * 1000
+    return (time.process_time() - started) * 1000
 
 
 def measure(hub: Path, count: int) -> tuple[float, float, float]:

@@ -76,6 +76,8 @@ class Catalogue:
     @property
     def places(self) -> Collection[str]:
         """Every path that a change of models shows at; the same object while none of it changes."""
+        if self._moved:
+            self._places, self._moved = self._all_places(self._roots), False
         return self._places
 
     @property
@@ -104,8 +106,8 @@ class Catalogue:
         self.problems = problems
         if self._models is None:
             self._models = self._declared()
-        if self._moved or roots != self._roots:
-            self._roots, self._places, self._moved = roots, self._all_places(roots), False
+        if roots != self._roots:
+            self._roots, self._moved = roots, True
         return Scan(models=self._models, complete=reached == len(order), problems=problems)
 
     def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str], tuple[str, ...]]:

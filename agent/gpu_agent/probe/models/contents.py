@@ -7,7 +7,7 @@ found already, and reads no more than the heads of the few that describe the mod
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpu_agent.probe.models import gguf
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, texts
@@ -35,16 +35,31 @@ UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".
 
 _LEAST_WEIGHTS_BYTES = 16 << 20
 """Files that are larger together may hold weights in a format that has no name here."""
-_OF = "-of-"
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 _INDICES = (".safetensors.index.json", ".bin.index.json")
 
 
-@dataclass(frozen=True, slots=True)
 class Contents:
     """A folder of model files."""
 
-    files: Sequence[Found]
+    def __init__(self, files: Sequence[Found]) -> None:
+        """Sort them out in one pass: a cache has tens of thousands."""
+        self.files = files
+        self._by_name: dict[str, Found] = {}
+        self._weights: list[tuple[str, Found]] = []
+        self._broken: list[Found] = []
+        self._indexed = False
+        for file in files:
+            name = file.name
+            if file.problem:
+                self._broken.append(file)
+            else:
+                self._by_name[name] = file
+            format_ = format_of(name)
+            if format_:
+                self._weights.append((format_, file))
+            elif name.endswith(_INDICES):
+                self._indexed = True
 
     def weigh(self, tree: Tree) -> tuple[int, str | None]:
         """The bytes of its weights, and the format that most of them are in.
@@ -52,10 +67,8 @@ class Contents:
         Where no file is of a known format it is what all files hold, in none.
         """
         sizes: dict[str, int] = {}
-        for file in self.files:
-            name = format_of(file.name)
-            if name:
-                sizes[name] = sizes.get(name, 0) + tree.size(file)
+        for name, file in self._weights:
+            sizes[name] = sizes.get(name, 0) + tree.size(file)
         if not sizes:
             return sum(map(tree.size, self.files)), None
         return sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
@@ -63,35 +76,29 @@ class Contents:
     @property
     def broken(self) -> str | None:
         """The first file that is not whole, with its reason and how many there are."""
-        broken = [file for file in self.files if file.problem]
-        if not broken:
+        if not self._broken:
             return None
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        return f"{broken[0].name}: {broken[0].problem}{more}"
+        first, others = self._broken[0], len(self._broken) - 1
+        more = f" (and {others} more)" if others else ""
+        return f"{first.name}: {first.problem}{more}"
 
     @property
     def missing(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
         counted: dict[tuple[str, str, int], int] = {}
-        indexed = False
-        for file in self.files:
-            name = file.name
-            match = _SHARD.match(name) if _OF in name else None
-            indexed = indexed or name.endswith(_INDICES)
-            if match is None:
-                continue
+        for match in filter(None, [_SHARD.match(file.name) for _, file in self._weights]):
             whole = match["stem"], match["suffix"], int(match["count"])
             counted[whole] = counted.get(whole, 0) + 1
         for (stem, suffix, count), here in sorted(counted.items()):
             if here < count:
                 return f"{here} of {count} parts of {stem}{suffix} are here"
-        if indexed and not any(format_of(file.name) for file in self.files):
+        if self._indexed and not self._weights:
             return "the index of its weights is here, the weights are not"
         return None
 
     def lacks_weights(self, tree: Tree) -> bool:
         """Whether only its description is here, as a program leaves it that wants a tokenizer or a config."""
-        if any(format_of(file.name) for file in self.files):
+        if self._weights:
             return False
         described = any(texts(read_object(tree, self.file("config.json")).get("architectures")))
         return described and sum(map(tree.size, self.files)) < _LEAST_WEIGHTS_BYTES
@@ -103,10 +110,7 @@ class Contents:
 
     def file(self, name: str) -> Found | None:
         """The whole file of that name at the top of the folder."""
-        for file in self.files:
-            if file.name == name and not file.problem:
-                return file
-        return None
+        return self._by_name.get(name)
 
     def kind(self, tree: Tree, name: str) -> str:
         """What the model `name` is for, by its own files; each is read only if those before do not tell."""

@@ -10,8 +10,7 @@ goes wrong is an `OSError` (`Refused` is one), with a sentence that holds no pat
 
 import os
 import stat
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -35,11 +34,11 @@ _FOLDER_FLAGS = _READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
 _BY_DESCRIPTOR = os.scandir in os.supports_fd and os.readlink in os.supports_dir_fd
 """What lies in an open folder is asked by its name alone: twice as fast as by its path."""
 _OPENS_NO_LINK = hasattr(os, "O_NOFOLLOW")
-
 _OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of its own"
 _ELSEWHERE = "it is on another file system; add that as a root of its own"
 
 _NAME = attrgetter("name")
+_NEW = tuple.__new__  # what a named tuple calls itself, by a detour that costs as much again
 
 
 class Refused(OSError):  # noqa: N818  it is an answer to a request
@@ -73,30 +72,23 @@ class Tree:
         self.watched: dict[str, Mark | None] = {}
 
     def enter(self, path: str) -> None:
-        """Make sure that a folder may be looked into, for one whose parts are watched in its place.
-
-        Raises:
-            OSError: it is not there, no folder, a link, or on another file system.
-        """
+        """Make sure that a folder may be looked into, for one whose parts are watched in its place."""
         self.watched[path] = None
         self._check_folder(os.lstat(path))
         del self.watched[path]
 
     def folder(self, path: str) -> list[os.DirEntry[str]]:
         """The entries of a real folder (not a link to one), by name."""
-        self.watched[path] = None  # until it is listed: a failure is looked at again
-        status = os.lstat(path)
-        self._check_folder(status)
-        listed = self._listed(path)
-        self.watched[path] = mark_of(status)
+        listed = self._entries(path)
+        listed.sort(key=_NAME)
         return listed
 
     def shared(self, path: str) -> Collection[str]:
         """The names in a folder to which the links of this unit lead: known once, each is cheap to follow."""
-        listed = self.folder(path)
+        listed = self._entries(path)
         self._shared = path
         self._ends = {entry.name for entry in listed if entry.is_file(follow_symlinks=False)}
-        return [entry.name for entry in listed]
+        return self._ends if len(self._ends) == len(listed) else [entry.name for entry in listed]
 
     def size(self, found: Found) -> int:
         """The bytes of a file; one that went away meanwhile has none."""
@@ -160,22 +152,31 @@ class Tree:
         finally:
             os.close(descriptor)
 
+    def _entries(self, path: str) -> list[os.DirEntry[str]]:
+        self.watched[path] = None  # until it is listed: a failure is looked at again
+        status = os.lstat(path)
+        self._check_folder(status)
+        listed = self._listed(path)
+        self.watched[path] = mark_of(status)
+        return listed
+
     def _sort_out(self, opened: "int | str", path: str, *, prefix: str, found: list[Found]) -> list[str]:
         """Add the files of an open folder to those found; the names of the folders in it."""
         folders = []
         way = self._way_from(path)
         shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
-        read = _reader_of_links(opened, path)
-        for entry in self._listed(opened):
+        listed = self._listed(opened)
+        listed.sort(key=_NAME)
+        for entry in listed:
             name = entry.name
             if entry.is_symlink():
                 try:
-                    target = read(name)
+                    target = _link(opened, path, name)
                 except OSError:
                     target = ""  # it went away, or is none any more: looked at again below
                 end = target[beyond:]
                 if end in ends and target.startswith(way):  # the thousands of links of a cache
-                    found.append(Found(prefix + name, shared + end, None))
+                    found.append(_NEW(Found, (prefix + name, shared + end, None, None)))
                 else:
                     found.append(self._linked(path + os.sep + name, prefix + name))
             elif not entry.is_dir(follow_symlinks=False):
@@ -240,13 +241,12 @@ class Tree:
         return descriptor, status
 
     def _listed(self, opened: "int | str") -> list[os.DirEntry[str]]:
-        """The entries of a folder by name, no more than the bound leaves."""
+        """The entries of a folder, no more than the bound leaves."""
         with os.scandir(opened) as entries:
             listed = list(islice(entries, self._left + 1))
         if len(listed) > self._left:
             raise Refused(f"it has more than {MAX_ENTRIES} entries")
         self._left -= len(listed)
-        listed.sort(key=_NAME)
         return listed
 
     def _check_folder(self, status: os.stat_result) -> None:
@@ -284,11 +284,11 @@ def reason(error: OSError) -> str:
     return str(error) if isinstance(error, Refused) else (error.strerror or str(error)).lower()
 
 
-def _reader_of_links(opened: "int | str", folder: str) -> Callable[[str], str]:
-    """What tells where a link in a folder leads."""
+def _link(opened: "int | str", folder: str, name: str) -> str:
+    """What a link in a folder says."""
     if isinstance(opened, int):
-        return partial(os.readlink, dir_fd=opened)
-    return lambda name: os.readlink(folder + os.sep + name)
+        return os.readlink(name, dir_fd=opened)
+    return os.readlink(folder + os.sep + name)
 
 
 def _fault(error: OSError) -> str:
