@@ -1,5 +1,6 @@
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,13 @@ def test_an_identity_that_cannot_be_understood_is_none_and_stays(tmp_path: Path,
 def test_r01_a_registration_without_a_gpu_is_one_that_stays_unsent(tmp_path: Path) -> None:
     _, sent = previewed(tmp_path, GpuReport(outcome=Outcome.NO_DRIVER))
     assert sent is False
+
+
+def test_a_name_that_would_steer_a_terminal_is_escaped_and_means_the_same(tmp_path: Path) -> None:
+    name = "L4\u202e\x9b31m\x7f\U000e0001 é"
+    report = replace(GPUS, gpus=(replace(GPUS.gpus[0], name=name), *GPUS.gpus[1:]))
+    arguments = argparse.Namespace(config=None, simulate=None, state_dir=str(tmp_path))
+    frame = preview(take(report, Sources(), simulated=True), arguments).frame
+    assert frame.isprintable()
+    assert "é" in frame
+    assert json.loads(frame)["hardware"]["gpus"][0]["name"] == name

@@ -5,6 +5,7 @@ that cannot be understood stays where it is, since the agent would begin afresh 
 """
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Preview:
     """The frame, and whether the agent would send it: one without a GPU (R-01) stays unsent."""
 
     frame: str
+    """With escapes, as JSON has them, for what cannot be seen: it is printed on a terminal."""
     would_be_sent: bool
 
 
@@ -38,7 +40,12 @@ def preview(inventory: Inventory, arguments: argparse.Namespace) -> Preview:
         decode_from_node(frame)
     except (ValidationError, FrameError) as error:
         raise Failure(f"no registry would understand this machine: {error}", ExitCode.CONFIGURATION) from None
-    return Preview(frame, declaration.has_gpu)
+    return Preview(_visible(frame), declaration.has_gpu)
+
+
+def _visible(frame: str) -> str:
+    """Write the same JSON so that nothing in it steers a terminal: a GPU's name may hold anything."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in frame)
 
 
 def _stored_node_id(state_dir: Path) -> str | None:
