@@ -250,3 +250,19 @@ def test_declared_models_and_features_reach_the_probe(tmp_path: Path) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load({"registry_url": URL}).log_level = "debug"  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ('hub_roots = ["\\u0000"]', r"hub_roots\.0"),
+        ('ollama_roots = ["/a", "/b\\u0000"]', r"ollama_roots\.1"),
+        ('model_directories = ["a\\u0000"]', r"model_directories\.0"),
+        ('state_dir = "\\u0000"', "state_dir"),
+        ('sys_dir = "\\u0000"', "sys_dir"),
+        ('join_token_file = "\\u0000"', "join_token_file"),
+    ],
+)
+def test_a_path_with_a_nul_is_a_fault_of_the_settings(tmp_path: Path, line: str, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}: a path holds no NUL character"):
+        _load(tmp_path, line)

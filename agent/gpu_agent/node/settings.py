@@ -30,6 +30,7 @@ from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulation import parse
+from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.layers import read
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.fields import MAX_LABELS, Name, Text
@@ -111,14 +112,6 @@ def _labels(value: object) -> object:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
-def _expanded(path: Path) -> Path:
-    """Read `~` as the user's home, where there is one."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
-
-
 def _file_of_token(path: Path) -> Path:
     """Refuse a token in place of its file: where that stands, others can read it."""
     if path.name.startswith(_JOIN_PREFIX):
@@ -126,7 +119,6 @@ def _file_of_token(path: Path) -> Path:
     return path
 
 
-Folder = Annotated[Path, AfterValidator(_expanded)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")

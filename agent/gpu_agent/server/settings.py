@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.layers import read
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server.address import Address
@@ -37,15 +38,6 @@ def _names(value: object) -> object:
     )
 
 
-def _expanded(path: Path) -> Path:
-    """Read `~` as the user's home, where there is one."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
-
-
-Folder = Annotated[Path, AfterValidator(_expanded)]
 Place = Annotated[str, AfterValidator(checked)]
 Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
