@@ -149,6 +149,22 @@ def test_one_lost_gpu_is_a_warning_and_all_lost_a_failure() -> None:
     assert gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(lost,)))).verdict is Verdict.FAIL
 
 
+def test_a_gpu_of_unknown_memory_is_a_warning_since_it_serves_nobody() -> None:
+    unsized = replace(L4, uuid="GPU-2", index=1, memory_mb=None, unknowns={"memory_mb": "not supported"})
+    some = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, unsized))))
+    assert (some.verdict, some.detail) == (Verdict.WARN, "the memory of GPU 1 is unknown (not supported)")
+    assert "nvidia-smi" in (some.mend or "")
+    none = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(unsized,))))
+    assert none.verdict is Verdict.FAIL
+
+
+def test_the_parent_of_slices_is_not_missed_among_gpus_that_serve() -> None:
+    parent = replace(L4, memory_mb=None)
+    slice_ = replace(L4, uuid="MIG-1", parent_uuid=parent.uuid)
+    sliced = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(parent, slice_))))
+    assert sliced.verdict is Verdict.OK
+
+
 def test_without_a_driver_nothing_is_said_of_gpus() -> None:
     assert gpu_finding(Inventory(host=HOST, gpu=ABSENT)).verdict is Verdict.SKIPPED
     seen = gpu_finding(Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK)))
@@ -189,6 +205,15 @@ def test_each_cache_says_whether_it_can_be_read(tmp_path: Path) -> None:
         "1 of 1 cannot serve",
     ]
     assert [one.check for one in cache_findings([], Inventory(host=HOST, gpu=GOOD))] == ["model caches"]
+
+
+def test_only_models_that_failed_are_counted_as_those_that_cannot_serve() -> None:
+    whole = Model(model_id="w", version="1")
+    failed = replace(whole, model_id="f", status=ModelStatus.ERROR, detail="a shard is missing")
+    coming = replace(whole, model_id="c", status=ModelStatus.DOWNLOADING, detail="a part is still loading")
+    declined = replace(failed, model_id="d", enabled=False)
+    inventory = Inventory(host=HOST, gpu=GOOD, models=(whole, failed, coming, declined))
+    assert [one.detail for one in cache_findings([], inventory)][1:] == ["1 of 4 cannot serve"]
 
 
 def test_a_cache_that_we_may_not_read_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gpu_agent.cli.gpu_sheet import in_order, label
-from gpu_agent.cli.probe_verdict import verdict
+from gpu_agent.cli.probe_models import broken
+from gpu_agent.cli.probe_verdict import MEMORY_STEP, verdict
 from gpu_agent.probe.driver_files import LIBRARY, DriverFiles
-from gpu_agent.probe.snapshot import COULD_REGISTER, exit_code
+from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.runtime.findings import Finding, fail, ok, skipped, warn
 from gpu_agent.wire.inventory import GpuReport, Health, Host, Inventory, Outcome
 
@@ -59,12 +60,13 @@ def gpu_finding(inventory: Inventory) -> Finding:
         for gpu, below in in_order(gpus)
         if gpu.health is not Health.OK
     ]
+    unsized = [*_of_unknown_memory(inventory.gpu)]
     steps = dict.fromkeys(each.action for gpu in gpus for each in gpu.reasons if each.action)
-    mend = "; ".join(steps) or "see `gpu-agent probe`"
+    mend = "; ".join([*steps, *([MEMORY_STEP] if unsized else [])]) or "see `gpu-agent probe`"
     if exit_code(inventory) != COULD_REGISTER:
         return fail("GPUs", "; ".join([verdict(inventory).rstrip("."), *unwell]), mend)
-    if unwell:
-        return warn("GPUs", "; ".join(unwell), mend)
+    if unwell or unsized:
+        return warn("GPUs", "; ".join([*unwell, *unsized]), mend)
     if inventory.simulated:
         mend = "a registry takes them with --allow-simulated only; without --simulate the true ones are read"
         return warn("GPUs", f"{len(gpus)} that do not exist", mend)
@@ -100,7 +102,7 @@ def cache_findings(roots: Sequence[Path], inventory: Inventory) -> Iterator[Find
     """Yield a finding for each model cache that is looked into."""
     if not roots:
         yield skipped("model caches", "none are looked into")
-    broken = sum(1 for model in inventory.models if model.detail)
+    failed = broken(inventory.models)
     for root in roots:
         if not root.exists():
             yield ok("model cache", f"{root} is not there: it counts as empty")
@@ -112,8 +114,17 @@ def cache_findings(roots: Sequence[Path], inventory: Inventory) -> Iterator[Find
             )
         else:
             yield ok("model cache", f"{root} can be read")
-    if broken:
-        yield warn("models", f"{broken} of {len(inventory.models)} cannot serve", "see `gpu-agent probe`")
+    if failed:
+        yield warn("models", f"{failed} of {len(inventory.models)} cannot serve", "see `gpu-agent probe`")
+
+
+def _of_unknown_memory(report: GpuReport) -> Iterator[str]:
+    """Yield the GPUs that are well and still serve nobody: a registration needs their memory (R-01)."""
+    unsized = {gpu.uuid for gpu in report.usable} - {gpu.uuid for gpu in able_to_serve(report)}
+    for gpu, below in in_order(report.gpus):
+        if gpu.uuid in unsized:
+            why_not = gpu.unknowns.get("memory_mb")
+            yield f"the memory of GPU {below or label(gpu)} is unknown" + (f" ({why_not})" if why_not else "")
 
 
 def _library(files: DriverFiles, gpu: GpuReport) -> Finding:

@@ -62,6 +62,11 @@ def can_serve(model: Model) -> bool:
     return model.enabled and model.status is ModelStatus.READY
 
 
+def broken(models: Iterable[Model]) -> int:
+    """Count those that jobs could ask for, were they whole; what still loads or is off is not broken."""
+    return sum(1 for model in models if model.enabled and model.status is ModelStatus.ERROR)
+
+
 def _order(model: Model) -> tuple[str, bool, str, str]:
     return model.kind, can_serve(model), model.model_id, model.version
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.gpu_sheet import HEALTH_STYLES, in_order, label
 from gpu_agent.cli.lines import Line, Piece, line, wrapped
-from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, ModelStatus, Outcome
+from gpu_agent.cli.probe_models import broken
+from gpu_agent.cli.probe_verdict import MEMORY_STEP
+from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, Outcome
 
 _INDENT = Piece("    ")
 _ENDLESS = 1_000_000
@@ -46,11 +48,11 @@ def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
         if "memory_mb" in gpu.unknowns and not gpu.memory_mb:
             yield Trouble(
                 line(f"GPU {below or label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
-                "see what `nvidia-smi -q -d MEMORY` says, and update the driver",
+                MEMORY_STEP,
             )
-    broken = [model for model in inventory.models if model.enabled and model.status is ModelStatus.ERROR]
-    if broken:
-        count = "1 model cannot" if len(broken) == 1 else f"{len(broken)} models cannot"
+    failed = broken(inventory.models)
+    if failed:
+        count = "1 model cannot" if failed == 1 else f"{failed} models cannot"
         yield Trouble(
             line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
         )

@@ -7,7 +7,8 @@ from gpu_agent.cli.probe_models import can_serve
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Outcome
 
-_NEXT_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
+MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
+"""What to do about a GPU whose memory is unknown."""
 
 
 def verdict(inventory: Inventory) -> str:
@@ -44,7 +45,7 @@ def _why_not(report: GpuReport) -> str:
         return "the driver answers, but it sees no GPU."
     unsized = _of_unknown_memory(report)
     if unsized:
-        return f"the memory of the usable GPUs is unknown{_reason(unsized)}; {_NEXT_STEP}."
+        return f"the memory of the usable GPUs is unknown{_reason(unsized)}; {MEMORY_STEP}."
     return "no GPU is usable; see its health above."
 
 
