@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -26,6 +27,8 @@ from huggingface_hub import scan_cache_dir
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.huggingface import HubCache
 from tests.probe.models.caches import repository, revision, settle
+
+Result = TypeVar("Result")
 
 TARGET_RATIO = 0.2
 TARGET_WARM_MS = 20.0
@@ -76,21 +79,20 @@ def make_cache(hub: Path, count: int) -> None:
     settle(hub)
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Do it and say how much processor time it took: both work on one core, and others may use it too."""
+def timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Do it and say how much processor time it took, in milliseconds: both work on one core of several."""
     started = time.process_time()
-    work()
-    return (time.process_time() - started) * 1000
+    result = work()
+    return (time.process_time() - started) * 1000, result
 
 
 def measure(hub: Path, count: int) -> tuple[float, float, float]:
     """One round: the baseline, ours cold, ours again without a change. Milliseconds."""
-    baseline = milliseconds(lambda: scan_cache_dir(hub))
+    baseline, theirs = timed(lambda: scan_cache_dir(hub))
     catalogue = Catalogue([HubCache([hub])])
-    cold = milliseconds(lambda: catalogue.scan(BUDGET_SECONDS))
-    warm = milliseconds(lambda: catalogue.scan(BUDGET_SECONDS))
-    models = catalogue.scan(BUDGET_SECONDS).models
-    if len(models) != count or len(scan_cache_dir(hub).repos) != count:
+    cold, first = timed(lambda: catalogue.scan(BUDGET_SECONDS))
+    warm, again = timed(lambda: catalogue.scan(BUDGET_SECONDS))
+    if not len(theirs.repos) == len(first.models) == len(again.models) == count:
         raise SystemExit("a scan missed models: its time means nothing")
     return baseline, cold, warm
 
