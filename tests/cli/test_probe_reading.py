@@ -52,6 +52,24 @@ def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: p
     assert around.models == ()
 
 
+class Ending(threading.Thread):
+    """A thread that ends at the very moment when somebody looks whether it lives."""
+
+    last_word = threading.Event()
+
+    def is_alive(self) -> bool:
+        self.last_word.set()
+        self.join(30)
+        return super().is_alive()
+
+
+def test_a_look_that_ends_as_its_deadline_passes_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Catalogue, "scan", lambda *_: (Ending.last_word.wait(30), Scan())[1])
+    monkeypatch.setattr("gpu_agent.cli.probe_reading.threading.Thread", Ending)
+    around = surroundings_of(Sources(), within_seconds=0.05)
+    assert "models" not in around.host.unknowns
+
+
 def test_a_driver_and_a_disk_that_hang_cost_one_deadline_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,9 +63,10 @@ def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECOND
     looking = threading.Thread(target=lambda: found.append(take(_UNREAD, sources)), daemon=True)
     looking.start()
     looking.join(within_seconds)
+    alive = looking.is_alive()  # looked at first: what ends in between has found something
     if found:
         return found[0]
-    if not looking.is_alive():
+    if not alive:
         raise RuntimeError("the look at the host and the models ended without an answer")  # told on stderr
     host = HostProbe().read()
     why = f"the disks did not answer within {within_seconds:g} s; see `df` and `dmesg`"
