@@ -16,11 +16,12 @@ from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.source import Listing, Reading, Unit
+from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
+from gpu_agent.probe.models.unanswered import DETAIL
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory, Model, ModelStatus, Outcome
 
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="A100", memory_mb=81920),))
 HUNG = Missed(reason="nvml_hung", since=0.0, detail="no answer")
@@ -43,6 +44,21 @@ class _HangingSource:
 
     def read(self, unit: Unit) -> Reading:
         raise AssertionError(unit)
+
+
+class _OnADisk(_HangingSource):
+    """A model on a disk that answers until it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release.set()
+
+    def units(self) -> Listing:
+        super().units()
+        return Listing((Unit(Root("/", None), "/found", "found"),), {})
+
+    def read(self, unit: Unit) -> Reading:
+        return Reading((Model(model_id=unit.name, version="1", kind="emotion", source=self.name),))
 
 
 class _CountingHost(HostProbe):
@@ -177,6 +193,29 @@ async def test_a_disk_that_hangs_leaves_no_stale_figures_of_the_host(tmp_path: P
         while (await next_one()).host.load_1m is None:
             pass
         source.release.set()
+
+
+async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_them() -> None:
+    source = _OnADisk()
+    catalogue = Catalogue((source,), (Declaration(model_id="stated", version="1"),))
+    pace = replace(PACE, deadline_seconds=0.5, stale_after_seconds=1.0)
+    async with _probing(_always(GOOD), Sources(catalogue=catalogue), pace=pace) as (_, next_one):
+        while not (healthy := await next_one()).models:
+            pass
+        source.release.clear()
+        told = [await next_one()]
+        while told[-1].models[1].status is ModelStatus.READY:
+            told.append(await next_one())
+        hanging = told[-1]
+        assert len(told) > 2, "within the limit they stand as they were"
+        source.release.set()
+        while (again := await next_one()).models[1].status is not ModelStatus.READY:
+            pass
+    assert hanging.models[0] == healthy.models[0], "the owner's word stands"
+    assert (hanging.models[1].status, hanging.models[1].detail) == (ModelStatus.ERROR, DETAIL)
+    assert again.models == healthy.models
+    proven = [told.features_supported["emotion_detection"] for told in (healthy, hanging, again)]
+    assert proven == [True, False, True]
 
 
 async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
@@ -321,7 +360,7 @@ async def test_with_polling_off_the_gpus_are_read_once_and_then_only_when_asked(
         reads += 1
         return replace(GOOD, gpus=(replace(GOOD.gpus[0], temperature_c=40 + reads),))
 
-    async with _probing(read, pace=replace(PACE, poll_gpus=False)) as (prober, next_one):
+    async with _probing(read, pace=replace(PACE, deadline_seconds=20, poll_gpus=False)) as (prober, next_one):
         first = await next_one()
         resting = [await next_one() for _ in range(3)]
         assert reads == 1

@@ -2,8 +2,8 @@
 
 Nothing here can hold the agent up: the driver is asked through a child with a deadline, and what may
 block on a disk runs in a thread that is left behind when it hangs, one at most; until it answers the
-models stand as they were, with new readings of the GPUs and of the host. Sends nothing and judges
-nothing: each inventory is handed to whoever listens.
+models stand as they were, with new readings of the GPUs and of the host, and past the limit for stale
+readings no found model is ready. Sends nothing: each inventory is handed to whoever listens.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
 from gpu_agent.node.rescans import Rescans
 from gpu_agent.node.unsearched import Unsearched
+from gpu_agent.probe import features
 from gpu_agent.probe.at_rest import at_rest
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
+from gpu_agent.probe.models.unanswered import unanswered
 from gpu_agent.probe.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.logs import EventLog
@@ -76,6 +78,8 @@ class Prober:
         """Host and models as last read; None until the host has answered once."""
         self._looking: asyncio.Task[Inventory] | None = None
         self._overdue = False
+        self._answered_at = time.monotonic()
+        """When the disks did so last."""
         self._reading_host: asyncio.Task[Host] | None = None
         """Beside a look that hangs: how busy the host was then is soon untrue."""
         self._outcome: Outcome | None = None
@@ -113,7 +117,7 @@ class Prober:
             if self._surroundings is not None:
                 if was_overdue or self._overdue:
                     await self._read_host_anew(tasks, self._surroundings)
-                await self._listener(replace(self._surroundings, gpu=gpus))
+                await self._listener(replace(self._vouched_for(self._surroundings), gpu=gpus))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
@@ -155,11 +159,22 @@ class Prober:
         answered = self._looking.done()
         if answered:
             self._surroundings, self._looking = self._looking.result(), None
+            self._answered_at = time.monotonic()
         if answered and self._overdue:
             _LOG.info("surroundings_answered")
         elif not answered and not self._overdue:
             _LOG.warning("surroundings_overdue", deadline_seconds=self._pace.deadline_seconds)
         self._overdue = not answered
+
+    def _vouched_for(self, last: Inventory) -> Inventory:
+        """What was found on the disks, as long as their last answer may stand for it."""
+        age_seconds = time.monotonic() - self._answered_at
+        if not self._overdue or age_seconds < self._pace.stale_after_seconds:
+            return last
+        models = unanswered(last.models)
+        return replace(
+            last, models=models, features_supported=features.supported(self._sources.policy, models)
+        )
 
     async def _read_host_anew(self, tasks: Tasks, last: Inventory) -> None:
         """Read the host without its disks; where even that hangs, how busy it is counts as unknown."""
