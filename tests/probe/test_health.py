@@ -345,6 +345,12 @@ def test_a_gpu_lost_before_it_said_who_it_is_never_takes_the_identity_of_its_sli
 
 
 NO_WORD_OF_MEMORY = replace(gpu(), retirement_pending=None)
+NO_WORD_OF_ROWS = replace(
+    gpu(),
+    retirement_pending=False,
+    unknowns={"row_remap_pending": "timeout", "row_remap_failed": "timeout"},
+)
+NO_WORD_OF_PAGES = replace(gpu(), retirement_pending=False, unknowns={"retired_pages_pending": "timeout"})
 NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
 
 
@@ -354,6 +360,9 @@ NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
         ("row_remap_pending", NO_WORD_OF_MEMORY),
         ("row_remap_failed", NO_WORD_OF_MEMORY),
         ("retired_pages_pending", NO_WORD_OF_MEMORY),
+        ("row_remap_pending", NO_WORD_OF_ROWS),
+        ("row_remap_failed", NO_WORD_OF_ROWS),
+        ("retired_pages_pending", NO_WORD_OF_PAGES),
         ("recovery_reset", NO_WORD_OF_RECOVERY),
         ("recovery_drain_p2p", NO_WORD_OF_RECOVERY),
     ],
@@ -366,6 +375,16 @@ def test_a_reading_that_does_not_say_clears_nothing_and_counts_as_no_clean_one(
     for now in range(1, 6):
         assert keeping.healths(now, reading(silent)) == ill
     assert [keeping.healths(now, reading(gpu())) for now in (6, 7, 8)] == [ill, ill, [Health.OK]]
+
+
+@pytest.mark.parametrize(
+    ("code", "silent"), [("retired_pages_pending", NO_WORD_OF_ROWS), ("row_remap_failed", NO_WORD_OF_PAGES)]
+)
+def test_a_sign_that_is_told_clears_though_another_is_not(code: str, silent: Gpu) -> None:
+    keeping = Keeping()
+    ill = keeping.healths(0, reading(gpu(0, code)))
+    told = [keeping.healths(now, reading(silent)) for now in (1, 2, 3)]
+    assert told == [ill, ill, [Health.OK]]
 
 
 @pytest.mark.parametrize("gone", ["gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"])

@@ -90,7 +90,7 @@ def test_a_failed_row_remap_degrades() -> None:
 def test_retirement_is_unknown_only_when_neither_way_of_asking_works() -> None:
     cannot = {"row_remap_pending": "not supported", "row_remap_failed": "not supported"}
     one_way = gpu_of(retired_pages_pending=False, unknowns=cannot)
-    assert (one_way.retirement_pending, one_way.unknowns) == (False, {})
+    assert (one_way.retirement_pending, one_way.unknowns) == (False, cannot)
     no_way = gpu_of(unknowns={**cannot, "retired_pages_pending": "not supported"})
     assert (no_way.retirement_pending, no_way.unknowns) == (None, {"retirement_pending": "not supported"})
 

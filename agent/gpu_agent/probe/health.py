@@ -159,13 +159,15 @@ _TOLD_BY = {
     **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
     **dict.fromkeys((code for code in REASONS if code.startswith("recovery_")), "recovery_action"),
 }
-"""Reason → the figure that tells of it."""
+"""Reason → the figure that tells of it; where several share one, `unknowns` names what was not told."""
 _VANISHED = "the driver no longer lists the GPU"
 
 
 def _speaks_of(gpu: Gpu, code: str) -> bool:
     """Whether this reading would have given the reason: what it does not say, it does not clear."""
     if any(given.code in _UNREAD for given in gpu.reasons):
+        return False
+    if code in gpu.unknowns:
         return False
     return code not in _TOLD_BY or getattr(gpu, _TOLD_BY[code]) is not None
 

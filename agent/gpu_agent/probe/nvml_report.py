@@ -88,9 +88,9 @@ def _gpu(said: Mapping[str, Any]) -> Gpu:
     reasons = _reasons(said)
     unknowns = dict(said.get("unknowns", {}))
     retirement = [said[sign] for sign in _RETIREMENT if sign in said]
-    why_not = [unknowns.pop(sign) for sign in _SIGNS if sign in unknowns]
-    if not retirement and why_not:
-        unknowns["retirement_pending"] = why_not[0]
+    if not retirement:
+        why_not = [unknowns.pop(sign) for sign in _SIGNS if sign in unknowns]
+        unknowns |= {"retirement_pending": why_not[0]} if why_not else {}
     throttle, processes = said.get("throttle_reasons"), said.get("processes")
     return Gpu(
         uuid=said.get("uuid") or f"{UNIDENTIFIED}{index}",
