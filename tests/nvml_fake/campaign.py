@@ -90,6 +90,7 @@ class Campaign:
         self._fake = self._fakes[0]
         self._errors = (folder / "errors").open("w+b")
         self._child: subprocess.Popen[bytes] | None = None
+        self._unread = b""
         self._keeper = HealthKeeper()
         self._loop = asyncio.Runner()
         self._probe: NvmlProbe | None = None
@@ -206,7 +207,7 @@ class Campaign:
         return self._child
 
     def _let_go(self) -> None:
-        child, self._child = self._child, None
+        child, self._child, self._unread = self._child, None, b""
         if child is not None:
             ask_to_end(child)
             child.wait(ANSWER_SECONDS)
@@ -214,10 +215,23 @@ class Campaign:
                 child.stdout.close()
 
     def _line(self, child: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-        """One line, b"" at the end of the child, None when nothing comes in time."""
+        """The line with the answer, b"" at the end of the child, None when nothing comes in time."""
         assert child.stdout is not None
-        ready, _, _ = select.select([child.stdout], [], [], seconds)
-        return child.stdout.readline() if ready else None
+        pipe = child.stdout.fileno()
+        while True:
+            line, ended, rest = self._unread.partition(b"\n")
+            if ended:
+                self._unread = rest
+                if not line.startswith(b'{"heard":'):
+                    return line
+                continue
+            if not select.select([pipe], [], [], seconds)[0]:
+                return None
+            came = os.read(pipe, 1 << 16)
+            if not came:
+                self._unread = b""
+                return b""
+            self._unread += came
 
     def _said(self) -> bytes:
         """What children said on stderr since the last look."""

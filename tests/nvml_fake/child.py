@@ -2,29 +2,42 @@
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gpu_agent.probe.nvml_answers import UNIDENTIFIED
 from gpu_agent.probe.nvml_process import CHILD_COMMAND
 from tests.nvml_fake.control import FakeNvml
 
 
 class ChildUnderTest:
-    """One child process and its protocol, unadorned."""
+    """One child process and its protocol, unadorned; what it told of events lies in the next reading."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self._last_id = 0
+        self._heard: dict[str, Counter[str]] = {}
 
     def read(self, **more: object) -> dict[str, Any]:
         self._last_id += 1
         self.say({"id": self._last_id, "ask": "read", **more})
-        assert self.process.stdout is not None
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        while "heard" in (answer := self.line()):
+            for uuid, counts in answer["heard"].items():
+                self._heard.setdefault(uuid, Counter()).update(counts)
         assert answer["id"] == self._last_id
+        for gpu in answer.get("gpus", ()):
+            counts = self._heard.pop(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}", None)
+            if counts is not None:
+                gpu["events"] = dict(counts)
         return answer
+
+    def line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return line
 
     def say(self, ask: Mapping[str, object]) -> None:
         assert self.process.stdin is not None

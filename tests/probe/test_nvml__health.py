@@ -1,5 +1,6 @@
 """From the driver's mouth to a GPU's health: the daemon's probe and the keeper, with the fake library."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,23 +8,32 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.nvml import ChildPolicy, Missed, NvmlProbe
 from gpu_agent.wire.inventory import Gpu, Health
 from tests.nvml_fake.control import FakeNvml
 
-LOOK_ANEW_AT_ONCE = ChildPolicy(reopen_lost_after_seconds=0.0)
+LOOK_ANEW_AT_ONCE = ChildPolicy(
+    reopen_lost_after_seconds=0.0, restart_seconds=0.0, restart_ceiling_seconds=0.0
+)
 
 
 class Watched:
     """A fake machine under the eyes of the daemon's probe and keeper."""
 
-    def __init__(self, fake: FakeNvml) -> None:
+    def __init__(self, fake: FakeNvml, policy: ChildPolicy, *, deadline_seconds: float = 20) -> None:
         self.fake = fake
-        self.probe = NvmlProbe(deadline_seconds=20, env=fake.environment(), policy=LOOK_ANEW_AT_ONCE)
+        self.probe = NvmlProbe(deadline_seconds=deadline_seconds, env=fake.environment(), policy=policy)
         self._keeper = HealthKeeper()
 
     async def look(self) -> tuple[Gpu, ...]:
         result = await self.probe.read()
+        return self._keeper.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
+
+    async def look_until_read(self) -> tuple[Gpu, ...]:
+        """Look until the driver answers again."""
+        async with asyncio.timeout(30):
+            while isinstance(result := await self.probe.read(), Missed):
+                pass
         return self._keeper.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
 
     async def healths(self) -> list[Health]:
@@ -32,7 +42,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
-    machine = Watched(FakeNvml(tmp_path, gpus=3))
+    machine = Watched(FakeNvml(tmp_path, gpus=3), LOOK_ANEW_AT_ONCE)
     yield machine
     await machine.probe.close()
 
@@ -94,3 +104,31 @@ async def test_errors_that_grow_count_until_the_programs_they_hit_are_gone(watch
     assert await watched.healths() == [DEGRADED, OK, OK]
     watched.fake.unset("process", 0)
     assert [(await watched.healths())[0] for _ in range(4)] == [DEGRADED, DEGRADED, OK, OK]
+
+
+async def test_an_event_heard_by_a_child_that_then_died_is_told_by_the_next_once(watched: Watched) -> None:
+    await watched.look()
+    watched.fake.happen(("xid", 0, 95))
+    watched.fake.set("exit", "nvmlDeviceGetTemperature", 1, 1)
+    assert isinstance(await watched.probe.read(), Missed)
+    watched.fake.unset("exit")
+    first = (await watched.look_until_read())[0]
+    assert (first.events, first.health) == ({"xid_95": 1}, LOST)
+    later = (await watched.look())[0]
+    assert (later.events, later.health) == ({}, LOST)
+
+
+async def test_an_event_heard_before_a_hang_that_ended_the_child_is_told_by_the_next_once(
+    tmp_path: Path,
+) -> None:
+    policy = ChildPolicy(end_hung_after_seconds=0.0)
+    watched = Watched(FakeNvml(tmp_path, gpus=2), policy, deadline_seconds=1.0)
+    await watched.look_until_read()
+    watched.fake.happen(("xid", 0, 95))
+    watched.fake.set("hang", "nvmlDeviceGetTemperature", 1)
+    assert isinstance(await watched.probe.read(), Missed)
+    watched.fake.unset("hang")
+    assert [gpu.events for gpu in await watched.look_until_read()] == [{"xid_95": 1}, {}]
+    assert [gpu.events for gpu in await watched.look_until_read()] == [{}, {}]
+    assert len(watched.fake.callers()) == 2
+    await watched.probe.close()

@@ -8,10 +8,12 @@ from gpu_agent.probe.nvml_conversation import Conversation
 from gpu_agent.probe.nvml_process import start
 
 
-def talk(code: str) -> tuple[Conversation, list[int]]:
+def talk(code: str, told: list[bytes] | None = None) -> tuple[Conversation, list[int]]:
     ends: list[int] = []
     process: subprocess.Popen[bytes] = start((sys.executable, "-c", code), env=None)
-    return Conversation(process, asyncio.get_running_loop(), lambda _, status: ends.append(status)), ends
+    loop = asyncio.get_running_loop()
+    heard: list[bytes] = [] if told is None else told
+    return Conversation(process, loop, lambda _, status: ends.append(status), told=heard.append), ends
 
 
 async def test_an_answer_to_an_older_ask_does_not_pay_a_newer_one() -> None:
@@ -44,3 +46,12 @@ async def test_a_child_that_does_not_end_in_time_is_not_gone() -> None:
     assert not await conversation.gone_within(0.01)
     conversation.leave()
     assert await conversation.gone_within(20)
+
+
+async def test_what_is_told_before_an_end_is_passed_on_though_the_answer_never_comes() -> None:
+    told: list[bytes] = []
+    conversation, _ = talk(
+        "import sys; sys.stdin.readline(); print('{\"heard\": {}}', flush=True); sys.exit(7)", told
+    )
+    assert await asyncio.wait_for(conversation.ask(fresh=False), 20) is None
+    assert told == [b'{"heard": {}}\n']

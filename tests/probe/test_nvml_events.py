@@ -268,3 +268,13 @@ def test_opening_the_library_again_and_again_leaves_no_file_open(tmp_path: Path)
         assert open_files(child) == opened
     assert fake.calls().count("nvmlEventSetCreate") == 8 * 21
     assert fake.calls().count("nvmlEventSetFree") == 8 * 20
+
+
+def test_an_event_is_told_before_the_gpu_is_asked_anything_else(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        child.read(listen=True)
+        fake.happen(("xid", 0, 95), ("xid", 0, 31))
+        fake.set("exit", "nvmlDeviceGetTemperature", 0, 1)
+        child.say({"id": 2, "ask": "read", "listen": True})
+        assert child.line() == {"heard": {fake.fact("uuid", 0): {"xid_95": 1, "xid_31": 1}}}

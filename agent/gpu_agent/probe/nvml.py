@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpu_agent.probe.nvml_conversation import Conversation
+from gpu_agent.probe.nvml_heard import Heard
 from gpu_agent.probe.nvml_process import (
     CHILD_COMMAND,
     DEADLINE_SECONDS,
@@ -63,6 +64,7 @@ class NvmlProbe:
         self._restart_wait_seconds = 0.0
         self._restart_at = 0.0
         self._reopen_at: float | None = None
+        self._heard = Heard()
 
     async def read(self) -> GpuReport | Missed:
         """Read all GPUs, or say within the deadline that they could not be read, and since when."""
@@ -110,7 +112,7 @@ class NvmlProbe:
                 self._back_off(loop.time())
                 self._death = f"The NVML child could not be started ({error})."
                 return None
-            self._child = Conversation(process, loop, self._ended)
+            self._child = Conversation(process, loop, self._ended, told=self._heard.take)
         return self._child
 
     def _ended(self, child: Conversation, returncode: int) -> None:
@@ -146,7 +148,8 @@ class NvmlProbe:
         elif self._reopen_at is None:
             self._reopen_at = now + self._policy.reopen_lost_after_seconds
         waited = now - asked_at
-        return replace(heard, age_seconds=waited) if waited > self._deadline_seconds else heard
+        report = self._heard.lay_into(heard)
+        return replace(report, age_seconds=waited) if waited > self._deadline_seconds else report
 
     def _missed_by_silence(self, child: Conversation) -> Missed:
         if self._missing_since is None:

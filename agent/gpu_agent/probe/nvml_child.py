@@ -7,7 +7,8 @@ library once, not at every reading, and is started by exec: the library never li
 
     {"id": 1, "ask": "read"}                   →  {"id": 1, "outcome": "ok", "gpus": [...], "took_ms": 3.1}
     {"id": 2, "ask": "read", "fresh": true}    →  the same, with the library opened anew
-    {"id": 3, "ask": "read", "listen": true}   →  the same, with what the driver told of since the last
+    {"id": 3, "ask": "read", "listen": true}   →  the same, and before it a line for each GPU of which the
+                                                  driver told: {"heard": {"GPU-1…": {"xid_95": 1}}}
     {"ask": "end"}, or the end of stdin        →  the process ends
 
 Outcomes: `no_driver` (no library), `driver_broken` (it is there and will not work; `detail` names
@@ -25,7 +26,7 @@ import pynvml
 
 from gpu_agent.probe import cuda_visible
 from gpu_agent.probe.nvml_answers import Values, condemns_driver, first_known, text, words
-from gpu_agent.probe.nvml_events import Listener
+from gpu_agent.probe.nvml_events import Listener, Tell
 from gpu_agent.probe.nvml_gpu import Slot
 from gpu_agent.probe.nvml_refusal import no_gpu, refusal
 
@@ -37,14 +38,14 @@ _MOST_GPUS = 256
 class Library:
     """NVML as this process has it: closed, or open with one slot for each GPU."""
 
-    def __init__(self, *, root: str = "/", environ: Mapping[str, str] | None = None) -> None:
-        """`root` is where the kernel's file systems are found: `/`, or a recorded tree."""
+    def __init__(self, tell: Tell, *, root: str = "/", environ: Mapping[str, str] | None = None) -> None:
+        """`tell` hears of events; `root` is where the kernel's file systems are: `/`, or a recorded tree."""
         self._root = root
         self._environ = environ or {}
         self._opened = False
         self._slots: list[Slot] = []
         self._versions: Values = {}
-        self._listener = Listener(pynvml)
+        self._listener = Listener(pynvml, tell)
 
     def read(self, *, fresh: bool = False, listen: bool = False) -> Values:
         """Read every GPU, opening the library first where it is not open; `listen` to events as well."""
@@ -73,7 +74,7 @@ class Library:
         driver_version = self._versions.get("driver_version")
         gpus = _each_once(gpu for slot in self._slots for gpu in slot.read(driver_version, listener))
         if listener is not None:
-            listener.add_to(gpus)
+            listener.explain(gpus)
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
 
@@ -101,16 +102,23 @@ class Library:
 def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
     asks, answers = _own_pipes()
-    library = Library(root=sys.argv[1] if len(sys.argv) > 1 else "/", environ=os.environ)
+    library = Library(
+        lambda uuid, counts: _say(answers, {"heard": {uuid: counts}}),
+        root=sys.argv[1] if len(sys.argv) > 1 else "/",
+        environ=os.environ,
+    )
     for line in asks:
         ask = json.loads(line)
         if ask["ask"] == "end":
             break
         reading = library.read(fresh=bool(ask.get("fresh")), listen=bool(ask.get("listen")))
-        answer = {"id": ask["id"], **reading}
-        answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
-        answers.flush()
+        _say(answers, {"id": ask["id"], **reading})
     os._exit(0)  # the driver library's own exit handlers are known to hang
+
+
+def _say(answers: io.TextIOWrapper, said: Mapping[str, object]) -> None:
+    answers.write(json.dumps(said, separators=(",", ":")) + "\n")
+    answers.flush()
 
 
 def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:

@@ -26,7 +26,10 @@ class Conversation:
         process: subprocess.Popen[bytes],
         loop: asyncio.AbstractEventLoop,
         ended: "Callable[[Conversation, int], None]",
+        *,
+        told: Callable[[bytes], None],
     ) -> None:
+        """`told` is given each line that is no answer, whether the answer comes or not."""
         self.process = process
         self.owed: asyncio.Future[GpuReport | None] | None = None
         self.asked_at = 0.0
@@ -34,6 +37,7 @@ class Conversation:
         self.gone = asyncio.Event()
         self._loop = loop
         self._ended = ended
+        self._told = told
         self._last_id = 0
         listener = threading.Thread(target=self._listen, name="nvml-child-listener", daemon=True)
         listener.start()
@@ -80,9 +84,10 @@ class Conversation:
 
     def _heard(self, line: bytes) -> None:
         answer = answer_in(line)
-        if answer is None or answer.id != self._last_id or self.owed is None or self.owed.done():
-            return
-        self.owed.set_result(answer.report)
+        if answer is None:
+            self._told(line)
+        elif answer.id == self._last_id and self.owed is not None and not self.owed.done():
+            self.owed.set_result(answer.report)
 
     def _over(self, returncode: int) -> None:
         ask_to_end(self.process)

@@ -4,12 +4,14 @@ Runs inside the NVML child, with the binding handed in. Each GPU has an event se
 waiting on one that holds a lost GPU fails for all in it. It never waits: what has come is taken, up to
 a bound, and the rest is left for the next time. A driver that tells of no events is no fault of the
 GPU's: only a plain GPU_IS_LOST is, as event calls are known to answer Unknown Error where events do
-not exist (WSL, some containers). It judges no event, with one exception: a GPU whose own processor
-failed must not be asked any more, because each question would hang, and every other GPU with it.
+not exist (WSL, some containers). What it has taken it tells at once: the question to the driver that
+follows may be the last of this process, and nobody hears an event twice. It judges none, with one
+exception: a GPU whose own processor failed must not be asked any more, because each question would
+hang, and every other GPU with it.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 
 from gpu_agent.probe.nvml_answers import UNIDENTIFIED, GpuGoneError, Values, reason
@@ -20,6 +22,9 @@ MOST_AT_ONCE = 256
 AGAIN_AFTER_READINGS = 12
 """A GPU that was heard once and then no more is listened to anew so often: one failure is not for good."""
 
+Tell = Callable[[str, dict[str, int]], None]
+"""Told of a GPU's UUID and of how often each event came: event code → count."""
+
 _AT_ONCE_MS = 0
 _SILENCING = frozenset({"xid_119", "xid_120"})
 
@@ -27,10 +32,11 @@ _SILENCING = frozenset({"xid_119", "xid_120"})
 class Listener:
     """One event set for each GPU that is listened to, by the GPU's UUID."""
 
-    def __init__(self, nvml: ModuleType) -> None:
+    def __init__(self, nvml: ModuleType, tell: Tell) -> None:
         self._nvml = nvml
+        self._tell = tell
         self._sets: dict[str, object] = {}
-        self._heard: dict[str, dict[str, int]] = {}
+        self._silenced: dict[str, str] = {}
         self._deaf: dict[str, str] = {}
         self._was_heard: set[str] = set()
         self._readings_deaf: dict[str, int] = {}
@@ -55,9 +61,8 @@ class Listener:
         else:
             self._deaf.pop(uuid, None)
             self._was_heard.add(uuid)
-        silenced = _SILENCING & self._heard.get(uuid, {}).keys()
-        if silenced:
-            raise GpuGoneError("gpu_silent", min(silenced))
+        if uuid in self._silenced:
+            raise GpuGoneError("gpu_silent", self._silenced[uuid])
 
     def let_go(self, uuid: str) -> None:
         """Take what a GPU's last moments left, and listen to it no longer."""
@@ -71,12 +76,10 @@ class Listener:
             self.let_go(uuid)
         self._deaf.clear()
 
-    def add_to(self, gpus: Iterable[Values]) -> None:
-        """Lay what was heard into a finished reading, and why nothing is heard; it is told once."""
+    def explain(self, gpus: Iterable[Values]) -> None:
+        """Say in a finished reading why nothing is heard of a GPU."""
         for gpu in gpus:
             uuid = str(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}")
-            if uuid in self._heard:
-                gpu["events"] = self._heard.pop(uuid)
             unknowns = gpu["unknowns"]
             if uuid in self._deaf and isinstance(unknowns, dict):
                 unknowns["events"] = self._deaf[uuid]
@@ -91,6 +94,17 @@ class Listener:
         nvml.nvmlDeviceRegisterEvents(handle, supported, self._sets[uuid])
 
     def _drain(self, uuid: str) -> None:
+        """Take what has come, and tell it, even where the driver then fails."""
+        counts: dict[str, int] = {}
+        try:
+            self._take(uuid, counts)
+        finally:
+            if counts:
+                self._tell(uuid, counts)
+            if silencing := _SILENCING & counts.keys():
+                self._silenced[uuid] = min(silencing)
+
+    def _take(self, uuid: str, counts: dict[str, int]) -> None:
         nvml = self._nvml
         for _ in range(MOST_AT_ONCE if uuid in self._sets else 0):
             try:
@@ -99,7 +113,6 @@ class Listener:
                 return
             code = self._code(event.eventType, event.eventData)
             if code is not None:
-                counts = self._heard.setdefault(uuid, {})
                 counts[code] = counts.get(code, 0) + 1
 
     def _code(self, kind: int, number: int) -> str | None:
