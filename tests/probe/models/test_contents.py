@@ -37,6 +37,14 @@ def test_where_no_format_is_known_all_files_are_weighed(tmp_path: Path) -> None:
     assert Contents((unasked, Found("b", "", 4))).weigh(Tree(open_root(tmp_path))) == (7, None)
 
 
+def test_an_empty_file_counts_among_the_weights_of_the_main_format_alone(tmp_path: Path) -> None:
+    tree = Tree(open_root(tmp_path))
+    whole, empty = Found("a.safetensors", "", size=9), Found("b.safetensors", "", size=0)
+    assert Contents((whole, empty)).empty(tree) == "b.safetensors: it is empty"
+    assert Contents((whole, Found("training_args.bin", "", size=0))).empty(tree) is None
+    assert Contents((Found("config.json", "", size=0),)).empty(tree) is None
+
+
 def test_the_first_broken_file_stands_for_all_and_counts_them() -> None:
     broken = [Found(name, "", problem="its link leads nowhere") for name in "ab"]
     assert Contents(broken).broken == "a: its link leads nowhere (and 1 more)"

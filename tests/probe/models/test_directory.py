@@ -237,3 +237,9 @@ def test_a_stated_name_beyond_all_bounds_is_a_problem_of_its_folder(tmp_path: Pa
     models, problems = found_in(tmp_path)
     assert models == {}
     assert "1024 characters" in problems["folder"]
+
+
+def test_weights_that_are_empty_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "m.gguf", "")
+    models, _ = found_in(tmp_path)
+    assert (models["m"].status, models["m"].detail) == (ModelStatus.ERROR, "m.gguf: it is empty")

@@ -156,6 +156,26 @@ def test_parts_that_are_missing_make_an_error_that_counts_them(tmp_path: Path) -
     assert (model.status, model.detail) == (ModelStatus.ERROR, "2 of 3 parts of model.safetensors are here")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "pytorch_model.bin"])
+def test_weights_that_are_empty_are_an_error_that_names_the_file(tmp_path: Path, name: str) -> None:
+    repository(tmp_path, "a/b").snapshot(ONE, {"config.json": "{}", name: ""})
+    (model,) = models_in(tmp_path)
+    assert (model.status, model.detail) == (ModelStatus.ERROR, f"{name}: it is empty")
+
+
+def test_one_part_that_is_empty_is_an_error_and_an_empty_file_beside_the_weights_is_none(
+    tmp_path: Path,
+) -> None:
+    made = repository(tmp_path, "a/b")
+    made.snapshot(ONE, {f"model-0000{n}-of-00002.safetensors": "x" * (n - 1) for n in (1, 2)})
+    made.snapshot(TWO, {**whisper_files(), "training_args.bin": "", "added_tokens.json": ""})
+    details = {model.version: (model.status, model.detail) for model in models_in(tmp_path)}
+    assert details == {
+        ONE[:12]: (ModelStatus.ERROR, "model-00001-of-00002.safetensors: it is empty"),
+        TWO[:12]: (ModelStatus.READY, None),
+    }
+
+
 def test_an_empty_snapshot_is_not_installed(tmp_path: Path) -> None:
     (repository(tmp_path, "a/b").path / "snapshots" / ONE).mkdir(parents=True)
     assert [model.status for model in models_in(tmp_path)] == [ModelStatus.NOT_INSTALLED]

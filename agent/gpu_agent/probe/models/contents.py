@@ -49,6 +49,8 @@ class Contents:
         self._weights: list[tuple[str, Found]] = []
         self._broken: list[Found] = []
         self._indexed = False
+        self._sizes: Sequence[int] | None = None
+        """Those of the weights, once they were asked for."""
         for file in files:
             name = file.name
             if file.problem:
@@ -66,12 +68,21 @@ class Contents:
 
         Where no file is of a known format it is what all files hold, in none.
         """
-        sizes: dict[str, int] = {}
-        for name, file in self._weights:
-            sizes[name] = sizes.get(name, 0) + tree.size(file)
-        if not sizes:
+        if not self._weights:
             return sum(map(tree.size, self.files)), None
+        sizes: dict[str, int] = {}
+        for (name, _), size in zip(self._weights, self._measured(tree), strict=True):
+            sizes[name] = sizes.get(name, 0) + size
         return sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
+
+    def empty(self, tree: Tree) -> str | None:
+        """The first file that holds nothing, of the format that most of the weights are in."""
+        if 0 not in self._measured(tree):
+            return None
+        _, most = self.weigh(tree)
+        weighed = zip(self._weights, self._measured(tree), strict=True)
+        empty = next((file for (name, file), size in weighed if name == most and not size), None)
+        return f"{empty.name}: it is empty" if empty else None
 
     @property
     def broken(self) -> str | None:
@@ -102,6 +113,11 @@ class Contents:
             return False
         described = any(texts(read_object(tree, self.file("config.json")).get("architectures")))
         return described and sum(map(tree.size, self.files)) < _LEAST_WEIGHTS_BYTES
+
+    def _measured(self, tree: Tree) -> Sequence[int]:
+        if self._sizes is None:
+            self._sizes = [tree.size(file) for _, file in self._weights]
+        return self._sizes
 
     @property
     def unfinished(self) -> int:

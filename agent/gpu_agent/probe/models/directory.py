@@ -145,7 +145,13 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
 def _state(tree: Tree, contents: Contents) -> tuple[ModelStatus, str | None]:
     if contents.unfinished:
         return ModelStatus.DOWNLOADING, progress(contents.unfinished)
-    lacks = contents.broken or contents.missing or _unindexed(tree, contents) or _cut_short(tree, contents)
+    lacks = (
+        contents.broken
+        or contents.missing
+        or contents.empty(tree)
+        or _unindexed(tree, contents)
+        or _cut_short(tree, contents)
+    )
     if not lacks and contents.file(_TRITON) and not _triton_versions(contents):
         lacks = "it has no numbered version folder"
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)

@@ -1,10 +1,12 @@
 """Models in Hugging Face hub caches, found without the library that made them.
 
 A model is one snapshot of a repository `models--org--name`, or a ref whose snapshot is not there
-(yet). It is ready when every entry of the snapshot resolves; while the repository holds an
-`*.incomplete` blob, the snapshot being filled is `downloading`; a dangling link or ref is `error`.
+(yet). It is ready when every entry of the snapshot resolves and no weights are empty; while the
+repository holds an `*.incomplete` blob, the snapshot being filled is `downloading`; a dangling link
+or ref is `error`.
 
-It refuses to follow a link out of the cache, to write, and to take datasets for models.
+It refuses to follow a link out of the cache, to write, to take datasets for models, and to read the
+heads of weights: the hub's library moves a blob into its place only when it is whole.
 """
 
 import os
@@ -162,7 +164,7 @@ def _state(tree: Tree, contents: Contents, fetching: int) -> tuple[ModelStatus, 
         return ModelStatus.DOWNLOADING, progress(fetching)
     if not contents.files:
         return ModelStatus.NOT_INSTALLED, "its snapshot is empty"
-    lacks = contents.broken or contents.missing
+    lacks = contents.broken or contents.missing or contents.empty(tree)
     if lacks:
         return ModelStatus.ERROR, readable(lacks)
     if contents.lacks_weights(tree):
