@@ -81,6 +81,15 @@ def test_a_process_on_several_gpus_is_one_job() -> None:
     assert compute_processes(_inventory(*gpus).gpu) == 2
 
 
+def test_where_no_gpu_tells_its_processes_the_number_of_jobs_is_unknown() -> None:
+    silent = _inventory(Gpu(uuid="a", name="A", processes=None), Gpu(uuid="b", name="B", processes=None))
+    assert compute_processes(silent.gpu) is None
+    assert moment_of(silent, job_ids=None, timestamp_ms=1, probe_age_seconds=None).running_jobs is None
+    told = moment_of(silent, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)
+    assert told.running_jobs == 1
+    assert compute_processes(_inventory(Gpu(uuid="a", name="A", processes=())).gpu) == 0
+
+
 def test_announced_jobs_are_counted_and_named_and_gpu_processes_are_a_guess_without_ids() -> None:
     busy = _inventory(Gpu(uuid="a", name="A", processes=(GpuProcess(pid=1), GpuProcess(pid=2))))
     told = moment_of(busy, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)

@@ -29,6 +29,18 @@ def test_s01_an_unhealthy_beat_starts_the_count_again() -> None:
     assert registry.node().status == "ready"
 
 
+def test_a_number_of_jobs_that_is_not_known_leaves_what_is_claimed_and_changes_nothing_else() -> None:
+    registry = Registry()
+    registry.ready()
+    busy = ResourceUsage(cpu_percent=5.0, mem_percent=5.0, running_jobs=2)
+    registry.beat(running_jobs=None, resource_usage=busy)
+    assert registry.node().in_flight_jobs == 2
+    unknown = ResourceUsage(cpu_percent=5.0, mem_percent=5.0)
+    registry.beat(running_jobs=None, resource_usage=unknown)
+    assert (registry.node().reported_jobs, registry.node().in_flight_jobs) == (None, 0)
+    assert registry.beat(running_jobs=None, resource_usage=unknown) == []
+
+
 def test_a_healthy_beat_of_a_ready_node_asks_for_nothing() -> None:
     registry = Registry()
     registry.ready()

@@ -196,7 +196,12 @@ class Agent:
         )
         return encode(
             heartbeat(
-                beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence
+                beat.node_id,
+                self._inventory,
+                moment=moment,
+                changed=beat.changed,
+                sequence=beat.sequence,
+                count_required=not beat.knows_schemas,
             )
         )
 

@@ -36,6 +36,12 @@ def test_the_first_beat_is_due_at_once_and_then_one_each_warmup_interval() -> No
     assert beats.due_at == 102
 
 
+def test_each_beat_says_whether_its_registry_has_named_a_schema() -> None:
+    newer = ACK.model_copy(update={"capability_schema_version": "1.1"})
+    told = [_beats(ack).compose("node-A", WITH_GPU, 0).knows_schemas for ack in (newer, BARE_ACK)]
+    assert told == [True, False]
+
+
 def test_sequences_count_up_over_all_sessions() -> None:
     beats = _beats()
     assert beats.compose("node-A", WITH_GPU, 0).sequence == 1

@@ -262,7 +262,14 @@ class Agent:
             timestamp_ms=round((EPOCH + now) * 1000),
             probe_age_seconds=self.box.probe_age_seconds(now),
         )
-        return heartbeat(beat.node_id, inventory, moment=moment, changed=beat.changed, sequence=beat.sequence)
+        return heartbeat(
+            beat.node_id,
+            inventory,
+            moment=moment,
+            changed=beat.changed,
+            sequence=beat.sequence,
+            count_required=not beat.knows_schemas,
+        )
 
     def _send(self, message: FromNode) -> None:
         if self.link is not None:

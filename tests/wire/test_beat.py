@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from gpu_agent.wire.beat import BeatChanges, Moment, changes, heartbeat
 from gpu_agent.wire.codec import encode
 from gpu_agent.wire.declaration import Declaration, Owner, declare
@@ -56,6 +58,16 @@ def test_unknown_figures_are_absent_from_a_beat_never_zero() -> None:
     beat = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=BeatChanges(), sequence=1)
     assert (beat.resource_usage.gpu_percent, beat.resource_usage.gpu_mem_percent) == (None, None)
     assert "gpu_percent" not in encode(beat)
+
+
+def test_an_unknown_number_of_jobs_is_absent_and_0_only_for_an_older_scheduler() -> None:
+    moment = replace(MOMENT, running_jobs=None)
+    beat = heartbeat("n", inventory(BLIND), moment=moment, changed=BeatChanges(), sequence=1)
+    assert "running_jobs" not in encode(beat)
+    older = heartbeat(
+        "n", inventory(BLIND), moment=moment, changed=BeatChanges(), sequence=1, count_required=True
+    )
+    assert '"running_jobs":0' in encode(older)
 
 
 def test_a_beat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:

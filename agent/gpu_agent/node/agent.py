@@ -224,7 +224,12 @@ class Agent:
         )
         self._send(
             heartbeat(
-                beat.node_id, self._inventory, moment=moment, changed=beat.changed, sequence=beat.sequence
+                beat.node_id,
+                self._inventory,
+                moment=moment,
+                changed=beat.changed,
+                sequence=beat.sequence,
+                count_required=not beat.knows_schemas,
             )
         )
 

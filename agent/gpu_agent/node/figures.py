@@ -36,9 +36,13 @@ def moment_of(
     )
 
 
-def compute_processes(report: GpuReport) -> int:
-    """Count the processes that hold a GPU: the jobs in flight, where no worker announces any."""
-    return len({process.pid for gpu in report.gpus for process in gpu.processes or ()})
+def compute_processes(report: GpuReport) -> int | None:
+    """Count the processes that hold a GPU: the jobs in flight, where no worker announces any.
+
+    None where no GPU tells its processes. Where some do, theirs are counted: at least so many run.
+    """
+    told = [gpu.processes for gpu in report.gpus if gpu.processes is not None]
+    return len({process.pid for processes in told for process in processes}) if told else None
 
 
 def _cpu_percent(host: Host) -> float:

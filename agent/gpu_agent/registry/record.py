@@ -124,7 +124,8 @@ class NodeRecord:
     running_jobs: tuple[str, ...] | None = None
     """As last told: the ids, where ids are told."""
     reported_job_ids: frozenset[str] | None = None
-    reported_jobs: int = 0
+    reported_jobs: int | None = None
+    """As last told; None where the node does not know it, which counts as none beside what is claimed."""
     faults: Faults = field(default_factory=Faults)
 
     @property
@@ -143,7 +144,7 @@ class NodeRecord:
         if self.reported_job_ids is not None:
             ids = self.reported_job_ids
             return len(ids | self.claims.keys()) if self.claims else len(ids)
-        return max(len(self.claims), self.reported_jobs)
+        return max(len(self.claims), self.reported_jobs or 0)
 
     @property
     def tells_its_jobs(self) -> bool:

@@ -202,7 +202,7 @@ def unknown_node(node_id: str | None) -> NodeError:
 def _set_jobs(record: NodeRecord, message: NodeRegister) -> None:
     """Take the jobs that a registration names; what an earlier session told runs no more for all we know."""
     told = message.running_jobs
-    record.running_jobs, record.reported_jobs = told, 0
+    record.running_jobs, record.reported_jobs = told, None
     record.reported_job_ids = None if told is None else frozenset(told)
 
 

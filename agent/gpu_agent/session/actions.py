@@ -46,6 +46,8 @@ class SendBeat:
     node_id: str
     sequence: int
     changed: BeatChanges
+    knows_schemas: bool = False
+    """True when the registry has named a schema: it is no older scheduler (§9)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Beats:
         self._warmup = settings.warmup_interval_seconds
         self._warming = True
         self._told: Declaration | None = None
+        self._knows_schemas = False
         self._last_at = -math.inf
         self._regular_at = math.inf
         self._eager_at = math.inf
@@ -50,6 +51,7 @@ class Beats:
         self._warmup = self._clamped(settings.warmup_interval_seconds if warmup is None else warmup)
         self._warming = True
         self._told = told
+        self._knows_schemas = ack.capability_schema_version is not None
         self._regular_at, self._eager_at = now, math.inf
 
     def follow(self, status: NodeStatusMessage) -> None:
@@ -73,7 +75,9 @@ class Beats:
         self.sequence += 1
         changed = _whole(current) if full or self._told is None else changes(self._told, current)
         self._told = current
-        return SendBeat(node_id=node_id, sequence=self.sequence, changed=changed)
+        return SendBeat(
+            node_id=node_id, sequence=self.sequence, changed=changed, knows_schemas=self._knows_schemas
+        )
 
     def _next_after(self, now: float) -> float:
         interval = self.interval_seconds

@@ -33,7 +33,8 @@ class Moment:
     timestamp_ms: int
     cpu_percent: float
     mem_percent: float
-    running_jobs: int
+    running_jobs: int | None
+    """None where no worker announces jobs and no GPU tells who uses it."""
     running_job_ids: tuple[str, ...] | None
     probe_age_seconds: float | None
 
@@ -54,9 +55,20 @@ def changes(told: Declaration, current: Declaration) -> BeatChanges:
 
 
 def heartbeat(
-    node_id: str, inventory: Inventory, *, moment: Moment, changed: BeatChanges, sequence: int
+    node_id: str,
+    inventory: Inventory,
+    *,
+    moment: Moment,
+    changed: BeatChanges,
+    sequence: int,
+    count_required: bool = False,
 ) -> NodeHeartbeat:
-    """Compose a beat from the newest inventory and the moment's figures (§3.4)."""
+    """Compose a beat from the newest inventory and the moment's figures (§3.4).
+
+    `count_required`: an older scheduler may drop a beat without a number of jobs, in silence (§9).
+    There alone the unknown is told as 0.
+    """
+    unknown_jobs = 0 if count_required else None
     slices_of = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
     counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in slices_of]
     return NodeHeartbeat(
@@ -67,7 +79,7 @@ def heartbeat(
             mem_percent=moment.mem_percent,
             gpu_percent=_mean([gpu.utilization_percent for gpu in counted]),
             gpu_mem_percent=_memory_percent(counted),
-            running_jobs=moment.running_jobs,
+            running_jobs=unknown_jobs if moment.running_jobs is None else moment.running_jobs,
         ),
         gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
         probe_age_seconds=moment.probe_age_seconds,

@@ -114,7 +114,7 @@ class ResourceUsage(WireModel):
     mem_percent: Finite
     gpu_percent: Finite | None = None
     gpu_mem_percent: Finite | None = None
-    running_jobs: WireInt = 0
+    running_jobs: WireInt | None = None
 
 
 class GpuFigures(WireModel):
