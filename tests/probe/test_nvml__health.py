@@ -132,3 +132,18 @@ async def test_an_event_heard_before_a_hang_that_ended_the_child_is_told_by_the_
     assert [gpu.events for gpu in await watched.look_until_read()] == [{}, {}]
     assert len(watched.fake.callers()) == 2
     await watched.probe.close()
+
+
+async def test_a_silent_gpu_is_asked_by_no_later_child_either(watched: Watched) -> None:
+    await watched.look()
+    watched.fake.happen(("xid", 1, 119))
+    watched.fake.set("hang", "nvmlDeviceGetHandleByIndex_v2", 1)
+    watched.fake.set("exit", "nvmlDeviceGetTemperature", 2, 1)
+    assert isinstance(await watched.probe.read(), Missed)
+    watched.fake.unset("exit")
+    silent = (await watched.look_until_read())[1]
+    assert (silent.uuid, silent.health) == (watched.fake.fact("uuid", 1), LOST)
+    assert (silent.name, silent.events) == (watched.fake.fact("name", 1), {"xid_119": 1})
+    assert [each.code for each in silent.reasons] == ["gpu_silent", "xid_119"]
+    assert await watched.healths() == [OK, LOST, OK]
+    assert len(watched.fake.callers()) == 2

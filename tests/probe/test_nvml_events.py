@@ -195,6 +195,52 @@ def test_a_gpu_whose_own_processor_failed_is_not_asked_again_as_that_would_hang(
     assert [gpu["temperature_c"] for gpu in (first[0], first[2], second[0], second[2])] == [40, 42, 40, 42]
 
 
+def test_a_silent_gpu_is_not_asked_again_though_the_list_changes_or_the_library_is_opened_anew(
+    tmp_path: Path,
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        listened(child)
+        fake.happen(("xid", 1, 119))
+        silent = listened(child)[1]
+        calls_before = len(fake.calls())
+        fake.set("count", 2)
+        shorter = listened(child)[1]
+        fake.set("count", 3)
+        longer = listened(child)[1]
+        anew = listened(child, fresh=True)[1]
+    assert silent.pop("events") == {"xid_119": 1}
+    for later in (shorter, longer, anew):
+        assert {name: later[name] for name in ("uuid", "name", "reasons")} == {
+            name: silent[name] for name in ("uuid", "name", "reasons")
+        }
+    assert not [call for call in fake.calls()[calls_before:] if call.endswith(" 1") and "Wait" not in call]
+
+
+def test_a_gpu_that_falls_silent_while_the_library_is_opened_anew_is_not_asked(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        listened(child)
+        fake.happen(("xid", 1, 120))
+        fake.set("hang", "nvmlDeviceGetHandleByIndex_v2", 1)
+        assert listened(child, fresh=True)[1]["reasons"] == [{"code": "gpu_silent", "detail": "xid_120"}]
+
+
+def test_another_child_that_is_told_of_a_silent_gpu_asks_it_nothing_wherever_it_is_now(
+    tmp_path: Path,
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    (tmp_path / "proc/driver/nvidia/gpus/0000:1a:00.0").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/gpus/0000:1b:00.0").mkdir()
+    fake.set("hang", "*", 0)
+    who = {"uuid": "GPU-a", "pci_bus_id": "00000000:1A:00.0", "index": 1, "why": "xid_119"}
+    with child_of(fake.environment(), root=tmp_path) as child:
+        silent, other = listened(child, silent={"GPU-a": who})
+    assert (silent["uuid"], silent["index"]) == ("GPU-a", 0)
+    assert silent["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
+    assert (other["reasons"], other["temperature_c"]) == ([], 41)
+
+
 def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_that_question_only(
     tmp_path: Path,
 ) -> None:

@@ -69,3 +69,13 @@ def test_a_line_that_tells_of_no_events_is_passed_over(line: bytes) -> None:
     heard = Heard()
     heard.take(line)
     assert events(heard, report("a")) == [{}]
+
+
+def test_a_gpu_that_must_not_be_asked_is_known_from_then_on() -> None:
+    heard = Heard()
+    assert heard.silent == {}
+    who = {"uuid": "b", "index": 1, "why": "xid_119"}
+    heard.take(json.dumps({"heard": {"b": {"xid_119": 1}}, "silent": {"b": who}}).encode())
+    assert events(heard, report("a", "b")) == [{}, {"xid_119": 1}]
+    heard.lay_into(report("a", "b"))
+    assert heard.silent == {"b": who}

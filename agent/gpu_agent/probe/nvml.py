@@ -75,7 +75,7 @@ class NvmlProbe:
             return self._missed_by_death(loop.time())
         if child.leaving:
             return self._missed_by_silence(child)
-        owed = child.owed or child.ask(fresh=self._reopening(loop.time()))
+        owed = child.owed or child.ask(fresh=self._reopening(loop.time()), silent=self._heard.silent)
         asked_at = child.asked_at
         await asyncio.wait({owed}, timeout=max(0.0, deadline - loop.time()))
         if not owed.done():

@@ -9,6 +9,8 @@ library once, not at every reading, and is started by exec: the library never li
     {"id": 2, "ask": "read", "fresh": true}    →  the same, with the library opened anew
     {"id": 3, "ask": "read", "listen": true}   →  the same, and before it a line for each GPU of which the
                                                   driver told: {"heard": {"GPU-1…": {"xid_95": 1}}}
+    {"id": 4, "ask": "read", "silent": {...}}  →  the same, but these GPUs are not asked: each as a line
+                                                  told of it before, {"heard": {...}, "silent": {...}}
     {"ask": "end"}, or the end of stdin        →  the process ends
 
 Outcomes: `no_driver` (no library), `driver_broken` (it is there and will not work; `detail` names
@@ -20,13 +22,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import pynvml
 
-from gpu_agent.probe import cuda_visible
+from gpu_agent.probe import cuda_visible, nvml_silent
 from gpu_agent.probe.nvml_answers import Values, condemns_driver, first_known, text, words
-from gpu_agent.probe.nvml_events import Listener, Tell
+from gpu_agent.probe.nvml_events import Listener, silencing
 from gpu_agent.probe.nvml_gpu import Slot
 from gpu_agent.probe.nvml_refusal import no_gpu, refusal
 
@@ -38,18 +41,25 @@ _MOST_GPUS = 256
 class Library:
     """NVML as this process has it: closed, or open with one slot for each GPU."""
 
-    def __init__(self, tell: Tell, *, root: str = "/", environ: Mapping[str, str] | None = None) -> None:
-        """`tell` hears of events; `root` is where the kernel's file systems are: `/`, or a recorded tree."""
+    def __init__(
+        self, say: Callable[[Values], None], *, root: str = "/", environ: Mapping[str, str] | None = None
+    ) -> None:
+        """`say` is given what cannot wait; the kernel's file systems are in `root`, or a recorded tree is."""
+        self._say = say
         self._root = root
         self._environ = environ or {}
         self._opened = False
         self._slots: list[Slot] = []
         self._versions: Values = {}
-        self._listener = Listener(pynvml, tell)
+        self._silent: dict[str, Values] = {}
+        self._listener = Listener(pynvml, self._heard)
 
-    def read(self, *, fresh: bool = False, listen: bool = False) -> Values:
-        """Read every GPU, opening the library first where it is not open; `listen` to events as well."""
+    def read(
+        self, *, fresh: bool = False, listen: bool = False, silent: Mapping[str, Values] | None = None
+    ) -> Values:
+        """Read every GPU but the silent ones, opening the library where it is not; `listen` to events too."""
         started = time.perf_counter()
+        self._silent.update(silent or {})
         if fresh:
             self._close()
         try:
@@ -67,7 +77,7 @@ class Library:
         count = self._count()
         if len(self._slots) != count:
             self._listener.close()
-            self._slots = [Slot(pynvml, index, root=self._root) for index in range(count)]
+            self._slots = self._new_slots(count)
         if not self._slots:
             self._close()  # an open library does not hear of a GPU that comes
             return {**self._versions, **no_gpu(root=self._root, environ=self._environ)}
@@ -77,6 +87,19 @@ class Library:
             listener.explain(gpus)
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
+
+    def _new_slots(self, count: int) -> list[Slot]:
+        silent = nvml_silent.places(self._silent, count, root=self._root)
+        return [Slot(pynvml, index, root=self._root, silent=silent.get(index)) for index in range(count)]
+
+    def _heard(self, uuid: str, counts: dict[str, int]) -> None:
+        """Pass on what the driver told, and who must not be asked from now on."""
+        said: Values = {"heard": {uuid: counts}}
+        if why := silencing(counts):
+            silent = {slot.key: slot.told_of(why) for slot in self._slots if slot.key == uuid}
+            self._silent |= silent
+            said["silent"] = silent
+        self._say(said)
 
     def _count(self) -> int:
         """Count the GPUs; where one of them fails the very count, those that are known are all there are."""
@@ -88,11 +111,11 @@ class Library:
             return len(self._slots)
 
     def _close(self) -> None:
+        self._listener.close()
         self._slots = []
         if not self._opened:
             return
         self._opened = False
-        self._listener.close()
         try:
             pynvml.nvmlShutdown()
         except pynvml.NVMLError:
@@ -103,7 +126,7 @@ def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
     asks, answers = _own_pipes()
     library = Library(
-        lambda uuid, counts: _say(answers, {"heard": {uuid: counts}}),
+        partial(_say, answers),
         root=sys.argv[1] if len(sys.argv) > 1 else "/",
         environ=os.environ,
     )
@@ -111,7 +134,9 @@ def main() -> None:
         ask = json.loads(line)
         if ask["ask"] == "end":
             break
-        reading = library.read(fresh=bool(ask.get("fresh")), listen=bool(ask.get("listen")))
+        reading = library.read(
+            fresh=bool(ask.get("fresh")), listen=bool(ask.get("listen")), silent=ask.get("silent")
+        )
         _say(answers, {"id": ask["id"], **reading})
     os._exit(0)  # the driver library's own exit handlers are known to hang
 

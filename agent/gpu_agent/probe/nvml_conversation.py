@@ -7,7 +7,7 @@ ever; all it hears becomes a call in the loop. It decides nothing: `nvml` does.
 import asyncio
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from gpu_agent.probe.nvml_process import ask, ask_to_end
@@ -42,7 +42,9 @@ class Conversation:
         listener = threading.Thread(target=self._listen, name="nvml-child-listener", daemon=True)
         listener.start()
 
-    def ask(self, *, fresh: bool) -> asyncio.Future[GpuReport | None]:
+    def ask(
+        self, *, fresh: bool, silent: Mapping[str, object] | None = None
+    ) -> asyncio.Future[GpuReport | None]:
         """Ask for one reading; the future holds None when the child ends instead of answering."""
         self.owed = self._loop.create_future()
         self.asked_at = self._loop.time()
@@ -50,7 +52,7 @@ class Conversation:
         if self.gone.is_set():
             self.owed.set_result(None)
         else:
-            ask(self.process, self._last_id, fresh=fresh, listen=True)
+            ask(self.process, self._last_id, fresh=fresh, listen=True, silent=silent)
         return self.owed
 
     def leave(self) -> None:

@@ -11,7 +11,7 @@ hang, and every other GPU with it.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 from gpu_agent.probe.nvml_answers import UNIDENTIFIED, GpuGoneError, Values, reason
@@ -27,6 +27,11 @@ Tell = Callable[[str, dict[str, int]], None]
 
 _AT_ONCE_MS = 0
 _SILENCING = frozenset({"xid_119", "xid_120"})
+
+
+def silencing(counts: Mapping[str, int]) -> str | None:
+    """Name the event after which a GPU must not be asked any more, where it is among these."""
+    return min(_SILENCING & counts.keys(), default=None)
 
 
 class Listener:
@@ -101,8 +106,8 @@ class Listener:
         finally:
             if counts:
                 self._tell(uuid, counts)
-            if silencing := _SILENCING & counts.keys():
-                self._silenced[uuid] = min(silencing)
+            if why := silencing(counts):
+                self._silenced[uuid] = why
 
     def _take(self, uuid: str, counts: dict[str, int]) -> None:
         nvml = self._nvml

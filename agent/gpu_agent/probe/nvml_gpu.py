@@ -21,6 +21,7 @@ _KEPT = ("memory_mb", "memory_kind")
 """Figures that belong to who a GPU is: known for a lost one as well, and when a later answer is nonsense."""
 
 _WHO = ("uuid", "name", "compute_capability", "pci_bus_id")
+_OF_A_PLACE = ("index", "why")
 _OF_A_SLICE = (*_WHO, *_KEPT, "index", "parent_uuid")
 
 _ASLEEP = "the GPU sleeps and was not asked, so as not to wake it"
@@ -31,7 +32,10 @@ class Slot:
 
     __slots__ = ("_nvml", "_root", "_slices", "gone", "handle", "identity", "index")
 
-    def __init__(self, nvml: ModuleType, index: int, *, root: str = "/") -> None:
+    def __init__(
+        self, nvml: ModuleType, index: int, *, root: str = "/", silent: Values | None = None
+    ) -> None:
+        """`silent` tells who is in this place where it must not be asked, as `told_of` told it before."""
         self.index = index
         self.identity: Values = {}
         self.handle: object = None
@@ -39,6 +43,18 @@ class Slot:
         self._nvml = nvml
         self._root = root
         self._slices: list[Values] = []
+        if silent is not None:
+            self.identity = {name: value for name, value in silent.items() if name not in _OF_A_PLACE}
+            self.gone = GpuGoneError("gpu_silent", str(silent.get("why")))
+
+    @property
+    def key(self) -> str:
+        """The UUID, or its stand-in while that is not known."""
+        return str(self.identity.get("uuid") or f"{UNIDENTIFIED}{self.index}")
+
+    def told_of(self, why: str) -> Values:
+        """Tell who is here and why it must not be asked, for a slot in another process."""
+        return {**self.identity, "index": self.index, "why": why}
 
     def read(self, driver_version: object, listener: Listener | None = None) -> list[Values]:
         """Read this GPU and its slices, and let the listener hear of it.
@@ -55,14 +71,10 @@ class Slot:
         except GpuGoneError as gone:
             self.gone, self.handle = gone, None
             if listener is not None:
-                listener.let_go(self._key)
+                listener.let_go(self.key)
             return self._without_figures(gone.code, gone.detail)
         except _Refused as refused:
             return self._without_figures("gpu_inaccessible", str(refused))
-
-    @property
-    def _key(self) -> str:
-        return str(self.identity.get("uuid") or f"{UNIDENTIFIED}{self.index}")
 
     def _read(self, driver_version: object, listener: Listener | None) -> list[Values]:
         nvml = self._nvml
@@ -71,7 +83,7 @@ class Slot:
         if not self.identity.get("uuid"):
             self.identity = self._told(lambda: nvml_readings.identity(nvml, self.handle))
         if listener is not None:
-            listener.listen(self._key, self.handle)
+            listener.listen(self.key, self.handle)
         figures = self._told(
             lambda: nvml_readings.figures(
                 nvml,

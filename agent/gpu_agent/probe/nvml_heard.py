@@ -1,10 +1,11 @@
-"""What NVML children told of events before they answered, kept for the reading that comes next.
+"""What NVML children told before they answered: events for the reading that comes next, and silent GPUs.
 
 A child tells of an event as soon as it has taken it from the driver, since no other child will hear
 of it again; its answer may never come. What was told stays here until a reading lists its GPU, and
-is told once. It outlives every child, and judges nothing.
+is told once. Which GPUs must not be asked is kept as it was told, for every later child, until this
+agent ends. It outlives every child, and judges nothing.
 
-    {"heard": {"GPU-1…": {"xid_95": 1}}}
+    {"heard": {"GPU-1…": {"xid_119": 1}}, "silent": {"GPU-1…": {"index": 1, "why": "xid_119", ...}}}
 """
 
 import json
@@ -23,12 +24,16 @@ class Heard:
     """The events that no reading has told of yet, by the GPU's UUID."""
 
     def __init__(self) -> None:
+        self.silent: dict[str, object] = {}
+        """The GPUs that must not be asked, each as its child told of it."""
         self._events: dict[str, Counts] = {}
         self._places: dict[str, int | None] = {}
 
     def take(self, line: bytes) -> None:
         """Take in a line from a child; what tells of no events is passed over."""
-        for uuid, counts in _heard_in(line).items():
+        said = _said_in(line)
+        self.silent.update(_mapping(said.get("silent")))
+        for uuid, counts in _counts_in(said).items():
             known = self._events.setdefault(uuid, {})
             for code, count in counts.items():
                 known[code] = known.get(code, 0) + count
@@ -65,16 +70,19 @@ def _outlasting(counts: Counts) -> Counts:
     }
 
 
-def _heard_in(line: bytes) -> Mapping[str, Counts]:
+def _said_in(line: bytes) -> Mapping[str, object]:
     try:
-        said = json.loads(line)
+        return _mapping(json.loads(line))
     except ValueError:
         return {}
-    heard = said.get("heard") if isinstance(said, dict) else None
-    if not isinstance(heard, dict):
-        return {}
+
+
+def _counts_in(said: Mapping[str, object]) -> dict[str, Counts]:
     return {
-        uuid: {code: count for code, count in counts.items() if isinstance(count, int)}
-        for uuid, counts in heard.items()
-        if isinstance(counts, dict)
+        uuid: {code: count for code, count in _mapping(counts).items() if isinstance(count, int)}
+        for uuid, counts in _mapping(said.get("heard")).items()
     }
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

@@ -40,9 +40,17 @@ def start(
     )
 
 
-def ask(process: subprocess.Popen[bytes], ask_id: int, *, fresh: bool = False, listen: bool = False) -> None:
-    """Ask for one reading; a child that is gone already will say so by its end."""
-    line = json.dumps({"id": ask_id, "ask": "read", "fresh": fresh, "listen": listen})
+def ask(
+    process: subprocess.Popen[bytes],
+    ask_id: int,
+    *,
+    fresh: bool = False,
+    listen: bool = False,
+    silent: Mapping[str, object] | None = None,
+) -> None:
+    """Ask for one reading of all but the silent GPUs; a child that is gone already will say so by its end."""
+    said = {"id": ask_id, "ask": "read", "fresh": fresh, "listen": listen}
+    line = json.dumps({**said, "silent": silent} if silent else said)
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.write(line.encode() + b"\n")
