@@ -31,6 +31,7 @@ from gpu_agent.probe import cuda_visible, nvml_silent
 from gpu_agent.probe.nvml_answers import Values, condemns_driver, first_known, text, words
 from gpu_agent.probe.nvml_events import Listener, silencing
 from gpu_agent.probe.nvml_gpu import Slot
+from gpu_agent.probe.nvml_left_behind import take_name
 from gpu_agent.probe.nvml_refusal import no_gpu, refusal
 
 _NEWEST_CUDA = 99_990
@@ -124,6 +125,7 @@ class Library:
 
 def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
+    take_name()
     asks, answers = _own_pipes()
     library = Library(
         partial(_say, answers),

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask, ask_to_end, start
+from gpu_agent.probe.nvml_left_behind import CHILD_NAME, left_behind
+from gpu_agent.probe.nvml_process import CHILD_COMMAND, ask, ask_to_end, start, stuck_sentence
 
 _GRACE_SECONDS = 0.2
 """How long a child that missed its deadline may take to heed SIGTERM before it is left behind."""
@@ -25,10 +26,16 @@ class StartedChild:
 
 
 def start_child(
-    command: Sequence[str] = CHILD_COMMAND, *, env: Mapping[str, str] | None = None
+    command: Sequence[str] = CHILD_COMMAND, *, env: Mapping[str, str] | None = None, name: str = CHILD_NAME
 ) -> StartedChild:
-    """Start a child and ask it; returns at once. Give the result to `nvml_once.read_once`."""
+    """Start a child and ask it; returns at once. Give the result to `nvml_once.read_once`.
+
+    While a child of this `name` is stuck, none is started: it would only be stuck beside it.
+    """
     asked_at = time.monotonic()
+    stuck = left_behind(name)
+    if stuck is not None:
+        return StartedChild(None, asked_at, stuck_sentence(stuck))
     try:
         process = start(command, env=env, keep_stderr=True)
     except OSError as error:

@@ -72,6 +72,14 @@ def hung_sentence(seconds: float) -> str:
     )
 
 
+def stuck_sentence(pid: int) -> str:
+    """Say that the driver still holds a child of an earlier look, with the next step."""
+    return (
+        f"NVML still holds process {pid}, which asked it before and was told to end (nvml_hung): the driver "
+        "or a GPU is stuck; see `dmesg` for Xid or NVRM messages, and reboot if it stays."
+    )
+
+
 def death_sentence(returncode: int, stderr: bytes = b"") -> str:
     """Say how the child ended without an answer, with the next step."""
     if returncode < 0:
