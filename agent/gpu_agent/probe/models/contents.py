@@ -49,8 +49,9 @@ class Contents:
         self._weights: list[tuple[str, Found]] = []
         self._broken: list[Found] = []
         self._indexed = False
-        self._sizes: Sequence[int] | None = None
-        """Those of the weights, once they were asked for."""
+        self._sizes: dict[str, int] | None = None
+        """Bytes of weights by their format, once they were asked for."""
+        self._empty: list[tuple[str, Found]] = []
         for file in files:
             name = file.name
             if file.problem:
@@ -68,20 +69,18 @@ class Contents:
 
         Where no file is of a known format it is what all files hold, in none.
         """
-        if not self._weights:
+        sizes = self._measured(tree)
+        if not sizes:
             return sum(map(tree.size, self.files)), None
-        sizes: dict[str, int] = {}
-        for (name, _), size in zip(self._weights, self._measured(tree), strict=True):
-            sizes[name] = sizes.get(name, 0) + size
         return sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
 
     def empty(self, tree: Tree) -> str | None:
         """The first file that holds nothing, of the format that most of the weights are in."""
-        if 0 not in self._measured(tree):
+        self._measured(tree)
+        if not self._empty:
             return None
         _, most = self.weigh(tree)
-        weighed = zip(self._weights, self._measured(tree), strict=True)
-        empty = next((file for (name, file), size in weighed if name == most and not size), None)
+        empty = next((file for name, file in self._empty if name == most), None)
         return f"{empty.name}: it is empty" if empty else None
 
     @property
@@ -114,9 +113,15 @@ class Contents:
         described = any(texts(read_object(tree, self.file("config.json")).get("architectures")))
         return described and sum(map(tree.size, self.files)) < _LEAST_WEIGHTS_BYTES
 
-    def _measured(self, tree: Tree) -> Sequence[int]:
+    def _measured(self, tree: Tree) -> Mapping[str, int]:
         if self._sizes is None:
-            self._sizes = [tree.size(file) for _, file in self._weights]
+            sizes: dict[str, int] = {}
+            for name, file in self._weights:
+                size = tree.size(file)
+                sizes[name] = sizes.get(name, 0) + size
+                if not size:
+                    self._empty.append((name, file))
+            self._sizes = sizes
         return self._sizes
 
     @property
