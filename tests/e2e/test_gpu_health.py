@@ -58,7 +58,7 @@ def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(t
         assert fault["fields"]["code"] == "GPU_LOST"
         assert ill in fault["fields"]["message"]
 
-        fake.set("energy_mj", 3, 12)  # it was reset
+        reset(fake, 3)
         agent.await_event("gpu_health_changed", uuid=ill, to="ok")
         eventually(
             lambda: gpus()[ill]["health"] == "ok" and gpus()[ill]["usable"],
@@ -66,3 +66,16 @@ def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(t
             what="ok again",
         )
         assert len(agent.events("gpu_health_changed")) == 2
+
+
+def reset(fake: FakeNvml, index: int) -> None:
+    """Let the GPU count its energy anew, and go on counting once that was read."""
+    asked = f"nvmlDeviceGetTotalEnergyConsumption {index}"
+    fake.set("energy_mj", index, 12)
+    before = fake.calls().count(asked)
+    eventually(
+        lambda: fake.calls().count(asked) >= before + 2,
+        within_seconds=30,
+        what="a reading after the reset",
+    )
+    fake.set("energy_mj", index, 13)

@@ -260,7 +260,12 @@ def test_after_a_reset_a_gpu_is_on_probation_and_a_new_event_ends_that() -> None
     assert keeping.healths(3, reading(replace(gpu(), energy_mj=2))) == [Health.LOST]
     again = reading(replace(gpu(), energy_mj=3, events={"xid_119": 1}))
     assert keeping.healths(4, again) == [Health.LOST]
-    for now, energy, health in ((5, 1, Health.LOST), (6, 2, Health.LOST), (7, 3, Health.OK)):
+    for now, energy, health in (
+        (5, 1, Health.LOST),
+        (6, 2, Health.LOST),
+        (7, 3, Health.LOST),
+        (8, 4, Health.OK),
+    ):
         assert keeping.healths(now, reading(replace(gpu(), energy_mj=energy))) == [health]
 
 

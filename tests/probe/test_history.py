@@ -65,7 +65,33 @@ def test_an_event_that_a_reset_ends_stands_until_the_count_of_energy_begins_anew
     assert past.at(0, gpu(events={code: 1}, energy_mj=9_000)) == [code]
     assert past.at(1, gpu(energy_mj=9_500)) == [code]
     assert past.at(90_000, gpu(energy_mj=99_000)) == [code]
-    assert past.at(90_001, gpu(energy_mj=12)) == []
+    assert past.at(90_001, gpu(energy_mj=12)) == [code]
+    assert past.at(90_002, gpu(energy_mj=50)) == []
+
+
+def test_one_lying_count_of_energy_is_no_reset() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000, ecc=3))
+    assert past.at(1, gpu(energy_mj=1, ecc=3)) == ["xid_95"]
+    for now in range(2, 8):
+        assert past.at(now, gpu(energy_mj=1_000_000 + now, ecc=3)) == ["xid_95"]
+
+
+def test_a_count_of_energy_that_fell_and_stands_still_is_no_reset_until_it_grows() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
+    for now in range(1, 5):
+        assert past.at(now, gpu(energy_mj=0)) == ["xid_95"]
+    assert past.at(5, gpu(energy_mj=900)) == []
+
+
+def test_a_count_of_energy_that_fell_and_is_not_told_then_proves_nothing() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
+    past.at(1, gpu(energy_mj=1))
+    past.at(2, gpu(energy_mj=None))
+    assert past.at(3, gpu(energy_mj=20)) == ["xid_95"]
+    assert past.at(4, gpu(energy_mj=30)) == []
 
 
 def test_a_small_fall_of_the_count_of_energy_is_no_reset() -> None:
@@ -101,7 +127,8 @@ def test_a_gpu_that_answers_again_without_having_been_reset_is_not_believed() ->
     past.at(0, gpu(events={"xid_119": 1}, energy_mj=9_000))
     past.at(1, gpu("gpu_lost", throttle=None, pids=None))
     assert past.at(2, gpu(energy_mj=9_000)) == ["xid_119"]
-    assert past.at(3, gpu(energy_mj=1)) == []
+    past.at(3, gpu(energy_mj=1))
+    assert past.at(4, gpu(energy_mj=2)) == []
 
 
 def test_a_gpu_that_fell_off_the_bus_has_returned_when_it_answers_again() -> None:
@@ -121,6 +148,7 @@ def test_an_event_that_comes_with_the_reset_itself_stands() -> None:
     past = Past()
     past.at(0, gpu(energy_mj=9_000))
     assert past.at(1, gpu(events={"xid_48": 1}, energy_mj=2)) == ["xid_48"]
+    assert past.at(2, gpu(energy_mj=3)) == ["xid_48"]
 
 
 @pytest.mark.parametrize("code", ["xid_94", "ecc_uncorrected"])
@@ -190,7 +218,8 @@ def test_errors_after_a_reset_are_counted_from_there() -> None:
 def test_errors_that_came_since_a_reset_are_new_however_many_there_were_before(errors: int) -> None:
     past = Past()
     past.at(0, gpu(ecc=12, energy_mj=5_000))
-    (told,) = past.reasons(1, gpu(ecc=errors, energy_mj=3))
+    assert past.at(1, gpu(ecc=errors, energy_mj=3)) == []
+    (told,) = past.reasons(2, gpu(ecc=errors, energy_mj=4))
     assert f"({errors} times)" in told.detail
 
 

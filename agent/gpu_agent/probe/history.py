@@ -4,8 +4,9 @@ Readings and their time go in, the causes that stand at that moment come out. It
 grants no probation: `health` does. It reads no clock.
 
 An event, such as an Xid, is told once and its cause goes on. Where a reset ends it, one must be seen:
-the count of the energy used since the driver was loaded fell. Of a GPU that does not count it, a
-return from being gone, or a fall of its count of errors, is believed.
+the count of the energy used since the driver was loaded fell, and the next reading shows that it grows
+from there; one figure alone may be a lie. Of a GPU that does not count it, a return from being gone, or
+a fall of its count of errors, is believed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ _SLOWDOWNS = {
 """Throttle reason → reason code."""
 
 _FALLEN = 0.9
-"""A count of energy that is below this share of what it was began anew; less of a fall may be noise."""
+"""A count of energy below this share of what it was may have begun anew; less of a fall may be noise."""
 _GONE = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent"})
 
 
@@ -48,6 +49,14 @@ class _Slowdown:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Fall:
+    """A count of energy that fell: to what, and when in monotonic seconds."""
+
+    energy_mj: int
+    at: float
+
+
 class GpuHistory:
     """One GPU's past, as far as it still counts."""
 
@@ -56,12 +65,15 @@ class GpuHistory:
         self._slowdowns: dict[str, _Slowdown] = {}
         self._counters: dict[str, int] = {}
         self._gone = False
+        self._fall: _Fall | None = None
 
     def causes(self, gpu: Gpu, *, now_wall: float, now_mono: float) -> tuple[HealthReason, ...]:
         """Take in a reading and name the causes that it does not name itself."""
-        was_reset = self._forget_what_ended(gpu)
-        grown = self._ecc_growth(gpu, was_reset=was_reset)
-        self._counters.update(_counters(gpu))
+        was_reset = self._forget_what_ended(gpu, now_mono)
+        grown = 0
+        if self._fall is None:  # else it waits: nobody knows yet from where these counts go on
+            grown = self._ecc_growth(gpu, was_reset=was_reset)
+            self._counters.update(_counters(gpu))
         happened = {code: count for code, count in gpu.events.items() if code in REASONS}
         if grown:
             happened["ecc_uncorrected"] = grown
@@ -70,24 +82,35 @@ class GpuHistory:
         self._watch_slowdowns(gpu, now_mono)
         return (*self._events_told(), *self._slowdowns_told(now_wall, now_mono))
 
-    def _forget_what_ended(self, gpu: Gpu) -> bool:
-        """Let go of every event where a reset is seen, and say so; of some where the GPU only returned."""
+    def _forget_what_ended(self, gpu: Gpu, now_mono: float) -> bool:
+        """Let go of all events before a reset that is seen, and say so; of some where a GPU only returned."""
         returned = self._gone and _is_read(gpu)
         self._gone = _is_gone(gpu) or (self._gone and not returned)
-        was_reset = self._was_reset(gpu, returned=returned)
+        was_reset = self._was_reset(gpu, now_mono, returned=returned)
         if was_reset:
-            self._events.clear()
+            reset_at = self._fall.at if self._fall else now_mono
+            self._events = {code: event for code, event in self._events.items() if event.at >= reset_at}
+            self._fall = None
         elif returned:
             kept = {c: event for c, event in self._events.items() if REASONS[c].clears is not Clears.RETURN}
             self._events = kept
         return was_reset
 
-    def _was_reset(self, gpu: Gpu, *, returned: bool) -> bool:
+    def _was_reset(self, gpu: Gpu, now_mono: float, *, returned: bool) -> bool:
         energy, errors = self._counters.get("energy_mj"), self._counters.get("ecc_uncorrected")
         if energy is not None and gpu.energy_mj is not None:
-            return gpu.energy_mj < energy * _FALLEN
+            return self._began_anew(energy, gpu.energy_mj, now_mono=now_mono)
+        self._fall = None
         fell = errors is not None and gpu.ecc_uncorrected is not None and gpu.ecc_uncorrected < errors
         return fell or returned
+
+    def _began_anew(self, before_mj: int, energy_mj: int, *, now_mono: float) -> bool:
+        """Believe that the count began anew when it grows from where it fell to."""
+        if self._fall is not None and self._fall.energy_mj < energy_mj < before_mj:
+            return True
+        if self._fall is None or energy_mj != self._fall.energy_mj:
+            self._fall = _Fall(energy_mj, now_mono) if energy_mj < before_mj * _FALLEN else None
+        return False
 
     def _ecc_growth(self, gpu: Gpu, *, was_reset: bool) -> int:
         """Count the errors since the last count. The first count ever is nobody's growth."""
