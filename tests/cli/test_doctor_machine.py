@@ -18,21 +18,13 @@ from gpu_agent.wire.inventory import (
     GpuReport,
     Health,
     HealthReason,
-    Host,
     Inventory,
     Model,
     ModelStatus,
     Outcome,
 )
+from tests.cli.hosts import HOST
 
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
 L4 = Gpu(index=0, uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(L4,), driver_version="570.1", cuda_version="12.8", took_ms=41.6)
 ABSENT = GpuReport(outcome=Outcome.NO_DRIVER, detail="No NVIDIA driver was found: install it.")

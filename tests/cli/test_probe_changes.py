@@ -7,21 +7,13 @@ from gpu_agent.wire.inventory import (
     GpuReport,
     Health,
     HealthReason,
-    Host,
     Inventory,
     Model,
     ModelStatus,
     Outcome,
 )
+from tests.cli.hosts import HOST
 
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
 FIRST = Gpu(index=0, uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
 SECOND = Gpu(index=1, uuid="GPU-2", name="NVIDIA L4", memory_mb=23034)
 LOST = replace(

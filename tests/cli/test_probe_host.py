@@ -3,15 +3,7 @@ from dataclasses import replace
 from gpu_agent.cli.lines import plain
 from gpu_agent.cli.probe_host import host_facts
 from gpu_agent.wire.inventory import CacheDisk, GpuReport, Host, Inventory, Outcome
-
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
+from tests.cli.hosts import HOST
 
 
 def facts(host: Host) -> dict[str, str]:

@@ -5,21 +5,13 @@ from gpu_agent.wire.inventory import (
     GpuReport,
     Health,
     HealthReason,
-    Host,
     Inventory,
     Model,
     ModelStatus,
     Outcome,
 )
+from tests.cli.hosts import HOST
 
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
 LOST = Gpu(
     index=3,
     uuid="GPU-3",

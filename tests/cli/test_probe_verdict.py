@@ -2,16 +2,9 @@ import pytest
 
 from gpu_agent.cli.probe_verdict import verdict
 from gpu_agent.probe.snapshot import exit_code
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
+from tests.cli.hosts import HOST
 
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
 GOOD = Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
 BLIND = Gpu(uuid="GPU-2", name="NVIDIA L4", unknowns={"memory_mb": "not supported"})
 LOST = Gpu(uuid="GPU-3", name="NVIDIA L4", memory_mb=23034, health=Health.LOST)

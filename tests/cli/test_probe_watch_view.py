@@ -9,16 +9,9 @@ from gpu_agent.cli.lines import Line, plain
 from gpu_agent.cli.live import LiveLines
 from gpu_agent.cli.probe_schema import schema
 from gpu_agent.cli.probe_watch_view import JsonView, LinesView, ScreenView, is_late
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
+from tests.cli.hosts import HOST
 
-HOST = Host(
-    cpu_logical_cores=4,
-    cpu_physical_cores=2,
-    memory_total_mb=8192,
-    memory_used_mb=None,
-    memory_available_mb=None,
-    platform="linux",
-)
 L4 = Gpu(index=0, uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
 WELL = Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK, gpus=(L4,)))
 ILL = replace(WELL, gpu=GpuReport(outcome=Outcome.OK, gpus=(replace(L4, health=Health.DEGRADED),)))
