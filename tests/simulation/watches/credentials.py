@@ -147,9 +147,8 @@ class CredentialsWatch(Watch):
             return
         if connection in self._coming:
             self._doubt(ack.node_id)
-        for one in [one for one in self._issued if one.node_id == ack.node_id and one.life is Life.OPENS][
-            1:-1
-        ]:
+        told = [one for one in self._issued if one.node_id == ack.node_id and one.life is not Life.ENDED]
+        for one in told[1:-1]:
             one.life, one.doubtful = Life.MAY_OPEN, True
 
     def _beaten(self, event: BeatArrived, actions: Sequence[Action]) -> None:
