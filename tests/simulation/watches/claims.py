@@ -60,6 +60,7 @@ class ClaimsWatch(Watch):
         """When a claim was last granted for a job."""
         self._overdue: set[Claim] = set()
         """Claims that should have ended when they were last looked at."""
+        self._glanced_at = 0.0
         self._claimed: dict[int, _Told] = {}
         self._given_back: dict[int, tuple[str, int]] = {}
 
@@ -108,6 +109,9 @@ class ClaimsWatch(Watch):
     def glance(self) -> None:
         self._check()
         before, now = self._overdue, self._scene.world.now
+        if now - self._glanced_at <= self._scene.climate.thresholds.scan_interval_seconds:
+            return  # no scan has been since
+        self._glanced_at = now
         self._overdue = {claim for claim in self._scene.claims().values() if claim.expires_at < now}
         # One whose renewal could not be kept is overdue all at once: it ends with the next scan.
         for claim in before & self._overdue:
