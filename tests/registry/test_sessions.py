@@ -292,3 +292,17 @@ def test_what_arrived_and_what_was_registered_is_noted() -> None:
     assert arrived.fields == {"schema_version": "1.1", "gpu_count": 2, "address": "10.0.0.1"}
     assert registered.fields["node_id"] == "node-1"
     assert registered.fields["session_epoch"] == 1
+
+
+def test_a_registration_that_was_under_way_for_long_does_not_supersede_a_session_that_called_later() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.come_back(5)
+    epoch = record.epoch
+    told = registry.come_back(3)
+    assert codes(told, 3) == ["SESSION_SUPERSEDED"]
+    assert closed(told) == [(3, 1008)]
+    assert (record.connection, record.epoch) == (5, epoch)
+    assert [note.fields["code"] for note in notes(told, "node_register_refused")] == ["SESSION_SUPERSEDED"]
+    assert registry.do(goodbye(3)) == []
+    assert record.status != "offline"

@@ -39,6 +39,10 @@ class Sessions:
         if isinstance(granted, NodeError):
             self._refuse(event, granted, step)
             return
+        record = roster.records.get(granted)
+        if record is not None and event.connection < (record.connection or 0):
+            self._came_late(event, record, step)
+            return
         make_room(event, granted, house=self._house, step=step)
         record = roster.records.get(granted)
         if record is None:
@@ -88,12 +92,22 @@ class Sessions:
             step.touched[record.node_id] = None
 
     def _refuse(self, event: RegistrationArrived, refusal: NodeError, step: Step) -> None:
-        fields = {"node_id": event.message.node_id, "code": refusal.code, "address": event.address}
-        step.note("node_register_refused", fields, Level.WARNING)
+        step.note("node_register_refused", _refused(event, refusal.code), Level.WARNING)
         step.tell(Send(event.connection, refusal))
         if refusal.code in (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN):
             self._house.roster.dismiss(event.connection)
             step.tell(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, refusal.code))
+
+    def _came_late(self, event: RegistrationArrived, record: NodeRecord, step: Step) -> None:
+        """Send a session away that was opened before the one that stands: slow lines, or a process of before.
+
+        The newest wins (§4), and that is the one that called last, not the one whose words took longest.
+        """
+        step.note("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
+        self._house.roster.dismiss(event.connection)
+        step.tell(Send(event.connection, _superseded(record.node_id, record.address)))
+        code = ErrorCode.SESSION_SUPERSEDED.value
+        step.tell(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, code))
 
     def _attach(self, record: NodeRecord, event: RegistrationArrived, step: Step) -> None:
         """Let this connection stand for the node, and the one before it no longer."""
@@ -218,6 +232,10 @@ def _busy(node_id: str) -> NodeError:
         message="the registry could not save this registration just now: register again in a moment",
         retry_after_seconds=BUSY_RETRY_SECONDS,
     )
+
+
+def _refused(event: RegistrationArrived, code: str) -> dict[str, object]:
+    return {"node_id": event.message.node_id, "code": code, "address": event.address}
 
 
 def _superseded(node_id: str, address: str | None) -> NodeError:
