@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from gpu_agent.store import sqlite_schema
@@ -31,20 +31,19 @@ def opened(path: Path) -> sqlite3.Connection:
         database = connected(path)
     except (OSError, sqlite3.Error) as error:
         raise fault(path, error) from error
-    try:
-        check(database, path)
-        _keep_before_upgrade(database, path)
-        sqlite_schema.prepare(database, str(path))
-        for setting in _SETTINGS:
-            database.execute(setting)
-        database.execute("BEGIN IMMEDIATE")  # shows that it can be written, and makes the file of the log
-        database.execute("COMMIT")
-    except sqlite3.Error as error:
-        database.close()
-        raise fault(path, error) from error
-    except BaseException:
-        database.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        try:
+            check(database, path)
+            _keep_before_upgrade(database, path)
+            sqlite_schema.prepare(database, str(path))
+            for setting in _SETTINGS:
+                database.execute(setting)
+            database.execute("BEGIN IMMEDIATE")  # shows that it can be written, and makes the file of the log
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise fault(path, error) from error
+        undo.pop_all()  # all is well: it stays open
     return database
 
 
