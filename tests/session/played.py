@@ -1,8 +1,9 @@
 """What the tests of the session share: a declaration, and a machine brought to a state."""
 
 from dataclasses import replace
+from typing import Any
 
-from gpu_agent.session.actions import Note
+from gpu_agent.session.actions import Note, Send
 from gpu_agent.session.events import Connected, Declared, Event, MessageReceived, Started
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.settings import SessionSettings
@@ -13,6 +14,7 @@ from gpu_agent.wire.messages import (
     Hardware,
     InstalledModel,
     NodeError,
+    NodeRegister,
     NodeRegisterAck,
     NodeStatusMessage,
 )
@@ -86,6 +88,19 @@ def status(name: str, **fields: object) -> MessageReceived:
 def notes(play: Play) -> list[str]:
     """The identifiers of all notes so far."""
     return [action.event for action in play.heard if isinstance(action, Note)]
+
+
+def registers(**expected: object) -> Any:  # noqa: ANN401 - a question for the playbook
+    """Ask of an action whether it sends a registration with these parts."""
+
+    def asks(action: object) -> bool:
+        return (
+            isinstance(action, Send)
+            and isinstance(action.message, NodeRegister)
+            and all(getattr(action.message, name) == value for name, value in expected.items())
+        )
+
+    return asks
 
 
 def _quietly(play: Play, *events: Event) -> Play:
