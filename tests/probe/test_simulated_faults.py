@@ -82,6 +82,12 @@ def test_what_ails_the_whole_gpu_ails_its_slices_and_no_other_gpu() -> None:
     assert [gpu.health.value for gpu in seen[10]] == ["lost"] * 3 + ["ok"] * 3
 
 
+def test_what_was_told_of_the_whole_gpu_leaves_its_slices_with_it() -> None:
+    seen = course("A100-80GB/2x3g.40gb:degraded@0s-10s", range(0, 40, 5))
+    assert [gpu.health.value for gpu in seen[5]] == ["degraded"] * 3
+    assert [gpu.health.value for gpu in seen[35]] == ["ok"] * 3
+
+
 def test_a_reset_is_seen_by_the_energy_counted_anew() -> None:
     seen = course("L4:xid119@60s-120s", range(0, 130, 5))
     before, after = seen[115][0].energy_mj, seen[120][0].energy_mj

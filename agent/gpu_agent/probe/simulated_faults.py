@@ -74,6 +74,9 @@ def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
 
 
 def _degraded(gpu: Gpu) -> Gpu:
+    """Rows that wait to be remapped: told of the whole GPU, and the keeper lays it upon its slices."""
+    if gpu.parent_uuid is not None:
+        return gpu
     return _because(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
 
 
