@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from gpu_agent.probe.models import gguf
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, texts
@@ -48,7 +49,6 @@ class Contents:
         self._by_name: dict[str, Found] = {}
         self._weights: list[tuple[str, Found]] = []
         self._broken: list[Found] = []
-        self._indexed = False
         self._sizes: dict[str, int] | None = None
         """Bytes of weights by their format, once they were asked for."""
         self._empty: list[tuple[str, Found]] = []
@@ -61,8 +61,6 @@ class Contents:
             format_ = format_of(name)
             if format_:
                 self._weights.append((format_, file))
-            elif name.endswith(_INDICES):
-                self._indexed = True
 
     def weigh(self, tree: Tree) -> tuple[int, str | None]:
         """The bytes of its weights, and the format that most of them are in.
@@ -102,7 +100,7 @@ class Contents:
         for (stem, suffix, count), here in sorted(counted.items()):
             if here < count:
                 return f"{here} of {count} parts of {stem}{suffix} are here"
-        if self._indexed and not self._weights:
+        if not self._weights and any(name.endswith(_INDICES) for name in self._by_name):
             return "the index of its weights is here, the weights are not"
         return None
 
@@ -160,6 +158,7 @@ class Contents:
         return gguf.kind_in(_head(tree, file, gguf.HEAD_BYTES)) if file else None
 
 
+@lru_cache(maxsize=4096)  # the same few names stand in thousands of folders
 def format_of(name: str) -> str | None:
     """The format that a file's name tells, if it is one that holds weights."""
     return _FORMATS.get(name[name.rfind(".") :].lower())
