@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.cli.app import main
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.node import settings as agent_settings
-from gpu_agent.node.agent import End
+from gpu_agent.node.daemon import End
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 

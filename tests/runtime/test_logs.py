@@ -1,23 +1,13 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.redaction import REDACTED
 
-
-@pytest.fixture(autouse=True)
-def _logging_restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    ours = logging.getLogger("gpu_agent").level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("gpu_agent").setLevel(ours)
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 def _line(stream: io.StringIO) -> dict[str, object]:

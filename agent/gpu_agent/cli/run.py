@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
-from gpu_agent.node import agent
+from gpu_agent.node import daemon
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.layers import SettingsError
 
@@ -62,4 +62,4 @@ def main(arguments: argparse.Namespace) -> int:
         settings = load(flags, config=arguments.config)
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    return agent.run(settings)
+    return daemon.run(settings)

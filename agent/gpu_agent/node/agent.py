@@ -5,21 +5,17 @@ machine is the probe's. Leaves within five seconds of being asked to.
 """
 
 import asyncio
-import platform
 import random
-import signal
 import time
 from dataclasses import replace
-from enum import IntEnum
 from typing import assert_never
 
-from gpu_agent.node.collecting import Collecting, collectors_of
+from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.credentials import Credentials
-from gpu_agent.node.disk import bounded, keep, load
+from gpu_agent.node.disk import bounded, keep
 from gpu_agent.node.faults import Faults
 from gpu_agent.node.figures import moment_of
-from gpu_agent.node.gpus import opened_gpus
-from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.link import Link, LinkEvent
 from gpu_agent.node.ownership import owned
@@ -27,9 +23,8 @@ from gpu_agent.node.prober import Pace, Prober, ReadGpus
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.sources import opened_sources
-from gpu_agent.runtime.logs import EventLog, configure
-from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
-from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
+from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.actions import (
     Action,
     Connect,
@@ -46,7 +41,6 @@ from gpu_agent.session.events import Declared, Event, Started, StopRequested
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.view import SessionView
-from gpu_agent.version import __version__
 from gpu_agent.wire.beat import heartbeat
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.declaration import declare
@@ -59,34 +53,6 @@ _MOST_WAITING = 16
 """Events that may wait; a peer that sends more is read no further until they are handled."""
 
 _LOG = EventLog("node")
-
-
-class End(IntEnum):
-    """How a run ends, as exit codes."""
-
-    LEFT = 0
-    """Asked to stop, and did."""
-    CRASHED = 1
-    """A fault of ours; the log has it."""
-    UNUSABLE_STATE = 4
-    """The state directory cannot be used, or another agent uses it."""
-    REFUSED = 6
-    """The registry wants nothing of this node; a person must act."""
-
-
-def run(settings: AgentSettings) -> End:
-    """Run the agent in this process until a signal or the registry ends it."""
-    configure(settings.log_level)
-    state_dir = settings.state_dir or default_state_dir()
-    try:
-        with hold(state_dir) as identity:
-            load(identity)
-            return asyncio.run(_run(settings, identity))
-    except IdentityError as error:
-        _LOG.error("state_directory_unusable", problem=str(error))
-        return End.UNUSABLE_STATE
-    except TaskCrashedError:
-        return End.CRASHED
 
 
 class Agent:
@@ -250,38 +216,6 @@ class Agent:
         if also is not None:
             tell = _LOG.warning if note.problem else _LOG.info
             tell(note.event, **note.fields, **also)
-
-
-async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
-    state_dir = identity.folder
-    _LOG.info(
-        "agent_started",
-        version=__version__,
-        registry=settings.registry_url,
-        state_dir=str(state_dir),
-        node_id=identity.identity.node_id,
-        simulated=settings.simulate,
-    )
-    # Agents that pretend side by side have GPUs of their own; else they are those `probe` shows.
-    apart = "" if settings.state_dir is None else f"\n{state_dir}"
-    reading = opened_gpus(
-        simulate=settings.simulate,
-        seed=f"{platform.node()}{apart}",
-        deadline_seconds=settings.deadline_seconds,
-        keep_open=settings.poll_gpus,
-    )
-    async with reading as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
-
-        def stop(number: signal.Signals) -> None:
-            tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
-
-        # Until settings can be read again at run time, a hang-up means leaving too.
-        with delivered(STOPPING + RELOADING, stop):
-            ending = await agent.run(tasks)
-        tasks.end()
-    _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
-    return End.REFUSED if ending.failed else End.LEFT
 
 
 def _now() -> float:

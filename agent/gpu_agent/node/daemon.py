@@ -1,0 +1,82 @@
+"""The agent as a program: its state directory, its probe child, its signals, and what its end means.
+
+Decides nothing of the session: `agent` lives that. It runs once in a process.
+"""
+
+import asyncio
+import platform
+import signal
+from enum import IntEnum
+
+from gpu_agent.node.agent import Agent
+from gpu_agent.node.collecting import collectors_of
+from gpu_agent.node.disk import load
+from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.settings import AgentSettings
+from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
+from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
+from gpu_agent.version import __version__
+
+_LOG = EventLog("node")
+
+
+class End(IntEnum):
+    """How a run ends, as exit codes."""
+
+    LEFT = 0
+    """Asked to stop, and did."""
+    CRASHED = 1
+    """A fault of ours; the log has it."""
+    UNUSABLE_STATE = 4
+    """The state directory cannot be used, or another agent uses it."""
+    REFUSED = 6
+    """The registry wants nothing of this node; a person must act."""
+
+
+def run(settings: AgentSettings) -> End:
+    """Run the agent in this process until a signal or the registry ends it."""
+    configure(settings.log_level)
+    state_dir = settings.state_dir or default_state_dir()
+    try:
+        with hold(state_dir) as identity:
+            load(identity)
+            return asyncio.run(_run(settings, identity))
+    except IdentityError as error:
+        _LOG.error("state_directory_unusable", problem=str(error))
+        return End.UNUSABLE_STATE
+    except TaskCrashedError:
+        return End.CRASHED
+
+
+async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
+    state_dir = identity.folder
+    _LOG.info(
+        "agent_started",
+        version=__version__,
+        registry=settings.registry_url,
+        state_dir=str(state_dir),
+        node_id=identity.identity.node_id,
+        simulated=settings.simulate,
+    )
+    # Agents that pretend side by side have GPUs of their own; else they are those `probe` shows.
+    apart = "" if settings.state_dir is None else f"\n{state_dir}"
+    reading = opened_gpus(
+        simulate=settings.simulate,
+        seed=f"{platform.node()}{apart}",
+        deadline_seconds=settings.deadline_seconds,
+        keep_open=settings.poll_gpus,
+    )
+    async with reading as read_gpus, Tasks() as tasks:
+        agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
+
+        def stop(number: signal.Signals) -> None:
+            tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
+
+        # Until settings can be read again at run time, a hang-up means leaving too.
+        with delivered(STOPPING + RELOADING, stop):
+            ending = await agent.run(tasks)
+        tasks.end()
+    _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
+    return End.REFUSED if ending.failed else End.LEFT

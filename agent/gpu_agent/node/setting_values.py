@@ -1,0 +1,121 @@
+"""The values of the agent's settings: how each kind is written, and what is refused with which words.
+
+Knows no key by name, opens nothing and reads no layer.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic_settings import NoDecode
+
+from gpu_agent.probe.products import SimulationError
+from gpu_agent.probe.simulation import parse
+from gpu_agent.runtime.folders import Folder
+from gpu_agent.wire.fields import MAX_LABELS, Name
+
+NODE_PATH = "/ws/node"
+DEFAULT_PORT = 8080
+OLDEST_READING_SECONDS = 60.0
+"""A beat whose `probe_age_seconds` is over this is unhealthy (§4)."""
+_JOIN_PREFIX = "gpuj_"
+NO_CREDENTIALS = "no credentials go into a URL"
+"""How the fault begins whose value must not be shown: it may hold the secret."""
+
+
+def registry_url_of(value: str) -> str:
+    """Check where the registry is; the path may be left out."""
+    corrected = _corrected(value)
+    parts = urlsplit(value)
+    if parts.scheme not in ("ws", "wss"):
+        raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
+    if not parts.hostname:
+        raise ValueError("it names no host; write ws://HOST:8080/ws/node")
+    if parts.username or parts.password or "token=" in parts.query:
+        raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
+    if parts.fragment:
+        raise ValueError(f"a registry's URL has no fragment (#…); write {value.partition('#')[0]}")
+    _ = parts.port  # raises ValueError for what is no port
+    return corrected if parts.path in ("", "/") else value
+
+
+def _corrected(value: str) -> str:
+    """Guess the URL that was meant: `host`, `host:port` or `http://host:port` are common slips."""
+    scheme, separator, rest = value.partition("://")
+    rest = rest if separator else value
+    host, slash, path = rest.partition("/")
+    secure = scheme in ("wss", "https") and bool(separator)
+    has_port = bool(re.search(r":\d+$", host))
+    port = "" if has_port or separator else f":{DEFAULT_PORT}"
+    written = f"/{path}" if slash and path else NODE_PATH
+    return f"{'wss' if secure else 'ws'}://{host or 'HOST'}{port}{written}"
+
+
+def simulation(value: str | None) -> str | None:
+    """Refuse a machine that nobody can make up; the value stays as it was written."""
+    if value is not None:
+        try:
+            parse(value)
+        except SimulationError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _paths(value: object) -> object:
+    """Accept `a:b` where a list of folders is meant: environment and flags have no lists."""
+    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    """Accept `a,b` where a list of names is meant."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _labels(value: object) -> object:
+    """Accept `a=1,b=2` where labels are meant."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    wrong = [name for name, sign, _ in pairs if not sign or not name.strip()]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no label; write name=value,name=value")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def file_of_token(path: Path) -> Path:
+    """Refuse a token in place of its file: where that stands, others can read it."""
+    if path.name.startswith(_JOIN_PREFIX):
+        raise ValueError("this is a token and no file: put it into one that the agent alone may read")
+    return path
+
+
+Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
+Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
+"""Labels are compared and printed: nothing that steers a terminal."""
+Labels = Annotated[
+    dict[Annotated[Name, Printable], Annotated[Name, Printable]],
+    Field(max_length=MAX_LABELS),
+    BeforeValidator(_labels),
+    NoDecode,
+]
+Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def vouching(most_seconds: float) -> AfterValidator:
+    """Keep a healthy node's last reading younger than the registry's limit, however slow its host is."""
+
+    def check(seconds: float) -> float:
+        if seconds > most_seconds:
+            raise ValueError(
+                f"at most {most_seconds:g} s: a registry takes a GPU reading older than "
+                f"{OLDEST_READING_SECONDS:g} s for a sick node"
+            )
+        return seconds
+
+    return AfterValidator(check)
