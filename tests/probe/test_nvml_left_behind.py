@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.nvml import NvmlProbe
 from gpu_agent.probe.nvml_head_start import start_child
 from gpu_agent.probe.nvml_left_behind import CHILD_NAME, left_behind
 from gpu_agent.probe.nvml_process import CHILD_COMMAND
+from gpu_agent.probe.nvml_report import Missed
+from gpu_agent.wire.inventory import GpuReport
+from tests.nvml_fake.control import FakeNvml
 
 NAME = "gpu-agent-test"
 """Not the true one: a probe beside this test must not meet what this test gets stuck."""
@@ -56,6 +60,25 @@ def test_beside_a_stuck_child_no_other_is_started(deaf: subprocess.Popen[bytes])
     assert child.process is None
     assert f"NVML still holds process {deaf.pid}" in (child.failure or "")
     assert "nvml_hung" in (child.failure or "")
+
+
+async def test_an_agent_that_starts_beside_a_stuck_child_waits_for_its_end(
+    deaf: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    probe = NvmlProbe(env=fake.environment(), name=NAME)
+    deaf.terminate()
+    try:
+        missed = await probe.read()
+        assert isinstance(missed, Missed)
+        assert (missed.reason, fake.callers()) == ("nvml_hung", [])
+        assert f"NVML still holds process {deaf.pid}" in missed.detail
+        deaf.communicate()
+        report = await probe.read()
+        assert isinstance(report, GpuReport)
+        assert len(report.gpus) == 2
+    finally:
+        await probe.close()
 
 
 def test_an_nvml_child_goes_by_its_name() -> None:

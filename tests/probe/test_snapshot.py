@@ -8,6 +8,7 @@ import pytest
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.probe.snapshot import SCHEMA, Sources, able_to_serve, exit_code, take, to_document
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Host, Inventory, Outcome
@@ -43,6 +44,22 @@ def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
     assert taken.features_supported["emotion_detection"] is True
     assert taken.advanced_features == ("kv_cache",)
     assert taken.simulated is True
+
+
+def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path) -> None:
+    (tmp_path / "hub").write_text("no folder")
+    catalogue = Catalogue([HubCache([tmp_path / "hub"])])
+    document = to_document(take(GpuReport(outcome=Outcome.OK), Sources(catalogue=catalogue)))
+    assert document["models_unsearched"] == {str(tmp_path / "hub"): "it is not a folder"}
+    assert document["models_complete"] is True
+
+
+def test_a_search_that_ran_out_of_its_time_says_so(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"models--{name}").mkdir()
+    sources = Sources(catalogue=Catalogue([HubCache([tmp_path])]), scan_budget_seconds=0)
+    assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
+    assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
 
 
 def test_what_it_took_counts_the_gpus_reading_too() -> None:
@@ -84,6 +101,8 @@ def test_the_document_has_the_keys_of_its_schema_in_their_order() -> None:
         "host",
         "gpus",
         "models",
+        "models_complete",
+        "models_unsearched",
         "features_supported",
         "advanced_features",
         "driver_version",

@@ -47,6 +47,12 @@ def schema() -> dict[str, Any]:
         "host": of["host"],
         "gpus": {"type": "array", "items": of["gpu"]},
         "models": {"type": "array", "items": of["model"]},
+        "models_complete": {"type": "boolean", "description": "false: the search ran out of its time"},
+        "models_unsearched": {
+            "type": "object",
+            "description": "place: why it could not be searched for models",
+            "additionalProperties": {"type": "string"},
+        },
         "features_supported": {"type": "object", "additionalProperties": {"type": "boolean"}},
         "advanced_features": {"type": "array", "items": {"type": "string"}},
         "driver_version": _nullable("string", "the NVIDIA driver's"),

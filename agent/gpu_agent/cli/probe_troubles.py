@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.gpu_sheet import HEALTH_STYLES, in_order, label
 from gpu_agent.cli.lines import Line, Piece, line, wrapped
+from gpu_agent.cli.printable import printable
 from gpu_agent.cli.probe_models import broken
 from gpu_agent.cli.probe_verdict import MEMORY_STEP
 from gpu_agent.wire.inventory import Gpu, HealthReason, Inventory, Outcome
 
 _INDENT = Piece("    ")
 _ENDLESS = 1_000_000
+_MOST_PLACES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,26 @@ def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
                 line(f"GPU {below or label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
                 MEMORY_STEP,
             )
+    yield from _of_models(inventory)
+
+
+def _of_models(inventory: Inventory) -> Iterator[Trouble]:
     failed = broken(inventory.models)
     if failed:
         count = "1 model cannot" if failed == 1 else f"{failed} models cannot"
         yield Trouble(
             line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
+        )
+    for number, (place, why) in enumerate(inventory.models_unsearched.items()):
+        if number == _MOST_PLACES:
+            others = len(inventory.models_unsearched) - number
+            yield Trouble(line(f"{others} more places could not be searched for models"), "--json lists them")
+            break
+        yield Trouble(line(f"{printable(place)} could not be searched for models: {why}"))
+    if not inventory.models_complete:
+        yield Trouble(
+            line("the search for models ran out of its time: more may be there than are listed"),
+            "nothing: the agent goes on where it stopped; a slow disk may be the cause",
         )
 
 

@@ -2,8 +2,9 @@
 
 `read` answers within its deadline whatever the driver does. A child that died is started
 again with backoff. A child that hangs is given time, then asked to end (its stdin closed,
-SIGTERM), then left alone: no other is started beside it, and SIGKILL is never used. Its late
-answer, or its end, is the recovery. Health, which needs a memory, is kept by `health`.
+SIGTERM), then left alone: no other is started beside it, nor beside one that an earlier agent
+or command left behind, and SIGKILL is never used. Its late answer, or its end, is the recovery.
+Health, which needs a memory, is kept by `health`.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ from dataclasses import dataclass, replace
 
 from gpu_agent.probe.nvml_conversation import Conversation
 from gpu_agent.probe.nvml_heard import Heard
+from gpu_agent.probe.nvml_left_behind import CHILD_NAME, left_behind
 from gpu_agent.probe.nvml_process import (
     CHILD_COMMAND,
     DEADLINE_SECONDS,
     death_sentence,
     hung_sentence,
     start,
+    stuck_sentence,
 )
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
@@ -53,7 +56,10 @@ class NvmlProbe:
         *,
         env: Mapping[str, str] | None = None,
         policy: ChildPolicy | None = None,
+        name: str = CHILD_NAME,
     ) -> None:
+        """`name` is how a stuck child that somebody else left behind is known."""
+        self._name = name
         self._command = tuple(command)
         self._deadline_seconds = deadline_seconds
         self._env = env
@@ -61,6 +67,8 @@ class NvmlProbe:
         self._child: Conversation | None = None
         self._missing_since: float | None = None
         self._death = ""
+        self._stuck: int | None = None
+        """The process that somebody left behind in the driver."""
         self._restart_wait_seconds = 0.0
         self._restart_at = 0.0
         self._reopen_at: float | None = None
@@ -72,7 +80,7 @@ class NvmlProbe:
         deadline = loop.time() + self._deadline_seconds
         child = await self._living_child(deadline)
         if child is None:
-            return self._missed_by_death(loop.time())
+            return self._missed_without_child(loop.time())
         if child.leaving:
             return self._missed_by_silence(child)
         owed = child.owed or child.ask(fresh=self._reopening(loop.time()), silent=self._heard.silent)
@@ -106,14 +114,20 @@ class NvmlProbe:
         if self._child is not None and self._child.gone.is_set():
             self._child = None
         if self._child is None and loop.time() >= self._restart_at:
-            try:
-                process = start(self._command, env=self._env)
-            except OSError as error:
-                self._back_off(loop.time())
-                self._death = f"The NVML child could not be started ({error})."
-                return None
-            self._child = Conversation(process, loop, self._ended, told=self._heard.take)
+            stuck = await asyncio.to_thread(left_behind, self._name)
+            if self._child is None:  # else another read has started one meanwhile
+                self._stuck = stuck
+                self._child = self._started(loop) if stuck is None else None
         return self._child
+
+    def _started(self, loop: asyncio.AbstractEventLoop) -> Conversation | None:
+        try:
+            process = start(self._command, env=self._env)
+        except OSError as error:
+            self._back_off(loop.time())
+            self._death = f"The NVML child could not be started ({error})."
+            return None
+        return Conversation(process, loop, self._ended, told=self._heard.take)
 
     def _ended(self, child: Conversation, returncode: int) -> None:
         self._death = death_sentence(returncode)
@@ -159,6 +173,13 @@ class NvmlProbe:
             since=self._missing_since,
             detail=hung_sentence(self._deadline_seconds),
         )
+
+    def _missed_without_child(self, now: float) -> Missed:
+        if self._stuck is None:
+            return self._missed_by_death(now)
+        if self._missing_since is None:
+            self._missing_since = now
+        return Missed(reason="nvml_hung", since=self._missing_since, detail=stuck_sentence(self._stuck))
 
     def _missed_by_death(self, now: float) -> Missed:
         if self._missing_since is None:

@@ -48,12 +48,14 @@ def take(
     """Read host and models now, beside the GPUs read already. Blocks for the scan's budget at most."""
     began = monotonic()
     host = sources.host.read(sources.cache_roots)
-    models = sources.catalogue.scan(sources.scan_budget_seconds).models
+    scan = sources.catalogue.scan(sources.scan_budget_seconds)
     return Inventory(
         host=host,
         gpu=gpu,
-        models=models,
-        features_supported=features.supported(sources.policy, models),
+        models=scan.models,
+        models_complete=scan.complete,
+        models_unsearched=scan.problems,
+        features_supported=features.supported(sources.policy, scan.models),
         advanced_features=features.advanced(sources.policy),
         simulated=simulated,
         took_ms=round(gpu.took_ms + (monotonic() - began) * 1000, 1),
@@ -87,6 +89,8 @@ def to_document(inventory: Inventory) -> dict[str, object]:
         "host": _plain(inventory.host),
         "gpus": [_gpu(each) for each in gpu.gpus],
         "models": _plain(inventory.models),
+        "models_complete": inventory.models_complete,
+        "models_unsearched": _plain(inventory.models_unsearched),
         "features_supported": _plain(inventory.features_supported),
         "advanced_features": _plain(inventory.advanced_features),
         "driver_version": gpu.driver_version,

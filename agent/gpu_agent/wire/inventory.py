@@ -195,6 +195,10 @@ class Inventory:
     host: Host
     gpu: GpuReport
     models: tuple[Model, ...] = ()
+    models_complete: bool = True
+    """False: the search ran out of its time; what it did not reach is missing, or as it was last known."""
+    models_unsearched: Mapping[str, str] = field(default_factory=dict)
+    """Place → why it could not be searched for models. For this machine's owner; never for the wire."""
     features_supported: Mapping[str, bool] = field(default_factory=dict)
     advanced_features: tuple[str, ...] = ()
     simulated: bool = False
