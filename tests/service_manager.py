@@ -1,0 +1,55 @@
+"""systemd as a service sees it: a datagram socket that hears what it is told."""
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class ServiceManager:
+    """Listens at one address, and keeps all that it heard."""
+
+    def __init__(self, address: str) -> None:
+        self.heard: list[str] = []
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a service finds in its environment."""
+        return {"NOTIFY_SOCKET": self._address.replace("\0", "@", 1)}
+
+    def hear(self, *, within_seconds: float = 5) -> str:
+        """Wait for the next datagram."""
+        self._socket.settimeout(within_seconds)
+        self.heard.append(self._socket.recv(4096).decode())
+        return self.heard[-1]
+
+    def hear_until(self, begins: str, *, within_seconds: float = 5) -> str:
+        """Wait for a datagram that begins so; those before it are kept too."""
+        while True:
+            if (told := self.hear(within_seconds=within_seconds)).startswith(begins):
+                return told
+
+    def heard_so_far(self) -> list[str]:
+        """All that was told until now."""
+        self._socket.settimeout(0)
+        while True:
+            try:
+                self.heard.append(self._socket.recv(4096).decode())
+            except BlockingIOError:
+                return self.heard
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextmanager
+def service_manager(folder: Path) -> Iterator[ServiceManager]:
+    """Listen at a path in this folder."""
+    manager = ServiceManager(str(folder / "notify"))
+    try:
+        yield manager
+    finally:
+        manager.close()
