@@ -20,6 +20,7 @@ from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.link import Link, LinkEvent
 from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.pulse import Signs
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.sources import opened_sources
@@ -98,6 +99,7 @@ class Agent:
         self._parting: Link | None = None
         """The link that was closed last: its goodbye may still be on its way."""
         self._exit: Exit | None = None
+        self._busy_since: float | None = None
         self._repeats = Repeats()
         self._faults = Faults()
 
@@ -105,6 +107,16 @@ class Agent:
     def view(self) -> SessionView:
         """The session as it stands, for `status`."""
         return self._machine.view
+
+    @property
+    def signs(self) -> Signs:
+        """What tells whether this agent gets on."""
+        return Signs(
+            busy_since=self._busy_since,
+            deadline=self._machine.deadline,
+            probed_at=self._prober.turned_at,
+            probe_patience_seconds=self._prober.patience_seconds,
+        )
 
     async def run(self, tasks: Tasks) -> Exit:
         """Live until the session is over; returns how it ended."""
@@ -134,11 +146,14 @@ class Agent:
 
     async def _next_actions(self) -> list[Action]:
         """Wait for an event or the session's deadline, whichever comes first."""
+        self._busy_since = None
         try:
             async with asyncio.timeout_at(self._machine.deadline):
                 link, event = await self._inbox.get()
         except TimeoutError:
             return self._machine.wake(_now())
+        finally:
+            self._busy_since = _now()
         if link is not None and link is not self._link:
             return []  # the session has let go of that link
         return self._machine.handle(event, _now())

@@ -4,6 +4,7 @@ Decides nothing of the session: `agent` lives that. It runs once in a process.
 """
 
 import asyncio
+import os
 import platform
 import signal
 from enum import IntEnum
@@ -14,7 +15,9 @@ from gpu_agent.node.disk import load
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.node.supervised import attend
 from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.sdnotify import Systemd
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
 from gpu_agent.version import __version__
@@ -71,12 +74,18 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
     async with reading as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
 
+        systemd = Systemd(os.environ)
+
         def stop(number: signal.Signals) -> None:
+            systemd.stopping()
             tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
 
         # Until settings can be read again at run time, a hang-up means leaving too.
         with delivered(STOPPING + RELOADING, stop):
+            tasks.start("supervised", attend(systemd, lambda: agent.view, lambda: agent.signs))
+            systemd.ready()
             ending = await agent.run(tasks)
+        systemd.stopping()
         tasks.end()
     _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
     return End.REFUSED if ending.failed else End.LEFT

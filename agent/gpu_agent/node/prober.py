@@ -70,6 +70,8 @@ class Prober:
         self._listener = listener
         self._health = HealthKeeper(pace.stale_after_seconds)
         self._health_log = HealthLog()
+        self.turned_at = time.monotonic()
+        """When it last began to look."""
         self._asked = asyncio.Event()
         self._gpus_asked = False
         self._at_rest: GpuReport | None = None
@@ -98,6 +100,11 @@ class Prober:
         ages = (self._health.age_seconds(time.monotonic()), self._collecting.age_seconds())
         return min((age for age in ages if age is not None), default=None)
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long one turn takes at most: each of four parties keeps its deadline, and then it waits."""
+        return self._interval() + 4 * self._pace.deadline_seconds
+
     def probe_now(self) -> None:
         """Do not wait for the next turn, and read the GPUs even where they are not polled."""
         self._gpus_asked = True
@@ -109,6 +116,7 @@ class Prober:
         tasks.start("rescans", self._rescans.run())
         while True:
             self._asked.clear()
+            self.turned_at = time.monotonic()
             gpus = await self._gpus(tasks)
             was_overdue = self._overdue
             await self._look_around(tasks, self._take)
