@@ -66,6 +66,50 @@ def test_the_tightest_limit_of_all_parents_binds(tmp_path: Path) -> None:
     assert (found.cpu_cores, found.memory_limit_bytes, found.memory_used_bytes) == (1.0, GIB, 12288)
 
 
+UNIT_FILES = {
+    "system.slice/memory.max": "max",
+    "system.slice/memory.current": str(6 * GIB),
+    "system.slice/cpu.stat": "usage_usec 9000000",
+    "system.slice/cpuset.cpus.effective": "0-7",
+    "system.slice/agent.service/cpu.max": "50000 100000",
+    "system.slice/agent.service/cpu.stat": "usage_usec 1000000",
+    "system.slice/agent.service/cpuset.cpus.effective": "0-1",
+    "system.slice/agent.service/memory.max": str(GIB // 2),
+    "system.slice/agent.service/memory.current": str(GIB // 8),
+}
+"""What the group of a unit with limits of its own holds, and that of the slice above it."""
+
+
+def test_what_systemd_grants_the_agents_own_unit_is_not_what_the_machine_has(tmp_path: Path) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    found = version_2(tmp_path, "/system.slice/agent.service", UNIT_FILES)
+    assert found == Cgroup(cpus=8, cpu_used_seconds=9.0, memory_used_bytes=6 * GIB)
+
+
+def test_limits_above_the_agents_own_unit_bind_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    files = {**UNIT_FILES, "system.slice/memory.max": str(8 * GIB)}
+    found = version_2(tmp_path, "/system.slice/agent.service", files)
+    assert (found.memory_limit_bytes, found.memory_used_bytes) == (8 * GIB, 6 * GIB)
+
+
+def test_in_a_container_that_no_systemd_runs_a_units_limits_are_the_containers(tmp_path: Path) -> None:
+    found = version_2(tmp_path, "/system.slice/agent.service", UNIT_FILES)
+    assert (found.memory_limit_bytes, found.cpu_cores, found.cpus) == (GIB // 2, 0.5, 2)
+
+
+@pytest.mark.parametrize("group", ["docker-1.scope", "session-1.scope", "user.slice"])
+def test_only_a_service_is_the_agents_own(tmp_path: Path, group: str) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    found = version_2(tmp_path, f"/{group}", {f"{group}/memory.max": str(GIB)})
+    assert found.memory_limit_bytes == GIB
+
+
+def test_a_mount_that_shows_nothing_but_the_unit_leaves_its_limits(tmp_path: Path) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    assert version_2(tmp_path, "/hidden/agent.service", {"memory.max": str(GIB)}).memory_limit_bytes == GIB
+
+
 def test_a_path_of_the_host_that_the_container_cannot_see_means_the_mount_itself(tmp_path: Path) -> None:
     found = version_2(tmp_path, "/kubepods/pod1/c1", {"memory.max": str(GIB)})
     assert found.memory_limit_bytes == GIB

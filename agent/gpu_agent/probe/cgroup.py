@@ -2,7 +2,8 @@
 
 Understands version 1, version 2 and both at once (hybrid), in a container with or without a
 cgroup namespace. Every limit is the tightest one between our own group and the top of what is
-mounted, because a parent's limit binds its children.
+mounted, because a parent's limit binds its children. The group of the service that systemd runs this
+process as is passed over: what a unit grants the agent (`MemoryMax`) is not what the machine has for jobs.
 
 It refuses to guess: no limit is `None`, and so is a file that cannot be read, with its reason
 in `unknowns`. It writes nothing, and outside Linux it finds no group at all.
@@ -21,6 +22,9 @@ _MICROSECONDS = 1_000_000.0
 _NANOSECONDS = 1_000_000_000.0
 _OWN_GROUPS = "proc/self/cgroup"
 _MOUNTS = "proc/self/mountinfo"
+_BOOTED = "run/systemd/system"
+"""There where systemd is the init, sd_booted(3): in a container that has none it is not."""
+_SERVICE = ".service"
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 _MOST_CPUS = 65_536
 _Number = TypeVar("_Number", int, float)
@@ -61,7 +65,7 @@ def read_cgroup(root: Path = Path("/")) -> Cgroup:
         return Cgroup()
     except OSError as error:
         return Cgroup(unknowns={"cgroup": f"cannot read {error.filename}: {error.strerror}"})
-    reader, groups = _Reader(), _Groups(root, own, mounts)
+    reader, groups = _Reader(), _Groups(root, own, mounts, booted=(root / _BOOTED).is_dir())
     cpu, cpu_is_v2 = groups.ladder("cpu")
     usage, usage_is_v2 = groups.ladder("cpuacct")
     memory, memory_is_v2 = groups.ladder("memory")
@@ -112,16 +116,22 @@ class _Groups:
     root: Path
     own: dict[str, str]
     mounts: tuple[_Mount, ...]
+    booted: bool
+    """Whether systemd runs here, so that a service's group is the agent's and not its machine's."""
 
     def ladder(self, controller: str) -> tuple[list[Path], bool]:
         """Directories from our group up to the mount's top, and whether they are version 2."""
         for mount in self.mounts:
             if controller in mount.controllers and controller in self.own:
-                return _upwards(self.root, mount, self.own[controller]), False
+                return self._above_our_unit(_upwards(self.root, mount, self.own[controller])), False
         for mount in self.mounts:
             if not mount.controllers and "" in self.own:
-                return _upwards(self.root, mount, self.own[""]), True
+                return self._above_our_unit(_upwards(self.root, mount, self.own[""])), True
         return [], False
+
+    def _above_our_unit(self, ladder: list[Path]) -> list[Path]:
+        own, *above = ladder
+        return above if self.booted and above and own.name.endswith(_SERVICE) else ladder
 
 
 def _upwards(root: Path, mount: _Mount, group: str) -> list[Path]:
