@@ -2,24 +2,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpu_agent.runtime.layers import SettingsError, read
+from gpu_agent.runtime.layers import SettingsError, name_of, read, table_in
+from gpu_agent.runtime.origins import NESTED
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: int = 3
+    free: int = Field(0, ge=0)
 
 
 class Sample(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="LAYERS_TEST_")
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="LAYERS_TEST_", env_nested_delimiter=NESTED
+    )
 
     number: int = 1
     names: tuple[str, ...] = ()
+    table: Table = Table()
+    tables: tuple[Table, ...] = ()
+    gap: int = Field(0, ge=0)
+    secret: SecretStr | None = None
 
 
 def load(folder: Path, flags: Mapping[str, object] | None = None, *, config: Path | None = None) -> Sample:
-    def sentence(error: ErrorDetails, path: Path) -> str:
-        return f"{path.name}: {error['loc'][0]}: {error['msg']}"
+    return read(Sample, flags or {}, default=folder / "default.toml", config=config, sentence=own_words)
 
-    return read(Sample, flags or {}, default=folder / "default.toml", config=config, sentence=sentence)
+
+def own_words(error: ErrorDetails) -> str | None:
+    return "mind the gap" if name_of(error) == "gap" else None
 
 
 def test_flags_win_over_environment_over_file_over_defaults(
@@ -48,10 +64,18 @@ def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> 
         (b"number = ", "not valid TOML"),
         (b"\xff\xfe\x00a", "UTF-8"),
         (b"x = " + b"[" * 5000, "not valid TOML"),
-        (b'number = "many"', "default.toml: number"),
-        (b"unheard_of = 1", "default.toml: unheard_of"),
+        (b'\nnumber = "many"', r"default\.toml:2: number: .* unable to parse .*, got 'many'"),
+        (b"gap = -1", r"default\.toml:1: mind the gap"),
+        (b"unheard_of = 1", r"default\.toml:1: 'unheard_of' is no setting; there are: number, names, "),
+        (b"nummber = 1", r"'nummber' is no setting; did you mean 'number'\?"),
+        (b"[table]\n\nlimmit = 1", r"default\.toml:3: 'limmit' is no setting; did you mean 'limit'\?"),
+        (b"[[tables]]\n[[tables]]\nlimmit = 1", r"default\.toml:3: 'limmit' .* did you mean 'limit'\?"),
+        (b"[table]\nlimit = 1\nfree = -1", r"default\.toml:3: table\.free: .*, got -1"),
     ],
-    ids=["torn", "not UTF-8", "too deep", "wrong", "unknown"],
+    ids=[
+        *("torn", "not UTF-8", "too deep", "wrong", "own words", "unknown", "misspelt"),
+        *("in a table", "in one of tables", "wrong in a table"),
+    ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "default.toml").write_bytes(content)
@@ -63,3 +87,34 @@ def test_a_variable_that_should_hold_json_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LAYERS_TEST_NAMES", "a,b")
     with pytest.raises(SettingsError, match=r"names.*JSON"):
         load(tmp_path)
+
+
+def test_a_key_of_a_table_has_a_variable_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default.toml").write_text("[table]\nlimit = 1\nfree = 2")
+    monkeypatch.setenv("LAYERS_TEST_TABLE__FREE", "5")
+    assert load(tmp_path).table == Table(limit=1, free=5)
+
+
+def test_a_fault_of_a_variable_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default.toml").write_text("number = 1")
+    monkeypatch.setenv("LAYERS_TEST_NUMBER", "many")
+    with pytest.raises(SettingsError, match=r"^variable LAYERS_TEST_NUMBER: number: "):
+        load(tmp_path)
+
+
+def test_a_fault_of_an_option_needs_no_place(tmp_path: Path) -> None:
+    (tmp_path / "default.toml").write_text("number = 1")
+    with pytest.raises(SettingsError, match=r"^number: "):
+        load(tmp_path, {"number": "many"})
+
+
+def test_what_is_shown_of_a_value_is_short(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path, {"number": "9" * 500 + "x"})
+    assert len(str(refused.value)) < 300
+
+
+def test_a_table_is_found_in_whatever_holds_it() -> None:
+    assert table_in(Table | None) is Table
+    assert table_in(tuple[Table, ...]) is Table
+    assert table_in(dict[str, int]) is None

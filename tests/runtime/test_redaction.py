@@ -11,3 +11,15 @@ def test_a_token_keeps_its_id_and_loses_its_secret(kind: str) -> None:
 
 def test_words_without_a_token_stay() -> None:
     assert without_secrets("gpu_agent.node, gpuj_ of nothing") == "gpu_agent.node, gpuj_ of nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("proxy http://me:s3cret@proxy:3128 refused", f"proxy http://me:{REDACTED}@proxy:3128 refused"),
+        ("socks5://me:s3cret@[::1]:1080", f"socks5://me:{REDACTED}@[::1]:1080"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+    ],
+)
+def test_a_password_in_a_url_is_taken_out(said: str, shown: str) -> None:
+    assert without_secrets(said) == shown

@@ -88,6 +88,17 @@ REGISTRY = Group(
         },
     },
 )
+CONFIG = Group(
+    summary="check the configuration, or show it with where each value comes from",
+    description="The configuration of either half: whether it can be used, and where each value comes from.",
+    what="action",
+    subjects={
+        "actions": {
+            "check": Command("config_check", "say whether the settings can be used, and what is wrong"),
+            "show": Command("config_show", "show every setting and where its value comes from"),
+        },
+    },
+)
 ROOT = Group(
     summary="gpu-agent",
     description="Says, now and truthfully, what each GPU machine has and whether it may take a job.",
@@ -100,6 +111,9 @@ ROOT = Group(
         },
         "beside the scheduler": {
             "registry": REGISTRY,
+        },
+        "on either": {
+            "config": CONFIG,
         },
         "to try it, and to build on it": {
             "demo": Command("demo", "a registry and three agents on this machine, until Ctrl-C"),

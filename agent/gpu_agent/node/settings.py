@@ -4,9 +4,7 @@ Reads files and environment once and changes nothing. What is wrong comes back a
 `SettingsError`, a sentence for each fault with the next step.
 """
 
-import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +32,8 @@ from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.runtime.folders import Folder
-from gpu_agent.runtime.layers import read
+from gpu_agent.runtime.layers import name_of, problem_of, read
+from gpu_agent.runtime.origins import NESTED
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.fields import Name, Text
 from gpu_agent.wire.inventory import ModelStatus
@@ -43,7 +42,6 @@ DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
 ENVIRONMENT_PREFIX = "GPU_AGENT_"
 LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
 """One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
-_LONGEST_SHOWN = 60
 _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable by which systemd says where it put a unit's credentials."""
 _CREDENTIAL = "join-token"
@@ -68,7 +66,9 @@ class DeclaredModel(BaseModel):
 class AgentSettings(BaseSettings):
     """All that `gpu-agent run` can be told. Times are seconds."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
+    )
 
     registry_url: Annotated[str, AfterValidator(registry_url_of)]
     join_token_file: Annotated[Folder, AfterValidator(file_of_token)] | None = None
@@ -160,36 +160,10 @@ def _handed_by_systemd() -> Path | None:
     return path if path.is_file() and path.stat().st_size else None
 
 
-def _sentence(error: ErrorDetails, path: Path) -> str:
-    name = ".".join(str(step) for step in error["loc"])
+def _sentence(error: ErrorDetails) -> str | None:
+    name, problem = name_of(error), problem_of(error)
     if name == "registry_url" and error["type"] == "missing":
         return f"no registry is named; add --registry ws://HOST:{DEFAULT_PORT}{NODE_PATH}"
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(error, path)
-    problem = error["msg"].removeprefix("Value error, ")
     if name in ("join_token", "join_token_file") or problem.startswith(NO_CREDENTIALS):
         return f"{name}: {problem}"  # whatever it is, it may be the secret
-    shown = repr(error["input"])
-    if len(shown) > _LONGEST_SHOWN:
-        shown = f"{shown[:_LONGEST_SHOWN]}…"
-    return f"{name}: {problem}, got {shown}"
-
-
-def _unknown_key(error: ErrorDetails, path: Path) -> str:
-    key = str(error["loc"][-1])
-    nested = len(error["loc"]) > 1
-    known = DeclaredModel.model_fields if nested else AgentSettings.model_fields
-    nearest = difflib.get_close_matches(key, known, 1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
-    return f"{_place(key, path)}{key!r} is no setting; {hint}"
-
-
-def _place(key: str, path: Path) -> str:
-    """Say where a key stands, as `FILE:LINE: `, when it is found in the file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    spelled = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=\].]""")
-    found = next((number for number, line in enumerate(lines, 1) if spelled.match(line)), None)
-    return f"{path}: " if found is None else f"{path}:{found}: "
+    return None

@@ -1,15 +1,17 @@
 """Settings in layers: defaults ← a TOML file ← environment ← flags, and their faults as sentences.
 
-Both programs read theirs this way. Knows no setting by name; what a fault means is said by
-whoever owns the settings. Reads once and changes nothing.
+Both programs read theirs this way. A fault names the file's line or the variable that has it, and a key
+that does not exist the nearest one that does. Knows no setting by name: what else a fault means is said
+by whoever owns the settings. Reads once and changes nothing.
 """
 
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -19,7 +21,10 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableError
 
+from gpu_agent.runtime.origins import DEFAULT, Origins
+
 _Settings = TypeVar("_Settings", bound=BaseSettings)
+_LONGEST_SHOWN = 60
 
 
 class SettingsError(Exception):
@@ -32,11 +37,12 @@ def read(
     *,
     default: Path,
     config: Path | None,
-    sentence: Callable[[ErrorDetails, Path], str],
+    sentence: Callable[[ErrorDetails], str | None],
 ) -> _Settings:
     """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
 
     Without `config` the file at `default` is read if it is there; a named one must be there.
+    `sentence` has the owner's own words for a fault, or None for the usual ones.
     """
     path = default if config is None else config
     if config is not None and not config.is_file():
@@ -51,8 +57,58 @@ def read(
     except UnreadableError as error:  # a variable that should hold JSON
         raise SettingsError(f"{error}: write it as JSON") from None
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise SettingsError("\n".join(sentence(one, path) for one in faults)) from None
+        origins = Origins(kind, given, path)
+        faults = (
+            f"{_place(origins, one)}{sentence(one) or _usual(kind, one)}"
+            for one in error.errors(include_url=False)
+        )
+        raise SettingsError("\n".join(faults)) from None
+
+
+def problem_of(error: ErrorDetails) -> str:
+    """What is wrong, in the words of whoever found it."""
+    return error["msg"].removeprefix("Value error, ")
+
+
+def name_of(error: ErrorDetails) -> str:
+    """The setting that has a fault, with dots between a table and its key; empty for all of them."""
+    return ".".join(str(step) for step in error["loc"])
+
+
+def _place(origins: Origins, error: ErrorDetails) -> str:
+    origin = origins.nearest(error["loc"])
+    return "" if origin is DEFAULT or not origin.stands else f"{origin}: "
+
+
+def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(_holder(kind, error), str(error["loc"][-1]))
+    shown = repr(error["input"])
+    if len(shown) > _LONGEST_SHOWN:
+        shown = f"{shown[:_LONGEST_SHOWN]}…"
+    name = name_of(error)
+    return f"{name}: {problem_of(error)}, got {shown}" if name else problem_of(error)
+
+
+def _unknown_key(holder: type[BaseModel], key: str) -> str:
+    nearest = difflib.get_close_matches(key, holder.model_fields, 1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(holder.model_fields)}"
+    return f"{key!r} is no setting; {hint}"
+
+
+def _holder(kind: type[BaseModel], error: ErrorDetails) -> type[BaseModel]:
+    """The settings, or the table of them, that refused a key."""
+    for step in error["loc"][:-1]:
+        field = kind.model_fields.get(str(step))
+        kind = kind if field is None else table_in(field.annotation) or kind
+    return kind
+
+
+def table_in(annotation: object) -> type[BaseModel] | None:
+    """The table that a setting's type holds, alone, as an option or many times; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(table_in, get_args(annotation))), None)
 
 
 def _layered(kind: type[_Settings], path: Path) -> type[_Settings]:

@@ -1,4 +1,7 @@
-"""Tokens taken out of words before anybody is shown them. It knows no token: it goes by their shape."""
+"""Secrets taken out of words before anybody is shown them: tokens, and passwords in URLs.
+
+It knows none of them: it goes by their shape.
+"""
 
 import re
 
@@ -6,7 +9,10 @@ REDACTED = "[redacted]"
 
 _SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
 
+_PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
+"""What stands between a URL's user and its host."""
+
 
 def without_secrets(line: str) -> str:
     """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
-    return _SECRET.sub(rf"\1{REDACTED}", line)
+    return _PASSWORD.sub(rf"\1{REDACTED}@", _SECRET.sub(rf"\1{REDACTED}", line))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.layers import read
+from gpu_agent.runtime.origins import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server.address import Address
 from gpu_agent.server.stores import SQLITE, checked
@@ -51,7 +51,9 @@ Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 class RegistrySettings(BaseSettings):
     """All that `registry serve` can be told. Times are seconds."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
+    )
 
     node_listen: Listen = Address("127.0.0.1", 8080)
     operator_listen: Listen = Address("127.0.0.1", 8081)
@@ -143,12 +145,4 @@ class RegistrySettings(BaseSettings):
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
     """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
-    return read(RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
-
-
-def _sentence(error: ErrorDetails, _path: Path) -> str:
-    name = ".".join(str(step) for step in error["loc"])
-    problem = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{name!r} is no setting of the registry; see `gpu-agent registry serve --help`"
-    return f"{name}: {problem}, got {error['input']!r}" if name else problem
+    return read(RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=lambda _: None)
