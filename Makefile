@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test simulate e2e drivers trees crashes lint format types imports cover bench reference schema clean
+.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference schema clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-C
 	@$(BIN)/gpu-agent demo $(DEMO)
 
-test: $(READY) ## every test that needs no root
+test: $(READY) ## every test; those that need root are skipped without it
 	$(BIN)/python -m pytest -q $(ARGS)
 
 simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
@@ -35,6 +35,9 @@ simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with 
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
+
+system: $(READY) ## Debian 12 and 13, booted with systemd: root, debootstrap and systemd-container
+	$(BIN)/python -m pytest -q tests/system $(ARGS)
 
 drivers: $(READY) ## the probe against drivers that misbehave at random: CASES of them, from SEED on
 	$(BIN)/python -m tests.nvml_fake.campaign --cases $(or $(CASES),6000) --seed $(or $(SEED),0)

@@ -1,0 +1,89 @@
+"""Root directories of Debian releases, made once by debootstrap and kept in `.cache/system/`.
+
+A root that is there is whole: it is made under another name and moved into place. Nobody writes into one
+afterwards; who wants to change something works on a copy. `python3 -m tests.system.roots` makes all of them.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE = Path(__file__).parent.parent.parent / ".cache" / "system"
+MIRROR = "http://deb.debian.org/debian"
+SUITES = ("bookworm", "trixie")
+"""Debian 12 with Python 3.11 and systemd 252, Debian 13 with Python 3.13 and systemd 257."""
+
+_PACKAGES = ("systemd-sysv", "python3-venv")
+_PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "unshare")
+_LONGEST_SECONDS = 600.0
+
+
+class NoRootError(Exception):
+    """The machine cannot make or boot such a root; the sentence says why."""
+
+
+def why_not() -> str | None:
+    """Why this machine can boot no Debian, as a sentence, or None when it can."""
+    if not sys.platform.startswith("linux"):
+        return "only Linux boots systemd in a namespace"
+    if os.geteuid() != 0:
+        return "only root can boot systemd in a namespace: run these tests as root"
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"missing here: {', '.join(missing)} (apt-get install -y debootstrap systemd-container)"
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text(encoding="ascii"):
+        return "this kernel has no overlay file system"
+    apart = ("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "true")
+    if subprocess.run(apart, check=False, capture_output=True, timeout=30).returncode != 0:
+        return "namespaces of its own are not allowed to this process"
+    return None
+
+
+def debian(suite: str) -> Path:
+    """The root of a release; makes it when there is none. Raises `NoRootError`."""
+    recipe = hashlib.sha256(" ".join((MIRROR, *_PACKAGES)).encode()).hexdigest()[:8]
+    root = CACHE / f"{suite}-{recipe}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone(CACHE / f"{suite}.lock"):
+        if not root.exists():
+            _make(suite, root)
+    return root
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process makes that root."""
+    with lock.open("w", encoding="ascii") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _make(suite: str, root: Path) -> None:
+    half_made = root.with_name(f"{root.name}.half-made")
+    shutil.rmtree(half_made, ignore_errors=True)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
+    done = subprocess.run(
+        [*command, suite, str(half_made), MIRROR],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=_LONGEST_SECONDS,
+    )
+    if done.returncode != 0:
+        raise NoRootError(f"debootstrap made no {suite}: {(done.stdout + done.stderr)[-500:]}")
+    half_made.rename(root)
+
+
+if __name__ == "__main__":
+    obstacle = why_not()
+    if obstacle is not None:
+        sys.exit(f"no root of Debian is made: {obstacle}")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(debian, SUITES))

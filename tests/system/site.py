@@ -1,0 +1,38 @@
+"""A registry and its agent on one booted machine, as an operator there looks at them."""
+
+import json
+from typing import Any
+
+from tests.system.machine import Machine
+
+AGENT = "gpu-agent.service"
+REGISTRY = "gpu-registry.service"
+
+
+class Site:
+    """Asks the registry of a machine by the operators' own command."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes; none while the registry does not answer."""
+        done = self.machine.run("gpu-agent", "registry", "nodes", "--json", check=False)
+        if done.returncode != 0:
+            return []
+        nodes: list[dict[str, Any]] = json.loads(done.stdout)["nodes"]
+        return nodes
+
+    def ready(self) -> dict[str, Any] | None:
+        """The node that is ready and connected."""
+        return next((node for node in self.nodes() if node["status"] == "ready" and node["connected"]), None)
+
+    def await_ready(self, *, within_seconds: float = 30) -> dict[str, Any]:
+        """The node that is ready and connected, waited for."""
+        return self.machine.until(self.ready, within_seconds=within_seconds, what="a node that is ready")
+
+    def hand_over_a_join_token(self) -> None:
+        """Put a fresh join token to where systemd finds it for the agent."""
+        token = "/etc/gpu-agent/join-token"
+        self.machine.run("rm", "-f", token)
+        self.machine.run("gpu-agent", "registry", "token", "create", "--out", token)
