@@ -29,6 +29,8 @@ from gpu_agent.probe.simulation import FAULTS, MODEL_STATES
 from gpu_agent.probe.xids import XIDS
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.layers import table_in
+from gpu_agent.runtime.origins import variable_of
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
@@ -42,10 +44,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 NO_DEFAULT = {"none": None, "required": "required"}
 
 
-def rows(document: str, heading: str, *, table: int = 0) -> list[list[str]]:
-    """Read the cells of a table under a heading, without its head."""
+def rows(document: str, heading: str, *, table: int = 0, below: str | None = None) -> list[list[str]]:
+    """Read the cells of a table under a heading, and under one below it, without its head."""
     written = (DOCS / document).read_text(encoding="utf-8")
     section = written.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    if below is not None:
+        section = section.split(f"\n### {below}\n", 1)[1].split("\n### ", 1)[0]
     tables = [part for part in section.split("\n\n") if part.strip().startswith("|")]
     lines = tables[table].strip().splitlines()
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines[2:]]
@@ -69,6 +73,8 @@ def true_default(settings: type[BaseModel], key: str) -> object:
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, Address | Path):
         return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_defaults=True)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -95,6 +101,29 @@ def test_the_defaults_shown_are_the_true_ones(
     table = rows("settings.md", heading)
     shown = {quoted(row[0])[0]: stated_default(row[2]) for row in table}
     assert shown == {key: true_default(settings, key) for key in settings.model_fields}
+
+
+TABLES_WITHIN = [
+    pytest.param(heading, settings, prefix, key, id=f"{heading}: {key}")
+    for heading, settings, prefix in (param.values for param in TABLES)
+    for key, field in settings.model_fields.items()  # type: ignore[union-attr]  # a class of settings
+    if isinstance(field.get_default(call_default_factory=True, validated_data={}), BaseModel)
+]
+
+
+@pytest.mark.parametrize(("heading", "settings", "prefix", "key"), TABLES_WITHIN)
+def test_every_key_of_a_table_is_listed_with_its_default_and_its_variable(
+    heading: str, settings: type[BaseSettings], prefix: str, key: str
+) -> None:
+    inside = table_in(settings.model_fields[key].annotation)
+    assert inside is not None
+    table = rows("settings.md", heading, below=f"`[{key}]`")
+    assert {quoted(row[0])[0]: stated_default(row[2]) for row in table} == {
+        name: true_default(inside, name) for name in inside.model_fields
+    }
+    assert [quoted(row[3]) for row in table] == [
+        [variable_of(prefix, (key, name))] for name in inside.model_fields
+    ]
 
 
 def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:

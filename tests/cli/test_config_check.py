@@ -81,3 +81,15 @@ def test_a_registrys_settings_are_checked_without_its_extra(tmp_path: Path) -> N
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("accepts", "warned"), [("true", False), ("false", True)])
+def test_limits_for_public_jobs_that_nobody_lets_in_are_warned_of(
+    tmp_path: Path, accepts: str, *, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(
+        tmp_path, f"{URL}accept_public_jobs = {accepts}\n[public_jobs]\nmax_temperature_c = 80\n"
+    )
+    assert main(["config", "check", "agent", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert (f"warning: {config}:4: public_jobs.max_temperature_c limits nothing" in said) is warned

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.processes import Process, lineage, process
+from gpu_agent.probe.processes import Process, lineage, process, program
 
 STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
 
@@ -47,3 +47,12 @@ def test_a_real_child_comes_from_us() -> None:
         finally:
             child.communicate(b"\n")
     assert process(child.pid) is None
+
+
+def test_a_program_is_named_as_the_kernel_keeps_it_and_unknown_where_it_cannot_be_seen(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "7" / "comm").write_bytes(b"a b\xff\n")
+    assert program(7, tmp_path) == "a b\ufffd"
+    assert program(8, tmp_path) is None

@@ -68,7 +68,8 @@ def _summary(half: str, configuration: Configuration) -> str:
 
 
 def _warnings(configuration: Configuration) -> Iterator[str]:
-    """What works and should be known: a secret in a file that everybody may read."""
+    """What works and should be known: secrets that everybody may read, limits without what they limit."""
+    yield from _idle_limits(configuration)
     for one in configuration.settings:
         if one.secret and one.origin.layer is Layer.FILE and one.value is not None:
             mode = stat.S_IMODE(configuration.file.stat().st_mode)
@@ -78,3 +79,17 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
                     f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
                     "read, and have it replaced"
                 )
+
+
+def _idle_limits(configuration: Configuration) -> Iterator[str]:
+    accepted = any(one.key == "accept_public_jobs" and one.value for one in configuration.settings)
+    limits = [
+        one
+        for one in configuration.settings
+        if one.key.startswith("public_jobs.") and one.origin.layer is not Layer.DEFAULT
+    ]
+    if limits and not accepted:
+        yield (
+            f"warning: {limits[0].origin}: {limits[0].key} limits nothing, since no public jobs are let in; "
+            "set accept_public_jobs = true if they may come"
+        )

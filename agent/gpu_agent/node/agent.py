@@ -18,8 +18,10 @@ from gpu_agent.node.figures import moment_of
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.link import Link, LinkEvent
+from gpu_agent.node.own_programs import named_own
 from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.public_pool import PublicPool, Standing
 from gpu_agent.node.pulse import Signs
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
@@ -102,11 +104,17 @@ class Agent:
         self._busy_since: float | None = None
         self._repeats = Repeats()
         self._faults = Faults()
+        self._public_pool = PublicPool(settings)
 
     @property
     def view(self) -> SessionView:
         """The session as it stands, for `status`."""
         return self._machine.view
+
+    @property
+    def public_jobs(self) -> Standing:
+        """How it stands with jobs of the public pool, for `status`."""
+        return self._public_pool.standing
 
     @property
     def signs(self) -> Signs:
@@ -133,9 +141,11 @@ class Agent:
         await self._inbox.put((None, StopRequested(reason)))
 
     async def _probed(self, inventory: Inventory) -> None:
-        inventory = replace(inventory, gpu=await owned(inventory.gpu, self.jobs))
+        gpus = await owned(inventory.gpu, self.jobs)
+        inventory = replace(inventory, gpu=await named_own(gpus, self._settings.public_jobs.own_programs))
         self._inventory = inventory
-        declaration = declare(inventory, self._settings.owner)
+        owner = self._public_pool.owner_at(inventory.gpu, self.jobs, now=_now())
+        declaration = declare(inventory, owner)
         await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
         for fault in self._faults.found_in(inventory.gpu):
             if self._repeats.admit(fault.code, now=_now()) is not None:

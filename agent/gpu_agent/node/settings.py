@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gpu_agent.node.limit_settings import OwnersLimits
 from gpu_agent.node.setting_values import (
     DEFAULT_PORT,
     NO_CREDENTIALS,
@@ -93,6 +94,8 @@ class AgentSettings(BaseSettings):
     """False leaves NVIDIA GPUs alone between the readings that are asked for, so that they may sleep."""
 
     accept_public_jobs: bool = False
+    public_jobs: OwnersLimits = Field(default_factory=OwnersLimits)
+    """What must hold besides for public jobs to be let in."""
     labels: Labels = Field(default_factory=dict)
     max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     endpoint: Text | None = None

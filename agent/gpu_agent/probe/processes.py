@@ -34,6 +34,15 @@ def process(pid: int, root: Path = Path("/")) -> Process | None:
         return None
 
 
+def program(pid: int, root: Path = Path("/")) -> str | None:
+    """The name of a process' program, as far as the kernel keeps it; None where it cannot be seen."""
+    try:
+        with (root / "proc" / str(pid) / "comm").open("rb") as file:
+            return file.read(_LONGEST_BYTES).decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+
+
 def lineage(pid: int, root: Path = Path("/")) -> tuple[Process, ...]:
     """A process and those that it comes from, itself first; empty where it cannot be seen."""
     line: list[Process] = []

@@ -1,0 +1,203 @@
+"""The owner's limits for public jobs: readings and the local time in, reasons to keep them out.
+
+Pure: it reads no clock, no GPU and no setting by itself. What is not known changes nothing: a limit holds
+as it held, and one that has never been known to be kept counts as reached. After a reading has reached
+its limit, it must be well for a while before it counts as such, so that nothing flaps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from gpu_agent.node.limit_settings import OwnersLimits
+from gpu_agent.node.schedule import parse
+from gpu_agent.wire.inventory import Gpu, GpuReport
+
+COOLER_C = 5.0
+"""A GPU that was too hot must be this much cooler than its limit to be cool again."""
+BUSY_PERCENT, BUSY_SECONDS = 30.0, 20.0
+"""Use from this on that no job and no process explains is somebody's, once it has lasted so long."""
+
+
+class Limit(StrEnum):
+    """What may keep public jobs out, named as the setting."""
+
+    SCHEDULE = "schedule"
+    TEMPERATURE = "max_temperature_c"
+    FREE_MEMORY = "min_free_memory_mb"
+    IN_USE = "pause_while_in_use"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A limit that keeps public jobs out now, and a sentence with the figures."""
+
+    limit: Limit
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The moment that is judged: what was read, and when."""
+
+    report: GpuReport
+    working: bool
+    """Whether jobs are in flight."""
+    local: datetime
+    """The owner's local time."""
+    seconds: float
+    """Monotonic."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    limit: Limit
+    reached: bool | None
+    """None: not known."""
+    detail: str
+
+
+@dataclass(slots=True)
+class _Held:
+    detail: str
+    well_since: float | None = None
+
+
+class Limits:
+    """The limits of one owner, and which of them hold."""
+
+    def __init__(self, settings: OwnersLimits) -> None:
+        self._settings = settings
+        self._schedule = parse(settings.schedule) if settings.schedule else None
+        self._known: set[Limit] = set()
+        self._held: dict[Limit, _Held] = {}
+        self._busy_since: float | None = None
+
+    def judge(self, now: Now) -> tuple[Pause, ...]:
+        """Say what keeps public jobs out at this moment; nothing when they may come."""
+        pauses = [*self._closed(now)]
+        for look in self._looks(now):
+            held = self._judged(look, now.seconds)
+            if held is not None:
+                pauses.append(Pause(look.limit, held))
+        return tuple(pauses)
+
+    def _closed(self, now: Now) -> Iterator[Pause]:
+        if self._schedule is not None and not self._schedule.allows(now.local):
+            opens = self._schedule.next_opening(now.local)
+            yield Pause(Limit.SCHEDULE, f"public jobs are let in again on {opens}")
+
+    def _looks(self, now: Now) -> Iterator[_Look]:
+        settings = self._settings
+        if settings.max_temperature_c is not None:
+            hot = Limit.TEMPERATURE in self._held and Limit.TEMPERATURE in self._known
+            yield _too_hot(now.report, settings.max_temperature_c, was_hot=hot)
+        if settings.min_free_memory_mb is not None:
+            yield _too_full(now.report, settings.min_free_memory_mb)
+        if settings.pause_while_in_use:
+            yield self._in_use(now)
+
+    def _in_use(self, now: Now) -> _Look:
+        """Somebody else computes, or uses a GPU for so long that no job of ours has just ended there."""
+        busy = _unexplained(now)
+        since = now.seconds if self._busy_since is None else self._busy_since
+        self._busy_since = None if busy is None else since
+        if busy is not None and now.seconds - since >= BUSY_SECONDS:
+            return _Look(Limit.IN_USE, reached=True, detail=busy)
+        return _in_use(now.report, working=now.working)
+
+    def _judged(self, look: _Look, seconds: float) -> str | None:
+        """Take one look; returns why the limit holds, if it does."""
+        held = self._held.get(look.limit)
+        match look.reached:
+            case True:
+                held = _Held(look.detail)
+            case None if look.limit not in self._known:
+                held = _Held(look.detail)
+            case False if held is not None:
+                held = self._recovering(held, look, seconds)
+            case _:
+                pass
+        if look.reached is not None:
+            self._known.add(look.limit)
+        if held is None:
+            self._held.pop(look.limit, None)
+            return None
+        self._held[look.limit] = held
+        return held.detail
+
+    def _recovering(self, held: _Held, look: _Look, seconds: float) -> _Held | None:
+        """What is left of a limit whose reading is well: nothing, once it has been so for long enough."""
+        if look.limit not in self._known:
+            return None
+        since = seconds if held.well_since is None else held.well_since
+        patience = self._settings.resume_after_seconds
+        if seconds - since >= patience:
+            return None
+        return _Held(f"{look.detail}; public jobs are let in again after {patience:g} s of that", since)
+
+
+def _too_hot(report: GpuReport, limit_c: float, *, was_hot: bool) -> _Look:
+    known = [(gpu.temperature_c, gpu) for gpu in report.gpus if gpu.temperature_c is not None]
+    if not known:
+        return _Look(Limit.TEMPERATURE, None, "no GPU tells its temperature")
+    hottest_c, gpu = max(known, key=lambda one: one[0])
+    bound_c = limit_c - COOLER_C if was_hot else limit_c
+    words = f"{_name(gpu)} has {hottest_c:g} °C, and the limit is {limit_c:g} °C"
+    return _Look(Limit.TEMPERATURE, hottest_c >= bound_c, words)
+
+
+def _too_full(report: GpuReport, limit_mb: int) -> _Look:
+    known = [(free, gpu) for gpu in report.usable if (free := _free_mb(gpu)) is not None]
+    if not known:
+        return _Look(Limit.FREE_MEMORY, None, "no usable GPU tells its free memory")
+    most_mb, gpu = max(known, key=lambda one: one[0])
+    words = f"{most_mb} MB are free on {_name(gpu)}, the most of all, and the limit is {limit_mb} MB"
+    return _Look(Limit.FREE_MEMORY, most_mb < limit_mb, words)
+
+
+def _in_use(report: GpuReport, *, working: bool) -> _Look:
+    """Whether somebody else computes; a process that nobody has announced is somebody else's."""
+    other = next(
+        ((one.pid, gpu) for gpu in report.gpus for one in gpu.processes or () if one.ours is not True), None
+    )
+    if other is not None:
+        pid, gpu = other
+        words = f"process {pid} uses {_name(gpu)}, and no worker of this node has announced it"
+        return _Look(Limit.IN_USE, reached=True, detail=words)
+    untold = next((gpu for gpu in report.gpus if not _tells_of_use(gpu, working=working)), None)
+    if untold is not None or not report.gpus:
+        words = "there is no GPU to look at" if untold is None else f"who uses {_name(untold)} is not told"
+        return _Look(Limit.IN_USE, None, words)
+    return _Look(Limit.IN_USE, reached=False, detail="nobody else uses a GPU")
+
+
+def _tells_of_use(gpu: Gpu, *, working: bool) -> bool:
+    """Whether somebody else's work would show: in the list of processes, or in use without a job."""
+    return (
+        gpu.processes is not None or bool(gpu.asleep) or (not working and gpu.utilization_percent is not None)
+    )
+
+
+def _unexplained(now: Now) -> str | None:
+    """Use that nothing of ours explains, such as a game's: what only draws is in no list of processes."""
+    if now.working:
+        return None
+    for gpu in now.report.gpus:
+        use = gpu.utilization_percent
+        if use is not None and use >= BUSY_PERCENT and not gpu.processes:
+            return f"{_name(gpu)} is in use at {use:g} %, and no job is in flight"
+    return None
+
+
+def _free_mb(gpu: Gpu) -> int | None:
+    if gpu.memory_free_mb is not None:
+        return gpu.memory_free_mb
+    if gpu.memory_mb is None or gpu.memory_used_mb is None:
+        return None
+    return gpu.memory_mb - gpu.memory_used_mb
+
+
+def _name(gpu: Gpu) -> str:
+    return gpu.name if gpu.index is None else f"GPU {gpu.index}"

@@ -1,0 +1,89 @@
+"""A week's hours as an owner writes them: `mon-fri 18:00-08:00`, `sat-sun`, `22:00-06:00`.
+
+Pure: it knows no clock and no time zone; whoever asks brings the local time. Hours that pass midnight
+belong to the day on which they begin. What cannot be read is refused with how to write it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY, _HOUR = 24 * 60, 60
+_WEEK = len(DAYS) * _DAY
+_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})")
+_EXAMPLE = "write it like mon-fri 18:00-08:00, sat-sun or 22:00-06:00"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of the week, in minutes since Monday, 0:00."""
+
+    begins: int
+    lasts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When something is allowed: in any of its windows."""
+
+    windows: tuple[Window, ...]
+
+    def allows(self, local: datetime) -> bool:
+        """Whether a moment of local time is in a window."""
+        minute = _minute_of(local)
+        return any((minute - window.begins) % _WEEK < window.lasts for window in self.windows)
+
+    def next_opening(self, local: datetime) -> str:
+        """When the next window begins, as `mon 18:00`. A schedule has at least one."""
+        minute = _minute_of(local)
+        begins = min((window.begins for window in self.windows), key=lambda at: (at - minute) % _WEEK)
+        return f"{DAYS[begins // _DAY]} {begins % _DAY // _HOUR:02}:{begins % _HOUR:02}"
+
+
+def parse(entries: Iterable[str]) -> Schedule:
+    """Read a schedule; raises `ValueError` with the next step."""
+    return Schedule(tuple(window for entry in entries for window in _windows(entry)))
+
+
+def _minute_of(local: datetime) -> int:
+    return local.weekday() * _DAY + local.hour * _HOUR + local.minute
+
+
+def _windows(entry: str) -> Iterator[Window]:
+    words = entry.lower().split()
+    hours = words.pop() if words and ":" in words[-1] else None
+    if len(words) > 1 or not (words or hours):
+        raise ValueError(f"{entry!r} is no part of a week: {_EXAMPLE}")
+    days = _days(words[0], entry) if words else range(len(DAYS))
+    begins, lasts = (0, _DAY) if hours is None else _span(hours, entry)
+    return (Window(day * _DAY + begins, lasts) for day in days)
+
+
+def _days(written: str, entry: str) -> list[int]:
+    found: list[int] = []
+    for part in written.split(","):
+        first, _, last = part.partition("-")
+        begin, end = _day(first, entry), _day(last or first, entry)
+        found += [(begin + ahead) % len(DAYS) for ahead in range((end - begin) % len(DAYS) + 1)]
+    return found
+
+
+def _day(written: str, entry: str) -> int:
+    if written not in DAYS:
+        raise ValueError(f"{entry!r}: {written!r} is no day; there are {', '.join(DAYS)}")
+    return DAYS.index(written)
+
+
+def _span(written: str, entry: str) -> tuple[int, int]:
+    match = _HOURS.fullmatch(written)
+    if match is None:
+        raise ValueError(f"{entry!r}: {written!r} are no hours: {_EXAMPLE}")
+    begin_hour, begin_minute, end_hour, end_minute = map(int, match.groups())
+    begins, ends = begin_hour * _HOUR + begin_minute, end_hour * _HOUR + end_minute
+    if max(begin_minute, end_minute) >= _HOUR or begins >= _DAY or ends > _DAY:
+        raise ValueError(f"{entry!r}: {written!r} are no hours of a day, which go from 0:00 to 24:00")
+    if begins == ends:
+        raise ValueError(f"{entry!r}: it begins as it ends; leave the hours out to mean the whole day")
+    return begins, (ends - begins) % _DAY or _DAY
