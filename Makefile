@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference schema clean
+.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -74,6 +75,16 @@ reference: $(READY) ## write the reference in docs/cli.md from the commands' own
 schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
 	$(BIN)/python -m gpu_agent.cli.openapi docs/schema/openapi.json
+
+packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=amd64, or arm64
+	@$(BIN)/python -m pip install --quiet --group packages
+	$(BIN)/python packaging/make_packages.py --arch $(or $(ARCH),amd64) dist
+
+pins: $(READY) ## choose anew, within pyproject.toml, which versions the packages hold
+	@$(BIN)/python -m pip install --quiet --group packages
+	$(PIN) --output-file packaging/pins/agent.txt pyproject.toml
+	$(PIN) --output-file packaging/pins/registry.txt --constraint packaging/pins/agent.txt --extra registry \
+	  $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' packaging/pins/agent.txt) pyproject.toml
 
 clean: ## remove what the verbs made
 	rm -rf $(VENV) .cache .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

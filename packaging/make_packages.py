@@ -1,0 +1,96 @@
+"""Build the .deb and the .rpm of both halves from this checkout: `make packages` runs it.
+
+    python packaging/make_packages.py [--arch amd64|arm64] [--release VERSION] DIST
+
+It lays out each package's files as they shall lie on a machine, then has nfpm pack them. The same checkout
+gives the same bytes (SOURCE_DATE_EPOCH, else the time of the last commit). It needs the network, for wheels
+whose hashes are pinned; the packages that it makes need none. It runs nothing of what it packs.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import layout
+
+ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+PACKAGES = ("gpu-agent", "gpu-registry")
+PACKAGERS = ("deb", "rpm")
+
+
+def main() -> int:
+    """Build all packages; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
+    parser.add_argument("--release", help="call it this version instead of the one in version.py")
+    parser.add_argument("dist", type=Path, help="the folder that takes the packages")
+    asked = parser.parse_args()
+    version = asked.release or stated_version(ROOT)
+    work = ROOT / ".cache" / "packages" / asked.arch
+    plan = layout.Plan(root=ROOT, work=work, arch=asked.arch, version=version, at_seconds=epoch_seconds(ROOT))
+    layout.prepare(plan)
+    asked.dist.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        for packager in PACKAGERS:
+            stage = layout.lay_out(plan, package, packager)
+            print(packed(plan, package, packager, stage=stage, dist=asked.dist.resolve()))
+    return 0
+
+
+def stated_version(root: Path) -> str:
+    """Read the version where the program states it."""
+    text = (root / "agent/gpu_agent/version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise LookupError("agent/gpu_agent/version.py states no __version__")
+    return found[1]
+
+
+def epoch_seconds(root: Path) -> int:
+    """Say which time all files get: a stated one, else the last commit's."""
+    stated = os.environ.get("SOURCE_DATE_EPOCH")
+    if stated:
+        return int(stated)
+    words = ["git", "-c", f"safe.directory={root}", "-C", str(root), "log", "-1", "--format=%ct"]
+    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist: Path) -> Path:
+    """Have nfpm write one package of what lies in `stage`; returns the file."""
+    file = dist / layout.file_name(plan, package, packager)
+    told = {
+        "PACKAGE_VERSION": layout.package_version(plan.version),
+        "PACKAGE_ARCH": layout.arch_of(package, plan.arch),
+        "SOURCE_DATE_EPOCH": str(plan.at_seconds),
+    }
+    shutil.copytree(HERE / "scripts", stage.parent / "scripts", dirs_exist_ok=True)
+    config = stage.parent / "nfpm.yaml"
+    config.write_text(configuration(package, packager, stage=stage), encoding="utf-8")
+    words = ["package", "--config", str(config), "--packager", packager, "--target", str(file)]
+    subprocess.run(
+        [str(Path(sys.executable).with_name("nfpm")), *words],
+        cwd=stage.parent,
+        env={**os.environ, **told},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return file
+
+
+def configuration(package: str, packager: str, *, stage: Path) -> str:
+    """Write what nfpm is told: the package's own file, and for an .rpm which of its files are documents."""
+    lines = [(HERE / f"{package}.yaml").read_text(encoding="utf-8")]
+    for folder, kind in (("doc", "doc"), ("licenses", "license")) if packager == "rpm" else ():
+        for path in sorted((stage / "usr/share" / folder / package).iterdir()):
+            place = path.relative_to(stage)
+            lines.append(f"  - {{src: root/{place}, dst: /{place}, type: {kind}}}\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
