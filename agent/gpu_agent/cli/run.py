@@ -7,6 +7,7 @@ from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
 from gpu_agent.node import daemon
 from gpu_agent.node.settings import load
+from gpu_agent.runtime.first_process import run_as_first_process
 from gpu_agent.runtime.layers import SettingsError
 
 DESCRIPTION = """\
@@ -62,4 +63,4 @@ def main(arguments: argparse.Namespace) -> int:
         settings = load(flags, config=arguments.config)
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    return daemon.run(settings)
+    return run_as_first_process(lambda: daemon.run(settings))
