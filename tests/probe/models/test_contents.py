@@ -6,6 +6,7 @@ import pytest
 from gpu_agent.probe.models.contents import (
     Contents,
     format_of,
+    object_in,
     progress,
     read_object,
     stem_of,
@@ -109,3 +110,9 @@ def test_a_file_that_went_away_is_empty(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     assert read_object(tree, found.file("config.json")) == {}
     assert read_object(tree, None) == {}
+
+
+def test_json_is_read_as_utf8_and_as_nothing_else() -> None:
+    assert object_in('\ufeff{"kind": "asr"}'.encode()) == {"kind": "asr"}
+    for encoding in ("utf-16", "utf-32-le", "latin-1"):
+        assert object_in('{"kind": "é"}'.encode(encoding)) == {}

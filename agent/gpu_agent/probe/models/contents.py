@@ -6,6 +6,7 @@ found already, and reads no more than the heads of the few that describe the mod
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -181,9 +182,11 @@ def read_object(tree: Tree, file: Found | None) -> Mapping[str, object]:
 
 
 def object_in(text: bytes) -> Mapping[str, object]:
-    """A JSON object; what is not one is empty."""
+    """A JSON object in UTF-8; what is not one is empty."""
     try:
-        value = json.loads(text)
+        value = json.loads(
+            text.removeprefix(BOM_UTF8).decode()
+        )  # of bytes it guesses, and loads what it guessed
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
