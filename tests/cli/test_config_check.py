@@ -83,6 +83,17 @@ def test_a_registrys_settings_are_checked_without_its_extra(tmp_path: Path) -> N
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_a_proxys_password_counts_as_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = written(tmp_path, URL + 'proxy = "http://me:s3cret@proxy:3128"\n')
+    assert main(["config", "check", "agent", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: {config}:2: proxy is a secret" in said
+    assert main(["config", "show", "agent", "--config", config]) == 0
+    shown = capsys.readouterr().out
+    assert '"http://me:[redacted]@proxy:3128"' in shown
+    assert "s3cret" not in said + shown
+
+
 @pytest.mark.parametrize(("accepts", "warned"), [("true", False), ("false", True)])
 def test_limits_for_public_jobs_that_nobody_lets_in_are_warned_of(
     tmp_path: Path, accepts: str, *, warned: bool, capsys: pytest.CaptureFixture[str]

@@ -16,9 +16,11 @@ from websockets.http11 import Request, Response
 
 from gpu_agent.node import link as link_module
 from gpu_agent.node.link import Link, LinkEvent, knock
+from gpu_agent.node.proxy import Proxy
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
+from tests.connect_proxy import ConnectProxy
 from tests.older_scheduler import OlderScheduler
 from tests.server.api import serving
 from tests.server.harness import running
@@ -48,9 +50,11 @@ async def _server(handler: Handler, **options: object) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _linked(url: str, token: str | None = None) -> AsyncIterator[tuple[Link, _Heard]]:
+async def _linked(
+    url: str, token: str | None = None, *, proxy: Proxy | None = None
+) -> AsyncIterator[tuple[Link, _Heard]]:
     heard = _Heard()
-    link = Link(url, token=token, report=heard)
+    link = Link(url, token=token, report=heard, proxy=proxy)
     async with Tasks() as tasks:
         link.start(tasks)
         yield link, heard
@@ -361,6 +365,39 @@ async def test_tls_is_spoken_with_registries_whose_certificate_is_trusted_and_no
         async with _linked(secure) as (_, heard):
             assert await heard.next() == Connected()
             assert isinstance(await heard.next(), Disconnected)
+
+
+async def test_a_link_goes_through_the_proxy_that_it_is_given_encrypted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = _certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    async with ConnectProxy(user="me:s3cret") as proxy, _server(_say_goodbye, ssl=context) as url:
+        secure = url.replace("ws://127.0.0.1", "wss://localhost")
+        async with _linked(secure, proxy=Proxy.parse(proxy.url("me:s3cret@"))) as (_, heard):
+            assert await heard.next() == Connected()
+            assert isinstance(await heard.next(), Disconnected)
+        assert [asked.partition(":")[0] for asked in proxy.asked] == ["localhost"]
+
+
+async def test_the_environment_names_no_proxy_for_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WS_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SOCKS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with _server(_say_goodbye) as url, _linked(url) as (_, heard):
+        assert await heard.next() == Connected()
+
+
+async def test_a_proxy_that_opens_no_way_fails_the_attempt_by_its_own_name_and_without_a_status() -> None:
+    """Its 407 is no word of the registry's about our token."""
+    async with ConnectProxy(user="me:s3cret") as proxy:
+        wrong = Proxy.parse(proxy.url("me:wrong@"))
+        async with _linked("ws://registry.invalid:8080/ws/node", "gpun_x", proxy=wrong) as (_, heard):
+            failed = await heard.next()
+    assert isinstance(failed, ConnectFailed)
+    assert failed.http_status is None
+    assert f"the proxy http://me:[redacted]@127.0.0.1:{proxy.port} opens no way" in failed.detail
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:

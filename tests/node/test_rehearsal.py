@@ -12,17 +12,19 @@ import pytest
 import trustme
 
 from gpu_agent.node import rehearsal
+from gpu_agent.node.proxy import Proxy
 from gpu_agent.node.rehearsal import STEPS, Tokens, rehearse
 from gpu_agent.runtime.findings import Finding, Verdict
 from gpu_agent.server.tokens import NewToken
+from tests.connect_proxy import REFUSED, ConnectProxy
 from tests.programs import free_port
 from tests.server.harness import node, running, url
 
 NOBODYS = "gpuj_00000000_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 
 
-async def walked(address: str, **tokens: str) -> dict[str, Finding]:
-    findings = [finding async for finding in rehearse(address, Tokens(**tokens))]
+async def walked(address: str, proxy: Proxy | None = None, **tokens: str) -> dict[str, Finding]:
+    findings = [finding async for finding in rehearse(address, Tokens(**tokens), proxy)]
     assert [finding.check for finding in findings] == list(STEPS)
     assert all(finding.mend for finding in findings if finding.verdict in (Verdict.WARN, Verdict.FAIL))
     return {finding.check: finding for finding in findings}
@@ -245,3 +247,29 @@ async def test_an_answer_without_a_time_says_nothing_of_clocks() -> None:
     async with answering("401 Unauthorized") as port:
         found = await walked(f"ws://127.0.0.1:{port}/ws/node")
     assert found["clock"].verdict is Verdict.SKIPPED
+
+
+async def test_the_way_through_a_proxy_is_walked_as_the_link_goes_it(authority: Authority) -> None:
+    """The registry's name is the proxy's to look up."""
+    async with (
+        ConnectProxy() as proxy,
+        answering("401 Unauthorized", authority.context("localhost")) as port,
+    ):
+        found = await walked(f"wss://localhost:{port}/ws/node", Proxy.parse(proxy.url()), join=NOBODYS)
+        assert set(proxy.asked) == {f"localhost:{port}"}
+    assert found["TCP"].detail == f"connected to 127.0.0.1 port {proxy.port}, the proxy"
+    assert [found[step].verdict for step in ("DNS", "TCP", "TLS", "WebSocket")] == [Verdict.OK] * 4
+
+
+async def test_a_proxy_that_is_away_is_told_of_as_such() -> None:
+    found = await walked("ws://registry.invalid/ws/node", Proxy("127.0.0.1", free_port()))
+    assert found["TCP"].verdict is Verdict.FAIL
+    assert "the proxy http://127.0.0.1:" in found["TCP"].detail
+
+
+@pytest.mark.parametrize(("scheme", "step"), [("wss", "TLS"), ("ws", "WebSocket")])
+async def test_a_proxy_that_opens_no_way_is_what_is_to_be_mended(scheme: str, step: str) -> None:
+    async with ConnectProxy(answer=REFUSED) as proxy:
+        found = await walked(f"{scheme}://registry.invalid/ws/node", Proxy.parse(proxy.url()))
+    assert found[step].verdict is Verdict.FAIL
+    assert f"the proxy http://127.0.0.1:{proxy.port} opens no way" in found[step].detail

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings
 from gpu_agent.cli.app import CommandModule, parser_of
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.node import settings as agent
+from gpu_agent.node.proxy import Proxy
 from gpu_agent.runtime.layers import SettingsError, table_in
 from gpu_agent.runtime.origins import Layer, Origin, Origins
 from gpu_agent.runtime.toml_lines import Place
@@ -65,7 +66,8 @@ class Setting:
     @property
     def secret(self) -> bool:
         """Whether nobody is to be shown the value."""
-        return isinstance(self.value, SecretStr)
+        value = self.value
+        return isinstance(value, SecretStr) or (isinstance(value, Proxy) and value.password is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ async def _way(configured: _Configured, settings: AgentSettings) -> AsyncIterato
             yield skipped(name, "not tried, since no registry is named")
         return
     yield ok("registry", settings.registry_url)
-    async for finding in rehearse(settings.registry_url, await _tokens(settings)):
+    async for finding in rehearse(settings.registry_url, await _tokens(settings), settings.proxy):
         yield finding
 
 

@@ -190,7 +190,9 @@ class Agent:
     async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
         if isinstance(action, Connect):
             token = await bounded("credential", lambda: self._credentials.token_for(action.credential))
-            self._link = Link(self._settings.registry_url, token=token, report=self._heard)
+            self._link = Link(
+                self._settings.registry_url, token=token, report=self._heard, proxy=self._settings.proxy
+            )
             self._link.start(tasks)
         elif self._link is not None:
             self._link.close(action.code, action.reason)

@@ -2,7 +2,8 @@
 
 What happens on it is reported as the session's events; after `close` nothing is reported any more.
 Everything that waits for the network has a deadline. It decides nothing: when to connect, with which
-credential and what to say is the session's. Follows no redirect and uses no proxy.
+credential and what to say is the session's. Follows no redirect, and uses no proxy but the
+one that it is given.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from gpu_agent.node.reaching import reach
+from gpu_agent.node.proxy import Proxy, reach_by
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.retry_after import retry_after_seconds
 from gpu_agent.runtime.logs import EventLog
@@ -61,11 +62,11 @@ class Answer:
     """What a refusal said of itself."""
 
 
-async def knock(url: str, token: str | None) -> Answer:
+async def knock(url: str, token: str | None, *, proxy: Proxy | None = None) -> Answer:
     """Shake hands and leave at once, without a word of the protocol: to find out what a link would meet."""
     try:
         async with asyncio.timeout(OPEN_SECONDS):
-            connection = await _opened(url, token)
+            connection = await _opened(url, token, proxy)
     except _NO_WEBSOCKET as error:
         if not isinstance(error, InvalidStatus):
             return Answer(_failure(error))
@@ -83,13 +84,14 @@ async def knock(url: str, token: str | None) -> Answer:
 class Link:
     """Opens at `start`; told to `send` and to `close`; ends by itself when the peer does."""
 
-    def __init__(self, url: str, *, token: str | None, report: Report) -> None:
+    def __init__(self, url: str, *, token: str | None, report: Report, proxy: Proxy | None = None) -> None:
         """`token` goes into the handshake's Authorization header, and nowhere else.
 
         A listener that gets events of several links tells them apart by the link.
         """
         self._url = url
         self._token = token
+        self._proxy = proxy
         self._report = report
         self._outbox: asyncio.Queue[str | _Farewell] = asyncio.Queue(MOST_UNSENT)
         self._connection: ClientConnection | None = None
@@ -129,7 +131,7 @@ class Link:
     async def _run(self) -> None:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                self._connection = connection = await _opened(self._url, self._token)
+                self._connection = connection = await _opened(self._url, self._token, self._proxy)
         except _NO_WEBSOCKET as error:
             await self._tell(_failure(error))
             return
@@ -193,11 +195,11 @@ class Link:
             await self._report(self, event)
 
 
-async def _opened(url: str, token: str | None) -> ClientConnection:
+async def _opened(url: str, token: str | None, proxy: Proxy | None) -> ClientConnection:
     """Raises what `_NO_WEBSOCKET` names."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "wss" else 80)
-    opened = await reach(parts.hostname or "", port)
+    opened = await reach_by(proxy, parts.hostname or "", port)
     with contextlib.ExitStack() as undo:
         undo.callback(opened.close)
         connection = await connect(
@@ -205,7 +207,7 @@ async def _opened(url: str, token: str | None) -> ClientConnection:
             sock=opened,
             additional_headers={"Authorization": f"Bearer {token}"} if token else None,
             user_agent_header=f"gpu-agent/{__version__}",
-            proxy=None,
+            proxy=None,  # the way is open already
             compression=None,
             open_timeout=None,
             ping_interval=None,

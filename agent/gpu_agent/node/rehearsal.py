@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gpu_agent.node.link import Answer, knock
+from gpu_agent.node.proxy import Proxy, ProxyError, tunnel
 from gpu_agent.node.reaching import Address, addresses, connected
 from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped, warn
 
@@ -40,9 +41,9 @@ class Tokens:
     join: str | None = field(default=None, repr=False)
 
 
-async def rehearse(url: str, tokens: Tokens) -> AsyncIterator[Finding]:
+async def rehearse(url: str, tokens: Tokens, proxy: Proxy | None = None) -> AsyncIterator[Finding]:
     """Yield a finding for each of `STEPS`; those behind a failed one say that they were not tried."""
-    way = _Way(url, tokens)
+    way = _Way(url, tokens, proxy)
     steps = (way.look_up, way.connect, way.encrypt, way.shake_hands, way.show_credential, way.compare_clocks)
     failed = ""
     for name, step in zip(STEPS, steps, strict=True):
@@ -55,30 +56,35 @@ async def rehearse(url: str, tokens: Tokens) -> AsyncIterator[Finding]:
 class _Way:
     """One walk: what a step finds out, the next ones use."""
 
-    def __init__(self, url: str, tokens: Tokens) -> None:
+    def __init__(self, url: str, tokens: Tokens, proxy: Proxy | None) -> None:
         parts = urlsplit(url)
         self._url, self._tokens = url, tokens
         self._host = parts.hostname or ""
         self._secure = parts.scheme == "wss"
         self._port = parts.port or (443 if self._secure else 80)
+        self._proxy = proxy
+        self._first = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
+        """What is connected to: the registry's host, or the proxy before it."""
         self._addresses: list[Address] = []
         self._address: Address | None = None
         self._answer = Answer(None)
         self._answered_at = 0.0
 
     async def look_up(self) -> Finding:
+        host, port = self._first
+        whose = "the registry's URL" if self._proxy is None else "`proxy`"
         try:
-            self._addresses = await addresses(self._host, self._port)
+            self._addresses = await addresses(host, port)
         except OSError as error:
             return fail(
                 "DNS",
-                f"{self._host} cannot be looked up ({error.strerror or error})",
-                "check the name in the registry's URL, and /etc/resolv.conf on this machine",
+                f"{host} cannot be looked up ({error.strerror or error})",
+                f"check the name in {whose}, and /etc/resolv.conf on this machine",
             )
-        if _is_address(self._host):
-            return ok("DNS", f"{self._host} is an address already")
+        if _is_address(host):
+            return ok("DNS", f"{host} is an address already")
         found = dict.fromkeys(str(address[0]) for _, address in self._addresses)
-        return ok("DNS", f"{self._host} is {', '.join(found)}")
+        return ok("DNS", f"{host} is {', '.join(found)}")
 
     async def connect(self) -> Finding:
         why = ""
@@ -92,7 +98,11 @@ class _Way:
             else:
                 opened.close()
                 self._address = (family, address)
-                return ok("TCP", f"connected to {address[0]} port {self._port}")
+                behind = "" if self._proxy is None else ", the proxy"
+                return ok("TCP", f"connected to {address[0]} port {self._first[1]}{behind}")
+        if self._proxy is not None:
+            mend = "check `proxy` in the settings, or leave it out where the registry is reached without"
+            return fail("TCP", f"the proxy {self._proxy} takes no connections ({why})", mend)
         return fail(
             "TCP",
             f"nothing at {self._host} takes connections on port {self._port} ({why})",
@@ -110,11 +120,7 @@ class _Way:
         except TimeoutError:
             return fail("TLS", f"no TLS handshake within {TLS_SECONDS:g} s", "see what listens on that port")
         except OSError as error:  # an SSLError is one
-            return fail(
-                "TLS",
-                f"what listens there speaks no TLS ({_of_ssl(error)})",
-                "write ws:// in the registry's URL if it is not encrypted, or name the port that is",
-            )
+            return _no_tls(error)
         left_days = (ends_at - time.time()) / _DAY_SECONDS
         if left_days < EXPIRY_DAYS:
             return warn(
@@ -190,7 +196,7 @@ class _Way:
         )
 
     async def _knocked(self, token: str | None) -> Answer:
-        answer = await knock(self._url, token)
+        answer = await knock(self._url, token, proxy=self._proxy)
         self._answered_at = time.time()
         return answer
 
@@ -210,6 +216,8 @@ class _Way:
         context = ssl.create_default_context()
         with contextlib.ExitStack() as undo:
             undo.callback(opened.close)
+            if self._proxy is not None:
+                await tunnel(opened, self._proxy, host=self._host, port=self._port)
             _, writer = await asyncio.open_connection(sock=opened, ssl=context, server_hostname=self._host)
             undo.pop_all()
         certificate = writer.get_extra_info("peercert") or {}
@@ -241,6 +249,16 @@ def _untrusted(error: ssl.SSLCertVerificationError, host: str) -> Finding:
         case _:
             mend = "install the authority that issued it on this machine, or name its file in SSL_CERT_FILE"
             return fail("TLS", f"the certificate is not trusted ({error.verify_message})", mend)
+
+
+def _no_tls(error: OSError) -> Finding:
+    if isinstance(error, ProxyError):
+        return fail("TLS", str(error), "check `proxy` in the settings, and what it lets through")
+    return fail(
+        "TLS",
+        f"what listens there speaks no TLS ({_of_ssl(error)})",
+        "write ws:// in the registry's URL if it is not encrypted, or name the port that is",
+    )
 
 
 def _of_ssl(error: OSError) -> str:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.node.limit_settings import OwnersLimits
+from gpu_agent.node.proxy import ProxySetting
 from gpu_agent.node.setting_values import (
     DEFAULT_PORT,
     NO_CREDENTIALS,
@@ -76,6 +77,8 @@ class AgentSettings(BaseSettings):
     """Holds the join token for first contact; nobody but the agent should read it."""
     join_token: SecretStr | None = None
     """The join token itself, for an environment that keeps secrets; a file goes before it."""
+    proxy: ProxySetting = None
+    """An HTTP proxy on the way to the registry; None goes straight, whatever the environment says."""
     state_dir: Folder | None = None
     """Where the identity is kept; None takes the platform's place."""
     simulate: Annotated[str | None, AfterValidator(simulation)] = None
@@ -167,6 +170,6 @@ def _sentence(error: ErrorDetails) -> str | None:
     name, problem = name_of(error), problem_of(error)
     if name == "registry_url" and error["type"] == "missing":
         return f"no registry is named; add --registry ws://HOST:{DEFAULT_PORT}{NODE_PATH}"
-    if name in ("join_token", "join_token_file") or problem.startswith(NO_CREDENTIALS):
+    if name in ("join_token", "join_token_file", "proxy") or problem.startswith(NO_CREDENTIALS):
         return f"{name}: {problem}"  # whatever it is, it may be the secret
     return None
