@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.lines import plain
-from gpu_agent.cli.node_sheet import AUTH_OFF, gpus_in_words, node_lines, summary, warning_of
+from gpu_agent.cli.node_sheet import AUTH_OFF, PLAINTEXT, gpus_in_words, node_lines, summary, warning_of
 
 NOW = 1_000_000.0
 
@@ -90,7 +90,12 @@ def test_on_a_terminal_it_is_summed_up() -> None:
 def test_auth_that_is_off_is_said_first() -> None:
     assert drawn(node(), auth="off").startswith(f"{AUTH_OFF}\nNODE")
     assert drawn(auth="off") == AUTH_OFF
-    assert warning_of({"auth": "on"}) == []
+    assert warning_of({"auth": "on", "plaintext": False}) == []
+
+
+def test_a_port_that_is_not_encrypted_is_said_first_in_every_list() -> None:
+    assert drawn(node(), plaintext=True).startswith(f"{PLAINTEXT}\nNODE")
+    assert drawn(auth="off", plaintext=True) == f"{AUTH_OFF}\n{PLAINTEXT}"
 
 
 def test_gpus_are_counted_by_name() -> None:

@@ -21,6 +21,7 @@ def test_each_threshold_has_an_option_that_says_what_it_means(capsys: pytest.Cap
         (["--heartbeat-timeout-seconds", "soon"], "heartbeat_timeout_seconds"),
         (["--node-listen", "nowhere"], "nowhere"),
         (["--node-listen", "0.0.0.0:8080", "--auth", "off"], "--insecure-no-auth"),
+        (["--node-listen", "0.0.0.0:8080"], "--insecure-plaintext"),
         (["--failure-window", "2"], "failures_in_window"),
         (["--config", "/nowhere/registry.toml"], "/nowhere/registry.toml"),
         (["--store", "tape"], "sqlite:///PATH"),

@@ -16,6 +16,7 @@ from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
+from gpu_agent.server.tls import Encryption
 from gpu_agent.server.views import NodeDetail, Placement
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
@@ -40,6 +41,7 @@ async def running(
     store: Store | None = None,
     allow_simulated: bool = False,
     auth_on: bool = False,
+    tls: Encryption | None = None,
 ) -> AsyncIterator[RegistryService]:
     service = RegistryService(
         ServiceSettings(
@@ -48,6 +50,7 @@ async def running(
             limits=limits or Limits(close_timeout_seconds=0.3),
             allow_simulated=allow_simulated,
             auth_on=auth_on,
+            tls=tls,
         ),
         store or MemoryStore(),
     )

@@ -16,7 +16,7 @@ H100 = {"cpu_cores": 8, "memory_gb": 32, "gpus": [{"name": "NVIDIA H100", "memor
 
 async def test_an_empty_registry_lists_no_nodes(api: httpx.AsyncClient) -> None:
     answer = (await api.get("/v1/nodes")).json()
-    assert answer == {"auth": "off", "nodes": [], "count": 0, "next": None}
+    assert answer == {"auth": "off", "plaintext": False, "nodes": [], "count": 0, "next": None}
 
 
 async def test_the_list_says_that_tokens_are_asked_for() -> None:

@@ -3,6 +3,7 @@
 import gc
 import json
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 from gpu_agent.server.address import Address
 from gpu_agent.server.serve import EXIT_FAILED, EXIT_UNUSABLE_STATE, serve
 from gpu_agent.server.settings import load
+from tests.authority import Authority
 from tests.programs import Program, Registry
 
 PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
@@ -128,12 +130,42 @@ def asked(url: str, token: str | None) -> int:
 def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
     with Program(
         *("registry", "serve", "--store", "memory", "--state-dir", str(tmp_path)),
-        *("--node-listen", "0.0.0.0:0", "--operator-listen", "127.0.0.1:0"),
+        *("--node-listen", "0.0.0.0:0", "--operator-listen", "127.0.0.1:0", "--insecure-plaintext"),
     ) as registry:
         said = registry.await_event("registry_without_tls", within_seconds=20)
         assert (said["listener"], said["address"]) == ("node_listen", "0.0.0.0:0")
     with Registry() as registry:
         assert registry.await_event("registry_checks_no_credentials", within_seconds=20)
+
+
+def test_a_certificate_that_cannot_be_used_ends_it_with_what_mends_it(tmp_path: Path) -> None:
+    made = Authority(tmp_path).issue()
+    assert made.key_file is not None
+    made.key_file.chmod(0o644)
+    named = ("--tls-cert-file", str(made.cert_file), "--tls-key-file", str(made.key_file))
+    code, problem = refused_at_start(*named, "--state-dir", str(tmp_path / "state"))
+    assert code == EXIT_UNUSABLE_STATE
+    assert f"chmod 600 {made.key_file}" in problem
+
+
+def test_with_a_certificate_both_ports_are_encrypted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    made = authority.issue()
+    named = ("--tls-cert-file", str(made.cert_file), "--tls-key-file", str(made.key_file))
+    with Program("registry", "serve", "--store", "memory", *PORTS, "--auth", "off", *named) as registry:
+        said = registry.await_event("registry_listening", within_seconds=20)
+        assert said["encrypted"]
+        for port in (said["node_listen"], said["operator_listen"]):
+            with (
+                connect_to(port) as plain,
+                authority.trusting().wrap_socket(plain, server_hostname="localhost"),
+            ):
+                pass
+
+
+def connect_to(address: str) -> socket.socket:
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=5)
 
 
 def test_a_database_that_cannot_be_used_ends_it_for_a_person_to_mend(tmp_path: Path) -> None:

@@ -64,11 +64,55 @@ def test_tokens_are_asked_for_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
 def test_auth_is_off_where_others_get_in_only_by_the_dangerous_flag(name: str) -> None:
-    assert load({name: "0.0.0.0:8080"}).auth_on
+    public = {name: "0.0.0.0:8080", "tls_cert_file": "registry.pem"}
+    assert load(public).auth_on
     with pytest.raises(SettingsError, match=rf"{name} 0\.0\.0\.0:8080 .*--insecure-no-auth"):
-        load({name: "0.0.0.0:8080", "auth": "off"})
+        load({**public, "auth": "off"})
     for flags in ({}, {"auth": "off"}):
-        assert not load({name: "0.0.0.0:8080", "insecure_no_auth": True, **flags}).auth_on
+        assert not load({**public, "insecure_no_auth": True, **flags}).auth_on
+
+
+@pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
+@pytest.mark.parametrize("address", ["0.0.0.0:8080", "10.0.0.1:8080", "[::]:8080", "registry.example:8080"])
+def test_without_tls_others_get_in_only_by_the_dangerous_flag(name: str, address: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({name: address})
+    for words in (f"{name} {address}", "--tls-cert-file", "127.0.0.1", "--insecure-plaintext"):
+        assert words in str(refused.value)
+    assert list(load({name: address, "insecure_plaintext": True}).plaintext_listeners) == [name]
+    encrypted = load({name: address, "tls_cert_file": "registry.pem"})
+    assert (encrypted.plaintext_listeners, list(encrypted.open_listeners)) == ({}, [name])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "[::1]:0", "127.9.9.9:0"])
+def test_on_loopback_no_tls_is_asked_for(address: str) -> None:
+    assert load({"node_listen": address, "operator_listen": address}).tls_files is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"tls_key_file": "k"}, "tls_key_file is named and tls_cert_file is not"),
+        ({"tls_client_ca_file": "c"}, "tls_client_ca_file is named and tls_cert_file is not"),
+        ({"tls_cert_file": "c", "insecure_plaintext": True}, "leave one of the two out"),
+        ({"tls_cert_file": "c", "tls_client_auth": "never"}, "tls_client_auth"),
+    ],
+)
+def test_keys_for_tls_that_do_not_agree_are_refused(flags: dict[str, object], sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(flags)
+    assert sentence in str(refused.value)
+
+
+def test_the_files_for_tls_are_known_together() -> None:
+    named = {"tls_cert_file": "~/a", "tls_key_file": "/b", "tls_client_ca_file": "/c"}
+    home = Path.home()
+    found = load(named).tls_files
+    assert found is not None
+    assert (found.files, found.client_required) == ((home / "a", Path("/b"), Path("/c")), True)
+    optional = load({**named, "tls_client_auth": "optional"}).tls_files
+    assert optional is not None
+    assert not optional.client_required
 
 
 def test_auth_both_on_and_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +123,7 @@ def test_auth_both_on_and_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_listeners_that_others_reach_are_known_by_name() -> None:
     assert load({}).open_listeners == {}
-    loaded = load({"node_listen": "0.0.0.0:1", "operator_listen": "10.0.0.1:2"})
+    loaded = load({"node_listen": "0.0.0.0:1", "operator_listen": "10.0.0.1:2", "insecure_plaintext": True})
     assert list(loaded.open_listeners) == ["node_listen", "operator_listen"]
 
 

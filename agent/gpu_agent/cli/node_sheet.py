@@ -21,6 +21,7 @@ NO_NODES = (
     "gpu-agent run --registry ws://HOST:8080/ws/node --join-token-file FILE"
 )
 AUTH_OFF = "auth is off: anybody who reaches this registry may act on it"
+PLAINTEXT = "nothing is encrypted: whoever listens on the network can take tokens and act as their owners"
 _COLUMNS = (
     Column(head="NODE"),
     Column(head="STATUS"),
@@ -34,7 +35,11 @@ _OF_STATUSES = tuple(STATUS_STYLES)
 
 def warning_of(answer: Mapping[str, Any]) -> list[Line]:
     """What has to be said before anything else."""
-    return [line(Piece(AUTH_OFF, "bold red"))] if answer.get("auth") == "off" else []
+    said = [
+        AUTH_OFF if answer.get("auth") == "off" else None,
+        PLAINTEXT if answer.get("plaintext") else None,
+    ]
+    return [line(Piece(words, "bold red")) for words in said if words is not None]
 
 
 def node_lines(answer: Mapping[str, Any], columns: int | None, *, now: float) -> list[Line]:

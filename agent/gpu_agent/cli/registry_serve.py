@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         DESCRIPTION,
-        example="gpu-agent registry serve --node-listen 10.0.0.1:8080",
+        example="gpu-agent registry serve --node-listen 10.0.0.1:8080 --tls-cert-file own.pem",
         exits={
             ExitCode.OK: "asked to stop, said goodbye to all nodes and left",
             ExitCode.FAILED: "it could not start, or broke; the log says why",
@@ -103,6 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="DANGER: ask for no tokens on any address: whoever gets there may act as any node or operator",
     )
+    _add_encryption(parser)
     thresholds = parser.add_argument_group("thresholds")
     for one in fields(Thresholds):
         default = ",".join(one.default) if isinstance(one.default, tuple) else f"{one.default:g}"
@@ -111,6 +112,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{MEANINGS[one.name]} (default {default or 'none'})",
         )
+
+
+def _add_encryption(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("encrypted, on both ports")
+    for option, meaning in (
+        ("--tls-cert-file", "the certificate, and behind it those that lead to its authority (PEM)"),
+        ("--tls-key-file", "its key (default: in the certificate's file); nobody else may read it"),
+        ("--tls-client-ca-file", "ask nodes and operators for a certificate of these authorities"),
+    ):
+        how.add_argument(option, metavar="FILE", help=meaning)
+    how.add_argument(
+        "--tls-client-auth",
+        choices=("required", "optional"),
+        help="whether who has no certificate is turned away (default required)",
+    )
+    how.add_argument(
+        "--insecure-plaintext",
+        action="store_true",
+        default=None,
+        help="DANGER: listen beyond this machine without TLS: who listens on the way can take every token",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ own event loop and leaves signals alone. The routes stand in `operator_*`, subje
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from gpu_agent.server.event_streams import EventStreams
 from gpu_agent.server.operator_about import about_registry
 from gpu_agent.server.operator_auth import Authorization
 from gpu_agent.server.operator_backup import about_backup
-from gpu_agent.server.operator_connection import connections
+from gpu_agent.server.operator_connection import OperatorConnection, connections
 from gpu_agent.server.operator_dispatch import about_dispatch
 from gpu_agent.server.operator_events import about_events
 from gpu_agent.server.operator_guard import Guard
@@ -32,6 +33,7 @@ from gpu_agent.server.operator_trace import Tracing
 from gpu_agent.server.operator_wishes import about_wishes
 from gpu_agent.server.quieting import Quieting
 from gpu_agent.server.service import RegistryService
+from gpu_agent.server.tls_connection import Contexts, TlsConnection, TlsPort
 from gpu_agent.server.web_pages import names_of
 from gpu_agent.version import __version__
 
@@ -54,7 +56,14 @@ _SUBJECTS = (
 class OperatorServer:
     """The operator API on a listening socket."""
 
-    def __init__(self, service: RegistryService, listener: socket.socket, *, address: Address) -> None:
+    def __init__(
+        self,
+        service: RegistryService,
+        listener: socket.socket,
+        *,
+        address: Address,
+        tls: Contexts | None = None,
+    ) -> None:
         hosts = names_of(address)
         self._streams = EventStreams()
         self._quieting = Quieting(_LOG.info)
@@ -75,7 +84,7 @@ class OperatorServer:
             access_log=False,
             lifespan="off",
             ws="none",
-            http=connections(self._quieting),
+            http=_encrypted(connections(self._quieting), tls),
             loop="none",
             backlog=ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=STOP_SECONDS,
@@ -95,6 +104,19 @@ class OperatorServer:
         self._authorization.stop()
         self._quieting.stop()
         self._server.should_exit = True
+
+
+def _encrypted(kind: type[OperatorConnection], tls: Contexts | None) -> type[OperatorConnection]:
+    """Put TLS before each connection: uvicorn asks no more of a protocol's class than to make one."""
+    if tls is None:
+        return kind
+    port = TlsPort(tls)
+
+    def make(**given: Any) -> TlsConnection:  # noqa: ANN401 - uvicorn's business
+        connection = kind(**given)
+        return port.wrap(connection, connection.speaks_no_tls)
+
+    return cast("type[OperatorConnection]", make)
 
 
 class _Server(uvicorn.Server):

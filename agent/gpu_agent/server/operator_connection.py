@@ -73,6 +73,11 @@ class OperatorConnection(H11Protocol):
             self._unread.cancel()
             self._unread = None
 
+    def speaks_no_tls(self, reason: str) -> None:
+        """Tell of a peer with which no TLS came up; the connection is over."""
+        host = self.client[0] if self.client is not None else "unknown"
+        self._quieting.offence("tls_refused", origin_of(host), kind=reason, address=host, reason=reason)
+
     def drop(self, reason: str) -> None:
         """Cut the connection off, and tell of it once a minute for each origin."""
         self._work()

@@ -85,6 +85,8 @@ class NodeList(ApiModel):
 
     auth: Literal["on", "off"]
     """Whether this registry checks credentials."""
+    plaintext: bool
+    """Whether other machines reach a port of this registry that is not encrypted."""
     nodes: tuple[NodeSummary, ...]
     count: int
     """How many nodes this answer holds."""

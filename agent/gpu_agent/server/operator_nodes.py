@@ -5,6 +5,7 @@ Reads only. A list is written piece by piece, so that ten thousand nodes keep no
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
 
@@ -73,7 +74,11 @@ def about_nodes(service: RegistryService) -> APIRouter:
         nodes = service.nodes(asked.wanted(), after=asked.after)
         await settled(service)
         pieces = _pieces(service, nodes, limit=asked.limit)
-        written = _written(pieces, auth="on" if service.auth_on else "off", limit=asked.limit)
+        head = json.dumps(
+            {"auth": "on" if service.auth_on else "off", "plaintext": service.plaintext},
+            separators=(",", ":"),
+        )
+        written = _written(pieces, head=head, limit=asked.limit)
         return StreamingResponse(written, media_type="application/json")
 
     @router.get(
@@ -123,10 +128,10 @@ async def _pieces(
 
 
 async def _written(
-    pieces: AsyncIterator[list[NodeSummary]], *, auth: str, limit: int | None
+    pieces: AsyncIterator[list[NodeSummary]], *, head: str, limit: int | None
 ) -> AsyncIterator[bytes]:
     """Write a page of nodes, then how many they are and where the next page begins."""
-    yield f'{{"auth":"{auth}","nodes":['.encode()
+    yield f'{head[:-1]},"nodes":['.encode()
     count, last, more = 0, "", False
     async for piece in pieces:
         room = len(piece) if limit is None else limit - count

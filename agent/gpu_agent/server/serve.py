@@ -6,13 +6,14 @@ Prints nothing; everything it has to say is a log event. Parses no arguments.
 import asyncio
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.state_dir import StateDirectoryError, prepare
 from gpu_agent.runtime.tasks import Tasks, in_thread
+from gpu_agent.runtime.tls_contexts import TlsFileError
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.limits import Limits
@@ -23,6 +24,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.stores import open_store, refuse_anothers
+from gpu_agent.server.tls import Encryption
 from gpu_agent.store.base import Store, StoreError, UnusableError
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
@@ -56,11 +58,11 @@ async def serve(settings: RegistrySettings) -> int:
 
     with signals.delivered((*signals.STOPPING, *signals.RELOADING), stop):  # nothing can be reloaded yet
         try:
-            store = await in_thread("store", lambda: _store(settings), deadline_seconds=None)
-        except (StoreError, StateDirectoryError) as error:
+            encryption, store = await in_thread("store", lambda: _opened(settings), deadline_seconds=None)
+        except (StoreError, StateDirectoryError, TlsFileError) as error:
             _LOG.error("registry_start_failed", problem=str(error))
             return _exit_code(error)
-        service = RegistryService(_service_settings(settings), store)
+        service = RegistryService(_service_settings(settings, encryption), store)
         try:
             with _collector_at_rest():
                 await service.start()
@@ -71,15 +73,21 @@ async def serve(settings: RegistrySettings) -> int:
             _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
             await service.stop()
             return _exit_code(error)
-        operator = OperatorServer(service, operator_listener, address=settings.operator_listen)
+        operator = OperatorServer(
+            service, operator_listener, address=settings.operator_listen, tls=encryption
+        )
         _spare_the_collector()
         _LOG.info(
             "registry_listening",
             node_listen=str(service.node_address),
             operator_listen=str(bound_address(operator_listener)),
+            encrypted=encryption is not None,
         )
         _warn(settings)
-        await _run(service, operator, stopping, measured_every=settings.performance_interval_seconds)
+        background = {"performance": _tell_performance(service, settings.performance_interval_seconds)}
+        if encryption is not None:
+            background["certificate"] = encryption.watch()
+        await _run(service, operator, stopping, background=background)
     _LOG.info("registry_stopped")
     return EXIT_OK
 
@@ -92,16 +100,21 @@ def _warn(settings: RegistrySettings) -> None:
             node_listen=str(settings.node_listen),
             operator_listen=str(settings.operator_listen),
         )
-    for name, address in settings.open_listeners.items():
+    for name, address in settings.plaintext_listeners.items():
         _LOG.warning("registry_without_tls", listener=name, address=str(address))
 
 
 async def _run(
-    service: RegistryService, operator: OperatorServer, stopping: asyncio.Event, *, measured_every: float
+    service: RegistryService,
+    operator: OperatorServer,
+    stopping: asyncio.Event,
+    *,
+    background: Mapping[str, Coroutine[None, None, None]],
 ) -> None:
     async with Tasks() as tasks:
         serving = tasks.start("operator-api", operator.serve())
-        tasks.start("performance", _tell_performance(service, measured_every))
+        for name, work in background.items():
+            tasks.start(name, work)
         await stopping.wait()
         operator.stop()
         async with asyncio.timeout(STOP_SECONDS):
@@ -116,7 +129,7 @@ async def _tell_performance(service: RegistryService, every_seconds: float) -> N
         report(service)
 
 
-def _service_settings(settings: RegistrySettings) -> ServiceSettings:
+def _service_settings(settings: RegistrySettings, encryption: Encryption | None) -> ServiceSettings:
     wanted = settings.max_connections
     room = connections_for(wanted)
     if room < wanted:
@@ -130,19 +143,23 @@ def _service_settings(settings: RegistrySettings) -> ServiceSettings:
         ),
         allow_simulated=settings.allow_simulated,
         auth_on=settings.auth_on,
+        tls=encryption,
+        plaintext=bool(settings.plaintext_listeners),
     )
 
 
-def _store(settings: RegistrySettings) -> Store:
-    """Open what keeps the state, in a state directory that is safe where one is needed."""
+def _opened(settings: RegistrySettings) -> tuple[Encryption | None, Store]:
+    """Read the certificate; open what keeps the state, in a directory that is safe where one is needed."""
+    encryption = None if settings.tls_files is None else Encryption(settings.tls_files)
     if settings.auth_on:
         prepare(settings.state_folder)
         refuse_anothers(settings.state_folder, settings.store)
-    return open_store(settings.store, settings.state_folder)
+    return encryption, open_store(settings.store, settings.state_folder)
 
 
-def _exit_code(error: OSError | StoreError | StateDirectoryError) -> int:
-    return EXIT_UNUSABLE_STATE if isinstance(error, UnusableError | StateDirectoryError) else EXIT_FAILED
+def _exit_code(error: OSError | StoreError | StateDirectoryError | TlsFileError) -> int:
+    to_mend = UnusableError | StateDirectoryError | TlsFileError
+    return EXIT_UNUSABLE_STATE if isinstance(error, to_mend) else EXIT_FAILED
 
 
 def _start_problem(settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError) -> str:

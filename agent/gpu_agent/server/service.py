@@ -85,6 +85,7 @@ class RegistryService:
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
             judge=Doorkeeper(desk, names=names_of(settings.node_listen), limits=settings.limits).judge,
+            tls=settings.tls,
             monotonic=self._clock.monotonic,
         )
         self._tally = Tally()
@@ -152,6 +153,11 @@ class RegistryService:
     def auth_on(self) -> bool:
         """Whether nodes must present tokens."""
         return self._settings.auth_on
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether other machines reach a port that is not encrypted."""
+        return self._settings.plaintext
 
     def nodes(self, wanted: NodeFilter = EVERYBODY, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""

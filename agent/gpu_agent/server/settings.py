@@ -17,8 +17,10 @@ from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.layers import read
 from gpu_agent.runtime.origins import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
+from gpu_agent.runtime.tls_contexts import OwnCertificate
 from gpu_agent.server.address import Address
 from gpu_agent.server.stores import SQLITE, checked
+from gpu_agent.server.tls import TlsFiles
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
@@ -66,6 +68,16 @@ class RegistrySettings(BaseSettings):
     """Whether nodes and operators must present tokens; off only where this machine alone gets in."""
     insecure_no_auth: bool = False
     """Danger: let anybody who reaches the ports act as any node and any operator."""
+    tls_cert_file: Folder | None = None
+    """The certificate of both ports, and those that lead to its authority; None encrypts nothing."""
+    tls_key_file: Folder | None = None
+    """Its key; None looks for it in the certificate's file."""
+    tls_client_ca_file: Folder | None = None
+    """Authorities that vouch for nodes and operators; None asks them for no certificate."""
+    tls_client_auth: Literal["required", "optional"] = "required"
+    """Whether who has no certificate is turned away; who has a wrong one always is."""
+    insecure_plaintext: bool = False
+    """Danger: let tokens travel to other machines readable for who listens on the way."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_connections: Count = 16384
     registration_timeout_seconds: Span = 10.0
@@ -119,7 +131,29 @@ class RegistrySettings(BaseSettings):
                 "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
                 "trust every machine, use --insecure-no-auth"
             )
+        problem = self._tls_problem()
+        if problem:
+            raise ValueError(problem)
         return self
+
+    def _tls_problem(self) -> str:
+        """Say what the settings for TLS want; empty where they agree."""
+        if self.tls_cert_file is None:
+            for name in ("tls_key_file", "tls_client_ca_file"):
+                if getattr(self, name) is not None:
+                    return f"{name} is named and tls_cert_file is not: name the certificate of both ports too"
+        elif self.insecure_plaintext:
+            return (
+                "tls_cert_file encrypts both ports and insecure_plaintext does not: leave one of the two out"
+            )
+        if self.plaintext_listeners and not self.insecure_plaintext:
+            name, address = next(iter(self.plaintext_listeners.items()))
+            return (
+                f"{name} {address} is reached from other machines, and without TLS who listens on the way "
+                "reads every token. Name a certificate with --tls-cert-file and --tls-key-file, or listen on "
+                "127.0.0.1, or, on a network where you trust every machine, use --insecure-plaintext"
+            )
+        return ""
 
     @property
     def auth_on(self) -> bool:
@@ -131,6 +165,22 @@ class RegistrySettings(BaseSettings):
         """The listeners that other machines reach, by the name of their setting."""
         listeners = {"node_listen": self.node_listen, "operator_listen": self.operator_listen}
         return {name: address for name, address in listeners.items() if not address.is_loopback}
+
+    @property
+    def plaintext_listeners(self) -> Mapping[str, Address]:
+        """Those of them that are not encrypted."""
+        return {} if self.tls_cert_file is not None else self.open_listeners
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """What both ports are encrypted with; None leaves them readable."""
+        if self.tls_cert_file is None:
+            return None
+        return TlsFiles(
+            own=OwnCertificate(self.tls_cert_file, self.tls_key_file),
+            client_ca_file=self.tls_client_ca_file,
+            client_required=self.tls_client_auth == "required",
+        )
 
     @property
     def state_folder(self) -> Path:

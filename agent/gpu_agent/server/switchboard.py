@@ -20,6 +20,7 @@ from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.holdings import Holdings
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.quieting import Quieting
+from gpu_agent.server.tls_connection import Contexts, TlsConnection, TlsPort
 from gpu_agent.server.turns import Turns
 from gpu_agent.wire.codes import CloseCode
 
@@ -46,12 +47,14 @@ class Switchboard:
         frame_arrived: Callable[[NodeConnection, bytes], None],
         connection_lost: Callable[[NodeConnection], None],
         judge: Callable[[NodeConnection, Handshake], TurnedAway | None],
+        tls: Contexts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
         self.frames, self.errands = limits.frames, limits.errands
         self.monotonic = monotonic
         self.turns = Turns(monotonic=monotonic, patience_seconds=limits.handshake_patience_seconds)
+        self._tls = None if tls is None else TlsPort(tls, turns=self.turns)
         self.quieting = Quieting()
         self.frame_arrived = frame_arrived
         self._anteroom: Anteroom[NodeConnection] = Anteroom(limits)
@@ -191,8 +194,13 @@ class Switchboard:
             self._empty.set()
         self.turns.do(partial(self._connection_lost, connection), urgent=True)
 
-    def _new_connection(self) -> NodeConnection:
-        return NodeConnection(self, next(self._numbers))
+    def _new_connection(self) -> NodeConnection | TlsConnection:
+        connection = NodeConnection(self, next(self._numbers))
+        if self._tls is None:
+            return connection
+        return self._tls.wrap(
+            connection, lambda reason: connection.offends("tls_refused", kind=reason, reason=reason)
+        )
 
 
 def _later(problem: str, *, seconds: int = RETRY_AFTER_SECONDS) -> TurnedAway:
