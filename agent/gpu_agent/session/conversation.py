@@ -67,6 +67,7 @@ _ENDS: dict[Reaction, Then] = {
 MOST_FAULTS_WAITING = 16
 """Faults kept for a registry that is away; of more, the newest."""
 
+_OWNERS_WORD = "the owner changed what only a registration tells"
 _FINAL_AT_ANY_TIME = frozenset({Reaction.AWAIT_GPU, Reaction.YIELD, Reaction.STOP})
 
 
@@ -106,6 +107,8 @@ class Conversation:
         """Tell what is new, when it is; answer a `refresh` that waits for it."""
         if self.state is State.AWAITING_ACK or self._registration.declaration is None:
             return []
+        if self.state is State.REGISTERED and self._registration.outdated:
+            return self._register(now, _OWNERS_WORD)
         if self._refresh_until < math.inf:
             self._refresh_until = now
         self.beats.hurry_if_changed(self._registration.declaration, now)
@@ -180,9 +183,15 @@ class Conversation:
         return [
             SaveIdentity(node_id=node_id, node_token=ack.node_token),
             Note("node_registered", {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}),
-            *(self._register(now, "the registry knows schemas") if raises else self.act_if_due(now)),
+            *self._go_on(now, raises=raises),
             *self._tell_faults(),
         ]
+
+    def _go_on(self, now: float, *, raises: bool) -> list[Action]:
+        """Register once more where there is more to tell than was heard, else beat."""
+        if raises:
+            return self._register(now, "the registry knows schemas")
+        return self._register(now, _OWNERS_WORD) if self._registration.outdated else self.act_if_due(now)
 
     def _tell_faults(self) -> list[Action]:
         """Say what waits; an older scheduler would take it for something else (§9)."""

@@ -20,6 +20,11 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerChanged:
+    """The owner changed what only a registration tells, such as the endpoint; `Declared` follows (§3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
 class FaultFound:
     """Something of the machine failed that belongs to no job, such as a GPU (§3.3)."""
 
@@ -71,6 +76,7 @@ class StopRequested:
 Event = (
     Started
     | Declared
+    | OwnerChanged
     | FaultFound
     | Connected
     | ConnectFailed

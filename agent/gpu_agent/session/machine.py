@@ -20,6 +20,7 @@ from gpu_agent.session.events import (
     Event,
     FaultFound,
     MessageReceived,
+    OwnerChanged,
     Started,
     StopRequested,
 )
@@ -106,7 +107,7 @@ class SessionMachine:
                 return self._heard(event, now)
             case Started():
                 return self._started(now)
-            case Declared() | FaultFound():
+            case Declared() | OwnerChanged() | FaultFound():
                 return self._probed(event, now)
             case StopRequested():
                 return self._stop_requested(event, now)
@@ -125,9 +126,12 @@ class SessionMachine:
         self._part(State.BACKING_OFF, now, "started", until=now + self._attempts.startup_delay())
         return self.wake(now)
 
-    def _probed(self, event: Declared | FaultFound, now: float) -> list[Action]:
+    def _probed(self, event: Declared | OwnerChanged | FaultFound, now: float) -> list[Action]:
         if isinstance(event, Declared):
             return self._declared(event, now)
+        if isinstance(event, OwnerChanged):
+            self._registration.owner_changed()
+            return []
         return self._conversation.report(event, talking=self._talking)
 
     def _declared(self, event: Declared, now: float) -> list[Action]:

@@ -41,6 +41,8 @@ class Registration:
         """True once this registry named a schema in an ack: silence then means slowness."""
         self._silences = 0
         self._in_conflict = False
+        self._owner_changed = False
+        """True from the owner's word that a registration tells something new until one has told it."""
         self._refused_gpus: tuple[_Identity, ...] | None = None
 
     @property
@@ -56,10 +58,24 @@ class Registration:
         """True once the registry has named a schema: it is no older scheduler (§9)."""
         return self._knows_schemas
 
+    @property
+    def outdated(self) -> bool:
+        """True when the owner wants told what no beat tells; an older scheduler hears no second one (§9)."""
+        sent, current = self._sent, self.declaration
+        if not (self._owner_changed and self._knows_schemas) or sent is None or current is None:
+            return False
+        return _told_once(current) != _told_once(sent)
+
+    def owner_changed(self) -> None:
+        """Register anew once the declaration says otherwise what only a registration tells."""
+        self._owner_changed = True
+
     def compose(self) -> NodeRegister:
         """Write the message. There must be a declaration."""
         if self.declaration is None:
             raise NothingDeclaredError
+        if self.outdated:
+            self._owner_changed = False
         self._sent = self.declaration
         return registration(
             self._sent,
@@ -131,6 +147,15 @@ class Registration:
         self._downgraded = True
         self.schema_version = known[-1]
         return True
+
+
+def _told_once(declaration: Declaration) -> tuple[object, ...]:
+    """What a registration tells and no beat repeats (§3.4)."""
+    return (
+        declaration.owner.endpoint,
+        dict(declaration.features_supported),
+        tuple(declaration.advanced_features),
+    )
 
 
 _Identity = tuple[str | None, str, float | None]
