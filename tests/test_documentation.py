@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
 from gpu_agent.cli import doctor_schema, probe_schema
+from gpu_agent.node import reloading
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe import simulation
@@ -124,6 +125,12 @@ def test_every_key_of_a_table_is_listed_with_its_default_and_its_variable(
     assert [quoted(row[3]) for row in table] == [
         [variable_of(prefix, (key, name))] for name in inside.model_fields
     ]
+
+
+def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
+    written = (DOCS / "settings.md").read_text(encoding="utf-8")
+    paragraph = written.split("A reload takes up all of them but ", 1)[1].split(". ", 1)[0]
+    assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in reloading.AT_ONCE]
 
 
 def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -15,77 +14,27 @@ from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Worker
 from gpu_agent.node.prober import ReadGpus
-from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.probe.nvml_report import Missed
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.actions import Exit
-from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.story import State
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.bare_registry import ACK, BareRegistry, listening_registry
+from tests.node.running_agent import QUICK, RunningAgent, running_agent, settings_for
 from tests.older_scheduler import OlderScheduler
-
-QUICK = SessionSettings(
-    backoff_first_seconds=0.02,
-    startup_jitter_seconds=0,
-    fallback_interval_seconds=0.05,
-    eager_beat_seconds=0.02,
-)
-
-
-def _settings(url: str, folder: Path, **more: object) -> AgentSettings:
-    empty = folder / "agent.toml"
-    empty.touch()
-    flags = {"registry_url": url, "state_dir": folder, "simulate": "2xL4-24GB", "probe_interval_seconds": 0.1}
-    return load({**flags, **more}, config=empty)
-
-
-class _Running:
-    """An agent that runs, and how it ended."""
-
-    def __init__(self, agent: Agent, ended: "asyncio.Task[Exit]") -> None:
-        self.agent = agent
-        self.ended = ended
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not true():
-                assert not self.ended.done(), self.ended.result()
-                await asyncio.sleep(0.01)
-
-    async def stopped(self) -> Exit:
-        await self.agent.stop("bye")
-        async with asyncio.timeout(5):
-            return await asyncio.shield(self.ended)
-
-
-@asynccontextmanager
-async def _running(
-    settings: AgentSettings,
-    *,
-    session: SessionSettings = QUICK,
-    read: ReadGpus | None = None,
-) -> AsyncIterator[_Running]:
-    identity = IdentityFile(Path(settings.state_dir or ""))
-    identity.load()
-    gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
-    async with gpus as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read or read_gpus, session=session)
-        yield _Running(agent, tasks.start("agent", agent.run(tasks)))
-        tasks.end()
 
 
 def _agent_at(
     registry: BareRegistry, folder: Path, *, read: ReadGpus | None = None
-) -> AbstractAsyncContextManager[_Running]:
-    return _running(_settings(registry.url, folder), read=read)
+) -> AbstractAsyncContextManager[RunningAgent]:
+    return running_agent(settings_for(registry.url, folder), read=read)
 
 
 # The older scheduler (§9)
 
 
 async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_id(tmp_path: Path) -> None:
-    async with OlderScheduler() as scheduler, _running(_settings(scheduler.url, tmp_path)) as running:
+    async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
         async with asyncio.timeout(10):
             await scheduler.ready.wait()
         await running.until(lambda: running.agent.view.verdict.status == "ready")  # type: ignore[union-attr]  # registered
@@ -100,8 +49,8 @@ async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_i
 async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp_path: Path) -> None:
     async with OlderScheduler() as scheduler:
         port = scheduler.port
-        settings = _settings(scheduler.url, tmp_path)
-        async with _running(settings) as running:
+        settings = settings_for(scheduler.url, tmp_path)
+        async with running_agent(settings) as running:
             async with asyncio.timeout(10):
                 await scheduler.ready.wait()
             (node_id,) = scheduler.statuses
@@ -118,7 +67,7 @@ async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp
 
 
 async def test_r06_an_older_scheduler_that_holds_the_id_for_ever_gives_a_new_one(tmp_path: Path) -> None:
-    async with OlderScheduler() as scheduler, _running(_settings(scheduler.url, tmp_path)) as running:
+    async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
         async with asyncio.timeout(10):
             await scheduler.ready.wait()
         (first,) = scheduler.statuses
@@ -193,7 +142,7 @@ async def test_an_identity_that_cannot_be_saved_does_not_stop_the_session(tmp_pa
     (tmp_path / "identity.json").mkdir()
     identity = IdentityFile(tmp_path)
     async with listening_registry() as registry:
-        settings = _settings(registry.url, tmp_path)
+        settings = settings_for(registry.url, tmp_path)
         gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
         async with gpus as read_gpus, Tasks() as tasks:
             agent = Agent(settings, identity, read_gpus, session=QUICK)

@@ -14,6 +14,6 @@ def test_a_second_agent_on_one_state_directory_leaves_with_the_first_one_s_pid(
 ) -> None:
     settings = AgentSettings(registry_url="ws://127.0.0.1:1/ws/node", state_dir=tmp_path)
     with hold(tmp_path):
-        assert run(settings) is End.UNUSABLE_STATE
+        assert run(settings, lambda: settings) is End.UNUSABLE_STATE
     said = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert said["event"] == "state_directory_unusable"

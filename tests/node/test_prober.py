@@ -409,3 +409,30 @@ async def test_where_gpus_are_not_polled_collectors_leave_theirs_alone_too() -> 
         prober.probe_now()
         while len(looks) == 1:
             await next_one()
+
+
+async def test_new_places_are_looked_at_at_once_and_whoever_named_them_waits_until_they_are_told() -> None:
+    calm = replace(PACE, interval_seconds=30, deadline_seconds=20)
+    async with _probing(_always(GOOD), pace=calm) as (prober, next_one):
+        assert (await next_one()).models == ()
+        await prober.renew(Sources(catalogue=Catalogue((), (Declaration(model_id="new", version="1"),))))
+        assert [model.model_id for model in (await next_one()).models] == ["new"]
+
+
+async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
+    source = _HangingSource()
+    pace = replace(PACE, interval_seconds=0.01, without_driver_seconds=0.01)
+    async with _probing(_always(GOOD), pace=pace) as (prober, next_one):
+        await next_one()
+        async with asyncio.timeout(10):
+            await prober.renew(Sources(catalogue=Catalogue((source,))))
+        assert source.looks == 1
+        source.release.set()
+
+
+async def test_a_turn_that_is_due_in_half_a_minute_can_be_made_a_quick_one() -> None:
+    async with _probing(_always(GOOD), pace=replace(PACE, interval_seconds=30)) as (prober, next_one):
+        await next_one()
+        prober.repace(0.01)
+        await next_one()
+        await next_one()

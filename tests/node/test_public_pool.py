@@ -6,7 +6,7 @@ import pytest
 from gpu_agent.node.jobs import Jobs, Worker
 from gpu_agent.node.limits import Limit
 from gpu_agent.node.public_pool import PublicPool, Standing
-from gpu_agent.node.settings import load
+from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 
@@ -76,3 +76,32 @@ def test_each_change_of_what_keeps_them_out_is_logged_once(
     public.owner_at(report(90), Jobs(), now=9)
     again: Standing = public.standing
     assert [pause.limit for pause in again.pauses] == [Limit.TEMPERATURE]
+
+
+def _settings(folder: Path, text: str) -> AgentSettings:
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return load({"registry_url": "ws://h"}, config=path)
+
+
+def test_limits_that_a_reload_leaves_as_they_are_remember_what_they_saw(tmp_path: Path) -> None:
+    limits = "[public_jobs]\nmax_temperature_c = 80\nresume_after_seconds = 10"
+    public = PublicPool(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
+    assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
+    public.take_over(_settings(tmp_path, f"accept_public_jobs = true\nmax_concurrent_jobs = 3\n{limits}"))
+    owner = public.owner_at(report(50), Jobs(), now=1)
+    assert (owner.accept_public_jobs, owner.max_concurrent_jobs) == (False, 3)
+
+
+def test_limits_that_a_reload_lifts_keep_nobody_out(tmp_path: Path) -> None:
+    public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 10")
+    assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
+    public.take_over(_settings(tmp_path, "accept_public_jobs = true"))
+    assert public.owner_at(report(90), Jobs(), now=1).accept_public_jobs
+
+
+def test_an_owner_who_wants_no_public_jobs_any_more_gets_none(tmp_path: Path) -> None:
+    public = pool(tmp_path)
+    public.take_over(_settings(tmp_path, "accept_public_jobs = false"))
+    assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
+    assert public.standing == Standing(wanted=False)

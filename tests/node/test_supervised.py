@@ -15,6 +15,7 @@ from gpu_agent.session.view import SessionView
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeStatusMessage
 from tests.service_manager import ServiceManager, service_manager
+from tests.waiting import until
 
 VIEW = SessionView(
     state=State.BACKING_OFF,
@@ -62,17 +63,9 @@ class _Agent:
         return self.look()
 
 
-async def _until(true: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("not within 5 s")
-
-
 async def test_a_registry_that_is_away_feeds_the_watchdog_on(tmp_path: Path) -> None:
     async with _attended(tmp_path, _well) as manager:
-        await _until(lambda: manager.heard_so_far().count("WATCHDOG=1") >= 3)
+        await until(lambda: manager.heard_so_far().count("WATCHDOG=1") >= 3)
     assert manager.heard[0] == "STATUS=not connected, will try again: connection refused"
 
 
@@ -81,9 +74,9 @@ async def test_an_agent_that_stands_still_feeds_nothing_and_says_what_stands(
 ) -> None:
     agent = _Agent(_well)
     async with _attended(tmp_path, agent.signs) as manager:
-        await _until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
         agent.look = _stuck
-        await _until(lambda: "agent_stands_still" in caplog.messages)
+        await until(lambda: "agent_stands_still" in caplog.messages)
         fed = manager.heard_so_far().count("WATCHDOG=1")
         await asyncio.sleep(0.05)
         assert manager.heard_so_far().count("WATCHDOG=1") == fed
@@ -94,16 +87,16 @@ async def test_what_goes_on_again_feeds_again(tmp_path: Path, caplog: pytest.Log
     caplog.set_level("INFO", logger="gpu_agent")
     agent = _Agent(_stuck)
     async with _attended(tmp_path, agent.signs) as manager:
-        await _until(lambda: "agent_stands_still" in caplog.messages)
+        await until(lambda: "agent_stands_still" in caplog.messages)
         assert "WATCHDOG=1" not in manager.heard_so_far()
         agent.look = _well
-        await _until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
     assert caplog.messages == ["agent_stands_still", "agent_gets_on_again"]
 
 
 async def test_a_loop_that_stands_feeds_nothing(tmp_path: Path) -> None:
     async with _attended(tmp_path, _well) as manager:
-        await _until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
         fed = len(manager.heard_so_far())
         deadline = asyncio.get_running_loop().time() + 0.1
         while asyncio.get_running_loop().time() < deadline:

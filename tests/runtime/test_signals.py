@@ -1,6 +1,11 @@
 import asyncio
 import os
+import pty
 import signal
+import subprocess
+import sys
+
+import pytest
 
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
 
@@ -36,3 +41,19 @@ async def test_a_loop_without_signal_support_falls_back_to_plain_handlers() -> N
         async with asyncio.timeout(5):
             assert await seen.get() is signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("stdin", "ends"), [("terminal", True), ("null", False), ("closed", False)])
+def test_a_hang_up_ends_only_what_a_terminal_feeds(stdin: str, *, ends: bool) -> None:
+    terminal, fed = pty.openpty()
+    close = "import os; os.close(0); " if stdin == "closed" else ""
+    words = [
+        sys.executable,
+        "-c",
+        f"{close}from gpu_agent.runtime import signals; print(signals.hang_up_ends())",
+    ]
+    with os.fdopen(terminal), os.fdopen(fed) as end:
+        asked = subprocess.run(
+            words, stdin=end if stdin == "terminal" else subprocess.DEVNULL, capture_output=True, check=True
+        )
+    assert asked.stdout.decode().strip() == str(ends)

@@ -1,6 +1,7 @@
 """`gpu-agent run`: the agent in the foreground, until SIGTERM or Ctrl-C."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
@@ -59,8 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Load the settings and run."""
     flags = {name: value for name, value in vars(arguments).items() if name != "config"}
+    read = partial(load, flags, config=arguments.config)
     try:
-        settings = load(flags, config=arguments.config)
+        settings = read()
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    return run_as_first_process(lambda: daemon.run(settings))
+    return run_as_first_process(lambda: daemon.run(settings, read))

@@ -23,10 +23,12 @@ from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
 from gpu_agent.node.public_pool import PublicPool, Standing
 from gpu_agent.node.pulse import Signs
+from gpu_agent.node.reloading import LOOKED_AT, TOLD_ONCE
 from gpu_agent.node.repeats import Repeats
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.sources import opened_sources
-from gpu_agent.runtime.logs import EventLog
+from gpu_agent.node.sources import opened_sources, renewed_sources
+from gpu_agent.runtime.logs import EventLog, listen_from
+from gpu_agent.runtime.reloading import Reloaded
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.actions import (
     Action,
@@ -40,7 +42,7 @@ from gpu_agent.session.actions import (
     Send,
     SendBeat,
 )
-from gpu_agent.session.events import Declared, Event, Started, StopRequested
+from gpu_agent.session.events import Declared, Event, OwnerChanged, Started, StopRequested
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.view import SessionView
@@ -74,8 +76,7 @@ class Agent:
         """What workers announce; whoever hears them tells it here."""
         self._settings = settings
         self._identity = identity
-        join_token = None if settings.join_token is None else settings.join_token.get_secret_value()
-        self._credentials = Credentials(identity, settings.join_token_file, join_token)
+        self._credentials = _credentials_of(settings, identity)
         self._machine = SessionMachine(
             session or SessionSettings(),
             node_id=identity.identity.node_id,
@@ -117,6 +118,11 @@ class Agent:
         return self._public_pool.standing
 
     @property
+    def settings(self) -> AgentSettings:
+        """Those that it runs with now."""
+        return self._settings
+
+    @property
     def signs(self) -> Signs:
         """What tells whether this agent gets on."""
         return Signs(
@@ -140,16 +146,34 @@ class Agent:
         """Ask the session to say goodbye and end."""
         await self._inbox.put((None, StopRequested(reason)))
 
+    async def take_over(self, told: Reloaded[AgentSettings]) -> None:
+        """Go on with settings that were read again; what the owner states is told with the next beat."""
+        self._settings = told.settings
+        if "log_level" in told.changed:
+            listen_from(told.settings.log_level)
+        self._credentials = _credentials_of(told.settings, self._identity)
+        self._public_pool.take_over(told.settings)
+        self._prober.repace(told.settings.probe_interval_seconds)
+        if LOOKED_AT.intersection(told.changed):
+            await self._prober.renew(await renewed_sources(told.settings))
+        if TOLD_ONCE.intersection(told.changed):
+            await self._inbox.put((None, OwnerChanged()))
+        if self._inventory is not None:
+            await self._declare(self._inventory)
+
     async def _probed(self, inventory: Inventory) -> None:
         gpus = await owned(inventory.gpu, self.jobs)
         inventory = replace(inventory, gpu=await named_own(gpus, self._settings.public_jobs.own_programs))
         self._inventory = inventory
-        owner = self._public_pool.owner_at(inventory.gpu, self.jobs, now=_now())
-        declaration = declare(inventory, owner)
-        await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
+        await self._declare(inventory)
         for fault in self._faults.found_in(inventory.gpu):
             if self._repeats.admit(fault.code, now=_now()) is not None:
                 await self._inbox.put((None, fault))
+
+    async def _declare(self, inventory: Inventory) -> None:
+        owner = self._public_pool.owner_at(inventory.gpu, self.jobs, now=_now())
+        declaration = declare(inventory, owner)
+        await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
 
     async def _heard(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))
@@ -243,6 +267,11 @@ class Agent:
         if also is not None:
             tell = _LOG.warning if note.problem else _LOG.info
             tell(note.event, **note.fields, **also)
+
+
+def _credentials_of(settings: AgentSettings, identity: IdentityFile) -> Credentials:
+    join_token = None if settings.join_token is None else settings.join_token.get_secret_value()
+    return Credentials(identity, settings.join_token_file, join_token)
 
 
 def _now() -> float:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import platform
 import signal
+from collections.abc import Callable
 from enum import IntEnum
 
 from gpu_agent.node.agent import Agent
@@ -14,12 +15,15 @@ from gpu_agent.node.collecting import collectors_of
 from gpu_agent.node.disk import load
 from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
+from gpu_agent.node.reloading import AT_ONCE
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.supervised import attend
 from gpu_agent.runtime.logs import EventLog, configure
+from gpu_agent.runtime.reloading import Reloads
 from gpu_agent.runtime.sdnotify import Systemd
-from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered
+from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered, hang_up_ends
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
+from gpu_agent.session.actions import Exit
 from gpu_agent.version import __version__
 
 _LOG = EventLog("node")
@@ -38,14 +42,14 @@ class End(IntEnum):
     """The registry wants nothing of this node; a person must act."""
 
 
-def run(settings: AgentSettings) -> End:
-    """Run the agent in this process until a signal or the registry ends it."""
+def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> End:
+    """Run the agent in this process until it is ended; `read` gives the settings anew."""
     configure(settings.log_level)
     state_dir = settings.state_dir or default_state_dir()
     try:
         with hold(state_dir) as identity:
             load(identity)
-            return asyncio.run(_run(settings, identity))
+            return asyncio.run(_run(settings, identity, read))
     except IdentityError as error:
         _LOG.error("state_directory_unusable", problem=str(error))
         return End.UNUSABLE_STATE
@@ -53,7 +57,7 @@ def run(settings: AgentSettings) -> End:
         return End.CRASHED
 
 
-async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
+async def _run(settings: AgentSettings, identity: IdentityFile, read: Callable[[], AgentSettings]) -> End:
     state_dir = identity.folder
     _LOG.info(
         "agent_started",
@@ -73,19 +77,26 @@ async def _run(settings: AgentSettings, identity: IdentityFile) -> End:
     )
     async with reading as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
-
-        systemd = Systemd(os.environ)
-
-        def stop(number: signal.Signals) -> None:
-            systemd.stopping()
-            tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
-
-        # Until settings can be read again at run time, a hang-up means leaving too.
-        with delivered(STOPPING + RELOADING, stop):
-            tasks.start("supervised", attend(systemd, lambda: agent.view, lambda: agent.signs))
-            systemd.ready()
-            ending = await agent.run(tasks)
-        systemd.stopping()
+        ending = await _live(agent, tasks, read)
         tasks.end()
     _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
     return End.REFUSED if ending.failed else End.LEFT
+
+
+async def _live(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -> Exit:
+    """Let the agent run, hear signals meanwhile, and keep systemd informed."""
+    systemd = Systemd(os.environ)
+    reloads = Reloads(agent.settings, read=read, at_once=AT_ONCE, take_over=agent.take_over, systemd=systemd)
+
+    def stop(number: signal.Signals) -> None:
+        systemd.stopping()
+        tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
+
+    leaving, reloading = (STOPPING + RELOADING, ()) if hang_up_ends() else (STOPPING, RELOADING)
+    with delivered(leaving, stop), delivered(reloading, lambda _: reloads.ask()):
+        tasks.start("reloads", reloads.run())
+        tasks.start("supervised", attend(systemd, lambda: agent.view, lambda: agent.signs))
+        systemd.ready()
+        ending = await agent.run(tasks)
+    systemd.stopping()
+    return ending

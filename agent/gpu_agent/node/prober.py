@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 
 from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.health_log import HealthLog
+from gpu_agent.node.reading_log import ReadingLog
 from gpu_agent.node.rescans import Rescans
+from gpu_agent.node.turns import Turns
 from gpu_agent.node.unsearched import Unsearched
 from gpu_agent.probe import features
 from gpu_agent.probe.at_rest import at_rest
@@ -70,8 +72,7 @@ class Prober:
         self._listener = listener
         self._health = HealthKeeper(pace.stale_after_seconds)
         self._health_log = HealthLog()
-        self.turned_at = time.monotonic()
-        """When it last began to look."""
+        self._turns = Turns()
         self._asked = asyncio.Event()
         self._gpus_asked = False
         self._at_rest: GpuReport | None = None
@@ -84,11 +85,10 @@ class Prober:
         """When the disks did so last."""
         self._reading_host: asyncio.Task[Host] | None = None
         """Beside a look that hangs: how busy the host was then is soon untrue."""
-        self._outcome: Outcome | None = None
+        self._reading_log = ReadingLog()
         self._absent: GpuReport | None = None
         """What NVML said last, where that was that there is no working driver."""
         self._look_again_at = 0.0
-        self._missing: str | None = None
         self._unsearched = Unsearched()
         self._rescans = Rescans(self._asked.set, every_seconds=pace.interval_seconds)
 
@@ -101,9 +101,26 @@ class Prober:
         return min((age for age in ages if age is not None), default=None)
 
     @property
+    def turned_at(self) -> float:
+        """When it last began to look, in monotonic seconds."""
+        return self._turns.began_at
+
+    @property
     def patience_seconds(self) -> float:
         """How long one turn takes at most: each of four parties keeps its deadline, and then it waits."""
         return self._interval() + 4 * self._pace.deadline_seconds
+
+    async def renew(self, sources: Sources) -> None:
+        """Look there from the next turn on, which is now, and wait until it is told; for no hung disk."""
+        self._sources = replace(sources, host=self._sources.host)
+        self._asked.set()
+        await self._turns.renewed(within_seconds=self.patience_seconds)
+
+    def repace(self, interval_seconds: float) -> None:
+        """Look so often from the next turn on, which is now where that is new."""
+        if interval_seconds != self._pace.interval_seconds:
+            self._pace = replace(self._pace, interval_seconds=interval_seconds)
+            self._asked.set()
 
     def probe_now(self) -> None:
         """Do not wait for the next turn, and read the GPUs even where they are not polled."""
@@ -116,7 +133,7 @@ class Prober:
         tasks.start("rescans", self._rescans.run())
         while True:
             self._asked.clear()
-            self.turned_at = time.monotonic()
+            self._turns.begin()
             gpus = await self._gpus(tasks)
             was_overdue = self._overdue
             await self._look_around(tasks, self._take)
@@ -126,6 +143,7 @@ class Prober:
                 if was_overdue or self._overdue:
                     await self._read_host_anew(tasks, self._surroundings)
                 await self._listener(replace(self._vouched_for(self._surroundings), gpu=gpus))
+            self._turns.told(self._sources)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._asked.wait()
@@ -147,7 +165,7 @@ class Prober:
         if self._absent is not None and not at_once and time.monotonic() < self._look_again_at:
             return self._absent
         result = await self._read_gpus()
-        self._note(result)
+        self._reading_log.note(result)
         self._absent = None if isinstance(result, Missed) or result.outcome is Outcome.OK else result
         self._look_again_at = time.monotonic() + self._pace.without_driver_seconds
         return result
@@ -202,30 +220,16 @@ class Prober:
         return Inventory(host=self._sources.host.read(), gpu=_UNREAD, simulated=self._simulated)
 
     def _take(self) -> Inventory:
-        inventory = take(_UNREAD, self._sources, simulated=self._simulated)
-        self._rescans.follow(self._sources.catalogue)
+        sources = self._sources
+        inventory = take(_UNREAD, sources, simulated=self._simulated)
+        self._rescans.follow(sources.catalogue)
+        self._turns.looked_at(sources)
         return inventory
 
     def _interval(self) -> float:
         """A machine without any GPU is looked at less often."""
         nothing = self._absent is not None and self._collecting.age_seconds() is None
         return max(self._pace.interval_seconds, self._pace.without_driver_seconds if nothing else 0.0)
-
-    def _note(self, result: GpuReport | Missed) -> None:
-        """Log what changed about reading the GPUs, once."""
-        if isinstance(result, Missed):
-            if self._missing is None:
-                _LOG.warning("gpu_reading_missed", reason=result.reason, detail=result.detail)
-            self._missing = result.reason
-            return
-        if self._missing is not None:
-            _LOG.info("gpu_reading_recovered", reason=self._missing)
-            self._missing = None
-        if result.outcome is not self._outcome:
-            self._outcome = result.outcome
-            _LOG.info(
-                "gpus_probed", outcome=result.outcome.value, detail=result.detail, gpu_count=len(result.gpus)
-            )
 
 
 def _of_unknown_load(host: Host) -> Host:

@@ -38,19 +38,26 @@ class PublicPool:
     """Judges with each probe."""
 
     def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
         self._owner = settings.owner
         self._limits = Limits(settings.public_jobs)
-        zone = settings.public_jobs.time_zone
-        self._zone = None if zone is None else ZoneInfo(zone)
         self._told: frozenset[Limit] = frozenset()
         self.standing = Standing(self._owner.accept_public_jobs)
         """As of the last probe."""
+
+    def take_over(self, settings: AgentSettings) -> None:
+        """Go on with what the owner says now; limits that are as before remember what they saw."""
+        if settings.public_jobs != self._settings.public_jobs:
+            self._limits = Limits(settings.public_jobs)
+        self._settings, self._owner = settings, settings.owner
+        self.standing = replace(self.standing, wanted=settings.accept_public_jobs)
 
     def owner_at(self, report: GpuReport, jobs: Jobs, *, now: float) -> Owner:
         """What the owner states at this moment, his limits considered. `now`: monotonic seconds."""
         if not self._owner.accept_public_jobs:
             return self._owner
-        local = datetime.fromtimestamp(time.time(), self._zone)
+        zone = self._settings.public_jobs.time_zone
+        local = datetime.fromtimestamp(time.time(), None if zone is None else ZoneInfo(zone))
         pauses = self._limits.judge(Now(report, bool(jobs.ids), local, now))
         self.standing = Standing(wanted=True, pauses=pauses)
         self._tell(pauses)

@@ -73,6 +73,11 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    listen_from(level)
+
+
+def listen_from(level: str) -> None:
+    """Write this program's own lines from this level on."""
     logging.getLogger(_ROOT).setLevel(level.upper())
 
 

@@ -4,6 +4,7 @@ Decides nothing about what a signal means, and restores what was there before.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,16 @@ RELOADING: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name)
 )
 """Signals that ask a program to read its settings again; none on Windows."""
+
+_STDIN = 0
+
+
+def hang_up_ends() -> bool:
+    """Tell whether a hang-up means that the terminal from which the program was started is gone.
+
+    Then it is a signal to leave; a program that no terminal feeds is asked to read its settings again.
+    """
+    return os.isatty(_STDIN)
 
 
 @contextmanager

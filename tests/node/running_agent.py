@@ -1,0 +1,64 @@
+"""An agent that runs in this process, against whatever listens where its registry should be."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gpu_agent.node.agent import Agent
+from gpu_agent.node.gpus import opened_gpus
+from gpu_agent.node.identity import IdentityFile
+from gpu_agent.node.prober import ReadGpus
+from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.session.actions import Exit
+from gpu_agent.session.settings import SessionSettings
+
+QUICK = SessionSettings(
+    backoff_first_seconds=0.02,
+    startup_jitter_seconds=0,
+    fallback_interval_seconds=0.05,
+    eager_beat_seconds=0.02,
+)
+
+
+def settings_for(url: str, folder: Path, **more: object) -> AgentSettings:
+    empty = folder / "agent.toml"
+    empty.touch()
+    flags = {"registry_url": url, "state_dir": folder, "simulate": "2xL4-24GB", "probe_interval_seconds": 0.1}
+    return load({**flags, **more}, config=empty)
+
+
+class RunningAgent:
+    """An agent that runs, and how it ended."""
+
+    def __init__(self, agent: Agent, ended: "asyncio.Task[Exit]") -> None:
+        self.agent = agent
+        self.ended = ended
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                assert not self.ended.done(), self.ended.result()
+                await asyncio.sleep(0.01)
+
+    async def stopped(self) -> Exit:
+        await self.agent.stop("bye")
+        async with asyncio.timeout(5):
+            return await asyncio.shield(self.ended)
+
+
+@asynccontextmanager
+async def running_agent(
+    settings: AgentSettings,
+    *,
+    session: SessionSettings = QUICK,
+    read: ReadGpus | None = None,
+) -> AsyncIterator[RunningAgent]:
+    identity = IdentityFile(Path(settings.state_dir or ""))
+    identity.load()
+    gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
+    async with gpus as read_gpus, Tasks() as tasks:
+        agent = Agent(settings, identity, read or read_gpus, session=session)
+        yield RunningAgent(agent, tasks.start("agent", agent.run(tasks)))
+        tasks.end()
