@@ -69,8 +69,9 @@ cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
-reference: $(READY) ## write the reference in docs/cli.md from the commands' own help
+reference: $(READY) ## write docs/cli.md from the commands' own help, systemd/*.toml.example from docs/settings.md
 	$(BIN)/python -m gpu_agent.cli.reference docs/cli.md
+	$(BIN)/python -m gpu_agent.cli.example_files docs/settings.md systemd
 
 schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema

@@ -75,13 +75,3 @@ def test_the_registrys_example_listens_on_this_machine_only() -> None:
         Address("127.0.0.1", 8080),
         Address("127.0.0.1", 8081),
     )
-
-
-@pytest.mark.parametrize("example", ["agent.toml.example", "registry.toml.example"])
-def test_what_an_example_suggests_can_be_used_too(example: str, tmp_path: Path) -> None:
-    written = (SYSTEMD / example).read_text(encoding="utf-8")
-    suggested = tmp_path / "suggested.toml"
-    suggested.write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", written), encoding="utf-8")
-    assert suggested.read_text(encoding="utf-8") != written
-    load = agent_settings.load if example.startswith("agent") else registry_settings.load
-    load({}, config=suggested)

@@ -70,11 +70,16 @@ def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> 
         (b"nummber = 1", r"'nummber' is no setting; did you mean 'number'\?"),
         (b"[table]\n\nlimmit = 1", r"default\.toml:3: 'limmit' is no setting; did you mean 'limit'\?"),
         (b"[[tables]]\n[[tables]]\nlimmit = 1", r"default\.toml:3: 'limmit' .* did you mean 'limit'\?"),
+        (b"limit = 1", r"default\.toml:1: 'limit' is no setting there; put it below \[table\]"),
+        (
+            b"[table]\nnumber = 1",
+            r"default\.toml:2: 'number' is no setting there; put it above the first table",
+        ),
         (b"[table]\nlimit = 1\nfree = -1", r"default\.toml:3: table\.free: .*, got -1"),
     ],
     ids=[
         *("torn", "not UTF-8", "too deep", "wrong", "own words", "unknown", "misspelt"),
-        *("in a table", "in one of tables", "wrong in a table"),
+        *("in a table", "in one of tables", "in no table", "in a table too deep", "wrong in a table"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, content: bytes, said: str) -> None:

@@ -82,7 +82,7 @@ def _place(origins: Origins, error: ErrorDetails) -> str:
 
 def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
-        return _unknown_key(_holder(kind, error), str(error["loc"][-1]))
+        return _unknown_key(kind, _holder(kind, error), str(error["loc"][-1]))
     shown = repr(error["input"])
     if len(shown) > _LONGEST_SHOWN:
         shown = f"{shown[:_LONGEST_SHOWN]}…"
@@ -90,10 +90,24 @@ def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
     return f"{name}: {problem_of(error)}, got {shown}" if name else problem_of(error)
 
 
-def _unknown_key(holder: type[BaseModel], key: str) -> str:
+def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> str:
+    elsewhere = _where_it_belongs(kind, key)
+    if elsewhere is not None and key not in holder.model_fields:
+        return f"{key!r} is no setting there; put it {elsewhere}"
     nearest = difflib.get_close_matches(key, holder.model_fields, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(holder.model_fields)}"
     return f"{key!r} is no setting; {hint}"
+
+
+def _where_it_belongs(kind: type[BaseModel], key: str) -> str | None:
+    """Where a key is one, that stands in the wrong table: TOML goes on with a table to the next one."""
+    if key in kind.model_fields:
+        return "above the first table of the file"
+    for name, field in kind.model_fields.items():
+        table = table_in(field.annotation)
+        if table is not None and key in table.model_fields:
+            return f"below [{name}]"
+    return None
 
 
 def _holder(kind: type[BaseModel], error: ErrorDetails) -> type[BaseModel]:
