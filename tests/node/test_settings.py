@@ -126,8 +126,9 @@ def test_a_credential_of_the_unit_is_taken_where_nothing_else_is_stated(
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert _load(tmp_path).join_token_file is None
-    (tmp_path / "join-token").touch()
-    assert _load(tmp_path).join_token_file is None
+    for blank in ("", "\n"):
+        (tmp_path / "join-token").write_text(blank)
+        assert _load(tmp_path).join_token_file is None
     (tmp_path / "join-token").write_text("gpuj_x")
     assert _load(tmp_path).join_token_file == tmp_path / "join-token"
     assert _load(tmp_path, join_token_file=tmp_path / "other").join_token_file == tmp_path / "other"

@@ -31,6 +31,23 @@ class Site:
         """The node that is ready and connected, waited for."""
         return self.machine.until(self.ready, within_seconds=within_seconds, what="a node that is ready")
 
+    def install(self, folder: str) -> str:
+        """Install all packages of a folder there, or upgrade to them; what the maintainer's scripts said."""
+        words = ("dpkg", "--install", "--force-confold")
+        files = sorted(f"{folder}/{file.name}" for file in self.machine.path(folder).glob("*.deb"))
+        return self.machine.run(*words, *files, within_seconds=180).stdout
+
+    def await_another_process(self, unit: str, before: int, *, within_seconds: float) -> None:
+        """Wait until the unit is active again, in another process."""
+        self.machine.until(
+            lambda: (
+                self.machine.main_pid(unit) not in (0, before)
+                and self.machine.show(unit, "ActiveState") == "active"
+            ),
+            within_seconds=within_seconds,
+            what=f"another process of {unit} than {before}",
+        )
+
     def hand_over_a_join_token(self) -> None:
         """Put a fresh join token to where systemd finds it for the agent."""
         token = "/etc/gpu-agent/join-token"

@@ -52,3 +52,13 @@ def test_a_node_becomes_ready_with_the_gpus_of_its_driver(site: Site) -> None:
     site.machine.run("systemctl", "start", AGENT)
     node = site.await_ready()
     assert [gpu["name"] for gpu in node["gpus"]] == ["NVIDIA H100 80GB HBM3"] * 2
+
+
+def test_a_node_that_has_joined_comes_back_without_its_join_token(site: Site) -> None:
+    joined = site.await_ready()
+    site.machine.run("rm", "/etc/gpu-agent/join-token")
+    before = site.machine.main_pid(AGENT)
+    site.machine.run("systemctl", "restart", AGENT)
+    site.await_another_process(AGENT, before, within_seconds=20)
+    assert site.await_ready()["node_id"] == joined["node_id"]
+    assert site.machine.events(AGENT, "join_credential_unreadable") == []

@@ -158,12 +158,12 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSet
 
 
 def _handed_by_systemd() -> Path | None:
-    """Find the unit's credential; an empty one stands for none."""
+    """Find the unit's credential; a blank one stands for none."""
     folder = os.environ.get(_CREDENTIALS_DIRECTORY)
     if not folder:
         return None
     path = Path(folder) / _CREDENTIAL
-    return path if path.is_file() and path.stat().st_size else None
+    return path if path.is_file() and path.read_bytes().strip() else None
 
 
 def _sentence(error: ErrorDetails) -> str | None:
