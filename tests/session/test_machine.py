@@ -11,8 +11,11 @@ from gpu_agent.session.events import (
     ConnectFailed,
     Declared,
     Disconnected,
+    DrainAsked,
     Event,
     MessageReceived,
+    RefreshAsked,
+    ResumeAsked,
     Started,
     StopRequested,
 )
@@ -233,6 +236,8 @@ _HAPPENINGS = st.one_of(
     st.builds(MessageReceived, _MESSAGES),
     st.builds(Declared, st.sampled_from([WITH_GPU, WITHOUT_GPU, replace(WITH_GPU, simulated=True)])),
     st.builds(StopRequested, _TEXTS, st.booleans(), _SPANS),
+    st.builds(DrainAsked, _TEXTS, _SPANS),
+    st.sampled_from([ResumeAsked(), RefreshAsked()]),
     st.floats(min_value=0, max_value=100),
 )
 _SOCKET_EVENTS = (Connected, ConnectFailed, Disconnected, MessageReceived)

@@ -9,14 +9,14 @@ holds back a beat, which is the sign of life; it counts once the conversation ha
 """
 
 import math
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import assert_never
 
 from gpu_agent.session.actions import Action, ForgetIdentity, Note, Probe, SaveIdentity, Send
 from gpu_agent.session.beats import Beats
 from gpu_agent.session.complaints import Complaints
-from gpu_agent.session.events import FaultFound, StopRequested
+from gpu_agent.session.draining import OwnDrain
+from gpu_agent.session.ending import ENDS, FINAL_AT_ANY_TIME, Ending, Then
+from gpu_agent.session.events import DrainAsked, FaultFound, Order, RefreshAsked, ResumeAsked, StopRequested
 from gpu_agent.session.registration import Registration
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.story import State, Story
@@ -31,52 +31,21 @@ from gpu_agent.wire.messages import (
     NodeUnregister,
 )
 
-
-class Then(StrEnum):
-    """What follows when a conversation is over."""
-
-    RETRY = "retry"
-    RETRY_AT_CEILING = "retry_at_ceiling"
-    AWAIT_GPU = "await_gpu"
-    YIELD = "yield"
-    LEAVE = "leave"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a conversation ended, and why."""
-
-    then: Then
-    why: str
-    retry_after_seconds: float | None = None
-
-
-_ENDS: dict[Reaction, Then] = {
-    Reaction.AWAIT_GPU: Then.AWAIT_GPU,
-    Reaction.DOWNGRADE_SCHEMA: Then.FAIL,
-    Reaction.FORGET_ID: Then.RETRY,
-    Reaction.RETRY_AT_CEILING: Then.RETRY_AT_CEILING,
-    Reaction.REGISTER_AGAIN: Then.RETRY,
-    Reaction.YIELD: Then.YIELD,
-    Reaction.STOP: Then.FAIL,
-    Reaction.BACK_OFF: Then.RETRY,
-}
-"""What a refusal comes to when nothing can be tried on the same socket (§3.3)."""
-
 MOST_FAULTS_WAITING = 16
 """Faults kept for a registry that is away; of more, the newest."""
 
 _OWNERS_WORD = "the owner changed what only a registration tells"
-_FINAL_AT_ANY_TIME = frozenset({Reaction.AWAIT_GPU, Reaction.YIELD, Reaction.STOP})
 
 
 class Conversation:
     """One at a time, on whichever socket is open; lives as long as the machine."""
 
-    def __init__(self, settings: SessionSettings, *, registration: Registration, story: Story) -> None:
+    def __init__(
+        self, settings: SessionSettings, *, registration: Registration, drain: OwnDrain, story: Story
+    ) -> None:
         self._settings = settings
         self._registration = registration
+        self._drain = drain
         self._story = story
         self._wait_until = math.inf
         """When the ack, or the end of a drain, is overdue."""
@@ -95,7 +64,7 @@ class Conversation:
         """When something is to be said, or given up waiting for."""
         if self.state is State.AWAITING_ACK:
             return self._wait_until
-        return min(self._wait_until, self._refresh_until, self.beats.due_at)
+        return min(self._wait_until, self._refresh_until, self._drain.overdue_at, self.beats.due_at)
 
     def open(self, now: float) -> list[Action]:
         """Begin: `node_register` is the first thing said."""
@@ -127,7 +96,7 @@ class Conversation:
             case NodeError():
                 return self._refused(message, now)
             case NodeStatusMessage() if message.node_id == self._registration.node_id:
-                return self._status_given(message)
+                return self._status_given(message, now)
             case NodeControl() if self.state is State.REGISTERED:
                 return self._commanded(message, now)
             case NodeRegisterAck() | NodeStatusMessage() | NodeControl():
@@ -143,8 +112,9 @@ class Conversation:
                 self._registration.unanswered()
                 self._end(Then.RETRY, f"no answer to node_register within {patience:g} s")
             return []
-        if now >= self._wait_until:
-            self._end(Then.LEAVE, "the drain's deadline passed")
+        if now >= min(self._wait_until, self._drain.overdue_at):
+            then = Then.LEAVE if self.state is State.LEAVING else Then.DRAINED
+            self._end(then, "the drain's deadline passed")
             return []
         node_id, declaration = self._registration.node_id, self._registration.declaration
         full = now >= self._refresh_until
@@ -158,6 +128,7 @@ class Conversation:
     def say_goodbye(self, event: StopRequested, now: float) -> list[Action]:
         """Announce the shutdown (§3.6); ends at once unless a drain is asked and not yet under way."""
         node_id = self._registration.node_id
+        self._drain.lift()  # to leave goes before it
         drain = event.drain and self.state is State.REGISTERED
         deadline = event.deadline_seconds if drain else None
         if drain:
@@ -170,6 +141,20 @@ class Conversation:
             return []
         goodbye = NodeUnregister(node_id=node_id, reason=event.reason, drain=drain, deadline_seconds=deadline)
         return [Send(goodbye)]
+
+    def order(self, order: Order, now: float) -> list[Action]:
+        """Do what the owner asks, as far as it is the conversation's; a drain is told once registered."""
+        match order:
+            case RefreshAsked():
+                return self._refresh(now) if self.state is State.REGISTERED else [Probe()]
+            case DrainAsked():
+                return self._ask_for_drain(now)
+            case ResumeAsked() if self.state is State.REGISTERED:
+                return self._register(now, "its owner resumed it")
+            case ResumeAsked():
+                return []  # the registration that is under way lifts the drain
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _acknowledged(self, ack: NodeRegisterAck, now: float) -> list[Action]:
         node_id, schema = ack.node_id, self._registration.schema_version
@@ -185,6 +170,7 @@ class Conversation:
             Note("node_registered", {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}),
             *self._go_on(now, raises=raises),
             *self._tell_faults(),
+            *self._ask_for_drain(now),
         ]
 
     def _go_on(self, now: float, *, raises: bool) -> list[Action]:
@@ -200,6 +186,13 @@ class Conversation:
         told, self._untold = self._untold, []
         node_id = self._registration.node_id
         return [Send(NodeError(node_id=node_id, code=fault.code, message=fault.message)) for fault in told]
+
+    def _ask_for_drain(self, now: float) -> list[Action]:
+        node_id = self._registration.node_id
+        if self.state is not State.REGISTERED or node_id is None:
+            return []
+        request = self._drain.request(node_id, now)
+        return [] if request is None else [Send(request)]
 
     def _refused(self, error: NodeError, now: float) -> list[Action]:
         note = refusal_note(error, registering=self.state is State.AWAITING_ACK)
@@ -219,7 +212,7 @@ class Conversation:
             return self._register(now, f"retrying with schema {self._registration.schema_version}")
         if reaction is Reaction.FORGET_ID and self._registration.forget_id():
             return [ForgetIdentity(old_id), *self._register(now, f"{old_id} is held by another")]
-        self._end(_ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
+        self._end(ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
         return []
 
     def _react_to_complaint(self, error: NodeError, now: float) -> list[Action]:
@@ -227,8 +220,8 @@ class Conversation:
         reaction = reaction_to(error.code)
         if reaction is Reaction.REGISTER_AGAIN:
             return self._register_again(now, refusal(error))
-        if reaction in _FINAL_AT_ANY_TIME or blames_credential(error):
-            self._end(_ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
+        if reaction in FINAL_AT_ANY_TIME or blames_credential(error):
+            self._end(ENDS[reaction], refusal(error), retry_after=error.retry_after_seconds)
         elif self._complaints.persist():
             # What is wrong with the id or the schema, if it is, shows when it registers anew.
             at_ceiling = reaction is Reaction.RETRY_AT_CEILING
@@ -236,11 +229,13 @@ class Conversation:
             self._end(then, refusal(error), retry_after=error.retry_after_seconds)
         return []
 
-    def _status_given(self, message: NodeStatusMessage) -> list[Action]:
+    def _status_given(self, message: NodeStatusMessage, now: float) -> list[Action]:
         before, self.verdict = self.verdict, message
         self.beats.follow(message)
         if self.state is State.LEAVING and message.status == NodeStatus.OFFLINE:
             self._end(Then.LEAVE, "drained")
+        elif self._drain.heed(message, now):
+            self._end(Then.DRAINED, "drained, as its owner asked")
         changed = before is None or before.status != message.status
         return [status_note(before, message)] if changed else []
 
@@ -253,12 +248,15 @@ class Conversation:
                     *self._register_again(now, "the registry asked for it"),
                 ]
             case "refresh" if self._refresh_until == math.inf:
-                self._refresh_until = now + self._settings.refresh_patience_seconds
-                return [Note("control_obeyed", facts), Probe()]
+                return [Note("control_obeyed", facts), *self._refresh(now)]
             case "refresh":
                 return []  # one is under way
             case _:
                 return [Note("control_unknown", facts, problem=True)]
+
+    def _refresh(self, now: float) -> list[Action]:
+        self._refresh_until = min(self._refresh_until, now + self._settings.refresh_patience_seconds)
+        return [Probe()]
 
     def _register(self, now: float, cause: str) -> list[Action]:
         self._refresh_until = math.inf

@@ -63,15 +63,34 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The process is to end: say goodbye and leave; with `drain`, after its jobs.
-
-    Nothing asks for a drain yet: that is for the local socket.
-    """
+    """The process is to end: say goodbye and leave; with `drain`, after its jobs."""
 
     reason: str
     drain: bool = False
     deadline_seconds: float | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """The owner wants the machine emptied: no new jobs, offline after the last, and to stay so (§3.6)."""
+
+    reason: str
+    deadline_seconds: float | None = None
+    """None leaves it to the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """The owner takes the machine back: lifts a drain of his own, and has it register."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshAsked:
+    """The owner wants the machine probed again, and the registry told of all of it."""
+
+
+Order = DrainAsked | ResumeAsked | RefreshAsked
+"""What the owner of the machine asks of the agent that runs on it."""
 
 Event = (
     Started
@@ -83,4 +102,5 @@ Event = (
     | MessageReceived
     | Disconnected
     | StopRequested
+    | Order
 )

@@ -9,18 +9,24 @@ import math
 from collections.abc import Callable
 from typing import assert_never
 
-from gpu_agent.session.actions import Action, Connect, Disconnect, Exit, Note
+from gpu_agent.session.actions import Action, Connect, Disconnect, Exit, Note, Probe
 from gpu_agent.session.attempts import Attempts
-from gpu_agent.session.conversation import Conversation, Ending, Then
+from gpu_agent.session.conversation import Conversation
+from gpu_agent.session.draining import OwnDrain
+from gpu_agent.session.ending import Ending, Then
 from gpu_agent.session.events import (
     Connected,
     ConnectFailed,
     Declared,
     Disconnected,
+    DrainAsked,
     Event,
     FaultFound,
     MessageReceived,
     OwnerChanged,
+    Order,
+    RefreshAsked,
+    ResumeAsked,
     Started,
     StopRequested,
 )
@@ -38,6 +44,8 @@ _NO_GPU = "no usable GPU to declare"
 
 _OPEN = frozenset({State.AWAITING_ACK, State.REGISTERED, State.LEAVING})
 """States with an open socket: a conversation."""
+_RESUMABLE = frozenset({State.BACKING_OFF, State.YIELDED, State.DRAINED})
+"""States without a socket in which an owner's word is enough to try one."""
 _BEATING = frozenset({State.REGISTERED, State.LEAVING})
 _LEGAL: dict[type[Event], frozenset[State]] = {
     Started: frozenset({State.IDLE}),
@@ -58,7 +66,10 @@ class SessionMachine:
         self._story = Story()
         self._registration = Registration(node_id=node_id)
         self._attempts = Attempts(settings, has_token=has_token, draw=draw)
-        self._conversation = Conversation(settings, registration=self._registration, story=self._story)
+        self._drain = OwnDrain(settings)
+        self._conversation = Conversation(
+            settings, registration=self._registration, drain=self._drain, story=self._story
+        )
         self._talking = False
         self._apart = State.IDLE
         """The state while no socket is open."""
@@ -88,6 +99,8 @@ class SessionMachine:
             sequence=beats.sequence,
             interval_seconds=beats.interval_seconds if self.state in _BEATING else None,
             models_left_out=declaration.left_out if declaration else (),
+            drain_reason=self._drain.reason,
+            drain_until=self._drain.until if self._drain.reason is not None else None,
         )
 
     def story(self) -> str:
@@ -109,8 +122,8 @@ class SessionMachine:
                 return self._started(now)
             case Declared() | OwnerChanged() | FaultFound():
                 return self._probed(event, now)
-            case StopRequested():
-                return self._stop_requested(event, now)
+            case StopRequested() | DrainAsked() | ResumeAsked() | RefreshAsked():
+                return self._asked(event, now)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -157,10 +170,28 @@ class SessionMachine:
             return []
         return self._await_gpu(now, _NO_GPU)
 
+    def _asked(self, event: StopRequested | Order, now: float) -> list[Action]:
+        if isinstance(event, StopRequested):
+            return self._stop_requested(event, now)
+        return self._ordered(event, now)
+
     def _stop_requested(self, event: StopRequested, now: float) -> list[Action]:
         if self._talking:
             return self._unless_over(self._conversation.say_goodbye(event, now), now)
         return self._leave(now, event.reason)
+
+    def _ordered(self, order: Order, now: float) -> list[Action]:
+        """Take the owner's word: a drain is remembered until there is a registry to tell it to (§3.6)."""
+        lifted = isinstance(order, ResumeAsked) and self._drain.lift()
+        if isinstance(order, DrainAsked):
+            self._drain.begin(order, now)
+        if self._talking and (lifted or not isinstance(order, ResumeAsked)):
+            return self._unless_over(self._conversation.order(order, now), now)
+        if isinstance(order, RefreshAsked):
+            return [Probe()]
+        if isinstance(order, ResumeAsked) and self._apart in _RESUMABLE and not self._talking:
+            return self._connect(now, "its owner resumed it")
+        return []
 
     def _socket_changed(self, event: Connected | ConnectFailed | Disconnected, now: float) -> list[Action]:
         match event:
@@ -216,6 +247,8 @@ class SessionMachine:
                 self._part(State.YIELDED, now, ending.why)
                 self._attempts.last_refusal = ending.why
                 return [Note("session_yielded", {"why": ending.why}, problem=True)]
+            case Then.DRAINED:
+                return self._rest(now, ending.why)
             case Then.LEAVE | Then.FAIL:
                 return self._leave(now, ending.why, failed=ending.then is Then.FAIL)
             case _ as unreachable:
@@ -231,7 +264,14 @@ class SessionMachine:
         self._part(State.BACKING_OFF, now, ending.why, until=now + delay)
         return [Note("session_backing_off", {"delay_seconds": delay, "why": ending.why}, problem=True)]
 
+    def _rest(self, now: float, why: str) -> list[Action]:
+        self._part(State.DRAINED, now, why)
+        self._attempts.last_refusal = why
+        return [Note("node_drained", {"why": why})]
+
     def _connect(self, now: float, cause: str) -> list[Action]:
+        if now >= self._drain.until:
+            return self._rest(now, "the drain's deadline passed while no registry was reached")
         if not self._registration.possible:
             probed = self._registration.declaration is not None
             return self._await_gpu(now, _NO_GPU if probed else "not probed yet")

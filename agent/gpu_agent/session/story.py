@@ -29,6 +29,8 @@ class State(StrEnum):
     """Asked to drain: still beating, waiting to be told `offline`."""
     YIELDED = "yielded"
     """A newer session holds the identity; this one does not fight."""
+    DRAINED = "drained"
+    """Emptied, as its owner asked; nothing connects until he resumes it."""
     STOPPED = "stopped"
 
 

@@ -17,9 +17,13 @@ class SessionView:
     next_attempt_at: float | None
     """When the session tries again, while it is backing off."""
     last_refusal: str | None
-    """Why the last attempt failed, as a sentence; None once registered."""
+    """Why the last attempt failed, or no other is made, as a sentence; None once registered."""
     sequence: int
     """Number of the last beat sent."""
     interval_seconds: float | None
     """Between beats, while registered."""
     models_left_out: tuple[str, ...] = ()
+    drain_reason: str | None = None
+    """Why the owner wants the machine emptied; None where he does not."""
+    drain_until: float | None = None
+    """When that drain ends, whatever still runs."""
