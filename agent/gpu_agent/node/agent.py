@@ -15,13 +15,14 @@ from gpu_agent.node.credentials import Credentials
 from gpu_agent.node.disk import bounded, keep
 from gpu_agent.node.faults import Faults
 from gpu_agent.node.figures import moment_of
+from gpu_agent.node.front import Front, Parts
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.link import Link, LinkEvent
 from gpu_agent.node.own_programs import named_own
 from gpu_agent.node.ownership import owned
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
-from gpu_agent.node.public_pool import PublicPool, Standing
+from gpu_agent.node.public_pool import PublicPool
 from gpu_agent.node.pulse import Signs
 from gpu_agent.node.reloading import LOOKED_AT, TOLD_ONCE
 from gpu_agent.node.repeats import Repeats
@@ -42,7 +43,7 @@ from gpu_agent.session.actions import (
     Send,
     SendBeat,
 )
-from gpu_agent.session.events import Declared, Event, OwnerChanged, Started, StopRequested
+from gpu_agent.session.events import Declared, Event, Order, OwnerChanged, Started, StopRequested
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.settings import SessionSettings
 from gpu_agent.session.view import SessionView
@@ -96,7 +97,8 @@ class Agent:
             listener=self._probed,
             collecting=collecting,
         )
-        self._inbox: asyncio.Queue[tuple[Link | None, Event]] = asyncio.Queue(_MOST_WAITING)
+        self._inbox: asyncio.Queue[tuple[Link | asyncio.Event | None, Event]] = asyncio.Queue(_MOST_WAITING)
+        """What happened, with the link that it came over, or with what is to be set once it was taken."""
         self._inventory: Inventory | None = None
         self._link: Link | None = None
         self._parting: Link | None = None
@@ -106,16 +108,14 @@ class Agent:
         self._repeats = Repeats()
         self._faults = Faults()
         self._public_pool = PublicPool(settings)
+        parts = Parts(self._machine, self._prober, self._public_pool, lambda: self._settings)
+        self.front = Front(parts, self.jobs, self._take)
+        """What programs on this machine see."""
 
     @property
     def view(self) -> SessionView:
         """The session as it stands, for `status`."""
         return self._machine.view
-
-    @property
-    def public_jobs(self) -> Standing:
-        """How it stands with jobs of the public pool, for `status`."""
-        return self._public_pool.standing
 
     @property
     def settings(self) -> AgentSettings:
@@ -161,10 +161,14 @@ class Agent:
         if self._inventory is not None:
             await self._declare(self._inventory)
 
+    async def _take(self, order: Order, taken: asyncio.Event) -> None:
+        await self._inbox.put((taken, order))
+
     async def _probed(self, inventory: Inventory) -> None:
         gpus = await owned(inventory.gpu, self.jobs)
         inventory = replace(inventory, gpu=await named_own(gpus, self._settings.public_jobs.own_programs))
         self._inventory = inventory
+        self.front.probed(inventory)
         await self._declare(inventory)
         for fault in self._faults.found_in(inventory.gpu):
             if self._repeats.admit(fault.code, now=_now()) is not None:
@@ -183,16 +187,20 @@ class Agent:
         self._busy_since = None
         try:
             async with asyncio.timeout_at(self._machine.deadline):
-                link, event = await self._inbox.get()
+                source, event = await self._inbox.get()
         except TimeoutError:
             return self._machine.wake(_now())
         finally:
             self._busy_since = _now()
-        if link is not None and link is not self._link:
+        if isinstance(source, Link) and source is not self._link:
             return []  # the session has let go of that link
-        return self._machine.handle(event, _now())
+        actions = self._machine.handle(event, _now())
+        if isinstance(source, asyncio.Event):
+            source.set()
+        return actions
 
     async def _carry_out_all(self, actions: list[Action], tasks: Tasks) -> None:
+        self.front.note(_now())
         for action in actions:
             await self._carry_out(action, tasks)
 
@@ -233,6 +241,7 @@ class Agent:
     def _beat(self, beat: SendBeat) -> None:
         if self._inventory is None:
             return
+        self.front.beat(_now())
         moment = moment_of(
             self._inventory,
             job_ids=self.jobs.ids,

@@ -17,6 +17,8 @@ from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
 from gpu_agent.node.reloading import AT_ONCE
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.node.socket_door import Door, opened
+from gpu_agent.node.socket_server import LocalSocket
 from gpu_agent.node.supervised import attend
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.reloading import Reloads
@@ -47,9 +49,9 @@ def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> End:
     configure(settings.log_level)
     state_dir = settings.state_dir or default_state_dir()
     try:
-        with hold(state_dir) as identity:
+        with hold(state_dir) as identity, opened(settings, state_dir) as door:
             load(identity)
-            return asyncio.run(_run(settings, identity, read))
+            return asyncio.run(_run(settings, identity, door, read=read))
     except IdentityError as error:
         _LOG.error("state_directory_unusable", problem=str(error))
         return End.UNUSABLE_STATE
@@ -57,7 +59,9 @@ def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> End:
         return End.CRASHED
 
 
-async def _run(settings: AgentSettings, identity: IdentityFile, read: Callable[[], AgentSettings]) -> End:
+async def _run(
+    settings: AgentSettings, identity: IdentityFile, door: Door | None, *, read: Callable[[], AgentSettings]
+) -> End:
     state_dir = identity.folder
     _LOG.info(
         "agent_started",
@@ -77,6 +81,8 @@ async def _run(settings: AgentSettings, identity: IdentityFile, read: Callable[[
     )
     async with reading as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
+        if door is not None:
+            tasks.start("local-socket", LocalSocket(agent.front, door.house).serve(door.listener, tasks))
         ending = await _live(agent, tasks, read)
         tasks.end()
     _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)

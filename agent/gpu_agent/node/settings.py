@@ -29,6 +29,7 @@ from gpu_agent.node.setting_values import (
     simulation,
     vouching,
 )
+from gpu_agent.node.socket_settings import Group, place_by_systemd
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
@@ -81,6 +82,12 @@ class AgentSettings(BaseSettings):
     """An HTTP proxy on the way to the registry; None goes straight, whatever the environment says."""
     state_dir: Folder | None = None
     """Where the identity is kept; None takes the platform's place."""
+    socket: Folder | None = None
+    """Where programs on this machine reach the agent; None takes systemd's place, else the state's."""
+    socket_group: Group | None = None
+    """Whose members may ask there and announce jobs; None leaves that to the agent's own group."""
+    socket_operators: Group | None = None
+    """Whose members may also drain and resume there."""
     simulate: Annotated[str | None, AfterValidator(simulation)] = None
     """GPUs that do not exist, for demos and tests: `8xH100-80GB`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -152,6 +159,8 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSet
     Where no layer says which join token to send, one that systemd hands the unit is taken.
     """
     settings = read(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
+    if settings.socket is None:
+        settings = settings.model_copy(update={"socket": place_by_systemd()})
     if settings.join_token_file is None and settings.join_token is None:
         return settings.model_copy(update={"join_token_file": _handed_by_systemd()})
     return settings

@@ -1,0 +1,90 @@
+"""A worker's word that it runs a job, kept for as long as it does.
+
+A job is never kept from running because no agent is there: it is announced as soon as one comes, and
+again after each restart of the agent.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpu_agent.local.conversation import PATIENCE_SECONDS, Conversation
+from gpu_agent.local.faults import LocalError, NoAgentError
+
+RETRY_SECONDS = 1.0
+"""How soon a job is announced anew after the agent went away."""
+
+
+@contextmanager
+def job(job_id: str, *, path: Path | None = None, required: bool = False) -> Iterator["Announcement"]:
+    """Announce a job in flight for as long as the block runs; it ends with the process too.
+
+    Raises `RefusedError` where an agent does not take it, and where none is there only if one is
+    `required`: else the job runs, and is announced as soon as there is one. An agent that restarts
+    is told again.
+    """
+    announcement = Announcement(job_id, path)
+    try:
+        announcement.begin()
+    except NoAgentError:
+        if required:
+            raise
+    keeper = threading.Thread(target=announcement.keep, name=f"gpu-agent job {job_id}", daemon=True)
+    keeper.start()
+    try:
+        yield announcement
+    finally:
+        announcement.end()
+        keeper.join(PATIENCE_SECONDS)
+
+
+class Announcement:
+    """One job, kept announced over restarts of the agent; for `job`, which see."""
+
+    def __init__(self, job_id: str, path: Path | None) -> None:
+        self.job_id = job_id
+        self._path = path
+        self._conversation: Conversation | None = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    @property
+    def announced(self) -> bool:
+        """Whether an agent knows of the job at this moment."""
+        return self._conversation is not None
+
+    def begin(self) -> None:
+        """Announce it; raises `LocalError`."""
+        conversation = Conversation(self._path)
+        try:
+            conversation.ask("job_start", job_id=self.job_id)
+        except LocalError:
+            conversation.close()
+            raise
+        with self._lock:
+            if self._ended.is_set():
+                conversation.close()
+            else:
+                self._conversation = conversation
+
+    def keep(self) -> None:
+        """Stay until `end`; announce the job again whenever the agent went away."""
+        while not self._ended.is_set():
+            conversation = self._conversation
+            if conversation is not None:
+                conversation.wait_for_end()
+                self._conversation = None
+                conversation.close()
+            elif not self._ended.wait(RETRY_SECONDS):
+                with contextlib.suppress(LocalError):
+                    self.begin()
+
+    def end(self) -> None:
+        """The job is done."""
+        with self._lock:
+            self._ended.set()
+            conversation = self._conversation
+        if conversation is not None:
+            conversation.close()

@@ -1,0 +1,22 @@
+"""What goes wrong between a program and the agent on its machine. Each is a sentence with the next step."""
+
+
+class LocalError(Exception):
+    """Base of what goes wrong between a program and the agent on its machine; a sentence.
+
+    The hierarchy: `LocalError`
+    ├ `NoAgentError` (nobody answers there: the machine's fault)
+    └ `RefusedError` (the agent says no: the caller's fault; `code` is for programs).
+    """
+
+
+class NoAgentError(LocalError):
+    """No agent answers."""
+
+
+class RefusedError(LocalError):
+    """The agent refuses what was asked."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,70 @@
+"""Where the agent of this machine listens, and how a socket is addressed whose path is long.
+
+It looks at nothing but the rule: whether anybody listens there shows when one connects.
+"""
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+SOCKET_NAME = "agent.sock"
+VARIABLE = "GPU_AGENT_SOCKET"
+_STATE_VARIABLE = "GPU_AGENT_STATE_DIR"
+_UNIT_PLACE = Path("/run/gpu-agent") / SOCKET_NAME
+_CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
+LONGEST_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103
+"""What the system takes for the address of a socket."""
+
+
+def socket_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Find where an agent of this machine listens, by the rule by which it chooses the place.
+
+    The variables of its settings, then its configuration, then the service's place, then this user's.
+    """
+    given = os.environ if environ is None else environ
+    if given.get(VARIABLE):
+        return Path(given[VARIABLE]).expanduser()
+    if given.get(_STATE_VARIABLE):
+        return Path(given[_STATE_VARIABLE]).expanduser() / SOCKET_NAME
+    configured = _configured(_CONFIGURATION)
+    if "socket" in configured:
+        return Path(configured["socket"]).expanduser()
+    if _UNIT_PLACE.exists():
+        return _UNIT_PLACE
+    state_dir = configured.get("state_dir")
+    return (_state_dir(given) if state_dir is None else Path(state_dir).expanduser()) / SOCKET_NAME
+
+
+@contextmanager
+def address_of(path: Path) -> Iterator[str]:
+    """Give the address of a socket, by way of its open folder where the path is too long for one."""
+    if len(os.fsencode(path)) <= LONGEST_ADDRESS_BYTES or sys.platform != "linux":
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def _configured(file: Path) -> dict[str, str]:
+    """What the agent's configuration says of places; nothing where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            document = tomllib.load(opened)
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in document.items() if isinstance(value, str)}
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    """This user's place for the agent's state, as platformdirs gives it to the agent."""
+    home = Path("~").expanduser()
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "gpu-agent"
+    kept = environ.get("XDG_STATE_HOME", "")
+    return (Path(kept) if kept.strip() else home / ".local" / "state") / "gpu-agent"

@@ -1,0 +1,85 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_agent import local
+from tests.node.an_agent import AnAgent, Served, serving
+from tests.programs import eventually
+
+
+def in_flight(served: Served) -> list[str]:
+    return [job["job_id"] for job in local.ask("job_list", path=served.path)["in_flight"]]
+
+
+def until(served: Served, jobs: list[str]) -> None:
+    eventually(lambda: in_flight(served) == jobs, within_seconds=10, what=f"{jobs} in flight")
+
+
+def test_a_job_is_in_flight_as_long_as_its_block_runs(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served:
+        with local.job("job-1", path=served.path) as announcement:
+            assert announcement.announced
+            assert in_flight(served) == ["job-1"]
+        until(served, [])
+        assert served.agent.jobs.ids == ()
+
+
+def test_a_job_that_fails_is_over_too(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served:
+        with pytest.raises(ZeroDivisionError), local.job("job-1", path=served.path):
+            raise ZeroDivisionError
+        until(served, [])
+
+
+def test_a_worker_may_run_several_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served, local.job("a", path=served.path):
+        with local.job("b", path=served.path):
+            assert in_flight(served) == ["a", "b"]
+        until(served, ["a"])
+
+
+def test_a_refusal_is_the_callers_to_know(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "s") as served,
+        pytest.raises(local.RefusedError) as refused,
+        local.job("", path=served.path),
+    ):
+        pytest.fail("it began")
+    assert refused.value.code == "not_counted"
+
+
+def test_without_an_agent_the_job_runs_unless_one_is_required(tmp_path: Path) -> None:
+    with local.job("job-1", path=tmp_path / "s") as announcement:
+        assert not announcement.announced
+    with pytest.raises(local.NoAgentError), local.job("job-1", path=tmp_path / "s", required=True):
+        pytest.fail("it began")
+
+
+def test_a_job_is_announced_when_an_agent_comes_and_again_after_each_restart(tmp_path: Path) -> None:
+    with local.job("job-1", path=tmp_path / "s"):
+        for _ in range(2):
+            with serving(tmp_path / "s", agent=AnAgent()) as served:
+                until(served, ["job-1"])
+
+
+def test_a_worker_that_is_killed_takes_its_job_with_it(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time\nfrom gpu_agent import local\n"
+        "with local.job('job-1', path=pathlib.Path(sys.argv[1])):\n"
+        "    print('runs', flush=True)\n    time.sleep(60)"
+    )
+    with serving(tmp_path / "s") as served:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", program, str(served.path)], stdout=subprocess.PIPE, text=True
+        )
+        assert worker.stdout is not None
+        with worker.stdout as said:
+            assert said.readline() == "runs\n"
+            assert in_flight(served) == ["job-1"]
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait(5)
+        until(served, [])

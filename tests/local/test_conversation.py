@@ -1,0 +1,99 @@
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.local.conversation import LONGEST_REQUEST_BYTES, Conversation, ask
+from gpu_agent.local.faults import NoAgentError, RefusedError
+from tests.node.an_agent import serving
+
+
+@contextmanager
+def saying(path: Path, words: bytes) -> Iterator[None]:
+    """Something listens there that is no agent of ours, and says this to whoever asks."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def talk() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(LONGEST_REQUEST_BYTES)
+                connection.sendall(words)
+                if not words:
+                    connection.recv(1)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        yield
+        thread.join(5)
+
+
+def test_a_question_is_answered_and_several_over_one_connection(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served, Conversation(served.path) as conversation:
+        assert conversation.ask("status")["node_id"] == "node-A"
+        assert conversation.ask("job_list") == {"in_flight": []}
+
+
+def test_a_refusal_is_raised_with_its_code(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served, pytest.raises(RefusedError) as refused:
+        ask("job_finish", path=served.path, job_id="nobody's")
+    assert refused.value.code == "unknown_job"
+
+
+def test_a_refusal_that_came_unasked_is_read_although_nobody_hears_the_question(tmp_path: Path) -> None:
+    refusal = b'{"ok": false, "code": "busy", "message": "later"}\n'
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with Conversation(tmp_path / "s") as conversation:
+            with listener.accept()[0] as connection:
+                connection.sendall(refusal)
+            with pytest.raises(RefusedError, match="later"):
+                conversation.ask("status")
+
+
+def test_where_no_agent_is_the_sentence_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NoAgentError, match=r"no agent answers at .*--socket"):
+        ask("status", path=tmp_path / "s")
+
+
+def test_a_socket_that_was_left_behind_is_no_agent(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+    with pytest.raises(NoAgentError, match="no agent answers"):
+        ask("status", path=tmp_path / "s")
+
+
+@pytest.mark.parametrize("words", [b"hello\n", b"[]\n", b'{"ok": true, "answer": 7}\n'])
+def test_who_talks_otherwise_is_no_agent(tmp_path: Path, words: bytes) -> None:
+    with saying(tmp_path / "s", words), pytest.raises(NoAgentError, match="no agent of this kind"):
+        ask("status", path=tmp_path / "s")
+
+
+def test_who_says_nothing_is_waited_for_so_long(tmp_path: Path) -> None:
+    with saying(tmp_path / "s", b""), pytest.raises(NoAgentError, match="does not answer"):
+        ask("status", path=tmp_path / "s", patience_seconds=0.1)
+
+
+def test_who_breaks_off_is_said_to_have_gone(tmp_path: Path) -> None:
+    with saying(tmp_path / "s", b'{"ok'), pytest.raises(NoAgentError, match="went away"):
+        ask("status", path=tmp_path / "s")
+
+
+def test_a_question_that_is_too_long_is_not_sent(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served, pytest.raises(RefusedError, match="at the most"):
+        ask("job_start", path=served.path, job_id="x" * LONGEST_REQUEST_BYTES)
+
+
+def test_a_path_that_can_be_none_is_a_sentence() -> None:
+    with pytest.raises(NoAgentError, match="no path of a socket"):
+        ask("status", path=Path("a\0b" * 100) / "s")
+
+
+def test_an_answer_of_many_pieces_is_put_together(tmp_path: Path) -> None:
+    long = b'{"ok": true, "answer": {"x": "' + b"y" * 300_000 + b'"}}\n'
+    with saying(tmp_path / "s", long):
+        assert len(ask("status", path=tmp_path / "s")["x"]) == 300_000

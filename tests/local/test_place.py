@@ -1,0 +1,77 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.local import place
+from gpu_agent.local.place import LONGEST_ADDRESS_BYTES, address_of, socket_path
+from gpu_agent.node.identity import default_state_dir
+
+
+@pytest.fixture(autouse=True)
+def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration and no service of this machine's takes part."""
+    monkeypatch.setattr(place, "_CONFIGURATION", tmp_path / "agent.toml")
+    monkeypatch.setattr(place, "_UNIT_PLACE", tmp_path / "run" / "agent.sock")
+
+
+def configured(tmp_path: Path, words: str) -> None:
+    (tmp_path / "agent.toml").write_text(words)
+
+
+def test_without_anything_it_is_with_the_state_as_the_agent_itself_places_it() -> None:
+    assert socket_path() == default_state_dir() / "agent.sock"
+
+
+def test_a_users_state_may_be_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
+    assert socket_path() == Path("/srv/state/gpu-agent/agent.sock") == default_state_dir() / "agent.sock"
+
+
+def test_a_variable_goes_before_the_configuration_and_that_before_the_services_place(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "agent.sock").touch()
+    assert socket_path({}) == tmp_path / "run" / "agent.sock"
+    configured(tmp_path, 'socket = "/run/other.sock"\nstate_dir = "/srv/agent"\n')
+    assert socket_path({}) == Path("/run/other.sock")
+    assert socket_path({"GPU_AGENT_STATE_DIR": "/s"}) == Path("/s/agent.sock")
+    assert socket_path({"GPU_AGENT_STATE_DIR": "/s", "GPU_AGENT_SOCKET": "/x"}) == Path("/x")
+
+
+def test_a_configured_state_directory_holds_the_socket(tmp_path: Path) -> None:
+    configured(tmp_path, 'state_dir = "/srv/agent"\n')
+    assert socket_path({}) == Path("/srv/agent/agent.sock")
+
+
+@pytest.mark.parametrize("words", ["socket = 7", "socket", "\udcff".encode("utf-8", "surrogateescape")])
+def test_a_configuration_that_cannot_be_read_says_nothing(tmp_path: Path, words: str | bytes) -> None:
+    (tmp_path / "agent.toml").write_bytes(words.encode() if isinstance(words, str) else words)
+    assert socket_path({}) == default_state_dir() / "agent.sock"
+
+
+def test_a_path_of_any_length_can_be_listened_at_and_connected_to(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    folder.mkdir(parents=True)
+    path = folder / "agent.sock"
+    assert len(os.fsencode(path)) > LONGEST_ADDRESS_BYTES
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        with address_of(path) as address:
+            listener.bind(address)
+        listener.listen()
+        with address_of(path) as address:
+            client.connect(address)
+
+
+def test_a_worker_pays_for_the_standard_library_alone() -> None:
+    program = (
+        "import sys, gpu_agent.local\n"
+        "heavy = ('pydantic', 'asyncio', 'platformdirs', 'websockets')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,28 @@
+from dataclasses import replace
+
+from gpu_agent.node.course import Course
+from gpu_agent.session.story import State
+from tests.node.an_agent import READY, VIEW
+
+
+def test_before_anything_happened_nothing_is_known() -> None:
+    course = Course()
+    assert (course.state_since, course.verdict_at, course.last_beat_at) == (None, None, None)
+
+
+def test_a_state_stands_since_it_was_entered_and_a_verdict_since_it_was_told_last() -> None:
+    course = Course()
+    course.note(VIEW, 1.0)
+    course.note(VIEW, 2.0)
+    assert (course.state_since, course.verdict_at) == (1.0, 1.0)
+    course.note(replace(VIEW, verdict=READY.model_copy()), 3.0)
+    assert (course.state_since, course.verdict_at) == (1.0, 3.0)
+    course.note(replace(VIEW, state=State.BACKING_OFF), 4.0)
+    assert course.state_since == 4.0
+
+
+def test_the_last_beat_counts() -> None:
+    course = Course()
+    course.beat(5.0)
+    course.beat(7.0)
+    assert course.last_beat_at == 7.0

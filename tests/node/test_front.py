@@ -1,0 +1,56 @@
+"""What programs on the machine see of a true agent, and what they may ask of it."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from gpu_agent.session.events import DrainAsked, ResumeAsked
+from gpu_agent.session.story import State
+from tests.bare_registry import BareRegistry, listening_registry
+from tests.node.running_agent import RunningAgent, running_agent, settings_for
+
+
+def agent_at(registry: BareRegistry, folder: Path) -> AbstractAsyncContextManager[RunningAgent]:
+    return running_agent(settings_for(registry.url, folder))
+
+
+async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_path: Path) -> None:
+    async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        picture = running.agent.front.picture()
+        now = asyncio.get_running_loop().time()
+        assert (picture.session.state, picture.session.node_id) == (State.REGISTERED, "node-A")
+        assert picture.registry_url == registry.url
+        assert picture.inventory is not None
+        assert len(picture.inventory.gpu.gpus) == 2
+        for instant in (picture.state_since, picture.verdict_at, picture.last_beat_at):
+            assert instant is not None
+            assert now - 10 < instant <= now
+        await running.stopped()
+
+
+async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Path) -> None:
+    async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        async with asyncio.timeout(5):
+            await running.agent.front.order(DrainAsked("new fans", 60))
+        assert running.agent.front.picture().session.drain_reason == "new fans"
+        goodbye = await registry.next("node_unregister")
+        assert (goodbye["drain"], goodbye["reason"]) == (True, "new fans")
+        await registry.say(type="node_status", node_id="node-A", status="offline", reason="drained")
+        await running.until(lambda: running.agent.view.state is State.DRAINED)
+        await running.agent.front.order(ResumeAsked())
+        assert (await registry.next("node_register"))["node_id"] == "node-A"
+        await running.stopped()
+
+
+async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_follows(tmp_path: Path) -> None:
+    async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
+        await registry.next("node_heartbeat")
+        before = running.agent.front.picture().inventory
+        async with asyncio.timeout(5):
+            await running.agent.front.refresh()
+        assert running.agent.front.picture().inventory is not before
+        while "hardware" not in await registry.next("node_heartbeat"):
+            pass
+        await running.stopped()
