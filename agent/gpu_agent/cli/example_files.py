@@ -41,7 +41,7 @@ BODIES: Mapping[str, str] = {
 }
 """Tables whose keys are the owner's own."""
 _COLUMNS = 100
-_OF_KINDS: Mapping[str, str] = {"path": '"/etc/gpu-agent/file"', "number": "1"}
+_OF_KINDS: Mapping[str, str] = {"path": '"/etc/gpu-agent/file"', "number": "1", "group": '"gpu-users"'}
 
 
 def written(document: str, half: str) -> str:
