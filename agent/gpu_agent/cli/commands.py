@@ -114,6 +114,7 @@ ROOT = Group(
         },
         "on either": {
             "config": CONFIG,
+            "completion": Command("completion", "print the completion for a shell: bash, zsh or fish"),
         },
         "to try it, and to build on it": {
             "demo": Command("demo", "a registry and three agents on this machine, until Ctrl-C"),
