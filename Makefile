@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference schema packages pins clean
+.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -72,6 +72,11 @@ bench: $(READY) ## every figure that the documentation states, each by its own p
 reference: $(READY) ## write docs/cli.md from the commands' own help, systemd/*.toml.example from docs/settings.md
 	$(BIN)/python -m gpu_agent.cli.reference docs/cli.md
 	$(BIN)/python -m gpu_agent.cli.example_files docs/settings.md systemd
+
+manual: $(READY) ## write the manual pages and the shells' completions into dist/share
+	$(BIN)/python -m gpu_agent.cli.manual dist/share/man docs/settings.md
+	@mkdir -p dist/share/completions
+	@for shell in bash zsh fish; do $(BIN)/gpu-agent completion $$shell > dist/share/completions/$$shell || exit 1; done
 
 schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema

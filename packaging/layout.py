@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import manuals
 import papers
 import private_tree
 
@@ -87,6 +88,7 @@ def lay_out(plan: Plan, package: str, packager: str) -> Path:
     if package == "gpu-agent":
         _copy_tree(plan.tree("agent"), stage / _HOME / "lib")
         _lay_launcher(stage, packager)
+        _lay_manuals(plan, stage, packager)
     else:
         _copy_tree(plan.tree("registry"), stage / _HOME / "registry")
     _lay_service(plan, stage, package)
@@ -101,6 +103,12 @@ def _lay_launcher(stage: Path, packager: str) -> None:
     _copy(files / "byte-compile", stage / _HOME / "byte-compile", mode=0o755)
     if packager == "deb":
         _copy(files / "rtupdate", stage / "usr/share/python3/runtime.d/gpu-agent.rtupdate", mode=0o755)
+
+
+def _lay_manuals(plan: Plan, stage: Path, packager: str) -> None:
+    source = plan.work / "source" / "agent"
+    for place, content in manuals.files(plan.root, source, packager=packager, at_seconds=plan.at_seconds):
+        _write(stage / place, content)
 
 
 def _lay_service(plan: Plan, stage: Path, package: str) -> None:

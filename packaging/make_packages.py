@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import layout
+import manuals
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
@@ -89,6 +90,8 @@ def configuration(package: str, packager: str, *, stage: Path) -> str:
         for path in sorted((stage / "usr/share" / folder / package).iterdir()):
             place = path.relative_to(stage)
             lines.append(f"  - {{src: root/{place}, dst: /{place}, type: {kind}}}\n")
+    if packager == "rpm":
+        lines += [f"  - {{src: root/{place}, dst: /{place}}}\n" for place in manuals.places(stage)]
     return "".join(lines)
 
 

@@ -60,9 +60,9 @@ def _heading(group: Group, path: Sequence[str], subject: str) -> str:
 
 
 def _command(parser: Parser) -> Iterator[str]:
-    example, exits = _taught(parser)
+    example, exits = taught(parser)
     arguments = [action for action in parser._actions if not action.option_strings]  # noqa: SLF001 - argparse lists its arguments nowhere else
-    words = " ".join([parser.prog, *(_shown(action) for action in arguments)])
+    words = " ".join([parser.prog, *(shown(action) for action in arguments)])
     yield f"### `{words}`"
     yield parser.description or ""
     rows = list(_rows(parser))
@@ -80,10 +80,10 @@ def _rows(parser: Parser) -> Iterator[str]:
             continue
         for action in group._group_actions:  # noqa: SLF001 - as above
             if not set(EVERYWHERE) & set(action.option_strings):
-                yield f"| `{_shown(action)}` | {_cell(action.help or '')} |"
+                yield f"| `{shown(action)}` | {_cell(action.help or '')} |"
 
 
-def _shown(action: argparse.Action) -> str:
+def shown(action: argparse.Action) -> str:
     """An argument as it is written: its option, and what stands behind it."""
     if action.nargs == 0:
         return action.option_strings[-1]
@@ -93,7 +93,7 @@ def _shown(action: argparse.Action) -> str:
     return f"[{words}]" if action.nargs == "?" else words
 
 
-def _taught(parser: Parser) -> tuple[str, list[tuple[str, str]]]:
+def taught(parser: Parser) -> tuple[str, list[tuple[str, str]]]:
     """The example and the exit codes of a command's help."""
     example, _, codes = (parser.epilog or "").partition("\n\nexit codes:\n")
     exits = [line.strip().split("  ", 1) for line in codes.splitlines()]

@@ -1,0 +1,51 @@
+"""The manual pages and the shells' completions of a package, written by the program that it holds.
+
+Both packages are one command, so all of them come with `gpu-agent`. It says nothing of its own.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import papers
+
+MANUAL = Path("usr/share/man")
+_COMPLETIONS: Mapping[str, Mapping[str, str]] = {
+    "deb": {
+        "bash": "usr/share/bash-completion/completions/gpu-agent",
+        "zsh": "usr/share/zsh/vendor-completions/_gpu-agent",
+        "fish": "usr/share/fish/vendor_completions.d/gpu-agent.fish",
+    },
+    "rpm": {
+        "bash": "usr/share/bash-completion/completions/gpu-agent",
+        "zsh": "usr/share/zsh/site-functions/_gpu-agent",
+        "fish": "usr/share/fish/vendor_completions.d/gpu-agent.fish",
+    },
+}
+
+
+def files(root: Path, source: Path, *, packager: str, at_seconds: int) -> Iterator[tuple[Path, bytes]]:
+    """Yield each file's place and content. The program is imported from `source`, `root` is the checkout."""
+    pages = source.parent / "manual"
+    said = {"PYTHONPATH": str(source), "SOURCE_DATE_EPOCH": str(at_seconds)}
+    _told(["-m", "gpu_agent.cli.manual", str(pages), str(root / "docs/settings.md")], said)
+    for page in sorted(pages.iterdir()):
+        section = page.suffix.removeprefix(".")
+        text = page.read_text(encoding="utf-8")
+        yield MANUAL / f"man{section}" / f"{page.name}.gz", papers.gzipped(text)
+    for shell, place in _COMPLETIONS[packager].items():
+        yield Path(place), _told(["-m", "gpu_agent.cli", "completion", shell], said)
+
+
+def places(stage: Path) -> Iterator[Path]:
+    """Find them again in a stage, relative to it."""
+    folders = [MANUAL, *(Path("usr/share") / name for name in ("bash-completion", "zsh", "fish"))]
+    for folder in folders:
+        yield from (path.relative_to(stage) for path in sorted((stage / folder).rglob("*")) if path.is_file())
+
+
+def _told(words: list[str], variables: Mapping[str, str]) -> bytes:
+    asked = [sys.executable, *words]
+    return subprocess.run(asked, env={**os.environ, **variables}, check=True, stdout=subprocess.PIPE).stdout
