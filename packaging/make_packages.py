@@ -91,7 +91,9 @@ def configuration(package: str, packager: str, *, stage: Path) -> str:
             place = path.relative_to(stage)
             lines.append(f"  - {{src: root/{place}, dst: /{place}, type: {kind}}}\n")
     if packager == "rpm":
-        lines += [f"  - {{src: root/{place}, dst: /{place}}}\n" for place in manuals.places(stage)]
+        for place in manuals.places(stage):
+            doc = ", type: doc" if place.is_relative_to(manuals.MANUAL) else ""
+            lines.append(f"  - {{src: root/{place}, dst: /{place}{doc}}}\n")
     return "".join(lines)
 
 
