@@ -52,12 +52,12 @@ EXPLANATION: Shape = {
 SELECTION: Shape = {"node_id": str}
 CLAIM: Shape = {"node_id": str, "gpu_uuids": list, "expires_at": float | int}
 EVENTS: Shape = {"events": ListOf(EVENT)}
-_OBJECTION: Shape = {"reason": str, "refuses": str, "need": str, "have": str, "clears_when": str}
+OBJECTION: Shape = {"reason": str, "refuses": str, "need": str, "have": str, "clears_when": str}
 WHY: Shape = {
     "node_id": str,
     "refuses_every_job": bool,
-    "objections": ListOf(_OBJECTION),
-    "limits": ListOf(_OBJECTION),
+    "objections": ListOf(OBJECTION),
+    "limits": ListOf(OBJECTION),
 }
 EXCLUSIONS: Shape = {
     "windows": ListOf({"window_start": float | int, "failed": int, "counts": dict, "examples": dict}),

@@ -88,6 +88,22 @@ REGISTRY = Group(
         },
     },
 )
+JOB = Group(
+    summary="say which jobs are in flight on this machine",
+    description=(
+        "Jobs in flight on this machine, announced to its agent: the registry counts them, and\n"
+        "drains wait for them. A job ends with what holds it, or when it is said to be finished."
+    ),
+    what="action",
+    subjects={
+        "actions": {
+            "run": Command("job_run", "run a command as a job in flight"),
+            "start": Command("job_start", "say that a job is in flight while a process lives"),
+            "finish": Command("job_finish", "say that a job is done"),
+            "list": Command("job_list", "list the jobs in flight, whose they are, and what ends them"),
+        },
+    },
+)
 CONFIG = Group(
     summary="check the configuration, or show it with where each value comes from",
     description="The configuration of either half: whether it can be used, and where each value comes from.",
@@ -108,6 +124,13 @@ ROOT = Group(
             "probe": Command("probe", "show what this machine has and whether it could register"),
             "doctor": Command("doctor", "look at all that the agent needs, and say how to mend it"),
             "run": Command("run", "run the agent: probe, register, beat"),
+        },
+        "the agent that runs here": {
+            "why": Command("why", "say which jobs this machine would be refused now, and why"),
+            "drain": Command("drain", "let this machine finish its jobs, then take it offline"),
+            "resume": Command("resume", "take it back after a drain"),
+            "refresh": Command("refresh", "have the agent look at its machine again, now"),
+            "job": JOB,
         },
         "beside the scheduler": {
             "registry": REGISTRY,

@@ -23,8 +23,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.NO_GPU: "no GPU or no driver on this machine",
     ExitCode.DRIVER_BROKEN: "the GPU driver is there but does not answer properly",
     ExitCode.CONFIGURATION: "wrong arguments or configuration",
-    ExitCode.UNREACHABLE: "the registry could not be reached",
-    ExitCode.REFUSED: "the registry refused the request",
+    ExitCode.UNREACHABLE: "the registry, or the agent of this machine, could not be reached",
+    ExitCode.REFUSED: "the registry, or the agent of this machine, refused the request",
     ExitCode.NOBODY: "no node can take the job now",
     ExitCode.INTERRUPTED: "interrupted",
 }

@@ -17,7 +17,8 @@ from gpu_agent.cli.teaching import ASKING
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = ("--help", "--api", "--token-file", "--insecure-http")
-"""Options that are explained once, above the mark."""
+"""Options of every command that asks a registry, explained once, above the mark."""
+_EXPLAINED = {*EVERYWHERE, "--socket"}
 _LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/operating.md` lists them"}
 _USUAL = frozenset(MEANINGS[code] for code in ASKING if code is not ExitCode.OK)
 
@@ -79,7 +80,7 @@ def _rows(parser: Parser) -> Iterator[str]:
             yield f"| … | {_LEFT_OUT[group.title]} |"
             continue
         for action in group._group_actions:  # noqa: SLF001 - as above
-            if not set(EVERYWHERE) & set(action.option_strings):
+            if not _EXPLAINED & set(action.option_strings):
                 yield f"| `{shown(action)}` | {_cell(action.help or '')} |"
 
 

@@ -2,19 +2,18 @@
 
 import argparse
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpu_agent.cli.answers import WHY
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.lines import BLANK, Line, Piece, line, wrapped
 from gpu_agent.cli.node_action import Node
+from gpu_agent.cli.objection_sheet import objection_lines, taken
 from gpu_agent.cli.options import add_asking, add_node_id, print_json
 from gpu_agent.cli.outcome import ExitCode
-from gpu_agent.cli.sheet import Column, Row, Sheet, laid_out
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import columns, show
-from gpu_agent.cli.verdict_sheet import need_and_have
 
 _ENDLESS = 1_000_000
 
@@ -47,35 +46,16 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _page(answer: Mapping[str, Any], columns: int | None) -> Iterator[Line]:
     objections, limits = answer["objections"], answer["limits"]
-    yield _verdict(answer)
+    yield taken(answer["node_id"], answer)
     if objections:
         yield BLANK
-        yield from laid_out(_sheet("NOW REFUSED", objections), columns)
+        yield from objection_lines("NOW REFUSED", objections, columns)
     if limits:
         yield BLANK
-        yield from laid_out(_sheet("NEVER FITS", limits), columns)
+        yield from objection_lines("NEVER FITS", limits, columns)
     if answer.get("model"):
         yield BLANK
         yield from wrapped(_model(answer["model"]), _ENDLESS if columns is None else columns)
-
-
-def _verdict(answer: Mapping[str, Any]) -> Line:
-    if answer["refuses_every_job"]:
-        return line(Piece(answer["node_id"], "bold"), Piece(" takes no job now", "red"))
-    if answer["objections"]:
-        return line(Piece(answer["node_id"], "bold"), Piece(" takes jobs, but not all of them", "yellow"))
-    return line(Piece(answer["node_id"], "bold"), Piece(" takes every job that fits it", "green"))
-
-
-def _sheet(head: str, objections: Sequence[Mapping[str, Any]]) -> Sheet:
-    return Sheet(
-        (Column(head=head, folds=True), Column(head="REASON")), [_row(one) for one in objections], note="WHY"
-    )
-
-
-def _row(one: Mapping[str, Any]) -> Row:
-    clears = f"; until {one['clears_when']}" if one["clears_when"] else ""
-    return Row((line(one["refuses"]), line(Piece(one["reason"], "yellow"))), line(need_and_have(one), clears))
 
 
 def _model(model: Mapping[str, Any]) -> Line:

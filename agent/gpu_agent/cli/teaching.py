@@ -8,7 +8,7 @@ from gpu_agent.cli.outcome import MEANINGS, ExitCode
 
 _COLUMNS = 79
 ASKING = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
-"""How every command may end that asks a registry."""
+"""How every command may end that asks a registry or an agent."""
 
 
 def teach(
@@ -19,7 +19,7 @@ def teach(
     exits: Mapping[ExitCode, str] | None = None,
     asks: bool = True,
 ) -> None:
-    """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks a registry."""
+    """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks anybody."""
     special = exits or {}
     meanings = {**MEANINGS, ExitCode.OK: "done", **special}
     usual = ASKING if asks else (ExitCode.OK, ExitCode.CONFIGURATION)
