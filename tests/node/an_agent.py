@@ -63,6 +63,7 @@ def picture(**more: object) -> Picture:
         inventory=INVENTORY,
         probe_age_seconds=1.0,
         state_since=10.0,
+        link_since=5.0,
         verdict_at=20.0,
         last_beat_at=30.0,
     )

@@ -26,3 +26,20 @@ def test_the_last_beat_counts() -> None:
     course.beat(5.0)
     course.beat(7.0)
     assert course.last_beat_at == 7.0
+
+
+def test_the_link_stands_since_the_registry_heard_this_node_or_no_longer_did() -> None:
+    course = Course()
+    moves = [
+        State.IDLE,
+        State.CONNECTING,
+        State.REGISTERED,
+        State.LEAVING,
+        State.BACKING_OFF,
+        State.CONNECTING,
+    ]
+    since = []
+    for now, state in enumerate(moves):
+        course.note(replace(VIEW, state=state), float(now))
+        since.append(course.link_since)
+    assert since == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]

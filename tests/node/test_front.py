@@ -23,7 +23,7 @@ async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_
         assert picture.registry_url == registry.url
         assert picture.inventory is not None
         assert len(picture.inventory.gpu.gpus) == 2
-        for instant in (picture.state_since, picture.verdict_at, picture.last_beat_at):
+        for instant in (picture.state_since, picture.link_since, picture.verdict_at, picture.last_beat_at):
             assert instant is not None
             assert now - 10 < instant <= now
         await running.stopped()

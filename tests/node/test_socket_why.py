@@ -47,7 +47,7 @@ def test_without_a_session_every_job_is_refused_and_the_last_status_says_nothing
 def test_whoever_waits_is_told_how_long_and_why() -> None:
     (one,) = told(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="refused")["objections"]
     assert one["have"] == "it waits to try again: refused"
-    assert one["clears_when"] == "it tries again in 3 s"
+    assert one["clears_when"] == "the registry hears it; it tries again in 3 s"
 
 
 def test_the_registrys_reason_is_told_with_what_would_clear_it() -> None:

@@ -126,6 +126,7 @@ ROOT = Group(
             "run": Command("run", "run the agent: probe, register, beat"),
         },
         "the agent that runs here": {
+            "status": Command("status", "show how the agent stands, and what the registry says of it"),
             "why": Command("why", "say which jobs this machine would be refused now, and why"),
             "drain": Command("drain", "let this machine finish its jobs, then take it offline"),
             "resume": Command("resume", "take it back after a drain"),

@@ -33,7 +33,8 @@ _STEP = 1000
 def model_lines(models: Sequence[Model], columns: int | None) -> list[Line]:
     """Draw them for a terminal of so many columns; None: for no terminal."""
     if not models:
-        return [line(Piece("No models: none found in the caches, none declared", "dim"))]
+        none = line(Piece("No models: none found in the caches, none declared", "dim"))
+        return [none] if columns is None else wrapped(none, columns)
     rows: list[Row] = []
     left_out: list[str] = []
     for kind, listed in groupby(sorted(models, key=_order), key=lambda model: model.kind):

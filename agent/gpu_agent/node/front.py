@@ -55,6 +55,7 @@ class Front:
             inventory=self._inventory,
             probe_age_seconds=parts.prober.probe_age_seconds,
             state_since=self._course.state_since,
+            link_since=self._course.link_since,
             verdict_at=self._course.verdict_at,
             last_beat_at=self._course.last_beat_at,
         )

@@ -25,5 +25,7 @@ class Picture:
     """None before the first probe has ended."""
     probe_age_seconds: float | None
     state_since: float | None
+    link_since: float | None
+    """Since when the registry hears this node, or does not."""
     verdict_at: float | None
     last_beat_at: float | None

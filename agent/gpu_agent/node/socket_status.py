@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpu_agent.node.course import CONNECTED
 from gpu_agent.node.picture import Picture
 from gpu_agent.node.socket_jobs import Announced
 from gpu_agent.probe.snapshot import to_document
@@ -20,8 +21,6 @@ from gpu_agent.wire.codes import NodeStatus
 SCHEMA = "gpu-agent.status/1"
 MOST_MODELS = 2000
 """Of more, the ones that cannot serve are told before the others; how many there are is told anyway."""
-CONNECTED = frozenset({State.REGISTERED, State.LEAVING})
-"""States in which the registry hears this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,7 @@ def _session(picture: Picture, moment: Moment) -> dict[str, Any]:
         "registry": picture.registry_url,
         "state": session.state.value,
         "since": moment.wall_of(picture.state_since),
+        "link_since": moment.wall_of(picture.link_since),
         "why": None if session.state is State.REGISTERED else session.last_refusal,
         "last_beat_at": moment.wall_of(picture.last_beat_at),
         "last_beat_age_seconds": moment.since(picture.last_beat_at),

@@ -8,8 +8,9 @@ that. It asks nobody and decides nothing: the registry's word counts.
 from collections.abc import Iterator
 from typing import Any
 
+from gpu_agent.node.course import CONNECTED
 from gpu_agent.node.picture import Picture
-from gpu_agent.node.socket_status import CONNECTED, Moment, is_ready
+from gpu_agent.node.socket_status import Moment, is_ready
 from gpu_agent.session.story import State
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
 
@@ -24,7 +25,7 @@ ONLY_THE_REGISTRY_KNOWS = (
 )
 _EVERY_JOB = "every job"
 _MOST_MODELS = 50
-_SESSION_WORDS = {
+SESSION_WORDS = {
     State.IDLE: "it has not begun",
     State.WAITING_GPU: "it waits for a GPU",
     State.BACKING_OFF: "it waits to try again",
@@ -34,6 +35,7 @@ _SESSION_WORDS = {
     State.DRAINED: "it is drained, as its owner asked",
     State.STOPPED: "it ends",
 }
+"""What an agent does that the registry does not hear; for `status` too."""
 
 
 def why(picture: Picture, jobs_in_flight: int | None, *, moment: Moment) -> dict[str, Any]:
@@ -58,11 +60,11 @@ def _of_the_session(picture: Picture, moment: Moment) -> Iterator[dict[str, str]
     session, verdict = picture.session, picture.session.verdict
     if session.state not in CONNECTED:
         left = moment.until(session.next_attempt_at)
-        again = "" if left is None else f"it tries again in {left:.0f} s"
+        again = "the registry hears it" + ("" if left is None else f"; it tries again in {left:.0f} s")
         if session.state in (State.DRAINED, State.YIELDED):
             again = "`gpu-agent resume` has it register again"
         cause = f": {session.last_refusal}" if session.last_refusal else ""
-        words = f"{_SESSION_WORDS.get(session.state, session.state.value)}{cause}"
+        words = f"{SESSION_WORDS.get(session.state, session.state.value)}{cause}"
         yield _objection("disconnected", need="a connected node", have=words, clears_when=again)
     elif not is_ready(picture):
         details = None if verdict is None else verdict.details
