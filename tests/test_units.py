@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,15 +19,27 @@ from gpu_agent.server.address import Address
 SYSTEMD = Path(__file__).parent.parent / "systemd"
 UNITS = ("gpu-agent.service", "gpu-registry.service")
 LONGEST_STOP_SECONDS = 5
+MOST_EXPOSED = 3.0
+SEVERAL = ("DeviceAllow", "SystemCallFilter")
+"""What stands more than once in a unit, and adds up."""
 
 
 def entries(unit: str) -> Mapping[str, str]:
-    """Read a unit's settings; each name stands once in these units."""
+    """Read a unit's settings; each name stands once in these units, but for a few, which are joined."""
     lines = (SYSTEMD / unit).read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("=", 1) for line in lines if re.match(r"[A-Za-z]+=", line)]
-    found = dict(pairs)
-    assert len(found) == len(pairs)
+    found: dict[str, str] = {}
+    for name, value in (line.split("=", 1) for line in lines if re.match(r"[A-Za-z]+=", line)):
+        assert name not in found or name in SEVERAL
+        found[name] = f"{found[name]}, {value}" if name in found else value
     return found
+
+
+def program(name: str) -> str:
+    """Find a program of systemd's; there is nothing to test without it."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not on this machine")
+    return path
 
 
 def test_the_agent_is_not_restarted_when_a_person_has_to_act() -> None:
@@ -75,3 +89,66 @@ def test_the_registrys_example_listens_on_this_machine_only() -> None:
         Address("127.0.0.1", 8080),
         Address("127.0.0.1", 8081),
     )
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_exposed_as_little_as_it_promises(unit: str) -> None:
+    analyze = program("systemd-analyze")
+    security = [analyze, "security", "--offline=true", "--no-pager"]
+    done = subprocess.run(
+        [*security, SYSTEMD / unit], check=False, capture_output=True, text=True, timeout=60
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze judges running services only")
+    level = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert level is not None, done.stdout + done.stderr
+    assert float(level[1]) <= MOST_EXPOSED, done.stdout
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_runs_as_a_user_whom_its_sysusers_file_makes(unit: str, tmp_path: Path) -> None:
+    sysusers = program("systemd-sysusers")
+    source = SYSTEMD / f"{unit.removesuffix('.service')}.sysusers.conf"
+    (tmp_path / "etc").mkdir()
+    subprocess.run([sysusers, f"--root={tmp_path}", source], check=True, capture_output=True, timeout=60)
+    users = [line.split(":") for line in (tmp_path / "etc/passwd").read_text(encoding="utf-8").splitlines()]
+    homes = {user[0]: user[5] for user in users}
+    settings = entries(unit)
+    assert homes[settings["User"]] == f"/var/lib/{settings['StateDirectory']}"
+    groups = (tmp_path / "etc/group").read_text(encoding="utf-8")
+    for group in settings.get("SupplementaryGroups", "").split():
+        assert f"{group}:" in groups
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_started_again_for_ever_and_ever_later(unit: str) -> None:
+    settings = entries(unit)
+    assert settings["StartLimitIntervalSec"] == "0"
+    assert int(settings["RestartSec"]) < int(settings["RestartMaxDelaySec"])
+    assert int(settings["RestartSteps"]) > 0
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_each_line_of_a_unit_is_explained_above_it_or_above_its_paragraph(unit: str) -> None:
+    service = (SYSTEMD / unit).read_text(encoding="utf-8").split("[Service]\n")[1].split("\n[Install]")[0]
+    for paragraph in service.strip().split("\n\n"):
+        assert paragraph.startswith("#"), paragraph
+
+
+def test_the_agents_unit_shows_it_the_whole_machine() -> None:
+    settings = entries("gpu-agent.service")
+    hiding = {"ProtectProc", "ProcSubset", "PrivateUsers", "PrivateDevices", "PrivateNetwork"}
+    assert not hiding & set(settings)
+    assert settings["ProtectHome"] == "read-only"
+
+
+def test_the_agents_unit_opens_nvidias_devices_before_their_driver_is_there() -> None:
+    settings = entries("gpu-agent.service")
+    assert settings["DevicePolicy"] == "closed"
+    assert "char-195 rw" in settings["DeviceAllow"]
+
+
+def test_everybody_reaches_the_agents_local_socket_whom_its_own_mode_lets_in() -> None:
+    settings = entries("gpu-agent.service")
+    assert settings["RuntimeDirectory"] == "gpu-agent"
+    assert int(settings["RuntimeDirectoryMode"], 8) & 0o001

@@ -36,6 +36,9 @@ def site(root: Path, suite: str, tmp_path_factory: pytest.TempPathFactory) -> It
 def install_units(machine: Machine) -> None:
     for unit in (AGENT, REGISTRY):
         machine.write(f"/etc/systemd/system/{unit}", (SYSTEMD / unit).read_text(encoding="utf-8"))
+        users = f"{unit.removesuffix('.service')}.sysusers.conf"
+        machine.write(f"/etc/sysusers.d/{users}", (SYSTEMD / users).read_text(encoding="utf-8"))
+    machine.run("systemd-sysusers")
     driver = "LD_LIBRARY_PATH=/srv/library NVML_FAKE_CONTROL=/srv/driver/nvml-fake.control"
     machine.write(f"/etc/systemd/system/{AGENT}.d/driver.conf", f"[Service]\nEnvironment={driver}\n")
     machine.write("/etc/gpu-agent/agent.toml", 'registry_url = "ws://127.0.0.1:8080/ws/node"\n')
