@@ -13,13 +13,15 @@ from gpu_agent.cli.app import Parser, parser_of
 from gpu_agent.cli.commands import ROOT, Command, Group
 
 ROOT_FOLDER = Path(__file__).parent.parent
+_SYSTEMDS = ("systemctl ", "journalctl ")
+"""To these `gpu-agent` is the name of a unit."""
 DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").glob("*.md"))]
 
 
 def shown(document: Path) -> list[str]:
     """List the commands in a document's blocks of shell, each without what stands around it."""
     blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [_bare(line) for block in blocks for line in block.splitlines()]
+    lines = [_bare(line) for block in blocks for line in block.splitlines() if not line.startswith(_SYSTEMDS)]
     found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|#)><&]+", line)]
     return [command.strip() for command in found]
 
