@@ -10,11 +10,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import psutil
+
+from tests.system.cgroups import cgroup
 
 T = TypeVar("T")
 Done = subprocess.CompletedProcess[str]
@@ -37,10 +40,13 @@ class Enclosure:
         self._first = first
         self._said = scratch / "console.log"
         self.leader = 0
+        self._holds = ExitStack()
+        apart = self._holds.enter_context(cgroup())
         binds = [f"--bind={folder}:{place}" for place, folder in (shared or {}).items()]
         with self._said.open("w", encoding="utf-8") as console:
             self._nspawn = subprocess.Popen(
                 [
+                    *("sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(apart)),
                     # A test process that is killed leaves nothing running behind.
                     *("setpriv", "--pdeathsig", "TERM", "systemd-nspawn", "--quiet", "--register=no"),
                     *("--keep-unit", "--volatile=overlay", "--console=pipe", "-D", str(root)),
@@ -137,3 +143,5 @@ class Enclosure:
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
             self._nspawn.wait(5)
+        finally:
+            self._holds.close()

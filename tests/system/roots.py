@@ -7,6 +7,7 @@ afterwards; who wants to change something works on a copy. `python3 -m tests.sys
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.system.cgroups import can_make
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "system"
 MIRROR = "http://deb.debian.org/debian"
@@ -23,6 +26,11 @@ SUITES = ("bookworm", "trixie")
 _PACKAGES = ("systemd-sysv", "python3-venv")
 _PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "unshare")
 _LONGEST_SECONDS = 600.0
+_WITH_US = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""A run that is killed takes all that it started along, and what that mounted."""
 
 
 class NoRootError(Exception):
@@ -38,11 +46,17 @@ def why_not() -> str | None:
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"missing here: {', '.join(missing)} (apt-get install -y debootstrap systemd-container)"
+    return _what_the_kernel_refuses()
+
+
+def _what_the_kernel_refuses() -> str | None:
     if "\toverlay\n" not in Path("/proc/filesystems").read_text(encoding="ascii"):
         return "this kernel has no overlay file system"
     apart = ("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "true")
     if subprocess.run(apart, check=False, capture_output=True, timeout=30).returncode != 0:
         return "namespaces of its own are not allowed to this process"
+    if not can_make():
+        return "cgroups of its own are not allowed to this process"
     return None
 
 
@@ -66,16 +80,16 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _make(suite: str, root: Path) -> None:
-    half_made = root.with_name(f"{root.name}.half-made")
-    shutil.rmtree(half_made, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
-    done = subprocess.run(
-        [*command, suite, str(half_made), MIRROR],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_LONGEST_SECONDS,
-    )
+    for left_behind in CACHE.glob(f"{suite}-*.half-made"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    # Not the name that it had before: what a killed run started may not have ended yet.
+    half_made = root.with_name(f"{root.name}.{secrets.token_hex(4)}.half-made")
+    command = ("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}")
+    words = [*_WITH_US, *command, suite, str(half_made), MIRROR]
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=_LONGEST_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise NoRootError(f"debootstrap made no {suite} within {_LONGEST_SECONDS:.0f} s") from error
     if done.returncode != 0:
         raise NoRootError(f"debootstrap made no {suite}: {(done.stdout + done.stderr)[-500:]}")
     half_made.rename(root)
