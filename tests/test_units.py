@@ -80,7 +80,7 @@ def test_a_unit_starts_a_command_that_there_is(
 
 def test_the_agents_example_can_be_used_as_it_is() -> None:
     settings = agent_settings.load({}, config=SYSTEMD / "agent.toml.example")
-    assert settings.registry_url == "ws://10.0.0.1:8080/ws/node"
+    assert settings.registry_url == "wss://registry.example:8080/ws/node"
 
 
 def test_the_registrys_example_listens_on_this_machine_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpu_agent.cli import doctor_report
 from gpu_agent.cli.doctor_report import main
+from gpu_agent.cli.tls_options import NAMES
 from gpu_agent.probe.driver_files import look
 
 
@@ -20,6 +21,7 @@ def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
         "simulate": "1xT4-16GB",
         "state_dir": str(tmp_path / "state"),
         "config": None,
+        **dict.fromkeys(NAMES),
     }
     return argparse.Namespace(**{**options, **given})
 

@@ -29,7 +29,7 @@ def test_the_files_beside_the_units_are_those_of_the_page(half: str) -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 def test_an_example_sets_no_more_than_is_needed(half: str, tmp_path: Path) -> None:
-    needed = {"registry_url": "ws://10.0.0.1:8080/ws/node"} if half == "agent" else {}
+    needed = {"registry_url": "wss://registry.example:8080/ws/node"} if half == "agent" else {}
     assert tomllib.loads(written(DOCUMENT, half)) == needed
     loaded(half, written(DOCUMENT, half), tmp_path)
 

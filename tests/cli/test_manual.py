@@ -50,7 +50,7 @@ def test_man_shows_a_page_as_it_is_meant(tmp_path: Path) -> None:
     ).stdout
     assert "gpu-agent-run - run the agent: probe, register, beat" in plain
     assert "--log-level {debug,info,warning,error}" in plain
-    assert "gpu-agent run --registry ws://10.0.0.1:8080/ws/node" in plain
+    assert "gpu-agent run --registry wss://registry.example:8080" in plain
 
 
 def test_the_same_source_makes_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

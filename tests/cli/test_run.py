@@ -6,7 +6,7 @@ from gpu_agent.cli.app import main
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ([], "--registry ws://"),
+        ([], "--registry wss://"),
         (["--registry", "10.0.0.1:8080"], "ws://10.0.0.1:8080/ws/node"),
         (["--registry", "http://10.0.0.1:8080"], "ws://10.0.0.1:8080/ws/node"),
         (["--registry", "ws://127.0.0.1:1", "--simulate", "8xH10"], "H100-80GB"),

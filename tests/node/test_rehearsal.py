@@ -1,70 +1,17 @@
-import asyncio
-import datetime as dt
 import socket
-import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
-import trustme
 
-from gpu_agent.node import rehearsal
 from gpu_agent.node.proxy import Proxy
-from gpu_agent.node.rehearsal import STEPS, Tokens, rehearse
+from gpu_agent.node.rehearsal import STEPS
 from gpu_agent.runtime.findings import Finding, Verdict
 from gpu_agent.server.tokens import NewToken
 from tests.connect_proxy import REFUSED, ConnectProxy
+from tests.node.walking import NOBODYS, answering, walked
 from tests.programs import free_port
 from tests.server.harness import node, running, url
-
-NOBODYS = "gpuj_00000000_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
-
-
-async def walked(address: str, proxy: Proxy | None = None, **tokens: str) -> dict[str, Finding]:
-    findings = [finding async for finding in rehearse(address, Tokens(**tokens), proxy)]
-    assert [finding.check for finding in findings] == list(STEPS)
-    assert all(finding.mend for finding in findings if finding.verdict in (Verdict.WARN, Verdict.FAIL))
-    return {finding.check: finding for finding in findings}
-
-
-@asynccontextmanager
-async def answering(status: str, context: ssl.SSLContext | None = None, **headers: str) -> AsyncIterator[int]:
-    """A server that answers each request with this status and these headers."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with_headers = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        if await reader.read(4096):
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n{with_headers}\r\nno".encode())
-            await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
-        yield server.sockets[0].getsockname()[1]
-
-
-class Authority:
-    """A certificate authority that this process trusts."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._ca = trustme.CA()
-        pem = folder / "ca.pem"
-        self._ca.cert_pem.write_to_path(str(pem))
-        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-
-    def context(self, name: str, *, days: Mapping[str, float] | None = None) -> ssl.SSLContext:
-        now = dt.datetime.fromtimestamp(time.time(), dt.UTC)
-        bounds = {bound: now + dt.timedelta(days=value) for bound, value in (days or {}).items()}
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._ca.issue_cert(name, **bounds).configure_cert(context)  # type: ignore[arg-type]  # dates
-        return context
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    return Authority(tmp_path, monkeypatch)
 
 
 async def test_a_join_token_that_a_registry_knows_is_accepted_and_not_spent() -> None:
@@ -146,79 +93,6 @@ async def test_a_host_that_does_not_answer_costs_its_deadline(monkeypatch: pytes
     assert "no answer" in found["TCP"].detail
 
 
-async def test_a_trusted_certificate_is_told_with_its_end(authority: Authority) -> None:
-    async with answering("401 Unauthorized", authority.context("localhost", days={"not_after": 90})) as port:
-        found = await walked(f"wss://localhost:{port}/ws/node")
-    assert found["TLS"].verdict is Verdict.OK
-    assert found["TLS"].detail.startswith("the certificate is for localhost and ends in ")
-    assert found["WebSocket"].verdict is Verdict.OK
-
-
-@pytest.mark.parametrize(
-    ("name", "days", "words"),
-    [
-        ("localhost", {"not_before": -9, "not_after": -1}, "has expired"),
-        ("localhost", {"not_before": 2, "not_after": 9}, "not valid yet"),
-        ("elsewhere.example", {"not_after": 9}, "is not for localhost"),
-    ],
-)
-async def test_a_certificate_that_is_wrong_says_how(
-    name: str, days: Mapping[str, float], words: str, authority: Authority
-) -> None:
-    async with answering("401 Unauthorized", authority.context(name, days=days)) as port:
-        found = await walked(f"wss://localhost:{port}/ws/node")
-    assert found["TLS"].verdict is Verdict.FAIL
-    assert words in found["TLS"].detail
-    assert found["WebSocket"].detail == "not tried, since TLS failed"
-
-
-async def test_a_certificate_of_an_unknown_authority_is_not_trusted(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = authority.context("localhost")
-    monkeypatch.delenv("SSL_CERT_FILE")
-    async with answering("401 Unauthorized", context) as port:
-        found = await walked(f"wss://localhost:{port}/ws/node")
-    assert "is not trusted" in found["TLS"].detail
-    assert "SSL_CERT_FILE" in (found["TLS"].mend or "")
-
-
-async def test_a_certificate_that_ends_soon_is_a_warning(authority: Authority) -> None:
-    async with answering("401 Unauthorized", authority.context("localhost", days={"not_after": 3.5})) as port:
-        found = await walked(f"wss://localhost:{port}/ws/node")
-    assert found["TLS"].verdict is Verdict.WARN
-    assert "ends in 3 days" in found["TLS"].detail or "ends in 4 days" in found["TLS"].detail
-
-
-async def test_tls_where_none_is_spoken_is_told_to_be_left_away() -> None:
-    async with answering("401 Unauthorized") as port:
-        found = await walked(f"wss://localhost:{port}/ws/node")
-    assert "speaks no TLS" in found["TLS"].detail
-    assert "ws://" in (found["TLS"].mend or "")
-
-
-async def test_tls_that_nobody_answers_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "TLS_SECONDS", 0.05)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        found = await walked(f"wss://localhost:{silent.getsockname()[1]}/ws/node")
-    assert "no TLS handshake within" in found["TLS"].detail
-
-
-async def test_tokens_that_travel_readable_beyond_this_machine_are_a_warning() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            asked.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback's")
-        own = asked.getsockname()[0]
-    server = await asyncio.start_server(lambda _, writer: writer.close(), own, 0)
-    async with server:
-        found = await walked(f"ws://{own}:{server.sockets[0].getsockname()[1]}/ws/node")
-    assert found["TLS"].verdict is Verdict.WARN
-
-
 async def test_what_is_no_registry_fails_at_the_handshake() -> None:
     async with answering("404 Not Found") as port:
         found = await walked(f"ws://127.0.0.1:{port}/elsewhere")
@@ -247,18 +121,6 @@ async def test_an_answer_without_a_time_says_nothing_of_clocks() -> None:
     async with answering("401 Unauthorized") as port:
         found = await walked(f"ws://127.0.0.1:{port}/ws/node")
     assert found["clock"].verdict is Verdict.SKIPPED
-
-
-async def test_the_way_through_a_proxy_is_walked_as_the_link_goes_it(authority: Authority) -> None:
-    """The registry's name is the proxy's to look up."""
-    async with (
-        ConnectProxy() as proxy,
-        answering("401 Unauthorized", authority.context("localhost")) as port,
-    ):
-        found = await walked(f"wss://localhost:{port}/ws/node", Proxy.parse(proxy.url()), join=NOBODYS)
-        assert set(proxy.asked) == {f"localhost:{port}"}
-    assert found["TCP"].detail == f"connected to 127.0.0.1 port {proxy.port}, the proxy"
-    assert [found[step].verdict for step in ("DNS", "TCP", "TLS", "WebSocket")] == [Verdict.OK] * 4
 
 
 async def test_a_proxy_that_is_away_is_told_of_as_such() -> None:

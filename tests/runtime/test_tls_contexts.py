@@ -8,31 +8,12 @@ import pytest
 
 from gpu_agent.runtime.tls_contexts import OwnCertificate, TlsFileError, for_client, for_server
 from tests.authority import Authority, self_signed
+from tests.handshakes import shake_hands
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority")
-
-
-def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, name: str = "localhost") -> str:
-    """Shake hands in memory; returns the protocol, raises what either side refuses with."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(to_client, to_server, server_hostname=name),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    spoken: str | None = None
-    for _ in range(4):
-        for end in tuple(ends):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            ends.remove(end)
-            spoken = end.version()
-    assert ends == []
-    return spoken or ""
 
 
 def test_a_certificate_of_the_named_authority_is_taken_over_tls_1_3(authority: Authority) -> None:

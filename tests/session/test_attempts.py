@@ -35,6 +35,7 @@ def test_a_refused_credential_is_explained_with_the_next_step() -> None:
     assert blamed
     assert "ask its operator for a join token" in why
     assert _attempts().explain(ConnectFailed("no route to host")) == ("no route to host", False)
+    assert _attempts().explain(ConnectFailed("a file", lasting=True)) == ("a file", True)
 
 
 def test_only_two_minutes_of_being_registered_reset_the_delays() -> None:

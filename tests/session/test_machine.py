@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,10 +138,10 @@ def test_a_join_token_that_is_let_in_suggests_the_known_id() -> None:
     assert refused >> Connected() << (lambda action: action.message.node_id == "node-A")
 
 
-@pytest.mark.parametrize("http_status", [401, 403])
-def test_a_refused_credential_waits_around_the_ceiling(http_status: int) -> None:
+@pytest.mark.parametrize("failure", [{"http_status": 401}, {"http_status": 403}, {"lasting": True}])
+def test_what_only_a_person_can_mend_waits_around_the_ceiling(failure: dict[str, Any]) -> None:
     refused = connecting()
-    assert refused >> ConnectFailed("HTTP", http_status=http_status)
+    assert refused >> ConnectFailed("no", **failure)
     assert refused.machine.deadline == refused.now + 60
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
+from gpu_agent.cli.tls_options import add_tls_options
 
 DESCRIPTION = """\
 Look at all that the agent needs, from the driver to the registry's door, and print a line for each: OK,
@@ -28,13 +29,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         DESCRIPTION,
-        example="gpu-agent doctor --registry ws://10.0.0.1:8080/ws/node --join-token-file join.token",
+        example="gpu-agent doctor --registry wss://registry.example:8080 --join-token-file join.token",
         exits={ExitCode.OK: "nothing fails", ExitCode.FAILED: "something fails; its line says what to do"},
         asks=False,
     )
     parser.add_argument("--json", action="store_true", help="print the gpu-agent.doctor/1 document")
     parser.add_argument(
-        "--registry", dest="registry_url", metavar="URL", help="where the registry is: ws://HOST:8080/ws/node"
+        "--registry",
+        dest="registry_url",
+        metavar="URL",
+        help="where the registry is: wss://HOST:8080/ws/node",
     )
     parser.add_argument(
         "--join-token-file", metavar="FILE", type=Path, help="holds the token for first contact"
@@ -46,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
+    add_tls_options(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from gpu_agent.cli.doctor_shown import document, show_finding, show_sum
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.cli.probe_reading import inventory_of
+from gpu_agent.cli.tls_options import NAMES
 from gpu_agent.node.rehearsal import STEPS, Tokens, rehearse
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
 from gpu_agent.node.standing import standing, tokens
@@ -38,7 +39,7 @@ from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 MACHINE_SECONDS = 12.0
 """For the GPUs, the host and the models together."""
 DISK_SECONDS = 3.0
-_UNNAMED = "ws://localhost/"
+_UNNAMED = "wss://localhost/"
 _NO_REGISTRY = "no registry is named"
 
 
@@ -130,13 +131,14 @@ async def _read(asked: Asked) -> tuple[DriverFiles, Inventory] | Finding:
 
 async def _way(configured: _Configured, settings: AgentSettings) -> AsyncIterator[Finding]:
     if not configured.registry_named:
-        mend = "add --registry ws://HOST:8080/ws/node, or registry_url to the configuration"
+        mend = "add --registry wss://HOST:8080/ws/node, or registry_url to the configuration"
         yield fail("registry", "none is named", mend)
         for name in STEPS:
             yield skipped(name, "not tried, since no registry is named")
         return
     yield ok("registry", settings.registry_url)
-    async for finding in rehearse(settings.registry_url, await _tokens(settings), settings.proxy):
+    url, proxy, security = settings.registry_url, settings.proxy, settings.security
+    async for finding in rehearse(url, await _tokens(settings), proxy, security=security):
         yield finding
 
 
@@ -159,7 +161,7 @@ async def _within(seconds: float, check: str, work: Callable[[], list[Finding]])
 def _configuration(arguments: argparse.Namespace) -> _Configured:
     flags = {
         name: getattr(arguments, name)
-        for name in ("registry_url", "join_token_file", "simulate", "state_dir")
+        for name in ("registry_url", "join_token_file", "simulate", "state_dir", *NAMES)
     }
     named, why = True, ""
     settings = _loaded(flags, arguments.config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from gpu_agent.cli.setting_tables import DocumentedHalf, DocumentedKey, documented
 
 HALVES: Mapping[str, str] = {"agent": "gpu-agent run", "registry": "gpu-agent registry serve"}
-SET: Mapping[str, str] = {"registry_url": '"ws://10.0.0.1:8080/ws/node"'}
+SET: Mapping[str, str] = {"registry_url": '"wss://registry.example:8080/ws/node"'}
 """What the examples set: without it nothing runs."""
 EXAMPLES: Mapping[str, str] = {
     "join_token_file": '"/etc/gpu-agent/join-token"',
@@ -21,8 +21,11 @@ EXAMPLES: Mapping[str, str] = {
     "proxy": '"http://proxy.example:3128"',
     "agent.state_dir": '"/var/lib/gpu-agent"',
     "registry.state_dir": '"/var/lib/gpu-registry"',
-    "tls_cert_file": '"/etc/gpu-agent/registry.pem"',
-    "tls_key_file": '"/etc/gpu-agent/registry.key"',
+    "tls_ca_file": '"/etc/gpu-agent/ca.pem"',
+    "agent.tls_cert_file": '"/etc/gpu-agent/node.pem"',
+    "agent.tls_key_file": '"/etc/gpu-agent/node.key"',
+    "registry.tls_cert_file": '"/etc/gpu-agent/registry.pem"',
+    "registry.tls_key_file": '"/etc/gpu-agent/registry.key"',
     "tls_client_ca_file": '"/etc/gpu-agent/client-ca.pem"',
     "simulate": '"8xH100-80GB"',
     "max_concurrent_jobs": "4",

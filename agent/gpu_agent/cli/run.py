@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
+from gpu_agent.cli.tls_options import add_tls_options
 from gpu_agent.node import daemon
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.first_process import run_as_first_process
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         DESCRIPTION,
-        example="gpu-agent run --registry ws://10.0.0.1:8080/ws/node --join-token-file join.token",
+        example="gpu-agent run --registry wss://registry.example:8080 --join-token-file join.token",
         exits={
             ExitCode.OK: "asked to stop, said goodbye and left",
             ExitCode.FAILED: "a fault of ours; the log has it",
@@ -33,7 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         asks=False,
     )
     parser.add_argument(
-        "--registry", dest="registry_url", metavar="URL", help="where the registry is: ws://HOST:8080/ws/node"
+        "--registry",
+        dest="registry_url",
+        metavar="URL",
+        help="where the registry is: wss://HOST:8080/ws/node",
     )
     parser.add_argument(
         "--join-token-file",
@@ -55,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)"
     )
+    add_tls_options(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

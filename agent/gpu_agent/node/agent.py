@@ -222,8 +222,13 @@ class Agent:
     async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
         if isinstance(action, Connect):
             token = await bounded("credential", lambda: self._credentials.token_for(action.credential))
+            settings = self._settings
             self._link = Link(
-                self._settings.registry_url, token=token, report=self._heard, proxy=self._settings.proxy
+                settings.registry_url,
+                token=token,
+                report=self._heard,
+                proxy=settings.proxy,
+                security=settings.security,
             )
             self._link.start(tasks)
         elif self._link is not None:

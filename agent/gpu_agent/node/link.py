@@ -2,45 +2,35 @@
 
 What happens on it is reported as the session's events; after `close` nothing is reported any more.
 Everything that waits for the network has a deadline. It decides nothing: when to connect, with which
-credential and what to say is the session's. Follows no redirect, and uses no proxy but the
-one that it is given.
+credential and what to say is the session's. How a WebSocket comes about stands in `opening`.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
-from gpu_agent.node.proxy import Proxy, reach_by
+from gpu_agent.node.opening import Refusal, opened
+from gpu_agent.node.proxy import Proxy
 from gpu_agent.node.repeats import Repeats
-from gpu_agent.node.retry_after import retry_after_seconds
+from gpu_agent.node.tls import DEFAULT, Security, in_the_clear
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.runtime.tls_troubles import Trouble
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
-from gpu_agent.version import __version__
-from gpu_agent.wire.codec import MAX_FRAME_BYTES, FrameError, UnknownMessageError, decode_from_registry
+from gpu_agent.wire.codec import FrameError, UnknownMessageError, decode_from_registry
 
 LinkEvent = Connected | ConnectFailed | MessageReceived | Disconnected
 Report = Callable[["Link", LinkEvent], Awaitable[None]]
 
-OPEN_SECONDS = 10.0
 SEND_SECONDS = 10.0
-CLOSE_SECONDS = 2.0
 MOST_UNSENT = 64
 """Frames that may wait for a slow peer before it is given up."""
 
-_NO_WEBSOCKET = (OSError, WebSocketException, ValueError, LookupError)
-"""What an attempt fails with. websockets lets `ValueError` through for a redirect elsewhere, and
-`LookupError` for a header that it wants once and finds twice."""
-_OPERATORS_REFUSALS = "application/problem+json"
-"""The type in which a registry refuses on its operators' port, and nowhere else."""
 _GOING_AWAY = 1001
-_MOST_WORDS = 300
 _LOG = EventLog("node.link")
 
 
@@ -60,19 +50,17 @@ class Answer:
     """The answer's `Date` header."""
     words: str = ""
     """What a refusal said of itself."""
+    trouble: Trouble | None = None
+    """What to mend, where it is of TLS or of what may be sent in the clear."""
 
 
-async def knock(url: str, token: str | None, *, proxy: Proxy | None = None) -> Answer:
+async def knock(
+    url: str, token: str | None, *, proxy: Proxy | None = None, security: Security = DEFAULT
+) -> Answer:
     """Shake hands and leave at once, without a word of the protocol: to find out what a link would meet."""
-    try:
-        async with asyncio.timeout(OPEN_SECONDS):
-            connection = await _opened(url, token, proxy)
-    except _NO_WEBSOCKET as error:
-        if not isinstance(error, InvalidStatus):
-            return Answer(_failure(error))
-        response = error.response
-        words = (response.body or b"")[:_MOST_WORDS].decode("utf-8", "replace").strip()
-        return Answer(_failure(error), next(iter(response.headers.get_all("Date")), None), words)
+    connection = await opened(url, token, proxy=proxy, security=security)
+    if isinstance(connection, Refusal):
+        return Answer(connection.failure, connection.date, connection.words, connection.trouble)
     try:
         date = connection.response.headers.get_all("Date") if connection.response else []
         await connection.close(_GOING_AWAY, "looked whether this way is open")
@@ -84,7 +72,15 @@ async def knock(url: str, token: str | None, *, proxy: Proxy | None = None) -> A
 class Link:
     """Opens at `start`; told to `send` and to `close`; ends by itself when the peer does."""
 
-    def __init__(self, url: str, *, token: str | None, report: Report, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        report: Report,
+        proxy: Proxy | None = None,
+        security: Security = DEFAULT,
+    ) -> None:
         """`token` goes into the handshake's Authorization header, and nowhere else.
 
         A listener that gets events of several links tells them apart by the link.
@@ -92,6 +88,7 @@ class Link:
         self._url = url
         self._token = token
         self._proxy = proxy
+        self._security = security
         self._report = report
         self._outbox: asyncio.Queue[str | _Farewell] = asyncio.Queue(MOST_UNSENT)
         self._connection: ClientConnection | None = None
@@ -129,12 +126,13 @@ class Link:
                 self._connection.transport.abort()
 
     async def _run(self) -> None:
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                self._connection = connection = await _opened(self._url, self._token, self._proxy)
-        except _NO_WEBSOCKET as error:
-            await self._tell(_failure(error))
+        connection = await opened(self._url, self._token, proxy=self._proxy, security=self._security)
+        if isinstance(connection, Refusal):
+            await self._tell(connection.failure)
             return
+        self._connection = connection
+        if self._token is not None and in_the_clear(self._url, connection.remote_address, self._proxy):
+            _LOG.warning("token_sent_readable", registry=self._url)
         try:
             await self._tell(Connected())
             await self._tell(await self._converse(connection))
@@ -193,46 +191,3 @@ class Link:
         """Report; as long as the listener is busy, nothing more is read."""
         if not self._closing:
             await self._report(self, event)
-
-
-async def _opened(url: str, token: str | None, proxy: Proxy | None) -> ClientConnection:
-    """Raises what `_NO_WEBSOCKET` names."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    opened = await reach_by(proxy, parts.hostname or "", port)
-    with contextlib.ExitStack() as undo:
-        undo.callback(opened.close)
-        connection = await connect(
-            url,
-            sock=opened,
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-            user_agent_header=f"gpu-agent/{__version__}",
-            proxy=None,  # the way is open already
-            compression=None,
-            open_timeout=None,
-            ping_interval=None,
-            close_timeout=CLOSE_SECONDS,
-            max_size=MAX_FRAME_BYTES,
-            max_queue=1,
-        )
-        undo.pop_all()
-    return connection
-
-
-def _failure(error: Exception) -> ConnectFailed:
-    if isinstance(error, InvalidStatus):
-        if error.response.headers.get("Content-Type", "").startswith(_OPERATORS_REFUSALS):
-            return ConnectFailed("operators are served there, not nodes: name the registry's port for nodes")
-        status = error.response.status_code
-        return ConnectFailed(
-            f"the registry answered HTTP {status}",
-            http_status=status,
-            retry_after_seconds=retry_after_seconds(
-                error.response.headers.get_all("Retry-After"), now=time.time()
-            ),
-        )
-    if isinstance(error, TimeoutError):
-        return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
-    if isinstance(error, OSError):
-        return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
-    return ConnectFailed(f"what answers there is no registry: {error}")

@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -18,7 +18,12 @@ from urllib.parse import urlsplit
 from gpu_agent.node.link import Answer, knock
 from gpu_agent.node.proxy import Proxy, ProxyError, tunnel
 from gpu_agent.node.reaching import Address, addresses, connected
+from gpu_agent.node.tls import DEFAULT, TERMS, Security, context_for, in_the_clear, looking
+from gpu_agent.runtime.certificate import Certificate, read_der
 from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped, warn
+from gpu_agent.runtime.pins import pin_of
+from gpu_agent.runtime.tls_contexts import TlsFileError
+from gpu_agent.runtime.tls_troubles import Trouble, trouble_of
 
 TLS_SECONDS = 5.0
 EXPIRY_DAYS = 14
@@ -29,8 +34,6 @@ STEPS = ("DNS", "TCP", "TLS", "WebSocket", "credential", "clock")
 
 _DAY_SECONDS = 86400
 _UNAUTHORIZED, _FORBIDDEN, _BUSY = 401, 403, 503
-_EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
-"""OpenSSL's numbers for what is wrong with a certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,11 @@ class Tokens:
     join: str | None = field(default=None, repr=False)
 
 
-async def rehearse(url: str, tokens: Tokens, proxy: Proxy | None = None) -> AsyncIterator[Finding]:
+async def rehearse(
+    url: str, tokens: Tokens, proxy: Proxy | None = None, *, security: Security = DEFAULT
+) -> AsyncIterator[Finding]:
     """Yield a finding for each of `STEPS`; those behind a failed one say that they were not tried."""
-    way = _Way(url, tokens, proxy)
+    way = _Way(url, tokens, proxy=proxy, security=security)
     steps = (way.look_up, way.connect, way.encrypt, way.shake_hands, way.show_credential, way.compare_clocks)
     failed = ""
     for name, step in zip(STEPS, steps, strict=True):
@@ -56,13 +61,13 @@ async def rehearse(url: str, tokens: Tokens, proxy: Proxy | None = None) -> Asyn
 class _Way:
     """One walk: what a step finds out, the next ones use."""
 
-    def __init__(self, url: str, tokens: Tokens, proxy: Proxy | None) -> None:
+    def __init__(self, url: str, tokens: Tokens, *, proxy: Proxy | None, security: Security) -> None:
         parts = urlsplit(url)
         self._url, self._tokens = url, tokens
         self._host = parts.hostname or ""
         self._secure = parts.scheme == "wss"
         self._port = parts.port or (443 if self._secure else 80)
-        self._proxy = proxy
+        self._proxy, self._security = proxy, security
         self._first = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
         """What is connected to: the registry's host, or the proxy before it."""
         self._addresses: list[Address] = []
@@ -113,22 +118,18 @@ class _Way:
         if not self._secure:
             return self._unencrypted()
         try:
+            context = await context_for(self._url, self._security)
             async with asyncio.timeout(TLS_SECONDS):
-                ends_at = await self._certificate_end()
-        except ssl.SSLCertVerificationError as error:
-            return _untrusted(error, self._host)
+                found = await self._certificate(context)
+        except TlsFileError as error:
+            return _troubled("TLS", Trouble.of(str(error)))
         except TimeoutError:
             return fail("TLS", f"no TLS handshake within {TLS_SECONDS:g} s", "see what listens on that port")
-        except OSError as error:  # an SSLError is one
-            return _no_tls(error)
-        left_days = (ends_at - time.time()) / _DAY_SECONDS
-        if left_days < EXPIRY_DAYS:
-            return warn(
-                "TLS",
-                f"the certificate for {self._host} ends in {left_days:.0f} days",
-                "have it renewed: the agent refuses it from then on",
-            )
-        return ok("TLS", f"the certificate is for {self._host} and ends in {left_days:.0f} days")
+        except ProxyError as error:
+            return fail("TLS", str(error), "check `proxy` in the settings, and what it lets through")
+        except (OSError, ValueError) as error:  # an SSLError is one
+            return await self._not_encrypted(error)
+        return self._of_certificate(found)
 
     async def shake_hands(self) -> Finding:
         self._answer = answer = await self._knocked(None)
@@ -143,6 +144,8 @@ class _Way:
                 f"the registry is starting or full{later}",
                 "wait; if it stays so, see the registry's log",
             )
+        if answer.trouble is not None:
+            return _troubled("WebSocket", answer.trouble)
         return fail(
             "WebSocket",
             answer.failure.detail + (f": {_first_line(answer.words)}" if answer.words else ""),
@@ -173,6 +176,8 @@ class _Way:
             answer = await self._knocked(token)
             if answer.failure is None:
                 return _let_in(kind, refusals)
+            if answer.trouble is not None:
+                return _troubled("credential", answer.trouble)
             refusals.append(f"the {kind} is refused: {_first_line(answer.words) or answer.failure.detail}")
         return fail(
             "credential",
@@ -196,33 +201,59 @@ class _Way:
         )
 
     async def _knocked(self, token: str | None) -> Answer:
-        answer = await knock(self._url, token, proxy=self._proxy)
+        answer = await knock(self._url, token, proxy=self._proxy, security=self._security)
         self._answered_at = time.time()
         return answer
 
+    def _of_certificate(self, found: Certificate) -> Finding:
+        """Tell of a certificate that was taken: how long it lasts, and its pin."""
+        whose = "has a key that `tls_pin` names" if self._security.pinned_alone else f"is for {self._host}"
+        left_days = (found.ends_at - time.time()) / _DAY_SECONDS
+        told = f"the certificate {whose} and ends in {left_days:.0f} days; its pin is {pin_of(found)}"
+        if left_days >= EXPIRY_DAYS:
+            return ok("TLS", told)
+        after = "its date counts for nothing here" if self._security.pinned_alone else "the agent refuses it"
+        return warn("TLS", told, f"have it renewed: {after} from then on")
+
+    async def _not_encrypted(self, error: OSError | ValueError) -> Finding:
+        """Say why no encrypted connection came about, and which key there is where one is not trusted."""
+        trouble = trouble_of(error, self._host, TERMS)
+        seen = ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            with contextlib.suppress(OSError, ValueError):
+                async with asyncio.timeout(TLS_SECONDS):
+                    seen = f"; its pin is {pin_of(await self._certificate(looking()))}"
+        return _troubled("TLS", replace(trouble, what=f"{trouble.what}{seen}"))
+
     def _unencrypted(self) -> Finding:
-        if self._address is not None and _is_loopback(str(self._address[1][0])):
+        assert self._address is not None  # noqa: S101 - the step before found it
+        if not in_the_clear(self._url, self._address[1], self._proxy):
             return skipped("TLS", "ws:// is not encrypted; the connection stays on this machine")
         return warn(
             "TLS",
-            "ws:// is not encrypted: who listens on the way reads the tokens",
-            "use a network that you trust or a tunnel, or put TLS before the registry and write wss://",
+            "ws:// is not encrypted: who listens on the way would read a token, so the agent sends none there"
+            if not self._security.insecure_plaintext
+            else "ws:// is not encrypted, and insecure_plaintext lets tokens travel there for all to read",
+            "give the registry a certificate and write wss://, or use a tunnel (`docs/security.md`)",
         )
 
-    async def _certificate_end(self) -> float:
-        """Raises `OSError`."""
+    async def _certificate(self, context: ssl.SSLContext | None) -> Certificate:
+        """Shake hands and read whose key it is; raises `OSError`, and `ValueError` where there is none."""
         assert self._address is not None  # noqa: S101 - the step before found it
         opened = await connected(*self._address)
-        context = ssl.create_default_context()
         with contextlib.ExitStack() as undo:
             undo.callback(opened.close)
             if self._proxy is not None:
                 await tunnel(opened, self._proxy, host=self._host, port=self._port)
             _, writer = await asyncio.open_connection(sock=opened, ssl=context, server_hostname=self._host)
             undo.pop_all()
-        certificate = writer.get_extra_info("peercert") or {}
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
-        return float(ssl.cert_time_to_seconds(certificate["notAfter"]))
+        return read_der(der or b"")
+
+
+def _troubled(check: str, trouble: Trouble) -> Finding:
+    return fail(check, trouble.what, trouble.mend)
 
 
 def _let_in(kind: str, refusals: list[str]) -> Finding:
@@ -235,37 +266,6 @@ def _let_in(kind: str, refusals: list[str]) -> Finding:
     )
 
 
-def _untrusted(error: ssl.SSLCertVerificationError, host: str) -> Finding:
-    match error.verify_code:
-        case code if code in (_OTHER_NAME, _OTHER_ADDRESS):
-            mend = "name the registry as its certificate does, or have one issued for this name"
-            return fail("TLS", f"the certificate is not for {host} ({error.verify_message})", mend)
-        case code if code == _EXPIRED:
-            mend = "have it renewed; and see that this machine's clock is right"
-            return fail("TLS", "the certificate has expired", mend)
-        case code if code == _NOT_YET:
-            mend = "see that this machine's clock is right"
-            return fail("TLS", "the certificate is not valid yet", mend)
-        case _:
-            mend = "install the authority that issued it on this machine, or name its file in SSL_CERT_FILE"
-            return fail("TLS", f"the certificate is not trusted ({error.verify_message})", mend)
-
-
-def _no_tls(error: OSError) -> Finding:
-    if isinstance(error, ProxyError):
-        return fail("TLS", str(error), "check `proxy` in the settings, and what it lets through")
-    return fail(
-        "TLS",
-        f"what listens there speaks no TLS ({_of_ssl(error)})",
-        "write ws:// in the registry's URL if it is not encrypted, or name the port that is",
-    )
-
-
-def _of_ssl(error: OSError) -> str:
-    reason = getattr(error, "reason", None)
-    return str(reason or error.strerror or error).replace("_", " ").lower()
-
-
 def _first_line(words: str) -> str:
     return words.partition("\n")[0].strip()
 
@@ -276,7 +276,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(address: str) -> bool:
-    return _is_address(address) and ip_address(address).is_loopback

@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode
 from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulation import parse
 from gpu_agent.runtime.folders import Folder
+from gpu_agent.runtime.pins import parse as parse_pin
 from gpu_agent.wire.fields import MAX_LABELS, Name
 
 NODE_PATH = "/ws/node"
@@ -33,7 +34,7 @@ def registry_url_of(value: str) -> str:
     if parts.scheme not in ("ws", "wss"):
         raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
     if not parts.hostname:
-        raise ValueError("it names no host; write ws://HOST:8080/ws/node")
+        raise ValueError("it names no host; write wss://HOST:8080/ws/node")
     if parts.username or parts.password or "token=" in parts.query:
         raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
     if parts.fragment:
@@ -94,8 +95,16 @@ def file_of_token(path: Path) -> Path:
     return path
 
 
+def _pins(value: object) -> object:
+    """Accept one pin, or several between semicolons, as curl does, where a list of them is meant."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(";") if part.strip())
+
+
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
+Pins = Annotated[tuple[Annotated[str, AfterValidator(parse_pin)], ...], BeforeValidator(_pins), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 """Labels are compared and printed: nothing that steers a terminal."""
 Labels = Annotated[

@@ -7,9 +7,9 @@ Reads files and environment once and changes nothing. What is wrong comes back a
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -23,6 +23,7 @@ from gpu_agent.node.setting_values import (
     Folders,
     Labels,
     Names,
+    Pins,
     Span,
     file_of_token,
     registry_url_of,
@@ -30,6 +31,7 @@ from gpu_agent.node.setting_values import (
     vouching,
 )
 from gpu_agent.node.socket_settings import Group, place_by_systemd
+from gpu_agent.node.tls import Security
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.declared import Declaration
@@ -37,6 +39,7 @@ from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.layers import name_of, problem_of, read
 from gpu_agent.runtime.origins import NESTED
+from gpu_agent.runtime.tls_contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.fields import Name, Text
 from gpu_agent.wire.inventory import ModelStatus
@@ -80,6 +83,16 @@ class AgentSettings(BaseSettings):
     """The join token itself, for an environment that keeps secrets; a file goes before it."""
     proxy: ProxySetting = None
     """An HTTP proxy on the way to the registry; None goes straight, whatever the environment says."""
+    tls_ca_file: Folder | None = None
+    """Authorities that vouch for the registry; None takes the system's, or `tls_pin` alone."""
+    tls_pin: Pins = ()
+    """The registry has one of these keys."""
+    tls_cert_file: Folder | None = None
+    """The agent's own certificate, for a registry that asks for one."""
+    tls_key_file: Folder | None = None
+    """Its key; None looks for it in the certificate's file."""
+    insecure_plaintext: bool = False
+    """Danger: let tokens travel to other machines readable for who listens on the way."""
     state_dir: Folder | None = None
     """Where the identity is kept; None takes the platform's place."""
     socket: Folder | None = None
@@ -127,6 +140,28 @@ class AgentSettings(BaseSettings):
     """Which collectors join NVML; None takes all that are installed."""
     sys_dir: Folder = Path("/sys")
     """Where collectors find sysfs: a container may have the machine's in another place."""
+
+    @model_validator(mode="after")
+    def _agree_on_tls(self) -> Self:
+        if self.tls_key_file is not None and self.tls_cert_file is None:
+            raise ValueError("tls_key_file is named and tls_cert_file is not: name the certificate too")
+        told = [name for name in ("tls_ca_file", "tls_pin", "tls_cert_file") if getattr(self, name)]
+        if told and not self.registry_url.startswith("wss://"):
+            raise ValueError(
+                f"{told[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
+                "there, or leave the settings for TLS out"
+            )
+        return self
+
+    @property
+    def security(self) -> Security:
+        """How the registry is known, and what this node proves itself with besides its token."""
+        return Security(
+            ca_file=self.tls_ca_file,
+            pins=frozenset(self.tls_pin),
+            own=None if self.tls_cert_file is None else OwnCertificate(self.tls_cert_file, self.tls_key_file),
+            insecure_plaintext=self.insecure_plaintext,
+        )
 
     @property
     def owner(self) -> Owner:
@@ -178,7 +213,7 @@ def _handed_by_systemd() -> Path | None:
 def _sentence(error: ErrorDetails) -> str | None:
     name, problem = name_of(error), problem_of(error)
     if name == "registry_url" and error["type"] == "missing":
-        return f"no registry is named; add --registry ws://HOST:{DEFAULT_PORT}{NODE_PATH}"
+        return f"no registry is named; add --registry wss://HOST:{DEFAULT_PORT}{NODE_PATH}"
     if name in ("join_token", "join_token_file", "proxy") or problem.startswith(NO_CREDENTIALS):
         return f"{name}: {problem}"  # whatever it is, it may be the secret
     return None

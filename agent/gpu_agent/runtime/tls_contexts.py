@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from gpu_agent.runtime.pins import hold_to
+
 _ANYBODY = 0o007
 """Not the group: a service manager, or Debian's `ssl-cert`, grants a key by one."""
 _ENCRYPTED = "the key is encrypted"
@@ -37,11 +39,21 @@ class OwnCertificate:
         return (self.cert_file,) if self.key_file is None else (self.cert_file, self.key_file)
 
 
-def for_client(*, ca_file: Path | None, own: OwnCertificate | None) -> ssl.SSLContext:
-    """Trust who is vouched for by the file's authorities, else by the system's; raises `TlsFileError`."""
+def for_client(
+    *, ca_file: Path | None, own: OwnCertificate | None, pins: frozenset[str] = frozenset()
+) -> ssl.SSLContext:
+    """Trust who is vouched for by the file's authorities, else by the system's; raises `TlsFileError`.
+
+    With pins the peer must have one of these keys; where no file is named besides, nothing else is asked
+    of it: a pin stands for authority, name and dates.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the chain and the name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is None:
+    if pins:
+        hold_to(context, pins)
+    if pins and ca_file is None:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
         _trust(context, ca_file)

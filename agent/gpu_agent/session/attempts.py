@@ -54,9 +54,11 @@ class Attempts:
         return True
 
     def explain(self, failure: ConnectFailed) -> tuple[str, bool]:
-        """Say why no connection came of it, and whether a credential is to blame."""
+        """Say why no connection came of it, and whether a person must act before one can."""
         credential_refused = _CREDENTIAL_REFUSED.get((failure.http_status or 0, self.credential))
-        return (clipped(failure.detail), False) if credential_refused is None else (credential_refused, True)
+        if credential_refused is not None:
+            return credential_refused, True
+        return clipped(failure.detail), failure.lasting
 
     def connected(self) -> None:
         """Take note of an open socket: nothing is proven by it yet."""

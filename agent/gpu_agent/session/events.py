@@ -44,6 +44,8 @@ class ConnectFailed:
     detail: str
     http_status: int | None = None
     retry_after_seconds: float | None = None
+    lasting: bool = False
+    """True where only a person can mend it: there is no haste."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,8 +217,8 @@ class SessionMachine:
         if self._attempts.fall_back_to_join_token(event):
             note = Note("node_credential_refused", {"next": "the join token"}, problem=True)
             return [note, *self._connect(now, "the node token was refused")]
-        why, credential_refused = self._attempts.explain(event)
-        then = Then.RETRY_AT_CEILING if credential_refused else Then.RETRY
+        why, lasting = self._attempts.explain(event)
+        then = Then.RETRY_AT_CEILING if lasting else Then.RETRY
         return self._after(Ending(then, why, event.retry_after_seconds), now)
 
     def _heard(self, event: MessageReceived, now: float) -> list[Action]:

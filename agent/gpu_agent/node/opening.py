@@ -1,0 +1,163 @@
+"""A WebSocket to the registry from the first packet to the end of its handshake, or why there is none.
+
+Everything that waits has a deadline. A token goes out only where it may: see `tls`. It follows no redirect
+to another place, uses no proxy but the one that it is given, and says nothing of the protocol.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+from websockets.http11 import Response
+
+from gpu_agent.node.proxy import Proxy, reach_by
+from gpu_agent.node.retry_after import retry_after_seconds
+from gpu_agent.node.tls import (
+    DEFAULT,
+    TERMS,
+    ClearTextError,
+    Security,
+    context_for,
+    in_the_clear,
+    refuse_clear_text,
+    wants_tls,
+)
+from gpu_agent.runtime.tls_contexts import TlsFileError
+from gpu_agent.runtime.tls_troubles import Trouble, trouble_of
+from gpu_agent.session.events import ConnectFailed
+from gpu_agent.version import __version__
+from gpu_agent.wire.codec import MAX_FRAME_BYTES
+
+OPEN_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+
+_NO_WEBSOCKET = (OSError, WebSocketException, ValueError, LookupError, TlsFileError, ClearTextError)
+"""What an attempt fails with. websockets lets `ValueError` through for a redirect elsewhere, and
+`LookupError` for a header that it wants once and finds twice."""
+_OPERATORS_REFUSALS = "application/problem+json"
+"""The type in which a registry refuses on its operators' port, and nowhere else."""
+_MOST_WORDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no WebSocket."""
+
+    failure: ConnectFailed
+    date: str | None = None
+    """The answer's `Date` header."""
+    words: str = ""
+    """What the answer said of itself."""
+    trouble: Trouble | None = None
+    """What to mend, where it is of TLS or of what may be sent in the clear."""
+
+
+async def opened(
+    url: str, token: str | None, *, proxy: Proxy | None = None, security: Security = DEFAULT
+) -> ClientConnection | Refusal:
+    """Open one; `token` goes into the handshake's Authorization header, and nowhere else."""
+    try:
+        async with asyncio.timeout(OPEN_SECONDS):
+            return await _opened(url, token, proxy=proxy, security=security)
+    except _NO_WEBSOCKET as error:
+        if isinstance(error, InvalidStatus):
+            return _refused(error.response, url)
+        trouble = _trouble(error, url)
+        if trouble is None:
+            return Refusal(_failure(error))
+        lasting = isinstance(error, TlsFileError | ClearTextError)
+        return Refusal(ConnectFailed(str(trouble), lasting=lasting), trouble=trouble)
+
+
+class _Connection(ClientConnection):
+    """One whose end in the middle of a handshake is told as TLS's own refusal, where it is one."""
+
+    _refusal: ssl.SSLError | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Keep what TLS says: a peer that wants a certificate of ours says so after its handshake."""
+        self._refusal = exc if isinstance(exc, ssl.SSLError) else None
+        super().connection_lost(exc)
+
+    async def handshake(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - the library's own
+        """Raise what `_NO_WEBSOCKET` names."""
+        try:
+            await super().handshake(*given, **named)
+        except InvalidMessage:
+            if self._refusal is not None:
+                raise self._refusal from None
+            raise
+
+
+async def _opened(
+    url: str, token: str | None, *, proxy: Proxy | None, security: Security
+) -> ClientConnection:
+    """Raises what `_NO_WEBSOCKET` names."""
+    parts = urlsplit(url)
+    context = await context_for(url, security)
+    way = await reach_by(proxy, parts.hostname or "", parts.port or (80 if context is None else 443))
+    with contextlib.ExitStack() as undo:
+        undo.callback(way.close)
+        if token is not None and in_the_clear(url, way.getpeername(), proxy):
+            refuse_clear_text(url, security)
+        connection = await connect(
+            url,
+            sock=way,
+            ssl=context,
+            create_connection=_Connection,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            user_agent_header=f"gpu-agent/{__version__}",
+            proxy=None,  # the way is open already
+            compression=None,
+            open_timeout=None,
+            ping_interval=None,
+            close_timeout=CLOSE_SECONDS,
+            max_size=MAX_FRAME_BYTES,
+            max_queue=1,
+        )
+        undo.pop_all()
+    return connection
+
+
+def _trouble(error: Exception, url: str) -> Trouble | None:
+    """What keeps a way from being safe, if that is what is wrong."""
+    if isinstance(error, TlsFileError | ClearTextError):
+        return Trouble.of(str(error))
+    parts = urlsplit(url)
+    of_tls = (ssl.SSLError, ConnectionResetError) if parts.scheme == "wss" else ssl.SSLError
+    if isinstance(error, of_tls):
+        return trouble_of(error, parts.hostname or "", TERMS)
+    return None
+
+
+def _failure(error: Exception) -> ConnectFailed:
+    if isinstance(error, TimeoutError):
+        return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
+    if isinstance(error, OSError):
+        return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
+    return ConnectFailed(f"what answers there is no registry: {error}")
+
+
+def _refused(response: Response, url: str) -> Refusal:
+    """What an HTTP status says."""
+    words = (response.body or b"")[:_MOST_WORDS].decode("utf-8", "replace").strip()
+    date = next(iter(response.headers.get_all("Date")), None)
+    return Refusal(_of_status(response, url), date, words)
+
+
+def _of_status(response: Response, url: str) -> ConnectFailed:
+    if response.headers.get("Content-Type", "").startswith(_OPERATORS_REFUSALS):
+        return ConnectFailed("operators are served there, not nodes: name the registry's port for nodes")
+    status = response.status_code
+    if wants_tls(url, status, response.body):
+        return ConnectFailed("that port is encrypted: write wss:// in the registry's URL")
+    again = retry_after_seconds(response.headers.get_all("Retry-After"), now=time.time())
+    return ConnectFailed(
+        f"the registry answered HTTP {status}", http_status=status, retry_after_seconds=again
+    )

@@ -1,0 +1,82 @@
+import ssl
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.runtime.pins import PinError
+from gpu_agent.runtime.tls_contexts import for_client, for_server
+from gpu_agent.runtime.tls_troubles import Terms, Trouble, trouble_of
+from tests.authority import Authority, self_signed
+from tests.handshakes import shake_hands
+
+TERMS = Terms(authority="--ca-file", pin="--pin", own="--cert-file", plain="http://")
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+def told(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
+    with pytest.raises(ssl.SSLError) as refused:
+        shake_hands(client, server)
+    return str(trouble_of(refused.value, "localhost", TERMS))
+
+
+def test_a_certificate_that_is_wrong_says_how_and_what_to_do(authority: Authority, tmp_path: Path) -> None:
+    client = for_client(ca_file=authority.file, own=None)
+    stranger = Authority(tmp_path / "another")
+    for own, words in (
+        (authority.issue(to_days=-0.5), "has expired: have it renewed"),
+        (authority.issue(from_days=1), "not valid yet: see that this machine's clock"),
+        (authority.issue("elsewhere.example"), "is not for localhost"),
+        (
+            self_signed(tmp_path),
+            "signed by itself alone: name that certificate in --ca-file, or its key's pin",
+        ),
+        (stranger.issue(), "an authority unknown here issued it: name that authority's certificate in --ca"),
+    ):
+        assert words in told(client, for_server(own))
+
+
+def test_another_key_than_the_pinned_is_told_with_its_pin() -> None:
+    said = str(trouble_of(PinError("sha256//x"), "localhost", TERMS))
+    assert "has the pin sha256//x, which is none of --pin" in said
+
+
+def test_where_no_pin_can_be_named_none_is_asked_for(authority: Authority, tmp_path: Path) -> None:
+    with pytest.raises(ssl.SSLError) as refused:
+        shake_hands(for_client(ca_file=authority.file, own=None), for_server(self_signed(tmp_path)))
+    terms = Terms(authority="--ca-file", pin=None, own="--cert-file", plain="http://")
+    assert "pin" not in str(trouble_of(refused.value, "localhost", terms))
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("WRONG_VERSION_NUMBER", "speaks no TLS: name the port that is encrypted, or write http://"),
+        ("RECORD_LAYER_FAILURE", "speaks no TLS"),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "only TLS older than 1.2"),
+        ("UNSUPPORTED_PROTOCOL", "only TLS older than 1.2"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "asks for a certificate of this side's own"),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "asks for a certificate of this side's own"),
+        ("TLSV1_ALERT_UNKNOWN_CA", "does not accept this side's certificate"),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "does not accept this side's certificate"),
+        ("SOMETHING_ELSE", r"no encrypted connection to localhost comes about (something else)"),
+    ],
+)
+def test_what_the_peer_does_is_told_in_words(reason: str, words: str) -> None:
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    assert words in str(trouble_of(error, "localhost", TERMS))
+
+
+def test_a_connection_that_ends_in_a_handshake_is_told_so() -> None:
+    said = trouble_of(ConnectionResetError(), "localhost", TERMS)
+    assert said.what == "no encrypted connection to localhost comes about (it hung up)"
+
+
+def test_a_sentence_of_ours_is_parted_from_its_next_step() -> None:
+    assert Trouble.of("a.pem at ws://x: cannot be read: check it") == Trouble(
+        "a.pem at ws://x: cannot be read", "check it"
+    )
