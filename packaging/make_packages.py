@@ -1,6 +1,6 @@
 """Build the .deb and the .rpm of both halves from this checkout: `make packages` runs it.
 
-    python packaging/make_packages.py [--arch amd64|arm64] [--release VERSION] DIST
+    python packaging/make_packages.py [--arch amd64|arm64] [--release VERSION] [--work FOLDER] DIST
 
 It lays out each package's files as they shall lie on a machine, then has nfpm pack them. The same checkout
 gives the same bytes (SOURCE_DATE_EPOCH, else the time of the last commit). It needs the network, for wheels
@@ -29,10 +29,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
     parser.add_argument("--release", help="call it this version instead of the one in version.py")
+    parser.add_argument("--work", type=Path, help="the folder that takes what is made on the way")
     parser.add_argument("dist", type=Path, help="the folder that takes the packages")
     asked = parser.parse_args()
     version = asked.release or stated_version(ROOT)
-    work = ROOT / ".cache" / "packages" / asked.arch
+    work = (asked.work or ROOT / ".cache" / "packages").resolve() / asked.arch
     plan = layout.Plan(root=ROOT, work=work, arch=asked.arch, version=version, at_seconds=epoch_seconds(ROOT))
     layout.prepare(plan)
     asked.dist.mkdir(parents=True, exist_ok=True)

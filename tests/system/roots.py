@@ -65,15 +65,15 @@ def debian(suite: str) -> Path:
     recipe = hashlib.sha256(" ".join((MIRROR, *_PACKAGES)).encode()).hexdigest()[:8]
     root = CACHE / f"{suite}-{recipe}"
     CACHE.mkdir(parents=True, exist_ok=True)
-    with _alone(CACHE / f"{suite}.lock"):
+    with alone(CACHE / f"{suite}.lock"):
         if not root.exists():
             _make(suite, root)
     return root
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process makes that root."""
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process makes what `lock` stands for."""
     with lock.open("w", encoding="ascii") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
