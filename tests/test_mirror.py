@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "agent" / "gpu_agent"
 TESTS = ROOT / "tests"
-OUTSIDE_THE_MIRROR = {"e2e", "simulation", "system", "gpu", "scenarios", "golden", "nvml_fake"}
+OUTSIDE_THE_MIRROR = {"e2e", "simulation", "system", "packaging", "gpu", "scenarios", "golden", "nvml_fake"}
 
 MODULES = sorted(
     path.relative_to(SOURCE)

@@ -48,7 +48,7 @@ def built(version: str = CURRENT) -> Path:
     return folder
 
 
-def make(version: str, folder: Path, *, work: Path = CACHE / "packages.work") -> None:
+def make(version: str, folder: Path, *, work: Path = CACHE / "packages.work", umask: int = 0o022) -> None:
     """Run `make packages` once more, whatever there is already; `work` takes what is made on the way."""
     told = {"ARCH": ARCH, "RELEASE": version, "DIST": str(folder), "WORK": str(work), "VENV": sys.prefix}
     # pytest may itself run under make, whose own words must not reach this one.
@@ -60,6 +60,7 @@ def make(version: str, folder: Path, *, work: Path = CACHE / "packages.work") ->
         check=False,
         capture_output=True,
         text=True,
+        umask=umask,
         timeout=_LONGEST_SECONDS,
     )
     assert done.returncode == 0, f"make packages ended with {done.returncode}:\n{done.stdout}{done.stderr}"
