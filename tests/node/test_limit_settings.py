@@ -1,4 +1,7 @@
+import sys
+import zoneinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
@@ -54,3 +57,16 @@ def test_an_unknown_key_of_the_table_names_its_nearest(tmp_path: Path) -> None:
 def test_a_time_zone_that_the_machine_does_not_know_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="write it like Europe/Berlin"):
         OwnersLimits(time_zone=name)
+
+
+def test_a_machine_without_time_zones_is_told_apart_from_a_wrong_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath([tmp_path])
+    ZoneInfo.clear_cache()
+    try:
+        with pytest.raises(ValidationError, match=r"this machine has no time zones; install .* tzdata"):
+            OwnersLimits(time_zone="Europe/Berlin")
+    finally:
+        zoneinfo.reset_tzpath()

@@ -57,6 +57,9 @@ def test_a_proxy_is_read_and_shows_no_password(written: str, shown: str, authori
         ("http://me:s3cret@proxy:70000", "proxy: "),
         ("http://me:s3cret@proxy:1/path", "nothing else"),
         ("http://s3cret@proxy:1", "a user without a password"),
+        ("http://me:s3cret", "no URL with a host and a port"),
+        ("http://me:s3cret\u2100@proxy:1", "no URL with a host and a port"),
+        ("http://me:[s3cret]@proxy:1", "no URL with a host and a port"),
     ],
 )
 def test_what_is_no_proxy_is_refused_without_being_repeated(written: str, said: str) -> None:

@@ -56,6 +56,8 @@ def test_a_schedule_is_minutes_of_the_week() -> None:
         ("", "is no part of a week: write it like mon-fri 18:00-08:00"),
         ("mon fri 18:00-08:00", "is no part of a week"),
         ("mon-fry", "'fry' is no day; there are mon, tue"),
+        ("mon-", "'' is no day"),
+        ("\uff11\uff18:00-20:00", "are no hours"),
         ("mon 18-20", "is no part of a week"),
         ("mon 18:00", "'18:00' are no hours"),
         ("mon 24:00-25:00", "from 0:00 to 24:00"),

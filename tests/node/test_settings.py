@@ -135,6 +135,14 @@ def test_a_credential_of_the_unit_is_taken_where_nothing_else_is_stated(
     assert _load(tmp_path, join_token="gpuj_y").join_token_file is None
 
 
+def test_a_credential_that_cannot_be_looked_at_is_left_to_whoever_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("c" * 300)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert _load(tmp_path).join_token_file in {folder / "join-token", None}
+
+
 def test_declared_models_and_features_reach_the_probe(tmp_path: Path) -> None:
     text = """
     advanced_features = ["kv_cache"]

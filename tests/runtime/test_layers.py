@@ -64,6 +64,7 @@ def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> 
         (b"number = ", "not valid TOML"),
         (b"\xff\xfe\x00a", "UTF-8"),
         (b"x = " + b"[" * 5000, "not valid TOML"),
+        (b"number = " + b"9" * 5000, "not valid TOML.*digits"),
         (b'\nnumber = "many"', r"default\.toml:2: number: .* unable to parse .*, got 'many'"),
         (b"gap = -1", r"default\.toml:1: mind the gap"),
         (b"unheard_of = 1", r"default\.toml:1: 'unheard_of' is no setting; there are: number, names, "),
@@ -78,7 +79,7 @@ def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> 
         (b"[table]\nlimit = 1\nfree = -1", r"default\.toml:3: table\.free: .*, got -1"),
     ],
     ids=[
-        *("torn", "not UTF-8", "too deep", "wrong", "own words", "unknown", "misspelt"),
+        *("torn", "not UTF-8", "too deep", "too many digits", "wrong", "own words", "unknown", "misspelt"),
         *("in a table", "in one of tables", "in no table", "in a table too deep", "wrong in a table"),
     ],
 )
@@ -86,6 +87,11 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, content: bytes, said:
     (tmp_path / "default.toml").write_bytes(content)
     with pytest.raises(SettingsError, match=said):
         load(tmp_path)
+
+
+def test_a_named_file_that_cannot_even_be_looked_at_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"File name too long|there is no file"):
+        load(tmp_path, config=tmp_path / ("m" * 300))
 
 
 def test_a_variable_that_should_hold_json_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,16 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("this machine knows no such time zone; write it like Europe/Berlin") from None
+        raise ValueError(_unknown_zone()) from None
     return name
+
+
+def _unknown_zone() -> str:
+    try:
+        ZoneInfo("UTC")
+    except ZoneInfoNotFoundError:  # as in many slim images
+        return "this machine has no time zones; install its package tzdata, or `pip install tzdata`"
+    return "this machine knows no such time zone; write it like Europe/Berlin"
 
 
 class OwnersLimits(BaseModel):

@@ -11,7 +11,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from typing import Annotated, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
@@ -46,17 +46,17 @@ class Proxy:
     @classmethod
     def parse(cls, written: str) -> Self:
         """Read `http://HOST:PORT`, perhaps with `USER:PASSWORD@`; raises `ValueError` without the value."""
-        parts = urlsplit(written)
+        parts, port = _split(written)
         if parts.scheme != "http":
             raise ValueError(f"only an HTTP proxy is known, which opens a way by CONNECT: {_EXAMPLE}")
         if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(f"it names a host and a port and nothing else: {_EXAMPLE}")
-        if not parts.port:  # raises ValueError for what is no port
+        if not port:
             raise ValueError(f"it names no port: {_EXAMPLE}")
         if (parts.username is None) is not (parts.password is None):
             raise ValueError("a user without a password opens nothing: write http://USER:PASSWORD@HOST:PORT")
         user, password = (None if one is None else unquote(one) for one in (parts.username, parts.password))
-        return cls(parts.hostname, parts.port, user, password)
+        return cls(parts.hostname, port, user, password)
 
     def __str__(self) -> str:
         """Write it without its password."""
@@ -69,6 +69,16 @@ class Proxy:
         if self.user is None:
             return None
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+def _split(written: str) -> tuple[SplitResult, int | None]:
+    """Take a URL apart; the library's own words for its faults may hold the password."""
+    try:
+        parts = urlsplit(written)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"it is no URL with a host and a port: {_EXAMPLE}") from None
+    return parts, port
 
 
 def _read(value: object) -> object:

@@ -12,7 +12,7 @@ from datetime import datetime
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY, _HOUR = 24 * 60, 60
 _WEEK = len(DAYS) * _DAY
-_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})")
+_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})", re.ASCII)
 _EXAMPLE = "write it like mon-fri 18:00-08:00, sat-sun or 22:00-06:00"
 
 
@@ -64,8 +64,8 @@ def _windows(entry: str) -> Iterator[Window]:
 def _days(written: str, entry: str) -> list[int]:
     found: list[int] = []
     for part in written.split(","):
-        first, _, last = part.partition("-")
-        begin, end = _day(first, entry), _day(last or first, entry)
+        first, dash, last = part.partition("-")
+        begin, end = _day(first, entry), _day(last if dash else first, entry)
         found += [(begin + ahead) % len(DAYS) for ahead in range((end - begin) % len(DAYS) + 1)]
     return found
 

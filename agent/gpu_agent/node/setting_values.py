@@ -29,14 +29,14 @@ NO_CREDENTIALS = "no credentials go into a URL"
 
 def registry_url_of(value: str) -> str:
     """Check where the registry is; the path may be left out."""
+    if "@" in value or "token=" in value.lower():  # first: no other fault may show it
+        raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
     corrected = _corrected(value)
     parts = urlsplit(value)
     if parts.scheme not in ("ws", "wss"):
         raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
     if not parts.hostname:
         raise ValueError("it names no host; write wss://HOST:8080/ws/node")
-    if parts.username or parts.password or "token=" in parts.query:
-        raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
     if parts.fragment:
         raise ValueError(f"a registry's URL has no fragment (#…); write {value.partition('#')[0]}")
     _ = parts.port  # raises ValueError for what is no port

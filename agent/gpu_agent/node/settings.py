@@ -207,7 +207,10 @@ def _handed_by_systemd() -> Path | None:
     if not folder:
         return None
     path = Path(folder) / _CREDENTIAL
-    return path if path.is_file() and path.read_bytes().strip() else None
+    try:
+        return path if path.is_file() and path.read_bytes().strip() else None
+    except OSError:  # whoever opens it for its token says why it cannot
+        return path
 
 
 def _sentence(error: ErrorDetails) -> str | None:

@@ -6,7 +6,6 @@ by whoever owns the settings. Reads once and changes nothing.
 """
 
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -45,13 +44,11 @@ def read(
     `sentence` has the owner's own words for a fault, or None for the usual ones.
     """
     path = default if config is None else config
-    if config is not None and not config.is_file():
-        raise SettingsError(f"there is no file {config}; name an existing one with --config")
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     try:
+        if config is not None and not config.is_file():
+            raise SettingsError(f"there is no file {config}; name an existing one with --config")
         return _layered(kind, path)(**given)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     except UnreadableError as error:  # a variable that should hold JSON
@@ -63,6 +60,8 @@ def read(
             for one in error.errors(include_url=False)
         )
         raise SettingsError("\n".join(faults)) from None
+    except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
+        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
 
 
 def problem_of(error: ErrorDetails) -> str:

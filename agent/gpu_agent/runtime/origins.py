@@ -131,5 +131,5 @@ def _text_of(file: Path) -> str:
 def _tables_of(text: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of a number with too many digits
         return {}
