@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli import doctor_schema, probe_schema
+from gpu_agent.cli import doctor_schema, probe_schema, status_schema, why_schema
 from gpu_agent.node import reloading
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
@@ -221,7 +221,7 @@ def test_every_limit_is_told_with_its_value() -> None:
         assert told.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
 
 
-@pytest.mark.parametrize("document", [probe_schema, doctor_schema])
+@pytest.mark.parametrize("document", [probe_schema, doctor_schema, status_schema, why_schema])
 def test_the_published_schema_of_a_document_is_the_programs(document: ModuleType) -> None:
     published = json.loads((DOCS / "schema" / f"{document.NAME}.json").read_text(encoding="utf-8"))
     assert published == document.schema(), "run `make schema` and review the difference"

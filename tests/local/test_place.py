@@ -9,6 +9,8 @@ import pytest
 from gpu_agent.local import place
 from gpu_agent.local.place import LONGEST_ADDRESS_BYTES, address_of, socket_path
 from gpu_agent.node.identity import default_state_dir
+from tests.node.an_agent import reachable_folder
+from tests.node.another_user import needs_root, said, started
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +77,17 @@ def test_a_worker_pays_for_the_standard_library_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@needs_root
+def test_a_place_that_is_closed_to_the_asker_is_the_place_all_the_same() -> None:
+    asks = (
+        "import sys\nfrom pathlib import Path\nfrom gpu_agent.local import conversation, faults, place\n"
+        "place._CONFIGURATION, place._UNIT_PLACE = Path('/nowhere'), Path(sys.argv[1])\n"
+        "try:\n    conversation.ask('status')\nexcept faults.NoAgentError as error:\n    print(error)"
+    )
+    with reachable_folder() as folder:
+        (folder / "run").mkdir(mode=0o750)
+        place_of_unit = folder / "run" / "agent.sock"
+        told = said(started(asks, str(place_of_unit), also_load="gpu_agent.local"))
+    assert told.startswith(f"this user may not talk to the agent at {place_of_unit}: its group is let in")

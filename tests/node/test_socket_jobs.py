@@ -100,3 +100,12 @@ def test_a_process_of_somebody_else_or_none_is_refused(tmp_path: Path) -> None:
     stranger = Peer(os.getuid() + 12345, frozenset({800}), None)
     assert code(named(os.getpid(), stranger, HOUSE)) == "forbidden"
     assert code(named(os.getpid(), ROOT, HOUSE, root=tmp_path)) == "unknown_process"
+
+
+def test_the_numbers_of_another_container_name_nobody_here() -> None:
+    here = Peer(0, frozenset(), os.getpid())
+    assert isinstance(named(os.getpid(), here, HOUSE, own_pid=os.getpid()), Worker)
+    elsewhere = named(os.getpid(), here, HOUSE, own_pid=os.getpid() + 1)
+    assert isinstance(elsewhere, Refusal)
+    assert (elsewhere.code, "job run" in elsewhere.message) == ("unknown_process", True)
+    assert code(named(os.getpid(), ROOT, HOUSE, own_pid=1)) == "unknown_process"

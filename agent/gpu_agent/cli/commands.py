@@ -142,7 +142,7 @@ ROOT = Group(
         },
         "to try it, and to build on it": {
             "demo": Command("demo", "a registry and three agents on this machine, until Ctrl-C"),
-            "schema": Command("schema", "print the JSON Schemas of the node protocol and of the probe"),
+            "schema": Command("schema", "print the JSON Schemas of the protocol and of what commands print"),
         },
     },
 )

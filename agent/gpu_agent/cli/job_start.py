@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     pid = os.getppid() if arguments.pid is None else arguments.pid
-    answer = asked(arguments, "job_start", shape=JOBS, job_id=arguments.job_id, pid=pid)
+    answer = asked(arguments, "job_start", shape=JOBS, job_id=arguments.job_id, pid=pid, own_pid=os.getpid())
     if arguments.json:
         print_json(answer)
     else:

@@ -1,4 +1,4 @@
-"""`gpu-agent schema`: print the JSON Schemas of the protocol and of the probe, or write them to a folder."""
+"""`gpu-agent schema`: print the JSON Schemas of messages and of documents, or write them to a folder."""
 
 import argparse
 import json
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.cli import doctor_schema, probe_schema
+from gpu_agent.cli import doctor_schema, probe_schema, status_schema, why_schema
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
 from gpu_agent.wire import schema as messages
 
-_DOCUMENTS = {probe_schema.NAME: probe_schema.schema, doctor_schema.NAME: doctor_schema.schema}
+_PRINTED = (probe_schema, doctor_schema, status_schema, why_schema)
+_DOCUMENTS = {module.NAME: module.schema for module in _PRINTED}
 NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
 """What a schema exists for: the protocol's messages, then what commands print with `--json`."""
 
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         "Print the JSON Schema (draft 2020-12) of one message, of all that one side may say, or of what "
-        "`probe --json` or `doctor --json` prints. "
+        "`probe`, `doctor`, `status` or `why` prints with `--json`. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},

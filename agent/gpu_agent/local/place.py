@@ -32,7 +32,7 @@ def socket_path(environ: Mapping[str, str] | None = None) -> Path:
     configured = _configured(_CONFIGURATION)
     if "socket" in configured:
         return Path(configured["socket"]).expanduser()
-    if _UNIT_PLACE.exists():
+    if _seen(_UNIT_PLACE):
         return _UNIT_PLACE
     state_dir = configured.get("state_dir")
     return (_state_dir(given) if state_dir is None else Path(state_dir).expanduser()) / SOCKET_NAME
@@ -49,6 +49,17 @@ def address_of(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+def _seen(path: Path) -> bool:
+    """Whether something is there; a folder that is closed to us hides an agent that is not ours."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _configured(file: Path) -> dict[str, str]:

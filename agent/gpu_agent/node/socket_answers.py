@@ -129,7 +129,7 @@ class Answers:
         holder: Worker | Refusal = worker
         held_by = "connection"
         if question.pid is not None:
-            holder, held_by = named(question.pid, peer, self._house), "process"
+            holder, held_by = named(question.pid, peer, self._house, own_pid=question.own_pid), "process"
         if isinstance(holder, Refusal):
             return holder
         return self.jobs.start(question.job_id, holder, peer, held_by=held_by, now=self._wall())

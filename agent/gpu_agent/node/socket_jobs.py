@@ -105,8 +105,19 @@ def connected(number: int, peer: Peer, root: Path = Path("/")) -> Worker:
     return Worker(f"connection-{number}", found.pid, found.started)
 
 
-def named(pid: int, peer: Peer, house: House, *, root: Path = Path("/")) -> Worker | Refusal:
-    """The worker that is a process by its number, which must be one of the asker's own. Reads `/proc`."""
+def named(
+    pid: int, peer: Peer, house: House, *, own_pid: int | None = None, root: Path = Path("/")
+) -> Worker | Refusal:
+    """The worker that is a process by its number, which must be one of the asker's own. Reads `/proc`.
+
+    Where the asker tells `own_pid`, and the kernel another number of his, his numbers are not ours.
+    """
+    if own_pid not in (None, peer.pid):
+        return Refusal(
+            "unknown_process",
+            f"{pid} is a number of another container's, where the agent counts otherwise: "
+            "use `gpu-agent job run`, which needs no number",
+        )
     found, owner = process(pid, root), _owner(pid, root)
     if found is None or owner is None:
         return Refusal(

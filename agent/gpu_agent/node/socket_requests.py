@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from gpu_agent.local.conversation import PROTOCOL
 from gpu_agent.wire.fields import Text
 
+Pid = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LONGEST_DRAIN_SECONDS = 10 * 365 * 86400.0
 
 
@@ -57,7 +58,9 @@ class JobStart(_Question):
 
     ask: Literal["job_start"]
     job_id: str
-    pid: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    pid: Pid | None = None
+    own_pid: Pid | None = None
+    """The asker's own number, by which it shows whether it counts processes as the agent does."""
 
 
 class JobFinish(_Question):
