@@ -13,6 +13,7 @@ from gpu_agent.cli.app import main
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.daemon import End
+from gpu_agent.runtime.supervision import LOOK_SECONDS
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 
@@ -20,6 +21,7 @@ SYSTEMD = Path(__file__).parent.parent / "systemd"
 UNITS = ("gpu-agent.service", "gpu-registry.service")
 LONGEST_STOP_SECONDS = 5
 MOST_EXPOSED = 3.0
+WATCHDOG_LOOKS = 4
 SEVERAL = ("DeviceAllow", "SystemCallFilter")
 """What stands more than once in a unit, and adds up."""
 
@@ -60,6 +62,14 @@ def test_a_unit_has_the_time_to_stop_that_its_program_takes(unit: str) -> None:
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_unit_comes_back_after_a_fault(unit: str) -> None:
     assert entries(unit)["Restart"] == "on-failure"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_waits_until_its_program_says_that_it_is_ready_lives_and_reloads(unit: str) -> None:
+    settings = entries(unit)
+    assert settings["Type"] == "notify"
+    assert int(settings["WatchdogSec"]) >= WATCHDOG_LOOKS * LOOK_SECONDS
+    assert settings["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -94,16 +94,6 @@ async def test_what_goes_on_again_feeds_again(tmp_path: Path, caplog: pytest.Log
     assert caplog.messages == ["agent_stands_still", "agent_gets_on_again"]
 
 
-async def test_a_loop_that_stands_feeds_nothing(tmp_path: Path) -> None:
-    async with _attended(tmp_path, _well) as manager:
-        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
-        fed = len(manager.heard_so_far())
-        deadline = asyncio.get_running_loop().time() + 0.1
-        while asyncio.get_running_loop().time() < deadline:
-            pass  # what never gives the loop back
-        assert len(manager.heard_so_far()) == fed
-
-
 @pytest.mark.parametrize(
     ("view", "line"),
     [

@@ -104,7 +104,7 @@ class Registry:
             lambda: 0.5,
             allow_simulated=allow_simulated,
             auth_off=auth_off,
-            debug=debug,
+            debug=lambda: debug,
         )
         self.auth_off = auth_off
         self.now = 1000.0

@@ -17,7 +17,7 @@ from gpu_agent.registry.verdicts import Verdicts
 def test_nobody_can_exchange_a_part_of_the_house() -> None:
     thresholds, roster = Thresholds(), Roster()
     dispatch = Dispatch(thresholds, lambda: 0.0)
-    claiming = Claiming(thresholds, dispatch, debug=False)
+    claiming = Claiming(thresholds, dispatch, debug=lambda: False)
     verdicts = Verdicts(thresholds, roster, dispatch=dispatch, claiming=claiming)
     house = House(
         thresholds=thresholds,

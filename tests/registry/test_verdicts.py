@@ -23,7 +23,7 @@ class Bench:
     def __init__(self) -> None:
         thresholds, self.roster = Thresholds(), Roster()
         dispatch = Dispatch(thresholds, lambda: 0.0)
-        claiming = Claiming(thresholds, dispatch, debug=False)
+        claiming = Claiming(thresholds, dispatch, debug=lambda: False)
         self.verdicts = Verdicts(thresholds, self.roster, dispatch=dispatch, claiming=claiming)
         self.record = NodeRecord(
             node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0

@@ -41,7 +41,7 @@ def test_it_logs_its_own_figures_as_often_as_it_is_told() -> None:
     assert 0 <= figures["loop_lag_p50_ms"] <= figures["loop_lag_p99_ms"] <= figures["loop_lag_ms"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answers(
     number: signal.Signals,
 ) -> None:
@@ -79,7 +79,7 @@ async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
         operator = f"127.0.0.1:{taken.getsockname()[1]}"
         places = {"store": "memory", "node_listen": "127.0.0.1:0", "operator_listen": operator}
         settings = load({"auth": "off", **places})
-        assert await serve(settings) == EXIT_FAILED
+        assert await serve(settings, lambda: settings) == EXIT_FAILED
     assert gc.isenabled()
 
 

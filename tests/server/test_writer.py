@@ -162,6 +162,20 @@ async def test_a_store_that_does_not_answer_is_given_nothing_more_until_it_does(
     await until(lambda: heard.writer.problem is None, what="a store that works again")
 
 
+async def test_it_tells_since_when_its_thread_is_at_one_thing_and_nothing_while_it_waits() -> None:
+    disk = Disk()
+    disk.turning.clear()
+    writer = Writer(disk)
+    heard = Heard(writer)
+    idle, before = writer.busy_since, asyncio.get_running_loop().time()
+    heard.put("a")
+    assert idle is None
+    assert before <= (writer.busy_since or 0.0) <= asyncio.get_running_loop().time()
+    disk.turning.set()
+    await until(lambda: writer.busy_since is None, what="an idle thread")
+    assert heard.outcomes == {"a": None}
+
+
 async def test_more_than_so_many_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MOST_WAITING", 3)
     disk = Disk()

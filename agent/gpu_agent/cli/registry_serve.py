@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -138,11 +139,12 @@ def _add_encryption(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Load the settings and serve."""
     flags = {name: value for name, value in vars(arguments).items() if name != "config"}
+    read = partial(load, flags, config=arguments.config)
     try:
-        settings = load(flags, config=arguments.config)
+        settings = read()
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    return int(asyncio.run(_server().serve(settings)))
+    return int(asyncio.run(_server().serve(settings, read)))
 
 
 def _server() -> ModuleType:

@@ -1,8 +1,6 @@
 """The agent as its service manager sees it: how it stands in a line, and a sign of life while it gets on.
 
-The watchdog is fed from the event loop, so one that stands feeds nothing, and only while `pulse` finds
-nothing that ails the agent; what does is logged, with a service manager or without. It restarts nothing:
-that is the service manager's part.
+It lives while `pulse` finds nothing that ails it; what does is logged. Feeds no watchdog itself.
 """
 
 import asyncio
@@ -11,13 +9,9 @@ from collections.abc import Callable
 from gpu_agent.node.pulse import Signs, ailment
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.sdnotify import Systemd
+from gpu_agent.runtime.supervision import supervise
 from gpu_agent.session.story import State
 from gpu_agent.session.view import SessionView
-
-LOOK_SECONDS = 5.0
-"""How often it is looked at, and oftener where the watchdog is in a hurry."""
-_LOOKS_WITHIN_PATIENCE = 4
-"""So many signs of life are due until the watchdog loses patience: one that is late costs nothing."""
 
 _PLAIN = {
     State.IDLE: "starting",
@@ -36,20 +30,19 @@ _LOG = EventLog("node")
 
 async def attend(systemd: Systemd, view: Callable[[], SessionView], signs: Callable[[], Signs]) -> None:
     """Look and tell until cancelled."""
-    patience = systemd.watchdog_seconds
-    every_seconds = LOOK_SECONDS if patience is None else min(LOOK_SECONDS, patience / _LOOKS_WITHIN_PATIENCE)
-    ailing = False
-    while True:
-        systemd.status(standing_of(view()))
-        problem = ailment(signs(), asyncio.get_running_loop().time())
+
+    def changed(problem: str | None) -> None:
         if problem is None:
-            systemd.alive()
-        if problem is not None and not ailing:
-            _LOG.error("agent_stands_still", problem=problem, restarted=patience is not None)
-        elif problem is None and ailing:
             _LOG.info("agent_gets_on_again")
-        ailing = problem is not None
-        await asyncio.sleep(every_seconds)
+        else:
+            _LOG.error("agent_stands_still", problem=problem, restarted=systemd.watchdog_seconds is not None)
+
+    await supervise(
+        systemd,
+        standing=lambda: standing_of(view()),
+        ailment=lambda: ailment(signs(), asyncio.get_running_loop().time()),
+        changed=changed,
+    )
 
 
 def standing_of(view: SessionView) -> str:

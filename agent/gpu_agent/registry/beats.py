@@ -4,6 +4,8 @@ The hottest path of the registry: a healthy beat of a ready node builds nothing,
 nothing and returns nothing. A beat that is not valid counts for nothing at all.
 """
 
+from collections.abc import Callable
+
 from gpu_agent.registry import admission, declared, flapping, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.events import BeatArrived
@@ -21,7 +23,7 @@ from gpu_agent.wire.messages import NodeError, NodeHeartbeat, ResourceUsage
 class Beats:
     """Applies beats and draws their consequences."""
 
-    def __init__(self, house: House, *, debug: bool) -> None:
+    def __init__(self, house: House, *, debug: Callable[[], bool]) -> None:
         self._house = house
         self._thresholds = house.thresholds
         self._bound = house.roster.bound
@@ -63,7 +65,7 @@ class Beats:
             self._dispatch.refresh_figures(record, gpus=gpus_differ, load=load_differs)
         healthy = health.is_healthy(record, thresholds)
         well = healthy and record.status is NodeStatus.READY and record.recent is self._all_well
-        if well and not jobs_changed and not was_suspected and not self._debug:
+        if well and not jobs_changed and not was_suspected and not self._debug():
             record.healthy_beats += 1
             return None
         return self._count(record, now, healthy=healthy, was_suspected=was_suspected)
@@ -88,7 +90,7 @@ class Beats:
             record.healthy_beats = 0
         recent = (*record.recent, healthy)[-self._thresholds.failure_window :]
         record.recent = self._all_well if recent == self._all_well else recent
-        if self._debug or not healthy:
+        if self._debug() or not healthy:
             self._note_checks(record, step, healthy=healthy)
         self._house.claiming.find_again(record, step)
         self._judge(record, step, healthy=healthy)

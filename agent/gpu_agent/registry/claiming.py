@@ -3,6 +3,7 @@
 Who gets which place is dispatch's; this adds what must be saved, told and logged.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from gpu_agent.registry.actions import Kept, Level, Note
@@ -23,7 +24,7 @@ CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
 class Claiming:
     """Answers for every claim."""
 
-    def __init__(self, thresholds: Thresholds, dispatch: Dispatch, *, debug: bool) -> None:
+    def __init__(self, thresholds: Thresholds, dispatch: Dispatch, *, debug: Callable[[], bool]) -> None:
         self._thresholds = thresholds
         self._dispatch = dispatch
         self._debug = debug
@@ -136,7 +137,7 @@ class Claiming:
         for examples in verdict.examples.values():
             for one in examples:
                 _note_exclusion(job, one, Level.INFO, step=step)
-        if self._debug:
+        if self._debug():
             for one in self._dispatch.explain(job, step.now).excluded:
                 _note_exclusion(job, one, Level.DEBUG, step=step)
 

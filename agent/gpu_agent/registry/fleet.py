@@ -73,7 +73,8 @@ class Fleet:
     """The registry's machine. Times are monotonic seconds.
 
     `draw` returns numbers from [0, 1). With `auth_off` an id that is offline or disconnected may be
-    taken over by whoever names it. `debug` asks for a note of every beat and every exclusion.
+    taken over by whoever names it. `debug` tells at each moment whether a note of every beat and every
+    exclusion is wanted.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Fleet:
         *,
         allow_simulated: bool = False,
         auth_off: bool = False,
-        debug: bool = False,
+        debug: Callable[[], bool] = lambda: False,
     ) -> None:
         self.thresholds = thresholds
         self._roster = Roster()

@@ -105,6 +105,11 @@ class FleetLoop:
         self.undone = 0
         """How often something was undone because it could not be kept."""
 
+    @property
+    def wake_at(self) -> float | None:
+        """When it looks after the fleet's deadlines next, in monotonic seconds; None while it keeps none."""
+        return self._wake_at if self.running else None
+
     def start(self) -> None:
         """Begin to keep the fleet's deadlines."""
         self.running = True

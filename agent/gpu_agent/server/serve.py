@@ -1,16 +1,20 @@
-"""The registry as a program: facade, operator API and signals composed on one event loop.
+"""The registry as a program: facade, operator API, signals and systemd composed on one event loop.
 
 Prints nothing; everything it has to say is a log event. Parses no arguments.
 """
 
 import asyncio
 import gc
+import os
 import signal
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gpu_agent.runtime import logs, signals
 from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.reloading import Reloads
+from gpu_agent.runtime.sdnotify import Systemd
 from gpu_agent.runtime.state_dir import StateDirectoryError, prepare
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.runtime.tls_contexts import TlsFileError
@@ -19,11 +23,13 @@ from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.open_files import connections_for
 from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.reloading import AT_ONCE, Renewed
 from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.stores import open_store, refuse_anothers
+from gpu_agent.server.supervised import attend
 from gpu_agent.server.tls import Encryption
 from gpu_agent.store.base import Store, StoreError, UnusableError
 
@@ -44,52 +50,81 @@ objects: in parts of a million it took 150 ms at a time."""
 _LOG = EventLog("registry")
 
 
-async def serve(settings: RegistrySettings) -> int:
-    """Run until a signal asks to stop; returns the exit code.
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A registry whose ports answer."""
+
+    service: RegistryService
+    operator: OperatorServer
+    encryption: Encryption | None
+    where: str
+    """Its ports, for people."""
+
+
+async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]) -> int:
+    """Run until a signal asks to stop; returns the exit code. `read` gives the settings anew.
 
     Logs `registry_listening(node_listen, operator_listen)` once both ports answer.
     """
     logs.configure(settings.log_level)
-    stopping = asyncio.Event()
+    systemd, renewed, stopping = Systemd(os.environ), Renewed(settings), asyncio.Event()
+    reloads = Reloads(settings, read=read, at_once=AT_ONCE, take_over=renewed.take_over, systemd=systemd)
 
     def stop(number: signal.Signals) -> None:
         _LOG.info("registry_stopping", signal=number.name)
+        systemd.stopping()
         stopping.set()
 
-    with signals.delivered((*signals.STOPPING, *signals.RELOADING), stop):  # nothing can be reloaded yet
-        try:
-            encryption, store = await in_thread("store", lambda: _opened(settings), deadline_seconds=None)
-        except (StoreError, StateDirectoryError, TlsFileError) as error:
-            _LOG.error("registry_start_failed", problem=str(error))
-            return _exit_code(error)
-        service = RegistryService(_service_settings(settings, encryption), store)
-        try:
-            with _collector_at_rest():
-                await service.start()
-            if settings.auth_on:
-                await leave_admin_token(service.tokens, settings.state_folder)
-            operator_listener = settings.operator_listen.bind()
-        except (OSError, StoreError, StateDirectoryError) as error:
-            _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
-            await service.stop()
-            return _exit_code(error)
-        operator = OperatorServer(
-            service, operator_listener, address=settings.operator_listen, tls=encryption
-        )
-        _spare_the_collector()
-        _LOG.info(
-            "registry_listening",
-            node_listen=str(service.node_address),
-            operator_listen=str(bound_address(operator_listener)),
-            encrypted=encryption is not None,
-        )
-        _warn(settings)
-        background = {"performance": _tell_performance(service, settings.performance_interval_seconds)}
-        if encryption is not None:
-            background["certificate"] = encryption.watch()
-        await _run(service, operator, stopping, background=background)
+    ends_by_hang_up = signals.hang_up_ends()
+    leaving = (*signals.STOPPING, *signals.RELOADING) if ends_by_hang_up else signals.STOPPING
+    reloading = () if ends_by_hang_up else signals.RELOADING
+    with signals.delivered(leaving, stop), signals.delivered(reloading, lambda _: reloads.ask()):
+        started = await _start(settings)
+        if isinstance(started, int):
+            return started
+        renewed.encryption = started.encryption
+        background = {
+            "performance": _tell_performance(started.service, renewed),
+            "reloads": reloads.run(),
+            "supervised": attend(systemd, started.service.vitals, where=started.where),
+        }
+        if started.encryption is not None:
+            background["certificate"] = started.encryption.watch()
+        systemd.ready()
+        await _run(started.service, started.operator, stopping, background=background)
     _LOG.info("registry_stopped")
     return EXIT_OK
+
+
+async def _start(settings: RegistrySettings) -> _Started | int:
+    """Open what the registry needs; an exit code where it cannot be had, which is logged."""
+    try:
+        encryption, store = await in_thread("store", lambda: _opened(settings), deadline_seconds=None)
+    except (StoreError, StateDirectoryError, TlsFileError) as error:
+        _LOG.error("registry_start_failed", problem=str(error))
+        return _exit_code(error)
+    service = RegistryService(_service_settings(settings, encryption), store)
+    try:
+        with _collector_at_rest():
+            await service.start()
+        if settings.auth_on:
+            await leave_admin_token(service.tokens, settings.state_folder)
+        listener = settings.operator_listen.bind()
+    except (OSError, StoreError, StateDirectoryError) as error:
+        _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
+        await service.stop()
+        return _exit_code(error)
+    operator = OperatorServer(service, listener, address=settings.operator_listen, tls=encryption)
+    _spare_the_collector()
+    nodes, operators = str(service.node_address), str(bound_address(listener))
+    _LOG.info(
+        "registry_listening",
+        node_listen=nodes,
+        operator_listen=operators,
+        encrypted=encryption is not None,
+    )
+    _warn(settings)
+    return _Started(service, operator, encryption, f"nodes at {nodes}, operators at {operators}")
 
 
 def _warn(settings: RegistrySettings) -> None:
@@ -123,9 +158,9 @@ async def _run(
         tasks.end()
 
 
-async def _tell_performance(service: RegistryService, every_seconds: float) -> None:
+async def _tell_performance(service: RegistryService, renewed: Renewed) -> None:
     while True:
-        await asyncio.sleep(every_seconds)
+        await asyncio.sleep(renewed.performance_interval_seconds)
         report(service)
 
 

@@ -74,7 +74,7 @@ class RegistryService:
             secrets.SystemRandom().random,
             allow_simulated=settings.allow_simulated,
             auth_off=not settings.auth_on,
-            debug=_LOG.debugging,
+            debug=lambda: _LOG.debugging,
         )
         self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""

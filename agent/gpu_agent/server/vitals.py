@@ -12,6 +12,7 @@ from gpu_agent.server.headcount import Headcount
 from gpu_agent.server.histogram import Histogram
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.performance import Meter, Performance
+from gpu_agent.server.pulse import Signs
 from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally
@@ -68,6 +69,11 @@ class Vitals:
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
         return Size(nodes=self.fleet.size, connections=self.switchboard.size)
+
+    @property
+    def signs(self) -> Signs:
+        """What tells whether the registry gets on."""
+        return Signs(wakes_at=self.loop.wake_at, writing_since=self.writer.busy_since)
 
     def readiness(self) -> tuple[CheckView, ...]:
         """Say whether the registry can do its work, check by check."""

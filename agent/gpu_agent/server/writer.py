@@ -56,6 +56,7 @@ class Writer:
         self._problem: str | None = None
         self._stalled = False
         self._working = False
+        self._busy_since: float | None = None
         self._probing: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -73,6 +74,11 @@ class Writer:
     def waiting(self) -> int:
         """How many batches wait for the next commit."""
         return len(self._waiting)
+
+    @property
+    def busy_since(self) -> float | None:
+        """When its thread began with what it is at, by the loop's clock; None while it waits for work."""
+        return self._busy_since
 
     @property
     def overwhelmed(self) -> str | None:
@@ -133,6 +139,7 @@ class Writer:
     ) -> None:
         """Let the thread do one thing, and go on with the next once `done` has heard of it."""
         self._working = True
+        self._busy_since = asyncio.get_running_loop().time()
         self._idle.clear()
         overdue = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stall)
 
@@ -142,7 +149,7 @@ class Writer:
             try:
                 done(value, fault)
             finally:
-                self._working = False
+                self._working, self._busy_since = False, None
                 if not self._waiting:
                     self._idle.set()
                 self._go_on()
