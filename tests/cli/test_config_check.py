@@ -104,3 +104,35 @@ def test_limits_for_public_jobs_that_nobody_lets_in_are_warned_of(
     assert main(["config", "check", "agent", "--config", config]) == 0
     said = capsys.readouterr().out
     assert (f"warning: {config}:4: public_jobs.max_temperature_c limits nothing" in said) is warned
+
+
+def test_a_mistyped_variable_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
+    assert main(["config", "check", "agent", "--config", written(tmp_path, URL)]) == 0
+    said = capsys.readouterr().out
+    assert "warning: variable GPU_AGENT_REGSITRY_URL is ignored" in said
+    assert "did you mean GPU_AGENT_REGISTRY_URL?" in said
+    assert "s3cret" not in said
+
+
+def test_where_no_registry_is_named_the_mistyped_variable_is_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
+    assert main(["config", "check", "agent", "--config", written(tmp_path, ""), "--json"]) == 4
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert faults[0].startswith("no registry is named")
+    assert faults[1].endswith("did you mean GPU_AGENT_REGISTRY_URL?")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o646, True), (0o644, False)])
+def test_settings_that_everybody_may_write_are_warned_of(
+    tmp_path: Path, mode: int, *, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(tmp_path, URL, mode)
+    assert main(["config", "check", "agent", "--config", config]) == 0
+    assert (
+        f"everybody on this machine may write the settings (mode {mode:04o})" in capsys.readouterr().out
+    ) is (warned)

@@ -69,3 +69,31 @@ def test_settings_that_cannot_be_used_are_not_shown(
     told = capsys.readouterr()
     assert not told.out
     assert f"{tmp_path / 'r.toml'}:1: claim_ttl_seconds" in told.err
+
+
+def test_where_no_registry_is_named_the_others_are_shown_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text("deadline_seconds = 3\n")
+    assert main(["config", "show", "agent", "--config", str(path)]) == 4
+    told = capsys.readouterr()
+    rows = {line.split()[0]: line.split() for line in told.out.splitlines()[1:]}
+    assert rows["registry_url"] == ["registry_url", "none", "default"]
+    assert rows["deadline_seconds"] == ["deadline_seconds", "3", f"{path}:1"]
+    assert "no registry is named" in told.err
+
+
+def test_programs_are_told_what_is_lacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text("")
+    assert main(["config", "show", "agent", "--config", str(path), "--json"]) == 4
+    told = json.loads(capsys.readouterr().out)
+    assert told["lacking"].startswith("no registry is named")
+    assert told["settings"][0] == {
+        "key": "registry_url",
+        "value": None,
+        "layer": "default",
+        "line": None,
+        "variable": None,
+    }

@@ -5,6 +5,7 @@ import pytest
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.layers import SettingsError
 
+TOKEN = "gpuj_0123abcd_s3cret"
 URL = "ws://10.0.0.1:8080/ws/node"
 
 
@@ -111,3 +112,19 @@ def test_a_label_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_labels_that_no_registry_would_take_are_refused_here(labels: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="labels"):
         load({"registry_url": URL, "labels": labels})
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"labels": {"zone": TOKEN}}, {"labels": {TOKEN: "a"}}, {"endpoint": f"http://h/?t={TOKEN}"}],
+    ids=["a label's value", "a label's name", "the endpoint"],
+)
+def test_no_token_gets_into_what_everybody_is_told(stated: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="this holds a token"):
+        load({"registry_url": URL, **stated})
+
+
+@pytest.mark.parametrize("query", ["token=x", "a=1&api_key=x", "Password=x", "client-secret=x", "auth=x"])
+def test_no_secret_stands_in_the_registrys_url(query: str) -> None:
+    with pytest.raises(SettingsError, match="no credentials go into a URL"):
+        load({"registry_url": f"ws://host:8080/ws/node?{query}"})

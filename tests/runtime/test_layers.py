@@ -129,3 +129,30 @@ def test_a_table_is_found_in_whatever_holds_it() -> None:
     assert table_in(Table | None) is Table
     assert table_in(tuple[Table, ...]) is Table
     assert table_in(dict[str, int]) is None
+
+
+class Demanding(Sample):
+    must: int
+
+
+def test_what_is_lacking_is_told_with_the_variable_that_may_have_been_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERS_TEST_MUTS", "3")
+    with pytest.raises(SettingsError, match=r"LAYERS_TEST_MUTS.*did you mean LAYERS_TEST_MUST\?") as refused:
+        read(Demanding, {}, default=tmp_path / "a.toml", config=None, sentence=lambda _: None)
+    assert refused.value.lacking == ("must",)
+
+
+def test_where_more_is_wrong_nothing_counts_as_lacking(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read(Demanding, {"gap": -1}, default=tmp_path / "a.toml", config=None, sentence=lambda _: None)
+    assert refused.value.lacking == ()
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_key_without_end_is_shown_short(tmp_path: Path) -> None:
+    (tmp_path / "default.toml").write_text(f"{'k' * 5000} = 1")
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path)
+    assert len(str(refused.value)) < 400

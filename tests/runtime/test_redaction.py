@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.runtime.redaction import REDACTED, without_secrets
+from gpu_agent.runtime.redaction import REDACTED, holds_token, without_secrets
 
 
 @pytest.mark.parametrize("kind", ["gpuj", "gpun", "gpuo"])
@@ -23,3 +23,8 @@ def test_words_without_a_token_stay() -> None:
 )
 def test_a_password_in_a_url_is_taken_out(said: str, shown: str) -> None:
     assert without_secrets(said) == shown
+
+
+@pytest.mark.parametrize(("text", "holds"), [("x gpun_0123abcd_AbC", True), ("gpun_ of nothing", False)])
+def test_a_token_is_seen_wherever_it_stands(text: str, *, holds: bool) -> None:
+    assert holds_token(text) is holds

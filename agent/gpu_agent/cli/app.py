@@ -34,7 +34,10 @@ class CommandModule(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong arguments."""
+    """argparse, with our exit code for wrong arguments, and no option by the half of its name.
+
+    `--join-token X` must not pass for `--join-token-file X`: it would name a token where others read it.
+    """
 
     def error(self, message: str) -> NoReturn:
         """End with the fault and the next step."""
@@ -79,7 +82,7 @@ def _run(words: Sequence[str]) -> int:
 
 def parser_of(module: CommandModule, path: Sequence[str]) -> Parser:
     """The parser of one command, as its module configures it."""
-    parser = Parser(prog=" ".join(path), formatter_class=_formatter)
+    parser = Parser(prog=" ".join(path), formatter_class=_formatter, allow_abbrev=False)
     module.configure(parser)
     return parser
 
@@ -92,6 +95,7 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
         description=filled(group.description),
         epilog=_listed(group, path),
         formatter_class=_formatter,
+        allow_abbrev=False,
     )
     if group is ROOT:
         parser.add_argument("--version", action="version", version=f"gpu-agent {__version__}")
@@ -159,7 +163,9 @@ def _about_group(parser: Parser, group: Group, words: Sequence[str]) -> int:
 def _parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_option(parser, unknown)}")
+        options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        shown = " ".join(options or unknown)  # what is given to an option may be a secret
+        parser.error(f"unrecognized arguments: {shown}{_nearest_option(parser, unknown)}")
     return arguments
 
 

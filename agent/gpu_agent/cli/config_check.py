@@ -37,17 +37,23 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         configuration = read(arguments)
     except SettingsError as fault:
-        if not arguments.json:
-            raise failure(fault) from None
-        faults = without_secrets(str(fault)).splitlines()
-        print(json.dumps({"usable": False, "faults": faults, "warnings": []}, indent=2, ensure_ascii=False))
-        return ExitCode.CONFIGURATION
+        return _refused(fault, as_json=arguments.json)
+    if configuration.lacking:
+        return _refused(SettingsError(configuration.lacking), as_json=arguments.json)
     warnings = list(_warnings(configuration))
     if arguments.json:
         print(json.dumps({"usable": True, "faults": [], "warnings": warnings}, indent=2, ensure_ascii=False))
     else:
         print("\n".join([_summary(arguments.half, configuration), *warnings]))
     return ExitCode.OK
+
+
+def _refused(fault: SettingsError, *, as_json: bool) -> int:
+    if not as_json:
+        raise failure(fault)
+    faults = without_secrets(str(fault)).splitlines()
+    print(json.dumps({"usable": False, "faults": faults, "warnings": []}, indent=2, ensure_ascii=False))
+    return ExitCode.CONFIGURATION
 
 
 def _summary(half: str, configuration: Configuration) -> str:
@@ -69,16 +75,21 @@ def _summary(half: str, configuration: Configuration) -> str:
 
 def _warnings(configuration: Configuration) -> Iterator[str]:
     """What works and should be known: secrets that everybody may read, limits without what they limit."""
+    yield from (f"warning: {stray}" for stray in configuration.strays)
     yield from _idle_limits(configuration)
+    mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
+    if mode & stat.S_IWOTH:
+        yield (
+            f"warning: {configuration.file}: everybody on this machine may write the settings (mode "
+            f"{mode:04o}), and so send its nodes and tokens elsewhere; run `chmod o-w {configuration.file}`"
+        )
     for one in configuration.settings:
-        if one.secret and one.origin.layer is Layer.FILE and one.value is not None:
-            mode = stat.S_IMODE(configuration.file.stat().st_mode)
-            if mode & stat.S_IROTH:
-                yield (
-                    f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
-                    f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
-                    "read, and have it replaced"
-                )
+        if one.secret and one.origin.layer is Layer.FILE and mode & stat.S_IROTH:
+            yield (
+                f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
+                f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
+                "read, and have it replaced"
+            )
 
 
 def _idle_limits(configuration: Configuration) -> Iterator[str]:

@@ -5,9 +5,10 @@ Starts neither half. Secrets leave it masked.
 
 import argparse
 import importlib
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from gpu_agent.node import settings as agent
 from gpu_agent.node.proxy import Proxy
 from gpu_agent.runtime.layers import SettingsError, table_in
 from gpu_agent.runtime.origins import Layer, Origin, Origins
+from gpu_agent.runtime.strays import Stray, strays
 from gpu_agent.runtime.toml_lines import Place
 from gpu_agent.server import settings as registry
 
@@ -34,6 +36,8 @@ class Half:
     kind: type[BaseSettings]
     default: Callable[[], Path]
     load: Callable[[Mapping[str, object], Path | None], BaseSettings]
+    stand_ins: Mapping[str, object] = field(default_factory=dict)
+    """For settings that must be stated: values to read the others by where they are not."""
 
 
 HALVES: Mapping[str, Half] = {
@@ -43,6 +47,7 @@ HALVES: Mapping[str, Half] = {
         agent.AgentSettings,
         lambda: agent.DEFAULT_CONFIG,
         lambda flags, config: agent.load(flags, config=config),
+        {"registry_url": "ws://registry.invalid"},
     ),
     "registry": Half(
         "registry_serve",
@@ -76,6 +81,10 @@ class Configuration:
 
     file: Path
     settings: tuple[Setting, ...]
+    lacking: str = ""
+    """What must be stated and is not, as a sentence: the half cannot use the settings then."""
+    strays: tuple[Stray, ...] = ()
+    """Variables that are named like a setting and are none."""
 
     @property
     def file_is_there(self) -> bool:
@@ -100,14 +109,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace) -> Configuration:
-    """Read one half's settings; raises `SettingsError`, and `Failure` where the options are none."""
+    """Read one half's settings; raises `SettingsError`, and `Failure` where the options are none.
+
+    Where nothing is wrong but that some must be stated, the others come all the same.
+    """
     half = HALVES[arguments.half]
     config: Path | None = arguments.config
     flags = _flags(half, arguments.options)
-    settings = half.load(flags, config)
+    lacking: tuple[str, ...] = ()
+    why_not = ""
+    try:
+        settings = half.load(flags, config)
+    except SettingsError as fault:
+        if not fault.lacking:
+            raise
+        lacking, why_not = fault.lacking, str(fault)
+        settings = half.load({**flags, **{name: half.stand_ins[name] for name in lacking}}, config)
     file = config or half.default()
     origins = Origins(half.kind, (name for name, value in flags.items() if value is not None), file)
-    return Configuration(file, tuple(_settings(settings, origins)))
+    found = (replace(one, value=None) if one.key in lacking else one for one in _settings(settings, origins))
+    return Configuration(file, tuple(found), why_not, tuple(strays(half.kind, os.environ)))
 
 
 def failure(fault: SettingsError) -> Failure:
@@ -124,9 +145,9 @@ def _flags(half: Half, options: Sequence[str]) -> dict[str, object]:
 
 
 def _settings(settings: BaseModel, origins: Origins, above: Place = ()) -> Iterator[Setting]:
-    for name, field in type(settings).model_fields.items():
+    for name, stated in type(settings).model_fields.items():
         place, value = (*above, name), getattr(settings, name)
-        if isinstance(value, BaseModel) and table_in(field.annotation):
+        if isinstance(value, BaseModel) and table_in(stated.annotation):
             yield from _settings(value, origins, place)
         else:
             yield Setting(".".join(map(str, place)), value, _origin(name, value, origins.of(place)))

@@ -8,6 +8,7 @@ from gpu_agent.cli.config_values import plain, toml
 from gpu_agent.cli.lines import Piece, line
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.sheet import Column, Row, Sheet, laid_out
+from gpu_agent.cli.streams import complain
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import columns, show
 from gpu_agent.runtime.layers import SettingsError
@@ -22,10 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "Show every setting of the agent or the registry as it holds, and where its value comes from: a "
         "default, a line of the file, a variable, an option, or a credential that systemd hands the unit. "
-        "Secrets are masked. It sees the variables of whoever asks, not those of a running service; what "
-        "a unit gives as options is told by --with.",
+        "Secrets are masked, and what must be stated and is not is shown as none. It sees the variables of "
+        "whoever asks, not those of a running service; what a unit gives as options is told by --with.",
         example="gpu-agent config show agent --changed",
-        exits={ExitCode.OK: "shown", ExitCode.CONFIGURATION: "the settings cannot be used; it says why"},
+        exits={
+            ExitCode.OK: "shown",
+            ExitCode.CONFIGURATION: "the settings cannot be used, or one is lacking; it says which",
+        },
         asks=False,
     )
     add_arguments(parser)
@@ -46,6 +50,9 @@ def main(arguments: argparse.Namespace) -> int:
         print(json.dumps(_document(configuration, settings), indent=2, ensure_ascii=False))
     else:
         show(laid_out(Sheet(_COLUMNS, [_row(one) for one in settings]), columns()))
+    if configuration.lacking:
+        complain(configuration.lacking)
+        return ExitCode.CONFIGURATION
     return ExitCode.OK
 
 
@@ -59,6 +66,7 @@ def _document(configuration: Configuration, settings: list[Setting]) -> dict[str
     return {
         "file": str(configuration.file),
         "file_is_there": configuration.file_is_there,
+        "lacking": configuration.lacking or None,
         "settings": [
             {
                 "key": one.key,

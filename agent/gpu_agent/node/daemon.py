@@ -24,6 +24,7 @@ from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.reloading import Reloads
 from gpu_agent.runtime.sdnotify import Systemd
 from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered, hang_up_ends
+from gpu_agent.runtime.strays import tell
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
 from gpu_agent.session.actions import Exit
 from gpu_agent.version import __version__
@@ -47,6 +48,7 @@ class End(IntEnum):
 def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> End:
     """Run the agent in this process until it is ended; `read` gives the settings anew."""
     configure(settings.log_level)
+    tell(AgentSettings, os.environ)
     state_dir = settings.state_dir or default_state_dir()
     try:
         with hold(state_dir) as identity, opened(settings, state_dir) as door:

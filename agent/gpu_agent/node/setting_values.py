@@ -16,20 +16,23 @@ from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulation import parse
 from gpu_agent.runtime.folders import Folder
 from gpu_agent.runtime.pins import parse as parse_pin
-from gpu_agent.wire.fields import MAX_LABELS, Name
+from gpu_agent.runtime.redaction import holds_token
+from gpu_agent.wire.fields import MAX_LABELS, Name, Text
 
 NODE_PATH = "/ws/node"
 DEFAULT_PORT = 8080
 OLDEST_READING_SECONDS = 60.0
 """A beat whose `probe_age_seconds` is over this is unhealthy (§4)."""
 _JOIN_PREFIX = "gpuj_"
+_SECRETS = re.compile(r"(?i)[?&#][^=&#?]*(?:token|key|secret|passw|auth)[^=&#?]*=")
+"""Parts of a URL that are named as only secrets are."""
 NO_CREDENTIALS = "no credentials go into a URL"
 """How the fault begins whose value must not be shown: it may hold the secret."""
 
 
 def registry_url_of(value: str) -> str:
     """Check where the registry is; the path may be left out."""
-    if "@" in value or "token=" in value.lower():  # first: no other fault may show it
+    if "@" in value or _SECRETS.search(value):  # first: no other fault may show it
         raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
     corrected = _corrected(value)
     parts = urlsplit(value)
@@ -102,17 +105,27 @@ def _pins(value: object) -> object:
     return tuple(part.strip() for part in value.split(";") if part.strip())
 
 
+def _told(text: str) -> str:
+    """Refuse a token in what every operator and scheduler is told."""
+    if holds_token(text):
+        raise ValueError("this holds a token, and it is told to whoever asks the registry: take it out")
+    return text
+
+
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Pins = Annotated[tuple[Annotated[str, AfterValidator(parse_pin)], ...], BeforeValidator(_pins), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 """Labels are compared and printed: nothing that steers a terminal."""
 Labels = Annotated[
-    dict[Annotated[Name, Printable], Annotated[Name, Printable]],
+    dict[
+        Annotated[Name, Printable, AfterValidator(_told)], Annotated[Name, Printable, AfterValidator(_told)]
+    ],
     Field(max_length=MAX_LABELS),
     BeforeValidator(_labels),
     NoDecode,
 ]
+Endpoint = Annotated[Text, AfterValidator(_told)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

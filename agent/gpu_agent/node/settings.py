@@ -20,6 +20,7 @@ from gpu_agent.node.setting_values import (
     NO_CREDENTIALS,
     NODE_PATH,
     OLDEST_READING_SECONDS,
+    Endpoint,
     Folders,
     Labels,
     Names,
@@ -41,7 +42,7 @@ from gpu_agent.runtime.layers import name_of, problem_of, read
 from gpu_agent.runtime.origins import NESTED
 from gpu_agent.runtime.tls_contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
-from gpu_agent.wire.fields import Name, Text
+from gpu_agent.wire.fields import Name
 from gpu_agent.wire.inventory import ModelStatus
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
@@ -121,7 +122,7 @@ class AgentSettings(BaseSettings):
     """What must hold besides for public jobs to be let in."""
     labels: Labels = Field(default_factory=dict)
     max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    endpoint: Text | None = None
+    endpoint: Endpoint | None = None
     """Where the worker on this machine is reached."""
 
     hub_roots: Folders | None = None

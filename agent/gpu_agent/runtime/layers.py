@@ -6,6 +6,7 @@ by whoever owns the settings. Reads once and changes nothing.
 """
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -21,6 +22,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableError
 
 from gpu_agent.runtime.origins import DEFAULT, Origins
+from gpu_agent.runtime.strays import strays
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 _LONGEST_SHOWN = 60
@@ -28,6 +30,11 @@ _LONGEST_SHOWN = 60
 
 class SettingsError(Exception):
     """What the owner wrote cannot be used: a sentence for each fault, with the next step."""
+
+    def __init__(self, sentences: str, lacking: tuple[str, ...] = ()) -> None:
+        super().__init__(sentences)
+        self.lacking = lacking
+        """The settings that must be stated and are not, where that is all that is wrong."""
 
 
 def read(
@@ -54,12 +61,12 @@ def read(
     except UnreadableError as error:  # a variable that should hold JSON
         raise SettingsError(f"{error}: write it as JSON") from None
     except ValidationError as error:
-        origins = Origins(kind, given, path)
-        faults = (
-            f"{_place(origins, one)}{sentence(one) or _usual(kind, one)}"
-            for one in error.errors(include_url=False)
-        )
-        raise SettingsError("\n".join(faults)) from None
+        origins, errors = Origins(kind, given, path), error.errors(include_url=False)
+        faults = [f"{_place(origins, one)}{sentence(one) or _usual(kind, one)}" for one in errors]
+        lacking = tuple(name_of(one) for one in errors if one["type"] == "missing" and len(one["loc"]) == 1)
+        if lacking:  # perhaps it was meant to be stated
+            faults += map(str, strays(kind, os.environ))
+        raise SettingsError("\n".join(faults), lacking if len(lacking) == len(errors) else ()) from None
     except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
         raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
 
@@ -82,20 +89,22 @@ def _place(origins: Origins, error: ErrorDetails) -> str:
 def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown_key(kind, _holder(kind, error), str(error["loc"][-1]))
-    shown = repr(error["input"])
-    if len(shown) > _LONGEST_SHOWN:
-        shown = f"{shown[:_LONGEST_SHOWN]}…"
     name = name_of(error)
-    return f"{name}: {problem_of(error)}, got {shown}" if name else problem_of(error)
+    return f"{name}: {problem_of(error)}, got {_shown(error['input'])}" if name else problem_of(error)
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
 
 
 def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> str:
     elsewhere = _where_it_belongs(kind, key)
     if elsewhere is not None and key not in holder.model_fields:
-        return f"{key!r} is no setting there; put it {elsewhere}"
+        return f"{_shown(key)} is no setting there; put it {elsewhere}"
     nearest = difflib.get_close_matches(key, holder.model_fields, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(holder.model_fields)}"
-    return f"{key!r} is no setting; {hint}"
+    return f"{_shown(key)} is no setting; {hint}"
 
 
 def _where_it_belongs(kind: type[BaseModel], key: str) -> str | None:
@@ -127,8 +136,8 @@ def table_in(annotation: object) -> type[BaseModel] | None:
 def _layered(kind: type[_Settings], path: Path) -> type[_Settings]:
     """The same settings, that also look into a file.
 
-    Variables that no setting is named after are ignored: Kubernetes makes some of its own
-    (`GPU_AGENT_PORT`) for a service of our name.
+    Variables that no setting is named after are ignored, and told by `strays`: Kubernetes makes some of
+    its own (`GPU_AGENT_PORT`) for a service of our name.
     """
 
     class Layered(kind):  # type: ignore[valid-type, misc]  # a class made for one call

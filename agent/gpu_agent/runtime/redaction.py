@@ -13,6 +13,11 @@ _PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
 """What stands between a URL's user and its host."""
 
 
+def holds_token(text: str) -> bool:
+    """Say whether a token of ours stands in a text."""
+    return _SECRET.search(text) is not None
+
+
 def without_secrets(line: str) -> str:
     """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
     return _PASSWORD.sub(rf"\1{REDACTED}@", _SECRET.sub(rf"\1{REDACTED}", line))

@@ -16,6 +16,7 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.reloading import Reloads
 from gpu_agent.runtime.sdnotify import Systemd
 from gpu_agent.runtime.state_dir import StateDirectoryError, prepare
+from gpu_agent.runtime.strays import tell
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.runtime.tls_contexts import TlsFileError
 from gpu_agent.server.address import Address, bound_address
@@ -128,7 +129,8 @@ async def _start(settings: RegistrySettings) -> _Started | int:
 
 
 def _warn(settings: RegistrySettings) -> None:
-    """Say plainly what lets others in, or lets them listen."""
+    """Say plainly what lets others in, or lets them listen, and which variables are passed over."""
+    tell(RegistrySettings, os.environ)
     if not settings.auth_on:
         _LOG.warning(
             "registry_checks_no_credentials",
