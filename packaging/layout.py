@@ -72,7 +72,8 @@ def _source(plan: Plan) -> Path:
     """Copy what the program's wheel is made of, so that it can bear another version than the checkout's."""
     source = plan.work / "source"
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(plan.root / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("agent", "systemd"):
+        shutil.copytree(plan.root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(plan.root / name, source / name)
     stated = source / "agent/gpu_agent/version.py"

@@ -46,6 +46,16 @@ def test_the_base_install_names_the_extra_that_the_registry_needs(installed: Pat
     assert "gpu-agent[registry]" in refused.stderr
 
 
+def test_the_wheel_brings_the_units_and_settings_that_a_service_is_made_of(installed: Path) -> None:
+    site = next((installed.parent / "lib").glob("python*/site-packages"))
+    for file in (ROOT / "systemd").iterdir():
+        assert (site / "gpu_agent" / "systemd" / file.name).read_bytes() == file.read_bytes()
+    refused = run(installed, "service", "install", "--dry-run")
+    if not Path("/run/systemd/system").is_dir():
+        assert (refused.returncode, refused.stderr.count("\n")) == (4, 1)
+        assert "not run by systemd" in refused.stderr
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
     site = next((installed.parent / "lib").glob("python*/site-packages"))
     ours = {

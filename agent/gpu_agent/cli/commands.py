@@ -115,6 +115,21 @@ CONFIG = Group(
         },
     },
 )
+SERVICE = Group(
+    summary="make either half a service of systemd after a pip install, or look at it",
+    description=(
+        "The agent, or the registry, as a service of this machine where it came from pip.\n"
+        "The packages bring their services themselves; `status` shows those too."
+    ),
+    what="action",
+    subjects={
+        "actions": {
+            "install": Command("service_install", "make it a service: unit, user, settings to begin with"),
+            "uninstall": Command("service_uninstall", "take that back; settings and state stay"),
+            "status": Command("service_status", "show whether it runs, since when, and what it said last"),
+        },
+    },
+)
 ROOT = Group(
     summary="gpu-agent",
     description="Says, now and truthfully, what each GPU machine has and whether it may take a job.",
@@ -138,6 +153,7 @@ ROOT = Group(
         },
         "on either": {
             "config": CONFIG,
+            "service": SERVICE,
             "completion": Command("completion", "print the completion for a shell: bash, zsh or fish"),
         },
         "to try it, and to build on it": {

@@ -1,0 +1,56 @@
+"""A machine for the service's commands: a folder for its root, and stand-ins for systemd's programs."""
+
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.runtime.services.installing import Place, Program
+from gpu_agent.runtime.services.reach import User
+from tests.machine_programs import MachinePrograms
+
+COMMANDS = ("service_install", "service_uninstall", "service_status")
+
+
+class ServiceMachine:
+    """Root asks, and systemd runs it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = folder / "root"
+        self.programs = MachinePrograms(folder / "bin", monkeypatch)
+        for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles", "journalctl"):
+            self.programs.say(name)
+        self.programs.say("systemctl", code=0)
+        self._source = folder / "systemd"
+        self._source.mkdir()
+        for half in ("agent", "registry"):
+            unit = f"[Unit]\n\n[Service]\nExecStart=/usr/bin/gpu-agent {half}\n"
+            (self._source / f"gpu-{half}.service").write_text(unit)
+            (self._source / f"gpu-{half}.sysusers.conf").write_text(f"u gpu-{half} -\n")
+            (self._source / f"{half}.toml.example").write_text('log_level = "info"\n')
+        (self.root / "run/systemd/system").mkdir(parents=True)
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr("gpu_agent.cli.service_install.program", self._program)
+        monkeypatch.setattr("gpu_agent.cli.service_status.command", lambda: Path("/bin/sh"))
+        monkeypatch.setattr("gpu_agent.cli.service_install.user_named", User)
+        monkeypatch.setattr("gpu_agent.cli.service_uninstall.user_named", User)
+        self.asks(0)
+
+    def asks(self, uid: int) -> None:
+        """Have that user ask."""
+        for command in COMMANDS:
+            self._monkeypatch.setattr(
+                f"gpu_agent.cli.{command}.place", lambda: Place(self.root, self._source, uid)
+            )
+
+    def without_systemd(self) -> None:
+        """Have something else run the machine."""
+        (self.root / "run/systemd/system").rmdir()
+
+    def files(self) -> set[str]:
+        """All files of the machine, from its root."""
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
+
+    @staticmethod
+    def _program(half: str) -> Program:
+        assert half in ("agent", "registry")
+        return Program(Path("/bin/sh"), "1.0", ())
