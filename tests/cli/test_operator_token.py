@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli import operator_token
-from gpu_agent.cli.operator_token import STATE_DIR_VARIABLE, VARIABLE, find_token
+from gpu_agent.cli import api_address
+from gpu_agent.cli.api_address import STATE_DIR_VARIABLE
+from gpu_agent.cli.operator_token import VARIABLE, find_token
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 
@@ -64,8 +65,8 @@ def test_without_a_stated_directory_the_platforms_and_the_units_are_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(STATE_DIR_VARIABLE)
-    monkeypatch.setattr(operator_token, "default_state_dir", lambda: tmp_path / "none")
-    monkeypatch.setattr(operator_token, "UNIT_FOLDER", tmp_path)
+    monkeypatch.setattr(api_address, "default_state_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr(api_address, "UNIT_FOLDER", tmp_path)
     left = written(tmp_path, "gpuo_left", OPERATOR_TOKEN_FILE)
     assert found(HERE) == ("gpuo_left", str(left))
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.runtime.certificate import read_file
+from gpu_agent.runtime.pins import pin_of
 from gpu_agent.runtime.tls_contexts import OwnCertificate, TlsFileError
 from gpu_agent.server import tls
 from gpu_agent.server.tls import Encryption, TlsFiles
@@ -53,7 +54,9 @@ async def test_a_renewed_certificate_is_taken_when_asked_and_told(
     assert await encryption.reload()
     assert encryption.context is not before
     assert encryption.ends_at == read_file(installed.own.cert_file).ends_at
-    assert told(caplog) == [("certificate_loaded", {"file": str(installed.own.cert_file), "days": 200})]
+    fields = {"file": str(installed.own.cert_file), "days": 200, "pin": encryption.pin}
+    assert told(caplog) == [("certificate_loaded", fields)]
+    assert encryption.pin == pin_of(read_file(installed.own.cert_file))
 
 
 async def test_files_that_did_not_change_are_not_read_again_unasked(installed: Installed) -> None:

@@ -8,7 +8,7 @@ shape of a registry's.
 import argparse
 import http.client
 import json
-import os
+import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from gpu_agent.cli.answers import ANYTHING, Shape, lacking
+from gpu_agent.cli.api_address import API_VARIABLE, DEFAULT_API, checked, place_of
+from gpu_agent.cli.api_tls import EncryptedHandler, add_tls_options, context_of, trouble
 from gpu_agent.cli.operator_token import (
     VARIABLE,
     OperatorToken,
@@ -26,9 +28,8 @@ from gpu_agent.cli.operator_token import (
 )
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.printable import printable
+from gpu_agent.runtime.tls_contexts import for_client
 
-DEFAULT_API = "http://127.0.0.1:8081"
-API_VARIABLE = "GPU_REGISTRY_API"
 TIMEOUT_SECONDS = 10.0
 LARGEST_BYTES = 256 * 1024 * 1024
 """More than the list of any fleet; an endless answer must end somewhere."""
@@ -40,8 +41,8 @@ PIECE_BYTES = 1024 * 1024
 
 _JSON, _PROBLEM, _EVENTS = "application/json", "application/problem+json", "text/event-stream"
 _GRANTED, _NO_CONTENT, _UNAUTHORIZED = range(200, 300), 204, 401
-_HANDLERS = (urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
-"""None that judges a status: every answer is ours to judge."""
+_BAD_REQUEST, _WORDS, _MOST_WORDS = 400, "text/plain", 300
+"""How an encrypted port answers whoever asks it unencrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,27 @@ class Refused(Failure):
 class Api:
     """One registry's operator API; `token` is shown with every request."""
 
-    def __init__(self, url: str, *, token: OperatorToken | None = None) -> None:
-        self.url = _checked(url).rstrip("/")
+    def __init__(
+        self, url: str, *, token: OperatorToken | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
+        self.url = checked(url)
         self._token = token
-        self._opener = urllib.request.OpenerDirector()
-        for handler in _HANDLERS:
-            self._opener.add_handler(handler())
+        self._opener = urllib.request.OpenerDirector()  # no handler judges a status: that is for us
+        self._opener.add_handler(urllib.request.HTTPHandler())
+        if self.url.startswith("https://"):
+            self._opener.add_handler(EncryptedHandler(context or for_client(ca_file=None, own=None)))
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Self:
         """The API that a command's arguments name, with the token they lead to; raises `Failure`."""
-        named = os.environ.get(API_VARIABLE) or DEFAULT_API
-        url = _checked(named if arguments.api is None else arguments.api)
-        return cls(
-            url,
-            token=find_token(url, token_file=arguments.token_file, insecure_http=arguments.insecure_http),
+        place = place_of(arguments)
+        token = find_token(
+            place.url,
+            token_file=arguments.token_file,
+            insecure_http=arguments.insecure_http,
+            left_in=place.left_in,
         )
+        return cls(place.url, token=token, context=context_of(place, arguments))
 
     def get(self, path: str, shape: Shape = ANYTHING) -> dict[str, Any]:
         """Read a resource; raises `Refused`, or `Failure` when unreachable or not of this shape."""
@@ -168,6 +174,9 @@ class Api:
             with self._opener.open(request, timeout=timeout_seconds) as answer:
                 yield answer
         except OSError as error:  # URLError is one, and so is a connection that ends without an answer
+            of_tls = trouble(error, self.url, urllib.parse.urlsplit(self.url).hostname or "")
+            if of_tls is not None:
+                raise Failure(of_tls, code=ExitCode.UNREACHABLE) from None
             raise Failure(
                 f"no registry answers at {self.url} ({_cause(error)}). "
                 "Is `gpu-agent registry serve` running? Name another one with --api URL.",
@@ -179,6 +188,7 @@ class Api:
     def _problem(self, answer: http.client.HTTPResponse) -> Problem | None:
         if answer.status in _GRANTED:
             return None
+        self._check_encrypted(answer)
         return Problem(answer.status, self._document(answer, _PROBLEM, what=f"HTTP {answer.status}"))
 
     def _sentence(self, problem: Problem) -> str:
@@ -209,6 +219,15 @@ class Api:
             self._disown(f"{what} is no JSON object")
         return document
 
+    def _check_encrypted(self, answer: http.client.HTTPResponse) -> None:
+        plain = self.url.startswith("http://") and answer.status == _BAD_REQUEST
+        if plain and answer.headers.get_content_type() == _WORDS and b"https" in answer.read(_MOST_WORDS):
+            raise Failure(
+                f"{self.url} is encrypted: name it with --api {self.url.replace('http', 'https', 1)}, "
+                "and --ca-file FILE if none of this machine's authorities vouches for its certificate",
+                code=ExitCode.UNREACHABLE,
+            )
+
     def _check_kind(self, answer: http.client.HTTPResponse, kind: str, what: str) -> None:
         told = answer.headers.get_content_type()
         if told != kind:
@@ -227,9 +246,10 @@ def add_api_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api",
         metavar="URL",
-        help=f"the registry's operator API (default: ${API_VARIABLE}, else {DEFAULT_API})",
+        help=f"the registry's operator API (default: ${API_VARIABLE}, else this machine's: {DEFAULT_API})",
     )
     add_token_options(parser)
+    add_tls_options(parser)
 
 
 def quoted(part: str) -> str:
@@ -241,35 +261,3 @@ def _cause(error: OSError) -> str:
     """The machine's own words for what went wrong, without its number."""
     reason = getattr(error, "reason", error)
     return str(getattr(reason, "strerror", None) or reason)
-
-
-def _checked(url: str) -> str:
-    """Refuse what no registry can be reached at, before anything is asked of it."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        fault = _fault(parts)
-        _ = parts.port  # raises ValueError for what is no port
-        (parts.hostname or "").encode("idna")
-    except ValueError as error:
-        fault = str(error)
-    if any(letter.isspace() or not letter.isprintable() for letter in url):
-        fault = "it holds spaces or control characters"
-    if fault is None:
-        return url
-    raise Failure(
-        f"{url!r}, of --api or ${API_VARIABLE}, is no URL of a registry ({fault}); "
-        f"write it like {DEFAULT_API}",
-        code=ExitCode.CONFIGURATION,
-    )
-
-
-def _fault(parts: urllib.parse.SplitResult) -> str | None:
-    if parts.scheme not in ("http", "https"):
-        return "it does not begin with http:// or https://"
-    if not parts.hostname:
-        return "it names no host"
-    if parts.username is not None or parts.password is not None:
-        return "no credentials go into a URL"
-    if parts.query or parts.fragment:
-        return "it has a query or a fragment"
-    return None

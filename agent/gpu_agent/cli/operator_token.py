@@ -10,16 +10,17 @@ import ipaddress
 import os
 import stat
 import urllib.parse
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gpu_agent.cli.api_address import state_folders
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.own_registry import listens
 from gpu_agent.cli.streams import complain
-from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, UNIT_FOLDER, default_state_dir
+from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 
 VARIABLE = "GPU_REGISTRY_TOKEN"
-STATE_DIR_VARIABLE = "GPU_REGISTRY_STATE_DIR"
 _LONGEST = 4096
 _PREFIX = "gpuo_"
 _ANYBODY = 0o007
@@ -59,12 +60,20 @@ def may_be_shown(token: OperatorToken, url: str) -> bool:
 
 
 def find_token(
-    url: str, *, token_file: Path | None = None, insecure_http: bool = False
+    url: str,
+    *,
+    token_file: Path | None = None,
+    insecure_http: bool = False,
+    left_in: Path | None = None,
 ) -> OperatorToken | None:
-    """Return the token to show at `url`, None when there is none; raises `Failure` with the next step."""
+    """Return the token to show at `url`, None when there is none; raises `Failure` with the next step.
+
+    `left_in`: where this machine's registry has left that URL: its token lies there.
+    """
     parts = urllib.parse.urlsplit(url)
-    here = _is_this_machine(parts.hostname or "")
-    token = _named(token_file) or (_left_here() if here else None)
+    here = left_in is not None or _is_this_machine(parts.hostname or "")
+    folders = state_folders() if left_in is None else [left_in]
+    token = _named(token_file) or (_left_here(folders) if here else None)
     if token is None or here or parts.scheme == "https" or insecure_http:
         return token
     raise Failure(
@@ -96,10 +105,8 @@ def _named(token_file: Path | None) -> OperatorToken | None:
     return _checked(given, f"${VARIABLE}") if given else None
 
 
-def _left_here() -> OperatorToken | None:
+def _left_here(folders: Iterable[Path]) -> OperatorToken | None:
     """Read what a registry on this machine has written for us, where we may read it."""
-    stated = os.environ.get(STATE_DIR_VARIABLE)
-    folders = [Path(stated).expanduser()] if stated else [default_state_dir(), UNIT_FOLDER]
     for folder in folders:
         path = folder / OPERATOR_TOKEN_FILE
         try:

@@ -16,7 +16,15 @@ from gpu_agent.cli.outcome import MEANINGS, ExitCode
 from gpu_agent.cli.teaching import ASKING
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
-EVERYWHERE = ("--help", "--api", "--token-file", "--insecure-http")
+EVERYWHERE = (
+    "--help",
+    "--api",
+    "--token-file",
+    "--insecure-http",
+    "--ca-file",
+    "--cert-file",
+    "--key-file",
+)
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}
 _LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/operating.md` lists them"}

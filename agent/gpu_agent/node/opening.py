@@ -148,15 +148,16 @@ def _refused(response: Response, url: str) -> Refusal:
     """What an HTTP status says."""
     words = (response.body or b"")[:_MOST_WORDS].decode("utf-8", "replace").strip()
     date = next(iter(response.headers.get_all("Date")), None)
-    return Refusal(_of_status(response, url), date, words)
+    if wants_tls(url, response.status_code, response.body):
+        encrypted = Trouble("that port is encrypted", "write wss:// in the registry's URL")
+        return Refusal(ConnectFailed(str(encrypted)), date, words, encrypted)
+    return Refusal(_of_status(response), date, words)
 
 
-def _of_status(response: Response, url: str) -> ConnectFailed:
+def _of_status(response: Response) -> ConnectFailed:
     if response.headers.get("Content-Type", "").startswith(_OPERATORS_REFUSALS):
         return ConnectFailed("operators are served there, not nodes: name the registry's port for nodes")
     status = response.status_code
-    if wants_tls(url, status, response.body):
-        return ConnectFailed("that port is encrypted: write wss:// in the registry's URL")
     again = retry_after_seconds(response.headers.get_all("Retry-After"), now=time.time())
     return ConnectFailed(
         f"the registry answered HTTP {status}", http_status=status, retry_after_seconds=again

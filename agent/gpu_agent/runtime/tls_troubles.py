@@ -74,7 +74,7 @@ def trouble_of(error: OSError | ValueError, host: str, terms: Terms) -> Trouble:
             return trouble
     return Trouble(
         f"no encrypted connection to {host} comes about ({_plain(error)})",
-        "see that a registry listens on that port, and what its log says (`tls_refused`)",
+        f"see that a registry listens there, what its log says (`tls_refused`), and if it wants {terms.own}",
     )
 
 

@@ -24,6 +24,7 @@ from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.open_files import connections_for
 from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.own_address import OwnAddress
 from gpu_agent.server.reloading import AT_ONCE, Renewed
 from gpu_agent.server.report import report
 from gpu_agent.server.service import RegistryService
@@ -58,6 +59,7 @@ class _Started:
     service: RegistryService
     operator: OperatorServer
     encryption: Encryption | None
+    own_address: OwnAddress
     where: str
     """Its ports, for people."""
 
@@ -87,6 +89,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         background = {
             "performance": _tell_performance(started.service, renewed),
             "reloads": reloads.run(),
+            "own-address": started.own_address.stay(),
             "supervised": attend(systemd, started.service.vitals, where=started.where),
         }
         if started.encryption is not None:
@@ -117,15 +120,19 @@ async def _start(settings: RegistrySettings) -> _Started | int:
         return _exit_code(error)
     operator = OperatorServer(service, listener, address=settings.operator_listen, tls=encryption)
     _spare_the_collector()
+    folder = settings.state_folder if settings.auth_on else None
+    own_address = OwnAddress(folder, bound_address(listener), encryption)
+    await own_address.leave()
     nodes, operators = str(service.node_address), str(bound_address(listener))
     _LOG.info(
         "registry_listening",
         node_listen=nodes,
         operator_listen=operators,
         encrypted=encryption is not None,
+        pin=None if encryption is None else encryption.pin,
     )
     _warn(settings)
-    return _Started(service, operator, encryption, f"nodes at {nodes}, operators at {operators}")
+    return _Started(service, operator, encryption, own_address, f"nodes at {nodes}, operators at {operators}")
 
 
 def _warn(settings: RegistrySettings) -> None:

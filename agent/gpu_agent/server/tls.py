@@ -7,11 +7,13 @@ changes nothing: the one before it serves on, and the log says why. Opens no por
 import asyncio
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.runtime.certificate import read_file
 from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.pins import pin_of
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.runtime.tls_contexts import OwnCertificate, TlsFileError, for_server
 
@@ -48,6 +50,7 @@ class TlsFiles:
 class _Read:
     context: ssl.SSLContext
     ends_at: float
+    pin: str
     stamp: _Stamp
 
 
@@ -60,6 +63,13 @@ class Encryption:
         self._read = _read(files)
         self._refused: _Stamp | None = None
         self._warned_at: float | None = None
+        self.renewed: Callable[[], Awaitable[None]] = _nobody_waits
+        """Hears that another certificate is in use."""
+
+    @property
+    def pin(self) -> str:
+        """By which the key in use is known, whoever has vouched for it."""
+        return self._read.pin
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -86,7 +96,9 @@ class Encryption:
         if read.ends_at <= time.time():
             return self._keep(f"the certificate in {self._files.own.cert_file} has expired: have it renewed")
         self._read, self._refused, self._warned_at = read, None, None
-        _LOG.info("certificate_loaded", file=str(self._files.own.cert_file), days=self._days_left())
+        file = str(self._files.own.cert_file)
+        _LOG.info("certificate_loaded", file=file, days=self._days_left(), pin=self.pin)
+        await self.renewed()
         return True
 
     async def watch(self) -> None:
@@ -123,7 +135,11 @@ def _read(files: TlsFiles) -> _Read:
         certificate = read_file(path)
     except (OSError, ValueError) as error:
         raise TlsFileError(f"the certificate in {path} cannot be read ({error}): name another") from None
-    return _Read(context, certificate.ends_at, stamp)
+    return _Read(context, certificate.ends_at, pin_of(certificate), stamp)
+
+
+async def _nobody_waits() -> None:
+    """What hears of a renewal where nobody else does."""
 
 
 def _stamp(files: TlsFiles) -> _Stamp:
