@@ -16,7 +16,16 @@ from pydantic_settings import BaseSettings, NoDecode
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.origins import NESTED, variable_of
 
-BESIDES = frozenset({"GPU_AGENT_DEBUG", "GPU_REGISTRY_API", "GPU_REGISTRY_TOKEN", "GPU_REGISTRY_CA_FILE"})
+BESIDES = frozenset(
+    {
+        "GPU_AGENT_DEBUG",
+        "GPU_REGISTRY_API",
+        "GPU_REGISTRY_TOKEN",
+        "GPU_REGISTRY_CA_FILE",
+        "GPU_REGISTRY_CERT_FILE",
+        "GPU_REGISTRY_KEY_FILE",
+    }
+)
 """What the commands read that is no setting of either half."""
 
 _OF_SERVICES = re.compile(r"(?:^|_)(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)$")
