@@ -45,6 +45,11 @@ class Machine(Enclosure):
         said = [json.loads(line) for line in lines if line.startswith("{")]
         return [line for line in said if line["event"] == event]
 
+    def messages(self, unit: str, holding: str) -> list[str]:
+        """What the journal has of a unit, systemd's own words about it among it, that holds these words."""
+        told = [str(entry["MESSAGE"]) for entry in self.journal(unit)]
+        return [message for message in told if holding in message]
+
     def story(self) -> str:
         """The last that the machine told of our units, or its console."""
         if self.leader == 0:

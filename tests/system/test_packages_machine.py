@@ -1,0 +1,87 @@
+"""Both halves from packages, installed offline and started by `systemctl`: over TLS, with tokens."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.authority import Authority
+from tests.system.packaged import machine_with_packages, settle
+from tests.system.packages import CURRENT
+from tests.system.site import AGENT, REGISTRY, Site
+
+pytestmark = pytest.mark.timeout(900)
+
+MOST_EXPOSED = 3.0
+STATE = "/var/lib"
+SOCKET = "/run/gpu-agent/agent.sock"
+ASK = "import json, gpu_agent.local; print(json.dumps(gpu_agent.local.ask('status')))"
+"""As a program in Python does it; the package's libraries lie in a folder of their own."""
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    scratch = tmp_path_factory.mktemp("machine")
+    with machine_with_packages(root, scratch) as machine:
+        yield settle(machine, Authority(scratch / "authority"))
+
+
+def test_a_node_becomes_ready_with_the_gpus_of_its_driver(site: Site) -> None:
+    node = site.await_ready()
+    assert [gpu["name"] for gpu in node["gpus"]] == ["NVIDIA H100 80GB HBM3"] * 2
+    assert node["agent_version"] == CURRENT
+    started = site.machine.events(AGENT, "agent_started")[-1]
+    assert started["registry"] == "wss://registry.example:8080/ws/node"
+
+
+def test_both_units_are_hardened(site: Site) -> None:
+    for unit in (AGENT, REGISTRY):
+        told = site.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
+        exposed = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
+        assert exposed is not None, told
+        assert float(exposed[1]) <= MOST_EXPOSED, told
+
+
+def test_the_services_are_as_their_units_say(site: Site) -> None:
+    assert site.machine.show(AGENT, "Type") == "notify"
+    assert site.machine.show(AGENT, "WatchdogUSec") == "1min"
+    for unit in (AGENT, REGISTRY):
+        assert site.machine.show(unit, "Restart") == "on-failure"
+        assert site.machine.show(unit, "NRestarts") == "0"
+        user = site.machine.run("stat", "-c", "%U", f"/proc/{site.machine.main_pid(unit)}")
+        assert user.stdout.strip() == unit.removesuffix(".service")
+
+
+def test_the_journal_has_each_line_of_both_as_json_with_its_event(site: Site) -> None:
+    node_id = site.await_ready()["node_id"]
+    for unit in (AGENT, REGISTRY):
+        said = [
+            json.loads(str(entry["MESSAGE"]))
+            for entry in site.machine.journal(unit)
+            if entry["_TRANSPORT"] == "stdout"
+        ]
+        assert all({"event", "level"} <= line.keys() for line in said)
+        assert any(line["event"] == "node_registered" and line["node_id"] == node_id for line in said)
+
+
+def test_members_of_the_agents_group_may_ask_it_and_others_may_not(site: Site) -> None:
+    machine = site.machine
+    machine.run("useradd", "--groups", "gpu-agent", "worker")
+    machine.run("useradd", "stranger")
+    ask = ("env", "PYTHONPATH=/usr/lib/gpu-agent/lib", "python3", "-c", ASK)
+    told = machine.run("runuser", "-u", "worker", "--", *ask)
+    assert json.loads(told.stdout)["node_id"] == site.await_ready()["node_id"]
+    refused = machine.run("runuser", "-u", "stranger", "--", *ask, check=False)
+    assert refused.returncode != 0
+    assert machine.run("stat", "-c", "%a %U %G", SOCKET).stdout.split() == ["660", "gpu-agent", "gpu-agent"]
+
+
+def test_no_token_is_in_an_argument_a_variable_or_the_journal(site: Site) -> None:
+    kept = f"/etc/gpu-agent/join-token {STATE}/gpu-agent/identity.json {STATE}/gpu-registry/operator.token"
+    secrets = re.findall(r"gpu[jno]_[\w-]+", site.machine.run("sh", "-c", f"cat {kept}").stdout)
+    assert len(secrets) == 3
+    look = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; journalctl --all --no-pager --output=json"
+    shown = site.machine.run("sh", "-c", look, check=False).stdout
+    assert [secret for secret in secrets if secret in shown] == []
