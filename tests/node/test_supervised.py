@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.node import supervised
 from gpu_agent.node.pulse import Signs
 from gpu_agent.node.supervised import attend, standing_of
 from gpu_agent.runtime.sdnotify import Systemd
@@ -92,6 +93,19 @@ async def test_what_goes_on_again_feeds_again(tmp_path: Path, caplog: pytest.Log
         agent.look = _well
         await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
     assert caplog.messages == ["agent_stands_still", "agent_gets_on_again"]
+
+
+async def test_an_agent_that_drains_asks_for_time_as_long_as_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "EXTENSION_SECONDS", 0.03)
+    agent = _Agent(_well)
+    with service_manager(tmp_path) as manager:
+        async with Tasks() as tasks:
+            staying = tasks.start("stay", supervised.stay(Systemd(manager.environment), agent.signs))
+            await until(lambda: manager.heard_so_far().count("EXTEND_TIMEOUT_USEC=30000") >= 3)
+            agent.look = _stuck
+            await staying
 
 
 @pytest.mark.parametrize(

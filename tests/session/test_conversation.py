@@ -224,7 +224,12 @@ def test_a_stop_while_the_answer_is_awaited_says_goodbye_for_an_id_it_knows() ->
 
 def test_a7_a_drain_keeps_beating_until_it_is_told_offline() -> None:
     play = ready()
-    assert play >> StopRequested("bye", drain=True, deadline_seconds=60) << _goodbye(drain=True, deadline=60)
+    assert (
+        play
+        >> StopRequested("bye", drain=True, deadline_seconds=60)
+        << SendBeat
+        << _goodbye(drain=True, deadline=60)
+    )
     assert play.machine.state is State.LEAVING
     assert play >> status("draining") >> After(15) << SendBeat
     assert play >> status("offline", reason_code="drain_complete") << Disconnect << Exit("drained")
@@ -232,7 +237,7 @@ def test_a7_a_drain_keeps_beating_until_it_is_told_offline() -> None:
 
 def test_a7_a_drain_leaves_when_its_deadline_passed_without_a_verdict() -> None:
     play = ready()
-    assert play >> StopRequested("bye", drain=True, deadline_seconds=5) << Send
+    assert play >> StopRequested("bye", drain=True, deadline_seconds=5) << SendBeat << Send
     assert play >> After(10) << Disconnect << Exit("the drain's deadline passed")
 
 
@@ -248,21 +253,21 @@ def test_a_drain_without_a_deadline_takes_the_protocol_s() -> None:
 
 def test_a_second_stop_leaves_at_once() -> None:
     play = ready()
-    assert play >> StopRequested("bye", drain=True) << Send
+    assert play >> StopRequested("bye", drain=True) << SendBeat << Send
     assert play >> StopRequested("bye", drain=True) << _goodbye(drain=False) << Disconnect << Exit
 
 
 def test_a_refusal_or_a_lost_connection_while_leaving_ends_it() -> None:
     for event in (error("UNKNOWN_NODE"), Disconnected(1006, "gone")):
         play = ready()
-        assert play >> StopRequested("bye", drain=True) << Send
+        assert play >> StopRequested("bye", drain=True) << SendBeat << Send
         play >> event
         assert isinstance(play.pending[-1], Exit)
 
 
 def test_orders_to_register_again_are_not_obeyed_while_leaving() -> None:
     play = ready()
-    assert play >> StopRequested("bye", drain=True) << Send
+    assert play >> StopRequested("bye", drain=True) << SendBeat << Send
     assert play >> _control("reregister")
 
 

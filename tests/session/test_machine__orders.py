@@ -46,7 +46,7 @@ def asks_to_drain(deadline: float | None) -> Send:
 def draining() -> Play:
     """A ready machine that its owner drains, which its registry has confirmed."""
     session = ready()
-    assert session >> FANS << asks_to_drain(60)
+    assert session >> FANS << SendBeat << asks_to_drain(60)
     assert session >> status("draining", timestamp=1000, details={"drain_deadline": 1060})
     return session
 
@@ -117,7 +117,7 @@ def test_a_drain_whose_time_is_over_before_a_registry_is_reached_connects_no_mor
 
 def test_a_registry_that_gives_no_verdict_is_waited_for_until_the_deadline_and_a_little() -> None:
     session = ready()
-    assert session >> DrainAsked("new fans", 5) << asks_to_drain(5)
+    assert session >> DrainAsked("new fans", 5) << SendBeat << asks_to_drain(5)
     assert session >> After(9.9) >> After(0.1) << Disconnect(1000, "drained")
     assert session.machine.state is State.DRAINED
 
@@ -140,7 +140,7 @@ def test_a_stop_goes_before_a_drain() -> None:
     session = draining()
     assert session >> StopRequested("bye") << Send << Disconnect << Exit("bye")
     session = draining()
-    assert session >> StopRequested("bye", drain=True, deadline_seconds=600) << Send
+    assert session >> StopRequested("bye", drain=True, deadline_seconds=600) << SendBeat << Send
     session >> After(65)
     assert session.machine.state is State.LEAVING
 

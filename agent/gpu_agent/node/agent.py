@@ -1,7 +1,7 @@
 """The agent: one loop that feeds the session what happens and carries out, in order, what it asks for.
 
 Saves before it sends. Decides nothing: what to say and when is the session's, what is true of the
-machine is the probe's. Leaves within five seconds of being asked to.
+machine is the probe's. Leaves within five seconds of being asked to, or of the end of a drain.
 """
 
 import asyncio
@@ -143,8 +143,10 @@ class Agent:
         return self._exit
 
     async def stop(self, reason: str) -> None:
-        """Ask the session to say goodbye and end."""
-        await self._inbox.put((None, StopRequested(reason)))
+        """Ask the session to say goodbye and end, after its jobs if that is set; once more, at once."""
+        seconds = self._settings.drain_on_stop_seconds
+        asked = StopRequested(reason, drain=seconds > 0, deadline_seconds=seconds or None)
+        await self._inbox.put((None, asked))
 
     async def take_over(self, told: Reloaded[AgentSettings]) -> None:
         """Go on with settings that were read again; what the owner states is told with the next beat."""

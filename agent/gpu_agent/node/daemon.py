@@ -19,7 +19,7 @@ from gpu_agent.node.reloading import AT_ONCE
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.socket_door import Door, opened
 from gpu_agent.node.socket_server import LocalSocket
-from gpu_agent.node.supervised import attend
+from gpu_agent.node.supervised import attend, stay
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.reloading import Reloads
 from gpu_agent.runtime.sdnotify import Systemd
@@ -97,8 +97,12 @@ async def _live(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -
     reloads = Reloads(agent.settings, read=read, at_once=AT_ONCE, take_over=agent.take_over, systemd=systemd)
 
     def stop(number: signal.Signals) -> None:
+        drain_seconds = agent.settings.drain_on_stop_seconds
+        _LOG.info("agent_stopping", signal=number.name, drain_seconds=drain_seconds)
         systemd.stopping()
         tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
+        if drain_seconds > 0:
+            tasks.start("stay", stay(systemd, lambda: agent.signs))
 
     leaving, reloading = (STOPPING + RELOADING, ()) if hang_up_ends() else (STOPPING, RELOADING)
     with delivered(leaving, stop), delivered(reloading, lambda _: reloads.ask()):

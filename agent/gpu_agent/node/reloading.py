@@ -33,6 +33,7 @@ AT_ONCE = (
         "insecure_plaintext",
         "log_level",
         "probe_interval_seconds",
+        "drain_on_stop_seconds",
         "accept_public_jobs",
         "public_jobs",
         "labels",

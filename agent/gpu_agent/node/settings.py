@@ -47,6 +47,7 @@ from gpu_agent.wire.inventory import ModelStatus
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
 ENVIRONMENT_PREFIX = "GPU_AGENT_"
+LONGEST_DRAIN_SECONDS = 86400.0
 LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
 """One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
 _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
@@ -113,6 +114,9 @@ class AgentSettings(BaseSettings):
     """How long one reading may take before the agent goes on without it."""
     nvml_stale_after_seconds: Annotated[Span, vouching(OLDEST_READING_SECONDS)] = OLDEST_READING_SECONDS
     """From this age on, the last good reading of the GPUs no longer vouches for them (§4)."""
+
+    drain_on_stop_seconds: Annotated[float, Field(ge=0, le=LONGEST_DRAIN_SECONDS, allow_inf_nan=False)] = 0.0
+    """How long a stop waits for the jobs that run here; 0 says goodbye at once."""
 
     poll_gpus: bool = True
     """False leaves NVIDIA GPUs alone between the readings that are asked for, so that they may sleep."""

@@ -13,6 +13,9 @@ from gpu_agent.runtime.supervision import supervise
 from gpu_agent.session.story import State
 from gpu_agent.session.view import SessionView
 
+EXTENSION_SECONDS = 30.0
+"""For so long an agent that drains asks to be waited for, three times within it."""
+
 _PLAIN = {
     State.IDLE: "starting",
     State.CONNECTING: "connecting",
@@ -43,6 +46,13 @@ async def attend(systemd: Systemd, view: Callable[[], SessionView], signs: Calla
         ailment=lambda: ailment(signs(), asyncio.get_running_loop().time()),
         changed=changed,
     )
+
+
+async def stay(systemd: Systemd, signs: Callable[[], Signs]) -> None:
+    """Ask for time to finish its jobs, a little at a time: an agent that stands still gets no more."""
+    while ailment(signs(), asyncio.get_running_loop().time()) is None:
+        systemd.extend(EXTENSION_SECONDS)
+        await asyncio.sleep(EXTENSION_SECONDS / 3)
 
 
 def standing_of(view: SessionView) -> str:

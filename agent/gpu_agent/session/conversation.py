@@ -116,14 +116,8 @@ class Conversation:
             then = Then.LEAVE if self.state is State.LEAVING else Then.DRAINED
             self._end(then, "the drain's deadline passed")
             return []
-        node_id, declaration = self._registration.node_id, self._registration.declaration
         full = now >= self._refresh_until
-        if node_id is None or declaration is None or not (full or now >= self.beats.due_at):
-            return []
-        if full:
-            self._refresh_until = math.inf
-        self._complaints.beat_sent()
-        return [self.beats.compose(node_id, declaration, now, full=full)]
+        return self._beat(now, full=full) if full or now >= self.beats.due_at else []
 
     def say_goodbye(self, event: StopRequested, now: float) -> list[Action]:
         """Announce the shutdown (§3.6); ends at once unless a drain is asked and not yet under way."""
@@ -140,15 +134,17 @@ class Conversation:
         if node_id is None:
             return []
         goodbye = NodeUnregister(node_id=node_id, reason=event.reason, drain=drain, deadline_seconds=deadline)
-        return [Send(goodbye)]
+        return [*(self._beat(now) if drain else []), Send(goodbye)]
 
     def order(self, order: Order, now: float) -> list[Action]:
         """Do what the owner asks, as far as it is the conversation's; a drain is told once registered."""
         match order:
             case RefreshAsked():
                 return self._refresh(now) if self.state is State.REGISTERED else [Probe()]
+            case DrainAsked() if self.state is State.REGISTERED:
+                return [*self._beat(now), *self._ask_for_drain(now)]
             case DrainAsked():
-                return self._ask_for_drain(now)
+                return []  # asked for once the registration is acknowledged
             case ResumeAsked() if self.state is State.REGISTERED:
                 return self._register(now, "its owner resumed it")
             case ResumeAsked():
@@ -178,6 +174,16 @@ class Conversation:
         if raises:
             return self._register(now, "the registry knows schemas")
         return self._register(now, _OWNERS_WORD) if self._registration.outdated else self.act_if_due(now)
+
+    def _beat(self, now: float, *, full: bool = False) -> list[Action]:
+        """Beat now: before a drain, so that the registry knows of all jobs that it has to wait for."""
+        node_id, declaration = self._registration.node_id, self._registration.declaration
+        if node_id is None or declaration is None:
+            return []
+        if full:
+            self._refresh_until = math.inf
+        self._complaints.beat_sent()
+        return [self.beats.compose(node_id, declaration, now, full=full)]
 
     def _tell_faults(self) -> list[Action]:
         """Say what waits; an older scheduler would take it for something else (§9)."""
