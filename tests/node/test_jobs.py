@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gpu_agent.node.jobs import LONGEST_ID, Jobs, Worker
+from gpu_agent.node.jobs import LONGEST_ID, Jobs, Worker, of_process
 from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES
 
 ONE, OTHER = Worker("one"), Worker("other", pid=7, started=70)
@@ -49,6 +49,18 @@ def test_a_job_that_another_worker_took_over_outlives_the_first() -> None:
     assert jobs.gone(ONE) == ()
     assert jobs.ids == ("a",)
     assert jobs.gone(OTHER) == ("a",)
+
+
+def test_a_process_stays_one_worker_however_many_connections_it_had() -> None:
+    jobs = Jobs()
+    for number in range(3):
+        worker = Worker(f"connection-{number}", pid=7, started=70)
+        jobs.announced(f"job-{number}", worker)
+        assert jobs.left(worker) == (f"job-{number}",)
+    assert (jobs.ids, jobs.workers) == ((), (of_process(7, 70),))
+    assert jobs.left(ONE) == ()
+    jobs.announced("a", ONE)
+    assert (jobs.left(ONE), jobs.workers) == (("a",), (of_process(7, 70),))
 
 
 def test_a_worker_without_a_job_is_still_a_worker() -> None:

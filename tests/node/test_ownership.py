@@ -73,6 +73,24 @@ async def test_the_jobs_of_a_real_process_end_with_it(caplog: pytest.LogCaptureF
     assert "worker_ended" in caplog.messages
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+async def test_a_worker_is_no_stranger_between_its_jobs_and_may_end_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = Jobs()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
+    here = process(child.pid)
+    assert here is not None
+    worker = Worker("connection-1", child.pid, here.started)
+    assert jobs.announced("a", worker) is None
+    jobs.left(worker)
+    assert owners(await owned(report(child.pid), jobs)) == [True]
+    child.communicate(b"\n")
+    await owned(report(), jobs)
+    assert jobs.workers == ()
+    assert "worker_ended" not in caplog.messages
+
+
 async def test_without_workers_nothing_is_looked_at() -> None:
     held = report(1)
     assert await owned(held, Jobs()) is held

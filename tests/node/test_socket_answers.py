@@ -31,7 +31,8 @@ async def asked(
     question: Question, peer: Peer = MEMBER, *, agent: AnAgent | None = None, answers: Answers | None = None
 ) -> dict[str, Any] | Refusal:
     answering = answers or Answers(agent or AnAgent(), HOUSE, wall=lambda: 5000.0)
-    return await answering.to(question, peer, Worker("connection-1"))
+    refusal = await answering.heed(question, peer)
+    return refusal or answering.to(question, peer, Worker("connection-1"))
 
 
 async def test_whoever_is_let_in_may_look() -> None:

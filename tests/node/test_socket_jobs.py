@@ -90,16 +90,16 @@ def test_a_worker_is_known_by_its_process_where_that_can_be_seen(tmp_path: Path)
 
 @pytest.mark.parametrize("uid", [os.getuid(), 900, 0])
 def test_a_process_may_be_named_by_its_owner_and_by_who_gives_orders(uid: int) -> None:
-    worker = named(os.getpid(), Peer(uid, frozenset(), None), HOUSE)
+    worker = named(os.getpid(), Peer(uid, frozenset(), os.getpid()), HOUSE)
     ours = process(os.getpid())
     assert ours is not None
     assert worker == Worker(f"process-{os.getpid()}-{ours.started}", os.getpid(), ours.started)
 
 
 def test_a_process_of_somebody_else_or_none_is_refused(tmp_path: Path) -> None:
-    stranger = Peer(os.getuid() + 12345, frozenset({800}), None)
+    stranger, root = (Peer(uid, frozenset({800}), os.getpid()) for uid in (os.getuid() + 12345, 0))
     assert code(named(os.getpid(), stranger, HOUSE)) == "forbidden"
-    assert code(named(os.getpid(), ROOT, HOUSE, root=tmp_path)) == "unknown_process"
+    assert code(named(os.getpid(), root, HOUSE, root=tmp_path)) == "unknown_process"
 
 
 def test_the_numbers_of_another_container_name_nobody_here() -> None:
@@ -109,3 +109,12 @@ def test_the_numbers_of_another_container_name_nobody_here() -> None:
     assert isinstance(elsewhere, Refusal)
     assert (elsewhere.code, "job run" in elsewhere.message) == ("unknown_process", True)
     assert code(named(os.getpid(), ROOT, HOUSE, own_pid=1)) == "unknown_process"
+    assert code(named(os.getpid(), ROOT, HOUSE)) == "unknown_process"
+
+
+def test_a_connection_that_ends_leaves_its_process_a_worker_until_that_ends_too() -> None:
+    told, counted = announced(("a", Worker("connection-1", 7, 70), ANN))
+    told.gone(Worker("connection-1", 7, 70))
+    assert (counted.ids, counted.workers) == ((), (Worker("process-7-70", 7, 70),))
+    told.gone(Worker("connection-2", 8, 80))  # has announced nothing
+    assert counted.workers == (Worker("process-7-70", 7, 70),)

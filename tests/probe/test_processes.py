@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.processes import Process, lineage, process, program
+from gpu_agent.probe.processes import Process, counts_as_we_do, lineage, process, program
 
-STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
+STAT = "{pid} ({name}) {state} {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 {started} 1 1\n"
 
 
-def put(root: Path, pid: int, parent: int, started: int, *, name: str = "python3") -> None:
+def put(
+    root: Path, pid: int, parent: int, started: int, *, name: str = "python3", state: str = "S 1"
+) -> None:
+    """`state`: its letter, and how many threads it has."""
     folder = root / "proc" / str(pid)
     folder.mkdir(parents=True)
-    (folder / "stat").write_text(STAT.format(pid=pid, name=name, parent=parent, started=started))
+    letter, threads = state.split()
+    told = STAT.format(pid=pid, name=name, state=letter, parent=parent, threads=threads, started=started)
+    (folder / "stat").write_text(told)
 
 
 @pytest.mark.parametrize("name", ["python3", "a b", "x) S 99 (y", "((", ""])
@@ -27,6 +32,32 @@ def test_a_process_that_is_not_there_or_cannot_be_read_is_unknown(tmp_path: Path
     (tmp_path / "proc" / "43").mkdir(parents=True)
     (tmp_path / "proc" / "43" / "stat").write_text("43 (x) S")
     assert process(43, tmp_path) is None
+
+
+def test_a_process_that_ended_unwaited_for_is_none_and_one_whose_first_thread_ended_is_one(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, 42, 7, 1234, state="Z 1")
+    put(tmp_path, 43, 7, 1234, state="Z 3")
+    assert process(42, tmp_path) is None
+    assert process(43, tmp_path) == Process(43, 7, 1234)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_real_zombie_is_no_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert process(child.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "same"), [("NSpid:\t42\n", True), ("NSpid:\t42\t7\n", False), ("Name:\tx\n", True)]
+)
+def test_who_is_in_a_container_of_his_own_counts_otherwise(tmp_path: Path, told: str, *, same: bool) -> None:
+    assert counts_as_we_do(42, tmp_path)  # nothing shows otherwise
+    put(tmp_path, 42, 7, 1234)
+    (tmp_path / "proc" / "42" / "status").write_text(f"Name:\tx\n{told}Threads:\t1\n")
+    assert counts_as_we_do(42, tmp_path) is same
 
 
 def test_a_lineage_goes_up_to_where_it_can_be_seen_and_ends_in_a_loop_of_nonsense(tmp_path: Path) -> None:

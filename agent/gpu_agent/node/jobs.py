@@ -1,7 +1,8 @@
 """Jobs in flight: counted from what worker processes announce, each job as long as its worker is there.
 
 A worker is whoever announces: a connection, and the process behind it where that is known. What it
-announced ends when it says so, and all of it when it is gone. Until any worker has announced
+announced ends when it says so, and all of it when it is gone. A process that has announced stays a
+worker between its jobs. Until any worker has announced
 something, nobody tells, and `ids` is None: then the processes on the GPUs stand in as a guess.
 
 It opens no socket, looks at no process and reads no clock: it is told.
@@ -25,6 +26,11 @@ class Worker:
     pid: int | None = None
     started: int | None = None
     """When that process was started, in its machine's own ticks: a pid is given out again."""
+
+
+def of_process(pid: int, started: int) -> Worker:
+    """The worker that is a process, whatever its connections."""
+    return Worker(f"process-{pid}-{started}", pid, started)
 
 
 class Jobs:
@@ -66,6 +72,14 @@ class Jobs:
         for job_id in ended:
             del self._jobs[job_id]
         return ended
+
+    def left(self, worker: Worker) -> tuple[str, ...]:
+        """A worker's connection ended, and so do its jobs; its process, where known, is a worker still."""
+        known = self._workers.get(worker.key)
+        if known is not None and known.pid is not None and known.started is not None:
+            process = of_process(known.pid, known.started)
+            self._workers[process.key] = process
+        return self.gone(worker)
 
     def _refusal(self, job_id: str) -> str | None:
         if not 0 < len(job_id) <= LONGEST_ID or not job_id.isprintable():

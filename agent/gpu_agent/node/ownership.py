@@ -30,7 +30,8 @@ async def owned(report: GpuReport, jobs: Jobs) -> GpuReport:
     except TimeoutError:
         return report
     for worker in seen.ended:
-        _LOG.warning("worker_ended", pid=worker.pid, jobs=jobs.gone(worker))
+        if unfinished := jobs.gone(worker):
+            _LOG.warning("worker_ended", pid=worker.pid, jobs=unfinished)
     return seen.report
 
 

@@ -61,10 +61,26 @@ class Answers:
         self._started_at = wall()
         self.jobs = AnnouncedJobs(agent.jobs, house)
 
-    async def to(self, question: Question, peer: Peer, worker: Worker) -> dict[str, Any] | Refusal:
-        """Answer one question of somebody who has been let in; `worker` is who he is when he announces."""
+    async def heed(self, question: Question, peer: Peer) -> Refusal | None:
+        """Have done what is asked for, as far as it must be waited for; returns why it is not done."""
         match question:
-            case Status():
+            case Refresh():
+                await self._agent.refresh()
+            case Drain() | Resume():
+                return await self._ordered(question, peer)
+            case Status() | Why() | JobStart() | JobFinish() | JobList():
+                pass
+            case _ as unreachable:
+                assert_never(unreachable)
+        return None
+
+    def to(self, question: Question, peer: Peer, worker: Worker) -> dict[str, Any] | Refusal:
+        """Answer one question of somebody who has been let in, once it is heeded, and wait for nothing.
+
+        `worker` is who he is when he announces.
+        """
+        match question:
+            case Status() | Refresh() | Drain() | Resume():
                 return self._status()
             case Why():
                 in_flight = self._agent.jobs.ids
@@ -73,11 +89,6 @@ class Answers:
                     None if in_flight is None else len(in_flight),
                     moment=self._moment(),
                 )
-            case Refresh():
-                await self._agent.refresh()
-                return self._status()
-            case Drain() | Resume():
-                return await self._ordered(question, peer)
             case JobStart() | JobFinish() | JobList():
                 return self._of_jobs(question, peer, worker)
             case _ as unreachable:
@@ -91,7 +102,7 @@ class Answers:
             picture, listed, announced=announced, started_at=self._started_at, moment=self._moment()
         )
 
-    async def _ordered(self, question: Drain | Resume, peer: Peer) -> dict[str, Any] | Refusal:
+    async def _ordered(self, question: Drain | Resume, peer: Peer) -> Refusal | None:
         if not self._house.may_order(peer):
             return Refusal(
                 "forbidden",
@@ -108,7 +119,7 @@ class Answers:
             reason = question.reason or "its owner drains it"
             await self._agent.order(DrainAsked(reason, question.deadline_seconds))
         _LOG.info("order_taken", order=question.ask, uid=peer.uid, pid=peer.pid)
-        return self._status()
+        return None
 
     def _of_jobs(
         self, question: JobStart | JobFinish | JobList, peer: Peer, worker: Worker

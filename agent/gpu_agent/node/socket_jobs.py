@@ -8,10 +8,10 @@ that it cannot look at. Nobody ends or takes over a job of another user, unless 
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.node.jobs import Jobs, Worker
+from gpu_agent.node.jobs import Jobs, Worker, of_process
 from gpu_agent.node.socket_peer import House, Peer
 from gpu_agent.node.socket_requests import Refusal
-from gpu_agent.probe.processes import process
+from gpu_agent.probe.processes import counts_as_we_do, process
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class AnnouncedJobs:
 
     def gone(self, worker: Worker) -> None:
         """A connection has ended; so do the jobs that it holds."""
-        self._jobs.gone(worker)
+        self._jobs.left(worker)
         self.listed()
 
     def holds(self, worker: Worker) -> bool:
@@ -110,9 +110,10 @@ def named(
 ) -> Worker | Refusal:
     """The worker that is a process by its number, which must be one of the asker's own. Reads `/proc`.
 
-    Where the asker tells `own_pid`, and the kernel another number of his, his numbers are not ours.
+    Where the asker tells `own_pid`, and the kernel another number of his, his numbers are not ours; nor where
+    the kernel shows him in a container of his own, whatever he tells.
     """
-    if own_pid not in (None, peer.pid):
+    if own_pid not in (None, peer.pid) or peer.pid is None or not counts_as_we_do(peer.pid, root):
         return Refusal(
             "unknown_process",
             f"{pid} is a number of another container's, where the agent counts otherwise: "
@@ -127,7 +128,7 @@ def named(
         )
     if owner != peer.uid and not house.may_order(peer):
         return Refusal("forbidden", f"process {pid} is of user {owner}: name one of your own")
-    return Worker(f"process-{found.pid}-{found.started}", found.pid, found.started)
+    return of_process(found.pid, found.started)
 
 
 def _owner(pid: int, root: Path) -> int | None:

@@ -16,6 +16,7 @@ from gpu_agent.node.socket_answers import Answers, Asked
 from gpu_agent.node.socket_jobs import connected
 from gpu_agent.node.socket_peer import House, Peer, peer_of
 from gpu_agent.node.socket_requests import Refusal, answer, read, refuse
+from gpu_agent.node.socket_turns import Turns
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks
 
@@ -53,6 +54,7 @@ class LocalSocket:
         self._house = house
         self._bounds = bounds or Bounds()
         self._answers = Answers(agent, house)
+        self._turns = Turns()
         self._repeats = Repeats()
         self._open = 0
         self._number = 0
@@ -130,10 +132,14 @@ class LocalSocket:
             return refuse(question)
         try:
             async with asyncio.timeout(self._bounds.answer_seconds):
-                reply = await self._answers.to(question, guest.peer, guest.worker)
+                refusal = await self._answers.heed(question, guest.peer)
         except TimeoutError:
             return refuse(_OVERDUE)
-        return refuse(reply) if isinstance(reply, Refusal) else answer(reply)
+        if refusal is not None:
+            return refuse(refusal)
+        async with self._turns.one(guest.peer.uid):
+            reply = self._answers.to(question, guest.peer, guest.worker)
+            return refuse(reply) if isinstance(reply, Refusal) else answer(reply)
 
     async def _send(self, writer: asyncio.StreamWriter, line: bytes) -> None:
         writer.write(line)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LONGEST_BYTES = 4096
-_PARENT, _STARTED = 1, 19
-"""Fields of `stat` after the name in parentheses: proc(5) counts them as the 4th and the 22nd."""
+_STATE, _PARENT, _THREADS, _STARTED = 0, 1, 17, 19
+"""Fields of `stat` after the name in parentheses: proc(5) counts them as the 3rd, 4th, 20th and 22nd."""
+_ENDED = frozenset({b"Z", b"X", b"x"})
 _MOST_ANCESTORS = 256
+_NAME_AND_NUMBER = 2
+"""What `status` has in its line of a process' numbers, where it has one alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,16 @@ class Process:
 
 
 def process(pid: int, root: Path = Path("/")) -> Process | None:
-    """Look at a process; None where there is none, or where it cannot be seen."""
+    """Look at a process; None where there is none, or where it cannot be seen.
+
+    One that has ended and that nobody has waited for, as happens under a careless PID 1, is none.
+    """
     try:
         with (root / "proc" / str(pid) / "stat").open("rb") as file:
             # The name may hold anything, parentheses and spaces too: what follows the last one is fixed.
             told = file.read(_LONGEST_BYTES).rpartition(b")")[2].split()
-        return Process(pid, int(told[_PARENT]), int(told[_STARTED]))
+        ended = told[_STATE] in _ENDED and int(told[_THREADS]) <= 1  # else its first thread alone has
+        return None if ended else Process(pid, int(told[_PARENT]), int(told[_STARTED]))
     except (OSError, ValueError, IndexError):
         return None
 
@@ -41,6 +48,16 @@ def program(pid: int, root: Path = Path("/")) -> str | None:
             return file.read(_LONGEST_BYTES).decode("utf-8", "replace").strip()
     except OSError:
         return None
+
+
+def counts_as_we_do(pid: int, root: Path = Path("/")) -> bool:
+    """Whether the numbers that a process knows of others are ours; not where it is shown in a container."""
+    try:
+        with (root / "proc" / str(pid) / "status").open("rb") as file:
+            told = [line.split() for line in file if line.startswith(b"NSpid:")]
+    except OSError:
+        return True
+    return all(len(numbers) <= _NAME_AND_NUMBER for numbers in told)
 
 
 def lineage(pid: int, root: Path = Path("/")) -> tuple[Process, ...]:
