@@ -23,7 +23,7 @@ MIRROR = "http://deb.debian.org/debian"
 SUITES = ("bookworm", "trixie")
 """Debian 12 with Python 3.11 and systemd 252, Debian 13 with Python 3.13 and systemd 257."""
 
-_PACKAGES = ("systemd-sysv", "python3-venv")
+_PACKAGES = ("systemd-sysv", "python3-venv", "python3-pydantic")
 _PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "unshare")
 _LONGEST_SECONDS = 600.0
 _WITH_US = (
