@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     except (RefusedError, UnwritablePathError) as error:
         raise refusal(error) from None
     except StepError as error:
-        raise Failure(str(error)) from None
+        raise Failure(str(error) if here.uid == 0 else f"{error}; ask as root") from None
     if arguments.json:
         print_json(_document(half, standing))
     else:
