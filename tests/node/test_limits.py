@@ -154,3 +154,16 @@ def test_all_that_keeps_them_out_is_told_together() -> None:
     limits = Limits(OwnersLimits(schedule=("sun",), max_temperature_c=30, pause_while_in_use=True))
     pauses = limits.judge(at(0, replace(GPU, processes=(FOREIGN,))))
     assert kept_out(pauses) == [Limit.SCHEDULE, Limit.TEMPERATURE, Limit.IN_USE]
+
+
+def test_a_gpu_that_sleeps_is_cool_and_free_though_it_is_not_asked() -> None:
+    limits = Limits(OwnersLimits(max_temperature_c=80, min_free_memory_mb=20000, pause_while_in_use=True))
+    sleeping = Gpu(uuid="GPU-0", name="X", index=0, memory_mb=24000, asleep=True)
+    assert limits.judge(at(0, sleeping)) == ()
+    assert kept_out(limits.judge(at(1, sleeping, replace(hot(90), uuid="GPU-1")))) == [Limit.TEMPERATURE]
+
+
+def test_a_schedule_needs_nobody_to_watch_the_gpus() -> None:
+    limits = Limits(OwnersLimits(schedule=("mon",), max_temperature_c=80, min_free_memory_mb=1), polled=False)
+    assert kept_out(limits.judge(at(0))) == [Limit.TEMPERATURE, Limit.FREE_MEMORY]
+    assert Limits(OwnersLimits(schedule=("mon",)), polled=False).judge(at(0)) == ()

@@ -1,4 +1,5 @@
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,41 @@ def test_an_owner_who_wants_no_public_jobs_any_more_gets_none(tmp_path: Path) ->
     public.take_over(_settings(tmp_path, "accept_public_jobs = false"))
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
     assert public.standing == Standing(wanted=False)
+
+
+def test_who_wanted_no_public_jobs_for_a_while_is_told_anew_what_keeps_them_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    public = pool(tmp_path, "max_temperature_c = 80")
+    limits = "[public_jobs]\nmax_temperature_c = 80"
+    with caplog.at_level(logging.INFO):
+        public.owner_at(report(90), Jobs(), now=0)
+        public.take_over(_settings(tmp_path, f"accept_public_jobs = false\n{limits}"))
+        public.owner_at(report(90), Jobs(), now=1)
+        assert public.standing == Standing(wanted=False)
+        public.take_over(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
+        public.owner_at(report(90), Jobs(), now=2)
+    assert [one.message for one in caplog.records] == ["public_jobs_paused", "public_jobs_paused"]
+
+
+def test_limits_that_nobody_watches_since_gpus_are_not_polled_keep_public_jobs_out(tmp_path: Path) -> None:
+    text = "accept_public_jobs = true\npoll_gpus = false\n[public_jobs]\npause_while_in_use = true"
+    public = PublicPool(_settings(tmp_path, text))
+    assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
+    (pause,) = public.standing.pauses
+    assert (pause.limit, pause.detail) == (Limit.IN_USE, "nobody watches the GPUs: poll_gpus is false")
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the platform has no such call")
+def test_the_machines_time_zone_is_followed_when_it_is_set_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_agent.node.public_pool.time.time", lambda: 0.0)
+    public = pool(tmp_path, 'schedule = ["14:00-15:00"]')
+    told = []
+    for zone in ("Etc/GMT+2", "Etc/GMT-14", "Etc/GMT+2"):
+        monkeypatch.setenv("TZ", zone)
+        told.append(public.owner_at(report(), Jobs(), now=0).accept_public_jobs)
+    monkeypatch.undo()
+    time.tzset()
+    assert told == [False, True, False]

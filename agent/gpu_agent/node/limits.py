@@ -67,8 +67,10 @@ class _Held:
 class Limits:
     """The limits of one owner, and which of them hold."""
 
-    def __init__(self, settings: OwnersLimits) -> None:
+    def __init__(self, settings: OwnersLimits, *, polled: bool = True) -> None:
+        """`polled`: whether the GPUs are read all the time; else nobody watches what depends on them."""
         self._settings = settings
+        self._polled = polled
         self._schedule = parse(settings.schedule) if settings.schedule else None
         self._known: set[Limit] = set()
         self._held: dict[Limit, _Held] = {}
@@ -77,7 +79,7 @@ class Limits:
     def judge(self, now: Now) -> tuple[Pause, ...]:
         """Say what keeps public jobs out at this moment; nothing when they may come."""
         pauses = [*self._closed(now)]
-        for look in self._looks(now):
+        for look in self._looks(now) if self._polled else self._unwatched():
             held = self._judged(look, now.seconds)
             if held is not None:
                 pauses.append(Pause(look.limit, held))
@@ -97,6 +99,16 @@ class Limits:
             yield _too_full(now.report, settings.min_free_memory_mb)
         if settings.pause_while_in_use:
             yield self._in_use(now)
+
+    def _unwatched(self) -> Iterator[_Look]:
+        settings = self._settings
+        asked = {
+            Limit.TEMPERATURE: settings.max_temperature_c is not None,
+            Limit.FREE_MEMORY: settings.min_free_memory_mb is not None,
+            Limit.IN_USE: settings.pause_while_in_use,
+        }
+        for limit in (limit for limit, wanted in asked.items() if wanted):
+            yield _Look(limit, None, "nobody watches the GPUs: poll_gpus is false")
 
     def _in_use(self, now: Now) -> _Look:
         """Somebody else computes, or uses a GPU for so long that no job of ours has just ended there."""
@@ -140,6 +152,8 @@ class Limits:
 
 def _too_hot(report: GpuReport, limit_c: float, *, was_hot: bool) -> _Look:
     known = [(gpu.temperature_c, gpu) for gpu in report.gpus if gpu.temperature_c is not None]
+    if report.gpus and all(gpu.asleep for gpu in report.gpus):
+        return _Look(Limit.TEMPERATURE, reached=False, detail="every GPU sleeps")
     if not known:
         return _Look(Limit.TEMPERATURE, None, "no GPU tells its temperature")
     hottest_c, gpu = max(known, key=lambda one: one[0])
@@ -194,6 +208,8 @@ def _unexplained(now: Now) -> str | None:
 def _free_mb(gpu: Gpu) -> int | None:
     if gpu.memory_free_mb is not None:
         return gpu.memory_free_mb
+    if gpu.asleep:  # which no GPU does whose memory somebody holds
+        return gpu.memory_mb
     if gpu.memory_mb is None or gpu.memory_used_mb is None:
         return None
     return gpu.memory_mb - gpu.memory_used_mb

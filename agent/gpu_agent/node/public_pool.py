@@ -40,7 +40,7 @@ class PublicPool:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._owner = settings.owner
-        self._limits = Limits(settings.public_jobs)
+        self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
         self._told: frozenset[Limit] = frozenset()
         self.standing = Standing(self._owner.accept_public_jobs)
         """As of the last probe."""
@@ -48,16 +48,16 @@ class PublicPool:
     def take_over(self, settings: AgentSettings) -> None:
         """Go on with what the owner says now; limits that are as before remember what they saw."""
         if settings.public_jobs != self._settings.public_jobs:
-            self._limits = Limits(settings.public_jobs)
+            self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
         self._settings, self._owner = settings, settings.owner
         self.standing = replace(self.standing, wanted=settings.accept_public_jobs)
 
     def owner_at(self, report: GpuReport, jobs: Jobs, *, now: float) -> Owner:
         """What the owner states at this moment, his limits considered. `now`: monotonic seconds."""
         if not self._owner.accept_public_jobs:
+            self.standing, self._told = Standing(wanted=False), frozenset()
             return self._owner
-        zone = self._settings.public_jobs.time_zone
-        local = datetime.fromtimestamp(time.time(), None if zone is None else ZoneInfo(zone))
+        local = _local(self._settings.public_jobs.time_zone)
         pauses = self._limits.judge(Now(report, bool(jobs.ids), local, now))
         self.standing = Standing(wanted=True, pauses=pauses)
         self._tell(pauses)
@@ -73,3 +73,12 @@ class PublicPool:
             _LOG.info("public_jobs_paused", limits=sorted(limits), detail=detail)
         else:
             _LOG.info("public_jobs_resumed")
+
+
+def _local(zone: str | None) -> datetime:
+    """The moment in a zone; None takes the machine's, which may be set anew while the agent runs."""
+    if zone is not None:
+        return datetime.fromtimestamp(time.time(), ZoneInfo(zone))
+    if hasattr(time, "tzset"):  # not on Windows
+        time.tzset()
+    return datetime.fromtimestamp(time.time())  # noqa: DTZ006 - the machine's own, as it is now
