@@ -69,7 +69,7 @@ def test_a_unit_waits_until_its_program_says_that_it_is_ready_lives_and_reloads(
     settings = entries(unit)
     assert settings["Type"] == "notify"
     assert int(settings["WatchdogSec"]) >= WATCHDOG_LOOKS * LOOK_SECONDS
-    assert settings["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert shlex.split(settings["ExecReload"]) == ["/bin/sh", "-c", "kill -HUP $MAINPID"]
 
 
 @pytest.mark.parametrize("unit", UNITS)
