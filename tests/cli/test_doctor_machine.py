@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.doctor_machine import (
-    cache_findings,
+    cache_finding,
     collector_finding,
     container_finding,
     driver_findings,
     gpu_finding,
+    model_findings,
 )
 from gpu_agent.probe.driver_files import DriverFiles
 from gpu_agent.runtime.findings import Finding, Verdict
@@ -188,15 +189,10 @@ def test_a_container_that_was_given_no_gpu_fails() -> None:
 
 
 def test_each_cache_says_whether_it_can_be_read(tmp_path: Path) -> None:
-    broken = Model(model_id="m", version="1", status=ModelStatus.ERROR, detail="a shard is missing")
-    inventory = Inventory(host=HOST, gpu=GOOD, models=(broken,))
-    findings = list(cache_findings([tmp_path, tmp_path / "nowhere"], inventory))
-    assert [one.detail for one in findings] == [
+    assert [cache_finding(place).detail for place in (tmp_path, tmp_path / "nowhere")] == [
         f"{tmp_path} can be read",
         f"{tmp_path / 'nowhere'} is not there: it counts as empty",
-        "1 of 1 cannot serve",
     ]
-    assert [one.check for one in cache_findings([], Inventory(host=HOST, gpu=GOOD))] == ["model caches"]
 
 
 def test_only_models_that_failed_are_counted_as_those_that_cannot_serve() -> None:
@@ -205,11 +201,12 @@ def test_only_models_that_failed_are_counted_as_those_that_cannot_serve() -> Non
     coming = replace(whole, model_id="c", status=ModelStatus.DOWNLOADING, detail="a part is still loading")
     declined = replace(failed, model_id="d", enabled=False)
     inventory = Inventory(host=HOST, gpu=GOOD, models=(whole, failed, coming, declined))
-    assert [one.detail for one in cache_findings([], inventory)][1:] == ["1 of 4 cannot serve"]
+    assert [one.detail for one in model_findings(inventory)] == ["1 of 4 cannot serve"]
+    assert list(model_findings(Inventory(host=HOST, gpu=GOOD))) == []
 
 
 def test_a_cache_that_we_may_not_read_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
-    finding = next(cache_findings([tmp_path], Inventory(host=HOST, gpu=GOOD)))
+    finding = cache_finding(tmp_path)
     assert finding.verdict is Verdict.FAIL
     assert "and we may not read it" in finding.detail

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ class _HangingSource:
     """A model cache on a disk that does not answer until it is released."""
 
     name = "hanging"
+    places = (Path("/hanging"),)
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -70,11 +71,11 @@ class _CountingHost(HostProbe):
         self.release.set()
         self._reads = 0
 
-    def read(self, cache_roots: Iterable[Path] = ()) -> Host:
+    def read(self) -> Host:
         self._reads += 1
         number = self._reads
         self.release.wait(30)
-        return replace(super().read(cache_roots), load_1m=float(number))
+        return replace(super().read(), load_1m=float(number))
 
 
 def _always(result: GpuReport | Missed) -> ReadGpus:

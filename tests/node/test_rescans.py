@@ -25,8 +25,7 @@ class _Looks:
         self.rescans = Rescans(lambda: self.asked.put_nowait(time.monotonic()), every_seconds=5)
 
     def scan(self) -> None:
-        self.catalogue.scan()
-        self.rescans.follow(self.catalogue)
+        self.catalogue.scan(follow=self.rescans.follow)
         self.rescans.scanned()
 
     async def next_one(self) -> float:

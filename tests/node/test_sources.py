@@ -51,7 +51,7 @@ async def test_new_places_are_looked_through_before_anybody_goes_by_them(tmp_pat
     settings = _with_models(tmp_path, 20)
     no_time = 0.0
     assert len(opened_sources(settings).catalogue.scan(no_time).models) < 20
-    renewed = await renewed_sources(settings)
+    renewed = await renewed_sources(settings, Catalogue(()))
     assert len(renewed.catalogue.scan(no_time).models) == 20
 
 
@@ -68,6 +68,6 @@ async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
 
     with monkeypatch.context() as held:
         held.setattr(Catalogue, "scan", hanging)
-        renewed = await renewed_sources(settings)
+        renewed = await renewed_sources(settings, Catalogue(()))
     release.set()
     assert [model.model_id for model in renewed.catalogue.scan().models] == ["model-0"]

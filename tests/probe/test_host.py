@@ -123,19 +123,6 @@ def test_without_a_proc_to_read_cores_and_memory_are_asked_of_the_kernel(
     assert {"machine_memory_total_mb", "cpu_percent"} <= set(host.unknowns)
 
 
-def test_a_cache_that_is_not_there_yet_counts_where_it_would_be_made(tmp_path: Path) -> None:
-    cache = tmp_path / "none" / "hub"
-    (disk,) = HostProbe().read([cache, tmp_path]).cache_disks
-    assert disk.path == str(cache)
-    assert 0 < disk.free_bytes <= disk.total_bytes
-
-
-def test_a_cache_that_cannot_be_measured_is_unknown_with_its_reason(tmp_path: Path) -> None:
-    host = HostProbe().read([tmp_path / ("x" * 5000), Path("\0")])
-    assert host.cache_disks == ()
-    assert len([name for name in host.unknowns if name.startswith("cache_disks:")]) == 2
-
-
 def test_it_loads_where_the_system_is_not_linux() -> None:
     program = (
         "import sys, psutil; sys.platform = 'win32'; import gpu_agent.probe.host as h;"

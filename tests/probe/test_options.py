@@ -7,7 +7,7 @@ from gpu_agent.probe.options import ProbeOptions, sources_of
 
 def test_without_options_the_hubs_own_places_are_searched(tmp_path: Path) -> None:
     sources = sources_of(ProbeOptions(), environ={"HF_HUB_CACHE": str(tmp_path / "hub")}, home=tmp_path)
-    assert tmp_path / "hub" in sources.cache_roots
+    assert tmp_path / "hub" in sources.catalogue.places
 
 
 def test_folders_and_declarations_reach_the_catalogue(tmp_path: Path) -> None:

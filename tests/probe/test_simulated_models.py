@@ -54,7 +54,7 @@ def test_the_owner_may_still_declare_and_hide_models() -> None:
     declared = (Declaration(model_id="a", hidden=True), Declaration(model_id="c", version="1", kind="tts"))
     sources = with_models_of("L4; models: a=asr, b=llm", Sources(catalogue=Catalogue((), declared)))
     assert sorted(model.model_id for model in sources.catalogue.scan().models) == ["b", "c"]
-    assert sources.cache_roots == ()
+    assert sources.catalogue.places == ()
 
 
 def test_a_line_that_cannot_be_read_is_refused() -> None:

@@ -31,9 +31,10 @@ def inventory(outcome: Outcome, *gpus: Gpu) -> Inventory:
 
 def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
     sources = Sources(
-        catalogue=Catalogue((), [Declaration(model_id="mood", version="1", kind="emotion")]),
+        catalogue=Catalogue(
+            [HubCache([tmp_path])], [Declaration(model_id="mood", version="1", kind="emotion")]
+        ),
         policy=FeaturePolicy(advanced=("kv_cache",)),
-        cache_roots=(tmp_path,),
     )
     report = SimulatedGpus("2xL4", seed="m").read(0)
     taken = take(report, sources, simulated=True)

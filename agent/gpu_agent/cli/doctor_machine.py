@@ -98,22 +98,31 @@ def container_finding(host: Host, environ: Mapping[str, str]) -> Finding:
     return ok("container", f"{words}; the cgroup leaves {told}" if told else words)
 
 
-def cache_findings(roots: Sequence[Path], inventory: Inventory) -> Iterator[Finding]:
-    """Yield a finding for each model cache that is looked into."""
-    if not roots:
-        yield skipped("model caches", "none are looked into")
+def cache_finding(root: Path) -> Finding:
+    """Say how a model cache is that is looked into; blocks for as long as its disk does."""
+    if not root.exists():
+        return ok("model cache", f"{root} is not there: it counts as empty")
+    if not os.access(root, os.R_OK | os.X_OK):
+        return fail(
+            "model cache",
+            f"{root} belongs to user {root.stat().st_uid}, and we may not read it",
+            "let the agent's user read it, or name other places with hub_roots and model_directories",
+        )
+    return ok("model cache", f"{root} can be read")
+
+
+def silent_cache_finding(root: Path) -> Finding:
+    """Say of a model cache that its disk does not answer."""
+    return fail(
+        "model cache",
+        f"{root} is on a disk that does not answer",
+        "see `df`, `mount` and `dmesg`; the models in other places are not affected",
+    )
+
+
+def model_findings(inventory: Inventory) -> Iterator[Finding]:
+    """Yield how many models cannot serve, if some cannot."""
     failed = broken(inventory.models)
-    for root in roots:
-        if not root.exists():
-            yield ok("model cache", f"{root} is not there: it counts as empty")
-        elif not os.access(root, os.R_OK | os.X_OK):
-            yield fail(
-                "model cache",
-                f"{root} belongs to user {root.stat().st_uid}, and we may not read it",
-                "let the agent's user read it, or name other places with hub_roots and model_directories",
-            )
-        else:
-            yield ok("model cache", f"{root} can be read")
     if failed:
         yield warn("models", f"{failed} of {len(inventory.models)} cannot serve", "see `gpu-agent probe`")
 

@@ -10,14 +10,17 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gpu_agent.cli.doctor_machine import (
-    cache_findings,
+    cache_finding,
     collector_finding,
     container_finding,
     driver_findings,
     gpu_finding,
+    model_findings,
+    silent_cache_finding,
 )
 from gpu_agent.cli.doctor_shown import document, show_finding, show_sum
 from gpu_agent.cli.outcome import ExitCode
@@ -29,6 +32,7 @@ from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
 from gpu_agent.node.standing import standing, tokens
 from gpu_agent.probe import device_nodes
 from gpu_agent.probe.driver_files import DriverFiles, look
+from gpu_agent.probe.models.catalogue import SILENT
 from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped
 from gpu_agent.runtime.layers import SettingsError
@@ -98,11 +102,25 @@ async def _machine(asked: Asked) -> AsyncIterator[Finding]:
     yield collector_finding(inventory)
     yield gpu_finding(inventory)
     yield container_finding(inventory.host, os.environ)
-    roots = sources_of(asked.options, environ=os.environ, home=home()).cache_roots
-    for finding in await _within(
-        DISK_SECONDS, "model caches", lambda: list(cache_findings(roots, inventory))
-    ):
+    async for finding in _caches(asked, inventory):
         yield finding
+    for finding in model_findings(inventory):
+        yield finding
+
+
+async def _caches(asked: Asked, inventory: Inventory) -> AsyncIterator[Finding]:
+    """Look at each place of models; of one that did not answer before nobody asks again."""
+    roots = sources_of(asked.options, environ=os.environ, home=home()).catalogue.places
+    if not roots:
+        yield skipped("model caches", "none are looked into")
+    for root in roots:
+        if inventory.models_unsearched.get(str(root)) == SILENT:
+            yield silent_cache_finding(root)
+            continue
+        try:
+            yield await in_thread("model cache", partial(cache_finding, root), deadline_seconds=DISK_SECONDS)
+        except TimeoutError:
+            yield silent_cache_finding(root)
 
 
 async def _node_troubles(files: DriverFiles, gpu: GpuReport) -> list[str]:

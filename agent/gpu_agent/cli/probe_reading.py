@@ -30,6 +30,8 @@ from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 MODELS_UNKNOWN = "models"
 """Under this name the host's `unknowns` say why no models are listed."""
 _UNREAD = GpuReport(outcome=Outcome.OK)
+_SHARE_OF_THE_SCAN = 0.8
+"""Of the time for host and models: a disk that has not answered by then is told of, and the others count."""
 
 
 def asked_by(arguments: argparse.Namespace) -> Asked:
@@ -60,7 +62,12 @@ def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
 def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECONDS) -> Inventory:
     """Read host and models in a thread, which a dead disk may keep: then the host alone, and why."""
     found: list[Inventory] = []
-    looking = threading.Thread(target=lambda: found.append(take(_UNREAD, sources)), daemon=True)
+    patience = within_seconds * _SHARE_OF_THE_SCAN
+
+    def look() -> None:
+        found.append(take(_UNREAD, sources, answers_within_seconds=patience))
+
+    looking = threading.Thread(target=look, daemon=True)
     looking.start()
     looking.join(within_seconds)
     alive = looking.is_alive()  # looked at first: what ends in between has found something

@@ -157,7 +157,7 @@ class Agent:
         self._public_pool.take_over(told.settings)
         self._prober.repace(told.settings.probe_interval_seconds)
         if LOOKED_AT.intersection(told.changed):
-            await self._prober.renew(await renewed_sources(told.settings))
+            await self._prober.renew(await renewed_sources(told.settings, self._prober.catalogue))
         if TOLD_ONCE.intersection(told.changed):
             await self._inbox.put((None, OwnerChanged()))
         if self._inventory is not None:

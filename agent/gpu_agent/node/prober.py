@@ -22,6 +22,7 @@ from gpu_agent.probe import features
 from gpu_agent.probe.at_rest import at_rest
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
+from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.unanswered import unanswered
 from gpu_agent.probe.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
@@ -109,6 +110,11 @@ class Prober:
     def patience_seconds(self) -> float:
         """How long one turn takes at most: each of four parties keeps its deadline, and then it waits."""
         return self._interval() + 4 * self._pace.deadline_seconds
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Where it looks for models."""
+        return self._sources.catalogue
 
     async def renew(self, sources: Sources) -> None:
         """Look there from the next turn on, which is now, and wait until it is told; for no hung disk."""
@@ -221,8 +227,7 @@ class Prober:
 
     def _take(self) -> Inventory:
         sources = self._sources
-        inventory = take(_UNREAD, sources, simulated=self._simulated)
-        self._rescans.follow(sources.catalogue)
+        inventory = take(_UNREAD, sources, simulated=self._simulated, follow=self._rescans.follow)
         self._turns.looked_at(sources)
         return inventory
 

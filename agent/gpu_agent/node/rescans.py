@@ -1,15 +1,19 @@
 """Looking again when the file system says that models changed: soon, and not too often.
 
+Each shelf has notices of its own, so that one on a disk that hangs keeps nobody from hearing of the others.
+
 The first notice is waited upon a little, since changes come in crowds; then comes one look, and no other
 within a second, however much changes. Where the kernel tells of no more folders, or of none, the looks at
 the probe's own pace must do, which is logged once. It refuses to know what changed: that is the scan's.
 """
 
 import asyncio
-from collections.abc import Callable
+import select
+import weakref
+from collections.abc import Callable, Iterator
 
-from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.notices import Notices
+from gpu_agent.probe.models.shelf import Shelf
 from gpu_agent.runtime.logs import EventLog
 
 SETTLE_SECONDS = 0.2
@@ -27,29 +31,36 @@ class Rescans:
         """`look` asks for one and does not wait for it; `every_seconds` there is one anyhow."""
         self._look = look
         self._every_seconds = every_seconds
-        self._notices: Notices | None = None
+        self._ear: select.epoll | None = None
+        """Listens to all notices at once; `None` while nobody does."""
+        self._notices: weakref.WeakKeyDictionary[Shelf, Notices] = weakref.WeakKeyDictionary()
+        """A shelf that is looked into no more takes its own along."""
+        self._by_descriptor: dict[int, weakref.ref[Notices]] = {}
         self._unseen = False
         self._told = False
 
     async def run(self) -> None:
         """Go on until cancelled; end at once where the platform has no notices."""
-        notices = self._notices = Notices.open()
-        if notices is None:
+        if not hasattr(select, "epoll"):
             return
-        try:
-            while True:
-                await _noticed(notices)
-                await asyncio.sleep(SETTLE_SECONDS)
-                notices.drain()
-                self._look()
-                await asyncio.sleep(PAUSE_SECONDS)
-        finally:
-            self._notices = None
-            notices.close()
+        with select.epoll() as ear:
+            self._ear = ear
+            try:
+                while True:
+                    await _noticed(ear)
+                    await asyncio.sleep(SETTLE_SECONDS)
+                    self._drain()
+                    self._look()
+                    await asyncio.sleep(PAUSE_SECONDS)
+            finally:
+                self._ear = None
+                self._notices.clear()
 
-    def follow(self, catalogue: Catalogue) -> None:
-        """Follow what a scan has read. It looks paths up: call it in the thread that scans."""
-        if self._notices is not None and self._notices.follow(catalogue.places):
+    def follow(self, shelf: Shelf) -> None:
+        """Follow what was read of a shelf. It looks paths up: call it in the thread that looked there."""
+        places = shelf.places
+        notices = self._notices.get(shelf) or (self._opened(shelf) if places else None)
+        if notices is not None and notices.follow(places):
             self._unseen = True
 
     def scanned(self) -> None:
@@ -57,18 +68,40 @@ class Rescans:
         if self._unseen:
             self._unseen = False
             self._look()
-        limit = self._notices and self._notices.limit
+        limit = next((notices.limit for notices in self._live() if notices.limit), None)
         if limit and not self._told:
             self._told = True
             _LOG.warning("models_polled", problem=limit, every_seconds=self._every_seconds)
 
+    def _opened(self, shelf: Shelf) -> Notices | None:
+        ear = self._ear
+        notices = None if ear is None else Notices.open()
+        if ear is None or notices is None:
+            return None
+        try:
+            ear.register(notices.descriptor, select.EPOLLIN)
+        except (OSError, ValueError):
+            return None  # nobody listens any more: this thread was left behind on a disk that hung
+        self._by_descriptor[notices.descriptor] = weakref.ref(notices)
+        self._notices[shelf] = notices
+        return notices
 
-async def _noticed(notices: Notices) -> None:
+    def _drain(self) -> None:
+        for notices in self._live():
+            notices.drain()
+
+    def _live(self) -> Iterator[Notices]:
+        for kept in tuple(self._by_descriptor.values()):
+            if (notices := kept()) is not None:
+                yield notices
+
+
+async def _noticed(ear: select.epoll) -> None:
     """Wait for a notice. Between two looks nobody listens: the kernel keeps what comes."""
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()
-    loop.add_reader(notices.descriptor, heard.set)
+    loop.add_reader(ear.fileno(), heard.set)
     try:
         await heard.wait()
     finally:
-        loop.remove_reader(notices.descriptor)
+        loop.remove_reader(ear.fileno())

@@ -35,6 +35,7 @@ from gpu_agent.node.socket_settings import Group, place_by_systemd
 from gpu_agent.node.tls import Security
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
+from gpu_agent.probe.models.catalogue import Patience
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.options import ProbeOptions
 from gpu_agent.runtime.folders import Folder
@@ -53,6 +54,9 @@ LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
 _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable by which systemd says where it put a unit's credentials."""
 _CREDENTIAL = "join-token"
+_WAIT_SECONDS = 1.0
+_SHARE_OF_A_WAIT = 0.2
+"""Of the time for a look, for the first disk that does not answer; all further ones take as long together."""
 
 
 class DeclaredModel(BaseModel):
@@ -188,6 +192,10 @@ class AgentSettings(BaseSettings):
             cross_file_systems=self.cross_file_systems,
             declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
+            patience=Patience(
+                wait_seconds=min(_WAIT_SECONDS, self.deadline_seconds * _SHARE_OF_A_WAIT),
+                stale_after_seconds=self.nvml_stale_after_seconds,
+            ),
             collectors=self.collectors,
             surroundings=Surroundings(sys_dir=self.sys_dir),
         )

@@ -1,8 +1,9 @@
-"""The machine around the GPUs: cores, memory, load and where the model caches have room.
+"""The machine around the GPUs: cores, memory and load.
 
 Figures come twice: as this process's control group may use them, and (`machine_*`) as the machine
 has them. A reading that fails is data: `None` with its reason in `unknowns`, never an exception and
-never zero. It never blocks for a measurement: CPU load is the mean since the reading before.
+never zero. It never blocks for a measurement: CPU load is the mean since the reading before. It
+refuses to look at any disk: those that models are on are asked where models are looked for.
 
 Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
 cannot tell (no `/proc`), the kernel is asked by system call; what even that does not answer stands
@@ -14,7 +15,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -24,7 +25,7 @@ import psutil
 
 from gpu_agent.probe import virtualization
 from gpu_agent.probe.cgroup import Cgroup, read_cgroup
-from gpu_agent.wire.inventory import CacheDisk, Host
+from gpu_agent.wire.inventory import Host
 
 _MIB = 1 << 20
 _PLATFORM = {"win32": "windows", "darwin": "macos"}.get(sys.platform, str(sys.platform))
@@ -66,8 +67,8 @@ class HostProbe:
         self._facts: _Facts | None = None
         self._mark: _CpuMark | None = None
 
-    def read(self, cache_roots: Iterable[Path] = ()) -> Host:
-        """Read the host now; `cache_roots` are the model caches whose disks' room is asked."""
+    def read(self) -> Host:
+        """Read the host now."""
         asked = _Asked()
         if self._facts is None:
             self._facts = _read_facts(self._root)
@@ -83,7 +84,6 @@ class HostProbe:
             kernel=self._facts.kernel,
             os=self._facts.os,
             virtualization=self._facts.virtualization,
-            cache_disks=tuple(_disks(cache_roots, asked)),
             unknowns={**self._facts.unknowns, **cgroup.unknowns, **asked.unknowns},
         )
 
@@ -203,22 +203,3 @@ def _cpu_mark(at: float, cgroup: Cgroup) -> _CpuMark:
     total = sum(times.values()) - counted_twice
     idle = times["idle"] + times.get("iowait", 0.0)
     return _CpuMark(at=at, busy=total - idle, total=total, ours=cgroup.cpu_used_seconds)
-
-
-def _disks(cache_roots: Iterable[Path], asked: _Asked) -> Iterable[CacheDisk]:
-    """One entry per file system; a cache that is not there yet counts where it would be made."""
-    seen: set[int] = set()
-    for cache in cache_roots:
-        for place in (cache, *cache.parents):
-            try:
-                device = place.stat().st_dev
-                usage = psutil.disk_usage(str(place))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (OSError, ValueError) as error:
-                asked.unknowns[f"cache_disks:{cache.name}"] = f"{type(error).__name__}: {error}"
-                break
-            if device not in seen:
-                seen.add(device)
-                yield CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total)
-            break

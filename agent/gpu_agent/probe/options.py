@@ -11,7 +11,7 @@ from pathlib import Path
 from gpu_agent.probe.collectors import Surroundings
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.models.awaited import Awaited
-from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
+from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue, Patience
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.places import hub_places, ollama_places
 from gpu_agent.probe.snapshot import Sources
@@ -31,28 +31,43 @@ class ProbeOptions:
     declared_models: tuple[Declaration, ...] = ()
     features: FeaturePolicy = field(default_factory=FeaturePolicy)
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
+    patience: Patience = field(default_factory=Patience)
+    """With disks that do not answer."""
     collectors: tuple[str, ...] | None = None
     """Which collectors join NVML, by name; `None` means all that are installed."""
     surroundings: Surroundings = field(default_factory=Surroundings)
     """What collectors are told."""
 
 
-def sources_of(options: ProbeOptions, *, environ: Mapping[str, str], home: Path | None) -> Sources:
-    """Open the sources; keep them for the life of the process, since they remember."""
+def sources_of(
+    options: ProbeOptions,
+    *,
+    environ: Mapping[str, str],
+    home: Path | None,
+    kept: Catalogue | None = None,
+) -> Sources:
+    """Open the sources; keep them for the life of the process, since they remember.
+
+    Places that the catalogue before had too go on in this one, with what is known of them.
+    """
     hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
     if hub_roots is None:
         hub_roots = hub_places(environ, home)
     if ollama_roots is None:
         ollama_roots = ollama_places(environ, home)
-    folders, crossing = options.model_directories, options.cross_file_systems
-    found = (
-        Awaited("huggingface", "huggingface:HubCache", hub_roots, cross_file_systems=crossing),
-        Awaited("ollama", "ollama:OllamaStore", ollama_roots, cross_file_systems=crossing),
-        Awaited("directory", "directory:ModelFolders", folders, cross_file_systems=crossing),
+    kinds = (
+        ("huggingface", "huggingface:HubCache", hub_roots),
+        ("ollama", "ollama:OllamaStore", ollama_roots),
+        ("directory", "directory:ModelFolders", options.model_directories),
     )
+    found = [
+        Awaited(name, kind, (root,), cross_file_systems=options.cross_file_systems)
+        for name, kind, roots in kinds
+        for root in dict.fromkeys(roots)
+    ]
+    shelves = () if kept is None else kept.shelves
     return Sources(
-        catalogue=Catalogue(found, options.declared_models),
+        catalogue=Catalogue(found, options.declared_models, kept=shelves, patience=options.patience),
         policy=options.features,
-        cache_roots=(*hub_roots, *ollama_roots, *options.model_directories),
         scan_budget_seconds=options.scan_budget_seconds,
     )

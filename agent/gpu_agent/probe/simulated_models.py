@@ -30,13 +30,14 @@ def with_models_of(spec: str, sources: Sources) -> Sources:
     if plans is None:
         return sources
     stated = Catalogue((SimulatedModels(plans, time.monotonic),), sources.catalogue.declarations)
-    return replace(sources, catalogue=stated, cache_roots=())
+    return replace(sources, catalogue=stated)
 
 
 class SimulatedModels:
     """The stated models. Their time begins with the first listing."""
 
     name = "simulated"
+    places = ()
 
     def __init__(self, plans: Iterable[ModelPlan], clock: Callable[[], float]) -> None:
         """`clock` gives seconds of any one clock."""

@@ -8,14 +8,14 @@ deadline, and their reading is handed in.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
-from pathlib import Path
 
 from gpu_agent.probe import features
 from gpu_agent.probe.features import FeaturePolicy
 from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import DEFAULT_BUDGET_SECONDS, Catalogue
+from gpu_agent.probe.models.shelf import Shelf
 from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Outcome
 
 SCHEMA = "gpu-agent.probe/1"
@@ -33,8 +33,6 @@ class Sources:
     host: HostProbe = field(default_factory=HostProbe)
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
     policy: FeaturePolicy = field(default_factory=FeaturePolicy)
-    cache_roots: tuple[Path, ...] = ()
-    """The model caches whose disks' free space is reported."""
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
 
 
@@ -43,14 +41,22 @@ def take(
     sources: Sources,
     *,
     simulated: bool = False,
+    answers_within_seconds: float = 0.0,
+    follow: Callable[[Shelf], None] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Inventory:
-    """Read host and models now, beside the GPUs read already. Blocks for the scan's budget at most."""
+    """Read host and models now, beside the GPUs read already; the rest is for the catalogue's scan.
+
+    Blocks for that scan's budget, and its patience with disks that do not answer.
+    """
     began = monotonic()
-    host = sources.host.read(sources.cache_roots)
-    scan = sources.catalogue.scan(sources.scan_budget_seconds)
+    host = sources.host.read()
+    scan = sources.catalogue.scan(
+        sources.scan_budget_seconds, answers_within_seconds=answers_within_seconds, follow=follow
+    )
+    roomless = {f"cache_disks:{name}": why for name, why in scan.roomless.items()}
     return Inventory(
-        host=host,
+        host=replace(host, cache_disks=scan.disks, unknowns={**host.unknowns, **roomless}),
         gpu=gpu,
         models=scan.models,
         models_complete=scan.complete,

@@ -28,6 +28,7 @@ class SlowSource:
     """A source each of whose units costs one second of a clock that the test moves."""
 
     name = "slow"
+    places = ()
 
     def __init__(self, clock: Clock, count: int) -> None:
         self.clock = clock
@@ -148,7 +149,8 @@ def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_p
     roots = tmp_path / "hub", tmp_path / "plain", tmp_path / "none"
     catalogue = Catalogue([HubCache(roots[:1]), ModelFolders(roots[1:])])
     catalogue.scan()
-    folders = {path for path in catalogue.places if os.path.isdir(path)}  # noqa: PTH112  as they are told
+    places = [place for shelf in catalogue.shelves for place in shelf.places]
+    folders = {path for path in places if os.path.isdir(path)}  # noqa: PTH112  as they are told
     hub = {roots[0], made.path, made.path / "blobs", made.path / "refs", snapshot.parent, snapshot}
     plain = {roots[1], roots[1] / "deep", roots[1] / "deep" / "er"}
     assert folders == {str(path) for path in hub | plain}
@@ -158,13 +160,14 @@ def test_the_places_are_the_same_object_until_something_changed(tmp_path: Path) 
     made = repository(tmp_path, "a/b")
     made.snapshot(revision(1), whisper_files())
     catalogue = Catalogue([HubCache([tmp_path])])
+    (shelf,) = catalogue.shelves
     catalogue.scan()
-    places = catalogue.places
+    places = shelf.places
     catalogue.scan()
-    assert catalogue.places is places
+    assert shelf.places is places
     made.incomplete()
     catalogue.scan()
-    assert catalogue.places is not places
+    assert shelf.places is not places
 
 
 def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(tmp_path: Path) -> None:

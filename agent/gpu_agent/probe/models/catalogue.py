@@ -1,27 +1,43 @@
-"""All models of this machine: every source read, in bounded time, and only where something changed.
+"""All models of this machine: every shelf looked at, in bounded time, and only where something changed.
 
-A scan has a budget. What it does not reach keeps its last known state and comes first in the next
-one. A unit whose watched files and folders are as they were is not read again, unless they changed
-so shortly before the reading that one more change could hide behind the same time stamp.
+A scan has a budget, shared among the shelves; what one does not need is for the others. What it does
+not reach keeps its last known state and comes first in the next one. A shelf on a disk that hangs is
+left behind with its thread: what was found on it stands for a while and is in error then, until the
+disk answers; the other shelves go on.
 
 It refuses to raise for anything a cache can hold, and to run twice at once: keep one per process,
 and scan from one thread at a time.
 """
 
-import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from gpu_agent.probe.models.declared import Declaration, better, declare
-from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
-from gpu_agent.probe.models.tree import mark_of
-from gpu_agent.wire.inventory import Model
+from gpu_agent.probe.disk_room import disks_of
+from gpu_agent.probe.models.declared import Declaration, declare
+from gpu_agent.probe.models.found import Found, merged
+from gpu_agent.probe.models.shelf import Shelf
+from gpu_agent.probe.models.source import ModelSource
+from gpu_agent.probe.models.unanswered import unanswered
+from gpu_agent.probe.models.walk import Walk
+from gpu_agent.wire.inventory import CacheDisk, Model
 
 DEFAULT_BUDGET_SECONDS = 2.0
+SILENT = "its disk does not answer: see `df` and `dmesg`"
+"""Why a place could not be searched."""
 
-_SETTLED_NANOSECONDS = 2_000_000_000
-"""Coarsest time stamp of the file systems in use (FAT's): a younger change may not be the last."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long disks that do not answer are borne with. Seconds."""
+
+    wait_seconds: float = 1.0
+    """How long a scan waits for the first one that does not get on; for each further one half as long."""
+    silent_after_seconds: float = 3.0
+    """From then on its silence is a problem."""
+    stale_after_seconds: float = 60.0
+    """From then on what was found on it is in error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,147 +49,182 @@ class Scan:
     """Every unit was reached; else what was not is as it was last known, or not known yet."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Folder → why it could not be searched. For the log and the owner; never for the wire."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    reading: Reading
-    settled: bool
-
-
-_Key = tuple[str, str, str]
-"""Source, root and path of a unit."""
+    disks: tuple[CacheDisk, ...] = ()
+    """Those that the places are on."""
+    roomless: Mapping[str, str] = field(default_factory=dict)
+    """Name of a place → why the room on its disk is not known."""
 
 
 class Catalogue:
-    """Remembers what each unit held, and looks again where it must."""
+    """Knows all shelves, and what follows from what they hold."""
 
     def __init__(
         self,
         sources: Sequence[ModelSource],
         declarations: Sequence[Declaration] = (),
         *,
+        kept: Iterable[Shelf] = (),
+        patience: Patience | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`sources` in order of preference: of one model found twice and alike, the first counts."""
-        self._sources = tuple(sources)
-        self._declarations = tuple(declarations)
-        self._monotonic = monotonic
-        self._wall_ns = wall_ns
-        self._known: dict[_Key, _Known] = {}
-        self._scans = 0
-        self._looked: dict[_Key, int] = {}
-        self._models: tuple[Model, ...] | None = None
-        """What follows from all that is known; `None` when some of it changed since."""
-        self._roots: tuple[str, ...] = ()
-        self._moved = False
-        """Something at the places changed, so they may be others than they were."""
-        self._places: Collection[str] = ()
+        """`sources` in order of preference: of one model found twice and alike, the first counts.
+
+        `kept` are shelves of a catalogue before this one; those of an equal source go on in this one.
+        """
+        known = {shelf.source: shelf for shelf in kept}
+        self.shelves = tuple(known.get(source) or Shelf(source, wall_ns=wall_ns) for source in sources)
+        """One for each source."""
         self.problems: Mapping[str, str] = {}
         """Those of the last scan."""
-
-    @property
-    def places(self) -> Collection[str]:
-        """Every path that a change of models shows at; the same object while none of it changes."""
-        if self._moved:
-            self._places, self._moved = self._all_places(self._roots), False
-        return self._places
+        self._declarations = tuple(declarations)
+        self._patience = patience or Patience()
+        self._monotonic = monotonic
+        self._scans = 0
+        self._claims: dict[tuple[str, str], Shelf] = {}
+        """Which shelf has a root, by kind and path."""
+        self._models: tuple[Model, ...] = ()
+        self._follow_from: list[tuple[Found, bool]] | None = None
+        """What the models follow from: what was found on each shelf, and whether it is in error by now."""
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
         """What the owner states, whatever the sources hold."""
         return self._declarations
 
-    def scan(self, budget_seconds: float = DEFAULT_BUDGET_SECONDS) -> Scan:
-        """Look for models, for no longer than the budget and the unit it ends in."""
-        deadline = self._monotonic() + budget_seconds
-        units, problems, roots = self._units()
-        order = sorted(units, key=lambda key: self._looked.get(key, 0))  # stable: longest unseen first
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Everywhere it looks on disks."""
+        return tuple(place for shelf in self.shelves for place in shelf.source.places)
+
+    def scan(
+        self,
+        budget_seconds: float = DEFAULT_BUDGET_SECONDS,
+        *,
+        answers_within_seconds: float = 0.0,
+        follow: Callable[[Shelf], None] | None = None,
+    ) -> Scan:
+        """Look for models, for no longer than the budget and the unit it ends in, and the patience.
+
+        With `answers_within_seconds`, counted from now, it waits in the end for disks that do not answer.
+        `follow` is called for each shelf that was looked at, in a thread that may hang there.
+        """
+        began = time.monotonic()
         self._scans += 1
-        reached = 0
-        for key in order:
-            if reached and self._monotonic() >= deadline:
+        visits = _Visits(
+            self._scans,
+            self._claims,
+            monotonic=self._monotonic,
+            budget_seconds=budget_seconds,
+            follow=follow,
+        )
+        left_behind = self._walk(visits)
+        for walk in left_behind:
+            walk.ended.wait(max(0.0, began + answers_within_seconds - time.monotonic()))
+        now = time.monotonic()
+        patience = self._patience  # with no next scan in which to tell of it, it is told sooner
+        bound = patience.wait_seconds if answers_within_seconds else patience.silent_after_seconds
+        silent = {shelf for shelf in self.shelves if shelf.out and now - shelf.heard_at >= bound}
+        self.problems = self._all_problems(silent)
+        return Scan(
+            models=self._all_models(now),
+            complete=all(shelf.holding.complete and not shelf.out for shelf in self.shelves),
+            problems=self.problems,
+            disks=disks_of(
+                room for shelf in self.shelves if shelf not in silent for room in shelf.holding.rooms
+            ),
+            roomless=self._all_roomless(silent),
+        )
+
+    def _walk(self, visits: "_Visits") -> list[Walk]:
+        """Go through all shelves that nobody is in; the walks that had to be left behind."""
+        left_behind: list[Walk] = []
+        patience_seconds = self._patience.wait_seconds
+        ready = (shelf for shelf in self.shelves if not shelf.out)
+        way = tuple(sorted(ready, key=lambda shelf: shelf.seen_to))  # stable: longest unseen first
+        while way:
+            walk = Walk(way, visits.visit)
+            if walk.got_on(patience_seconds):
                 break
-            source, unit = units[key]
-            self._look(key, source, unit)
-            self._looked[key] = self._scans
-            reached += 1
-        self._forget_all_but(units)
-        for known in self._known.values():
-            if known.reading.problems:
-                problems.update(known.reading.problems)
-        self.problems = problems
-        if self._models is None:
-            self._models = self._declared()
-        if roots != self._roots:
-            self._roots, self._moved = roots, True
-        return Scan(models=self._models, complete=reached == len(order), problems=problems)
+            way = walk.leave()
+            left_behind.append(walk)
+            visits.extend(patience_seconds)
+            patience_seconds /= 2
+        return left_behind
 
-    def _units(self) -> tuple[dict[_Key, tuple[ModelSource, Unit]], dict[str, str], tuple[str, ...]]:
-        units: dict[_Key, tuple[ModelSource, Unit]] = {}
+    def _all_problems(self, silent: set[Shelf]) -> dict[str, str]:
         problems: dict[str, str] = {}
-        roots: tuple[str, ...] = ()
-        for source in self._sources:
-            listing = source.units()
-            problems.update(listing.problems)
-            roots += listing.roots
-            units |= {(source.name, unit.root.path, unit.path): (source, unit) for unit in listing.units}
-        return units, problems, roots
+        for shelf in self.shelves:
+            if shelf in silent:
+                problems.update((str(place), SILENT) for place in shelf.source.places)
+            else:
+                problems.update(shelf.holding.problems)
+        return problems
 
-    def _all_places(self, roots: Iterable[str]) -> Collection[str]:
-        """The roots, what was watched, the folders that hold it, and the way to each unit."""
-        places = dict.fromkeys(roots)
-        for (_, root, path), known in self._known.items():
-            places.update(dict.fromkeys(known.reading.watched))
-            holding = map(_folder_of, known.reading.watched)
-            places.update((folder, None) for folder in holding if len(folder) >= len(root))
-            above = _folder_of(path)
-            while len(above) > len(root) and above not in places:
-                places[above] = None
-                above = _folder_of(above)
-        return places.keys()
+    def _all_roomless(self, silent: set[Shelf]) -> dict[str, str]:
+        roomless: dict[str, str] = {}
+        for shelf in self.shelves:
+            if shelf in silent:
+                roomless.update((place.name, "no answer") for place in shelf.source.places)
+            else:
+                roomless.update(shelf.holding.roomless)
+        return roomless
 
-    def _look(self, key: _Key, source: ModelSource, unit: Unit) -> None:
-        known = self._known.get(key)
-        if known and known.settled and _unchanged(known.reading.watched):
-            return
-        began = self._wall_ns()
-        reading = source.read(unit)
-        newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
-        self._known[key] = _Known(reading, settled=newest < began - _SETTLED_NANOSECONDS)
-        if known is None or known.reading.models != reading.models:
-            self._models = None
-        if known is None or known.reading.watched != reading.watched:
-            self._moved = True
-
-    def _forget_all_but(self, units: Collection[_Key]) -> None:
-        gone = [key for key in self._known if key not in units]
-        for key in gone:
-            del self._known[key], self._looked[key]
-            self._models, self._moved = None, True
-
-    def _declared(self) -> tuple[Model, ...]:
-        found: dict[tuple[str, str], Model] = {}
-        for known in self._known.values():
-            for model in known.reading.models:
-                identity = model.model_id, model.version
-                found[identity] = better(found[identity], model) if identity in found else model
-        return declare(self._declarations, found.values())
+    def _all_models(self, now: float) -> tuple[Model, ...]:
+        limit = self._patience.stale_after_seconds
+        parts = [(shelf.holding.found, shelf.out and now - shelf.heard_at >= limit) for shelf in self.shelves]
+        if self._follow_from is None or not _alike(self._follow_from, parts):
+            found = merged(
+                unanswered(models.values()) if stale else models.values() for models, stale in parts
+            )
+            self._models, self._follow_from = declare(self._declarations, found.values()), parts
+        return self._models
 
 
-def _folder_of(path: str) -> str:
-    return path.rpartition(os.sep)[0]
+class _Visits:
+    """What is done at each shelf of one scan, and the time for it."""
 
+    def __init__(
+        self,
+        scan: int,
+        claims: dict[tuple[str, str], Shelf],
+        *,
+        monotonic: Callable[[], float],
+        budget_seconds: float,
+        follow: Callable[[Shelf], None] | None,
+    ) -> None:
+        self._scan = scan
+        self._claims = claims
+        self._monotonic = monotonic
+        self._deadline = monotonic() + budget_seconds
+        self._follow = follow
+        self._begun: set[Shelf] = set()
+        self._reached = False
+        """Some unit was: every scan gets on, even without a budget."""
 
-def _unchanged(watched: Mapping[str, Mark | None]) -> bool:
-    for path, mark in watched.items():
-        try:
-            status = os.lstat(path)
-        except OSError:
-            if mark is not None:
+    def extend(self, seconds: float) -> None:
+        """Waiting for one that hangs is not at the cost of the others."""
+        self._deadline += seconds
+
+    def visit(self, shelf: Shelf, others: int) -> bool:
+        """Look for as long as its share of what is left; whether more is wanted and there is time."""
+        with shelf.taken() as mine:
+            if not mine:
                 return False
-            continue
-        if mark is None or mark_of(status) != mark:
-            return False
-    return bool(watched)
+            if shelf not in self._begun:
+                self._begun.add(shelf)
+                shelf.begin(self._claims)
+            now = self._monotonic()
+            share = now + (self._deadline - now) / (others + 1)
+            shelf.read(self._scan, lambda: self._may_go_on(share))
+            if self._follow is not None:
+                self._follow(shelf)
+            return not shelf.holding.complete and self._monotonic() < self._deadline
+
+    def _may_go_on(self, share: float) -> bool:
+        first, self._reached = not self._reached, True
+        return first or self._monotonic() < share
+
+
+def _alike(one: Sequence[tuple[Found, bool]], other: Sequence[tuple[Found, bool]]) -> bool:
+    return all(a is b and stale is was for (a, stale), (b, was) in zip(one, other, strict=True))

@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 import sys
+import weakref
 from collections.abc import Collection
 from functools import cache
 from typing import Self
@@ -34,8 +35,9 @@ class Notices:
     """One inotify instance and the folders it follows."""
 
     def __init__(self, descriptor: int) -> None:
-        """`descriptor` is an inotify instance of one's own, which does not block."""
+        """`descriptor` is an inotify instance of one's own, which does not block; it goes with this."""
         self.descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
         self._numbers: dict[str, int] = {}
         self._none: set[str] = set()
         """Places that are no folders, or not there: not asked again while they are wanted."""
@@ -82,7 +84,7 @@ class Notices:
 
     def close(self) -> None:
         """Let go of all."""
-        os.close(self.descriptor)
+        self._close()
 
     def _let_go(self, places: Collection[str]) -> None:
         wanted = set(places)

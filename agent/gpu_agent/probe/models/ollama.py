@@ -47,12 +47,12 @@ class OllamaStore:
 
     def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are folders that hold `manifests` and `blobs`."""
-        self._roots = tuple(roots)
+        self.places = tuple(roots)
         self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit per model name, with all its tags."""
-        return list_units(self._roots, _units_of, cross_file_systems=self._cross_file_systems)
+        return list_units(self.places, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models of one name."""

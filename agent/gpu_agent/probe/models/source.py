@@ -8,8 +8,9 @@ No source raises: what cannot be read is a model in error, or a problem of its r
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from gpu_agent.wire.inventory import Model
@@ -70,6 +71,11 @@ class ModelSource(Protocol):
     @property
     def name(self) -> str:
         """The word that models carry as their `source`."""
+        ...
+
+    @property
+    def places(self) -> Sequence[Path]:
+        """Where it looks on disks; they answer or hang together, so name a place a source of its own."""
         ...
 
     def units(self) -> Listing:

@@ -1,6 +1,5 @@
 """Models on disks that have not answered for too long: nobody can load what cannot be read.
 
-One search goes through all places, so a disk that hangs leaves what lies on the others unseen too.
 It refuses to touch what the owner declares, which is his word, and what could not serve before:
 that has a reason of its own.
 """
@@ -11,7 +10,7 @@ from dataclasses import replace
 from gpu_agent.probe.models import declared
 from gpu_agent.wire.inventory import Model, ModelStatus
 
-DETAIL = "a disk with models does not answer"
+DETAIL = "its disk does not answer"
 
 _VOUCHED_FOR_BY_DISK = (ModelStatus.READY, ModelStatus.DOWNLOADING)
 

@@ -1,0 +1,43 @@
+"""How much room the disk of a model cache has.
+
+A cache that is not there yet counts where it would be made. It refuses to have a deadline: a disk
+that hangs holds whoever asks, so ask in a thread that can be left behind.
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_agent.wire.inventory import CacheDisk
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one file system has left."""
+
+    device: int
+    """Which one it is."""
+    disk: CacheDisk
+
+
+def room_at(cache: Path) -> Room | str:
+    """The room at a cache; a reason where it cannot be told."""
+    for place in (cache, *cache.parents):
+        try:
+            device = place.stat().st_dev
+            usage = shutil.disk_usage(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        return Room(device, CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total))
+    return "no folder above it is there"
+
+
+def disks_of(rooms: Iterable[Room]) -> tuple[CacheDisk, ...]:
+    """Each file system once, under the name of the first cache on it."""
+    first: dict[int, CacheDisk] = {}
+    for room in rooms:
+        first.setdefault(room.device, room.disk)
+    return tuple(first.values())

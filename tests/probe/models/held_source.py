@@ -1,0 +1,38 @@
+"""A source of models on a disk that answers until it is held, without a disk."""
+
+import threading
+from pathlib import Path
+
+from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
+from gpu_agent.wire.inventory import Model
+
+
+class HeldSource:
+    """One place with one model in it, or more."""
+
+    name = "held"
+
+    def __init__(self, place: str, *models: str) -> None:
+        """`models` are what is found; the place need not be there."""
+        self.places = (Path(place),)
+        self.models = models or ("found",)
+        self.release = threading.Event()
+        self.release.set()
+        self.looks = 0
+        self.read_names: list[str] = []
+
+    def hold(self) -> None:
+        """Answer no more."""
+        self.release.clear()
+
+    def units(self) -> Listing:
+        """List them, once it may."""
+        self.looks += 1
+        self.release.wait(30)
+        root = Root(str(self.places[0]), None)
+        return Listing(tuple(Unit(root, f"{root.path}/{name}", name) for name in self.models))
+
+    def read(self, unit: Unit) -> Reading:
+        """One model."""
+        self.read_names.append(unit.name)
+        return Reading((Model(model_id=unit.name, version="1", kind="emotion", source=self.name),))
