@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from gpu_agent.node import sources
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.node.sources import opened_sources, renewed_sources
 from gpu_agent.probe.models.catalogue import Catalogue, Scan
+from tests.hung_disk import hung
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,35 @@ async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
         renewed = await renewed_sources(settings, Catalogue(()))
     release.set()
     assert [model.model_id for model in renewed.catalogue.scan().models] == ["model-0"]
+
+
+async def test_places_that_stay_keep_what_is_known_of_them(tmp_path: Path) -> None:
+    settings = _with_models(tmp_path, 3)
+    before = opened_sources(settings).catalogue
+    before.scan()
+    (tmp_path / "more").mkdir()
+    more = settings.model_copy(update={"model_directories": (tmp_path, tmp_path / "more")})
+    after = (await renewed_sources(more, before)).catalogue
+    assert after.shelves[0] is before.shelves[0]
+    assert len(after.shelves) == 2
+
+
+async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gathers_threads(
+    tmp_path: Path,
+) -> None:
+    dead, well = tmp_path / "dead", tmp_path / "well"
+    dead.mkdir()
+    well.mkdir()
+    settings = _with_models(well, 2).model_copy(
+        update={"model_directories": (dead, well), "deadline_seconds": 0.5}
+    )
+    with hung(dead):
+        threads = set(threading.enumerate())
+        kept = Catalogue(())
+        for _ in range(3):
+            async with asyncio.timeout(15):
+                kept = (await renewed_sources(settings, kept)).catalogue
+            assert len(kept.scan().models) == 2
+        await until(lambda: len(set(threading.enumerate()) - threads) == 1)
+    await until(lambda: not kept.shelves[0].out)
+    assert kept.scan().complete

@@ -1,6 +1,7 @@
 import pytest
 
 from gpu_agent.node.unsearched import MOST_TOLD, Unsearched
+from gpu_agent.probe.models.catalogue import SILENT
 
 LINK = "it is a link; add the folder it leads to as a root of its own"
 
@@ -12,6 +13,17 @@ def test_each_place_is_told_once_for_each_reason_and_again_when_it_breaks_again(
     for problems in ({"/a": LINK}, {"/a": LINK}, {"/a": "permission denied"}, {}, {"/a": LINK}):
         unsearched.note(problems)
     assert caplog.messages == ["models_unsearched"] * 3
+
+
+def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gpu_agent")
+    unsearched = Unsearched()
+    for problems in ({"/a": SILENT, "/b": SILENT}, {"/a": SILENT, "/b": LINK}, {"/b": LINK}, {}):
+        unsearched.note(problems)
+    answered = ["models_disk_answered", "models_unsearched", "models_disk_answered"]
+    assert caplog.messages == ["models_unsearched"] * 2 + answered
 
 
 def test_of_many_places_a_few_are_told_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:

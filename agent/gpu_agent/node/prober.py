@@ -1,9 +1,10 @@
 """The probe loop: reads the GPUs, the host and the models at a calm pace, and keeps the newest inventory.
 
-Nothing here can hold the agent up: the driver is asked through a child with a deadline, and what may
-block on a disk runs in a thread that is left behind when it hangs, one at most; until it answers the
-models stand as they were, with new readings of the GPUs and of the host, and past the limit for stale
-readings no found model is ready. Sends nothing: each inventory is handed to whoever listens.
+Nothing here can hold the agent up: the driver is asked through a child with a deadline, the catalogue
+bears with disks that hang, each by itself, and a look at host and models as a whole runs in a thread that
+is left behind when even that hangs, one at most; until it answers the models stand as they were, with new
+readings of the GPUs and of the host, and past the limit for stale readings no found model is ready.
+Sends nothing: each inventory is handed to whoever listens.
 """
 
 import asyncio

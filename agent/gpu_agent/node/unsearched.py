@@ -1,10 +1,13 @@
 """What could not be searched for models, told in the log once for each place and reason.
 
+A place whose disk answers again is told of too.
+
 It refuses to fill the log: of many new places it tells of a few, and how many there are besides.
 """
 
 from collections.abc import Mapping
 
+from gpu_agent.probe.models.catalogue import SILENT
 from gpu_agent.runtime.logs import EventLog
 
 MOST_TOLD = 10
@@ -22,6 +25,9 @@ class Unsearched:
     def note(self, problems: Mapping[str, str]) -> None:
         """Tell of what is new; a place that was mended and breaks again is new again."""
         new = [(place, why) for place, why in problems.items() if self._told.get(place) != why]
+        back = [place for place, why in self._told.items() if why == SILENT and problems.get(place) != SILENT]
         self._told = dict(problems)
+        for place in back[:MOST_TOLD]:
+            _LOG.info("models_disk_answered", place=place, others=max(0, len(back) - MOST_TOLD))
         for place, why in new[:MOST_TOLD]:
             _LOG.warning("models_unsearched", place=place, problem=why, others=max(0, len(new) - MOST_TOLD))

@@ -76,12 +76,12 @@ def test_each_disk_that_hangs_keeps_one_thread_and_is_asked_once() -> None:
     held = [HeldSource(f"/held-{number}") for number in range(4)]
     well = HeldSource("/well", "well")
     catalogue = Catalogue([*held, well], patience=HASTY)
-    before = {thread.ident for thread in threading.enumerate()}
+    before = set(threading.enumerate())
     for source in held:
         source.hold()
     for _ in range(5):
         assert statuses(catalogue.scan()) == {"well": ModelStatus.READY}
-    assert become(lambda: len({thread.ident for thread in threading.enumerate()} - before) == len(held))
+    assert become(lambda: len(set(threading.enumerate()) - before) == len(held))
     assert {source.looks for source in held} == {1}
     assert well.looks == 5
     for source in held:
