@@ -46,7 +46,7 @@ class Scan:
 
     models: tuple[Model, ...] = ()
     complete: bool = True
-    """Every unit was reached; else what was not is as it was last known, or not known yet."""
+    """Every unit was reached, but for those of places with problems; what was not is as last known, if it is."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Folder → why it could not be searched. For the log and the owner; never for the wire."""
     disks: tuple[CacheDisk, ...] = ()
@@ -128,7 +128,9 @@ class Catalogue:
         self.problems = self._all_problems(silent)
         return Scan(
             models=self._all_models(now),
-            complete=all(shelf.holding.complete and not shelf.out for shelf in self.shelves),
+            complete=all(
+                shelf in silent or (shelf.holding.complete and not shelf.out) for shelf in self.shelves
+            ),
             problems=self.problems,
             disks=disks_of(
                 room for shelf in self.shelves if shelf not in silent for room in shelf.holding.rooms
