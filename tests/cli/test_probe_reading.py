@@ -8,10 +8,12 @@ import pytest
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.cli.probe_reading import asked_by, inventory_of, surroundings_of
-from gpu_agent.probe.models.catalogue import Catalogue, Scan
+from gpu_agent.probe.models.catalogue import SILENT, Catalogue, Patience, Scan
+from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.nvml_head_start import start_child
 from gpu_agent.probe.nvml_process import DEADLINE_SECONDS
 from gpu_agent.probe.snapshot import Sources
+from tests.hung_disk import hung
 from tests.nvml_fake.control import FakeNvml
 
 
@@ -38,7 +40,7 @@ def test_what_cannot_be_simulated_is_a_configuration_failure() -> None:
 def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
 
-    def hang(_: Catalogue, __: float) -> Scan:
+    def hang(*_: object, **__: object) -> Scan:
         answered.wait(30)
         return Scan()
 
@@ -50,6 +52,20 @@ def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: p
     assert around.host.cpu_logical_cores >= 1
     assert "did not answer within 0.2 s" in around.host.unknowns["models"]
     assert around.models == ()
+
+
+def test_a_place_that_does_not_answer_is_named_and_the_models_elsewhere_are_listed(tmp_path: Path) -> None:
+    dead, well = tmp_path / "dead", tmp_path / "well"
+    dead.mkdir()
+    well.mkdir()
+    (well / "found.gguf").write_bytes(b"GGUF")
+    catalogue = Catalogue([ModelFolders([dead]), ModelFolders([well])], patience=Patience(wait_seconds=0.1))
+    with hung(dead):
+        around = surroundings_of(Sources(catalogue=catalogue), within_seconds=2)
+    assert [model.model_id for model in around.models] == ["found"]
+    assert around.models_unsearched == {str(dead): SILENT}
+    assert [disk.path for disk in around.host.cache_disks] == [str(well)]
+    assert around.host.unknowns["cache_disks:dead"] == "no answer"
 
 
 class Ending(threading.Thread):
@@ -64,7 +80,7 @@ class Ending(threading.Thread):
 
 
 def test_a_look_that_ends_as_its_deadline_passes_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Catalogue, "scan", lambda *_: (Ending.last_word.wait(30), Scan())[1])
+    monkeypatch.setattr(Catalogue, "scan", lambda *_, **__: (Ending.last_word.wait(30), Scan())[1])
     monkeypatch.setattr("gpu_agent.cli.probe_reading.threading.Thread", Ending)
     around = surroundings_of(Sources(), within_seconds=0.05)
     assert "models" not in around.host.unknowns
@@ -76,7 +92,7 @@ def test_a_driver_and_a_disk_that_hang_cost_one_deadline_together(
     fake = FakeNvml(tmp_path)
     fake.set("hang", "nvmlDeviceGetCount_v2", "*")
     answered = threading.Event()
-    monkeypatch.setattr(Catalogue, "scan", lambda *_: (answered.wait(30), Scan())[1])
+    monkeypatch.setattr(Catalogue, "scan", lambda *_, **__: (answered.wait(30), Scan())[1])
     child = start_child(env=fake.environment())
     began = time.monotonic()
     try:

@@ -46,7 +46,7 @@ class Scan:
 
     models: tuple[Model, ...] = ()
     complete: bool = True
-    """Every unit was reached, but for those of places with problems; what was not is as last known, if it is."""
+    """Every unit was reached, but for places with problems; what was not is as last known, if it is."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Folder → why it could not be searched. For the log and the owner; never for the wire."""
     disks: tuple[CacheDisk, ...] = ()
