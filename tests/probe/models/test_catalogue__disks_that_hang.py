@@ -6,6 +6,7 @@ from pathlib import Path
 from gpu_agent.probe.models.catalogue import SILENT, Catalogue, Patience, Scan
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.source import Reading, Unit
 from gpu_agent.probe.models.unanswered import DETAIL
 from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
@@ -134,10 +135,10 @@ def test_the_budget_is_shared_among_the_places_and_what_one_does_not_need_is_for
     now = 0.0
 
     class Costly(HeldSource):
-        def read(self, unit: object) -> object:  # type: ignore[override]
+        def read(self, unit: Unit) -> Reading:
             nonlocal now
             now += 1
-            return super().read(unit)  # type: ignore[arg-type]
+            return super().read(unit)
 
     many, few, none = Costly("/many", *"abcdefgh"), Costly("/few", "x", "y"), Costly("/none")
     none.models = ()
