@@ -59,6 +59,21 @@ def test_signals_are_handed_on_and_the_code_is_the_program_s() -> None:
         assert started.wait(10) == 5
 
 
+def test_what_whoever_started_it_did_to_signals_changes_nothing() -> None:
+    careless = (
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+    )
+    lets_itself_be_ended = PROGRAM.replace("signal.pthread_sigmask(signal.SIG_BLOCK, taken)", "").replace(
+        "signal.sigwait(taken)", "signal.pause()"
+    )
+    with as_pid_1(careless + lets_itself_be_ended) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline().split() == ["2", "3"]
+        first_process(started).send_signal(signal.SIGTERM)
+        assert started.wait(10) == 128 + signal.SIGTERM
+
+
 def test_an_orphan_that_ends_leaves_no_zombie() -> None:
     with as_pid_1(PROGRAM) as started:
         assert started.stdout is not None

@@ -22,10 +22,13 @@ def run_as_first_process(work: Callable[[], int]) -> int:
     if os.getpid() != 1:
         return work()
     watched = {*STOPPING, *RELOADING, signal.SIGCHLD}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # whoever started us may have had it ignored: none would come
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     child = os.fork()
     if child == 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)  # and not as it was: they may have been blocked
         return work()
     return _watch_over(child, watched)
 
