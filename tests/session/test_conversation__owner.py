@@ -4,12 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_agent.session.actions import SaveIdentity, SendBeat
-from gpu_agent.session.events import Connected, Declared, Disconnected, OwnerChanged, StopRequested
+from gpu_agent.session.actions import SaveIdentity, Send, SendBeat
+from gpu_agent.session.events import (
+    Connected,
+    Declared,
+    Disconnected,
+    DrainAsked,
+    OwnerChanged,
+    StopRequested,
+)
 from gpu_agent.session.story import State
 from gpu_agent.wire.declaration import Declaration, Owner
 from tests.playbook import After
-from tests.session.played import ACK, WITH_GPU, awaiting, heard, ready, registered, registers
+from tests.session.played import ACK, WITH_GPU, awaiting, heard, ready, registered, registers, status
 
 MODERN = ACK.model_copy(update={"capability_schema_version": "1.1"})
 ELSEWHERE = replace(WITH_GPU, owner=Owner(endpoint="10.0.0.7:9000"))
@@ -72,3 +79,16 @@ def test_a_node_that_leaves_registers_no_more() -> None:
     play.pending.clear()
     assert play >> OwnerChanged() >> Declared(ELSEWHERE)
     assert play.machine.state is State.LEAVING
+
+
+def test_an_owner_s_drain_outlives_registrations_that_follow_each_other() -> None:
+    play = ready(MODERN)
+    drain = DrainAsked("new fans", 60)
+    assert play >> drain << SendBeat << Send
+    assert play >> status("draining", timestamp=1000, details={"drain_deadline": 1060})
+    assert play >> OwnerChanged() >> Declared(ELSEWHERE) << registers(endpoint="10.0.0.7:9000")
+    assert play >> OwnerChanged() >> Declared(WITH_GPU)
+    assert play >> heard(MODERN) << SaveIdentity << registers()
+    assert play >> status("registering", details={})  # of the first of the two, which lifted the drain (§4)
+    assert play.machine.view.drain_reason == "new fans"
+    assert play >> heard(MODERN) << SaveIdentity << SendBeat << (lambda action: action.message.drain)

@@ -266,6 +266,7 @@ class Conversation:
 
     def _register(self, now: float, cause: str) -> list[Action]:
         self._refresh_until = math.inf
+        self._drain.forgotten()
         self._move(State.AWAITING_ACK, now, cause, until=now + self._settings.ack_timeout_seconds)
         return [Send(self._registration.compose())]
 

@@ -47,6 +47,10 @@ class OwnDrain:
         self._wish, self.until = None, math.inf
         return lifted
 
+    def forgotten(self) -> None:
+        """The node registers, which lifts the drain at the registry (§4) until it is asked for anew."""
+        self._confirmed = False
+
     def request(self, node_id: str, now: float) -> NodeUnregister | None:
         """Say it to the registry; None without a wish."""
         if self._wish is None:
