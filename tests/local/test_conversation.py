@@ -67,7 +67,11 @@ def test_a_socket_that_was_left_behind_is_no_agent(tmp_path: Path) -> None:
         ask("status", path=tmp_path / "s")
 
 
-@pytest.mark.parametrize("words", [b"hello\n", b"[]\n", b'{"ok": true, "answer": 7}\n'])
+@pytest.mark.parametrize(
+    "words",
+    [b"hello\n", b"[]\n", b"[" * 200_000 + b"\n", b'{"ok": true, "answer": 7}\n', b'{"ok": true}\n'],
+    ids=["words", "list", "deep", "number", "nothing"],
+)
 def test_who_talks_otherwise_is_no_agent(tmp_path: Path, words: bytes) -> None:
     with saying(tmp_path / "s", words), pytest.raises(NoAgentError, match="no agent of this kind"):
         ask("status", path=tmp_path / "s")

@@ -45,6 +45,21 @@ def test_a_variable_goes_before_the_configuration_and_that_before_the_services_p
     assert socket_path({"GPU_AGENT_STATE_DIR": "/s", "GPU_AGENT_SOCKET": "/x"}) == Path("/x")
 
 
+@pytest.mark.parametrize("variable", ["GPU_AGENT_SOCKET", "GPU_AGENT_STATE_DIR"])
+def test_a_home_that_is_not_there_is_no_reason_to_fail(variable: str) -> None:
+    assert str(socket_path({variable: "~nobody-of-that-name/s"})).startswith("~nobody-of-that-name/s")
+
+
+@needs_root
+def test_a_user_without_a_home_runs_its_job_all_the_same() -> None:
+    program = (
+        "import os\nfrom gpu_agent import local\nos.environ.pop('HOME', None)\nos.setuid(54321)\n"
+        "with local.job('job-1') as job: print(job.announced)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("False\n", "")
+
+
 def test_a_configured_state_directory_holds_the_socket(tmp_path: Path) -> None:
     configured(tmp_path, 'state_dir = "/srv/agent"\n')
     assert socket_path({}) == Path("/srv/agent/agent.sock")

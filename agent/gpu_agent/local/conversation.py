@@ -124,9 +124,9 @@ def _why_not(path: Path, error: OSError) -> str:
 def _read(line: bytes, path: Path) -> dict[str, Any]:
     try:
         reply = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         reply = None
-    if not isinstance(reply, dict) or not isinstance(reply.get("answer", {}), dict):
+    if not isinstance(reply, dict) or (reply.get("ok") and not isinstance(reply.get("answer"), dict)):
         raise NoAgentError(f"what answers at {path} is no agent of this kind")
     if not reply.get("ok"):
         message = str(reply.get("message", "it gave no reason"))

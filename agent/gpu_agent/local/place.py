@@ -26,16 +26,16 @@ def socket_path(environ: Mapping[str, str] | None = None) -> Path:
     """
     given = os.environ if environ is None else environ
     if given.get(VARIABLE):
-        return Path(given[VARIABLE]).expanduser()
+        return _expanded(given[VARIABLE])
     if given.get(_STATE_VARIABLE):
-        return Path(given[_STATE_VARIABLE]).expanduser() / SOCKET_NAME
+        return _expanded(given[_STATE_VARIABLE]) / SOCKET_NAME
     configured = _configured(_CONFIGURATION)
     if "socket" in configured:
-        return Path(configured["socket"]).expanduser()
+        return _expanded(configured["socket"])
     if _seen(_UNIT_PLACE):
         return _UNIT_PLACE
     state_dir = configured.get("state_dir")
-    return (_state_dir(given) if state_dir is None else Path(state_dir).expanduser()) / SOCKET_NAME
+    return (_state_dir(given) if state_dir is None else _expanded(state_dir)) / SOCKET_NAME
 
 
 @contextmanager
@@ -49,6 +49,15 @@ def address_of(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+def _expanded(written: str) -> Path:
+    """Read `~` as a home where there is one: in many containers there is none, and jobs run all the same."""
+    path = Path(written)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _seen(path: Path) -> bool:
@@ -67,14 +76,14 @@ def _configured(file: Path) -> dict[str, str]:
     try:
         with file.open("rb") as opened:
             document = tomllib.load(opened)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {name: value for name, value in document.items() if isinstance(value, str)}
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
     """This user's place for the agent's state, as platformdirs gives it to the agent."""
-    home = Path("~").expanduser()
+    home = _expanded("~")
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "gpu-agent"
     kept = environ.get("XDG_STATE_HOME", "")
