@@ -138,7 +138,9 @@ def test_of_two_agents_with_copies_of_one_state_the_newest_wins_and_the_other_sa
     registry = place.registry()
     original = place.agent(registry, "original", join_token=place.join_token(registry))
     node = place.await_ready(registry)
-    shutil.copytree(place.folder / "original", place.folder / "clone")
+    shutil.copytree(
+        place.folder / "original", place.folder / "clone", ignore=shutil.ignore_patterns("*.sock")
+    )
     clone = place.agent(registry, "clone")
     refused = original.await_event("registry_error", within_seconds=15, code="SESSION_SUPERSEDED")
     assert "stop the other agent" in refused["message"]
