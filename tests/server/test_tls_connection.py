@@ -8,24 +8,18 @@ import logging
 import os
 import ssl
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
 
-from gpu_agent.server.address import bound_address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.operator import OperatorServer
-from gpu_agent.server.service import RegistryService
 from gpu_agent.server.switchboard import RETRY_AFTER_SECONDS
 from gpu_agent.server.tls import Encryption, TlsFiles
 from gpu_agent.server.tls_connection import NOT_ENCRYPTED, READ_BYTES, TlsConnection
 from tests.authority import Authority
-from tests.server.harness import LOOPBACK, Node, beat, running, until
+from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger
+from tests.server.harness import beat, running, until
 
 LATEST = b"\x03\x03"
 QUICK = Limits(handshake_timeout_seconds=0.3, close_timeout_seconds=0.3)
@@ -34,45 +28,6 @@ QUICK = Limits(handshake_timeout_seconds=0.3, close_timeout_seconds=0.3)
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
-
-
-@asynccontextmanager
-async def encrypted(authority: Authority, limits: Limits | None = None) -> AsyncIterator[RegistryService]:
-    async with running(tls=Encryption(TlsFiles(own=authority.issue())), limits=limits) as service:
-        yield service
-
-
-@asynccontextmanager
-async def node(service: RegistryService, context: ssl.SSLContext) -> AsyncIterator[Node]:
-    address = f"wss://localhost:{service.node_address.port}/ws/node"
-    async with connect(address, ssl=context, proxy=None, compression=None, close_timeout=1) as socket:
-        yield Node(socket)
-
-
-@asynccontextmanager
-async def stranger(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A peer that is connected, and has said nothing yet."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def ended(reader: asyncio.StreamReader) -> bytes:
-    """What a peer hears until it is cut off."""
-    async with asyncio.timeout(5):
-        heard = b""
-        with contextlib.suppress(ConnectionError):
-            while piece := await reader.read(65536):
-                heard += piece
-    return heard
-
-
-def refusals(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(one)["fields"] for one in caplog.records if one.getMessage() == "tls_refused"]
 
 
 async def test_a_node_is_served_over_tls_up_to_the_longest_frame_and_the_goodbye(
@@ -160,15 +115,6 @@ UPGRADE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Version": "13",
 }
-
-
-def hello(authority: Authority) -> bytes:
-    """The first record of a handshake."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = authority.trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
 
 
 GARBAGE = [
@@ -267,18 +213,6 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_collector(author
             await until(lambda: not any(one() for one in left), what=f"nothing left of {left}")
         finally:
             gc.enable()
-
-
-@asynccontextmanager
-async def operators(service: RegistryService, encryption: Encryption) -> AsyncIterator[int]:
-    listener = LOOPBACK.bind()
-    server = OperatorServer(service, listener, address=LOOPBACK, tls=encryption)
-    serving = asyncio.ensure_future(server.serve())
-    try:
-        yield bound_address(listener).port
-    finally:
-        server.stop()
-        await asyncio.wait_for(serving, 5)
 
 
 async def test_the_operators_port_is_encrypted_in_the_same_way(

@@ -1,0 +1,79 @@
+"""Encrypted ports of a registry in this process, and peers that come to them."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from gpu_agent.server.address import bound_address
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.tls import Encryption, TlsFiles
+from tests.authority import Authority
+from tests.server.harness import LOOPBACK, Node, running
+
+
+@asynccontextmanager
+async def encrypted(authority: Authority, limits: Limits | None = None) -> AsyncIterator[RegistryService]:
+    async with running(tls=Encryption(TlsFiles(own=authority.issue())), limits=limits) as service:
+        yield service
+
+
+@asynccontextmanager
+async def node(service: RegistryService, context: ssl.SSLContext) -> AsyncIterator[Node]:
+    address = f"wss://localhost:{service.node_address.port}/ws/node"
+    async with connect(address, ssl=context, proxy=None, compression=None, close_timeout=1) as socket:
+        yield Node(socket)
+
+
+@asynccontextmanager
+async def stranger(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A peer that is connected, and has said nothing yet."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What a peer hears until it is cut off."""
+    async with asyncio.timeout(5):
+        heard = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                heard += piece
+    return heard
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(one)["fields"] for one in caplog.records if one.getMessage() == "tls_refused"]
+
+
+def hello(authority: Authority) -> bytes:
+    """The first record of a handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = authority.trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+@asynccontextmanager
+async def operators(service: RegistryService, encryption: Encryption) -> AsyncIterator[int]:
+    listener = LOOPBACK.bind()
+    server = OperatorServer(service, listener, address=LOOPBACK, tls=encryption)
+    serving = asyncio.ensure_future(server.serve())
+    try:
+        yield bound_address(listener).port
+    finally:
+        server.stop()
+        await asyncio.wait_for(serving, 5)
