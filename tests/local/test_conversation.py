@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -101,3 +102,16 @@ def test_an_answer_of_many_pieces_is_put_together(tmp_path: Path) -> None:
     long = b'{"ok": true, "answer": {"x": "' + b"y" * 300_000 + b'"}}\n'
     with saying(tmp_path / "s", long):
         assert len(ask("status", path=tmp_path / "s")["x"]) == 300_000
+
+
+def test_where_many_connect_at_once_one_waits_for_a_place(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as crowd:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        crowd.enter_context(Conversation(tmp_path / "s"))
+        with pytest.raises(NoAgentError, match="does not answer"):
+            Conversation(tmp_path / "s", patience_seconds=0.2)
+        room = threading.Timer(0.3, lambda: crowd.enter_context(listener.accept()[0]))
+        room.start()
+        crowd.enter_context(Conversation(tmp_path / "s", patience_seconds=20))
+        room.join()

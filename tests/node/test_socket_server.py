@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from gpu_agent import local
 from gpu_agent.local.conversation import LONGEST_REQUEST_BYTES, Conversation
+from gpu_agent.node.picture import Picture
 from gpu_agent.node.socket_server import Bounds
 from tests.node.an_agent import AnAgent, reachable_folder, serving
 from tests.node.another_user import GID, UID, needs_root, said, started
@@ -203,3 +205,37 @@ def test_members_cannot_shut_root_out() -> None:
         finally:
             crowd.kill()
             said(crowd)
+
+
+class _Gated(AnAgent):
+    """An agent whose loop stands still while somebody looks, until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stands_still, self.goes_on = threading.Event(), threading.Event()
+
+    def picture(self) -> Picture:
+        self.stands_still.set()
+        assert self.goes_on.wait(20)
+        return super().picture()
+
+
+@needs_root
+def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
+    come_and_go = (
+        "import socket, sys\n"
+        "for _ in range(60):\n    s = socket.socket(1)\n    s.connect(sys.argv[1])\n    s.close()"
+    )
+    agent, bounds = _Gated(), Bounds(connections=20, kept_for_orders=4)
+    with (
+        reachable_folder() as folder,
+        serving(folder / "s", bounds=bounds, agent=agent) as served,
+        raw(served.path) as first,
+    ):
+        first.sendall(STATUS)
+        assert agent.stands_still.wait(20)
+        said(started(come_and_go, str(served.path), groups=[served.path.lstat().st_gid]))
+        with raw(served.path) as late:
+            late.sendall(STATUS)
+            agent.goes_on.set()
+            assert [reply(one)["ok"] for one in (first, late)] == [True, True]

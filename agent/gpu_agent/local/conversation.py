@@ -6,6 +6,8 @@
 import contextlib
 import json
 import socket
+import struct
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -95,10 +97,9 @@ def _connected(path: Path, patience_seconds: float) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise NoAgentError("this platform has no local sockets: ask the registry about this node instead")
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    opened.settimeout(patience_seconds)
     try:
         with address_of(path) as address:
-            opened.connect(address)
+            _connect(opened, address, patience_seconds)
     except ValueError:  # a NUL character
         opened.close()
         raise NoAgentError(f"{str(path)!r} is no path of a socket; write it without NUL") from None
@@ -106,6 +107,22 @@ def _connected(path: Path, patience_seconds: float) -> socket.socket:
         opened.close()
         raise NoAgentError(_why_not(path, error)) from None
     return opened
+
+
+def _connect(opened: socket.socket, address: str, patience_seconds: float) -> None:
+    """Connect, waiting in the kernel's queue where many do so at once.
+
+    A socket with a timeout of Python's own is turned away there, not kept waiting.
+    """
+    if sys.platform == "linux":
+        whole, part = divmod(patience_seconds, 1.0)
+        waits = struct.pack("ll", int(whole), max(1, round(part * 1e6)))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, waits)
+        opened.connect(address)
+        opened.settimeout(patience_seconds)
+    else:
+        opened.settimeout(patience_seconds)
+        opened.connect(address)
 
 
 def _why_not(path: Path, error: OSError) -> str:

@@ -57,6 +57,7 @@ class LocalSocket:
         self._turns = Turns()
         self._repeats = Repeats()
         self._open = 0
+        """Those that were let in: to be turned away takes nobody's place."""
         self._number = 0
 
     async def serve(self, listener: socket.socket, tasks: Tasks) -> None:
@@ -76,7 +77,6 @@ class LocalSocket:
         """Let one in or not; whatever becomes of it, its connection ends here."""
         writer.transport.set_write_buffer_limits(high=0)  # what is drained has reached the kernel
         peer = peer_of(writer.get_extra_info("socket"))
-        self._open += 1
         try:
             refusal = self._shut_out(peer)
             if peer is None or refusal is not None:
@@ -86,7 +86,6 @@ class LocalSocket:
         except OSError:
             return  # gone, or too slow: a TimeoutError is one too
         finally:
-            self._open -= 1
             writer.transport.abort()
 
     def _shut_out(self, peer: Peer | None) -> Refusal | None:
@@ -102,16 +101,18 @@ class LocalSocket:
                 "group that socket_group names may",
             )
         kept = 0 if self._house.may_order(peer) else self._bounds.kept_for_orders
-        if self._open > self._bounds.connections - kept:
+        if self._open >= self._bounds.connections - kept:
             return Refusal("busy", "too many programs talk to this agent at once; try again in a moment")
         return None
 
     async def _converse(self, guest: _Guest) -> None:
+        self._open += 1
         try:
             while (line := await self._question(guest)) is not None:
                 await self._send(guest.writer, await self._reply(line, guest))
                 await asyncio.sleep(self._bounds.pause_seconds)
         finally:
+            self._open -= 1
             self._answers.jobs.gone(guest.worker)
 
     async def _question(self, guest: _Guest) -> bytes | None:

@@ -1,0 +1,129 @@
+"""Programs that mean harm, on the local socket of a real agent: it goes on beating, and answers others.
+
+Where root runs it they are members of the socket's group, as workers are; else they are the agent's own user.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpu_agent import local
+from tests.node.an_agent import reachable_folder
+from tests.node.another_user import GID, UID, said, started
+from tests.programs import Agent, Registry, eventually
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.timeout(180),
+]
+
+PACE = (
+    "--heartbeat-interval-seconds=0.5",
+    "--warmup-heartbeat-interval-seconds=0.2",
+    "--heartbeat-timeout-seconds=10",
+)
+ATTACK_SECONDS = 8
+MOST_MEMORY_MB = 120
+"""More than the agent had before; its answers to many programs at once are what costs."""
+AS_ROOT = os.geteuid() == 0
+GROUP = GID + 7
+ATTACKERS = "tests.e2e.local_attackers"
+
+
+@dataclass(frozen=True, slots=True)
+class Besieged:
+    """An agent with its registry, and what it cost before anybody attacked."""
+
+    registry: Registry
+    agent: Agent
+    socket: Path
+    memory: int
+    files: int
+
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(self.agent.pid)
+
+    def beats(self) -> bool:
+        """Whether its registry has nothing against it."""
+        node = self.registry.nodes()[0]
+        return bool(node["status"] == "ready" and node["connected"] and node["last_beat_age_seconds"] < 6)
+
+    def ask_as_owner(self) -> None:
+        """An honest owner is answered, and nobody has drained the machine."""
+        status = local.ask("status", path=self.socket, patience_seconds=30)
+        assert (status["ready"], status["drain"]) == (True, None), status
+
+    def answers(self) -> bool:
+        """Whether whoever asks now is answered."""
+        try:
+            return bool(local.ask("status", path=self.socket, patience_seconds=20)["ready"])
+        except local.RefusedError:
+            return False
+
+
+@contextmanager
+def besieged(folder: Path) -> Iterator[Besieged]:
+    with reachable_folder() as reachable, Registry("--allow-simulated", *PACE) as registry:
+        socket = reachable / "agent.sock"
+        environment = {"GPU_AGENT_SOCKET": str(socket)}
+        if AS_ROOT:
+            environment["GPU_AGENT_SOCKET_GROUP"] = str(GROUP)
+        with Agent(registry.node_url, folder, environment=environment) as agent:
+            registry.await_ready(1, within_seconds=30)
+            process = psutil.Process(agent.pid)
+            yield Besieged(registry, agent, socket, process.memory_info().rss, process.num_fds())
+
+
+@contextmanager
+def attacked(socket: Path) -> Iterator["subprocess.Popen[str]"]:
+    program = f"import sys\nfrom {ATTACKERS} import main\nmain(sys.argv[1], float(sys.argv[2]))"
+    uid, gid, groups = (UID, GID, [GROUP]) if AS_ROOT else (os.getuid(), os.getgid(), [])
+    words = (program, str(socket), str(ATTACK_SECONDS))
+    attackers = started(*words, uid=uid, gid=gid, groups=groups, also_load=ATTACKERS)
+    with ExitStack() as undo:
+        undo.callback(attackers.communicate)
+        undo.callback(attackers.kill)
+        assert attackers.stdout is not None
+        assert attackers.stdout.readline() == "attacking\n"
+        undo.pop_all()
+    yield attackers
+
+
+def test_nobody_on_the_machine_keeps_the_agent_from_its_work_or_others_from_it(tmp_path: Path) -> None:
+    with besieged(tmp_path) as siege:
+        answered = 0
+        with attacked(siege.socket) as attackers:
+            while attackers.poll() is None:
+                assert siege.beats(), siege.registry.nodes()
+                if AS_ROOT:  # else the attackers have the places that are kept for orders
+                    siege.ask_as_owner()
+                    answered += 1
+                time.sleep(0.1)
+            made = json.loads(said(attackers))
+        assert all(made.values()), made
+        assert answered > 3 or not AS_ROOT
+        eventually(siege.answers, within_seconds=20, what="the agent answers")
+        eventually(
+            lambda: siege.process.num_fds() <= siege.files + 3,
+            within_seconds=30,
+            what="connections are closed",
+        )
+        eventually(
+            lambda: local.ask("job_list", path=siege.socket)["in_flight"] == [],
+            within_seconds=10,
+            what="the jobs of those who have gone are over",
+        )
+        assert siege.process.memory_info().rss - siege.memory < MOST_MEMORY_MB * 2**20
+        assert not [line for line in siege.agent.lines if line["level"] in ("error", "crash")]
+        assert len(siege.agent.lines) < 300
