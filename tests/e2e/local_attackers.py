@@ -104,12 +104,13 @@ ATTACKS: tuple[Callable[[str], None], ...] = (
 )
 
 
-def main(path: str, seconds: float) -> None:
-    """Attack in every way at once for so long."""
+def main(path: str, seconds: float, *but: str) -> None:
+    """Attack in every way at once for so long, but in those that are named."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     ends_at = time.monotonic() + seconds
-    made = dict.fromkeys((attack.__name__ for attack in ATTACKS), 0)
+    attacks = [attack for attack in ATTACKS if attack.__name__ not in but]
+    made = dict.fromkeys((attack.__name__ for attack in attacks), 0)
 
     def go_on(attack: Callable[[str], None]) -> None:
         while time.monotonic() < ends_at:
@@ -117,7 +118,7 @@ def main(path: str, seconds: float) -> None:
                 attack(path)
             made[attack.__name__] += 1
 
-    threads = [threading.Thread(target=go_on, args=(attack,), daemon=True) for attack in ATTACKS]
+    threads = [threading.Thread(target=go_on, args=(attack,), daemon=True) for attack in attacks]
     for thread in threads:
         thread.start()
     _say("attacking")

@@ -18,7 +18,7 @@ import pytest
 
 from gpu_agent import local
 from tests.node.an_agent import reachable_folder
-from tests.node.another_user import GID, UID, said, started
+from tests.node.another_user import GID, said, started
 from tests.programs import Agent, Registry, eventually
 
 pytestmark = [
@@ -87,10 +87,15 @@ def besieged(folder: Path) -> Iterator[Besieged]:
 
 @contextmanager
 def attacked(socket: Path) -> Iterator["subprocess.Popen[str]"]:
-    program = f"import sys\nfrom {ATTACKERS} import main\nmain(sys.argv[1], float(sys.argv[2]))"
-    uid, gid, groups = (UID, GID, [GROUP]) if AS_ROOT else (os.getuid(), os.getgid(), [])
+    program = (
+        f"import sys\nfrom {ATTACKERS} import main\nmain(sys.argv[1], float(sys.argv[2]), *sys.argv[3:])"
+    )
     words = (program, str(socket), str(ATTACK_SECONDS))
-    attackers = started(*words, uid=uid, gid=gid, groups=groups, also_load=ATTACKERS)
+    if AS_ROOT:
+        attackers = started(*words, groups=[GROUP], also_load=ATTACKERS)
+    else:
+        command = [sys.executable, "-c", *words, "order_about"]  # whose orders would be obeyed
+        attackers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with ExitStack() as undo:
         undo.callback(attackers.communicate)
         undo.callback(attackers.kill)
