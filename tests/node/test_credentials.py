@@ -1,10 +1,11 @@
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.credentials import Credentials
+from gpu_agent.node.credentials import Credentials, held_in
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.session.actions import Credential
 
@@ -88,3 +89,20 @@ def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
     file.symlink_to(tmp_path / "mounted")
     assert credentials.token_for(Credential.BEST) == "join-s3cret"
     assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_a_pipe_into_which_nobody_writes_holds_up_no_attempt_for_long(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "join", 0o600)
+    held = held_in(tmp_path / "join")
+    assert (held.token, held.problem) == (None, "it holds no token")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_a_pipe_hands_a_token_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "join", 0o600)
+    writer = threading.Thread(target=(tmp_path / "join").write_text, args=("join-s3cret\n",))
+    writer.start()
+    held = held_in(tmp_path / "join")
+    writer.join(5)
+    assert held.token == "join-s3cret"

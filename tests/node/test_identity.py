@@ -259,6 +259,26 @@ def test_a_directory_in_which_others_may_write_is_said_to_be_exposed(tmp_path: P
     assert IdentityFile(tmp_path).exposed == "other users may write there (mode 1777)"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="hard links are POSIX's")
+def test_the_mode_of_a_file_that_has_a_second_name_is_left_alone(tmp_path: Path) -> None:
+    somebodys = tmp_path / "somebodys"
+    somebodys.write_text("{}")
+    somebodys.chmod(0o644)
+    (tmp_path / FILE).hardlink_to(somebodys)
+    IdentityFile(tmp_path).load()
+    assert stat.S_IMODE(somebodys.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a link away")
+def test_a_directory_behind_a_strangers_link_is_refused_and_nothing_is_put_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    os.lchown(tmp_path / "link", 12345, 12345)
+    with pytest.raises(IdentityError, match="is a link that user 12345 has made"), hold(tmp_path / "link"):
+        pytest.fail("it was held")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a directory away")
 def test_another_users_directory_is_said_to_be_exposed(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)

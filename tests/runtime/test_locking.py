@@ -94,3 +94,10 @@ def test_a_list_of_locks_that_makes_no_sense_names_nobody(tmp_path: Path) -> Non
     assert holder_of(path, listed=listed) is None
     listed.write_text(f"1: FLOCK  ADVISORY  WRITE 1 fe:00:{path.stat().st_ino} 0 EOF\n")
     assert holder_of(path, listed=listed) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_a_pipe_in_the_lock_s_place_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="no regular file"):
+        Lock(tmp_path / "lock")

@@ -45,6 +45,16 @@ def test_another_users_directory_is_refused(tmp_path: Path) -> None:
         prepare(folder)
 
 
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give a link away")
+def test_one_behind_a_strangers_link_is_refused_and_nothing_is_put_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    os.lchown(tmp_path / "link", 12345, 12345)
+    with pytest.raises(StateDirectoryError, match="is a link that user 12345 has made"):
+        prepare(tmp_path / "link" / "state")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 def test_a_file_in_its_place_is_told_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     with pytest.raises(StateDirectoryError, match="--state-dir"):

@@ -6,6 +6,7 @@ read is taken, and told of; one behind a link, as containers are handed their se
 """
 
 import os
+import select
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ from gpu_agent.runtime.logs import EventLog
 from gpu_agent.session.actions import Credential
 
 _LONGEST = 4096
+_NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""A pipe into which nobody writes would hold each attempt's thread for ever."""
+_PIPE_SECONDS = 1.0
+"""How long one that hands the token on, as a shell's `<(…)` does, may take."""
 _ANYBODY = 0o007
 """Not the group: where a service manager grants a file by a list, its mask shows there."""
 _NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
@@ -61,9 +66,11 @@ class Held:
 def held_in(file: Path) -> Held:
     """Read a join token's file; logs nothing."""
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(os.open(file, os.O_RDONLY | _NOT_WAITING), "rb", buffering=0) as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read(_LONGEST).decode("ascii", "replace")
+            if stat.S_ISFIFO(mode):
+                select.select([opened], [], [], _PIPE_SECONDS)
+            text = (opened.read(_LONGEST) or b"").decode("ascii", "replace")
     except OSError as error:
         return Held(None, error.strerror or str(error))
     open_to_all = mode & _ANYBODY and os.name == "posix" and not file.is_symlink()

@@ -21,7 +21,8 @@ _LOG = EventLog("node")
 def load(identity: IdentityFile) -> None:
     """Read what is remembered, and tell of what is wrong with it."""
     if (exposed := identity.exposed) is not None:
-        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed)
+        mend = f"run `chmod 700 {identity.folder}`, as its owner"
+        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed, mend=mend)
     loaded = identity.load()
     if loaded.kept_aside is not None:
         _LOG.warning("identity_corrupt", kept_aside=str(loaded.kept_aside), reason=loaded.why)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from gpu_agent.runtime.links import strangers_link
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
 
 FILE = "identity.json"
@@ -193,6 +194,12 @@ def hold(folder: Path) -> Iterator[IdentityFile]:
     Raises `IdentityError`: another agent holds it (its process id is named), or the disk says no.
     """
     try:
+        planted = strangers_link(folder)
+        if planted is not None:
+            raise IdentityError(
+                f"the state directory {folder} cannot be used: {planted}, or name another directory with "
+                "--state-dir"
+            )
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         lock = Lock(folder / LOCK_FILE)
     except AlreadyLockedError as error:
@@ -201,7 +208,8 @@ def hold(folder: Path) -> Iterator[IdentityFile]:
             "stop it, or give this one a directory of its own with --state-dir"
         ) from error
     except OSError as error:
-        raise IdentityError(f"the state directory {folder} cannot be used {_reason(error)}") from error
+        place = f"{folder}'s lock {LOCK_FILE}" if error.errno in (errno.ELOOP, None) else str(folder)
+        raise IdentityError(f"the state directory {place} cannot be used {_reason(error)}") from error
     try:
         yield IdentityFile(folder)
     finally:
@@ -214,6 +222,7 @@ _MENDS: dict[int | None, str] = {
     errno.EROFS: "it is on a disk that is mounted read-only",
     errno.EISDIR: "move that directory away",
     errno.ELOOP: "replace that link by a file of its own",
+    None: "move it away",
 }
 
 
@@ -227,12 +236,17 @@ def _read(path: Path, *, mending: bool = True) -> str:
     """Read a regular file, never through a link; what is not text comes back as it can be shown."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError("it is no regular file")
-        if mending and mode & ~_MODE & 0o777 and hasattr(os, "fchmod"):
+        if mending and found.st_mode & ~_MODE & 0o777 and _is_ours_alone(found):
             os.fchmod(descriptor, _MODE)  # restored from a backup, say: it holds a credential
         return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
+
+
+def _is_ours_alone(found: os.stat_result) -> bool:
+    """A file with a second name may be somebody else's, who wants its mode changed by us."""
+    return hasattr(os, "fchmod") and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
 def _parse(text: str) -> Identity:

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml_child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
 
-_CREDENTIALS = frozenset({"GPU_AGENT_JOIN_TOKEN", "GPU_REGISTRY_TOKEN"})
-"""What no driver needs, and a child that hangs in one would hold for as long as it hangs."""
+_OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
+_OF_SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
+"""Parts of names: what no driver needs, and a child that hangs in one would hold for as long as it hangs."""
 
 DEADLINE_SECONDS = 5.0
 """How long one reading of all GPUs may take."""
@@ -96,4 +97,8 @@ def death_sentence(returncode: int, stderr: bytes = b"") -> str:
 
 
 def _without_credentials(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in _CREDENTIALS}
+    return {name: value for name, value in env.items() if not _is_secret(name.upper())}
+
+
+def _is_secret(name: str) -> bool:
+    return name.startswith(_OURS) or any(part in name for part in _OF_SECRETS)

@@ -6,6 +6,7 @@ Waits for nobody: a lock that is taken is an error at once. Who only looks does 
 import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -39,14 +40,16 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises `AlreadyLockedError`, or `OSError` from the disk."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        self._descriptor = os.open(path, flags, _MODE)
+        self._descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), _MODE)
         try:
+            _refuse_pipes(self._descriptor)
             _lock(self._descriptor)
         except OSError as error:
+            if error.errno not in _TAKEN:
+                self.release()
+                raise  # a file system that cannot lock, say
             holder = _holder(self._descriptor)
             self.release()
-            if error.errno not in _TAKEN:
-                raise  # a file system that cannot lock, say
             raise AlreadyLockedError(holder) from None
         with contextlib.suppress(OSError):  # a full disk: the lock holds, and only its name is missing
             os.ftruncate(self._descriptor, 0)
@@ -71,6 +74,12 @@ def holder_of(path: Path, *, listed: Path = Path("/proc/locks")) -> int | None:
             written = path.read_text(encoding="ascii", errors="replace")[:_LONGEST_PID].strip()
             return int(written) if written.isdigit() else 0
     return None
+
+
+def _refuse_pipes(descriptor: int) -> None:
+    """A pipe would swallow the holder's name, and hold up who reads it."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError("it is no regular file")
 
 
 def _lock(descriptor: int) -> None:

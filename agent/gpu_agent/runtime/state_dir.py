@@ -11,6 +11,8 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from gpu_agent.runtime.links import strangers_link
+
 UNIT_FOLDER = Path("/var/lib/gpu-registry")
 """Where the systemd unit keeps it."""
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
@@ -32,6 +34,12 @@ def default_state_dir() -> Path:
 def prepare(folder: Path) -> None:
     """Make the directory, mode 0700, if it is not there; raises `StateDirectoryError` when it is not safe."""
     try:
+        planted = strangers_link(folder)
+        if planted is not None:
+            raise StateDirectoryError(
+                f"the state directory {folder} cannot be used: {planted}, or name another directory with "
+                "--state-dir"
+            )
         folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
         found = folder.stat()
     except OSError as error:
