@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpu_agent.probe.host import HostProbe
+from gpu_agent.probe.host import HostProbe, disk_usage
 
 MIB, GIB = 1 << 20, 1 << 30
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
@@ -129,3 +129,8 @@ def test_it_loads_where_the_system_is_not_linux() -> None:
         "p = h.HostProbe().read(); assert p.platform == 'windows' and p.boot_id is None, p"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_disk_under_a_folder_has_no_more_free_than_it_holds(tmp_path: Path) -> None:
+    free_bytes, total_bytes = disk_usage(tmp_path)
+    assert 0 < free_bytes <= total_bytes

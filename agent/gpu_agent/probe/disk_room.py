@@ -4,11 +4,11 @@ A cache that is not there yet counts where it would be made. It refuses to have 
 that hangs holds whoever asks, so ask in a thread that can be left behind.
 """
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_agent.probe.host import disk_usage
 from gpu_agent.wire.inventory import CacheDisk
 
 
@@ -26,12 +26,12 @@ def room_at(cache: Path) -> Room | str:
     for place in (cache, *cache.parents):
         try:
             device = place.stat().st_dev
-            usage = shutil.disk_usage(place)
+            free_bytes, total_bytes = disk_usage(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        return Room(device, CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total))
+        return Room(device, CacheDisk(path=str(cache), free_bytes=free_bytes, total_bytes=total_bytes))
     return "no folder above it is there"
 
 

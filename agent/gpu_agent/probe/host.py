@@ -3,7 +3,7 @@
 Figures come twice: as this process's control group may use them, and (`machine_*`) as the machine
 has them. A reading that fails is data: `None` with its reason in `unknowns`, never an exception and
 never zero. It never blocks for a measurement: CPU load is the mean since the reading before. It
-refuses to look at any disk: those that models are on are asked where models are looked for.
+refuses to look at disks when it reads the host: one that hangs must not keep it from that.
 
 Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
 cannot tell (no `/proc`), the kernel is asked by system call; what even that does not answer stands
@@ -105,6 +105,12 @@ class HostProbe:
         if cgroup.cpu_cores and mark.ours is not None and before.ours is not None:
             shares.append((mark.ours - before.ours) / ((mark.at - before.at) * cgroup.cpu_cores))
         return round(min(max(*shares, 0.0), 1.0) * 100, 1)
+
+
+def disk_usage(place: Path) -> tuple[int, int]:
+    """Free and total bytes of the disk under a folder; raises `OSError`, and blocks as long as it hangs."""
+    usage = psutil.disk_usage(str(place))
+    return usage.free, usage.total
 
 
 class _Asked:
