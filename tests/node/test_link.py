@@ -1,104 +1,18 @@
 import asyncio
-import contextlib
-import shutil
-import ssl
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from email.utils import formatdate
-from http import HTTPStatus
-from pathlib import Path
-from time import time
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request, Response
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request
 
 from gpu_agent.node import link as link_module
-from gpu_agent.node import opening
-from gpu_agent.node.link import Link, LinkEvent, knock
-from gpu_agent.node.proxy import Proxy
-from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.session.events import Connected, ConnectFailed, Disconnected, MessageReceived
+from gpu_agent.session.events import Connected, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
-from tests.connect_proxy import ConnectProxy
+from tests.node.a_link import (
+    linked,
+    say_goodbye,
+    served_by,
+)
 from tests.older_scheduler import OlderScheduler
-from tests.server.api import serving
-from tests.server.harness import running
-
-Handler = Callable[[ServerConnection], Awaitable[None]]
-
-
-class _Heard:
-    """Listens to a link; events are awaited in order."""
-
-    def __init__(self) -> None:
-        self.events: asyncio.Queue[LinkEvent] = asyncio.Queue()
-
-    async def __call__(self, _: Link, event: LinkEvent) -> None:
-        await self.events.put(event)
-
-    async def next(self) -> LinkEvent:
-        async with asyncio.timeout(10):
-            return await self.events.get()
-
-
-@asynccontextmanager
-async def _server(handler: Handler, **options: object) -> AsyncIterator[str]:
-    options.setdefault("close_timeout", 0.1)
-    async with serve(handler, "127.0.0.1", 0, **options) as server:  # type: ignore[arg-type]  # its options
-        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws/node"
-
-
-@asynccontextmanager
-async def _linked(
-    url: str, token: str | None = None, *, proxy: Proxy | None = None
-) -> AsyncIterator[tuple[Link, _Heard]]:
-    heard = _Heard()
-    link = Link(url, token=token, report=heard, proxy=proxy)
-    async with Tasks() as tasks:
-        link.start(tasks)
-        yield link, heard
-        tasks.end()
-
-
-async def _say_goodbye(connection: ServerConnection) -> None:
-    await connection.close(1001, "restarting")
-
-
-async def _refuse(connection: ServerConnection) -> None:
-    raise AssertionError(connection)
-
-
-@asynccontextmanager
-async def _saying(words: bytes, accepted: asyncio.Event | None = None) -> AsyncIterator[str]:
-    """A server of no protocol: says its words to whoever comes and hangs up; without words it holds on."""
-    held: list[asyncio.StreamWriter] = []
-
-    async def serve_one(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        held.append(writer)
-        writer.write(words)
-        if words:
-            writer.close()
-        if accepted is not None:
-            accepted.set()
-
-    async with await asyncio.start_server(serve_one, "127.0.0.1", 0) as server:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/node"
-        for writer in held:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-
-
-def _answering(status: int, **headers: str) -> Callable[[ServerConnection, Request], Response]:
-    def answer(connection: ServerConnection, _: Request) -> Response:
-        response = connection.respond(HTTPStatus(status), "no")
-        for name, value in headers.items():
-            response.headers[name.replace("_", "-")] = value
-        return response
-
-    return answer
 
 
 async def test_frames_go_out_in_order_and_messages_come_in() -> None:
@@ -109,7 +23,7 @@ async def test_frames_go_out_in_order_and_messages_come_in() -> None:
         async for frame in connection:
             await got.put(frame)
 
-    async with _server(handler) as url, _linked(url) as (link, heard):
+    async with served_by(handler) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         assert await heard.next() == MessageReceived(NodeControl(command="refresh"))
         for number in range(5):
@@ -124,9 +38,9 @@ async def test_the_token_travels_in_the_authorization_header_and_nothing_is_comp
         assert connection.request is not None
         seen.append(connection.request)
 
-    async with _server(handler, compression="deflate") as url:
+    async with served_by(handler, compression="deflate") as url:
         for token in ("s3cret", None):
-            async with _linked(url, token) as (_, heard):
+            async with linked(url, token) as (_, heard):
                 assert await heard.next() == Connected()
                 assert isinstance(await heard.next(), Disconnected)
     assert seen[0].headers["Authorization"] == "Bearer s3cret"
@@ -137,7 +51,7 @@ async def test_the_token_travels_in_the_authorization_header_and_nothing_is_comp
 
 
 async def test_a_close_by_the_peer_is_reported_with_its_code_and_reason() -> None:
-    async with _server(_say_goodbye) as url, _linked(url) as (_, heard):
+    async with served_by(say_goodbye) as url, linked(url) as (_, heard):
         assert await heard.next() == Connected()
         lost = await heard.next()
     assert isinstance(lost, Disconnected)
@@ -146,7 +60,7 @@ async def test_a_close_by_the_peer_is_reported_with_its_code_and_reason() -> Non
 
 
 async def test_a_connection_that_is_cut_is_reported_without_a_code() -> None:
-    async with OlderScheduler() as scheduler, _linked(scheduler.url) as (_, heard):
+    async with OlderScheduler() as scheduler, linked(scheduler.url) as (_, heard):
         assert await heard.next() == Connected()
         scheduler.drop_connections()
         lost = await heard.next()
@@ -162,7 +76,7 @@ async def test_closing_sends_what_is_unsent_says_the_code_and_reports_nothing_mo
         frames.extend([frame async for frame in connection])
         await closed.put((connection.close_code, connection.close_reason))
 
-    async with _server(handler) as url, _linked(url) as (link, heard):
+    async with served_by(handler) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         link.send("last words")
         link.close(1000, "leaving")
@@ -175,104 +89,12 @@ async def test_closing_sends_what_is_unsent_says_the_code_and_reports_nothing_mo
 
 
 async def test_a_peer_that_never_answers_a_close_costs_two_seconds_at_most() -> None:
-    async with OlderScheduler() as scheduler, _linked(scheduler.url) as (link, heard):
+    async with OlderScheduler() as scheduler, linked(scheduler.url) as (link, heard):
         assert await heard.next() == Connected()
         began = asyncio.get_running_loop().time()
         link.close(1000, "leaving")
         await link.ended(within_seconds=5)
         assert asyncio.get_running_loop().time() - began < 3
-
-
-async def test_closing_while_connecting_gives_up_at_once() -> None:
-    accepted = asyncio.Event()
-    async with _saying(b"", accepted) as url, _linked(url) as (link, heard):
-        async with asyncio.timeout(5):
-            await accepted.wait()
-        link.close(1000, "leaving")
-        await link.ended(within_seconds=1)
-        assert heard.events.empty()
-
-
-async def test_a_server_that_is_silent_in_the_handshake_is_a_failed_attempt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(opening, "OPEN_SECONDS", 0.1)
-    async with _saying(b"") as url, _linked(url) as (_, heard):
-        assert await heard.next() == ConnectFailed("no WebSocket came up within 0.1 s")
-
-
-async def test_nobody_there_is_a_failed_attempt() -> None:
-    async with OlderScheduler() as scheduler:
-        url = scheduler.url
-    async with _linked(url) as (_, heard):
-        failed = await heard.next()
-    assert failed == ConnectFailed("the registry cannot be reached: Connection refused")
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 503])
-async def test_an_http_answer_is_reported_with_its_status(status: int) -> None:
-    async with _server(_refuse, process_request=_answering(status)) as url, _linked(url) as (_, heard):
-        assert await heard.next() == ConnectFailed(f"the registry answered HTTP {status}", http_status=status)
-
-
-@pytest.mark.parametrize("auth_on", [True, False])
-async def test_a_registrys_other_port_is_told_from_one_that_refuses_a_token(*, auth_on: bool) -> None:
-    """An agent that was sent to 8081 asked for another join token, again and again."""
-    async with running(auth_on=auth_on) as service, serving(service) as operators:
-        url = f"ws://{operators.base_url.netloc.decode()}/ws/node"
-        async with _linked(url) as (_, heard):
-            failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.detail == "operators are served there, not nodes: name the registry's port for nodes"
-    assert failed.http_status is None, "no credential is to blame"
-
-
-@pytest.mark.parametrize(
-    ("written", "seconds"), [("7", 7.0), ("soon", None), ("-1", None), ("9" * 400, 999_999_999.0)]
-)
-async def test_retry_after_is_read_where_it_makes_sense(written: str, seconds: float | None) -> None:
-    refusing = _answering(503, Retry_After=written)
-    async with _server(_refuse, process_request=refusing) as url, _linked(url) as (_, heard):
-        failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.retry_after_seconds == seconds
-
-
-@pytest.mark.parametrize(
-    ("status", "header", "seconds"),
-    [(503, "Retry-After", 5.0), (302, "Location", None), (101, "Upgrade", None)],
-)
-async def test_a_header_that_comes_twice_is_a_failed_attempt(
-    status: int, header: str, seconds: float | None
-) -> None:
-    words = f"HTTP/1.1 {status} X\r\n{header}: 5\r\n{header}: 6\r\nContent-Length: 0\r\n\r\n"
-    async with _saying(words.encode()) as url, _linked(url) as (_, heard):
-        failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.retry_after_seconds == seconds
-
-
-async def test_retry_after_may_be_a_date() -> None:
-    refusing = _answering(503, Retry_After=formatdate(time() + 90, usegmt=True))
-    async with _server(_refuse, process_request=refusing) as url, _linked(url) as (_, heard):
-        failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.retry_after_seconds == pytest.approx(90, abs=5)
-
-
-async def test_a_redirect_is_not_followed() -> None:
-    refusing = _answering(302, Location="ws://elsewhere.example/ws/node")
-    async with _server(_refuse, process_request=refusing) as url, _linked(url, "s3cret") as (_, heard):
-        failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert "cannot follow redirect" in failed.detail
-
-
-async def test_what_speaks_no_http_is_no_registry() -> None:
-    async with _saying(b"SSH-2.0-OpenSSH_9.9\r\n\r\n") as url, _linked(url) as (_, heard):
-        failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.detail.startswith("what answers there is no registry")
 
 
 async def test_frames_that_are_no_messages_are_passed_over() -> None:
@@ -282,7 +104,7 @@ async def test_frames_that_are_no_messages_are_passed_over() -> None:
         await connection.send('{"type":"node_control","command":"reregister"}')
         await connection.wait_closed()
 
-    async with _server(handler) as url, _linked(url) as (link, heard):
+    async with served_by(handler) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         assert await heard.next() == MessageReceived(NodeControl(command="reregister"))
         link.close(1000, "leaving")
@@ -300,7 +122,7 @@ async def test_a_flood_of_frames_that_are_no_messages_is_a_few_lines_in_the_log(
         await connection.send('{"type":"node_control","command":"reregister"}')
         await connection.wait_closed()
 
-    async with _server(handler) as url, _linked(url) as (link, heard):
+    async with served_by(handler) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         assert isinstance(await heard.next(), MessageReceived)
         link.close(1000, "leaving")
@@ -313,7 +135,7 @@ async def test_a_frame_over_the_limit_ends_the_connection() -> None:
         await connection.send("x" * (1024 * 1024 + 1))
         await connection.wait_closed()
 
-    async with _server(handler) as url, _linked(url) as (_, heard):
+    async with served_by(handler) as url, linked(url) as (_, heard):
         assert await heard.next() == Connected()
         assert isinstance(await heard.next(), Disconnected)
 
@@ -326,7 +148,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
         connection.transport.pause_reading()
         await release.wait()
 
-    async with _server(deaf) as url, _linked(url) as (link, heard):
+    async with served_by(deaf) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         for _ in range(40):
             link.send("x" * 1_000_000)
@@ -341,95 +163,9 @@ async def test_more_unsent_frames_than_may_wait_cut_the_peer_off() -> None:
         connection.transport.pause_reading()
         await release.wait()
 
-    async with _server(deaf) as url, _linked(url) as (link, heard):
+    async with served_by(deaf) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
         for _ in range(link_module.MOST_UNSENT + 1):
             link.send("x")
         assert isinstance(await heard.next(), Disconnected)
         release.set()
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-async def test_tls_is_spoken_with_registries_whose_certificate_is_trusted_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate, key = _certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    async with _server(_say_goodbye, ssl=context) as url:
-        secure = url.replace("ws://127.0.0.1", "wss://localhost")
-        async with _linked(secure) as (_, heard):
-            failed = await heard.next()
-        assert isinstance(failed, ConnectFailed)
-        assert "was signed by itself alone" in failed.detail
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        async with _linked(secure) as (_, heard):
-            assert await heard.next() == Connected()
-            assert isinstance(await heard.next(), Disconnected)
-
-
-async def test_a_link_goes_through_the_proxy_that_it_is_given_encrypted_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate, key = _certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    async with ConnectProxy(user="me:s3cret") as proxy, _server(_say_goodbye, ssl=context) as url:
-        secure = url.replace("ws://127.0.0.1", "wss://localhost")
-        async with _linked(secure, proxy=Proxy.parse(proxy.url("me:s3cret@"))) as (_, heard):
-            assert await heard.next() == Connected()
-            assert isinstance(await heard.next(), Disconnected)
-        assert [asked.partition(":")[0] for asked in proxy.asked] == ["localhost"]
-
-
-async def test_the_environment_names_no_proxy_for_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WS_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SOCKS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with _server(_say_goodbye) as url, _linked(url) as (_, heard):
-        assert await heard.next() == Connected()
-
-
-async def test_a_proxy_that_opens_no_way_fails_the_attempt_by_its_own_name_and_without_a_status() -> None:
-    """Its 407 is no word of the registry's about our token."""
-    async with ConnectProxy(user="me:s3cret") as proxy:
-        wrong = Proxy.parse(proxy.url("me:wrong@"))
-        async with _linked("ws://registry.invalid:8080/ws/node", "gpun_x", proxy=wrong) as (_, heard):
-            failed = await heard.next()
-    assert isinstance(failed, ConnectFailed)
-    assert failed.http_status is None
-    assert f"the proxy http://me:[redacted]@127.0.0.1:{proxy.port} opens no way" in failed.detail
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2")
-    command = ("openssl", "req", "-x509", *curve, *names, "-keyout", key, "-out", certificate)
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
-async def test_who_knocks_is_let_in_and_leaves_without_a_word() -> None:
-    heard: list[object] = []
-
-    async def listen(connection: ServerConnection) -> None:
-        heard.extend([frame async for frame in connection])
-
-    async with _server(listen) as url:
-        answer = await knock(url, "s3cret")
-    assert (answer.failure, answer.words, heard) == (None, "", [])
-    assert answer.date is not None
-
-
-async def test_who_knocks_and_is_refused_hears_the_status_and_the_words() -> None:
-    async with _server(_refuse, process_request=_answering(401)) as url:
-        answer = await knock(url, None)
-    assert answer.failure is not None
-    assert (answer.failure.http_status, answer.words) == (401, "no")
-
-
-async def test_who_knocks_where_nobody_is_hears_why() -> None:
-    answer = await knock("ws://127.0.0.1:9/ws/node", None)
-    assert answer.failure is not None
-    assert "cannot be reached" in answer.failure.detail

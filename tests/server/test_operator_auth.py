@@ -2,116 +2,33 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from gpu_agent.registry.credentials import Role, allows
-from gpu_agent.server.operator import application
 from gpu_agent.server.operator_auth import Authorization, needed_role
-from gpu_agent.server.operator_guard import App, Receive, Scope, Send
-from gpu_agent.server.operator_routes import role_of
-from gpu_agent.server.service import RegistryService
+from gpu_agent.server.operator_guard import Receive, Scope, Send
 from gpu_agent.server.tokens import NewToken
 from tests.server.api import serving
-from tests.server.harness import running, until
-
-ALL_ROUTES: list[BaseRoute] = list(application(RegistryService.__new__(RegistryService)).routes)
-ROUTES = sorted(
-    {
-        (method, route.path)
-        for route in ALL_ROUTES
-        if isinstance(route, Route)
-        for method in route.methods or ()
-    }
+from tests.server.callers import (
+    ALL_ROUTES,
+    ROUTES,
+    Caller,
+    declared,
+    filled,
+    logged,
+    refusing,
 )
-ABOUT_ITSELF = ("/openapi.json", "/docs", "/docs/oauth2-redirect")
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[bytes, bytes]
-    detail: str
-
-
-class Caller:
-    """Calls through the guard to an application that lets everything happen."""
-
-    def __init__(self, service: RegistryService, *, auth_on: bool = True) -> None:
-        self.service = service
-        self._guard = Authorization(
-            _answering(200), routes=ALL_ROUTES, desk=service.tokens if auth_on else None, refuse=_refusing
-        )
-
-    def stop(self) -> None:
-        self._guard.stop()
-
-    async def token(self, role: Role) -> str:
-        made = await self.service.tokens.create_operator(role, name="ann")
-        assert isinstance(made, NewToken)
-        return made.token
-
-    async def call(self, method: str, path: str, *authorizations: str) -> Answer:
-        said: list[MutableMapping[str, Any]] = []
-
-        async def send(message: MutableMapping[str, Any]) -> None:
-            said.append(message)
-
-        async def receive() -> MutableMapping[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        headers = [(b"authorization", value.encode("latin-1")) for value in authorizations]
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "root_path": "",
-            "headers": headers,
-            "client": ("10.0.0.9", 40_000),
-        }
-        await self._guard(scope, receive, send)
-        start, body = said
-        return Answer(start["status"], dict(start["headers"]), body["body"].decode())
-
-
-def _answering(status: int, detail: str = "") -> App:
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": detail.encode()})
-
-    return app
-
-
-def _refusing(status: int, code: str, detail: str) -> App:
-    return _answering(status, f"{code} {detail}")
+from tests.server.harness import running, until
 
 
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
     async with running(auth_on=True) as service:
         yield Caller(service)
-
-
-def filled(path: str) -> str:
-    return re.sub(r"\{[^}]*\}", "x", path)
-
-
-def declared(method: str, path: str) -> str | None:
-    """The role that a route's own declaration states; what the API says of itself is read."""
-    if path in ABOUT_ITSELF:
-        return "read"
-    found = [
-        role_of(route)
-        for route in ALL_ROUTES
-        if isinstance(route, Route) and route.path == path and method in (route.methods or ())
-    ]
-    (role,) = found
-    return role
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -180,7 +97,7 @@ async def test_an_answer_that_goes_on_ends_with_its_token(caller: Caller) -> Non
         for _ in range(2):
             await send({"type": "http.response.body", "body": b"after", "more_body": True})
 
-    guard = Authorization(stream, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=_refusing)
+    guard = Authorization(stream, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=refusing)
     headers = [(b"authorization", f"Bearer {token}".encode())]
     scope = {"type": "http", "method": "GET", "path": "/v1/nodes", "root_path": "", "headers": headers}
     await guard(scope, receive, send)
@@ -201,65 +118,6 @@ async def test_tricks_with_headers_are_nobodys(caller: Caller) -> None:
         answer = await caller.call("GET", "/v1/nodes", *values)
         assert answer.status == 401
         assert token not in answer.detail
-
-
-def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
-    return [record.__dict__["fields"] for record in caplog.records if record.getMessage() == event]
-
-
-async def test_each_call_that_may_change_something_is_logged_with_who_made_it(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    token = await caller.token(Role.OPERATE)
-    with caplog.at_level(logging.INFO):
-        await caller.call("POST", "/v1/nodes/x/drain", f"Bearer {token}")
-        for method, path in (("GET", "/v1/nodes"), ("POST", "/v1/dispatch/explain")):
-            await caller.call(method, path, f"Bearer {token}")
-        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {token}")
-    who = {"token_id": token.split("_")[1], "name": "ann"}
-    drained = {"method": "POST", "path": "/v1/nodes/x/drain", **who, "status": 200}
-    refused = {"method": "DELETE", "path": "/v1/nodes/x", **who, "needed": "admin"}
-    assert logged(caplog, "operator_request") == [drained]
-    assert logged(caplog, "operator_refused") == [refused]
-    assert token not in caplog.text
-
-
-async def test_whoever_asks_on_for_what_its_role_does_not_allow_is_logged_once_a_minute(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    token, other = [await caller.token(Role.READ) for _ in range(2)]
-    with caplog.at_level(logging.INFO):
-        for number in range(3):
-            await caller.call("DELETE", f"/v1/nodes/{number}", f"Bearer {token}")
-        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {other}")
-        caller.stop()
-    first, second = (one.split("_")[1] for one in (token, other))
-    refused = logged(caplog, "operator_refused")
-    assert [(one["token_id"], one["path"]) for one in refused] == [
-        (first, "/v1/nodes/0"),
-        (second, "/v1/nodes/x"),
-    ]
-    left_out = {"offence": "operator_refused", "kind": "admin", "origin": first, "count": 2}
-    assert logged(caplog, "offences_left_out") == [left_out]
-
-
-async def test_who_has_no_token_of_ours_is_logged_once_a_minute_and_the_others_are_counted(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    guess = "gpuo_00000000_guess"
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            await caller.call("GET", "/v1/nodes")
-            await caller.call("GET", "/v1/nodes", f"Bearer {guess}")
-        caller.stop()
-    reasons = ["no token", "unknown token"]
-    noted = [{"address": "10.0.0.9", "reason": reason} for reason in reasons]
-    assert logged(caplog, "operator_unauthorized") == noted
-    left_out = logged(caplog, "offences_left_out")
-    assert [(one["kind"], one["origin"], one["count"]) for one in left_out] == [
-        (reason, "10.0.0.9", 2) for reason in reasons
-    ]
-    assert guess not in caplog.text
 
 
 async def test_with_auth_off_everybody_may_do_everything_and_nobody_is_behind_it(
@@ -285,7 +143,7 @@ async def test_what_is_no_http_request_is_not_judged(caller: Caller) -> None:
     async def send(_: MutableMapping[str, Any]) -> None:
         raise AssertionError
 
-    guard = Authorization(app, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=_refusing)
+    guard = Authorization(app, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=refusing)
     await guard({"type": "lifespan"}, receive, send)
     assert reached == ["lifespan"]
 
