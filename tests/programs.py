@@ -85,6 +85,11 @@ class Program:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def end(self) -> None:
+        """Ask it to leave, and see it do so."""
+        self.send(signal.SIGTERM)
+        assert self.wait(10) == 0, self.told()
+
     def wait(self, within_seconds: float) -> int:
         code = self._process.wait(within_seconds)
         self._reader.join(5)

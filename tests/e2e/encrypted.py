@@ -108,4 +108,7 @@ def await_why(agent: Agent, words: str, *, within_seconds: float = 40) -> str:
         told = [str(line["why"]) for line in agent.events("session_backing_off")]
         return next((why for why in told if words in why), None)
 
-    return eventually(look, within_seconds=within_seconds, what=f"{words!r}; said: {agent.told()}")
+    try:
+        return eventually(look, within_seconds=within_seconds, what=repr(words))
+    except AssertionError as late:
+        raise AssertionError(f"{late}; said: {agent.told()}") from None

@@ -16,7 +16,7 @@ from gpu_agent.runtime.certificate import read_der
 from gpu_agent.runtime.pins import pin_of
 from tests.authority import Authority
 from tests.e2e.encrypted import Encrypted, await_why, put
-from tests.programs import COMMAND, Registry, eventually
+from tests.programs import COMMAND, eventually
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,11 +39,6 @@ def pin_at(url: str) -> str:
     )
 
 
-def ended(registry: Registry) -> None:
-    registry.send(signal.SIGTERM)
-    assert registry.wait(10) == 0
-
-
 def test_commands_beside_an_encrypted_registry_need_to_be_told_nothing(place: Encrypted) -> None:
     """Whatever name its certificate is for, and whatever its ports are."""
     pin = place.certify(place.authority, "registry.example")
@@ -62,7 +57,7 @@ def test_commands_beside_an_encrypted_registry_need_to_be_told_nothing(place: En
     by_name = place.agent(registry.node_url, "by-name", "--tls-pin", f"sha256//{'A' * 43}=")
     await_why(by_name, "which is none of `tls_pin`")
     assert place.await_ready()[0]["connected"]
-    ended(registry)
+    registry.end()
     assert not (place.state / "operator.json").exists()
 
 
@@ -96,7 +91,7 @@ def test_an_agent_takes_another_authority_without_a_restart(place: Encrypted) ->
     (node,) = place.await_ready()
     another = Authority(place.folder / "another")
     place.certify(another)
-    ended(registry)
+    registry.end()
     place.registry(node_port=node_port, operator_port=operator_port)
     await_why(agent, "an authority unknown here issued it: name that authority's certificate in `tls_ca")
     place.trust(another)

@@ -22,3 +22,11 @@ def test_a_flood_of_one_kind_hides_no_other() -> None:
     for _ in range(100):
         repeats.admit("control_unknown", now=0)
     assert repeats.admit("registry_error", now=0) == {}
+
+
+def test_what_is_about_something_else_is_no_repeat_and_tells_what_was_kept_back() -> None:
+    repeats = Repeats()
+    for _ in range(MOST_IN_A_WINDOW + 3):
+        repeats.admit("session_backing_off", now=0, about="connection refused")
+    assert repeats.admit("session_backing_off", now=1, about="it speaks no TLS") == {"kept_back": 3}
+    assert repeats.admit("session_backing_off", now=2, about="it speaks no TLS") == {}

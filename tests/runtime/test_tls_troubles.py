@@ -72,8 +72,10 @@ def test_what_the_peer_does_is_told_in_words(reason: str, words: str) -> None:
 
 
 def test_a_connection_that_ends_in_a_handshake_is_told_so() -> None:
-    said = trouble_of(ConnectionResetError(), "localhost", TERMS)
-    assert said.what == "no encrypted connection to localhost comes about (it hung up)"
+    eof = ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
+    for error in (ConnectionResetError(), eof):
+        said = trouble_of(error, "localhost", TERMS)
+        assert said.what == "what listens there hung up in the middle of the handshake"
 
 
 def test_a_sentence_of_ours_is_parted_from_its_next_step() -> None:

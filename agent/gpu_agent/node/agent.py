@@ -279,7 +279,9 @@ class Agent:
 
     def _tell(self, note: Note) -> None:
         """Log it, unless the registry makes the session say the same again and again."""
-        also = self._repeats.admit(note.event, now=_now())
+        # Another reason to wait is news, and comes no oftener than the session waits.
+        about = note.fields.get("why") if note.event == "session_backing_off" else None
+        also = self._repeats.admit(note.event, now=_now(), about=about)
         if also is not None:
             tell = _LOG.warning if note.problem else _LOG.info
             tell(note.event, **note.fields, **also)

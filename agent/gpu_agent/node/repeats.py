@@ -14,6 +14,7 @@ MOST_IN_A_WINDOW = 5
 @dataclass(slots=True)
 class _Window:
     began_at: float
+    about: object
     told: int = 0
     kept_back: int = 0
 
@@ -24,11 +25,15 @@ class Repeats:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
 
-    def admit(self, event: str, *, now: float) -> dict[str, object] | None:
-        """Let a line through, with fields to add to it, or None to keep it back. `now`: monotonic seconds."""
+    def admit(self, event: str, *, now: float, about: object = None) -> dict[str, object] | None:
+        """Let a line through, with fields to add to it, or None to keep it back. `now`: monotonic seconds.
+
+        What is `about` something else than the one before is no repeat: give it only where what changes it
+        is slow.
+        """
         window = self._windows.get(event)
-        if window is None or now - window.began_at >= WINDOW_SECONDS:
-            before, window = window, _Window(now)
+        if window is None or now - window.began_at >= WINDOW_SECONDS or window.about != about:
+            before, window = window, _Window(now, about)
             self._windows[event] = window
             window.told = 1
             return {"kept_back": before.kept_back} if before and before.kept_back else {}

@@ -17,6 +17,7 @@ _UNKNOWN_AUTHORITY = frozenset({2, 19, 20, 21})
 """OpenSSL's numbers for what is wrong with a certificate."""
 _TOO_OLD = ("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION", "NO_PROTOCOLS_AVAILABLE")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE")
+_HUNG_UP = ("UNEXPECTED_EOF", "SYS")
 _WANTS_OURS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE")
 _REFUSES_OURS = (
     "ALERT_UNKNOWN_CA",
@@ -72,9 +73,14 @@ def trouble_of(error: OSError | ValueError, host: str, terms: Terms) -> Trouble:
     for names, trouble in _of_peer(terms):
         if any(name in reason for name in names):
             return trouble
+    if isinstance(error, ConnectionResetError) or any(name in reason for name in _HUNG_UP):
+        return Trouble(
+            "what listens there hung up in the middle of the handshake",
+            f"see whether it speaks TLS at all, what its log says, and if it wants {terms.own}",
+        )
     return Trouble(
         f"no encrypted connection to {host} comes about ({_plain(error)})",
-        f"see that a registry listens there, what its log says (`tls_refused`), and if it wants {terms.own}",
+        "see that a registry listens there, and what its log says (`tls_refused`)",
     )
 
 
@@ -152,5 +158,5 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _plain(error: OSError | ValueError) -> str:
-    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or "it hung up"
+    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     return str(told).replace("_", " ").lower()
