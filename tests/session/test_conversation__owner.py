@@ -92,3 +92,18 @@ def test_an_owner_s_drain_outlives_registrations_that_follow_each_other() -> Non
     assert play >> status("registering", details={})  # of the first of the two, which lifted the drain (§4)
     assert play.machine.view.drain_reason == "new fans"
     assert play >> heard(MODERN) << SaveIdentity << SendBeat << (lambda action: action.message.drain)
+
+
+def test_the_end_of_a_job_is_told_at_once_while_the_node_drains() -> None:
+    play = ready()
+    busy, idle = Declared(WITH_GPU, running_jobs=("job-1",)), Declared(WITH_GPU, running_jobs=())
+    assert play >> busy >> After(15) << SendBeat
+    assert play >> status("draining") >> busy >> After(5)
+    assert play >> idle << SendBeat
+    assert play >> idle >> After(5)
+
+
+def test_the_end_of_a_job_waits_for_the_next_beat_else() -> None:
+    play = ready()
+    assert play >> Declared(WITH_GPU, running_jobs=("job-1",)) >> After(15) << SendBeat
+    assert play >> Declared(WITH_GPU, running_jobs=()) >> After(14)

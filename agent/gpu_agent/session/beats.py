@@ -66,7 +66,11 @@ class Beats:
     def hurry_if_changed(self, current: Declaration, now: float) -> None:
         """Bring the next beat forward when there is something new to tell, but never into a burst."""
         if self._told is not None and changes(self._told, current) != _NOTHING:
-            self._eager_at = max(now, self._last_at + self._settings.eager_beat_seconds)
+            self.hurry(now)
+
+    def hurry(self, now: float) -> None:
+        """Bring the next beat forward, but never into a burst."""
+        self._eager_at = max(now, self._last_at + self._settings.eager_beat_seconds)
 
     def compose(self, node_id: str, current: Declaration, now: float, *, full: bool = False) -> SendBeat:
         """Make the beat that is due, and set the instant of the next."""

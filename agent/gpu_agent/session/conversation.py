@@ -53,6 +53,8 @@ class Conversation:
         """When a `refresh` gets its full beat even without a new probe."""
         self._registered_again_at = -math.inf
         self._complaints = Complaints()
+        self._jobs_told: tuple[str, ...] | None = None
+        """Those in flight when it last beat."""
         self._untold: list[FaultFound] = []
         self.beats = Beats(settings)
         self.state = State.AWAITING_ACK
@@ -81,6 +83,9 @@ class Conversation:
         if self._refresh_until < math.inf:
             self._refresh_until = now
         self.beats.hurry_if_changed(self._registration.declaration, now)
+        draining = self.verdict is not None and self.verdict.status == NodeStatus.DRAINING
+        if draining and self._registration.running_jobs != self._jobs_told:
+            self.beats.hurry(now)  # with its last job the drain ends
         return self.act_if_due(now)
 
     def report(self, fault: FaultFound, *, talking: bool) -> list[Action]:
@@ -183,6 +188,7 @@ class Conversation:
         if full:
             self._refresh_until = math.inf
         self._complaints.beat_sent()
+        self._jobs_told = self._registration.running_jobs
         return [self.beats.compose(node_id, declaration, now, full=full)]
 
     def _tell_faults(self) -> list[Action]:
