@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.nvml_fake.control import FakeNvml
 from tests.programs import Agent, Registry, eventually
 
 pytestmark = pytest.mark.e2e
 
-HOT_FOR_A_WHILE = "1xL4-24GB:hot@10s-14s"
+QUICK = ("--warmup-heartbeat-interval-seconds", "0.5")
+BUSY = ("--max-cpu-percent", "100", "--max-memory-percent", "100")  # this machine may be
 
 
 def explained(registry: Registry, *, public: bool) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def candidate(registry: Registry, node_id: str) -> bool:
 def test_d01_a_limit_keeps_public_jobs_out_until_it_is_over_and_private_ones_come_as_ever(
     tmp_path: Path,
 ) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
     limits = {
         "GPU_AGENT_ACCEPT_PUBLIC_JOBS": "true",
         "GPU_AGENT_PUBLIC_JOBS__MAX_TEMPERATURE_C": "90",
@@ -39,17 +42,24 @@ def test_d01_a_limit_keeps_public_jobs_out_until_it_is_over_and_private_ones_com
         "GPU_AGENT_PROBE_INTERVAL_SECONDS": "0.2",
     }
     with (
-        Registry("--allow-simulated", "--warmup-heartbeat-interval-seconds", "0.5") as registry,
-        Agent(registry.node_url, tmp_path, simulate=HOT_FOR_A_WHILE, environment=limits) as agent,
+        Registry(*QUICK, *BUSY) as registry,
+        Agent(
+            registry.node_url,
+            tmp_path / "state",
+            simulate=None,
+            environment=limits | fake.environment(),
+        ) as agent,
     ):
         node_id = registry.await_ready(1, within_seconds=20)[0]["node_id"]
         eventually(lambda: candidate(registry, node_id), within_seconds=5, what="taken before the heat")
 
+        fake.set("temperature", 0, 95)
         agent.await_event("public_jobs_paused", limits=["max_temperature_c"])
         eventually(lambda: not candidate(registry, node_id), within_seconds=5, what="kept out")
         (excluded,) = explained(registry, public=True)["excluded"]
         assert (excluded["node_id"], excluded["reason"]) == (node_id, "not_in_public_pool")
         assert explained(registry, public=False)["able"] == [node_id]
 
+        fake.set("temperature", 0, 45)
         agent.await_event("public_jobs_resumed")
         eventually(lambda: candidate(registry, node_id), within_seconds=5, what="taken again")
