@@ -82,7 +82,7 @@ def test_public_jobs_alone_are_refused_where_the_owner_does_not_want_them() -> N
 def test_a_limit_that_pauses_public_jobs_is_told_with_its_figures() -> None:
     hot = Standing(wanted=True, pauses=(Pause(Limit.TEMPERATURE, "GPU 0 has 90 C, may have 80"),))
     (one,) = told(public_jobs=hot)["objections"]
-    assert (one["refuses"], one["have"]) == ("public jobs", "GPU 0 has 90 C, may have 80")
+    assert (one["refuses"], one["have"]) == ("public jobs", "a pause: GPU 0 has 90 C, may have 80")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
     inventory = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(GPU, replace(LOST, index=1))))
     (one,) = told(inventory=inventory)["objections"]
     assert (one["refuses"], one["have"]) == ("jobs on GPU 1", "lost: it has fallen off the bus (gpu_lost)")
-    assert one["clears_when"] == "reboot"
+    assert one["clears_when"] == "it is mended: reboot"
 
 
 def test_without_any_usable_gpu_every_job_is_refused() -> None:

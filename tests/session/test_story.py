@@ -1,4 +1,4 @@
-from gpu_agent.session.story import IllegalEventError, SessionError, State, Story
+from gpu_agent.session.story import UNHEARD, IllegalEventError, SessionError, State, Story
 
 
 def test_a_story_keeps_the_last_transitions_oldest_first() -> None:
@@ -18,3 +18,7 @@ def test_an_illegal_event_names_itself_and_tells_the_story() -> None:
     error = IllegalEventError(Story(), "1.000 idle → connecting: started")
     assert isinstance(error, SessionError)
     assert str(error) == "Story cannot happen now. The story so far:\n1.000 idle → connecting: started"
+
+
+def test_there_are_words_for_every_state_in_which_the_registry_does_not_hear_the_node() -> None:
+    assert set(State) - set(UNHEARD) == {State.REGISTERED, State.LEAVING}

@@ -10,7 +10,7 @@ from gpu_agent.cli.durations import in_words
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.lines import Line, Piece, line
 from gpu_agent.cli.node_facts import Fact
-from gpu_agent.node.socket_why import SESSION_WORDS
+from gpu_agent.session.story import UNHEARD
 
 Answer = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ def facts(answer: Answer, *, now: float) -> Iterator[Fact]:
 def doing(answer: Answer) -> str:
     """Say what the agent does while the registry does not hear it, and why, as a sentence's end."""
     session = answer["session"]
-    words = SESSION_WORDS.get(session["state"], session["state"])
+    words = UNHEARD.get(session["state"], session["state"])
     return f"{words}: {session['why'].rstrip('.')}" if session["why"] else words
 
 

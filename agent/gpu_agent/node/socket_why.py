@@ -10,8 +10,9 @@ from typing import Any
 
 from gpu_agent.node.course import CONNECTED
 from gpu_agent.node.picture import Picture
+from gpu_agent.node.public_pool import Standing
 from gpu_agent.node.socket_status import Moment, is_ready
-from gpu_agent.session.story import State
+from gpu_agent.session.story import UNHEARD, State
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
 
 SCHEMA = "gpu-agent.why/1"
@@ -25,17 +26,6 @@ ONLY_THE_REGISTRY_KNOWS = (
 )
 _EVERY_JOB = "every job"
 _MOST_MODELS = 50
-SESSION_WORDS = {
-    State.IDLE: "it has not begun",
-    State.WAITING_GPU: "it waits for a GPU",
-    State.BACKING_OFF: "it waits to try again",
-    State.CONNECTING: "it connects",
-    State.AWAITING_ACK: "it waits for the registry's answer",
-    State.YIELDED: "a newer session has its id",
-    State.DRAINED: "it is drained, as its owner asked",
-    State.STOPPED: "it ends",
-}
-"""What an agent does that the registry does not hear; for `status` too."""
 
 
 def why(picture: Picture, jobs_in_flight: int | None, *, moment: Moment) -> dict[str, Any]:
@@ -64,7 +54,7 @@ def _of_the_session(picture: Picture, moment: Moment) -> Iterator[dict[str, str]
         if session.state in (State.DRAINED, State.YIELDED):
             again = "`gpu-agent resume` has it register again"
         cause = f": {session.last_refusal}" if session.last_refusal else ""
-        words = f"{SESSION_WORDS.get(session.state, session.state.value)}{cause}"
+        words = f"{UNHEARD.get(session.state, session.state.value)}{cause}"
         yield _objection("disconnected", need="a connected node", have=words, clears_when=again)
     elif not is_ready(picture):
         details = None if verdict is None else verdict.details
@@ -92,7 +82,7 @@ def _of_the_owner(picture: Picture, jobs_in_flight: int | None) -> Iterator[dict
             "not_in_public_pool",
             refuses="public jobs",
             need="accept_public_jobs = true",
-            have="; ".join(pause.detail for pause in public.pauses) or "false, as its owner states",
+            have=_paused(public) or "false, as its owner states",
             clears_when="the owner's limits allow them" if public.wanted else "its owner allows them",
         )
     most = picture.owner.max_concurrent_jobs
@@ -103,6 +93,10 @@ def _of_the_owner(picture: Picture, jobs_in_flight: int | None) -> Iterator[dict
             have=f"{jobs_in_flight or 0} jobs in flight, of {most} places",
             clears_when="a job ends" if most else "its owner states more than 0 max_concurrent_jobs",
         )
+
+
+def _paused(public: Standing) -> str:
+    return f"a pause: {'; '.join(pause.detail for pause in public.pauses)}" if public.pauses else ""
 
 
 def _of_the_machine(picture: Picture) -> Iterator[dict[str, str]]:
@@ -134,13 +128,14 @@ def _of_the_machine(picture: Picture) -> Iterator[dict[str, str]]:
 def _of_gpu(gpu: Gpu) -> dict[str, str]:
     reasons = "; ".join(f"{reason.detail} ({reason.code})" for reason in gpu.reasons) or "no reason is known"
     steps = "; ".join(reason.action for reason in gpu.reasons if reason.action)
+    mended = f"it is mended: {steps}" if steps else ""
     index = "?" if gpu.index is None else str(gpu.index)
     return _objection(
         "gpu_unavailable",
         refuses=f"jobs on GPU {index}",
         need="a usable GPU",
         have=f"{gpu.health.value}: {reasons}",
-        clears_when=steps,
+        clears_when=mended,
     )
 
 

@@ -34,6 +34,19 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+UNHEARD = {
+    State.IDLE: "it has not begun",
+    State.WAITING_GPU: "it waits for a GPU",
+    State.BACKING_OFF: "it waits to try again",
+    State.CONNECTING: "it connects",
+    State.AWAITING_ACK: "it waits for the registry's answer",
+    State.YIELDED: "a newer session has its id",
+    State.DRAINED: "it is drained, as its owner asked",
+    State.STOPPED: "it ends",
+}
+"""What a session does while the registry does not hear it, in words for people."""
+
+
 class SessionError(Exception):
     """Base of what a session machine raises."""
 
