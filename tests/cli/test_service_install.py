@@ -110,3 +110,14 @@ def test_a_step_that_fails_is_told_and_ends_it(
     machine.programs.say("systemctl", "Failed to reload daemon\n", code=1)
     assert main(INSTALL) == ExitCode.FAILED
     assert "`systemctl daemon-reload` failed: Failed to reload daemon. Mend that" in capsys.readouterr().err
+
+
+def test_a_packages_service_is_named_before_anything_else_is_asked(
+    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = machine.root / "usr/lib/systemd/system/gpu-agent.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\n")
+    machine.asks(1000)
+    assert main(INSTALL) == ExitCode.CONFIGURATION
+    assert "a package has brought this service" in capsys.readouterr().err

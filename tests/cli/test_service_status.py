@@ -23,6 +23,7 @@ NRestarts=0
 Result=watchdog
 ExecMainStatus=6
 NeedDaemonReload=no
+ExecStart={{ path=/opt/gpu-agent/bin/gpu-agent ; argv[]=/opt/gpu-agent/bin/gpu-agent run ; pid=0 }}
 """
 
 
@@ -50,6 +51,7 @@ def test_one_that_runs_is_shown_with_the_end_of_its_log(
     told = "\n".join(lines)
     assert "process      123, 0 restarts by systemd" in told
     assert "installed by `gpu-agent service install`" in told
+    assert "starts       /opt/gpu-agent/bin/gpu-agent" in told
     assert "run `gpu-agent service install agent` again" in told
     assert "s3cret" not in told
     assert "\x1b" not in told

@@ -43,6 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
     here = place()
     try:
         here.refuse_without_systemd()
+        here.refuse_beside_a_package(half)
         own = program(half.name)
         if not arguments.dry_run:
             here.refuse_anybody_but_root(f"{own.path} service install")

@@ -97,7 +97,7 @@ def _lines(half: Half, standing: Standing) -> Iterator[Line]:
     for name, told in _told(half, standing):
         yield line(Piece(f"  {name:<{_NAME_COLUMNS}}", "dim"), told)
     yield line(Piece("  last lines", "dim"), f" (all: `journalctl --unit {half.unit}`)")
-    for one in standing.lines or ("none that you may read",):
+    for one in standing.lines or ("none, or none that you may read",):
         yield line(f"    {without_secrets(one)}")
 
 
@@ -111,20 +111,20 @@ def _told(half: Half, standing: Standing) -> Iterator[tuple[str, str]]:
     if standing.origin is not None:
         yield "installed by", f"{_BY[standing.origin]}: {standing.file}"
     yield "at boot", "started" if standing.enabled == "enabled" else f"not started ({standing.enabled})"
-    yield "program", f"{command()}, version {__version__}"
+    if standing.program is not None:
+        yield "starts", standing.program
     yield from _fitting(half, standing)
 
 
 def _fitting(half: Half, standing: Standing) -> Iterator[tuple[str, str]]:
     """Say whether the unit is the one that belongs to this program."""
     if standing.current is not None:
+        fits = f"as this version ({__version__}) writes it"
         other = (
-            f"other than this program has it (written by version {standing.version}): run `gpu-agent service "
+            f"written by version {standing.version}, and other than this one ({__version__}, {command()}) "
+            f"has it: run `gpu-agent service install {half.name}` again"
         )
-        yield (
-            "unit",
-            "as this program writes it" if standing.current else f"{other}install {half.name}` again",
-        )
+        yield "unit", fits if standing.current else other
     if standing.unread:
         yield "unit", "changed since systemd has read it: run `systemctl daemon-reload`"
 

@@ -23,6 +23,7 @@ NRestarts=2
 Result=success
 ExecMainStatus=0
 NeedDaemonReload=no
+ExecStart={{ path=/opt/my venv/gpu-agent ; argv[]=/opt/my venv/gpu-agent run ; ignore_errors=no }}
 """
 
 
@@ -41,6 +42,7 @@ def test_a_service_that_runs_is_told_whole(programs: MachinePrograms, tmp_path: 
     assert (standing.origin, standing.version, standing.current) == (Origin.PIP, "1.0", True)
     assert (standing.runs, standing.sub, standing.main_pid, standing.restarts) == (True, "running", 123, 2)
     assert (standing.since, standing.says) == (1764360000.0, "connected, ready = yes")
+    assert standing.program == "/opt/my venv/gpu-agent"
     assert standing.lines == ("first", "last")
 
 

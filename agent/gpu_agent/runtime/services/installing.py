@@ -69,6 +69,15 @@ class Place:
         found = (self.at(path) for path in half.packaged_unit_files)
         return next((path for path in found if path.exists()), None)
 
+    def refuse_beside_a_package(self, half: Half) -> None:
+        """Raise `RefusedError` where a package has made the half a service already."""
+        packaged = self.unit_of_package(half)
+        if packaged is not None:
+            raise RefusedError(
+                f"a package has brought this service ({packaged}): use that, by `systemctl enable --now "
+                f"{half.service}`, or remove the package {half.service} first"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -85,12 +94,7 @@ class Plan:
 
 def installation(half: Half, program: Program, *, place: Place, user: User) -> Plan:
     """Plan to make it a service; raises `RefusedError`."""
-    packaged = place.unit_of_package(half)
-    if packaged is not None:
-        raise RefusedError(
-            f"a package has brought this service ({packaged}): use that, by `systemctl enable --now "
-            f"{half.service}`, or remove the package {half.service} first"
-        )
+    place.refuse_beside_a_package(half)
     try:
         files = files_of(half, program.path, program.version, source=place.source)
     except UnwritablePathError as error:

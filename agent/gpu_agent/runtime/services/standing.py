@@ -3,6 +3,7 @@
 It asks systemd and its journal, as whoever looks may; it changes nothing.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +16,9 @@ LINES = 5
 """How much of the log is shown."""
 _PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,MainPID,ActiveEnterTimestamp,InactiveEnterTimestamp,"
-    "FragmentPath,StatusText,NRestarts,Result,ExecMainStatus,NeedDaemonReload"
+    "FragmentPath,StatusText,NRestarts,Result,ExecMainStatus,NeedDaemonReload,ExecStart"
 )
+_STARTED = re.compile(r"\{ path=(.*?) ; argv\[\]=")
 
 
 class Origin(StrEnum):
@@ -36,6 +38,8 @@ class Standing:
     origin: Origin | None
     """None where there is no such service."""
     file: Path | None = None
+    program: str | None = None
+    """What the unit starts, as systemd has read it."""
     version: str | None = None
     """The version that wrote the unit, where one of ours did."""
     current: bool | None = None
@@ -79,6 +83,7 @@ def look(half: Half, written: str) -> Standing:
     return Standing(
         origin=_origin(half, file, ours=written_by is not None),
         file=file,
+        program=_program(told.get("ExecStart", "")),
         version=written_by,
         current=text == written if written_by else None,
         unread=told.get("NeedDaemonReload") == "yes",
@@ -119,6 +124,12 @@ def _text(file: Path | None) -> str | None:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+
+
+def _program(told: str) -> str | None:
+    """Read `{ path=/usr/bin/gpu-agent ; argv[]=… }`."""
+    found = _STARTED.match(told)
+    return found[1] if found else None
 
 
 def _seconds(told: str) -> float | None:
