@@ -115,12 +115,14 @@ class Builder:
     def _do_copy(self, said: str) -> None:
         words = said.split()
         source = self._context
+        left_out: tuple[str, ...] = ("__pycache__",)  # by the recipe's .dockerignore
         if words[0].startswith("--from="):
             source = self._stages[words.pop(0).removeprefix("--from=")].root
+            left_out = ()
         *names, place = words
         target = self._image.root / place.removeprefix("/")
         for name in names:
-            _copy(source / name.removeprefix("/"), target, into=place.endswith("/"))
+            _copy(source / name.removeprefix("/"), target, into=place.endswith("/"), left_out=left_out)
 
     def _do_env(self, said: str) -> None:
         self._image.environment.update(word.split("=", 1) for word in shlex.split(said))
@@ -154,9 +156,9 @@ def _handed_in(root: Path) -> dict[str, str]:
     return given
 
 
-def _copy(source: Path, target: Path, *, into: bool) -> None:
+def _copy(source: Path, target: Path, *, into: bool, left_out: tuple[str, ...]) -> None:
     if source.is_dir():
-        unwanted = shutil.ignore_patterns("__pycache__")
+        unwanted = shutil.ignore_patterns(*left_out)
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True, ignore=unwanted)
         return
     file = target / source.name if into else target
