@@ -125,7 +125,9 @@ class Builder:
             _copy(source / name.removeprefix("/"), target, into=place.endswith("/"), left_out=left_out)
 
     def _do_env(self, said: str) -> None:
-        self._image.environment.update(word.split("=", 1) for word in shlex.split(said))
+        for word in shlex.split(said):
+            name, _, value = word.partition("=")
+            self._image.environment[name] = value
 
     def _do_user(self, said: str) -> None:
         self._image.user = said
