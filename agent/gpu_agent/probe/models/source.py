@@ -8,6 +8,7 @@ No source raises: what cannot be read is a model in error, or a problem of its r
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,14 @@ class Root:
     path: str
     device: int | None
     """Its file system; `None` where its owner lets others below it count too."""
+    layered: bool = False
+    """A file system of layers: its folders bear its number, its files those of the layers they come from."""
 
     def holds(self, status: os.stat_result) -> bool:
         """Whether something found below it is on a file system that counts."""
-        return self.device is None or status.st_dev == self.device
+        if self.device is None or status.st_dev == self.device:
+            return True
+        return self.layered and not stat.S_ISDIR(status.st_mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu_agent.probe.models.layers import is_layered
 from gpu_agent.probe.models.source import Mark, Root
 
 MAX_DEPTH = 6
@@ -95,10 +96,9 @@ class Tree:
         if found.size is not None:
             return found.size
         try:
-            status = os.lstat(found.path)
+            return os.lstat(found.path).st_size
         except OSError:
             return 0
-        return status.st_size
 
     def files(self, folder: str) -> list[Found]:
         """Every file below `folder`, links to files inside the root included; hidden folders are not."""
@@ -199,10 +199,9 @@ class Tree:
         if not place.startswith(self._inside):
             return Found(name, path, problem=_OUTSIDE)
         try:
-            status = os.lstat(place)
+            return self._judged(name, place, os.lstat(place))
         except OSError as error:
             return Found(name, path, problem=_fault(error))
-        return self._judged(name, place, status)
 
     def _unlinked(self, path: str, name: str, entry: os.DirEntry[str]) -> Found:
         if not self._watch_files and entry.is_file(follow_symlinks=False):
@@ -276,7 +275,8 @@ def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
     status = os.stat(real)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError("it is not a folder")
-    return Root(real, None if cross_file_systems else status.st_dev)
+    layered = not cross_file_systems and is_layered(status.st_dev)
+    return Root(real, None if cross_file_systems else status.st_dev, layered)
 
 
 def reason(error: OSError) -> str:
