@@ -136,3 +136,16 @@ def test_settings_that_everybody_may_write_are_warned_of(
     assert (
         f"everybody on this machine may write the settings (mode {mode:04o})" in capsys.readouterr().out
     ) is (warned)
+
+
+def test_what_sounds_like_a_secret_and_is_told_to_all_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = 'endpoint = "http://me:s3cret@worker:1"\nlabels = { zone = "a", password = "s3cret" }\n'
+    config = written(tmp_path, URL + told)
+    assert main(["config", "check", "agent", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: {config}:2: endpoint holds a password" in said
+    assert f"warning: {config}:3: the label 'password' sounds like a secret" in said
+    assert "'zone'" not in said
+    assert "s3cret" not in said

@@ -79,6 +79,17 @@ def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.C
     assert "ws://registry:8080/ws/node" in said
 
 
+def test_a_mistyped_variable_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
+    main(arguments(tmp_path))
+    said = capsys.readouterr().out
+    assert "WARN  configuration" in said
+    assert "did you mean GPU_AGENT_REGISTRY_URL?" in said
+    assert "s3cret" not in said
+
+
 def test_device_nodes_that_hang_cost_their_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

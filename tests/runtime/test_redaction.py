@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.runtime.redaction import REDACTED, holds_token, without_secrets
+from gpu_agent.runtime.redaction import REDACTED, holds_token, sounds_secret, without_secrets
 
 
 @pytest.mark.parametrize("kind", ["gpuj", "gpun", "gpuo"])
@@ -28,3 +28,11 @@ def test_a_password_in_a_url_is_taken_out(said: str, shown: str) -> None:
 @pytest.mark.parametrize(("text", "holds"), [("x gpun_0123abcd_AbC", True), ("gpun_ of nothing", False)])
 def test_a_token_is_seen_wherever_it_stands(text: str, *, holds: bool) -> None:
     assert holds_token(text) is holds
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [("password", True), ("Api-Key", True), ("hf_token", True), ("zone", False), ("keyboard", False)],
+)
+def test_names_of_secrets_are_known(name: str, *, secret: bool) -> None:
+    assert sounds_secret(name) is secret

@@ -11,7 +11,7 @@ from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.runtime.origins import Layer
-from gpu_agent.runtime.redaction import without_secrets
+from gpu_agent.runtime.redaction import sounds_secret, without_secrets
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +77,7 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
     """What works and should be known: secrets that everybody may read, limits without what they limit."""
     yield from (f"warning: {stray}" for stray in configuration.strays)
     yield from _idle_limits(configuration)
+    yield from _told_secrets(configuration)
     mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
     if mode & stat.S_IWOTH:
         yield (
@@ -89,6 +90,22 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
                 f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
                 f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
                 "read, and have it replaced"
+            )
+
+
+def _told_secrets(configuration: Configuration) -> Iterator[str]:
+    """What a node tells of itself, and sounds as if it should not be told."""
+    for one in configuration.settings:
+        names = one.value if one.key == "labels" and isinstance(one.value, dict) else {}
+        for name in filter(sounds_secret, names):
+            yield (
+                f"warning: {one.origin}: the label {name!r} sounds like a secret, and labels are told to "
+                "whoever asks the registry; take it out if it is one"
+            )
+        if one.key == "endpoint" and isinstance(one.value, str) and without_secrets(one.value) != one.value:
+            yield (
+                f"warning: {one.origin}: endpoint holds a password, and is told to whoever asks the "
+                "registry; take it out"
             )
 
 

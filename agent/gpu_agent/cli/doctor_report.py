@@ -34,9 +34,10 @@ from gpu_agent.probe import device_nodes
 from gpu_agent.probe.driver_files import DriverFiles, look
 from gpu_agent.probe.models.catalogue import SILENT
 from gpu_agent.probe.options import sources_of
-from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped
+from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped, warn
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.runtime.places import home
+from gpu_agent.runtime.strays import strays
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 
@@ -191,6 +192,10 @@ def _configuration(arguments: argparse.Namespace) -> _Configured:
         return _Configured(None, registry_named=False, finding=fail("configuration", why, mend))
     path = arguments.config or DEFAULT_CONFIG
     words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments count"
+    astray = strays(AgentSettings, os.environ)
+    if astray:
+        told = "; ".join([words, *map(str, astray)])
+        return _Configured(settings, named, warn("configuration", told, "correct its name, or unset it"))
     return _Configured(settings, named, ok("configuration", words))
 
 

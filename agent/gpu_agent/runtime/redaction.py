@@ -9,8 +9,15 @@ REDACTED = "[redacted]"
 
 _SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
 
+_SOUNDS = re.compile(r"(?i)token|secret|passw|credential|api.?key")
+
 _PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
 """What stands between a URL's user and its host."""
+
+
+def sounds_secret(name: str) -> bool:
+    """Say whether something of that name is likely to be one."""
+    return _SOUNDS.search(name) is not None
 
 
 def holds_token(text: str) -> bool:
