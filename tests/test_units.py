@@ -175,3 +175,4 @@ def test_everybody_reaches_the_agents_local_socket_whom_its_own_mode_lets_in() -
     settings = entries("gpu-agent.service")
     assert settings["RuntimeDirectory"] == "gpu-agent"
     assert int(settings["RuntimeDirectoryMode"], 8) & 0o001
+    assert settings["RuntimeDirectoryPreserve"] == "restart"  # containers mount it

@@ -94,3 +94,7 @@ def test_what_it_does_meanwhile_is_said_with_why() -> None:
     answer: dict[str, Any] = {"session": {"state": "backing_off", "why": "it is away."}}
     assert doing(answer) == "it waits to try again: it is away"
     assert doing({"session": {"state": "dancing", "why": None}}) == "dancing"
+
+
+def test_an_agent_that_was_stopped_and_waits_for_its_jobs_says_so() -> None:
+    assert told(state=State.LEAVING)["agent"].endswith("; it was stopped, and waits for its jobs to end")

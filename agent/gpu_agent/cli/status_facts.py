@@ -10,7 +10,7 @@ from gpu_agent.cli.durations import in_words
 from gpu_agent.cli.event_words import clock
 from gpu_agent.cli.lines import Line, Piece, line
 from gpu_agent.cli.node_facts import Fact
-from gpu_agent.session.story import UNHEARD
+from gpu_agent.session.story import UNHEARD, State
 
 Answer = Mapping[str, Any]
 
@@ -102,10 +102,11 @@ def _public(answer: Answer) -> Line:
 
 
 def _agent(answer: Answer, now: float) -> Line:
-    agent = answer["agent"]
+    agent, leaving = answer["agent"], answer["session"]["state"] == State.LEAVING
     return line(
         f"version {agent['version']}, process {agent['pid']} on {agent['hostname']}, "
-        f"up {in_words(now - agent['started_at'])}"
+        f"up {in_words(now - agent['started_at'])}",
+        Piece("; it was stopped, and waits for its jobs to end", "yellow") if leaving else "",
     )
 
 
