@@ -24,11 +24,9 @@ import asyncio
 import gc
 import json
 import os
-import random
 import resource
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -43,21 +41,20 @@ from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
+
+from benchmarks.load.frames import GPUS, MASK, beats_of, frame, registration_of
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 
 TARGET_BEATS_PER_SECOND = 30_000
-GPUS = 8
-VARIANTS = 3
 WORKLOADS = {"settled": 64, "jumping": 70_000}
 """How far each GPU's memory use moves from beat to beat, in MiB: around a loaded model, or anywhere."""
-"""Different beats that each node sends in turn."""
 
 CHUNKS = 10
 """The fleet is sent to in so many parts, so that the server always has one to work on."""
 
 WARM_UP_WAVES = 5
 LONGEST_RUN_SECONDS = 120
-MASK = b"\x1f\x2e\x3d\x4c"
 PING, PONG = b"\x89\x80" + MASK, b"\x8a\x00"
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -108,7 +105,7 @@ def main() -> int:
     reached = True
     bare: Measured | None = None
     for workload, memory_moves_mb in WORKLOADS.items():
-        frames = [_beats(node, memory_moves_mb) for node in range(arguments.nodes)]
+        frames = [beats_of(node, memory_moves_mb) for node in range(arguments.nodes)]
         if bare is None:
             print(f"{arguments.nodes} nodes, {len(frames[0][0])} bytes a frame, {GPUS} GPUs each")
             bare = _measure_bare(frames, arguments.seconds, core=cores[0])
@@ -131,7 +128,7 @@ def _measure_registry(frames: Frames, seconds: float, *, core: int) -> Measured:
     with _running(command, core) as (process, listening):
         sockets = _connected(len(frames), int(listening["node_listen"].rsplit(":", 1)[1]))
         for node, one in enumerate(sockets):
-            one.sendall(_frame(_registration(node)))
+            one.sendall(frame(registration_of(node)))
         for one in sockets:
             _await_bytes(one, b"node_register_ack")
         measured = _measure(process.pid, sockets, frames, seconds=seconds)
@@ -271,74 +268,6 @@ def _await_bytes(one: socket.socket, wanted: bytes) -> None:
 def _close(sockets: list[socket.socket]) -> None:
     for one in sockets:
         one.close()
-
-
-def _frame(payload: bytes) -> bytes:
-    """Write one masked text frame."""
-    masked = bytes(byte ^ MASK[at & 3] for at, byte in enumerate(payload))
-    return struct.pack("!BBH", 0x81, 0xFE, len(payload)) + MASK + masked
-
-
-def _registration(node: int) -> bytes:
-    gpus = [
-        {"name": "NVIDIA H100 80GB HBM3", "memory_gb": 80, "uuid": _uuid(node, gpu), "memory_mb": 81559}
-        for gpu in range(GPUS)
-    ]
-    registration = {
-        "type": "node_register",
-        "version": "1.0.0",
-        "capability_schema_version": "1.1",
-        "node_id": f"node-{node:08X}",
-        "platform": "linux",
-        "hardware": {"cpu_cores": 128, "memory_gb": 1024, "gpus": gpus},
-        "installed_models": [{"model_id": "llama-3-70b", "version": "1", "kind": "llm"}],
-        "accept_public_jobs": True,
-        "max_concurrent_jobs": 8,
-    }
-    return json.dumps(registration).encode()
-
-
-def _beats(node: int, memory_moves_mb: int) -> list[bytes]:
-    dice = random.Random(node)
-    load, loaded_mb = dice.uniform(5, 85), dice.randrange(81_000 - memory_moves_mb)
-    memory = range(loaded_mb, loaded_mb + memory_moves_mb)
-    return [_frame(_beat(node, sequence, dice, load=load, memory=memory)) for sequence in range(VARIANTS)]
-
-
-def _beat(node: int, sequence: int, dice: random.Random, *, load: float, memory: range) -> bytes:
-    beat = {
-        "type": "node_heartbeat",
-        "node_id": f"node-{node:08X}",
-        "timestamp": 1_790_000_000_000 + sequence,
-        "resource_usage": {
-            "cpu_percent": round(load + dice.uniform(-3, 3), 1),
-            "gpu_percent": round(load + dice.uniform(-3, 3), 1),
-            "gpu_mem_percent": 51.2,
-            "mem_percent": 33.3,
-            "running_jobs": 2,
-        },
-        "gpus": [
-            {
-                "uuid": _uuid(node, gpu),
-                "utilization_percent": float(dice.randrange(100)),
-                "memory_used_mb": dice.choice(memory),
-                "memory_total_mb": 81559,
-                "temperature_c": float(dice.randrange(30, 85)),
-                "power_w": round(dice.uniform(60, 700), 1),
-                "health": "ok",
-                "reasons": [],
-            }
-            for gpu in range(GPUS)
-        ],
-        "probe_age_seconds": round(dice.uniform(0, 5), 2),
-        "running_jobs": ["job-1", "job-2"],
-        "sequence": sequence,
-    }
-    return json.dumps(beat, separators=(",", ":")).encode()
-
-
-def _uuid(node: int, gpu: int) -> str:
-    return f"GPU-{node:08x}-{gpu:04x}-4c5d-9e6f-0123456789ab"
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -20,41 +20,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
+
+from benchmarks.load.quantile import quantile
+from benchmarks.load.ready_fleet import FEATURES, MODELS, ZONES, Fleet
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister, ResourceUsage
-
-PRODUCTS = (  # name, MiB, GPUs per node, share of the fleet
-    ("NVIDIA H100 80GB HBM3", 81559, (8,), 8),
-    ("NVIDIA H200", 143771, (8,), 3),
-    ("NVIDIA A100-SXM4-80GB", 81920, (4, 8), 10),
-    ("NVIDIA A100-PCIE-40GB", 40960, (1, 2, 4), 10),
-    ("NVIDIA L40S", 46068, (2, 4, 8), 12),
-    ("NVIDIA L4", 23034, (1, 2, 4), 15),
-    ("NVIDIA A10", 23028, (1, 2), 12),
-    ("Tesla T4", 15360, (1, 4), 15),
-    ("NVIDIA GeForce RTX 4090", 24564, (1, 2), 10),
-    ("NVIDIA GeForce RTX 3090", 24576, (1, 2), 5),
-)
-FEATURES = (
-    "emotion_detection",
-    "voice_style_detection",
-    "speech_rate_detection",
-    "speech_rate_control",
-    "speaker_identification",
-    "persona_adaptation",
-)
-MODELS = tuple(f"model-{number:03}" for number in range(200))
-MODEL_SHARES = tuple(1 / (rank + 1) for rank in range(len(MODELS)))
-ZONES = tuple(f"zone-{letter}" for letter in "abcdefgh")
-NODES_PER_RACK = 20
-FULL_SHARE = 0.1
-PUBLIC_SHARE = 1 / 3
 
 TARGET_US = {10_000: 100.0, 100_000: 200.0}
 SCANNED_QUESTIONS = 3
@@ -65,61 +40,6 @@ BEAT_ROUNDS = 100
 BEATS_PER_ROUND = 100
 
 Question = Callable[[random.Random], Job]
-
-
-class Fleet:
-    """Records as the fleet keeps them, filed in a `Dispatch` as the fleet files them."""
-
-    def __init__(self, size: int, dice: random.Random) -> None:
-        self.dice = dice
-        self.dispatch = Dispatch(Thresholds(), dice.random)
-        self._plain = NodeRegister(version="bench", hardware=Hardware(cpu_cores=32, memory_gb=128))
-        self.records = [self._record(number) for number in range(size)]
-        for record in self.records:
-            self.dispatch.refresh(record)
-
-    def beat(self, record: NodeRecord) -> None:
-        """Give a node new figures, as a beat does."""
-        dice = self.dice
-        use = dice.random() ** 2
-        for gpu in record.gpus.values():
-            gpu.memory_used_mb = int((gpu.memory_mb or 0) * min(max(dice.gauss(use, 0.1), 0.01), 0.99))
-        record.usage = ResourceUsage(
-            cpu_percent=min(dice.expovariate(1 / 25), 100),
-            mem_percent=dice.uniform(10, 88),
-            gpu_percent=min(100, dice.expovariate(1 / 30)),
-            gpu_mem_percent=100 * use,
-        )
-
-    def _record(self, number: int) -> NodeRecord:
-        dice = self.dice
-        name, memory_mb, sizes, _ = dice.choices(PRODUCTS, [product[3] for product in PRODUCTS])[0]
-        gpus = Gpus(
-            GpuState(uuid=f"GPU-{number:06}-{index}", name=name, memory_mb=memory_mb)
-            for index in range(dice.choice(sizes))
-        )
-        places = dice.choice((2, 4, 4, 8))
-        record = NodeRecord(
-            node_id=f"node-{number:08X}",
-            registration=self._plain,
-            hardware=Hardware(
-                cpu_cores=32,
-                memory_gb=128,
-                gpus=tuple(GpuDeclaration(name=name, uuid=uuid, memory_mb=memory_mb) for uuid in gpus),
-            ),
-            registered_at=0.0,
-            status=NodeStatus.READY,
-            connection=number,
-            gpus=gpus,
-            ready_models=frozenset(dice.choices(MODELS, MODEL_SHARES, k=dice.randint(2, 16))),
-            features=frozenset(dice.sample(FEATURES, dice.randint(0, 4))),
-            labels={"zone": dice.choice(ZONES), "rack": f"rack-{number // NODES_PER_RACK}"},
-            accept_public_jobs=dice.random() < PUBLIC_SHARE,
-            max_concurrent_jobs=places,
-            reported_jobs=places if dice.random() < FULL_SHARE else dice.randrange(places),
-        )
-        self.beat(record)
-        return record
 
 
 MIX: dict[str, tuple[int, Question]] = {  # kind of job: share of the mix, one question of it
@@ -256,11 +176,6 @@ def claim_costs(fleet: Fleet, times: int) -> list[float]:
         costs.append(timed(partial(fleet.dispatch.claim, job, 0.0)))
         fleet.dispatch.release(job.job_id)
     return costs
-
-
-def quantile(sample: Sequence[float], share: float) -> float:
-    """Return a quantile of a sample that is not empty."""
-    return sorted(sample)[min(int(share * len(sample)), len(sample) - 1)]
 
 
 def show(name: str, sample: Sequence[float], rest: str = "") -> None:

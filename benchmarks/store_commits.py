@@ -15,31 +15,22 @@ import argparse
 import asyncio
 import gc
 import platform
-import random
 import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from gpu_agent.registry.actions import Action, Answer, Result, Send, TellStatus
-from gpu_agent.registry.events import BeatArrived, ClaimAsked, Event, RegistrationArrived
-from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.server.chronicle import Chronicle
-from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
-from gpu_agent.server.clock import Clock
-from gpu_agent.server.loop import FleetLoop
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
+
+from benchmarks.load.kept_registry import Registry
+from benchmarks.load.lag import TICK_SECONDS, Lag
+from benchmarks.load.quantile import quantile
+from gpu_agent.registry.events import BeatArrived, RegistrationArrived
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
-from gpu_agent.server.status_message import written
-from gpu_agent.server.writer import Writer
-from gpu_agent.store.sqlite import SqliteStore
-from gpu_agent.wire.codec import encode
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     Hardware,
@@ -49,110 +40,10 @@ from gpu_agent.wire.messages import (
     ResourceUsage,
 )
 
-TICK_SECONDS = 0.005
 TOGETHER = 64
 EXTRA_TARGET_SECONDS = 0.001
 FILLER_BYTES = 16 * 1024 * 1024
 BARE_SETTINGS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
-
-
-@dataclass
-class Hands:
-    """Does what the carrier does, but for writing to sockets."""
-
-    chronicle: Chronicle = field(default_factory=Chronicle)
-    clock: Clock = field(default_factory=Clock)
-    acks: int = 0
-    answers: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Have a clerk."""
-        self._clerk = Clerk(self.chronicle, self.clock)
-
-    def make_ready(self, actions: Sequence[Action]) -> Ready:
-        """Sort a list."""
-        return self._clerk.make_ready(actions)
-
-    def carry_out(self, doing: Doing) -> None:
-        """Do one thing."""
-        match doing:
-            case Send(message=message):
-                encode(message)
-                self.acks += 1
-            case TellStatus():
-                encode(written(doing, self.clock))
-            case Answer(ref, result):
-                self.answers.pop(ref).set_result(result)
-            case Publish(event):
-                self.chronicle.add(event)
-            case Open(changes):
-                self.chronicle.keep(changes)
-            case _:
-                pass
-
-
-class Registry:
-    """A fleet with a database."""
-
-    def __init__(self, path: Path) -> None:
-        self.hands = Hands()
-        self.writer = Writer(SqliteStore(path))
-        self.loop = FleetLoop(
-            Fleet(Thresholds(), random.random, auth_off=True),
-            self.hands,
-            self.writer,
-            clock=Clock(),
-            scan_interval_seconds=1.0,
-            lagged=lambda _: None,
-        )
-        self.loop.start()
-        self._ref = 0
-
-    def do(self, event: Event) -> None:
-        """Let something happen."""
-        self.loop.handle(event)
-
-    async def claim(self) -> float:
-        """Claim a place for a new job; returns the seconds until the answer."""
-        self._ref += 1
-        ref, began = self._ref, time.perf_counter()
-        answer = self.hands.answers[ref] = asyncio.get_running_loop().create_future()
-        self.do(ClaimAsked(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
-        if not isinstance(await answer, Claim):
-            raise SystemExit(f"no place was left for job {ref}")
-        return time.perf_counter() - began
-
-
-class Lag:
-    """How late a timer came while something ran."""
-
-    def __init__(self) -> None:
-        self.late: list[float] = []
-
-    async def __aenter__(self) -> Self:
-        """Begin to tick."""
-        self._ticking = asyncio.ensure_future(self._tick())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop."""
-        self._ticking.cancel()
-
-    async def _tick(self) -> None:
-        while True:
-            due = time.perf_counter() + TICK_SECONDS
-            await asyncio.sleep(TICK_SECONDS)
-            self.late.append(max(0.0, time.perf_counter() - due))
-
-    def __str__(self) -> str:
-        """The 99th percentile and the worst, in words."""
-        p99, worst = quantile(self.late, 0.99) * 1e3, max(self.late) * 1e3
-        return f"loop late by {p99:.1f} ms at p99, {worst:.1f} ms at worst"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which that share lies."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def declaration(number: int) -> NodeRegister:

@@ -7,11 +7,7 @@ from websockets.http11 import Request
 from gpu_agent.node import link as link_module
 from gpu_agent.session.events import Connected, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
-from tests.node.a_link import (
-    linked,
-    say_goodbye,
-    served_by,
-)
+from tests.node.a_link import linked, say_goodbye, served_by
 from tests.older_scheduler import OlderScheduler
 
 

@@ -9,12 +9,7 @@ import pytest
 
 from gpu_agent.node import opening
 from gpu_agent.session.events import ConnectFailed
-from tests.node.a_link import (
-    answering,
-    linked,
-    refuse,
-    served_by,
-)
+from tests.node.a_link import answering, linked, refuse, served_by
 from tests.older_scheduler import OlderScheduler
 from tests.server.api import serving
 from tests.server.harness import running

@@ -9,14 +9,7 @@ from gpu_agent.node.link import knock
 from gpu_agent.node.proxy import Proxy
 from gpu_agent.session.events import Connected, ConnectFailed, Disconnected
 from tests.connect_proxy import ConnectProxy
-from tests.node.a_link import (
-    answering,
-    certificate_at,
-    linked,
-    refuse,
-    say_goodbye,
-    served_by,
-)
+from tests.node.a_link import answering, certificate_at, linked, refuse, say_goodbye, served_by
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")

@@ -13,15 +13,7 @@ from gpu_agent.server.operator_auth import Authorization, needed_role
 from gpu_agent.server.operator_guard import Receive, Scope, Send
 from gpu_agent.server.tokens import NewToken
 from tests.server.api import serving
-from tests.server.callers import (
-    ALL_ROUTES,
-    ROUTES,
-    Caller,
-    declared,
-    filled,
-    logged,
-    refusing,
-)
+from tests.server.callers import ALL_ROUTES, ROUTES, Caller, declared, filled, logged, refusing
 from tests.server.harness import running, until
 
 

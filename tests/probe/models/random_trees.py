@@ -29,13 +29,7 @@ from gpu_agent.wire.codec import decode_from_node, encode
 from gpu_agent.wire.declaration import Owner, declare, registration
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 from tests.probe.models.caches import unprivileged
-from tests.probe.models.odd_trees import (
-    MARK,
-    SECRET,
-    Tree,
-    hide,
-    writer,
-)
+from tests.probe.models.odd_trees import MARK, SECRET, Tree, hide, writer
 
 MOST_PARTIAL_SCANS = 20
 HOST = Host(

@@ -1,0 +1,89 @@
+"""The registry's own fleet, loop, writer and store, without sockets."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_agent.registry.actions import Action, Answer, Result, Send, TellStatus
+from gpu_agent.registry.events import ClaimAsked, Event
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.status_message import written
+from gpu_agent.server.writer import Writer
+from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.wire.codec import encode
+
+
+@dataclass
+class Hands:
+    """Does what the carrier does, but for writing to sockets."""
+
+    chronicle: Chronicle = field(default_factory=Chronicle)
+    clock: Clock = field(default_factory=Clock)
+    acks: int = 0
+    answers: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Have a clerk."""
+        self._clerk = Clerk(self.chronicle, self.clock)
+
+    def make_ready(self, actions: Sequence[Action]) -> Ready:
+        """Sort a list."""
+        return self._clerk.make_ready(actions)
+
+    def carry_out(self, doing: Doing) -> None:
+        """Do one thing."""
+        match doing:
+            case Send(message=message):
+                encode(message)
+                self.acks += 1
+            case TellStatus():
+                encode(written(doing, self.clock))
+            case Answer(ref, result):
+                self.answers.pop(ref).set_result(result)
+            case Publish(event):
+                self.chronicle.add(event)
+            case Open(changes):
+                self.chronicle.keep(changes)
+            case _:
+                pass
+
+
+class Registry:
+    """A fleet with a database."""
+
+    def __init__(self, path: Path) -> None:
+        self.hands = Hands()
+        self.writer = Writer(SqliteStore(path))
+        self.loop = FleetLoop(
+            Fleet(Thresholds(), random.random, auth_off=True),
+            self.hands,
+            self.writer,
+            clock=Clock(),
+            scan_interval_seconds=1.0,
+            lagged=lambda _: None,
+        )
+        self.loop.start()
+        self._ref = 0
+
+    def do(self, event: Event) -> None:
+        """Let something happen."""
+        self.loop.handle(event)
+
+    async def claim(self) -> float:
+        """Claim a place for a new job; returns the seconds until the answer."""
+        self._ref += 1
+        ref, began = self._ref, time.perf_counter()
+        answer = self.hands.answers[ref] = asyncio.get_running_loop().create_future()
+        self.do(ClaimAsked(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
+        if not isinstance(await answer, Claim):
+            raise SystemExit(f"no place was left for job {ref}")
+        return time.perf_counter() - began
