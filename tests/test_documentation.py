@@ -1,7 +1,6 @@
 """The tables of `docs/` say what the program does: names, order and defaults are held to the source."""
 
 import json
-import re
 import shlex
 import tomllib
 from collections.abc import Callable
@@ -18,16 +17,13 @@ from gpu_agent.node import reloading
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe import simulation
-from gpu_agent.probe.history import QUIET_SECONDS, SLOWDOWN_SECONDS
 from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.kinds import KINDS
 from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.products import PRODUCTS
-from gpu_agent.probe.reasons import REASONS, Clears
 from gpu_agent.probe.simulation import FAULTS, MODEL_STATES
-from gpu_agent.probe.xids import XIDS
 from gpu_agent.registry.dispatch.verdict import Exclusion
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.runtime.layers import table_in
@@ -38,27 +34,11 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.reception import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
-from gpu_agent.wire.inventory import Gpu, Health, ModelStatus
+from gpu_agent.wire.inventory import Gpu, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+from tests.documents import DOCS, quoted, rows
 
-DOCS = Path(__file__).parent.parent / "docs"
 NO_DEFAULT = {"none": None, "required": "required"}
-
-
-def rows(document: str, heading: str, *, table: int = 0, below: str | None = None) -> list[list[str]]:
-    """Read the cells of a table under a heading, and under one below it, without its head."""
-    written = (DOCS / document).read_text(encoding="utf-8")
-    section = written.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    if below is not None:
-        section = section.split(f"\n### {below}\n", 1)[1].split("\n### ", 1)[0]
-    tables = [part for part in section.split("\n\n") if part.strip().startswith("|")]
-    lines = tables[table].strip().splitlines()
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in lines[2:]]
-
-
-def quoted(cell: str) -> list[str]:
-    """List what stands in backticks."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def stated_default(cell: str) -> object:
@@ -230,44 +210,6 @@ def test_the_published_schema_of_a_document_is_the_programs(document: ModuleType
 def test_a_refusal_names_as_many_faults_as_stated() -> None:
     written = (DOCS / "protocol.md").read_text(encoding="utf-8")
     assert f"lists the faults, up to {MAX_REPORTED_ERRORS}," in written
-
-
-AT_ONCE = "at once"
-"""How the page calls the end of what only meant that nothing was known."""
-
-
-def test_every_reason_of_a_gpus_health_is_explained_as_the_table_has_it() -> None:
-    told = {
-        quoted(row[0])[0]: (quoted(row[1])[0], row[3], row[4]) for row in rows("gpu-health.md", "The reasons")
-    }
-    assert told == {
-        code: (
-            entry.health.value,
-            entry.action,
-            AT_ONCE if entry.health is Health.UNKNOWN else entry.clears.value,
-        )
-        for code, entry in REASONS.items()
-    }
-
-
-def test_every_way_in_which_a_reason_ends_is_explained() -> None:
-    ends = {row[0]: row[1] for row in rows("gpu-health.md", "When a reason ends")}
-    assert set(ends) == {*(clears.value for clears in Clears), AT_ONCE}
-    assert all(
-        f"{QUIET_SECONDS / 60:g} minutes" in ends[clears.value] for clears in (Clears.PROGRAMS, Clears.QUIET)
-    )
-
-
-def test_the_reasons_that_need_time_say_how_much() -> None:
-    for row in rows("gpu-health.md", "The reasons"):
-        if "slowdown" in row[0]:
-            assert f"over {SLOWDOWN_SECONDS:g} s" in row[2]
-
-
-def test_the_xids_that_never_count_are_named() -> None:
-    written = (DOCS / "gpu-health.md").read_text(encoding="utf-8").split("\n## Xids\n")[1]
-    named = [int(number) for number in re.findall(r"\b\d+\b", written.split("are what a program")[0])]
-    assert named == [number for number, xid in XIDS.items() if xid.health is None]
 
 
 def test_all_that_can_be_simulated_is_named() -> None:

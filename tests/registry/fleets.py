@@ -13,6 +13,7 @@ from gpu_agent.registry.events import (
     ClaimAsked,
     DrainAsked,
     Event,
+    GoodbyeArrived,
     JoinTokenMade,
     RegistrationArrived,
     Saved,
@@ -30,6 +31,7 @@ from gpu_agent.wire.messages import (
     NodeHeartbeat,
     NodeRegister,
     NodeRegisterAck,
+    NodeUnregister,
     ResourceUsage,
 )
 
@@ -81,6 +83,11 @@ def beat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
         "running_jobs": (),
     }
     return NodeHeartbeat(node_id=node_id, **(told | parts))
+
+
+def goodbye(connection: int = 1, **parts: Any) -> GoodbyeArrived:
+    """A node leaves."""
+    return GoodbyeArrived(connection, NodeUnregister.model_validate({"node_id": "node-1", **parts}))
 
 
 def model(model_id: str, **parts: Any) -> InstalledModel:

@@ -4,10 +4,9 @@ Each is pure: it is told what happened and the time, and gives back what it does
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from math import inf
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from gpu_agent.node.figures import moment_of
 from gpu_agent.session.actions import (
@@ -40,55 +39,9 @@ from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.declaration import Owner, declare
 from gpu_agent.wire.inventory import Inventory
 from tests.scenarios.box import PROBE_SECONDS, Box
+from tests.scenarios.player import TOLD_BY_THE_MESSAGE, Dial, Frame, HangUp, Outward, Told, listed
 from tests.scenarios.registry_side import JOIN_TOKEN
 from tests.scenarios.wording import EPOCH
-
-_TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
-"""Notes that say once more what a message before them said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Open a connection, with a token if there is one."""
-
-    token: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Close the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Send this."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Something that happened inside, for the transcript."""
-
-    text: str
-
-
-Outward = Dial | HangUp | Frame | Told
-"""What the others come to know of a player."""
-
-
-class Player(Protocol):
-    """What the theatre needs of one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def deadline(self) -> float: ...
-    def wake(self, now: float) -> list[Outward]: ...
-    def opened(self, now: float) -> list[Outward]: ...
-    def refused(self, detail: str, now: float, *, http_status: int | None = None) -> list[Outward]: ...
-    def hear(self, frame: str, now: float) -> list[Outward]: ...
-    def closed(self, code: int, detail: str, now: float) -> list[Outward]: ...
 
 
 class Agent:
@@ -179,7 +132,7 @@ class Agent:
                 self.node_id = None
                 return [f"sets its id {node_id} aside"]
             case Note(event, fields):
-                return [] if event in _TOLD_BY_THE_MESSAGE else [f"{event} {_listed(fields)}"]
+                return [] if event in TOLD_BY_THE_MESSAGE else [f"{event} {listed(fields)}"]
             case Exit(reason, failed):
                 self._machine, self._probe_at = None, inf
                 return [f"{'fails' if failed else 'ends'}: {reason}"]
@@ -302,7 +255,3 @@ class Stranger:
 
     def closed(self, code: int, detail: str, now: float) -> list[Outward]:  # noqa: ARG002
         return []
-
-
-def _listed(fields: Mapping[str, object]) -> str:
-    return " ".join(f"{name}={value}" for name, value in fields.items())

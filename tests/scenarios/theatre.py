@@ -13,7 +13,8 @@ from gpu_agent.registry.actions import Result
 from gpu_agent.registry.events import Event
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.messages import NodeHeartbeat
-from tests.scenarios.players import Agent, Dial, Frame, HangUp, OlderNode, Outward, Player, Told
+from tests.scenarios.player import Dial, Frame, HangUp, Outward, Player, Told
+from tests.scenarios.players import Agent, OlderNode
 from tests.scenarios.registry_side import House, RegistrySide
 from tests.scenarios.transcript import Line, Transcript
 from tests.scenarios.wording import said_by_node

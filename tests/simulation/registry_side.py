@@ -54,6 +54,7 @@ from tests.simulation.climate import Climate
 from tests.simulation.disk import Disk
 from tests.simulation.network import REGISTER_SECONDS, Connection, Network, UpFrame
 from tests.simulation.played_loop import PlayedLoop, ProcessCrashedError
+from tests.simulation.watched_fleet import WatchedFleet
 from tests.simulation.watching import Watch
 from tests.simulation.world import World
 
@@ -62,29 +63,6 @@ _POWER_FAILS = 1 / 3
 """So many crashes of the registry are its machine's."""
 
 Reply = Callable[[Result], None]
-
-
-class WatchedFleet:
-    """The fleet as the loop drives it, each step seen by those who watch."""
-
-    def __init__(self, fleet: Fleet, watch: Watch) -> None:
-        self._fleet, self._watch = fleet, watch
-
-    @property
-    def deadline(self) -> float | None:
-        return self._fleet.deadline
-
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
-        self._watch.before(event)
-        actions = self._fleet.handle(event, now)
-        self._watch.decided(event, actions)
-        return actions
-
-    def wake(self, now: float) -> Sequence[Action]:
-        self._watch.before(None)
-        actions = self._fleet.wake(now)
-        self._watch.decided(None, actions)
-        return actions
 
 
 class RegistrySide:
