@@ -27,8 +27,12 @@ from gpu_agent.session.events import (
     ConnectFailed,
     Declared,
     Disconnected,
+    DrainAsked,
     Event,
     MessageReceived,
+    Order,
+    OwnerChanged,
+    ResumeAsked,
     Started,
     StopRequested,
 )
@@ -72,17 +76,25 @@ class Agent:
         self.family = box.name
         """Whose state directory it began with."""
         self.lives = 0
+        self.wish: int | None = None
+        """Of the drains that its owner asked for the one that holds, by number."""
         self.watch: Watch
         self._world = world
         self._network = network
         self._wire = wire
         self._wakes_at = inf
         self._looked = False
+        self._drains = 0
 
     @property
     def state(self) -> State | None:
         """Where its session stands; None without a process."""
         return None if self.machine is None else self.machine.state
+
+    @property
+    def listens(self) -> bool:
+        """True where somebody on the machine may ask something of it."""
+        return self.machine is not None and self.busy_until <= self._world.now
 
     @property
     def is_dialing(self) -> bool:
@@ -113,6 +125,7 @@ class Agent:
         if self.machine is not None:
             return
         self.lives += 1
+        self.wish = None
         self._wakes_at = inf
         self._say(f"starts as {self.disk.node_id} {'with' if self.disk.node_token else 'without'} a token")
         self.machine = SessionMachine(
@@ -127,9 +140,20 @@ class Agent:
             self._looked = True
             self._look_again()
 
+    def told(self, order: Order | OwnerChanged) -> None:
+        """Its owner asks something of it."""
+        self._say(f"is told by its owner: {type(order).__name__}")
+        if isinstance(order, DrainAsked):
+            self._drains += 1
+            self.wish = self._drains
+        elif isinstance(order, ResumeAsked):
+            self.wish = None
+        self._handle(order)
+
     def stop(self, *, drain: bool, deadline_seconds: float | None) -> None:
         """Ask the process to leave."""
         self._say(f"is asked to stop{', to drain first' if drain else ''}")
+        self.wish = None
         self._handle(StopRequested("its owner stops it", drain=drain, deadline_seconds=deadline_seconds))
 
     def crash(self, *, without_a_word: bool) -> None:

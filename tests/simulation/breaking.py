@@ -138,6 +138,11 @@ def everything_back(
     return {**parts_of(before, *given), **back}
 
 
+def no_drain(begin: Callable[..., Any], conversation: Any, now: float) -> Any:
+    conversation._drain.lift()
+    return begin(conversation, now)
+
+
 _JUDGED = explain.judged
 _WITH_RECOVERY = {
     **lifecycle.ARROWS,

@@ -16,6 +16,7 @@ class Invariant(StrEnum):
     ONE_CLAIM = "one claim per job"
     CLAIM_ENDS = "a claim that nobody renews ends"
     WISH_KEPT = "no acknowledged wish is lost"
+    OWN_DRAIN_KEPT = "a drain of the owner's own lasts until somebody takes the node back"
     CLAIM_KEPT = "no acknowledged claim or release is lost"
     CREDENTIAL_KEPT = "no acknowledged token is lost, and no revoked one lives on"
     USES_COUNTED = "a join token registers as many nodes as it has uses"

@@ -8,6 +8,7 @@ from tests.simulation.agents import Agent
 from tests.simulation.box import MODELS, ZONES, Box
 from tests.simulation.climate import Trouble
 from tests.simulation.operators import Operators
+from tests.simulation.owners import Owners
 from tests.simulation.scene import Scene
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.token_office import TokenOffice
@@ -56,6 +57,7 @@ class Chaos:
             Trouble.CONTROL: operators.order,
             Trouble.FORGET: operators.forget,
             Trouble.TOKENS: office.work,
+            Trouble.OWNER: Owners(scene).ask,
         }
 
     def begin(self) -> None:

@@ -42,6 +42,7 @@ class Trouble(StrEnum):
     CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
     TOKENS = "operators rotate, reclaim and revoke"
+    OWNER = "owners drain, resume and probe their machines, and move their workers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ _SEEDS_PER_FILE = 20
 """One seed in so many keeps its registry's state in a true SQLite file."""
 
 _EVERYDAY = (Trouble.DRAIN, Trouble.CORDON)
+_BY_ITSELF = (*_EVERYDAY, Trouble.OWNER)
 _THRESHOLDS = (
     Thresholds(),
     Thresholds(),
@@ -87,8 +89,9 @@ _THRESHOLDS = (
 
 def climate_of(seed: int) -> Climate:
     """Draw the climate of a seed's world."""
-    dice = Random(f"climate of {seed}")
-    known = [one for one in Trouble if one not in _EVERYDAY and dice.random() < dice.choice((0.15, 0.4))]
+    dice, owners = Random(f"climate of {seed}"), Random(f"owners of {seed}")
+    known = [one for one in Trouble if one not in _BY_ITSELF and dice.random() < dice.choice((0.15, 0.4))]
+    owned = {Trouble.OWNER: owners.uniform(20.0, 240.0)} if owners.random() < 1 / 3 else {}
     return Climate(
         nodes=dice.choice((3, 4, 5, 6, 8, 10, 12)),
         chaos_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
@@ -97,7 +100,7 @@ def climate_of(seed: int) -> Climate:
         wire=dice.random() < 0.5,
         sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
-        troubles={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)},
+        troubles={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned,
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
         most_seconds_on_the_way=dice.choice((0.02, 0.3, 2.0)),
     )

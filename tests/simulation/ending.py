@@ -6,6 +6,7 @@ from gpu_agent.session.story import State
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.agents import Agent
 from tests.simulation.broken import Invariant, hold
+from tests.simulation.owners import Owners
 from tests.simulation.scene import Scene
 from tests.simulation.token_office import TokenOffice
 from tests.simulation.watches.credentials import CredentialsWatch
@@ -31,6 +32,7 @@ class Ending:
         self._scene = scene
         self._sessions = sessions
         self._credentials, self._office = credentials, office
+        self._owners = Owners(scene)
         self._helped: set[str] = set()
 
     def settle(self) -> None:
@@ -41,6 +43,7 @@ class Ending:
         calm = 0
         while calm < _CALM_LOOKS and world.now < deadline:
             self._help()
+            self._owners.take_back()
             world.run_until(world.now + _LOOKS_EVERY_SECONDS)
             for agent in self._scene.agents:
                 agent.start()  # whoever was still about to leave when the troubles ended
@@ -110,6 +113,7 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
     places = owner.max_concurrent_jobs
     known = (
         record.accept_public_jobs,
+        record.endpoint,
         record.labels,
         record.max_concurrent_jobs,
         record.ready_models,
@@ -118,6 +122,7 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
     )
     true = (
         owner.accept_public_jobs,
+        owner.endpoint,
         owner.labels,
         thresholds.default_max_concurrent_jobs if places is None else places,
         frozenset(box.models),

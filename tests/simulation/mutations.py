@@ -24,6 +24,7 @@ from gpu_agent.server import clerk
 from gpu_agent.server.chronicle import Chronicle
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.session.attempts import Attempts
+from gpu_agent.session.conversation import Conversation
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire import codes
 from tests.simulation.breaking import (
@@ -38,6 +39,7 @@ from tests.simulation.breaking import (
     half_kept,
     last_first,
     method,
+    no_drain,
     node_document,
     not_waiting,
     ready_behind_its_back,
@@ -139,6 +141,12 @@ MUTATIONS = (
         Invariant.TOLD_IS_KNOWN,
         around(reversal, "parts_of_node", everything_back),
         under(Trouble.SAVE_ERROR, Trouble.SLOW_DISK, Trouble.CHANGE, *WISHES, nodes=3),
+    ),
+    Mutation(
+        "an owner's drain ends with its connection",
+        Invariant.OWN_DRAIN_KEPT,
+        around(Conversation, "open", no_drain),
+        under(Trouble.CUT, Trouble.OWNER),
     ),
     Mutation(
         "the fleet tells before it saves", Invariant.SAVED_FIRST, around(Saves, "sealed", told_first), under()

@@ -32,6 +32,7 @@ from tests.simulation.watches.disk import DiskWatch
 from tests.simulation.watches.events import EventsWatch
 from tests.simulation.watches.flaps import FlapsWatch
 from tests.simulation.watches.movers import MoversWatch
+from tests.simulation.watches.owners import OwnersWatch
 from tests.simulation.watches.places import PlacesWatch
 from tests.simulation.watches.reasons import ReasonsWatch
 from tests.simulation.watches.sessions import SessionsWatch
@@ -104,6 +105,7 @@ class _Stage:
                 sessions,
                 ArrowsWatch(scene),
                 wishes,
+                OwnersWatch(scene),
                 credentials,
                 ClaimsWatch(scene),
                 PlacesWatch(scene, wishes),

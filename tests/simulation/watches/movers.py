@@ -21,6 +21,8 @@ class MoversWatch(Watch):
             waits = agent.is_dialing
         elif state is State.WAITING_GPU:
             waits = not machine._registration.possible
+        elif state is State.DRAINED:
+            waits = agent.wish is not None
         else:
             waits = state is State.YIELDED
         if not waits:
