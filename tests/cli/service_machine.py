@@ -31,8 +31,10 @@ class ServiceMachine:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr("gpu_agent.cli.service_install.program", self._program)
         monkeypatch.setattr("gpu_agent.cli.service_status.command", lambda: Path("/bin/sh"))
-        monkeypatch.setattr("gpu_agent.cli.service_install.user_named", User)
-        monkeypatch.setattr("gpu_agent.cli.service_uninstall.user_named", User)
+        for command in ("service_install", "service_uninstall"):  # the test's folders are its user's alone
+            monkeypatch.setattr(
+                f"gpu_agent.cli.{command}.user_named", lambda name: User(name, folder.stat().st_uid)
+            )
         self.asks(0)
 
     def asks(self, uid: int) -> None:

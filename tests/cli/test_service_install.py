@@ -5,6 +5,7 @@ import pytest
 from gpu_agent.cli.app import main
 from gpu_agent.cli.outcome import ExitCode
 from tests.cli.service_machine import ServiceMachine
+from tests.node.another_user import needs_root
 
 INSTALL = ["service", "install"]
 
@@ -66,17 +67,30 @@ def test_the_agent_is_not_started_before_its_registry_is_named(
     assert not any("enable" in call for call in obeying.programs.calls)
 
 
-def test_with_settings_it_is_started_at_once(
-    obeying: ServiceMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = tmp_path / "agent.toml"
-    settings.write_text('registry_url = "ws://10.0.0.1:8080"\n')
-    monkeypatch.setattr("gpu_agent.node.settings.DEFAULT_CONFIG", settings)
+@pytest.fixture
+def settings(obeying: ServiceMachine, monkeypatch: pytest.MonkeyPatch) -> Path:
     placed = obeying.root / "etc/gpu-agent/agent.toml"
     placed.parent.mkdir(parents=True)
-    placed.write_bytes(settings.read_bytes())
+    placed.write_text('registry_url = "ws://10.0.0.1:8080"\n')
+    monkeypatch.setattr("gpu_agent.node.settings.DEFAULT_CONFIG", placed)
+    return placed
+
+
+def test_with_settings_it_is_started_at_once(obeying: ServiceMachine, settings: Path) -> None:
     assert main([*INSTALL, "--now"]) == ExitCode.OK
+    assert settings.exists()
     assert obeying.programs.calls[-1] == "systemctl enable --now gpu-agent.service"
+
+
+@needs_root
+def test_with_settings_that_the_service_cannot_read_it_is_not_started(
+    obeying: ServiceMachine, settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.chmod(0o000)
+    assert main([*INSTALL, "--now"]) == ExitCode.CONFIGURATION
+    said = capsys.readouterr().err
+    assert f"its user gpu-agent cannot read {settings}: closed to it is {settings} (mode 0000" in said
+    assert not any("enable" in call for call in obeying.programs.calls)
 
 
 def test_with_faulty_settings_it_is_not_started(

@@ -9,7 +9,7 @@ from gpu_agent.cli.service_place import add_half, place, program, refusal
 from gpu_agent.cli.teaching import teach
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.runtime.services.installing import Plan, Program, RefusedError, installation
-from gpu_agent.runtime.services.reach import user_named
+from gpu_agent.runtime.services.reach import closed, user_named
 from gpu_agent.runtime.services.steps import Run, Step, StepError, carry_out, ran
 from gpu_agent.runtime.services.unit_files import HALVES, Half
 
@@ -116,4 +116,8 @@ def _unready(half: Half, plan: Plan) -> str | None:
         CONFIGURATIONS[half.name].load({}, None)
     except SettingsError as error:
         return f"its settings cannot be used:\n{error}"
+    settings = place().at(half.settings_file)
+    found = closed([settings], user_named(half.service), unit="")
+    if found is not None:
+        return f"its user {half.service} cannot read {settings}: closed to it is {found}. First open that"
     return None

@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -12,6 +13,17 @@ def test_a_file_is_written_whole_with_its_mode_whatever_the_mask(tmp_path: Path)
     assert path.read_text() == "text\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [one.name for one in path.parent.iterdir()] == ["b.conf"]
+
+
+def test_folders_that_are_made_on_the_way_are_open_to_all_whatever_the_mask(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    before = os.umask(0o077)
+    try:
+        Write(tmp_path / "etc" / "gpu-agent" / "agent.toml", "").carry_out()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(one.stat().st_mode) for one in (tmp_path, *tmp_path.rglob("*"))]
+    assert modes == [0o750, 0o755, 0o755, 0o644]
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:

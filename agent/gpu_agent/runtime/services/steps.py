@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LONGEST_SECONDS = 120.0
+_FOLDER_MODE = 0o755
 
 
 class StepError(Exception):
@@ -32,10 +33,12 @@ class Write:
 
     def carry_out(self) -> None:
         """Do it."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make(self.path.parent)
         beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.mode), "w") as file:
+            with os.fdopen(
+                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.mode), "w", encoding="utf-8"
+            ) as file:
                 os.fchmod(file.fileno(), self.mode)  # whatever the mask of whoever asks
                 file.write(self.text)
                 file.flush()
@@ -44,6 +47,14 @@ class Write:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, open to all: the service's user has to get in, whatever the mask."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir()
+        place.chmod(_FOLDER_MODE)
 
 
 @dataclass(frozen=True, slots=True)
