@@ -5,6 +5,7 @@ What it lacks of a true machine: a kernel of its own, and cgroup controllers whe
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ class Machine(Enclosure):
         """What the journal has of a unit, systemd's own words about it among it, that holds these words."""
         told = [str(entry["MESSAGE"]) for entry in self.journal(unit)]
         return [message for message in told if holding in message]
+
+    def wait_out(self, seconds: float) -> None:
+        """Let time pass in which nothing must happen."""
+        threading.Event().wait(seconds)
 
     def story(self) -> str:
         """The last that the machine told of our units, or its console."""

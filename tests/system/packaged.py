@@ -22,6 +22,7 @@ LATER = "/srv/next"
 
 AGENT_TOML = """\
 registry_url = "wss://registry.example:8080"
+tls_ca_file = "/etc/gpu-agent/ca.pem"
 probe_interval_seconds = 1
 """
 REGISTRY_TOML = """\
@@ -29,13 +30,12 @@ node_listen = "0.0.0.0:8080"
 operator_listen = "0.0.0.0:8081"
 tls_cert_file = "/etc/gpu-agent/registry.pem"
 tls_key_file = "/etc/gpu-agent/registry.key"
+heartbeat_interval_seconds = 2
 warmup_heartbeat_interval_seconds = 0.5
 """
-OPERATOR = {"GPU_REGISTRY_API": "https://127.0.0.1:8081", "SSL_CERT_FILE": "/etc/gpu-agent/ca.pem"}
 _DRIVER = """\
 [Service]
 Environment=LD_LIBRARY_PATH=/srv/library NVML_FAKE_CONTROL=/srv/driver/nvml-fake.control
-Environment=SSL_CERT_FILE=/etc/gpu-agent/ca.pem
 """
 
 
@@ -53,9 +53,9 @@ def machine_with_packages(root: Path, scratch: Path) -> Iterator[Machine]:
 
 def settle(machine: Machine, authority: Authority, *, agent: str = "") -> Site:
     """Install, write down what an operator decides, `agent` among it, start both, and wait for the node."""
-    site = Site(machine, OPERATOR)
+    site = Site(machine)
     site.install(HERE)
-    own = authority.issue("registry.example", "127.0.0.1")
+    own = authority.issue("registry.example")
     assert own.key_file is not None
     machine.write("/etc/hosts", "127.0.0.1 localhost registry.example\n")
     machine.write("/etc/gpu-agent/ca.pem", authority.file.read_text())

@@ -1,7 +1,6 @@
 """A registry and its agent on one booted machine, as an operator there looks at them."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from tests.system.machine import Machine
@@ -11,16 +10,14 @@ REGISTRY = "gpu-registry.service"
 
 
 class Site:
-    """Asks the registry of a machine by the operators' own command; `told` are its variables."""
+    """Asks the registry of a machine by the operators' own command."""
 
-    def __init__(self, machine: Machine, told: Mapping[str, str] | None = None) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._told = [f"{name}={value}" for name, value in (told or {}).items()]
 
     def registry(self, *words: str) -> dict[str, Any] | None:
         """What `gpu-agent registry ... --json` prints; None while the registry does not answer."""
-        command = ("env", *self._told, "gpu-agent", "registry", *words, "--json")
-        done = self.machine.run(*command, check=False)
+        done = self.machine.run("gpu-agent", "registry", *words, "--json", check=False)
         answer: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
         return answer
 
@@ -78,4 +75,4 @@ class Site:
         """Put a fresh join token to where systemd finds it for the agent."""
         token = "/etc/gpu-agent/join-token"
         self.machine.run("rm", "-f", token)
-        self.machine.run("env", *self._told, "gpu-agent", "registry", "token", "create", "--out", token)
+        self.machine.run("gpu-agent", "registry", "token", "create", "--out", token)

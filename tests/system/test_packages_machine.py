@@ -16,9 +16,9 @@ pytestmark = pytest.mark.timeout(900)
 
 MOST_EXPOSED = 3.0
 STATE = "/var/lib"
+STATUS = ("gpu-agent", "status", "--json")
+NOT_REACHED = 5
 SOCKET = "/run/gpu-agent/agent.sock"
-ASK = "import json, gpu_agent.local; print(json.dumps(gpu_agent.local.ask('status')))"
-"""As a program in Python does it; the package's libraries lie in a folder of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def test_members_of_the_agents_group_may_ask_it_and_others_may_not(site: Site) -
     machine = site.machine
     machine.run("useradd", "--groups", "gpu-agent", "worker")
     machine.run("useradd", "stranger")
-    ask = ("env", "PYTHONPATH=/usr/lib/gpu-agent/lib", "python3", "-c", ASK)
-    told = machine.run("runuser", "-u", "worker", "--", *ask)
+    told = machine.run("runuser", "-u", "worker", "--", *STATUS)
     assert json.loads(told.stdout)["node_id"] == site.await_ready()["node_id"]
-    refused = machine.run("runuser", "-u", "stranger", "--", *ask, check=False)
-    assert refused.returncode != 0
+    refused = machine.run("runuser", "-u", "stranger", "--", *STATUS, check=False)
+    assert (refused.returncode, refused.stdout) == (NOT_REACHED, "")
+    assert "its group is let in" in refused.stderr
     assert machine.run("stat", "-c", "%a %U %G", SOCKET).stdout.split() == ["660", "gpu-agent", "gpu-agent"]
 
 
