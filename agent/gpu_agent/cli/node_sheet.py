@@ -18,7 +18,7 @@ STATUS_STYLES: dict[str, str] = {
 
 NO_NODES = (
     "No node is registered. Make a join token, gpu-agent registry token create --out FILE, and start one:\n"
-    "gpu-agent run --registry ws://HOST:8080/ws/node --join-token-file FILE"
+    "gpu-agent run --registry wss://HOST:8080 --join-token-file FILE    (ws:// where it is not encrypted)"
 )
 AUTH_OFF = "auth is off: anybody who reaches this registry may act on it"
 PLAINTEXT = "nothing is encrypted: whoever listens on the network can take tokens and act as their owners"
