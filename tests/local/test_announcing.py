@@ -83,3 +83,31 @@ def test_a_worker_that_is_killed_takes_its_job_with_it(tmp_path: Path) -> None:
             os.kill(worker.pid, signal.SIGKILL)
             worker.wait(5)
         until(served, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_parent(tmp_path: Path) -> None:
+    works = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom gpu_agent import local\n"
+        "with local.job('job-1', path=Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n        raise SystemExit\n"
+        "    os.wait()\n"
+        "    print(len(local.ask('job_list', path=Path(sys.argv[1]))['in_flight']), flush=True)\n"
+        "    if os.fork() == 0:\n        time.sleep(60)\n"
+        "    input()\n    os._exit(0)\n"
+    )
+    with serving(tmp_path / "s") as served:
+        command = [sys.executable, "-W", "ignore", "-c", works, str(served.path)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as worker:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            try:
+                assert worker.stdout.readline() == "1\n"
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+                assert worker.wait(20) == 0
+                eventually(lambda: served.agent.jobs.ids == (), within_seconds=10, what="the job is over")
+            finally:
+                os.killpg(worker.pid, signal.SIGKILL)

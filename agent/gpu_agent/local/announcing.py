@@ -5,7 +5,9 @@ again after each restart of the agent.
 """
 
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,7 @@ class Announcement:
         self._conversation: Conversation | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        _announcements.add(self)
 
     @property
     def announced(self) -> bool:
@@ -88,3 +91,23 @@ class Announcement:
             conversation = self._conversation
         if conversation is not None:
             conversation.close()
+
+    def leave_to_parent(self) -> None:
+        """Have no part in it any more: in a child that was forked meanwhile the job is its parent's."""
+        conversation, self._conversation = self._conversation, None
+        self._lock, self._ended = threading.Lock(), threading.Event()  # who held them is not in this process
+        self._ended.set()
+        if conversation is not None:
+            conversation.abandon()
+
+
+_announcements: weakref.WeakSet[Announcement] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for announcement in list(_announcements):
+        announcement.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

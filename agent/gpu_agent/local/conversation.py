@@ -67,6 +67,10 @@ class Conversation:
         except OSError:
             return
 
+    def abandon(self) -> None:
+        """Let go of our copy of it, after a fork: it goes on for whom it belongs to."""
+        self._socket.close()
+
     def close(self) -> None:
         """End it, whoever waits on it."""
         with contextlib.suppress(OSError):  # the agent was quicker
