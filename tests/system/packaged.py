@@ -48,6 +48,7 @@ def machine_with_packages(root: Path, scratch: Path) -> Iterator[Machine]:
     shared = {HERE: built(CURRENT), LATER: built(NEXT)}
     shared |= {"/srv/library": build(scratch / "library"), "/srv/driver": driver}
     with Machine(root, scratch, shared=shared) as machine:
+        machine.write("/etc/hosts", "127.0.0.1 localhost registry.example\n")
         yield machine
 
 
@@ -57,7 +58,6 @@ def settle(machine: Machine, authority: Authority, *, agent: str = "") -> Site:
     site.install(HERE)
     own = authority.issue("registry.example")
     assert own.key_file is not None
-    machine.write("/etc/hosts", "127.0.0.1 localhost registry.example\n")
     machine.write("/etc/gpu-agent/ca.pem", authority.file.read_text())
     machine.write("/etc/gpu-agent/registry.pem", own.cert_file.read_text())
     machine.write("/etc/gpu-agent/registry.key", own.key_file.read_text(), mode=0o640)
