@@ -96,7 +96,8 @@ def test_the_bounds_are_the_true_ones() -> None:
     for words in (
         f"at most {LONGEST_REQUEST_BYTES} bytes and comes within {bounds.question_seconds:g} s",
         f"at most {LONGEST_ANSWER_BYTES // 2**20} MiB, is taken within {bounds.read_seconds:g} s",
-        f"At most {bounds.connections} programs are connected at once, {bounds.kept_for_orders} places",
+        f"At most {bounds.connections} programs are connected at once, {bounds.of_one_user} of any one user",
+        f"{bounds.kept_for_orders} places are kept for those who may give orders",
         f"did not get to it within {bounds.answer_seconds:g} s",
         f"up to {LONGEST_ID} printable",
     ):

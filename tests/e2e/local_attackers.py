@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 
 CONNECTIONS = 1000
+GRACE_SECONDS = 2.0
+"""For what is under way when the time is over; then it ends with the program."""
 ASK = b'{"protocol": 1, "ask": "status"}\n'
 GARBAGE = (
     b"GET / HTTP/1.1\r\n\r\n",
@@ -114,16 +116,16 @@ def main(path: str, seconds: float, *but: str) -> None:
 
     def go_on(attack: Callable[[str], None]) -> None:
         while time.monotonic() < ends_at:
+            made[attack.__name__] += 1
             with contextlib.suppress(OSError):  # turned away, dropped, or too slow
                 attack(path)
-            made[attack.__name__] += 1
 
     threads = [threading.Thread(target=go_on, args=(attack,), daemon=True) for attack in attacks]
     for thread in threads:
         thread.start()
     _say("attacking")
     for thread in threads:
-        thread.join(seconds + 20)
+        thread.join(max(0.0, ends_at + GRACE_SECONDS - time.monotonic()))
     _say(json.dumps(made))
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from gpu_agent import local
 from tests.node.an_agent import reachable_folder
-from tests.node.another_user import GID, said, started
+from tests.node.another_user import GID, UID, said, started
 from tests.programs import Agent, Registry, eventually
 
 pytestmark = [
@@ -32,12 +32,23 @@ PACE = (
     "--warmup-heartbeat-interval-seconds=0.2",
     "--heartbeat-timeout-seconds=10",
 )
-ATTACK_SECONDS = 8
+ATTACK_SECONDS = 6
 MOST_MEMORY_MB = 120
 """More than the agent had before; its answers to many programs at once are what costs."""
 AS_ROOT = os.geteuid() == 0
 GROUP = GID + 7
 ATTACKERS = "tests.e2e.local_attackers"
+NEIGHBOUR = """
+import sys, time
+from pathlib import Path
+from gpu_agent import local
+answered, ends_at = 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < ends_at:
+    answered += local.ask("status", path=Path(sys.argv[1]), patience_seconds=30)["ready"]
+    time.sleep(0.2)
+print(answered)
+"""
+"""An honest program of another member of the group; it fails where it is not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +116,24 @@ def attacked(socket: Path) -> Iterator["subprocess.Popen[str]"]:
     yield attackers
 
 
+@contextmanager
+def neighbour_of(siege: Besieged) -> Iterator["subprocess.Popen[str] | None"]:
+    if not AS_ROOT:
+        yield None
+        return
+    words = (NEIGHBOUR, str(siege.socket), str(ATTACK_SECONDS))
+    asks = started(*words, uid=UID + 1, groups=[GROUP], also_load="gpu_agent.local")
+    try:
+        yield asks
+    finally:
+        asks.kill()
+        asks.wait(10)
+
+
 def test_nobody_on_the_machine_keeps_the_agent_from_its_work_or_others_from_it(tmp_path: Path) -> None:
     with besieged(tmp_path) as siege:
         answered = 0
-        with attacked(siege.socket) as attackers:
+        with attacked(siege.socket) as attackers, neighbour_of(siege) as asks:
             while attackers.poll() is None:
                 assert siege.beats(), siege.registry.nodes()
                 if AS_ROOT:  # else the attackers have the places that are kept for orders
@@ -116,6 +141,8 @@ def test_nobody_on_the_machine_keeps_the_agent_from_its_work_or_others_from_it(t
                     answered += 1
                 time.sleep(0.1)
             made = json.loads(said(attackers))
+            if asks is not None:
+                assert int(said(asks) or 0) > 3
         assert all(made.values()), made
         assert answered > 3 or not AS_ROOT
         eventually(siege.answers, within_seconds=20, what="the agent answers")

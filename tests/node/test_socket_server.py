@@ -190,10 +190,10 @@ def test_an_operator_by_his_group_gives_orders() -> None:
 @needs_root
 def test_members_cannot_shut_root_out() -> None:
     hold = (
-        "import socket, sys\nheld = [socket.socket(1) for _ in range(30)]\n"
+        "import socket, sys, time\nheld = [socket.socket(1) for _ in range(30)]\n"
         "for s in held: s.connect(sys.argv[1])\n"
         "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
-        "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\nsys.stdin.read()"
+        "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
     )
     bounds = Bounds(connections=20, kept_for_orders=4)
     with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
@@ -239,3 +239,25 @@ def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
             late.sendall(STATUS)
             agent.goes_on.set()
             assert [reply(one)["ok"] for one in (first, late)] == [True, True]
+
+
+@needs_root
+def test_one_user_cannot_shut_the_others_out() -> None:
+    hold = (
+        "import socket, sys, time\nheld = [socket.socket(1) for _ in range(12)]\n"
+        "for s in held: s.connect(sys.argv[1])\n"
+        "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
+        "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
+    )
+    bounds = Bounds(connections=20, of_one_user=8, kept_for_orders=4)
+    with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
+        groups = [served.path.lstat().st_gid]
+        crowd = started(hold, str(served.path), LIST.decode(), groups=groups)
+        assert crowd.stdout is not None
+        try:
+            assert crowd.stdout.readline() == "4\n"
+            other = started(ASK, str(served.path), LIST.decode().strip(), uid=UID + 1, groups=groups)
+            assert json.loads(said(other))["ok"]
+        finally:
+            crowd.kill()
+            said(crowd)

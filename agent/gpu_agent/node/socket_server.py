@@ -7,6 +7,7 @@ does. Where the socket cannot be had the agent goes on without, and says so.
 
 import asyncio
 import socket
+from collections import Counter
 from dataclasses import dataclass
 
 from gpu_agent.local.conversation import LONGEST_REQUEST_BYTES
@@ -28,6 +29,8 @@ class Bounds:
     """How much those who are let in may cost. Seconds."""
 
     connections: int = 256
+    of_one_user: int = 128
+    """Of those, for any one who may not give orders, so that he cannot shut out the others."""
     kept_for_orders: int = 16
     """Of those, for root and the agent's own user, so that others cannot shut them out."""
     question_seconds: float = 10.0
@@ -56,8 +59,8 @@ class LocalSocket:
         self._answers = Answers(agent, house)
         self._turns = Turns()
         self._repeats = Repeats()
-        self._open = 0
-        """Those that were let in: to be turned away takes nobody's place."""
+        self._open: Counter[int] = Counter()
+        """Those that were let in, by their users: to be turned away takes nobody's place."""
         self._number = 0
 
     async def serve(self, listener: socket.socket, tasks: Tasks) -> None:
@@ -100,19 +103,24 @@ class LocalSocket:
                 f"user {peer.uid} may not talk to this agent: root, its own user and members of the "
                 "group that socket_group names may",
             )
-        kept = 0 if self._house.may_order(peer) else self._bounds.kept_for_orders
-        if self._open >= self._bounds.connections - kept:
-            return Refusal("busy", "too many programs talk to this agent at once; try again in a moment")
-        return None
+        return None if self._has_room(peer) else _BUSY
+
+    def _has_room(self, peer: Peer) -> bool:
+        bounds, taken = self._bounds, self._open.total()
+        if self._house.may_order(peer):
+            return taken < bounds.connections
+        return taken < bounds.connections - bounds.kept_for_orders and (
+            self._open[peer.uid] < bounds.of_one_user
+        )
 
     async def _converse(self, guest: _Guest) -> None:
-        self._open += 1
+        self._open[guest.peer.uid] += 1
         try:
             while (line := await self._question(guest)) is not None:
                 await self._send(guest.writer, await self._reply(line, guest))
                 await asyncio.sleep(self._bounds.pause_seconds)
         finally:
-            self._open -= 1
+            self._open -= Counter((guest.peer.uid,))
             self._answers.jobs.gone(guest.worker)
 
     async def _question(self, guest: _Guest) -> bytes | None:
@@ -149,5 +157,6 @@ class LocalSocket:
 
 
 _UNSEEN = Refusal("forbidden", "the system does not say who asks, and then nobody is let in")
+_BUSY = Refusal("busy", "too many programs talk to this agent at once; try again in a moment")
 _TOO_LONG = Refusal("too_long", f"a question has {LONGEST_REQUEST_BYTES} bytes at the most")
 _OVERDUE = Refusal("overdue", "the agent did not get to it in time; look at its log")
