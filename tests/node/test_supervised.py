@@ -133,6 +133,7 @@ async def test_an_agent_that_drains_asks_for_time_as_long_as_it_gets_on(
             replace(VIEW, state=State.LEAVING, verdict=_verdict(NodeStatus.DRAINING, "1 job runs")),
             "draining as node-1: 1 job runs",
         ),
+        (replace(VIEW, state=State.DRAINED), "drained, as its owner asked"),
         (replace(VIEW, state=State.STOPPED), "stopped"),
     ],
 )

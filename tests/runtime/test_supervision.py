@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,35 @@ async def test_a_loop_that_stands_feeds_nothing(tmp_path: Path) -> None:
         while asyncio.get_running_loop().time() < deadline:
             pass  # what never gives the loop back
         assert len(program.manager.heard_so_far()) == fed
+
+
+async def test_what_is_late_since_the_whole_program_was_stopped_is_not_told(tmp_path: Path) -> None:
+    told: list[str | None] = []
+    loop = asyncio.get_running_loop()
+    due_at = loop.time()
+
+    async def be_woken() -> None:
+        nonlocal due_at
+        while True:
+            due_at = loop.time() + 1.2
+            await asyncio.sleep(1.2)
+
+    with service_manager(tmp_path) as manager:
+        looks = supervise(
+            Systemd({**manager.environment, "WATCHDOG_USEC": "4000000"}),
+            standing=lambda: "well",
+            ailment=lambda: "late" if loop.time() - due_at > 0.5 else None,
+            changed=told.append,
+        )
+        async with Tasks() as tasks:
+            tasks.start("supervised", looks)
+            tasks.start("other", be_woken())
+            await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+            time.sleep(2.0)  # noqa: ASYNC251 - past the next look and what was due behind it, as a stop does
+            fed = manager.heard_so_far().count("WATCHDOG=1")
+            await until(lambda: manager.heard_so_far().count("WATCHDOG=1") > fed)
+            tasks.end()
+    assert told == []
 
 
 async def test_without_a_service_manager_what_stands_still_is_told_all_the_same() -> None:

@@ -20,6 +20,7 @@ _PLAIN = {
     State.IDLE: "starting",
     State.CONNECTING: "connecting",
     State.AWAITING_ACK: "registering",
+    State.DRAINED: "drained, as its owner asked",
     State.STOPPED: "stopped",
 }
 _HINDERED = {

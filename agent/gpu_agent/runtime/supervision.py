@@ -14,6 +14,8 @@ LOOK_SECONDS = 5.0
 """How often it is looked at, and oftener where the watchdog is in a hurry."""
 _LOOKS_WITHIN_PATIENCE = 4
 """So many signs of life are due until the watchdog loses patience: one that is late costs nothing."""
+_SECOND_LOOK = 0.1
+"""Of the time between two looks: so soon what seems to ail is looked at again before it is told."""
 
 
 async def supervise(
@@ -30,6 +32,9 @@ async def supervise(
     while True:
         systemd.status(standing())
         problem = ailment()
+        if problem is not None and not ailing:  # after a stop all are late at once: let the others be woken
+            await asyncio.sleep(every_seconds * _SECOND_LOOK)
+            problem = ailment()
         if problem is None:
             systemd.alive()
         if ailing is not (problem is not None):
