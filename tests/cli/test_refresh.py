@@ -25,7 +25,7 @@ def test_a_machine_without_a_driver_is_said_to_have_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = AnAgent()
-    gpu = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it")
+    gpu = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it.")
     agent.stands = picture(inventory=replace(INVENTORY, gpu=gpu))
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0

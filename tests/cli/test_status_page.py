@@ -99,7 +99,9 @@ def test_jobs_gpus_and_models_have_their_tables() -> None:
 
 def test_a_machine_that_has_no_gpu_or_only_pretends_says_so() -> None:
     no_driver = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it"))
-    assert "No GPU: no driver: install it" in page(inventory=no_driver)
+    assert "no driver: install it" in page(inventory=no_driver)
+    none = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK))
+    assert "No GPU was found." in page(inventory=none)
     assert "SIMULATED: these GPUs do not exist" in page(inventory=replace(INVENTORY, simulated=True))
 
 

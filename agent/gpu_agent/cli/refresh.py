@@ -39,7 +39,7 @@ def _found(machine: Mapping[str, Any] | None) -> str:
     if machine is None:
         return "nothing was found"
     if machine["outcome"] != "ok":
-        return printable(machine["detail"] or machine["outcome"])
+        return printable(machine["detail"] or machine["outcome"]).rstrip(".")
     gpus, models = gpus_in_words(machine["gpus"]), models_in_words(machine["models"])
     return printable(f"GPUs {gpus}; models ready {models}")
 

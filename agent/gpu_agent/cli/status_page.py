@@ -79,7 +79,7 @@ def _machine(answer: Answer, columns: int | None, letters: Letters, *, now: floa
     if inventory.simulated:
         yield [line(Piece("SIMULATED: these GPUs do not exist", "bold magenta"))]
     if not inventory.gpu.gpus:
-        words = line(Piece(f"No GPU: {inventory.gpu.detail or inventory.gpu.outcome.value}", "bold red"))
+        words = line(Piece(inventory.gpu.detail or "No GPU was found.", "bold red"))
         yield wrapped(words, _ENDLESS if columns is None else columns)
     yield gpu_lines(inventory.gpu.gpus, columns, letters)
     yield model_lines(inventory.models, columns)
