@@ -56,12 +56,8 @@ def settle(machine: Machine, authority: Authority, *, agent: str = "") -> Site:
     """Install, write down what an operator decides, `agent` among it, start both, and wait for the node."""
     site = Site(machine)
     site.install(HERE)
-    own = authority.issue("registry.example")
-    assert own.key_file is not None
     machine.write("/etc/gpu-agent/ca.pem", authority.file.read_text())
-    machine.write("/etc/gpu-agent/registry.pem", own.cert_file.read_text())
-    machine.write("/etc/gpu-agent/registry.key", own.key_file.read_text(), mode=0o640)
-    machine.run("chgrp", "gpu-registry", "/etc/gpu-agent/registry.key")
+    certify(machine, authority)
     machine.write("/etc/gpu-agent/registry.toml", REGISTRY_TOML)
     machine.write("/etc/gpu-agent/agent.toml", AGENT_TOML + agent)
     machine.write(f"/etc/systemd/system/{AGENT}.d/driver.conf", _DRIVER)
@@ -72,3 +68,12 @@ def settle(machine: Machine, authority: Authority, *, agent: str = "") -> Site:
     machine.run("systemctl", "enable", "--now", AGENT)
     site.await_ready()
     return site
+
+
+def certify(machine: Machine, authority: Authority) -> None:
+    """Give the registry a certificate, or another one; it does not know of it before it looks."""
+    own = authority.issue("registry.example")
+    assert own.key_file is not None
+    machine.write("/etc/gpu-agent/registry.pem", own.cert_file.read_text())
+    machine.write("/etc/gpu-agent/registry.key", own.key_file.read_text(), mode=0o640)
+    machine.run("chgrp", "gpu-registry", "/etc/gpu-agent/registry.key")

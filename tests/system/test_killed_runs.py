@@ -12,15 +12,19 @@ import pytest
 from tests.programs import eventually
 from tests.system.cgroups import end_leftovers
 from tests.system.machine import Machine
+from tests.system.roots import SUITES
 
 pytestmark = pytest.mark.timeout(300)
 
+ONE = pytest.mark.parametrize("suite", SUITES[-1:], indirect=True, scope="module")
+"""It does not matter which release."""
 CHECKOUT = Path(__file__).parent.parent.parent
 SLEEPER = ("systemd-run", "--quiet", "--unit=sleeper", "sleep", "infinity")
 BOOTS = """
 import sys, threading
 from pathlib import Path
 from tests.system.machine import Machine
+from tests.system.roots import SUITES
 with Machine(Path(sys.argv[1]), Path(sys.argv[2])) as machine:
     print(machine.leader, flush=True)
     threading.Event().wait()
@@ -34,6 +38,7 @@ print(roots.debian("trixie"))
 """
 
 
+@ONE
 def test_two_machines_at_once_keep_their_services_apart(root: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
@@ -45,6 +50,7 @@ def test_two_machines_at_once_keep_their_services_apart(root: Path, tmp_path: Pa
         assert other.show("sleeper", "ActiveState") == "active"
 
 
+@ONE
 def test_what_a_killed_run_booted_is_ended_by_the_next_one(root: Path, tmp_path: Path) -> None:
     killed = subprocess.Popen(
         [sys.executable, "-c", BOOTS, str(root), str(tmp_path)],

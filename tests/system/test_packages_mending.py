@@ -9,7 +9,7 @@ import pytest
 
 from tests.authority import Authority
 from tests.system.machine import Machine
-from tests.system.packaged import AGENT_TOML, machine_with_packages, settle
+from tests.system.packaged import AGENT_TOML, certify, machine_with_packages, settle
 from tests.system.roots import SUITES
 from tests.system.site import AGENT, REGISTRY, Site
 
@@ -28,12 +28,17 @@ NEWEST = pytest.mark.parametrize("suite", SUITES[-1:], indirect=True, scope="mod
 
 
 @pytest.fixture(scope="module")
-def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     scratch = tmp_path_factory.mktemp("mending")
     with machine_with_packages(root, scratch) as machine:
         for unit in (AGENT, REGISTRY):
             machine.write(f"/etc/systemd/system/{unit}.d/hurry.conf", HURRY)
-        yield settle(machine, Authority(scratch / "authority"))
+        yield settle(machine, authority)
 
 
 @contextmanager
@@ -148,3 +153,22 @@ def test_a_faulty_file_at_a_reload_changes_nothing_and_says_where(site: Site) ->
     machine.run("systemctl", "reload", AGENT)
     assert (machine.main_pid(AGENT), machine.show(AGENT, "ActiveState")) == (process, "active")
     assert site.ready() is not None
+
+
+@NEWEST
+def test_a_renewed_certificate_is_taken_at_a_reload_and_the_nodes_stay(
+    site: Site, authority: Authority
+) -> None:
+    machine, node_id = site.machine, site.await_ready()["node_id"]
+    before, pin = site.node(node_id), machine.events(REGISTRY, "registry_listening")[-1]["pin"]
+    certify(machine, authority)
+    machine.run("systemctl", "reload", REGISTRY)
+    loaded = machine.until(
+        lambda: machine.events(REGISTRY, "certificate_loaded"), within_seconds=30, what="another certificate"
+    )
+    assert loaded[-1]["pin"] != pin
+    assert site.node(node_id)["session_epoch"] == before["session_epoch"]
+    process = machine.main_pid(AGENT)
+    machine.run("systemctl", "restart", AGENT)
+    site.await_another_process(AGENT, process, within_seconds=30)
+    assert site.await_ready()["node_id"] == node_id

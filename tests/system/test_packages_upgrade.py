@@ -27,9 +27,7 @@ echo '# A key that is new.' >> /root/tree/etc/gpu-agent/agent.toml
 dpkg-deb --build -Znone /root/tree {CHANGED}/gpu-agent_next.deb >/dev/null
 rm -r /root/tree
 """
-EVERYTHING = (
-    r"find / -xdev -path /root -prune -o -path /proc -prune -o -path /sys -prune -o -print; find /run"
-)
+EVERYTHING = f"find / -xdev -path {CHANGED} -prune -o -print; find /run"
 OWNERS = [f"/etc/gpu-agent/{name}" for name in ("ca.pem", "registry.pem", "registry.key")]
 OTHERS = re.compile(
     r"/var/(log|cache|tmp|lib/(dpkg|systemd)|backups)(/|$)|/(tmp|run/(systemd|log|lock|user|udev))(/|$)"
