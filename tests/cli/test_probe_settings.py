@@ -44,3 +44,10 @@ def test_a_missing_file_is_a_configuration_failure(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"nowhere\.toml") as failed:
         asked(arguments(config=str(tmp_path / "nowhere.toml")))
     assert failed.value.code is ExitCode.CONFIGURATION
+
+
+def test_settings_for_tls_keep_no_probe_from_looking(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    for named in ('registry_url = "wss://registry.example"\n', ""):
+        file.write_text(f'{named}tls_ca_file = "/etc/gpu-agent/ca.pem"\n')
+        assert settings_of(arguments(config=str(file))).security.ca_file == Path("/etc/gpu-agent/ca.pem")

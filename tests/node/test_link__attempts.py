@@ -118,7 +118,7 @@ async def test_a_redirect_is_not_followed() -> None:
     async with served_by(refuse, process_request=refusing) as url, linked(url, "s3cret") as (_, heard):
         failed = await heard.next()
     assert isinstance(failed, ConnectFailed)
-    assert "cannot follow redirect" in failed.detail
+    assert "sends agents to another place, where none goes" in failed.detail
 
 
 async def test_what_speaks_no_http_is_no_registry() -> None:

@@ -47,7 +47,7 @@ HALVES: Mapping[str, Half] = {
         agent.AgentSettings,
         lambda: agent.DEFAULT_CONFIG,
         lambda flags, config: agent.load(flags, config=config),
-        {"registry_url": "ws://registry.invalid"},
+        {"registry_url": "wss://registry.invalid"},
     ),
     "registry": Half(
         "registry_serve",

@@ -11,7 +11,7 @@ from gpu_agent.cli.probe_asked import Asked
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.layers import SettingsError
 
-_NO_REGISTRY = "ws://localhost/"
+_NO_REGISTRY = "wss://localhost/"  # agrees with settings for TLS and without
 
 
 def asked(arguments: argparse.Namespace) -> Asked:

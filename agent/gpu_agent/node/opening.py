@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.http11 import Response
 
 from gpu_agent.node.proxy import Proxy, reach_by
@@ -141,6 +141,10 @@ def _failure(error: Exception) -> ConnectFailed:
         return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
     if isinstance(error, OSError):
         return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
+    if isinstance(error, InvalidURI) or "redirect" in str(error):
+        return ConnectFailed(
+            "what answers there sends agents to another place, where none goes: name the registry's own URL"
+        )
     return ConnectFailed(f"what answers there is no registry: {error}")
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import ErrorDetails
@@ -155,7 +156,7 @@ class AgentSettings(BaseSettings):
         if self.tls_key_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_key_file is named and tls_cert_file is not: name the certificate too")
         told = [name for name in ("tls_ca_file", "tls_pin", "tls_cert_file") if getattr(self, name)]
-        if told and not self.registry_url.startswith("wss://"):
+        if told and urlsplit(self.registry_url).scheme != "wss":
             raise ValueError(
                 f"{told[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
                 "there, or leave the settings for TLS out"
