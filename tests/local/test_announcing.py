@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpu_agent import local
+from gpu_agent.local.conversation import Conversation
+from gpu_agent.node.socket_server import Bounds
 from tests.node.an_agent import AnAgent, Served, serving
 from tests.programs import eventually
 
@@ -111,3 +113,15 @@ def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_pa
                 eventually(lambda: served.agent.jobs.ids == (), within_seconds=10, what="the job is over")
             finally:
                 os.killpg(worker.pid, signal.SIGKILL)
+
+
+def test_an_agent_that_is_busy_keeps_no_job_from_running_and_is_told_later(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", bounds=Bounds(connections=1, kept_for_orders=0)) as served:
+        with Conversation(served.path) as other:
+            other.ask("status")
+            with pytest.raises(local.RefusedError), local.job("job-0", path=served.path, required=True):
+                pass
+            running = local.job("job-1", path=served.path)
+            assert not running.__enter__().announced
+        eventually(lambda: served.agent.jobs.ids == ("job-1",), within_seconds=20, what="it is told")
+        running.__exit__(None, None, None)

@@ -14,8 +14,6 @@ from gpu_agent.local.faults import LocalError, RefusedError
 
 ORDER_PATIENCE_SECONDS = 35.0
 """For what the agent does before it answers; its own patience with that is a little shorter."""
-_NOT_NOW = ("busy", "overdue")
-"""Refusals that only mean that it does not get to it."""
 
 STATUS: Shape = {
     "node_id": str | None,
@@ -76,5 +74,5 @@ def asked(
 
 def failure(error: LocalError) -> Failure:
     """How a command ends that gets no answer, or a no."""
-    refused = isinstance(error, RefusedError) and error.code not in _NOT_NOW
+    refused = isinstance(error, RefusedError) and not error.not_now
     return Failure(str(error), code=ExitCode.REFUSED if refused else ExitCode.UNREACHABLE)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpu_agent.local.conversation import PATIENCE_SECONDS, Conversation
-from gpu_agent.local.faults import LocalError, NoAgentError
+from gpu_agent.local.faults import LocalError, NoAgentError, RefusedError
 
 RETRY_SECONDS = 1.0
 """How soon a job is announced anew after the agent went away."""
@@ -23,15 +23,18 @@ RETRY_SECONDS = 1.0
 def job(job_id: str, *, path: Path | None = None, required: bool = False) -> Iterator["Announcement"]:
     """Announce a job in flight for as long as the block runs; it ends with the process too.
 
-    Raises `RefusedError` where an agent does not take it, and where none is there only if one is
-    `required`: else the job runs, and is announced as soon as there is one. An agent that restarts
-    is told again.
+    Raises `RefusedError` where an agent does not take it. Where none is there, or it does not get to
+    it, `LocalError` is raised only if one is `required`: else the job runs, and is announced as soon as
+    may be. An agent that restarts is told again.
     """
     announcement = Announcement(job_id, path)
     try:
         announcement.begin()
     except NoAgentError:
         if required:
+            raise
+    except RefusedError as refused:
+        if required or not refused.not_now:
             raise
     keeper = threading.Thread(target=announcement.keep, name=f"gpu-agent job {job_id}", daemon=True)
     keeper.start()

@@ -1,5 +1,7 @@
 """What goes wrong between a program and the agent on its machine. Each is a sentence with the next step."""
 
+_NOT_NOW = ("busy", "overdue")
+
 
 class LocalError(Exception):
     """Base of what goes wrong between a program and the agent on its machine; a sentence.
@@ -20,3 +22,8 @@ class RefusedError(LocalError):
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def not_now(self) -> bool:
+        """Whether the agent only does not get to it: asked again in a moment, it may do it."""
+        return self.code in _NOT_NOW
