@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpu_agent.session.events import DrainAsked, ResumeAsked
 from gpu_agent.session.story import State
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.bare_registry import BareRegistry, listening_registry
 from tests.node.running_agent import RunningAgent, running_agent, settings_for
 
@@ -53,4 +54,33 @@ async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_fol
         assert running.agent.front.picture().inventory is not before
         while "hardware" not in await registry.next("node_heartbeat"):
             pass
+        await running.stopped()
+
+
+async def test_a_refresh_is_not_content_with_a_probe_that_was_under_way(tmp_path: Path) -> None:
+    begun, may_end = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def read() -> GpuReport:
+        begun.release()
+        await may_end.acquire()
+        return GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="G", name="X", memory_mb=24576),))
+
+    async with (
+        listening_registry() as registry,
+        running_agent(settings_for(registry.url, tmp_path), read=read) as running,
+        asyncio.timeout(20),
+    ):
+        await begun.acquire()
+        may_end.release()
+        await registry.next("node_heartbeat")
+        await begun.acquire()
+        before = running.agent.front.picture().inventory
+        refreshing = asyncio.ensure_future(running.agent.front.refresh())
+        await asyncio.sleep(0)
+        may_end.release()
+        await running.until(lambda: running.agent.front.picture().inventory is not before)
+        await begun.acquire()
+        assert not refreshing.done()
+        may_end.release()
+        await refreshing
         await running.stopped()

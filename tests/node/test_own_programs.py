@@ -34,6 +34,12 @@ def test_a_program_of_that_name_and_what_it_started_are_the_owners_own(tmp_path:
     assert owners(seen) == [True, True, None, None]
 
 
+def test_a_name_is_as_long_as_its_bytes(tmp_path: Path) -> None:
+    root, name = machine(tmp_path), "größenwähnerisch"
+    (root / "proc" / "20" / "comm").write_bytes(name.encode()[:15] + b"\n")
+    assert owners(look(report(20), [name], root)) == [True]
+
+
 def test_gpus_that_tell_no_processes_stay_as_they_are(tmp_path: Path) -> None:
     untold = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X"),))
     assert look(untold, ["x"], tmp_path) == untold

@@ -144,8 +144,7 @@ class Agent:
         """Its owner asks something of it."""
         self._say(f"is told by its owner: {type(order).__name__}")
         if isinstance(order, DrainAsked):
-            self._drains += 1
-            self.wish = self._drains
+            self.wish = self._drains = self._drains + 1
         elif isinstance(order, ResumeAsked):
             self.wish = None
         self._handle(order)

@@ -5,6 +5,8 @@ nothing out.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -43,6 +45,8 @@ class Front:
         self._course = Course()
         self._inventory: Inventory | None = None
         self._probed_anew = asyncio.Event()
+        self._probe_began_at = -math.inf
+        """When the one began that has ended last."""
 
     def picture(self) -> Picture:
         """All that is known at this moment."""
@@ -67,14 +71,17 @@ class Front:
         await taken.wait()
 
     async def refresh(self) -> None:
-        """Probe again and tell the registry all of it; returns once the probe has ended."""
-        self._probed_anew.clear()
+        """Probe again and tell the registry all of it; returns once a probe has ended that began later."""
+        asked_at = time.monotonic()
         await self.order(RefreshAsked())
-        await self._probed_anew.wait()
+        while self._probe_began_at < asked_at:
+            self._probed_anew.clear()
+            await self._probed_anew.wait()
 
     def probed(self, inventory: Inventory) -> None:
         """A probe has ended."""
         self._inventory = inventory
+        self._probe_began_at = self._parts.prober.turned_at
         self._probed_anew.set()
 
     def note(self, now: float) -> None:

@@ -13,7 +13,7 @@ from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport
 
 LOOK_SECONDS = 1.0
 _LONGEST = 15
-"""Letters of a program's name that the kernel keeps."""
+"""Bytes of a program's name that the kernel keeps: so it may end within a letter."""
 
 
 async def named_own(report: GpuReport, programs: Collection[str]) -> GpuReport:
@@ -28,7 +28,7 @@ async def named_own(report: GpuReport, programs: Collection[str]) -> GpuReport:
 
 def look(report: GpuReport, programs: Collection[str], root: Path = Path("/")) -> GpuReport:
     """Look once."""
-    names = {name[:_LONGEST] for name in programs}
+    names = {name.encode()[:_LONGEST].decode("utf-8", "replace") for name in programs}
     return replace(report, gpus=tuple(_told(gpu, names, root) for gpu in report.gpus))
 
 
