@@ -16,10 +16,21 @@ _OUR_JOURNAL = ("journalctl", "--no-pager", "--all", "--lines=50", "--unit=gpu-*
 
 
 class Machine(Enclosure):
-    """One booted Debian, and what its systemd and its journal say."""
+    """One booted Debian, and what its systemd and its journal say.
 
-    def __init__(self, root: Path, scratch: Path, *, shared: Mapping[str, Path] | None = None) -> None:
-        super().__init__(root, scratch, "--boot", "--private-network", first="systemd", shared=shared)
+    `granted` are options of nspawn's that let it do more than a container may.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        scratch: Path,
+        *,
+        shared: Mapping[str, Path] | None = None,
+        granted: tuple[str, ...] = (),
+    ) -> None:
+        words = ("--boot", "--private-network", *granted)
+        super().__init__(root, scratch, *words, first="systemd", shared=shared)
 
     def has_started(self) -> bool:
         """True when all that starts at boot has started."""
