@@ -35,6 +35,11 @@ def test_this_machines_own_registry_is_found_where_it_says_it_is(state_dir: Path
     assert place().left_file == state_dir / FILE
 
 
+def test_what_leads_to_a_name_is_not_followed(state_dir: Path) -> None:
+    leave(state_dir, LeftAddress("https://elsewhere.example", PIN))
+    assert place() == Place(DEFAULT_API)
+
+
 def test_a_registry_that_is_named_is_the_one(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(state_dir, LeftAddress(OWN, PIN))
     assert place("https://registry.example/") == Place("https://registry.example")

@@ -110,7 +110,7 @@ def test_an_authority_that_is_named_counts_for_this_machines_own_registry_too(
 ) -> None:
     own = authority.issue()
     with serving(own) as port:
-        leave(state_dir, LeftAddress(f"https://localhost:{port}", "sha256//" + "A" * 43 + "="))
+        leave(state_dir, LeftAddress(f"https://127.0.0.1:{port}", "sha256//" + "A" * 43 + "="))
         assert api("--ca-file", str(authority.file)).get("/v1/nodes")["path"] == "/v1/nodes"
 
 

@@ -116,3 +116,15 @@ def test_a_named_file_that_everybody_may_read_is_told_of_and_taken(
     assert said[:2] == ["", ""]
     assert f"(mode 0604): run `chmod 600 {named}`" in said[2]
     assert "gpuo_named" not in said[2]
+
+
+def test_what_a_registry_left_lets_its_own_token_go_where_it_says_and_no_other(
+    tmp_path: Path, state_dir: Path
+) -> None:
+    """It may listen on an address of this machine that is not loopback's."""
+    written(state_dir, "gpuo_left", OPERATOR_TOKEN_FILE)
+    left = find_token(ELSEWHERE, left_in=state_dir)
+    assert left is not None
+    assert left.left_by is not None
+    with pytest.raises(Failure, match="not encrypted"):
+        find_token(ELSEWHERE, token_file=written(tmp_path, "gpuo_named"), left_in=state_dir)

@@ -4,6 +4,7 @@ A registry on this machine leaves its address where its operator token lies. Ope
 """
 
 import argparse
+import ipaddress
 import os
 import urllib.parse
 from dataclasses import dataclass
@@ -40,9 +41,18 @@ def place_of(arguments: argparse.Namespace) -> Place:
     url = None if named is None else checked(named)
     for folder in state_folders():
         left = found_in(folder)
-        if left is not None and url in (None, left.api):
+        if left is not None and url in (None, left.api) and _is_address(left.api):
             return Place(checked(left.api), folder, left.pin)
     return Place(DEFAULT_API if url is None else url)
+
+
+def _is_address(url: str) -> bool:
+    """Say whether a URL has an address for its host, as one that a registry left has: a name may move."""
+    try:
+        ipaddress.ip_address(urllib.parse.urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def state_folders() -> list[Path]:

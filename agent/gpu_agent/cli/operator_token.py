@@ -71,9 +71,10 @@ def find_token(
     `left_in`: where this machine's registry has left that URL: its token lies there.
     """
     parts = urllib.parse.urlsplit(url)
-    here = left_in is not None or _is_this_machine(parts.hostname or "")
-    folders = state_folders() if left_in is None else [left_in]
-    token = _named(token_file) or (_left_here(folders) if here else None)
+    here = _is_this_machine(parts.hostname or "")
+    token = _named(token_file)
+    if token is None and (here or left_in is not None):
+        return _left_here(state_folders() if left_in is None else [left_in])
     if token is None or here or parts.scheme == "https" or insecure_http:
         return token
     raise Failure(
