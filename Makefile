@@ -82,10 +82,10 @@ schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
 	$(BIN)/python -m gpu_agent.cli.openapi docs/schema/openapi.json
 
-packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=amd64, or arm64; RELEASE=another version
+packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages
 	$(BIN)/python packaging/make_packages.py --arch $(or $(ARCH),amd64) $(if $(RELEASE),--release $(RELEASE)) \
-	  $(if $(WORK),--work $(WORK)) $(or $(DIST),dist)
+	  $(if $(ONLY),--only $(ONLY)) $(if $(WORK),--work $(WORK)) $(or $(DIST),dist)
 
 pins: $(READY) ## choose anew, within pyproject.toml, which versions the packages hold
 	@$(BIN)/python -m pip install --quiet --group packages

@@ -65,7 +65,9 @@ def prepare(plan: Plan) -> None:
     shutil.rmtree(plan.work / "tree", ignore_errors=True)
     for pins in ("agent", "registry"):
         private_tree.lay(plan.tree(pins), pins, arch=plan.arch, work=plan.work)
-    private_tree.lay_program(plan.tree("agent"), _source(plan), arch=plan.arch, work=plan.work)
+    source = _source(plan)
+    private_tree.lay_program(plan.tree("agent"), source, arch=plan.arch, work=plan.work)
+    manuals.write(plan.root, source / "agent", plan.work / "share", at_seconds=plan.at_seconds)
 
 
 def _source(plan: Plan) -> Path:
@@ -107,8 +109,7 @@ def _lay_launcher(stage: Path, packager: str) -> None:
 
 
 def _lay_manuals(plan: Plan, stage: Path, packager: str) -> None:
-    source = plan.work / "source" / "agent"
-    for place, content in manuals.files(plan.root, source, packager=packager, at_seconds=plan.at_seconds):
+    for place, content in manuals.files(plan.work / "share", packager=packager):
         _write(stage / place, content)
 
 

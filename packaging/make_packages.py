@@ -1,6 +1,6 @@
 """Build the .deb and the .rpm of both halves from this checkout: `make packages` runs it.
 
-    python packaging/make_packages.py [--arch amd64|arm64] [--release VERSION] [--work FOLDER] DIST
+    python packaging/make_packages.py [--arch amd64|arm64] [--release VERSION] [--only deb|rpm] DIST
 
 It lays out each package's files as they shall lie on a machine, then has nfpm pack them. The same checkout
 gives the same bytes (SOURCE_DATE_EPOCH, else the time of the last commit). It needs the network, for wheels
@@ -13,6 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import layout
@@ -29,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=("amd64", "arm64"), default="amd64")
     parser.add_argument("--release", help="call it this version instead of the one in version.py")
+    parser.add_argument("--only", choices=PACKAGERS, help="build these alone")
     parser.add_argument("--work", type=Path, help="the folder that takes what is made on the way")
     parser.add_argument("dist", type=Path, help="the folder that takes the packages")
     asked = parser.parse_args()
@@ -37,11 +40,21 @@ def main() -> int:
     plan = layout.Plan(root=ROOT, work=work, arch=asked.arch, version=version, at_seconds=epoch_seconds(ROOT))
     layout.prepare(plan)
     asked.dist.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
-        for packager in PACKAGERS:
-            stage = layout.lay_out(plan, package, packager)
-            print(packed(plan, package, packager, stage=stage, dist=asked.dist.resolve()))
+    packagers = PACKAGERS if asked.only is None else (asked.only,)
+    for file in all_packed(plan, packagers, dist=asked.dist.resolve()):
+        print(file)
     return 0
+
+
+def all_packed(plan: layout.Plan, packagers: Iterable[str], *, dist: Path) -> list[Path]:
+    """Lay out and pack both halves for each distribution; returns the files."""
+    pairs = [(package, packager) for package in PACKAGES for packager in packagers]
+    stages = [layout.lay_out(plan, *pair) for pair in pairs]
+    # Compression takes most of the time, and one processor at a time.
+    with ThreadPoolExecutor() as pool:
+        told = zip(pairs, stages, strict=True)
+        running = [pool.submit(packed, plan, *pair, stage=stage, dist=dist) for pair, stage in told]
+    return [done.result() for done in running]
 
 
 def stated_version(root: Path) -> str:
@@ -59,7 +72,12 @@ def epoch_seconds(root: Path) -> int:
     if stated:
         return int(stated)
     words = ["git", "-c", f"safe.directory={root}", "-C", str(root), "log", "-1", "--format=%ct"]
-    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    try:
+        return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit(
+            "no commit here to take the files' time from: set SOURCE_DATE_EPOCH to the seconds of a time"
+        )
 
 
 def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist: Path) -> Path:

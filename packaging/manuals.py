@@ -4,6 +4,7 @@ Both packages are one command, so all of them come with `gpu-agent`. It says not
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import papers
 
 MANUAL = Path("usr/share/man")
+_SHELLS = ("bash", "zsh", "fish")
 _COMPLETIONS: Mapping[str, Mapping[str, str]] = {
     "deb": {
         "bash": "usr/share/bash-completion/completions/gpu-agent",
@@ -26,17 +28,22 @@ _COMPLETIONS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def files(root: Path, source: Path, *, packager: str, at_seconds: int) -> Iterator[tuple[Path, bytes]]:
-    """Yield each file's place and content. The program is imported from `source`, `root` is the checkout."""
-    pages = source.parent / "manual"
+def write(root: Path, source: Path, folder: Path, *, at_seconds: int) -> None:
+    """Have the program write them into `folder`. It is imported from `source`, `root` is the checkout."""
     said = {"PYTHONPATH": str(source), "SOURCE_DATE_EPOCH": str(at_seconds)}
-    _told(["-m", "gpu_agent.cli.manual", str(pages), str(root / "docs/settings.md")], said)
-    for page in sorted(pages.iterdir()):
+    shutil.rmtree(folder, ignore_errors=True)
+    _told(["-m", "gpu_agent.cli.manual", str(folder / "man"), str(root / "docs/settings.md")], said)
+    for shell in _SHELLS:
+        (folder / shell).write_bytes(_told(["-m", "gpu_agent.cli", "completion", shell], said))
+
+
+def files(folder: Path, *, packager: str) -> Iterator[tuple[Path, bytes]]:
+    """Yield each file's place on a machine, and its content."""
+    for page in sorted((folder / "man").iterdir()):
         section = page.suffix.removeprefix(".")
-        text = page.read_text(encoding="utf-8")
-        yield MANUAL / f"man{section}" / f"{page.name}.gz", papers.gzipped(text)
+        yield MANUAL / f"man{section}" / f"{page.name}.gz", papers.gzipped(page.read_text(encoding="utf-8"))
     for shell, place in _COMPLETIONS[packager].items():
-        yield Path(place), _told(["-m", "gpu_agent.cli", "completion", shell], said)
+        yield Path(place), (folder / shell).read_bytes()
 
 
 def places(stage: Path) -> Iterator[Path]:

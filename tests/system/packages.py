@@ -34,7 +34,10 @@ _LONGEST_SECONDS = 600.0
 
 
 def built(version: str = CURRENT) -> Path:
-    """The folder with the .deb and .rpm of both halves, under that version; builds them when it has to."""
+    """The folder with both halves, under that version; builds them when it has to.
+
+    Of the current version there are .deb and .rpm, of others the .deb alone: only these are installed.
+    """
     folder = CACHE / f"packages-{version}-{_fingerprint()}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with alone(CACHE / "packages.lock"):
@@ -43,14 +46,23 @@ def built(version: str = CURRENT) -> Path:
                 shutil.rmtree(older)
             half_made = CACHE / "packages.half-made"
             shutil.rmtree(half_made, ignore_errors=True)
-            make(version, half_made)
+            make(version, half_made, only="" if version == CURRENT else "deb")
             half_made.rename(folder)
     return folder
 
 
-def make(version: str, folder: Path, *, work: Path = CACHE / "packages.work", umask: int = 0o022) -> None:
+def make(
+    version: str, folder: Path, *, work: Path = CACHE / "packages.work", umask: int = 0o022, only: str = ""
+) -> None:
     """Run `make packages` once more, whatever there is already; `work` takes what is made on the way."""
-    told = {"ARCH": ARCH, "RELEASE": version, "DIST": str(folder), "WORK": str(work), "VENV": sys.prefix}
+    told = {
+        "ARCH": ARCH,
+        "RELEASE": version,
+        "DIST": str(folder),
+        "WORK": str(work),
+        "ONLY": only,
+        "VENV": sys.prefix,
+    }
     # pytest may itself run under make, whose own words must not reach this one.
     outer = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
