@@ -11,6 +11,7 @@ from gpu_agent.cli import doctor_report
 from gpu_agent.cli.doctor_report import main
 from gpu_agent.cli.tls_options import NAMES
 from gpu_agent.probe.driver_files import look
+from tests.hung_disk import hung
 
 
 def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
@@ -70,6 +71,21 @@ def test_a_disk_that_never_answers_costs_its_deadline(
     finally:
         answered.set()
     assert "the disk did not answer within 0.05 s" in capsys.readouterr().out
+
+
+def test_a_place_on_a_disk_that_hangs_is_named_and_the_others_are_looked_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead, well = tmp_path / "dead", tmp_path / "well"
+    dead.mkdir()
+    well.mkdir()
+    config = tmp_path / "agent.toml"
+    config.write_text(f'model_directories = ["{dead}", "{well}"]\nhub_roots = []\nollama_roots = []\n')
+    with hung(dead):
+        main(arguments(tmp_path, config=config))
+    said = capsys.readouterr().out
+    assert f"FAIL  model cache      {dead} is on a disk that does not answer." in said
+    assert f"OK    model cache      {well} can be read" in said
 
 
 def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
