@@ -26,7 +26,7 @@ def managed(folder: Path, written: str) -> Iterator[tuple[Program, ServiceManage
 
 def test_it_is_ready_when_both_ports_answer_and_lives_and_says_so_when_it_leaves(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
-        (listening,) = program.events("registry_listening")
+        listening = program.await_event("registry_listening")
         assert manager.heard == ["READY=1"]
         where = f"nodes at {listening['node_listen']}, operators at {listening['operator_listen']}"
         assert manager.hear_until("STATUS=") == f"STATUS=0 nodes, 0 connections; {where}"
