@@ -190,3 +190,12 @@ def test_an_order_before_the_start_is_remembered() -> None:
     session = play()
     assert session >> Declared(WITH_GPU) >> FANS >> Started() << Connect() >> Connected() << Send
     assert session >> heard(ACK) << SaveIdentity << SendBeat << asks_to_drain(60)
+
+
+def test_a_drain_that_is_asked_for_while_the_agent_leaves_shortens_no_job() -> None:
+    session = ready()
+    assert session >> StopRequested("bye", drain=True, deadline_seconds=600) << SendBeat << Send
+    assert session >> DrainAsked("new fans", 0)
+    assert session >> After(15) << SendBeat
+    assert session.machine.state is State.LEAVING
+    assert session.machine.view.drain_reason is None

@@ -183,7 +183,7 @@ class SessionMachine:
     def _ordered(self, order: Order, now: float) -> list[Action]:
         """Take the owner's word: a drain is remembered until there is a registry to tell it to (§3.6)."""
         lifted = isinstance(order, ResumeAsked) and self._drain.lift()
-        if isinstance(order, DrainAsked):
+        if isinstance(order, DrainAsked) and self.state is not State.LEAVING:  # which empties it anyhow
             self._drain.begin(order, now)
         if self._talking and (lifted or not isinstance(order, ResumeAsked)):
             return self._unless_over(self._conversation.order(order, now), now)
