@@ -1,13 +1,16 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from gpu_agent import local
-from gpu_agent.local.conversation import Conversation
+from gpu_agent.local.announcing import Announcement
+from gpu_agent.local.conversation import PATIENCE_SECONDS, Conversation
 from gpu_agent.node.socket_server import Bounds
 from tests.node.an_agent import AnAgent, Served, serving
 from tests.programs import eventually
@@ -125,3 +128,18 @@ def test_an_agent_that_is_busy_keeps_no_job_from_running_and_is_told_later(tmp_p
             assert not running.__enter__().announced
         eventually(lambda: served.agent.jobs.ids == ("job-1",), within_seconds=20, what="it is told")
         running.__exit__(None, None, None)
+
+
+def test_a_job_that_is_done_waits_for_no_answer_of_an_agent_that_hangs(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        announcement = Announcement("job-1", tmp_path / "s")
+        keeper = threading.Thread(target=announcement.keep)
+        keeper.start()
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(1024)
+            announcement.end()
+            keeper.join(PATIENCE_SECONDS * 0.8)
+            assert not keeper.is_alive()

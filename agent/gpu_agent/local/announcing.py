@@ -52,6 +52,8 @@ class Announcement:
         self.job_id = job_id
         self._path = path
         self._conversation: Conversation | None = None
+        self._asking: Conversation | None = None
+        """The one whose answer is waited for."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         _announcements.add(self)
@@ -63,7 +65,10 @@ class Announcement:
 
     def begin(self) -> None:
         """Announce it; raises `LocalError`."""
-        conversation = Conversation(self._path)
+        self._asking = conversation = Conversation(self._path)
+        if self._ended.is_set():  # before `end` could close what it did not see yet
+            conversation.close()
+            return
         try:
             conversation.ask("job_start", job_id=self.job_id)
         except LocalError:
@@ -91,17 +96,20 @@ class Announcement:
         """The job is done."""
         with self._lock:
             self._ended.set()
-            conversation = self._conversation
-        if conversation is not None:
-            conversation.close()
+            conversations = self._conversation, self._asking
+        for conversation in conversations:
+            if conversation is not None:
+                conversation.close()
 
     def leave_to_parent(self) -> None:
         """Have no part in it any more: in a child that was forked meanwhile the job is its parent's."""
-        conversation, self._conversation = self._conversation, None
+        conversations = self._conversation, self._asking
+        self._conversation = self._asking = None
         self._lock, self._ended = threading.Lock(), threading.Event()  # who held them is not in this process
         self._ended.set()
-        if conversation is not None:
-            conversation.abandon()
+        for conversation in conversations:
+            if conversation is not None:
+                conversation.abandon()
 
 
 _announcements: weakref.WeakSet[Announcement] = weakref.WeakSet()
