@@ -1,4 +1,5 @@
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -76,12 +77,49 @@ async def test_changes_without_end_are_looked_at_once_a_second(tmp_path: Path) -
 
 
 async def test_where_there_are_no_notices_nothing_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("select.epoll", raising=False)
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        assert looks.asked.empty()
+    assert caplog.messages == []
+
+
+@HAS_NOTICES
+async def test_where_there_are_no_more_notices_it_is_told_once_and_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Notices, "open", classmethod(lambda _: None))
     async with _looking(tmp_path) as looks:
         looks.scan()
+        looks.scan()
         assert looks.asked.empty()
+    assert caplog.messages == ["models_polled"]
+    assert "max_user_instances" in str(caplog.records[0].__dict__)
+
+
+@HAS_NOTICES
+async def test_each_place_has_notices_of_its_own_which_go_with_it(tmp_path: Path) -> None:
+    def listening() -> int:
+        places = (
+            os.readlink(entry) for entry in tuple(Path("/proc/self/fd").iterdir()) if entry.is_symlink()
+        )
+        return sum("inotify" in place for place in places)
+
+    before = listening()
+    async with _looking(tmp_path) as looks:
+        assert listening() == before + 1
+        (tmp_path / "more").mkdir()
+        places = [ModelFolders([tmp_path]), ModelFolders([tmp_path / "more"])]
+        looks.catalogue = Catalogue(places)
+        looks.scan()
+        assert listening() == before + 2
+        while not looks.asked.empty():
+            looks.asked.get_nowait()
+        (tmp_path / "more" / "new.gguf").touch()
+        await looks.next_one()
+    assert listening() == before
 
 
 @HAS_NOTICES

@@ -21,6 +21,7 @@ SETTLE_SECONDS = 0.2
 PAUSE_SECONDS = 0.8
 """How long further changes wait after a look was asked for."""
 
+_NO_MORE = "this user may have no more notices; raise the sysctl fs.inotify.max_user_instances"
 _LOG = EventLog("node.rescans")
 
 
@@ -36,6 +37,8 @@ class Rescans:
         self._notices: weakref.WeakKeyDictionary[Shelf, Notices] = weakref.WeakKeyDictionary()
         """A shelf that is looked into no more takes its own along."""
         self._by_descriptor: dict[int, weakref.ref[Notices]] = {}
+        self._refused: str | None = None
+        """Why a shelf has none."""
         self._unseen = False
         self._told = False
 
@@ -68,15 +71,18 @@ class Rescans:
         if self._unseen:
             self._unseen = False
             self._look()
-        limit = next((notices.limit for notices in self._live() if notices.limit), None)
+        limit = next((notices.limit for notices in self._live() if notices.limit), self._refused)
         if limit and not self._told:
             self._told = True
             _LOG.warning("models_polled", problem=limit, every_seconds=self._every_seconds)
 
     def _opened(self, shelf: Shelf) -> Notices | None:
         ear = self._ear
-        notices = None if ear is None else Notices.open()
-        if ear is None or notices is None:
+        if ear is None:
+            return None
+        notices = Notices.open()
+        if notices is None:
+            self._refused = _NO_MORE
             return None
         try:
             ear.register(notices.descriptor, select.EPOLLIN)

@@ -27,6 +27,9 @@ DEFAULT_BUDGET_SECONDS = 2.0
 SILENT = "its disk does not answer: see `df` and `dmesg`"
 """Why a place could not be searched."""
 
+_LEAST_WAIT_SECONDS = 0.02
+"""A disk that is well answers within it, on a machine that is not too busy."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -151,7 +154,7 @@ class Catalogue:
             way = walk.leave()
             left_behind.append(walk)
             visits.extend(patience_seconds)
-            patience_seconds /= 2
+            patience_seconds = max(patience_seconds / 2, _LEAST_WAIT_SECONDS)
         return left_behind
 
     def _all_problems(self, silent: set[Shelf]) -> dict[str, str]:
