@@ -1,5 +1,4 @@
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -102,10 +101,8 @@ async def test_where_there_are_no_more_notices_it_is_told_once_and_nothing_is_as
 @HAS_NOTICES
 async def test_each_place_has_notices_of_its_own_which_go_with_it(tmp_path: Path) -> None:
     def listening() -> int:
-        places = (
-            os.readlink(entry) for entry in tuple(Path("/proc/self/fd").iterdir()) if entry.is_symlink()
-        )
-        return sum("inotify" in place for place in places)
+        files = [file for file in tuple(Path("/proc/self/fd").iterdir()) if file.is_symlink()]
+        return sum("inotify" in str(file.readlink()) for file in files)
 
     before = listening()
     async with _looking(tmp_path) as looks:
