@@ -45,9 +45,9 @@ def test_both_units_are_hardened(site: Site) -> None:
 
 
 def test_the_services_are_as_their_units_say(site: Site) -> None:
-    assert site.machine.show(AGENT, "Type") == "notify"
-    assert site.machine.show(AGENT, "WatchdogUSec") == "1min"
     for unit in (AGENT, REGISTRY):
+        assert site.machine.show(unit, "Type") == "notify"
+        assert site.machine.show(unit, "WatchdogUSec") == "1min"
         assert site.machine.show(unit, "Restart") == "on-failure"
         assert site.machine.show(unit, "NRestarts") == "0"
         user = site.machine.run("stat", "-c", "%U", f"/proc/{site.machine.main_pid(unit)}")

@@ -131,7 +131,13 @@ def test_a_registry_that_is_away_is_no_reason_to_start_the_agent_again(site: Sit
     node, before, restarted = site.await_ready(), site.machine.main_pid(AGENT), restarts(site.machine, AGENT)
     site.machine.run("systemctl", "stop", REGISTRY)
     site.machine.wait_out(3 * WATCHDOG_SECONDS)
-    assert "not connected, will try again" in site.machine.show(AGENT, "StatusText")
+    site.machine.until(
+        lambda: "not connected, will try again" in site.machine.show(AGENT, "StatusText"),
+        within_seconds=20,
+        what="a word of it in `systemctl status`",
+    )
+    told = json.loads(site.machine.run("gpu-agent", "status", "--json").stdout)
+    assert (told["node_id"], told["connected"]) == (node["node_id"], False)
     site.machine.run("systemctl", "start", REGISTRY)
     assert site.await_ready(within_seconds=90)["node_id"] == node["node_id"]
     assert (site.machine.main_pid(AGENT), restarts(site.machine, AGENT)) == (before, restarted)
