@@ -110,6 +110,14 @@ def test_a_program_out_of_reach_is_refused_with_the_folder(place: Place, tmp_pat
         installation(AGENT, Program(closed / "gpu-agent", "1", ()), place=place, user=ANYBODY)
 
 
+def test_a_part_of_the_program_out_of_reach_is_named(place: Place, tmp_path: Path) -> None:
+    part = tmp_path / "python"
+    part.write_text("")
+    part.chmod(0o600)
+    with pytest.raises(RefusedError, match=rf"cannot get at {part}, which /bin/sh needs: closed to it is "):
+        installation(AGENT, Program(Path("/bin/sh"), "1", (part,)), place=place, user=ANYBODY)
+
+
 def test_a_path_that_no_unit_can_name_is_refused(place: Place) -> None:
     with pytest.raises(RefusedError, match="which no unit can name"):
         installation(AGENT, Program(Path('/opt/"/x'), "1", ()), place=place, user=ANYBODY)

@@ -173,10 +173,11 @@ def _refuse_files_of_others(paths: Iterable[Path]) -> None:
 def _refuse_unreachable(program: Program, user: User, unit: str) -> None:
     found = closed((program.path, *program.parts), user, unit=unit)
     if found is not None:
+        needs = "" if found.path == program.path else f", which {program.path} needs"
         raise RefusedError(
-            f"the service's user {user.name} cannot get at {program.path}: closed to it is {found}. Install "
-            "into an environment elsewhere, such as /opt/gpu-agent: `python3 -m venv /opt/gpu-agent`, then "
-            "`/opt/gpu-agent/bin/pip install gpu-agent`"
+            f"the service's user {user.name} cannot get at {found.path}{needs}: closed to it is {found}. "
+            "Install into an environment elsewhere, such as /opt/gpu-agent: `python3 -m venv /opt/gpu-agent` "
+            "and `/opt/gpu-agent/bin/pip install gpu-agent`"
         )
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -37,6 +37,8 @@ class Closed:
 
     place: Path
     why: str
+    path: Path | None = None
+    """What it was the way to."""
 
     def __str__(self) -> str:
         """Say it as a part of a sentence."""
@@ -50,10 +52,10 @@ def closed(paths: Iterable[Path], user: User, *, unit: str) -> Closed | None:
         for place in _way(path):
             for wall, why in walls:
                 if place.is_relative_to(wall):
-                    return Closed(wall, why)
+                    return Closed(wall, why, path)
             found = _forbidden(place, user)
             if found is not None:
-                return found
+                return replace(found, path=path)
     return None
 
 
