@@ -7,7 +7,7 @@ is: its word, with its age, which may be old while it is away. It judges nothing
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu_agent.node.course import CONNECTED
@@ -17,6 +17,7 @@ from gpu_agent.probe.snapshot import to_document
 from gpu_agent.session.story import State
 from gpu_agent.version import __version__
 from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.inventory import ModelStatus
 
 SCHEMA = "gpu-agent.status/1"
 MOST_MODELS = 2000
@@ -133,15 +134,15 @@ def _drain(picture: Picture, moment: Moment) -> dict[str, Any] | None:
 
 def _machine(picture: Picture) -> dict[str, Any] | None:
     """What the probe found last, as `gpu-agent probe --json` writes it, with how old it is."""
-    if picture.inventory is None:
+    inventory = picture.inventory
+    if inventory is None:
         return None
-    document: dict[str, Any] = {
-        **to_document(picture.inventory),
+    models = inventory.models
+    if len(models) > MOST_MODELS:  # cut first: to write all of them down takes long
+        models = tuple(sorted(models, key=lambda model: model.status is ModelStatus.READY)[:MOST_MODELS])
+    return {
+        **to_document(replace(inventory, models=models)),
         "probe_age_seconds": picture.probe_age_seconds,
+        "models_found": len(inventory.models),
+        "models_not_declared": list(picture.session.models_left_out)[:MOST_MODELS],
     }
-    models = document["models"]
-    if len(models) > MOST_MODELS:
-        document["models"] = sorted(models, key=lambda model: model["status"] == "ready")[:MOST_MODELS]
-    document["models_found"] = len(models)
-    document["models_not_declared"] = list(picture.session.models_left_out)[:MOST_MODELS]
-    return document

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-REST = 3.0
-"""So many times as long as an answer took, its user gets no other: a quarter of the time is his at most."""
+REST = 1.0
+"""So many times as long as an answer took, its user gets no other: half of the time is his at most."""
 
 
 class Turns:
