@@ -29,11 +29,11 @@ def test_it_is_ready_when_both_ports_answer_and_lives_and_says_so_when_it_leaves
         listening = program.await_event("registry_listening")
         assert manager.heard == ["READY=1"]
         where = f"nodes at {listening['node_listen']}, operators at {listening['operator_listen']}"
-        assert manager.hear_until("STATUS=") == f"STATUS=0 nodes, 0 connections; {where}"
-        manager.hear_until("WATCHDOG=1")
+        assert manager.hear_until("STATUS=", within_seconds=20) == f"STATUS=0 nodes, 0 connections; {where}"
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
         program.send(signal.SIGTERM)
-        manager.hear_until("STOPPING=1")
-        assert program.wait(5) == 0
+        manager.hear_until("STOPPING=1", within_seconds=20)
+        assert program.wait(10) == 0
 
 
 def test_a_reload_takes_over_what_can_hold_at_once_and_names_what_waits(tmp_path: Path) -> None:
@@ -42,33 +42,33 @@ def test_a_reload_takes_over_what_can_hold_at_once_and_names_what_waits(tmp_path
             'log_level = "debug"\nperformance_interval_seconds = 0.2\nclaim_ttl_seconds = 5\n'
         )
         program.send(signal.SIGHUP)
-        manager.hear_until("RELOADING=1")
-        manager.hear_until("READY=1")
+        manager.hear_until("RELOADING=1", within_seconds=20)
+        manager.hear_until("READY=1", within_seconds=20)
         told = program.await_event("settings_reloaded")
         assert told["changed"] == ["log_level", "performance_interval_seconds"]
         assert told["waiting_for_restart"] == ["claim_ttl_seconds"]
         program.send(signal.SIGTERM)
-        assert program.wait(5) == 0
+        assert program.wait(10) == 0
 
 
 def test_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         (tmp_path / "registry.toml").write_text("claim_ttl_second = 5\n")
         program.send(signal.SIGHUP)
-        manager.hear_until("READY=1")
+        manager.hear_until("READY=1", within_seconds=20)
         assert "claim_ttl_seconds" in program.await_event("settings_not_reloaded")["problem"]
         assert not program.ended
 
 
 def test_a_registry_that_is_stopped_by_a_signal_feeds_nothing(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
-        manager.hear_until("WATCHDOG=1")
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
         program.send(signal.SIGSTOP)
         try:
             eventually(lambda: _quiet(manager), within_seconds=10, what="silence")
         finally:
             program.send(signal.SIGCONT)
-        manager.hear_until("WATCHDOG=1")
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
 
 
 def _quiet(manager: ServiceManager) -> bool:
