@@ -5,6 +5,8 @@ import pytest
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.node.socket_door import opened
 from gpu_agent.node.socket_peer import own_uid
+from tests.node.an_agent import reachable_folder
+from tests.node.another_user import needs_root
 
 
 def settings(**more: object) -> AgentSettings:
@@ -32,3 +34,23 @@ def test_without_a_socket_the_agent_goes_on_and_says_why(
     (said,) = [record for record in caplog.records if record.message == "local_socket_unavailable"]
     assert why in said.fields["problem"]  # type: ignore[attr-defined]  # our own
     assert (tmp_path / "agent.sock").read_text() == "in the way"
+
+
+@needs_root
+def test_a_group_that_cannot_get_to_the_socket_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.message for record in caplog.records]
+
+    with reachable_folder() as folder:
+        with opened(settings(socket_group="54321", socket=str(folder / "s")), tmp_path):
+            assert "local_socket_out_of_reach" not in told()
+        shut = folder / "shut"
+        shut.mkdir(mode=0o700)
+        with opened(settings(socket=str(shut / "s")), tmp_path):
+            assert "local_socket_out_of_reach" not in told()
+        with opened(settings(socket_group="54321", socket=str(shut / "s")), tmp_path):
+            assert "local_socket_out_of_reach" in told()
+    (said,) = [record for record in caplog.records if record.message == "local_socket_out_of_reach"]
+    assert f"may not enter {shut}" in said.fields["problem"]  # type: ignore[attr-defined]  # our own

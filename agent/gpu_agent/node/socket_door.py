@@ -13,7 +13,7 @@ from pathlib import Path
 from gpu_agent.local.place import SOCKET_NAME
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.socket_peer import House, own_uid
-from gpu_agent.node.socket_place import SocketUnavailableError, listening
+from gpu_agent.node.socket_place import SocketUnavailableError, closed_folder, listening
 from gpu_agent.node.socket_settings import number_of
 from gpu_agent.runtime.logs import EventLog
 
@@ -43,4 +43,7 @@ def opened(settings: AgentSettings, state_dir: Path) -> Iterator[Door | None]:
             return
         shared = path.lstat().st_gid if group is None else group
         _LOG.info("local_socket_listening", path=str(path), group=shared)
+        if group is not None and (closed := closed_folder(path, group)) is not None:
+            problem = f"members of group {group} may not enter {closed}: name another place with `socket`"
+            _LOG.warning("local_socket_out_of_reach", path=str(path), group=group, problem=problem)
         yield Door(listener, House(own_uid(), shared, operators))

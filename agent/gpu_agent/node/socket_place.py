@@ -50,6 +50,15 @@ def listening(path: Path, *, group: int | None = None) -> Iterator[socket.socket
         lock.release()
 
 
+def closed_folder(path: Path, group: int) -> Path | None:
+    """Find the first folder on the way to the socket that a group's members may not enter."""
+    for folder in reversed(path.absolute().parents):
+        found = folder.stat()
+        if not found.st_mode & (stat.S_IXGRP if found.st_gid == group else stat.S_IXOTH):
+            return folder
+    return None
+
+
 def _taken(path: Path) -> Lock:
     """Take the lock beside the socket, which tells a living agent from one that is gone."""
     folder = path.parent
