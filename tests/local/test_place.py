@@ -45,6 +45,16 @@ def test_a_variable_goes_before_the_configuration_and_that_before_the_services_p
     assert socket_path({"GPU_AGENT_STATE_DIR": "/s", "GPU_AGENT_SOCKET": "/x"}) == Path("/x")
 
 
+def test_who_has_no_home_looks_where_the_agent_of_such_a_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_number: int) -> object:
+        raise KeyError
+
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert socket_path({}) == default_state_dir() / "agent.sock"
+
+
 @pytest.mark.parametrize("variable", ["GPU_AGENT_SOCKET", "GPU_AGENT_STATE_DIR"])
 def test_a_home_that_is_not_there_is_no_reason_to_fail(variable: str) -> None:
     assert str(socket_path({variable: "~nobody-of-that-name/s"})).startswith("~nobody-of-that-name/s")

@@ -1,10 +1,9 @@
-import os
 import pwd
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.places import home
+from gpu_agent.runtime.places import home, state_place
 
 
 def test_a_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,11 +11,26 @@ def test_a_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert home() == tmp_path
 
 
-def test_a_user_whom_nobody_knows_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_number: int) -> object:
         raise KeyError
 
-    monkeypatch.delenv("HOME", raising=False)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    assert os.environ.get("HOME") is None
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_a_user_whom_nobody_knows_has_none() -> None:
     assert home() is None
+
+
+def test_state_is_kept_where_the_platform_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_place("x") == tmp_path / "x"
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_who_has_no_home_keeps_no_state_in_whatever_folder_he_is() -> None:
+    assert state_place("x") == Path("/nonexistent/.local/state/x")

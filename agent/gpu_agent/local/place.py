@@ -84,6 +84,8 @@ def _configured(file: Path) -> dict[str, str]:
 def _state_dir(environ: Mapping[str, str]) -> Path:
     """This user's place for the agent's state, as platformdirs gives it to the agent."""
     home = _expanded("~")
+    if not home.is_absolute():
+        home = Path("/nonexistent")  # as the agent has it for who has no home
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "gpu-agent"
     kept = environ.get("XDG_STATE_HOME", "")

@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from platformdirs import user_state_path
-
 from gpu_agent.runtime.links import strangers_link
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
+from gpu_agent.runtime.places import state_place
 
 FILE = "identity.json"
 LOCK_FILE = "agent.lock"
@@ -59,7 +58,7 @@ class Loaded:
 
 def default_state_dir() -> Path:
     """Return the platform's place for this user's program state."""
-    return user_state_path("gpu-agent", appauthor=False)
+    return state_place("gpu-agent")
 
 
 def peek(folder: Path) -> Identity:

@@ -9,9 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from platformdirs import user_state_path
-
 from gpu_agent.runtime.links import strangers_link
+from gpu_agent.runtime.places import state_place
 
 UNIT_FOLDER = Path("/var/lib/gpu-registry")
 """Where the systemd unit keeps it."""
@@ -28,7 +27,7 @@ class StateDirectoryError(Exception):
 
 def default_state_dir() -> Path:
     """Return the platform's place for this user's program state."""
-    return user_state_path("gpu-registry", appauthor=False)
+    return state_place("gpu-registry")
 
 
 def prepare(folder: Path) -> None:
