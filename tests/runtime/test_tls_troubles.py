@@ -5,7 +5,7 @@ import pytest
 
 from gpu_agent.runtime.pins import PinError
 from gpu_agent.runtime.tls_contexts import for_client, for_server
-from gpu_agent.runtime.tls_troubles import Terms, Trouble, trouble_of
+from gpu_agent.runtime.tls_troubles import Terms, Trouble, reason_of, trouble_of
 from tests.authority import Authority, self_signed
 from tests.handshakes import shake_hands
 
@@ -73,7 +73,8 @@ def test_what_the_peer_does_is_told_in_words(reason: str, words: str) -> None:
 
 def test_a_connection_that_ends_in_a_handshake_is_told_so() -> None:
     eof = ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
-    for error in (ConnectionResetError(), eof):
+    broken = ssl.SSLError(5, "[SYS] unknown error (_ssl.c:2427)")
+    for error in (ConnectionResetError(), eof, broken):
         said = trouble_of(error, "localhost", TERMS)
         assert said.what == "what listens there hung up in the middle of the handshake"
 
@@ -82,3 +83,19 @@ def test_a_sentence_of_ours_is_parted_from_its_next_step() -> None:
     assert Trouble.of("a.pem at ws://x: cannot be read: check it") == Trouble(
         "a.pem at ws://x: cannot be read", "check it"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1006)"), "record layer failure"),
+        (
+            ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:992)"),
+            "wrong version number",
+        ),
+        (OSError(104, "Connection reset by peer"), "connection reset by peer"),
+    ],
+)
+def test_the_place_in_a_source_where_a_fault_was_found_is_left_out(error: OSError, words: str) -> None:
+    """Else one offence would be told once for each of them."""
+    assert reason_of(error) == words

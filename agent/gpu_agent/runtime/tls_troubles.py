@@ -4,12 +4,15 @@ The reasons are OpenSSL's: its numbers for a certificate, its names for the rest
 and tries nothing itself; what the settings are called is told by whoever has them.
 """
 
+import re
 import ssl
 from dataclasses import dataclass
 from typing import Self
 
 from gpu_agent.runtime.pins import PinError
 
+_PLACES = re.compile(r"^\[[^\]]*\] ?|\(_ssl\.c:\d+\)$")
+"""What Python puts around the words for which it has no name."""
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_NAME = frozenset({62, 64})
 _SELF_SIGNED = 18
@@ -17,7 +20,7 @@ _UNKNOWN_AUTHORITY = frozenset({2, 19, 20, 21})
 """OpenSSL's numbers for what is wrong with a certificate."""
 _TOO_OLD = ("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION", "NO_PROTOCOLS_AVAILABLE")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE")
-_HUNG_UP = ("UNEXPECTED_EOF", "SYS")
+_HUNG_UP = ("UNEXPECTED_EOF", "EOF_OCCURRED", "UNKNOWN_ERROR")
 _WANTS_OURS = ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE")
 _REFUSES_OURS = (
     "ALERT_UNKNOWN_CA",
@@ -69,7 +72,7 @@ def trouble_of(error: OSError | ValueError, host: str, terms: Terms) -> Trouble:
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, host, terms)
-    reason = _reason(error)
+    reason = reason_of(error).upper().replace(" ", "_")
     for names, trouble in _of_peer(terms):
         if any(name in reason for name in names):
             return trouble
@@ -79,9 +82,15 @@ def trouble_of(error: OSError | ValueError, host: str, terms: Terms) -> Trouble:
             f"see whether it speaks TLS at all, what its log says, and if it wants {terms.own}",
         )
     return Trouble(
-        f"no encrypted connection to {host} comes about ({_plain(error)})",
+        f"no encrypted connection to {host} comes about ({reason_of(error)})",
         "see that a registry listens there, and what its log says (`tls_refused`)",
     )
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Say what OpenSSL calls it, in small letters and without the place in a source where it was found."""
+    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return _PLACES.sub("", str(told)).replace("_", " ").strip().lower()
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, host: str, terms: Terms) -> Trouble:
@@ -151,12 +160,3 @@ def _of_peer(terms: Terms) -> tuple[tuple[tuple[str, ...], Trouble], ...]:
             ),
         ),
     )
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
-
-
-def _plain(error: OSError | ValueError) -> str:
-    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return str(told).replace("_", " ").lower()

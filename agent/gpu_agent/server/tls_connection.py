@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gpu_agent.runtime.tls_troubles import reason_of
 from gpu_agent.server.turns import Turns
 
 READ_BYTES = 16 * 1024
@@ -258,7 +259,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         if isinstance(error, ssl.SSLEOFError) and self._shaken:  # `eof_received` goes on
             return
         self._over = True
-        self._failed((error.reason or str(error)).replace("_", " ").lower())
+        self._failed(reason_of(error))
         if error.reason == _SPEAKS_HTTP:
             self._outgoing.read()
             self._raw.write(NOT_ENCRYPTED)
