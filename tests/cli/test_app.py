@@ -17,6 +17,18 @@ def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert "exit codes:" in said
 
 
+@pytest.mark.parametrize("words", [["probe"], ["completion"]])
+def test_help_breaks_no_command_or_path_at_its_hyphen(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("gpu-")] == []
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

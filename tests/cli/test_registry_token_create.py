@@ -82,4 +82,6 @@ def test_a_token_in_a_file_names_the_file_in_what_to_do_next(
     path = tmp_path / "join.token"
     with standing_in({PATH: MADE}) as registry:
         assert main(["registry", "token", "create", "--out", str(path), "--api", registry.api]) == 0
-    assert f"--join-token-file {path}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"--join-token-file {path}" in told
+    assert "A service reads it from /etc/gpu-agent/join-token" in told

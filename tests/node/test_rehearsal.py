@@ -45,6 +45,8 @@ async def test_a_token_that_nobody_knows_fails_in_the_registrys_own_words() -> N
         found = await walked(url(service), join=NOBODYS)
     assert found["credential"].verdict is Verdict.FAIL
     assert "does not know that token" in found["credential"].detail
+    assert "ask" not in found["credential"].detail, "the advice stands once, as what mends it"
+    assert "/etc/gpu-agent/join-token" in (found["credential"].mend or "")
     assert NOBODYS not in repr(found)
     assert found["clock"].verdict is Verdict.OK
 

@@ -8,6 +8,7 @@ import gc
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NoReturn, Protocol, cast
 
@@ -82,7 +83,7 @@ def _run(words: Sequence[str]) -> int:
 
 def parser_of(module: CommandModule, path: Sequence[str]) -> Parser:
     """The parser of one command, as its module configures it."""
-    parser = Parser(prog=" ".join(path), formatter_class=_formatter, allow_abbrev=False)
+    parser = Parser(prog=" ".join(path), formatter_class=_Formatter, allow_abbrev=False)
     module.configure(parser)
     return parser
 
@@ -94,7 +95,7 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
         usage=f"{prog} {group.what.upper()} ...",
         description=filled(group.description),
         epilog=_listed(group, path),
-        formatter_class=_formatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     if group is ROOT:
@@ -102,9 +103,14 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
     return parser
 
 
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """Tell argparse how wide the terminal is: to find out, it loads a great deal for every argument."""
-    return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows the terminal's width, for which argparse loads a great deal; breaks no path or command."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _columns() -> int:

@@ -30,6 +30,7 @@ EXAMPLES: Mapping[str, str] = {
     "simulate": '"8xH100-80GB"',
     "max_concurrent_jobs": "4",
     "endpoint": '"http://10.0.0.2:9000"',
+    "socket": '"/run/gpu-agent/agent.sock"',
     "hub_roots": '["/srv/hub"]',
     "ollama_roots": '["/srv/ollama/models"]',
     "collectors": '["amd"]',

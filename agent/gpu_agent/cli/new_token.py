@@ -60,6 +60,14 @@ def tell(arguments: argparse.Namespace, make: Callable[[], Made], about: Callabl
         print(f"{about(made)}\n{where}{once} To end it: {_ending(made)}", file=sys.stderr)
 
 
+def first_contact(file: Path | None) -> str:
+    """Where a join token goes: by hand the agent is told its file, the service has one place."""
+    return (
+        f"On the GPU machine: gpu-agent run --registry URL --join-token-file {file or 'FILE'}\n"
+        "A service reads it from /etc/gpu-agent/join-token (mode 0600) when it starts."
+    )
+
+
 def _file(arguments: argparse.Namespace) -> AbstractContextManager[Callable[[str], None]]:
     """Open the file of `--out`. One that is there may hold the only copy of a token that is in use."""
     path: Path = arguments.out

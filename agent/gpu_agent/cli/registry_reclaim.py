@@ -4,7 +4,7 @@ import argparse
 
 from gpu_agent.cli.answers import NEW_TOKEN
 from gpu_agent.cli.api import Api
-from gpu_agent.cli.new_token import add_out, asked_ttl, tell, ttl, until
+from gpu_agent.cli.new_token import add_out, asked_ttl, first_contact, tell, ttl, until
 from gpu_agent.cli.node_action import Node
 from gpu_agent.cli.options import add_asking, add_node_id
 from gpu_agent.cli.outcome import ExitCode
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
         lambda: node.post("reclaim", asked_ttl(arguments.ttl), shape=NEW_TOKEN),
         lambda made: (
             f"Token {made['token_id']} gives {arguments.node_id} its id back, once, {until(made)}.\n"
-            f"On the GPU machine: gpu-agent run --registry URL --join-token-file {arguments.out or 'FILE'}"
+            f"{first_contact(arguments.out)}"
         ),
     )
     return ExitCode.OK

@@ -7,7 +7,7 @@ from typing import Any
 from gpu_agent.cli.answers import NEW_TOKEN
 from gpu_agent.cli.api import Api
 from gpu_agent.cli.argument_values import label
-from gpu_agent.cli.new_token import add_out, asked_ttl, tell, ttl, until
+from gpu_agent.cli.new_token import add_out, asked_ttl, first_contact, tell, ttl, until
 from gpu_agent.cli.options import add_asking
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.printable import printable
@@ -113,10 +113,9 @@ def _about_join(arguments: argparse.Namespace, made: Mapping[str, Any]) -> str:
         whom = printable(f"node {arguments.node}, {times},")
     labels = ", ".join(f"{key}={value}" for key, value in arguments.labels or ())
     granted = printable(f", each with the label {labels}") if labels else ""
-    file = arguments.out or "FILE"
     return (
         f"Join token {made['token_id']}: {whom} may join by it {until(made)}{granted}.\n"
-        f"On the GPU machine: gpu-agent run --registry URL --join-token-file {file}"
+        f"{first_contact(arguments.out)}"
     )
 
 

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         example="gpu-agent service install --dry-run",
         exits={
             ExitCode.OK: "it is a service of this machine",
-            ExitCode.FAILED: "a step failed; what was done before it stays, so mend that and run it again",
+            ExitCode.FAILED: "a step failed; what was done before it stays: mend that, run it again",
             ExitCode.CONFIGURATION: "refused, or with --now not started, as its settings are not ready",
         },
         asks=False,

@@ -30,7 +30,7 @@ def teach(
 
 def filled(words: str) -> str:
     """Fill paragraphs, which blank lines part, to the width of an old terminal."""
-    paragraphs = (textwrap.fill(part, _COLUMNS) for part in words.split("\n\n"))
+    paragraphs = (textwrap.fill(part, _COLUMNS, break_on_hyphens=False) for part in words.split("\n\n"))
     return "\n\n".join(paragraphs)
 
 

@@ -32,6 +32,10 @@ SKEW_SECONDS = 5.0
 """Clocks may differ by that: the header is whole seconds, and the answer took its time."""
 STEPS = ("DNS", "TCP", "TLS", "WebSocket", "credential", "clock")
 
+_HAND_OVER = (
+    "name its file with --join-token-file; the service's own is /etc/gpu-agent/join-token, which it reads "
+    "when it starts"
+)
 _DAY_SECONDS = 86400
 _UNAUTHORIZED, _FORBIDDEN, _BUSY = 401, 403, 503
 
@@ -168,8 +172,7 @@ class _Way:
             return fail(
                 "credential",
                 "the registry asks for a token, and this machine has none",
-                "have its operator make one (`gpu-agent registry token create`), and name its file with "
-                "--join-token-file",
+                f"have its operator make one (`gpu-agent registry token create`), and {_HAND_OVER}",
             )
         refusals: list[str] = []
         for kind, token in kinds:
@@ -178,11 +181,11 @@ class _Way:
                 return _let_in(kind, refusals)
             if answer.trouble is not None:
                 return _troubled("credential", answer.trouble)
-            refusals.append(f"the {kind} is refused: {_first_line(answer.words) or answer.failure.detail}")
+            refusals.append(f"the {kind} is refused: {_why(answer.words) or answer.failure.detail}")
         return fail(
             "credential",
             "; ".join(refusals).rstrip("."),
-            "ask the registry's operator for a new join token, and name its file with --join-token-file",
+            f"ask the registry's operator for a new join token, and {_HAND_OVER}",
         )
 
     async def compare_clocks(self) -> Finding:
@@ -268,6 +271,11 @@ def _let_in(kind: str, refusals: list[str]) -> Finding:
 
 def _first_line(words: str) -> str:
     return words.partition("\n")[0].strip()
+
+
+def _why(words: str) -> str:
+    """What a registry says against a token, without its advice: the doctor has its own."""
+    return _first_line(words).partition(": ask ")[0]
 
 
 def _is_address(host: str) -> bool:
