@@ -91,6 +91,8 @@ class Builder:
         root = self._scratch / name
         subprocess.run(["cp", "--archive", "--reflink=auto", self._base, root], check=True, timeout=120)
         shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
+        # A mirror that is busy for a moment fails no test.
+        (root / "etc/apt/apt.conf.d/retries").write_text('Acquire::Retries "3";\n', encoding="ascii")
         self._stages[name] = self._image = Image(root=root)
 
     def _do_run(self, said: str) -> None:

@@ -117,6 +117,16 @@ def test_the_user_of_the_service_cannot_change_the_program(debian: OfflineDebian
     assert debian.run(*looked.split()).stdout == ""
 
 
+def test_when_the_machines_python_changes_the_libraries_are_compiled_anew(debian: OfflineDebian) -> None:
+    compiled = debian.path("/usr/lib/gpu-agent/lib/gpu_agent/__pycache__")
+    debian.run("rm", "-r", "/usr/lib/gpu-agent/lib/gpu_agent/__pycache__")
+    hook = "/usr/share/python3/runtime.d/gpu-agent.rtupdate"
+    debian.run(hook, "pre-rtupdate", "python3.11", "python3.13")
+    assert not compiled.exists()
+    debian.run(hook, "rtupdate", "python3.11", "python3.13")
+    assert list(compiled.glob("*.pyc"))
+
+
 def test_an_upgrade_keeps_the_owners_settings_and_the_identity(debian: OfflineDebian) -> None:
     debian.write("/etc/gpu-agent/agent.toml", SETTINGS)
     debian.write("/var/lib/gpu-agent/node.json", IDENTITY, mode=0o600)
@@ -137,10 +147,11 @@ def test_removal_takes_the_program_and_keeps_settings_and_identity(debian: Offli
     assert debian.path("/var/lib/gpu-agent/node.json").read_text() == IDENTITY
 
 
-def test_purge_leaves_nothing(installed: Installed) -> None:
+def test_purge_leaves_nothing_but_what_the_owner_put_there(installed: Installed) -> None:
     debian = installed.debian
     debian.write("/etc/gpu-agent/join-token", "secret", mode=0o600)
+    debian.write("/etc/gpu-agent/authority.pem", "the owner's own")
     debian.dpkg("--purge", "gpu-registry", "gpu-agent")
     assert debian.state_of("gpu-agent") in ("unknown", "unknown ok not-installed")
-    assert debian.files() - installed.files_before == set()
+    assert debian.files() - installed.files_before == {"/etc/gpu-agent", "/etc/gpu-agent/authority.pem"}
     assert installed.files_before - debian.files() == set()
