@@ -44,6 +44,7 @@ def figures(*, last_period: Performance | None = LAST) -> Figures:
         saves_failed=1,
         saves_waiting=2,
         commits=Histogram((0.01,)),
+        certificate_ends_at=1.8e9,
     )
 
 
@@ -64,6 +65,7 @@ def test_figures_are_told_with_their_labels() -> None:
     change = "[('from', 'ready'), ('reason_code', 'heartbeat_timeout'), ('to', 'offline')]"
     assert told[f"gpu_registry_status_changes_total{change}"] == 1
     assert told["gpu_registry_beats_total[]"] == 12
+    assert told["gpu_registry_certificate_ends_timestamp_seconds[]"] == 1.8e9
     assert told["gpu_registry_beats_per_second[]"] == 7.5
     assert told["gpu_registry_select_p99_seconds[]"] == 0.00025
     assert told[f"gpu_registry_build_info[('version', '{__version__}')]"] == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gpu_agent.runtime.certificate import read_file
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.switchboard import RETRY_AFTER_SECONDS
 from gpu_agent.server.tls import Encryption, TlsFiles
@@ -253,6 +254,8 @@ async def test_a_new_certificate_counts_for_new_connections_and_ends_none(
         with pytest.raises(ssl.SSLCertVerificationError):
             async with node(service, authority.trusting()):
                 pass
+        figures = await service.vitals.figures()
+        assert figures.certificate_ends_at == read_file(own.cert_file).ends_at
         await early.register(node_id=early.node_id)
         async with httpx.AsyncClient(verify=another.trusting(), trust_env=False) as client:
             assert (await client.get(f"https://localhost:{port}/healthz")).status_code == 200

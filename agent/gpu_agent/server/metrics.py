@@ -87,6 +87,9 @@ def _of_registry(figures: Figures) -> Iterator[Metric]:
     yield _counter("beats", "Beats received.", figures.beats)
     yield _gauge("connections", "Open connections of nodes.", figures.connections)
     yield _gauge("event_listeners", "Clients that follow /v1/events.", figures.listeners)
+    if figures.certificate_ends_at is not None:
+        meaning = "When the certificate of both ports ends, in Unix time; not told without TLS."
+        yield _gauge("certificate_ends_timestamp_seconds", meaning, figures.certificate_ends_at)
     yield _histogram("event_loop_lag_seconds", "How late the event loop came to a timer.", figures.loop_lag)
     yield _histogram("select_seconds", "How long it took to find a place for a job.", figures.selections)
     last = figures.last_period

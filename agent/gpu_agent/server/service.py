@@ -64,8 +64,7 @@ class RegistryService:
     """One registry: `start` it, ask it, `stop` it."""
 
     def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
-        self._settings = settings
-        self._clock = clock or Clock()
+        self._settings, self._clock = settings, clock or Clock()
         self._chronicle = Chronicle()
         self._meter = Meter(now=self._clock.monotonic())
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
@@ -111,6 +110,7 @@ class RegistryService:
             meter=self._meter,
             tally=self._tally,
             writer=self._writer,
+            encryption=settings.tls,
         )
         """How this registry is, and the figures by which it is watched."""
 

@@ -16,6 +16,7 @@ from gpu_agent.server.pulse import Signs
 from gpu_agent.server.reception import Reception
 from gpu_agent.server.switchboard import Switchboard
 from gpu_agent.server.tally import Tally
+from gpu_agent.server.tls import Encryption
 from gpu_agent.server.views import CheckView
 from gpu_agent.server.writer import Writer
 
@@ -50,6 +51,8 @@ class Figures:
     saves_waiting: int
     commits: Histogram
     """Seconds."""
+    certificate_ends_at: float | None = None
+    """Seconds since 1970; None where nothing is encrypted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class Vitals:
     meter: Meter
     tally: Tally
     writer: Writer
+    encryption: Encryption | None = None
 
     @property
     def size(self) -> Size:
@@ -113,4 +117,5 @@ class Vitals:
             saves_failed=self.writer.failed,
             saves_waiting=self.writer.waiting,
             commits=self.writer.commits,
+            certificate_ends_at=None if self.encryption is None else self.encryption.ends_at,
         )
