@@ -21,14 +21,16 @@ DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").glob("*.m
 def shown(document: Path) -> list[str]:
     """List the commands in a document's blocks of shell, each without what stands around it."""
     blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [_bare(line) for block in blocks for line in block.splitlines() if not line.startswith(_SYSTEMDS)]
+    whole = [block.replace("\\\n", " ") for block in blocks]
+    lines = [_bare(line) for block in whole for line in block.splitlines() if not line.startswith(_SYSTEMDS)]
     found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|#)><&]+", line)]
     return [command.strip() for command in found]
 
 
 def _bare(line: str) -> str:
-    """A line without its comment, and with a word for each command whose output the shell puts there."""
-    return re.sub(r"\$\([^)]*\)", "x", re.sub(r"(^|\s)#.*", "", line))
+    """A line without its comment and `runuser`, and with a word where the shell puts a command's output."""
+    line = re.sub(r"^runuser -u \S+ -- ", "", re.sub(r"(^|\s+)#.*", "", line))
+    return re.sub(r"\$\([^)]*\)", "x", line)
 
 
 def parser_for(words: list[str]) -> tuple[Parser, list[str]]:

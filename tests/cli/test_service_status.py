@@ -20,8 +20,8 @@ InactiveEnterTimestamp=@1764360060
 FragmentPath={file}
 StatusText=connected
 NRestarts=0
-Result=watchdog
-ExecMainStatus=6
+Result={result}
+ExecMainStatus={code}
 NeedDaemonReload=no
 ExecStart={{ path=/opt/gpu-agent/bin/gpu-agent ; argv[]=/opt/gpu-agent/bin/gpu-agent run ; pid=0 }}
 """
@@ -35,9 +35,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMachine:
     return found
 
 
-def stand(machine: ServiceMachine, *, active: str = "active", pid: int = 123) -> None:
+def stand(
+    machine: ServiceMachine, *, active: str = "active", pid: int = 123, ended: tuple[str, int] = ("", 0)
+) -> None:
     file = machine.root / "etc/systemd/system/gpu-agent.service"
-    machine.programs.say("systemctl", STATE.format(active=active, pid=pid, file=file))
+    result, code = ended
+    state = STATE.format(active=active, pid=pid, file=file, result=result, code=code)
+    machine.programs.say("systemctl", state)
 
 
 def test_one_that_runs_is_shown_with_the_end_of_its_log(
@@ -57,14 +61,22 @@ def test_one_that_runs_is_shown_with_the_end_of_its_log(
     assert "\x1b" not in told
 
 
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        (("watchdog", 6), "by watchdog, signal 6"),
+        (("exit-code", 4), "with exit code 4"),
+        (("timeout", 0), "by timeout"),
+    ],
+)
 def test_one_that_failed_says_how_it_ended(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    machine: ServiceMachine, capsys: pytest.CaptureFixture[str], ended: tuple[str, int], words: str
 ) -> None:
-    stand(machine, active="failed", pid=0)
+    stand(machine, active="failed", pid=0, ended=ended)
     assert main(STATUS) == ExitCode.FAILED
     told = capsys.readouterr().out
     assert "since 2025-11-28 20:01:00 UTC" in told
-    assert "it ended     by watchdog, exit code 6" in told
+    assert f"it ended     {words}\n" in told
 
 
 def test_where_there_is_none_it_says_how_to_make_one(

@@ -36,4 +36,4 @@ def test_without_an_agent_it_ends_with_5_and_the_next_step(
     assert main(["status", "--socket", str(tmp_path / "s")]) == 5
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"gpu-agent: no agent answers at {tmp_path / 's'}: start it, or say where")
+    assert said.err.startswith(f"gpu-agent: no agent answers at {tmp_path / 's'}: start it (`systemctl start")

@@ -19,8 +19,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     teach(
         parser,
         "Print a script that completes commands, options and their choices. The packages bring it; after a "
-        "pip install, have your shell read it: bash `source <(gpu-agent completion bash)` in ~/.bashrc, zsh "
-        "the same behind compinit in ~/.zshrc, fish `gpu-agent completion fish | source` in config.fish.",
+        "pip install, have your shell read it when it starts:\n\n"
+        "bash: `source <(gpu-agent completion bash)` in ~/.bashrc\n\n"
+        "zsh: `source <(gpu-agent completion zsh)` in ~/.zshrc, behind compinit\n\n"
+        "fish: `gpu-agent completion fish | source` in config.fish",
         example="gpu-agent completion bash",
         exits={ExitCode.OK: "printed"},
         asks=False,

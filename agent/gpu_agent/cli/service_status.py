@@ -25,6 +25,7 @@ _BY = {
     Origin.PACKAGE: "a package",
     Origin.HAND: "somebody's own unit",
 }
+_BY_SIGNAL = ("signal", "core-dump", "watchdog", "oom-kill")
 _NAME_COLUMNS = 13
 
 
@@ -107,13 +108,22 @@ def _told(half: Half, standing: Standing) -> Iterator[tuple[str, str]]:
     if standing.main_pid is not None:
         yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"
     elif standing.result not in (None, "success"):
-        yield "it ended", f"by {standing.result}, exit code {standing.exit_code}"
+        yield "it ended", _ended(standing)
     if standing.origin is not None:
         yield "installed by", f"{_BY[standing.origin]}: {standing.file}"
     yield "at boot", "started" if standing.enabled == "enabled" else f"not started ({standing.enabled})"
     if standing.program is not None:
         yield "starts", standing.program
     yield from _fitting(half, standing)
+
+
+def _ended(standing: Standing) -> str:
+    """What ended it; where that was a signal, systemd tells its number in the place of the exit code."""
+    if standing.result == "exit-code":
+        return f"with exit code {standing.exit_code}"
+    if standing.result in _BY_SIGNAL:
+        return f"by {standing.result}, signal {standing.exit_code}"
+    return f"by {standing.result}"
 
 
 def _fitting(half: Half, standing: Standing) -> Iterator[tuple[str, str]]:

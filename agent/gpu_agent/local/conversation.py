@@ -131,7 +131,10 @@ def _connect(opened: socket.socket, address: str, patience_seconds: float) -> No
 
 def _why_not(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-        return f"no agent answers at {path}: start it, or say where its socket is (--socket, {VARIABLE})"
+        return (
+            f"no agent answers at {path}: start it (`systemctl start gpu-agent`, where it is a service), or "
+            f"say where its socket is (--socket, {VARIABLE})"
+        )
     if isinstance(error, PermissionError):
         return (
             f"this user may not talk to the agent at {path}: its group is let in (setting socket_group), "
