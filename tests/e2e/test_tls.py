@@ -119,6 +119,19 @@ def test_a_file_that_cannot_be_used_is_told_by_the_log_and_by_status_and_there_i
     assert session["next_attempt_in_seconds"] > 20
 
 
+def test_an_agent_takes_another_pin_by_a_reload(place: Encrypted) -> None:
+    registry = place.registry()
+    place.make_join_token()
+    settings = place.folder / "agent.toml"
+    settings.write_text(f'tls_pin = ["sha256//{"A" * 43}="]\n')
+    agent = place.agent(registry.node_url, "a", "--config", str(settings))
+    await_why(agent, "which is none of `tls_pin`")
+    settings.write_text(f'tls_pin = ["{registry.await_event("registry_listening")["pin"]}"]\n')
+    agent.send(signal.SIGHUP)
+    agent.await_event("settings_reloaded", changed=["tls_pin"], waiting_for_restart=[])
+    agent.await_event("node_registered", within_seconds=40)
+
+
 def test_a_node_and_an_operator_prove_themselves_with_certificates_where_they_are_asked_to(
     place: Encrypted,
 ) -> None:
