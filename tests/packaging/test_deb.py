@@ -1,5 +1,6 @@
 """The .deb of both halves: what lies in it, whose it is, and what dpkg is told."""
 
+import ast
 import gzip
 import re
 from collections.abc import Callable
@@ -113,6 +114,12 @@ def test_it_brings_manual_pages_and_completions(packages: Path) -> None:
         "fish/vendor_completions.d/gpu-agent.fish",
     ):
         assert b"gpu-agent" in files[f"/usr/share/{completion}"], completion
+
+
+def test_the_launcher_can_say_what_is_missing_to_a_python_that_is_too_old(packages: Path) -> None:
+    """What that Python cannot read would be a SyntaxError instead of a sentence."""
+    text = files_of_deb(deb(packages, "gpu-agent"))["/usr/bin/gpu-agent"].decode()
+    ast.parse(text, feature_version=(3, 7))
 
 
 def test_every_maintainer_script_ends_at_its_first_error(half: Path) -> None:

@@ -1,0 +1,46 @@
+"""The versions that the packages hold are among those that pyproject.toml allows."""
+
+import re
+import tomllib
+
+import pytest
+
+from tests.system.packages import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BOUNDS = re.compile(r"([a-z0-9-]+)>=([0-9.]+),<([0-9.]+)")
+PIN = re.compile(r"(?m)^([a-z0-9-]+)==([0-9.]+)")
+
+
+def pinned(half: str) -> dict[str, str]:
+    return dict(PIN.findall((ROOT / f"packaging/pins/{half}.txt").read_text(encoding="utf-8")))
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+@pytest.mark.parametrize(
+    ("half", "wanted"),
+    [("agent", PROJECT["dependencies"]), ("registry", PROJECT["optional-dependencies"]["registry"])],
+)
+def test_each_dependency_is_pinned_within_its_bounds(half: str, wanted: list[str]) -> None:
+    pins = pinned(half)
+    for dependency in wanted:
+        found = BOUNDS.fullmatch(dependency)
+        assert found is not None, dependency
+        name, least, below = found.groups()
+        assert name in pins, f"{name}: run `make pins`"
+        assert numbers(least) <= numbers(pins[name]) < numbers(below), f"{name}: run `make pins`"
+
+
+def test_nothing_is_pinned_twice() -> None:
+    """The registry's libraries lie beside the agent's: one name may be in one of them only."""
+    assert pinned("agent").keys() & pinned("registry").keys() == set()
+
+
+@pytest.mark.parametrize("half", ["agent", "registry"])
+def test_each_pin_has_hashes(half: str) -> None:
+    text = (ROOT / f"packaging/pins/{half}.txt").read_text(encoding="utf-8")
+    for pin in re.split(r"(?m)^(?=[a-z0-9-]+==)", text)[1:]:
+        assert "--hash=sha256:" in pin, pin
