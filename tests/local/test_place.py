@@ -116,3 +116,4 @@ def test_a_place_that_is_closed_to_the_asker_is_the_place_all_the_same() -> None
         place_of_unit = folder / "run" / "agent.sock"
         told = said(started(asks, str(place_of_unit), also_load="gpu_agent.local"))
     assert told.startswith(f"this user may not talk to the agent at {place_of_unit}: its group is let in")
+    assert "gpasswd -a USER gpu-agent" in told

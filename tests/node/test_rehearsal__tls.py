@@ -40,7 +40,7 @@ async def test_a_trusted_certificate_is_told_with_its_end(authority: Authority) 
     [
         ("localhost", {"from_days": -9, "to_days": -1}, "has expired"),
         ("localhost", {"from_days": 2, "to_days": 9}, "not valid yet"),
-        ("elsewhere.example", {"to_days": 9}, "is not for localhost"),
+        ("elsewhere.example", {"to_days": 9}, "is not for localhost; its pin"),
     ],
 )
 async def test_a_certificate_that_is_wrong_says_how(

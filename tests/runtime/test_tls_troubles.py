@@ -29,7 +29,10 @@ def test_a_certificate_that_is_wrong_says_how_and_what_to_do(authority: Authorit
     for own, words in (
         (authority.issue(to_days=-0.5), "has expired: have it renewed"),
         (authority.issue(from_days=1), "not valid yet: see that this machine's clock"),
-        (authority.issue("elsewhere.example"), "is not for localhost"),
+        (
+            authority.issue("elsewhere.example"),
+            "is not for localhost: name the registry as its certificate does",
+        ),
         (
             self_signed(tmp_path),
             "signed by itself alone: name that certificate in --ca-file, or its key's pin",

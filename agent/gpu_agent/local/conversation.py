@@ -137,8 +137,8 @@ def _why_not(path: Path, error: OSError) -> str:
         )
     if isinstance(error, PermissionError):
         return (
-            f"this user may not talk to the agent at {path}: its group is let in (setting socket_group), "
-            "its own user and root"
+            f"this user may not talk to the agent at {path}: its group is let in, its own user and root; "
+            "join it (`gpasswd -a USER gpu-agent` where it is a service), or see the setting socket_group"
         )
     if isinstance(error, TimeoutError | BlockingIOError):
         return f"the agent at {path} does not answer; look at its log"

@@ -230,7 +230,10 @@ def _handed_by_systemd() -> Path | None:
 def _sentence(error: ErrorDetails) -> str | None:
     name, problem = name_of(error), problem_of(error)
     if name == "registry_url" and error["type"] == "missing":
-        return f"no registry is named; add --registry wss://HOST:{DEFAULT_PORT}{NODE_PATH}"
+        return (
+            "no registry is named: write registry_url into /etc/gpu-agent/agent.toml, or add "
+            f"--registry wss://HOST:{DEFAULT_PORT}{NODE_PATH}"
+        )
     if name in ("join_token", "join_token_file", "proxy") or problem.startswith(NO_CREDENTIALS):
         return f"{name}: {problem}"  # whatever it is, it may be the secret
     return None

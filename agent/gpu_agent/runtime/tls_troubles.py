@@ -97,7 +97,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: str, terms: Terms
     match error.verify_code:
         case code if code in _OTHER_NAME:
             return Trouble(
-                f"the registry's certificate is not for {host} ({error.verify_message})",
+                f"the registry's certificate is not for {host}",
                 "name the registry as its certificate does, or have one issued for this name",
             )
         case code if code == _EXPIRED:
