@@ -61,8 +61,8 @@ def test_status_and_what_would_change_it_come_first() -> None:
     [
         "unknown unusable",
         "2/80 GiB",
-        "30 %",
-        "41 C",
+        "30%",
+        "41°C",
         "nvml_hung",
         "GPU-11111111-2222",
         "ready disabled",
