@@ -4,7 +4,7 @@ What it stores outlives its process. It may stand still, crash between any two a
 power; a clone is another agent with a copy of the same state directory.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import assert_never
 
@@ -44,20 +44,12 @@ from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.messages import FromNode, FromRegistry
 from tests.simulation.box import Box
 from tests.simulation.network import Connection, DownFrame, Network
+from tests.simulation.state_dir import StateDir
 from tests.simulation.watching import Watch
 from tests.simulation.world import EPOCH, World
 
 PROBE_SECONDS = 20.0
 """Between two looks at the machine that nothing else called for."""
-
-
-@dataclass(slots=True)
-class StateDir:
-    """What an agent keeps on its disk."""
-
-    node_id: str | None = None
-    node_token: str | None = None
-    join_token: str | None = None
 
 
 class Agent:
