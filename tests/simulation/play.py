@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from tests.simulation.agents import Agent, StateDir
+from tests.simulation.agents import Agent
 from tests.simulation.box import Box
 from tests.simulation.broken import BrokenError, Invariant
 from tests.simulation.chaos import Chaos
@@ -23,6 +23,7 @@ from tests.simulation.registry_side import RegistrySide
 from tests.simulation.scene import Scene
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.sqlite_medium import SqliteMedium
+from tests.simulation.state_dir import StateDir
 from tests.simulation.token_office import TokenOffice
 from tests.simulation.trace import Trace
 from tests.simulation.watches.arrows import ArrowsWatch
