@@ -1,3 +1,5 @@
+import json
+import signal
 from dataclasses import fields
 
 import pytest
@@ -5,6 +7,8 @@ import pytest
 from gpu_agent.cli.app import main
 from gpu_agent.cli.registry_serve import MEANINGS
 from gpu_agent.registry.thresholds import Thresholds
+from tests.programs import eventually
+from tests.runtime.test_first_process import as_pid_1, first_process
 
 
 def test_each_threshold_has_an_option_that_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +37,24 @@ def test_a_wrong_setting_is_named_with_the_next_step(
 ) -> None:
     assert main(["registry", "serve", *words]) == 4
     assert hint in capsys.readouterr().err
+
+
+def test_as_pid_1_it_leaves_no_zombies_and_ends_at_sigterm() -> None:
+    words = ["registry", "serve", "--store", "memory", "--auth", "off"]
+    ports = ["--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0"]
+    program = f"""
+import subprocess, sys
+from gpu_agent.cli.app import main
+sys.stderr = sys.stdout
+subprocess.Popen(["sh", "-c", "sleep 0.1 & sleep 0.2 &"]).wait()
+sys.exit(main({words + ports!r}))
+"""
+    with as_pid_1(program) as started:
+        assert started.stdout is not None
+        event = ""
+        while event != "registry_listening":
+            event = json.loads(started.stdout.readline())["event"]
+        first = first_process(started)
+        eventually(lambda: len(first.children()) == 1, within_seconds=10, what="no zombies")
+        first.send_signal(signal.SIGTERM)
+        assert started.wait(10) == 0

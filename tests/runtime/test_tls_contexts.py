@@ -167,3 +167,13 @@ def test_files_that_are_not_there_are_named(authority: Authority, tmp_path: Path
     for attempt in attempts:
         with pytest.raises(TlsFileError, match=rf"{absent} cannot be read \(No such file"):
             attempt()
+
+
+def test_a_pipe_in_place_of_any_file_holds_nobody_up(authority: Authority, tmp_path: Path) -> None:
+    own, pipe = authority.issue(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for pair in (OwnCertificate(own.cert_file, pipe), OwnCertificate(pipe, own.key_file)):
+        with pytest.raises(TlsFileError, match="pipe is no file: name one"):
+            for_server(pair)
+    with pytest.raises(TlsFileError, match="pipe is no file: name one"):
+        for_client(ca_file=pipe, own=None)

@@ -11,6 +11,7 @@ from types import ModuleType
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
 from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.runtime.first_process import run_as_first_process
 from gpu_agent.runtime.layers import SettingsError
 from gpu_agent.server.settings import load
 
@@ -144,7 +145,8 @@ def main(arguments: argparse.Namespace) -> int:
         settings = read()
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    return int(asyncio.run(_server().serve(settings, read)))
+    server = _server()
+    return run_as_first_process(lambda: int(asyncio.run(server.serve(settings, read))))
 
 
 def _server() -> ModuleType:

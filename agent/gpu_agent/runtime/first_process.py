@@ -34,14 +34,14 @@ def run_as_first_process(work: Callable[[], int]) -> int:
 
 
 def _watch_over(child: int, watched: set[signal.Signals]) -> int:
-    while True:
+    code = _bury_the_dead(child)  # some may have ended before anybody listened
+    while code is None:
         arrived = signal.sigwaitinfo(watched)
         if arrived.si_signo == signal.SIGCHLD:
             code = _bury_the_dead(child)
-            if code is not None:
-                return code
         elif arrived.si_code != _FROM_THE_KERNEL:
             os.kill(child, arrived.si_signo)
+    return code
 
 
 def _bury_the_dead(child: int) -> int | None:

@@ -81,6 +81,7 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
     """Trust each certificate of a file, an authority's as one that was signed by itself."""
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
+        _look(ca_file)
         context.load_verify_locations(cafile=ca_file)
     except ssl.SSLError:
         raise TlsFileError(
@@ -94,7 +95,7 @@ def _prove(context: ssl.SSLContext, own: OwnCertificate) -> None:
     holds_key = own.key_file or own.cert_file
     try:
         for path in own.files:
-            path.open("rb").close()
+            _look(path)
         exposed = _exposed_mode(holds_key)
     except OSError as error:
         raise _unreadable(Path(str(error.filename)), error) from None
@@ -114,6 +115,13 @@ def _prove(context: ssl.SSLContext, own: OwnCertificate) -> None:
             f"the key in {holds_key} is encrypted: write it down without a passphrase, readable for its "
             f"user alone (`openssl pkey -in {holds_key} -out FILE`)"
         ) from None
+
+
+def _look(path: Path) -> None:
+    """Raises `OSError` where it cannot be opened. A pipe or a device would hold up whoever reads it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise TlsFileError(f"{path} is no file: name one that holds a certificate or a key in PEM")
+    path.open("rb").close()
 
 
 def _no_password() -> NoReturn:
