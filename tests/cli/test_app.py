@@ -29,6 +29,21 @@ def test_help_breaks_no_command_or_path_at_its_hyphen(
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["status"], "5  no agent answers on this machine"),
+        (["registry", "nodes"], "5  the registry could not be reached"),
+    ],
+)
+def test_help_says_whom_a_command_asks(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert told in capsys.readouterr().out
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -5,7 +5,8 @@ from gpu_agent.cli.teaching import codes_in_words, teach
 
 
 def test_help_has_an_example_and_the_ways_to_end() -> None:
-    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("gpu-agent registry it", formatter_class=form)
     teach(
         parser, "Does it.", example="do it", exits={ExitCode.OK: "it is done", ExitCode.NOBODY: "by nobody"}
     )

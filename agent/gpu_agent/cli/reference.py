@@ -13,7 +13,7 @@ from typing import cast
 from gpu_agent.cli.app import CommandModule, Parser, parser_of
 from gpu_agent.cli.commands import ROOT, Command, Group
 from gpu_agent.cli.outcome import MEANINGS, ExitCode
-from gpu_agent.cli.teaching import ASKING
+from gpu_agent.cli.teaching import OF_THE_AGENT, OF_THE_REGISTRY
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = (
@@ -28,7 +28,7 @@ EVERYWHERE = (
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}
 _LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/operating.md` lists them"}
-_USUAL = frozenset(MEANINGS[code] for code in ASKING if code is not ExitCode.OK)
+_USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *OF_THE_REGISTRY.values(), *OF_THE_AGENT.values()})
 
 
 def commands(group: Group = ROOT, path: tuple[str, ...] = ("gpu-agent",)) -> Iterator[tuple[str, Parser]]:

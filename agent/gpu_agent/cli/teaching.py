@@ -9,6 +9,14 @@ from gpu_agent.cli.outcome import MEANINGS, ExitCode
 _COLUMNS = 79
 ASKING = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
 """How every command may end that asks a registry or an agent."""
+OF_THE_REGISTRY: Mapping[ExitCode, str] = {
+    ExitCode.UNREACHABLE: "the registry could not be reached",
+    ExitCode.REFUSED: "the registry refused the request",
+}
+OF_THE_AGENT: Mapping[ExitCode, str] = {
+    ExitCode.UNREACHABLE: "no agent answers on this machine",
+    ExitCode.REFUSED: "the agent refused the request",
+}
 
 
 def teach(
@@ -21,7 +29,8 @@ def teach(
 ) -> None:
     """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks anybody."""
     special = exits or {}
-    meanings = {**MEANINGS, ExitCode.OK: "done", **special}
+    of_whom = OF_THE_REGISTRY if parser.prog.startswith("gpu-agent registry ") else OF_THE_AGENT
+    meanings = {**MEANINGS, ExitCode.OK: "done", **of_whom, **special}
     usual = ASKING if asks else (ExitCode.OK, ExitCode.CONFIGURATION)
     codes = {code: meanings[code] for code in sorted({*usual, *special})}
     parser.description = filled(description)
