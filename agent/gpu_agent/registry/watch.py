@@ -57,7 +57,7 @@ class Watch:
 
     def _time_out(self, record: NodeRecord, step: Step) -> None:
         silent = step.now - record.heard_at
-        reason = f"silent for {silent:.1f} s; its timeout is {record.timeout_seconds:g} s"
+        reason = f"silent for {silent:.0f} s; its timeout is {record.timeout_seconds:g} s"
         if record.status is NodeStatus.OFFLINE:
             self._house.verdicts.close(record, reason, step)
             self._house.dispatch.refresh(record)
