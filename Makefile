@@ -28,8 +28,8 @@ $(READY): pyproject.toml
 demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-C
 	@$(BIN)/gpu-agent demo $(DEMO)
 
-test: $(READY) ## every test; those that need root are skipped without it
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(READY) ## every test, JOBS files at a time; those that need root are skipped without it
+	$(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile $(ARGS)
 
 simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-499) $(if $(NODES),--nodes $(NODES)) $(if $(TRACE),--trace)

@@ -38,7 +38,9 @@ def test_nothing_is_said_against_a_node_that_is_well_but_what_only_the_registry_
 
 
 @pytest.mark.parametrize(
-    "state", set(State) - {State.REGISTERED, State.LEAVING}, ids=lambda state: state.value
+    "state",
+    sorted(set(State) - {State.REGISTERED, State.LEAVING}),
+    ids=lambda state: state.value,
 )
 def test_without_a_session_every_job_is_refused_and_the_last_status_says_nothing(state: State) -> None:
     assert objections(state=state) == [("disconnected", "every job")]

@@ -101,7 +101,7 @@ class StoreContract(ABC):
         keep(store, [])
         assert kept(store) == {}
 
-    @pytest.mark.parametrize("unkeepable", [object(), math.nan, math.inf, {1, 2}, b"bytes"], ids=repr)
+    @pytest.mark.parametrize("unkeepable", [object, math.nan, math.inf, {1, 2}, b"bytes"], ids=repr)
     def test_a_save_that_fails_in_part_fails_whole(self, store: Store, unkeepable: object) -> None:
         keep(store, [Change(Kept.NODE, "node-1", {"a": 1})])
         with pytest.raises(UnkeepableError):
