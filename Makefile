@@ -70,17 +70,17 @@ bench: $(READY) ## every figure that the documentation states, each by its own p
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
 reference: $(READY) ## write docs/cli.md from the commands' own help, systemd/*.toml.example from docs/settings.md
-	$(BIN)/python -m gpu_agent.cli.reference docs/cli.md
-	$(BIN)/python -m gpu_agent.cli.example_files docs/settings.md systemd
+	$(BIN)/python -m gpu_agent.cli.documents.reference docs/cli.md
+	$(BIN)/python -m gpu_agent.cli.documents.example_files docs/settings.md systemd
 
 manual: $(READY) ## write the manual pages and the shells' completions into dist/share
-	$(BIN)/python -m gpu_agent.cli.manual dist/share/man docs/settings.md
+	$(BIN)/python -m gpu_agent.cli.documents.manual dist/share/man docs/settings.md
 	@mkdir -p dist/share/completions
 	@for shell in bash zsh fish; do $(BIN)/gpu-agent completion $$shell > dist/share/completions/$$shell || exit 1; done
 
 schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
-	$(BIN)/python -m gpu_agent.cli.openapi docs/schema/openapi.json
+	$(BIN)/python -m gpu_agent.cli.documents.openapi docs/schema/openapi.json
 
 packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages

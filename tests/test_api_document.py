@@ -11,9 +11,9 @@ from websockets.asyncio.client import connect
 
 from gpu_agent.registry.credentials import Role
 from gpu_agent.server.event_streams import HEARTBEAT_SECONDS, MOST_STREAMS
-from gpu_agent.server.operator import application
-from gpu_agent.server.operator_guard import MAX_BODY_BYTES
-from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.operator.guard import MAX_BODY_BYTES
+from gpu_agent.server.operator.operator import application
+from gpu_agent.server.operator.routes import role_of
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.service_settings import ServiceSettings
 from gpu_agent.server.tokens import NewToken

@@ -12,7 +12,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli import doctor_schema, probe_schema, status_schema, why_schema
+from gpu_agent.cli.doctor import schema as doctor_schema
+from gpu_agent.cli.local import status_schema, why_schema
+from gpu_agent.cli.probe import schema as probe_schema
 from gpu_agent.node import reloading
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel

@@ -13,8 +13,8 @@ import pytest
 
 from gpu_agent.local.conversation import LONGEST_ANSWER_BYTES, LONGEST_REQUEST_BYTES
 from gpu_agent.node.jobs import LONGEST_ID
-from gpu_agent.node.socket_requests import ASKS
-from gpu_agent.node.socket_server import Bounds
+from gpu_agent.node.socket.requests import ASKS
+from gpu_agent.node.socket.server import Bounds
 from gpu_agent.session.story import State
 from gpu_agent.wire.messages import NodeStatusMessage
 from tests.node.an_agent import AnAgent, picture, serving
@@ -81,7 +81,7 @@ def test_every_state_is_explained() -> None:
 def test_every_refusal_is_explained_and_none_besides() -> None:
     given = {
         call.args[0].value
-        for source in (ROOT / "agent" / "gpu_agent" / "node").glob("socket_*.py")
+        for source in (ROOT / "agent" / "gpu_agent" / "node" / "socket").glob("*.py")
         for call in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
         and getattr(call.func, "id", "") == "Refusal"

@@ -8,7 +8,7 @@ from gpu_agent.runtime.services.installing import Place, Program
 from gpu_agent.runtime.services.reach import User
 from tests.machine_programs import MachinePrograms
 
-COMMANDS = ("service_install", "service_uninstall", "service_status")
+COMMANDS = ("service.install", "service.uninstall", "service.status")
 
 
 class ServiceMachine:
@@ -29,9 +29,9 @@ class ServiceMachine:
             (self._source / f"{half}.toml.example").write_text('log_level = "info"\n')
         (self.root / "run/systemd/system").mkdir(parents=True)
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr("gpu_agent.cli.service_install.program", self._program)
-        monkeypatch.setattr("gpu_agent.cli.service_status.command", lambda: Path("/bin/sh"))
-        for command in ("service_install", "service_uninstall"):  # the test's folders are its user's alone
+        monkeypatch.setattr("gpu_agent.cli.service.install.program", self._program)
+        monkeypatch.setattr("gpu_agent.cli.service.status.command", lambda: Path("/bin/sh"))
+        for command in ("service.install", "service.uninstall"):  # the test's folders are its user's alone
             monkeypatch.setattr(
                 f"gpu_agent.cli.{command}.user_named", lambda name: User(name, folder.stat().st_uid)
             )

@@ -70,7 +70,7 @@ def test_an_encoding_that_lacks_letters_loses_letters_and_nothing_else() -> None
         assert re.search(r" \d+C ", done.stdout)
 
 
-@pytest.mark.parametrize("loading", ["gpu_agent.cli.app", "argparse", "gpu_agent.cli.demo", "rich"])
+@pytest.mark.parametrize("loading", ["gpu_agent.cli.app", "argparse", "gpu_agent.cli.demo.demo", "rich"])
 def test_an_interruption_while_it_loads_is_told_without_a_traceback(loading: str) -> None:
     program = f"""
 import os, signal, sys

@@ -1,7 +1,7 @@
 import pytest
 
 from gpu_agent.cli.answers import NODE_DETAIL, NODES, Kind, ListOf, lacking
-from gpu_agent.cli.api import Api
+from gpu_agent.cli.asking.api import Api
 from tests.cli.conftest import Served
 
 

@@ -77,7 +77,7 @@ def test_no_token_is_in_the_process_list_the_childs_environment_or_a_log(
     child = child_of(agent)
     secrets = {secret_part(join), secret_part(place.node_token("a")), secret_part(place.operator_token)}
     listed, inherited = process_list(), json.dumps(child.environ())
-    assert "gpu_agent.probe.nvml_child" in listed
+    assert "gpu_agent.probe.nvml.child" in listed
     assert [secret for secret in secrets if secret in listed] == []
     assert [secret for secret in (*secrets, PASSWORD) if secret in inherited] == []
     assert [secret for secret in (*secrets, PASSWORD) if secret in all_said(agent, registry)] == []

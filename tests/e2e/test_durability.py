@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.api import Api, Problem
 from gpu_agent.cli.app import main
+from gpu_agent.cli.asking.api import Api, Problem
 from gpu_agent.cli.outcome import Failure
 from gpu_agent.registry.thresholds import Thresholds
 from gpu_agent.store.sqlite import SqliteStore

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 
 from gpu_agent import local
-from gpu_agent.cli import status_schema, why_schema
-from tests.cli.test_probe_schema import strict
+from gpu_agent.cli.local import status_schema, why_schema
+from tests.cli.probe.test_schema import strict
 from tests.node.an_agent import reachable_folder
 from tests.node.another_user import GID, needs_root, said, started
 from tests.programs import COMMAND, Agent, Registry, eventually

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpu_agent.cli import probe_schema
+from gpu_agent.cli.probe import schema as probe_schema
 from gpu_agent.probe.snapshot import Sources, take, to_document
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Outcome
 from tests.gpu.recording import DATA, scrubbed

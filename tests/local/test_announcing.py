@@ -11,7 +11,7 @@ import pytest
 from gpu_agent import local
 from gpu_agent.local.announcing import Announcement
 from gpu_agent.local.conversation import PATIENCE_SECONDS, Conversation
-from gpu_agent.node.socket_server import Bounds
+from gpu_agent.node.socket.server import Bounds
 from tests.node.an_agent import AnAgent, Served, serving
 from tests.programs import eventually
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.picture import Picture
 from gpu_agent.node.public_pool import Standing
-from gpu_agent.node.socket_peer import House, own_uid
+from gpu_agent.node.socket.peer import House, own_uid
+from gpu_agent.node.socket.server import Bounds, LocalSocket
 from gpu_agent.node.socket_place import listening
-from gpu_agent.node.socket_server import Bounds, LocalSocket
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.events import DrainAsked, Order, ResumeAsked
 from gpu_agent.session.story import State

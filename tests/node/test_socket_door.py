@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.node.socket.peer import own_uid
 from gpu_agent.node.socket_door import opened
-from gpu_agent.node.socket_peer import own_uid
 from tests.node.an_agent import reachable_folder
 from tests.node.another_user import needs_root
 

@@ -10,9 +10,9 @@ from dataclasses import fields
 
 import jsonschema
 
-from gpu_agent.cli import probe_schema
+from gpu_agent.cli.probe import schema as probe_schema
 from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml_answers import ABSURD_BYTES, MIB
+from gpu_agent.probe.nvml.answers import ABSURD_BYTES, MIB
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.wire.beat import BeatChanges, Moment, heartbeat
 from gpu_agent.wire.codec import encode

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 
 from gpu_agent.server.address import bound_address
-from gpu_agent.server.operator import OperatorServer
-from gpu_agent.server.operator_problems import PROBLEM_JSON
+from gpu_agent.server.operator.operator import OperatorServer
+from gpu_agent.server.operator.problems import PROBLEM_JSON
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import LOOPBACK
 

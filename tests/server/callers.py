@@ -9,10 +9,10 @@ import pytest
 from starlette.routing import BaseRoute, Route
 
 from gpu_agent.registry.credentials import Role
-from gpu_agent.server.operator import application
-from gpu_agent.server.operator_auth import Authorization
-from gpu_agent.server.operator_guard import App, Receive, Scope, Send
-from gpu_agent.server.operator_routes import role_of
+from gpu_agent.server.operator.auth import Authorization
+from gpu_agent.server.operator.guard import App, Receive, Scope, Send
+from gpu_agent.server.operator.operator import application
+from gpu_agent.server.operator.routes import role_of
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
 

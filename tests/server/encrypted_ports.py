@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 
 from gpu_agent.server.address import bound_address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.operator.operator import OperatorServer
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsFiles
 from tests.authority import Authority

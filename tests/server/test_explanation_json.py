@@ -3,7 +3,7 @@ import json
 
 from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion, Explanation
 from gpu_agent.server.explanation_json import NODES_IN_A_PIECE, written
-from gpu_agent.server.operator_models import ExplanationAnswer
+from gpu_agent.server.operator.models import ExplanationAnswer
 
 
 def excluded(count: int) -> tuple[Excluded, ...]:

@@ -40,10 +40,10 @@ TOKEN = Group(
     what="action",
     subjects={
         "actions": {
-            "create": Command("registry_token_create", "let nodes join, or an operator in"),
-            "list": Command("registry_token_list", "show which tokens open this registry"),
-            "revoke": Command("registry_token_revoke", "end a token now"),
-            "rotate": Command("registry_token_rotate", "give a node another token"),
+            "create": Command("registry.token_create", "let nodes join, or an operator in"),
+            "list": Command("registry.token_list", "show which tokens open this registry"),
+            "revoke": Command("registry.token_revoke", "end a token now"),
+            "rotate": Command("registry.token_rotate", "give a node another token"),
         },
     },
 )
@@ -53,35 +53,35 @@ REGISTRY = Group(
     what="action",
     subjects={
         "the registry itself": {
-            "serve": Command("registry_serve", "run the registry"),
-            "thresholds": Command("registry_thresholds", "show what it judges by"),
-            "backup": Command("registry_backup", "write all that it keeps to a file"),
-            "restore": Command("registry_restore", "put a backup in the place of its database"),
+            "serve": Command("registry.serve", "run the registry"),
+            "thresholds": Command("registry.thresholds", "show what it judges by"),
+            "backup": Command("registry.backup", "write all that it keeps to a file"),
+            "restore": Command("registry.restore", "put a backup in the place of its database"),
         },
         "nodes": {
-            "nodes": Command("registry_nodes", "list all nodes with status and reason"),
-            "node": Command("registry_node", "show one node: checks, GPUs, models, history"),
-            "why": Command("registry_why", "say which jobs a node would be refused now, and why"),
-            "events": Command("registry_events", "show what happened to a node, and what happens"),
+            "nodes": Command("registry.nodes", "list all nodes with status and reason"),
+            "node": Command("registry.node", "show one node: checks, GPUs, models, history"),
+            "why": Command("registry.why", "say which jobs a node would be refused now, and why"),
+            "events": Command("registry.events", "show what happened to a node, and what happens"),
         },
         "acting on a node": {
-            "drain": Command("registry_drain", "let it finish its jobs, then take it offline"),
-            "resume": Command("registry_resume", "take it back after a drain"),
-            "cordon": Command("registry_cordon", "give it no new jobs"),
-            "uncordon": Command("registry_uncordon", "let it have new jobs again"),
-            "refresh": Command("registry_refresh", "have it look at itself again, now"),
-            "reregister": Command("registry_reregister", "have it declare itself anew"),
-            "forget": Command("registry_forget", "let its record go"),
-            "reclaim": Command("registry_reclaim", "give it its id back when it has lost its state"),
+            "drain": Command("registry.drain", "let it finish its jobs, then take it offline"),
+            "resume": Command("registry.resume", "take it back after a drain"),
+            "cordon": Command("registry.cordon", "give it no new jobs"),
+            "uncordon": Command("registry.uncordon", "let it have new jobs again"),
+            "refresh": Command("registry.refresh", "have it look at itself again, now"),
+            "reregister": Command("registry.reregister", "have it declare itself anew"),
+            "forget": Command("registry.forget", "let its record go"),
+            "reclaim": Command("registry.reclaim", "give it its id back when it has lost its state"),
         },
         "jobs and their places": {
-            "explain": Command("registry_explain", "say for each node why it could or could not take a job"),
-            "select": Command("registry_select", "say which node a job would get now"),
-            "claim": Command("registry_claim", "reserve a place for a job"),
-            "renew": Command("registry_renew", "keep a job's place for one more TTL"),
-            "release": Command("registry_release", "give a job's place back"),
-            "claims": Command("registry_claims", "list who holds which place"),
-            "exclusions": Command("registry_exclusions", "count what jobs failed on lately"),
+            "explain": Command("registry.explain", "say for each node why it could or could not take a job"),
+            "select": Command("registry.select", "say which node a job would get now"),
+            "claim": Command("registry.claim", "reserve a place for a job"),
+            "renew": Command("registry.renew", "keep a job's place for one more TTL"),
+            "release": Command("registry.release", "give a job's place back"),
+            "claims": Command("registry.claims", "list who holds which place"),
+            "exclusions": Command("registry.exclusions", "count what jobs failed on lately"),
         },
         "credentials": {
             "token": TOKEN,
@@ -97,10 +97,10 @@ JOB = Group(
     what="action",
     subjects={
         "actions": {
-            "run": Command("job_run", "run a command as a job in flight"),
-            "start": Command("job_start", "say that a job is in flight while a process lives"),
-            "finish": Command("job_finish", "say that a job is done"),
-            "list": Command("job_list", "list the jobs in flight, whose they are, and what ends them"),
+            "run": Command("local.job_run", "run a command as a job in flight"),
+            "start": Command("local.job_start", "say that a job is in flight while a process lives"),
+            "finish": Command("local.job_finish", "say that a job is done"),
+            "list": Command("local.job_list", "list the jobs in flight, whose they are, and what ends them"),
         },
     },
 )
@@ -110,8 +110,10 @@ CONFIG = Group(
     what="action",
     subjects={
         "actions": {
-            "check": Command("config_check", "say whether the settings can be used, and what is wrong"),
-            "show": Command("config_show", "show every setting and where its value comes from"),
+            "check": Command(
+                "configuration.check", "say whether the settings can be used, and what is wrong"
+            ),
+            "show": Command("configuration.show", "show every setting and where its value comes from"),
         },
     },
 )
@@ -124,9 +126,9 @@ SERVICE = Group(
     what="action",
     subjects={
         "actions": {
-            "install": Command("service_install", "make it a service: unit, user, settings to begin with"),
-            "uninstall": Command("service_uninstall", "take that back; settings and state stay"),
-            "status": Command("service_status", "show whether it runs, since when, and what it said last"),
+            "install": Command("service.install", "make it a service: unit, user, settings to begin with"),
+            "uninstall": Command("service.uninstall", "take that back; settings and state stay"),
+            "status": Command("service.status", "show whether it runs, since when, and what it said last"),
         },
     },
 )
@@ -136,16 +138,16 @@ ROOT = Group(
     what="command",
     subjects={
         "on a GPU machine": {
-            "probe": Command("probe", "show what this machine has and whether it could register"),
-            "doctor": Command("doctor", "look at all that the agent needs, and say how to mend it"),
+            "probe": Command("probe.probe", "show what this machine has and whether it could register"),
+            "doctor": Command("doctor.doctor", "look at all that the agent needs, and say how to mend it"),
             "run": Command("run", "run the agent: probe, register, beat"),
         },
         "the agent that runs here": {
-            "status": Command("status", "show how the agent stands, and what the registry says of it"),
-            "why": Command("why", "say which jobs this machine would be refused now, and why"),
-            "drain": Command("drain", "let this machine finish its jobs, then take it offline"),
-            "resume": Command("resume", "take it back after a drain"),
-            "refresh": Command("refresh", "have the agent look at its machine again, now"),
+            "status": Command("local.status", "show how the agent stands, and what the registry says of it"),
+            "why": Command("local.why", "say which jobs this machine would be refused now, and why"),
+            "drain": Command("local.drain", "let this machine finish its jobs, then take it offline"),
+            "resume": Command("local.resume", "take it back after a drain"),
+            "refresh": Command("local.refresh", "have the agent look at its machine again, now"),
             "job": JOB,
         },
         "beside the scheduler": {
@@ -154,10 +156,12 @@ ROOT = Group(
         "on either": {
             "config": CONFIG,
             "service": SERVICE,
-            "completion": Command("completion", "print the completion for a shell: bash, zsh or fish"),
+            "completion": Command(
+                "documents.completion", "print the completion for a shell: bash, zsh or fish"
+            ),
         },
         "to try it, and to build on it": {
-            "demo": Command("demo", "a registry and three agents on this machine, until Ctrl-C"),
+            "demo": Command("demo.demo", "a registry and three agents on this machine, until Ctrl-C"),
             "schema": Command("schema", "print the JSON Schemas of the protocol and of what commands print"),
         },
     },

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_agent.cli.api import add_api_option
+from gpu_agent.cli.asking.api import add_api_option
 
 
 def add_asking(parser: argparse.ArgumentParser, *, json_is: str) -> None:

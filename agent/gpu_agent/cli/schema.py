@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.cli import doctor_schema, probe_schema, status_schema, why_schema
+from gpu_agent.cli.doctor import schema as doctor_schema
+from gpu_agent.cli.local import status_schema, why_schema
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.probe import schema as probe_schema
 from gpu_agent.cli.teaching import teach
 from gpu_agent.wire import schema as messages
 

@@ -17,8 +17,8 @@ from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
 from gpu_agent.node.reloading import AT_ONCE
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.node.socket.server import LocalSocket
 from gpu_agent.node.socket_door import Door, opened
-from gpu_agent.node.socket_server import LocalSocket
 from gpu_agent.node.supervised import attend, stay
 from gpu_agent.runtime.logs import EventLog, configure
 from gpu_agent.runtime.reloading import Reloads

@@ -25,7 +25,7 @@ from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.unanswered import unanswered
-from gpu_agent.probe.nvml import Missed
+from gpu_agent.probe.nvml.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread

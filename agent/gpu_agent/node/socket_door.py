@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpu_agent.local.place import SOCKET_NAME
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.socket_peer import House, own_uid
+from gpu_agent.node.socket.peer import House, own_uid
 from gpu_agent.node.socket_place import SocketUnavailableError, closed_folder, listening
 from gpu_agent.node.socket_settings import number_of
 from gpu_agent.runtime.logs import EventLog

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gpu_agent.probe.history import GpuHistory
-from gpu_agent.probe.nvml_report import UNIDENTIFIED, Missed
+from gpu_agent.probe.nvml.report import UNIDENTIFIED, Missed
 from gpu_agent.probe.reasons import REASONS, health_from, reason
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
 

@@ -4,7 +4,7 @@ What is to happen later does not happen to it. Keeps nothing for a second look.
 """
 
 from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml_process import DEADLINE_SECONDS, hung_sentence
+from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, hung_sentence
 from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.probe.simulated_models import with_models_of

@@ -23,7 +23,7 @@ from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.first_token import leave_admin_token
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.open_files import connections_for
-from gpu_agent.server.operator import OperatorServer
+from gpu_agent.server.operator.operator import OperatorServer
 from gpu_agent.server.own_address import OwnAddress
 from gpu_agent.server.reloading import AT_ONCE, Renewed
 from gpu_agent.server.report import report

@@ -1,0 +1,107 @@
+"""Follows a registry's events over whatever happens to the connection: none is missed, none told twice.
+
+After a break it asks for those behind the last one that it heard. It refuses to wait for a registry that
+never answered: that one was named wrongly.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from gpu_agent.cli.answers import EVENT, lacking
+from gpu_agent.cli.asking.api import TIMEOUT_SECONDS, Api, Refused
+from gpu_agent.cli.asking.sse import Message, messages
+from gpu_agent.cli.outcome import ExitCode, Failure
+
+PATH = "/v1/events"
+FIRST_DELAY_SECONDS = 0.25
+LONGEST_DELAY_SECONDS = 5.0
+SILENCE_SECONDS = 60.0
+"""A registry says something more often than that, if only that it is there."""
+_STARTING = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stream is open: what is asked for now is not older than what it will tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event, as the API tells it."""
+
+    event: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The stream broke; it will be opened again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """Nothing happened, and the registry says that it is there."""
+
+
+Happening = Opened | Told | SignOfLife | Lost
+
+
+def followed(
+    api: Api, *, after: str | None = None, node_id: str | None = None, answered: bool = False
+) -> Iterator[Happening]:
+    """Yield what happens, to one node or to any, behind this event or from now on; raises `Failure`.
+
+    Where nothing happens it yields now and then all the same, so that whoever follows can look up and leave.
+
+    `answered` says that this registry has answered before, so that it is waited for from the first
+    opening on. `Refused` at the first opening may mean that it has no such stream.
+    """
+    path = PATH if node_id is None else f"{PATH}?{urlencode({'node_id': node_id})}"
+    delay = FIRST_DELAY_SECONDS
+    while True:
+        try:
+            with api.stream(path, last_id=after, silence_seconds=SILENCE_SECONDS) as lines:
+                delay, answered = FIRST_DELAY_SECONDS, True
+                yield Opened()
+                for message in messages(lines):
+                    after = message.id or after
+                    yield Told(_event(message)) if message.data else SignOfLife()
+            why = "the stream ended"
+        except Refused as refused:
+            if refused.problem.status != _STARTING:
+                raise
+            why = str(refused)
+        except Failure as failure:
+            if failure.code is not ExitCode.UNREACHABLE or not answered:
+                raise
+            why = str(failure)
+        yield Lost(why)
+        time.sleep(delay)
+        delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+
+
+def told_so_far(api: Api, *, after: int = 0, node_id: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """Yield the events of the recent past, the oldest first; raises `Failure`."""
+    whose = {} if node_id is None else {"node_id": node_id}
+    query = urlencode({"after": after, "follow": "false", **whose})
+    with api.stream(f"{PATH}?{query}", last_id=None, silence_seconds=TIMEOUT_SECONDS) as lines:
+        for message in messages(lines):
+            if message.data:
+                yield _event(message)
+
+
+def _event(message: Message) -> Mapping[str, Any]:
+    try:
+        event = json.loads(message.data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or lacking(event, EVENT) is not None:
+        raise Failure(
+            "what this registry tells as an event is none that this version knows; upgrade gpu-agent here"
+        )
+    return event

@@ -1,0 +1,1 @@
+"""`gpu-agent config`: the settings as they are read, checked and shown."""

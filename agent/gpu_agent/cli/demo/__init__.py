@@ -1,0 +1,1 @@
+"""`gpu-agent demo`: a registry and three agents on this machine."""

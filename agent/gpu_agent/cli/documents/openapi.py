@@ -1,0 +1,31 @@
+"""The description of the operators' API as a file, for those who make a client of it.
+
+Written by `make schema`; a registry answers the same at `/openapi.json`. No command of the program.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpu_agent.server.operator.operator import application
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.service_settings import ServiceSettings
+from gpu_agent.store.memory import MemoryStore
+
+
+def described() -> str:
+    """Write the description."""
+    service = RegistryService(ServiceSettings(), MemoryStore())  # never started: only its routes are asked
+    return json.dumps(application(service).openapi(), indent=2) + "\n"
+
+
+def main(arguments: Iterable[str]) -> int:
+    """Write the description into the documents that are named."""
+    for name in arguments:
+        Path(name).write_text(described(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,166 @@
+"""Watches how an agent stands until interrupted, or until nobody reads any more; looks once a second.
+
+A terminal is redrawn, a pipe gets a line for each change, or the document. An agent that goes away ends no
+watch: it is waited for, and that is said.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from gpu_agent.cli.bars import letters
+from gpu_agent.cli.interruption import Interruption
+from gpu_agent.cli.lines import BLANK, Line, Piece, line, wrapped
+from gpu_agent.cli.live import LiveLines
+from gpu_agent.cli.local.status_changes import changes
+from gpu_agent.cli.local.status_page import status_page
+from gpu_agent.cli.nodes.event_words import clock
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.streams import complain, reader_left
+from gpu_agent.cli.terminal import columns, show
+
+LOOK_SECONDS = 1.0
+Answer = Mapping[str, Any]
+Look = Callable[[], Answer]
+
+
+class View(Protocol):
+    """Where it is shown."""
+
+    def draw(self, answer: Answer) -> None:
+        """Show what was seen."""
+
+    def gone(self, why: str) -> None:
+        """Say that no agent answers now."""
+
+    def over(self) -> bool:
+        """Say whether nobody looks any more."""
+
+
+def main(look: Look, *, as_json: bool) -> int:
+    """Watch until interrupted, which is its good end; raises `Failure` where no agent is there at first."""
+    first = look()
+    if as_json or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        _until_over(look, first, JsonView() if as_json else LinesView())
+        return ExitCode.OK
+    with LiveLines(Console(), whole_screen=True) as live:
+        view = ScreenView(live)
+        _until_over(look, first, view)
+    show(status_page(view.shown or first, columns(), letters(), now=time.time()))
+    return ExitCode.OK
+
+
+class LinesView:
+    """First the page, then a line for each change; that no agent answers is told on stderr."""
+
+    def __init__(self) -> None:
+        self._shown: Answer | None = None
+        self._gone = False
+
+    def draw(self, answer: Answer) -> None:
+        """Print what changed."""
+        if self._gone:
+            complain("the agent answers again")
+        self._gone = False
+        if self._shown is None:
+            self.begin(answer)
+        else:
+            self.go_on(list(changes(self._shown, answer)), answer)
+        self._shown = answer
+
+    def gone(self, why: str) -> None:
+        """Say it once."""
+        if not self._gone:
+            complain(f"{why.partition(': ')[0]}; waiting for it")
+        self._gone = True
+
+    def over(self) -> bool:
+        """Whoever reads a pipe may leave."""
+        return reader_left()
+
+    def begin(self, answer: Answer) -> None:
+        """Print what is seen first."""
+        show(status_page(answer, columns(), letters(), now=time.time()))
+
+    def go_on(self, changed: list[Line], _answer: Answer) -> None:
+        """Print what is different."""
+        now = time.time()
+        show(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in changed)
+
+
+class JsonView(LinesView):
+    """The document on one line, whenever something in it changed."""
+
+    def begin(self, answer: Answer) -> None:
+        """Print what is seen first."""
+        print(json.dumps(answer), flush=True)
+
+    def go_on(self, changed: list[Line], answer: Answer) -> None:
+        """Print all of it, if anything is different."""
+        if changed:
+            print(json.dumps(answer), flush=True)
+
+
+class ScreenView:
+    """The page on a whole terminal, redrawn in place; what there is no room for is counted."""
+
+    def __init__(self, live: LiveLines) -> None:
+        self._live = live
+        self.shown: Answer | None = None
+        self._seen_at = 0.0
+
+    def draw(self, answer: Answer) -> None:
+        """Draw it."""
+        self.shown, self._seen_at = answer, time.time()
+        self._draw(Piece(clock(self._seen_at, self._seen_at), "dim"))
+
+    def gone(self, why: str) -> None:
+        """Leave what was seen last, and say so."""
+        words = f"{why.partition(': ')[0]}; the page is of {clock(self._seen_at, time.time())}"
+        self._draw(Piece(words, "bold red"))
+
+    def over(self) -> bool:
+        """A terminal is left by Ctrl-C."""
+        return False
+
+    def _draw(self, foot: Piece) -> None:
+        size = shutil.get_terminal_size()
+        below = [BLANK, *wrapped(line(foot, Piece("; Ctrl-C ends", "dim")), size.columns)]
+        page = status_page(self.shown or {}, size.columns, letters(), now=time.time())
+        self._live.draw([*fitted(page, size.lines - len(below)), *below])
+
+
+def fitted(page: list[Line], lines: int) -> list[Line]:
+    """Keep as much of a page as there is room for."""
+    if len(page) <= lines:
+        return page
+    kept = max(1, lines - 1)
+    return [*page[:kept], line(Piece(f"({len(page) - kept} lines: no room here)", "dim"))]
+
+
+def _until_over(look: Look, first: Answer, view: View) -> None:
+    with Interruption() as interruption:
+        try:
+            view.draw(first)
+            while not view.over():
+                time.sleep(LOOK_SECONDS)
+                _look_again(look, view)
+        except KeyboardInterrupt:
+            interruption.finish()
+
+
+def _look_again(look: Look, view: View) -> None:
+    try:
+        answer = look()
+    except Failure as failure:
+        if failure.code is not ExitCode.UNREACHABLE:
+            raise
+        view.gone(str(failure))
+    else:
+        view.draw(answer)

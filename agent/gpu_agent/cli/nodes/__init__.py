@@ -1,0 +1,1 @@
+"""How nodes, verdicts and events are shown, wherever they are."""

@@ -1,0 +1,145 @@
+"""What is to be said of one node in words, fact by fact; what is not known is left out, never guessed."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpu_agent.cli.durations import in_words
+from gpu_agent.cli.lines import Line, Piece, line
+from gpu_agent.cli.nodes.sheet import gpus_in_words
+
+Fact = tuple[str, Line]
+
+
+def facts(node: Mapping[str, Any], *, now: float) -> Iterator[Fact]:
+    """Yield names and what stands behind them, in the order in which a person asks."""
+    for name, words in (
+        ("since", _since(node, now)),
+        ("link", _link(node)),
+        ("jobs", _jobs(node)),
+        ("drain", _drain(node, now)),
+        ("cordon", _cordon(node)),
+        ("gpus", line(gpus_in_words(node["gpus"]))),
+        ("load", _load(node)),
+        ("labels", _labels(node)),
+        ("features", line(", ".join(node.get("features") or ()))),
+        ("token", _token(node)),
+        ("agent", _agent(node)),
+        ("host", _host(node)),
+    ):
+        if words:
+            yield name, words
+
+
+def _since(node: Mapping[str, Any], now: float) -> Line:
+    before = f", {node['previous_status']} before that" if node.get("previous_status") else ""
+    return line(f"{moment(node['since'])} ({in_words(now - node['since'])}){before}")
+
+
+def _link(node: Mapping[str, Any]) -> Line:
+    connected = Piece("connected", "green") if node["connected"] else Piece("not connected", "red")
+    preposition = "from" if node["connected"] else "now, last from"
+    where = f" {preposition} {node['address']}" if node.get("address") else ""
+    age = node["last_beat_age_seconds"]
+    beat = ", no beat yet" if age is None else f", last beat {in_words(age)} ago"
+    every, timeout = node.get("heartbeat_interval_seconds"), node.get("heartbeat_timeout_seconds")
+    pace = (
+        "" if every is None or timeout is None else f" (one every {every:g} s; offline after {timeout:g} s)"
+    )
+    away = node.get("round_trip_ms")
+    network = "" if away is None or not node["connected"] else f", {round(away, 2):g} ms there and back"
+    return line(connected, where, network, beat, pace)
+
+
+def _jobs(node: Mapping[str, Any]) -> Line:
+    claimed, running = set(node.get("claimed_jobs") or ()), node.get("running_jobs")
+    told = f"{node['in_flight_jobs']} of {node['max_concurrent_jobs']} places taken"
+    named = [
+        f"{job} ({_standing(job in claimed, running is None or job in running, told=running is not None)})"
+        for job in sorted(claimed | set(running or ()))
+    ]
+    public = "; public jobs too" if node.get("accept_public_jobs") else ""
+    return line(told, ": " if named else "", ", ".join(named), public)
+
+
+def _standing(claimed: bool, running: bool, *, told: bool) -> str:  # noqa: FBT001 - two facts of one job
+    if not claimed:
+        return "runs without a claim"
+    if not told:
+        return "claimed"
+    return "claimed, runs" if running else "claimed, not begun"
+
+
+def _drain(node: Mapping[str, Any], now: float) -> Line:
+    drain = node.get("drain")
+    if not drain:
+        return ()
+    who = "by an operator" if drain["by_operator"] else "by the node itself"
+    why = f": {drain['reason']}" if drain.get("reason") else ""
+    left = drain["deadline"] - now
+    when = f"; offline in {in_words(left)} at the latest" if left > 0 and node["status"] != "offline" else ""
+    return line(Piece(f"{who}{why}", "magenta"), when)
+
+
+def _cordon(node: Mapping[str, Any]) -> Line:
+    cordoned = node.get("cordoned")
+    return () if cordoned is None else line(Piece(str(cordoned) or "no reason given", "yellow"))
+
+
+def _load(node: Mapping[str, Any]) -> Line:
+    figures = (("CPU", node.get("cpu_percent")), ("memory", node.get("mem_percent")))
+    known = [f"{name} {value:.0f} %" for name, value in figures if value is not None]
+    age = node.get("probe_age_seconds")
+    return line(", ".join([*known, *([] if age is None else [f"GPUs read {in_words(age)} ago"])]))
+
+
+def _labels(node: Mapping[str, Any]) -> Line:
+    granted = node.get("granted_labels") or {}
+    pieces: list[object] = []
+    for name, value in sorted({**(node.get("labels") or {}), **granted}.items()):
+        pieces += [
+            ", " if pieces else "",
+            f"{name}={value}",
+            Piece(" (granted)", "dim") if name in granted else "",
+        ]
+    return line(*pieces)
+
+
+def _token(node: Mapping[str, Any]) -> Line:
+    if "token" not in node:
+        return ()  # an older registry says nothing of it
+    token = node["token"]
+    if not token:
+        return line(Piece("none: nothing proves that this node is itself", "yellow"))
+    joined = f", joined by {token['joined_by']}" if token["joined_by"] else ""
+    rotating = Piece("; it is to have another, and has not connected with that yet", "yellow")
+    return line(f"{token['token_id']}{joined}", rotating if token["rotating"] else "")
+
+
+def _agent(node: Mapping[str, Any]) -> Line:
+    told = [f"version {node['agent_version']}"] if node.get("agent_version") else []
+    if node.get("capability_schema_version"):
+        told.append(f"schema {node['capability_schema_version']}")
+    if node.get("session_epoch") is not None:
+        told.append(f"session {node['session_epoch']}")
+    if node.get("endpoint"):
+        told.append(f"workers at {node['endpoint']}")
+    return line(
+        ", ".join(told),
+        Piece(", simulated: these GPUs do not exist", "yellow") if node.get("simulated") else "",
+    )
+
+
+def _host(node: Mapping[str, Any]) -> Line:
+    told = [str(node["platform"])] if node.get("platform") else []
+    if node.get("cpu_cores") is not None:
+        told.append(f"{node['cpu_cores']} cores, {node['memory_gb']} GB memory")
+    for name, what in (("driver_version", "driver"), ("cuda_version", "CUDA")):
+        if node.get(name):
+            told.append(f"{what} {node[name]}")
+    return line(", ".join(told))
+
+
+def moment(at: float) -> str:
+    """A moment by this machine's clock."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

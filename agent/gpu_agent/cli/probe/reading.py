@@ -1,0 +1,95 @@
+"""One reading of the whole machine, for commands that look once: what was asked for, and what is there.
+
+Where nothing is configured the settings and their library stay unloaded.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import platform
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import cast
+
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.probe.asked import Asked, something_configured
+from gpu_agent.probe.collect_once import collect, start_collectors
+from gpu_agent.probe.host import HostProbe
+from gpu_agent.probe.merging import merged
+from gpu_agent.probe.nvml.head_start import StartedChild, dismiss, start_child
+from gpu_agent.probe.nvml.once import read_once
+from gpu_agent.probe.nvml.process import DEADLINE_SECONDS
+from gpu_agent.probe.options import sources_of
+from gpu_agent.probe.snapshot import Sources, take
+from gpu_agent.runtime.places import home
+from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+
+MODELS_UNKNOWN = "models"
+"""Under this name the host's `unknowns` say why no models are listed."""
+_UNREAD = GpuReport(outcome=Outcome.OK)
+_SHARE_OF_THE_SCAN = 0.8
+"""Of the time for host and models: a disk that has not answered by then is told of, and the others count."""
+
+
+def asked_by(arguments: argparse.Namespace) -> Asked:
+    """What to look at; raises `Failure` when the configuration is wrong."""
+    if something_configured(arguments, os.environ):
+        settings = importlib.import_module("gpu_agent.cli.probe.settings")
+        return cast("Asked", settings.asked(arguments))
+    return Asked(simulate=arguments.simulate)
+
+
+def inventory_of(asked: Asked, child: StartedChild | None) -> Inventory:
+    """Read everything, within the deadline; `child` was started before, if it was."""
+    sources = sources_of(asked.options, environ=os.environ, home=home())
+    if asked.simulate is not None:
+        if child is not None:
+            dismiss(child)
+        return _simulated(asked.simulate, asked.apart, sources)
+    child = child or start_child()
+    with contextlib.redirect_stdout(sys.stderr):  # a collector that prints must not spoil a document
+        others = start_collectors(
+            asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
+        )
+        around = surroundings_of(sources)  # meanwhile the child works
+        gpus = merged(read_once(child, DEADLINE_SECONDS), collect(others))
+    return replace(around, gpu=gpus, took_ms=round(gpus.took_ms + around.took_ms, 1))
+
+
+def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECONDS) -> Inventory:
+    """Read host and models in a thread, which a dead disk may keep: then the host alone, and why."""
+    found: list[Inventory] = []
+    patience = within_seconds * _SHARE_OF_THE_SCAN
+
+    def look() -> None:
+        found.append(take(_UNREAD, sources, answers_within_seconds=patience))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(within_seconds)
+    alive = looking.is_alive()  # looked at first: what ends in between has found something
+    if found:
+        return found[0]
+    if not alive:
+        raise RuntimeError("the look at the host and the models ended without an answer")  # told on stderr
+    host = HostProbe().read()
+    why = f"the disks did not answer within {within_seconds:g} s; see `df` and `dmesg`"
+    return Inventory(
+        host=replace(host, unknowns={**host.unknowns, MODELS_UNKNOWN: why, "cache_disks": why}),
+        gpu=_UNREAD,
+        took_ms=within_seconds * 1000,
+    )
+
+
+def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
+    """Read a machine that does not exist; what simulates it is loaded for that alone."""
+    once = importlib.import_module("gpu_agent.probe.simulated_once")
+    try:
+        gpus = cast("GpuReport", once.read_once(spec, seed=f"{platform.node()}{apart}", now=time.time()))
+        around = surroundings_of(once.with_models_of(spec, sources))
+    except once.SimulationError as error:
+        raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
+    return replace(around, gpu=gpus, simulated=True)

@@ -1,0 +1,1 @@
+"""`registry nodes --watch`: what changes among the nodes, drawn as it happens."""

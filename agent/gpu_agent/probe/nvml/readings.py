@@ -1,0 +1,236 @@
+"""What NVML says about one GPU: who it is and how it is, and for each value it would not say, the reason.
+
+Runs inside the NVML child, with the binding handed in. It judges no health and keeps
+nothing; the end of a GPU, or of the driver, leaves it as an exception.
+
+Units are the inventory's: MiB, °C, W, MHz, percent.
+"""
+
+from functools import partial
+from types import ModuleType
+
+from gpu_agent.probe.nvml import memory as nvml_memory
+from gpu_agent.probe.nvml import processes as nvml_processes
+from gpu_agent.probe.nvml.answers import (
+    UNIDENTIFIED,
+    Getter,
+    UntoldError,
+    Values,
+    collect,
+    first_known,
+    text,
+    within,
+    words,
+)
+
+PATIENCE_SECONDS = 2.0
+"""A GPU that takes longer over its answers, one or all together, is asked nothing more in that reading."""
+
+MAX_CAPABILITY = 99
+MAX_CELSIUS = 200
+MAX_MILLIWATTS = 10_000_000
+MAX_MHZ = 20_000
+MAX_MILLIJOULES = 10**16
+"""Over two hundred years at a kilowatt. A false count that falls later would pass for a reset."""
+MAX_ECC_ERRORS = 1 << 40
+
+_LOAD = ("utilization_percent", "memory_utilization_percent")
+_NOT_OF_A_CUT_GPU = "not told of a GPU that is cut into MIG slices"
+
+THROTTLE_REASONS = {
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+"""Bits of NVML's clock event mask. Idleness and clocks set by an application slow nothing down."""
+
+RECOVERY_ACTION_FIELD = 230
+"""nvml.h's NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, for which older bindings have no name."""
+
+RECOVERY_ACTIONS = {
+    0: "none",
+    1: "recovery_reset",
+    2: "recovery_reboot",
+    3: "recovery_drain_p2p",
+    4: "recovery_drain_and_reset",
+    5: "recovery_imex",
+    6: "recovery_bus_reset",
+    7: "recovery_reboot",
+}
+"""NVML's recovery actions → the code of the reason that each is."""
+
+
+def identity(nvml: ModuleType, handle: object) -> Values:
+    """Read what stays the same as long as the handle lives."""
+    return collect(nvml, handle, _IDENTITY)
+
+
+def figures(nvml: ModuleType, handle: object, *, who: Values, driver_version: object, meminfo: str) -> Values:
+    """Read what changes from one moment to the next; `who` is the GPU's identity."""
+    memory = partial(nvml_memory.memory, unified=nvml_memory.is_integrated(who), meminfo=meminfo)
+    processes = partial(nvml_processes.processes, driver_version=driver_version)
+    getters: tuple[Getter, ...] = ((nvml_memory.FIELDS, memory), *_FIGURES, (("processes",), processes))
+    values = collect(nvml, handle, getters, patience_seconds=PATIENCE_SECONDS)
+    if values.get("mig_enabled"):
+        unknowns = values["unknowns"]
+        values["unknowns"] = _cut(unknowns if isinstance(unknowns, dict) else {})
+    return values
+
+
+def _cut(unknowns: dict[str, str]) -> dict[str, str]:
+    """Say of the figures that MIG takes away why they are missing."""
+    return unknowns | {name: _NOT_OF_A_CUT_GPU for name in _LOAD if name in unknowns}
+
+
+# ---- identity
+
+
+def read_uuid(nvml: ModuleType, handle: object) -> Values:
+    """Read the UUID of a GPU or a slice: everything goes by it, so it must be one that can be told."""
+    uuid = text(nvml.nvmlDeviceGetUUID(handle))
+    if not uuid.isascii() or not uuid.isprintable() or not uuid or uuid.startswith(UNIDENTIFIED):
+        raise UntoldError(f"the driver answered {uuid!r}, which is no UUID")
+    return {"uuid": uuid}
+
+
+def read_name(nvml: ModuleType, handle: object) -> Values:
+    """Read the name of a GPU or a slice, which need not be text."""
+    try:
+        return {"name": text(nvml.nvmlDeviceGetName(handle))}
+    except UnicodeDecodeError as raised:
+        return {"name": words(raised)}
+
+
+def _compute_capability(nvml: ModuleType, handle: object) -> Values:
+    major, minor = (
+        within(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    )
+    return {"compute_capability": f"{major}.{minor}"}
+
+
+def _pci_bus_id(nvml: ModuleType, handle: object) -> Values:
+    return {"pci_bus_id": text(nvml.nvmlDeviceGetPciInfo_v3(handle).busId)}
+
+
+# ---- figures
+
+
+def _utilization(nvml: ModuleType, handle: object) -> Values:
+    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+    return {
+        "utilization_percent": within(rates.gpu, 0, 100),
+        "memory_utilization_percent": within(rates.memory, 0, 100),
+    }
+
+
+def _temperature(nvml: ModuleType, handle: object) -> Values:
+    sensor = nvml.NVML_TEMPERATURE_GPU
+    degrees = first_known(
+        nvml,
+        lambda: nvml.nvmlDeviceGetTemperature(handle, sensor),
+        lambda: nvml.nvmlDeviceGetTemperatureV(handle, sensor),
+    )
+    return {"temperature_c": within(int(str(degrees)), -MAX_CELSIUS, MAX_CELSIUS)}
+
+
+def _power(nvml: ModuleType, handle: object) -> Values:
+    return {"power_w": within(nvml.nvmlDeviceGetPowerUsage(handle), 0, MAX_MILLIWATTS) / 1000}
+
+
+def _power_limit(nvml: ModuleType, handle: object) -> Values:
+    return {"power_limit_w": within(nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 0, MAX_MILLIWATTS) / 1000}
+
+
+def _clock_sm(nvml: ModuleType, handle: object) -> Values:
+    return {"clock_sm_mhz": within(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 0, MAX_MHZ)}
+
+
+def _clock_memory(nvml: ModuleType, handle: object) -> Values:
+    return {"clock_memory_mhz": within(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM), 0, MAX_MHZ)}
+
+
+def _ecc(nvml: ModuleType, handle: object) -> Values:
+    """Count uncorrected errors since the driver was loaded; their growth is what tells."""
+    count = nvml.nvmlDeviceGetTotalEccErrors(
+        handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    )
+    return {"ecc_uncorrected": within(count, 0, MAX_ECC_ERRORS)}
+
+
+def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
+    _, _, pending, failed = nvml.nvmlDeviceGetRemappedRows(handle)
+    return {"row_remap_pending": bool(pending), "row_remap_failed": bool(failed)}
+
+
+def _retired_pages(nvml: ModuleType, handle: object) -> Values:
+    return {"retired_pages_pending": bool(nvml.nvmlDeviceGetRetiredPagesPendingStatus(handle))}
+
+
+def _throttle(nvml: ModuleType, handle: object) -> Values:
+    mask = first_known(
+        nvml,
+        lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
+        lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+    )
+    return {"throttle_reasons": [name for bit, name in THROTTLE_REASONS.items() if int(str(mask)) & bit]}
+
+
+def _energy(nvml: ModuleType, handle: object) -> Values:
+    """Count the energy used since the driver was loaded: it begins anew when the GPU was reset.
+
+    None at all is no answer: a millijoule is used within a millisecond.
+    """
+    return {"energy_mj": within(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
+
+
+def _recovery_action(nvml: ModuleType, handle: object) -> Values:
+    """Read what the driver asks for. A field has an error code of its own, which drivers mean less by."""
+    (field,) = nvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION_FIELD])
+    if field.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:
+        raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND)  # the field is newer than the driver
+    if field.nvmlReturn == nvml.NVML_ERROR_UNKNOWN:
+        raise UntoldError("the driver does not say")
+    if field.nvmlReturn != nvml.NVML_SUCCESS:
+        raise nvml.NVMLError(field.nvmlReturn)
+    return {"recovery_action": RECOVERY_ACTIONS.get(field.value.uiVal, "recovery_other")}
+
+
+def _mig(nvml: ModuleType, handle: object) -> Values:
+    current, _ = nvml.nvmlDeviceGetMigMode(handle)
+    return {"mig_enabled": bool(current)}
+
+
+_IDENTITY: tuple[Getter, ...] = (
+    (("uuid",), read_uuid),
+    (("name",), read_name),
+    (("compute_capability",), _compute_capability),
+    (("pci_bus_id",), _pci_bus_id),
+)
+
+_FIGURES: tuple[Getter, ...] = (
+    (_LOAD, _utilization),
+    (("temperature_c",), _temperature),
+    (("power_w",), _power),
+    (("power_limit_w",), _power_limit),
+    (("clock_sm_mhz",), _clock_sm),
+    (("clock_memory_mhz",), _clock_memory),
+    (("energy_mj",), _energy),
+    (("ecc_uncorrected",), _ecc),
+    (("row_remap_pending", "row_remap_failed"), _remapped_rows),
+    (("retired_pages_pending",), _retired_pages),
+    (("recovery_action",), _recovery_action),
+    (("throttle_reasons",), _throttle),
+    (("mig_enabled",), _mig),
+)
+
+OF_THE_WHOLE_GPU = tuple(name for names, _ in _FIGURES for name in names)
+"""Figures that a MIG slice does not have."""
+
+FIGURES = (*nvml_memory.FIELDS, *OF_THE_WHOLE_GPU, "processes")
+"""All that `figures` may tell."""

@@ -1,0 +1,140 @@
+"""How the operator API refuses: one shape for every refusal, and a status for every code (RFC 9457).
+
+Makes documents; decides nothing about who is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Match, Route
+
+from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.claiming import CLAIM_NOT_FOUND
+from gpu_agent.registry.dispatch.verdict import NO_AVAILABLE_NODE, NoAvailableNode
+from gpu_agent.registry.issuing import UNKNOWN_TOKEN
+from gpu_agent.registry.unknown import there_is_no_node
+from gpu_agent.server.operator.guard import App
+from gpu_agent.server.operator.models import Problem, nobody_left
+from gpu_agent.wire.codes import ErrorCode
+
+NOT_READY = "NOT_READY"
+TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
+BACKUP_FAILED = "BACKUP_FAILED"
+NOTHING_TO_BACK_UP = "NOTHING_TO_BACK_UP"
+PROBLEM_JSON = "application/problem+json"
+
+BAD_REQUEST, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, UNREADABLE = 400, 404, 405, 409, 422
+FAULT, UNAVAILABLE = 500, 503
+
+_STATUSES = {
+    ErrorCode.UNKNOWN_NODE.value: NOT_FOUND,
+    CLAIM_NOT_FOUND: NOT_FOUND,
+    UNKNOWN_TOKEN: NOT_FOUND,
+    ErrorCode.REGISTRY_BUSY.value: UNAVAILABLE,
+    NOT_READY: UNAVAILABLE,
+    TOO_MANY_STREAMS: UNAVAILABLE,
+    BACKUP_FAILED: UNAVAILABLE,
+}
+"""The statuses of the codes that are no conflict."""
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not a fault
+    """Ends a request with a problem document."""
+
+    def __init__(self, code: str, detail: str, **more: object) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.more = code, detail, more
+
+
+def unless_refused(refusal: Refusal | None) -> None:
+    """End the request if the fleet refused what was asked."""
+    if refusal is not None:
+        raise Refused(refusal.code, refusal.message)
+
+
+def unknown_node(node_id: str) -> Refused:
+    """Refuse what is asked of a node that there is not."""
+    return Refused(ErrorCode.UNKNOWN_NODE.value, there_is_no_node(node_id))
+
+
+def no_node(verdict: NoAvailableNode) -> Refused:
+    """Refuse a job that no node can take, with what each of them fell to, counted (A-8)."""
+    if not verdict.counts:
+        detail = "no node has ever registered: start an agent with `gpu-agent run --registry URL`"
+    else:
+        counted = ", ".join(f"{count} {reason.value}" for reason, count in verdict.counts.items())
+        detail = f"no node can take this job ({counted}): `gpu-agent registry explain` says why, node by node"
+    return Refused(NO_AVAILABLE_NODE, detail, **nobody_left(verdict))
+
+
+def problem(status: int, code: str, detail: str, **more: object) -> JSONResponse:
+    """Write a problem document."""
+    title = code.replace("_", " ").capitalize()
+    document = Problem.model_validate(
+        {"status": status, "title": title, "code": code, "detail": detail, **more}
+    )
+    return JSONResponse(document.model_dump(exclude_none=True), status_code=status, media_type=PROBLEM_JSON)
+
+
+def refusing(status: int, code: str, detail: str) -> App:
+    """Make the answer of those who stand before the application."""
+    return problem(status, code, detail)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Let every refusal and every fault of an application be answered with a problem document."""
+    app.add_exception_handler(Refused, _on_refused)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_fault)
+    for status in (BAD_REQUEST, NOT_FOUND, METHOD_NOT_ALLOWED):
+        app.add_exception_handler(status, _on_http)
+
+
+async def _on_refused(_: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)  # noqa: S101 - registered for nothing else
+    return problem(_STATUSES.get(refused.code, CONFLICT), refused.code, refused.detail, **refused.more)
+
+
+async def _on_invalid(_: Request, invalid: Exception) -> Response:
+    assert isinstance(invalid, RequestValidationError)  # noqa: S101 - registered for nothing else
+    errors = [_fault(one) for one in invalid.errors()]
+    detail = "the request cannot be read: " + "; ".join(f"{one['path']}: {one['problem']}" for one in errors)
+    return problem(UNREADABLE, "INVALID_REQUEST", detail, errors=errors)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", NOT_FOUND)
+    if status == BAD_REQUEST:
+        return problem(status, "INVALID_REQUEST", "the request cannot be read: $: not valid JSON")
+    detail = f"there is no {request.method} {request.url.path} here: /docs lists what there is"
+    if status == NOT_FOUND:
+        return problem(status, "NOT_FOUND", detail)
+    answer = problem(status, "METHOD_NOT_ALLOWED", detail)
+    answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Collect what may be asked at a path, over all routes that match it."""
+    app: FastAPI = request.app
+    matching = (route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
+
+
+async def _on_fault(_: Request, __: Exception) -> Response:
+    """Tell nothing of a fault of ours but that it is one; the server logs it with its traceback."""
+    return problem(
+        FAULT,
+        ErrorCode.INTERNAL_ERROR.value,
+        "the registry met a fault of its own: its log has it; try again",
+    )
+
+
+def _fault(error: Mapping[str, Any]) -> dict[str, str]:
+    """Name the place and the problem; where a body is no JSON at all, the place is the whole."""
+    if error["type"] == "json_invalid":
+        return {"path": "$", "problem": f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"}
+    return {"path": ".".join(["$", *map(str, error["loc"][1:])]), "problem": error["msg"]}

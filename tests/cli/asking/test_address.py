@@ -1,0 +1,83 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.asking import address as api_address
+from gpu_agent.cli.asking.address import (
+    API_VARIABLE,
+    DEFAULT_API,
+    STATE_DIR_VARIABLE,
+    Place,
+    checked,
+    place_of,
+)
+from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.runtime.left_address import FILE, LeftAddress, leave
+
+PIN = "sha256//" + "A" * 43 + "="
+OWN = "https://127.0.0.1:8443"
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state directory of this machine's registry; nothing of the true machine is read."""
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(API_VARIABLE, raising=False)
+    return tmp_path
+
+
+def place(api: str | None = None) -> Place:
+    return place_of(argparse.Namespace(api=api))
+
+
+def test_where_no_registry_has_left_its_address_the_usual_one_is_taken(state_dir: Path) -> None:
+    assert place() == Place(DEFAULT_API)
+    assert not (state_dir / FILE).exists()
+
+
+def test_this_machines_own_registry_is_found_where_it_says_it_is(state_dir: Path) -> None:
+    leave(state_dir, LeftAddress(OWN, PIN))
+    assert place() == Place(OWN, state_dir, PIN)
+    assert place().left_file == state_dir / FILE
+
+
+def test_what_leads_to_a_name_is_not_followed(state_dir: Path) -> None:
+    leave(state_dir, LeftAddress("https://elsewhere.example", PIN))
+    assert place() == Place(DEFAULT_API)
+
+
+def test_a_registry_that_is_named_is_the_one(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(state_dir, LeftAddress(OWN, PIN))
+    assert place("https://registry.example/") == Place("https://registry.example")
+    monkeypatch.setenv(API_VARIABLE, "http://10.0.0.1:8081")
+    assert place() == Place("http://10.0.0.1:8081")
+    assert place("https://registry.example") == Place("https://registry.example")
+
+
+def test_this_machines_own_is_known_by_its_key_where_it_is_named_too(state_dir: Path) -> None:
+    leave(state_dir, LeftAddress(OWN, PIN))
+    assert place(f"{OWN}/") == Place(OWN, state_dir, PIN)
+
+
+def test_the_platforms_place_goes_before_the_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STATE_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(API_VARIABLE, raising=False)
+    users, units = tmp_path / "users", tmp_path / "units"
+    monkeypatch.setattr(api_address, "default_state_dir", lambda: users)
+    monkeypatch.setattr(api_address, "UNIT_FOLDER", units)
+    units.mkdir()
+    leave(units, LeftAddress(OWN, PIN))
+    assert place().left_in == units
+    users.mkdir()
+    leave(users, LeftAddress("http://127.0.0.1:9"))
+    assert place().url == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://h", "http://", "http://u:p@h", "http://h?x", "http://h:x", "http://h h"]
+)
+def test_what_is_no_url_of_a_registry_is_refused(url: str) -> None:
+    with pytest.raises(Failure, match="is no URL of a registry") as refused:
+        checked(url)
+    assert refused.value.code is ExitCode.CONFIGURATION

@@ -1,0 +1,141 @@
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gpu_agent.cli.app import main
+from gpu_agent.cli.asking import following
+from tests.cli.conftest import Served
+from tests.cli.stand_in import Refusal, Stream, standing_in
+from tests.programs import COMMAND
+
+PATH = "GET /v1/events"
+
+
+def event(number: int, node_id: str | None = "n") -> dict[str, object]:
+    return {
+        "id": number,
+        "at": 1.0,
+        "event": "claim_expired",
+        "node_id": node_id,
+        "fields": {"job_id": f"j{number}"},
+    }
+
+
+def told(*events: dict[str, object]) -> Stream:
+    return Stream([f"id: {one['id']}\ndata: {json.dumps(one)}\n\n" for one in events])
+
+
+def test_a_nodes_history_is_one_line_an_event(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "events", served.able, "--limit", "2", "--api", served.api]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[-1].endswith("registering → ready: health_checks_passed")
+    assert main(["registry", "events", served.able, "--json", "--api", served.api]) == 0
+    assert json.loads(capsys.readouterr().out)["node_id"] == served.able
+
+
+def test_what_happened_to_all_lately_is_shown(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "events", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    assert f"{served.able}  registering → ready: health_checks_passed" in said
+    assert f"{served.new}  new → registering: registered" in said
+    assert main(["registry", "events", "--limit", "1", "--json", "--api", served.api]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["event"] == "node_status_changed"
+
+
+def test_what_happened_behind_an_event_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    past = told(event(8), event(9))
+    query = "after=7&follow=false"
+    with standing_in({f"{PATH}?{query}": past, f"{PATH}?{query}&node_id=n": past}) as registry:
+        for whose in ([], ["n"]):
+            assert main(["registry", "events", *whose, "--after", "7", "--api", registry.api]) == 0
+    assert capsys.readouterr().out.count("claim of job j9 expired") == 2
+
+
+def test_a_history_that_is_not_whole_begins_where_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    missed = {"at": 1.0, "event": "events_missed", "node_id": None, "fields": {"count": None}, "id": None}
+    past = Stream([f"data: {json.dumps(missed)}\n\n", *told(event(7)).chunks])
+    with standing_in({f"{PATH}?after=0&follow=false": past}) as registry:
+        assert main(["registry", "events", "--api", registry.api]) == 0
+    assert [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()] == [
+        "n  claim of job j7 expired"
+    ]
+
+
+def test_what_happens_is_followed_until_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(following, "FIRST_DELAY_SECONDS", 0.01)
+    answers = iter([told(event(1), event(2, None)), told(event(3))])
+
+    ctrl_c = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+
+    def answer() -> Stream | Refusal:
+        stream = next(answers, None)
+        if stream is None and not ctrl_c.is_alive():
+            ctrl_c.start()
+        return stream or Refusal(503, "STARTING")
+
+    with standing_in({PATH: answer}) as registry:
+        assert main(["registry", "events", "--follow", "--api", registry.api]) == 0
+    said = capsys.readouterr()
+    assert [line.split("  ", 1)[1] for line in said.out.splitlines()] == [
+        "n  claim of job j1 expired",
+        "-  claim of job j2 expired",
+        "n  claim of job j3 expired",
+    ]
+    assert "the registry has gone" in said.err
+    assert "the registry is back" in said.err
+
+
+def test_a_nodes_events_go_on_behind_its_history(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(following, "FIRST_DELAY_SECONDS", 0.01)
+    answers = iter([told(event(8), event(10))])
+
+    def answer() -> Stream | Refusal:
+        return next(answers, None) or Refusal(403, "FORBIDDEN", "enough")
+
+    history = {"node_id": "n", "events": [event(6), event(7)]}
+    with standing_in({f"{PATH}?node_id=n": answer, "GET /v1/nodes/n/events?limit=20": history}) as registry:
+        assert main(["registry", "events", "n", "--follow", "--json", "--api", registry.api]) == 6
+        assert registry.headers[1]["last-event-id"] == "7"
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["id"] for line in lines] == [6, 7, 8, 10]
+
+
+def test_it_begins_behind_the_event_that_is_named() -> None:
+    with standing_in({PATH: Refusal(403, "FORBIDDEN")}) as registry:
+        assert main(["registry", "events", "--follow", "--after", "41", "--api", registry.api]) == 6
+        assert registry.headers[0]["last-event-id"] == "41"
+
+
+def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
+    """`events --follow | head -1` stayed until two more events had happened."""
+    left, ended = threading.Event(), threading.Event()
+
+    def quiet() -> Iterator[str]:
+        yield from told(event(1)).chunks
+        left.wait(20)
+        yield ": still here\n\n"
+        ended.wait(20)
+
+    with standing_in({PATH: lambda: Stream(quiet())}) as registry:
+        words = (*COMMAND, "registry", "events", "--follow", "--api", registry.api)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert "claim of job j1 expired" in program.stdout.readline()
+            program.stdout.close()
+            left.set()
+            try:
+                assert program.wait(timeout=15) == 0
+            finally:
+                ended.set()
+                program.kill()

@@ -1,0 +1,115 @@
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gpu_agent.cli.lines import plain
+from gpu_agent.cli.live import LiveLines
+from gpu_agent.cli.watching.view import JsonView, LinesView, ScreenView, fitted
+from gpu_agent.cli.watching.watch import LIVE, Standing, State
+
+LOST = Standing(State.GONE, "the registry has gone")
+NOW = 1_000_000.0
+
+
+def node(node_id: str = "n", status: str = "ready", **more: object) -> dict[str, Any]:
+    return {
+        "node_id": node_id,
+        "status": status,
+        "reason_code": "r",
+        "reason": f"why {node_id}",
+        "since": NOW,
+        "connected": True,
+        "gpus": [{"name": "L4"}],
+        "installed_models": [],
+        "in_flight_jobs": 0,
+        "max_concurrent_jobs": 4,
+        "last_beat_age_seconds": 1.0,
+        **more,
+    }
+
+
+def answer(*nodes: dict[str, Any]) -> dict[str, Any]:
+    return {"auth": "on", "nodes": list(nodes)}
+
+
+def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
+    view, first = LinesView(), answer(node())
+    for one in (first, first, answer(node(last_beat_age_seconds=2.0)), answer(node(status="degraded"))):
+        view.draw(one, LIVE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("NODE")
+    assert [line[10:] for line in lines[2:]] == ["n  ready → degraded: why n"]
+
+
+def test_an_empty_list_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    LinesView().draw(answer(), LIVE)
+    assert "gpu-agent run" in capsys.readouterr().out
+
+
+def test_how_current_the_list_is_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    view = LinesView()
+    for standing in (LIVE, LIVE, LOST, LOST, LIVE):
+        view.draw(answer(node()), standing)
+    assert capsys.readouterr().err == "gpu-agent: the registry has gone\ngpu-agent: the registry is back\n"
+
+
+def test_a_registry_that_goes_is_told_where_it_is_only_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    view = LinesView()
+    polling = Standing(State.POLLING, "looking every 2 s")
+    for standing in (polling, polling, LOST, Standing(State.GONE, "still gone"), polling):
+        view.draw(answer(node()), standing)
+    assert capsys.readouterr().err.splitlines() == [
+        "gpu-agent: looking every 2 s",
+        "gpu-agent: the registry has gone",
+        "gpu-agent: looking every 2 s",
+    ]
+
+
+def test_json_is_a_whole_answer_on_a_line_whenever_something_changed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view = JsonView()
+    shown = [
+        answer(node()),
+        answer(node(last_beat_age_seconds=2.0)),
+        answer(node(), node("m")),
+    ]
+    for one in shown:
+        view.draw(one, LIVE)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [shown[0], shown[2]]
+    assert not view.over()
+
+
+def test_a_screen_shows_the_list_and_how_current_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    written = io.StringIO()
+    with LiveLines(Console(file=written, force_terminal=True, width=80, height=24)) as live:
+        view = ScreenView(live)
+        view.draw(answer(node("node-1")), LIVE)
+        view.draw(answer(), LOST)
+        assert not view.over()
+    said = written.getvalue()
+    for words in ("node-1", "as it happens; Ctrl-C ends", "gpu-agent run", "the registry has gone"):
+        assert words in said
+
+
+def test_what_does_not_fit_is_counted_and_the_urgent_come_first() -> None:
+    nodes = [node(f"node-{number:02}") for number in range(40)]
+    nodes[30] = node("node-30", "degraded")
+    nodes[31] = node("node-31", connected=False)
+    lines = [plain(one) for one in fitted(answer(*nodes), 80, 10, now=NOW)]
+    assert len(lines) <= 10
+    assert lines[1].startswith("node-30")
+    assert lines[2].strip().startswith("node-31") or "why node-30" in lines[2]
+    assert any(line.startswith("node-31") for line in lines)
+    shown = sum(line.startswith("node-") for line in lines)
+    assert lines[-1].endswith(f"; {40 - shown} not shown")
+
+
+def test_what_fits_is_shown_in_its_order() -> None:
+    lines = [plain(one) for one in fitted(answer(node("a"), node("b", "degraded")), 80, 20, now=NOW)]
+    assert [line[0] for line in lines[1:3]] == ["a", "b"]

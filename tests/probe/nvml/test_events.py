@@ -1,0 +1,220 @@
+"""What the driver tells of as it happens, heard by the child against the fake library."""
+
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.nvml.events import AGAIN_AFTER_READINGS, MOST_AT_ONCE
+from tests.nvml_fake.child import ChildUnderTest, child_of
+from tests.nvml_fake.control import FakeNvml, built_library
+from tests.probe.heard_events import heard, listened
+
+
+def open_files(child: ChildUnderTest) -> int:
+    return len(list(Path(f"/proc/{child.process.pid}/fd").iterdir()))
+
+
+def test_an_event_is_heard_once_by_the_gpu_that_it_happened_to(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        assert heard(child) == [{}, {}, {}]
+        fake.happen(("xid", 1, 79))
+        assert heard(child) == [{}, {"xid_79": 1}, {}]
+        assert heard(child) == [{}, {}, {}]
+
+
+def test_the_same_event_again_and_others_beside_it_are_all_counted(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.happen(("xid", 0, 31), ("xid", 0, 31), ("xid", 0, 94), ("double_bit_error", 0, 1))
+        assert heard(child) == [{"xid_31": 2, "xid_94": 1, "ecc_uncorrected": 1}]
+        fake.happen(("xid", 0, 31))
+        assert heard(child) == [{"xid_31": 1}]
+
+
+def test_what_happened_before_anybody_listened_is_not_heard(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.happen(("xid", 0, 79))
+    with child_of(fake.environment()) as child:
+        assert heard(child) == [{}]
+
+
+def test_a_reading_that_does_not_listen_opens_no_event_set(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        child.read()
+    assert not [call for call in fake.calls() if "Event" in call and "Clocks" not in call]
+
+
+def test_a_gpu_is_registered_for_once_and_asked_only_for_what_it_supports(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("supported_events", 1, 8)  # Xids, and no double-bit errors
+    with child_of(fake.environment()) as child:
+        for _ in range(3):
+            heard(child)
+        fake.happen(("double_bit_error", 0, 1), ("double_bit_error", 1, 1), ("xid", 1, 48))
+        assert heard(child) == [{"ecc_uncorrected": 1}, {"xid_48": 1}]
+    assert fake.calls().count("nvmlDeviceRegisterEvents 0") == 1
+    assert fake.calls().count("nvmlDeviceRegisterEvents 1") == 1
+
+
+def test_a_storm_is_taken_in_parts(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.happen(*[("xid", 0, 31)] * (MOST_AT_ONCE + 10))
+        assert heard(child) == [{"xid_31": MOST_AT_ONCE}]
+        assert heard(child) == [{"xid_31": 10}]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "why"),
+    [
+        ("nvmlEventSetCreate", "NOT_SUPPORTED", "not supported"),
+        ("nvmlDeviceGetSupportedEventTypes", "NOT_SUPPORTED", "not supported"),
+        ("nvmlDeviceRegisterEvents", "NOT_SUPPORTED", "not supported"),
+        ("nvmlDeviceRegisterEvents", "UNKNOWN", "Unknown Error"),
+        ("nvmlDeviceRegisterEvents", "NO_PERMISSION", "may not read it"),
+        ("nvmlEventSetWait_v2", "UNKNOWN", "Unknown Error"),
+        ("nvmlEventSetWait_v2", "INVALID_ARGUMENT", "Invalid Argument"),
+    ],
+)
+def test_a_driver_that_tells_of_no_events_says_why_and_all_else_is_read(
+    tmp_path: Path, call: str, code: str, why: str
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("error", call, "*", code)
+    with child_of(fake.environment()) as child:
+        first = listened(child)
+        opened = open_files(child)
+        again = [listened(child) for _ in range(5)][-1]
+        assert open_files(child) == opened
+    for gpu in (*first, *again):
+        assert why in gpu["unknowns"].pop("events")
+        assert (gpu["reasons"], gpu["unknowns"]) == ([], {})
+        assert gpu["temperature_c"]
+    assert fake.calls().count("nvmlEventSetFree") == fake.calls().count("nvmlEventSetCreate") * (
+        call != "nvmlEventSetCreate"
+    )
+
+
+def test_a_gpu_whose_events_failed_to_come_once_is_heard_again_after_a_while(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.set("error", "nvmlEventSetWait_v2", 0, "UNKNOWN")
+        assert "Unknown Error" in listened(child)[0]["unknowns"]["events"]
+        for _ in range(AGAIN_AFTER_READINGS):
+            assert "events" in listened(child)[0]["unknowns"]
+        fake.unset("error")
+        later = [listened(child)[0] for _ in range(AGAIN_AFTER_READINGS)]
+        assert "events" not in later[-1]["unknowns"]
+        fake.happen(("xid", 0, 79))
+        assert heard(child) == [{"xid_79": 1}, {}]
+
+
+def test_one_gpu_that_tells_of_no_events_leaves_the_others_heard(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("supported_events", 0, 0)
+    with child_of(fake.environment()) as child:
+        assert "events" in listened(child)[0]["unknowns"]
+        fake.happen(("xid", 0, 48), ("xid", 1, 48))
+        assert heard(child) == [{}, {"xid_48": 1}]
+
+
+@pytest.mark.parametrize("missing", ["nvmlEventSetWait_v2", "nvmlEventSetFree"])
+def test_a_driver_that_lacks_the_calls_is_read_without_them(tmp_path: Path, missing: str) -> None:
+    fake = FakeNvml(tmp_path, library=built_library(missing))
+    with child_of(fake.environment()) as child:
+        (gpu,) = listened(child)
+        assert gpu["reasons"] == []
+        assert gpu["temperature_c"]
+        if missing != "nvmlEventSetFree":
+            assert "too old" in gpu["unknowns"]["events"]
+
+
+@pytest.mark.parametrize(
+    "call", ["nvmlDeviceGetSupportedEventTypes", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"]
+)
+def test_a_gpu_lost_while_it_is_listened_to_is_lost_and_the_others_are_heard_on(
+    tmp_path: Path, call: str
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        if call == "nvmlEventSetWait_v2":
+            heard(child)
+        fake.set("error", call, 1, "GPU_IS_LOST")
+        gpus = listened(child)
+        assert [[one["code"] for one in gpu["reasons"]] for gpu in gpus] == [[], ["gpu_lost"], []]
+        fake.happen(("xid", 0, 31), ("xid", 2, 31))
+        assert heard(child) == [{"xid_31": 1}, {}, {"xid_31": 1}]
+
+
+def test_what_a_gpu_told_before_it_was_lost_is_heard_with_the_loss(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.set("error", "nvmlDeviceGetTemperature", 1, "GPU_IS_LOST")
+        fake.happen(("xid", 1, 79))
+        lost = listened(child)[1]
+        calls_at_loss = len(fake.calls())
+        heard(child)
+    assert lost["events"] == {"xid_79": 1}
+    assert lost["reasons"][0]["code"] == "gpu_lost"
+    assert fake.calls().count("nvmlEventSetFree") == 1, "its set is freed, and the other's still needed"
+    assert not [call for call in fake.calls()[calls_at_loss:] if call.endswith(" 1")]
+
+
+def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.happen(("xid", 1, 63))
+        assert heard(child, fresh=True) == [{}, {"xid_63": 1}]
+        fake.happen(("xid", 1, 64))
+        assert heard(child) == [{}, {"xid_64": 1}]
+
+
+def test_an_event_taken_by_a_reading_that_then_failed_is_told_by_the_next(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.happen(("xid", 0, 63))
+        fake.set("error", "nvmlDeviceGetTemperature", 1, "DRIVER_NOT_LOADED")
+        assert child.read(listen=True)["outcome"] == "driver_broken"
+        fake.unset("error")
+        assert heard(child) == [{"xid_63": 1}, {}]
+
+
+def test_a_list_of_gpus_that_changes_keeps_what_was_heard(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        fake.happen(("xid", 0, 63))
+        fake.set("count", 2)
+        assert heard(child) == [{"xid_63": 1}, {}]
+        fake.happen(("xid", 1, 63))
+        assert heard(child) == [{}, {"xid_63": 1}]
+
+
+def test_opening_the_library_again_and_again_leaves_no_file_open(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=8)
+    with child_of(fake.environment()) as child:
+        heard(child)
+        opened = open_files(child)
+        for _ in range(20):
+            heard(child, fresh=True)
+        assert open_files(child) == opened
+    assert fake.calls().count("nvmlEventSetCreate") == 8 * 21
+    assert fake.calls().count("nvmlEventSetFree") == 8 * 20
+
+
+def test_an_event_is_told_before_the_gpu_is_asked_anything_else(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    with child_of(fake.environment()) as child:
+        child.read(listen=True)
+        fake.happen(("xid", 0, 95), ("xid", 0, 31))
+        fake.set("exit", "nvmlDeviceGetTemperature", 0, 1)
+        child.say({"id": 2, "ask": "read", "listen": True})
+        assert child.line() == {"heard": {fake.fact("uuid", 0): {"xid_95": 1, "xid_31": 1}}}

@@ -1,0 +1,77 @@
+"""What the API says of itself."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpu_agent.server.operator.operator import application
+from gpu_agent.server.service import RegistryService
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def described() -> dict[str, Any]:
+    return application(RegistryService.__new__(RegistryService)).openapi()
+
+
+def operations() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in described()["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+OPERATIONS = [pytest.param(name, operation, id=name) for name, operation in operations()]
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_an_operation_has_a_name_a_summary_a_subject_and_a_role(name: str, operation: dict[str, Any]) -> None:
+    assert operation["operationId"].replace("_", "").isalpha()
+    assert operation["summary"]
+    assert operation["description"]
+    assert len(operation["tags"]) == 1
+    public = operation["x-role"] == "public"
+    assert public == name.startswith(("GET /healthz", "GET /readyz"))
+    assert public == ("security" not in operation)
+    assert public == ("401" not in operation["responses"])
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_every_refusal_is_a_problem_document(name: str, operation: dict[str, Any]) -> None:
+    refused = {status: one for status, one in operation["responses"].items() if status >= "400"}
+    assert {"400", "403", "413"} <= set(refused)
+    assert ("415" in refused) == name.startswith("POST")
+    assert all(one["content"] == PROBLEM for one in refused.values())
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_what_is_posted_is_json_and_never_left_out(name: str, operation: dict[str, Any]) -> None:
+    assert ("requestBody" in operation) == name.startswith("POST")
+    if "requestBody" in operation:
+        assert operation["requestBody"]["required"]
+        assert list(operation["requestBody"]["content"]) == ["application/json"]
+
+
+def test_names_of_operations_are_used_once() -> None:
+    names = [operation["operationId"] for _, operation in operations()]
+    assert len(set(names)) == len(names)
+
+
+def test_no_shape_is_described_that_nobody_uses() -> None:
+    document = described()
+    shapes, text = document["components"]["schemas"], str(document)
+    assert [name for name in shapes if f"'#/components/schemas/{name}'" not in text] == []
+
+
+def test_the_bounds_of_a_number_are_told() -> None:
+    shapes = described()["components"]["schemas"]
+    count = shapes["JobRequest"]["properties"]["gpu_count"]
+    assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1024)
+    uses = shapes["JoinTokenRequest"]["properties"]["uses"]["anyOf"][0]
+    assert (uses["type"], uses["minimum"]) == ("integer", 1)
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_whatever_is_answered_names_its_media_type(name: str, operation: dict[str, Any]) -> None:
+    for status, answer in operation["responses"].items():
+        assert all("/" in kind for kind in answer.get("content", ())), f"{name}: {status}"
