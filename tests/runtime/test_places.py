@@ -3,12 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.places import home, state_place
-
-
-def test_a_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert home() == tmp_path
+from gpu_agent.runtime.places import state_place
 
 
 @pytest.fixture
@@ -19,11 +14,6 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-
-
-@pytest.mark.usefixtures("_no_home")
-def test_a_user_whom_nobody_knows_has_none() -> None:
-    assert home() is None
 
 
 def test_state_is_kept_where_the_platform_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

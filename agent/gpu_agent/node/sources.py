@@ -11,7 +11,7 @@ from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.simulated_models import with_models_of
 from gpu_agent.probe.snapshot import Sources
-from gpu_agent.runtime.places import home
+from gpu_agent.runtime.own_home import home
 from gpu_agent.runtime.tasks import in_thread
 
 LOOK_THROUGH_SECONDS = 20.0

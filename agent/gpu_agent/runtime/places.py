@@ -8,14 +8,6 @@ _NO_HOME = Path("/nonexistent")
 """What Debian writes down as the home of who has none: what is looked for there is not there."""
 
 
-def home() -> Path | None:
-    """This user's home directory; None for a user who has none, as in many containers."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
-
-
 def state_place(name: str) -> Path:
     """Where this user's programs keep their state, each by its name."""
     try:

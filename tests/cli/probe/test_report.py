@@ -4,7 +4,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("heavy", ["pydantic", "rich", "asyncio", "websockets"])
+@pytest.mark.parametrize("heavy", ["pydantic", "rich", "asyncio", "websockets", "platformdirs", "tempfile"])
 def test_the_json_form_loads_nothing_heavy(heavy: str) -> None:
     program = (
         "import sys; from gpu_agent.cli.app import main; "

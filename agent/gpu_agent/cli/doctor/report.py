@@ -36,7 +36,7 @@ from gpu_agent.probe.models.catalogue import SILENT
 from gpu_agent.probe.options import sources_of
 from gpu_agent.runtime.findings import Finding, Verdict, fail, ok, skipped, warn
 from gpu_agent.runtime.layers import SettingsError
-from gpu_agent.runtime.places import home
+from gpu_agent.runtime.own_home import home
 from gpu_agent.runtime.strays import strays
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome

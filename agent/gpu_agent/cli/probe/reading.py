@@ -24,7 +24,7 @@ from gpu_agent.probe.nvml.once import read_once
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.snapshot import Sources, take
-from gpu_agent.runtime.places import home
+from gpu_agent.runtime.own_home import home
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 
 MODELS_UNKNOWN = "models"
