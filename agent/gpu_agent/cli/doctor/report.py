@@ -23,6 +23,7 @@ from gpu_agent.cli.doctor.machine import (
     silent_cache_finding,
 )
 from gpu_agent.cli.doctor.shown import document, show_finding, show_sum
+from gpu_agent.cli.doctor.whose import of_the_service
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.probe.asked import Asked
 from gpu_agent.cli.probe.reading import inventory_of
@@ -192,6 +193,12 @@ def _configuration(arguments: argparse.Namespace) -> _Configured:
         return _Configured(None, registry_named=False, finding=fail("configuration", why, mend))
     path = arguments.config or DEFAULT_CONFIG
     words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments count"
+    service = of_the_service(settings)
+    if service is not None:
+        settings, words = (
+            service,
+            f"{words}; the service is meant, with its state in {service.state_dir}",
+        )
     astray = strays(AgentSettings, os.environ)
     if astray:
         told = "; ".join([words, *map(str, astray)])
