@@ -5,6 +5,7 @@ with it. It stands beside the command: signals are handed on, and it ends as the
 """
 
 import argparse
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from gpu_agent.cli.streams import complain
 from gpu_agent.cli.teaching import teach
 from gpu_agent.local.announcing import job
 from gpu_agent.local.faults import LocalError
+from gpu_agent.runtime.callers import callers_environment
 
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
 """How those end who run others' commands: none of that name, one that cannot be run, ended by a signal."""
@@ -71,7 +73,8 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(command: Sequence[str]) -> int:
     with HandingOn() as handing:
         try:
-            running = subprocess.Popen(command)  # noqa: S603 - to run it is what was asked for
+            own = callers_environment(os.environ)
+            running = subprocess.Popen(command, env=own)  # noqa: S603 - to run it is what was asked for
         except FileNotFoundError:
             complain(f"there is no command {printable(command[0])}; write its path, or mend PATH")
             return NOT_FOUND

@@ -1,0 +1,26 @@
+import json
+
+import pytest
+
+from gpu_agent.runtime.callers import KEPT, callers_environment
+
+
+def test_without_a_launcher_everything_stays() -> None:
+    environ = {"PATH": "/bin", "PYTHONPATH": "/srv/mine"}
+    assert callers_environment(environ) == environ
+
+
+def test_what_the_launcher_set_goes_and_what_it_kept_comes_back() -> None:
+    changed = {
+        "PATH": "/bin",
+        "PYTHONPATH": "/usr/lib/gpu-agent/lib",
+        "PYTHONSAFEPATH": "1",
+        KEPT: json.dumps({"PYTHONPATH": "/srv/mine", "PYTHONUNBUFFERED": "1"}),
+    }
+    own = {"PATH": "/bin", "PYTHONPATH": "/srv/mine", "PYTHONUNBUFFERED": "1"}
+    assert callers_environment(changed) == own
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{", '{"PATH": "/x"}', '{"PYTHONPATH": 1}', "[" * 100_000])
+def test_what_the_launcher_cannot_have_kept_counts_for_nothing(kept: str) -> None:
+    assert callers_environment({"PATH": "/bin", "PYTHONSAFEPATH": "1", KEPT: kept}) == {"PATH": "/bin"}
