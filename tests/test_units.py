@@ -176,3 +176,9 @@ def test_everybody_reaches_the_agents_local_socket_whom_its_own_mode_lets_in() -
     assert settings["RuntimeDirectory"] == "gpu-agent"
     assert int(settings["RuntimeDirectoryMode"], 8) & 0o001
     assert settings["RuntimeDirectoryPreserve"] == "restart"  # containers mount it
+
+
+def test_the_agents_unit_lets_it_give_its_socket_to_a_group() -> None:
+    """`@privileged` has `@chown` in it, so it must be allowed again behind that."""
+    filters = entries("gpu-agent.service")["SystemCallFilter"].split(", ")
+    assert filters.index("@chown") > next(n for n, one in enumerate(filters) if "@privileged" in one)

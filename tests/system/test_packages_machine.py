@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.authority import Authority
-from tests.system.packaged import machine_with_packages, settle
+from tests.system.packaged import AGENT_TOML, machine_with_packages, settle
 from tests.system.packages import CURRENT
 from tests.system.site import AGENT, REGISTRY, Site
 
@@ -76,6 +76,17 @@ def test_members_of_the_agents_group_may_ask_it_and_others_may_not(site: Site) -
     assert (refused.returncode, refused.stdout) == (NOT_REACHED, "")
     assert "its group is let in" in refused.stderr
     assert machine.run("stat", "-c", "%a %U %G", SOCKET).stdout.split() == ["660", "gpu-agent", "gpu-agent"]
+
+
+def test_the_socket_goes_to_another_group_that_the_agent_is_a_member_of(site: Site) -> None:
+    machine = site.machine
+    machine.run("groupadd", "gpu-users")
+    machine.write(f"/etc/systemd/system/{AGENT}.d/group.conf", "[Service]\nSupplementaryGroups=gpu-users\n")
+    machine.write("/etc/gpu-agent/agent.toml", f'{AGENT_TOML}socket_group = "gpu-users"\n')
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", AGENT)
+    assert machine.run("stat", "-c", "%a %U %G", SOCKET).stdout.split() == ["660", "gpu-agent", "gpu-users"]
+    site.await_ready()
 
 
 def test_no_token_is_in_an_argument_a_variable_or_the_journal(site: Site) -> None:
