@@ -1,3 +1,4 @@
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def test_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
 def test_a_registry_that_keeps_nothing_on_disk_has_no_place_for_it(backup: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="sqlite:///PATH"):
         restore(backup, "memory", tmp_path, replace=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives links away")
+def test_root_replaces_no_file_of_the_machine_to_which_the_registrys_user_has_made_a_link(
+    backup: Path, tmp_path: Path
+) -> None:
+    (precious := tmp_path / "shadow").write_text("precious")
+    (state := tmp_path / "state").mkdir()
+    (state / "registry.db").symlink_to(precious)
+    for path in (state, state / "registry.db"):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(StoreError, match=r"nothing was restored: .* is a link that user 12345 has made"):
+        restore(backup, "sqlite", state, replace=True)
+    assert precious.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.db", "shadow", "state"]

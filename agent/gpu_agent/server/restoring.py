@@ -6,7 +6,7 @@ Says what is put there and where the database before it is kept. Starts and stop
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.server.stores import database_path, lock_of
+from gpu_agent.server.stores import database_path, lock_of, planted_link
 from gpu_agent.store.base import StoreError
 from gpu_agent.store.sqlite_restore import Contents, contents, put_in_place
 
@@ -29,7 +29,8 @@ class AlreadyThereError(StoreError):
 def restore(backup: Path, place: str, folder: Path, *, replace: bool) -> Restored:
     """Put a copy of `backup` where a registry of this `--store` looks; raises `StoreError`.
 
-    With `replace` a database that is there already is kept beside it; else it stays where it is.
+    With `replace` a database that is there already is kept beside it; else it stays where it is. A link that
+    another user has made is not followed.
     """
     path = database_path(place, folder)
     if path is None:
@@ -37,6 +38,9 @@ def restore(backup: Path, place: str, folder: Path, *, replace: bool) -> Restore
             "a registry with `--store memory` keeps nothing on disk: name the place of a database with "
             "--store sqlite:///PATH"
         )
+    planted = planted_link(place, folder)
+    if planted is not None:  # as root, whoever made it would choose which file of the machine's is replaced
+        raise StoreError(f"nothing was restored: {planted}, or run this as that user")
     lock = lock_of(path)
     try:
         if not backup.is_file():

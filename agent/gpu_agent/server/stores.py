@@ -7,6 +7,7 @@ import urllib.parse
 from pathlib import Path
 
 from gpu_agent.runtime import state_dir
+from gpu_agent.runtime.links import strangers_link
 from gpu_agent.runtime.locking import AlreadyLockedError, Lock
 from gpu_agent.server import own_place
 from gpu_agent.store.base import Store, StoreError
@@ -30,10 +31,19 @@ def checked(place: str) -> str:
 
 def database_path(place: str, folder: Path) -> Path | None:
     """Return where the database lies; None for what is kept in memory only."""
-    if place == MEMORY:
+    path = _named(place, folder)
+    if path is None:
         return None
-    path = (folder / FILE if place == SQLITE else _path(place)).absolute()
     return path.resolve() if path.is_symlink() else path  # what belongs to it lies beside the file itself
+
+
+def planted_link(place: str, folder: Path) -> str | None:
+    """Say which link on the way to the database neither root nor we have made; raises `StoreError`."""
+    path = _named(place, folder)
+    try:
+        return None if path is None else strangers_link(path)
+    except OSError as error:
+        raise fault(folder, error) from error
 
 
 def open_store(place: str, folder: Path) -> Store:
@@ -83,6 +93,12 @@ def lock_of(path: Path) -> Lock:
         ) from None
     except OSError as error:
         raise fault(path, error) from error
+
+
+def _named(place: str, folder: Path) -> Path | None:
+    if place == MEMORY:
+        return None
+    return (folder / FILE if place == SQLITE else _path(place)).absolute()
 
 
 def _path(place: str) -> Path:
