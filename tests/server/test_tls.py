@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,23 @@ async def test_a_disk_that_does_not_answer_leaves_what_is_there(
     monkeypatch.setattr(tls, "READ_SECONDS", 0.0)
     assert not await encryption.reload()
     assert "does not answer" in told(caplog)[0][1]["problem"]
+
+
+async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_once_it_answers(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encryption = Encryption(TlsFiles(own=installed.own))
+    answers, looked_at = threading.Event(), tls._stamp
+    with monkeypatch.context() as hung:
+        hung.setattr(tls, "READ_SECONDS", 0.01)
+        hung.setattr(tls, "_stamp", lambda files: (answers.wait(60), looked_at(files))[1])
+        assert not any([await encryption.reload(asked=False) for _ in range(3 * tls.MOST_HANGING)])
+        holding = [thread for thread in threading.enumerate() if thread.name == "tls-files"]
+        assert len(holding) == tls.MOST_HANGING
+        answers.set()
+    for thread in holding:
+        await asyncio.to_thread(thread.join)
+    assert await encryption.reload()
 
 
 def test_whom_to_ask_for_a_certificate_is_part_of_it(installed: Installed) -> None:
