@@ -69,3 +69,8 @@ def test_a_python_that_fits_is_asked_for(packages: Path) -> None:
     asked = of_rpm(rpm(packages, "gpu-agent"), "--requires").splitlines()
     assert "(python3 >= 3.11 or python3.14 or python3.13 or python3.12 or python3.11)" in asked
     assert f"gpu-agent = {CURRENT}-1" in of_rpm(rpm(packages, "gpu-registry"), "--requires").splitlines()
+
+
+def test_a_systemd_is_asked_for_that_understands_the_units(packages: Path) -> None:
+    """RHEL 8 has a C library that fits and a Python 3.11, but a systemd that starts no such unit."""
+    assert "systemd >= 249" in of_rpm(rpm(packages, "gpu-agent"), "--requires").splitlines()
