@@ -164,6 +164,13 @@ def test_what_was_never_made_needs_no_removal(place: Place) -> None:
     assert (plan.steps, plan.changed) == ((), False)
 
 
+def test_a_unit_of_ours_that_hides_a_packages_is_to_be_removed_first(place: Place) -> None:
+    write_all(place)
+    put(place, AGENT.packaged_unit_files[0])
+    with pytest.raises(RefusedError, match="hides it: remove that with `gpu-agent service uninstall agent`"):
+        installation(AGENT, PROGRAM, place=place, user=ANYBODY)
+
+
 def test_a_packages_service_is_not_removed_but_ours_beside_it_is(place: Place) -> None:
     put(place, AGENT.packaged_unit_files[0])
     with pytest.raises(RefusedError, match="apt-get remove gpu-agent"):

@@ -72,11 +72,19 @@ class Place:
     def refuse_beside_a_package(self, half: Half) -> None:
         """Raise `RefusedError` where a package has made the half a service already."""
         packaged = self.unit_of_package(half)
-        if packaged is not None:
+        if packaged is None:
+            return
+        ours = _text(self.at(half.unit_file))
+        if ours is not None and version_in(ours) is not None:
             raise RefusedError(
-                f"a package has brought this service ({packaged}): use that, by `systemctl enable --now "
-                f"{half.service}`, or remove the package {half.service} first"
+                f"a package has brought this service ({packaged}), and the unit of an install by pip hides "
+                f"it: remove that with `gpu-agent service uninstall {half.name}`, which keeps settings and "
+                f"state, then run `systemctl enable --now {half.service}`"
             )
+        raise RefusedError(
+            f"a package has brought this service ({packaged}): use that, by `systemctl enable --now "
+            f"{half.service}`, or remove the package {half.service} first"
+        )
 
 
 @dataclass(frozen=True, slots=True)
