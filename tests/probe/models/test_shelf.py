@@ -6,7 +6,7 @@ from gpu_agent.probe.models.shelf import Shelf
 from tests.probe.models.held_source import HeldSource
 
 
-def look(shelf: Shelf, claims: dict[tuple[str, str], Shelf] | None = None, *, scan: int = 1) -> None:
+def look(shelf: Shelf, claims: dict[tuple[str, str], Shelf] | None = None, *, scan: float = 1) -> None:
     with shelf.taken() as mine:
         assert mine
         shelf.begin({} if claims is None else claims)
@@ -97,3 +97,24 @@ def test_the_room_on_its_disk_is_told_and_where_not_why(tmp_path: Path) -> None:
     look(shelf)
     assert [room.disk.path for room in shelf.holding.rooms] == [str(tmp_path)]
     assert list(shelf.holding.roomless) == ["x" * 5000]
+
+
+def test_a_root_that_was_taken_over_is_given_up_by_neither_until_the_other_holds_all_of_it(
+    tmp_path: Path,
+) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.gguf").touch()
+    one, other = Shelf(ModelFolders([tmp_path])), Shelf(ModelFolders([tmp_path]))
+    claims: dict[tuple[str, str], Shelf] = {}
+    look(one, claims)
+    with one.taken():
+        other.begin(claims)
+        other.read(2, lambda: False)
+    one.begin(claims)
+    one.read(3, lambda: False)
+    look(other, claims, scan=3)
+    assert (len(one.holding.found), len(other.holding.found)) == (3, 3)
+    look(one, claims, scan=4)
+    look(other, claims, scan=4)
+    assert (len(one.holding.found), len(other.holding.found)) == (3, 0)

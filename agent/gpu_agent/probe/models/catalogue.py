@@ -83,7 +83,6 @@ class Catalogue:
         self._declarations = tuple(declarations)
         self._patience = patience or Patience()
         self._monotonic = monotonic
-        self._scans = 0
         self._claims: dict[tuple[str, str], Shelf] = {}
         """Which shelf has a root, by kind and path."""
         self._models: tuple[Model, ...] = ()
@@ -113,9 +112,8 @@ class Catalogue:
         `follow` is called for each shelf that was looked at, in a thread that may hang there.
         """
         began = time.monotonic()
-        self._scans += 1
         visits = _Visits(
-            self._scans,
+            began,
             self._claims,
             monotonic=self._monotonic,
             budget_seconds=budget_seconds,
@@ -128,12 +126,14 @@ class Catalogue:
         patience = self._patience  # with no next scan in which to tell of it, it is told sooner
         bound = patience.wait_seconds if answers_within_seconds else patience.silent_after_seconds
         silent = {shelf for shelf in self.shelves if shelf.out and now - shelf.heard_at >= bound}
+        # Before the models: of one that is back meanwhile, what it found is not among them yet.
+        complete = all(
+            shelf in silent or (not shelf.out and shelf.holding.complete) for shelf in self.shelves
+        )
         self.problems = self._all_problems(silent)
         return Scan(
             models=self._all_models(now),
-            complete=all(
-                shelf in silent or (shelf.holding.complete and not shelf.out) for shelf in self.shelves
-            ),
+            complete=complete,
             problems=self.problems,
             disks=disks_of(
                 room for shelf in self.shelves if shelf not in silent for room in shelf.holding.rooms
@@ -153,7 +153,7 @@ class Catalogue:
                 break
             way = walk.leave()
             left_behind.append(walk)
-            visits.extend(patience_seconds)
+            visits.leave(walk.at, lost_seconds=patience_seconds)
             patience_seconds = max(patience_seconds / 2, _LEAST_WAIT_SECONDS)
         return left_behind
 
@@ -191,25 +191,30 @@ class _Visits:
 
     def __init__(
         self,
-        scan: int,
+        scan: float,
         claims: dict[tuple[str, str], Shelf],
         *,
         monotonic: Callable[[], float],
         budget_seconds: float,
         follow: Callable[[Shelf], None] | None,
     ) -> None:
+        """`scan` is when it began."""
         self._scan = scan
         self._claims = claims
         self._monotonic = monotonic
+        self._budget_seconds = budget_seconds
         self._deadline = monotonic() + budget_seconds
         self._follow = follow
         self._begun: set[Shelf] = set()
         self._reached = False
         """Some unit was: every scan gets on, even without a budget."""
+        self._left: set[Shelf | None] = set()
+        """Those that nobody waits for: they take no time from others, and have all of the budget."""
 
-    def extend(self, seconds: float) -> None:
-        """Waiting for one that hangs is not at the cost of the others."""
-        self._deadline += seconds
+    def leave(self, shelf: Shelf | None, *, lost_seconds: float) -> None:
+        """Nobody waits for that one any more, and waiting for it is not at the cost of the others."""
+        self._left.add(shelf)
+        self._deadline += lost_seconds
 
     def visit(self, shelf: Shelf, others: int) -> bool:
         """Look for as long as its share of what is left; whether more is wanted and there is time."""
@@ -221,14 +226,15 @@ class _Visits:
                 shelf.begin(self._claims)
             now = self._monotonic()
             share = now + (self._deadline - now) / (others + 1)
-            shelf.read(self._scan, lambda: self._may_go_on(share))
+            alone = now + self._budget_seconds
+            shelf.read(self._scan, lambda: self._may_go_on(alone if shelf in self._left else share))
             if self._follow is not None:
                 self._follow(shelf)
             return not shelf.holding.complete and self._monotonic() < self._deadline
 
-    def _may_go_on(self, share: float) -> bool:
+    def _may_go_on(self, until: float) -> bool:
         first, self._reached = not self._reached, True
-        return first or self._monotonic() < share
+        return first or self._monotonic() < until
 
 
 def _alike(one: Sequence[tuple[Found, bool]], other: Sequence[tuple[Found, bool]]) -> bool:

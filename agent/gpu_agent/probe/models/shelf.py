@@ -57,12 +57,13 @@ class Shelf:
         """As of the last look that got on; a new object after each."""
         self.heard_at = time.monotonic()
         """When it was asked, or got on since, in monotonic seconds."""
-        self.seen_to = 0
-        """The number of the scan that all of its units were looked at in, or after."""
+        self.seen_to = 0.0
+        """When the scan began that all of its units were looked at in, or after; in monotonic seconds."""
         self._wall_ns = wall_ns
         self._taken = threading.Lock()
         self._known: dict[_Key, _Known] = {}
-        self._looked: dict[_Key, int] = {}
+        self._looked: dict[_Key, float] = {}
+        """When the scan began that looked at each: it goes on from one catalogue to the next."""
         self._waiting: list[tuple[_Key, Unit]] = []
         """Units that the look under way has not reached, the next one last."""
         self.listed: Collection[str] = ()
@@ -101,7 +102,8 @@ class Shelf:
     def begin(self, claims: MutableMapping[tuple[str, str], "Shelf"]) -> None:
         """List what there is, those first that were not looked at for longest.
 
-        A root that another shelf of this kind has, as one that a link leads to, is left to that one.
+        A root that another shelf of this kind has, as one that a link leads to, is left to that one, once
+        that one holds all of it.
         """
         listing = self.source.units()
         self.listed = listing.roots
@@ -112,7 +114,7 @@ class Shelf:
             for unit in listing.units
             if not left_to_others or unit.root.path not in left_to_others
         }
-        order = sorted(units, key=lambda key: self._looked.get(key, 0))  # stable: longest unseen first
+        order = sorted(units, key=lambda key: self._looked.get(key, 0.0))  # stable: longest unseen first
         self._waiting = [(key, units[key]) for key in reversed(order)]
         self._unlisted = listing.problems
         self._room = self._asked_rooms()
@@ -121,14 +123,14 @@ class Shelf:
             self._roots, self._moved = roots, True
         self.heard_at = time.monotonic()
 
-    def read(self, scan: int, goes_on: Callable[[], bool]) -> None:
-        """Read units for as long as it `goes_on`, which is asked before each."""
+    def read(self, scan: float, goes_on: Callable[[], bool]) -> None:
+        """Read units for as long as it `goes_on`, which is asked before each; `scan` is when that began."""
         while self._waiting and goes_on():
             key, unit = self._waiting.pop()
             self._look(key, unit)
             self._looked[key] = scan
             self.heard_at = time.monotonic()
-        self.seen_to = self._looked.get(self._waiting[-1][0], 0) if self._waiting else scan
+        self.seen_to = self._looked.get(self._waiting[-1][0], 0.0) if self._waiting else scan
         problems = dict(self._unlisted)
         for known in self._known.values():
             if known.reading.problems:
@@ -146,9 +148,10 @@ class Shelf:
     def _claims(self, root: str, claims: MutableMapping[tuple[str, str], "Shelf"]) -> bool:
         key = self.source.name, root
         owner = claims.setdefault(key, self)
-        if owner is not self and (owner.out or root not in owner.listed):
+        if root not in owner.listed:
             claims[key] = owner = self
-        return owner is self
+        # One that hangs stays the owner, or what it holds would be missing once it is back.
+        return owner is self or owner.out or (root in self._roots and not owner.holding.complete)
 
     def _asked_rooms(self) -> tuple[tuple[Room, ...], dict[str, str]]:
         rooms: list[Room] = []

@@ -23,7 +23,8 @@ class Walk:
         self._visit = visit
         self._waiting = deque(shelves)
         self._again: deque[Shelf] = deque()
-        self._at: Shelf | None = None
+        self.at: Shelf | None = None
+        """Where it is, and once it was left where it stays."""
         self._turn = threading.Lock()
         self._left = False
         self._fault: BaseException | None = None
@@ -45,7 +46,7 @@ class Walk:
             return (*self._waiting, *self._again)
 
     def _patience(self, within_seconds: float) -> float:
-        at = self._at
+        at = self.at
         return within_seconds if at is None else at.heard_at + within_seconds - time.monotonic()
 
     def _go(self) -> None:
@@ -68,5 +69,5 @@ class Walk:
                 return None
             shelf = self._waiting.popleft()
             shelf.heard_at = time.monotonic()
-            self._at = shelf
+            self.at = shelf
             return shelf
