@@ -3,8 +3,9 @@
 Each shelf has notices of its own, so that one on a disk that hangs keeps nobody from hearing of the others.
 
 The first notice is waited upon a little, since changes come in crowds; then comes one look, and no other
-within a second, however much changes. Where the kernel tells of no more folders, or of none, the looks at
-the probe's own pace must do, which is logged once. It refuses to know what changed: that is the scan's.
+within a second, however much changes. A folder that is followed from now on counts as changed. Where the
+kernel tells of no more folders, or of none, the looks at the probe's own pace must do, which is logged once.
+It refuses to know what changed: that is the scan's.
 """
 
 import asyncio
@@ -40,6 +41,8 @@ class Rescans:
         self._refused: str | None = None
         """Why a shelf has none."""
         self._unseen = False
+        self._heard = asyncio.Event()
+        """That something changed, or may have."""
         self._told = False
 
     async def run(self) -> None:
@@ -50,7 +53,7 @@ class Rescans:
             self._ear = ear
             try:
                 while True:
-                    await _noticed(ear)
+                    await self._noticed(ear)
                     await asyncio.sleep(SETTLE_SECONDS)
                     self._drain()
                     self._look()
@@ -70,11 +73,21 @@ class Rescans:
         """After each scan: ask for another where changes may have gone unnoticed, tell of a limit."""
         if self._unseen:
             self._unseen = False
-            self._look()
+            self._heard.set()
         limit = next((notices.limit for notices in self._live() if notices.limit), self._refused)
         if limit and not self._told:
             self._told = True
             _LOG.warning("models_polled", problem=limit, every_seconds=self._every_seconds)
+
+    async def _noticed(self, ear: select.epoll) -> None:
+        """Wait for a notice. Between two looks nobody listens: the kernel keeps what comes."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ear.fileno(), self._heard.set)
+        try:
+            await self._heard.wait()
+        finally:
+            loop.remove_reader(ear.fileno())
+            self._heard.clear()
 
     def _opened(self, shelf: Shelf) -> Notices | None:
         ear = self._ear
@@ -100,14 +113,3 @@ class Rescans:
         for kept in tuple(self._by_descriptor.values()):
             if (notices := kept()) is not None:
                 yield notices
-
-
-async def _noticed(ear: select.epoll) -> None:
-    """Wait for a notice. Between two looks nobody listens: the kernel keeps what comes."""
-    loop = asyncio.get_running_loop()
-    heard = asyncio.Event()
-    loop.add_reader(ear.fileno(), heard.set)
-    try:
-        await heard.wait()
-    finally:
-        loop.remove_reader(ear.fileno())
