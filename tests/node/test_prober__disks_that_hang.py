@@ -152,6 +152,7 @@ async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(
         assert looks >= 10, "nothing is declared of a host that did not answer"
         assert inventory.host.boot_id == "a-boot-id"
         assert inventory.gpu.gpus == GOOD.gpus
+        assert not inventory.models_complete, "they were not looked for yet"
         assert len({thread.ident for thread in threading.enumerate()} - before) <= 1
     assert caplog.messages.count("surroundings_overdue") == 1
 

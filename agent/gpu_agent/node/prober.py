@@ -145,7 +145,8 @@ class Prober:
             was_overdue = self._overdue
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
-            self._unsearched.note(self._sources.catalogue.problems)
+            catalogue = self._sources.catalogue
+            self._unsearched.note(catalogue.problems, catalogue.places)
             if self._surroundings is not None:
                 if was_overdue or self._overdue:
                     await self._read_host_anew(tasks, self._surroundings)
@@ -224,7 +225,8 @@ class Prober:
 
     def _take_host(self) -> Inventory:
         """Read what no disk can hold up, as a rule: what stands in for the models that hang."""
-        return Inventory(host=self._sources.host.read(), gpu=_UNREAD, simulated=self._simulated)
+        host = self._sources.host.read()
+        return Inventory(host=host, gpu=_UNREAD, models_complete=False, simulated=self._simulated)
 
     def _take(self) -> Inventory:
         sources = self._sources

@@ -5,7 +5,8 @@ A place whose disk answers again is told of too.
 It refuses to fill the log: of many new places it tells of a few, and how many there are besides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from gpu_agent.probe.models.catalogue import SILENT
 from gpu_agent.runtime.logs import EventLog
@@ -22,10 +23,15 @@ class Unsearched:
     def __init__(self) -> None:
         self._told: Mapping[str, str] = {}
 
-    def note(self, problems: Mapping[str, str]) -> None:
-        """Tell of what is new; a place that was mended and breaks again is new again."""
+    def note(self, problems: Mapping[str, str], places: Iterable[Path]) -> None:
+        """Tell of what is new; a place that was mended and breaks again is new again.
+
+        `places` are those that are looked into: of a disk that is no longer among them nothing is known.
+        """
+        looked_into = set(map(str, places))
         new = [(place, why) for place, why in problems.items() if self._told.get(place) != why]
-        back = [place for place, why in self._told.items() if why == SILENT and problems.get(place) != SILENT]
+        silent = [place for place, why in self._told.items() if why == SILENT and place in looked_into]
+        back = [place for place in silent if problems.get(place) != SILENT]
         self._told = dict(problems)
         for place in back[:MOST_TOLD]:
             _LOG.info("models_disk_answered", place=place, others=max(0, len(back) - MOST_TOLD))
