@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -37,6 +38,21 @@ def test_files_are_found_at_any_depth_with_their_sizes(tmp_path: Path) -> None:
     (tmp_path / ".git" / "hidden").write_bytes(b"1")
     tree = Tree(open_root(tmp_path))
     assert {file.name: tree.size(file) for file in tree.files(str(tmp_path))} == {"a/b/deep": 3, "top": 1}
+
+
+def test_a_folder_that_opens_and_then_tells_nothing_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_descriptor: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    tree = Tree(open_root(tmp_path))
+    monkeypatch.setattr(os, "fstat", stale)
+    with pytest.raises(OSError, match=r"[Ss]tale"):
+        tree.files(str(tmp_path))
+    monkeypatch.undo()
+    descriptors = [entry for entry in tuple(Path("/proc/self/fd").iterdir()) if entry.is_symlink()]
+    assert str(tmp_path) not in {str(entry.readlink()) for entry in descriptors}
 
 
 def test_each_kind_of_bad_link_has_its_own_reason(tmp_path: Path) -> None:

@@ -225,18 +225,18 @@ class Tree:
         """A real folder, open where that is possible, and its status; `_close` it."""
         self.watched[path] = None  # until it is listed: a failure is looked at again
         if not _BY_DESCRIPTOR:
-            status = os.lstat(path)
-            self._check_folder(status)
+            self._check_folder(status := os.lstat(path))
             return path, status
         try:
             descriptor = os.open(path, _FOLDER_FLAGS)
         except OSError:
             self._check_folder(os.lstat(path))
             raise
-        status = os.fstat(descriptor)
-        if not self._root.holds(status):
+        try:
+            self._check(status := os.fstat(descriptor))
+        except OSError:
             os.close(descriptor)
-            raise Refused(_ELSEWHERE)
+            raise
         return descriptor, status
 
     def _listed(self, opened: "int | str") -> list[os.DirEntry[str]]:
