@@ -1,6 +1,6 @@
 """What the agent answers to each question over the local socket, once it is clear who asks.
 
-It lets nobody in (`socket_peer` says whom) and reads no socket. Nothing here waits for the registry:
+It lets nobody in (`peer` says whom) and reads no socket. Nothing here waits for the registry:
 an order is taken, and what comes of it is seen in `status`.
 """
 

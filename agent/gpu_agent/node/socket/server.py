@@ -1,7 +1,7 @@
 """The local socket: lets programs on this machine in, and has them answered, one question at a time.
 
 Bounded in lines, connections and time, so that nobody who is let in can hold the agent up: who sends
-too much, too slowly or too often, or does not read, is dropped. It decides nothing: `socket_answers`
+too much, too slowly or too often, or does not read, is dropped. It decides nothing: `answers`
 does. Where the socket cannot be had the agent goes on without, and says so.
 """
 

@@ -1,7 +1,7 @@
 """What an NVML getter's answer may be: values, a reason why there is none, or the end of a GPU.
 
 Runs inside the NVML child, with the binding handed in. It names no getter: those are
-`nvml_readings`, `nvml_memory`, `nvml_processes` and `nvml_slices`.
+`readings`, `memory`, `processes` and `slices`.
 """
 
 import math

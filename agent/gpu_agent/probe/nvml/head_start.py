@@ -1,6 +1,6 @@
 """A child that is asked before the rest of a command is loaded, so that both happen at once.
 
-It loads next to nothing itself; `nvml_once` fetches the answer. It restarts nothing and retries nothing.
+It loads next to nothing itself; `once` fetches the answer. It restarts nothing and retries nothing.
 """
 
 import subprocess

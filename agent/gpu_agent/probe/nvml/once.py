@@ -1,6 +1,6 @@
 """One reading of all GPUs for a command that must be quick: no event loop, no second ask.
 
-The child is started and asked first, by `nvml_head_start`, and its answer is fetched when the command
+The child is started and asked first, by `head_start`, and its answer is fetched when the command
 has done the rest of its start. It restarts nothing and retries nothing.
 """
 

@@ -1,6 +1,6 @@
 """The NVML child seen from outside: how it is started, asked, and what its end means.
 
-Shared by the daemon's path (`nvml`) and the command's (`nvml_once`). It waits for
+Shared by the daemon's path (`nvml`) and the command's (`once`). It waits for
 nothing, and it kills nothing: killing a process inside the driver has frozen GPUs.
 """
 
