@@ -51,7 +51,7 @@ def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: p
         answered.set()
     assert around.host.cpu_logical_cores >= 1
     assert "did not answer within 0.2 s" in around.host.unknowns["models"]
-    assert around.models == ()
+    assert (around.models, around.models_complete) == ((), False)
 
 
 def test_a_place_that_does_not_answer_is_named_and_the_models_elsewhere_are_listed(tmp_path: Path) -> None:

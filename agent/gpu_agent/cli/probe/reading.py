@@ -80,6 +80,7 @@ def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECOND
     return Inventory(
         host=replace(host, unknowns={**host.unknowns, MODELS_UNKNOWN: why, "cache_disks": why}),
         gpu=_UNREAD,
+        models_complete=False,
         took_ms=within_seconds * 1000,
     )
 
