@@ -12,9 +12,9 @@ from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
 from tests.probe.models.held_source import HeldSource
 
-HASTY = Patience(wait_seconds=0.1, silent_after_seconds=0.0, stale_after_seconds=0.0)
+HASTY = Patience(wait_seconds=0.5, silent_after_seconds=0.0, stale_after_seconds=0.0)
 """Everything that is to come of a disk that hangs, at once."""
-LENIENT = Patience(wait_seconds=0.1, silent_after_seconds=30.0, stale_after_seconds=30.0)
+LENIENT = Patience(wait_seconds=0.5, silent_after_seconds=30.0, stale_after_seconds=30.0)
 
 
 def statuses(scan: Scan) -> dict[str, ModelStatus]:
@@ -76,7 +76,7 @@ def test_a_model_that_another_disk_holds_too_is_ready_by_that_one() -> None:
 def test_each_disk_that_hangs_keeps_one_thread_and_is_asked_once() -> None:
     held = [HeldSource(f"/held-{number}") for number in range(4)]
     well = HeldSource("/well", "well")
-    catalogue = Catalogue([*held, well], patience=HASTY)
+    catalogue = Catalogue([well, *held], patience=HASTY)
     before = set(threading.enumerate())
     for source in held:
         source.hold()
