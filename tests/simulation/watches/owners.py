@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 from gpu_agent.registry.actions import Action
 from gpu_agent.registry.events import Event, RemovalAsked, ResumeAsked
+from gpu_agent.session.story import State
 from tests.simulation.broken import Invariant, hold
 from tests.simulation.scene import Scene
 from tests.simulation.watching import Mover, Watch
+
+_ENDING = (State.LEAVING, State.STOPPED)
+"""An agent that is told to stop empties its machine anyhow, and has nobody to keep a wish for."""
 
 
 class OwnersWatch(Watch):
@@ -31,7 +35,7 @@ class OwnersWatch(Watch):
             since = self._scene.world.now
             self._since[agent.name] = agent.wish, since
         view = agent.machine.view
-        if view.drain_reason is not None:
+        if view.drain_reason is not None or view.state in _ENDING:
             return
         twins = (
             sum(one.family == agent.family for one in self._scene.agents) > 1
