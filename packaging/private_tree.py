@@ -7,6 +7,7 @@ what is downloaded runs here, and wheels that would need different files under o
 
 import filecmp
 import fnmatch
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,9 @@ def _install(target: Path, what: Iterable[str], *, arch: str, python: str) -> No
 
 
 def _run(*words: str) -> None:
-    subprocess.run([str(_UV), "--quiet", "--no-config", *words], check=True)
+    """Run uv, which by itself trusts authorities of its own and not those of the machine."""
+    trusting = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}  # by its name now, and before
+    subprocess.run([str(_UV), "--quiet", "--no-config", *words], check=True, env=trusting)
 
 
 def _add(found: Path, place: Path) -> None:

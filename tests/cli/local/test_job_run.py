@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -95,7 +96,10 @@ def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served:
         words = [*COMMAND, "job", "run", "--socket", str(served.path), "job-1", "--", "sh", "-c", counts]
         with subprocess.Popen(
-            [sys.executable, "-c", in_terminal, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", in_terminal, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
         ) as person:
             assert person.stdin is not None
             assert person.stdout is not None
@@ -103,6 +107,6 @@ def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
             for awaited, typed in ((b"runs", b"\x03"), (b"^C", b"one\n"), (b"one", b"two\n"), (b"so 1", b"")):
                 while awaited not in shown:
                     shown += os.read(person.stdout.fileno(), 4096) or pytest.fail(repr(shown))
-                person.stdin.write(typed)
-                person.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):  # some shells take Ctrl-C for the first word's end
+                    person.stdin.write(typed)
             assert person.wait(10) == 0

@@ -7,6 +7,7 @@ does. Where the socket cannot be had the agent goes on without, and says so.
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from dataclasses import dataclass
 
@@ -70,7 +71,14 @@ class LocalSocket:
             self._number += 1
             tasks.start(f"local-{self._number}", self._received(reader, writer, self._number))
 
-        server = await asyncio.start_unix_server(arrived, sock=listener, limit=LONGEST_REQUEST_BYTES)
+        limit = LONGEST_REQUEST_BYTES
+        if sys.version_info >= (3, 13):
+            # Whoever made the socket removes it: asyncio would look for it by an address that held only once.
+            server = await asyncio.start_unix_server(
+                arrived, sock=listener, limit=limit, cleanup_socket=False
+            )
+        else:
+            server = await asyncio.start_unix_server(arrived, sock=listener, limit=limit)
         async with server:
             await server.serve_forever()
 
