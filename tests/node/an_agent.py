@@ -4,6 +4,7 @@ So that tests can be what workers and commands are: programs that block.
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 import threading
@@ -112,7 +113,8 @@ def serving(
     standing = agent or AnAgent()
     loop = asyncio.new_event_loop()
     serves = threading.Event()
-    with listening(path) as listener:
+    # What is opened next has the number of the folder by which a long path was reached.
+    with listening(path) as listener, Path(os.devnull).open("rb"):
         house = House(own_uid(), path.lstat().st_gid, operators)
 
         async def serve() -> None:
