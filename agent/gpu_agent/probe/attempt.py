@@ -4,11 +4,15 @@ One of the three places where every exception is caught: a collector is somebody
 starts no thread and keeps no deadline; whoever asks does, since a collector may never return.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gpu_agent.probe.admission import admitted
 from gpu_agent.probe.collectors import INTERFACE, Collector, Installed, Surroundings
 from gpu_agent.wire.inventory import GpuReport
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,16 @@ class Attempt:
 
     def read(self, deadline_seconds: float) -> GpuReport | Failed:
         """Ask it once. Blocks for as long as the collector does, and raises nothing of its."""
-        try:
-            if self._collector is None:
-                self._collector = self._made()
-            return admitted(self._collector.read(deadline_seconds))
-        except BaseException as error:  # noqa: BLE001 - the border; a thread of ours has no Ctrl-C to heed
-            self._collector = None
-            return Failed(failed_sentence(self.name, error))
+        return _behind_the_border(lambda: self._read(deadline_seconds), self._failed)
+
+    def _read(self, deadline_seconds: float) -> GpuReport | Failed:
+        if self._collector is None:
+            self._collector = self._made()
+        return admitted(self._collector.read(deadline_seconds))
+
+    def _failed(self, error: BaseException) -> Failed:
+        self._collector = None
+        return Failed(failed_sentence(self.name, error))
 
     def _made(self) -> Collector:
         make = self._installed.load()
@@ -71,7 +78,12 @@ def silent_sentence(name: str, seconds: float) -> str:
 
 
 def _words(error: BaseException) -> str:
+    """What it says of itself, by code of the collector's too."""
+    return _behind_the_border(lambda: str(error), lambda _: "")
+
+
+def _behind_the_border(work: Callable[[], _T], failed: Callable[[BaseException], _T]) -> _T:
     try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - the border: an exception's own text is the collector's code too
-        return ""
+        return work()
+    except BaseException as error:  # noqa: BLE001 - the border; a thread of ours has no Ctrl-C to heed
+        return failed(error)

@@ -5,6 +5,7 @@ import pytest
 from gpu_agent.probe.models.shelf import Shelf
 from gpu_agent.probe.models.walk import Walk
 from tests.probe.models.held_source import HeldSource
+from tests.programs import eventually
 
 PATIENT_SECONDS = 20.0
 SHORT_SECONDS = 0.05
@@ -71,9 +72,16 @@ def test_one_that_gets_on_slowly_is_waited_for() -> None:
     assert Walk([shelf], visit).got_on(1.5)
 
 
-def test_what_a_visit_raises_whoever_waits_hears() -> None:
+def test_a_walk_that_breaks_off_is_told_by_its_thread_and_never_passes_for_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: told.append(ended.exc_type))
+
     def visit(_: Shelf, __: int) -> bool:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        Walk(shelves(1), visit).got_on(PATIENT_SECONDS)
+    walk = Walk(shelves(1), visit)
+    with pytest.raises(RuntimeError, match="broke off"):
+        walk.got_on(PATIENT_SECONDS)
+    eventually(lambda: told == [ZeroDivisionError], within_seconds=PATIENT_SECONDS, what="its end told")

@@ -27,7 +27,7 @@ class Walk:
         """Where it is, and once it was left where it stays."""
         self._turn = threading.Lock()
         self._left = False
-        self._fault: BaseException | None = None
+        self._went_through = False
         threading.Thread(target=self._go, name="models", daemon=True).start()
 
     def got_on(self, within_seconds: float) -> bool:
@@ -35,8 +35,8 @@ class Walk:
         while not self.ended.wait(self._patience(within_seconds)):
             if self._patience(within_seconds) <= 0:
                 return False
-        if self._fault is not None:
-            raise self._fault
+        if not self._went_through:
+            raise RuntimeError("the way through the places of models broke off")  # why is told on stderr
         return True
 
     def leave(self) -> tuple[Shelf, ...]:
@@ -54,8 +54,7 @@ class Walk:
             while (shelf := self._next()) is not None:
                 if self._visit(shelf, len(self._waiting)):
                     self._again.append(shelf)
-        except BaseException as fault:  # noqa: BLE001 - whoever waits raises it
-            self._fault = fault
+            self._went_through = True
         finally:
             self.ended.set()
 
