@@ -23,7 +23,7 @@ def put(path: Path, text: str = "") -> Path:
 
 def test_a_machine_without_a_driver_has_nothing_of_it(tmp_path: Path) -> None:
     found = look({}, root=tmp_path)
-    assert (found.library, found.module_version, found.nodes, found.wsl) == (None, None, (), False)
+    assert (found.nvml_library, found.module_version, found.nodes, found.wsl) == (None, None, (), False)
 
 
 def test_the_librarys_version_is_in_the_name_behind_its_link(root: Path) -> None:
@@ -31,14 +31,14 @@ def test_the_librarys_version_is_in_the_name_behind_its_link(root: Path) -> None
     put(folder / "libnvidia-ml.so.570.124.06")
     (folder / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.570.124.06")
     found = look({}, root=root)
-    assert (found.library, found.library_version) == (folder / "libnvidia-ml.so.1", "570.124.06")
+    assert (found.nvml_library, found.nvml_library_version) == (folder / "libnvidia-ml.so.1", "570.124.06")
 
 
 def test_what_the_loader_would_take_first_is_found_first(root: Path) -> None:
     put(root / "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")
     own = put(root / "dev" / "libnvidia-ml.so.1")
     found = look({"LD_LIBRARY_PATH": f"{os.pathsep}/nowhere{os.pathsep}{own.parent}"}, root=root)
-    assert (found.library, found.library_version) == (own, None)
+    assert (found.nvml_library, found.nvml_library_version) == (own, None)
 
 
 @pytest.mark.parametrize(

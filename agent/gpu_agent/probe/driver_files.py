@@ -32,8 +32,8 @@ _MOST_CHARS = 4096
 class DriverFiles:
     """All of it; what is not there is None or empty."""
 
-    library: Path | None
-    library_version: str | None
+    nvml_library: Path | None
+    nvml_library_version: str | None
     module_version: str | None
     nodes: tuple[str, ...]
     """The names of its files in /dev."""
@@ -45,8 +45,8 @@ def look(environ: Mapping[str, str], *, root: Path = Path("/")) -> DriverFiles:
     """Look now; `root` is where `usr`, `proc` and `dev` are found."""
     library = next((path for path in _libraries(environ, root) if path.exists()), None)
     return DriverFiles(
-        library=library,
-        library_version=None if library is None else _version_of(library),
+        nvml_library=library,
+        nvml_library_version=None if library is None else _version_of(library),
         module_version=_module_version(root),
         nodes=_nodes(root / "dev"),
         wsl=(root / "dev/dxg").exists(),

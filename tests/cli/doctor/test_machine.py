@@ -31,13 +31,13 @@ GOOD = GpuReport(outcome=Outcome.OK, gpus=(L4,), driver_version="570.1", cuda_ve
 ABSENT = GpuReport(outcome=Outcome.NO_DRIVER, detail="No NVIDIA driver was found: install it.")
 BROKEN = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="The module is not loaded: run `modprobe nvidia`.")
 FILES = DriverFiles(
-    library=Path("/usr/lib64/libnvidia-ml.so.1"),
-    library_version="570.1",
+    nvml_library=Path("/usr/lib64/libnvidia-ml.so.1"),
+    nvml_library_version="570.1",
     module_version="570.1",
     nodes=("nvidia0", "nvidiactl"),
     wsl=False,
 )
-NOTHING = DriverFiles(library=None, library_version=None, module_version=None, nodes=(), wsl=False)
+NOTHING = DriverFiles(nvml_library=None, nvml_library_version=None, module_version=None, nodes=(), wsl=False)
 
 
 def driver(
@@ -96,7 +96,7 @@ def test_a_library_that_only_the_loader_finds_is_well() -> None:
 
 
 def test_a_driver_that_was_updated_under_its_module_says_reboot() -> None:
-    finding = driver(replace(FILES, library_version="575.2"), BROKEN)["kernel module"]
+    finding = driver(replace(FILES, nvml_library_version="575.2"), BROKEN)["kernel module"]
     assert finding.detail == "version 570.1, and the library's is 575.2"
     assert "reboot" in (finding.mend or "")
 

@@ -32,7 +32,7 @@ def driver_findings(
         yield from (skipped(name, "these GPUs are simulated") for name in names)
         return
     gpu = inventory.gpu
-    if files.library is None and gpu.gpus and all(each.vendor != _NVML_VENDOR for each in gpu.gpus):
+    if files.nvml_library is None and gpu.gpus and all(each.vendor != _NVML_VENDOR for each in gpu.gpus):
         yield from (skipped(name, "no NVIDIA driver, and not missed: the GPUs are others'") for name in names)
         return
     yield _library(files, gpu)
@@ -137,17 +137,17 @@ def _of_unknown_memory(report: GpuReport) -> Iterator[str]:
 
 
 def _library(files: DriverFiles, gpu: GpuReport) -> Finding:
-    if files.library is None:
+    if files.nvml_library is None:
         if gpu.outcome is Outcome.OK:
             return ok("driver library", f"{LIBRARY}, where the loader finds it")
         mend = f"install the NVIDIA driver; {_IN_CONTAINER}"
         return fail("driver library", f"{LIBRARY} is nowhere on this machine", mend)
-    version = f", version {files.library_version}" if files.library_version else ""
-    return ok("driver library", f"{files.library}{version}")
+    version = f", version {files.nvml_library_version}" if files.nvml_library_version else ""
+    return ok("driver library", f"{files.nvml_library}{version}")
 
 
 def _module(files: DriverFiles, gpu: GpuReport) -> Finding:
-    library, module = files.library_version, files.module_version
+    library, module = files.nvml_library_version, files.module_version
     if module is not None and library is not None and module[0].isdigit() and module != library:
         return fail(
             "kernel module",
@@ -158,7 +158,7 @@ def _module(files: DriverFiles, gpu: GpuReport) -> Finding:
         return ok("kernel module", f"version {module}" if module[0].isdigit() else module)
     if files.wsl or gpu.outcome is Outcome.OK:
         return skipped("kernel module", "it is the host's" if files.wsl else "not seen, and not missed")
-    if files.library is None:
+    if files.nvml_library is None:
         return skipped("kernel module", "there is no driver")
     mend = "run `modprobe nvidia`, and see `dmesg` if it will not load (Secure Boot refuses unsigned ones)"
     return fail("kernel module", "the nvidia kernel module is not loaded", mend)
