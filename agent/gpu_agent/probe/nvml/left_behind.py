@@ -13,6 +13,7 @@ CHILD_NAME = "gpu-agent-nvml"
 
 _ENDING_SECONDS = 0.1
 """One that only takes its time to end is gone after so long."""
+_GLANCE_SECONDS = 0.01
 _ENDED = frozenset({"Z", "X"})
 _PENDING = ("SigPnd", "ShdPnd")
 _ASKED_TO_END = 1 << 14
@@ -31,11 +32,19 @@ def take_name(name: str = CHILD_NAME) -> None:
 def left_behind(name: str = CHILD_NAME) -> int | None:
     """The process id of a stuck child of this user's; None where there is none."""
     for pid in _named(name):
-        if _heeds_nobody(pid):
-            time.sleep(_ENDING_SECONDS)
-            if _heeds_nobody(pid):
-                return int(pid)
+        if _is_stuck(pid):
+            return int(pid)
     return None
+
+
+def _is_stuck(pid: str) -> bool:
+    """Whether it heeds nobody for as long as one could that only takes its time."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while _heeds_nobody(pid):
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(_GLANCE_SECONDS)
+    return False
 
 
 def _named(name: str) -> list[str]:
