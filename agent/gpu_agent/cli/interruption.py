@@ -7,9 +7,11 @@ program was told to ignore (`nohup`), and puts back what was there before.
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Self
+
+from gpu_agent.cli.hearing import heard
 
 ENDING: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
@@ -21,22 +23,19 @@ class Interruption:
     """Hears the signals while its block lasts."""
 
     def __init__(self) -> None:
-        self._before: dict[signal.Signals, object] = {}
+        self._heard_until_closed = ExitStack()
         self._heard = self._held = self._over = False
 
     def __enter__(self) -> Self:
         """Hear the signals from here on."""
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._hear)
+        self._heard_until_closed.enter_context(heard(ENDING, self._hear))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put back the handlers that were there before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler if callable(handler) else signal.SIG_DFL)
+        self._heard_until_closed.close()
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ import sys
 from types import FrameType, TracebackType
 from typing import Self
 
+from gpu_agent.cli.hearing import heard
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 HANDED_ON: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in _NAMES if hasattr(signal, name)
@@ -23,23 +25,20 @@ class HandingOn:
     """Hears the signals while its block lasts."""
 
     def __init__(self) -> None:
-        self._before: dict[signal.Signals, object] = {}
+        self._heard_until_closed = contextlib.ExitStack()
         self._command: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
 
     def __enter__(self) -> Self:
         """Hear the signals from here on; those that come before there is a command wait for it."""
-        for number in HANDED_ON:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._hear)
+        self._heard_until_closed.enter_context(heard(HANDED_ON, self._hear))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put back the handlers that were there before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler if callable(handler) else signal.SIG_DFL)
+        self._heard_until_closed.close()
 
     def to(self, command: "subprocess.Popen[bytes]") -> None:
         """Hand on to this one, which shares our terminal if there is one."""
