@@ -19,6 +19,7 @@ from gpu_agent.cli.outcome import ExitCode, Failure
 PATH = "/v1/events"
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 5.0
+"""How long a registry that went away is left alone before it is asked again: twice as long each time."""
 SILENCE_SECONDS = 60.0
 """A registry says something more often than that, if only that it is there."""
 _STARTING = 503

@@ -15,6 +15,7 @@ from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
 
 REFRESH_SECONDS = 0.5
+"""How often the list is drawn anew: ages in it grow though nothing happens."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "gpu_agent.cli")
 START_SECONDS = 15.0
 LEAVE_SECONDS = 6.0
 GLANCE_SECONDS = 0.05
+"""Between two looks for what a process does in its own time; each row of looks has an end."""
 DYING_SECONDS = 1.0
 """From the moment when a dying process answers no more until its end is known, at the most."""
 

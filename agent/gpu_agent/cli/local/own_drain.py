@@ -13,6 +13,7 @@ from gpu_agent.cli.outcome import Failure
 from gpu_agent.cli.printable import printable
 
 LOOK_SECONDS = 1.0
+"""How often the agent is asked: what is left counts down by the second."""
 Answer = Mapping[str, Any]
 
 

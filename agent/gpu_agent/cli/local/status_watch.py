@@ -26,6 +26,7 @@ from gpu_agent.cli.streams import complain, reader_left
 from gpu_agent.cli.terminal import columns, show
 
 LOOK_SECONDS = 1.0
+"""How often the agent is asked: it is on this machine, and tells nobody of its own accord."""
 Answer = Mapping[str, Any]
 Look = Callable[[], Answer]
 

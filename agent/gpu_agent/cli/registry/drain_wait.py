@@ -15,6 +15,7 @@ from gpu_agent.cli.printable import printable
 from gpu_agent.cli.registry.node_action import Node
 
 LOOK_SECONDS = 1.0
+"""How often the registry is asked: what is left counts down by the second, also while it is away."""
 
 
 def until_offline(node: Node, now: Mapping[str, Any], *, quiet: bool = False) -> dict[str, Any]:
