@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpu_agent.probe.host import HostProbe, disk_usage
+from gpu_agent.probe.host import HostProbe, by_system_calls, disk_usage
 
 MIB, GIB = 1 << 20, 1 << 30
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
@@ -121,6 +121,14 @@ def test_without_a_proc_to_read_cores_and_memory_are_asked_of_the_kernel(
     assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
     assert (host.memory_used_mb, host.memory_available_mb, host.cpu_percent) == (None, None, None)
     assert {"machine_memory_total_mb", "cpu_percent"} <= set(host.unknowns)
+
+
+def test_what_no_file_is_read_for_is_told_where_reading_files_hangs() -> None:
+    host = by_system_calls("the machine did not answer")
+    assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+    assert host.hostname
+    assert (host.memory_used_mb, host.boot_id) == (None, None)
+    assert host.unknowns["cpu_percent"] == "the machine did not answer"
 
 
 def test_it_loads_where_the_system_is_not_linux() -> None:

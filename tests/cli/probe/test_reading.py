@@ -1,4 +1,5 @@
 import argparse
+import os
 import threading
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe.asked import Asked
 from gpu_agent.cli.probe.reading import asked_by, inventory_of, surroundings_of
+from gpu_agent.probe.host import HostProbe
 from gpu_agent.probe.models.catalogue import SILENT, Catalogue, Patience, Scan
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.nvml.head_start import start_child
@@ -52,6 +54,24 @@ def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: p
     assert around.host.cpu_logical_cores >= 1
     assert "did not answer within 0.2 s" in around.host.unknowns["models"]
     assert (around.models, around.models_complete) == ((), False)
+
+
+def test_a_host_that_never_answers_costs_half_a_second_more_and_is_what_the_kernel_says_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    true_read = HostProbe.read
+    monkeypatch.setattr(HostProbe, "read", lambda probe: (answered.wait(30), true_read(probe))[1])
+    began = time.monotonic()
+    try:
+        around = surroundings_of(Sources(), within_seconds=0.2)
+    finally:
+        answered.set()
+    assert time.monotonic() - began < 10
+    assert around.host.cpu_logical_cores == len(os.sched_getaffinity(0))
+    assert around.host.memory_total_mb > 100
+    assert "did not answer" in around.host.unknowns["memory_used_mb"]
+    assert not around.models_complete
 
 
 def test_a_place_that_does_not_answer_is_named_and_the_models_elsewhere_are_listed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import cast
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe.asked import Asked, something_configured
 from gpu_agent.probe.collect_once import collect, start_collectors
-from gpu_agent.probe.host import HostProbe
+from gpu_agent.probe.host import HostProbe, by_system_calls
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.nvml.head_start import StartedChild, dismiss, start_child
 from gpu_agent.probe.nvml.once import read_once
@@ -25,11 +25,13 @@ from gpu_agent.probe.nvml.process import DEADLINE_SECONDS
 from gpu_agent.probe.options import sources_of
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.own_home import home
-from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
 MODELS_UNKNOWN = "models"
 """Under this name the host's `unknowns` say why no models are listed."""
 _UNREAD = GpuReport(outcome=Outcome.OK)
+HOST_SECONDS = 0.5
+"""For the host alone, after host and models together took all of their time."""
 _SHARE_OF_THE_SCAN = 0.8
 """Of the time for host and models: a disk that has not answered by then is told of, and the others count."""
 
@@ -75,7 +77,7 @@ def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECOND
         return found[0]
     if not alive:
         raise RuntimeError("the look at the host and the models ended without an answer")  # told on stderr
-    host = HostProbe().read()
+    host = _host_alone()
     why = f"the disks did not answer within {within_seconds:g} s; see `df` and `dmesg`"
     return Inventory(
         host=replace(host, unknowns={**host.unknowns, MODELS_UNKNOWN: why, "cache_disks": why}),
@@ -83,6 +85,15 @@ def surroundings_of(sources: Sources, *, within_seconds: float = DEADLINE_SECOND
         models_complete=False,
         took_ms=within_seconds * 1000,
     )
+
+
+def _host_alone() -> Host:
+    """Read the host, where that does not hang as well: the answer is due by now."""
+    found: list[Host] = []
+    reading = threading.Thread(target=lambda: found.append(HostProbe().read()), daemon=True)
+    reading.start()
+    reading.join(HOST_SECONDS)
+    return found[0] if found else by_system_calls(f"the machine did not answer within {HOST_SECONDS:g} s")
 
 
 def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
