@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gpu_agent.runtime.tasks import TaskCrashedError, Tasks, Worker, in_thread
+from gpu_agent.runtime.tasks import MOST_LEFT_BEHIND, TaskCrashedError, Tasks, Worker, in_thread
 
 
 async def _crash() -> None:
@@ -108,6 +108,35 @@ async def test_a_thread_that_hangs_costs_no_more_than_its_deadline_and_its_late_
     release.set()
     assert await in_thread("wait", lambda: ended.wait(5), deadline_seconds=5)
     await asyncio.sleep(0)
+
+
+async def test_while_many_of_a_name_hang_another_is_not_even_begun() -> None:
+    release, begun = threading.Event(), list[int]()
+
+    def hang() -> None:
+        begun.append(1)
+        release.wait(30)
+
+    for _ in range(3 * MOST_LEFT_BEHIND):
+        with pytest.raises(TimeoutError):
+            await in_thread("a dead disk", hang, deadline_seconds=0.2)
+    assert len(begun) == MOST_LEFT_BEHIND
+    assert await in_thread("another disk", lambda: 7, deadline_seconds=5) == 7
+    hanging = [one for one in threading.enumerate() if one.name.startswith("a dead disk")]
+    release.set()
+    for one in hanging:
+        await asyncio.to_thread(one.join)
+    assert await in_thread("a dead disk", lambda: 7, deadline_seconds=5) == 7
+
+
+async def test_threads_of_a_name_that_are_waited_for_shut_nobody_out() -> None:
+    release = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3 * MOST_LEFT_BEHIND):
+            group.create_task(in_thread("busy", lambda: release.wait(30), deadline_seconds=30))
+        await asyncio.sleep(0)
+        assert await in_thread("busy", lambda: 7, deadline_seconds=30) == 7
+        release.set()
 
 
 def test_a_hanging_thread_does_not_keep_the_loop_from_closing() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpu_agent.runtime.certificate import read_file
 from gpu_agent.runtime.pins import pin_of
+from gpu_agent.runtime.tasks import MOST_LEFT_BEHIND
 from gpu_agent.runtime.tls_contexts import OwnCertificate, TlsFileError
 from gpu_agent.server import tls
 from gpu_agent.server.tls import Encryption, TlsFiles
@@ -155,9 +156,9 @@ async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_
     with monkeypatch.context() as hung:
         hung.setattr(tls, "READ_SECONDS", 0.01)
         hung.setattr(tls, "_stamp", lambda files: (answers.wait(60), looked_at(files))[1])
-        assert not any([await encryption.reload(asked=False) for _ in range(3 * tls.MOST_HANGING)])
-        holding = [thread for thread in threading.enumerate() if thread.name == "tls-files"]
-        assert len(holding) == tls.MOST_HANGING
+        assert not any([await encryption.reload(asked=False) for _ in range(3 * MOST_LEFT_BEHIND)])
+        holding = [thread for thread in threading.enumerate() if thread.name == "tls-files, left behind"]
+        assert len(holding) == MOST_LEFT_BEHIND
         answers.set()
     for thread in holding:
         await asyncio.to_thread(thread.join)

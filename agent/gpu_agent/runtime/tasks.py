@@ -15,6 +15,10 @@ from typing import Any, Self, TypeVar, cast
 from gpu_agent.runtime.logs import EventLog
 
 _T = TypeVar("_T")
+MOST_LEFT_BEHIND = 4
+"""Threads of one name that may hang at once: who asks anew every minute gathers no crowd on a dead disk."""
+_LEFT_BEHIND = ", left behind"
+"""Stands behind the name of a thread whose answer was due."""
 
 _LOG = EventLog("runtime")
 
@@ -80,7 +84,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._begun = False
+        self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
         """Do this after all before it; `done` hears on this loop what it returned, or what it raised."""
@@ -95,13 +99,20 @@ class Worker:
                 _post(loop, done, value, None)
 
         self._asked.put(turn)
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=_work_off, args=(self._asked,), name=self._name, daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_work_off, args=(self._asked,), name=self._name, daemon=True
+            )
+            self._thread.start()
 
     def end(self) -> None:
         """Let the thread go once it has done what it was given."""
         self._asked.put(None)
+
+    def leave_behind(self) -> None:
+        """Let its name show that nobody waits for it any more."""
+        if self._thread is not None:
+            self._thread.name = self._name + _LEFT_BEHIND
 
 
 async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float | None) -> _T:
@@ -109,7 +120,10 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
 
     The thread cannot be stopped: a late answer is dropped, and a thread that hangs
     for good never keeps the program from ending. What `work` raises, this raises.
+    While many of a name hang, no other is begun that would too: it is over at once.
     """
+    if _left_behind(name) >= MOST_LEFT_BEHIND:
+        raise TimeoutError
     answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
     def done(value: _T | None, error: BaseException | None) -> None:
@@ -123,8 +137,16 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
     worker = Worker(name)
     worker.do(work, done)
     worker.end()
-    async with asyncio.timeout(deadline_seconds):
-        return await answer
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            return await answer
+    except TimeoutError:
+        worker.leave_behind()
+        raise
+
+
+def _left_behind(name: str) -> int:
+    return sum(one.name == name + _LEFT_BEHIND for one in threading.enumerate())
 
 
 def _work_off(asked: "queue.SimpleQueue[Callable[[], None] | None]") -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gpu_agent.runtime.certificate import read_file
 from gpu_agent.runtime.logs import EventLog
@@ -21,14 +20,11 @@ from gpu_agent.runtime.tls_contexts import OwnCertificate, TlsFileError, for_ser
 LOOK_SECONDS = 30.0
 """How often the files are looked at."""
 READ_SECONDS = 10.0
-MOST_HANGING = 4
-"""Looks that a disk may hold for ever, each with its thread; beside so many none is begun."""
 WARN_DAYS = 14
 """A certificate that ends sooner is told of, once a day."""
 
 _DAY_SECONDS = 86400.0
 _LOG = EventLog("server.tls")
-_T = TypeVar("_T")
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 """What tells one state of the files from another: of each its inode, size and time of change."""
@@ -66,7 +62,6 @@ class Encryption:
         self._files = files
         self._read = _read(files)
         self._refused: _Stamp | None = None
-        self._looks: set[object] = set()
         """Those that are under way, or hang."""
         self._warned_at: float | None = None
         self.renewed: Callable[[], Awaitable[None]] = _nobody_waits
@@ -90,11 +85,11 @@ class Encryption:
     async def reload(self, *, asked: bool = True) -> bool:
         """Read the files again, and say whether they can be used; unless `asked`, only where they changed."""
         try:
-            stamp = await self._from_disk(lambda: _stamp(self._files))
+            stamp = await in_thread("tls-files", lambda: _stamp(self._files), deadline_seconds=READ_SECONDS)
             if not asked and stamp in (self._read.stamp, self._refused):
                 return True
             self._refused = stamp
-            read = await self._from_disk(lambda: _read(self._files))
+            read = await in_thread("tls-files", lambda: _read(self._files), deadline_seconds=READ_SECONDS)
         except TimeoutError:
             return self._keep("the disk with the certificate does not answer")
         except TlsFileError as error:
@@ -113,20 +108,6 @@ class Encryption:
             self._warn()
             await asyncio.sleep(LOOK_SECONDS)
             await self.reload(asked=False)
-
-    async def _from_disk(self, work: Callable[[], _T]) -> _T:
-        """Look in a thread; raises `TimeoutError` where the disk hangs, at once while many looks do."""
-        if len(self._looks) >= MOST_HANGING:
-            raise TimeoutError
-        self._looks.add(look := object())
-
-        def looked() -> _T:
-            try:
-                return work()
-            finally:
-                self._looks.discard(look)
-
-        return await in_thread("tls-files", looked, deadline_seconds=READ_SECONDS)
 
     def _keep(self, problem: str) -> bool:
         _LOG.error("certificate_unusable", problem=problem, days=self._days_left())
