@@ -2,8 +2,8 @@
 
 import argparse
 
+from gpu_agent.cli.local.agent import JOBS, add_local, asked
 from gpu_agent.cli.local.job_sheet import counted
-from gpu_agent.cli.local.local_agent import JOBS, add_local, asked
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.printable import printable

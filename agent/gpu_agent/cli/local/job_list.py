@@ -3,8 +3,8 @@
 import argparse
 import time
 
+from gpu_agent.cli.local.agent import JOBS, add_local, asked
 from gpu_agent.cli.local.job_sheet import NO_JOBS, job_lines
-from gpu_agent.cli.local.local_agent import JOBS, add_local, asked
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach

@@ -9,8 +9,8 @@ import os
 import subprocess
 from collections.abc import Sequence
 
+from gpu_agent.cli.local.agent import add_socket, failure
 from gpu_agent.cli.local.handing_on import HandingOn
-from gpu_agent.cli.local.local_agent import add_socket, failure
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.printable import printable
 from gpu_agent.cli.streams import complain

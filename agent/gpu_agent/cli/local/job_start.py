@@ -4,7 +4,7 @@ import argparse
 import os
 
 from gpu_agent.cli.argument_values import at_least_one
-from gpu_agent.cli.local.local_agent import JOBS, add_local, asked
+from gpu_agent.cli.local.agent import JOBS, add_local, asked
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.printable import printable

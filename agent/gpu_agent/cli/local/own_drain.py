@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpu_agent.cli.durations import in_words
-from gpu_agent.cli.nodes.status_line import StatusLine
 from gpu_agent.cli.outcome import Failure
 from gpu_agent.cli.printable import printable
+from gpu_agent.cli.status_line import StatusLine
 
 LOOK_SECONDS = 1.0
 """How often the agent is asked: what is left counts down by the second."""

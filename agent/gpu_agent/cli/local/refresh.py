@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_agent.cli.local.local_agent import ORDER_PATIENCE_SECONDS, STATUS, add_local, asked
+from gpu_agent.cli.local.agent import ORDER_PATIENCE_SECONDS, STATUS, add_local, asked
 from gpu_agent.cli.local.own_drain import who
 from gpu_agent.cli.nodes.sheet import gpus_in_words, models_in_words
 from gpu_agent.cli.options import print_json

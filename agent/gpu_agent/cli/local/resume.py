@@ -2,7 +2,7 @@
 
 import argparse
 
-from gpu_agent.cli.local.local_agent import ORDER_PATIENCE_SECONDS, STATUS, add_local, asked
+from gpu_agent.cli.local.agent import ORDER_PATIENCE_SECONDS, STATUS, add_local, asked
 from gpu_agent.cli.local.own_drain import who
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode

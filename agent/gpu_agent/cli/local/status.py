@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from gpu_agent.cli.bars import letters
-from gpu_agent.cli.local.local_agent import STATUS, add_local, asked
+from gpu_agent.cli.local.agent import STATUS, add_local, asked
 from gpu_agent.cli.local.status_page import status_page
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_agent.cli.answers import OBJECTION, ListOf, Shape
 from gpu_agent.cli.lines import BLANK, Line, Piece, line, wrapped
-from gpu_agent.cli.local.local_agent import add_local, asked
+from gpu_agent.cli.local.agent import add_local, asked
 from gpu_agent.cli.nodes.objection_sheet import objection_lines, taken
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode

@@ -9,10 +9,10 @@ from typing import Any
 
 from gpu_agent.cli.answers import NODE_DETAIL
 from gpu_agent.cli.durations import in_words
-from gpu_agent.cli.nodes.status_line import StatusLine
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.printable import printable
 from gpu_agent.cli.registry.node_action import Node
+from gpu_agent.cli.status_line import StatusLine
 
 LOOK_SECONDS = 1.0
 """How often the registry is asked: what is left counts down by the second, also while it is away."""

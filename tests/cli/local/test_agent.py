@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.local.local_agent import JOBS, STATUS, add_local, asked, failure
+from gpu_agent.cli.local.agent import JOBS, STATUS, add_local, asked, failure
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.local.faults import NoAgentError, RefusedError
 from tests.node.an_agent import serving

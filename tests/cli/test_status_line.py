@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.cli.nodes.status_line import StatusLine
+from gpu_agent.cli.status_line import StatusLine
 from tests.cli.a_terminal import terminal
 
 
