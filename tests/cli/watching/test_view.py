@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gpu_agent.cli.lines import plain
 from gpu_agent.cli.live import LiveLines
-from gpu_agent.cli.watching.view import JsonView, LinesView, ScreenView, fitted
+from gpu_agent.cli.watching.view import ScreenView, fitted, json_view, lines_view
 from gpu_agent.cli.watching.watch import LIVE, Standing, State
 
 LOST = Standing(State.GONE, "the registry has gone")
@@ -36,7 +36,7 @@ def answer(*nodes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
-    view, first = LinesView(), answer(node())
+    view, first = lines_view(), answer(node())
     for one in (first, first, answer(node(last_beat_age_seconds=2.0)), answer(node(status="degraded"))):
         view.draw(one, LIVE)
     lines = capsys.readouterr().out.splitlines()
@@ -45,19 +45,19 @@ def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.Capture
 
 
 def test_an_empty_list_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
-    LinesView().draw(answer(), LIVE)
+    lines_view().draw(answer(), LIVE)
     assert "gpu-agent run" in capsys.readouterr().out
 
 
 def test_how_current_the_list_is_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    view = LinesView()
+    view = lines_view()
     for standing in (LIVE, LIVE, LOST, LOST, LIVE):
         view.draw(answer(node()), standing)
     assert capsys.readouterr().err == "gpu-agent: the registry has gone\ngpu-agent: the registry is back\n"
 
 
 def test_a_registry_that_goes_is_told_where_it_is_only_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
-    view = LinesView()
+    view = lines_view()
     polling = Standing(State.POLLING, "looking every 2 s")
     for standing in (polling, polling, LOST, Standing(State.GONE, "still gone"), polling):
         view.draw(answer(node()), standing)
@@ -71,7 +71,7 @@ def test_a_registry_that_goes_is_told_where_it_is_only_looked_at(capsys: pytest.
 def test_json_is_a_whole_answer_on_a_line_whenever_something_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    view = JsonView()
+    view = json_view()
     shown = [
         answer(node()),
         answer(node(last_beat_age_seconds=2.0)),

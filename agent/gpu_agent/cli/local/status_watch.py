@@ -48,7 +48,7 @@ def main(look: Look, *, as_json: bool) -> int:
     """Watch until interrupted, which is its good end; raises `Failure` where no agent is there at first."""
     first = look()
     if as_json or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        _until_over(look, first, JsonView() if as_json else LinesView())
+        _until_over(look, first, json_view() if as_json else lines_view())
         return ExitCode.OK
     with LiveLines(Console(), whole_screen=True) as live:
         view = ScreenView(live)
@@ -57,10 +57,13 @@ def main(look: Look, *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-class LinesView:
-    """First the page, then a line for each change; that no agent answers is told on stderr."""
+class PipeView:
+    """What is seen first, then what changes; that no agent answers is told on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[Answer], None], go_on: Callable[[list[Line], Answer], None]) -> None:
+        """`begin` prints what is seen first, `go_on` what is different from what was seen before."""
+        self._begin = begin
+        self._go_on = go_on
         self._shown: Answer | None = None
         self._gone = False
 
@@ -70,9 +73,9 @@ class LinesView:
             complain("the agent answers again")
         self._gone = False
         if self._shown is None:
-            self.begin(answer)
+            self._begin(answer)
         else:
-            self.go_on(list(changes(self._shown, answer)), answer)
+            self._go_on(list(changes(self._shown, answer)), answer)
         self._shown = answer
 
     def gone(self, why: str) -> None:
@@ -85,27 +88,31 @@ class LinesView:
         """Whoever reads a pipe may leave."""
         return reader_left()
 
-    def begin(self, answer: Answer) -> None:
-        """Print what is seen first."""
+
+def lines_view() -> PipeView:
+    """Show the page, then a line for each change."""
+
+    def begin(answer: Answer) -> None:
         show(status_page(answer, columns(), letters(), now=time.time()))
 
-    def go_on(self, changed: list[Line], _answer: Answer) -> None:
-        """Print what is different."""
+    def go_on(changed: list[Line], _: Answer) -> None:
         now = time.time()
         show(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in changed)
 
+    return PipeView(begin, go_on)
 
-class JsonView(LinesView):
-    """The document on one line, whenever something in it changed."""
 
-    def begin(self, answer: Answer) -> None:
-        """Print what is seen first."""
+def json_view() -> PipeView:
+    """Show the document on one line, whenever something in it changed."""
+
+    def begin(answer: Answer) -> None:
         print(json.dumps(answer), flush=True)
 
-    def go_on(self, changed: list[Line], answer: Answer) -> None:
-        """Print all of it, if anything is different."""
+    def go_on(changed: list[Line], answer: Answer) -> None:
         if changed:
-            print(json.dumps(answer), flush=True)
+            begin(answer)
+
+    return PipeView(begin, go_on)
 
 
 class ScreenView:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpu_agent.cli.lines import BLANK, Line, Piece, line, wrapped
@@ -20,19 +20,22 @@ _STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 Answer = Mapping[str, Any]
 
 
-class LinesView:
-    """First the list, then a line for each change; how current it is is told on stderr."""
+class PipeView:
+    """What is seen first, then what changes; how current it is is told on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[Answer], None], go_on: Callable[[Answer, Answer], None]) -> None:
+        """`begin` prints what is seen first, `go_on` what is different from what was seen before."""
+        self._begin = begin
+        self._go_on = go_on
         self._shown: Answer | None = None
         self._state = State.LIVE
 
     def draw(self, answer: Answer, standing: Standing) -> None:
         """Print what changed."""
         if self._shown is None:
-            self._first(answer)
+            self._begin(answer)
         elif answer is not self._shown:
-            self._changed(self._shown, answer)
+            self._go_on(self._shown, answer)
         self._shown = answer
         if standing.state is not self._state:
             complain("the registry is back" if standing.state is State.LIVE else standing.words)
@@ -42,25 +45,33 @@ class LinesView:
         """Whoever reads a pipe may leave."""
         return reader_left()
 
-    def _first(self, answer: Answer) -> None:
+
+def lines_view() -> PipeView:
+    """Show the list, then a line for each change."""
+
+    def begin(answer: Answer) -> None:
         show(node_lines(answer, columns(), now=time.time()))
         if not answer["nodes"]:
             print(NO_NODES)
 
-    def _changed(self, before: Answer, after: Answer) -> None:
+    def go_on(before: Answer, after: Answer) -> None:
         now = time.time()
         show(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in changes(before, after))
 
+    return PipeView(begin, go_on)
 
-class JsonView(LinesView):
-    """The list as the API answered it, on one line, whenever something in it changed."""
 
-    def _first(self, answer: Answer) -> None:
+def json_view() -> PipeView:
+    """Show the list as the API answered it, on one line, whenever something in it changed."""
+
+    def begin(answer: Answer) -> None:
         print(json.dumps(answer), flush=True)
 
-    def _changed(self, before: Answer, after: Answer) -> None:
+    def go_on(before: Answer, after: Answer) -> None:
         if any(changes(before, after)):
-            print(json.dumps(after), flush=True)
+            begin(after)
+
+    return PipeView(begin, go_on)
 
 
 class ScreenView:

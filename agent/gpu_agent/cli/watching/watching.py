@@ -15,7 +15,7 @@ from gpu_agent.cli.live import LiveLines
 from gpu_agent.cli.nodes.sheet import node_lines
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.terminal import columns, show
-from gpu_agent.cli.watching.view import JsonView, LinesView, ScreenView
+from gpu_agent.cli.watching.view import ScreenView, json_view, lines_view
 from gpu_agent.cli.watching.watch import View, Watch
 
 Read = Callable[[], Mapping[str, Any]]
@@ -24,7 +24,7 @@ Read = Callable[[], Mapping[str, Any]]
 def main(api: Api, read: Read, *, as_json: bool) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
     if as_json or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        _until_interrupted(api, read, JsonView() if as_json else LinesView())
+        _until_interrupted(api, read, json_view() if as_json else lines_view())
         return ExitCode.OK
     seen: list[Mapping[str, Any]] = []
 
