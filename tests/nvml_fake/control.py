@@ -13,7 +13,8 @@ of device 3, or `*` for every one.
     slice DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE   that slot of `mig_slots DEV` holds a slice
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
     delay CALL DEV MILLISECONDS                the call takes that long
-    hang CALL DEV                              the call blocks, deaf to SIGTERM, until this line is gone
+    hang CALL DEV                              the call blocks, deaf to SIGTERM, until this line is gone;
+                                               its process goes by another name meanwhile
     crash CALL DEV                             the process dies of SIGSEGV
     exit CALL DEV STATUS                       the process exits, as some third-party builds of NVML do
     print CALL DEV TEXT                        text on stdout; `complain` for stderr
@@ -39,6 +40,8 @@ _WORDS_OF_KEY = {
 """How many leading words tell one statement from another; for facts of a device it is 2."""
 
 H100_BYTES = 85_520_809_984
+HELD = "nvml-fake-held"
+"""What a process goes by while a call of the fake holds it: tests beside it look for stuck children."""
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from gpu_agent.probe.nvml.nvml import NvmlProbe
 from gpu_agent.probe.nvml.process import CHILD_COMMAND
 from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.wire.inventory import GpuReport
-from tests.nvml_fake.control import FakeNvml
+from tests.nvml_fake.control import HELD, FakeNvml
 
 NAME = "gpu-agent-test"
 """Not the true one: a probe beside this test must not meet what this test gets stuck."""
@@ -81,6 +81,22 @@ async def test_an_agent_that_starts_beside_a_stuck_child_waits_for_its_end(
         await probe.close()
 
 
+def test_a_child_that_the_fake_driver_holds_is_no_other_tests_matter(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("hang", "nvmlInitWithFlags", "*")
+    child = start_child(env=fake.environment()).process
+    assert child is not None
+    try:
+        while _name(child) != HELD:
+            assert child.poll() is None
+        child.terminate()
+        assert left_behind() != child.pid
+        assert child.poll() is None
+    finally:
+        fake.unset("hang")
+        child.communicate()
+
+
 def test_an_nvml_child_goes_by_its_name() -> None:
     child = subprocess.Popen(CHILD_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
@@ -89,6 +105,10 @@ def test_an_nvml_child_goes_by_its_name() -> None:
     child.stdin.flush()
     child.stdout.readline()
     try:
-        assert Path(f"/proc/{child.pid}/comm").read_text().strip() == CHILD_NAME
+        assert _name(child) == CHILD_NAME
     finally:
         child.communicate()
+
+
+def _name(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/comm").read_text().strip()
