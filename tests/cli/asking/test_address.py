@@ -1,4 +1,6 @@
 import argparse
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,18 +62,35 @@ def test_this_machines_own_is_known_by_its_key_where_it_is_named_too(state_dir: 
     assert place(f"{OWN}/") == Place(OWN, state_dir, PIN)
 
 
-def test_the_platforms_place_goes_before_the_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The state directories of a user's own registry and of the unit's."""
     monkeypatch.delenv(STATE_DIR_VARIABLE, raising=False)
     monkeypatch.delenv(API_VARIABLE, raising=False)
     users, units = tmp_path / "users", tmp_path / "units"
     monkeypatch.setattr(api_address, "default_state_dir", lambda: users)
     monkeypatch.setattr(api_address, "UNIT_FOLDER", units)
+    users.mkdir()
     units.mkdir()
+    return users, units
+
+
+def test_the_platforms_place_goes_before_the_units(two_places: tuple[Path, Path]) -> None:
+    users, units = two_places
     leave(units, LeftAddress(OWN, PIN))
     assert place().left_in == units
-    users.mkdir()
     leave(users, LeftAddress("http://127.0.0.1:9"))
     assert place().url == "http://127.0.0.1:9"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who listens")
+def test_a_registry_that_is_served_goes_before_one_that_was_killed(two_places: tuple[Path, Path]) -> None:
+    users, units = two_places
+    leave(users, LeftAddress("http://127.0.0.1:9"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        leave(units, LeftAddress(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        assert place().left_in == units
+    assert place().left_in == users
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Which registry a command speaks to: the one of `--api`, of the environment, else this machine's own.
 
-A registry on this machine leaves its address where its operator token lies. Opens no connection.
+A registry on this machine leaves its address where its operator token lies; of several it is the first
+that is served. Opens no connection.
 """
 
 import argparse
 import ipaddress
 import os
 import urllib.parse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_agent.cli.asking.own_registry import is_served
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.runtime.left_address import FILE, found_in
 from gpu_agent.runtime.state_dir import UNIT_FOLDER, default_state_dir
@@ -39,11 +42,25 @@ def place_of(arguments: argparse.Namespace) -> Place:
     """Find the registry that a command's arguments lead to; raises `Failure`."""
     named = arguments.api if arguments.api is not None else os.environ.get(API_VARIABLE) or None
     url = None if named is None else checked(named)
+    places = [one for one in _left_here() if url in (None, one.url)]
+    if not places:
+        return Place(DEFAULT_API if url is None else url)
+    return next((one for one in places if len(places) > 1 and _is_served(one)), places[0])
+
+
+def _left_here() -> Iterator[Place]:
+    """The places that registries on this machine have left; one that was killed has left its, too."""
     for folder in state_folders():
         left = found_in(folder)
-        if left is not None and url in (None, left.api) and _is_address(left.api):
-            return Place(checked(left.api), folder, left.pin)
-    return Place(DEFAULT_API if url is None else url)
+        if left is not None and _is_address(left.api):
+            yield Place(checked(left.api), folder, left.pin)
+
+
+def _is_served(place: Place) -> bool:
+    try:
+        return place.left_file is not None and is_served(place.url, user=place.left_file.stat().st_uid)
+    except OSError:
+        return False  # taken back meanwhile
 
 
 def _is_address(url: str) -> bool:

@@ -35,7 +35,7 @@ def listens(url: str, *, user: int) -> bool:
     users = _listening(url)
     if users is None:
         return True
-    strangers = {one for one in users if one not in (user, _ROOT) and not _is_behind(one, user)}
+    strangers = _strangers(users, user)
     if strangers:
         raise Failure(
             f"another user of this machine (id {min(strangers)}) listens at {url}, not the registry of user "
@@ -44,6 +44,16 @@ def listens(url: str, *, user: int) -> bool:
             code=ExitCode.CONFIGURATION,
         )
     return bool(users)
+
+
+def is_served(url: str, *, user: int) -> bool:
+    """Say whether this user's registry, as far as the system says, and nobody else listens at a URL."""
+    users = _listening(url)
+    return users is None or (bool(users) and not _strangers(users, user))
+
+
+def _strangers(users: set[int], user: int) -> set[int]:
+    return {one for one in users if one not in (user, _ROOT) and not _is_behind(one, user)}
 
 
 def _is_behind(listening: int, owner: int) -> bool:
