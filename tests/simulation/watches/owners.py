@@ -22,6 +22,8 @@ class OwnersWatch(Watch):
         """The drain that was asked for last of each agent, and when it was first seen."""
         self._taken_back: dict[str, float] = {}
         """When an operator last did, by node."""
+        self._over: dict[str, int] = {}
+        """The drain of each agent that an operator took back: it stays so under another id."""
 
     def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
         if isinstance(event, ResumeAsked | RemovalAsked):
@@ -37,9 +39,9 @@ class OwnersWatch(Watch):
         view = agent.machine.view
         if view.drain_reason is not None or view.state in _ENDING:
             return
-        twins = (
-            sum(one.family == agent.family for one in self._scene.agents) > 1
-        )  # registers under the same id
-        by_operator = self._taken_back.get(view.node_id or "", -1.0) >= since
-        kept = twins or by_operator
+        if self._taken_back.get(view.node_id or "", -1.0) >= since:
+            self._over[agent.name] = agent.wish
+        family = [one for one in self._scene.agents if one.family == agent.family]
+        twins = len(family) > 1  # registers under the same id
+        kept = twins or self._over.get(agent.name) == agent.wish
         hold(Invariant.OWN_DRAIN_KEPT, kept, f"{agent.name} forgot its drain:\n{agent.machine.story()}")

@@ -57,6 +57,8 @@ class TellingWatch(Watch):
         self._open: dict[int, Asked] = {}
         self._paths: dict[int, dict[str, list[Document]]] = {}
         """By save: the statuses that its step gave each node, one after the other."""
+        self._farewells: dict[int, dict[str, list[Document]]] = {}
+        """By save: the statuses that are told of each node once it is kept."""
 
     def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
         if len(actions) > 1 and any(isinstance(one, Save) for one in actions[1:]):
@@ -65,19 +67,25 @@ class TellingWatch(Watch):
             self._open[event.ref] = event
         if actions and isinstance(actions[0], Save):
             self._paths[actions[0].save] = _paths(actions)
+            self._farewells[actions[0].save] = _told(actions)
 
     def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
         for save in saves:
-            paths = self._paths.pop(save.save, {})
+            paths, farewells = self._paths.pop(save.save, {}), self._farewells.pop(save.save, {})
             for change in save.changes:
-                if change.kind is Kept.NODE:
-                    self._keep(change.key, change.document, paths.get(change.key, ()))
-                elif change.kind is Kept.CLAIM:
+                if change.kind is Kept.CLAIM:
                     self._claims.setdefault(change.key, _Pages([])).kept.append(change.document)
+                elif change.kind is not Kept.NODE:
+                    continue
+                elif change.document is None:
+                    self._let_go(change.key, farewells.get(change.key, ()))
+                else:
+                    self._keep(change.key, change.document, paths.get(change.key, ()))
 
     def crashed(self) -> None:
         self._open.clear()
         self._paths.clear()
+        self._farewells.clear()
 
     def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
         for pages in (*self._nodes.values(), *self._claims.values()):
@@ -102,12 +110,19 @@ class TellingWatch(Watch):
             case _:
                 pass
 
-    def _keep(self, node_id: str, document: Document | None, path: Sequence[Document]) -> None:
+    def _keep(self, node_id: str, document: Document, path: Sequence[Document]) -> None:
         """Turn a page; what a node passed through within one step is kept by what it came to."""
         pages = self._nodes.setdefault(node_id, _Pages([])).kept
-        if document is not None:
-            pages += [{**document, **passed} for passed in path[:-1]]
+        pages += [{**document, **passed} for passed in path[:-1]]
         pages.append(document)
+
+    def _let_go(self, node_id: str, farewells: Sequence[Document]) -> None:
+        """Turn the last page: a verdict that waited for the disk until its node went is kept by that."""
+        pages = self._nodes.setdefault(node_id, _Pages([])).kept
+        before = pages[-1] if pages else None
+        if before is not None:
+            pages += [{**before, **said} for said in farewells]
+        pages.append(None)
 
     def _status_told(self, told: TellStatus) -> None:
         status, reason = told.status.value, told.reason_code.value
@@ -164,6 +179,15 @@ def _paths(actions: Sequence[Action]) -> dict[str, list[Document]]:
             passed = {"status": action.fields["to"], "reason_code": action.fields["reason_code"]}
             paths.setdefault(str(action.fields["node_id"]), []).append(passed)
     return paths
+
+
+def _told(actions: Sequence[Action]) -> dict[str, list[Document]]:
+    told: dict[str, list[Document]] = {}
+    for action in actions:
+        if isinstance(action, TellStatus):
+            said = {"status": action.status.value, "reason_code": action.reason_code.value}
+            told.setdefault(action.node_id, []).append(said)
+    return told
 
 
 def _drained(page: Document) -> bool:
