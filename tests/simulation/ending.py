@@ -111,6 +111,7 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
     """Hold what the registry knows of a node to the machine that it is."""
     box, owner = agent.box, agent.box.owner
     places = owner.max_concurrent_jobs
+    leaves = agent.state is State.LEAVING  # and so registers no more, which alone tells where workers are
     known = (
         record.accept_public_jobs,
         record.endpoint,
@@ -122,7 +123,7 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
     )
     true = (
         owner.accept_public_jobs,
-        owner.endpoint,
+        record.endpoint if leaves else owner.endpoint,
         owner.labels,
         thresholds.default_max_concurrent_jobs if places is None else places,
         frozenset(box.models),
