@@ -11,7 +11,7 @@ from tests.simulation.report import play_and_report, replay
 
 SEEDS = 500
 PROCESSES = 2
-OTHERS = (847, 915, 1060, 2559, 2705, 3926)
+OTHERS = (847, 915, 1060, 2559, 2705, 3926, 6399)
 """Worlds in which a promise was once not kept, or not looked at rightly."""
 
 

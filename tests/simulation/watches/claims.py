@@ -56,6 +56,8 @@ class ClaimsWatch(Watch):
         self._excuses: dict[str, list[_Excuse]] = {}
         self._released: dict[str, int] = {}
         """Jobs whose release was acknowledged, and when it was decided."""
+        self._found_again: dict[str, int] = {}
+        """When a registration last took up what was lost."""
         self._asked: dict[str, int] = {}
         """When a claim was last granted for a job."""
         self._overdue: set[Claim] = set()
@@ -141,6 +143,8 @@ class ClaimsWatch(Watch):
                 self._check_end(job_id, lost=lost, node_id=str(action.fields["node_id"]))
                 undoable = lost and isinstance(event, _UNDOABLE) and _is_granted(actions)
                 self._excuse(job_id, _Excuse(self._turn, save, undoable))
+            elif isinstance(action, Note) and action.event == "claim_found_again":
+                self._found_again[str(action.fields["job_id"])] = self._turn
 
     def _check_end(self, job_id: str, *, lost: bool, node_id: str) -> None:
         told = self._told.get(job_id)
@@ -153,10 +157,17 @@ class ClaimsWatch(Watch):
             hold(Invariant.CLAIM_KEPT, due, f"{job_id} was told to last until {told.claim.expires_at:.3f}")
 
     def _undone(self, save: int) -> None:
-        """What a request that could not be saved brought about did not happen, nor what built on one."""
+        """What a request that could not be saved brought about did not happen, nor what built on one.
+
+        A claim that is back because it was found again says nothing of that: it may be lost once more.
+        """
         for job_id, excuses in self._excuses.items():
-            back = self._is_back(job_id)
-            excuses[:] = [one for one in excuses if one.save != save or not (one.undoable or back)]
+            back, found_again = self._is_back(job_id), self._found_again.get(job_id, 0)
+            excuses[:] = [
+                one
+                for one in excuses
+                if one.save != save or not (one.undoable or (back and found_again < one.turn))
+            ]
 
     def _is_back(self, job_id: str) -> bool:
         told, held = self._told.get(job_id), self._scene.claims().get(job_id)
