@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.bare_registry import ACK, listening_registry
+from tests.children import called
 from tests.e2e.place import Place
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND, Agent, Program, eventually
@@ -52,8 +53,7 @@ def child_of(agent: Agent) -> psutil.Process:
     """The process that asks the driver."""
 
     def look() -> psutil.Process | None:
-        children = psutil.Process(agent.pid).children(recursive=True)
-        return next((child for child in children if child.name() == CHILD), None)
+        return called(CHILD, psutil.Process(agent.pid).children(recursive=True))
 
     return eventually(look, within_seconds=20, what=CHILD)
 

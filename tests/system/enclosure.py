@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 
 import psutil
 
+from tests.children import called
 from tests.system.cgroups import cgroup
 
 T = TypeVar("T")
@@ -106,9 +107,8 @@ class Enclosure:
         if self._nspawn.poll() is not None:
             raise AssertionError(f"it ended with {self._nspawn.returncode}:\n{self.console()}")
         # Before it is called so, a child of nspawn may still be in the host's namespaces.
-        for child in psutil.Process(self._nspawn.pid).children():
-            if child.name() == self._first:
-                self.leader = child.pid
+        first = called(self._first, psutil.Process(self._nspawn.pid).children())
+        self.leader = 0 if first is None else first.pid
         return self.leader != 0
 
     def _entered(self, *words: str, within_seconds: float) -> Done:
