@@ -1,35 +1,14 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.local.conversation import LONGEST_REQUEST_BYTES, Conversation, ask
 from gpu_agent.local.faults import NoAgentError, RefusedError
+from tests.local.stranger import saying
 from tests.node.an_agent import serving
-
-
-@contextmanager
-def saying(path: Path, words: bytes) -> Iterator[None]:
-    """Something listens there that is no agent of ours, and says this to whoever asks."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def talk() -> None:
-            with listener.accept()[0] as connection:
-                connection.recv(LONGEST_REQUEST_BYTES)
-                connection.sendall(words)
-                if not words:
-                    connection.recv(1)
-
-        thread = threading.Thread(target=talk, daemon=True)
-        thread.start()
-        yield
-        thread.join(5)
 
 
 def test_a_question_is_answered_and_several_over_one_connection(tmp_path: Path) -> None:

@@ -1,8 +1,4 @@
 import argparse
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +6,7 @@ import pytest
 from gpu_agent.cli.local.agent import JOBS, STATUS, add_local, asked, failure
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.local.faults import NoAgentError, RefusedError
+from tests.local.stranger import saying
 from tests.node.an_agent import serving
 
 
@@ -17,23 +14,6 @@ def arguments(path: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_local(parser, json_is="it")
     return parser.parse_args(["--socket", str(path)])
-
-
-@contextmanager
-def saying(path: Path, words: bytes) -> Iterator[None]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def talk() -> None:
-            with listener.accept()[0] as connection:
-                connection.recv(4096)
-                connection.sendall(words)
-
-        thread = threading.Thread(target=talk, daemon=True)
-        thread.start()
-        yield
-        thread.join(5)
 
 
 def test_an_agent_is_asked_at_the_socket_that_is_named(tmp_path: Path) -> None:
