@@ -36,3 +36,26 @@ class HeldSource:
         """One model."""
         self.read_names.append(unit.name)
         return Reading((Model(model_id=unit.name, version="1", kind="emotion", source=self.name),))
+
+
+class Clock:
+    """Moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CostlySource(HeldSource):
+    """One of which each model takes a second to read."""
+
+    def __init__(self, clock: Clock, place: str, *models: str) -> None:
+        super().__init__(place, *models)
+        self._clock = clock
+
+    def read(self, unit: Unit) -> Reading:
+        """One model, a second later."""
+        self._clock.now += 1
+        return super().read(unit)

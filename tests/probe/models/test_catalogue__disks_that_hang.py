@@ -6,11 +6,10 @@ from pathlib import Path
 from gpu_agent.probe.models.catalogue import SILENT, Catalogue, Patience, Scan
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.source import Reading, Unit
 from gpu_agent.probe.models.unanswered import DETAIL
 from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
-from tests.probe.models.held_source import HeldSource
+from tests.probe.models.held_source import Clock, CostlySource, HeldSource
 
 HASTY = Patience(wait_seconds=0.5, silent_after_seconds=0.0, stale_after_seconds=0.0)
 """Everything that is to come of a disk that hangs, at once."""
@@ -132,17 +131,11 @@ def test_a_catalogue_of_other_places_goes_on_with_the_shelves_that_stay() -> Non
 
 
 def test_the_budget_is_shared_among_the_places_and_what_one_does_not_need_is_for_the_others() -> None:
-    now = 0.0
-
-    class Costly(HeldSource):
-        def read(self, unit: Unit) -> Reading:
-            nonlocal now
-            now += 1
-            return super().read(unit)
-
-    many, few, none = Costly("/many", *"abcdefgh"), Costly("/few", "x", "y"), Costly("/none")
+    clock = Clock()
+    many = CostlySource(clock, "/many", *"abcdefgh")
+    few, none = CostlySource(clock, "/few", "x", "y"), CostlySource(clock, "/none")
     none.models = ()
-    catalogue = Catalogue([many, few, none], monotonic=lambda: now)
+    catalogue = Catalogue([many, few, none], monotonic=clock)
     scan = catalogue.scan(6)
     assert (len(many.read_names), len(few.read_names)) == (4, 2)
     assert not scan.complete

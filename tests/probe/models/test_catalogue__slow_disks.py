@@ -4,9 +4,8 @@ import pytest
 
 from gpu_agent.probe.models.catalogue import Catalogue, Patience
 from gpu_agent.probe.models.declared import Declaration, declare
-from gpu_agent.probe.models.source import Reading, Unit
 from gpu_agent.wire.inventory import Model
-from tests.probe.models.held_source import HeldSource
+from tests.probe.models.held_source import Clock, CostlySource, HeldSource
 from tests.probe.models.test_catalogue__disks_that_hang import settled
 
 IMPATIENT = Patience(wait_seconds=0.05, silent_after_seconds=30.0)
@@ -25,19 +24,12 @@ def test_a_place_that_takes_longer_to_list_than_a_scan_may_last_is_read_neverthe
 
 
 def test_after_a_reload_what_was_not_looked_at_for_longest_still_comes_first() -> None:
-    now = 0.0
-
-    class Costly(HeldSource):
-        def read(self, unit: Unit) -> Reading:
-            nonlocal now
-            now += 1
-            return super().read(unit)
-
-    source = Costly("/many", *"abcd")
-    before = Catalogue([source], monotonic=lambda: now)
+    clock = Clock()
+    source = CostlySource(clock, "/many", *"abcd")
+    before = Catalogue([source], monotonic=clock)
     for _ in range(10):
         before.scan(2)
-    after = Catalogue([source], kept=before.shelves, monotonic=lambda: now)
+    after = Catalogue([source], kept=before.shelves, monotonic=clock)
     source.read_names.clear()
     after.scan(2)
     after.scan(2)
