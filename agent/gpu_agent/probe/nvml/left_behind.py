@@ -14,6 +14,7 @@ CHILD_NAME = "gpu-agent-nvml"
 _ENDING_SECONDS = 0.5
 """One that only takes its time to end is gone after so long, on a busy machine too."""
 _GLANCE_SECONDS = 0.01
+"""Between two looks at it: nothing waits for the end of a process that is no child of ours."""
 _ENDED = frozenset({"Z", "X"})
 _PENDING = ("SigPnd", "ShdPnd")
 _ASKED_TO_END = 1 << 14
