@@ -21,9 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.probe.snapshot import Sources, take, to_document
 from gpu_agent.wire.declaration import Owner, declare
 from tests.nvml_fake.control import FakeNvml

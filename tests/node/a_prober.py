@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gpu_agent.node.collecting import Collecting
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.host import HostProbe
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome

@@ -14,7 +14,7 @@ from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Worker
 from gpu_agent.node.prober import ReadGpus
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import Missed
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.actions import Exit
 from gpu_agent.session.story import State

@@ -5,7 +5,7 @@ import psutil
 import pytest
 
 from gpu_agent.node.gpus import opened_gpus
-from gpu_agent.probe.nvml.nvml import Missed
+from gpu_agent.probe.health import Missed
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import FakeNvml
 

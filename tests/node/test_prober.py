@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.prober import Pace
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.node.a_prober import GOOD, HUNG, PACE, always, probing

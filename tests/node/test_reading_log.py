@@ -1,7 +1,7 @@
 import pytest
 
 from gpu_agent.node.reading_log import ReadingLog
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import Missed
 from gpu_agent.wire.inventory import GpuReport, Outcome
 
 GOOD = GpuReport(outcome=Outcome.OK)

@@ -22,12 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.probe.nvml.head_start import start_child
 from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.probe.nvml.once import read_once
 from gpu_agent.probe.nvml.process import CHILD_COMMAND, ask, ask_to_end
-from gpu_agent.probe.nvml.report import Missed, answer_in
+from gpu_agent.probe.nvml.report import answer_in
 from gpu_agent.wire.inventory import GpuReport, Outcome
 from tests.nvml_fake.control import FakeNvml, built_library
 from tests.nvml_fake.random_machines import Machine, machine

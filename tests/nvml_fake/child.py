@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.probe.nvml.answers import UNIDENTIFIED
 from gpu_agent.probe.nvml.process import CHILD_COMMAND
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 from tests.nvml_fake.control import FakeNvml
 
 

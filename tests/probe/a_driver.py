@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.nvml.conversation import Conversation
 from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import FakeNvml
 

@@ -1,7 +1,6 @@
 """A keeper of health with a clock of its own, and readings for it."""
 
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.probe.reasons import health_from, reason
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 

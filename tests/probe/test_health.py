@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import Missed
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.probe.kept_health import WALL, Keeping, codes, gpu, hung, reading
 

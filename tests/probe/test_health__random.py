@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.probe.reasons import REASONS, reason
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Health, Outcome
 

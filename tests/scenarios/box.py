@@ -5,8 +5,7 @@ What its agent makes of it goes through the agent's own health keeper; only the 
 
 from collections.abc import Mapping
 
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, MemoryKind, Model, ModelStatus, Outcome
 from tests.scenarios.wording import EPOCH
 

@@ -15,8 +15,7 @@ from gpu_agent.node.health_log import HealthLog
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.attempt import Attempt, Failed, silent_sentence
 from gpu_agent.probe.collectors import installed
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import GpuReport, Outcome

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gpu_agent.node.prober import ReadGpus
-from gpu_agent.probe.nvml.nvml import ChildPolicy, Missed, NvmlProbe
+from gpu_agent.probe.health import Missed
+from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.probe.nvml.process import hung_sentence
 from gpu_agent.probe.simulated import SimulatedGpus
 from gpu_agent.wire.inventory import GpuReport

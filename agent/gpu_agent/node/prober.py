@@ -21,11 +21,10 @@ from gpu_agent.node.turns import Turns
 from gpu_agent.node.unsearched import Unsearched
 from gpu_agent.probe import features
 from gpu_agent.probe.at_rest import at_rest
-from gpu_agent.probe.health import HealthKeeper
+from gpu_agent.probe.health import HealthKeeper, Missed
 from gpu_agent.probe.merging import merged
 from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.unanswered import unanswered
-from gpu_agent.probe.nvml.nvml import Missed
 from gpu_agent.probe.snapshot import Sources, take
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.runtime.tasks import Tasks, in_thread

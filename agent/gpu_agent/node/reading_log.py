@@ -3,7 +3,7 @@
 It refuses to judge a GPU: what becomes of one stands in the log of its health.
 """
 
-from gpu_agent.probe.nvml.report import Missed
+from gpu_agent.probe.health import Missed
 from gpu_agent.runtime.logs import EventLog
 from gpu_agent.wire.inventory import GpuReport, Outcome
 

@@ -5,13 +5,13 @@ vendor's, writes nothing, and wakes no GPU that sleeps. Cards that another drive
 handed to a virtual machine, are not ours.
 """
 
-import importlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from gpu_agent.probe.amd_card import Card
 from gpu_agent.probe.collectors import INTERFACE, Surroundings
 from gpu_agent.probe.sysfs import linked_name, number, text
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
@@ -52,9 +52,8 @@ class AmdGpus:
             return self._nothing()
         if self._products is None:
             self._products = products(self._names)
-        card = importlib.import_module("gpu_agent.probe.amd_card").Card  # a machine without one loads none
         gpus = _told_apart(
-            card(place, index, products=self._products).gpu() for index, place in enumerate(places)
+            Card(place, index, products=self._products).gpu() for index, place in enumerate(places)
         )
         version = text(self._sys_dir / "module" / DRIVER / "version")
         return GpuReport(

@@ -10,11 +10,22 @@ meant that nothing was known. The first reading ever is trusted at once.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from gpu_agent.probe.history import GpuHistory
-from gpu_agent.probe.nvml.report import UNIDENTIFIED, Missed
 from gpu_agent.probe.reasons import REASONS, health_from, reason
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """No reading: the driver or a collector let the deadline pass, or it failed."""
+
+    reason: Literal["nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"]
+    since: float
+    """Monotonic seconds: when the first ask went out that has had no answer."""
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

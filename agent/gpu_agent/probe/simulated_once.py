@@ -5,12 +5,8 @@ What is to happen later does not happen to it. Keeps nothing for a second look.
 
 from gpu_agent.probe.health import HealthKeeper
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, hung_sentence
-from gpu_agent.probe.products import SimulationError
 from gpu_agent.probe.simulated import SimulatedGpus
-from gpu_agent.probe.simulated_models import with_models_of
 from gpu_agent.wire.inventory import GpuReport, Outcome
-
-__all__ = ["SimulationError", "read_once", "with_models_of"]
 
 
 def read_once(spec: str, *, seed: str, now: float) -> GpuReport:

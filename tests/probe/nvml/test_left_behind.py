@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.nvml.head_start import start_child
 from gpu_agent.probe.nvml.left_behind import CHILD_NAME, left_behind
 from gpu_agent.probe.nvml.nvml import NvmlProbe
 from gpu_agent.probe.nvml.process import CHILD_COMMAND
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import HELD, FakeNvml
 

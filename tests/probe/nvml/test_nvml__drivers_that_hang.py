@@ -3,8 +3,8 @@ import signal
 import time
 from pathlib import Path
 
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.nvml.nvml import ChildPolicy
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.a_driver import child_of, miss_from, probing, report_from

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.nvml import ChildPolicy, Missed, NvmlProbe
+from gpu_agent.probe.health import HealthKeeper, Missed
+from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
 from gpu_agent.wire.inventory import Gpu, Health
 from tests.nvml_fake.control import FakeNvml
 

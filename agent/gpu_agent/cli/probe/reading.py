@@ -98,10 +98,13 @@ def _host_alone() -> Host:
 
 def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
     """Read a machine that does not exist; what simulates it is loaded for that alone."""
-    once = importlib.import_module("gpu_agent.probe.simulated_once")
+    from gpu_agent.probe.products import SimulationError  # noqa: PLC0415 - a real machine needs none of it
+    from gpu_agent.probe.simulated_models import with_models_of  # noqa: PLC0415
+    from gpu_agent.probe.simulated_once import read_once as read_simulated  # noqa: PLC0415
+
     try:
-        gpus = cast("GpuReport", once.read_once(spec, seed=f"{platform.node()}{apart}", now=time.time()))
-        around = surroundings_of(once.with_models_of(spec, sources))
-    except once.SimulationError as error:
+        gpus = read_simulated(spec, seed=f"{platform.node()}{apart}", now=time.time())
+        around = surroundings_of(with_models_of(spec, sources))
+    except SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
     return replace(around, gpu=gpus, simulated=True)

@@ -17,8 +17,6 @@ MIB = 1 << 20
 ABSURD_BYTES = 4 << 40
 """No GPU has more memory than this; drivers that do not know answer 2^64-1."""
 TOO_SLOW = "not asked: the GPU took too long over other answers"
-UNIDENTIFIED = "unidentified-"
-"""Begins the stand-in UUID of a GPU that was lost before it could say who it is."""
 
 
 class GpuGoneError(Exception):

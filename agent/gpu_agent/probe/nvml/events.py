@@ -14,7 +14,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
-from gpu_agent.probe.nvml.answers import UNIDENTIFIED, GpuGoneError, Values, reason
+from gpu_agent.probe.nvml.answers import GpuGoneError, Values, reason
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 MOST_AT_ONCE = 256
 """So many events of one GPU are taken at a time: a storm must not hold the reading up."""

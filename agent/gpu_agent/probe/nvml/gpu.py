@@ -11,13 +11,13 @@ from gpu_agent.probe import device_nodes, pci_power
 from gpu_agent.probe.nvml import readings as nvml_readings
 from gpu_agent.probe.nvml import slices as nvml_slices
 from gpu_agent.probe.nvml.answers import (
-    UNIDENTIFIED,
     GpuGoneError,
     Values,
     condemns_driver,
     raise_if_gone,
 )
 from gpu_agent.probe.nvml.events import Listener
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 _KEPT = ("memory_mb", "memory_kind")
 """Figures that belong to who a GPU is: known for a lost one as well, and when a later answer is nonsense."""

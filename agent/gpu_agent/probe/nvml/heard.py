@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gpu_agent.probe.nvml.answers import UNIDENTIFIED
 from gpu_agent.probe.reasons import REASONS, Clears
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 Counts = dict[str, int]

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gpu_agent.probe.health import Missed
 from gpu_agent.probe.nvml.conversation import Conversation
 from gpu_agent.probe.nvml.heard import Heard
 from gpu_agent.probe.nvml.left_behind import CHILD_NAME, left_behind
@@ -22,10 +23,7 @@ from gpu_agent.probe.nvml.process import (
     start,
     stuck_sentence,
 )
-from gpu_agent.probe.nvml.report import Missed
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
-
-__all__ = ["ChildPolicy", "Missed", "NvmlProbe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ from types import ModuleType
 from gpu_agent.probe.nvml import memory as nvml_memory
 from gpu_agent.probe.nvml import processes as nvml_processes
 from gpu_agent.probe.nvml.answers import (
-    UNIDENTIFIED,
     Getter,
     UntoldError,
     Values,
@@ -22,6 +21,7 @@ from gpu_agent.probe.nvml.answers import (
     within,
     words,
 )
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 PATIENCE_SECONDS = 2.0
 """A GPU that takes longer over its answers, one or all together, is asked nothing more in that reading."""

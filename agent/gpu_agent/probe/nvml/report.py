@@ -7,10 +7,10 @@ verdict on one reading cannot differ. What needs a history is `health`'s to say.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-from gpu_agent.probe.nvml.answers import UNIDENTIFIED
 from gpu_agent.probe.reasons import REASONS, health_from, reason
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -20,8 +20,6 @@ from gpu_agent.wire.inventory import (
     Outcome,
 )
 
-__all__ = ["UNIDENTIFIED", "Answer", "Missed", "answer_in"]
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -29,16 +27,6 @@ class Answer:
 
     id: int
     report: GpuReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missed:
-    """No reading: the driver or a collector let the deadline pass, or it failed."""
-
-    reason: Literal["nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"]
-    since: float
-    """Monotonic seconds: when the first ask went out that has had no answer."""
-    detail: str
 
 
 def answer_in(line: bytes) -> Answer | None:

@@ -11,7 +11,6 @@ from types import ModuleType
 from gpu_agent.probe.nvml import memory as nvml_memory
 from gpu_agent.probe.nvml import processes as nvml_processes
 from gpu_agent.probe.nvml.answers import (
-    UNIDENTIFIED,
     Getter,
     Values,
     collect,
@@ -20,6 +19,7 @@ from gpu_agent.probe.nvml.answers import (
     reason,
 )
 from gpu_agent.probe.nvml.readings import OF_THE_WHOLE_GPU, read_name, read_uuid
+from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 _MOST_SLOTS = 64
 """No GPU has more; a driver that says so is not believed."""
