@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -145,12 +143,3 @@ def test_the_drivers_own_version_is_told_where_it_has_one(tmp_path: Path) -> Non
     module.mkdir(parents=True)
     (module / "version").write_text("6.8.5\n")
     assert read(tmp_path).driver_version == "amdgpu 6.8.5"
-
-
-def test_a_machine_without_a_card_loads_no_reader_of_cards(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from gpu_agent.probe.amd import AmdGpus, Surroundings\n"
-        f"assert AmdGpus(Surroundings(sys_dir=Path({str(tmp_path)!r}))).read(1.0).gpus == ()\n"
-        "sys.exit('gpu_agent.probe.amd_card' in sys.modules)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
