@@ -2,15 +2,14 @@
 
 import ast
 import contextlib
-import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.app import Parser, parser_of
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.commands import ROOT
+from gpu_agent.cli.grammar import Command, Group, Parser, parser_of
 
 ROOT_FOLDER = Path(__file__).parent.parent
 _SYSTEMDS = ("systemctl ", "journalctl ")
@@ -39,7 +38,7 @@ def parser_for(words: list[str]) -> tuple[Parser, list[str]]:
     while isinstance(place, Group):
         path.append(words.pop(0))
         place = place.commands[path[-1]]
-    return parser_of(importlib.import_module(f"gpu_agent.cli.{place.module}"), path), words
+    return parser_of(place.load()[0], path), words
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -75,6 +74,6 @@ def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
         while isinstance(place, Group) and words and not words[0].startswith("-"):
             place = place.commands[words.pop(0)]
         if isinstance(place, Command):
-            parser = parser_of(importlib.import_module(f"gpu_agent.cli.{place.module}"), ["gpu-agent"])
+            parser = parser_of(place.load()[0], ["gpu-agent"])
             options = {word for word in words if word.startswith("--")}
             assert options <= parser._option_string_actions.keys(), f"{module}: {command}"

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from gpu_agent.cli.app import main
-from gpu_agent.cli.commands import REGISTRY, ROOT, Group
+from gpu_agent.cli.commands import REGISTRY, ROOT
+from gpu_agent.cli.grammar import Group
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.version import __version__
 

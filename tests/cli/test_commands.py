@@ -1,24 +1,30 @@
-import importlib.util
+from collections.abc import Iterator
 
 import pytest
 
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.commands import ROOT
+from gpu_agent.cli.grammar import Command, Group
 
 
-def commands(group: Group) -> list[Command]:
-    return [
-        one
-        for entry in group.commands.values()
-        for one in (commands(entry) if isinstance(entry, Group) else [entry])
-    ]
+def commands(group: Group, path: str = "") -> Iterator[tuple[str, Command]]:
+    for name, entry in group.commands.items():
+        if isinstance(entry, Group):
+            yield from commands(entry, f"{path} {name}")
+        else:
+            yield f"{path} {name}".strip(), entry
 
 
-@pytest.mark.parametrize("command", commands(ROOT), ids=lambda command: command.module)
-def test_every_command_has_its_module_and_a_line_about_it(command: Command) -> None:
-    assert importlib.util.find_spec(f"gpu_agent.cli.{command.module}")
-    assert command.summary
+COMMANDS = dict(commands(ROOT))
 
 
-def test_no_module_serves_two_commands() -> None:
-    modules = [command.module for command in commands(ROOT)]
-    assert len(modules) == len(set(modules))
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_can_be_loaded_and_has_a_line_about_it(words: str) -> None:
+    configure, run = COMMANDS[words].load()
+    assert callable(configure)
+    assert callable(run)
+    assert COMMANDS[words].summary
+
+
+def test_no_code_serves_two_commands() -> None:
+    loaded = [command.load() for command in COMMANDS.values()]
+    assert len(loaded) == len(set(loaded))

@@ -5,7 +5,6 @@ program as quietly as a later one, and no stream can keep a command from its exi
 """
 
 import gc
-import importlib
 import sys
 
 from gpu_agent.cli import streams
@@ -27,7 +26,9 @@ def main() -> int:
 
 def _ended() -> int:
     try:
-        return int(importlib.import_module("gpu_agent.cli.app").main())
+        from gpu_agent.cli.app import main as run
+
+        return run()
     except SystemExit as end:  # argparse, after --help and --version
         return end.code if isinstance(end.code, int) else 0
 

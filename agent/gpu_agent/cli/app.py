@@ -5,14 +5,12 @@ Loads no command but the one that runs: `gpu-agent probe` must not pay for the o
 
 import argparse
 import gc
-import importlib
 import os
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
-from typing import NoReturn, Protocol, cast
 
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.commands import ROOT
+from gpu_agent.cli.grammar import Command, Formatter, Group, Parser, parser_of
 from gpu_agent.cli.outcome import MEANINGS, ExitCode, Failure
 from gpu_agent.cli.streams import complain
 from gpu_agent.cli.teaching import codes_in_words, filled
@@ -20,29 +18,7 @@ from gpu_agent.version import __version__
 
 _LIKE = 0.75
 """From this likeness on an option is taken for another, mistyped: all begin alike."""
-_STDOUT, _USUAL_COLUMNS = 1, 80
 _OWN_OPTIONS = ("-h", "--help", "--version")
-
-
-class CommandModule(Protocol):
-    """What the module of a command offers."""
-
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's arguments, and a description that teaches."""
-
-    def main(self, arguments: argparse.Namespace) -> int:
-        """Do the work; return the exit code or raise `Failure`."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong arguments, and no option by the half of its name.
-
-    `--join-token X` must not pass for `--join-token-file X`: it would name a token where others read it.
-    """
-
-    def error(self, message: str) -> NoReturn:
-        """End with the fault and the next step."""
-        raise Failure(f"{message}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,17 +51,10 @@ def _run(words: Sequence[str]) -> int:
         if name is None:
             return _about_group(parser, place, rest)
         place, path, rest = place.commands[name], (*path, name), rest[1:]
-    module = cast("CommandModule", importlib.import_module(f"gpu_agent.cli.{place.module}"))
-    arguments = _parsed(parser_of(module, path), rest)
+    configure, run = place.load()
+    arguments = _parsed(parser_of(configure, path), rest)
     gc.enable()
-    return module.main(arguments)
-
-
-def parser_of(module: CommandModule, path: Sequence[str]) -> Parser:
-    """The parser of one command, as its module configures it."""
-    parser = Parser(prog=" ".join(path), formatter_class=_Formatter, allow_abbrev=False)
-    module.configure(parser)
-    return parser
+    return run(arguments)
 
 
 def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
@@ -95,32 +64,12 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
         usage=f"{prog} {group.what.upper()} ...",
         description=filled(group.description),
         epilog=_listed(group, path),
-        formatter_class=_Formatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     if group is ROOT:
         parser.add_argument("--version", action="version", version=f"gpu-agent {__version__}")
     return parser
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Knows the terminal's width, for which argparse loads a great deal; breaks no path or command."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-
-def _columns() -> int:
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
-    try:
-        return os.get_terminal_size(_STDOUT).columns or _USUAL_COLUMNS
-    except (OSError, ValueError):
-        return _USUAL_COLUMNS
 
 
 def _listed(group: Group, path: Sequence[str]) -> str:
@@ -153,8 +102,9 @@ def _named(parser: Parser, group: Group, word: Sequence[str]) -> str | None:
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
     """The one that was probably meant, if any; only a mistake costs the loading of the search."""
-    difflib = importlib.import_module("difflib")
-    return cast("list[str]", difflib.get_close_matches(word, list(known), 1, likeness))
+    import difflib
+
+    return difflib.get_close_matches(word, list(known), 1, likeness)
 
 
 def _about_group(parser: Parser, group: Group, words: Sequence[str]) -> int:

@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.cli.doctor import schema as doctor_schema
-from gpu_agent.cli.local import status_schema, why_schema
+from gpu_agent.cli.doctor.schema import NAME as DOCTOR
+from gpu_agent.cli.doctor.schema import schema as doctor_schema
+from gpu_agent.cli.local.status_schema import NAME as STATUS
+from gpu_agent.cli.local.status_schema import schema as status_schema
+from gpu_agent.cli.local.why_schema import NAME as WHY
+from gpu_agent.cli.local.why_schema import schema as why_schema
 from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.cli.probe import schema as probe_schema
+from gpu_agent.cli.probe.schema import NAME as PROBE
+from gpu_agent.cli.probe.schema import schema as probe_schema
 from gpu_agent.cli.teaching import teach
 from gpu_agent.wire import schema as messages
 
-_PRINTED = (probe_schema, doctor_schema, status_schema, why_schema)
-_DOCUMENTS = {module.NAME: module.schema for module in _PRINTED}
+_DOCUMENTS = {PROBE: probe_schema, DOCTOR: doctor_schema, STATUS: status_schema, WHY: why_schema}
 NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
 """What a schema exists for: the protocol's messages, then what commands print with `--json`."""
 

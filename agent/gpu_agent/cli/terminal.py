@@ -3,7 +3,6 @@
 Only a terminal costs the loading of rich. `NO_COLOR` and `TERM=dumb` are rich's to honour.
 """
 
-import importlib
 import os
 import shutil
 import sys
@@ -23,8 +22,10 @@ def show(lines: Iterable[Line]) -> None:
         for one in lines:
             print(plain(one).rstrip())
         return
-    console, text = importlib.import_module("rich.console"), importlib.import_module("rich.text")
-    terminal = console.Console(highlight=False)
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = Console(highlight=False)
     for one in lines:
-        drawn = text.Text.assemble(*((piece.text, piece.style) for piece in one))
+        drawn = Text.assemble(*((piece.text, piece.style) for piece in one))
         terminal.print(drawn, soft_wrap=True)

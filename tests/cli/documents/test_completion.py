@@ -1,6 +1,7 @@
 import pytest
 
 from gpu_agent.cli.app import main
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion import SCRIPTS
 from gpu_agent.cli.documents.completion_words import places
 
@@ -11,8 +12,8 @@ def test_the_script_of_a_shell_is_printed_and_names_every_command(
 ) -> None:
     assert main(["completion", shell]) == 0
     printed = capsys.readouterr().out
-    assert printed == SCRIPTS[shell](places())
-    assert all(place.typed in printed for place in places())
+    assert printed == SCRIPTS[shell](places(ROOT))
+    assert all(place.typed in printed for place in places(ROOT))
 
 
 def test_a_shell_that_nobody_wrote_one_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

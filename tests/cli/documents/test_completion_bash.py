@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion_bash import script
 from gpu_agent.cli.documents.completion_words import places
 
@@ -23,7 +24,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.fixture(scope="module")
 def sourced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bash") / "gpu-agent"
-    path.write_text(script(places()))
+    path.write_text(script(places(ROOT)))
     return path
 
 

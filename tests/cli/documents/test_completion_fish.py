@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion_fish import script
 from gpu_agent.cli.documents.completion_words import places
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(FISH is None, reason="no fish on this machine")
 @pytest.fixture(scope="module")
 def sourced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fish") / "gpu-agent.fish"
-    path.write_text(script(places()))
+    path.write_text(script(places(ROOT)))
     return path
 
 

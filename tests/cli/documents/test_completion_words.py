@@ -1,7 +1,8 @@
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion_words import Offer, Place, Takes, places
+from gpu_agent.cli.grammar import Command, Group
 
-PLACES = {place.typed: place for place in places()}
+PLACES = {place.typed: place for place in places(ROOT)}
 
 
 def option(place: Place, name: str) -> Offer:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion_words import places
 from gpu_agent.cli.documents.completion_zsh import script
 from tests.programs import eventually
@@ -21,7 +22,7 @@ class Zsh:
     """An interactive zsh on a terminal, with the completion in its search path."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "_gpu-agent").write_text(script(places()))
+        (folder / "_gpu-agent").write_text(script(places(ROOT)))
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
             [ZSH or "", "-f", "-i"],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents.completion_words import places
 from gpu_agent.cli.documents.manual import main, pages
 from gpu_agent.cli.documents.reference import commands
@@ -14,7 +15,7 @@ MANDOC, MAN = shutil.which("mandoc"), shutil.which("man")
 
 
 def test_every_command_and_every_way_to_one_has_a_page_and_so_have_both_files() -> None:
-    of_commands = {"-".join(place.words) + ".1" for place in places()}
+    of_commands = {"-".join(place.words) + ".1" for place in places(ROOT)}
     assert set(PAGES) == {*of_commands, "agent.toml.5", "registry.toml.5"}
 
 

@@ -4,19 +4,19 @@ Starts neither half. Secrets leave it masked.
 """
 
 import argparse
-import importlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli.app import CommandModule, parser_of
+from gpu_agent.cli.grammar import Configure, parser_of
 from gpu_agent.cli.outcome import ExitCode, Failure
+from gpu_agent.cli.registry.serve import configure as configure_serve
+from gpu_agent.cli.run import configure as configure_run
 from gpu_agent.node import settings as agent
 from gpu_agent.node.proxy import Proxy
 from gpu_agent.runtime.layers import SettingsError, table_in
@@ -30,7 +30,7 @@ from gpu_agent.server import settings as registry
 class Half:
     """One half of the program, as its configuration needs it."""
 
-    module: str
+    configure: Configure
     """Of the command that takes the settings as options."""
     words: tuple[str, ...]
     kind: type[BaseSettings]
@@ -42,7 +42,7 @@ class Half:
 
 HALVES: Mapping[str, Half] = {
     "agent": Half(
-        "run",
+        configure_run,
         ("gpu-agent", "run"),
         agent.AgentSettings,
         lambda: agent.DEFAULT_CONFIG,
@@ -50,7 +50,7 @@ HALVES: Mapping[str, Half] = {
         {"registry_url": "wss://registry.invalid"},
     ),
     "registry": Half(
-        "registry.serve",
+        configure_serve,
         ("gpu-agent", "registry", "serve"),
         registry.RegistrySettings,
         lambda: registry.DEFAULT_CONFIG,
@@ -137,8 +137,7 @@ def failure(fault: SettingsError) -> Failure:
 
 
 def _flags(half: Half, options: Sequence[str]) -> dict[str, object]:
-    module = cast("CommandModule", importlib.import_module(f"gpu_agent.cli.{half.module}"))
-    given = vars(parser_of(module, half.words).parse_args(options))
+    given = vars(parser_of(half.configure, half.words).parse_args(options))
     if given.pop("config") is not None:
         raise Failure("name the file with --config itself, not inside --with", code=ExitCode.CONFIGURATION)
     return given

@@ -4,9 +4,7 @@ It uses the settings that `gpu-agent run` would use, registers nothing and write
 """
 
 import argparse
-import importlib
 from pathlib import Path
-from typing import Protocol, cast
 
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
@@ -18,10 +16,6 @@ WARN (it works, and something about it should be known), FAIL (it keeps the agen
 with how to mend it. It goes the way to the registry up to the handshake and registers nothing; tokens are
 tried and never shown. Every step has a deadline. It uses the same settings as `gpu-agent run`: run it as
 the agent's user."""
-
-
-class _Report(Protocol):
-    def main(self, arguments: argparse.Namespace) -> int: ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,5 +49,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Look and tell."""
-    report = cast("_Report", importlib.import_module("gpu_agent.cli.doctor.report"))
-    return report.main(arguments)
+    from gpu_agent.cli.doctor.report import main as report
+
+    return report(arguments)

@@ -1,36 +1,14 @@
-"""`gpu-agent completion`: print what lets a shell complete the words after `gpu-agent`."""
+"""The script by which a shell completes the words after `gpu-agent`."""
 
-import argparse
-
-from gpu_agent.cli.documents import completion_bash, completion_fish, completion_zsh
+from gpu_agent.cli.documents.completion_bash import script as bash_script
+from gpu_agent.cli.documents.completion_fish import script as fish_script
 from gpu_agent.cli.documents.completion_words import places
-from gpu_agent.cli.outcome import ExitCode
-from gpu_agent.cli.teaching import teach
+from gpu_agent.cli.documents.completion_zsh import script as zsh_script
+from gpu_agent.cli.grammar import Group
 
-SCRIPTS = {
-    "bash": completion_bash.script,
-    "zsh": completion_zsh.script,
-    "fish": completion_fish.script,
-}
+SCRIPTS = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    teach(
-        parser,
-        "Print a script that completes commands, options and their choices. The packages bring it; after a "
-        "pip install, have your shell read it when it starts:\n\n"
-        "bash: `source <(gpu-agent completion bash)` in ~/.bashrc\n\n"
-        "zsh: `source <(gpu-agent completion zsh)` in ~/.zshrc, behind compinit\n\n"
-        "fish: `gpu-agent completion fish | source` in config.fish",
-        example="gpu-agent completion bash",
-        exits={ExitCode.OK: "printed"},
-        asks=False,
-    )
-    parser.add_argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help="bash, zsh or fish")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Print it."""
-    print(SCRIPTS[arguments.shell](places()), end="")
-    return ExitCode.OK
+def script_for(shell: str, root: Group) -> str:
+    """Write the script for bash, zsh or fish."""
+    return SCRIPTS[shell](places(root))

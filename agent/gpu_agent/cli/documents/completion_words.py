@@ -4,14 +4,11 @@ Shells complete by it. It says what each option takes as far as its parser does.
 """
 
 import argparse
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
 
-from gpu_agent.cli.app import CommandModule, parser_of
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.grammar import Command, Group, parser_of
 
 _OF_METAVARS = {"FILE": "file", "DIR": "folder"}
 
@@ -54,11 +51,11 @@ class Place:
         return " ".join(self.words)
 
 
-def places(group: Group = ROOT, words: tuple[str, ...] = ("gpu-agent",)) -> Iterator[Place]:
+def places(group: Group, words: tuple[str, ...] = ("gpu-agent",)) -> Iterator[Place]:
     """Yield every place, those that lead on before those that they lead to."""
     help_ = Offer(("-h", "--help"), Takes.NOTHING, (), "show this help message and exit")
     version = Offer(("--version",), Takes.NOTHING, (), "show the version and exit")
-    options = (help_, version) if group is ROOT else (help_,)
+    options = (help_, version) if words == ("gpu-agent",) else (help_,)
     summaries = {name: one.summary for name, one in group.commands.items()}
     yield Place(words, summaries, options, ())
     for name, one in group.commands.items():
@@ -69,8 +66,8 @@ def places(group: Group = ROOT, words: tuple[str, ...] = ("gpu-agent",)) -> Iter
 
 
 def _of_command(command: Command, words: tuple[str, ...]) -> Place:
-    module = cast("CommandModule", importlib.import_module(f"gpu_agent.cli.{command.module}"))
-    actions = parser_of(module, words)._actions  # noqa: SLF001 - argparse lists its options nowhere else
+    configure, _ = command.load()
+    actions = parser_of(configure, words)._actions  # noqa: SLF001 - argparse lists its options nowhere else
     offers = [_offer(action) for action in actions]
     options = tuple(offer for offer in offers if offer.names)
     return Place(words, {}, options, tuple(offer for offer in offers if not offer.names))

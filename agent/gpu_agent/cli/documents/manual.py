@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from gpu_agent.cli.app import Parser
-from gpu_agent.cli.commands import ROOT, Group
+from gpu_agent.cli.commands import ROOT
 from gpu_agent.cli.documents import manual_settings
 from gpu_agent.cli.documents.example_files import HALVES
 from gpu_agent.cli.documents.reference import commands, shown, taught
@@ -28,6 +27,7 @@ from gpu_agent.cli.documents.roff import (
     titled,
     words_of,
 )
+from gpu_agent.cli.grammar import Group, Parser
 from gpu_agent.cli.outcome import MEANINGS
 from gpu_agent.version import __version__
 

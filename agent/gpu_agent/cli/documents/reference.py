@@ -4,14 +4,12 @@ What a person wrote there above the mark stays. It says nothing that `--help` do
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
-from gpu_agent.cli.app import CommandModule, Parser, parser_of
-from gpu_agent.cli.commands import ROOT, Command, Group
+from gpu_agent.cli.commands import ROOT
+from gpu_agent.cli.grammar import Command, Group, Parser, parser_of
 from gpu_agent.cli.outcome import MEANINGS, ExitCode
 from gpu_agent.cli.teaching import OF_THE_AGENT, OF_THE_REGISTRY
 
@@ -58,8 +56,8 @@ def written(document: str) -> str:
 
 
 def _parser(command: Command, path: Sequence[str]) -> Parser:
-    module = cast("CommandModule", importlib.import_module(f"gpu_agent.cli.{command.module}"))
-    return parser_of(module, path)
+    configure, _ = command.load()
+    return parser_of(configure, path)
 
 
 def _heading(group: Group, path: Sequence[str], subject: str) -> str:

@@ -1,11 +1,8 @@
 """`gpu-agent status`: how the agent on this machine stands, by its own word."""
 
 import argparse
-import importlib
 import time
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, cast
 
 from gpu_agent.cli.bars import letters
 from gpu_agent.cli.local.agent import STATUS, add_local, asked
@@ -14,10 +11,6 @@ from gpu_agent.cli.options import print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import columns, show
-
-
-class _Watch(Protocol):
-    def main(self, look: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int: ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +37,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     look = partial(asked, arguments, "status", shape=STATUS)
     if arguments.watch:
-        watch = cast("_Watch", importlib.import_module("gpu_agent.cli.local.status_watch"))
-        return watch.main(look, as_json=arguments.json)
+        from gpu_agent.cli.local.status_watch import main as watch
+
+        return watch(look, as_json=arguments.json)
     answer = look()
     if arguments.json:
         print_json(answer)

@@ -5,7 +5,7 @@ The machine in it is the probe's document, by the probe's own schema. It allows 
 
 from typing import Any
 
-from gpu_agent.cli.probe import schema as probe_schema
+from gpu_agent.cli.probe.schema import schema as probe_schema
 from gpu_agent.node.limits import Limit
 from gpu_agent.node.socket.status import SCHEMA
 from gpu_agent.session.story import State
@@ -116,7 +116,7 @@ def _public_jobs() -> dict[str, Any]:
 
 def _machine() -> tuple[dict[str, Any], dict[str, Any]]:
     """The probe's document and its definitions, with what an agent knows besides."""
-    probe = probe_schema.schema()
+    probe = probe_schema()
     properties = {name: one for name, one in probe["properties"].items() if name != _ONLY_WHEN_WATCHED}
     properties["probe_age_seconds"] = _or_null("number", "age of the last good reading of the GPUs")
     properties["models_found"] = _is("integer", "of very many, `models` lists a part")

@@ -6,15 +6,13 @@ rest of the program loads while it works.
 
 import argparse
 import gc
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
 
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
-from gpu_agent.probe.nvml.head_start import StartedChild, start_child
+from gpu_agent.probe.nvml.head_start import start_child
 
 DESCRIPTION = """\
 Show what this machine has: GPUs with their health, host, models, and whether it could register.
@@ -28,14 +26,6 @@ EXITS = {
 }
 
 SIMULATE_VARIABLE = "GPU_AGENT_SIMULATE"
-
-
-class _Report(Protocol):
-    def main(self, arguments: argparse.Namespace, child: StartedChild | None) -> int: ...
-
-
-class _Watch(Protocol):
-    def main(self, arguments: argparse.Namespace) -> int: ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,13 +62,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Start the child, load the rest, report."""
     if arguments.watch:
-        watch = cast("_Watch", importlib.import_module("gpu_agent.cli.probe.watch"))
-        return watch.main(arguments)
+        from gpu_agent.cli.probe.watch import main as watch
+
+        return watch(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
     child = None if pretends else start_child()
     with _garbage_left():
-        report = cast("_Report", importlib.import_module("gpu_agent.cli.probe.report"))
-        return report.main(arguments, child)
+        from gpu_agent.cli.probe.report import main as report
+
+        return report(arguments, child)
 
 
 @contextmanager

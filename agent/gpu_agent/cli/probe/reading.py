@@ -5,14 +5,12 @@ Where nothing is configured the settings and their library stay unloaded.
 
 import argparse
 import contextlib
-import importlib
 import os
 import platform
 import sys
 import threading
 import time
 from dataclasses import replace
-from typing import cast
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.probe.asked import Asked, something_configured
@@ -39,8 +37,9 @@ _SHARE_OF_THE_SCAN = 0.8
 def asked_by(arguments: argparse.Namespace) -> Asked:
     """What to look at; raises `Failure` when the configuration is wrong."""
     if something_configured(arguments, os.environ):
-        settings = importlib.import_module("gpu_agent.cli.probe.settings")
-        return cast("Asked", settings.asked(arguments))
+        from gpu_agent.cli.probe.settings import asked
+
+        return asked(arguments)
     return Asked(simulate=arguments.simulate)
 
 
@@ -98,9 +97,9 @@ def _host_alone() -> Host:
 
 def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
     """Read a machine that does not exist; what simulates it is loaded for that alone."""
-    from gpu_agent.probe.products import SimulationError  # noqa: PLC0415 - a real machine needs none of it
-    from gpu_agent.probe.simulated_models import with_models_of  # noqa: PLC0415
-    from gpu_agent.probe.simulated_once import read_once as read_simulated  # noqa: PLC0415
+    from gpu_agent.probe.products import SimulationError
+    from gpu_agent.probe.simulated_models import with_models_of
+    from gpu_agent.probe.simulated_once import read_once as read_simulated
 
     try:
         gpus = read_simulated(spec, seed=f"{platform.node()}{apart}", now=time.time())

@@ -5,9 +5,7 @@ there are any) is loaded when that form is asked for: `--json` must stay quick.
 """
 
 import argparse
-import importlib
 import json
-from types import ModuleType
 
 from gpu_agent.cli.probe.reading import asked_by, inventory_of
 from gpu_agent.cli.streams import complain
@@ -24,17 +22,18 @@ def main(arguments: argparse.Namespace, child: StartedChild | None) -> int:
     elif arguments.json:
         print(json.dumps(to_document(inventory), indent=2))
     else:
-        _later("probe.shown").print_inventory(inventory)
+        from gpu_agent.cli.probe.shown import print_inventory
+
+        print_inventory(inventory)
     return exit_code(inventory)
 
 
 def _print_preview(inventory: Inventory, arguments: argparse.Namespace) -> None:
-    preview = _later("probe.preview").preview(inventory, arguments)
-    print(preview.frame)
-    if not preview.would_be_sent:
-        verdict = _later("probe.verdict").verdict(inventory)
-        complain(f"the agent would not send this: it waits for a GPU of known memory. {verdict}")
+    from gpu_agent.cli.probe.preview import preview
+    from gpu_agent.cli.probe.verdict import verdict
 
-
-def _later(module: str) -> ModuleType:
-    return importlib.import_module(f"gpu_agent.cli.{module}")
+    registration = preview(inventory, arguments)
+    print(registration.frame)
+    if not registration.would_be_sent:
+        why = verdict(inventory)
+        complain(f"the agent would not send this: it waits for a GPU of known memory. {why}")

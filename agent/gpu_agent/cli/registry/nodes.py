@@ -1,10 +1,9 @@
 """`gpu-agent registry nodes`: every node with its status and reason."""
 
 import argparse
-import importlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from collections.abc import Iterator
+from typing import Any
 
 from gpu_agent.cli.answers import NODES
 from gpu_agent.cli.argument_values import label
@@ -15,11 +14,6 @@ from gpu_agent.cli.options import add_asking, print_json
 from gpu_agent.cli.outcome import ExitCode
 from gpu_agent.cli.teaching import teach
 from gpu_agent.cli.terminal import columns, show
-
-
-class _Watching(Protocol):
-    def main(self, api: Api, read: Callable[[], dict[str, Any]], *, as_json: bool) -> int: ...
-
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
 
@@ -67,8 +61,9 @@ def main(arguments: argparse.Namespace) -> int:
         return listed(api, "/v1/nodes", NODES, key="nodes", query=query)
 
     if arguments.watch:
-        watching = cast("_Watching", importlib.import_module("gpu_agent.cli.watching.watching"))
-        return watching.main(api, read, as_json=arguments.json)
+        from gpu_agent.cli.watching.watching import main as watch
+
+        return watch(api, read, as_json=arguments.json)
     answer = read()
     if arguments.json:
         print_json(answer)

@@ -2,11 +2,9 @@
 
 import argparse
 import asyncio
-import importlib
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from gpu_agent.cli.outcome import ExitCode, Failure
 from gpu_agent.cli.teaching import teach
@@ -145,16 +143,12 @@ def main(arguments: argparse.Namespace) -> int:
         settings = read()
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
-    server = _server()
-    return run_as_first_process(lambda: int(asyncio.run(server.serve(settings, read))))
-
-
-def _server() -> ModuleType:
     try:
-        return importlib.import_module("gpu_agent.server.serve")
+        from gpu_agent.server.serve import serve
     except ModuleNotFoundError as missing:
         raise Failure(
             f"the registry needs the package {missing.name}, which the base install leaves out: "
             "pip install 'gpu-agent[registry]'",
             code=ExitCode.CONFIGURATION,
         ) from None
+    return run_as_first_process(lambda: int(asyncio.run(serve(settings, read))))
