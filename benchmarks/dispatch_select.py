@@ -28,7 +28,7 @@ from benchmarks.load.quantile import quantile
 from benchmarks.load.ready_fleet import FEATURES, MODELS, ZONES, Fleet
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.wire.codes import NodeStatus
 
 TARGET_US = {10_000: 100.0, 100_000: 200.0}

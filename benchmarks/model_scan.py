@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from huggingface_hub import scan_cache_dir
 
-from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.huggingface import HubCache
+from gpu_agent.probe.models.scanner import ModelScanner
 from tests.probe.models.caches import repository, revision, settle
 
 Result = TypeVar("Result")
@@ -89,7 +89,7 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
 def measure(hub: Path, count: int) -> tuple[float, float, float]:
     """One round: the baseline, ours cold, ours again without a change. Milliseconds."""
     baseline, theirs = timed(lambda: scan_cache_dir(hub))
-    catalogue = Catalogue([HubCache([hub])])
+    catalogue = ModelScanner([HubCache([hub])])
     cold, first = timed(lambda: catalogue.scan(BUDGET_SECONDS))
     warm, again = timed(lambda: catalogue.scan(BUDGET_SECONDS))
     if not len(theirs.repos) == len(first.models) == len(again.models) == count:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gpu_agent.probe.health import HealthKeeper, Missed
-from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
+from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
+from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
 from gpu_agent.probe.snapshot import Sources, take, to_document
 from gpu_agent.wire.declaration import Owner, declare
 from tests.nvml_fake.control import FakeNvml
@@ -69,9 +69,9 @@ class Soak:
         self.fake = FakeNvml(folder, gpus=8)
         self.fake.unset("log")
         policy = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0, reopen_lost_after_seconds=0.0)
-        self.probe = NvmlProbe(deadline_seconds=20.0, env=self.fake.environment(), policy=policy)
+        self.probe = NvmlClient(deadline_seconds=20.0, env=self.fake.environment(), policy=policy)
         self.deaths = 0
-        self._keeper = HealthKeeper()
+        self._keeper = HealthTracker()
         self._sources = Sources()
 
     @property
@@ -98,11 +98,11 @@ class Soak:
             self.probe._child.process.terminate()  # type: ignore[union-attr]  # noqa: SLF001
         else:
             self.fake.set(*how)
-            if not isinstance(await self.probe.read(), Missed):
+            if not isinstance(await self.probe.read(), MissedReading):
                 raise RuntimeError("the child answered, and should have died")
             self.fake.unset(str(how[0]))
         async with asyncio.timeout(20):
-            while isinstance(await self.probe.read(), Missed):
+            while isinstance(await self.probe.read(), MissedReading):
                 pass
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as 
 from benchmarks.load.kept_registry import Registry
 from benchmarks.load.lag import TICK_SECONDS, Lag
 from benchmarks.load.quantile import quantile
-from gpu_agent.registry.events import BeatArrived, RegistrationArrived
+from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 from gpu_agent.wire.messages import (
     GpuDeclaration,
@@ -76,7 +76,7 @@ def declaration(number: int) -> NodeRegister:
 async def registrations(registry: Registry, nodes: int) -> tuple[float, Lag]:
     """Let all nodes register in one burst; returns the seconds until the last was acknowledged."""
     events = [
-        RegistrationArrived(number, declaration(number), "", address="10.0.0.1")
+        RegistrationReceived(number, declaration(number), "", address="10.0.0.1")
         for number in range(1, nodes + 1)
     ]
     async with Lag() as lag:
@@ -99,7 +99,7 @@ async def become_ready(registry: Registry, nodes: int) -> None:
     for _ in range(3):
         for number in range(1, nodes + 1):
             registry.do(
-                BeatArrived(
+                HeartbeatReceived(
                     number, NodeHeartbeat(node_id=f"node-{number:05}", timestamp=0, resource_usage=usage)
                 )
             )

@@ -37,9 +37,9 @@ class Plan:
     at_seconds: int
     """The time that every file gets."""
 
-    def tree(self, half: str) -> Path:
+    def tree(self, component: str) -> Path:
         """Where the libraries of one half are gathered."""
-        return self.work / "tree" / half
+        return self.work / "tree" / component
 
 
 def package_version(version: str) -> str:
@@ -115,9 +115,9 @@ def _lay_manuals(plan: Plan, stage: Path, packager: str) -> None:
 
 def _lay_service(plan: Plan, stage: Path, package: str) -> None:
     systemd = plan.root / "systemd"
-    half = package.removeprefix("gpu-")
+    component = package.removeprefix("gpu-")
     _copy(systemd / f"{package}.service", stage / f"usr/lib/systemd/system/{package}.service")
-    _copy(systemd / f"{half}.toml.example", stage / f"etc/gpu-agent/{half}.toml")
+    _copy(systemd / f"{component}.toml.example", stage / f"etc/gpu-agent/{component}.toml")
     for kind in ("sysusers", "tmpfiles"):
         source = systemd / f"{package}.{kind}.conf"
         if source.exists():

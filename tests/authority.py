@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trustme
 
-from gpu_agent.runtime.tls_contexts import OwnCertificate
+from gpu_agent.runtime.tls.contexts import OwnCertificate
 
 
 class Authority:

@@ -10,17 +10,15 @@ from fastapi.routing import APIRoute
 from websockets.asyncio.client import connect
 
 from gpu_agent.registry.credentials import Role
-from gpu_agent.server.event_streams import HEARTBEAT_SECONDS, MOST_STREAMS
-from gpu_agent.server.operator.guard import MAX_BODY_BYTES
-from gpu_agent.server.operator.operator import application
-from gpu_agent.server.operator.routes import role_of
-from gpu_agent.server.service import RegistryService
-from gpu_agent.server.service_settings import ServiceSettings
+from gpu_agent.server.api.app import create_app
+from gpu_agent.server.api.auth import MAX_BODY_BYTES, role_of
+from gpu_agent.server.event_log import HEARTBEAT_SECONDS, MOST_STREAMS
+from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.tokens import NewToken
 from gpu_agent.store.base import RECENT_EVENTS
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
-from tests.server.api import serving
+from tests.server.api_harness import serving
 from tests.server.harness import Node, running, url
 
 TEXT = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
@@ -32,7 +30,7 @@ def test_every_route_is_listed_with_its_role_and_what_it_does() -> None:
     service = RegistryService(ServiceSettings(), MemoryStore())
     declared = {
         (f"{method} {route.path}", role_of(route), route.summary)
-        for route in application(service).routes
+        for route in create_app(service).routes
         if isinstance(route, APIRoute) and route.include_in_schema
         for method in route.methods or ()
     }

@@ -12,28 +12,29 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli.doctor import schema as doctor_schema
-from gpu_agent.cli.local import status_schema, why_schema
-from gpu_agent.cli.probe import schema as probe_schema
-from gpu_agent.node import reloading
+from gpu_agent.cli import schema as doctor_schema
+from gpu_agent.cli import schema as probe_schema
+from gpu_agent.cli import schema as status_schema
+from gpu_agent.cli import schema as why_schema
 from gpu_agent.node import settings as agent_settings
+from gpu_agent.node import settings as reloading
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
-from gpu_agent.probe import simulation
 from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.kinds import KINDS
 from gpu_agent.probe.models.ollama import OllamaStore
-from gpu_agent.probe.products import PRODUCTS
-from gpu_agent.probe.simulation import FAULTS, MODEL_STATES
-from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.runtime.layers import table_in
-from gpu_agent.runtime.origins import variable_of
+from gpu_agent.probe.simulation import spec as simulation
+from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
+from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
+from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.config.load import table_model
+from gpu_agent.runtime.config.sources import variable_name
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.reception import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
+from gpu_agent.server.message_handler import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.inventory import Gpu, ModelStatus
@@ -98,21 +99,21 @@ TABLES_WITHIN = [
 def test_every_key_of_a_table_is_listed_with_its_default_and_its_variable(
     heading: str, settings: type[BaseSettings], prefix: str, key: str
 ) -> None:
-    inside = table_in(settings.model_fields[key].annotation)
+    inside = table_model(settings.model_fields[key].annotation)
     assert inside is not None
     table = rows("settings.md", heading, below=f"`[{key}]`")
     assert {quoted(row[0])[0]: stated_default(row[2]) for row in table} == {
         name: true_default(inside, name) for name in inside.model_fields
     }
     assert [quoted(row[3]) for row in table] == [
-        [variable_of(prefix, (key, name))] for name in inside.model_fields
+        [variable_name(prefix, (key, name))] for name in inside.model_fields
     ]
 
 
 def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
     written = (DOCS / "settings.md").read_text(encoding="utf-8")
     paragraph = written.split("A reload takes up all of them but ", 1)[1].split(". ", 1)[0]
-    assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in reloading.AT_ONCE]
+    assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in reloading.RELOADABLE]
 
 
 def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_every_threshold_is_listed_with_its_default() -> None:
 def test_the_exclusions_are_listed_in_the_order_that_they_are_tried() -> None:
     table = rows("operating.md", "Why a node did not get a job")
     listed = [quoted(row[0])[0] for row in table]
-    assert listed == [reason.value for reason in Exclusion]
+    assert listed == [reason.value for reason in ExclusionReason]
 
 
 def frame(**more: object) -> dict[str, object]:
@@ -217,7 +218,7 @@ def test_a_refusal_names_as_many_faults_as_stated() -> None:
 def test_all_that_can_be_simulated_is_named() -> None:
     written = (DOCS / "simulation.md").read_text(encoding="utf-8")
     named = set(quoted(written.split("- **product**", 1)[1].split("- **slices**", 1)[0]))
-    assert named >= {product.label for product in PRODUCTS}
+    assert named >= {product.label for product in GPU_MODELS}
     listed = {word for row in rows("simulation.md", "Faults") for word in quoted(row[0])}
     assert listed == {*FAULTS, "xid48", "xid79"}
     states = {word for row in rows("simulation.md", "Faults", table=1) for word in quoted(row[0])}
@@ -230,7 +231,7 @@ def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
     shown = [shlex.split(line)[-1] for line in written.splitlines() if " --simulate " in line]
     assert len(shown) == 4
     for line in shown:
-        simulation.parse(line)
+        simulation.parse_spec(line)
 
 
 def test_every_reading_of_a_gpu_is_explained() -> None:

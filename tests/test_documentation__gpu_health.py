@@ -2,9 +2,9 @@
 
 import re
 
-from gpu_agent.probe.history import QUIET_SECONDS, SLOWDOWN_SECONDS
-from gpu_agent.probe.reasons import REASONS, Clears
-from gpu_agent.probe.xids import XIDS
+from gpu_agent.probe.health.history import QUIET_SECONDS, SLOWDOWN_SECONDS
+from gpu_agent.probe.health.reasons import REASONS, Clears
+from gpu_agent.probe.health.xids import XIDS
 from gpu_agent.wire.inventory import Health
 from tests.documents import DOCS, quoted, rows
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.commands import ROOT
-from gpu_agent.cli.grammar import Command, Group, Parser, parser_of
+from gpu_agent.cli.command import Command, Group, Parser, parser_of
+from gpu_agent.cli.main import ROOT
 
 ROOT_FOLDER = Path(__file__).parent.parent
 _SYSTEMDS = ("systemctl ", "journalctl ")

@@ -63,7 +63,7 @@ def _logs(called: ast.expr) -> bool:
     match called:
         case ast.Attribute(value=ast.Name(id="_LOG"), attr=attribute):
             return attribute in LEVELS
-        case ast.Attribute(attr="note" | "offends" | "offence" | "_emit") | ast.Name(id="Note"):
+        case ast.Attribute(attr="note" | "offends" | "violation" | "_emit") | ast.Name(id="LogEvent"):
             return True
         case _:
             return False

@@ -20,18 +20,17 @@ TEST_FILES = sorted(
     if path.parent != TESTS and path.relative_to(TESTS).parts[0] not in OUTSIDE_THE_MIRROR
 )
 WITHOUT_BEHAVIOUR = {
-    "session/events.py",
-    "session/actions.py",
-    "node/picture.py",
+    "session/types.py",
+    "node/snapshot.py",
     "registry/events.py",
     "registry/actions.py",
-    "registry/record.py",
+    "registry/node.py",
     "registry/job.py",
-    "registry/thresholds.py",
-    "registry/dispatch/verdict.py",
-    "server/keeper.py",
+    "registry/settings.py",
+    "registry/dispatch/refusals.py",
+    "server/node_connection.py",
     "server/limits.py",
-    "server/service_settings.py",
+    "server/service.py",
     "server/views.py",
     "store/base.py",
 }

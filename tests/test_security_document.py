@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node import settings as agent_settings
-from gpu_agent.runtime.certificate import read_file
-from gpu_agent.runtime.pins import pin_of
-from gpu_agent.runtime.tls_contexts import OwnCertificate, for_client, for_server
+from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
+from gpu_agent.runtime.tls.contexts import OwnCertificate, client_context, server_context
 from gpu_agent.server import settings as registry_settings
 from tests.handshakes import shake_hands
 
@@ -38,7 +37,7 @@ def test_the_authority_of_five_commands_vouches_for_the_registry(tmp_path: Path)
     assert len(script.splitlines()) == 5
     assert run(script, tmp_path).strip().endswith("registry.pem: OK")
     own = OwnCertificate(tmp_path / "registry.pem", tmp_path / "registry.key")
-    client, server = for_client(ca_file=tmp_path / "ca.pem", own=None), for_server(own)
+    client, server = client_context(ca_file=tmp_path / "ca.pem", own=None), server_context(own)
     for name in ("registry.example", "10.0.0.1"):
         assert shake_hands(client, server, name) == "TLSv1.3"
 
@@ -52,8 +51,8 @@ def test_a_node_with_a_certificate_of_the_clients_authority_is_let_in(tmp_path: 
     run(f"umask 077\n{script}", tmp_path)
     own = OwnCertificate(tmp_path / "registry.pem", tmp_path / "registry.key")
     node = OwnCertificate(tmp_path / "node.pem", tmp_path / "node.key")
-    server = for_server(own, client_ca_file=tmp_path / "clients.pem")
-    client = for_client(ca_file=tmp_path / "ca.pem", own=node)
+    server = server_context(own, client_ca_file=tmp_path / "clients.pem")
+    client = client_context(ca_file=tmp_path / "ca.pem", own=node)
     assert shake_hands(client, server, "registry.example") == "TLSv1.3"
 
 
@@ -62,9 +61,9 @@ def test_a_certificate_of_any_name_is_enough_where_its_key_is_pinned(tmp_path: P
     (script,) = blocks("sh", "Known by its key alone")
     run(f"umask 077\n{script}", tmp_path)
     own = OwnCertificate(tmp_path / "registry.pem", tmp_path / "registry.key")
-    pins = frozenset({pin_of(read_file(own.cert_file))})
-    client = for_client(ca_file=None, own=None, pins=pins)
-    assert shake_hands(client, for_server(own), "10.0.0.1") == "TLSv1.3"
+    pins = frozenset({pin_of(read_certificate_file(own.cert_file))})
+    client = client_context(ca_file=None, own=None, pins=pins)
+    assert shake_hands(client, server_context(own), "10.0.0.1") == "TLSv1.3"
 
 
 def test_the_settings_that_are_shown_can_be_used(tmp_path: Path) -> None:

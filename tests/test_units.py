@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.app import main
-from gpu_agent.cli.outcome import ExitCode
+from gpu_agent.cli.command import ExitCode as CommandExit
+from gpu_agent.cli.main import main
 from gpu_agent.node import settings as agent_settings
-from gpu_agent.node.daemon import End
-from gpu_agent.runtime.supervision import LOOK_SECONDS
+from gpu_agent.node.daemon import ExitCode
+from gpu_agent.runtime.sdnotify import LIVENESS_CHECK_SECONDS
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
 
@@ -48,12 +48,12 @@ def program(name: str) -> str:
 
 def test_the_agent_is_not_restarted_when_a_person_has_to_act() -> None:
     prevented = {int(code) for code in entries("gpu-agent.service")["RestartPreventExitStatus"].split()}
-    assert prevented == {End.UNUSABLE_STATE, End.REFUSED}
-    assert ExitCode.CONFIGURATION in prevented
+    assert prevented == {ExitCode.UNUSABLE_STATE, ExitCode.REFUSED}
+    assert CommandExit.CONFIGURATION in prevented
 
 
 def test_the_registry_is_not_restarted_while_its_settings_are_wrong() -> None:
-    assert entries("gpu-registry.service")["RestartPreventExitStatus"] == str(int(ExitCode.CONFIGURATION))
+    assert entries("gpu-registry.service")["RestartPreventExitStatus"] == str(int(CommandExit.CONFIGURATION))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -70,7 +70,7 @@ def test_a_unit_comes_back_after_a_fault(unit: str) -> None:
 def test_a_unit_waits_until_its_program_says_that_it_is_ready_lives_and_reloads(unit: str) -> None:
     settings = entries(unit)
     assert settings["Type"] == "notify"
-    assert int(settings["WatchdogSec"]) >= WATCHDOG_LOOKS * LOOK_SECONDS
+    assert int(settings["WatchdogSec"]) >= WATCHDOG_LOOKS * LIVENESS_CHECK_SECONDS
     assert shlex.split(settings["ExecReload"]) == ["/bin/sh", "-c", "kill -HUP $MAINPID"]
 
 
@@ -86,7 +86,7 @@ def test_a_unit_starts_a_command_that_there_is(
     program, *arguments = shlex.split(entries(unit)["ExecStart"])
     assert program == "/usr/bin/gpu-agent"
     missing = tmp_path / "missing.toml"
-    assert main([*arguments, "--config", str(missing)]) == ExitCode.CONFIGURATION
+    assert main([*arguments, "--config", str(missing)]) == CommandExit.CONFIGURATION
     assert f"there is no file {missing}" in capsys.readouterr().err
 
 

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_agent.registry.actions import Action, Answer, Result, Send, TellStatus
-from gpu_agent.registry.events import ClaimAsked, Event
+from gpu_agent.registry.actions import Action, Answer, Result, Send, SendStatus
+from gpu_agent.registry.events import ClaimRequested, Event
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.server.chronicle import Chronicle
-from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import Clerk, Doing, Open, Publish, Ready, status_message
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
-from gpu_agent.server.status_message import written
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.codec import encode
@@ -26,7 +25,7 @@ from gpu_agent.wire.codec import encode
 class Hands:
     """Does what the carrier does, but for writing to sockets."""
 
-    chronicle: Chronicle = field(default_factory=Chronicle)
+    chronicle: RegistryEventLog = field(default_factory=RegistryEventLog)
     clock: Clock = field(default_factory=Clock)
     acks: int = 0
     answers: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
@@ -45,8 +44,8 @@ class Hands:
             case Send(message=message):
                 encode(message)
                 self.acks += 1
-            case TellStatus():
-                encode(written(doing, self.clock))
+            case SendStatus():
+                encode(status_message(doing, self.clock))
             case Answer(ref, result):
                 self.answers.pop(ref).set_result(result)
             case Publish(event):
@@ -83,7 +82,7 @@ class Registry:
         self._ref += 1
         ref, began = self._ref, time.perf_counter()
         answer = self.hands.answers[ref] = asyncio.get_running_loop().create_future()
-        self.do(ClaimAsked(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
+        self.do(ClaimRequested(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
         if not isinstance(await answer, Claim):
             raise SystemExit(f"no place was left for job {ref}")
         return time.perf_counter() - began

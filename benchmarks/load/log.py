@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 OFFENCES = frozenset(
     {
-        "connection_crowded_out",
+        "connection_evicted",
         "connection_failed",
-        "foreign_beat",
+        "foreign_heartbeat",
         "frame_malformed",
-        "handshake_overdue",
+        "handshake_timed_out",
         "handshake_refused",
         "node_register_refused",
         "rate_limited",

@@ -4,8 +4,8 @@ import random
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.gpus import Gpus, GpuState
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister, ResourceUsage
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.services.installing import Place, Program
-from gpu_agent.runtime.services.reach import User
+from gpu_agent.runtime.systemd.install import Machine, Program, User
 from tests.machine_programs import MachinePrograms
 
 COMMANDS = ("service.install", "service.uninstall", "service.status")
@@ -22,15 +21,15 @@ class ServiceMachine:
         self.programs.say("systemctl", code=0)
         self._source = folder / "systemd"
         self._source.mkdir()
-        for half in ("agent", "registry"):
-            unit = f"[Unit]\n\n[Service]\nExecStart=/usr/bin/gpu-agent {half}\n"
-            (self._source / f"gpu-{half}.service").write_text(unit)
-            (self._source / f"gpu-{half}.sysusers.conf").write_text(f"u gpu-{half} -\n")
-            (self._source / f"{half}.toml.example").write_text('log_level = "info"\n')
+        for component in ("agent", "registry"):
+            unit = f"[Unit]\n\n[Service]\nExecStart=/usr/bin/gpu-agent {component}\n"
+            (self._source / f"gpu-{component}.service").write_text(unit)
+            (self._source / f"gpu-{component}.sysusers.conf").write_text(f"u gpu-{component} -\n")
+            (self._source / f"{component}.toml.example").write_text('log_level = "info"\n')
         (self.root / "run/systemd/system").mkdir(parents=True)
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr("gpu_agent.cli.service.install.program", self._program)
-        monkeypatch.setattr("gpu_agent.cli.service.status.command", lambda: Path("/bin/sh"))
+        monkeypatch.setattr("gpu_agent.cli.service.program", self._program)
+        monkeypatch.setattr("gpu_agent.cli.service.command", lambda: Path("/bin/sh"))
         for command in ("service.install", "service.uninstall"):  # the test's folders are its user's alone
             monkeypatch.setattr(
                 f"gpu_agent.cli.{command}.user_named", lambda name: User(name, folder.stat().st_uid)
@@ -41,7 +40,7 @@ class ServiceMachine:
         """Have that user ask."""
         for command in COMMANDS:
             self._monkeypatch.setattr(
-                f"gpu_agent.cli.{command}.place", lambda: Place(self.root, self._source, uid)
+                f"gpu_agent.cli.{command}.place", lambda: Machine(self.root, self._source, uid)
             )
 
     def without_systemd(self) -> None:
@@ -53,6 +52,6 @@ class ServiceMachine:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
 
     @staticmethod
-    def _program(half: str) -> Program:
-        assert half in ("agent", "registry")
+    def _program(component: str) -> Program:
+        assert component in ("agent", "registry")
         return Program(Path("/bin/sh"), "1.0", ())

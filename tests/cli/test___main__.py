@@ -70,7 +70,7 @@ def test_an_encoding_that_lacks_letters_loses_letters_and_nothing_else() -> None
         assert re.search(r" \d+C ", done.stdout)
 
 
-@pytest.mark.parametrize("loading", ["gpu_agent.cli.app", "argparse", "gpu_agent.cli.demo.demo", "rich"])
+@pytest.mark.parametrize("loading", ["gpu_agent.cli.main", "argparse", "gpu_agent.cli.demo", "rich"])
 def test_an_interruption_while_it_loads_is_told_without_a_traceback(loading: str) -> None:
     program = f"""
 import os, signal, sys
@@ -110,7 +110,7 @@ def test_a_command_that_lives_for_long_has_its_garbage_collected() -> None:
 
 def test_a_probe_within_another_program_leaves_its_garbage_collector_as_it_was() -> None:
     program = (
-        "import gc, sys; from gpu_agent.cli.app import main\n"
+        "import gc, sys; from gpu_agent.cli.main import main\n"
         "code = main(['probe', '--json', '--simulate', '1xL4-24GB'])\n"
         "sys.exit(code or not gc.isenabled())\n"
     )

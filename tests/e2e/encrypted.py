@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from gpu_agent.runtime.certificate import read_file
-from gpu_agent.runtime.pins import pin_of
-from gpu_agent.runtime.tls_contexts import OwnCertificate
+from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
+from gpu_agent.runtime.tls.contexts import OwnCertificate
 from tests.authority import Authority
 from tests.programs import COMMAND, Agent, Registry, eventually
 
@@ -44,7 +43,7 @@ class Encrypted:
         """Have the registry's certificate be one of this authority's, and return the pin of its key."""
         issued = authority.issue(*names, to_days=to_days)
         put(issued, self.cert, self.key)
-        return pin_of(read_file(self.cert))
+        return pin_of(read_certificate_file(self.cert))
 
     def trust(self, authority: Authority) -> None:
         shutil.copy(authority.file, self.known)

@@ -99,6 +99,6 @@ def test_only_what_was_found_on_it_is_in_error_until_it_answers_again(
         told.become(dead="ready", well="ready")
         with hung(machine.dead):
             told.become(dead="error", well="ready")
-            assert agent.events("surroundings_overdue") == []
+            assert agent.events("host_scan_overdue") == []
         told.become(dead="ready", well="ready")
-        agent.await_event("models_disk_answered", place=str(machine.dead))
+        agent.await_event("model_disk_recovered", place=str(machine.dead))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.another_user import GID, UID, needs_root
+from tests.node.other_user import GID, UID, needs_root
 from tests.programs import COMMAND, Agent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.name != "posix", reason="files of POSIX")]
@@ -110,7 +110,7 @@ def test_a_state_directory_that_others_may_write_is_told_with_what_to_do(owner: 
     with Agent(NOWHERE, state) as agent:
         told = agent.await_event("state_directory_exposed")
         unreachable = agent.await_event("local_socket_unavailable")
-    assert (told["state_dir"], told["mend"]) == (str(state), f"run `chmod 700 {state}`, as its owner")
+    assert (told["state_dir"], told["fix"]) == (str(state), f"run `chmod 700 {state}`, as its owner")
     assert str(state) in unreachable["problem"]
 
 

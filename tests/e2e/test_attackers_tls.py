@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.certificate import read_file
-from gpu_agent.runtime.pins import pin_of
-from gpu_agent.runtime.tls_contexts import OwnCertificate, for_server
+from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
+from gpu_agent.runtime.tls.contexts import OwnCertificate, server_context
 from tests.authority import Authority, self_signed
 from tests.e2e.encrypted import Encrypted, await_why
 from tests.e2e.impostors import Impostor
@@ -51,7 +50,7 @@ class Case:
 
 
 def too_old(own: OwnCertificate) -> ssl.SSLContext:
-    context = for_server(own)
+    context = server_context(own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = ssl.TLSVersion.TLSv1
@@ -79,12 +78,18 @@ def test_whoever_cannot_prove_to_be_the_registry_is_told_no_token_and_the_log_sa
     ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
     switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     cases = (
-        Case("expired", for_server(ours.issue(from_days=-9, to_days=-1)), "certificate has expired: have it"),
-        Case("early", for_server(ours.issue(from_days=2, to_days=9)), "is not valid yet: see that this"),
-        Case("wrong-name", for_server(ours.issue("elsewhere.example")), "certificate is not for localhost"),
-        Case("self-signed", for_server(self_signed(tmp_path)), "it was signed by itself alone"),
-        Case("unknown", for_server(others.issue()), "an authority unknown here issued it"),
-        Case("other-key", for_server(ours.issue()), "which is none of `tls_pin`", pin=ours.issue()),
+        Case(
+            "expired",
+            server_context(ours.issue(from_days=-9, to_days=-1)),
+            "certificate has expired: have it",
+        ),
+        Case("early", server_context(ours.issue(from_days=2, to_days=9)), "is not valid yet: see that this"),
+        Case(
+            "wrong-name", server_context(ours.issue("elsewhere.example")), "certificate is not for localhost"
+        ),
+        Case("self-signed", server_context(self_signed(tmp_path)), "it was signed by itself alone"),
+        Case("unknown", server_context(others.issue()), "an authority unknown here issued it"),
+        Case("other-key", server_context(ours.issue()), "which is none of `tls_pin`", pin=ours.issue()),
         Case("old", too_old(ours.issue()), "speaks only TLS older than 1.2: have it brought up"),
         Case("plaintext", None, "what listens there speaks no TLS", answer=switching),
     )
@@ -93,7 +98,7 @@ def test_whoever_cannot_prove_to_be_the_registry_is_told_no_token_and_the_log_sa
         impostor = running.enter_context(Impostor(case.context, case.answer))
         trust = ["--tls-ca-file", str(ours.file)]
         if case.pin is not None:
-            trust += ["--tls-pin", pin_of(read_file(case.pin.cert_file))]
+            trust += ["--tls-pin", pin_of(read_certificate_file(case.pin.cert_file))]
         victims.append((case, impostor, known_agent(running, impostor.url, tmp_path / case.name, *trust)))
     for case, impostor, agent in victims:
         await_why(agent, case.words, within_seconds=60)
@@ -107,10 +112,10 @@ def test_a_registry_that_sends_agents_elsewhere_is_not_followed(running: ExitSta
     """Neither to another place over TLS, nor down to the clear: the token stays with the one it is for."""
     ours = Authority(tmp_path / "ours")
     below = running.enter_context(Impostor(None))
-    beside = running.enter_context(Impostor(for_server(ours.issue())))
+    beside = running.enter_context(Impostor(server_context(ours.issue())))
     for name, target in (("down", f"ws://localhost:{below.port}/ws/node"), ("away", beside.url)):
         words = f"HTTP/1.1 301 Moved Permanently\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
-        sending = running.enter_context(Impostor(for_server(ours.issue()), words.encode()))
+        sending = running.enter_context(Impostor(server_context(ours.issue()), words.encode()))
         agent = known_agent(running, sending.url, tmp_path / name, "--tls-ca-file", str(ours.file))
         eventually(
             lambda one=sending: one.visits > 1,  # type: ignore[misc]  # the loop's own

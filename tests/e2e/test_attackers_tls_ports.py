@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.tls_contexts import for_client
+from gpu_agent.runtime.tls.contexts import client_context
 from tests.authority import Authority
 from tests.e2e.encrypted import Encrypted
 from tests.programs import Agent, Registry, eventually
@@ -52,7 +52,7 @@ class Besieged:
         self.node_id = str(node["node_id"])
 
     def client(self) -> ssl.SSLContext:
-        return for_client(ca_file=self.place.authority.file, own=None)
+        return client_context(ca_file=self.place.authority.file, own=None)
 
     def connected(self, port: int) -> socket.socket:
         opened = socket.create_connection(("127.0.0.1", port))
@@ -88,7 +88,10 @@ class Besieged:
         assert self.registry.other == []
 
     def assert_told_once_a_window(self) -> None:
-        refusals = [*self.registry.events("tls_refused"), *self.registry.events("handshake_overdue")]
+        refusals = [
+            *self.registry.events("tls_handshake_failed"),
+            *self.registry.events("handshake_timed_out"),
+        ]
         told = Counter((line["event"], line.get("reason"), line["part"]) for line in refusals)
         assert told
         assert {what: count for what, count in told.items() if count > WINDOWS} == {}
@@ -113,7 +116,7 @@ def tls_1_1(besieged: Besieged, port: int) -> None:
 
 def anothers_certificate(besieged: Besieged, port: int) -> None:
     own = besieged.place.authority.issue("node")  # not of the authority that vouches for clients
-    context = for_client(ca_file=besieged.place.authority.file, own=own)
+    context = client_context(ca_file=besieged.place.authority.file, own=own)
     with contextlib.suppress(ssl.SSLError, ConnectionError), besieged.shaken(port, context) as opened:
         besieged.assert_cut_off(opened)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.nvml_fake.control import FakeNvml
-from tests.probe.a_collector import GOOD, bring
-from tests.probe.amd_tree import MI300X, RX_7900, Sysfs
+from tests.probe.collectors.amd_tree import MI300X, RX_7900, Sysfs
+from tests.probe.collectors.fake_collector import GOOD, bring
 from tests.programs import COMMAND, Agent, Registry, eventually
 
 pytestmark = pytest.mark.e2e

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.app import main
-from gpu_agent.cli.asking.api import Api, Problem
-from gpu_agent.cli.outcome import Failure
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.cli.client.http import Api, Problem
+from gpu_agent.cli.command import Failure
+from gpu_agent.cli.main import main
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.store.sqlite import SqliteStore
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running

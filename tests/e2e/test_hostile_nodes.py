@@ -44,9 +44,9 @@ PRESENTING = ("odd headers", "odd targets", "bombs", "foreign beats", "beat floo
 
 OFFENCES = {
     "connection_failed",
-    "foreign_beat",
+    "foreign_heartbeat",
     "frame_malformed",
-    "handshake_overdue",
+    "handshake_timed_out",
     "handshake_refused",
     "node_register_refused",
     "rate_limited",
@@ -142,9 +142,9 @@ def test_with_auth_off_every_attack_at_once_costs_no_node_its_status(tmp_path: P
         registry.send(signal.SIGTERM)
         registry.wait(10)
     left_out: Counter[object] = Counter()
-    for line in place.said_since("offences_left_out"):
-        left_out[line["offence"]] += int(str(line["count"]))
-    assert min(left_out[offence] for offence in ("connection_failed", "handshake_refused")) > 10
+    for line in place.said_since("violations_suppressed"):
+        left_out[line["violation"]] += int(str(line["count"]))
+    assert min(left_out[violation] for violation in ("connection_failed", "handshake_refused")) > 10
 
 
 def test_with_auth_on_no_token_of_another_opens_anything(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
+from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import NewToken
-from gpu_agent.session.settings import SessionSettings
-from gpu_agent.session.story import State
+from gpu_agent.session.types import SessionSettings, State
 from tests.server.harness import running, until
 
 QUICK = SessionSettings(
@@ -26,7 +25,7 @@ QUICK = SessionSettings(
     backoff_ceiling_seconds=0.1,
     startup_jitter_seconds=0,
     fallback_interval_seconds=0.05,
-    eager_beat_seconds=0.02,
+    change_heartbeat_seconds=0.02,
     register_again_guard_seconds=0.0,
 )
 
@@ -67,7 +66,7 @@ class Machine:
         settings = load(told, config=config)
         identity = IdentityFile(self.folder)
         identity.load()
-        gpus = opened_gpus(simulate=settings.simulate, seed=str(self.folder), deadline_seconds=1)
+        gpus = open_gpus(simulate=settings.simulate, seed=str(self.folder), deadline_seconds=1)
         async with gpus as read_gpus, Tasks() as tasks:
             self.agent = Agent(settings, identity, read_gpus, session=QUICK)
             ended = tasks.start("agent", self.agent.run(tasks))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Worker
+from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
@@ -32,7 +32,7 @@ async def agent_at(service: RegistryService, folder: Path, *, simulate: str | No
     )
     identity = IdentityFile(folder)
     identity.load()
-    gpus = opened_gpus(simulate=simulate, seed="m", deadline_seconds=20)
+    gpus = open_gpus(simulate=simulate, seed="m", deadline_seconds=20)
     async with gpus as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, session=QUICK)
         ended = tasks.start("agent", agent.run(tasks))

@@ -14,10 +14,11 @@ import jsonschema
 import pytest
 
 from gpu_agent import local
-from gpu_agent.cli.local import status_schema, why_schema
-from tests.cli.probe.test_schema import strict
-from tests.node.an_agent import reachable_folder
-from tests.node.another_user import GID, needs_root, said, started
+from gpu_agent.cli import schema as status_schema
+from gpu_agent.cli import schema as why_schema
+from tests.cli.test_schemas import strict
+from tests.node.control_harness import reachable_folder
+from tests.node.other_user import GID, needs_root, output_of, started
 from tests.programs import COMMAND, Agent, Registry, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -48,7 +49,7 @@ class Machine:
 
     def status(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.command("status", "--json"))
-        jsonschema.validate(document, strict(status_schema.schema()))
+        jsonschema.validate(document, strict(status_schema.status_schema()))
         return document
 
     def await_standing(self, **awaited: object) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def test_while_the_registry_is_gone_all_is_answered_and_says_so(tmp_path: Path) 
         assert page.startswith(f"{machine.node_id}  not connected\n")
         assert "before the connection was lost" in page
         why = json.loads(machine.command("why", "--json"))
-        jsonschema.validate(why, strict(why_schema.schema()))
+        jsonschema.validate(why, strict(why_schema.why_schema()))
         assert (why["refuses_every_job"], why["objections"][0]["reason"]) == (True, "disconnected")
         assert "the registry is not connected" in machine.command("refresh")
         machine.command("drain", "--deadline", "1s", "--wait")
@@ -200,7 +201,7 @@ def test_another_user_gets_as_far_as_his_group_does() -> None:
 
         def told(ask: str, *groups: int) -> str:
             who = started(asks, str(folder / "s"), ask, groups=groups, also_load="gpu_agent.local")
-            return said(who)
+            return output_of(who)
 
         assert told("status").startswith("this user may not talk to the agent")
         registry.await_ready(1, within_seconds=PATIENCE)

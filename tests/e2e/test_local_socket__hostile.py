@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from gpu_agent import local
-from tests.node.an_agent import reachable_folder
-from tests.node.another_user import GID, UID, said, started
+from tests.node.control_harness import reachable_folder
+from tests.node.other_user import GID, UID, output_of, started
 from tests.programs import Agent, Registry, eventually
 
 pytestmark = [
@@ -68,7 +68,9 @@ class Besieged:
     def beats(self) -> bool:
         """Whether its registry has nothing against it."""
         node = self.registry.nodes()[0]
-        return bool(node["status"] == "ready" and node["connected"] and node["last_beat_age_seconds"] < 6)
+        return bool(
+            node["status"] == "ready" and node["connected"] and node["last_heartbeat_age_seconds"] < 6
+        )
 
     def ask_as_owner(self) -> None:
         """An honest owner is answered, and nobody has drained the machine."""
@@ -140,9 +142,9 @@ def test_nobody_on_the_machine_keeps_the_agent_from_its_work_or_others_from_it(t
                     siege.ask_as_owner()
                     answered += 1
                 time.sleep(0.1)
-            made = json.loads(said(attackers))
+            made = json.loads(output_of(attackers))
             if asks is not None:
-                assert int(said(asks) or 0) > 3
+                assert int(output_of(asks) or 0) > 3
         assert all(made.values()), made
         assert answered > 3 or not AS_ROOT
         eventually(siege.answers, within_seconds=20, what="the agent answers")

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.models.notices import Notices
+from gpu_agent.probe.models.inotify import InotifyWatcher
 from tests.probe.models.caches import Repository, repository, revision, whisper_files
 from tests.programs import Agent, Registry, eventually
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(Notices.open() is None, reason="no notices of the file system here: it is polled"),
+    pytest.mark.skipif(
+        InotifyWatcher.open() is None, reason="no notices of the file system here: it is polled"
+    ),
 ]
 
 WITHIN_SECONDS = 3.0

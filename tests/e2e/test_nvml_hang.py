@@ -43,7 +43,7 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
 
         def degraded() -> dict[str, Any] | None:
             node = registry.get(f"/v1/nodes/{node_id}")
-            assert node["last_beat_age_seconds"] < 3, "beats must go on while the driver hangs"
+            assert node["last_heartbeat_age_seconds"] < 3, "beats must go on while the driver hangs"
             ages.append(node["probe_age_seconds"])
             return node if node["status"] == "degraded" else None
 

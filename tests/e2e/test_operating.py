@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.commands import REGISTRY, TOKEN
+from gpu_agent.cli.main import REGISTRY, TOKEN
 from tests.programs import COMMAND, Agent, Registry, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

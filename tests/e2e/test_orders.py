@@ -68,7 +68,7 @@ def test_a_refresh_probes_at_once_and_tells_all_that_it_finds(tmp_path: Path) ->
             return [model["model_id"] for model in models] or None
 
         assert eventually(found, within_seconds=SOON_SECONDS, what="the new model") == ["new"]
-        assert registry.get(f"/v1/nodes/{node_id}")["last_beat_age_seconds"] < SOON_SECONDS
+        assert registry.get(f"/v1/nodes/{node_id}")["last_heartbeat_age_seconds"] < SOON_SECONDS
 
 
 def test_a_node_that_is_to_register_again_does_so_on_the_same_connection(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.certificate import read_der
-from gpu_agent.runtime.pins import pin_of
+from gpu_agent.runtime.tls.certificate import parse_der, pin_of
 from tests.authority import Authority
 from tests.e2e.encrypted import Encrypted, await_why, put
 from tests.programs import COMMAND, eventually
@@ -35,7 +34,7 @@ def pin_at(url: str) -> str:
     """The pin of the key at a port, as anybody sees it who connects now."""
     port = int(url.rsplit(":", 1)[1].partition("/")[0])
     return pin_of(
-        read_der(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=5)))
+        parse_der(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=5)))
     )
 
 
@@ -149,7 +148,7 @@ def test_a_node_and_an_operator_prove_themselves_with_certificates_where_they_ar
     await_why(agent, "the registry does not accept this side's certificate: see whether it has expired")
     put(clients.issue("node"), cert, key)
     agent.await_event("node_registered", within_seconds=40)
-    refused = registry.events("tls_refused")
+    refused = registry.events("tls_handshake_failed")
     assert any("peer did not return a certificate" in line["reason"] for line in refused)
     assert any("certificate verify failed" in line["reason"] for line in refused)
 
@@ -167,6 +166,6 @@ def test_a_token_goes_to_another_machine_unencrypted_only_where_the_danger_is_na
     careful = place.agent(url, "careful")
     await_why(careful, "is not encrypted, and who listens on the way to that machine could take")
     reckless = place.agent(url, "reckless", "--insecure-plaintext")
-    reckless.await_event("token_sent_readable", within_seconds=20)
+    reckless.await_event("token_sent_plaintext", within_seconds=20)
     reckless.await_event("node_registered", within_seconds=20)
     eventually(lambda: len(place.nodes()) == 1, within_seconds=20, what="one node")

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpu_agent.cli.probe import schema as probe_schema
+from gpu_agent.cli import schema as probe_schema
 from gpu_agent.probe.snapshot import Sources, take, to_document
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Outcome
 from tests.gpu.recording import DATA, scrubbed
@@ -37,11 +37,11 @@ def test_serials_names_and_models_are_not_kept_and_a_slice_still_has_its_parent(
 
 
 def test_what_is_kept_is_valid() -> None:
-    jsonschema.validate(scrubbed(probed()), probe_schema.schema())
+    jsonschema.validate(scrubbed(probed()), probe_schema.probe_schema())
 
 
 @pytest.mark.parametrize("kept", sorted(DATA.glob("*.json")), ids=lambda path: path.stem)
 def test_each_machine_that_was_kept_is_valid(kept: Path) -> None:
     document = json.loads(kept.read_text(encoding="utf-8"))
-    jsonschema.validate(document, probe_schema.schema())
+    jsonschema.validate(document, probe_schema.probe_schema())
     assert scrubbed(document)["gpus"]

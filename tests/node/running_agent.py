@@ -6,19 +6,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.gpus import opened_gpus
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.node.prober import ReadGpus
+from gpu_agent.node.prober import ReadGpus, open_gpus
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.session.actions import Exit
-from gpu_agent.session.settings import SessionSettings
+from gpu_agent.session.types import Exit, SessionSettings
 
 QUICK = SessionSettings(
     backoff_first_seconds=0.02,
     startup_jitter_seconds=0,
     fallback_interval_seconds=0.05,
-    eager_beat_seconds=0.02,
+    change_heartbeat_seconds=0.02,
 )
 
 
@@ -57,7 +55,7 @@ async def running_agent(
 ) -> AsyncIterator[RunningAgent]:
     identity = IdentityFile(Path(settings.state_dir or ""))
     identity.load()
-    gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
+    gpus = open_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
     async with gpus as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read or read_gpus, session=session)
         yield RunningAgent(agent, tasks.start("agent", agent.run(tasks)))

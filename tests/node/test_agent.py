@@ -10,14 +10,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.gpus import opened_gpus
-from gpu_agent.node.identity import IdentityFile
+from gpu_agent.node.daemon import ExitCode, run
+from gpu_agent.node.identity import IdentityFile, lock_state_dir
 from gpu_agent.node.jobs import Worker
-from gpu_agent.node.prober import ReadGpus
-from gpu_agent.probe.health import Missed
+from gpu_agent.node.prober import ReadGpus, open_gpus
+from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.session.actions import Exit
-from gpu_agent.session.story import State
+from gpu_agent.session.types import Exit, State
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.bare_registry import ACK, BareRegistry, listening_registry
 from tests.node.running_agent import QUICK, RunningAgent, running_agent, settings_for
@@ -143,7 +143,7 @@ async def test_an_identity_that_cannot_be_saved_does_not_stop_the_session(tmp_pa
     identity = IdentityFile(tmp_path)
     async with listening_registry() as registry:
         settings = settings_for(registry.url, tmp_path)
-        gpus = opened_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
+        gpus = open_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
         async with gpus as read_gpus, Tasks() as tasks:
             agent = Agent(settings, identity, read_gpus, session=QUICK)
             tasks.start("agent", agent.run(tasks))
@@ -164,7 +164,7 @@ async def test_a_refresh_sends_a_full_beat(tmp_path: Path) -> None:
 async def test_a1_without_a_gpu_the_agent_never_connects_and_does_once_one_appears(tmp_path: Path) -> None:
     reports = [GpuReport(outcome=Outcome.NO_DRIVER)]
 
-    async def read() -> GpuReport | Missed:
+    async def read() -> GpuReport | MissedReading:
         return reports[-1]
 
     async with (
@@ -218,3 +218,14 @@ async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tm
         async with asyncio.timeout(10):
             ending = await running.ended
     assert ending == Exit("No. (SIMULATED_NODE_REFUSED)", failed=True)
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_second_agent_on_one_state_directory_leaves_with_the_first_one_s_pid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = AgentSettings(registry_url="ws://127.0.0.1:1/ws/node", state_dir=tmp_path)
+    with lock_state_dir(tmp_path):
+        assert run(settings, lambda: settings) is ExitCode.UNUSABLE_STATE
+    said = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert said["event"] == "state_directory_unusable"

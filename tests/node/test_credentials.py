@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.credentials import Credentials, held_in
+from gpu_agent.node.credentials import Credentials, read_token_file
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.session.actions import Credential
+from gpu_agent.session.types import Credential
 
 
 def _credentials(folder: Path, *, node_token: str | None, join_token: bytes | None) -> Credentials:
@@ -50,7 +50,7 @@ def test_a_token_of_the_settings_that_is_none_is_never_logged(
     with caplog.at_level(logging.WARNING):
         assert Credentials(IdentityFile(tmp_path), None, "two\nlines").token_for(Credential.JOIN) is None
     (record,) = caplog.records
-    assert record.getMessage() == "join_credential_unreadable"
+    assert record.getMessage() == "join_token_unreadable"
     assert "lines" not in str(record.__dict__["fields"])
 
 
@@ -69,7 +69,7 @@ def test_what_is_no_token_is_not_sent_and_never_logged(
     with caplog.at_level(logging.WARNING):
         assert credentials.token_for(Credential.JOIN) is None
     (record,) = caplog.records
-    assert record.getMessage() == "join_credential_unreadable"
+    assert record.getMessage() == "join_token_unreadable"
     assert "lines" not in str(record.__dict__["fields"])
 
 
@@ -94,7 +94,7 @@ def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
 def test_a_pipe_into_which_nobody_writes_holds_up_no_attempt_for_long(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "join", 0o600)
-    held = held_in(tmp_path / "join")
+    held = read_token_file(tmp_path / "join")
     assert (held.token, held.problem) == (None, "it holds no token")
 
 
@@ -103,6 +103,6 @@ def test_a_pipe_hands_a_token_on(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "join", 0o600)
     writer = threading.Thread(target=(tmp_path / "join").write_text, args=("join-s3cret\n",))
     writer.start()
-    held = held_in(tmp_path / "join")
+    held = read_token_file(tmp_path / "join")
     writer.join(5)
     assert held.token == "join-s3cret"

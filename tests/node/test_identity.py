@@ -1,20 +1,28 @@
+""""""
+
 import errno
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.node.identity import (
+    DISK_SECONDS,
     FILE,
     Identity,
     IdentityError,
     IdentityFile,
     default_state_dir,
-    hold,
-    peek,
+    load_identity,
+    lock_state_dir,
+    read_identity,
+    store_identity,
+    with_disk_deadline,
 )
+from gpu_agent.session.types import ArchiveIdentity, StoreIdentity
 
 
 def test_a_fresh_directory_knows_nobody(tmp_path: Path) -> None:
@@ -27,7 +35,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    with hold(tmp_path / "state") as file:
+    with lock_state_dir(tmp_path / "state") as file:
         file.save("node-A", "s3cret")
         assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.folder.stat().st_mode) == 0o700
@@ -94,8 +102,8 @@ def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes
     (tmp_path / FILE).write_bytes(content)
     loaded = IdentityFile(tmp_path).load()
     assert loaded.identity == Identity()
-    assert loaded.kept_aside == tmp_path / f"{FILE}.corrupt-1"
-    assert loaded.kept_aside.read_bytes() == content
+    assert loaded.moved_to == tmp_path / f"{FILE}.corrupt-1"
+    assert loaded.moved_to.read_bytes() == content
     assert loaded.why
     assert not (tmp_path / FILE).exists()
 
@@ -103,13 +111,13 @@ def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes
 def test_corrupt_files_never_overwrite_each_other(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         (tmp_path / FILE).write_text("x")
-        assert IdentityFile(tmp_path).load().kept_aside == tmp_path / f"{FILE}.corrupt-{number}"
+        assert IdentityFile(tmp_path).load().moved_to == tmp_path / f"{FILE}.corrupt-{number}"
 
 
 def test_the_newest_five_corrupt_files_are_kept(tmp_path: Path) -> None:
     for number in range(1, 13):
         (tmp_path / FILE).write_text(f"x{number}")
-        assert IdentityFile(tmp_path).load().kept_aside == tmp_path / f"{FILE}.corrupt-{number}"
+        assert IdentityFile(tmp_path).load().moved_to == tmp_path / f"{FILE}.corrupt-{number}"
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert kept == {f"{FILE}.corrupt-{number}": f"x{number}" for number in range(8, 13)}
 
@@ -212,15 +220,15 @@ def test_a_following_token_that_cannot_be_written_is_not_used_before_a_restart_w
 
 def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
     first = rf"process {os.getpid()}\).*--state-dir"
-    with hold(tmp_path), pytest.raises(IdentityError, match=first), hold(tmp_path):
+    with lock_state_dir(tmp_path), pytest.raises(IdentityError, match=first), lock_state_dir(tmp_path):
         pass
-    with hold(tmp_path):
+    with lock_state_dir(tmp_path):
         pass
 
 
 def test_a_directory_that_cannot_be_made_is_said_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(IdentityError, match="--state-dir"), hold(tmp_path / "file" / "state"):
+    with pytest.raises(IdentityError, match="--state-dir"), lock_state_dir(tmp_path / "file" / "state"):
         pass
 
 
@@ -246,7 +254,7 @@ def test_the_next_step_fits_what_the_disk_said(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(IdentityError, match=step), hold(tmp_path / "state"):
+    with pytest.raises(IdentityError, match=step), lock_state_dir(tmp_path / "state"):
         """Never reached."""
 
 
@@ -274,7 +282,10 @@ def test_a_directory_behind_a_strangers_link_is_refused_and_nothing_is_put_there
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
     os.lchown(tmp_path / "link", 12345, 12345)
-    with pytest.raises(IdentityError, match="is a link that user 12345 has made"), hold(tmp_path / "link"):
+    with (
+        pytest.raises(IdentityError, match="is a link that user 12345 has made"),
+        lock_state_dir(tmp_path / "link"),
+    ):
         pytest.fail("it was held")
     assert list((tmp_path / "there").iterdir()) == []
 
@@ -287,12 +298,68 @@ def test_another_users_directory_is_said_to_be_exposed(tmp_path: Path) -> None:
 
 def test_who_only_peeks_mends_nothing_and_takes_no_hold(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        peek(tmp_path)
+        read_identity(tmp_path)
     IdentityFile(tmp_path).save("node-A", "s3cret")
     (tmp_path / FILE).chmod(0o644)
-    assert peek(tmp_path) == Identity("node-A", "s3cret")
+    assert read_identity(tmp_path) == Identity("node-A", "s3cret")
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o644
     (tmp_path / FILE).write_text("[]")
     with pytest.raises(ValueError, match="format"):
-        peek(tmp_path)
+        read_identity(tmp_path)
     assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 - names are enough
+
+
+async def test_an_identity_is_kept_and_read_again(tmp_path: Path) -> None:
+    with lock_state_dir(tmp_path) as identity:
+        load_identity(identity)
+        await store_identity(identity, StoreIdentity("node-1", "gpun_token"))
+    with lock_state_dir(tmp_path) as identity:
+        load_identity(identity)
+        assert (identity.identity.node_id, identity.identity.node_token) == ("node-1", "gpun_token")
+
+
+async def test_a_forgotten_identity_leaves_a_copy_that_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gpu_agent")
+    with lock_state_dir(tmp_path) as identity:
+        load_identity(identity)
+        await store_identity(identity, StoreIdentity("node-1", None))
+        await store_identity(identity, ArchiveIdentity("node-1"))
+        assert identity.identity.node_id is None
+    assert "identity_discarded" in caplog.messages
+    (record,) = [one for one in caplog.records if one.getMessage() == "identity_discarded"]
+    assert record.__dict__["fields"]["kept_as"] == str(tmp_path / f"{FILE}.conflict-1")
+
+
+def test_an_identity_that_cannot_be_read_is_told_of_and_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).write_text("{")
+    with lock_state_dir(tmp_path) as identity:
+        load_identity(identity)
+        assert identity.identity.node_id is None
+    assert "identity_corrupt" in caplog.messages
+
+
+async def test_what_the_disk_answers_is_handed_on() -> None:
+    assert await with_disk_deadline("identity", lambda: 7) == 7
+
+
+async def test_a_disk_that_fails_is_told_of_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def full() -> int:
+        raise IdentityError("no space left on the device")
+
+    assert await with_disk_deadline("identity", full) is None
+    (record,) = [one for one in caplog.records if one.getMessage() == "disk_failed"]
+    assert record.__dict__["fields"] == {"what": "identity", "problem": "no space left on the device"}
+
+
+async def test_a_disk_that_hangs_holds_the_agent_up_for_so_long_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    free = threading.Event()
+    assert await with_disk_deadline("identity", free.wait) is None
+    free.set()
+    (record,) = [one for one in caplog.records if one.getMessage() == "disk_failed"]
+    assert record.__dict__["fields"]["problem"] == f"no answer within {DISK_SECONDS:g} s"

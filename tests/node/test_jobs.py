@@ -1,9 +1,27 @@
+""""""
+
+import asyncio
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.jobs import LONGEST_ID, Jobs, Worker, of_process
+from gpu_agent.node.jobs import (
+    LONGEST_ID,
+    Jobs,
+    Worker,
+    mark_own_programs,
+    mark_owned,
+    match_programs,
+    match_workers,
+    of_process,
+)
+from gpu_agent.probe.host.processes import process
 from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES
+from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Outcome
 
 ONE, OTHER = Worker("one"), Worker("other", pid=7, started=70)
 
@@ -88,3 +106,139 @@ def test_no_more_is_counted_than_a_beat_can_name() -> None:
     assert len(json.dumps(jobs.ids, ensure_ascii=False).encode()) <= JOB_IDS_ROOM_BYTES
     jobs.finished(jobs.ids[0])
     assert jobs.announced("a", ONE) is None
+
+
+STAT = "{pid} (x) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
+TREE = {1: (0, 1), 10: (1, 100), 11: (10, 110), 12: (11, 120), 20: (1, 200)}
+"""pid → parent and start: 10 is a worker with a child and a grandchild, 20 a stranger."""
+
+
+def machine(root: Path) -> Path:
+    for pid, (parent, started) in TREE.items():
+        folder = root / "proc" / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "stat").write_text(STAT.format(pid=pid, parent=parent, started=started))
+    return root
+
+
+def report(*pids: int) -> GpuReport:
+    processes = tuple(GpuProcess(pid=pid, memory_mb=1) for pid in pids)
+    return GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X", processes=processes),))
+
+
+def owners(seen: GpuReport) -> list[bool | None]:
+    return [one.ours for one in seen.gpus[0].processes or ()]
+
+
+def test_a_worker_and_all_that_it_started_are_ours_and_others_are_foreign(tmp_path: Path) -> None:
+    seen = match_workers(report(10, 11, 12, 20), [Worker("w", 10, 100)], machine(tmp_path))
+    assert owners(seen.report) == [True, True, True, False]
+    assert seen.ended == ()
+
+
+def test_a_process_that_cannot_be_seen_from_here_is_neither(tmp_path: Path) -> None:
+    assert owners(match_workers(report(10, 99), [Worker("w", 10, 100)], machine(tmp_path)).report) == [
+        True,
+        None,
+    ]
+
+
+def test_where_no_workers_process_is_known_nobody_knows_whose_they_are(tmp_path: Path) -> None:
+    root = machine(tmp_path)
+    for workers in ([], [Worker("w")]):
+        seen = match_workers(report(10, 20), workers, root)
+        assert (owners(seen.report), seen.ended) == ([None, None], ())
+
+
+def test_a_worker_whose_process_ended_or_whose_pid_was_given_out_again_has_ended(tmp_path: Path) -> None:
+    dead, reused, well = Worker("d", 77, 1), Worker("r", 20, 150), Worker("w", 10, 100)
+    seen = match_workers(report(20), [dead, reused, well], machine(tmp_path))
+    assert seen.ended == (dead, reused)
+    assert owners(seen.report) == [False]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+async def test_the_jobs_of_a_real_process_end_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    jobs = Jobs()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
+    here = process(child.pid)
+    assert here is not None
+    assert jobs.announced("a", Worker("w", child.pid, here.started)) is None
+    held = report(child.pid, os.getpid())
+    assert owners(await mark_owned(held, jobs)) == [True, False]
+    told = [jobs.ids]
+    child.communicate(b"\n")
+    assert owners(await mark_owned(held, jobs)) == [None, None]
+    told.append(jobs.ids)
+    assert told == [("a",), ()]
+    assert "worker_ended" in caplog.messages
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+async def test_a_worker_is_no_stranger_between_its_jobs_and_may_end_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = Jobs()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
+    here = process(child.pid)
+    assert here is not None
+    worker = Worker("connection-1", child.pid, here.started)
+    assert jobs.announced("a", worker) is None
+    jobs.left(worker)
+    assert owners(await mark_owned(report(child.pid), jobs)) == [True]
+    child.communicate(b"\n")
+    await mark_owned(report(), jobs)
+    assert jobs.workers == ()
+    assert "worker_ended" not in caplog.messages
+
+
+async def test_without_workers_nothing_is_looked_at() -> None:
+    held = report(1)
+    assert await mark_owned(held, Jobs()) is held
+
+
+OWN_PROGRAMS_STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {pid} 1 1\n"
+OWN_PROGRAMS_TREE = {10: (1, "a-program-with-a"), 11: (10, "child"), 20: (1, "stranger")}
+
+
+def own_programs_machine(root: Path) -> Path:
+    for pid, (parent, name) in OWN_PROGRAMS_TREE.items():
+        folder = root / "proc" / str(pid)
+        folder.mkdir(parents=True)
+        (folder / "stat").write_text(OWN_PROGRAMS_STAT.format(pid=pid, name=name[:15], parent=parent))
+        (folder / "comm").write_text(name[:15] + "\n")
+    return root
+
+
+def own_programs_report(*pids: int) -> GpuReport:
+    processes = tuple(GpuProcess(pid=pid, ours=False if pid == 11 else None) for pid in pids)
+    return GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X", processes=processes),))
+
+
+def test_a_program_of_that_name_and_what_it_started_are_the_owners_own(tmp_path: Path) -> None:
+    seen = match_programs(
+        own_programs_report(10, 11, 20, 99), ["a-program-with-a-long-name"], own_programs_machine(tmp_path)
+    )
+    assert owners(seen) == [True, True, None, None]
+
+
+def test_a_name_is_as_long_as_its_bytes(tmp_path: Path) -> None:
+    root, name = own_programs_machine(tmp_path), "größenwähnerisch"
+    (root / "proc" / "20" / "comm").write_bytes(name.encode()[:15] + b"\n")
+    assert owners(match_programs(own_programs_report(20), [name], root)) == [True]
+
+
+def test_gpus_that_tell_no_processes_stay_as_they_are(tmp_path: Path) -> None:
+    untold = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X"),))
+    assert match_programs(untold, ["x"], tmp_path) == untold
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+async def test_a_real_process_is_known_by_its_name() -> None:
+    sleeping = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        assert owners(await mark_own_programs(own_programs_report(sleeping.pid), ("sleep",))) == [True]
+        assert owners(await mark_own_programs(own_programs_report(sleeping.pid), ())) == [None]
+    finally:
+        sleeping.kill()
+        await sleeping.wait()

@@ -1,9 +1,18 @@
+""""""
+
+import grp
+import os
+import sys
+import zoneinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
+from pydantic import ValidationError
 
-from gpu_agent.node.settings import AgentSettings, load
-from gpu_agent.runtime.layers import SettingsError
+from gpu_agent.node.settings import AgentSettings, PublicJobsSettings, group_id, load, systemd_socket_path
+from gpu_agent.node.socket_file import SocketUnavailableError
+from gpu_agent.runtime.config.load import SettingsError
 
 URL = "ws://10.0.0.1:8080/ws/node"
 
@@ -186,3 +195,204 @@ def test_settings_are_frozen() -> None:
 def test_a_path_with_a_nul_is_a_fault_of_the_settings(tmp_path: Path, line: str, name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}: a path holds no NUL character"):
         _load(tmp_path, line)
+
+
+TOKEN = "gpuj_0123abcd_s3cret"
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("probe_interval_seconds", 30), ("deadline_seconds", 10), ("nvml_stale_after_seconds", 60)],
+)
+def test_no_span_lets_a_healthy_node_s_reading_grow_older_than_the_registry_takes(
+    tmp_path: Path, name: str, most: int
+) -> None:
+    assert getattr(_load(tmp_path, f"{name} = {most}"), name) == most
+    because = f"{name}: at most {most} s: a registry takes a GPU reading older than 60 s for a sick node"
+    with pytest.raises(SettingsError, match=f"{because}, got {most}.5"):
+        _load(tmp_path, f"{name} = {most}.5")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("10.0.0.1:8080", "ws://10.0.0.1:8080/ws/node"),
+        ("10.0.0.1", "ws://10.0.0.1:8080/ws/node"),
+        ("localhost:8080", "ws://localhost:8080/ws/node"),
+        ("scheduler.example/ws/node", "ws://scheduler.example:8080/ws/node"),
+        ("http://10.0.0.1:8080", "ws://10.0.0.1:8080/ws/node"),
+        ("https://registry.example", "wss://registry.example/ws/node"),
+    ],
+)
+def test_a_url_without_ws_is_an_error_that_shows_the_corrected_form(written: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=f"write {meant}, got"):
+        load({"registry_url": written})
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("ws://", "names no host"),
+        ("ws://user:secret@host:8080/ws/node", "no credentials go into a URL"),
+        ("ws://host:8080/ws/node?token=secret", "no credentials go into a URL"),
+        ("http://user:secret@host:8080", "no credentials go into a URL"),
+        ("user:secret@host", "no credentials go into a URL"),
+        ("ws://user:secret\u2100@host", "no credentials go into a URL"),
+        ("https://host/ws/node?Token=secret", "no credentials go into a URL"),
+        ("ws://host:99999/ws/node", "Port out of range"),
+        ("ws://host:8080/ws/node#x", "no fragment"),
+    ],
+)
+def test_other_faults_of_a_url_are_named(written: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint) as refused:
+        load({"registry_url": written})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("written", ["ws://host:8080", "ws://host:8080/"])
+def test_a_url_without_a_path_gets_the_protocol_s(written: str) -> None:
+    assert load({"registry_url": written}).registry_url == "ws://host:8080/ws/node"
+
+
+def test_a_path_of_the_operator_s_own_stays() -> None:
+    assert load({"registry_url": "wss://host/farm/ws"}).registry_url == "wss://host/farm/ws"
+
+
+def test_a_simulation_that_names_no_product_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"simulate: .*H100"):
+        load({"registry_url": URL, "simulate": "8xNothing"})
+
+
+def test_lists_and_labels_can_be_written_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_HUB_ROOTS", "/a:/b")
+    monkeypatch.setenv("GPU_AGENT_LABELS", "zone=a, rack = 7")
+    settings = load({"registry_url": URL})
+    assert settings.hub_roots == (Path("/a"), Path("/b"))
+    assert settings.owner.labels == {"zone": "a", "rack": "7"}
+
+
+def test_a_label_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_LABELS", "zone")
+    with pytest.raises(SettingsError, match="write name=value"):
+        load({"registry_url": URL})
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"": "x"},
+        {"zone": ""},
+        {"zone": "a\x1b[31m"},
+        {"zone": "x" * 2000},
+        {f"label-{n}": "x" for n in range(300)},
+    ],
+    ids=["no name", "no value", "steers a terminal", "too long", "too many"],
+)
+def test_labels_that_no_registry_would_take_are_refused_here(labels: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="labels"):
+        load({"registry_url": URL, "labels": labels})
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"labels": {"zone": TOKEN}}, {"labels": {TOKEN: "a"}}, {"endpoint": f"http://h/?t={TOKEN}"}],
+    ids=["a label's value", "a label's name", "the endpoint"],
+)
+def test_no_token_gets_into_what_everybody_is_told(stated: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="this holds a token"):
+        load({"registry_url": URL, **stated})
+
+
+@pytest.mark.parametrize("query", ["token=x", "a=1&api_key=x", "Password=x", "client-secret=x", "auth=x"])
+def test_no_secret_stands_in_the_registrys_url(query: str) -> None:
+    with pytest.raises(SettingsError, match="no credentials go into a URL"):
+        load({"registry_url": f"ws://host:8080/ws/node?{query}"})
+
+
+def loaded(folder: Path, text: str = "") -> PublicJobsSettings:
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return load({"registry_url": URL}, config=path).public_jobs
+
+
+def test_what_is_not_set_asks_for_nothing(tmp_path: Path) -> None:
+    limits = loaded(tmp_path)
+    assert limits == PublicJobsSettings()
+    assert (limits.schedule, limits.max_temperature_c, limits.pause_while_in_use) == ((), None, False)
+
+
+def test_a_table_of_the_file_is_read_and_a_variable_replaces_one_key_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_PUBLIC_JOBS__MAX_TEMPERATURE_C", "70")
+    limits = loaded(tmp_path, '[public_jobs]\nschedule = ["sat-sun"]\nmax_temperature_c = 80\n')
+    assert (limits.schedule, limits.max_temperature_c) == (("sat-sun",), 70)
+
+
+def test_lists_are_written_with_signs_between_in_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_PUBLIC_JOBS__SCHEDULE", "mon,tue 18:00-08:00; sat-sun;")
+    monkeypatch.setenv("GPU_AGENT_PUBLIC_JOBS__OWN_PROGRAMS", "ollama, vllm")
+    limits = loaded(tmp_path)
+    assert limits.schedule == ("mon,tue 18:00-08:00", "sat-sun")
+    assert limits.own_programs == ("ollama", "vllm")
+
+
+def test_a_fault_names_the_line_of_the_key(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"agent\.toml:2: public_jobs\.schedule\.0: .*'fry' is no day"):
+        loaded(tmp_path, '[public_jobs]\nschedule = ["mon-fry"]\n')
+
+
+def test_an_unknown_key_of_the_table_names_its_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"agent\.toml:2: 'max_temperature' .* 'max_temperature_c'"):
+        loaded(tmp_path, "[public_jobs]\nmax_temperature = 80\n")
+
+
+@pytest.mark.parametrize("name", ["Mars/Olympus", "../../etc/passwd", "", "x\0y"])
+def test_a_time_zone_that_the_machine_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="write it like Europe/Berlin"):
+        PublicJobsSettings(time_zone=name)
+
+
+def test_a_machine_without_time_zones_is_told_apart_from_a_wrong_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath([tmp_path])
+    ZoneInfo.clear_cache()
+    try:
+        with pytest.raises(ValidationError, match=r"this machine has no time zones; install .* tzdata"):
+            PublicJobsSettings(time_zone="Europe/Berlin")
+    finally:
+        zoneinfo.reset_tzpath()
+
+
+NAMED = {"registry_url": "ws://r"}
+
+
+def test_a_group_is_found_by_name_or_number() -> None:
+    ours = grp.getgrgid(os.getgid())
+    assert group_id(ours.gr_name, "socket_group") == ours.gr_gid
+    assert group_id("54321", "socket_group") == 54321
+    assert group_id(None, "socket_group") is None
+
+
+def test_a_group_that_is_not_there_is_a_sentence_with_its_setting() -> None:
+    with pytest.raises(SocketUnavailableError, match=r"no group 'nobodies-own'.*socket_operators"):
+        group_id("nobodies-own", "socket_operators")
+
+
+@pytest.mark.parametrize("group", ["", "a b", "a\n", "-x"])
+def test_what_can_be_no_group_is_refused_with_the_settings(group: str) -> None:
+    with pytest.raises(SettingsError, match="a group is a name or a number"):
+        load({**NAMED, "socket_group": group})
+
+
+def test_the_place_of_a_unit_is_taken_unless_another_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    assert systemd_socket_path() is None
+    assert load(NAMED).socket is None
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/gpu-agent:/run/more")
+    assert load(NAMED).socket == Path("/run/gpu-agent/agent.sock")
+    assert load({**NAMED, "socket": "/x"}).socket == Path("/x")

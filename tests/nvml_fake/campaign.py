@@ -22,12 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gpu_agent.probe.health import HealthKeeper, Missed
-from gpu_agent.probe.nvml.head_start import start_child
-from gpu_agent.probe.nvml.nvml import ChildPolicy, NvmlProbe
-from gpu_agent.probe.nvml.once import read_once
-from gpu_agent.probe.nvml.process import CHILD_COMMAND, ask, ask_to_end
-from gpu_agent.probe.nvml.report import answer_in
+from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
+from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
+from gpu_agent.probe.nvml.one_shot import read_once, start_child
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, close_stdin, send_request
+from gpu_agent.probe.nvml.report import parse_answer
 from gpu_agent.wire.inventory import GpuReport, Outcome
 from tests.nvml_fake.control import FakeNvml, built_library
 from tests.nvml_fake.random_machines import Machine, machine
@@ -91,9 +90,9 @@ class Campaign:
         self._errors = (folder / "errors").open("w+b")
         self._child: subprocess.Popen[bytes] | None = None
         self._unread = b""
-        self._keeper = HealthKeeper()
+        self._keeper = HealthTracker()
         self._loop = asyncio.Runner()
-        self._probe: NvmlProbe | None = None
+        self._probe: NvmlClient | None = None
         self._last_id = 0
 
     def __enter__(self) -> Self:
@@ -137,7 +136,7 @@ class Campaign:
     ) -> None:
         self._last_id += 1
         began = time.monotonic()
-        ask(child, self._last_id, fresh=dice.random() < 1 / 3, listen=dice.random() < 2 / 3)
+        send_request(child, self._last_id, fresh=dice.random() < 1 / 3, listen=dice.random() < 2 / 3)
         line = self._line(child, HANG_SECONDS if drawn.may_hang else ANSWER_SECONDS)
         if line is None and drawn.may_hang:
             self.tally.hung += 1
@@ -155,27 +154,27 @@ class Campaign:
             self.tally.ended += 1
             return
         self.tally.slowest_ms = max(self.tally.slowest_ms, (time.monotonic() - began) * 1000)
-        answer = answer_in(line)
+        answer = parse_answer(line)
         if answer is None or answer.id != self._last_id:
             raise BrokenPromiseError(f"no answer: {line!r}")
         self.tally.gpus += len(answer.report.gpus)
         if seed % KEPT_FOR == 0:
-            self._keeper = HealthKeeper()  # it knows every GPU that it ever saw
+            self._keeper = HealthTracker()  # it knows every GPU that it ever saw
         judge(answer.report, self._keeper, now=float(seed), by_schema=seed % SCHEMA_EVERY == 0)
 
     def _through_the_command(self) -> None:
         began = time.monotonic()
         report = read_once(start_child(env=self._fake.environment()), DEADLINE_SECONDS)
         self._in_time(began)
-        judge(report, HealthKeeper(), now=began)
+        judge(report, HealthTracker(), now=began)
 
     def _through_the_daemon(self) -> None:
         if self._probe is None:
             policy = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0, end_hung_after_seconds=1.0)
-            self._probe = NvmlProbe(
+            self._probe = NvmlClient(
                 deadline_seconds=DEADLINE_SECONDS, env=self._fakes[0].environment(), policy=policy
             )
-        keeper = HealthKeeper()
+        keeper = HealthTracker()
         for _ in range(2):
             began = time.monotonic()
             result = self._loop.run(self._probe.read())
@@ -183,7 +182,7 @@ class Campaign:
             if isinstance(result, GpuReport):
                 judge(result, keeper, now=began)
             else:
-                assert isinstance(result, Missed)
+                assert isinstance(result, MissedReading)
                 assert result.detail
                 assert keeper.observe(result, now_wall=began, now_mono=began).outcome is not Outcome.OK
 
@@ -209,7 +208,7 @@ class Campaign:
     def _let_go(self) -> None:
         child, self._child, self._unread = self._child, None, b""
         if child is not None:
-            ask_to_end(child)
+            close_stdin(child)
             child.wait(ANSWER_SECONDS)
             if child.stdout is not None:
                 child.stdout.close()

@@ -10,13 +10,19 @@ from dataclasses import fields
 
 import jsonschema
 
-from gpu_agent.cli.probe import schema as probe_schema
-from gpu_agent.probe.health import HealthKeeper
-from gpu_agent.probe.nvml.answers import ABSURD_BYTES, MIB
+from gpu_agent.cli import schema as probe_schema
+from gpu_agent.probe.health.tracker import HealthTracker
+from gpu_agent.probe.nvml.errors import ABSURD_BYTES, MIB
 from gpu_agent.probe.snapshot import to_document
-from gpu_agent.wire.beat import BeatChanges, Moment, heartbeat
 from gpu_agent.wire.codec import encode
-from gpu_agent.wire.declaration import Owner, declare, registration
+from gpu_agent.wire.declaration import (
+    DeclarationChanges,
+    HeartbeatFigures,
+    Owner,
+    declare,
+    heartbeat,
+    registration,
+)
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
 
 _HOST = Host(
@@ -27,7 +33,7 @@ _HOST = Host(
     memory_available_mb=1023,
     platform="linux",
 )
-_MOMENT = Moment(
+_MOMENT = HeartbeatFigures(
     timestamp_ms=1,
     cpu_percent=1.0,
     mem_percent=1.0,
@@ -44,7 +50,7 @@ _NOFIGURES = frozenset(
 FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in _NOFIGURES)
 
 
-def judge(report: GpuReport, keeper: HealthKeeper, *, now: float, by_schema: bool = True) -> None:
+def judge(report: GpuReport, keeper: HealthTracker, *, now: float, by_schema: bool = True) -> None:
     """Fail where a report is not what it must be; `by_schema` takes its time."""
     assert report.outcome is Outcome.OK or report.detail, "a driver that does not work says why"
     assert "speaks another version" not in (report.detail or ""), report.detail
@@ -78,9 +84,9 @@ def _judge_as_told(report: GpuReport, *, by_schema: bool) -> None:
     declaration = declare(inventory, Owner())
     for version in ("1.0", "1.1"):
         encode(registration(declaration, node_id="n", schema_version=version))
-    encode(heartbeat("n", inventory, moment=_MOMENT, changed=BeatChanges(), sequence=1))
+    encode(heartbeat("n", inventory, moment=_MOMENT, changed=DeclarationChanges(), sequence=1))
 
 
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(probe_schema.schema())
+    return jsonschema.Draft202012Validator(probe_schema.probe_schema())

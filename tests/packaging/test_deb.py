@@ -41,32 +41,32 @@ def dpkg(need: Callable[[str, str], None]) -> None:
 
 
 @pytest.fixture(params=HALVES)
-def half(request: pytest.FixtureRequest, packages: Path) -> Path:
+def component(request: pytest.FixtureRequest, packages: Path) -> Path:
     return deb(packages, request.param)
 
 
-def test_everything_is_roots_and_nobody_else_may_write_it(half: Path) -> None:
-    for name, entry in entries_of_deb(half).items():
+def test_everything_is_roots_and_nobody_else_may_write_it(component: Path) -> None:
+    for name, entry in entries_of_deb(component).items():
         assert entry.owner == "0:0", name
         executable = entry.is_folder or name in PROGRAMS
         assert entry.mode == (0o755 if executable else 0o644), name
 
 
-def test_every_file_lies_where_only_we_put_files(half: Path) -> None:
-    assert [name for name in files_of_deb(half) if not name.startswith(OURS)] == []
+def test_every_file_lies_where_only_we_put_files(component: Path) -> None:
+    assert [name for name in files_of_deb(component) if not name.startswith(OURS)] == []
 
 
-def test_nothing_is_compiled_for_one_python_yet(half: Path) -> None:
-    assert [name for name in files_of_deb(half) if name.endswith(".pyc")] == []
+def test_nothing_is_compiled_for_one_python_yet(component: Path) -> None:
+    assert [name for name in files_of_deb(component) if name.endswith(".pyc")] == []
 
 
-def test_no_file_tells_where_it_was_built(half: Path) -> None:
+def test_no_file_tells_where_it_was_built(component: Path) -> None:
     here = str(ROOT).encode()
-    assert [name for name, content in files_of_deb(half).items() if here in content] == []
+    assert [name for name, content in files_of_deb(component).items() if here in content] == []
 
 
-def test_every_file_has_the_time_that_was_stated(half: Path) -> None:
-    times = {entry.at_seconds for name, entry in entries_of_deb(half).items()}
+def test_every_file_has_the_time_that_was_stated(component: Path) -> None:
+    times = {entry.at_seconds for name, entry in entries_of_deb(component).items()}
     assert times == {BUILT_AT_SECONDS}
 
 
@@ -76,7 +76,7 @@ def test_the_settings_are_what_dpkg_asks_about(packages: Path) -> None:
 
 
 def test_the_two_halves_share_no_file(packages: Path) -> None:
-    agent, registry = (files_of_deb(deb(packages, half)).keys() for half in HALVES)
+    agent, registry = (files_of_deb(deb(packages, component)).keys() for component in HALVES)
     assert agent & registry == set()
 
 
@@ -94,14 +94,14 @@ def test_what_is_compiled_is_there_for_every_python(packages: Path, python: str)
     assert any("/psutil/" in name and ".abi3." in name for name in compiled)
 
 
-def test_what_is_compiled_runs_on_the_c_library_that_the_package_asks_for(half: Path) -> None:
+def test_what_is_compiled_runs_on_the_c_library_that_the_package_asks_for(component: Path) -> None:
     asked = (2, 28)
-    for name, content in files_of_deb(half).items():
+    for name, content in files_of_deb(component).items():
         if name.endswith(".so"):
             wanted = re.findall(rb"GLIBC_(\d+)\.(\d+)", content)
             assert all((int(major), int(minor)) <= asked for major, minor in wanted), name
-    if half.name.startswith("gpu-agent"):
-        assert f"libc6 (>= {asked[0]}.{asked[1]})" in of_deb(half, "--field", "Depends")
+    if component.name.startswith("gpu-agent"):
+        assert f"libc6 (>= {asked[0]}.{asked[1]})" in of_deb(component, "--field", "Depends")
 
 
 def test_it_brings_manual_pages_and_completions(packages: Path) -> None:
@@ -122,6 +122,6 @@ def test_the_launcher_can_say_what_is_missing_to_a_python_that_is_too_old(packag
     ast.parse(text, feature_version=(3, 7))
 
 
-def test_every_maintainer_script_ends_at_its_first_error(half: Path) -> None:
+def test_every_maintainer_script_ends_at_its_first_error(component: Path) -> None:
     for script in ("postinst", "prerm", "postrm"):
-        assert of_deb(half, "--info", script).startswith("#!/bin/sh\nset -e\n"), script
+        assert of_deb(component, "--info", script).startswith("#!/bin/sh\nset -e\n"), script

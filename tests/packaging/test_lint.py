@@ -19,7 +19,7 @@ def test_lintian_finds_no_error_and_no_override_that_is_not_needed(
 ) -> None:
     need("lintian", "lintian")
     words = ["lintian", "--allow-root", "--fail-on", "error", "--tag-display-limit", "0"]
-    files = [deb(packages, half) for half in HALVES]
+    files = [deb(packages, component) for component in HALVES]
     done = subprocess.run([*words, *files], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unused-override" not in done.stdout, done.stdout
@@ -28,7 +28,7 @@ def test_lintian_finds_no_error_and_no_override_that_is_not_needed(
 def test_rpmlint_finds_no_error(packages: Path, need: Callable[[str, str], None]) -> None:
     need("rpmlint", "rpmlint")
     settings = ROOT / "packaging" / "rpmlint.toml"
-    files = [rpm(packages, half) for half in HALVES]
+    files = [rpm(packages, component) for component in HALVES]
     words = ["rpmlint", "--config", str(settings), *map(str, files)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

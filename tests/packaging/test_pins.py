@@ -12,8 +12,8 @@ BOUNDS = re.compile(r"([a-z0-9-]+)>=([0-9.]+),<([0-9.]+)")
 PIN = re.compile(r"(?m)^([a-z0-9-]+)==([0-9.]+)")
 
 
-def pinned(half: str) -> dict[str, str]:
-    return dict(PIN.findall((ROOT / f"packaging/pins/{half}.txt").read_text(encoding="utf-8")))
+def pinned(component: str) -> dict[str, str]:
+    return dict(PIN.findall((ROOT / f"packaging/pins/{component}.txt").read_text(encoding="utf-8")))
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -21,11 +21,11 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("half", "wanted"),
+    ("component", "wanted"),
     [("agent", PROJECT["dependencies"]), ("registry", PROJECT["optional-dependencies"]["registry"])],
 )
-def test_each_dependency_is_pinned_within_its_bounds(half: str, wanted: list[str]) -> None:
-    pins = pinned(half)
+def test_each_dependency_is_pinned_within_its_bounds(component: str, wanted: list[str]) -> None:
+    pins = pinned(component)
     for dependency in wanted:
         found = BOUNDS.fullmatch(dependency)
         assert found is not None, dependency
@@ -39,8 +39,8 @@ def test_nothing_is_pinned_twice() -> None:
     assert pinned("agent").keys() & pinned("registry").keys() == set()
 
 
-@pytest.mark.parametrize("half", ["agent", "registry"])
-def test_each_pin_has_hashes(half: str) -> None:
-    text = (ROOT / f"packaging/pins/{half}.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("component", ["agent", "registry"])
+def test_each_pin_has_hashes(component: str) -> None:
+    text = (ROOT / f"packaging/pins/{component}.txt").read_text(encoding="utf-8")
     for pin in re.split(r"(?m)^(?=[a-z0-9-]+==)", text)[1:]:
         assert "--hash=sha256:" in pin, pin

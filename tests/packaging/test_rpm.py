@@ -22,40 +22,40 @@ def rpm_is_here(need: Callable[[str, str], None]) -> None:
 
 
 @pytest.fixture(params=HALVES)
-def half(request: pytest.FixtureRequest, packages: Path) -> Path:
+def component(request: pytest.FixtureRequest, packages: Path) -> Path:
     return rpm(packages, request.param)
 
 
-def test_everything_is_roots_and_nobody_else_may_write_it(half: Path) -> None:
-    for name, entry in entries_of_rpm(half).items():
+def test_everything_is_roots_and_nobody_else_may_write_it(component: Path) -> None:
+    for name, entry in entries_of_rpm(component).items():
         assert entry.owner == "root:root", name
         executable = entry.is_folder or name in PROGRAMS
         assert entry.mode == (0o755 if executable else 0o644), name
 
 
-def test_it_has_no_folder_that_is_the_systems(half: Path) -> None:
+def test_it_has_no_folder_that_is_the_systems(component: Path) -> None:
     """Where two packages have one folder with two modes, as RHEL's own /usr/bin has, rpm installs neither."""
-    folders = [name for name, entry in entries_of_rpm(half).items() if entry.is_folder]
+    folders = [name for name, entry in entries_of_rpm(component).items() if entry.is_folder]
     assert [name for name in folders if not name.startswith(OURS_ALONE)] == []
 
 
-def test_every_file_has_the_time_that_was_stated(half: Path) -> None:
-    assert {entry.at_seconds for entry in entries_of_rpm(half).values()} == {BUILT_AT_SECONDS}
+def test_every_file_has_the_time_that_was_stated(component: Path) -> None:
+    assert {entry.at_seconds for entry in entries_of_rpm(component).values()} == {BUILT_AT_SECONDS}
 
 
 def test_the_settings_are_kept_at_an_upgrade(packages: Path) -> None:
-    for half, settings in (("gpu-agent", "agent.toml"), ("gpu-registry", "registry.toml")):
-        file = rpm(packages, half)
+    for component, settings in (("gpu-agent", "agent.toml"), ("gpu-registry", "registry.toml")):
+        file = rpm(packages, component)
         assert of_rpm(file, "--configfiles") == f"/etc/gpu-agent/{settings}\n"
         asked = r"[%{FILEFLAGS:fflags} %{FILENAMES}\n]"
         assert f"cn /etc/gpu-agent/{settings}" in of_rpm(file, "--queryformat", asked).splitlines()
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_it_holds_the_same_program_as_the_deb(packages: Path, half: str) -> None:
+@pytest.mark.parametrize("component", HALVES)
+def test_it_holds_the_same_program_as_the_deb(packages: Path, component: str) -> None:
     places = ("/usr/lib/gpu-agent/", "/usr/lib/systemd/", "/usr/bin/", "/etc/")
-    in_deb = {name for name in files_of_deb(deb(packages, half)) if name.startswith(places)}
-    listed = entries_of_rpm(rpm(packages, half)).items()
+    in_deb = {name for name in files_of_deb(deb(packages, component)) if name.startswith(places)}
+    listed = entries_of_rpm(rpm(packages, component)).items()
     assert {name for name, entry in listed if not entry.is_folder and name.startswith(places)} == in_deb
 
 

@@ -1,3 +1,5 @@
+""""""
+
 import json
 import subprocess
 import sys
@@ -5,13 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.features import FeaturePolicy
-from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.simulated import SimulatedGpus
-from gpu_agent.probe.snapshot import SCHEMA, Sources, able_to_serve, exit_code, take, to_document
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Host, Inventory, Outcome
+from gpu_agent.probe.models.scanner import ModelScanner
+from gpu_agent.probe.simulation.gpus import SimulatedGpus
+from gpu_agent.probe.snapshot import (
+    SCHEMA,
+    FeaturePolicy,
+    ProbeOptions,
+    Sources,
+    able_to_serve,
+    advanced_features,
+    default_hub_paths,
+    default_ollama_paths,
+    exit_code,
+    open_sources,
+    supported_features,
+    take,
+    to_document,
+)
+from gpu_agent.wire.codes import BASE_FEATURES
+from gpu_agent.wire.inventory import (
+    Gpu,
+    GpuReport,
+    Health,
+    HealthReason,
+    Host,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
 
 HOST = Host(
     cpu_logical_cores=1,
@@ -31,7 +57,7 @@ def inventory(outcome: Outcome, *gpus: Gpu) -> Inventory:
 
 def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
     sources = Sources(
-        catalogue=Catalogue(
+        catalogue=ModelScanner(
             [HubCache([tmp_path])], [Declaration(model_id="mood", version="1", kind="emotion")]
         ),
         policy=FeaturePolicy(advanced=("kv_cache",)),
@@ -49,7 +75,7 @@ def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
 
 def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("no folder")
-    catalogue = Catalogue([HubCache([tmp_path / "hub"])])
+    catalogue = ModelScanner([HubCache([tmp_path / "hub"])])
     document = to_document(take(GpuReport(outcome=Outcome.OK), Sources(catalogue=catalogue)))
     assert document["models_unsearched"] == {str(tmp_path / "hub"): "it is not a folder"}
     assert document["models_complete"] is True
@@ -58,7 +84,7 @@ def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path
 def test_a_search_that_ran_out_of_its_time_says_so(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"models--{name}").mkdir()
-    sources = Sources(catalogue=Catalogue([HubCache([tmp_path])]), scan_budget_seconds=0)
+    sources = Sources(catalogue=ModelScanner([HubCache([tmp_path])]), scan_budget_seconds=0)
     assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
     assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
 
@@ -132,3 +158,98 @@ def test_loading_it_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_without_options_the_hubs_own_places_are_searched(tmp_path: Path) -> None:
+    sources = open_sources(ProbeOptions(), environ={"HF_HUB_CACHE": str(tmp_path / "hub")}, home=tmp_path)
+    assert tmp_path / "hub" in sources.catalogue.places
+
+
+def test_folders_and_declarations_reach_the_catalogue(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps({"model_id": "mine/asr", "version": "3", "kind": "asr"}))
+    options = ProbeOptions(
+        hub_roots=(),
+        model_directories=(tmp_path / "models",),
+        declared_models=(Declaration(model_id="declared/llm", version="1", kind="llm"),),
+    )
+    found = open_sources(options, environ={}, home=tmp_path).catalogue.scan().models
+    assert {model.model_id for model in found} == {"mine/asr", "declared/llm"}
+
+
+EMOTION = Model(model_id="iic/emotion2vec", version="1", kind="emotion")
+
+
+def test_without_configuration_or_models_every_base_feature_is_false() -> None:
+    assert supported_features(FeaturePolicy(), []) == dict.fromkeys(BASE_FEATURES, False)
+
+
+def test_an_enabled_ready_emotion_model_proves_emotion_detection() -> None:
+    assert supported_features(FeaturePolicy(), [EMOTION])["emotion_detection"] is True
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Model(model_id="m", version="1", kind="emotion", enabled=False),
+        Model(model_id="m", version="1", kind="emotion", status=ModelStatus.DOWNLOADING),
+        Model(model_id="m", version="1", kind="emotion", status=ModelStatus.ERROR),
+        Model(model_id="emotion", version="1", kind="llm"),
+    ],
+)
+def test_a_model_that_cannot_serve_proves_nothing(model: Model) -> None:
+    assert supported_features(FeaturePolicy(), [model])["emotion_detection"] is False
+
+
+def test_no_model_proves_what_the_configuration_forbids() -> None:
+    policy = FeaturePolicy(stated={"emotion_detection": False})
+    assert supported_features(policy, [EMOTION])["emotion_detection"] is False
+
+
+def test_stated_features_are_claimed_also_those_that_the_protocol_does_not_know() -> None:
+    claimed = supported_features(FeaturePolicy(stated={"lip_sync": True, "speech_rate_control": True}), [])
+    assert claimed["lip_sync"] is claimed["speech_rate_control"] is True
+    assert list(claimed) == [*BASE_FEATURES, "lip_sync"]
+
+
+def test_a6_a_base_feature_among_the_advanced_ones_claims_nothing() -> None:
+    policy = FeaturePolicy(advanced=("kv_cache", "emotion_detection", "kv_cache", "streaming_tts"))
+    assert advanced_features(policy) == ("kv_cache", "streaming_tts")
+    assert supported_features(policy, [])["emotion_detection"] is False
+
+
+def test_roots_come_from_what_is_handed_in_and_each_once() -> None:
+    home = Path("/home/ada")
+    usual = home / ".cache" / "huggingface" / "hub"
+    assert default_hub_paths({}, home) == (usual,)
+    assert default_hub_paths({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, home) == (
+        Path("/a"),
+        Path("/b/hub"),
+        usual,
+    )
+    assert default_hub_paths({"HF_HOME": str(home / ".cache" / "huggingface")}, home) == (usual,)
+    assert default_hub_paths({"HF_HUB_CACHE": ""}, home) == (usual,)
+
+
+def test_the_environment_is_read_as_the_hubs_library_reads_it() -> None:
+    home = Path("/home/ada")
+    usual = home / ".cache" / "huggingface" / "hub"
+    assert default_hub_paths({"HF_HUB_CACHE": "~/a", "HF_HOME": "~/b"}, home) == (
+        home / "a",
+        home / "b/hub",
+        usual,
+    )
+    assert default_hub_paths({"XDG_CACHE_HOME": "/c"}, home) == (Path("/c/huggingface/hub"), usual)
+    assert default_hub_paths({"HF_HOME": "~/b"}, None) == (Path("~/b/hub"),)
+
+
+def test_roots_are_the_named_one_the_users_and_the_services() -> None:
+    service = Path("/usr/share/ollama/.ollama/models")
+    assert default_ollama_paths({}, None) == (service,)
+    assert default_ollama_paths({"OLLAMA_MODELS": "/m"}, Path("/home/ada")) == (
+        Path("/m"),
+        Path("/home/ada/.ollama/models"),
+        service,
+    )
+    assert default_ollama_paths({"OLLAMA_MODELS": ""}, None) == (service,)

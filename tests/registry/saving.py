@@ -1,10 +1,10 @@
 """What is saved, asked for or decided, and who undoes it, as the tests of saves have it."""
 
-from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.saves import Saves
 from gpu_agent.registry.step import Key, Step, Was
-from tests.registry.fleets import declaration, hardware
+from tests.registry.harness import declaration, hardware
 
 
 class Undone:
@@ -14,7 +14,7 @@ class Undone:
         self.keys: list[tuple[str, Was]] = []
 
     def as_it_is(self, key: Key) -> Was:
-        return node(key[1]) if key[0] is Kept.NODE else None
+        return node(key[1]) if key[0] is DocumentKind.NODE else None
 
     def put_back(self, key: Key, before: Was, after: Was, *, step: Step) -> None:  # noqa: ARG002
         self.keys.append((key[1], before))
@@ -32,7 +32,7 @@ def asked(ref: int, now: float = 0.0) -> Step:
     step = Step(now)
     step.note("heard", {})
     step.remember(node())
-    step.keep_node(node())
+    step.change_node(node())
     step.refuse_unsaved(ref)
     step.answer(ref)
     return step
@@ -40,7 +40,7 @@ def asked(ref: int, now: float = 0.0) -> Step:
 
 def verdict(now: float = 0.0, node_id: str = "node-1") -> Step:
     step = Step(now)
-    step.keep_node(node(node_id))
+    step.change_node(node(node_id))
     step.note("decided", {"node_id": node_id})
     return step
 

@@ -9,11 +9,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_agent.registry.actions import Action, Kept, Save
+from gpu_agent.registry.actions import Action, DocumentKind, Save
 from gpu_agent.registry.events import Saved, SaveFailed
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.step import Key
-from tests.registry.fleets import Registry
+from tests.registry.harness import Registry
 
 
 @dataclass
@@ -66,18 +66,18 @@ class SlowRegistry(Registry):
 
     def agree(self) -> None:
         """Fail unless the store holds what the fleet does, figures of beats and times aside."""
-        names = {(Kept.NODE, record.node_id) for record in self.fleet.nodes()}
-        names |= {(Kept.CLAIM, claim.job_id) for claim in self.fleet.claims()}
-        names |= {(Kept.TOKEN, token.token_id) for token in self.fleet.tokens()}
+        names = {(DocumentKind.NODE, record.node_id) for record in self.fleet.nodes()}
+        names |= {(DocumentKind.CLAIM, claim.job_id) for claim in self.fleet.claims()}
+        names |= {(DocumentKind.TOKEN, token.token_id) for token in self.fleet.tokens()}
         assert set(self.kept) == names
         for record in self.fleet.nodes():
-            kept = self.kept[Kept.NODE, record.node_id][0]
+            kept = self.kept[DocumentKind.NODE, record.node_id][0]
             for part in ("status", "reason_code", "epoch", "cordoned", "address"):
                 assert kept[part] == getattr(record, part), (record.node_id, part)
             drain = kept["drain"]
             assert (drain and drain["reason"]) == (record.drain and record.drain.reason)  # type: ignore[index]
         for claim in self.fleet.claims():
-            assert self.kept[Kept.CLAIM, claim.job_id][0]["node_id"] == claim.node_id
+            assert self.kept[DocumentKind.CLAIM, claim.job_id][0]["node_id"] == claim.node_id
 
     def _answered(self, course: Course, *, failed: bool) -> None:
         assert course.save is not None

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from gpu_agent.registry.actions import Action, Kept, TellStatus
-from gpu_agent.registry.documents import Restored
-from gpu_agent.registry.events import ConnectionLost, GoodbyeArrived, ResumeAsked
-from gpu_agent.registry.telling import clears_when
+from gpu_agent.registry.actions import Action, DocumentKind, SendStatus
+from gpu_agent.registry.events import ConnectionLost, ResumeRequested, UnregistrationReceived
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.status import clears_when
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.fleets import Registry, figures, of, proof, statuses
+from tests.registry.harness import Registry, figures, of, proof, statuses
 
 LOST = figures(health="lost", reasons=("xid_79",))
 
@@ -93,12 +93,12 @@ def test_old_exits_alone_do_not_make_a_flapping_node_ready() -> None:
 
 def test_what_clears_it_names_both_conditions_and_the_seconds_left() -> None:
     registry = flapping()
-    (told,) = [one for one in of(TellStatus, registry.done) if one.reason_code == "flapping"]
+    (told,) = [one for one in of(SendStatus, registry.done) if one.reason_code == "flapping"]
     assert told.clears_when == (
         "3 more healthy beats in a row, and in 588 s, when fewer than 3 exits within 600 s are left; "
         "failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
     )
-    again = [one.clears_when for one in of(TellStatus, registry.beats(9, every=15.0)) if one.periodic]
+    again = [one.clears_when for one in of(SendStatus, registry.beats(9, every=15.0)) if one.periodic]
     assert again[-1] is not None
     assert again[-1].startswith("its beats stay healthy, and in 501 s")
 
@@ -188,7 +188,7 @@ def test_leaving_as_planned_is_no_exit() -> None:
     record = registry.ready()
     for _ in range(3):
         registry.drain()
-        registry.do(ResumeAsked(registry.ref(), "node-1"))
+        registry.do(ResumeRequested(registry.ref(), "node-1"))
         registry.beats(3)
         assert record.status == "ready"
     assert record.exits == ()
@@ -198,7 +198,7 @@ def test_a_goodbye_is_no_exit() -> None:
     registry = Registry()
     record = registry.ready()
     for connection in (1, 2, 3):
-        registry.do(GoodbyeArrived(connection, NodeUnregister(node_id="node-1")))
+        registry.do(UnregistrationReceived(connection, NodeUnregister(node_id="node-1")))
         assert record.status == "offline"
         registry.arrive(proof("node-1"), connection + 1, "node-1")
         for _ in range(3):
@@ -223,7 +223,9 @@ def test_exits_survive_a_restart_of_the_registry() -> None:
     fail_and_recover(registry)
     fail_and_recover(registry)
     kept = [
-        Restored(Kept(kind), key, json.loads(json.dumps(document)), 60.0 + registry.now - written)
+        StoredDocument(
+            DocumentKind(kind), key, json.loads(json.dumps(document)), 60.0 + registry.now - written
+        )
         for (kind, key), (document, written) in registry.kept.items()
     ]
     fresh = Registry()

@@ -2,21 +2,46 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from random import Random
 
 import pytest
 from hypothesis import given, settings, strategies
 
-from gpu_agent.registry.actions import Action, CloseConnection, Note, Send, TellStatus
-from gpu_agent.registry.deadlines import silent_until
-from gpu_agent.registry.events import BeatArrived, ClaimAsked, Event, RenewalAsked, ResumeAsked, Traced
+from gpu_agent.registry.actions import (
+    Action,
+    CloseConnection,
+    LogEvent,
+    Send,
+    SendStatus,
+    unknown_node_message,
+    unknown_token_message,
+)
+from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.deadlines import Deadlines, silent_until
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    Event,
+    HeartbeatReceived,
+    RenewalRequested,
+    ResumeRequested,
+    Traced,
+)
+from gpu_agent.registry.fleet import NodeIndexes
 from gpu_agent.registry.job import Job
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.pacing import FleetCounters, Pacer
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
-from tests.registry.bursts import TURNS, Burst
-from tests.registry.fleets import Registry, beat, codes, hardware, notes, of
-from tests.registry.unruly import Unruly
-from tests.registry.watched import Watched
+from gpu_agent.registry.settings import Policy, Thresholds
+from gpu_agent.registry.status import House, StatusTransitions
+from gpu_agent.registry.step import Step
+from gpu_agent.registry.tokens import TokenTable
+from tests.registry.fuzz import Unruly
+from tests.registry.harness import Registry, beat, codes, declaration, hardware, notes, of
+from tests.registry.invariants import Watched
+from tests.registry.random_events import TURNS, Burst
 
 
 def test_a1_without_a_gpu_a_node_is_never_registered() -> None:
@@ -110,7 +135,7 @@ def test_no_sequence_of_events_breaks_what_always_holds(
     watched.everything_ended()
 
 
-@pytest.mark.parametrize("kind", [TellStatus, Send])
+@pytest.mark.parametrize("kind", [SendStatus, Send])
 def test_a_healthy_beat_tells_nobody_anything(kind: type) -> None:
     registry = Registry()
     registry.ready()
@@ -133,7 +158,7 @@ def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_sta
             if record.connection is not None and dice.random() < beating:
                 odd = dice.random() < 1 / 3
                 message = unruly.beat(record.node_id) if odd else beat(record.node_id, gpus=None)
-                registry.do(BeatArrived(record.connection, message))
+                registry.do(HeartbeatReceived(record.connection, message))
         registry.do(unruly.anything())
         registry.pass_time(dice.choice((0.0, 2.0, 10.0, 10.0, 31.0)))
         nobody_is_silent_for_too_long(registry)
@@ -148,13 +173,13 @@ def nobody_is_silent_for_too_long(registry: Registry) -> None:
 
 
 def nothing_said_is_longer_than_a_person_reads(done: Sequence[Action]) -> None:
-    told = of(TellStatus, done)
+    told = of(SendStatus, done)
     said = [one.reason for one in told] + [one.clears_when or "" for one in told]
     said += [check.detail for one in told for check in one.checks]
     said += [one.reason for one in of(CloseConnection, done)]
     said += [
         value
-        for one in of(Note, done)
+        for one in of(LogEvent, done)
         for name, value in one.fields.items()
         if isinstance(value, str) and name not in ("reason", "job_id")  # no node wrote these
     ]
@@ -164,12 +189,104 @@ def nothing_said_is_longer_than_a_person_reads(done: Sequence[Action]) -> None:
 def test_what_follows_from_a_question_is_noted_with_its_trace_and_what_time_brought_about_is_not() -> None:
     registry = Registry()
     registry.ready()
-    registry.do(ClaimAsked(registry.ref(), Job(job_id="job-1")))
+    registry.do(ClaimRequested(registry.ref(), Job(job_id="job-1")))
     registry.drain()
     registry.now += 61.0  # the claim is over, though nobody woke the fleet to see it
-    renewed = registry.do(Traced(RenewalAsked(registry.ref(), "job-1"), "trace-1"))
+    renewed = registry.do(Traced(RenewalRequested(registry.ref(), "job-1"), "trace-1"))
     assert [note.fields.get("trace_id") for note in notes(renewed, "claim_expired")] == [None]
-    done = registry.do(Traced(ResumeAsked(registry.ref(), "node-1"), "trace-2"))
-    told = [(note.event, note.fields["trace_id"]) for note in of(Note, done)]
-    assert told == [("resume_wished", "trace-2"), ("node_status_changed", "trace-2")]
-    assert "trace_id" not in of(Note, registry.do(ResumeAsked(registry.ref(), "node-1")))[0].fields
+    done = registry.do(Traced(ResumeRequested(registry.ref(), "node-1"), "trace-2"))
+    told = [(note.event, note.fields["trace_id"]) for note in of(LogEvent, done)]
+    assert told == [("resume_requested", "trace-2"), ("node_status_changed", "trace-2")]
+    assert "trace_id" not in of(LogEvent, registry.do(ResumeRequested(registry.ref(), "node-1")))[0].fields
+
+
+def test_nobody_can_exchange_a_part_of_the_house() -> None:
+    thresholds, roster = Thresholds(), NodeTable()
+    dispatch = Dispatch(thresholds, lambda: 0.0)
+    claiming = ClaimRequests(thresholds, dispatch, debug=lambda: False)
+    verdicts = StatusTransitions(thresholds, roster, dispatch=dispatch, claiming=claiming)
+    house = House(
+        thresholds=thresholds,
+        policy=Policy(),
+        pacer=Pacer(thresholds, FleetCounters(), lambda: 0.0),
+        roster=roster,
+        tokens=TokenTable(604800.0),
+        dispatch=dispatch,
+        claiming=claiming,
+        verdicts=verdicts,
+    )
+    with pytest.raises(FrozenInstanceError):
+        house.roster = NodeTable()  # type: ignore[misc]  # that is what must not work
+
+
+def test_nothing_is_allowed_that_was_not_asked_for() -> None:
+    assert not Policy().allow_simulated
+    assert not Policy().auth_off
+
+
+def test_an_unknown_id_is_named_with_the_command_that_lists_the_known_ones() -> None:
+    assert (
+        unknown_node_message("node-7") == "no node 'node-7' is known: `gpu-agent registry nodes` lists them"
+    )
+    token = unknown_token_message("3f9a01bc")
+    assert token == "no token '3f9a01bc' is known: `gpu-agent registry token list` lists them"
+
+
+def test_a_node_is_entered_where_a_step_touched_it_and_struck_out_once_it_is_gone() -> None:
+    registry = Registry()
+    registry.ready()
+    house, deadlines, census = registry.fleet._wishes._house, Deadlines(), FleetCounters()
+    filing, step = NodeIndexes(house, deadlines, census), Step(registry.now)
+
+    filing.file(step)
+    assert (deadlines.planned, census.live) == (0, 0)
+    step.touched["node-1"] = None
+    filing.file(step)
+    assert deadlines.planned == 1
+    assert census.live == 1
+    assert house.tokens.credential("digest of node-1", registry.now) is not None
+
+    house.roster.drop(registry.node())
+    filing.file(step)
+    assert (deadlines.planned, census.live) == (0, 0)
+    assert house.tokens.credential("digest of node-1", registry.now) is None
+
+
+def roster_with_node() -> tuple[NodeTable, NodeRecord]:
+    roster = NodeTable()
+    record = NodeRecord(node_id="n", registration=declaration(), hardware=hardware(), registered_at=0.0)
+    roster.add(record)
+    roster.bind(record, 1)
+    return roster, record
+
+
+def test_a_bound_connection_stands_for_its_node_until_it_ends() -> None:
+    roster, record = roster_with_node()
+    assert (roster.bound, record.connection) == ({1: record}, 1)
+    assert roster.ended(1) is record
+    assert (roster.bound, record.connection) == ({}, None)
+    assert roster.ended(1) is None
+
+
+def test_a_dismissed_connection_is_not_listened_to_and_is_forgotten_when_it_ends() -> None:
+    roster, record = roster_with_node()
+    roster.dismiss(1)
+    assert roster.dismissed(1)
+    assert record.connection is None
+    assert roster.ended(1) is None
+    assert not roster.dismissed(1)
+
+
+def test_a_dismissal_can_be_taken_back_while_the_connection_is_there() -> None:
+    roster, _ = roster_with_node()
+    roster.dismiss(1)
+    assert roster.recall(1)
+    assert not roster.dismissed(1)
+    assert not roster.recall(1)
+
+
+def test_a_dropped_node_is_not_known_and_its_connection_stands_for_nobody() -> None:
+    roster, record = roster_with_node()
+    roster.drop(record)
+    roster.drop(record)
+    assert (roster.records, roster.bound) == ({}, {})

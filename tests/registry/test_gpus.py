@@ -4,7 +4,7 @@ from hypothesis import given, strategies
 from gpu_agent.registry.dispatch.index import LEVEL_MB
 from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
 from gpu_agent.wire.messages import GpuFigures
-from tests.registry.fleets import figures
+from tests.registry.harness import figures
 
 
 def gpus(count: int, *, memory_mb: int | None = 81920) -> Gpus:

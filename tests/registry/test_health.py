@@ -1,11 +1,12 @@
 import pytest
 
-from gpu_agent.registry import declared, health
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry import declaration as declared
+from gpu_agent.registry import health
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
-from tests.registry.fleets import beat, declaration, figures, hardware, model
+from tests.registry.harness import beat, declaration, figures, hardware, model
 
 DEFAULTS = Thresholds()
 
@@ -15,7 +16,7 @@ def node(
 ) -> NodeRecord:
     told = told or declaration(hardware=hardware(2))
     record = NodeRecord(node_id="node-1", registration=told, hardware=told.hardware, registered_at=0.0)
-    declared.declare(record, told, thresholds)
+    declared.write_declaration(record, told, thresholds)
     if message is not None:
         record.usage, record.probe_age_seconds = message.resource_usage, message.probe_age_seconds
         record.gpus.write(message.gpus, exactly=False)

@@ -1,20 +1,29 @@
-# ruff: noqa: ANN401 - what a token is like is passed through as it is
+""""""
 
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies
 
-from gpu_agent.registry.actions import Send
-from gpu_agent.registry.credentials import Credential, CredentialKind
-from gpu_agent.registry.events import ConnectionLost, RegistrationArrived
-from gpu_agent.registry.identity import Identities
-from gpu_agent.registry.keys import NodeKey, NodeKeys
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.roster import Roster
-from gpu_agent.registry.tokens import Token, Tokens
+from gpu_agent.registry.actions import Action, Send
+from gpu_agent.registry.credentials import Credential, CredentialKind, NodeToken, NodeTokens
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    CordonRequested,
+    JoinTokenRequested,
+    RegistrationReceived,
+    RemovalRequested,
+)
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.registration import Identities
+from gpu_agent.registry.tokens import Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
-from gpu_agent.wire.messages import NodeError
-from tests.registry.fleets import JOIN, Registry, codes, declaration, hardware, of, proof
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+from tests.registry.harness import JOIN, Registry, codes, declaration, hardware, notes, of, proof
+
+# ruff: noqa: ANN401 - what a token is like is passed through as it is
+
 
 NOW = 1000.0
 RECLAIM = Credential(CredentialKind.JOIN, "reclaim", "node-A")
@@ -22,14 +31,14 @@ RECLAIM = Credential(CredentialKind.JOIN, "reclaim", "node-A")
 
 def arrival(
     wanted: str | None, credential: Credential | None = JOIN, *, connection: int = 9
-) -> RegistrationArrived:
-    return RegistrationArrived(connection, declaration(wanted), "node-FRESH", credential)
+) -> RegistrationReceived:
+    return RegistrationReceived(connection, declaration(wanted), "node-FRESH", credential)
 
 
 def roster_with(
-    status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1, keys: NodeKeys | None = None
-) -> Roster:
-    roster = Roster()
+    status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1, keys: NodeTokens | None = None
+) -> NodeTable:
+    roster = NodeTable()
     record = NodeRecord(
         node_id="node-A",
         registration=declaration(),
@@ -37,7 +46,7 @@ def roster_with(
         registered_at=NOW - 312,
         status=status,
         address="10.0.0.7",
-        keys=keys or NodeKeys(current=NodeKey("key-node-A", "digest")),
+        keys=keys or NodeTokens(current=NodeToken("key-node-A", "digest")),
     )
     roster.add(record)
     if connection is not None:
@@ -46,10 +55,10 @@ def roster_with(
 
 
 def verdict(
-    event: RegistrationArrived, roster: Roster, *, auth_off: bool = False, **token: Any
+    event: RegistrationReceived, roster: NodeTable, *, auth_off: bool = False, **token: Any
 ) -> str | NodeError:
     """Let a registry that knows two join tokens decide; `token` changes both of them."""
-    tokens = Tokens(604800.0)
+    tokens = TokenTable(604800.0)
     for credential in (JOIN, RECLAIM):
         told = {"uses": 1, "node_id": credential.node_id, "digest": credential.token_id} | token
         tokens.put(Token(token_id=credential.token_id, kind=credential.kind, created_at=NOW, **told))
@@ -58,25 +67,25 @@ def verdict(
     return Identities(roster, tokens, auth_off=auth_off).decide(event, NOW)
 
 
-def decide(event: RegistrationArrived, roster: Roster, *, auth_off: bool = False, **token: Any) -> str:
+def decide(event: RegistrationReceived, roster: NodeTable, *, auth_off: bool = False, **token: Any) -> str:
     """Return the id, or the code of the refusal."""
     decided = verdict(event, roster, auth_off=auth_off, **token)
     return decided.code if isinstance(decided, NodeError) else decided
 
 
-def refusal(event: RegistrationArrived, roster: Roster, **token: Any) -> str:
+def refusal(event: RegistrationReceived, roster: NodeTable, **token: Any) -> str:
     """Return what is said to who is refused."""
     decided = verdict(event, roster, **token)
     assert isinstance(decided, NodeError)
     return decided.message
 
 
-def unspent(token_id: str) -> NodeKeys:
-    return NodeKeys(current=NodeKey("key-node-A", "digest"), joined_by=token_id, spent=False)
+def unspent(token_id: str) -> NodeTokens:
+    return NodeTokens(current=NodeToken("key-node-A", "digest"), joined_by=token_id, spent=False)
 
 
 def test_a_node_that_suggests_nothing_gets_the_id_that_was_drawn() -> None:
-    assert decide(arrival(None), Roster()) == "node-FRESH"
+    assert decide(arrival(None), NodeTable()) == "node-FRESH"
 
 
 def test_a_suggested_id_that_nobody_holds_is_granted() -> None:
@@ -84,11 +93,11 @@ def test_a_suggested_id_that_nobody_holds_is_granted() -> None:
 
 
 def test_without_a_token_nobody_is_let_in() -> None:
-    assert decide(arrival(None, None), Roster()) == "UNAUTHORIZED"
+    assert decide(arrival(None, None), NodeTable()) == "UNAUTHORIZED"
 
 
 def test_an_operators_token_registers_no_node() -> None:
-    assert decide(arrival(None, Credential(CredentialKind.OPERATOR, "op")), Roster()) == "FORBIDDEN"
+    assert decide(arrival(None, Credential(CredentialKind.OPERATOR, "op")), NodeTable()) == "FORBIDDEN"
 
 
 def test_r06_a_held_id_is_refused_without_proof_and_the_message_says_how_to_go_on() -> None:
@@ -149,9 +158,9 @@ def test_another_id_beside_a_proven_one_is_a_conflict() -> None:
 
 
 def test_a_node_token_that_was_replaced_since_the_handshake_proves_nothing() -> None:
-    replaced = roster_with(keys=NodeKeys(current=NodeKey("another", "digest")))
+    replaced = roster_with(keys=NodeTokens(current=NodeToken("another", "digest")))
     assert decide(arrival("node-A", proof("node-A")), replaced) == "UNAUTHORIZED"
-    assert decide(arrival("node-A", proof("node-A")), Roster()) == "UNAUTHORIZED"
+    assert decide(arrival("node-A", proof("node-A")), NodeTable()) == "UNAUTHORIZED"
 
 
 def test_a_connection_keeps_the_id_that_it_registered() -> None:
@@ -162,30 +171,30 @@ def test_a_connection_keeps_the_id_that_it_registered() -> None:
 
 
 def test_an_id_drawn_twice_is_drawn_again() -> None:
-    event = RegistrationArrived(9, declaration(), "node-A", JOIN)
+    event = RegistrationReceived(9, declaration(), "node-A", JOIN)
     assert decide(event, roster_with()) == "REGISTRY_BUSY"
 
 
 @pytest.mark.parametrize("ended", [{"revoked_at": NOW}, {"expires_at": NOW}])
 def test_a_join_token_that_ended_since_the_handshake_lets_nobody_in(ended: dict[str, Any]) -> None:
-    assert decide(arrival(None), Roster(), **ended) == "UNAUTHORIZED"
-    assert "ask for a new one" in refusal(arrival(None), Roster(), **ended)
+    assert decide(arrival(None), NodeTable(), **ended) == "UNAUTHORIZED"
+    assert "ask for a new one" in refusal(arrival(None), NodeTable(), **ended)
 
 
 def test_a_join_token_that_is_no_longer_known_lets_nobody_in() -> None:
-    assert decide(arrival(None, Credential(CredentialKind.JOIN, "gone")), Roster()) == "UNAUTHORIZED"
+    assert decide(arrival(None, Credential(CredentialKind.JOIN, "gone")), NodeTable()) == "UNAUTHORIZED"
 
 
 def test_a_join_token_that_is_used_up_lets_nobody_in_and_says_what_to_do() -> None:
-    assert decide(arrival(None), Roster(), spent=1) == "FORBIDDEN"
-    assert refusal(arrival(None), Roster(), spent=1) == (
+    assert decide(arrival(None), NodeTable(), spent=1) == "FORBIDDEN"
+    assert refusal(arrival(None), NodeTable(), spent=1) == (
         "join token join lets no more nodes in, its one use is taken: "
         "have an operator run gpu-agent registry token create for another"
     )
     assert refusal(arrival("node-A"), roster_with(), spent=1).endswith(
         "; if this machine is 'node-A', gpu-agent registry reclaim node-A instead"
     )
-    assert "its 3 uses are taken" in refusal(arrival(None), Roster(), spent=3, uses=3)
+    assert "its 3 uses are taken" in refusal(arrival(None), NodeTable(), spent=3, uses=3)
 
 
 def test_a_use_that_a_connected_node_reserved_is_taken_and_one_that_is_gone_yields_it() -> None:
@@ -202,7 +211,7 @@ def test_a_reclaim_token_gives_its_id_back_and_no_other() -> None:
     assert decide(arrival(None, RECLAIM), roster_with()) == "node-A"
     assert decide(arrival("node-A", RECLAIM), roster_with()) == "node-A"
     assert decide(arrival("node-B", RECLAIM), roster_with()) == "NODE_ID_CONFLICT"
-    assert decide(arrival(None, RECLAIM), Roster()) == "node-A"
+    assert decide(arrival(None, RECLAIM), NodeTable()) == "node-A"
 
 
 def test_a_reclaim_token_is_good_once_and_says_what_to_do_then() -> None:
@@ -237,3 +246,131 @@ def test_with_auth_off_a_disconnected_id_may_be_taken_over() -> None:
     registry.register(3, "node-1")
     assert registry.node().epoch == 2
     assert registry.node().connection == 3
+
+
+FEW = Credential(CredentialKind.JOIN, "few")
+
+
+def registry_with(uses: int | None) -> Registry:
+    registry = Registry()
+    registry.do(JoinTokenRequested(ref=0, token_id="few", digest="digest of few", uses=uses))
+    return registry
+
+
+def joined(actions: list[Action]) -> list[str]:
+    return [one.message.node_id for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
+
+
+def test_a_token_lets_as_many_nodes_in_as_it_has_uses() -> None:
+    registry = registry_with(2)
+    assert [joined(registry.arrive(FEW, number)) for number in (1, 2)] == [["node-1"], ["node-2"]]
+    assert codes(registry.arrive(FEW, 3), 3) == ["FORBIDDEN"]
+
+
+def test_a_token_without_a_count_lets_any_number_in() -> None:
+    registry = registry_with(None)
+    assert all(joined(registry.arrive(FEW, number)) for number in range(1, 9))
+
+
+def test_who_is_gone_before_its_first_beat_yields_its_place_and_its_token_dies() -> None:
+    registry = registry_with(1)
+    registry.arrive(FEW, 1)
+    registry.do(ConnectionLost(1))
+    taken = registry.arrive(FEW, 2)
+    assert joined(taken) == ["node-2"]
+    assert notes(taken, "node_purged")[0].fields["node_id"] == "node-1"
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-2"]
+    assert registry.fleet.credential("digest of node-1", registry.now) is None
+    assert registry.kept_names == ["node-2"]
+
+
+def test_who_is_gone_keeps_its_place_while_nobody_needs_it() -> None:
+    registry = registry_with(2)
+    registry.arrive(FEW, 1)
+    registry.do(ConnectionLost(1))
+    registry.arrive(FEW, 2)
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1", "node-2"]
+
+
+def test_of_two_that_are_gone_the_one_that_came_first_yields() -> None:
+    registry = registry_with(2)
+    for number in (2, 1):
+        registry.arrive(FEW, number)
+        registry.do(ConnectionLost(number))
+        registry.now += 1.0
+    registry.arrive(FEW, 3)
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1", "node-3"]
+
+
+def test_who_has_beaten_yields_to_nobody() -> None:
+    registry = registry_with(1)
+    registry.arrive(FEW, 1)
+    registry.beat()
+    registry.do(ConnectionLost(1))
+    assert codes(registry.arrive(FEW, 2), 2) == ["FORBIDDEN"]
+
+
+def test_who_registers_again_on_its_connection_takes_nobodys_place() -> None:
+    registry = registry_with(2)
+    registry.arrive(FEW, 1)
+    registry.beat()
+    registry.arrive(FEW, 2)
+    registry.do(ConnectionLost(2))
+    assert joined(registry.arrive(FEW, 1)) == ["node-1"]
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1", "node-2"]
+
+
+def test_who_is_gone_but_carries_an_operators_wish_yields_to_nobody() -> None:
+    registry = registry_with(1)
+    registry.arrive(FEW, 1)
+    registry.drain()
+    registry.do(ConnectionLost(1))
+    assert codes(registry.arrive(FEW, 2), 2) == ["FORBIDDEN"]
+    assert joined(registry.arrive(FEW, 3, "node-1")) == ["node-1"]
+
+
+def test_a_place_that_could_not_be_saved_is_given_back_to_who_had_yielded_it() -> None:
+    registry = registry_with(1)
+    registry.arrive(FEW, 1)
+    registry.do(ConnectionLost(1))
+    registry.store_fails = True
+    assert codes(registry.arrive(FEW, 2), 2) == ["REGISTRY_BUSY"]
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1"]
+    assert registry.fleet.credential("digest of node-1", registry.now) is not None
+    registry.store_fails = False
+    assert joined(registry.arrive(FEW, 2)) == ["node-2"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(dice=strategies.randoms(use_true_random=True))
+def test_no_sequence_lets_more_nodes_in_than_a_token_has_uses(dice: Random) -> None:
+    registry = registry_with(3)
+    for number in range(10, 70):
+        registry.store_fails = dice.random() < 1 / 5
+        happens(registry, dice, number)
+        registry.pass_time(dice.choice((0.0, 1.0, 20.0)))
+        (few,) = [token for token in registry.fleet.tokens() if token.token_id == "few"]
+        records = registry.fleet.nodes()
+        assert few.spent + sum(one.connection is not None and not one.keys.spent for one in records) <= 3
+        for record in records:
+            for key in record.keys.all:
+                found = registry.fleet.credential(key.digest, registry.now)
+                assert found == Credential(CredentialKind.NODE, key.token_id, record.node_id)
+
+
+def happens(registry: Registry, dice: Random, number: int) -> None:
+    """Let a node come by the token, beat or go, or an operator do something to one."""
+    node_id = f"node-{dice.randint(10, 70)}"
+    live = {one.connection: one.node_id for one in registry.fleet.nodes() if one.connection is not None}
+    connection = dice.choice([*live, number])
+    match dice.choice(("join", "join", "join", "beat", "beat", "lost", "forget", "cordon")):
+        case "join":
+            registry.arrive(FEW, number, dice.choice((None, node_id)))
+        case "beat":
+            registry.beat(connection, live.get(connection))
+        case "lost":
+            registry.do(ConnectionLost(connection))
+        case "forget":
+            registry.do(RemovalRequested(1, node_id))
+        case _:
+            registry.do(CordonRequested(1, node_id, "x"))

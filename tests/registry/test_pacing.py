@@ -7,16 +7,24 @@ from random import Random
 
 import pytest
 
-from gpu_agent.registry.actions import Kept, Send, TellStatus
-from gpu_agent.registry.documents import Restored
-from gpu_agent.registry.events import BeatArrived, RegistrationArrived
-from gpu_agent.registry.pacing import SPREAD, interval_for, warmup_interval_for, worth_telling
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.actions import DocumentKind, Send, SendStatus
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    HeartbeatReceived,
+    RegistrationReceived,
+    RemovalRequested,
+)
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.pacing import SPREAD, FleetCounters, interval_for, warmup_interval_for, worth_telling
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeRegisterAck
-from tests.registry.fleets import Registry, beat, declaration, of, proof
+from tests.registry.dispatch.nodes import node
+from tests.registry.harness import Registry, beat, declaration, of, proof
 
 SETTINGS = Thresholds()
-RATE = SETTINGS.max_beats_per_second
+RATE = SETTINGS.max_heartbeats_per_second
 UNEVENNESS = 1.1
 """By so much a single second may exceed the rate, by chance."""
 
@@ -44,7 +52,7 @@ def test_the_fleet_never_beats_oftener_than_the_rate_allows(nodes: int) -> None:
 
 
 def test_the_rate_is_a_setting() -> None:
-    assert interval_for(50_000, Thresholds(max_beats_per_second=500.0)) == 100.0
+    assert interval_for(50_000, Thresholds(max_heartbeats_per_second=500.0)) == 100.0
 
 
 def test_a_longer_interval_is_told_at_once_and_a_shorter_one_when_it_matters() -> None:
@@ -90,7 +98,7 @@ def test_when_all_come_back_in_the_same_second_their_beats_after_the_first_stay_
 @pytest.mark.parametrize("nodes", [17_000, 50_000, 1_000_000])
 def test_however_many_come_back_the_healthy_beats_fit_into_the_warmup_with_one_to_spare(nodes: int) -> None:
     longest = warmup_interval_for(nodes, SETTINGS, share=1.0)
-    assert longest * SETTINGS.healthy_beats_needed < SETTINGS.warmup_timeout_seconds
+    assert longest * SETTINGS.healthy_heartbeats_needed < SETTINGS.warmup_timeout_seconds
     assert longest * 3 <= SETTINGS.heartbeat_timeout_seconds
 
 
@@ -114,7 +122,7 @@ def test_nodes_that_warm_up_leave_room_for_those_that_have_settled() -> None:
 
 
 def test_a_node_that_needs_one_healthy_beat_is_not_slowed_down() -> None:
-    assert warmup_interval_for(10_000, Thresholds(healthy_beats_needed=1), share=1.0) == 2.0
+    assert warmup_interval_for(10_000, Thresholds(healthy_heartbeats_needed=1), share=1.0) == 2.0
 
 
 def test_a_configured_warmup_interval_is_never_shortened() -> None:
@@ -127,14 +135,17 @@ NODES, FLEET_RATE = 1000, 200.0
 
 def restarted() -> Registry:
     """A registry that has just come back, with a fleet that it knows and that has not come back yet."""
-    before = Registry(max_beats_per_second=FLEET_RATE)
+    before = Registry(max_heartbeats_per_second=FLEET_RATE)
     for connection in range(1, NODES + 1):
         before.ready(connection)
-    fresh = Registry(max_beats_per_second=FLEET_RATE)
+    fresh = Registry(max_heartbeats_per_second=FLEET_RATE)
     dice = Random(7)  # noqa: S311
     fresh.fleet._pacer._draw = dice.random
     fresh.restore(
-        [Restored(Kept(kind), key, document, 0.0) for (kind, key), (document, _) in before.kept.items()]
+        [
+            StoredDocument(DocumentKind(kind), key, document, 0.0)
+            for (kind, key), (document, _) in before.kept.items()
+        ]
     )
     return fresh
 
@@ -151,14 +162,16 @@ def test_a_fleet_that_comes_back_after_a_restart_beats_under_the_rate_and_is_rea
         registry.pass_time(max(0.0, at - registry.now))
         node_id = f"node-{connection}"
         if turn == 0:
-            done = registry.do(RegistrationArrived(connection, declaration(), "x", credential=proof(node_id)))
+            done = registry.do(
+                RegistrationReceived(connection, declaration(), "x", credential=proof(node_id))
+            )
             (ack,) = [one.message for one in of(Send, done) if isinstance(one.message, NodeRegisterAck)]
             assert ack.warmup_heartbeat_interval_seconds is not None
             assert ack.heartbeat_interval_seconds is not None
             intervals[connection] = (ack.warmup_heartbeat_interval_seconds, ack.heartbeat_interval_seconds)
         elif turn > 1:
             beats.append(at - began)
-        registry.do(BeatArrived(connection, beat(node_id)))
+        registry.do(HeartbeatReceived(connection, beat(node_id)))
         warmup, steady = intervals[connection]
         ready = registry.node(node_id).status == "ready"
         heapq.heappush(due, (at + (steady if ready else warmup), connection, turn + 1))
@@ -170,12 +183,12 @@ def test_a_fleet_that_comes_back_after_a_restart_beats_under_the_rate_and_is_rea
 
 def test_a_fleet_that_grows_is_told_longer_intervals_and_one_that_shrinks_shorter_ones() -> None:
     registry = Registry(
-        heartbeat_interval_seconds=10.0, node_status_interval_seconds=10.0, max_beats_per_second=1.0
+        heartbeat_interval_seconds=10.0, node_status_interval_seconds=10.0, max_heartbeats_per_second=1.0
     )
     record = registry.ready()
     for connection in range(2, 42):
         registry.register(connection)
-    told = [one for one in of(TellStatus, registry.beats(3, every=10.0)) if one.connection == 1]
+    told = [one for one in of(SendStatus, registry.beats(3, every=10.0)) if one.connection == 1]
     grown = told[-1].heartbeat_interval_seconds
     assert grown == pytest.approx(41.0 * (1 + SPREAD * record.pace))
     registry.beats(30, every=10.0)
@@ -183,10 +196,64 @@ def test_a_fleet_that_grows_is_told_longer_intervals_and_one_that_shrinks_shorte
 
 
 def test_a_node_keeps_its_place_within_the_spread() -> None:
-    registry = Registry(heartbeat_interval_seconds=10.0, max_beats_per_second=1.0)
+    registry = Registry(heartbeat_interval_seconds=10.0, max_heartbeats_per_second=1.0)
     registry.fleet._pacer._draw = iter([0.25] * 3 + [0.75] * 300).__next__
     record = registry.ready()
     for connection in range(2, 42):
         registry.register(connection)
     registry.beats(10, every=10.0)
     assert record.pace == 0.25
+
+
+def counts(*records: NodeRecord) -> tuple[int, int]:
+    census = FleetCounters()
+    for record in records:
+        census.count(record)
+    return census.live, census.warming
+
+
+def test_a_settled_node_is_live_and_one_that_registers_warms_up() -> None:
+    assert counts(node(), node("node-B", status=NodeStatus.REGISTERING)) == (2, 1)
+
+
+def test_a_node_that_will_come_back_will_warm_up() -> None:
+    assert counts(node(connection=None), node("node-B", suspected=True)) == (2, 2)
+
+
+def test_a_node_that_is_offline_counts_while_its_session_is_open() -> None:
+    gone = node(status=NodeStatus.OFFLINE, connection=None)
+    emptied = node("node-B", status=NodeStatus.OFFLINE)
+    assert counts(gone, emptied) == (1, 0)
+
+
+def test_a_node_is_counted_as_it_was_last_and_not_once_it_is_forgotten() -> None:
+    census, record = FleetCounters(), node(status=NodeStatus.REGISTERING)
+    census.count(record)
+    record.status = NodeStatus.READY
+    census.count(record)
+    assert (census.live, census.warming) == (1, 0)
+    census.forget("node-A")
+    census.forget("node-A")
+    assert census.live == 0
+
+
+def test_the_fleets_census_is_what_counting_anew_finds_whatever_happens() -> None:
+    registry, dice = Registry(), Random(7)  # noqa: S311
+    for _ in range(300):
+        connection = dice.randrange(1, 9)
+        known = registry.fleet.node(f"node-{connection}")
+        match dice.randrange(6):
+            case 0:
+                registry.register(connection)
+            case 1 if known is not None and known.connection is not None:
+                registry.do(ConnectionLost(connection))
+            case 2 if known is not None:
+                registry.drain(f"node-{connection}")
+            case 3 if known is not None and dice.random() < 0.2:
+                registry.do(RemovalRequested(registry.ref(), f"node-{connection}"))
+            case 4:
+                registry.pass_time(10.0 * dice.random())
+            case _:
+                registry.beat(connection)
+        census = registry.fleet._census
+        assert (census.live, census.warming) == counts(*registry.fleet.nodes())

@@ -1,8 +1,8 @@
-from gpu_agent.registry.actions import Answer, Kept, Level, Note, Refusal
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.actions import Answer, DocumentKind, Level, LogEvent, Refusal
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus
-from tests.registry.fleets import declaration, hardware
+from tests.registry.harness import declaration, hardware
 
 
 def node() -> NodeRecord:
@@ -14,17 +14,17 @@ def test_a_node_is_remembered_as_it_was_before_the_first_change() -> None:
     step.remember(record)
     record.status = NodeStatus.READY
     step.remember(record)
-    before = step.before[(Kept.NODE, "n")]
+    before = step.before[(DocumentKind.NODE, "n")]
     assert isinstance(before, NodeRecord)
     assert before.status == "registering"
 
 
 def test_what_is_kept_is_kept_once_and_looked_at_again() -> None:
     step, record = Step(1.0), node()
-    step.keep_node(record)
-    step.keep_claim("job-1")
-    step.keep_node(record)
-    assert list(step.keys) == [(Kept.NODE, "n"), (Kept.CLAIM, "job-1")]
+    step.change_node(record)
+    step.change_claim("job-1")
+    step.change_node(record)
+    assert list(step.keys) == [(DocumentKind.NODE, "n"), (DocumentKind.CLAIM, "job-1")]
     assert list(step.touched) == ["n"]
 
 
@@ -34,7 +34,7 @@ def test_notes_and_answers_are_collected_apart() -> None:
     step.answer(1)
     step.refuse(2, "UNKNOWN_NODE", "list the nodes")
     step.refuse_unsaved(3)
-    assert step.notes == [Note("heard", {"node_id": "n"}, Level.DEBUG)]
+    assert step.notes == [LogEvent("heard", {"node_id": "n"}, Level.DEBUG)]
     assert step.told == [Answer(1, None), Answer(2, Refusal("UNKNOWN_NODE", "list the nodes"))]
     (unsaved,) = step.refusals
     assert isinstance(unsaved, Answer)

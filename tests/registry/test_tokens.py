@@ -1,8 +1,47 @@
-from gpu_agent.registry.credentials import Credential, CredentialKind, Role
-from gpu_agent.registry.keys import NodeKey, NodeKeys
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.tokens import Token, Tokens
-from tests.registry.fleets import declaration, hardware
+""""""
+
+import json
+
+import pytest
+
+from gpu_agent.registry.actions import Action, DocumentKind, Refusal, Save, Send
+from gpu_agent.registry.credentials import (
+    Credential,
+    CredentialKind,
+    FreshToken,
+    NodeToken,
+    NodeTokens,
+    Role,
+    allows,
+    tokens_of_joining_node,
+)
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    JoinTokenRequested,
+    OperatorTokenRequested,
+    RegistrationReceived,
+    RevocationRequested,
+    RotationRequested,
+    SaveFailed,
+)
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.tokens import Token, TokenTable
+from gpu_agent.wire.messages import NodeControl, NodeError, NodeRegisterAck
+from tests.registry.harness import (
+    JOIN,
+    Registry,
+    ack,
+    answer,
+    closed,
+    codes,
+    declaration,
+    figures,
+    hardware,
+    notes,
+    of,
+    proof,
+)
 
 NOW = 1000.0
 
@@ -18,19 +57,19 @@ def operator(expires_at: float | None = None) -> Token:
     )
 
 
-def node(*keys: NodeKey) -> NodeRecord:
+def node(*keys: NodeToken) -> NodeRecord:
     current = keys[0] if keys else None
     return NodeRecord(
         node_id="node-1",
         registration=declaration(),
         hardware=hardware(),
         registered_at=NOW,
-        keys=NodeKeys(current=current, following=keys[1:]),
+        keys=NodeTokens(current=current, following=keys[1:]),
     )
 
 
 def test_a_token_is_found_by_its_digest_for_as_long_as_it_lives() -> None:
-    tokens = Tokens(604800.0)
+    tokens = TokenTable(604800.0)
     tokens.put(operator(expires_at=NOW + 60))
     stands_for = Credential(CredentialKind.OPERATOR, "op", role=Role.ADMIN)
     assert tokens.credential("digest of op", NOW + 59) == stands_for
@@ -39,7 +78,7 @@ def test_a_token_is_found_by_its_digest_for_as_long_as_it_lives() -> None:
 
 
 def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
-    tokens = Tokens(604800.0)
+    tokens = TokenTable(604800.0)
     tokens.put(operator().revoked(NOW))
     assert tokens.credential("digest of op", NOW) is None
     tokens.drop("op")
@@ -48,7 +87,7 @@ def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
 
 
 def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> None:
-    tokens, record = Tokens(604800.0), node(NodeKey("a", "digest of a"), NodeKey("b", "digest of b"))
+    tokens, record = TokenTable(604800.0), node(NodeToken("a", "digest of a"), NodeToken("b", "digest of b"))
     tokens.fit(record)
     tokens.fit(record)
     assert tokens.credential("digest of a", NOW) == Credential(CredentialKind.NODE, "a", "node-1")
@@ -59,8 +98,8 @@ def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> No
 
 
 def test_the_keys_of_a_node_that_is_let_go_open_nothing() -> None:
-    tokens = Tokens(604800.0)
-    tokens.fit(node(NodeKey("a", "digest of a")))
+    tokens = TokenTable(604800.0)
+    tokens.fit(node(NodeToken("a", "digest of a")))
     tokens.forget("node-1")
     tokens.forget("node-1")
     assert tokens.credential("digest of a", NOW) is None
@@ -68,3 +107,449 @@ def test_the_keys_of_a_node_that_is_let_go_open_nothing() -> None:
 
 def test_a_digest_is_shown_to_no_log() -> None:
     assert "digest of op" not in repr(operator())
+
+
+OPERATOR = OperatorTokenRequested(
+    ref=1, token_id="op", digest="digest of op", role=Role.READ, ttl_seconds=60.0
+)
+
+
+def stands_for(registry: Registry, digest: str) -> Credential | None:
+    return registry.fleet.credential(digest, registry.now)
+
+
+def refused(
+    registry: Registry,
+    event: JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested,
+) -> str:
+    refusal = answer(registry.do(event))
+    assert isinstance(refusal, Refusal)
+    return refusal.code
+
+
+def listed(registry: Registry) -> list[str]:
+    return [token.token_id for token in registry.fleet.tokens()]
+
+
+def test_a_made_token_is_kept_found_noted_and_listed() -> None:
+    registry = Registry()
+    done = registry.do(OPERATOR)
+    assert answer(done) is None
+    assert ("token", "op") in registry.kept
+    assert stands_for(registry, "digest of op") == Credential(CredentialKind.OPERATOR, "op", role=Role.READ)
+    assert listed(registry) == ["join", "op"]
+    (made,) = notes(done, "token_created")
+    assert made.fields == {
+        "token_id": "op",
+        "kind": "operator",
+        "ttl_seconds": 60,
+        "role": "read",
+        "name": "",
+    }
+
+
+def test_a_token_that_cannot_be_saved_is_undone_and_refused() -> None:
+    registry = Registry()
+    registry.store_fails = True
+    assert refused(registry, OPERATOR) == "REGISTRY_BUSY"
+    assert listed(registry) == ["join"]
+    assert stands_for(registry, "digest of op") is None
+
+
+def test_a_token_whose_id_was_drawn_twice_is_refused() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    assert refused(registry, OPERATOR) == "REGISTRY_BUSY"
+    assert listed(registry) == ["join", "op"]
+
+
+def test_a_revoked_token_opens_nothing_and_one_that_is_not_known_is_refused() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    assert answer(registry.do(RevocationRequested(1, "op"))) is None
+    assert answer(registry.do(RevocationRequested(1, "op"))) is None
+    assert stands_for(registry, "digest of op") is None
+    assert refused(registry, RevocationRequested(1, "other")) == "UNKNOWN_TOKEN"
+
+
+def test_a_revocation_that_cannot_be_saved_is_undone() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    registry.store_fails = True
+    assert refused(registry, RevocationRequested(1, "op")) == "REGISTRY_BUSY"
+    assert stands_for(registry, "digest of op") is not None
+
+
+def test_a_token_that_is_revoked_twice_is_not_called_revoked_before_it_is_kept_as_that() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    first = of(Save, registry.fleet.handle(RevocationRequested(1, "op"), registry.now))
+    (second,) = of(Save, registry.fleet.handle(RevocationRequested(2, "op"), registry.now))
+    assert [change.key for change in second.changes] == ["op"]
+    for save in (*first, second):
+        assert isinstance(answer(registry.do(SaveFailed(save.save, "disk full"))), Refusal)
+    assert stands_for(registry, "digest of op") is not None
+
+
+def test_nodes_that_joined_by_a_token_outlive_its_revocation() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(RevocationRequested(1, "join"))
+    assert registry.node().status == "ready"
+    assert stands_for(registry, "digest of node-1") == proof("node-1")
+
+
+def test_only_an_id_that_is_known_can_be_given_back() -> None:
+    event = JoinTokenRequested(ref=1, token_id="r", digest="d", node_id="node-9")
+    assert refused(Registry(), event) == "UNKNOWN_NODE"
+
+
+def test_a_node_that_is_rotated_is_asked_to_register_again() -> None:
+    registry = Registry()
+    registry.ready()
+    asked = registry.do(RotationRequested(1, "node-1"))
+    assert [one.message for one in of(Send, asked)] == [
+        NodeControl(command="reregister", reason="an operator rotates its token")
+    ]
+    assert registry.node().status == "ready"
+
+
+def test_a_node_that_is_gone_is_rotated_when_it_is_back() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(ConnectionLost(1))
+    assert of(Send, registry.do(RotationRequested(1, "node-1"))) == []
+    assert registry.node().keys.rotating
+
+
+def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_back() -> None:
+    registry = Registry()
+    registry.ready()
+    done = registry.do(RotationRequested(1, "node-1", at_once=True))
+    assert stands_for(registry, "digest of node-1") is None
+    assert closed(done) == [(1, 1008)]
+    (error,) = [one.message for one in of(Send, done) if isinstance(one.message, NodeError)]
+    assert error.code == "UNAUTHORIZED"
+    assert "gpu-agent registry reclaim node-1" in error.message
+    assert not registry.node().connected
+    assert registry.claim("job-1").counts == {"disconnected": 1}
+    registry.pass_time(46.0)
+    assert registry.node().status == "offline"
+
+
+def test_a_rotation_at_once_of_a_node_that_is_gone_ends_its_token() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(ConnectionLost(1))
+    registry.do(RotationRequested(1, "node-1", at_once=True))
+    assert refused(registry, RotationRequested(1, "node-1")) == "NOTHING_TO_ROTATE"
+
+
+def test_a_rotation_that_cannot_be_saved_is_undone() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.store_fails = True
+    assert refused(registry, RotationRequested(1, "node-1", at_once=True)) == "REGISTRY_BUSY"
+    assert stands_for(registry, "digest of node-1") == proof("node-1")
+    assert registry.node().connected
+
+
+def test_only_a_node_that_has_a_token_can_be_rotated() -> None:
+    registry = Registry(auth_off=True)
+    registry.register()
+    assert refused(registry, RotationRequested(1, "node-1")) == "NOTHING_TO_ROTATE"
+    assert refused(registry, RotationRequested(1, "node-9")) == "UNKNOWN_NODE"
+
+
+ONCE = Credential(CredentialKind.JOIN, "once")
+
+
+def with_token(registry: Registry, **parts: object) -> Registry:
+    registry.do(JoinTokenRequested(ref=0, token_id="once", digest="digest of once", **parts))  # type: ignore[arg-type]
+    return registry
+
+
+def arrive(
+    registry: Registry, connection: int, credential: Credential, drawn: str, **labels: str
+) -> list[Action]:
+    """Let node-1 register; a token with this id is drawn for it."""
+    return registry.do(
+        RegistrationReceived(
+            connection,
+            declaration(labels=labels),
+            "node-1",
+            credential,
+            fresh_token=FreshToken(drawn, f"secret {drawn}", f"digest {drawn}"),
+        )
+    )
+
+
+def told_token(actions: list[Action]) -> str | None:
+    (ack,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
+    return ack.node_token
+
+
+def node_credential(token_id: str) -> Credential:
+    return Credential(CredentialKind.NODE, token_id, "node-1")
+
+
+def restarted(registry: Registry) -> Registry:
+    fresh = Registry()
+    kept = [
+        StoredDocument(kind, key, json.loads(json.dumps(document)), 0.0)
+        for (kind, key), (document, _) in registry.kept.items()
+    ]
+    fresh.restore(kept)
+    return fresh
+
+
+def test_a_node_that_joins_is_told_a_token_that_proves_it_from_then_on() -> None:
+    registry = Registry()
+    assert told_token(arrive(registry, 1, JOIN, "t1")) == "secret t1"
+    assert stands_for(registry, "digest t1") == node_credential("t1")
+
+
+def test_the_tokens_digest_is_kept_with_the_node_before_the_token_is_told() -> None:
+    registry = Registry()
+    done = arrive(registry, 1, JOIN, "t1")
+    (save,) = of(Save, done)
+    assert "digest t1" in json.dumps([change.document for change in save.changes])
+    assert done.index(save) < done.index(of(Send, done)[0])
+
+
+def test_a_token_that_could_not_be_kept_is_not_told_and_proves_nothing() -> None:
+    registry = Registry()
+    registry.store_fails = True
+    assert codes(arrive(registry, 1, JOIN, "t1")) == ["REGISTRY_BUSY"]
+    assert stands_for(registry, "digest t1") is None
+
+
+def test_a_token_leaks_into_nothing_but_its_ack() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beats(3)
+    registry.do(RotationRequested(1, "node-1"))
+    arrive(registry, 1, JOIN, "t2")
+    acks = [one for one in of(Send, registry.done) if isinstance(one.message, NodeRegisterAck)]
+    besides = [one for one in registry.done if one not in acks]
+    assert "secret" not in repr(besides)
+    assert "secret" not in repr(registry.node())
+    assert "secret" not in repr(registry.kept)
+
+
+def test_a_node_that_proves_itself_is_told_no_other_token() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    assert told_token(arrive(registry, 2, node_credential("t1"), "t2")) is None
+    assert stands_for(registry, "digest t2") is None
+
+
+def test_until_its_first_beat_a_node_is_told_another_token_each_time_and_none_afterwards() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    assert told_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
+    assert stands_for(registry, "digest t1") is None
+    registry.beat()
+    assert told_token(arrive(registry, 1, JOIN, "t3")) is None
+    assert stands_for(registry, "digest t2") is not None
+
+
+def test_before_its_first_beat_a_node_that_lost_its_token_comes_by_the_same_join_token_for_another() -> None:
+    registry = with_token(Registry())
+    arrive(registry, 1, ONCE, "t1")
+    registry.do(ConnectionLost(1))
+    again = registry.do(
+        RegistrationReceived(
+            2, declaration("node-1"), "unused", ONCE, fresh_token=FreshToken("t2", "secret t2", "digest t2")
+        )
+    )
+    assert told_token(again) == "secret t2"
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") == node_credential("t2")
+
+
+def test_a_first_beat_that_is_not_healthy_spends_the_use_too() -> None:
+    registry = with_token(Registry())
+    arrive(registry, 1, ONCE, "t1")
+    registry.beat(gpus=figures(health="lost"))
+    token = registry.fleet.token("once")
+    assert token is not None
+    assert (token.spent, registry.fleet.reserved("once")) == (1, 0)
+
+
+def test_the_first_beat_spends_the_use_is_kept_and_no_later_one_is() -> None:
+    registry = with_token(Registry())
+    arrive(registry, 1, ONCE, "t1")
+    (save,) = of(Save, registry.beat(running_jobs=("job-1",)))
+    assert {change.kind for change in save.changes} == {DocumentKind.NODE, DocumentKind.TOKEN}
+    assert of(Save, registry.beat(running_jobs=())) == []
+    (token,) = [token for token in registry.fleet.tokens() if token.token_id == "once"]
+    assert (token.spent, token.state(registry.now)) == (1, "used_up")
+    assert codes(registry.arrive(ONCE, 2), 2) == ["FORBIDDEN"]
+
+
+def test_a_use_that_was_spent_stays_spent_when_its_token_is_long_forgotten() -> None:
+    registry = with_token(Registry(offline_retention_seconds=10.0), ttl_seconds=1.0)
+    arrive(registry, 1, ONCE, "t1")
+    registry.pass_time(11.0)
+    assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
+    registry.beat()
+    assert registry.node().keys.spent
+
+
+def test_a_spent_use_that_could_not_be_kept_is_saved_again() -> None:
+    registry = with_token(Registry())
+    arrive(registry, 1, ONCE, "t1")
+    registry.store_fails = True
+    registry.beat()
+    registry.store_fails = False
+    registry.pass_time(2.0)
+    document, _ = registry.kept[DocumentKind.TOKEN, "once"]
+    assert document["spent"] == 1
+
+
+def test_granted_labels_go_before_what_the_node_says_and_outlive_everything() -> None:
+    registry = with_token(Registry(), labels={"zone": "b"})
+    arrive(registry, 1, ONCE, "t1", zone="a", disk="fast")
+    assert registry.node().labels == {"zone": "b", "disk": "fast"}
+    registry.beat(labels={"zone": "c", "rack": "4"})
+    assert registry.node().labels == {"zone": "b", "rack": "4"}
+    arrive(registry, 2, node_credential("t1"), "t2", zone="d")
+    assert registry.node().labels == {"zone": "b"}
+    assert restarted(registry).node().labels == {"zone": "b"}
+
+
+def test_a_node_that_has_its_id_back_keeps_its_labels_and_its_operators_wishes() -> None:
+    registry = with_token(Registry(), labels={"zone": "b"})
+    arrive(registry, 1, ONCE, "t1")
+    registry.beat()
+    registry.drain()
+    registry.do(JoinTokenRequested(ref=1, token_id="back", digest="digest of back", node_id="node-1"))
+    told = arrive(registry, 2, Credential(CredentialKind.JOIN, "back", "node-1"), "t2")
+    assert told_token(told) == "secret t2"
+    assert (codes(told, 1), closed(told)) == (["SESSION_SUPERSEDED"], [(1, 1008)])
+    assert stands_for(registry, "digest t1") is None
+    assert registry.node().labels == {"zone": "b"}
+    assert registry.node().drain is not None
+
+
+def test_a_rotated_node_is_told_another_token_and_the_old_one_proves_it_until_the_new_one_does() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationRequested(1, "node-1"))
+    assert told_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
+    assert stands_for(registry, "digest t1") is not None
+    assert told_token(arrive(registry, 2, node_credential("t2"), "t3")) is None
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") == node_credential("t2")
+    assert stands_for(registry, "digest t3") is None
+
+
+def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationRequested(1, "node-1"))
+    arrive(registry, 1, JOIN, "t2")
+    registry.do(ConnectionLost(1))
+    assert told_token(arrive(registry, 2, node_credential("t1"), "t3")) == "secret t3"
+    assert stands_for(registry, "digest t1") is not None
+    arrive(registry, 3, node_credential("t3"), "t4")
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") is None
+
+
+def test_a_node_that_is_rotated_twice_is_not_locked_out_by_an_answer_that_was_lost() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationRequested(1, "node-1"))
+    arrive(registry, 1, JOIN, "t2")
+    registry.do(RotationRequested(2, "node-1"))
+    assert told_token(arrive(registry, 1, JOIN, "t3")) == "secret t3"
+    assert told_token(arrive(registry, 2, node_credential("t2"), "t4")) == "secret t4"
+    assert stands_for(registry, "digest t1") is None
+    assert stands_for(registry, "digest t2") == node_credential("t2")
+
+
+def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_was_told() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationRequested(1, "node-1"))
+    arrive(registry, 1, JOIN, "t2")
+    assert told_token(arrive(registry, 1, JOIN, "t3")) is None
+    assert stands_for(registry, "digest t2") is not None
+
+
+def test_a_rotation_goes_on_after_a_restart() -> None:
+    registry = Registry()
+    arrive(registry, 1, JOIN, "t1")
+    registry.beat()
+    registry.do(RotationRequested(1, "node-1"))
+    wished = restarted(registry)
+    assert told_token(arrive(wished, 2, node_credential("t1"), "t2")) == "secret t2"
+    told = restarted(wished)
+    assert stands_for(told, "digest t1") is not None
+    assert told_token(arrive(told, 3, node_credential("t2"), "t3")) is None
+    assert stands_for(told, "digest t1") is None
+
+
+def test_with_auth_off_nobody_is_told_a_token() -> None:
+    registry = Registry(auth_off=True)
+    assert told_token(registry.register()) is None
+    assert registry.node().keys.all == ()
+
+
+def test_a_token_is_told_only_when_one_was_issued() -> None:
+    registry = Registry()
+    assert ack(registry.register()).node_token == "secret of node-1"
+    assert ack(registry.arrive(proof("node-1"), 2)).node_token is None
+
+
+OLD, NEW = NodeToken("old", "digest of old"), NodeToken("new", "digest of new")
+
+
+def test_who_joins_has_one_key_whose_use_is_not_spent_yet() -> None:
+    keys = tokens_of_joining_node(FreshToken("new", "secret", "digest of new"), "join-1")
+    assert keys == NodeTokens(current=NEW, joined_by="join-1", spent=False)
+    assert keys.all == (NEW,)
+
+
+def test_while_a_node_is_rotated_both_its_keys_prove_it() -> None:
+    keys = NodeTokens(current=OLD).with_rotation().followed_by(FreshToken("new", "secret", "digest of new"))
+    assert (keys.has("old"), keys.has("new"), keys.has("other")) == (True, True, False)
+    assert keys.proven_by("old") is keys
+
+
+def test_the_first_proof_of_a_new_key_ends_the_old_one_and_the_rotation() -> None:
+    keys = NodeTokens(current=OLD, following=(NEW,), rotating=True)
+    assert keys.proven_by("new") == NodeTokens(current=NEW)
+
+
+def test_a_key_that_was_told_proves_its_node_though_another_was_told_since() -> None:
+    """The answer that brought the other may have been lost."""
+    third = NodeToken("third", "digest of third")
+    keys = NodeTokens(current=OLD, following=(NEW,), rotating=True)
+    keys = keys.followed_by(FreshToken("third", "secret", "digest of third"))
+    assert keys.all == (OLD, NEW, third)
+    assert keys.proven_by("new") == NodeTokens(current=NEW, following=(third,), rotating=True)
+    assert keys.proven_by("third") == NodeTokens(current=third)
+
+
+def test_however_often_a_node_is_rotated_it_has_few_keys() -> None:
+    keys = NodeTokens(current=OLD)
+    for number in range(5):
+        keys = keys.followed_by(FreshToken(f"{number}", "secret", f"digest of {number}"))
+    assert [key.token_id for key in keys.all] == ["old", "3", "4"]
+
+
+@pytest.mark.parametrize("needed", Role)
+def test_each_role_allows_what_those_before_it_do(needed: Role) -> None:
+    allowing = [role for role in Role if allows(role, needed)]
+    assert allowing == list(Role)[list(Role).index(needed) :]
+
+
+def test_a_fresh_token_shows_its_text_to_no_log() -> None:
+    assert "secret" not in repr(FreshToken("0001", "secret", "digest"))

@@ -1,11 +1,12 @@
+""""""
+
 import io
 import json
 import logging
 
 import pytest
 
-from gpu_agent.runtime.logs import EventLog, configure
-from gpu_agent.runtime.redaction import REDACTED
+from gpu_agent.runtime.logs import REDACTED, Logger, configure, contains_token, is_secret_name, redact_secrets
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 
@@ -19,7 +20,7 @@ def _line(stream: io.StringIO) -> dict[str, object]:
 def test_a_line_is_one_json_object_with_time_level_part_event_and_fields() -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").info("node_registered", node_id="node-1", trace_id="t-1")
+    Logger("node").info("node_registered", node_id="node-1", trace_id="t-1")
     line = _line(stream)
     assert list(line) == ["timestamp", "level", "part", "event", "node_id", "trace_id"]
     assert str(line["timestamp"]).endswith("Z")
@@ -30,7 +31,7 @@ def test_fields_named_like_credentials_are_redacted_at_any_depth() -> None:
     stream = io.StringIO()
     configure(stream=stream)
     secret = "hunter2"
-    EventLog("node").info(
+    Logger("node").info(
         "seen",
         node_token=secret,
         Authorization=secret,
@@ -50,7 +51,7 @@ def test_a_token_in_a_text_keeps_its_id_and_loses_its_secret(*, human: bool) -> 
     try:
         int(f"gpuo_0123abcd_{secret}!")
     except ValueError as error:
-        EventLog("node").crash("task_crashed", error, path=f"/ws/node?token=gpuj_0123abcd_{secret}&a=b")
+        Logger("node").crash("task_crashed", error, path=f"/ws/node?token=gpuj_0123abcd_{secret}&a=b")
     assert secret not in stream.getvalue()
     assert f"gpuj_0123abcd_{REDACTED}&a=b" in stream.getvalue()
     assert f"gpuo_0123abcd_{REDACTED}!" in stream.getvalue()
@@ -59,14 +60,14 @@ def test_a_token_in_a_text_keeps_its_id_and_loses_its_secret(*, human: bool) -> 
 def test_the_id_of_a_token_is_no_credential() -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").info("seen", token_id="0123abcd")
+    Logger("node").info("seen", token_id="0123abcd")
     assert _line(stream)["token_id"] == "0123abcd"
 
 
 def test_a_field_never_overwrites_the_line_s_own_keys() -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").info("seen", event="other", level="x")
+    Logger("node").info("seen", event="other", level="x")
     assert (_line(stream)["event"], _line(stream)["event_"]) == ("seen", "other")
 
 
@@ -74,7 +75,7 @@ def test_a_field_never_overwrites_the_line_s_own_keys() -> None:
 def test_any_value_makes_a_line_that_json_readers_accept(value: object) -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").info("seen", value=value)
+    Logger("node").info("seen", value=value)
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -87,14 +88,14 @@ def test_a_value_that_holds_itself_ends() -> None:
     configure(stream=stream)
     loop: list[object] = []
     loop.append(loop)
-    EventLog("node").info("seen", value=loop)
+    Logger("node").info("seen", value=loop)
     assert "seen" in stream.getvalue()
 
 
 def test_lines_below_the_level_are_not_written() -> None:
     stream = io.StringIO()
     configure("warning", stream=stream)
-    log = EventLog("node")
+    log = Logger("node")
     log.debug("a")
     log.info("b")
     assert stream.getvalue() == ""
@@ -118,7 +119,7 @@ def test_a_crash_carries_its_traceback() -> None:
     try:
         int("bad cable")
     except ValueError as error:
-        EventLog("node").crash("task_crashed", error, task="beats")
+        Logger("node").crash("task_crashed", error, task="beats")
     assert "ValueError: invalid literal" in str(_line(stream)["traceback"])
 
 
@@ -126,14 +127,14 @@ def test_configuring_twice_does_not_double_the_lines() -> None:
     stream = io.StringIO()
     configure(stream=stream)
     configure(stream=stream)
-    EventLog("node").info("once")
+    Logger("node").info("once")
     assert len(stream.getvalue().splitlines()) == 1
 
 
 def test_people_at_a_terminal_get_text_without_control_characters() -> None:
     stream = io.StringIO()
     configure(stream=stream, human=True)
-    EventLog("node").warning("refused", reason="\x1b[31mred", node_id="node-1", message="two words")
+    Logger("node").warning("refused", reason="\x1b[31mred", node_id="node-1", message="two words")
     (line,) = stream.getvalue().splitlines()
     assert "\x1b" not in line
     assert line.endswith(r'warning refused reason="\u001b[31mred" node_id=node-1 message="two words"')
@@ -145,7 +146,7 @@ STEERING = "\x1b[2J\x9b31m\x85\u2028\u202e\U000e0001\r\n{"
 def test_what_a_peer_wrote_neither_ends_a_line_nor_steers_who_reads_the_file() -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").info("node_fault_reported", message=f"ü {STEERING}")
+    Logger("node").info("node_fault_reported", message=f"ü {STEERING}")
     assert stream.getvalue().removesuffix("\n").isprintable()
     assert _line(stream)["message"] == f"ü {STEERING}"
 
@@ -153,7 +154,7 @@ def test_what_a_peer_wrote_neither_ends_a_line_nor_steers_who_reads_the_file() -
 def test_neither_does_a_traceback_at_a_terminal() -> None:
     stream = io.StringIO()
     configure(stream=stream, human=True)
-    EventLog("node").crash("task_crashed", ValueError(STEERING))
+    Logger("node").crash("task_crashed", ValueError(STEERING))
     first, *traceback = stream.getvalue().removesuffix("\n").split("\n")
     assert len(traceback) == 2  # the exception's own line end is one
     assert all(line.isprintable() for line in (first, *traceback))
@@ -162,5 +163,40 @@ def test_neither_does_a_traceback_at_a_terminal() -> None:
 def test_a_stream_that_is_no_terminal_gets_json() -> None:
     stream = io.StringIO()
     configure(stream=stream)
-    EventLog("node").error("seen")
+    Logger("node").error("seen")
     assert stream.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize("kind", ["gpuj", "gpun", "gpuo"])
+def test_a_token_keeps_its_id_and_loses_its_secret(kind: str) -> None:
+    said = redact_secrets(f"?token={kind}_0123abcd_AbC-_9&x=1")
+    assert said == f"?token={kind}_0123abcd_{REDACTED}&x=1"
+
+
+def test_words_without_a_token_stay() -> None:
+    assert redact_secrets("gpu_agent.node, gpuj_ of nothing") == "gpu_agent.node, gpuj_ of nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("proxy http://me:s3cret@proxy:3128 refused", f"proxy http://me:{REDACTED}@proxy:3128 refused"),
+        ("socks5://me:s3cret@[::1]:1080", f"socks5://me:{REDACTED}@[::1]:1080"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+    ],
+)
+def test_a_password_in_a_url_is_taken_out(said: str, shown: str) -> None:
+    assert redact_secrets(said) == shown
+
+
+@pytest.mark.parametrize(("text", "holds"), [("x gpun_0123abcd_AbC", True), ("gpun_ of nothing", False)])
+def test_a_token_is_seen_wherever_it_stands(text: str, *, holds: bool) -> None:
+    assert contains_token(text) is holds
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [("password", True), ("Api-Key", True), ("hf_token", True), ("zone", False), ("keyboard", False)],
+)
+def test_names_of_secrets_are_known(name: str, *, secret: bool) -> None:
+    assert is_secret_name(name) is secret

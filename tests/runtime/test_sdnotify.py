@@ -1,12 +1,19 @@
+""""""
+
+import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.sdnotify import LONGEST_STATUS, SEND_SECONDS, Systemd
+from gpu_agent.runtime.sdnotify import LONGEST_STATUS, SEND_SECONDS, SystemdNotifier, notify_liveness
+from gpu_agent.runtime.tasks import Tasks
 from tests.service_manager import ServiceManager, service_manager
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -16,7 +23,7 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 
 
 def test_each_state_is_one_datagram_in_the_words_of_sd_notify(manager: ServiceManager) -> None:
-    systemd = Systemd(manager.environment)
+    systemd = SystemdNotifier(manager.environment)
     systemd.ready()
     systemd.stopping()
     systemd.alive()
@@ -26,14 +33,14 @@ def test_each_state_is_one_datagram_in_the_words_of_sd_notify(manager: ServiceMa
 
 def test_a_reload_says_when_it_began_by_the_monotonic_clock(manager: ServiceManager) -> None:
     before = time.monotonic_ns() // 1000
-    Systemd(manager.environment).reloading()
+    SystemdNotifier(manager.environment).reloading()
     word, moment = manager.hear().split("\n")
     assert word == "RELOADING=1"
     assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
 
 
 def test_a_status_is_told_when_it_has_changed(manager: ServiceManager) -> None:
-    systemd = Systemd(manager.environment)
+    systemd = SystemdNotifier(manager.environment)
     systemd.status("connecting")
     systemd.status("connecting")
     systemd.status("ready")
@@ -41,7 +48,7 @@ def test_a_status_is_told_when_it_has_changed(manager: ServiceManager) -> None:
 
 
 def test_a_status_is_one_line_whatever_a_registry_put_into_it(manager: ServiceManager) -> None:
-    Systemd(manager.environment).status("fine\nWATCHDOG=trigger" + "x" * 1000)
+    SystemdNotifier(manager.environment).status("fine\nWATCHDOG=trigger" + "x" * 1000)
     line = manager.hear()
     assert line.startswith("STATUS=fine WATCHDOG=trigger")
     assert len(line) == len("STATUS=") + LONGEST_STATUS
@@ -50,7 +57,7 @@ def test_a_status_is_one_line_whatever_a_registry_put_into_it(manager: ServiceMa
 def test_a_socket_in_the_abstract_name_space_is_found() -> None:
     manager = ServiceManager(f"\0gpu-agent-test-{os.getpid()}")
     try:
-        Systemd(manager.environment).ready()
+        SystemdNotifier(manager.environment).ready()
         assert manager.hear() == "READY=1"
     finally:
         manager.close()
@@ -60,7 +67,7 @@ def test_a_socket_in_the_abstract_name_space_is_found() -> None:
 def test_without_a_socket_nobody_is_told_anything(
     environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    systemd = Systemd({**environ, "WATCHDOG_USEC": "1000000"})
+    systemd = SystemdNotifier({**environ, "WATCHDOG_USEC": "1000000"})
     systemd.ready()
     assert (systemd.listens, systemd.watchdog_seconds, caplog.messages) == (False, None, [])
 
@@ -68,7 +75,7 @@ def test_without_a_socket_nobody_is_told_anything(
 def test_a_socket_that_is_gone_is_logged_once_and_costs_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    systemd = Systemd({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    systemd = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     systemd.ready()
     systemd.alive()
     assert caplog.messages == ["systemd_not_told"]
@@ -77,7 +84,7 @@ def test_a_socket_that_is_gone_is_logged_once_and_costs_nothing(
 def test_a_systemd_that_does_not_read_holds_nobody_up_for_long(
     manager: ServiceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    systemd = Systemd(manager.environment)
+    systemd = SystemdNotifier(manager.environment)
     began = time.monotonic()
     while not caplog.messages:
         systemd.alive()
@@ -102,4 +109,104 @@ def test_a_systemd_that_does_not_read_holds_nobody_up_for_long(
 def test_the_watchdog_is_the_one_that_is_meant_for_this_process(
     environ: dict[str, str], seconds: float | None
 ) -> None:
-    assert Systemd({"NOTIFY_SOCKET": "/run/none", **environ}).watchdog_seconds == seconds
+    assert SystemdNotifier({"NOTIFY_SOCKET": "/run/none", **environ}).watchdog_seconds == seconds
+
+
+@dataclass
+class _Program:
+    """A program whose health and standing change."""
+
+    manager: ServiceManager
+    line: str = "well"
+    problem: str | None = None
+    told: list[str | None] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def _supervised(folder: Path, *, watchdog: bool = True) -> AsyncIterator[_Program]:
+    with service_manager(folder) as manager:
+        environ = {**manager.environment, **({"WATCHDOG_USEC": "40000"} if watchdog else {})}
+        program = _Program(manager)
+        looks = notify_liveness(
+            SystemdNotifier(environ),
+            standing=lambda: program.line,
+            ailment=lambda: program.problem,
+            changed=program.told.append,
+        )
+        async with Tasks() as tasks:
+            tasks.start("supervised", looks)
+            yield program
+            tasks.end()
+
+
+async def test_what_gets_on_feeds_the_watchdog_and_says_how_it_stands(tmp_path: Path) -> None:
+    async with _supervised(tmp_path) as program:
+        await until(lambda: program.manager.heard_so_far().count("WATCHDOG=1") >= 3)
+        program.line = "better"
+        await until(lambda: "STATUS=better" in program.manager.heard_so_far())
+    assert program.manager.heard[0] == "STATUS=well"
+    assert program.told == []
+
+
+async def test_what_stands_still_feeds_nothing_and_is_told_once_until_it_goes_on(tmp_path: Path) -> None:
+    async with _supervised(tmp_path) as program:
+        await until(lambda: "WATCHDOG=1" in program.manager.heard_so_far())
+        program.problem = "it hangs"
+        await until(lambda: program.told == ["it hangs"])
+        fed = program.manager.heard_so_far().count("WATCHDOG=1")
+        program.line = "hanging"
+        await until(lambda: "STATUS=hanging" in program.manager.heard_so_far())
+        assert program.manager.heard.count("WATCHDOG=1") == fed
+        program.problem = None
+        await until(lambda: program.manager.heard_so_far().count("WATCHDOG=1") > fed)
+    assert program.told == ["it hangs", None]
+
+
+async def test_a_loop_that_stands_feeds_nothing(tmp_path: Path) -> None:
+    async with _supervised(tmp_path) as program:
+        await until(lambda: "WATCHDOG=1" in program.manager.heard_so_far())
+        fed = len(program.manager.heard_so_far())
+        deadline = asyncio.get_running_loop().time() + 0.1
+        while asyncio.get_running_loop().time() < deadline:
+            pass  # what never gives the loop back
+        assert len(program.manager.heard_so_far()) == fed
+
+
+async def test_what_is_late_since_the_whole_program_was_stopped_is_not_told(tmp_path: Path) -> None:
+    told: list[str | None] = []
+    loop = asyncio.get_running_loop()
+    due_at = loop.time()
+
+    async def be_woken() -> None:
+        nonlocal due_at
+        while True:
+            due_at = loop.time() + 1.2
+            await asyncio.sleep(1.2)
+
+    with service_manager(tmp_path) as manager:
+        looks = notify_liveness(
+            SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "4000000"}),
+            standing=lambda: "well",
+            ailment=lambda: "late" if loop.time() - due_at > 0.5 else None,
+            changed=told.append,
+        )
+        async with Tasks() as tasks:
+            tasks.start("supervised", looks)
+            tasks.start("other", be_woken())
+            await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+            time.sleep(2.0)  # noqa: ASYNC251 - past the next look and what was due behind it, as a stop does
+            fed = manager.heard_so_far().count("WATCHDOG=1")
+            await until(lambda: manager.heard_so_far().count("WATCHDOG=1") > fed)
+            tasks.end()
+    assert told == []
+
+
+async def test_without_a_service_manager_what_stands_still_is_told_all_the_same() -> None:
+    told: list[str | None] = []
+    looks = notify_liveness(
+        SystemdNotifier({}), standing=lambda: "well", ailment=lambda: "it hangs", changed=told.append
+    )
+    async with Tasks() as tasks:
+        tasks.start("supervised", looks)
+        await until(lambda: told == ["it hangs"])
+        tasks.end()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gpu_agent.runtime.tasks import MOST_LEFT_BEHIND, TaskCrashedError, Tasks, Worker, in_thread
+from gpu_agent.runtime.tasks import MAX_STUCK_THREADS, TaskCrashedError, Tasks, Worker, in_thread
 
 
 async def _crash() -> None:
@@ -117,10 +117,10 @@ async def test_while_many_of_a_name_hang_another_is_not_even_begun() -> None:
         begun.append(1)
         release.wait(30)
 
-    for _ in range(3 * MOST_LEFT_BEHIND):
+    for _ in range(3 * MAX_STUCK_THREADS):
         with pytest.raises(TimeoutError):
             await in_thread("a dead disk", hang, deadline_seconds=0.2)
-    assert len(begun) == MOST_LEFT_BEHIND
+    assert len(begun) == MAX_STUCK_THREADS
     assert await in_thread("another disk", lambda: 7, deadline_seconds=5) == 7
     hanging = [one for one in threading.enumerate() if one.name.startswith("a dead disk")]
     release.set()
@@ -132,7 +132,7 @@ async def test_while_many_of_a_name_hang_another_is_not_even_begun() -> None:
 async def test_threads_of_a_name_that_are_waited_for_shut_nobody_out() -> None:
     release = threading.Event()
     async with asyncio.TaskGroup() as group:
-        for _ in range(3 * MOST_LEFT_BEHIND):
+        for _ in range(3 * MAX_STUCK_THREADS):
             group.create_task(in_thread("busy", lambda: release.wait(30), deadline_seconds=30))
         await asyncio.sleep(0)
         assert await in_thread("busy", lambda: 7, deadline_seconds=30) == 7

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.directions import UnknownDirectionError
-from tests.scenarios.script import Scenario
+from tests.scenarios.script import Scenario, UnknownDirectionError
 
 SCENARIOS = sorted(Path(__file__).parent.glob("*.txt"))
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from gpu_agent.server.service import RegistryService
-from tests.server.api import serving
+from tests.server.api_harness import serving
 from tests.server.harness import Node, node, running
 
 

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from gpu_agent.registry.actions import Action, Answer, Change, Kept, Note, Save
+from gpu_agent.registry.actions import Action, Answer, Change, DocumentKind, LogEvent, Save
 from gpu_agent.registry.events import Event
-from gpu_agent.server.chronicle import Chronicle
-from gpu_agent.server.clerk import Clerk, Doing, Open, Publish, Ready
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import Clerk, Doing, Open, Publish, Ready
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
@@ -42,7 +42,7 @@ class Hands:
         self.published: list[RegistryEvent] = []
         self.lags: list[float] = []
         self.work: Callable[[str], None] = lambda _: None
-        self._clerk = Clerk(Chronicle(), Clock())
+        self._clerk = Clerk(RegistryEventLog(), Clock())
 
     def make_ready(self, actions: Sequence[Action]) -> Ready:
         return self._clerk.make_ready(actions)
@@ -78,7 +78,7 @@ def named(doing: Doing) -> str:
     match doing:
         case Publish(event):
             return event.event
-        case Note(name):
+        case LogEvent(name):
             return name
         case Answer(ref):
             return f"answer {ref}"
@@ -107,4 +107,4 @@ def driven(
 
 
 def save(number: int, key: str = "node-1") -> Save:
-    return Save(number, (Change(Kept.NODE, key, {"number": number}),))
+    return Save(number, (Change(DocumentKind.NODE, key, {"number": number}),))

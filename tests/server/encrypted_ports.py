@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gpu_agent.server.address import bound_address
+from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.operator.operator import OperatorServer
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsFiles
 from tests.authority import Authority
@@ -55,7 +55,7 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(one)["fields"] for one in caplog.records if one.getMessage() == "tls_refused"]
+    return [vars(one)["fields"] for one in caplog.records if one.getMessage() == "tls_handshake_failed"]
 
 
 def hello(authority: Authority) -> bytes:
@@ -70,7 +70,7 @@ def hello(authority: Authority) -> bytes:
 @asynccontextmanager
 async def operators(service: RegistryService, encryption: Encryption) -> AsyncIterator[int]:
     listener = LOOPBACK.bind()
-    server = OperatorServer(service, listener, address=LOOPBACK, tls=encryption)
+    server = ApiServer(service, listener, address=LOOPBACK, tls=encryption)
     serving = asyncio.ensure_future(server.serve())
     try:
         yield bound_address(listener).port

@@ -9,15 +9,14 @@ from typing import Any, TypeVar
 from websockets.asyncio.client import ClientConnection, connect
 
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway import NodeConnection
-from gpu_agent.server.handshake import Handshake
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.service import RegistryService
-from gpu_agent.server.service_settings import ServiceSettings
+from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.views import NodeDetail, Placement
+from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
 

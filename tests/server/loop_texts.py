@@ -1,11 +1,11 @@
 """What a loop is told to carry out, and what it says when its store stands still, in a test."""
 
-from gpu_agent.registry.actions import Note, TellStatus
+from gpu_agent.registry.actions import LogEvent, SendStatus
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
-TELLING = Note("told")
+TELLING = LogEvent("told")
 STALLED = "the store has not answered for 0.05 s; look at the disk that it lies on"
-STATUS = TellStatus(
+STATUS = SendStatus(
     connection=3,
     node_id="node-3",
     status=NodeStatus.READY,

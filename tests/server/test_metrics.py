@@ -7,11 +7,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpu_agent.server import metrics
-from gpu_agent.server.headcount import Headcount
-from gpu_agent.server.histogram import Histogram
-from gpu_agent.server.performance import Performance
-from gpu_agent.server.tally import Tally
-from gpu_agent.server.vitals import Figures
+from gpu_agent.server.counters import EventCounters, FleetCounters, Histogram, Performance
+from gpu_agent.server.health import Figures
 from gpu_agent.version import __version__
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -21,9 +18,9 @@ LAST = Performance(
 
 
 def figures(*, last_period: Performance | None = LAST) -> Figures:
-    headcount = Headcount(statuses=Counter(ready=3, offline=1))
+    headcount = FleetCounters(statuses=Counter(ready=3, offline=1))
     headcount.looks[("NVIDIA L4", "NVIDIA L4"), ("ok", "lost")] = 4
-    tally = Tally()
+    tally = EventCounters()
     tally.refusals["GPU_REQUIRED"] = 2
     tally.status_changes["ready", "offline", "heartbeat_timeout"] = 1
     tally.exclusions["cordoned"] = 5

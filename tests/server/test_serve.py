@@ -1,23 +1,49 @@
 """The composed program, as a process of its own."""
 
+import asyncio
 import gc
 import json
+import logging
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.reload import Reloaded, merge_reloaded
+from gpu_agent.runtime.state_dir import ENDPOINT_FILE, OPERATOR_TOKEN_FILE, Endpoint, read_endpoint_file
+from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
+from gpu_agent.server import serve as own_address
 from gpu_agent.server.address import Address
-from gpu_agent.server.serve import EXIT_FAILED, EXIT_UNUSABLE_STATE, serve
-from gpu_agent.server.settings import load
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.serve import (
+    EXIT_FAILED,
+    EXIT_UNUSABLE_STATE,
+    RELOADABLE,
+    LiveSettings,
+    PublishedEndpoint,
+    log_performance,
+    serve,
+)
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.settings import RegistrySettings, load
+from gpu_agent.server.tls import Encryption, TlsFiles
+from gpu_agent.store.memory import MemoryStore
 from tests.authority import Authority
-from tests.programs import Program, Registry
+from tests.programs import Program, Registry, eventually
+from tests.server.harness import LOOPBACK, QUICK, node
+from tests.service_manager import ServiceManager, service_manager
 
 PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
 
@@ -111,8 +137,8 @@ def test_by_default_it_asks_for_tokens_and_leaves_the_first_one_in_its_state_dir
         assert asked(f"{api}/v1/nodes", token) == 200
         assert asked(f"{api}/v1/nodes", None) == 401
         assert asked(f"{api}/healthz", None) == 200
-        assert registry.events("registry_checks_no_credentials") == []
-        assert registry.events("registry_without_tls") == []
+        assert registry.events("registry_auth_disabled") == []
+        assert registry.events("registry_listens_plaintext") == []
         assert token not in registry.told()
 
 
@@ -132,10 +158,10 @@ def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
         *("registry", "serve", "--store", "memory", "--state-dir", str(tmp_path)),
         *("--node-listen", "0.0.0.0:0", "--operator-listen", "127.0.0.1:0", "--insecure-plaintext"),
     ) as registry:
-        said = registry.await_event("registry_without_tls", within_seconds=20)
+        said = registry.await_event("registry_listens_plaintext", within_seconds=20)
         assert (said["listener"], said["address"]) == ("node_listen", "0.0.0.0:0")
     with Registry() as registry:
-        assert registry.await_event("registry_checks_no_credentials", within_seconds=20)
+        assert registry.await_event("registry_auth_disabled", within_seconds=20)
 
 
 def test_a_certificate_that_cannot_be_used_ends_it_with_what_mends_it(tmp_path: Path) -> None:
@@ -185,3 +211,235 @@ def test_a_second_registry_on_the_same_database_is_refused_naming_the_first(tmp_
     with Registry("--store", place) as first, Program(*words) as second:
         assert second.wait(15) == EXIT_FAILED
         assert f"process {first.pid}" in second.events("registry_start_failed")[0]["problem"]
+
+
+# The registry's program under a service manager: told when it is ready, lives, reloads and leaves.
+
+
+@contextmanager
+def managed(folder: Path, written: str) -> Iterator[tuple[Program, ServiceManager]]:
+    """A registry that is ready, whose settings stand in `registry.toml` of the folder."""
+    config = folder / "registry.toml"
+    config.write_text(written)
+    words = ("registry", "serve", "--auth", "off", "--store", "memory", *PORTS, "--config", str(config))
+    with service_manager(folder) as manager:
+        environment = {**manager.environment, "WATCHDOG_USEC": "2000000"}
+        with Program(*words, environment=environment) as program:
+            manager.hear_until("READY=1", within_seconds=20)
+            yield program, manager
+
+
+def test_it_is_ready_when_both_ports_answer_and_lives_and_says_so_when_it_leaves(tmp_path: Path) -> None:
+    with managed(tmp_path, "") as (program, manager):
+        listening = program.await_event("registry_listening")
+        assert manager.heard == ["READY=1"]
+        where = f"nodes at {listening['node_listen']}, operators at {listening['operator_listen']}"
+        assert manager.hear_until("STATUS=", within_seconds=20) == f"STATUS=0 nodes, 0 connections; {where}"
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
+        program.send(signal.SIGTERM)
+        manager.hear_until("STOPPING=1", within_seconds=20)
+        assert program.wait(10) == 0
+
+
+def test_a_reload_takes_over_what_can_hold_at_once_and_names_what_waits(tmp_path: Path) -> None:
+    with managed(tmp_path, "") as (program, manager):
+        (tmp_path / "registry.toml").write_text(
+            'log_level = "debug"\nperformance_interval_seconds = 0.2\nclaim_ttl_seconds = 5\n'
+        )
+        program.send(signal.SIGHUP)
+        manager.hear_until("RELOADING=1", within_seconds=20)
+        manager.hear_until("READY=1", within_seconds=20)
+        told = program.await_event("settings_reloaded")
+        assert told["changed"] == ["log_level", "performance_interval_seconds"]
+        assert told["waiting_for_restart"] == ["claim_ttl_seconds"]
+        program.send(signal.SIGTERM)
+        assert program.wait(10) == 0
+
+
+def test_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
+    with managed(tmp_path, "") as (program, manager):
+        (tmp_path / "registry.toml").write_text("claim_ttl_second = 5\n")
+        program.send(signal.SIGHUP)
+        manager.hear_until("READY=1", within_seconds=20)
+        assert "claim_ttl_seconds" in program.await_event("settings_not_reloaded")["problem"]
+        assert not program.ended
+
+
+def test_a_registry_that_is_stopped_by_a_signal_feeds_nothing(tmp_path: Path) -> None:
+    with managed(tmp_path, "") as (program, manager):
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
+        program.send(signal.SIGSTOP)
+        try:
+            eventually(lambda: _quiet(manager), within_seconds=10, what="silence")
+        finally:
+            program.send(signal.SIGCONT)
+        manager.hear_until("WATCHDOG=1", within_seconds=20)
+
+
+def _quiet(manager: ServiceManager) -> bool:
+    """Whether nothing more comes within longer than two signs of life are apart."""
+    try:
+        manager.hear(within_seconds=1.2)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_each_minute_in_which_dispatches_failed_is_logged_once_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "gpu_agent")
+    later = 0.0
+    clock = Clock(monotonic=lambda: time.monotonic() + later, wall=lambda: time.time() + later)
+    settings = ServiceSettings(node_listen=LOOPBACK, thresholds=QUICK, auth_on=False)
+    service = RegistryService(settings, MemoryStore(), clock=clock)
+    await service.start()
+    try:
+        async with node(service) as ready:
+            await ready.become_ready()
+            for number in range(2):
+                await service.claim(Job(job_id=f"job-{number}", gpu_count=9))
+            log_performance(service)
+            assert "dispatch_exclusions" not in caplog.messages
+            later = 61.0
+            log_performance(service)
+            log_performance(service)
+    finally:
+        await service.stop()
+    (line,) = [record for record in caplog.records if record.message == "dispatch_exclusions"]
+    fields = line.fields  # type: ignore[attr-defined] # our own log sets it
+    assert (fields["failed"], fields["counts"]) == (2, {"gpu_unavailable": 2})
+    assert fields["examples"] == {"gpu_unavailable": [ready.node_id]}
+    assert fields["last_jobs"] == ("job-0", "job-1")
+    assert abs(fields["window_start"] - time.time()) < 90
+
+
+async def test_the_time_to_choose_a_place_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gpu_agent")
+    service = RegistryService(ServiceSettings(node_listen=LOOPBACK, auth_on=False), MemoryStore())
+    service.select(Job(job_id="job-1"))
+    log_performance(service)
+    (line,) = [record for record in caplog.records if record.message == "performance"]
+    assert 0 < line.fields["select_p99_us"] < 1e5  # type: ignore[attr-defined] # as above
+
+
+def test_what_can_hold_at_once_is_a_setting() -> None:
+    assert set(RegistrySettings.model_fields) >= RELOADABLE
+
+
+def test_what_the_fleet_judges_by_waits_for_a_restart() -> None:
+    assert not RELOADABLE & {one.name for one in fields(Thresholds)}
+    told = merge_reloaded(RegistrySettings(), RegistrySettings(claim_ttl_seconds=5), at_once=RELOADABLE)
+    assert told.waiting == ("claim_ttl_seconds",)
+
+
+@pytest.mark.usefixtures("logging_restored")
+async def test_what_holds_at_once_is_taken_over() -> None:
+    renewed = LiveSettings(RegistrySettings())
+    settings = RegistrySettings(log_level="debug", performance_interval_seconds=7)
+    await renewed.take_over(Reloaded(settings, ("log_level", "performance_interval_seconds")))
+    assert renewed.performance_interval_seconds == 7
+    assert logging.getLogger("gpu_agent").level == logging.DEBUG
+
+
+async def test_the_certificate_is_read_again_although_no_setting_changed(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    renewed = LiveSettings(RegistrySettings())
+    renewed.encryption = encryption = Encryption(TlsFiles(own=authority.issue()))
+    before = encryption.context
+    await renewed.take_over(Reloaded(RegistrySettings()))
+    assert encryption.context is not before
+
+
+ASKED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
+from gpu_agent.server.serve import connections_for
+print(connections_for({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def open_files_asked(*, hard: int, wanted: int) -> tuple[int, int]:
+    said = subprocess.run(
+        [sys.executable, "-c", ASKED.format(hard=hard, wanted=wanted)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    room, files = said.split()
+    return int(room), int(files)
+
+
+def test_the_limit_is_raised_as_far_as_it_goes_and_some_files_are_kept_back() -> None:
+    assert open_files_asked(hard=4096, wanted=16384) == (4096 - 512, 4096)
+    assert open_files_asked(hard=4096, wanted=1000) == (1000, 4096)
+
+
+def test_there_is_always_room_for_somebody() -> None:
+    assert open_files_asked(hard=128, wanted=1000) == (1, 128)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_a_registry_that_may_not_have_its_connections_says_so() -> None:
+    with Registry(environment={"GPU_REGISTRY_MAX_CONNECTIONS": "1000000"}) as registry:
+        limited = registry.await_event("connections_limited")
+    assert limited["wanted"] == 1_000_000
+    assert limited["max_connections"] < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("listens", "reached"),
+    [
+        (Address("127.0.0.1", 8081), "http://127.0.0.1:8081"),
+        (Address("0.0.0.0", 8081), "http://127.0.0.1:8081"),
+        (Address("::", 8081), "http://[::1]:8081"),
+        (Address("10.0.0.1", 80), "http://10.0.0.1:80"),
+    ],
+)
+async def test_it_is_left_as_this_machine_reaches_it(tmp_path: Path, listens: Address, reached: str) -> None:
+    await PublishedEndpoint(tmp_path, listens, None).leave()
+    assert read_endpoint_file(tmp_path) == Endpoint(reached)
+
+
+async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    own, next_one = authority.issue(), authority.issue()
+    assert own.key_file is not None
+    assert next_one.key_file is not None
+    encryption = Encryption(TlsFiles(own=own))
+    left = PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), encryption)
+    await left.leave()
+    assert read_endpoint_file(tmp_path) == Endpoint(
+        "https://127.0.0.1:8081", pin_of(read_certificate_file(own.cert_file))
+    )
+    next_one.key_file.replace(own.key_file)
+    next_one.cert_file.replace(own.cert_file)
+    assert await encryption.reload()
+    assert read_endpoint_file(tmp_path) == Endpoint(
+        "https://127.0.0.1:8081", pin_of(read_certificate_file(own.cert_file))
+    )
+    staying = asyncio.ensure_future(left.stay())
+    await asyncio.sleep(0)
+    staying.cancel()
+    await asyncio.wait([staying])
+    assert not (tmp_path / ENDPOINT_FILE).exists()
+
+
+async def test_without_a_directory_nothing_is_left() -> None:
+    left = PublishedEndpoint(None, Address("127.0.0.1", 8081), None)
+    await left.leave()
+    staying = asyncio.ensure_future(left.stay())
+    await asyncio.sleep(0)
+    staying.cancel()
+    await asyncio.wait([staying])
+
+
+async def test_a_disk_that_refuses_it_or_does_not_answer_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    await PublishedEndpoint(tmp_path / "absent", Address("127.0.0.1", 8081), None).leave()
+    monkeypatch.setattr(own_address, "WRITE_SECONDS", 0.0)
+    await PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), None).leave()
+    told = [vars(one)["fields"]["problem"] for one in caplog.records]
+    assert told == ["No such file or directory", "the disk does not answer"]

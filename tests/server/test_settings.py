@@ -1,14 +1,16 @@
+""""""
+
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.runtime.layers import SettingsError
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server import settings
 from gpu_agent.server.address import Address
-from gpu_agent.server.settings import RegistrySettings, load
+from gpu_agent.server.settings import MEANINGS, RegistrySettings, load, unit_of
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +140,7 @@ def test_the_state_directory_is_the_platforms_unless_named() -> None:
         ({"heartbeat_timeout_seconds": "soon"}, "heartbeat_timeout_seconds"),
         ({"heartbeat_timeout_seconds": "-1"}, "greater than 0"),
         ({"heartbeat_timeout_seconds": "nan"}, "heartbeat_timeout_seconds"),
-        ({"healthy_beats_needed": "0"}, "greater than or equal to 1"),
+        ({"healthy_heartbeats_needed": "0"}, "greater than or equal to 1"),
         ({"max_gpu_percent": "101"}, "less than or equal to 100"),
         ({"node_listen": "8080"}, "write it like 127.0.0.1:8080"),
         ({"store": "tape"}, "sqlite:///PATH"),
@@ -185,3 +187,33 @@ def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"registry\.toml is not valid TOML"):
         load({}, config=path)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def test_every_threshold_has_a_meaning_and_no_other_name_has() -> None:
+    assert set(MEANINGS) == {one.name for one in fields(Thresholds)}
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("claim_ttl_seconds", "seconds"),
+        ("max_cpu_percent", "percent"),
+        ("failure_window", "beats"),
+        ("default_max_concurrent_jobs", "jobs"),
+        ("required_models", "models"),
+        ("flap_limit", "exits"),
+        ("max_heartbeats_per_second", "beats per second"),
+    ],
+)
+def test_a_threshold_has_its_unit(name: str, unit: str) -> None:
+    assert unit_of(name) == unit
+
+
+def test_the_document_uses_the_same_words() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").split("\n## The registry\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if "`" in row]
+    written = {row[0].strip("`"): row[4] for row in rows if row}
+    assert {name: written[name] for name in MEANINGS} == MEANINGS

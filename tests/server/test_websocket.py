@@ -5,11 +5,18 @@ import http
 import pytest
 from websockets.asyncio.client import connect
 
-from gpu_agent.server.handshake import Handshake, TurnedAway
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.websocket import LONE_HEAD, LONE_TEXT, Aside, WebSocket, unmask
-from tests.server.frames import masked
+from gpu_agent.server.websocket import (
+    LONE_HEAD,
+    LONE_TEXT,
+    Handshake,
+    HandshakeRefusal,
+    OtherFrame,
+    WebSocket,
+    unmask,
+)
 from tests.server.harness import url
+from tests.server.raw_peer import masked
 
 REQUEST = (
     b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -29,7 +36,7 @@ def opened(*, max_frame_bytes: int = 1024) -> WebSocket:
     return socket
 
 
-def heard(socket: WebSocket, data: bytes) -> list[Handshake | bytes | Aside]:
+def heard(socket: WebSocket, data: bytes) -> list[Handshake | bytes | OtherFrame]:
     """What the bytes say; a handshake is answered at once, as it must be."""
     events = []
     for event in socket.receive(data):
@@ -48,7 +55,7 @@ def test_frames_behind_the_request_are_heard_after_it_is_answered() -> None:
     assert heard(socket, REQUEST + masked(b"{}") + masked(b"", opcode=9)) == [
         Handshake("/ws/node"),
         b"{}",
-        Aside.CONTROL,
+        OtherFrame.CONTROL,
     ]
     answer = said(socket)
     assert answer.startswith(b"HTTP/1.1 101")
@@ -129,7 +136,7 @@ def test_a_request_for_something_else_is_answered_with_its_fault(request_bytes: 
 def test_a_refusal_says_how_to_go_on() -> None:
     socket = websocket()
     for _ in socket.receive(REQUEST):
-        refusal = TurnedAway(http.HTTPStatus.UNAUTHORIZED, "Who are you?", retry_after_seconds=7)
+        refusal = HandshakeRefusal(http.HTTPStatus.UNAUTHORIZED, "Who are you?", retry_after_seconds=7)
         assert socket.answer(refusal) == 401
     answer = said(socket)
     assert b"WWW-Authenticate: Bearer" in answer
@@ -153,11 +160,11 @@ def test_compression_is_offered_in_vain() -> None:
 def test_fragments_are_put_together_and_each_part_is_told() -> None:
     socket = opened()
     assert heard(socket, masked(b"ab", fin=False) + masked(b"", opcode=0, fin=False)) == [
-        Aside.PART,
-        Aside.PART,
+        OtherFrame.PART,
+        OtherFrame.PART,
     ]
     assert socket.held_bytes == 2
-    assert heard(socket, masked(b"", opcode=9) + masked(b"cd", opcode=0)) == [Aside.CONTROL, b"abcd"]
+    assert heard(socket, masked(b"", opcode=9) + masked(b"cd", opcode=0)) == [OtherFrame.CONTROL, b"abcd"]
     assert socket.held_bytes == 0
 
 
@@ -204,7 +211,7 @@ def test_a_peer_that_only_hangs_up_broke_no_rule() -> None:
 
 def test_a_close_is_answered_and_over() -> None:
     socket = opened()
-    assert heard(socket, masked(b"\x03\xe8", opcode=8) + masked(b"{}")) == [Aside.CONTROL]
+    assert heard(socket, masked(b"\x03\xe8", opcode=8) + masked(b"{}")) == [OtherFrame.CONTROL]
     assert said(socket) == b"\x88\x02\x03\xe8"
     assert not socket.open
     assert socket.breakage() is None

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.registry.actions import Change, Kept
+from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.server import writer
-from gpu_agent.server.commits import SPOILT
-from gpu_agent.server.writer import MOST_AT_ONCE, Writer
-from gpu_agent.store.base import Batch, StoreError, UnkeepableError
+from gpu_agent.server.writer import MOST_AT_ONCE, SPOILT, Outcome, Writer, commit, keys_of, probe
+from gpu_agent.store.base import Batch, StoreError, UnstorableError
 from gpu_agent.store.memory import MemoryStore
 from tests.server.harness import until
 
@@ -36,7 +35,7 @@ class Disk(MemoryStore):
         if self.full:
             raise StoreError("full")
         if self.refused & set(keys):
-            raise UnkeepableError("odd")
+            raise UnstorableError("odd")
         super().save(batches)
         self.commits.append(keys)
 
@@ -64,7 +63,7 @@ class Heard:
                 self._all.set()
 
         self._all.clear()
-        self.writer.put(Batch([Change(Kept.NODE, key, {}) for key in keys]), answered)
+        self.writer.put(Batch([Change(DocumentKind.NODE, key, {}) for key in keys]), answered)
 
     async def all(self) -> dict[str, str | None]:
         await asyncio.wait_for(self._all.wait(), 5)
@@ -214,7 +213,7 @@ async def test_who_breaks_when_told_keeps_nobody_else_from_being_told() -> None:
     def breaks(_: str | None) -> None:
         raise ZeroDivisionError
 
-    subject.put(Batch([Change(Kept.NODE, "bad", {})]), breaks)
+    subject.put(Batch([Change(DocumentKind.NODE, "bad", {})]), breaks)
     heard.put("after")
     disk.turning.set()
     assert await heard.all() == {"first": None, "after": None}
@@ -239,3 +238,53 @@ async def test_at_the_end_what_is_being_written_is_waited_for_but_not_for_ever()
 async def test_a_backup_is_the_stores_business(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="memory only"):
         await Writer(MemoryStore()).backup(tmp_path / "copy.db")
+
+
+class Choosy(MemoryStore):
+    """Has no room for some keys, and no form for others."""
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        keys = {change.key for batch in batches for change in batch.changes}
+        if "odd" in keys:
+            raise UnstorableError("no form")
+        if "large" in keys:
+            raise StoreError("no room")
+        super().save(batches)
+
+
+def batch(*keys: str) -> Batch:
+    return Batch([Change(DocumentKind.CLAIM, key, {}) for key in keys])
+
+
+def test_all_that_can_be_kept_is_kept_in_one() -> None:
+    store = MemoryStore()
+    assert commit(store, [batch("a"), batch("b")]) == Outcome([None, None])
+    assert [change.key for change in store.load().changes] == ["a", "b"]
+
+
+def test_one_that_has_no_room_is_a_fault_of_the_store() -> None:
+    store = Choosy()
+    outcome = commit(store, [batch("a"), batch("large"), batch("b")])
+    assert outcome == Outcome([None, "no room", None], fault="no room", bugs=[])
+    assert [change.key for change in store.load().changes] == ["a", "b"]
+
+
+def test_one_that_no_store_would_keep_is_a_bug_and_the_store_is_well() -> None:
+    assert commit(Choosy(), [batch("a"), batch("odd")]) == Outcome([None, "no form"], bugs=["no form"])
+    assert commit(Choosy(), [batch("odd")]) == Outcome(["no form"], bugs=["no form"])
+
+
+def test_what_is_built_on_one_that_failed_fails_with_it() -> None:
+    outcome = commit(Choosy(), [batch("odd", "a"), batch("a", "b"), batch("b"), batch("c")])
+    assert outcome.problems == ["no form", SPOILT, SPOILT, None]
+
+
+def test_a_probe_says_what_is_wrong() -> None:
+    store = MemoryStore()
+    assert probe(store) is None
+    store.close()
+    assert "closed" in str(probe(store))
+
+
+def test_what_a_batch_holds_is_named() -> None:
+    assert keys_of(batch("a", "b")) == {(DocumentKind.CLAIM, "a"), (DocumentKind.CLAIM, "b")}

@@ -13,9 +13,8 @@ import time
 from collections import Counter
 from functools import partial
 
-from tests.simulation.climate import climate_for
-from tests.simulation.play import play
-from tests.simulation.report import play_and_report, seeds_of
+from tests.simulation.fault_profile import profile_for
+from tests.simulation.harness import run_and_report, run_seed, seeds_of
 
 _PROGRESS_EVERY_SECONDS = 10.0
 _AT_ONCE = 4
@@ -37,7 +36,7 @@ def main() -> int:
         shown = began
         seeds = asked.seeds
         for done, one in enumerate(
-            pool.imap_unordered(partial(play_and_report, asked.nodes), seeds, _AT_ONCE), start=1
+            pool.imap_unordered(partial(run_and_report, asked.nodes), seeds, _AT_ONCE), start=1
         ):
             if one.broken is not None:
                 broken[one.broken] += 1
@@ -67,8 +66,8 @@ def _asked() -> argparse.Namespace:
 def _trace(seeds: range, nodes: int | None) -> int:
     failed = 0
     for seed in seeds:
-        climate = climate_for(seed, nodes)
-        played = play(seed, climate, whole_trace=True)
+        climate = profile_for(seed, nodes)
+        played = run_seed(seed, climate, whole_trace=True)
         print("\n".join(played.trace.lines))
         print(f"seed {seed}: {played.broken or 'clean'}; its mark is {played.mark}; its climate: {climate}")
         failed += played.broken is not None

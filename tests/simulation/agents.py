@@ -8,44 +8,41 @@ from dataclasses import replace
 from math import inf
 from typing import assert_never
 
-from gpu_agent.node.figures import moment_of
-from gpu_agent.session.actions import (
+from gpu_agent.node.report import measure
+from gpu_agent.session.machine import SessionMachine
+from gpu_agent.session.types import (
     Action,
+    ArchiveIdentity,
     Connect,
-    Credential,
-    Disconnect,
-    Exit,
-    ForgetIdentity,
-    Note,
-    Probe,
-    SaveIdentity,
-    Send,
-    SendBeat,
-)
-from gpu_agent.session.events import (
     Connected,
     ConnectFailed,
+    Credential,
     Declared,
+    Disconnect,
     Disconnected,
-    DrainAsked,
+    DrainRequested,
     Event,
+    Exit,
+    LogEvent,
     MessageReceived,
-    Order,
     OwnerChanged,
-    ResumeAsked,
+    OwnerRequest,
+    Probe,
+    ResumeRequested,
+    Send,
+    SendHeartbeat,
+    SessionSettings,
     Started,
+    State,
     StopRequested,
+    StoreIdentity,
 )
-from gpu_agent.session.machine import SessionMachine
-from gpu_agent.session.settings import SessionSettings
-from gpu_agent.session.story import State
-from gpu_agent.wire.beat import heartbeat
 from gpu_agent.wire.codec import decode_from_registry, encode
+from gpu_agent.wire.declaration import heartbeat
 from gpu_agent.wire.messages import FromNode, FromRegistry
-from tests.simulation.box import Box
+from tests.simulation.host import SimulatedHost, SimulatedStateDir
+from tests.simulation.invariants.base import Observer
 from tests.simulation.network import Connection, DownFrame, Network
-from tests.simulation.state_dir import StateDir
-from tests.simulation.watching import Watch
 from tests.simulation.world import EPOCH, World
 
 PROBE_SECONDS = 20.0
@@ -55,7 +52,9 @@ PROBE_SECONDS = 20.0
 class Agent:
     """One machine's agent, over all of its processes."""
 
-    def __init__(self, box: Box, disk: StateDir, *, world: World, network: Network, wire: bool) -> None:
+    def __init__(
+        self, box: SimulatedHost, disk: SimulatedStateDir, *, world: World, network: Network, wire: bool
+    ) -> None:
         self.name = box.name
         self.box = box
         self.disk = disk
@@ -70,7 +69,7 @@ class Agent:
         self.lives = 0
         self.wish: int | None = None
         """Of the drains that its owner asked for the one that holds, by number."""
-        self.watch: Watch
+        self.watch: Observer
         self._world = world
         self._network = network
         self._wire = wire
@@ -132,12 +131,12 @@ class Agent:
             self._looked = True
             self._look_again()
 
-    def told(self, order: Order | OwnerChanged) -> None:
+    def told(self, order: OwnerRequest | OwnerChanged) -> None:
         """Its owner asks something of it."""
         self._say(f"is told by its owner: {type(order).__name__}")
-        if isinstance(order, DrainAsked):
+        if isinstance(order, DrainRequested):
             self.wish = self._drains = self._drains + 1
-        elif isinstance(order, ResumeAsked):
+        elif isinstance(order, ResumeRequested):
             self.wish = None
         self._handle(order)
 
@@ -238,25 +237,25 @@ class Agent:
             case Send(message):
                 self._say(f"says {message.type} as {message.node_id}")
                 self._send(message)
-            case SendBeat():
+            case SendHeartbeat():
                 self._send(self._beat(action))
             case Probe():
                 self._world.after(0.1, self.look)
-            case SaveIdentity() | ForgetIdentity() | Note() | Exit():
+            case StoreIdentity() | ArchiveIdentity() | LogEvent() | Exit():
                 self._at_home(action)
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _at_home(self, action: SaveIdentity | ForgetIdentity | Note | Exit) -> None:
+    def _at_home(self, action: StoreIdentity | ArchiveIdentity | LogEvent | Exit) -> None:
         match action:
-            case SaveIdentity(node_id, node_token):
+            case StoreIdentity(node_id, node_token):
                 same = self.disk.node_id in (None, node_id)
                 self.disk.node_token = node_token or (self.disk.node_token if same else None)
                 self.disk.node_id = node_id
-            case ForgetIdentity(node_id):
+            case ArchiveIdentity(node_id):
                 self._say(f"sets its id {node_id} aside")
                 self.disk.node_id = None
-            case Note(event, fields):
+            case LogEvent(event, fields):
                 self._say(f"{event} {' '.join(str(one) for one in fields.values())}")
             case Exit(reason):
                 self._say(f"ends: {reason}")
@@ -268,10 +267,10 @@ class Agent:
         token = self.disk.node_token
         return token if credential is Credential.BEST and token is not None else self.disk.join_token
 
-    def _beat(self, beat: SendBeat) -> FromNode:
+    def _beat(self, beat: SendHeartbeat) -> FromNode:
         now = self._world.now
         inventory, _ = self.box.probe(now)
-        moment = moment_of(
+        moment = measure(
             inventory,
             job_ids=self.box.running_ids,
             timestamp_ms=round((EPOCH + now) * 1000),
@@ -283,7 +282,7 @@ class Agent:
             moment=moment,
             changed=beat.changed,
             sequence=beat.sequence,
-            count_required=not beat.knows_schemas,
+            job_count_required=not beat.knows_schemas,
         )
 
     def _send(self, message: FromNode) -> None:

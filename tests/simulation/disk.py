@@ -1,11 +1,15 @@
 """The disk under the registry: a true store that can be full, slow or fail, and tells what it has kept."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
 from gpu_agent.store.base import Batch, Loaded, StoreError
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.store.sqlite import SqliteStore
 from tests.simulation.world import World
 
 
@@ -19,7 +23,7 @@ class Medium(Protocol):
 
 
 @dataclass(slots=True)
-class DiskTrouble:
+class DiskFaults:
     """What is wrong with the disk just now."""
 
     full_until: float = 0.0
@@ -29,11 +33,11 @@ class DiskTrouble:
     """So many commits will fail."""
 
 
-class Disk:
+class SimulatedDisk:
     """What the registry takes for its store."""
 
     def __init__(self, world: World, medium: Medium, *, quick_seconds: float) -> None:
-        self.trouble = DiskTrouble()
+        self.trouble = DiskFaults()
         self.power_fails = False
         """While it is true a commit is torn."""
         self.kept: Callable[[Sequence[Batch]], None]
@@ -80,3 +84,107 @@ class Disk:
         if self.trouble.fails_next:
             self.trouble.fails_next -= 1
             raise StoreError("the disk failed once")
+
+
+# A disk that is a dictionary: whatever was committed is there, whatever crashes.
+
+
+class MemoryMedium:
+    """The memory store, which here outlives the registry's process."""
+
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+
+    def load(self) -> Loaded:
+        """Return all that was committed."""
+        return self._store.load()
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        """Commit."""
+        self._store.save(batches)
+
+    def save_torn(self, batches: Sequence[Batch]) -> None:
+        """A dictionary keeps all or nothing: nothing."""
+
+    def crash(self) -> None:
+        """Nothing is lost."""
+
+
+# The true SQLite store on a true file, under a registry that crashes and a machine that loses power.
+#
+# A crash leaves the file and its log as they are, with nobody to close them: the next process opens a
+# copy.
+# Power that fails in the middle of a commit leaves some of the bytes that the commit wrote to the log.
+
+
+_LOG = "-wal"
+
+
+class SqliteMedium:
+    """One database, over all processes that open it."""
+
+    def __init__(self, folder: Path, dice: Random) -> None:
+        self._folder = folder
+        self._dice = dice
+        self._path = folder / "registry-0.db"
+        self._life = 0
+        self._store: SqliteStore | None = None
+
+    @property
+    def store(self) -> SqliteStore:
+        """The database as the present process has it open."""
+        if self._store is None:
+            self._store = SqliteStore(self._path)
+        return self._store
+
+    def load(self) -> Loaded:
+        """Return all that was committed."""
+        return self.store.load()
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        """Commit."""
+        self.store.save(batches)
+
+    def save_torn(self, batches: Sequence[Batch]) -> None:
+        """Let the power fail while this is committed; `crash` must follow."""
+        store = self.store
+        main, before = self._read(""), self._read(_LOG)
+        store.save(batches)
+        # Where the log was moved into the database itself, the commit was whole by then: it never began.
+        torn = self._torn(before, self._read(_LOG)) if self._read("") == main else before
+        self.crash()
+        self._path.write_bytes(main)
+        self._file(_LOG).write_bytes(torn)
+
+    def crash(self) -> None:
+        """Leave the files as they are, and let the next process open them."""
+        if self._store is None:
+            return
+        self._life += 1
+        fresh = self._folder / f"registry-{self._life}.db"
+        for suffix in ("", _LOG):
+            if self._file(suffix).exists():
+                shutil.copyfile(self._file(suffix), fresh.with_name(fresh.name + suffix))
+        self._store.close()
+        self._store, self._path = None, fresh
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._store is not None:
+            self._store.close()
+
+    def _torn(self, before: bytes, after: bytes) -> bytes:
+        """Keep a part of what a commit wrote, from its first byte on, and what lay there before."""
+        shared = min(len(before), len(after))
+        first = next((place for place in range(shared) if before[place] != after[place]), shared)
+        changed = [place for place in range(first, shared) if before[place] != after[place]]
+        last = len(after) - 1 if len(after) > len(before) else changed[-1]
+        cut = self._dice.randint(first, last)
+        return after[:cut] + before[cut:]
+
+    def _read(self, suffix: str) -> bytes:
+        path = self._file(suffix)
+        return path.read_bytes() if path.exists() else b""
+
+    def _file(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)

@@ -1,57 +1,179 @@
 """Rules of the product broken on purpose, one at a time, each with the promise that is seen to break."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import deadlines, flapping, lifecycle, proving, reversal, silence
-from gpu_agent.registry.beats import Beats
-from gpu_agent.registry.claiming import Claiming
-from gpu_agent.registry.dispatch.claims import Claims
-from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.memory import Promise
-from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.issuing import Issuing
-from gpu_agent.registry.roster import Roster
-from gpu_agent.registry.saves import Saves
-from gpu_agent.registry.sessions import Sessions
+from gpu_agent.registry import deadlines, lifecycle
+from gpu_agent.registry import health as flapping
+from gpu_agent.registry import persistence as documents
+from gpu_agent.registry import saves as reversal
+from gpu_agent.registry import timers as silence
+from gpu_agent.registry import token_issuing as proving
+from gpu_agent.registry.actions import Action, Save
+from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.dispatch import explain, filters, index
+from gpu_agent.registry.dispatch.candidate import ReservedMemory
+from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
+from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.heartbeat import Heartbeats
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.registration import Registrations
+from gpu_agent.registry.saves import Saves, Undo, UnkeptQueue
+from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.undo import Undo
-from gpu_agent.registry.unkept import UnkeptQueue
-from gpu_agent.registry.verdicts import Verdicts
-from gpu_agent.server import clerk
-from gpu_agent.server.chronicle import Chronicle
+from gpu_agent.registry.token_issuing import TokenRequests
+from gpu_agent.server import effects as clerk
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
-from gpu_agent.session.attempts import Attempts
-from gpu_agent.session.conversation import Conversation
+from gpu_agent.session.backoff import ConnectionAttempts
+from gpu_agent.session.machine import OpenConnection
+from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire import codes
-from tests.simulation.breaking import (
-    CRASHES,
-    FIGHT,
-    WISHES,
-    Patch,
-    around,
-    claimed_anew,
-    everything_back,
-    first_left_out,
-    half_kept,
-    last_first,
-    method,
-    no_drain,
-    node_document,
-    not_waiting,
-    ready_behind_its_back,
-    recovering,
-    same_epoch,
-    spent_for_nothing,
-    told_first,
-    under,
-    without,
-)
-from tests.simulation.broken import Invariant
-from tests.simulation.climate import Climate, Trouble
+from gpu_agent.wire.codes import NodeStatus, Reaction, ReasonCode
+from tests.simulation.fault_profile import Fault, FaultProfile, dense_profile
+from tests.simulation.invariants.base import Invariant
+
+# How rules of the product are broken on purpose: each replaces one thing for as long as it is applied.
+
+
+# ruff: noqa: ANN401 - what is replaced is passed through as it is
+
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+
+def under(*troubles: Fault, nodes: int = 8, auth_off: bool = False) -> Callable[[int], FaultProfile]:
+    return lambda seed: dense_profile(seed, *troubles, nodes=nodes, auth_off=auth_off)
+
+
+def without(*reasons: ExclusionReason) -> Patch:
+    """Let dispatch overlook these reasons."""
+    left = tuple(one for one in filters.FILTERS if one[0] not in reasons)
+    barred = filters.unschedulable_reason
+
+    def overlooking(record: NodeRecord, in_flight: int, limits: Any) -> ExclusionReason | None:
+        found = barred(record, in_flight, limits)
+        return None if found in reasons else found
+
+    def apply() -> AbstractContextManager[Any]:
+        return patch.multiple(index, barred=overlooking, exclusion=_judging(left))
+
+    return apply
+
+
+def _judging(left: Sequence[tuple[ExclusionReason, Any]]) -> Callable[..., Any]:
+    exclusion = filters.first_exclusion
+
+    def judge(view: Any, demand: Any) -> Any:
+        with patch.object(filters, "FILTERS", left):
+            return exclusion(view, demand)
+
+    return judge
+
+
+def method(owner: object, name: str, replacement: Callable[..., Any]) -> Patch:
+    return lambda: patch.object(owner, name, replacement)
+
+
+def around(owner: object, name: str, remake: Callable[..., Any]) -> Patch:
+    """Replace something by what is made of it."""
+    true = getattr(owner, name)
+    return lambda: patch.object(owner, name, lambda *given, **named: remake(true, *given, **named))
+
+
+def node_document(**parts: object) -> Patch:
+    """Keep a node's document without some of its parts."""
+    return around(documents, "of_node", lambda of_node, *given: {**of_node(*given), **parts})
+
+
+def told_first(sealed: Callable[..., list[Action]], saves: Saves, step: Step) -> list[Action]:
+    actions = sealed(saves, step)
+    return [
+        *(one for one in actions if not isinstance(one, Save)),
+        *(one for one in actions if isinstance(one, Save)),
+    ]
+
+
+def not_waiting(act: Callable[..., None], loop: FleetLoop, actions: Sequence[Action]) -> None:
+    act(loop, actions)
+    loop._courses[-1].waits = False
+    loop._carry()
+
+
+def claimed_anew(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: float) -> Any:
+    dispatch.release(job.job_id)
+    return claim(dispatch, job, now)
+
+
+def ready_behind_its_back(
+    judge: Callable[..., None], beats: Heartbeats, record: NodeRecord, step: Step, **named: Any
+) -> None:
+    if record.status is NodeStatus.DRAINING:
+        record.status = NodeStatus.READY
+    judge(beats, record, step, **named)
+
+
+def same_epoch(
+    begin: Callable[..., None], sessions: Registrations, record: NodeRecord, *given: Any, **named: Any
+) -> None:
+    record.epoch = 0
+    begin(sessions, record, *given, **named)
+
+
+def first_left_out(*given: Any, **named: Any) -> Iterable[Any]:
+    return list(_JUDGED(*given, **named))[1:]
+
+
+def recovering(move: Callable[..., Any], record: NodeRecord, target: NodeStatus, **named: Any) -> Any:
+    """Name another reason than the table knows, and let the table not mind."""
+    if named["reason_code"] is ReasonCode.HEALTH_CHECKS_PASSED:
+        named["reason_code"] = ReasonCode.RECOVERED
+    with patch.object(lifecycle, "ARROWS", _WITH_RECOVERY):
+        return move(record, target, **named)
+
+
+def spent_for_nothing(_spend: Callable[..., None], record: NodeRecord, _tokens: object, step: Step) -> None:
+    record.keys = replace(record.keys, spent=True)
+    step.change_node(record)
+
+
+def last_first(take: Callable[..., Any], queue: UnkeptQueue) -> Any:
+    keys, told = take(queue)
+    return keys, told[::-1]
+
+
+def everything_back(
+    parts_of: Callable[..., dict[str, Any]], before: NodeRecord, *given: Any
+) -> dict[str, Any]:
+    back = {
+        name: getattr(before, name)
+        for name in ("registration", "labels", "ready_models", "max_concurrent_jobs")
+    }
+    return {**parts_of(before, *given), **back}
+
+
+def no_drain(begin: Callable[..., Any], conversation: Any, now: float) -> Any:
+    conversation._drain.lift()
+    return begin(conversation, now)
+
+
+_JUDGED = explain.explain_each
+_WITH_RECOVERY = {
+    **lifecycle.TRANSITIONS,
+    (NodeStatus.REGISTERING, NodeStatus.READY): frozenset({ReasonCode.RECOVERED}),
+}
+CRASHES = (Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION)
+WISHES = (Fault.DRAIN, Fault.CORDON)
+FIGHT = {**codes.CODES, codes.ErrorCode.SESSION_SUPERSEDED: codes.CodeEntry("superseded", Reaction.BACK_OFF)}
+
+
+def half_kept(save: Callable[..., None], store: MemoryStore, batches: Sequence[Batch]) -> None:
+    save(store, [replace(batch, changes=batch.changes[:1]) for batch in batches])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,59 +183,62 @@ class Mutation:
     name: str
     breaks: Invariant
     apply: Patch
-    climate: Callable[[int], Climate]
+    climate: Callable[[int], FaultProfile]
 
 
 MUTATIONS = (
     Mutation(
         "nodes that are not ready get jobs",
         Invariant.ONLY_READY,
-        without(Exclusion.STATUS_NOT_READY),
-        under(Trouble.GPU, Trouble.DRAIN),
+        without(ExclusionReason.STATUS_NOT_READY),
+        under(Fault.GPU, Fault.DRAIN),
     ),
     Mutation(
         "nodes that are disconnected get jobs",
         Invariant.ONLY_READY,
-        without(Exclusion.DISCONNECTED),
-        under(Trouble.CUT),
+        without(ExclusionReason.DISCONNECTED),
+        under(Fault.CUT),
     ),
     Mutation(
-        "cordoned nodes get jobs", Invariant.ONLY_READY, without(Exclusion.CORDONED), under(Trouble.CORDON)
+        "cordoned nodes get jobs",
+        Invariant.ONLY_READY,
+        without(ExclusionReason.CORDONED),
+        under(Fault.CORDON),
     ),
     Mutation(
         "full nodes get jobs",
         Invariant.NO_PLACE_TWICE,
-        without(Exclusion.CAPACITY_EXCEEDED),
-        under(Trouble.CHANGE, nodes=3),
+        without(ExclusionReason.CAPACITY_EXCEEDED),
+        under(Fault.CHANGE, nodes=3),
     ),
     Mutation(
         "claims are not idempotent",
         Invariant.ONE_CLAIM,
         around(Dispatch, "claim", claimed_anew),
-        under(Trouble.SCHEDULER_CRASH),
+        under(Fault.SCHEDULER_CRASH),
     ),
     Mutation(
         "a claim that ends leaves its memory promised",
         Invariant.PROMISES_ADD_UP,
-        method(Promise, "end", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)),
+        method(ReservedMemory, "end", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)),
         under(nodes=3),
     ),
     Mutation(
         "claims never end",
         Invariant.CLAIM_ENDS,
-        method(Claims, "end_due", lambda *_: []),
-        under(Trouble.SCHEDULER_CRASH),
+        method(ClaimTable, "end_due", lambda *_: []),
+        under(Fault.SCHEDULER_CRASH),
     ),
     Mutation(
         "claims are not taken back after a restart",
         Invariant.CLAIM_KEPT,
-        method(Claiming, "restore", lambda *_: True),
+        method(ClaimRequests, "restore", lambda *_: True),
         under(*CRASHES),
     ),
     Mutation(
         "what is given back is not kept",
         Invariant.CLAIM_KEPT,
-        method(Step, "keep_claim", lambda *_: None),
+        method(Step, "change_claim", lambda *_: None),
         under(*CRASHES),
     ),
     Mutation("drains are not kept", Invariant.WISH_KEPT, node_document(drain=None), under(*CRASHES, *WISHES)),
@@ -128,25 +253,25 @@ MUTATIONS = (
             "_dated",
             lambda dated, *given: [one for one in dated(*given) if one.document is not None],
         ),
-        under(*CRASHES, Trouble.FORGET),
+        under(*CRASHES, Fault.FORGET),
     ),
     Mutation(
         "what could not be kept is not undone",
         Invariant.WISH_KEPT,
         method(Undo, "put_back", lambda *_, **__: None),
-        under(Trouble.SAVE_ERROR, *WISHES),
+        under(Fault.SAVE_ERROR, *WISHES),
     ),
     Mutation(
         "what is undone takes beats with it",
         Invariant.TOLD_IS_KNOWN,
         around(reversal, "parts_of_node", everything_back),
-        under(Trouble.SAVE_ERROR, Trouble.SLOW_DISK, Trouble.CHANGE, *WISHES, nodes=3),
+        under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.CHANGE, *WISHES, nodes=3),
     ),
     Mutation(
         "an owner's drain ends with its connection",
         Invariant.OWN_DRAIN_KEPT,
-        around(Conversation, "open", no_drain),
-        under(Trouble.CUT, Trouble.OWNER),
+        around(OpenConnection, "open", no_drain),
+        under(Fault.CUT, Fault.OWNER),
     ),
     Mutation(
         "the fleet tells before it saves", Invariant.SAVED_FIRST, around(Saves, "sealed", told_first), under()
@@ -155,61 +280,61 @@ MUTATIONS = (
         "the loop does not wait for the disk",
         Invariant.SAVED_FIRST,
         around(FleetLoop, "act", not_waiting),
-        under(Trouble.SLOW_DISK),
+        under(Fault.SLOW_DISK),
     ),
     Mutation(
         "the store keeps a part of what it is given",
         Invariant.STORE_IS_A_PREFIX,
         around(MemoryStore, "save", half_kept),
-        under(Trouble.REGISTRY_CRASH),
+        under(Fault.REGISTRY_CRASH),
     ),
     Mutation(
         "verdicts that waited are told backwards",
         Invariant.HISTORY_IN_ORDER,
         around(UnkeptQueue, "take", last_first),
-        under(Trouble.DISK_FULL, Trouble.GPU, Trouble.CUT),
+        under(Fault.DISK_FULL, Fault.GPU, Fault.CUT),
     ),
     Mutation(
         "events are numbered anew after a restart",
         Invariant.EVENTS_KEPT,
-        method(Chronicle, "restore", lambda *_: None),
+        method(RegistryEventLog, "restore", lambda *_: None),
         under(*CRASHES),
     ),
     Mutation(
         "a superseded connection is not dismissed",
         Invariant.SUPERSEDED_IS_DEAF,
-        method(Roster, "dismissed", lambda *_: False),
-        under(Trouble.CLONE, Trouble.AGENT_CRASH, Trouble.SLOW_DISK),
+        method(NodeTable, "dismissed", lambda *_: False),
+        under(Fault.CLONE, Fault.AGENT_CRASH, Fault.SLOW_DISK),
     ),
     Mutation(
         "a second connection stands for a node beside the first",
         Invariant.ONE_SESSION,
-        method(Roster, "dismiss", lambda *_: None),
-        under(Trouble.CLONE, Trouble.POWER_LOSS),
+        method(NodeTable, "dismiss", lambda *_: None),
+        under(Fault.CLONE, Fault.POWER_LOSS),
     ),
     Mutation(
         "epochs begin anew with each registration",
         Invariant.EPOCHS_GROW,
-        around(Sessions, "_begin", same_epoch),
-        under(Trouble.CUT),
+        around(Registrations, "_begin", same_epoch),
+        under(Fault.CUT),
     ),
     Mutation(
         "the fleet's silence is never the registry's own",
         Invariant.NO_FALSE_VERDICT,
         method(silence, "suspected", lambda *_: []),
-        under(Trouble.PARTITION, nodes=12),
+        under(Fault.PARTITION, nodes=12),
     ),
     Mutation(
         "a node's timeout is half of what it was given",
         Invariant.NO_FALSE_VERDICT,
         around(deadlines, "silent_until", lambda until, record: until(record) - record.timeout_seconds / 2),
-        under(Trouble.CUT, Trouble.AGENT_FREEZE),
+        under(Fault.CUT, Fault.AGENT_FREEZE),
     ),
     Mutation(
         "silence is not noticed",
         Invariant.SILENCE_NOTICED,
         method(deadlines, "silent_until", lambda *_: inf),
-        under(Trouble.POWER_LOSS),
+        under(Fault.POWER_LOSS),
     ),
     Mutation(
         "a registering node recovers, which the page does not know",
@@ -220,20 +345,20 @@ MUTATIONS = (
     Mutation(
         "a draining node is made ready behind the table's back",
         Invariant.HISTORY_IN_ORDER,
-        around(Beats, "_judge", ready_behind_its_back),
-        under(Trouble.DRAIN),
+        around(Heartbeats, "_judge", ready_behind_its_back),
+        under(Fault.DRAIN),
     ),
     Mutation(
         "a node that flaps is ready as soon as it beats well",
         Invariant.FLAPS_ARE_DAMPED,
         lambda: patch.multiple(flapping, is_damped=lambda *_: False, holds=lambda *_: None),
-        under(Trouble.GPU, Trouble.MODEL, nodes=2),
+        under(Fault.GPU, Fault.MODEL, nodes=2),
     ),
     Mutation(
         "a node back from too many silences gets jobs at once",
         Invariant.FLAPS_ARE_DAMPED,
         method(flapping, "holds", lambda *_: None),
-        under(Trouble.PARTITION, nodes=2),
+        under(Fault.PARTITION, nodes=2),
     ),
     Mutation(
         "a node's tokens are not kept",
@@ -244,40 +369,41 @@ MUTATIONS = (
     Mutation(
         "a token that is rotated at once lives on",
         Invariant.CREDENTIAL_KEPT,
-        method(Issuing, "_end_keys", lambda *_: None),
-        under(Trouble.TOKENS),
+        method(TokenRequests, "_end_keys", lambda *_: None),
+        under(Fault.TOKENS),
     ),
     Mutation(
         "the first beat spends no use",
         Invariant.USES_COUNTED,
         lambda: patch(
-            "gpu_agent.registry.beats.spend", lambda *given: spent_for_nothing(proving.spend, *given)
+            "gpu_agent.registry.heartbeat.spend",
+            lambda *given: spent_for_nothing(proving.consume_join_use, *given),
         ),
-        under(Trouble.TOKENS, Trouble.STATE_LOST),
+        under(Fault.TOKENS, Fault.STATE_LOST),
     ),
     Mutation(
         "an agent that backs off never tries again",
         Invariant.AGENT_MOVES,
-        method(Attempts, "next_delay", lambda *_, **__: inf),
-        under(Trouble.CUT),
+        method(ConnectionAttempts, "next_delay", lambda *_, **__: inf),
+        under(Fault.CUT),
     ),
     Mutation(
         "healthy beats make no node ready",
         Invariant.COMES_BACK,
-        method(Beats, "_promote", lambda *_: None),
+        method(Heartbeats, "_promote", lambda *_: None),
         under(),
     ),
     Mutation(
         "the registry does not close the sessions of nodes that it calls offline",
         Invariant.COMES_BACK,
-        method(Verdicts, "close", lambda *_: None),
-        under(Trouble.CUT, Trouble.SLOW_LINES, Trouble.AGENT_FREEZE),
+        method(StatusTransitions, "close", lambda *_: None),
+        under(Fault.CUT, Fault.SLOW_LINES, Fault.AGENT_FREEZE),
     ),
     Mutation(
         "a superseded agent fights",
         Invariant.NO_PING_PONG,
         lambda: patch.object(codes, "CODES", FIGHT),
-        under(Trouble.CLONE),
+        under(Fault.CLONE),
     ),
     Mutation(
         "an explanation leaves a node out",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.simulation.broken import Invariant, only
+from tests.simulation.harness import run_seed
+from tests.simulation.invariants.base import Invariant, only
 from tests.simulation.mutations import MUTATIONS, Mutation
-from tests.simulation.play import play
 
 MOST_SEEDS = 20
 PROVEN_ELSEWHERE = {Invariant.NO_CRASH}
@@ -15,7 +15,7 @@ def seeds_until_it_shows(mutation: Mutation) -> int | None:
     """Play worlds with the rule broken until the promise is; returns how many it took."""
     with mutation.apply(), only(mutation.breaks):
         for seed in range(MOST_SEEDS):
-            broken = play(seed, mutation.climate(seed)).broken
+            broken = run_seed(seed, mutation.climate(seed)).broken
             if broken is not None and broken.invariant is mutation.breaks:
                 return seed + 1
     return None

@@ -5,9 +5,8 @@ from functools import partial
 
 import pytest
 
-from tests.simulation.climate import great_climate_of
-from tests.simulation.play import play
-from tests.simulation.report import play_and_report, replay
+from tests.simulation.fault_profile import large_profile_of
+from tests.simulation.harness import replay, run_and_report, run_seed
 
 SEEDS = 500
 PROCESSES = 2
@@ -18,16 +17,16 @@ OTHERS = (847, 915, 1060, 2559, 2705, 3926, 6399)
 @pytest.mark.timeout(1200)  # a busy machine takes ten times the usual
 def test_no_seed_breaks_a_promise() -> None:
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        reports = pool.map(partial(play_and_report, None), (*range(SEEDS), *OTHERS), chunksize=4)
+        reports = pool.map(partial(run_and_report, None), (*range(SEEDS), *OTHERS), chunksize=4)
     broken = [one for one in reports if one.broken is not None]
     assert not broken, "\n".join(one.text for one in broken)
 
 
 def test_the_same_seed_plays_the_same_world_to_the_last_line() -> None:
     for seed in (3, 4, 5):
-        assert play(seed).mark == play(seed).mark
+        assert run_seed(seed).mark == run_seed(seed).mark
 
 
 def test_a_great_fleet_keeps_its_promises_too() -> None:
-    played = play(1, great_climate_of(1, nodes=150))
+    played = run_seed(1, large_profile_of(1, nodes=150))
     assert played.broken is None, replay(1, 150)

@@ -8,13 +8,12 @@ from random import Random
 
 import pytest
 
-from gpu_agent.registry.actions import Change, Kept
+from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import Batch, RegistryEvent
 from gpu_agent.store.sqlite import SqliteStore
-from tests.simulation.climate import Trouble, storm
-from tests.simulation.memory_medium import MemoryMedium
-from tests.simulation.play import play
-from tests.simulation.sqlite_medium import SqliteMedium
+from tests.simulation.disk import MemoryMedium, SqliteMedium
+from tests.simulation.fault_profile import Fault, dense_profile
+from tests.simulation.harness import run_seed
 
 COMMITS = 40
 CUTS = 150
@@ -43,7 +42,7 @@ def documents(store: SqliteStore) -> Documents:
 def batch(number: int, dice: Random) -> Batch:
     changes = [
         Change(
-            Kept.NODE,
+            DocumentKind.NODE,
             f"node-{dice.randint(1, 9)}",
             {"written": number, "filler": "x" * dice.randint(0, 3000)} if dice.random() < 4 / 5 else None,
         )
@@ -123,5 +122,5 @@ def test_a_commit_that_the_power_failed_in_is_not_there_and_all_before_it_are(tm
 
 def test_a_registry_on_a_true_file_keeps_its_promises_through_crashes() -> None:
     for seed in range(3):
-        climate = storm(seed, Trouble.REGISTRY_CRASH, Trouble.CRASH_AT_ACTION, Trouble.DRAIN, Trouble.TOKENS)
-        assert play(seed, replace(climate, sqlite=True)).broken is None
+        climate = dense_profile(seed, Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION, Fault.DRAIN, Fault.TOKENS)
+        assert run_seed(seed, replace(climate, sqlite=True)).broken is None

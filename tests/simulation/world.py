@@ -5,12 +5,43 @@ What is due at the same instant comes in the order in which it was planned.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from random import Random
+from zlib import crc32
 
-from gpu_agent.server.minting import Minted, digest_of
-from tests.simulation.trace import Trace
+from gpu_agent.server.tokens import GeneratedToken, digest_of
+
+# What happened, line by line: the last of it to be read, all of it in one number to be compared.
+
+
+REMEMBERED_LINES = 400
+
+
+class Trace:
+    """Lines with their virtual time. Two runs of a seed have the same mark, or something is not seeded."""
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self.lines: deque[str] = deque(maxlen=None if whole else REMEMBERED_LINES)
+        self.count = 0
+        self._mark = 0
+
+    def add(self, line: str) -> None:
+        """Write a line."""
+        self._mark = crc32(line.encode(), self._mark)
+        self.count += 1
+        self.lines.append(line)
+
+    @property
+    def mark(self) -> str:
+        """All lines in one number."""
+        return f"{self.count}-{self._mark:08x}"
+
+    def tail(self, count: int) -> str:
+        """Write down the last lines."""
+        return "\n".join(list(self.lines)[-count:])
+
 
 EPOCH = 1_795_500_000.0
 """The wall time at which every world begins."""
@@ -65,11 +96,11 @@ class World:
         """Throw a coin that falls so often."""
         return self.dice.random() < share
 
-    def mint(self, prefix: str) -> Minted:
+    def mint(self, prefix: str) -> GeneratedToken:
         """Draw a token, as secret as a seed."""
         token_id = f"{self.dice.getrandbits(32):08x}"
         text = f"{prefix}_{token_id}_{self.dice.getrandbits(128):032x}"
-        return Minted(token_id, text, digest_of(text))
+        return GeneratedToken(token_id, text, digest_of(text))
 
     def soon(self, mean_seconds: float) -> float:
         """Draw a wait of this mean."""

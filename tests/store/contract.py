@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.registry.actions import Change, Kept
+from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
@@ -16,7 +16,7 @@ from gpu_agent.store.base import (
     RegistryEvent,
     Store,
     StoreError,
-    UnkeepableError,
+    UnstorableError,
 )
 
 DOCUMENT = {
@@ -34,7 +34,7 @@ def keep(store: Store, changes: Sequence[Change], events: Sequence[RegistryEvent
     store.save([Batch(changes, events)])
 
 
-def kept(store: Store) -> dict[tuple[Kept, str], object]:
+def kept(store: Store) -> dict[tuple[DocumentKind, str], object]:
     return {(change.kind, change.key): change.document for change in store.load().changes}
 
 
@@ -63,38 +63,38 @@ class StoreContract(ABC):
         assert store.load() == Loaded([], [], {})
 
     def test_what_was_saved_is_loaded_unchanged(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", DOCUMENT)])
-        assert kept(store) == {(Kept.NODE, "node-1"): DOCUMENT}
+        keep(store, [Change(DocumentKind.NODE, "node-1", DOCUMENT)])
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): DOCUMENT}
 
     def test_the_same_key_of_two_kinds_names_two_things(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "one", {"a": 1}), Change(Kept.CLAIM, "one", {"b": 2})])
-        assert kept(store) == {(Kept.NODE, "one"): {"a": 1}, (Kept.CLAIM, "one"): {"b": 2}}
+        keep(store, [Change(DocumentKind.NODE, "one", {"a": 1}), Change(DocumentKind.CLAIM, "one", {"b": 2})])
+        assert kept(store) == {(DocumentKind.NODE, "one"): {"a": 1}, (DocumentKind.CLAIM, "one"): {"b": 2}}
 
     def test_a_later_document_replaces_an_earlier_one_whole(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {"a": 1, "b": 2})])
-        keep(store, [Change(Kept.NODE, "node-1", {"a": 3})])
-        assert kept(store) == {(Kept.NODE, "node-1"): {"a": 3}}
+        keep(store, [Change(DocumentKind.NODE, "node-1", {"a": 1, "b": 2})])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {"a": 3})])
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"a": 3}}
 
     def test_changes_of_one_save_are_applied_in_order(self, store: Store) -> None:
         keep(
             store,
             [
-                Change(Kept.NODE, "node-1", {"a": 1}),
-                Change(Kept.NODE, "node-1", None),
-                Change(Kept.NODE, "node-1", {"a": 2}),
-                Change(Kept.NODE, "node-2", {"a": 1}),
-                Change(Kept.NODE, "node-2", None),
+                Change(DocumentKind.NODE, "node-1", {"a": 1}),
+                Change(DocumentKind.NODE, "node-1", None),
+                Change(DocumentKind.NODE, "node-1", {"a": 2}),
+                Change(DocumentKind.NODE, "node-2", {"a": 1}),
+                Change(DocumentKind.NODE, "node-2", None),
             ],
         )
-        assert kept(store) == {(Kept.NODE, "node-1"): {"a": 2}}
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"a": 2}}
 
     def test_what_is_let_go_is_gone_and_the_rest_stays(self, store: Store) -> None:
-        keep(store, [Change(Kept.CLAIM, "job-1", {}), Change(Kept.CLAIM, "job-2", {})])
-        keep(store, [Change(Kept.CLAIM, "job-1", None)])
-        assert kept(store) == {(Kept.CLAIM, "job-2"): {}}
+        keep(store, [Change(DocumentKind.CLAIM, "job-1", {}), Change(DocumentKind.CLAIM, "job-2", {})])
+        keep(store, [Change(DocumentKind.CLAIM, "job-1", None)])
+        assert kept(store) == {(DocumentKind.CLAIM, "job-2"): {}}
 
     def test_letting_go_of_what_is_not_kept_is_no_error(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "never-there", None)])
+        keep(store, [Change(DocumentKind.NODE, "never-there", None)])
         assert kept(store) == {}
 
     def test_saving_nothing_is_no_error(self, store: Store) -> None:
@@ -103,106 +103,106 @@ class StoreContract(ABC):
 
     @pytest.mark.parametrize("unkeepable", [object, math.nan, math.inf, {1, 2}, b"bytes"], ids=repr)
     def test_a_save_that_fails_in_part_fails_whole(self, store: Store, unkeepable: object) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {"a": 1})])
-        with pytest.raises(UnkeepableError):
+        keep(store, [Change(DocumentKind.NODE, "node-1", {"a": 1})])
+        with pytest.raises(UnstorableError):
             keep(
                 store,
                 [
-                    Change(Kept.NODE, "node-1", {"a": 2}),
-                    Change(Kept.NODE, "node-2", {"a": 2}),
-                    Change(Kept.NODE, "node-3", {"bad": unkeepable}),
+                    Change(DocumentKind.NODE, "node-1", {"a": 2}),
+                    Change(DocumentKind.NODE, "node-2", {"a": 2}),
+                    Change(DocumentKind.NODE, "node-3", {"bad": unkeepable}),
                 ],
             )
-        assert kept(store) == {(Kept.NODE, "node-1"): {"a": 1}}
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"a": 1}}
 
     def test_changing_a_saved_document_changes_nothing_that_is_kept(self, store: Store) -> None:
         document: dict[str, object] = {"list": [1]}
-        keep(store, [Change(Kept.NODE, "node-1", document)])
+        keep(store, [Change(DocumentKind.NODE, "node-1", document)])
         document["list"] = [2]
-        assert kept(store) == {(Kept.NODE, "node-1"): {"list": [1]}}
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"list": [1]}}
 
     def test_changing_a_loaded_document_changes_nothing_that_is_kept(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {"list": [1]})])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {"list": [1]})])
         (loaded,) = store.load().changes
         assert isinstance(loaded.document, dict)
         loaded.document["list"].append(2)
-        assert kept(store) == {(Kept.NODE, "node-1"): {"list": [1]}}
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"list": [1]}}
 
     def test_keys_are_told_apart_exactly(self, store: Store) -> None:
         keys = ["a", "A", "a ", "a/b", "a.b", "é", "e\u0301", "%", "_", "'", '"', "*"]
-        keep(store, [Change(Kept.CLAIM, key, {"key": key}) for key in keys])
-        assert kept(store) == {(Kept.CLAIM, key): {"key": key} for key in keys}
+        keep(store, [Change(DocumentKind.CLAIM, key, {"key": key}) for key in keys])
+        assert kept(store) == {(DocumentKind.CLAIM, key): {"key": key} for key in keys}
 
     def test_a_closed_keeper_refuses_with_the_next_step(self, store: Store) -> None:
         store.close()
         store.close()
         with pytest.raises(StoreError, match="start the registry"):
-            keep(store, [Change(Kept.NODE, "node-1", {})])
+            keep(store, [Change(DocumentKind.NODE, "node-1", {})])
         with pytest.raises(StoreError, match="start the registry"):
             store.load()
 
     def test_events_are_loaded_in_the_order_of_their_ids_with_all_that_they_say(self, store: Store) -> None:
         first = RegistryEvent(1.5, "node_registered", "node-1", {"gpu_count": 2, "list": [1]}, 1)
         second = RegistryEvent(2.5, "registry_restored", None, {}, 7)
-        keep(store, [Change(Kept.NODE, "node-1", {})], [first])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {})], [first])
         keep(store, [], [second])
         assert store.load().recent == [first, second]
         assert store.load().histories == {"node-1": [first]}
 
     def test_an_event_joins_the_history_of_a_node_that_is_kept_and_of_no_other(self, store: Store) -> None:
         keep(store, [], [event(1, "stranger"), event(2, "node-1")])
-        keep(store, [Change(Kept.NODE, "node-1", {})], [event(3, "node-1")])
-        keep(store, [Change(Kept.CLAIM, "stranger", {})], [event(4, "stranger"), event(5, "node-1")])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {})], [event(3, "node-1")])
+        keep(store, [Change(DocumentKind.CLAIM, "stranger", {})], [event(4, "stranger"), event(5, "node-1")])
         assert numbers(store) == {"node-1": [3, 5]}
 
     def test_with_a_nodes_document_its_history_goes_and_the_last_events_stay(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {})], [event(1)])
-        keep(store, [Change(Kept.NODE, "node-1", None)], [event(2)])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {})], [event(1)])
+        keep(store, [Change(DocumentKind.NODE, "node-1", None)], [event(2)])
         assert numbers(store) == {}
         assert [one.id for one in store.load().recent] == [1, 2]
 
     def test_a_node_that_comes_back_begins_a_new_history(self, store: Store) -> None:
-        node = Change(Kept.NODE, "node-1", {})
-        gone = Change(Kept.NODE, "node-1", None)
+        node = Change(DocumentKind.NODE, "node-1", {})
+        gone = Change(DocumentKind.NODE, "node-1", None)
         store.save([Batch([node], [event(1)]), Batch([gone], [event(2)]), Batch([node], [event(3)])])
         assert numbers(store) == {"node-1": [3]}
 
     def test_a_history_keeps_the_newest_events_only(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {})])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {})])
         for first in range(1, 2 * EVENTS_PER_NODE + 6, 7):
             keep(store, [], [event(number) for number in range(first, first + 7)])
         newest = store.load().recent[-1].id or 0
         assert numbers(store)["node-1"] == list(range(newest - EVENTS_PER_NODE + 1, newest + 1))
 
     def test_old_events_go_unless_they_are_of_a_nodes_history(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", {})], [event(1), event(2, None)])
+        keep(store, [Change(DocumentKind.NODE, "node-1", {})], [event(1), event(2, None)])
         keep(store, [], [event(RECENT_EVENTS, None), event(RECENT_EVENTS + 2, None)])
         assert [one.id for one in store.load().recent] == [RECENT_EVENTS, RECENT_EVENTS + 2]
         assert numbers(store) == {"node-1": [1]}
 
     def test_an_event_that_cannot_be_kept_fails_its_whole_save(self, store: Store) -> None:
         unkeepable = RegistryEvent(1.0, "odd", None, {"odd": object()}, 2)
-        with pytest.raises(UnkeepableError):
-            keep(store, [Change(Kept.NODE, "node-1", {})], [event(1), unkeepable])
+        with pytest.raises(UnstorableError):
+            keep(store, [Change(DocumentKind.NODE, "node-1", {})], [event(1), unkeepable])
         assert store.load() == Loaded([], [], {})
 
     def test_several_batches_are_kept_together_or_not_at_all(self, store: Store) -> None:
-        good = Batch([Change(Kept.NODE, "node-1", {})], [event(1)])
-        with pytest.raises(UnkeepableError):
-            store.save([good, Batch([Change(Kept.NODE, "node-2", {"bad": math.nan})])])
+        good = Batch([Change(DocumentKind.NODE, "node-1", {})], [event(1)])
+        with pytest.raises(UnstorableError):
+            store.save([good, Batch([Change(DocumentKind.NODE, "node-2", {"bad": math.nan})])])
         assert store.load() == Loaded([], [], {})
-        store.save([good, Batch([Change(Kept.NODE, "node-1", {"a": 1})], [event(2)])])
-        assert kept(store) == {(Kept.NODE, "node-1"): {"a": 1}}
+        store.save([good, Batch([Change(DocumentKind.NODE, "node-1", {"a": 1})], [event(2)])])
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"a": 1}}
 
     @pytest.mark.parametrize("key", ["\ud800", "a\udfff"], ids=ascii)
     def test_a_key_that_is_no_text_is_refused(self, store: Store, key: str) -> None:
-        with pytest.raises(UnkeepableError, match="no text"):
-            keep(store, [Change(Kept.CLAIM, key, {})])
-        with pytest.raises(UnkeepableError, match="no text"):
+        with pytest.raises(UnstorableError, match="no text"):
+            keep(store, [Change(DocumentKind.CLAIM, key, {})])
+        with pytest.raises(UnstorableError, match="no text"):
             keep(store, [], [event(1, key)])
 
     def test_a_probe_changes_nothing_that_is_kept(self, store: Store) -> None:
-        keep(store, [Change(Kept.NODE, "node-1", DOCUMENT)], [event(1)])
+        keep(store, [Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1)])
         before = store.load()
         store.probe()
         store.probe()

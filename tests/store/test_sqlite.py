@@ -1,3 +1,6 @@
+""""""
+
+import errno
 import os
 import shutil
 import signal
@@ -10,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.registry.actions import Change, Kept
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store import sqlite as sqlite_file
+from gpu_agent.store import sqlite as sqlite_schema
 from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
-from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.store.sqlite import SqliteStore, damaged_database, database_error
 from tests.programs import eventually
 from tests.small_disk import Ballast, mounted
 from tests.store.contract import DOCUMENT, StoreContract, event
@@ -32,7 +37,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 def node(number: int, size: int = 0) -> Batch:
-    return Batch([Change(Kept.NODE, f"node-{number}", {"filler": "x" * size})])
+    return Batch([Change(DocumentKind.NODE, f"node-{number}", {"filler": "x" * size})])
 
 
 def save_one_after_another(store: Store, count: int) -> None:
@@ -46,7 +51,7 @@ def keys(store: Store) -> list[str]:
 
 def test_what_was_saved_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     first = SqliteStore(tmp_path / FILE)
-    first.save([Batch([Change(Kept.NODE, "node-1", DOCUMENT)], [event(1), event(2, None)])])
+    first.save([Batch([Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1), event(2, None)])])
     kept = first.load()
     first.close()
     with closing(SqliteStore(tmp_path / FILE)) as second:
@@ -168,14 +173,14 @@ def test_a_damaged_document_is_told_with_the_next_step_and_stays(store: SqliteSt
 
 
 def test_a_backup_is_whole_while_others_save(store: SqliteStore, tmp_path: Path) -> None:
-    store.save([Batch([Change(Kept.NODE, "node-1", DOCUMENT)], [event(1)])])
+    store.save([Batch([Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1)])])
     target = tmp_path / "copy.db"
     store.backup(target)
     store.save([node(2)])
     assert sorted(path.name for path in tmp_path.glob("copy.db*")) == ["copy.db"]
     with closing(SqliteStore(target)) as copy:
         assert copy.load() == Loaded(
-            [Change(Kept.NODE, "node-1", DOCUMENT)], [event(1)], {"node-1": [event(1)]}
+            [Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1)], {"node-1": [event(1)]}
         )
 
 
@@ -226,3 +231,205 @@ def test_the_log_beside_the_file_is_taken_up_after_a_kill(tmp_path: Path) -> Non
     with closing(SqliteStore(tmp_path / FILE)) as store:
         assert keys(store) == ["job-1"]
     assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 - names are what is asked about
+
+
+PAGE = 4096
+
+
+def filled(path: Path) -> bytes:
+    with closing(SqliteStore(path)) as store:
+        store.save([Batch([Change(DocumentKind.NODE, f"node-{n}", {"x": "y" * 500}) for n in range(50)])])
+    return path.read_bytes()
+
+
+def refused(path: Path) -> UnusableError:
+    with pytest.raises(UnusableError) as caught:
+        sqlite_file.open_database(path)
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def test_a_file_that_is_no_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    path.write_bytes(b"not a database" * 1000)
+    assert "restore FILE" in str(refused(path))
+    assert path.read_bytes() == b"not a database" * 1000
+
+
+def test_a_database_with_a_damaged_page_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    damaged = bytearray(filled(path))
+    damaged[PAGE : PAGE + 200] = b"\xff" * 200
+    path.write_bytes(damaged)
+    error = refused(path)
+    assert "damaged" in str(error)
+    assert "\n" not in str(error)
+    assert path.read_bytes() == damaged
+
+
+def test_a_database_that_ends_too_early_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    short = filled(path)[: 2 * PAGE]
+    path.write_bytes(short)
+    refused(path)
+    assert path.read_bytes() == short
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    filled(path)
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    assert "newer release" in str(refused(path))
+    assert path.read_bytes() == before
+
+
+def test_an_older_database_is_copied_before_it_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "registry.db"
+    filled(path)
+    monkeypatch.setattr(sqlite_schema, "VERSION", 2)
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", {1: ["CREATE TABLE more (a)"]})
+    sqlite_file.open_database(path).close()
+    with (
+        closing(sqlite3.connect(path)) as upgraded,
+        closing(sqlite3.connect(tmp_path / "registry.db.v1")) as kept,
+    ):
+        assert upgraded.execute("PRAGMA user_version").fetchone() == (2,)
+        assert kept.execute("PRAGMA user_version").fetchone() == (1,)
+        assert kept.execute("SELECT count(*) FROM documents").fetchone() == (50,)
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="name a file"):
+        sqlite_file.open_database(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_told_with_the_next_step() -> None:
+    with pytest.raises(StoreError, match="check the owner"):
+        sqlite_file.open_database(Path("/proc/nobody/registry.db"))
+
+
+def test_a_copy_never_replaces_what_is_there_unless_asked(tmp_path: Path) -> None:
+    path, target = tmp_path / "registry.db", tmp_path / "copy.db"
+    filled(path)
+    target.write_text("precious")
+    with pytest.raises(StoreError, match="there already"):
+        sqlite_file.copy_database(path, target)
+    assert target.read_text() == "precious"
+    sqlite_file.copy_database(path, target, overwrite=True)
+    assert target.stat().st_mode & 0o777 == 0o600
+    with closing(SqliteStore(target)) as copy:
+        assert len(copy.load().changes) == 50
+
+
+def test_a_copy_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    filled(path)
+    with mounted(tmp_path / "disk", kib=256) as disk:
+        Ballast(disk).fill()
+        with pytest.raises(StoreError, match="free some space"):
+            sqlite_file.copy_database(path, disk / "copy.db")
+        assert os.listdir(disk) == ["ballast"]  # noqa: PTH208 - names are what is asked about
+
+
+def test_a_database_on_a_full_disk_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=1024) as disk:
+        filled(disk / "registry.db")
+        Ballast(disk).fill()
+        with pytest.raises(StoreError, match="disk") as caught:
+            sqlite_file.open_database(disk / "registry.db")
+        assert not isinstance(caught.value, UnusableError)
+
+
+def test_a_disk_that_may_only_be_read_is_told_with_the_next_step(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", kib=1024) as disk:
+        filled(disk / "registry.db")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreError, match="Read-only file system; check the owner"):
+            sqlite_file.open_database(disk / "registry.db")
+
+
+@pytest.fixture
+def database() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        yield database
+
+
+def test_a_new_database_says_whose_it_is_and_of_which_version(database: sqlite3.Connection) -> None:
+    sqlite_schema.prepare_schema(database, "registry.db")
+    assert database.execute("PRAGMA application_id").fetchone() == (sqlite_schema.APPLICATION_ID,)
+    assert database.execute("PRAGMA user_version").fetchone() == (sqlite_schema.VERSION,)
+    sqlite_schema.prepare_schema(database, "registry.db")
+
+
+def test_a_newer_version_is_refused_untouched_with_the_next_step(database: sqlite3.Connection) -> None:
+    sqlite_schema.prepare_schema(database, "registry.db")
+    database.execute("PRAGMA user_version = 99")
+    before = list(database.iterdump())
+    with pytest.raises(StoreError, match=r"registry\.db .* newer release .* restore"):
+        sqlite_schema.prepare_schema(database, "registry.db")
+    assert list(database.iterdump()) == before
+
+
+def test_somebody_elses_database_is_refused_untouched(database: sqlite3.Connection) -> None:
+    database.execute("CREATE TABLE theirs (a)")
+    with pytest.raises(StoreError, match="not a registry's"):
+        sqlite_schema.prepare_schema(database, "registry.db")
+    assert [name for (name,) in database.execute("SELECT name FROM sqlite_schema")] == ["theirs"]
+
+
+PATH = Path("/srv/registry.db")
+
+
+class Named(sqlite3.OperationalError):
+    """An error as SQLite names it; only the library itself can make a true one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("what SQLite says")
+        self.sqlite_errorname = name
+
+
+@pytest.mark.parametrize(
+    ("name", "next_step"),
+    [
+        ("SQLITE_FULL", "free some space"),
+        ("SQLITE_IOERR_FSYNC", "system's log"),
+        ("SQLITE_IOERR_LOCK", "disk of this machine"),
+        ("SQLITE_PROTOCOL", "disk of this machine"),
+        ("SQLITE_BUSY_SNAPSHOT", "end whatever else"),
+        ("SQLITE_READONLY_DIRECTORY", "permissions"),
+        ("SQLITE_CANTOPEN", "permissions"),
+        ("SQLITE_INTERNAL", "report it"),
+    ],
+)
+def test_a_fault_of_the_machine_is_told_with_the_next_step(name: str, next_step: str) -> None:
+    error = database_error(PATH, Named(name))
+    assert type(error) is StoreError
+    assert str(PATH) in str(error)
+    assert next_step in str(error)
+
+
+@pytest.mark.parametrize("name", ["SQLITE_CORRUPT_INDEX", "SQLITE_NOTADB"])
+def test_what_is_damaged_has_to_be_mended_by_a_person(name: str) -> None:
+    error = database_error(PATH, Named(name))
+    assert isinstance(error, UnusableError)
+    assert "restore FILE" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("number", "next_step"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "permissions"),
+        (errno.ENOLCK, "disk of this machine"),
+    ],
+)
+def test_a_fault_of_the_file_system_is_told_with_the_next_step(number: int, next_step: str) -> None:
+    assert next_step in str(database_error(PATH, OSError(number, "what the system says")))
+
+
+def test_damage_is_told_in_one_line() -> None:
+    assert "page 2: odd" in str(damaged_database(PATH, "page 2:\nodd"))

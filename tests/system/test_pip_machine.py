@@ -38,9 +38,9 @@ def site(root: Path, suite: str, tmp_path_factory: pytest.TempPathFactory) -> It
         yield Site(machine)
 
 
-def status(site: Site, half: str) -> dict[str, Any]:
+def status(site: Site, component: str) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(
-        site.machine.run(PROGRAM, "service", "status", half, "--json", check=False).stdout
+        site.machine.run(PROGRAM, "service", "status", component, "--json", check=False).stdout
     )
     return told
 
@@ -78,7 +78,7 @@ def test_a_node_that_has_joined_comes_back_without_its_join_token(site: Site) ->
     site.machine.run("systemctl", "restart", AGENT)
     site.await_another_process(AGENT, before, within_seconds=20)
     assert site.await_ready()["node_id"] == joined["node_id"]
-    assert site.machine.events(AGENT, "join_credential_unreadable") == []
+    assert site.machine.events(AGENT, "join_token_unreadable") == []
 
 
 def test_status_tells_what_runs(site: Site) -> None:
@@ -124,8 +124,8 @@ def test_an_uninstall_keeps_settings_and_state_and_a_purge_leaves_nothing_of_our
     assert site.machine.show(AGENT, "ActiveState") == "inactive"
     kept = ("/etc/gpu-agent/agent.toml", "/var/lib/gpu-agent/identity.json", f"{UNIT}.d/driver.conf")
     assert all(site.machine.path(path).exists() for path in kept)
-    for half in ("agent", "registry"):
-        site.machine.run(PROGRAM, "service", "uninstall", half, "--purge")
+    for component in ("agent", "registry"):
+        site.machine.run(PROGRAM, "service", "uninstall", component, "--purge")
     left = site.machine.run(
         "find", "/etc", "/run", "/var/lib", "-name", "gpu-*", "-not", "-path", "*/credentials/*"
     )

@@ -29,8 +29,8 @@ def debian(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Off
             pytest.skip(f"no {program} here: apt-get install -y rpm rpm2cpio cpio")
     packages = built()
     with OfflineDebian(root, tmp_path_factory.mktemp("rpm"), shared={"/srv/packages": packages}) as debian:
-        for half in HALVES:
-            unpack(rpm(packages, half), debian.path("/"))
+        for component in HALVES:
+            unpack(rpm(packages, component), debian.path("/"))
         yield debian
 
 
@@ -40,16 +40,16 @@ def unpack(file: Path, into: Path) -> None:
     subprocess.run([*words, "--no-absolute-filenames"], cwd=into, input=archive, check=True, timeout=60)
 
 
-def run_script(debian: OfflineDebian, half: str, script: str, *, left: str) -> None:
-    text = of_rpm(rpm(built(), half), "--queryformat", f"%{{{script}}}")
+def run_script(debian: OfflineDebian, component: str, script: str, *, left: str) -> None:
+    text = of_rpm(rpm(built(), component), "--queryformat", f"%{{{script}}}")
     assert text != "(none)"
     debian.run("sh", "-e", "-c", text, script, left)
 
 
 def test_the_scripts_of_an_install_run_where_no_systemd_does(debian: OfflineDebian) -> None:
-    for half in HALVES:
-        run_script(debian, half, "POSTIN", left=INSTALLED)
-        run_script(debian, half, "POSTTRANS", left=INSTALLED)
+    for component in HALVES:
+        run_script(debian, component, "POSTIN", left=INSTALLED)
+        run_script(debian, component, "POSTTRANS", left=INSTALLED)
     assert list(debian.path("/usr/lib/gpu-agent/lib/gpu_agent").glob("__pycache__/*.pyc"))
 
 
@@ -62,7 +62,7 @@ def test_the_program_runs_at_its_place(debian: OfflineDebian) -> None:
 
 
 def test_the_scripts_of_a_removal_leave_nothing_compiled(debian: OfflineDebian) -> None:
-    for half in reversed(HALVES):
-        run_script(debian, half, "PREUN", left=REMOVED)
-        run_script(debian, half, "POSTUN", left=REMOVED)
+    for component in reversed(HALVES):
+        run_script(debian, component, "PREUN", left=REMOVED)
+        run_script(debian, component, "POSTUN", left=REMOVED)
     assert not list(debian.path("/usr/lib/gpu-agent").rglob("*.pyc"))

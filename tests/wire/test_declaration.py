@@ -1,18 +1,27 @@
+""""""
+
 import json
+from dataclasses import replace
 
 import pytest
 
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, decode_from_node, encode
 from gpu_agent.wire.declaration import (
     Declaration,
+    DeclarationChanges,
+    HeartbeatFigures,
     Owner,
+    changes,
     declare,
+    heartbeat,
     registration,
     whole_gb,
 )
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuReport,
+    Health,
+    HealthReason,
     Host,
     Inventory,
     Model,
@@ -119,3 +128,80 @@ def test_a_model_that_no_reader_would_take_is_left_out_and_said_so() -> None:
     declaration = declared(L4, models=models)
     assert [model.model_id for model in declaration.installed_models] == ["good"]
     assert declaration.left_out == ("", "x" * 2000)
+
+
+MOMENT = HeartbeatFigures(
+    timestamp_ms=1,
+    cpu_percent=1.0,
+    mem_percent=2.0,
+    running_jobs=0,
+    running_job_ids=None,
+    probe_age_seconds=0.5,
+)
+
+
+def test_a_beat_replaces_only_what_changed() -> None:
+    told = declared(L4, owner=Owner(labels={"zone": "a"}))
+    assert changes(told, told) == DeclarationChanges()
+    moved = declared(L4, owner=Owner(labels={"zone": "b"}, accept_public_jobs=True))
+    assert changes(told, moved) == DeclarationChanges(labels={"zone": "b"}, accept_public_jobs=True)
+    grown = declared(L4, models=(Model(model_id="m", version="1"),))
+    assert changes(told, grown).capability_state == {"m": "ready"}
+    assert changes(told, declared(L4, BLIND)).hardware == declared(L4, BLIND).hardware
+
+
+def test_unknown_figures_are_absent_from_a_beat_never_zero() -> None:
+    beat = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert (beat.resource_usage.gpu_percent, beat.resource_usage.gpu_mem_percent) == (None, None)
+    assert "gpu_percent" not in encode(beat)
+
+
+def test_an_unknown_number_of_jobs_is_absent_and_0_only_for_an_older_scheduler() -> None:
+    moment = replace(MOMENT, running_jobs=None)
+    beat = heartbeat("n", inventory(BLIND), moment=moment, changed=DeclarationChanges(), sequence=1)
+    assert "running_jobs" not in encode(beat)
+    older = heartbeat(
+        "n",
+        inventory(BLIND),
+        moment=moment,
+        changed=DeclarationChanges(),
+        sequence=1,
+        job_count_required=True,
+    )
+    assert '"running_jobs":0' in encode(older)
+
+
+def test_a_beat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:
+    hung = Gpu(
+        uuid="GPU-3",
+        name="NVIDIA L4",
+        health=Health.UNKNOWN,
+        reasons=(HealthReason(code="nvml_hung", detail="no answer"),),
+    )
+    beat = heartbeat("n", inventory(L4, hung), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert beat.gpus is not None
+    assert [(gpu.health, gpu.reasons) for gpu in beat.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
+    assert beat.resource_usage.gpu_mem_percent == 50.0
+
+
+def test_the_parent_of_mig_slices_counts_in_no_total() -> None:
+    parent = Gpu(uuid="GPU-1", name="A100", memory_mb=40_000, memory_used_mb=40_000)
+    piece = Gpu(uuid="MIG-1", name="A100 MIG", memory_mb=10_000, memory_used_mb=0, parent_uuid="GPU-1")
+    beat = heartbeat("n", inventory(parent, piece), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert beat.resource_usage.gpu_mem_percent == 0.0
+
+
+@pytest.mark.parametrize(
+    ("health", "usable"),
+    [(Health.OK, True), (Health.DEGRADED, True), (Health.LOST, False), (Health.UNKNOWN, False)],
+)
+def test_only_ok_and_degraded_gpus_are_usable(health: Health, *, usable: bool) -> None:
+    assert health.usable is usable
+
+
+def test_the_parent_of_mig_slices_takes_no_job_but_its_slices_do() -> None:
+    parent = Gpu(uuid="GPU-1", name="A100")
+    piece = Gpu(uuid="MIG-1", name="A100 MIG 1g.10gb", parent_uuid="GPU-1")
+    lost = Gpu(uuid="GPU-2", name="A100", health=Health.LOST)
+    report = GpuReport(outcome=Outcome.OK, gpus=(parent, piece, lost))
+    assert report.usable == (piece,)

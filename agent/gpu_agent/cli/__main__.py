@@ -7,7 +7,7 @@ program as quietly as a later one, and no stream can keep a command from its exi
 import gc
 import sys
 
-from gpu_agent.cli import streams
+from gpu_agent.cli.output import streams
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -16,7 +16,7 @@ def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
     gc.disable()  # while commands are loaded, which makes no garbage; `app` turns it on again
     try:
-        streams.prepare()
+        streams.prepare_streams()
         return _told(_ended())
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -26,7 +26,7 @@ def main() -> int:
 
 def _ended() -> int:
     try:
-        from gpu_agent.cli.app import main as run
+        from gpu_agent.cli.main import main as run
 
         return run()
     except SystemExit as end:  # argparse, after --help and --version
@@ -35,10 +35,10 @@ def _ended() -> int:
 
 def _told(code: int) -> int:
     """Let go of the output; a success whose output nobody has is none."""
-    fault = streams.fault_of_stdout()
+    fault = streams.stdout_fault()
     if fault is None:
         return code
-    streams.complain(f"the output could not be written ({fault}); free some space, or send it elsewhere")
+    streams.print_stderr(f"the output could not be written ({fault}); free some space, or send it elsewhere")
     return code or FAILED
 
 

@@ -1,17 +1,53 @@
-"""Options that many commands share: where the registry is, which node is meant, how to answer."""
+"""Options that several commands share, and the argparse types that read their values.
+
+A wrong value is answered with a sentence that says how to write it.
+"""
 
 import argparse
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_agent.cli.asking.api import add_api_option
+from gpu_agent.cli.client.http import add_api_options
+
+# What may stand in arguments besides words: whole numbers and labels, read as argparse types.
+#
+# A fault is a sentence that says how to write it. Lengths of time have `durations`.
 
 
-def add_asking(parser: argparse.ArgumentParser, *, json_is: str) -> None:
+def whole_number(text: str) -> int:
+    """Read a whole number."""
+    return int(text)
+
+
+def positive_number(text: str) -> int:
+    """Read a whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+whole_number.__name__ = positive_number.__name__ = (
+    "whole number"  # so argparse names what is no number at all
+)
+
+
+def label_pair(text: str) -> tuple[str, str]:
+    """Read `key=value`."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is no label: write it like zone=a")
+    return key, value
+
+
+# Options that many commands share: where the registry is, which node is meant, how to answer.
+
+
+def add_request_options(parser: argparse.ArgumentParser, *, json_is: str) -> None:
     """Add `--json`, whose output is `json_is`, and what says where the registry is."""
     parser.add_argument("--json", action="store_true", help=f"print {json_is}")
-    add_api_option(parser)
+    add_api_options(parser)
 
 
 def add_node_id(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +55,7 @@ def add_node_id(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
 
 
-def given(**asked: object) -> dict[str, object]:
+def without_none(**asked: object) -> dict[str, object]:
     """What was asked for; an option that was not given is None, and left to the registry."""
     return {name: value for name, value in asked.items() if value is not None}
 
@@ -27,3 +63,29 @@ def given(**asked: object) -> dict[str, object]:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print an answer as the API gave it."""
     print(json.dumps(document, indent=2))
+
+
+# The options by which the agent's commands are told how its registry is known, as its settings are named.
+#
+# Adds options only: what they mean together is checked with the other settings.
+
+
+NAMES = ("tls_ca_file", "tls_pin", "tls_cert_file", "tls_key_file", "insecure_plaintext")
+
+
+def add_tls_options(parser: argparse.ArgumentParser) -> None:
+    """Add them; what is not given is left to the other layers."""
+    how = parser.add_argument_group("encrypted, for a registry at wss://")
+    for option, value, meaning in (
+        ("--tls-ca-file", "FILE", "who vouches for the registry (default: the system's authorities)"),
+        ("--tls-pin", "PIN", "the pin of the registry's key, sha256//…; several between semicolons"),
+        ("--tls-cert-file", "FILE", "this node's own certificate, for a registry that asks for one"),
+        ("--tls-key-file", "FILE", "its key (default: in the certificate's file); nobody else may read it"),
+    ):
+        how.add_argument(option, metavar=value, help=meaning)
+    how.add_argument(
+        "--insecure-plaintext",
+        action="store_true",
+        default=None,
+        help="DANGER: send tokens over ws:// to another machine: who listens on the way can take them",
+    )

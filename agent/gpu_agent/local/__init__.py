@@ -4,8 +4,7 @@ A worker announces its jobs: `with gpu_agent.local.job("job-7"): ...`. Whoever i
 commands do: `ask("status")`. It loads the standard library alone.
 """
 
-from gpu_agent.local.announcing import Announcement, job
-from gpu_agent.local.conversation import ask
-from gpu_agent.local.faults import LocalError, NoAgentError, RefusedError
+from gpu_agent.local.connection import LocalError, NoAgentError, RefusedError, ask
+from gpu_agent.local.jobs import Announcement, job
 
 __all__ = ["Announcement", "LocalError", "NoAgentError", "RefusedError", "ask", "job"]

@@ -1,64 +1,72 @@
-"""The agent: one loop that feeds the session what happens and carries out, in order, what it asks for.
+"""The agent: one loop that hands the session its events and carries out, in order, the actions it returns.
 
-Saves before it sends. Decides nothing: what to say and when is the session's, what is true of the
-machine is the probe's. Leaves within five seconds of being asked to, or of the end of a drain.
+It stores before it sends. It decides nothing: what to send and when is the session's decision, and the
+probe says what the machine has. It exits within five seconds of a stop, or of the end of a drain.
 """
 
 import asyncio
+import math
 import random
 import time
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from gpu_agent.node.collecting import Collecting
+from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.credentials import Credentials
-from gpu_agent.node.disk import bounded, keep
-from gpu_agent.node.faults import Faults
-from gpu_agent.node.figures import moment_of
-from gpu_agent.node.front import Front, Parts
-from gpu_agent.node.identity import IdentityFile
-from gpu_agent.node.jobs import Jobs
-from gpu_agent.node.link import Link, LinkEvent
-from gpu_agent.node.own_programs import named_own
-from gpu_agent.node.ownership import owned
+from gpu_agent.node.gpu_readings import Collectors
+from gpu_agent.node.identity import IdentityFile, store_identity, with_disk_deadline
+from gpu_agent.node.jobs import Jobs, mark_own_programs, mark_owned
+from gpu_agent.node.liveness import Progress
+from gpu_agent.node.log_limit import LogLimit
+from gpu_agent.node.model_watch import open_sources, reopen_sources
 from gpu_agent.node.prober import Pace, Prober, ReadGpus
-from gpu_agent.node.public_pool import PublicPool
-from gpu_agent.node.pulse import Signs
-from gpu_agent.node.reloading import LOOKED_AT, TOLD_ONCE
-from gpu_agent.node.repeats import Repeats
-from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.sources import opened_sources, renewed_sources
-from gpu_agent.runtime.logs import EventLog, listen_from
-from gpu_agent.runtime.reloading import Reloaded
+from gpu_agent.node.public_jobs import PublicJobs
+from gpu_agent.node.report import FaultDetector, measure
+from gpu_agent.node.settings import MODEL_SEARCH, SENT_AT_REGISTRATION, AgentSettings
+from gpu_agent.node.snapshot import SessionTimes, Snapshot
+from gpu_agent.runtime.logs import Logger, set_level
+from gpu_agent.runtime.reload import Reloaded
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.session.actions import (
-    Action,
-    Connect,
-    Disconnect,
-    Exit,
-    ForgetIdentity,
-    Note,
-    Probe,
-    SaveIdentity,
-    Send,
-    SendBeat,
-)
-from gpu_agent.session.events import Declared, Event, Order, OwnerChanged, Started, StopRequested
 from gpu_agent.session.machine import SessionMachine
-from gpu_agent.session.settings import SessionSettings
-from gpu_agent.session.view import SessionView
-from gpu_agent.wire.beat import heartbeat
+from gpu_agent.session.types import (
+    Action,
+    ArchiveIdentity,
+    Connect,
+    Declared,
+    Disconnect,
+    Event,
+    Exit,
+    LogEvent,
+    OwnerChanged,
+    OwnerRequest,
+    Probe,
+    RefreshRequested,
+    Send,
+    SendHeartbeat,
+    SessionSettings,
+    SessionSnapshot,
+    Started,
+    StopRequested,
+    StoreIdentity,
+)
 from gpu_agent.wire.codec import FrameError, encode
-from gpu_agent.wire.declaration import declare
-from gpu_agent.wire.fields import WireModel
+from gpu_agent.wire.declaration import declare, heartbeat
 from gpu_agent.wire.inventory import Inventory
+from gpu_agent.wire.messages import WireModel
+
+# The agent: one loop that feeds the session what happens and carries out, in order, what it asks for.
+#
+# Saves before it sends. Decides nothing: what to say and when is the session's, what is true of the
+# machine is the probe's. Leaves within five seconds of being asked to, or of the end of a drain.
+
 
 GOODBYE_SECONDS = 2.5
 """How long the last frames and the close of the WebSocket may take."""
 _MOST_WAITING = 16
 """Events that may wait; a peer that sends more is read no further until they are handled."""
 
-_LOG = EventLog("node")
+_LOG = Logger("node")
 
 
 class Agent:
@@ -71,7 +79,7 @@ class Agent:
         read_gpus: ReadGpus,
         *,
         session: SessionSettings | None = None,
-        collecting: Collecting | None = None,
+        collecting: Collectors | None = None,
     ) -> None:
         self.jobs = Jobs()
         """What workers announce; whoever hears them tells it here."""
@@ -86,7 +94,7 @@ class Agent:
         )
         self._prober = Prober(
             read_gpus,
-            opened_sources(settings),
+            open_sources(settings),
             pace=Pace(
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,
@@ -105,15 +113,15 @@ class Agent:
         """The link that was closed last: its goodbye may still be on its way."""
         self._exit: Exit | None = None
         self._busy_since: float | None = None
-        self._repeats = Repeats()
-        self._faults = Faults()
-        self._public_pool = PublicPool(settings)
+        self._repeats = LogLimit()
+        self._faults = FaultDetector()
+        self._public_pool = PublicJobs(settings)
         parts = Parts(self._machine, self._prober, self._public_pool, lambda: self._settings)
-        self.front = Front(parts, self.jobs, self._take)
+        self.front = ControlApi(parts, self.jobs, self._take)
         """What programs on this machine see."""
 
     @property
-    def view(self) -> SessionView:
+    def view(self) -> SessionSnapshot:
         """The session as it stands, for `status`."""
         return self._machine.view
 
@@ -123,9 +131,9 @@ class Agent:
         return self._settings
 
     @property
-    def signs(self) -> Signs:
+    def signs(self) -> Progress:
         """What tells whether this agent gets on."""
-        return Signs(
+        return Progress(
             busy_since=self._busy_since,
             deadline=self._machine.deadline,
             probed_at=self._prober.turned_at,
@@ -152,23 +160,25 @@ class Agent:
         """Go on with settings that were read again; what the owner states is told with the next beat."""
         self._settings = told.settings
         if "log_level" in told.changed:
-            listen_from(told.settings.log_level)
+            set_level(told.settings.log_level)
         self._credentials = _credentials_of(told.settings, self._identity)
         self._public_pool.take_over(told.settings)
         self._prober.repace(told.settings.probe_interval_seconds)
-        if LOOKED_AT.intersection(told.changed):
-            await self._prober.renew(await renewed_sources(told.settings, self._prober.catalogue))
-        if TOLD_ONCE.intersection(told.changed):
+        if MODEL_SEARCH.intersection(told.changed):
+            await self._prober.renew(await reopen_sources(told.settings, self._prober.catalogue))
+        if SENT_AT_REGISTRATION.intersection(told.changed):
             await self._inbox.put((None, OwnerChanged()))
         if self._inventory is not None:
             await self._declare(self._inventory)
 
-    async def _take(self, order: Order, taken: asyncio.Event) -> None:
+    async def _take(self, order: OwnerRequest, taken: asyncio.Event) -> None:
         await self._inbox.put((taken, order))
 
     async def _probed(self, inventory: Inventory) -> None:
-        gpus = await owned(inventory.gpu, self.jobs)
-        inventory = replace(inventory, gpu=await named_own(gpus, self._settings.public_jobs.own_programs))
+        gpus = await mark_owned(inventory.gpu, self.jobs)
+        inventory = replace(
+            inventory, gpu=await mark_own_programs(gpus, self._settings.public_jobs.own_programs)
+        )
         self._inventory = inventory
         self.front.probed(inventory)
         await self._declare(inventory)
@@ -212,18 +222,20 @@ class Agent:
                 await self._join_or_part(action, tasks)
             case Send(message):
                 self._send(message)
-            case SendBeat():
+            case SendHeartbeat():
                 self._beat(action)
-            case SaveIdentity() | ForgetIdentity():
-                await keep(self._identity, action)
-            case Probe() | Note() | Exit():
+            case StoreIdentity() | ArchiveIdentity():
+                await store_identity(self._identity, action)
+            case Probe() | LogEvent() | Exit():
                 self._note(action)
             case _ as unreachable:
                 assert_never(unreachable)
 
     async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
         if isinstance(action, Connect):
-            token = await bounded("credential", lambda: self._credentials.token_for(action.credential))
+            token = await with_disk_deadline(
+                "credential", lambda: self._credentials.token_for(action.credential)
+            )
             settings = self._settings
             self._link = Link(
                 settings.registry_url,
@@ -245,11 +257,11 @@ class Agent:
         except FrameError as error:  # ours; without an answer the session tries again later
             _LOG.error("message_not_sent", problem=str(error))
 
-    def _beat(self, beat: SendBeat) -> None:
+    def _beat(self, beat: SendHeartbeat) -> None:
         if self._inventory is None:
             return
         self.front.beat(_now())
-        moment = moment_of(
+        moment = measure(
             self._inventory,
             job_ids=self.jobs.ids,
             timestamp_ms=time.time_ns() // 1_000_000,
@@ -262,22 +274,22 @@ class Agent:
                 moment=moment,
                 changed=beat.changed,
                 sequence=beat.sequence,
-                count_required=not beat.knows_schemas,
+                job_count_required=not beat.knows_schemas,
             )
         )
 
-    def _note(self, action: Probe | Note | Exit) -> None:
+    def _note(self, action: Probe | LogEvent | Exit) -> None:
         match action:
             case Probe():
                 self._prober.probe_now()
-            case Note():
+            case LogEvent():
                 self._tell(action)
             case Exit():
                 self._exit = action
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _tell(self, note: Note) -> None:
+    def _tell(self, note: LogEvent) -> None:
         """Log it, unless the registry makes the session say the same again and again."""
         # Another reason to wait is news, and comes no oftener than the session waits.
         about = note.fields.get("why") if note.event == "session_backing_off" else None
@@ -294,3 +306,81 @@ def _credentials_of(settings: AgentSettings, identity: IdentityFile) -> Credenti
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+# The side of the agent that programs on its machine see: how it stands, and a way to ask something of it.
+#
+# An order becomes an event like any other and is taken in its turn. It decides nothing and carries
+# nothing out.
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of the agent is looked at."""
+
+    machine: SessionMachine
+    prober: Prober
+    public_pool: PublicJobs
+    settings: Callable[[], AgentSettings]
+    """Those that hold now: they may be read again."""
+
+
+Take = Callable[[OwnerRequest, asyncio.Event], Awaitable[None]]
+
+
+class ControlApi:
+    """One agent's. `take` puts an order among what waits to be handled, and the event tells when it was."""
+
+    def __init__(self, parts: Parts, jobs: Jobs, take: Take) -> None:
+        self.jobs = jobs
+        self._parts = parts
+        self._take = take
+        self._course = SessionTimes()
+        self._inventory: Inventory | None = None
+        self._probed_anew = asyncio.Event()
+        self._probe_began_at = -math.inf
+        """When the one began that has ended last."""
+
+    def snapshot(self) -> Snapshot:
+        """All that is known at this moment."""
+        parts, settings = self._parts, self._parts.settings()
+        return Snapshot(
+            session=parts.machine.view,
+            registry_url=settings.registry_url,
+            owner=settings.owner,
+            public_jobs=parts.public_pool.standing,
+            inventory=self._inventory,
+            probe_age_seconds=parts.prober.probe_age_seconds,
+            state_since=self._course.state_since,
+            link_since=self._course.link_since,
+            status_received_at=self._course.status_received_at,
+            last_heartbeat_at=self._course.last_heartbeat_at,
+        )
+
+    async def order(self, order: OwnerRequest) -> None:
+        """Have the session take what the owner asks, and return once it has."""
+        taken = asyncio.Event()
+        await self._take(order, taken)
+        await taken.wait()
+
+    async def refresh(self) -> None:
+        """Probe again and tell the registry all of it; returns once a probe has ended that began later."""
+        asked_at = time.monotonic()
+        await self.order(RefreshRequested())
+        while self._probe_began_at < asked_at:
+            self._probed_anew.clear()
+            await self._probed_anew.wait()
+
+    def probed(self, inventory: Inventory) -> None:
+        """A probe has ended."""
+        self._inventory = inventory
+        self._probe_began_at = self._parts.prober.turned_at
+        self._probed_anew.set()
+
+    def note(self, now: float) -> None:
+        """Something happened to the session. `now`: monotonic seconds."""
+        self._course.note(self._parts.machine.view, now)
+
+    def beat(self, now: float) -> None:
+        """A beat goes out."""
+        self._course.beat(now)

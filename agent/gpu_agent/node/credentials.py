@@ -1,8 +1,8 @@
 """Which token a handshake carries (§2): the node token once there is one, the join token before.
 
-The join token's file is read anew for each handshake, so that an operator can replace it. No token
-is ever logged, and one that is not printable ASCII is not sent. A file that everybody on the machine may
-read is taken, and told of; one behind a link, as containers are handed their secrets, is theirs to judge.
+The agent reads the join token's file for each handshake, so that an operator can replace it. It never logs
+a token, and never sends one that is not printable ASCII. A file that everybody on the machine may read is
+used, and the log warns. A file behind a link, as containers receive their secrets, is not checked.
 """
 
 import os
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.runtime.logs import EventLog
-from gpu_agent.session.actions import Credential
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.session.types import Credential
 
 _LONGEST = 4096
 _NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -23,7 +23,7 @@ _PIPE_SECONDS = 1.0
 _ANYBODY = 0o007
 """Not the group: where a service manager grants a file by a list, its mask shows there."""
 _NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
-_LOG = EventLog("node")
+_LOG = Logger("node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,17 @@ class Credentials:
 
     def _join_token(self) -> str | None:
         if self.join_token_file is not None:
-            return _read(self.join_token_file)
+            return _join_token_of(self.join_token_file)
         if self.join_token is None:
             return None
-        token = sendable(self.join_token)
+        token = parse_token(self.join_token)
         if token is None:
-            _complain("the settings", _NO_TOKEN)
+            _warn_unreadable("the settings", _NO_TOKEN)
         return token
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TokenFile:
     """What a join token's file holds."""
 
     token: str | None = field(repr=False)
@@ -63,7 +63,7 @@ class Held:
     """The file's mode, where everybody on the machine may get at it."""
 
 
-def held_in(file: Path) -> Held:
+def read_token_file(file: Path) -> TokenFile:
     """Read a join token's file; logs nothing."""
     try:
         with os.fdopen(os.open(file, os.O_RDONLY | _NOT_WAITING), "rb", buffering=0) as opened:
@@ -72,30 +72,30 @@ def held_in(file: Path) -> Held:
                 select.select([opened], [], [], _PIPE_SECONDS)
             text = (opened.read(_LONGEST) or b"").decode("ascii", "replace")
     except OSError as error:
-        return Held(None, error.strerror or str(error))
+        return TokenFile(None, error.strerror or str(error))
     open_to_all = mode & _ANYBODY and os.name == "posix" and not file.is_symlink()
-    token = sendable(text)
-    return Held(
+    token = parse_token(text)
+    return TokenFile(
         token,
         "" if token is not None else _NO_TOKEN,
         f"{stat.S_IMODE(mode):04o}" if open_to_all else None,
     )
 
 
-def sendable(text: str) -> str | None:
+def parse_token(text: str) -> str | None:
     """Return the token that a text is; None for what cannot be one."""
     token = text.strip()
     return token if token and token.isascii() and token.isprintable() else None
 
 
-def _read(file: Path) -> str | None:
-    held = held_in(file)
+def _join_token_of(file: Path) -> str | None:
+    held = read_token_file(file)
     if held.exposed_mode is not None:
-        _LOG.warning("join_credential_exposed", file=str(file), mode=held.exposed_mode)
+        _LOG.warning("join_token_exposed", file=str(file), mode=held.exposed_mode)
     if held.token is None:
-        _complain(str(file), held.problem)
+        _warn_unreadable(str(file), held.problem)
     return held.token
 
 
-def _complain(source: str, reason: str) -> None:
-    _LOG.warning("join_credential_unreadable", file=source, reason=reason)
+def _warn_unreadable(source: str, reason: str) -> None:
+    _LOG.warning("join_token_unreadable", file=source, reason=reason)

@@ -1,6 +1,6 @@
-"""The agent as a program: its state directory, its probe child, its signals, and what its end means.
+"""The agent as a process: its state directory, its NVML child, its control socket, its signals, its exit code.
 
-Decides nothing of the session: `agent` lives that. It runs once in a process.
+It runs once in a process. `agent` holds the session's loop.
 """
 
 import asyncio
@@ -11,28 +11,31 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.collecting import collectors_of
-from gpu_agent.node.disk import load
-from gpu_agent.node.gpus import opened_gpus
-from gpu_agent.node.identity import IdentityError, IdentityFile, default_state_dir, hold
-from gpu_agent.node.reloading import AT_ONCE
-from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.socket.server import LocalSocket
-from gpu_agent.node.socket_door import Door, opened
-from gpu_agent.node.supervised import attend, stay
-from gpu_agent.runtime.logs import EventLog, configure
-from gpu_agent.runtime.reloading import Reloads
-from gpu_agent.runtime.sdnotify import Systemd
-from gpu_agent.runtime.signals import RELOADING, STOPPING, delivered, hang_up_ends
-from gpu_agent.runtime.strays import tell
+from gpu_agent.node.control.server import ControlServer, ControlSocket, open_control_socket
+from gpu_agent.node.gpu_readings import open_collectors
+from gpu_agent.node.identity import (
+    IdentityError,
+    IdentityFile,
+    default_state_dir,
+    load_identity,
+    lock_state_dir,
+)
+from gpu_agent.node.liveness import extend_stop, report_liveness
+from gpu_agent.node.prober import open_gpus
+from gpu_agent.node.settings import RELOADABLE, AgentSettings
+from gpu_agent.runtime.config.sources import log_unknown_variables
+from gpu_agent.runtime.logs import Logger, configure
+from gpu_agent.runtime.reload import SettingsReloader
+from gpu_agent.runtime.sdnotify import SystemdNotifier
+from gpu_agent.runtime.signals import RELOADING, STOPPING, signals_to_loop, terminal_attached
 from gpu_agent.runtime.tasks import TaskCrashedError, Tasks
-from gpu_agent.session.actions import Exit
+from gpu_agent.session.types import Exit
 from gpu_agent.version import __version__
 
-_LOG = EventLog("node")
+_LOG = Logger("node")
 
 
-class End(IntEnum):
+class ExitCode(IntEnum):
     """How a run ends, as exit codes."""
 
     LEFT = 0
@@ -45,25 +48,29 @@ class End(IntEnum):
     """The registry wants nothing of this node; a person must act."""
 
 
-def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> End:
+def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> ExitCode:
     """Run the agent in this process until it is ended; `read` gives the settings anew."""
     configure(settings.log_level)
-    tell(AgentSettings, os.environ)
+    log_unknown_variables(AgentSettings, os.environ)
     state_dir = settings.state_dir or default_state_dir()
     try:
-        with hold(state_dir) as identity, opened(settings, state_dir) as door:
-            load(identity)
+        with lock_state_dir(state_dir) as identity, open_control_socket(settings, state_dir) as door:
+            load_identity(identity)
             return asyncio.run(_run(settings, identity, door, read=read))
     except IdentityError as error:
         _LOG.error("state_directory_unusable", problem=str(error))
-        return End.UNUSABLE_STATE
+        return ExitCode.UNUSABLE_STATE
     except TaskCrashedError:
-        return End.CRASHED
+        return ExitCode.CRASHED
 
 
 async def _run(
-    settings: AgentSettings, identity: IdentityFile, door: Door | None, *, read: Callable[[], AgentSettings]
-) -> End:
+    settings: AgentSettings,
+    identity: IdentityFile,
+    door: ControlSocket | None,
+    *,
+    read: Callable[[], AgentSettings],
+) -> ExitCode:
     state_dir = identity.folder
     _LOG.info(
         "agent_started",
@@ -75,26 +82,28 @@ async def _run(
     )
     # Agents that pretend side by side have GPUs of their own; else they are those `probe` shows.
     apart = "" if settings.state_dir is None else f"\n{state_dir}"
-    reading = opened_gpus(
+    reading = open_gpus(
         simulate=settings.simulate,
         seed=f"{platform.node()}{apart}",
         deadline_seconds=settings.deadline_seconds,
         keep_open=settings.poll_gpus,
     )
     async with reading as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus, collecting=collectors_of(settings))
+        agent = Agent(settings, identity, read_gpus, collecting=open_collectors(settings))
         if door is not None:
-            tasks.start("local-socket", LocalSocket(agent.front, door.house).serve(door.listener, tasks))
+            tasks.start("local-socket", ControlServer(agent.front, door.house).serve(door.listener, tasks))
         ending = await _live(agent, tasks, read)
         tasks.end()
     _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
-    return End.REFUSED if ending.failed else End.LEFT
+    return ExitCode.REFUSED if ending.failed else ExitCode.LEFT
 
 
 async def _live(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -> Exit:
     """Let the agent run, hear signals meanwhile, and keep systemd informed."""
-    systemd = Systemd(os.environ)
-    reloads = Reloads(agent.settings, read=read, at_once=AT_ONCE, take_over=agent.take_over, systemd=systemd)
+    systemd = SystemdNotifier(os.environ)
+    reloads = SettingsReloader(
+        agent.settings, read=read, at_once=RELOADABLE, take_over=agent.take_over, systemd=systemd
+    )
 
     def stop(number: signal.Signals) -> None:
         drain_seconds = agent.settings.drain_on_stop_seconds
@@ -102,12 +111,12 @@ async def _live(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -
         systemd.stopping()
         tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
         if drain_seconds > 0:
-            tasks.start("stay", stay(systemd, lambda: agent.signs))
+            tasks.start("stay", extend_stop(systemd, lambda: agent.signs))
 
-    leaving, reloading = (STOPPING + RELOADING, ()) if hang_up_ends() else (STOPPING, RELOADING)
-    with delivered(leaving, stop), delivered(reloading, lambda _: reloads.ask()):
+    leaving, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
+    with signals_to_loop(leaving, stop), signals_to_loop(reloading, lambda _: reloads.ask()):
         tasks.start("reloads", reloads.run())
-        tasks.start("supervised", attend(systemd, lambda: agent.view, lambda: agent.signs))
+        tasks.start("supervised", report_liveness(systemd, lambda: agent.view, lambda: agent.signs))
         systemd.ready()
         ending = await agent.run(tasks)
     systemd.stopping()

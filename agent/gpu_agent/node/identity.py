@@ -1,9 +1,9 @@
-"""Who this agent is: the id and the token that a registry gave it, kept in the state directory.
+"""The agent's identity: the node id and node token that a registry issued, stored in the state directory.
 
-Written whole or not at all, readable by its owner alone, never through a link. A file that cannot
-be understood is kept aside and said so; it is never overwritten, and the agent starts afresh. Of
-what is kept aside the newest few stay, so that a conflict without end does not fill the disk.
-One agent at a time holds a directory: see `hold`.
+A file is written whole or not at all, readable by its owner alone, and never through a link. A file that
+cannot be parsed is moved aside and never overwritten, and the agent starts without an identity. The newest
+few such files stay, so that an endless conflict does not fill the disk. One agent at a time locks a state
+directory. Disk access from the event loop has a deadline; a disk that fails costs only what it should store.
 """
 
 import contextlib
@@ -13,14 +13,25 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from gpu_agent.runtime.links import strangers_link
-from gpu_agent.runtime.locking import AlreadyLockedError, Lock
-from gpu_agent.runtime.places import state_place
+from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.state_dir import user_state_dir
+from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.session.types import ArchiveIdentity, StoreIdentity
+
+# Who this agent is: the id and the token that a registry gave it, kept in the state directory.
+#
+# Written whole or not at all, readable by its owner alone, never through a link. A file that cannot
+# be understood is kept aside and said so; it is never overwritten, and the agent starts afresh. Of
+# what is kept aside the newest few stay, so that a conflict without end does not fill the disk.
+# One agent at a time holds a directory: see `hold`.
+
 
 FILE = "identity.json"
 LOCK_FILE = "agent.lock"
@@ -51,17 +62,17 @@ class Loaded:
     """What was found in the state directory."""
 
     identity: Identity
-    kept_aside: Path | None = None
+    moved_to: Path | None = None
     """Where a file went that could not be understood."""
     why: str = ""
 
 
 def default_state_dir() -> Path:
     """Return the platform's place for this user's program state."""
-    return state_place("gpu-agent")
+    return user_state_dir("gpu-agent")
 
 
-def peek(folder: Path) -> Identity:
+def read_identity(folder: Path) -> Identity:
     """Read a state directory's identity without taking hold of it or mending anything.
 
     Raises `FileNotFoundError` where there is none, `OSError` from the disk, `ValueError` for what is none.
@@ -69,7 +80,7 @@ def peek(folder: Path) -> Identity:
     return _parse(_read(folder / FILE, mending=False))
 
 
-def exposure(folder: Path) -> str | None:
+def find_exposure(folder: Path) -> str | None:
     """Say why another user could put an identity of his own there; None when nobody can."""
     if not hasattr(os, "geteuid"):
         return None
@@ -94,7 +105,7 @@ class IdentityFile:
     @property
     def exposed(self) -> str | None:
         """Say why another user could put an identity of his own here; None when nobody can."""
-        return exposure(self.folder)
+        return find_exposure(self.folder)
 
     @property
     def identity(self) -> Identity:
@@ -187,20 +198,20 @@ class IdentityFile:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[IdentityFile]:
+def lock_state_dir(folder: Path) -> Iterator[IdentityFile]:
     """Hold a state directory for as long as the block runs; make it if it is not there.
 
     Raises `IdentityError`: another agent holds it (its process id is named), or the disk says no.
     """
     try:
-        planted = strangers_link(folder)
+        planted = foreign_link(folder)
         if planted is not None:
             raise IdentityError(
                 f"the state directory {folder} cannot be used: {planted}, or name another directory with "
                 "--state-dir"
             )
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        lock = Lock(folder / LOCK_FILE)
+        lock = FileLock(folder / LOCK_FILE)
     except AlreadyLockedError as error:
         raise IdentityError(
             f"another agent (process {error.holder or 'unknown'}) uses the state directory {folder}; "
@@ -215,7 +226,7 @@ def hold(folder: Path) -> Iterator[IdentityFile]:
         lock.release()
 
 
-_MENDS: dict[int | None, str] = {
+_FIXES: dict[int | None, str] = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within that user's quota",
     errno.EROFS: "it is on a disk that is mounted read-only",
@@ -227,8 +238,8 @@ _MENDS: dict[int | None, str] = {
 
 def _reason(error: OSError) -> str:
     """Say what the disk said, and the next step."""
-    mend = _MENDS.get(error.errno, "check its owner and permissions")
-    return f"({error.strerror or error}); {mend}, or name another directory with --state-dir"
+    fix = _FIXES.get(error.errno, "check its owner and permissions")
+    return f"({error.strerror or error}); {fix}, or name another directory with --state-dir"
 
 
 def _read(path: Path, *, mending: bool = True) -> str:
@@ -280,3 +291,46 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# The agent's disk: its identity read, saved and forgotten, each with an end to the waiting.
+#
+# A disk that fails or hangs is told of and costs only what it was to keep: the session goes on without.
+
+
+DISK_SECONDS = 1.5
+"""How long the state directory may hold the agent up."""
+
+_T = TypeVar("_T")
+_LOG = Logger("node")
+
+
+def load_identity(identity: IdentityFile) -> None:
+    """Read what is remembered, and tell of what is wrong with it."""
+    if (exposed := identity.exposed) is not None:
+        fix = f"run `chmod 700 {identity.folder}`, as its owner"
+        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed, fix=fix)
+    loaded = identity.load()
+    if loaded.moved_to is not None:
+        _LOG.warning("identity_corrupt", moved_to=str(loaded.moved_to), reason=loaded.why)
+
+
+async def store_identity(identity: IdentityFile, action: StoreIdentity | ArchiveIdentity) -> None:
+    """Bring the identity to the disk. If that fails the session goes on; a restart will miss it."""
+    if isinstance(action, StoreIdentity):
+        node_id, node_token = action.node_id, action.node_token
+        await with_disk_deadline("identity", lambda: identity.save(node_id, node_token))
+        return
+    copy = await with_disk_deadline("identity", identity.forget_id)
+    _LOG.warning("identity_discarded", node_id=action.node_id, kept_as=None if copy is None else str(copy))
+
+
+async def with_disk_deadline(name: str, work: Callable[[], _T]) -> _T | None:
+    """Do what touches the disk, for so long; None, and a line in the log, when it fails."""
+    try:
+        return await in_thread(name, work, deadline_seconds=DISK_SECONDS)
+    except IdentityError as error:
+        _LOG.error("disk_failed", what=name, problem=str(error))
+    except TimeoutError:
+        _LOG.error("disk_failed", what=name, problem=f"no answer within {DISK_SECONDS:g} s")
+    return None

@@ -1,17 +1,33 @@
-"""Jobs in flight: counted from what worker processes announce, each job as long as its worker is there.
+"""Jobs in flight, counted from what worker processes announce, and the GPU processes that belong to them.
 
-A worker is whoever announces: a connection, and the process behind it where that is known. What it
-announced ends when it says so, and all of it when it is gone. A process that has announced stays a
-worker between its jobs. Until any worker has announced
-something, nobody tells, and `ids` is None: then the processes on the GPUs stand in as a guess.
+A worker is a connection, or the process behind it where that is known. Its job ends when the worker says
+so, or when the worker is gone. A process that has announced a job stays a worker between its jobs. Before
+any worker has announced a job, `ids` is None, and the processes on the GPUs serve as a guess.
 
-It opens no socket, looks at no process and reads no clock: it is told.
+A GPU process belongs to a worker if the worker started it, to the owner if `own_programs` names its
+program, and is foreign otherwise. Where it cannot be seen in `/proc`, that is unknown.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from gpu_agent.probe.host.processes import lineage, process, program
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES
+from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport
+
+# Jobs in flight: counted from what worker processes announce, each job as long as its worker is there.
+#
+# A worker is whoever announces: a connection, and the process behind it where that is known. What it
+# announced ends when it says so, and all of it when it is gone. A process that has announced stays a
+# worker between its jobs. Until any worker has announced
+# something, nobody tells, and `ids` is None: then the processes on the GPUs stand in as a guess.
+#
+# It opens no socket, looks at no process and reads no clock: it is told.
+
 
 LONGEST_ID = 1024
 """Characters; a registry reads no longer one."""
@@ -88,3 +104,111 @@ class Jobs:
         if len(told.encode()) > JOB_IDS_ROOM_BYTES:
             return f"{len(self._jobs)} jobs are in flight, and no beat can name more: finish some first"
         return None
+
+
+# Whose the processes on the GPUs are: a worker's that announces its jobs, a child's of one, or foreign.
+#
+# Where no worker has told its process, or a process cannot be seen from here, that is unknown. A worker
+# whose process has ended takes its jobs with it. It never waits for long, and touches no process.
+
+
+LOOK_SECONDS = 1.0
+"""How long `/proc` may take before the report goes on without owners."""
+
+_LOG = Logger("node.jobs")
+
+
+async def mark_owned(report: GpuReport, jobs: Jobs) -> GpuReport:
+    """Tell each process' owner where workers are known; end the jobs of workers that are no more."""
+    workers = jobs.workers
+    if not workers:
+        return report
+    try:
+        seen = await in_thread(
+            "owners", lambda: match_workers(report, workers), deadline_seconds=LOOK_SECONDS
+        )
+    except TimeoutError:
+        return report
+    for worker in seen.ended:
+        if unfinished := jobs.gone(worker):
+            _LOG.warning("worker_ended", pid=worker.pid, jobs=unfinished)
+    return seen.report
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipScan:
+    """One look: the report with each process' owner, and the workers whose process has ended."""
+
+    report: GpuReport
+    ended: tuple[Worker, ...]
+
+
+def match_workers(report: GpuReport, workers: Iterable[Worker], root: Path = Path("/")) -> OwnershipScan:
+    """Tell ours from foreign ones, and find out which workers are no more."""
+    living: set[tuple[int, int]] = set()
+    ended: list[Worker] = []
+    for worker in workers:
+        if worker.pid is None or worker.started is None:
+            continue
+        now = process(worker.pid, root)
+        if now is None or now.started != worker.started:
+            ended.append(worker)
+        else:
+            living.add((worker.pid, worker.started))
+    if not living:
+        return OwnershipScan(report, tuple(ended))
+    gpus = tuple(_mark_gpu(gpu, living, root) for gpu in report.gpus)
+    return OwnershipScan(replace(report, gpus=gpus), tuple(ended))
+
+
+def _mark_gpu(gpu: Gpu, living: set[tuple[int, int]], root: Path) -> Gpu:
+    if not gpu.processes:
+        return gpu
+    return replace(gpu, processes=tuple(_mark_process(one, living, root) for one in gpu.processes))
+
+
+def _mark_process(one: GpuProcess, living: set[tuple[int, int]], root: Path) -> GpuProcess:
+    line = lineage(one.pid, root)
+    if not line:
+        return one
+    return replace(one, ours=any((each.pid, each.started) in living for each in line))
+
+
+# Processes on the GPUs that the owner calls his own by the name of their program, and what they start.
+#
+# It looks names up in `/proc` with a deadline, and touches no process. One that cannot be seen stays as it
+# is.
+
+
+PROGRAM_LOOKUP_SECONDS = 1.0
+_LONGEST = 15
+"""Bytes of a program's name that the kernel keeps: so it may end within a letter."""
+
+
+async def mark_own_programs(report: GpuReport, programs: Collection[str]) -> GpuReport:
+    """Tell which processes are the owner's own by their names; as they were, where `/proc` is too slow."""
+    if not programs or not any(gpu.processes for gpu in report.gpus):
+        return report
+    try:
+        return await in_thread(
+            "programs", lambda: match_programs(report, programs), deadline_seconds=PROGRAM_LOOKUP_SECONDS
+        )
+    except TimeoutError:
+        return report
+
+
+def match_programs(report: GpuReport, programs: Collection[str], root: Path = Path("/")) -> GpuReport:
+    """Look once."""
+    names = {name.encode()[:_LONGEST].decode("utf-8", "replace") for name in programs}
+    return replace(report, gpus=tuple(_match_gpu(gpu, names, root) for gpu in report.gpus))
+
+
+def _match_gpu(gpu: Gpu, names: Collection[str], root: Path) -> Gpu:
+    if not gpu.processes:
+        return gpu
+    return replace(gpu, processes=tuple(_match_process(one, names, root) for one in gpu.processes))
+
+
+def _match_process(one: GpuProcess, names: Collection[str], root: Path) -> GpuProcess:
+    own = any(program(each.pid, root) in names for each in lineage(one.pid, root))
+    return replace(one, ours=True) if own else one

@@ -1,42 +1,50 @@
-"""The probe loop: reads the GPUs, the host and the models at a calm pace, and keeps the newest inventory.
+"""The probe loop: reads GPUs, host and models at a steady pace, and keeps the newest inventory.
 
-Nothing here can hold the agent up: the driver is asked through a child with a deadline, the catalogue
-bears with disks that hang, each by itself, and a look at host and models as a whole runs in a thread that
-is left behind when even that hangs, one at most; until it answers the models stand as they were, with new
-readings of the GPUs and of the host, and past the limit for stale readings no found model is ready.
-Sends nothing: each inventory is handed to whoever listens.
+Nothing here can block the agent. A child process with a deadline asks the driver; the scanner tolerates
+disks that hang. One scan of host and models runs in a thread; when it hangs, the agent leaves that thread
+behind, starts no second one, and reports the last models with new GPU and host readings. After the limit
+for stale readings no found model counts as ready.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gpu_agent.node.collecting import Collecting
-from gpu_agent.node.health_log import HealthLog
-from gpu_agent.node.reading_log import ReadingLog
-from gpu_agent.node.rescans import Rescans
-from gpu_agent.node.turns import Turns
-from gpu_agent.node.unsearched import Unsearched
-from gpu_agent.probe import features
-from gpu_agent.probe.at_rest import at_rest
-from gpu_agent.probe.health import HealthKeeper, Missed
-from gpu_agent.probe.merging import merged
-from gpu_agent.probe.models.catalogue import Catalogue
-from gpu_agent.probe.models.unanswered import unanswered
+from gpu_agent.node.gpu_readings import Collectors, HealthLog, ReadingLog
+from gpu_agent.node.model_watch import ModelWatcher, UnreadableLog
+from gpu_agent.probe import snapshot as features
+from gpu_agent.probe.collectors.runner import merge_reports
+from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
+from gpu_agent.probe.models.scanner import ModelScanner, mark_unreadable
+from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
+from gpu_agent.probe.nvml.process import hung_sentence
+from gpu_agent.probe.simulation.gpus import SimulatedGpus
 from gpu_agent.probe.snapshot import Sources, take
-from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
-ReadGpus = Callable[[], Awaitable[GpuReport | Missed]]
+# The probe loop: reads the GPUs, the host and the models at a calm pace, and keeps the newest inventory.
+#
+# Nothing here can hold the agent up: the driver is asked through a child with a deadline, the catalogue
+# bears with disks that hang, each by itself, and a look at host and models as a whole runs in a thread
+# that
+# is left behind when even that hangs, one at most; until it answers the models stand as they were, with
+# new
+# readings of the GPUs and of the host, and past the limit for stale readings no found model is ready.
+# Sends nothing: each inventory is handed to whoever listens.
+
+
+ReadGpus = Callable[[], Awaitable[GpuReport | MissedReading]]
 
 PACE_WITHOUT_DRIVER_SECONDS = 30.0
 """Each look for a driver that is not there starts a process; it must not cost what reading one does."""
 
 _UNREAD = GpuReport(outcome=Outcome.OK)
-_LOG = EventLog("node.prober")
+_LOG = Logger("node.prober")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +70,18 @@ class Prober:
         pace: Pace,
         simulated: bool,
         listener: Callable[[Inventory], Awaitable[None]],
-        collecting: Collecting | None = None,
+        collecting: Collectors | None = None,
     ) -> None:
         """`read_gpus` keeps its own deadline, `collecting` too; `listener` is awaited after each probe."""
         self._read_gpus = read_gpus
-        self._collecting = collecting or Collecting(())
+        self._collecting = collecting or Collectors(())
         self._sources = sources
         self._pace = pace
         self._simulated = simulated
         self._listener = listener
-        self._health = HealthKeeper(pace.stale_after_seconds)
+        self._health = HealthTracker(pace.stale_after_seconds)
         self._health_log = HealthLog()
-        self._turns = Turns()
+        self._turns = ProbeTurns()
         self._asked = asyncio.Event()
         self._gpus_asked = False
         self._at_rest: GpuReport | None = None
@@ -90,8 +98,8 @@ class Prober:
         self._absent: GpuReport | None = None
         """What NVML said last, where that was that there is no working driver."""
         self._look_again_at = 0.0
-        self._unsearched = Unsearched()
-        self._rescans = Rescans(self._asked.set, every_seconds=pace.interval_seconds)
+        self._unsearched = UnreadableLog()
+        self._rescans = ModelWatcher(self._asked.set, every_seconds=pace.interval_seconds)
 
     @property
     def probe_age_seconds(self) -> float | None:
@@ -112,7 +120,7 @@ class Prober:
         return self._interval() + 4 * self._pace.deadline_seconds
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> ModelScanner:
         """Where it looks for models."""
         return self._sources.catalogue
 
@@ -162,22 +170,22 @@ class Prober:
             return self._at_rest
         self._collecting.begin(tasks)
         result = await self._read_own(at_once=asked)
-        gpus = merged(self._judged(result), await self._collecting.reports())
+        gpus = merge_reports(self._judged(result), await self._collecting.reports())
         read_well = isinstance(result, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
-        self._at_rest = at_rest(gpus) if read_well and not self._pace.poll_gpus else None
+        self._at_rest = strip_figures(gpus) if read_well and not self._pace.poll_gpus else None
         return gpus
 
-    async def _read_own(self, *, at_once: bool) -> GpuReport | Missed:
+    async def _read_own(self, *, at_once: bool) -> GpuReport | MissedReading:
         """Ask NVML; where it has no driver, only so often, however often the collectors are asked."""
         if self._absent is not None and not at_once and time.monotonic() < self._look_again_at:
             return self._absent
         result = await self._read_gpus()
         self._reading_log.note(result)
-        self._absent = None if isinstance(result, Missed) or result.outcome is Outcome.OK else result
+        self._absent = None if isinstance(result, MissedReading) or result.outcome is Outcome.OK else result
         self._look_again_at = time.monotonic() + self._pace.without_driver_seconds
         return result
 
-    def _judged(self, result: GpuReport | Missed) -> GpuReport:
+    def _judged(self, result: GpuReport | MissedReading) -> GpuReport:
         now = time.monotonic()
         gpus = self._health.observe(result, now_wall=time.time(), now_mono=now)
         self._health_log.note(gpus, heard=isinstance(result, GpuReport), now=now)
@@ -194,9 +202,9 @@ class Prober:
             self._surroundings, self._looking = self._looking.result(), None
             self._answered_at = time.monotonic()
         if answered and self._overdue:
-            _LOG.info("surroundings_answered")
+            _LOG.info("host_scan_recovered")
         elif not answered and not self._overdue:
-            _LOG.warning("surroundings_overdue", deadline_seconds=self._pace.deadline_seconds)
+            _LOG.warning("host_scan_overdue", deadline_seconds=self._pace.deadline_seconds)
         self._overdue = not answered
 
     def _vouched_for(self, last: Inventory) -> Inventory:
@@ -204,9 +212,9 @@ class Prober:
         age_seconds = time.monotonic() - self._answered_at
         if not self._overdue or age_seconds < self._pace.stale_after_seconds:
             return last
-        models = unanswered(last.models)
+        models = mark_unreadable(last.models)
         return replace(
-            last, models=models, features_supported=features.supported(self._sources.policy, models)
+            last, models=models, features_supported=features.supported_features(self._sources.policy, models)
         )
 
     async def _read_host_anew(self, tasks: Tasks, last: Inventory) -> None:
@@ -251,3 +259,89 @@ def _of_unknown_load(host: Host) -> Host:
         memory_available_mb=None,
         unknowns={**host.unknowns, **unknown},
     )
+
+
+# The probe's turns: when the last one began, and whether one has been told that looked where it was told
+# to.
+#
+# It refuses to look anywhere itself.
+
+
+class ProbeTurns:
+    """Counts for one probe; `looked_at` comes from the thread that looks, all else from its loop."""
+
+    def __init__(self) -> None:
+        self.began_at = time.monotonic()
+        """When the last one began, in monotonic seconds."""
+        self._looked_at: Sources | None = None
+        self._told = asyncio.Event()
+
+    def begin(self) -> None:
+        """Another one begins."""
+        self.began_at = time.monotonic()
+
+    def looked_at(self, sources: Sources) -> None:
+        """The last look was there."""
+        self._looked_at = sources
+
+    def told(self, sources: Sources) -> None:
+        """What was found is told; it is to be looked there."""
+        if self._looked_at is sources:
+            self._told.set()
+
+    async def renewed(self, *, within_seconds: float) -> None:
+        """Wait, for so long at most, until what is found at other places from now on is told."""
+        self._told = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self._told.wait()
+
+
+# Which GPUs the agent reads: this machine's, through NVML, or simulated ones.
+#
+# Both are opened once for the life of the process, and closed at its end.
+
+
+GOODBYE_SECONDS = 0.5
+"""How long a child may take to end by itself when the agent leaves."""
+
+
+@asynccontextmanager
+async def open_gpus(
+    *, simulate: str | None, seed: str, deadline_seconds: float, keep_open: bool = True
+) -> AsyncIterator[ReadGpus]:
+    """Give the way to read them. `seed` tells one simulated machine from another.
+
+    Not to keep the driver open between two readings lets a laptop's GPU sleep, and makes each slower.
+    """
+    if simulate is not None:
+        gpus = SimulatedGpus(simulate, seed=seed)
+
+        async def read() -> GpuReport | MissedReading:
+            now = time.time()
+            hung = gpus.hung_seconds(now)
+            if hung is None:
+                return gpus.read(now)
+            since = time.monotonic() - hung
+            return MissedReading(reason="nvml_hung", since=since, detail=hung_sentence(deadline_seconds))
+
+        yield read
+        return
+    policy = ChildPolicy(goodbye_seconds=GOODBYE_SECONDS)
+    probe = NvmlClient(deadline_seconds=deadline_seconds, policy=policy)
+    try:
+        yield probe.read if keep_open else _closed_after(probe)
+    finally:
+        await probe.close()
+
+
+def _closed_after(probe: NvmlClient) -> ReadGpus:
+    """Read, and let the child go; one that is stuck is kept, so that there is never another beside it."""
+
+    async def read() -> GpuReport | MissedReading:
+        result = await probe.read()
+        if isinstance(result, GpuReport):
+            await probe.close()
+        return result
+
+    return read

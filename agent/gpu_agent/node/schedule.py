@@ -1,7 +1,6 @@
-"""A week's hours as an owner writes them: `mon-fri 18:00-08:00`, `sat-sun`, `22:00-06:00`.
+"""A weekly schedule as an owner writes it: `mon-fri 18:00-08:00`, `sat-sun`, `22:00-06:00`.
 
-Pure: it knows no clock and no time zone; whoever asks brings the local time. Hours that pass midnight
-belong to the day on which they begin. What cannot be read is refused with how to write it.
+Pure: the caller brings the local time. Hours that pass midnight belong to the day on which they begin.
 """
 
 import re

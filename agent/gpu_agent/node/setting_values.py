@@ -1,7 +1,4 @@
-"""The values of the agent's settings: how each kind is written, and what is refused with which words.
-
-Knows no key by name, opens nothing and reads no layer.
-"""
+"""The types of the agent's settings: how each kind of value is written, and why a value is refused."""
 
 import os
 import re
@@ -12,12 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_settings import NoDecode
 
-from gpu_agent.probe.products import SimulationError
-from gpu_agent.probe.simulation import parse
-from gpu_agent.runtime.folders import Folder
-from gpu_agent.runtime.pins import parse as parse_pin
-from gpu_agent.runtime.redaction import holds_token
-from gpu_agent.wire.fields import MAX_LABELS, Name, Text
+from gpu_agent.probe.simulation.gpu_models import SimulationError
+from gpu_agent.probe.simulation.spec import parse_spec
+from gpu_agent.runtime.config.load import ConfigPath
+from gpu_agent.runtime.logs import contains_token
+from gpu_agent.runtime.tls.certificate import parse_pin
+from gpu_agent.wire.messages import MAX_LABELS, Name, Text
 
 NODE_PATH = "/ws/node"
 DEFAULT_PORT = 8080
@@ -30,7 +27,7 @@ NO_CREDENTIALS = "no credentials go into a URL"
 """How the fault begins whose value must not be shown: it may hold the secret."""
 
 
-def registry_url_of(value: str) -> str:
+def check_registry_url(value: str) -> str:
     """Check where the registry is; the path may be left out."""
     if "@" in value or _SECRETS.search(value):  # first: no other fault may show it
         raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
@@ -58,11 +55,11 @@ def _corrected(value: str) -> str:
     return f"{'wss' if secure else 'ws'}://{host or 'HOST'}{port}{written}"
 
 
-def simulation(value: str | None) -> str | None:
+def check_simulation(value: str | None) -> str | None:
     """Refuse a machine that nobody can make up; the value stays as it was written."""
     if value is not None:
         try:
-            parse(value)
+            parse_spec(value)
         except SimulationError as error:
             raise ValueError(str(error)) from None
     return value
@@ -91,7 +88,7 @@ def _labels(value: object) -> object:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
-def file_of_token(path: Path) -> Path:
+def token_file(path: Path) -> Path:
     """Refuse a token in place of its file: where that stands, others can read it."""
     if path.name.startswith(_JOIN_PREFIX):
         raise ValueError("this is a token and no file: put it into one that the agent alone may read")
@@ -105,31 +102,32 @@ def _pins(value: object) -> object:
     return tuple(part.strip() for part in value.split(";") if part.strip())
 
 
-def _told(text: str) -> str:
+def _refuse_token(text: str) -> str:
     """Refuse a token in what every operator and scheduler is told."""
-    if holds_token(text):
+    if contains_token(text):
         raise ValueError("this holds a token, and it is told to whoever asks the registry: take it out")
     return text
 
 
-Folders = Annotated[tuple[Folder, ...], BeforeValidator(_paths), NoDecode]
+Folders = Annotated[tuple[ConfigPath, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Pins = Annotated[tuple[Annotated[str, AfterValidator(parse_pin)], ...], BeforeValidator(_pins), NoDecode]
 Printable = StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")
 """Labels are compared and printed: nothing that steers a terminal."""
 Labels = Annotated[
     dict[
-        Annotated[Name, Printable, AfterValidator(_told)], Annotated[Name, Printable, AfterValidator(_told)]
+        Annotated[Name, Printable, AfterValidator(_refuse_token)],
+        Annotated[Name, Printable, AfterValidator(_refuse_token)],
     ],
     Field(max_length=MAX_LABELS),
     BeforeValidator(_labels),
     NoDecode,
 ]
-Endpoint = Annotated[Text, AfterValidator(_told)]
+Endpoint = Annotated[Text, AfterValidator(_refuse_token)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def vouching(most_seconds: float) -> AfterValidator:
+def fresh_reading(most_seconds: float) -> AfterValidator:
     """Keep a healthy node's last reading younger than the registry's limit, however slow its host is."""
 
     def check(seconds: float) -> float:

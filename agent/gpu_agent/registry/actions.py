@@ -1,16 +1,20 @@
-"""What the fleet asks its shell to do, in the imperative, in order: save before send.
+"""What the fleet asks its shell to do, in order: store before send.
 
-Times are monotonic seconds; the shell writes them as wall time where the wire wants it.
+Times are monotonic seconds; the shell writes them as wall time where the wire needs it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpu_agent.registry.dispatch.verdict import NoAvailableNode
+from gpu_agent.registry.dispatch.refusals import NoAvailableNode
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck
+
+# What the fleet asks its shell to do, in the imperative, in order: save before send.
+#
+# Times are monotonic seconds; the shell writes them as wall time where the wire wants it.
 
 
 class Level(StrEnum):
@@ -30,7 +34,7 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TellStatus:
+class SendStatus:
     """Tell a node the status it has (§3.5); the shell adds wall times."""
 
     connection: int
@@ -59,7 +63,7 @@ class CloseConnection:
     reason: str
 
 
-class Kept(StrEnum):
+class DocumentKind(StrEnum):
     """What kinds of thing the store keeps."""
 
     NODE = "node"
@@ -71,7 +75,7 @@ class Kept(StrEnum):
 class Change:
     """One thing to keep (`document`), or to let go (None)."""
 
-    kind: Kept
+    kind: DocumentKind
     key: str
     document: Mapping[str, object] | None
 
@@ -108,7 +112,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogEvent:
     """Log an event of §8 under its identifier; one that names a `node_id` joins the node's history."""
 
     event: str
@@ -116,4 +120,17 @@ class Note:
     level: Level = Level.INFO
 
 
-Action = Send | TellStatus | CloseConnection | Save | Answer | Note
+Action = Send | SendStatus | CloseConnection | Save | Answer | LogEvent
+
+
+# What is said of an id that nobody knows, to whoever asks by it. Looks nothing up.
+
+
+def unknown_node_message(node_id: str) -> str:
+    """Say that there is no such node, and where those are listed that there are."""
+    return f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them"
+
+
+def unknown_token_message(token_id: str) -> str:
+    """Say that there is no such join or operator token, and where those are listed that there are."""
+    return f"no token {token_id!r} is known: `gpu-agent registry token list` lists them"

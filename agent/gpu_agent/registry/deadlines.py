@@ -1,8 +1,7 @@
-"""When each node must be looked at next: a lazy heap with one living entry per node.
+"""When each node must be checked next: a lazy heap with one living entry per node.
 
-A beat moves a deadline later and touches nothing here: an entry that comes up early is
-looked at and put back. The one beat that moves it earlier, that of a suspected node, must be
-planned anew. Knows times, not what to do about them.
+A heartbeat moves a deadline later and touches nothing here: an entry that comes up early is checked and put back. Only
+the heartbeat of a suspected node moves its deadline earlier, so that node is scheduled again.
 """
 
 import heapq
@@ -10,10 +9,16 @@ from collections.abc import Iterator
 from itertools import count
 from math import inf
 
-from gpu_agent.registry.adrift import is_adrift
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+
+# When each node must be looked at next: a lazy heap with one living entry per node.
+#
+# A beat moves a deadline later and touches nothing here: an entry that comes up early is
+# looked at and put back. The one beat that moves it earlier, that of a suspected node, must be
+# planned anew. Knows times, not what to do about them.
+
 
 _FEW = 64
 """So many entries that were given up are no reason to tidy up."""
@@ -76,12 +81,12 @@ def silent_until(record: NodeRecord) -> float:
 
 def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when an offline record is let go; never while it carries an operator's wish or a connection."""
-    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.wished_upon:
+    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.has_desired_state:
         return inf
     return record.since + thresholds.offline_retention_seconds
 
 
-def next_look(record: NodeRecord, thresholds: Thresholds) -> float:
+def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when time alone may next change something about a node; infinity for never."""
     looks = [purge_at(record, thresholds)]
     if record.connection is not None:
@@ -97,3 +102,21 @@ def next_look(record: NodeRecord, thresholds: Thresholds) -> float:
     if is_adrift(record):
         looks.append(record.since)
     return min(looks)
+
+
+# Nodes whose status stands on a wish that is gone, or not on one that is there.
+#
+# That comes about where what an operator asked could not be kept, and was undone after the registry had
+# moved
+# the node on: emptied by a drain that never was, or ready although its drain was not lifted. Moves nobody.
+
+
+_EMPTIED = (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
+
+
+def is_adrift(record: NodeRecord) -> bool:
+    """Say whether a node must be led on to where it would have gone by the wish that counts."""
+    if record.drain is not None:
+        return record.status in (NodeStatus.READY, NodeStatus.DEGRADED)
+    emptied = record.status is NodeStatus.OFFLINE and record.reason_code in _EMPTIED
+    return record.status is NodeStatus.DRAINING or (emptied and record.connection is not None)

@@ -13,7 +13,7 @@ from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, Node
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationArrived:
+class RegistrationReceived:
     """A node declared itself on a connection."""
 
     connection: int
@@ -30,7 +30,7 @@ class RegistrationArrived:
 
 
 @dataclass(slots=True)
-class BeatArrived:
+class HeartbeatReceived:
     """A node said it lives. Not frozen: made once per beat, on the hottest path."""
 
     connection: int
@@ -48,7 +48,7 @@ class FaultReported:
 
 
 @dataclass(frozen=True, slots=True)
-class GoodbyeArrived:
+class UnregistrationReceived:
     """A node announced its shutdown."""
 
     connection: int
@@ -63,7 +63,7 @@ class ConnectionLost:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainAsked:
+class DrainRequested:
     """An operator wants a node emptied; None takes the default deadline."""
 
     ref: int
@@ -73,7 +73,7 @@ class DrainAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeAsked:
+class ResumeRequested:
     """An operator wants a drained node back."""
 
     ref: int
@@ -81,7 +81,7 @@ class ResumeAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class CordonAsked:
+class CordonRequested:
     """An operator wants no new jobs on a node (`reason`), or lifts that (None)."""
 
     ref: int
@@ -90,7 +90,7 @@ class CordonAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class RemovalAsked:
+class RemovalRequested:
     """An operator removes a node's record."""
 
     ref: int
@@ -107,7 +107,7 @@ class Command(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ControlAsked:
+class ControlRequested:
     """An operator wants a node told to do something now."""
 
     ref: int
@@ -116,7 +116,7 @@ class ControlAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimAsked:
+class ClaimRequested:
     """A scheduler wants a place for a job."""
 
     ref: int
@@ -124,7 +124,7 @@ class ClaimAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewalAsked:
+class RenewalRequested:
     """A scheduler keeps a claim for one more TTL."""
 
     ref: int
@@ -132,7 +132,7 @@ class RenewalAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseAsked:
+class ReleaseRequested:
     """A scheduler gives a place back."""
 
     ref: int
@@ -140,7 +140,7 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JoinTokenMade:
+class JoinTokenRequested:
     """An operator lets nodes join, or one node have its id back; the shell has drawn the token."""
 
     ref: int
@@ -159,7 +159,7 @@ class JoinTokenMade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorTokenMade:
+class OperatorTokenRequested:
     """Somebody may read, operate or administer; the shell has drawn the token."""
 
     ref: int
@@ -171,7 +171,7 @@ class OperatorTokenMade:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRevoked:
+class RevocationRequested:
     """An operator ends a join or an operator token."""
 
     ref: int
@@ -179,7 +179,7 @@ class TokenRevoked:
 
 
 @dataclass(frozen=True, slots=True)
-class RotationAsked:
+class RotationRequested:
     """An operator wants a node to have another token; `at_once` lets the old one prove nothing any more."""
 
     ref: int
@@ -202,19 +202,19 @@ class SaveFailed:
     detail: str
 
 
-Wish = DrainAsked | ResumeAsked | CordonAsked | RemovalAsked | ControlAsked
-TokenAsked = JoinTokenMade | OperatorTokenMade | TokenRevoked | RotationAsked
-Asked = Wish | ClaimAsked | RenewalAsked | ReleaseAsked | TokenAsked
+NodeRequest = DrainRequested | ResumeRequested | CordonRequested | RemovalRequested | ControlRequested
+TokenRequest = JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested
+OperatorRequest = NodeRequest | ClaimRequested | RenewalRequested | ReleaseRequested | TokenRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
     """Something was asked within a trace of the asker's: whatever is noted because of it names that (§8)."""
 
-    asked: Asked
+    asked: OperatorRequest
     trace_id: str
 
 
-NodeDid = RegistrationArrived | FaultReported | GoodbyeArrived | ConnectionLost
-Rare = NodeDid | Asked | Saved | SaveFailed
-Event = BeatArrived | Rare | Traced
+NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
+RareEvent = NodeEvent | OperatorRequest | Saved | SaveFailed
+Event = HeartbeatReceived | RareEvent | Traced

@@ -1,67 +1,70 @@
-"""The fleet: all nodes, all claims, one door. Events and the time in, actions out; nothing else moves it.
+"""The fleet: every node, claim and token. Events and the time in, what to store and to send out.
 
-Composes the parts and routes events to them; holds no rule of the protocol itself. The
-shell carries the actions out in order, and nothing that follows a `Save` before it is kept.
+Composes the registry's parts and routes each event to the one that handles it. Holds no rule of the protocol itself.
+Times are monotonic seconds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
 from gpu_agent.registry.actions import Action
-from gpu_agent.registry.beats import Beats
-from gpu_agent.registry.census import Census
-from gpu_agent.registry.claiming import Claiming
+from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential
-from gpu_agent.registry.deadlines import Deadlines
+from gpu_agent.registry.deadlines import Deadlines, next_deadline
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.exclusions import ExclusionWindow
-from gpu_agent.registry.dispatch.verdict import Able, Excluded, Explanation, NoAvailableNode
-from gpu_agent.registry.documents import Restored
+from gpu_agent.registry.dispatch.refusals import (
+    Eligible,
+    Excluded,
+    ExclusionWindow,
+    Explanation,
+    NoAvailableNode,
+)
 from gpu_agent.registry.events import (
-    BeatArrived,
-    ClaimAsked,
+    ClaimRequested,
     ConnectionLost,
-    ControlAsked,
-    CordonAsked,
-    DrainAsked,
+    ControlRequested,
+    CordonRequested,
+    DrainRequested,
     Event,
     FaultReported,
-    GoodbyeArrived,
-    JoinTokenMade,
-    NodeDid,
-    OperatorTokenMade,
-    Rare,
-    RegistrationArrived,
-    ReleaseAsked,
-    RemovalAsked,
-    RenewalAsked,
-    ResumeAsked,
-    RotationAsked,
+    HeartbeatReceived,
+    JoinTokenRequested,
+    NodeEvent,
+    OperatorTokenRequested,
+    RareEvent,
+    RegistrationReceived,
+    ReleaseRequested,
+    RemovalRequested,
+    RenewalRequested,
+    ResumeRequested,
+    RevocationRequested,
+    RotationRequested,
     Saved,
     SaveFailed,
-    TokenRevoked,
     Traced,
+    UnregistrationReceived,
 )
-from gpu_agent.registry.filing import Filing
-from gpu_agent.registry.house import House
-from gpu_agent.registry.issuing import Issuing
+from gpu_agent.registry.explain import NodeExplanation, explain_node
+from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.keeping import Keeping
-from gpu_agent.registry.letting_go import Crowd
-from gpu_agent.registry.pacing import Pacer
-from gpu_agent.registry.policy import Policy
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.roster import Roster
-from gpu_agent.registry.rounds import Rounds
-from gpu_agent.registry.saves import Saves
-from gpu_agent.registry.sessions import Sessions
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.operations import Operations
+from gpu_agent.registry.pacing import FleetCounters, Pacer
+from gpu_agent.registry.persistence import Keeping, StoredDocument
+from gpu_agent.registry.registration import OfflineEviction, Registrations
+from gpu_agent.registry.saves import Saves, Undo
+from gpu_agent.registry.settings import Policy, Thresholds
+from gpu_agent.registry.status import House, StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.registry.tokens import Token, Tokens
-from gpu_agent.registry.undo import Undo
-from gpu_agent.registry.verdicts import Verdicts
-from gpu_agent.registry.why import NodeWhy, why
-from gpu_agent.registry.wishes import Wishes
+from gpu_agent.registry.timers import Sweep
+from gpu_agent.registry.token_issuing import TokenRequests
+from gpu_agent.registry.tokens import Token, TokenTable
+
+# The fleet: all nodes, all claims, one door. Events and the time in, actions out; nothing else moves it.
+#
+# Composes the parts and routes events to them; holds no rule of the protocol itself. The
+# shell carries the actions out in order, and nothing that follows a `Save` before it is kept.
+
 
 NOTHING: tuple[Action, ...] = ()
 
@@ -87,14 +90,14 @@ class Fleet:
         debug: Callable[[], bool] = lambda: False,
     ) -> None:
         self.thresholds = thresholds
-        self._roster = Roster()
-        self._tokens = Tokens(thresholds.offline_retention_seconds)
+        self._roster = NodeTable()
+        self._tokens = TokenTable(thresholds.offline_retention_seconds)
         self._deadlines = Deadlines()
-        self._census = Census()
+        self._census = FleetCounters()
         self._pacer = Pacer(thresholds, self._census, draw)
         self._dispatch = Dispatch(thresholds, draw)
-        claiming = Claiming(thresholds, self._dispatch, debug=debug)
-        verdicts = Verdicts(thresholds, self._roster, dispatch=self._dispatch, claiming=claiming)
+        claiming = ClaimRequests(thresholds, self._dispatch, debug=debug)
+        verdicts = StatusTransitions(thresholds, self._roster, dispatch=self._dispatch, claiming=claiming)
         house = House(
             thresholds=thresholds,
             policy=Policy(allow_simulated=allow_simulated, auth_off=auth_off),
@@ -106,14 +109,14 @@ class Fleet:
             verdicts=verdicts,
         )
         self._claiming, self._verdicts = claiming, verdicts
-        self._beats = Beats(house, debug=debug)
-        self._sessions = Sessions(house)
-        self._wishes = Wishes(house)
-        self._issuing = Issuing(house)
-        self._rounds = Rounds(house, self._deadlines)
+        self._beats = Heartbeats(house, debug=debug)
+        self._sessions = Registrations(house)
+        self._wishes = Operations(house)
+        self._issuing = TokenRequests(house)
+        self._rounds = Sweep(house, self._deadlines)
         self._keeping = Keeping(house)
-        self._filing = Filing(house, self._deadlines, self._census)
-        self._crowd = Crowd(house) if auth_off else None
+        self._filing = NodeIndexes(house, self._deadlines, self._census)
+        self._crowd = OfflineEviction(house) if auth_off else None
         self._saves = Saves(
             write=self._keeping.written,
             undo=Undo(house),
@@ -137,7 +140,7 @@ class Fleet:
 
     def handle(self, event: Event, now: float) -> Sequence[Action]:
         """Take one event in, and say what to do about it, in order."""
-        if isinstance(event, BeatArrived):
+        if isinstance(event, HeartbeatReceived):
             consequences = self._beats.arrived(event, now)
             return NOTHING if consequences is None else self._finish(consequences)
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
@@ -160,11 +163,11 @@ class Fleet:
         self._scan_from = now + (0.0 if goes_on else self._scan_every_seconds)
         return self._finish(step)
 
-    def restore(self, kept: Iterable[Restored], now: float) -> Sequence[Action]:
+    def restore(self, kept: Iterable[StoredDocument], now: float) -> Sequence[Action]:
         """Take back what the store kept (§4, restart): call it once, before the first event."""
         return [action for actions in self.restoring(kept, now) for action in actions]
 
-    def restoring(self, kept: Iterable[Restored], now: float) -> Iterator[Sequence[Action]]:
+    def restoring(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Sequence[Action]]:
         """Restore thing by thing, for those who must not stop for a whole fleet; to be run to its end."""
         for step in self._keeping.taking_back(kept, now):
             self._filing.file(step)
@@ -192,7 +195,7 @@ class Fleet:
         """Say of every node whether it could take a job, and why not (A-3)."""
         return Explanation.of(job.job_id, self.explaining(job, now))
 
-    def explaining(self, job: Job, now: float) -> Iterator[Able | Excluded]:
+    def explaining(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
         """Explain a job node by node, for those who must not stop for a whole fleet."""
         return self._dispatch.explaining(job, now)
 
@@ -204,10 +207,10 @@ class Fleet:
         held = self._dispatch.claim_of(job.job_id)
         return held if held is not None and held.expires_at > now else self._dispatch.select(job, now)
 
-    def why(self, node_id: str, now: float, model: str | None = None) -> NodeWhy | None:
+    def why(self, node_id: str, now: float, model: str | None = None) -> NodeExplanation | None:
         """Say which jobs a node would be refused now, and why; None when the id is not known."""
         view = self._dispatch.view(node_id)
-        return None if view is None else why(view, now, model)
+        return None if view is None else explain_node(view, now, model)
 
     def exclusions(self, now: float) -> Sequence[ExclusionWindow]:
         """Count what dispatches failed on in the last hour, by the minute."""
@@ -241,15 +244,23 @@ class Fleet:
         """Return every join and operator token, the oldest first."""
         return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))
 
-    def _take(self, event: Rare, step: Step) -> None:
+    def _take(self, event: RareEvent, step: Step) -> None:
         match event:
-            case RegistrationArrived() | GoodbyeArrived() | FaultReported() | ConnectionLost():
+            case RegistrationReceived() | UnregistrationReceived() | FaultReported() | ConnectionLost():
                 self._node_did(event, step)
-            case DrainAsked() | ResumeAsked() | CordonAsked() | RemovalAsked() | ControlAsked():
+            case (
+                DrainRequested()
+                | ResumeRequested()
+                | CordonRequested()
+                | RemovalRequested()
+                | ControlRequested()
+            ):
                 self._wishes.asked(event, step)
-            case ClaimAsked() | RenewalAsked() | ReleaseAsked():
+            case ClaimRequested() | RenewalRequested() | ReleaseRequested():
                 self._scheduler_asked(event, step)
-            case JoinTokenMade() | OperatorTokenMade() | TokenRevoked() | RotationAsked():
+            case (
+                JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
+            ):
                 self._issuing.asked(event, step)
             case Saved():
                 self._saves.kept(event.save)
@@ -258,30 +269,32 @@ class Fleet:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _node_did(self, event: NodeDid, step: Step) -> None:
+    def _node_did(self, event: NodeEvent, step: Step) -> None:
         if isinstance(event, ConnectionLost):
             self._sessions.lost(event.connection, step)
         elif self._roster.dismissed(event.connection):
             return
-        elif isinstance(event, RegistrationArrived):
+        elif isinstance(event, RegistrationReceived):
             self._sessions.register(event, step)
-        elif isinstance(event, GoodbyeArrived):
+        elif isinstance(event, UnregistrationReceived):
             self._sessions.goodbye(event, step)
         else:
             self._sessions.fault(event, step)
 
-    def _scheduler_asked(self, event: ClaimAsked | RenewalAsked | ReleaseAsked, step: Step) -> None:
+    def _scheduler_asked(
+        self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step
+    ) -> None:
         cause, step.trace_id = step.trace_id, None  # nobody's asking ends the claims that have expired
         self._rounds.end_claims(
-            step, of_job=event.job.job_id if isinstance(event, ClaimAsked) else event.job_id
+            step, of_job=event.job.job_id if isinstance(event, ClaimRequested) else event.job_id
         )
         step.trace_id = cause
         match event:
-            case ClaimAsked():
+            case ClaimRequested():
                 self._claiming.ask(event, step)
-            case RenewalAsked():
+            case RenewalRequested():
                 self._claiming.renew(event, step)
-            case ReleaseAsked():
+            case ReleaseRequested():
                 record = self._roster.records.get(self._claiming.release(event, step) or "")
                 if record is not None:
                     self._verdicts.settle(record, step)
@@ -290,7 +303,33 @@ class Fleet:
 
     def _finish(self, step: Step) -> Sequence[Action]:
         if self._crowd is not None:
-            self._crowd.thin_out(step)
+            self._crowd.evict(step)
         step = self._saves.admitted(step)
         self._filing.file(step)
         return self._saves.sealed(step)
+
+
+# The lists kept of nodes beside their records: a node is entered anew in each whenever a step touched it.
+
+
+class NodeIndexes:
+    """Keeps the deadlines, the census and the nodes' tokens as the records are."""
+
+    def __init__(self, house: House, deadlines: Deadlines, census: FleetCounters) -> None:
+        self._house = house
+        self._deadlines = deadlines
+        self._census = census
+
+    def file(self, step: Step) -> None:
+        """Enter whom a step touched, and strike out whom it let go."""
+        house = self._house
+        for node_id in step.touched:
+            record = house.roster.records.get(node_id)
+            if record is None:
+                self._deadlines.forget(node_id)
+                house.tokens.forget(node_id)
+                self._census.forget(node_id)
+            else:
+                house.tokens.fit(record)
+                self._census.count(record)
+                self._deadlines.at(node_id, next_deadline(record, house.thresholds))

@@ -1,7 +1,9 @@
-"""A job's demands and the places reserved for it (§5)."""
+"""A job's demands and the claim that reserves a slot for it (§5)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+# A job's demands and the places reserved for it (§5).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +37,30 @@ class Claim:
     memory_mb: int = 0
     """Memory that the job states it needs on each of its GPUs."""
     affinity_key: str | None = None
+
+
+# A job's demands in the form in which filters and index ask for them.
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a node must have for a job; made once per question."""
+
+    job: Job
+    allowed: frozenset[str] | None
+    gpu_name: str
+    """Lower case; empty when any GPU will do."""
+    gpu_count: int
+    memory_mb: int
+    """Free memory needed on each of the GPUs; 0 when the job states none."""
+
+    @classmethod
+    def of(cls, job: Job) -> "Demand":
+        """Read a job."""
+        return cls(
+            job,
+            None if job.allowed_nodes is None else frozenset(job.allowed_nodes),
+            (job.gpu_name or "").lower(),
+            job.gpu_count,
+            (job.min_gpu_memory_mb or 0) if job.gpu_count > 0 else 0,
+        )

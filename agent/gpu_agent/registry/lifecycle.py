@@ -22,16 +22,16 @@ decided elsewhere; what is told, saved and closed because of it, too.
 
 from collections.abc import Mapping
 
-from gpu_agent.registry.record import NodeRecord, Transition
+from gpu_agent.registry.node import NodeRecord, Transition
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
-STORY_LENGTH = 12
+HISTORY_LENGTH = 12
 """How many transitions a node remembers."""
 
 _LEFT = frozenset({ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED})
 _REGISTERED = frozenset({ReasonCode.REGISTERED})
 
-ARROWS: Mapping[tuple[NodeStatus | None, NodeStatus], frozenset[ReasonCode]] = {
+TRANSITIONS: Mapping[tuple[NodeStatus | None, NodeStatus], frozenset[ReasonCode]] = {
     (None, NodeStatus.REGISTERING): _REGISTERED,
     (NodeStatus.REGISTERING, NodeStatus.REGISTERING): _REGISTERED,
     (NodeStatus.READY, NodeStatus.REGISTERING): _REGISTERED,
@@ -68,7 +68,7 @@ class IllegalTransitionError(Exception):
         self.node_id = record.node_id
         super().__init__(
             f"node {record.node_id}: no arrow {_name(status_of(record))} → {target} for {reason_code}; "
-            f"its story: {told(record.story)}"
+            f"its story: {describe_history(record.story)}"
         )
 
 
@@ -77,21 +77,21 @@ def status_of(record: NodeRecord) -> NodeStatus | None:
     return record.status if record.story else None
 
 
-def move(
+def transition(
     record: NodeRecord, target: NodeStatus, *, reason_code: ReasonCode, reason: str, now: float
 ) -> Transition:
     """Follow one arrow; raises `IllegalTransitionError`, changing nothing, where none exists."""
     source = status_of(record)
-    if reason_code not in ARROWS.get((source, target), frozenset()):
+    if reason_code not in TRANSITIONS.get((source, target), frozenset()):
         raise IllegalTransitionError(record, target, reason_code)
     transition = Transition(at=now, source=source, target=target, reason_code=reason_code)
-    record.story = (*record.story, transition)[-STORY_LENGTH:]
+    record.story = (*record.story, transition)[-HISTORY_LENGTH:]
     record.previous_status, record.status = source, target
     record.reason_code, record.reason, record.since = reason_code, reason, now
     return transition
 
 
-def told(story: tuple[Transition, ...]) -> str:
+def describe_history(story: tuple[Transition, ...]) -> str:
     """Write a story as one line, oldest first; times are seconds before its end."""
     if not story:
         return "not begun"

@@ -1,17 +1,68 @@
-"""How often each node of a fleet should beat, so that the registry is never asked for more than it can do.
+"""How often each node sends a heartbeat, so that the registry never gets more than it can handle.
 
-A node that has settled beats at an interval that grows with the fleet. One that warms up beats oftener, and
-after a restart of the registry all of them warm up at once, having registered within a second or so. There
-the intervals are spread, so wide that whenever they all began, their second and third beats stay under the
-rate; but never so long that the healthy beats which a node needs would not fit into its warm-up with one to
-spare, or that it would look silent. Says how often; tells no one.
+The interval of a settled node grows with the fleet. A node that warms up sends more often, and after a restart of the
+registry all nodes warm up at once, within about a second. Their intervals are therefore spread so widely that their
+second and third heartbeats stay under the rate, whenever they started. The spread has a limit: the healthy heartbeats
+that a node needs must fit into its warm-up with one to spare, and the node must not look silent.
 """
 
 from collections.abc import Callable
 
-from gpu_agent.registry.census import Census
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+
+# How many nodes there are to hear from, and how many of them are warming up or will be once they are back.
+#
+# Counted as nodes change, never by looking at all of them. Decides nothing.
+
+
+class FleetCounters:
+    """Counts of nodes."""
+
+    def __init__(self) -> None:
+        self._live: set[str] = set()
+        self._warming: set[str] = set()
+
+    @property
+    def live(self) -> int:
+        """Nodes that beat or are expected back: every one that is not offline, or whose session is open."""
+        return len(self._live)
+
+    @property
+    def warming(self) -> int:
+        """Those of the live that register now, or will when they are back: a restart makes it all of them."""
+        return len(self._warming)
+
+    def count(self, record: NodeRecord) -> None:
+        """Count a node as it is now."""
+        live = record.status is not NodeStatus.OFFLINE or record.connection is not None
+        warming = live and (record.status is NodeStatus.REGISTERING or not record.connected)
+        _put(self._live, record.node_id, there=live)
+        _put(self._warming, record.node_id, there=warming)
+
+    def forget(self, node_id: str) -> None:
+        """Count a node no longer."""
+        self._live.discard(node_id)
+        self._warming.discard(node_id)
+
+
+def _put(among: set[str], node_id: str, *, there: bool) -> None:
+    (among.add if there else among.discard)(node_id)
+
+
+# How often each node of a fleet should beat, so that the registry is never asked for more than it can do.
+#
+# A node that has settled beats at an interval that grows with the fleet. One that warms up beats oftener,
+# and
+# after a restart of the registry all of them warm up at once, having registered within a second or so.
+# There
+# the intervals are spread, so wide that whenever they all began, their second and third beats stay under
+# the
+# rate; but never so long that the healthy beats which a node needs would not fit into its warm-up with one
+# to
+# spare, or that it would look silent. Says how often; tells no one.
+
 
 SPREAD = 0.1
 """Intervals of a large fleet differ by up to this share, so that nodes which came together drift apart."""
@@ -33,7 +84,7 @@ _FIRST_STATUS_SHARE = 0.5
 class Pacer:
     """Gives each node its place in the rhythm of the fleet."""
 
-    def __init__(self, thresholds: Thresholds, census: Census, draw: Callable[[], float]) -> None:
+    def __init__(self, thresholds: Thresholds, census: FleetCounters, draw: Callable[[], float]) -> None:
         self._thresholds = thresholds
         self._census = census
         self._draw = draw
@@ -67,7 +118,7 @@ def interval_for(nodes: int, thresholds: Thresholds, *, share: float = 0.0) -> f
     The configured interval as long as the fleet stays under the rate, then as much longer as
     the rate needs. `share`, drawn from 0 to 1, places the node within the spread.
     """
-    configured, rate = thresholds.heartbeat_interval_seconds, thresholds.max_beats_per_second
+    configured, rate = thresholds.heartbeat_interval_seconds, thresholds.max_heartbeats_per_second
     if nodes <= configured * rate * _SMALL_FLEET:
         return configured
     return max(configured, nodes / rate) * (1 + SPREAD * share)
@@ -81,11 +132,11 @@ def warmup_interval_for(
     If all begin in the same instant and their intervals fill a span of S seconds evenly, then of the beats
     after the first, N - 1 each, at most (1 + 1/2 + … + 1/(N - 1)) * warming / S come in a second.
     """
-    configured, rate = thresholds.warmup_heartbeat_interval_seconds, thresholds.max_beats_per_second
+    configured, rate = thresholds.warmup_heartbeat_interval_seconds, thresholds.max_heartbeats_per_second
     if warming <= configured * rate * _SMALL_FLEET:
         return configured
     room = max(rate - settled / interval_for(settled, thresholds), rate * _WARMUP_SHARE)
-    overlap = sum(1 / beat for beat in range(1, thresholds.healthy_beats_needed))
+    overlap = sum(1 / beat for beat in range(1, thresholds.healthy_heartbeats_needed))
     span = min(overlap * warming / room, max(0.0, _longest_warmup_interval(thresholds) - configured))
     return configured + span * share
 
@@ -96,5 +147,5 @@ def worth_telling(given: float, wanted: float) -> bool:
 
 
 def _longest_warmup_interval(thresholds: Thresholds) -> float:
-    fitting = thresholds.warmup_timeout_seconds / (thresholds.healthy_beats_needed + 1)
+    fitting = thresholds.warmup_timeout_seconds / (thresholds.healthy_heartbeats_needed + 1)
     return min(fitting, thresholds.heartbeat_timeout_seconds / 3)

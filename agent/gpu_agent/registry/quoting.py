@@ -1,7 +1,7 @@
-"""Words that a node wrote, clipped where they are quoted.
+"""Text that a node wrote, clipped where a message or a log event quotes it.
 
-A node may write a megabyte; what is made of it is kept, logged, sent and shown, so no quote and
-no sentence is longer than a person would read. Keeps, changes and judges nothing.
+A node may write a megabyte; the registry stores, logs, sends and shows what it quotes. So no quote and no sentence is
+longer than a person would read.
 """
 
 LONGEST_QUOTE = 200

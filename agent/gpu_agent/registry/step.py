@@ -7,13 +7,13 @@ save of the same step. Holds no rule of the protocol.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gpu_agent.registry.actions import Action, Answer, Kept, Level, Note, Refusal, Result
+from gpu_agent.registry.actions import Action, Answer, DocumentKind, Level, LogEvent, Refusal, Result
 from gpu_agent.registry.job import Claim
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.tokens import Token
 from gpu_agent.wire.codes import ErrorCode
 
-Key = tuple[Kept, str]
+Key = tuple[DocumentKind, str]
 """What names one kept thing."""
 
 STATUS_CHANGED = "node_status_changed"
@@ -35,14 +35,14 @@ class Step:
         self.now = now
         self.trace_id = trace_id
         """The trace of whoever asked for this; None for what came about otherwise."""
-        self.notes: list[Note] = []
+        self.notes: list[LogEvent] = []
         self.keys: dict[Key, None] = {}
         """What must be kept before anything is told, in order."""
         self.before: dict[Key, Was] = {}
         """How it was, should what somebody asked have to be undone; None for what was not there."""
         self.refusals: list[Action] = []
         """What is said instead, should the save fail; empty for the registry's own verdicts."""
-        self.stands: dict[Key, Note] = {}
+        self.stands: dict[Key, LogEvent] = {}
         """What merely happened beside what was asked, and stands even if that is undone; how it is noted."""
         self.told: list[Action] = []
         self.touched: dict[str, None] = {}
@@ -51,28 +51,28 @@ class Step:
     def note(self, event: str, fields: Mapping[str, object], level: Level = Level.INFO) -> None:
         """Log an event, with the trace of its cause; this waits for no save."""
         traced = fields if self.trace_id is None else {**fields, "trace_id": self.trace_id}
-        self.notes.append(Note(event, traced, level))
+        self.notes.append(LogEvent(event, traced, level))
 
     def remember(self, record: NodeRecord) -> None:
         """Remember how a node was before this step, should what is asked have to be undone."""
-        self.before.setdefault((Kept.NODE, record.node_id), replace(record))
+        self.before.setdefault((DocumentKind.NODE, record.node_id), replace(record))
 
     def remember_token(self, token_id: str, token: Token | None) -> None:
         """Remember how a token was before this step; None when it was not there."""
-        self.before.setdefault((Kept.TOKEN, token_id), token)
+        self.before.setdefault((DocumentKind.TOKEN, token_id), token)
 
-    def keep_node(self, record: NodeRecord) -> None:
+    def change_node(self, record: NodeRecord) -> None:
         """Save a node, as it stands at the end of the step, before anything is told."""
-        self.keys[(Kept.NODE, record.node_id)] = None
+        self.keys[(DocumentKind.NODE, record.node_id)] = None
         self.touched[record.node_id] = None
 
-    def keep_claim(self, job_id: str) -> None:
+    def change_claim(self, job_id: str) -> None:
         """Save a claim, or that it is gone, before anything is told."""
-        self.keys[(Kept.CLAIM, job_id)] = None
+        self.keys[(DocumentKind.CLAIM, job_id)] = None
 
-    def keep_token(self, token_id: str) -> None:
+    def change_token(self, token_id: str) -> None:
         """Save a join or operator token, or that it is gone, before anything is told."""
-        self.keys[(Kept.TOKEN, token_id)] = None
+        self.keys[(DocumentKind.TOKEN, token_id)] = None
 
     def tell(self, action: Action) -> None:
         """Do this once the save is kept."""

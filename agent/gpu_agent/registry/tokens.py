@@ -1,17 +1,15 @@
-"""Every token that opens the registry, found by its digest: those of operators, of joining nodes, of nodes.
+"""Every token that opens the registry, found by its digest: those of operators, of joining nodes, and of nodes.
 
-Join and operator tokens are kept here; a node's keys are kept with its record, and only found here.
-Decides nothing about who may do what.
+Join and operator tokens are stored here; a node's tokens are part of its record and only found here.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from gpu_agent.registry.credentials import Credential, CredentialKind, Role
+from gpu_agent.registry.credentials import Credential, CredentialKind, NodeTokens, Role
 from gpu_agent.registry.deadlines import Deadlines
-from gpu_agent.registry.keys import NodeKeys
-from gpu_agent.registry.record import NodeRecord
+from gpu_agent.registry.node import NodeRecord
 
 
 class TokenState(StrEnum):
@@ -85,7 +83,7 @@ _RECOGNISED_NO_MORE = frozenset({TokenState.EXPIRED, TokenState.REVOKED})
 """One that is used up is recognised: who comes with it is told so when it registers."""
 
 
-class Tokens:
+class TokenTable:
     """Join and operator tokens by their id, and all tokens by their digest."""
 
     def __init__(self, kept_after_end_seconds: float) -> None:
@@ -95,7 +93,7 @@ class Tokens:
         self._by_digest: dict[str, Token] = {}
         self._node_of: dict[str, tuple[str, str]] = {}
         """By digest: the node and the token's id."""
-        self._keys: dict[str, NodeKeys] = {}
+        self._keys: dict[str, NodeTokens] = {}
         """By node: the keys that are found here."""
         self._reserved: dict[str, dict[str, None]] = {}
         """By join token: the nodes that came by it and have not beaten yet."""

@@ -1,26 +1,31 @@
 """Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
 
-Writes to stderr only. No credential leaves through here: a field named like one is redacted, at
-any depth, and so is one of ours wherever it stands in a line; what names a token without being one
-(`token_id`) stays. Formats no sentences: identifiers are for programs (§8).
+Writes to stderr only. No credential leaves through here: a field named like one is redacted, at any depth, and
+so is a token of ours wherever it stands in a line; `token_id` stays. Identifiers are for programs (§8).
 """
 
 import json
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from gpu_agent.runtime.redaction import REDACTED, without_secrets
+# Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
+#
+# Writes to stderr only. No credential leaves through here: a field named like one is redacted, at
+# any depth, and so is one of ours wherever it stands in a line; what names a token without being one
+# (`token_id`) stays. Formats no sentences: identifiers are for programs (§8).
+
 
 _ROOT = "gpu_agent"
 _MAX_DEPTH = 6
 _NO_CREDENTIALS = frozenset({"token_id", "token_ids"})
 
 
-class EventLog:
+class Logger:
     """Emits the events of one part of the program, such as `node` or `server.gateway`.
 
     A cause's `trace_id` is a field like any other.
@@ -73,10 +78,10 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    listen_from(level)
+    set_level(level)
 
 
-def listen_from(level: str) -> None:
+def set_level(level: str) -> None:
     """Write this program's own lines from this level on."""
     logging.getLogger(_ROOT).setLevel(level.upper())
 
@@ -95,7 +100,7 @@ class _JsonLines(logging.Formatter):
             line[name if name not in line else f"{name}_"] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return without_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
+        return redact_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
 
 
 class _HumanLines(logging.Formatter):
@@ -108,7 +113,7 @@ class _HumanLines(logging.Formatter):
         if record.exc_info:
             traceback = self.formatException(record.exc_info)
             line = "\n".join([line, *map(_all_visible, traceback.split("\n"))])
-        return without_secrets(line)
+        return redact_secrets(line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -159,3 +164,33 @@ def _shown(value: object) -> str:
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
+
+
+# Secrets taken out of words before anybody is shown them: tokens, and passwords in URLs.
+#
+# It knows none of them: it goes by their shape.
+
+
+REDACTED = "[redacted]"
+
+_SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
+
+_SOUNDS = re.compile(r"(?i)token|secret|passw|credential|api.?key")
+
+_PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
+"""What stands between a URL's user and its host."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether something of that name is likely to be one."""
+    return _SOUNDS.search(name) is not None
+
+
+def contains_token(text: str) -> bool:
+    """Say whether a token of ours stands in a text."""
+    return _SECRET.search(text) is not None
+
+
+def redact_secrets(line: str) -> str:
+    """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
+    return _PASSWORD.sub(rf"\1{REDACTED}@", _SECRET.sub(rf"\1{REDACTED}", line))

@@ -1,16 +1,26 @@
-"""What systemd hears of a program that it runs: ready, reloading, stopping, alive, and how it stands.
+"""What this program sends to systemd: ready, reloading, stopping, a status line, and that it is alive.
 
-Each is one datagram to the socket that `NOTIFY_SOCKET` names, by path or in the abstract name space; the
-protocol is sd_notify(3)'s. Where no such socket is named nobody is told anything. A telling that fails is
-logged once and costs nothing else: it refuses to decide what is told, and never waits for systemd for long.
+Each message is one datagram to the socket in `NOTIFY_SOCKET`; the protocol is sd_notify(3)'s. Without such a socket
+nothing is sent. A failure is logged once. The watchdog is fed from the event loop, and only while the program is
+live, so a stalled loop feeds nothing.
 """
 
+import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.logs import Logger
+
+# What systemd hears of a program that it runs: ready, reloading, stopping, alive, and how it stands.
+#
+# Each is one datagram to the socket that `NOTIFY_SOCKET` names, by path or in the abstract name space; the
+# protocol is sd_notify(3)'s. Where no such socket is named nobody is told anything. A telling that fails
+# is
+# logged once and costs nothing else: it refuses to decide what is told, and never waits for systemd for
+# long.
+
 
 SEND_SECONDS = 0.2
 """How long a datagram may wait for room in systemd's queue."""
@@ -18,10 +28,10 @@ LONGEST_STATUS = 200
 
 _SOCKET, _WATCHDOG, _WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 _MICROSECONDS = 1_000_000
-_LOG = EventLog("runtime")
+_LOG = Logger("runtime")
 
 
-class Systemd:
+class SystemdNotifier:
     """The service manager of this process; deaf where there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -88,3 +98,48 @@ def _watchdog_of(environ: Mapping[str, str]) -> float | None:
     if pid and pid != str(os.getpid()):
         return None
     return int(told) / _MICROSECONDS if told.isascii() and told.isdigit() and int(told) > 0 else None
+
+
+# A program as its service manager sees it: how it stands in a line, and a sign of life while it gets on.
+#
+# The watchdog is fed from the event loop, so one that stands feeds nothing, and only while nothing ails
+# the
+# program. What does is told to whoever asked, with a service manager or without. It judges nothing, and
+# restarts nothing: that is the service manager's part.
+
+
+LIVENESS_CHECK_SECONDS = 5.0
+"""How often it is looked at, and oftener where the watchdog is in a hurry."""
+_LOOKS_WITHIN_PATIENCE = 4
+"""So many signs of life are due until the watchdog loses patience: one that is late costs nothing."""
+_SECOND_LOOK = 0.1
+"""Of the time between two looks: so soon what seems to ail is looked at again before it is told."""
+
+
+async def notify_liveness(
+    systemd: SystemdNotifier,
+    *,
+    standing: Callable[[], str],
+    ailment: Callable[[], str | None],
+    changed: Callable[[str | None], None],
+) -> None:
+    """Look and tell until cancelled. `changed` hears of an ailment that begins, and None at its end."""
+    patience = systemd.watchdog_seconds
+    every_seconds = (
+        LIVENESS_CHECK_SECONDS
+        if patience is None
+        else min(LIVENESS_CHECK_SECONDS, patience / _LOOKS_WITHIN_PATIENCE)
+    )
+    ailing = False
+    while True:
+        systemd.status(standing())
+        problem = ailment()
+        if problem is not None and not ailing:  # after a stop all are late at once: let the others be woken
+            await asyncio.sleep(every_seconds * _SECOND_LOOK)
+            problem = ailment()
+        if problem is None:
+            systemd.alive()
+        if ailing is not (problem is not None):
+            ailing = not ailing
+            changed(problem)
+        await asyncio.sleep(every_seconds)

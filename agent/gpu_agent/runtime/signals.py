@@ -1,6 +1,7 @@
-"""The signals that end or change a program, delivered as calls on its event loop.
+"""Signals of a program: as calls on its event loop, and passed on by PID 1 of a container.
 
-Decides nothing about what a signal means, and restores what was there before.
+PID 1 must pass signals to the program and reap orphans; so there the program runs as a child of a process that
+does nothing else. The meaning of a signal is decided elsewhere.
 """
 
 import asyncio
@@ -8,6 +9,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+# The signals that end or change a program, delivered as calls on its event loop.
+#
+# Decides nothing about what a signal means, and restores what was there before.
+
 
 STOPPING: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
 """Signals that ask a program to leave."""
@@ -20,7 +26,7 @@ RELOADING: tuple[signal.Signals, ...] = tuple(
 _STDIN = 0
 
 
-def hang_up_ends() -> bool:
+def terminal_attached() -> bool:
     """Tell whether a hang-up means that the terminal from which the program was started is gone.
 
     Then it is a signal to leave; a program that no terminal feeds is asked to read its settings again.
@@ -29,7 +35,7 @@ def hang_up_ends() -> bool:
 
 
 @contextmanager
-def delivered(
+def signals_to_loop(
     numbers: tuple[signal.Signals, ...], handler: Callable[[signal.Signals], None]
 ) -> Iterator[None]:
     """Call `handler` on the running loop for each of these signals, while the block lasts."""
@@ -58,3 +64,55 @@ def _listen(
             signal.signal(number, before)
 
     return restore
+
+
+# What PID 1 of a container owes: signals reach the program, and no ended orphan stays a zombie.
+#
+# There the program runs as a child of a process that does nothing else, since who waits for any child
+# takes
+# from the program what it awaits of its own. Elsewhere nothing of this happens. It decides nothing about
+# signals, and ends with whatever code the program ends with.
+
+
+_FROM_THE_KERNEL = 0x80
+"""`si_code` of what no process sent: a terminal's Ctrl-C, which goes to its whole foreground by itself."""
+_KILLED = 128
+"""Added, as shells do, to the number of the signal that killed the program."""
+
+
+def run_as_first_process(work: Callable[[], int]) -> int:
+    """Do the work and return its exit code; as PID 1 in a child, with the code in both processes."""
+    if os.getpid() != 1:
+        return work()
+    watched = {*STOPPING, *RELOADING, signal.SIGCHLD}
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # whoever started us may have had it ignored: none would come
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)  # and not as it was: they may have been blocked
+        return work()
+    return _watch_over(child, watched)
+
+
+def _watch_over(child: int, watched: set[signal.Signals]) -> int:
+    code = _bury_the_dead(child)  # some may have ended before anybody listened
+    while code is None:
+        arrived = signal.sigwaitinfo(watched)
+        if arrived.si_signo == signal.SIGCHLD:
+            code = _bury_the_dead(child)
+        elif arrived.si_code != _FROM_THE_KERNEL:
+            os.kill(child, arrived.si_signo)
+    return code
+
+
+def _bury_the_dead(child: int) -> int | None:
+    """Take note of every child that has ended; gives the program's code when it is among them."""
+    while True:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else _KILLED - code
+        if ended == 0:
+            return None

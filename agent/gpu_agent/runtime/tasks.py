@@ -12,15 +12,15 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from gpu_agent.runtime.logs import EventLog
+from gpu_agent.runtime.logs import Logger
 
 _T = TypeVar("_T")
-MOST_LEFT_BEHIND = 4
+MAX_STUCK_THREADS = 4
 """Threads of one name that may hang at once: who asks anew every minute gathers no crowd on a dead disk."""
 _LEFT_BEHIND = ", left behind"
 """Stands behind the name of a thread whose answer was due."""
 
-_LOG = EventLog("runtime")
+_LOG = Logger("runtime")
 
 
 class TaskCrashedError(Exception):
@@ -122,7 +122,7 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
     for good never keeps the program from ending. What `work` raises, this raises.
     While many of a name hang, no other is begun that would too: it is over at once.
     """
-    if _left_behind(name) >= MOST_LEFT_BEHIND:
+    if _left_behind(name) >= MAX_STUCK_THREADS:
         raise TimeoutError
     answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 

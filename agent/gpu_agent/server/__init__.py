@@ -6,27 +6,31 @@ fields of what they return; what is imported from deeper places may move. `docs/
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.credentials import Role
-from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.address import Address
-from gpu_agent.server.chronicle import RegistryEvent
-from gpu_agent.server.dispatch_views import ExclusionsView, Selection
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_filter import NodeFilter
-from gpu_agent.server.service import RegistryService
-from gpu_agent.server.service_settings import ServiceSettings
-from gpu_agent.server.stores import open_store
+from gpu_agent.server.requests import caused_by
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.storage import open_store
 from gpu_agent.server.tokens import NewToken, TokenView
-from gpu_agent.server.tracing import caused_by
-from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
-from gpu_agent.store.base import StoreError
+from gpu_agent.server.views import (
+    ClaimView,
+    ExclusionsView,
+    NodeDetail,
+    NodeFilter,
+    NodeSummary,
+    Placement,
+    Selection,
+)
+from gpu_agent.store.base import RegistryEvent, StoreError
 
 __all__ = [
     "Address",
     "ClaimView",
     "Excluded",
-    "Exclusion",
+    "ExclusionReason",
     "ExclusionsView",
     "Explanation",
     "Job",

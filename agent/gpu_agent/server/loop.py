@@ -14,10 +14,10 @@ from functools import partial
 from math import inf
 from typing import Protocol
 
-from gpu_agent.registry.actions import Action, Save, TellStatus
+from gpu_agent.registry.actions import Action, Save, SendStatus
 from gpu_agent.registry.events import Event, Saved, SaveFailed
-from gpu_agent.server.clerk import Doing, Ready, unkept
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import Doing, Ready, unkept
 from gpu_agent.server.writer import Writer
 
 SLICE_SECONDS = 0.01
@@ -207,7 +207,7 @@ class FleetLoop:
                 self._turn_away(self._undo(action.save, problem), problem)
                 return
         for doing in unkept(self._hands.make_ready(actions).doings):
-            if not isinstance(doing, TellStatus):
+            if not isinstance(doing, SendStatus):
                 self._hands.carry_out(doing)
 
     def _carry(self) -> None:

@@ -16,10 +16,8 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gpu_agent.server.headcount import Headcount
-from gpu_agent.server.histogram import Histogram
-from gpu_agent.server.tally import Tally
-from gpu_agent.server.vitals import Figures
+from gpu_agent.server.counters import EventCounters, FleetCounters, Histogram
+from gpu_agent.server.health import Figures
 from gpu_agent.version import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -50,7 +48,7 @@ class _Told(Collector):
         yield from _of_store(figures)
 
 
-def _of_fleet(headcount: Headcount) -> Iterator[Metric]:
+def _of_fleet(headcount: FleetCounters) -> Iterator[Metric]:
     others = headcount.others
     yield _gauges("nodes", "Known nodes.", headcount.statuses.items(), "status")
     yield _gauge("nodes_connected", "Nodes with a live connection.", others["connected"])
@@ -62,7 +60,7 @@ def _of_fleet(headcount: Headcount) -> Iterator[Metric]:
     yield _gauge("claims", "Claims that are held.", others["claims"])
 
 
-def _of_past(tally: Tally) -> Iterator[Metric]:
+def _of_past(tally: EventCounters) -> Iterator[Metric]:
     yield _counter("registrations", "Accepted registrations.", tally.registrations)
     yield _counters("registrations_refused", "Refused registrations.", tally.refusals.items(), "code")
     yield _counters(

@@ -8,56 +8,84 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.dispatch.verdict import Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.refusals import Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
-    Asked,
-    ClaimAsked,
+    ClaimRequested,
     Command,
-    ControlAsked,
-    CordonAsked,
-    DrainAsked,
-    ReleaseAsked,
-    RemovalAsked,
-    RenewalAsked,
-    ResumeAsked,
+    ControlRequested,
+    CordonRequested,
+    DrainRequested,
+    OperatorRequest,
+    ReleaseRequested,
+    RemovalRequested,
+    RenewalRequested,
+    ResumeRequested,
 )
+from gpu_agent.registry.explain import NodeExplanation
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.registry.why import NodeWhy
-from gpu_agent.runtime.logs import EventLog
-from gpu_agent.server import claim_pages, dispatch_views, slices, viewing
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.server import fair_queue as slices
+from gpu_agent.server import views as claim_pages
+from gpu_agent.server import views as dispatch_views
+from gpu_agent.server import views as viewing
 from gpu_agent.server.address import Address
-from gpu_agent.server.asking import Asking, placed, refusal
-from gpu_agent.server.carrier import Carrier
-from gpu_agent.server.chronicle import Chronicle, Listener, RegistryEvent, follow
-from gpu_agent.server.clerk import restored
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.dispatch_views import ExclusionsView, Selection
-from gpu_agent.server.doorkeeper import Doorkeeper
-from gpu_agent.server.lag import LagSampler
+from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
+from gpu_agent.server.effects import EffectsExecutor, restored
+from gpu_agent.server.event_log import RegistryEventLog, Subscriber, follow
+from gpu_agent.server.health import RegistryHealth, Size
+from gpu_agent.server.http_headers import host_names
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.loop import FleetLoop
-from gpu_agent.server.node_filter import EVERYBODY, NodeFilter
-from gpu_agent.server.performance import Meter, Performance
-from gpu_agent.server.reception import Reception
-from gpu_agent.server.service_settings import ServiceSettings
-from gpu_agent.server.switchboard import Switchboard
-from gpu_agent.server.tally import Tally
-from gpu_agent.server.tokens import TokenDesk
-from gpu_agent.server.views import ClaimView, NodeDetail, NodeSummary, Placement
-from gpu_agent.server.vitals import Size, Vitals
-from gpu_agent.server.web_pages import names_of
+from gpu_agent.server.message_handler import MessageHandler
+from gpu_agent.server.node_auth import NodeAuth
+from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.requests import FleetRequests, as_placement, as_refusal
+from gpu_agent.server.tls import Encryption
+from gpu_agent.server.tokens import TokenService
+from gpu_agent.server.views import (
+    ALL_NODES,
+    ClaimView,
+    ExclusionsView,
+    NodeDetail,
+    NodeFilter,
+    NodeSummary,
+    Placement,
+    Selection,
+)
 from gpu_agent.server.writer import Writer
-from gpu_agent.store.base import Store
+from gpu_agent.store.base import RegistryEvent, Store
+
+# What a registry is told when it is made, by whoever embeds it or serves it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What a registry is told when it is made."""
+
+    node_listen: Address = field(default_factory=lambda: Address("127.0.0.1", 8080))
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    limits: Limits = field(default_factory=Limits)
+    allow_simulated: bool = False
+    auth_on: bool = True
+    """Whether nodes must present tokens; off, whoever reaches the port may act as any node."""
+    tls: Encryption | None = None
+    """What the nodes' port is encrypted with; None leaves it readable to who listens on the way."""
+    plaintext: bool = False
+    """Whether other machines reach a port that is not encrypted: every list of nodes says so."""
+
 
 FLUSH_SECONDS = 1.0
 CLOSE_SECONDS = 0.25
 """How long a slow disk is waited for when the registry stops: less than any service manager waits."""
 
-_LOG = EventLog("registry")
+_LOG = Logger("registry")
 
 
 class RegistryService:
@@ -65,8 +93,8 @@ class RegistryService:
 
     def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
         self._settings, self._clock = settings, clock or Clock()
-        self._chronicle = Chronicle()
-        self._meter = Meter(now=self._clock.monotonic())
+        self._chronicle = RegistryEventLog()
+        self._meter = PerformanceMeter(now=self._clock.monotonic())
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
         self._fleet = Fleet(
             settings.thresholds,
@@ -75,20 +103,22 @@ class RegistryService:
             auth_off=not settings.auth_on,
             debug=lambda: _LOG.debugging,
         )
-        self.tokens = TokenDesk(self._fleet, self._ask, clock=self._clock)
+        self.tokens = TokenService(self._fleet, self._ask, clock=self._clock)
         """Where tokens are made, listed, ended and recognised."""
         desk = self.tokens if settings.auth_on else None
-        self._reception = Reception(auth_on=settings.auth_on, monotonic=self._clock.monotonic)
-        self._switchboard = Switchboard(
+        self._reception = MessageHandler(auth_on=settings.auth_on, monotonic=self._clock.monotonic)
+        self._switchboard = NodeListener(
             settings.limits,
             frame_arrived=self._reception.frame_arrived,
             connection_lost=self._reception.connection_lost,
-            judge=Doorkeeper(desk, names=names_of(settings.node_listen), limits=settings.limits).judge,
+            judge=NodeAuth(desk, names=host_names(settings.node_listen), limits=settings.limits).judge,
             tls=settings.tls,
             monotonic=self._clock.monotonic,
         )
-        self._tally = Tally()
-        self._carrier = Carrier(self._chronicle, self._switchboard, clock=self._clock, tally=self._tally)
+        self._tally = EventCounters()
+        self._carrier = EffectsExecutor(
+            self._chronicle, self._switchboard, clock=self._clock, tally=self._tally
+        )
         self._writer = Writer(store)
         self._loop = FleetLoop(
             self._fleet,
@@ -99,9 +129,9 @@ class RegistryService:
             lagged=self._meter.lagged,
         )
         self._reception.handle = self._loop.handle
-        self._asking = Asking(self._loop, self._carrier.answers, selected=self._meter.selected)
+        self._asking = FleetRequests(self._loop, self._carrier.answers, selected=self._meter.selected)
         self._node_address: Address | None = None
-        self.vitals = Vitals(
+        self.health = RegistryHealth(
             fleet=self._fleet,
             loop=self._loop,
             switchboard=self._switchboard,
@@ -121,7 +151,7 @@ class RegistryService:
         self._chronicle.restore(kept)
         self._lag.start()
         documents = restored(kept.changes, self._clock.wall())
-        consequences = slices.collected(self._fleet.restoring(documents, self._clock.monotonic()))
+        consequences = slices.collect_in_slices(self._fleet.restoring(documents, self._clock.monotonic()))
         for actions in filter(None, await consequences):
             self._loop.act(actions)
         self._loop.start()
@@ -136,7 +166,7 @@ class RegistryService:
         self._lag.stop()
         self._loop.stop()
         if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
-            _LOG.warning("stopped_before_all_was_kept", problem=self._writer.problem)
+            _LOG.warning("registry_stopped_with_unstored_changes", problem=self._writer.problem)
         for waiting in self._carrier.answers.values():
             waiting.cancel()
         await self._switchboard.stop()
@@ -159,10 +189,10 @@ class RegistryService:
         """Whether other machines reach a port that is not encrypted."""
         return self._settings.plaintext
 
-    def nodes(self, wanted: NodeFilter = EVERYBODY, *, after: str | None = None) -> Iterator[NodeSummary]:
+    def nodes(self, wanted: NodeFilter = ALL_NODES, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""
         return (
-            viewing.summary(record, self._clock, self._settings.thresholds)
+            viewing.node_summary(record, self._clock, self._settings.thresholds)
             for record in self._fleet.nodes(after=after)
             if wanted.admits(record)
         )
@@ -172,7 +202,7 @@ class RegistryService:
         record = self._fleet.node(node_id)
         if record is None:
             return None
-        return viewing.detail(
+        return viewing.node_detail(
             record,
             self._clock,
             thresholds=self._settings.thresholds,
@@ -183,20 +213,20 @@ class RegistryService:
         self, *, node_id: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[ClaimView]:
         """Show who holds which place, by job: on one node, behind one job, so many, if that is asked."""
-        found = claim_pages.page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
-        return [viewing.claim(claim, self._clock) for claim in found]
+        found = claim_pages.claims_page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
+        return [viewing.claim_view(claim, self._clock) for claim in found]
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
-        return placed(await self._ask(lambda ref: ClaimAsked(ref, job)), self._clock)
+        return as_placement(await self._ask(lambda ref: ClaimRequested(ref, job)), self._clock)
 
     async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
         """Keep a job's place for one more TTL."""
-        return placed(await self._ask(lambda ref: RenewalAsked(ref, job_id)), self._clock)
+        return as_placement(await self._ask(lambda ref: RenewalRequested(ref, job_id)), self._clock)
 
     async def release(self, job_id: str) -> Refusal | None:
         """Give a job's place back."""
-        return refusal(await self._ask(lambda ref: ReleaseAsked(ref, job_id)))
+        return as_refusal(await self._ask(lambda ref: ReleaseRequested(ref, job_id)))
 
     def select(self, job: Job) -> Selection | NoAvailableNode:
         """Say which place `claim` would give a job at this moment; reserves nothing."""
@@ -205,62 +235,62 @@ class RegistryService:
         self._meter.selected(self._clock.monotonic() - began)
         if isinstance(chosen, NoAvailableNode):
             return chosen
-        return dispatch_views.selection(job.job_id, chosen)
+        return dispatch_views.selection_view(job.job_id, chosen)
 
     async def explain(self, job: Job) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3); reserves nothing."""
-        verdicts = await slices.collected(self._fleet.explaining(job, self._clock.monotonic()))
+        verdicts = await slices.collect_in_slices(self._fleet.explaining(job, self._clock.monotonic()))
         return Explanation.of(job.job_id, verdicts)
 
-    def why(self, node_id: str, model: str | None = None) -> NodeWhy | None:
+    def why(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
         """Say which jobs a node would be refused now, and why; None when the id is not known."""
         return self._fleet.why(node_id, self._clock.monotonic(), model)
 
     def finished_exclusions(self) -> list[ExclusionsView]:
         """Return the minutes with failed dispatches that have ended since this was last asked."""
         windows = self._fleet.finished_exclusions(self._clock.monotonic())
-        return [dispatch_views.exclusions(window, self._clock) for window in windows]
+        return [dispatch_views.exclusions_view(window, self._clock) for window in windows]
 
     def exclusions(self) -> list[ExclusionsView]:
         """Count what dispatches failed on in the last hour, by the minute, the oldest first."""
         windows = self._fleet.exclusions(self._clock.monotonic())
-        return [dispatch_views.exclusions(window, self._clock) for window in windows]
+        return [dispatch_views.exclusions_view(window, self._clock) for window in windows]
 
     async def drain(
         self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
     ) -> Refusal | None:
         """Let a node finish its jobs and take no new ones, until `resume`."""
-        return refusal(await self._ask(lambda ref: DrainAsked(ref, node_id, deadline_seconds, reason)))
+        return as_refusal(await self._ask(lambda ref: DrainRequested(ref, node_id, deadline_seconds, reason)))
 
     async def resume(self, node_id: str) -> Refusal | None:
         """Take a drained node back."""
-        return refusal(await self._ask(lambda ref: ResumeAsked(ref, node_id)))
+        return as_refusal(await self._ask(lambda ref: ResumeRequested(ref, node_id)))
 
     async def cordon(self, node_id: str, *, reason: str) -> Refusal | None:
         """Give a node no new jobs; its status stays."""
-        return refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, reason)))
+        return as_refusal(await self._ask(lambda ref: CordonRequested(ref, node_id, reason)))
 
     async def uncordon(self, node_id: str) -> Refusal | None:
         """Lift a cordon."""
-        return refusal(await self._ask(lambda ref: CordonAsked(ref, node_id, None)))
+        return as_refusal(await self._ask(lambda ref: CordonRequested(ref, node_id, None)))
 
     async def refresh(self, node_id: str) -> Refusal | None:
         """Have a node probe again now and tell all that it finds."""
-        return refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REFRESH)))
+        return as_refusal(await self._ask(lambda ref: ControlRequested(ref, node_id, Command.REFRESH)))
 
     async def reregister(self, node_id: str) -> Refusal | None:
         """Have a node register again on its open connection."""
-        return refusal(await self._ask(lambda ref: ControlAsked(ref, node_id, Command.REREGISTER)))
+        return as_refusal(await self._ask(lambda ref: ControlRequested(ref, node_id, Command.REREGISTER)))
 
     async def forget(self, node_id: str) -> Refusal | None:
         """Let a node's record go; if it lives it is sent away first."""
-        return refusal(await self._ask(lambda ref: RemovalAsked(ref, node_id)))
+        return as_refusal(await self._ask(lambda ref: RemovalRequested(ref, node_id)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Follow what happens from now on, or since the event of the id `after`; losses are told."""
         return follow(self._chronicle, after=after)
 
-    def listening(self, *, after: int | None = None) -> AbstractContextManager[Listener]:
+    def listening(self, *, after: int | None = None) -> AbstractContextManager[Subscriber]:
         """Follow as `events` does, for the length of a block."""
         return self._chronicle.listening(after=after)
 
@@ -294,7 +324,7 @@ class RegistryService:
     @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
-        return self.vitals.size
+        return self.health.size
 
-    def _ask(self, asking: Callable[[int], Asked]) -> asyncio.Future[Result]:
+    def _ask(self, asking: Callable[[int], OperatorRequest]) -> asyncio.Future[Result]:
         return self._asking.ask(asking)

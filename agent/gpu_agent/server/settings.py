@@ -1,7 +1,6 @@
 """The registry's settings: defaults ← file ← `GPU_REGISTRY_*` ← flags, checked, then frozen.
 
-Thresholds are named as in §4 of the node protocol, in the file as in the environment and
-the flags. Opens nothing and starts nothing.
+Thresholds have the names of §4 of the node protocol, in the file as in the environment and the flags.
 """
 
 from collections.abc import Mapping
@@ -12,15 +11,20 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.runtime.folders import Folder
-from gpu_agent.runtime.layers import read
-from gpu_agent.runtime.origins import NESTED
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.config.load import ConfigPath, load_settings
+from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
-from gpu_agent.runtime.tls_contexts import OwnCertificate
+from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
-from gpu_agent.server.stores import SQLITE, checked
+from gpu_agent.server.storage import SQLITE, check_location
 from gpu_agent.server.tls import TlsFiles
+
+# The registry's settings: defaults ← file ← `GPU_REGISTRY_*` ← flags, checked, then frozen.
+#
+# Thresholds are named as in §4 of the node protocol, in the file as in the environment and
+# the flags. Opens nothing and starts nothing.
+
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
@@ -40,7 +44,7 @@ def _names(value: object) -> object:
     )
 
 
-Place = Annotated[str, AfterValidator(checked)]
+StoreLocation = Annotated[str, AfterValidator(check_location)]
 Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
@@ -59,20 +63,20 @@ class RegistrySettings(BaseSettings):
 
     node_listen: Listen = Address("127.0.0.1", 8080)
     operator_listen: Listen = Address("127.0.0.1", 8081)
-    store: Place = SQLITE
+    store: StoreLocation = SQLITE
     """What keeps the registry's state, and where."""
-    state_dir: Folder | None = None
+    state_dir: ConfigPath | None = None
     """What the registry writes; None takes the platform's place."""
     allow_simulated: bool = False
     auth: Literal["on", "off"] = "on"
     """Whether nodes and operators must present tokens; off only where this machine alone gets in."""
     insecure_no_auth: bool = False
     """Danger: let anybody who reaches the ports act as any node and any operator."""
-    tls_cert_file: Folder | None = None
+    tls_cert_file: ConfigPath | None = None
     """The certificate of both ports, and those that lead to its authority; None encrypts nothing."""
-    tls_key_file: Folder | None = None
+    tls_key_file: ConfigPath | None = None
     """Its key; None looks for it in the certificate's file."""
-    tls_client_ca_file: Folder | None = None
+    tls_client_ca_file: ConfigPath | None = None
     """Authorities that vouch for nodes and operators; None asks them for no certificate."""
     tls_client_auth: Literal["required", "optional"] = "required"
     """Whether who has no certificate is turned away; who has a wrong one always is."""
@@ -89,13 +93,13 @@ class RegistrySettings(BaseSettings):
     warmup_heartbeat_interval_seconds: Span = _DEFAULTS.warmup_heartbeat_interval_seconds
     heartbeat_timeout_seconds: Span = _DEFAULTS.heartbeat_timeout_seconds
     warmup_timeout_seconds: Span = _DEFAULTS.warmup_timeout_seconds
-    healthy_beats_needed: Count = _DEFAULTS.healthy_beats_needed
+    healthy_heartbeats_needed: Count = _DEFAULTS.healthy_heartbeats_needed
     failure_window: Count = _DEFAULTS.failure_window
     failures_in_window: Count = _DEFAULTS.failures_in_window
     consecutive_failures: Count = _DEFAULTS.consecutive_failures
     flap_limit: Count = _DEFAULTS.flap_limit
     flap_window_seconds: Span = _DEFAULTS.flap_window_seconds
-    max_beats_per_second: Rate = _DEFAULTS.max_beats_per_second
+    max_heartbeats_per_second: Rate = _DEFAULTS.max_heartbeats_per_second
     scan_interval_seconds: Span = _DEFAULTS.scan_interval_seconds
     node_status_interval_seconds: Span = _DEFAULTS.node_status_interval_seconds
     drain_deadline_seconds: Span = _DEFAULTS.drain_deadline_seconds
@@ -195,4 +199,62 @@ class RegistrySettings(BaseSettings):
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
     """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
-    return read(RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=lambda _: None)
+    return load_settings(
+        RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=lambda _: None
+    )
+
+
+# What each threshold means, in the words of docs/settings.md, and its unit. Says nothing of its value.
+
+
+MEANINGS: Mapping[str, str] = {
+    "heartbeat_interval_seconds": "how often a settled node beats",
+    "warmup_heartbeat_interval_seconds": "how often a registering one does",
+    "heartbeat_timeout_seconds": "silence that makes a node offline; never less than three of its intervals",
+    "warmup_timeout_seconds": "time to become ready before `degraded`",
+    "healthy_heartbeats_needed": "healthy beats in a row that make a node ready",
+    "failure_window": "how many of the last beats flapping is judged by",
+    "failures_in_window": "unhealthy ones among them that degrade a node",
+    "consecutive_failures": "unhealthy beats in a row that degrade a node",
+    "flap_limit": "so many exits from `ready` within the flap window keep a node `degraded`",
+    "flap_window_seconds": "how long such an exit counts",
+    "max_heartbeats_per_second": "the intervals of a large fleet grow so that it beats no oftener",
+    "scan_interval_seconds": "how late a timeout may be noticed",
+    "node_status_interval_seconds": "how often a node is told its status besides changes",
+    "drain_deadline_seconds": "how long a drain waits for jobs",
+    "claim_ttl_seconds": "how long a claim lives unless renewed",
+    "default_max_concurrent_jobs": "places of a node that states none",
+    "min_ready_models": "ready models that a node with models needs",
+    "required_models": "models that every node must have ready; in a variable separated by commas",
+    "offline_retention_seconds": "how long an offline node, and a token that ended, is remembered",
+    "max_offline_records": "with auth off, so many offline nodes are remembered; the oldest go first",
+    "probe_age_limit_seconds": "a beat whose GPU reading is older is not healthy",
+    "max_cpu_percent": "CPU use above which a node gets no new job",
+    "max_gpu_percent": "GPU use above which a node gets no new job",
+    "max_memory_percent": "memory use above which a node gets no new job",
+    "weight_load": "how much free places count in choosing among able nodes",
+    "weight_gpu_use": "how much idle GPUs count",
+    "weight_free_memory": "how much free GPU memory counts",
+    "weight_round_trip": "how much it counts that a node's network is near",
+    "affinity_bonus": "how much it counts that a node last held the job's affinity key",
+}
+
+_UNITS = {
+    "_per_second": "beats per second",
+    "_seconds": "seconds",
+    "_percent": "percent",
+    "_models": "models",
+    "_jobs": "jobs",
+    "_records": "records",
+    "flap_limit": "exits",
+    "weight_load": "points",
+    "weight_gpu_use": "points",
+    "weight_free_memory": "points",
+    "weight_round_trip": "points",
+    "affinity_bonus": "points",
+}
+
+
+def unit_of(name: str) -> str:
+    """Return the unit in which a threshold is given."""
+    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "beats")

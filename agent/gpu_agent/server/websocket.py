@@ -1,25 +1,92 @@
-"""The registry's end of one WebSocket, without a socket: bytes in, what they say out (RFC 6455).
+"""The registry's end of one WebSocket without a socket: bytes in, handshake and frames out (RFC 6455).
 
-Built on the Sans-I/O layer of `websockets`, the library's one door on this side. The common case,
-one whole masked frame in one read, need not enter its parser: who reads may know it by its head, and
-that alone takes a tenth off what a beat costs. Everything else is parsed in small parts, so that a
-read full of tiny frames can be broken off in the middle.
-
-Reads no message; judges nobody.
+Built on the Sans-I/O layer of `websockets`; this is the only module on this side that imports the library.
+The common case, one whole masked frame in one read, need not enter the library's parser: the caller
+recognises it by its head, which saves a tenth of a heartbeat's cost. Everything else is parsed in small
+parts, so that a read full of tiny frames can be stopped in the middle. Reads no message and checks no
+credential.
 """
 
 import http
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from struct import Struct
+from urllib.parse import parse_qs
 
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from gpu_agent.server.handshake import Handshake, TurnedAway
+from gpu_agent.server.http_headers import UNREADABLE, bearer_token, plausible_token
+
+# A node's handshake: what it presents, and how it is refused (§2). Judges no credential.
+#
+# Keeps what is presented to itself: a token in a URL is as secret as one in a header.
+
+
+_MOST_QUERY_FIELDS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The request of a peer that wants to come in."""
+
+    target: str = field(repr=False)
+    """Path and query."""
+    authorizations: tuple[str, ...] = field(default=(), repr=False)
+    """The values of every `Authorization` header."""
+    origins: tuple[str, ...] = ()
+    """The values of every `Origin` header: whose web page asks, if one does."""
+    host: str = field(default="", compare=False)
+    """The `Host` header."""
+
+    @property
+    def path(self) -> str:
+        """The path alone, which may be shown."""
+        return self.target.partition("?")[0]
+
+    @property
+    def token(self) -> str | None:
+        """The token that is presented: the header's, else the query's, an older node's only means.
+
+        None when none is; `UNREADABLE` when what is presented can be nobody's token.
+        """
+        token = bearer_token(self.authorizations)
+        return _in_query(self.target.partition("?")[2]) if token is None else token
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeRefusal:
+    """Why a handshake is refused."""
+
+    status: http.HTTPStatus
+    sentence: str
+    retry_after_seconds: int | None = None
+
+
+def _in_query(query: str) -> str | None:
+    if "token=" not in query:
+        return None
+    try:
+        found = parse_qs(query, keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS).get("token", [])
+    except ValueError:
+        return UNREADABLE
+    if not found:
+        return None
+    return plausible_token(found[0]) if len(found) == 1 else UNREADABLE
+
+
+# The registry's end of one WebSocket, without a socket: bytes in, what they say out (RFC 6455).
+#
+# Built on the Sans-I/O layer of `websockets`, the library's one door on this side. The common case,
+# one whole masked frame in one read, need not enter its parser: who reads may know it by its head, and
+# that alone takes a tenth off what a beat costs. Everything else is parsed in small parts, so that a
+# read full of tiny frames can be broken off in the middle.
+#
+# Reads no message; judges nobody.
+
 
 try:
     from websockets.speedups import apply_mask
@@ -45,7 +112,7 @@ _LONGEST_CLOSE_REASON_BYTES = 123
 """A control frame's 125 bytes, less two for the code."""
 
 
-class Aside(Enum):
+class OtherFrame(Enum):
     """A frame that completes no message."""
 
     BINARY = auto()
@@ -55,7 +122,7 @@ class Aside(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class ProtocolViolation:
     """How the peer broke the rules of HTTP or of WebSockets; the connection is over."""
 
     code: int | None
@@ -63,7 +130,7 @@ class Broken:
     reason: str
 
 
-Heard = Handshake | bytes | Aside
+Received = Handshake | bytes | OtherFrame
 
 
 class WebSocket:
@@ -92,7 +159,7 @@ class WebSocket:
         self._parts: bytearray | None = None
         self._unparsed = 0
         """Bytes of an incomplete frame that the parser holds back."""
-        self._broken: Broken | None = None
+        self._broken: ProtocolViolation | None = None
         self._blamed = False
         """True once it is told, or told elsewhere, whose fault the end of this connection is."""
 
@@ -116,7 +183,7 @@ class WebSocket:
         """What is held of a message, or a handshake, that is not complete."""
         return len(self._protocol.reader.buffer) + (len(self._parts) if self._parts is not None else 0)
 
-    def receive(self, data: bytes) -> Iterator[Heard]:
+    def receive(self, data: bytes) -> Iterator[Received]:
         """Yield what the bytes say. A handshake must be answered before more is asked for."""
         if self.connecting:
             end = self._request_end(data)
@@ -132,7 +199,7 @@ class WebSocket:
         """The peer says no more."""
         self._protocol.receive_eof()
 
-    def answer(self, refusal: TurnedAway | None) -> int:
+    def answer(self, refusal: HandshakeRefusal | None) -> int:
         """Answer the handshake: let the peer in, or refuse it; returns the HTTP status that it is told."""
         if refusal is None and self._request is not None:
             response = self._protocol.accept(self._request)
@@ -166,7 +233,7 @@ class WebSocket:
         """Return what is to be written; an empty piece means that nothing will follow."""
         return self._protocol.data_to_send()
 
-    def breakage(self) -> Broken | None:
+    def breakage(self) -> ProtocolViolation | None:
         """Say, once, how the peer broke the rules; a connection that merely ended broke none."""
         protocol = self._protocol
         broken, self._broken = self._broken, None
@@ -174,12 +241,12 @@ class WebSocket:
             return broken
         if protocol.state is State.CONNECTING and protocol.handshake_exc is not None:
             self._blamed = True
-            return Broken(None, str(protocol.handshake_exc))
+            return ProtocolViolation(None, str(protocol.handshake_exc))
         if protocol.parser_exc is None or isinstance(protocol.parser_exc, EOFError):
             return None
         self._blamed = True
         code = protocol.close_sent.code if protocol.close_sent is not None else None
-        return Broken(code, str(protocol.parser_exc))
+        return ProtocolViolation(code, str(protocol.parser_exc))
 
     def release(self) -> None:
         """Let the memory go: the parser is a generator of the object that holds it, a cycle."""
@@ -194,12 +261,12 @@ class WebSocket:
             return len(data)
         return at + len(_REQUEST_END) - len(self._request_tail)
 
-    def _receive_request(self, data: bytes) -> Iterator[Heard]:
+    def _receive_request(self, data: bytes) -> Iterator[Received]:
         self._handshake_bytes_left -= len(data)
         if self._handshake_bytes_left < 0:
             too_large = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self.answer(TurnedAway(too_large, "This handshake is too long."))
-            self._broken = Broken(None, "a handshake beyond what is allowed")
+            self.answer(HandshakeRefusal(too_large, "This handshake is too long."))
+            self._broken = ProtocolViolation(None, "a handshake beyond what is allowed")
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
@@ -213,7 +280,7 @@ class WebSocket:
                     host=next(iter(headers.get_all("Host")), ""),
                 )
 
-    def _receive_frames(self, data: bytes) -> Iterator[Heard]:
+    def _receive_frames(self, data: bytes) -> Iterator[Received]:
         self._protocol.receive_data(data)
         self._unparsed += len(data)
         for event in self._protocol.events_received():
@@ -221,23 +288,23 @@ class WebSocket:
                 self._unparsed -= _bytes_on_wire(event)
                 yield self._heard(event)
 
-    def _heard(self, frame: Frame) -> Heard:
+    def _heard(self, frame: Frame) -> Received:
         match frame.opcode:
             case Opcode.TEXT if frame.fin:
                 return bytes(frame.data)
             case Opcode.TEXT:
                 self._parts = bytearray(frame.data)
-                return Aside.PART
+                return OtherFrame.PART
             case Opcode.CONT if self._parts is not None:
                 self._parts += frame.data
                 if not frame.fin:
-                    return Aside.PART
+                    return OtherFrame.PART
                 whole, self._parts = bytes(self._parts), None
                 return whole
             case Opcode.BINARY | Opcode.CONT:
-                return Aside.BINARY
+                return OtherFrame.BINARY
             case _:  # the protocol has answered already
-                return Aside.CONTROL
+                return OtherFrame.CONTROL
 
 
 def _fitting(reason: str) -> str:

@@ -1,9 +1,6 @@
-"""Keeps what the fleet wants kept, off the event loop: one thread, and all that waits in one commit.
+"""Stores what the fleet changes, off the event loop: one thread, and one commit for all that waits.
 
-While one commit runs, the next ones' batches gather. Where a commit fails each of its batches is
-tried alone, so that one that cannot be kept refuses itself and what was built on it, nobody else.
-A store that does not answer is given nothing more, so that what waits for it stays bounded.
-Decides nothing about nodes.
+While one commit runs, the next one's batches gather. Decides nothing about nodes.
 """
 
 import asyncio
@@ -13,11 +10,88 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gpu_agent.runtime.logs import EventLog
+from gpu_agent.registry.actions import DocumentKind
+from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Worker, in_thread
-from gpu_agent.server.commits import SPOILT, Key, Outcome, commit, keys_of, probe
-from gpu_agent.server.histogram import Histogram
-from gpu_agent.store.base import Batch, Loaded, Store
+from gpu_agent.server.counters import Histogram
+from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnstorableError
+
+# One commit for many batches; where it fails, each batch by itself. Blocks: runs in the writer's thread.
+#
+# One that cannot be kept refuses itself and what was built on it, nobody else.
+
+
+SPOILT = "it builds on something that could not be kept, and was undone with it; ask again"
+
+Key = tuple[DocumentKind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a commit."""
+
+    problems: Sequence[str | None]
+    """For each batch: None when it is kept, else why not."""
+    fault: str | None = None
+    """What is wrong with the store itself, rather than with a batch."""
+    bugs: Sequence[str] = ()
+    """What no store would have kept."""
+
+
+def commit(store: Store, batches: Sequence[Batch]) -> Outcome:
+    """Keep all of these, or else each that can be kept."""
+    try:
+        store.save(batches)
+    except StoreError as error:
+        return _failed(error) if len(batches) == 1 else _one_by_one(store, batches)
+    return Outcome([None] * len(batches))
+
+
+def probe(store: Store) -> str | None:
+    """Say why nothing could be kept now; None when something could."""
+    try:
+        store.probe()
+    except StoreError as error:
+        return str(error)
+    return None
+
+
+def keys_of(batch: Batch) -> set[Key]:
+    """Name what a batch holds."""
+    return {(change.kind, change.key) for change in batch.changes}
+
+
+def _failed(error: StoreError) -> Outcome:
+    sentence = str(error)
+    if isinstance(error, UnstorableError):
+        return Outcome([sentence], bugs=[sentence])
+    return Outcome([sentence], fault=sentence)
+
+
+def _one_by_one(store: Store, batches: Sequence[Batch]) -> Outcome:
+    problems: list[str | None] = []
+    bugs: list[str] = []
+    spoilt = set[Key]()
+    fault: str | None = None
+    for batch in batches:
+        keys = keys_of(batch)
+        outcome = Outcome([SPOILT]) if keys & spoilt else commit(store, [batch])
+        (problem,) = outcome.problems
+        problems.append(problem)
+        bugs += outcome.bugs
+        fault = outcome.fault or fault
+        if problem is not None:
+            spoilt |= keys
+    return Outcome(problems, fault, bugs)
+
+
+# Keeps what the fleet wants kept, off the event loop: one thread, and all that waits in one commit.
+#
+# While one commit runs, the next ones' batches gather. Where a commit fails each of its batches is
+# tried alone, so that one that cannot be kept refuses itself and what was built on it, nobody else.
+# A store that does not answer is given nothing more, so that what waits for it stays bounded.
+# Decides nothing about nodes.
+
 
 MOST_AT_ONCE = 500
 """Batches of one commit: more would make the first wait for the last."""
@@ -32,7 +106,7 @@ PROBE_SECONDS = 2.0
 """A store that fails is looked at this often, so that it is known to work before anybody needs it."""
 
 _COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
-_LOG = EventLog("registry")
+_LOG = Logger("registry")
 
 Answered = Callable[[str | None], None]
 """Hears, on the loop, what became of a batch: None when it is kept, else why it is not."""

@@ -1,9 +1,94 @@
-"""Delays between attempts: doubling up to a ceiling, with full jitter.
+"""Connection attempts: with which credential, after which delay, and why the last one failed.
 
-Draws no chance of its own and knows no clock.
+Delays double up to a ceiling, with full jitter; a registration that lasts resets them. Chance is handed in.
 """
 
 from collections.abc import Callable
+
+from gpu_agent.session.errors import clipped
+from gpu_agent.session.types import ConnectFailed, Credential, SessionSettings
+
+# Attempts at a session: with which credential, how long after a failure, and why the last one failed.
+#
+# Opens nothing and knows nothing of messages: what a refusal's code asks for is the machine's to decide.
+
+
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+
+_ASK = "ask its operator for a new join token, made by `gpu-agent registry reclaim` to keep this node's id"
+
+_CREDENTIAL_REFUSED = {
+    (_UNAUTHORIZED, Credential.JOIN): f"the registry knows neither the node token nor the join token: {_ASK}",
+    (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or asks for one: "
+    "ask its operator for a join token",
+    (_FORBIDDEN, Credential.JOIN): "the registry does not know the node token, and does not allow this "
+    f"join token, used up perhaps: {_ASK}",
+    (_FORBIDDEN, Credential.BEST): "the registry does not allow this credential, used up perhaps: "
+    "ask its operator for a join token",
+}
+
+
+class ConnectionAttempts:
+    """One after the other, until a session proves stable."""
+
+    def __init__(self, settings: SessionSettings, *, has_token: bool, draw: Callable[[], float]) -> None:
+        self._settings = settings
+        self._draw = draw
+        self._has_token = has_token
+        self._registered_since: float | None = None
+        self._backoff = Backoff(
+            first_seconds=settings.backoff_first_seconds,
+            ceiling_seconds=settings.backoff_ceiling_seconds,
+            draw=draw,
+        )
+        self.credential = Credential.BEST
+        self.last_refusal: str | None = None
+
+    def startup_delay(self) -> float:
+        """Draw the wait before the first attempt."""
+        return self._draw() * self._settings.startup_jitter_seconds
+
+    def fall_back_to_join_token(self, failure: ConnectFailed) -> bool:
+        """Say whether to try again at once with the join token: the node token was refused (§2)."""
+        if failure.http_status != _UNAUTHORIZED or not self._has_token or self.credential is Credential.JOIN:
+            return False
+        self.credential = Credential.JOIN
+        return True
+
+    def explain(self, failure: ConnectFailed) -> tuple[str, bool]:
+        """Say why no connection came of it, and whether a person must act before one can."""
+        credential_refused = _CREDENTIAL_REFUSED.get((failure.http_status or 0, self.credential))
+        if credential_refused is not None:
+            return credential_refused, True
+        return clipped(failure.detail), failure.lasting
+
+    def connected(self) -> None:
+        """Take note of an open socket: nothing is proven by it yet."""
+        self._registered_since = None
+
+    def registered(self, now: float, *, new_token: bool) -> None:
+        """Take note of an ack: from now the session is proving itself."""
+        self._has_token = self._has_token or new_token
+        self.last_refusal = None
+        if self._registered_since is None:
+            self._registered_since = now
+
+    def next_delay(self, now: float, *, at_ceiling: bool = False, retry_after: float | None = None) -> float:
+        """Draw the wait before the next attempt, which takes the best credential again."""
+        since, self._registered_since = self._registered_since, None
+        if since is not None and now - since >= self._settings.stability_seconds:
+            self._backoff.reset()
+        self.credential = Credential.BEST
+        at_least = min(retry_after or 0.0, self._settings.longest_retry_after_seconds)
+        if at_ceiling:
+            return self._backoff.delay_at_ceiling(at_least=at_least)
+        return self._backoff.next_delay(at_least=at_least)
+
+
+# Delays between attempts: doubling up to a ceiling, with full jitter.
+#
+# Draws no chance of its own and knows no clock.
+
 
 _CEILING_SPREAD = 0.5
 """A delay at the ceiling lies within a quarter of it, either way."""

@@ -11,7 +11,7 @@ names a schema in its ack is no older one: it is told everything, at once, and i
 from collections.abc import Mapping
 from typing import Any
 
-from gpu_agent.session.story import SessionError
+from gpu_agent.session.types import SessionError
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
 from gpu_agent.wire.declaration import NEWEST_SCHEMA, Declaration, registration
 from gpu_agent.wire.messages import GpuDeclaration, NodeRegister

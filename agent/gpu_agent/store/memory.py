@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.store import texts
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store import base as texts
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
@@ -29,7 +29,7 @@ class MemoryStore:
     """Keeps everything in memory; a restart of the registry starts with nothing."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[Kept, str], str] = {}
+        self._texts: dict[tuple[DocumentKind, str], str] = {}
         self._recent: deque[_Written] = deque()
         self._histories: dict[str, deque[_Written]] = {}
         self._closed = False
@@ -38,7 +38,7 @@ class MemoryStore:
         """Return all that is kept; raises `StoreError` when closed."""
         self._refuse_when_closed()
         return Loaded(
-            changes=[Change(kind, key, texts.read(text)) for (kind, key), text in self._texts.items()],
+            changes=[Change(kind, key, texts.parse_text(text)) for (kind, key), text in self._texts.items()],
             recent=_read(self._recent),
             histories={node_id: _read(events) for node_id, events in self._histories.items() if events},
         )
@@ -48,8 +48,8 @@ class MemoryStore:
         self._refuse_when_closed()
         written = [
             (
-                [(one.kind, one.key, texts.of_document(one)) for one in batch.changes],
-                [(replace(event, fields={}), texts.of_fields(event)) for event in batch.events],
+                [(one.kind, one.key, texts.document_text(one)) for one in batch.changes],
+                [(replace(event, fields={}), texts.fields_text(event)) for event in batch.events],
             )
             for batch in batches
         ]
@@ -77,12 +77,12 @@ class MemoryStore:
         self._recent.clear()
         self._histories.clear()
 
-    def _keep(self, kind: Kept, key: str, text: str | None) -> None:
+    def _keep(self, kind: DocumentKind, key: str, text: str | None) -> None:
         if text is None:
             self._texts.pop((kind, key), None)
         else:
             self._texts[kind, key] = text
-        if kind is Kept.NODE:
+        if kind is DocumentKind.NODE:
             if text is None:
                 self._histories.pop(key, None)
             else:
@@ -103,4 +103,4 @@ class MemoryStore:
 
 
 def _read(written: Iterable[_Written]) -> list[RegistryEvent]:
-    return [replace(event, fields=texts.read(fields)) for event, fields in written]
+    return [replace(event, fields=texts.parse_text(fields)) for event, fields in written]

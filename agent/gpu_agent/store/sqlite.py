@@ -1,18 +1,20 @@
-"""A keeper on disk: one SQLite file, written by one registry.
+"""The store on disk: one SQLite file, written by one registry.
 
-What `save` has returned for is on the disk, whatever happens to the process or the machine
-afterwards. Never overwrites a file that it cannot read. May be used from any thread, by one at a time;
-a backup alone may run beside a save.
+What `save` has returned for is on the disk, whatever happens to the process or the machine afterwards. A release
+reads every schema version up to its own and refuses a newer one untouched; it never overwrites a file that it
+cannot read. Any thread may use a store, one at a time; only a backup may run beside a save.
 """
 
+import errno
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
-from gpu_agent.registry.actions import Change, Kept
-from gpu_agent.store import sqlite_file, texts
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store import base as texts
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
@@ -20,10 +22,17 @@ from gpu_agent.store.base import (
     Loaded,
     RegistryEvent,
     StoreError,
+    UnusableError,
 )
-from gpu_agent.store.sqlite_faults import damage, fault
 
-_KINDS = frozenset(kind.value for kind in Kept)
+# A keeper on disk: one SQLite file, written by one registry.
+#
+# What `save` has returned for is on the disk, whatever happens to the process or the machine
+# afterwards. Never overwrites a file that it cannot read. May be used from any thread, by one at a time;
+# a backup alone may run beside a save.
+
+
+_KINDS = frozenset(kind.value for kind in DocumentKind)
 _PROBE_BYTES = 256 * 1024
 
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
@@ -51,23 +60,23 @@ class SqliteStore:
         """Open or make the file; raises `StoreError`."""
         self.path = path
         self._released = released
-        self._database: sqlite3.Connection | None = sqlite_file.opened(path)
-        self._identity = sqlite_file.identity(path)
+        self._database: sqlite3.Connection | None = open_database(path)
+        self._identity = identity(path)
 
     def load(self) -> Loaded:
         """Return all that is kept; documents of kinds that this release does not know stay where they are."""
         database = self._open
         try:
             changes = [
-                Change(Kept(kind), key, texts.read(document))
+                Change(DocumentKind(kind), key, texts.parse_text(document))
                 for kind, key, document in database.execute(_DOCUMENTS)
                 if kind in _KINDS
             ]
             events = list(_read_events(database.execute(_EVENTS)))
         except sqlite3.Error as error:
-            raise fault(self.path, error) from error
+            raise database_error(self.path, error) from error
         except ValueError as error:
-            raise damage(self.path, str(error)) from error
+            raise damaged_database(self.path, str(error)) from error
         return _loaded(changes, events)
 
     def save(self, batches: Sequence[Batch]) -> None:
@@ -81,7 +90,7 @@ class SqliteStore:
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
         """Write all that is kept now to a file of its own; raises `StoreError`."""
         _ = self._open
-        sqlite_file.copy(self.path, target, overwrite=overwrite)
+        copy_database(self.path, target, overwrite=overwrite)
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -109,11 +118,11 @@ class SqliteStore:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
         except (sqlite3.Error, OverflowError) as error:
-            raise fault(self.path, error) from error
+            raise database_error(self.path, error) from error
 
     def _refuse_when_gone(self) -> None:
         """A file that was deleted or replaced can still be written, and all of that would be lost."""
-        if sqlite_file.identity(self.path) != self._identity:
+        if identity(self.path) != self._identity:
             raise StoreError(
                 f"the registry's database {self.path} was moved, deleted or replaced while the registry uses "
                 "it: nothing more can be kept until the registry is started again"
@@ -125,7 +134,7 @@ def _keep(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
         for change in batch.changes:
             _change(database, change)
         for event in batch.events:
-            fields = texts.of_fields(event)
+            fields = texts.fields_text(event)
             row = (event.id, event.at, event.event, event.node_id, fields, event.node_id)
             database.execute(_ADD_EVENT, row)
     events = [event for batch in batches for event in batch.events]
@@ -136,12 +145,12 @@ def _keep(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
 
 
 def _change(database: sqlite3.Connection, change: Change) -> None:
-    text = texts.of_document(change)
+    text = texts.document_text(change)
     if text is not None:
         database.execute(_SAVE, (change.kind.value, change.key, text))
         return
     database.execute(_LET_GO, (change.kind.value, change.key))
-    if change.kind is Kept.NODE:
+    if change.kind is DocumentKind.NODE:
         database.execute(_CLOSE_HISTORY, (change.key,))
 
 
@@ -152,7 +161,7 @@ def _read_events(rows: Iterable[_Row]) -> Iterator[tuple[RegistryEvent, str | No
     for at, event, node_id, text, number, history in rows:
         fields = said.get(text)
         if fields is None:
-            fields = said[text] = texts.read(text)
+            fields = said[text] = texts.parse_text(text)
         node = names.setdefault(node_id, node_id)
         yield RegistryEvent(at, sys.intern(event), node, fields, number), names.setdefault(history, history)
 
@@ -167,3 +176,313 @@ def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str
             histories.setdefault(history, []).append(event)
     oldest = (recent[-1].id or 0) - RECENT_EVENTS if recent else 0
     return Loaded(changes, [one for one in recent if (one.id or 0) > oldest], histories)
+
+
+# A registry's database as a file: opened after a look at what it is, recognised, copied. Reads no tables.
+
+
+MODE = 0o600
+
+_WAIT_SECONDS = 5.0
+"""How long another process, such as a backup of the whole machine, may keep the file locked."""
+
+_SETTINGS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",  # on a Mac nothing less reaches the disk
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+Identity = tuple[tuple[int, int] | None, ...]
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open a registry's database, or make one, to be written; raises `StoreError`."""
+    try:
+        _make(path)
+        database = connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise database_error(path, error) from error
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        try:
+            check_integrity(database, path)
+            _keep_before_upgrade(database, path)
+            prepare_schema(database, str(path))
+            for setting in _SETTINGS:
+                database.execute(setting)
+            database.execute("BEGIN IMMEDIATE")  # shows that it can be written, and makes the file of the log
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise database_error(path, error) from error
+        undo.pop_all()  # all is well: it stays open
+    return database
+
+
+def check_integrity(database: sqlite3.Connection, path: Path) -> None:
+    """Raise `UnusableError` where what the database holds contradicts itself."""
+    found = find_damage(database)
+    if found is not None:
+        raise damaged_database(path, found)
+
+
+def find_damage(database: sqlite3.Connection) -> str | None:
+    """Say how what a database holds contradicts itself; None where it does not."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    return None if found == "ok" else str(found)
+
+
+def identity(path: Path) -> Identity:
+    """Tell an open database, and the log beside it, from others that lie in the same place."""
+    return tuple(_inode(each) for each in (path, path.with_name(f"{path.name}-wal")))
+
+
+def copy_database(path: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Write all that a database holds at this moment to another file; raises `StoreError`.
+
+    The target is whole or not there, and nobody but its owner may read it.
+    """
+    if not overwrite and target.exists():
+        raise StoreError(f"{target} is there already and was left as it is: name another file")
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE))
+        try:
+            _copy(path, part)
+            sync(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise copy_failed(target, error) from error
+
+
+def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
+    """Connect to a file that is there, to read it (`ro`) or to write it (`rw`); raises `sqlite3.Error`."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_WAIT_SECONDS,
+    )
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, onto the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(path: Path, part: Path) -> None:
+    with closing(connect(path, mode="ro")) as source, closing(connect(part)) as copied:
+        source.backup(copied)
+        copied.execute("PRAGMA journal_mode = DELETE")  # one file, that lies by itself
+
+
+def _keep_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
+    """Copy a database of an older version before it is changed, for who wants to go back."""
+    older = older_version(database)
+    if older is not None:
+        kept = path.with_name(f"{path.name}.v{older}")
+        if not kept.exists():
+            copy_database(path, kept)
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE)
+    except FileExistsError:
+        descriptor = os.open(path, os.O_RDWR)
+    else:
+        sync(path.parent)
+    os.close(descriptor)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+# The tables of a registry's database, their version, and the way from one version to the next.
+#
+# A release reads every version up to its own and refuses a newer one untouched. Opens nothing.
+
+
+APPLICATION_ID = 0x67707561
+"""Says that a database is a registry's ("gpua")."""
+
+VERSION = 1
+
+# `history` is the node whose history an event belongs to; what belongs to none goes when it is old.
+# `probes` is written to see whether anything can be written; it holds nothing.
+_TABLES = (
+    """CREATE TABLE documents (
+        kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL,
+        PRIMARY KEY (kind, key))""",
+    """CREATE TABLE events (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, node_id TEXT, fields TEXT NOT NULL,
+        history TEXT)""",
+    "CREATE TABLE probes (id INTEGER PRIMARY KEY, filler BLOB NOT NULL)",
+    "CREATE INDEX events_by_history ON events (history, id)",
+)
+
+MIGRATIONS: Mapping[int, Sequence[str]] = {}
+"""By the version they start from: the statements that lead to the next one."""
+
+
+def prepare_schema(database: sqlite3.Connection, path: str) -> None:
+    """Make the tables, or bring them up to date; raises `UnusableError` for what is not ours or too new."""
+    if _is_empty(database):
+        _run(database, _TABLES, version=VERSION)
+        return
+    check_schema(database, path)
+    for version in range(_pragma(database, "user_version"), VERSION):
+        _run(database, MIGRATIONS[version], version=version + 1)
+
+
+def check_schema(database: sqlite3.Connection, path: str) -> None:
+    """Raise `UnusableError` unless this is a registry's database that this release can read."""
+    if _pragma(database, "application_id") != APPLICATION_ID:
+        raise UnusableError(
+            f"{path} is a database, but not a registry's; nothing was changed in it: name another file "
+            "with --store sqlite:///PATH"
+        )
+    version = _pragma(database, "user_version")
+    if version > VERSION:
+        raise UnusableError(
+            f"{path} was written by a newer release (its version is {version}, this release knows up to "
+            f"{VERSION}); nothing was changed in it: use the newer release, or put back a backup from before "
+            "the upgrade with `gpu-agent registry restore FILE`"
+        )
+
+
+def older_version(database: sqlite3.Connection) -> int | None:
+    """Return the version of a registry's database that is to be brought up to date; None for any other."""
+    version = _pragma(database, "user_version")
+    is_ours = _pragma(database, "application_id") == APPLICATION_ID
+    return version if is_ours and version < VERSION else None
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return tables == 0 and _pragma(database, "application_id") == 0
+
+
+def _run(database: sqlite3.Connection, statements: Sequence[str], *, version: int) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    with database:
+        for statement in statements:
+            database.execute(statement)
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {version}")
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+# What is wrong with a database, as a sentence that ends in what to do next. Opens and mends nothing.
+
+
+_BACK = "put back a backup with `gpu-agent registry restore FILE`"
+_ROOM = "free some space: the registry goes on by itself"
+_OWNER = "check the owner and the permissions of the file and of its directory"
+_LOCAL = "put it on a disk of this machine: network file systems often cannot lock as a database needs it"
+
+_BY_NAME: tuple[tuple[str, str, str], ...] = (
+    ("SQLITE_FULL", "the disk is full", _ROOM),
+    ("SQLITE_NOTADB", "it is no database, or is damaged", f"nothing was changed in it: {_BACK}"),
+    ("SQLITE_CORRUPT", "it is damaged", f"nothing was changed in it: {_BACK}"),
+    ("SQLITE_BUSY", "another process keeps it locked", "end whatever else uses the file"),
+    ("SQLITE_LOCKED", "another process keeps it locked", "end whatever else uses the file"),
+    ("SQLITE_READONLY", "it may not be written", _OWNER),
+    ("SQLITE_CANTOPEN", "it cannot be opened", _OWNER),
+    ("SQLITE_PERM", "it may not be used", _OWNER),
+    ("SQLITE_AUTH", "it may not be used", _OWNER),
+    ("SQLITE_PROTOCOL", "it cannot be locked", _LOCAL),
+    ("SQLITE_NOLFS", "the file system takes no file as large as this", _LOCAL),
+    ("SQLITE_IOERR_LOCK", "it cannot be locked", _LOCAL),
+    ("SQLITE_IOERR", "the disk failed", "look into the system's log and at the disk"),
+)
+"""By the beginning of SQLite's own name for it, the more precise first."""
+
+_DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+_BY_NUMBER = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.ENOLCK: _LOCAL,
+    errno.EOPNOTSUPP: _LOCAL,
+    errno.EISDIR: "name a file, not a directory, with --store sqlite:///PATH",
+}
+
+
+Fault = sqlite3.Error | OSError | OverflowError
+
+
+def database_error(path: Path, error: Fault) -> StoreError:
+    """Say what is wrong with the database at `path`."""
+    problem, fix = _told(error)
+    kind = UnusableError if _is_damage(error) else StoreError
+    return kind(f"the registry's database {path} cannot be used: {problem}; {fix}")
+
+
+def copy_failed(target: Path, error: Fault) -> StoreError:
+    """Say why a copy of a database could not be written."""
+    problem, fix = _told(error)
+    if fix == _ROOM:
+        fix = "free some space there, or name another place"
+    return StoreError(f"no copy of the registry's database could be written to {target}: {problem}; {fix}")
+
+
+def damaged_database(path: Path, detail: str) -> UnusableError:
+    """Say that what the database holds contradicts itself."""
+    told = " ".join(detail.split())
+    return UnusableError(
+        f"the registry's database {path} cannot be used: it is damaged ({told}); nothing was changed in "
+        f"it: {_BACK}, or begin anew without it: move it away, and give each node a join token (with auth "
+        "off they come back by themselves)"
+    )
+
+
+def bad_backup(path: Path, error: Fault) -> StoreError:
+    """Say why a backup cannot be put back."""
+    problem, fix = _told(error)
+    if _is_damage(error):
+        return damaged_backup(path, problem)
+    return StoreError(f"the backup {path} cannot be used: {problem}; {fix}")
+
+
+def damaged_backup(path: Path, problem: str) -> UnusableError:
+    """Say that a backup is none, or holds what contradicts itself."""
+    return UnusableError(f"the backup {path} cannot be used: {problem}; name another one")
+
+
+def _told(error: Fault) -> tuple[str, str]:
+    if isinstance(error, OSError):
+        return error.strerror or str(error), _BY_NUMBER.get(error.errno or 0, _OWNER)
+    name = _name(error)
+    for beginning, problem, fix in _BY_NAME:
+        if name.startswith(beginning):
+            return f"{problem} ({error})", fix
+    return f"{type(error).__name__}: {error}", "this is a bug, please report it"
+
+
+def _is_damage(error: Fault) -> bool:
+    return _name(error).startswith(_DAMAGED)
+
+
+def _name(error: Fault) -> str:
+    return str(getattr(error, "sqlite_errorname", ""))

@@ -14,8 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
-from gpu_agent.wire.fields import WireModel
-from gpu_agent.wire.messages import FromNode, FromRegistry
+from gpu_agent.wire.messages import FromNode, FromRegistry, WireModel
 
 MAX_FRAME_BYTES = 1024 * 1024
 """Largest frame (§2)."""

@@ -34,11 +34,13 @@ Nothing.
 """
 
 
-@pytest.mark.parametrize(("half", "settings"), [("agent", AgentSettings), ("registry", RegistrySettings)])
+@pytest.mark.parametrize(
+    ("component", "settings"), [("agent", AgentSettings), ("registry", RegistrySettings)]
+)
 def test_every_key_of_the_true_page_is_read(
-    half: str, settings: type[AgentSettings | RegistrySettings]
+    component: str, settings: type[AgentSettings | RegistrySettings]
 ) -> None:
-    assert [key.key for key in documented(PAGE, half).keys] == list(settings.model_fields)
+    assert [key.key for key in documented(PAGE, component).keys] == list(settings.model_fields)
 
 
 def test_a_row_is_read_with_and_without_a_default() -> None:

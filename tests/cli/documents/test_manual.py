@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.commands import ROOT
-from gpu_agent.cli.documents.completion_words import places
+from gpu_agent.cli.completion import places
 from gpu_agent.cli.documents.manual import main, pages
 from gpu_agent.cli.documents.reference import commands
+from gpu_agent.cli.main import ROOT
 
 SETTINGS = Path(__file__).parents[3] / "docs" / "settings.md"
 PAGES = pages(SETTINGS.read_text(encoding="utf-8"), date="2026-01-31")

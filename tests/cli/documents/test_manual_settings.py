@@ -10,10 +10,10 @@ from gpu_agent.cli.documents.roff import bold
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_every_key_stands_there_with_its_variable(half: str) -> None:
-    written = page(DOCUMENT, half, date="2026-01-31", source="x")
-    told = documented(DOCUMENT, half)
+@pytest.mark.parametrize("component", HALVES)
+def test_every_key_stands_there_with_its_variable(component: str) -> None:
+    written = page(DOCUMENT, component, date="2026-01-31", source="x")
+    told = documented(DOCUMENT, component)
     for key in [*told.keys, *(key for table in told.tables for key in table.keys)]:
         assert f".TP\n{bold(key.key)}\n" in written
         assert bold(key.variable) in written

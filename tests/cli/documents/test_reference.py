@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.command import MEANINGS, Parser
 from gpu_agent.cli.documents.reference import EVERYWHERE, MARK, commands, main, reference, written
-from gpu_agent.cli.grammar import Parser
-from gpu_agent.cli.outcome import MEANINGS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
 COMMANDS = [parser for _, parser in commands()]

@@ -1,10 +1,33 @@
+""""""
+
+import argparse
 import json
+import time
 
 import pytest
 
-from gpu_agent.cli.app import main
-from gpu_agent.cli.asking.api import Api
+from gpu_agent.cli.client.http import CLAIM, Api
+from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.main import main
+from gpu_agent.cli.registry.claims import lease_in_words, request_slot, slot_in_words
 from tests.cli.conftest import Served
+from tests.cli.stand_in import Refusal, standing_in
+
+
+def test_a_place_is_reserved_and_the_same_job_gets_the_same(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["registry", "claim", "job-1", "--model", "m", "--api", served.api]) == 0
+        assert f"job-1 has a place on {served.able}" in capsys.readouterr().out
+    assert main(["registry", "claim", "job-1", "--json", "--api", served.api]) == 0
+    assert json.loads(capsys.readouterr().out)["node_id"] == served.able
+    assert len(served.registry.get("/v1/claims")["claims"]) == 1
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_nobody_to_take_it_is_exit_7(served: Served, form: list[str]) -> None:
+    assert main(["registry", "claim", "job-1", "--gpus", "9", *form, "--api", served.api]) == 7
 
 
 def test_claims_are_listed_with_their_nodes_and_ends(
@@ -35,3 +58,62 @@ def test_a_node_that_nobody_knows_is_not_said_to_hold_none(
     said = capsys.readouterr()
     assert said.out == ""
     assert f"did you mean {served.able}" in said.err
+
+
+def test_a_place_is_kept_for_one_more_ttl(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    assert main(["registry", "renew", "job-1", "--api", served.api]) == 0
+    assert f"job-1 keeps its place on {served.able}" in capsys.readouterr().out
+    assert main(["registry", "renew", "job-1", "--json", "--api", served.api]) == 0
+    assert json.loads(capsys.readouterr().out)["job_id"] == "job-1"
+
+
+def test_a_claim_that_is_not_held_is_exit_6(served: Served) -> None:
+    assert main(["registry", "renew", "job-1", "--api", served.api]) == 6
+
+
+@pytest.mark.parametrize(("form", "said"), [([], "job-1 has no place any more\n"), (["--json"], "")])
+def test_a_place_is_given_back(
+    served: Served, form: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    assert main(["registry", "release", "job-1", *form, "--api", served.api]) == 0
+    assert capsys.readouterr().out == said
+    assert main(["registry", "release", "job-1", "--api", served.api]) == 6
+
+
+def test_a_place_says_all_that_a_job_needs() -> None:
+    place = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
+    assert slot_in_words(place) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
+    assert slot_in_words({"node_id": "n", "gpu_uuids": [], "endpoint": None}) == "n"
+    assert lease_in_words({"expires_at": time.time() + 60.5}) == "for 60 s unless renewed"
+
+
+def test_nobody_to_take_the_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:
+    job = {"job_id": "j", "required_models": ["nobody/has-this"]}
+    with pytest.raises(Failure, match="1 model_not_available") as refused:
+        request_slot(
+            Api(served.api), "/v1/claims", job, arguments=argparse.Namespace(json=False), shape=CLAIM
+        )
+    assert refused.value.code is ExitCode.NOBODY
+    assert f"\n  {served.able}: model_not_available (needs model nobody/has-this" in str(refused.value)
+
+
+def test_for_programs_nobody_is_an_answer_as_the_api_gave_it(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = {"job_id": "j", "gpu_count": 9}
+    assert (
+        request_slot(Api(served.api), "/v1/claims", job, arguments=argparse.Namespace(json=True), shape=CLAIM)
+        is None
+    )
+    assert json.loads(capsys.readouterr().out)["code"] == "NO_AVAILABLE_NODE"
+
+
+def test_another_refusal_stays_one() -> None:
+    with standing_in({"POST /v1/claims": Refusal(503, "REGISTRY_BUSY")}) as registry:
+        with pytest.raises(Failure) as refused:
+            request_slot(
+                Api(registry.api), "/v1/claims", {}, arguments=argparse.Namespace(json=True), shape=CLAIM
+            )
+        assert refused.value.code is ExitCode.REFUSED

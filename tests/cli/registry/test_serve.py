@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import pytest
 
-from gpu_agent.cli.app import main
+from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.serve import MEANINGS
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.settings import Thresholds
 from tests.programs import eventually
-from tests.runtime.test_first_process import as_pid_1, first_process
+from tests.runtime.test_signals import as_pid_1, first_process
 
 
 def test_each_threshold_has_an_option_that_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +44,7 @@ def test_as_pid_1_it_leaves_no_zombies_and_ends_at_sigterm() -> None:
     ports = ["--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0"]
     program = f"""
 import subprocess, sys
-from gpu_agent.cli.app import main
+from gpu_agent.cli.main import main
 sys.stderr = sys.stdout
 subprocess.Popen(["sh", "-c", "sleep 0.1 & sleep 0.2 &"]).wait()
 sys.exit(main({words + ports!r}))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gpu_agent.cli.app import main
+from gpu_agent.cli.main import main
 from tests.cli.stand_in import standing_in
 
 LISTED = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.probe.models.tree import MAX_DEPTH
+from gpu_agent.probe.models.files import MAX_DEPTH
 from tests.probe.models.caches import revision, tensors
 
 SECRET = "kept-elsewhere"

@@ -17,14 +17,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_agent.probe.features import FeaturePolicy, supported
-from gpu_agent.probe.models.catalogue import Catalogue, Scan
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.models.notices import Notices
+from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.ollama import OllamaStore
+from gpu_agent.probe.models.scanner import ModelScanner, Scan
 from gpu_agent.probe.models.source import Listing, ModelSource, Reading, Unit
+from gpu_agent.probe.snapshot import FeaturePolicy, supported_features
 from gpu_agent.wire.codec import decode_from_node, encode
 from gpu_agent.wire.declaration import Owner, declare, registration
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
@@ -84,7 +84,7 @@ def judge(seed: int) -> None:
 
 def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
     """A catalogue within a budget of some units at a time, to the end; then whole, twice."""
-    catalogue = Catalogue(
+    catalogue = ModelScanner(
         sources, [Declaration(model_id="a/b", kind="asr")], monotonic=lambda: clock(sources)
     )
     budget, complete = dice.randint(0, 3), False
@@ -96,7 +96,7 @@ def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
         assert clock(sources) - began <= max(1, budget), "a scan went beyond its budget"
         complete = scan.complete
         yield scan
-    notices = Notices.open()
+    notices = InotifyWatcher.open()
     if notices is not None:
         notices.follow([place for shelf in catalogue.shelves for place in shelf.places])
         notices.drain()
@@ -116,7 +116,7 @@ def assert_tellable(scan: Scan, folder: str) -> None:
         host=HOST,
         gpu=GpuReport(outcome=Outcome.NO_DRIVER),
         models=scan.models,
-        features_supported=supported(FeaturePolicy(), scan.models),
+        features_supported=supported_features(FeaturePolicy(), scan.models),
     )
     frame = encode(registration(declare(inventory, Owner()), node_id=None))
     decode_from_node(frame)

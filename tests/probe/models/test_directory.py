@@ -1,3 +1,5 @@
+""""""
+
 import json
 import os
 import tempfile
@@ -7,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.tree import MAX_DEPTH
+from gpu_agent.probe.models.directory import ModelFolders, downloaded_revision
+from gpu_agent.probe.models.files import MAX_DEPTH, FolderReader, open_root
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import open_folder, revision, tensors, unprivileged
 
@@ -72,7 +74,7 @@ def test_loose_files_are_one_model_each_and_parts_are_one_together(tmp_path: Pat
     assert {name: model.status for name, model in models.items()} == {
         "small": ModelStatus.READY,
         "big": ModelStatus.ERROR,
-        "half": ModelStatus.DOWNLOADING,
+        "component": ModelStatus.DOWNLOADING,
     }
     write(tmp_path / "big-00002-of-00002.gguf")
     models, _ = found_in(tmp_path)
@@ -243,3 +245,30 @@ def test_weights_that_are_empty_are_an_error_that_names_the_file(tmp_path: Path)
     write(tmp_path / "m" / "m.gguf", "")
     models, _ = found_in(tmp_path)
     assert (models["m"].status, models["m"].detail) == (ModelStatus.ERROR, "m.gguf: it is empty")
+
+
+def noted(folder: Path, text: str | None) -> str | None:
+    if text is not None:
+        notes = folder / ".cache" / "huggingface" / "download"
+        notes.mkdir(parents=True)
+        (notes / "config.json.lock").touch()
+        (notes / "config.json.metadata").write_text(text)
+    return downloaded_revision(FolderReader(open_root(folder)), str(folder))
+
+
+def test_the_first_line_of_a_note_is_the_revision(tmp_path: Path) -> None:
+    assert noted(tmp_path, f"{revision(7)}\netag\n1700000000.0\n") == revision(7)
+
+
+@pytest.mark.parametrize("text", [None, "", "main\n", revision(7) + "f", "A" * 40])
+def test_anything_else_is_no_revision(tmp_path: Path, text: str | None) -> None:
+    assert noted(tmp_path, text) is None
+
+
+@pytest.mark.parametrize("name", [".cache", ".cache/huggingface", ".cache/huggingface/download"])
+def test_notes_behind_a_link_are_not_read(tmp_path: Path, name: str) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    assert noted(outside, revision(7)) == revision(7)
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(outside / name)
+    assert noted(folder, None) is None

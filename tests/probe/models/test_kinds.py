@@ -7,7 +7,7 @@ from gpu_agent.probe.models.kinds import (
     languages_of,
     pipeline_tag_of,
     stated_kind,
-    texts,
+    strings_in,
 )
 
 
@@ -103,5 +103,5 @@ def test_a_stated_kind_that_the_protocol_does_not_know_is_other() -> None:
 
 
 def test_texts_passes_over_what_is_no_text() -> None:
-    assert list(texts(["a", 1, None, "b"])) == ["a", "b"]
-    assert list(texts("ab")) == list(texts(None)) == []
+    assert list(strings_in(["a", 1, None, "b"])) == ["a", "b"]
+    assert list(strings_in("ab")) == list(strings_in(None)) == []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.models.catalogue import Catalogue
 from gpu_agent.probe.models.ollama import OllamaStore
+from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import open_folder, settle, unprivileged
 
@@ -235,7 +235,7 @@ def test_a_manifest_and_blobs_that_may_not_be_read_are_errors_with_that_reason()
 def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path: Path) -> None:
     _, weights = Store(tmp_path).model()
     settle(tmp_path)
-    catalogue = Catalogue([OllamaStore([tmp_path])])
+    catalogue = ModelScanner([OllamaStore([tmp_path])])
 
     def status() -> ModelStatus:
         (model,) = catalogue.scan().models

@@ -1,13 +1,28 @@
 """What the catalogue relies on holds for every source."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.models import directory, huggingface, ollama
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.models.source import ModelSource, Root, Unit
-from tests.probe.models.caches import repository, revision, whisper_files
+from gpu_agent.probe.models.source import (
+    LARGEST_SIZE_BYTES,
+    LONGEST_FIELD,
+    LazySource,
+    Listing,
+    ModelSource,
+    Root,
+    Unit,
+    reportable_models,
+)
+from gpu_agent.wire.inventory import Model
+from gpu_agent.wire.messages import InstalledModel
+from tests.probe.models.caches import repository as caches_repository
+from tests.probe.models.caches import revision, whisper_files
 
 SOURCES = pytest.mark.parametrize("kind", [HubCache, ModelFolders], ids=lambda kind: kind.name)
 
@@ -16,7 +31,7 @@ SOURCES = pytest.mark.parametrize("kind", [HubCache, ModelFolders], ids=lambda k
 def test_a_reading_watches_what_it_read_and_two_of_them_are_alike(
     tmp_path: Path, kind: type[HubCache | ModelFolders]
 ) -> None:
-    repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
+    caches_repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     source: ModelSource = kind([tmp_path])
     for unit in source.units().units:
         reading = source.read(unit)
@@ -32,3 +47,125 @@ def test_a_unit_that_went_away_holds_no_models_and_is_no_problem(
     gone = Unit(Root(str(tmp_path), tmp_path.stat().st_dev), str(tmp_path / "models--a--b"), "models--a--b")
     reading = kind([tmp_path]).read(gone)
     assert (reading.models, reading.problems) == ((), {})
+
+
+HUB = "huggingface:HubCache"
+
+
+def awaited(*roots: Path) -> LazySource:
+    return LazySource("huggingface", HUB, roots, cross_file_systems=False)
+
+
+def repository(cache: Path) -> None:
+    snapshot = cache / "models--org--name" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+
+
+def test_a_place_that_is_not_there_holds_nothing_and_loads_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from gpu_agent.probe.snapshot import ProbeOptions, sources_of\n"
+        f"sources = sources_of(ProbeOptions(ollama_roots=()), environ={{}}, home=Path({str(tmp_path)!r}))\n"
+        "assert sources.catalogue.scan(1.0).models == ()\n"
+        "sys.exit('gpu_agent.probe.models.huggingface' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert awaited(tmp_path / "nowhere", tmp_path / "x" / "y").units() == Listing()
+
+
+def test_a_place_that_comes_is_read(tmp_path: Path) -> None:
+    source = awaited(tmp_path / "hub")
+    assert source.units() == Listing()
+    repository(tmp_path / "hub")
+    (unit,) = source.units().units
+    assert [model.model_id for model in source.read(unit).models] == ["org/name"]
+
+
+def test_a_place_that_goes_again_holds_nothing(tmp_path: Path) -> None:
+    source = awaited(tmp_path / "hub")
+    repository(tmp_path / "hub")
+    assert len(source.units().units) == 1
+    (tmp_path / "hub").rename(tmp_path / "gone")
+    assert source.units() == Listing()
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_problem_and_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    source = awaited(tmp_path / "hub")
+    with monkeypatch.context() as refusing:
+        refusing.setattr("os.lstat", refuse)
+        refusing.setattr("os.stat", refuse)
+        assert list(source.units().problems) == [str(tmp_path / "hub")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "name"),
+    [
+        (HUB, huggingface.HubCache, huggingface.SOURCE),
+        ("ollama:OllamaStore", ollama.OllamaStore, ollama.SOURCE),
+        ("directory:ModelFolders", directory.ModelFolders, directory.ModelFolders.name),
+    ],
+)
+def test_each_kind_is_the_one_that_it_stands_for(kind: str, made: type, name: str, tmp_path: Path) -> None:
+    source = LazySource(name, kind, [tmp_path], cross_file_systems=True)
+    source.units()
+    loaded = source._source
+    assert loaded is not None
+    assert type(loaded) is made
+    assert (loaded.name, source.name) == (name, name)
+
+
+LONG = "x" * (LONGEST_FIELD + 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (Model(model_id="", version="1"), "name"),
+        (Model(model_id="//", version="1"), "name"),
+        (Model(model_id=" ", version="1"), "name"),
+        (Model(model_id=LONG, version="1"), "id"),
+        (Model(model_id="a/b", version=LONG), "version"),
+    ],
+    ids=["empty", "separators", "blank", "long id", "long version"],
+)
+def test_a_model_that_no_message_could_carry_is_a_problem_of_its_place(model: Model, word: str) -> None:
+    good = Model(model_id="good", version="1")
+    models, problems = reportable_models([model, good], "place")
+    assert models == (good,)
+    assert word in problems["place"]
+    assert len(problems["place"]) < LONGEST_FIELD
+
+
+def test_remarks_that_are_too_long_are_left_out_and_the_model_stays() -> None:
+    model = Model(
+        model_id="m",
+        version="1",
+        src_lang=LONG,
+        tgt_lang=LONG,
+        dialect=LONG,
+        revision=LONG,
+        size_bytes=LARGEST_SIZE_BYTES + 1,
+    )
+    assert reportable_models([model], "place") == ((Model(model_id="m", version="1"),), {})
+
+
+def test_what_is_told_at_the_bounds_fits_the_message() -> None:
+    edge = "x" * LONGEST_FIELD
+    model = Model(
+        model_id=edge, version=edge, src_lang=edge, dialect=edge, revision=edge, size_bytes=LARGEST_SIZE_BYTES
+    )
+    ((told,), _) = reportable_models([model], "place")
+    assert told == model
+    InstalledModel(
+        model_id=told.model_id,
+        version=told.version,
+        src_lang=told.src_lang,
+        dialect=told.dialect,
+        revision=told.revision,
+        size_bytes=told.size_bytes,
+    )

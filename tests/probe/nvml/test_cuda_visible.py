@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.answers import Values
 from gpu_agent.probe.nvml.cuda_visible import mark
+from gpu_agent.probe.nvml.errors import Values
 from tests.nvml_fake.child import child_of
 from tests.nvml_fake.control import FakeNvml
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gpu_agent.probe.nvml.process import CHILD_COMMAND, death_sentence, hung_sentence, start
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, death_sentence, hung_sentence, spawn
 
 
 def test_a_death_by_signal_names_the_signal_and_the_next_step() -> None:
@@ -38,7 +38,7 @@ def test_the_child_is_handed_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name in (*secrets, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "x")
-    with start([sys.executable, "-c", "import os; print(*os.environ)"], env=None) as process:
+    with spawn([sys.executable, "-c", "import os; print(*os.environ)"], env=None) as process:
         assert process.stdout is not None
         names = process.stdout.read().decode().split()
     assert "CUDA_VISIBLE_DEVICES" in names

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from gpu_agent.probe.nvml.report import Answer, answer_in
+from gpu_agent.probe.nvml.report import Answer, parse_answer
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Health, MemoryKind, Outcome
 
 
 def report_of(**said: object) -> GpuReport:
-    answer = answer_in(json.dumps({"id": 1, "outcome": "ok", **said}).encode())
+    answer = parse_answer(json.dumps({"id": 1, "outcome": "ok", **said}).encode())
     assert isinstance(answer, Answer)
     return answer.report
 
@@ -33,7 +33,7 @@ def gpu_of(**said: object) -> Gpu:
     ],
 )
 def test_what_is_no_answer_is_none(line: bytes) -> None:
-    assert answer_in(line) is None
+    assert parse_answer(line) is None
 
 
 @pytest.mark.parametrize(

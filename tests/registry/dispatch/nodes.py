@@ -1,11 +1,11 @@
 """Nodes to dispatch to: ready, connected, near, idle, and whatever a test says beside that."""
 
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
+from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
@@ -81,7 +81,7 @@ def claimed(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Claim:
     return answer
 
 
-def refused(dispatch: Dispatch, wanted: Job) -> dict[Exclusion, int]:
+def refused(dispatch: Dispatch, wanted: Job) -> dict[ExclusionReason, int]:
     """Return the counts of a refusal that must come."""
     answer = dispatch.select(wanted, 0.0)
     assert isinstance(answer, NoAvailableNode), answer

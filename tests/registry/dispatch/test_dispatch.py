@@ -1,3 +1,5 @@
+""""""
+
 from dataclasses import replace
 from random import Random
 
@@ -5,15 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.dispatch import Choice
+from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory
+from gpu_agent.registry.dispatch.dispatch import (
+    AFFINITY_SECONDS,
+    REMEMBERED_KEYS,
+    AffinityTable,
+    Choice,
+    ClaimTable,
+    choose_gpus,
+)
+from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
 from gpu_agent.registry.dispatch.scoring import best_score, score
-from gpu_agent.registry.dispatch.verdict import Exclusion, NoAvailableNode
-from gpu_agent.registry.job import Claim
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.job import Claim, Demand
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from tests.registry.dispatch.fleets import NODE_IDS
+from tests.registry.dispatch.model_check import Played
 from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
-from tests.registry.dispatch.played import Played
+from tests.registry.dispatch.random_fleet import NODE_IDS
 
 TTL = 60.0
 
@@ -22,7 +33,7 @@ TTL = 60.0
 def test_d01_only_a_ready_node_is_chosen(status: NodeStatus) -> None:
     record = node(status=status)
     dispatch = dispatching(record)
-    assert refused(dispatch, job()) == {Exclusion.STATUS_NOT_READY: 1}
+    assert refused(dispatch, job()) == {ExclusionReason.STATUS_NOT_READY: 1}
     record.status = NodeStatus.READY
     dispatch.refresh(record)
     assert chosen(dispatch, job()).node_id == "node-A"
@@ -58,7 +69,7 @@ def test_d05_two_jobs_never_share_the_last_place() -> None:
 
 def test_d05_a_node_over_a_resource_limit_is_left_out() -> None:
     assert refused(dispatching(node(usage=usage(cpu=95))), job()) == {
-        Exclusion.RESOURCE_THRESHOLD_EXCEEDED: 1
+        ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED: 1
     }
 
 
@@ -69,16 +80,18 @@ def test_d06_nobody_left_gives_counted_reasons() -> None:
     answer = dispatch.claim(job(required_models=("asr",)), 0.0)
     assert isinstance(answer, NoAvailableNode)
     assert answer.counts == {
-        Exclusion.STATUS_NOT_READY: 1,
-        Exclusion.DISCONNECTED: 1,
-        Exclusion.MODEL_NOT_AVAILABLE: 1,
+        ExclusionReason.STATUS_NOT_READY: 1,
+        ExclusionReason.DISCONNECTED: 1,
+        ExclusionReason.MODEL_NOT_AVAILABLE: 1,
     }
 
 
 def test_a3_every_node_is_explained_on_request() -> None:
     explained = dispatching(node("idle"), node("away", connection=None)).explain(job(), 0.0)
     assert explained.able == ("idle",)
-    assert [(one.node_id, one.reason) for one in explained.excluded] == [("away", Exclusion.DISCONNECTED)]
+    assert [(one.node_id, one.reason) for one in explained.excluded] == [
+        ("away", ExclusionReason.DISCONNECTED)
+    ]
 
 
 def test_a_choice_reserves_nothing() -> None:
@@ -208,7 +221,7 @@ def test_fewer_slots_keep_existing_claims() -> None:
     record.max_concurrent_jobs = 1
     dispatch.refresh(record)
     assert [dispatch.claim_of(claim.job_id) for claim in held] == held
-    assert refused(dispatch, job("job-9")) == {Exclusion.CAPACITY_EXCEEDED: 1}
+    assert refused(dispatch, job("job-9")) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
 
 
 def test_a_drain_keeps_claims_and_takes_no_new_job() -> None:
@@ -218,7 +231,7 @@ def test_a_drain_keeps_claims_and_takes_no_new_job() -> None:
     record.status = NodeStatus.DRAINING
     dispatch.refresh(record)
     assert dispatch.claim_of("job-1") is claim
-    assert refused(dispatch, job("job-2")) == {Exclusion.STATUS_NOT_READY: 1}
+    assert refused(dispatch, job("job-2")) == {ExclusionReason.STATUS_NOT_READY: 1}
 
 
 def test_a_record_that_comes_to_stand_for_a_node_has_its_claims() -> None:
@@ -280,3 +293,144 @@ def test_the_affinity_bonus_is_a_setting(bonus: int, favoured: str) -> None:
     claimed(dispatch, job("job-1", affinity_key="talk"))
     dispatch.refresh(node("idle"))
     assert chosen(dispatch, job("job-2", affinity_key="talk")).node_id == favoured
+
+
+def entry(job_id: str, expires_at: float) -> Claim:
+    return Claim(
+        job_id=job_id, node_id="node-A", gpu_uuids=(), endpoint=None, granted_at=0.0, expires_at=expires_at
+    )
+
+
+def test_claims_end_in_time_the_earliest_first() -> None:
+    claims = ClaimTable(60.0)
+    for job_id, at in (("late", 90.0), ("early", 30.0), ("middle", 60.0)):
+        claims.hold(entry(job_id, at))
+    assert claims.next_expiry == 30.0
+    assert [claim.job_id for claim in claims.end_due(60.0)] == ["early", "middle"]
+    assert claims.next_expiry == 90.0
+    assert claims.of("early") is None
+
+
+def test_a_renewed_claim_ends_one_ttl_after_its_renewal() -> None:
+    claims = ClaimTable(60.0)
+    claims.hold(entry("job-1", 60.0))
+    renewed = claims.renew("job-1", 50.0)
+    assert renewed is not None
+    assert renewed.expires_at == claims.next_expiry == 110.0
+    assert claims.end_due(60.0) == []
+    assert claims.end_due(110.0) == [renewed]
+    assert claims.next_expiry is None
+
+
+def test_a_claim_that_ended_does_not_end_again() -> None:
+    claims = ClaimTable(60.0)
+    claims.hold(entry("job-1", 60.0))
+    assert claims.end("job-1") == entry("job-1", 60.0)
+    assert claims.end("job-1") is None
+    assert claims.next_expiry is None
+    assert claims.end_due(1000.0) == []
+
+
+def test_what_is_not_held_cannot_be_renewed() -> None:
+    assert ClaimTable(60.0).renew("job-1", 0.0) is None
+
+
+def test_entering_the_same_end_twice_ends_a_claim_once() -> None:
+    claims = ClaimTable(60.0)
+    claims.hold(entry("job-1", 60.0))
+    claims.hold(entry("job-1", 60.0))
+    assert len(claims.end_due(60.0)) == 1
+
+
+def test_a_claim_renewed_over_and_over_takes_no_room_for_long() -> None:
+    claims = ClaimTable(86_400.0)
+    claims.hold(entry("job-0", 10_500.0))
+    claims.hold(entry("job-1", 86_400.0))
+    for second in range(10_000):
+        claims.renew("job-1", float(second))
+    assert claims.entries < 100
+    assert claims.next_expiry == 10_500.0
+    assert [claim.job_id for claim in claims.end_due(1e6)] == ["job-0", "job-1"]
+
+
+def test_of_many_claims_that_are_over_so_many_end_the_earliest_first() -> None:
+    claims = ClaimTable(60.0)
+    for number in range(5):
+        claims.hold(entry(f"job-{number}", 60.0 + number))
+    assert [claim.job_id for claim in claims.end_due(100.0, 2)] == ["job-0", "job-1"]
+    assert claims.next_expiry == 62.0
+    assert len(claims.end_due(100.0)) == 3
+
+
+def test_the_node_that_last_held_a_key_is_warm_for_it() -> None:
+    affinities = AffinityTable()
+    affinities.hold("session-7", "node-A", 0.0)
+    affinities.hold("session-7", "node-B", 5.0)
+    assert affinities.warm("session-7", 6.0) == "node-B"
+
+
+def test_a_node_cools_down() -> None:
+    affinities = AffinityTable()
+    affinities.hold("session-7", "node-A", 0.0)
+    assert affinities.warm("session-7", AFFINITY_SECONDS) == "node-A"
+    assert affinities.warm("session-7", AFFINITY_SECONDS + 1) is None
+
+
+def test_no_key_is_no_affinity() -> None:
+    affinities = AffinityTable()
+    affinities.hold(None, "node-A", 0.0)
+    assert affinities.warm(None, 0.0) is None
+
+
+def test_the_key_held_longest_ago_is_forgotten_first() -> None:
+    affinities = AffinityTable()
+    for number in range(REMEMBERED_KEYS):
+        affinities.hold(str(number), "node-A", 0.0)
+    affinities.hold("0", "node-A", 1.0)
+    affinities.hold("one more", "node-A", 1.0)
+    assert affinities.warm("1", 1.0) is None
+    assert affinities.warm("0", 1.0) == affinities.warm("one more", 1.0) == "node-A"
+
+
+def view_of(record: NodeRecord, **claims: int) -> Candidate:
+    promises = {uuid: ReservedMemory(claims=number) for uuid, number in claims.items()}
+    return Candidate(record, 0, Thresholds(), promises)
+
+
+def test_only_usable_gpus_of_that_name_with_enough_free_memory_are_chosen() -> None:
+    record = node(
+        gpus=gpus(
+            gpu("lost", health="lost"),
+            gpu("other", name="Tesla T4", memory_mb=90_000),
+            gpu("taken", used_mb=20_000),
+            gpu("unknown", memory_mb=None),
+            gpu("fits", used_mb=1_000),
+        )
+    )
+    wanted = Demand.of(job(gpu_name="l4", min_gpu_memory_mb=10_000))
+    assert choose_gpus(view_of(record), wanted) == ("fits",)
+
+
+def test_gpus_with_fewer_claims_come_first_then_the_freest_then_the_least_busy() -> None:
+    states = [
+        gpu("claimed"),
+        gpu("used", used_mb=4_000),
+        gpu("busy", used_mb=2_000),
+        gpu("idle", used_mb=2_000),
+    ]
+    for state, busy in zip(states[2:], (80.0, 10.0), strict=True):
+        state.utilization_percent = busy
+    view = view_of(node(gpus=gpus(*states)), claimed=1)
+    assert choose_gpus(view, Demand.of(job(gpu_count=4))) == ("idle", "busy", "used", "claimed")
+    assert choose_gpus(view, Demand.of(job(gpu_count=2))) == ("idle", "busy")
+
+
+def test_a_job_that_wants_no_gpu_gets_none() -> None:
+    assert choose_gpus(view_of(node()), Demand.of(job(gpu_count=0))) == ()
+
+
+def test_a_use_that_is_no_percentage_counts_as_half() -> None:
+    absurd, busy, idle = gpu("absurd"), gpu("busy"), gpu("idle")
+    absurd.utilization_percent, busy.utilization_percent, idle.utilization_percent = -1e15, 80.0, 20.0
+    record = node(gpus=gpus(absurd, busy, idle))
+    assert choose_gpus(view_of(record), Demand.of(job(gpu_count=3))) == ("idle", "absurd", "busy")

@@ -2,23 +2,23 @@
 
 import pytest
 
-from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.filters import FILTERS, barred, exclusion
-from gpu_agent.registry.dispatch.verdict import Excluded, Exclusion
-from gpu_agent.registry.dispatch.view import NodeView
-from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.dispatch import filters as naming
+from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
+from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason
+from gpu_agent.registry.job import Demand, Job
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
 from tests.registry.dispatch.nodes import HARDWARE, gpu, gpus, job, model, node, usage
 
 
 def verdict(record: NodeRecord, wanted: Job) -> Excluded | None:
-    return exclusion(NodeView(record, 0, Thresholds()), Demand.of(wanted))
+    return first_exclusion(Candidate(record, 0, Thresholds()), Demand.of(wanted))
 
 
-def account(record: NodeRecord, wanted: Job) -> tuple[Exclusion, str, str]:
+def account(record: NodeRecord, wanted: Job) -> tuple[ExclusionReason, str, str]:
     found = verdict(record, wanted)
     assert found is not None
     assert found.node_id == record.node_id
@@ -26,7 +26,7 @@ def account(record: NodeRecord, wanted: Job) -> tuple[Exclusion, str, str]:
 
 
 def test_the_filters_are_all_eleven_in_the_order_of_the_protocol() -> None:
-    assert [reason for reason, _ in FILTERS] == list(Exclusion)
+    assert [reason for reason, _ in FILTERS] == list(ExclusionReason)
 
 
 def test_a_ready_idle_node_takes_a_job_without_demands() -> None:
@@ -37,31 +37,35 @@ def test_a_ready_idle_node_takes_a_job_without_demands() -> None:
 def test_d01_a_node_that_is_not_ready_takes_no_job(status: NodeStatus) -> None:
     record = node(status=status, reason_code=ReasonCode.DRAIN_REQUESTED)
     assert account(record, job()) == (
-        Exclusion.STATUS_NOT_READY,
+        ExclusionReason.STATUS_NOT_READY,
         "status ready",
         f"{status} (drain_requested)",
     )
 
 
 def test_d02_a_node_whose_connection_is_gone_takes_no_job() -> None:
-    assert account(node(connection=None), job()) == (Exclusion.DISCONNECTED, "a live connection", "none")
+    assert account(node(connection=None), job()) == (
+        ExclusionReason.DISCONNECTED,
+        "a live connection",
+        "none",
+    )
 
 
 @pytest.mark.parametrize(("why", "shown"), [("new driver", "new driver"), ("", "no reason given")])
 def test_d02_a_cordoned_node_takes_no_job(why: str, shown: str) -> None:
     reason, _, have = account(node(cordoned=why), job())
-    assert (reason, have) == (Exclusion.CORDONED, f"cordoned: {shown}")
+    assert (reason, have) == (ExclusionReason.CORDONED, f"cordoned: {shown}")
 
 
 def test_d02_a_node_outside_the_allowed_ones_takes_no_job() -> None:
     wanted = job(allowed_nodes=("node-X", "node-B"))
-    assert account(node(), wanted) == (Exclusion.NOT_ALLOWED, "one of node-B, node-X", "node-A")
+    assert account(node(), wanted) == (ExclusionReason.NOT_ALLOWED, "one of node-B, node-X", "node-A")
     assert verdict(node("node-B"), wanted) is None
 
 
 def test_d02_a_private_node_takes_no_public_job() -> None:
     assert account(node(), job(public=True)) == (
-        Exclusion.NOT_IN_PUBLIC_POOL,
+        ExclusionReason.NOT_IN_PUBLIC_POOL,
         "accept_public_jobs",
         "private or assigned jobs only",
     )
@@ -84,7 +88,7 @@ def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None
     assert verdict(record, job(gpu_name="h100")) is None
     assert verdict(record, job(gpu_count=2)) is None
     assert account(record, job(gpu_name="h100", gpu_count=2)) == (
-        Exclusion.GPU_UNAVAILABLE,
+        ExclusionReason.GPU_UNAVAILABLE,
         "usable GPUs named h100: 2",
         "1 (NVIDIA H100 ok, NVIDIA H100 lost, NVIDIA L4 ok)",
     )
@@ -104,13 +108,13 @@ def test_d04_a_node_without_the_model_ready_takes_no_job(
 ) -> None:
     record = node(models=installed, capability_state=state, ready_models=frozenset({"asr"}))
     wanted = job(required_models=("asr", "nmt"))
-    assert account(record, wanted) == (Exclusion.MODEL_NOT_AVAILABLE, "model nmt", have)
+    assert account(record, wanted) == (ExclusionReason.MODEL_NOT_AVAILABLE, "model nmt", have)
 
 
 def test_d04_a_node_without_the_feature_takes_no_job() -> None:
     record = node(features=frozenset({"kv_cache", "batched_inference"}))
     assert account(record, job(required_features=("kv_cache", "speaker_identification"))) == (
-        Exclusion.FEATURE_NOT_SUPPORTED,
+        ExclusionReason.FEATURE_NOT_SUPPORTED,
         "feature speaker_identification",
         "batched_inference, kv_cache",
     )
@@ -120,18 +124,18 @@ def test_a6_advanced_features_never_decide_base_ability() -> None:
     boasting = NodeRegister(version="1", hardware=HARDWARE, advanced_features=("emotion_detection",))
     found = verdict(node(registration=boasting), job(required_features=("emotion_detection",)))
     assert found is not None
-    assert found.reason is Exclusion.FEATURE_NOT_SUPPORTED
+    assert found.reason is ExclusionReason.FEATURE_NOT_SUPPORTED
 
 
 @pytest.mark.parametrize(("labels", "have"), [({"zone": "b"}, "zone=b"), ({}, "no zone")])
 def test_d04_a_node_with_another_label_takes_no_job(labels: dict[str, str], have: str) -> None:
     wanted = job(labels={"zone": "a"})
-    assert account(node(labels=labels), wanted) == (Exclusion.LABEL_MISMATCH, "label zone=a", have)
+    assert account(node(labels=labels), wanted) == (ExclusionReason.LABEL_MISMATCH, "label zone=a", have)
 
 
 def test_d05_a_full_node_takes_no_job() -> None:
     assert account(node(reported_jobs=4), job()) == (
-        Exclusion.CAPACITY_EXCEEDED,
+        ExclusionReason.CAPACITY_EXCEEDED,
         "a free place",
         "4 of 4 taken",
     )
@@ -143,7 +147,7 @@ def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
     )
     assert verdict(record, job(min_gpu_memory_mb=24_576)) is None
     assert account(record, job(min_gpu_memory_mb=8_000, gpu_count=2)) == (
-        Exclusion.CAPACITY_EXCEEDED,
+        ExclusionReason.CAPACITY_EXCEEDED,
         "8000 MiB free on each of 2 GPUs",
         "free: 4576 MiB, 0 MiB, unknown, 24576 MiB",
     )
@@ -161,7 +165,7 @@ def test_d05_a_node_above_a_resource_limit_takes_no_job(
     figures: dict[str, float], need: str, have: str
 ) -> None:
     assert account(node(usage=usage(**figures)), job()) == (
-        Exclusion.RESOURCE_THRESHOLD_EXCEEDED,
+        ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
         need,
         have,
     )
@@ -176,24 +180,24 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
     record = node(connection=None, cordoned="x", reported_jobs=9)
     found = verdict(record, job(required_models=("asr",)))
     assert found is not None
-    assert found.reason is Exclusion.DISCONNECTED
+    assert found.reason is ExclusionReason.DISCONNECTED
 
 
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
         (node(), None),
-        (node(status=NodeStatus.DRAINING), Exclusion.STATUS_NOT_READY),
-        (node(connection=None), Exclusion.DISCONNECTED),
-        (node(cordoned=""), Exclusion.CORDONED),
-        (node(reported_jobs=4), Exclusion.CAPACITY_EXCEEDED),
-        (node(usage=usage(cpu=100)), Exclusion.RESOURCE_THRESHOLD_EXCEEDED),
+        (node(status=NodeStatus.DRAINING), ExclusionReason.STATUS_NOT_READY),
+        (node(connection=None), ExclusionReason.DISCONNECTED),
+        (node(cordoned=""), ExclusionReason.CORDONED),
+        (node(reported_jobs=4), ExclusionReason.CAPACITY_EXCEEDED),
+        (node(usage=usage(cpu=100)), ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED),
     ],
 )
 def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(
-    record: NodeRecord, reason: Exclusion | None
+    record: NodeRecord, reason: ExclusionReason | None
 ) -> None:
-    assert barred(record, record.in_flight_jobs, Thresholds()) is reason
+    assert unschedulable_reason(record, record.in_flight_jobs, Thresholds()) is reason
     found = verdict(record, job())
     assert (None if found is None else found.reason) is reason
 
@@ -251,6 +255,73 @@ def test_occupied_places_are_all_ids_that_are_claimed_or_told_else_the_larger_nu
         max_concurrent_jobs=occupied,
     )
     reason, _, have = account(record, job())
-    assert (reason, have) == (Exclusion.CAPACITY_EXCEEDED, f"{occupied} of {occupied} taken")
+    assert (reason, have) == (ExclusionReason.CAPACITY_EXCEEDED, f"{occupied} of {occupied} taken")
     record.max_concurrent_jobs += 1
     assert verdict(record, job()) is None
+
+
+def test_many_names_are_a_few_in_order_and_a_count() -> None:
+    assert naming.listed(["b", "a"]) == "a, b"
+    assert naming.listed(map(str, range(10, 22))) == "10, 11, 12, 13, 14, 15, 16, 17 and 4 more"
+    assert naming.listed(["b", "a"], in_order=True) == "b, a"
+    assert naming.listed([]) == "none"
+
+
+def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:
+    states = [gpu(str(place), name=f"NVIDIA L{place // 12}") for place in range(16)]
+    assert naming.gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
+
+
+def test_gpus_are_named_with_their_health() -> None:
+    parent = gpu("m", name="NVIDIA H100")
+    parent.is_parent = True
+    record = node(gpus=gpus(gpu("a"), gpu("b", health="lost"), parent))
+    assert naming.gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
+    assert naming.gpus(node(gpus=gpus())) == "no GPU"
+
+
+def test_free_memory_is_told_gpu_by_gpu_and_debt_counts_as_none() -> None:
+    assert naming.memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
+    assert naming.memory([1] * 10).endswith("1 MiB and 2 more")
+    assert naming.memory([]) == "no GPU"
+
+
+@pytest.mark.parametrize(
+    ("installed", "reported", "state"),
+    [
+        ((), None, "not installed"),
+        ((model("m", enabled=False),), None, "disabled"),
+        ((model("m", status="downloading"),), None, "downloading"),
+        ((model("m", status="downloading"),), {"m": "error"}, "error"),
+        ((model("m", enabled=False, status="ready"), model("m", status="error")), None, "error"),
+    ],
+)
+def test_the_state_of_a_model_is_one_word(
+    installed: tuple[object, ...], reported: dict[str, str] | None, state: str
+) -> None:
+    assert naming.model_state(node(models=installed, capability_state=reported), "m") == state
+
+
+def test_a_model_that_can_serve_is_ready_whatever_its_other_versions_are() -> None:
+    record = node(models=(model("m", status="error"), model("m")), ready_models=frozenset({"m"}))
+    assert naming.model_state(record, "m") == "ready"
+
+
+def test_a_demand_left_out_is_no_demand() -> None:
+    demand = Demand.of(job())
+    assert (demand.allowed, demand.gpu_name, demand.gpu_count, demand.memory_mb) == (None, "", 1, 0)
+
+
+def test_an_empty_list_of_allowed_nodes_allows_nobody() -> None:
+    assert Demand.of(job(allowed_nodes=())).allowed == frozenset()
+
+
+def test_a_gpu_name_is_compared_whatever_its_case() -> None:
+    assert Demand.of(job(gpu_name="H100")).gpu_name == "h100"
+
+
+@pytest.mark.parametrize(
+    "wanted", [job(min_gpu_memory_mb=0), job(gpu_count=0, min_gpu_memory_mb=8_000)], ids=["none", "no GPU"]
+)
+def test_no_memory_is_demanded_where_none_is_needed_or_no_gpu_is(wanted: Job) -> None:
+    assert Demand.of(wanted).memory_mb == 0

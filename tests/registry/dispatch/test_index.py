@@ -1,19 +1,21 @@
+""""""
+
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.explain import refusal
-from gpu_agent.registry.dispatch.filters import exclusion
-from gpu_agent.registry.dispatch.index import LEVEL_MB, Index
-from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.job import Job
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
-from tests.registry.dispatch.fleets import NODE_IDS, random_fleet, random_job, random_node
+from gpu_agent.registry.dispatch.candidate import GpuSet
+from gpu_agent.registry.dispatch.explain import count_refusal
+from gpu_agent.registry.dispatch.filters import first_exclusion
+from gpu_agent.registry.dispatch.index import LEVEL_MB, GpuSets, Index
+from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.job import Demand, Job
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
+from tests.registry.dispatch.random_fleet import NODE_IDS, random_fleet, random_job, random_node
 
 DICE = st.randoms(use_true_random=True)
 """A seed for a whole run, shown when the run fails."""
@@ -42,7 +44,7 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Ran
         else:
             index.file(random_node(dice, node_id))
         demand = Demand.of(random_job(dice))
-        able = [view for view in index.views.values() if exclusion(view, demand) is None]
+        able = [view for view in index.views.values() if first_exclusion(view, demand) is None]
         found = index.best(demand, dice.random)
         assert (found in able) if able else found is None
         if found is not None:
@@ -151,17 +153,17 @@ def test_a_slot_serves_one_node_after_another() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        (job(public=True), Exclusion.NOT_IN_PUBLIC_POOL),
-        (job(gpu_name="h200"), Exclusion.GPU_UNAVAILABLE),
-        (job(gpu_count=2), Exclusion.GPU_UNAVAILABLE),
-        (job(required_models=("asr",)), Exclusion.MODEL_NOT_AVAILABLE),
-        (job(required_features=("kv_cache",)), Exclusion.FEATURE_NOT_SUPPORTED),
-        (job(labels={"zone": "a"}), Exclusion.LABEL_MISMATCH),
-        (job(min_gpu_memory_mb=100_000), Exclusion.CAPACITY_EXCEEDED),
-        (job(allowed_nodes=("rich",)), Exclusion.NOT_ALLOWED),
+        (job(public=True), ExclusionReason.NOT_IN_PUBLIC_POOL),
+        (job(gpu_name="h200"), ExclusionReason.GPU_UNAVAILABLE),
+        (job(gpu_count=2), ExclusionReason.GPU_UNAVAILABLE),
+        (job(required_models=("asr",)), ExclusionReason.MODEL_NOT_AVAILABLE),
+        (job(required_features=("kv_cache",)), ExclusionReason.FEATURE_NOT_SUPPORTED),
+        (job(labels={"zone": "a"}), ExclusionReason.LABEL_MISMATCH),
+        (job(min_gpu_memory_mb=100_000), ExclusionReason.CAPACITY_EXCEEDED),
+        (job(allowed_nodes=("rich",)), ExclusionReason.NOT_ALLOWED),
     ],
 )
-def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reason: Exclusion) -> None:
+def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reason: ExclusionReason) -> None:
     """Asked before the node goes and after, so that answers kept from before are caught too."""
     big = [gpu(uuid, name="NVIDIA H200", memory_mb=143_771) for uuid in "ab"]
     rich = node(
@@ -177,10 +179,10 @@ def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reas
     assert best(index, wanted) == "rich"
     index.drop("rich")
     assert best(index, wanted) is None
-    assert refusal(index, Demand.of(wanted)).counts == {}
+    assert count_refusal(index, Demand.of(wanted)).counts == {}
     assert index.file(node("bare")).slot == freed
     assert best(index, wanted) is None
-    assert refusal(index, Demand.of(wanted)).counts == {reason: 1}
+    assert count_refusal(index, Demand.of(wanted)).counts == {reason: 1}
     index.drop("bare")
     index.file(rich)
     assert best(index, wanted) == "rich"
@@ -197,7 +199,7 @@ def test_a_freed_slot_remembers_neither_the_score_nor_the_standing_of_its_node()
     index.file(node("away", connection=None))
     index.drop("good")
     assert best(index, job()) is None
-    assert refusal(index, Demand.of(job())).counts == {Exclusion.DISCONNECTED: 1}
+    assert count_refusal(index, Demand.of(job())).counts == {ExclusionReason.DISCONNECTED: 1}
     index.drop("away")
     index.file(node("best"))
     assert (best(index, job()), len(index.views)) == ("best", 1)
@@ -207,8 +209,8 @@ def test_standing_counts_nodes_by_what_bars_them() -> None:
     index = index_of(node("node-A"), node("node-B", connection=None), node("node-C", reported_jobs=4))
     assert {reason: bits.bit_count() for reason, bits in index.standing.items() if bits} == {
         None: 1,
-        Exclusion.DISCONNECTED: 1,
-        Exclusion.CAPACITY_EXCEEDED: 1,
+        ExclusionReason.DISCONNECTED: 1,
+        ExclusionReason.CAPACITY_EXCEEDED: 1,
     }
 
 
@@ -246,3 +248,37 @@ def test_the_weights_decide_who_is_best() -> None:
         for record in (busy, full):
             index.file(record)
         assert best(index, job()) == favoured
+
+
+SETS = st.sampled_from(
+    [None, (), (("nvidia l4", 1),), (("nvidia l4", 4),), (("rtx 3090", 1), ("rtx 4090", 1)), (("h100", 8),)]
+)
+DEMANDS = st.tuples(st.sampled_from(["", "rtx", "l4", "h100", "mi300"]), st.integers(0, 8))
+
+
+@settings(max_examples=80)
+@given(st.lists(st.one_of(st.tuples(st.integers(0, 9), SETS), DEMANDS), max_size=40))
+def test_answers_stay_right_while_nodes_change(
+    steps: list[tuple[int, GpuSet | None] | tuple[str, int]],
+) -> None:
+    sets, held = GpuSets(), dict.fromkeys(range(10), None)
+    state: dict[int, GpuSet | None] = dict(held)
+    for first, second in steps:
+        if isinstance(first, int) and not isinstance(second, int):
+            sets.move(first, state[first], second)
+            state[first] = second
+        elif isinstance(first, str) and isinstance(second, int):
+            able = {
+                slot
+                for slot, gpus in state.items()
+                if gpus is not None and sum(n for name, n in gpus if first in name) >= second
+            }
+            assert sets.holders(first, second) == sum(1 << slot for slot in able)
+
+
+def test_more_different_demands_than_are_remembered_are_still_answered() -> None:
+    sets = GpuSets()
+    sets.move(3, None, (("h100", 8),))
+    answers = [sets.holders(f"{'x' * n}h100", 1) for n in range(300)]
+    assert answers == [1 << 3] + [0] * 299
+    assert sets.holders("h100", 8) == 1 << 3

@@ -44,9 +44,9 @@ class DocumentedHalf:
     tables: tuple[DocumentedTable, ...]
 
 
-def documented(document: str, half: str) -> DocumentedHalf:
+def documented(document: str, component: str) -> DocumentedHalf:
     """Read one half's keys from the page."""
-    section = document.split(f"\n## {HEADINGS[half]}\n", 1)[1].split("\n## ", 1)[0]
+    section = document.split(f"\n## {HEADINGS[component]}\n", 1)[1].split("\n## ", 1)[0]
     above, *parts = _WITHIN.split(section)
     tables = [
         DocumentedTable(name, _first_paragraph(text), tuple(_keys(text)))

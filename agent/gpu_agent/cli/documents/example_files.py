@@ -48,13 +48,18 @@ _COLUMNS = 100
 _OF_KINDS: Mapping[str, str] = {"path": '"/etc/gpu-agent/file"', "number": "1", "group": '"gpu-users"'}
 
 
-def written(document: str, half: str) -> str:
+def written(document: str, component: str) -> str:
     """Write one half's example."""
-    page = documented(document, half)
+    page = documented(document, component)
     within = {table.name for table in page.tables}
     plain = [key for key in page.keys if key.key not in within and key.key not in BODIES]
     last = [key for key in page.keys if key.key in BODIES]
-    parts = [_head(half), *(_plain(key, half) for key in plain), *_within(page, half), *map(_own_table, last)]
+    parts = [
+        _head(component),
+        *(_plain(key, component) for key in plain),
+        *_within(page, component),
+        *map(_own_table, last),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -63,25 +68,25 @@ def switched_on(example: str) -> str:
     return re.sub(r"^#(?=[a-z\[])", "", example, flags=re.MULTILINE)
 
 
-def _head(half: str) -> str:
+def _head(component: str) -> str:
     return _comment(
-        f"/etc/gpu-agent/{half}.toml: what `{HALVES[half]}` is told. Every key is here; what begins with # "
+        f"/etc/gpu-agent/{component}.toml: what `{HALVES[component]}` is told. Every key is here; what begins with # "
         "and no blank is off, and shows the default where there is one. Times are seconds. A variable stands "
-        f"over this file, an option over both. `gpu-agent config check {half}` tells every fault, "
-        f"`gpu-agent config show {half}` what holds and where it comes from."
+        f"over this file, an option over both. `gpu-agent config check {component}` tells every fault, "
+        f"`gpu-agent config show {component}` what holds and where it comes from."
     )
 
 
-def _plain(key: DocumentedKey, half: str) -> str:
+def _plain(key: DocumentedKey, component: str) -> str:
     value = SET.get(key.key)
-    line = f"#{key.key} = {_value(key, half)}" if value is None else f"{key.key} = {value}"
+    line = f"#{key.key} = {_value(key, component)}" if value is None else f"{key.key} = {value}"
     return f"{_about(key)}\n{line}"
 
 
-def _within(page: DocumentedHalf, half: str) -> Iterator[str]:
+def _within(page: DocumentedHalf, component: str) -> Iterator[str]:
     for table in page.tables:
         yield f"{_comment(table.about)}\n#[{table.name}]"
-        yield from (_plain(key, half) for key in table.keys)
+        yield from (_plain(key, component) for key in table.keys)
 
 
 def _own_table(key: DocumentedKey) -> str:
@@ -94,10 +99,10 @@ def _about(key: DocumentedKey) -> str:
     return f"{_comment(_sentence(key.meaning.removesuffix(', see below')))}\n{_comment(facts)}"
 
 
-def _value(key: DocumentedKey, half: str) -> str:
+def _value(key: DocumentedKey, component: str) -> str:
     if key.default is not None:
         return key.default
-    for name in (f"{half}.{key.key}", key.key):
+    for name in (f"{component}.{key.key}", key.key):
         if name in EXAMPLES:
             return EXAMPLES[name]
     return _OF_KINDS[key.kind.split(",")[0]]
@@ -116,8 +121,8 @@ def main(arguments: Iterable[str]) -> int:
     """Write the examples of the page that is named first into the folder that is named next."""
     page, folder = map(Path, arguments)
     document = page.read_text(encoding="utf-8")
-    for half in HALVES:
-        (folder / f"{half}.toml.example").write_text(written(document, half), encoding="utf-8")
+    for component in HALVES:
+        (folder / f"{component}.toml.example").write_text(written(document, component), encoding="utf-8")
     return 0
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from gpu_agent.cli.commands import ROOT
+from gpu_agent.cli.command import MEANINGS, Group, Parser
 from gpu_agent.cli.documents import manual_settings
 from gpu_agent.cli.documents.example_files import HALVES
 from gpu_agent.cli.documents.reference import commands, shown, taught
@@ -27,8 +27,7 @@ from gpu_agent.cli.documents.roff import (
     titled,
     words_of,
 )
-from gpu_agent.cli.grammar import Group, Parser
-from gpu_agent.cli.outcome import MEANINGS
+from gpu_agent.cli.main import ROOT
 from gpu_agent.version import __version__
 
 SOURCE = f"gpu-agent {__version__}"
@@ -39,8 +38,8 @@ def pages(document: str, *, date: str) -> Mapping[str, str]:
     written = {f"{name_of(words)}.1": _group(group, words, date) for words, group in _groups()}
     for _, parser in commands():
         written[f"{name_of(tuple(parser.prog.split()))}.1"] = _command(parser, date)
-    for half in HALVES:
-        written[f"{half}.toml.5"] = manual_settings.page(document, half, date=date, source=SOURCE)
+    for component in HALVES:
+        written[f"{component}.toml.5"] = manual_settings.page(document, component, date=date, source=SOURCE)
     return written
 
 

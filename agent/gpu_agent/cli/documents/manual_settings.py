@@ -23,29 +23,29 @@ _LAYERS = (
 )
 
 
-def page(document: str, half: str, *, date: str, source: str) -> str:
+def page(document: str, component: str, *, date: str, source: str) -> str:
     """Write the page of one half's file."""
-    keys = documented(document, half)
-    name = f"{half}.toml"
+    keys = documented(document, component)
+    name = f"{component}.toml"
     parts = [
         heading(name, 5, date=date, source=source),
-        titled("NAME", f"{escaped(name)} \\- what {bold(HALVES[half])} is told"),
+        titled("NAME", f"{escaped(name)} \\- what {bold(HALVES[component])} is told"),
         titled("SYNOPSIS", f"{bold(f'/etc/gpu-agent/{name}')}"),
-        titled("DESCRIPTION", paragraphs(_LAYERS), *_checking(half)),
+        titled("DESCRIPTION", paragraphs(_LAYERS), *_checking(component)),
         titled("KEYS", *_entries(keys.keys)),
         *(
             titled(f"KEYS in [{table.name}]", paragraphs(table.about), *_entries(table.keys))
             for table in keys.tables
         ),
-        titled("SEE ALSO", _see_also(half)),
+        titled("SEE ALSO", _see_also(component)),
     ]
     return "\n".join(parts) + "\n"
 
 
-def _checking(half: str) -> Iterator[str]:
+def _checking(component: str) -> Iterator[str]:
     commands = [
-        (f"gpu-agent config check {half}", "tells every fault of the file, with its line."),
-        (f"gpu-agent config show {half}", "shows what holds, and where each value comes from."),
+        (f"gpu-agent config check {component}", "tells every fault of the file, with its line."),
+        (f"gpu-agent config show {component}", "shows what holds, and where each value comes from."),
     ]
     yield subtitled("To check it", *(entry(bold(command), words_of(about)) for command, about in commands))
 
@@ -57,6 +57,6 @@ def _entries(keys: Iterable[DocumentedKey]) -> Iterator[str]:
         yield entry(bold(key.key), words_of(f"{key.meaning}."), ".br", words_of(f"({facts})"))
 
 
-def _see_also(half: str) -> str:
-    command = "gpu-agent-run" if half == "agent" else "gpu-agent-registry-serve"
+def _see_also(component: str) -> str:
+    command = "gpu-agent-run" if component == "agent" else "gpu-agent-registry-serve"
     return f"{bold(command)}(1), {bold('gpu-agent')}(1)"

@@ -8,10 +8,17 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gpu_agent.cli.commands import ROOT
-from gpu_agent.cli.grammar import Command, Group, Parser, parser_of
-from gpu_agent.cli.outcome import MEANINGS, ExitCode
-from gpu_agent.cli.teaching import OF_THE_AGENT, OF_THE_REGISTRY
+from gpu_agent.cli.command import (
+    AGENT_MEANINGS,
+    MEANINGS,
+    REGISTRY_MEANINGS,
+    Command,
+    ExitCode,
+    Group,
+    Parser,
+    parser_of,
+)
+from gpu_agent.cli.main import ROOT
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = (
@@ -26,7 +33,7 @@ EVERYWHERE = (
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}
 _LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/operating.md` lists them"}
-_USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *OF_THE_REGISTRY.values(), *OF_THE_AGENT.values()})
+_USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *REGISTRY_MEANINGS.values(), *AGENT_MEANINGS.values()})
 
 
 def commands(group: Group = ROOT, path: tuple[str, ...] = ("gpu-agent",)) -> Iterator[tuple[str, Parser]]:

@@ -6,11 +6,10 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.cli.outcome import ExitCode, Failure
-from gpu_agent.cli.teaching import teach
-from gpu_agent.registry.thresholds import Thresholds
-from gpu_agent.runtime.first_process import run_as_first_process
-from gpu_agent.runtime.layers import SettingsError
+from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.signals import run_as_first_process
 from gpu_agent.server.settings import load
 
 DESCRIPTION = """\
@@ -24,13 +23,13 @@ MEANINGS: dict[str, str] = {
     "warmup_heartbeat_interval_seconds": "how often a registering node beats",
     "heartbeat_timeout_seconds": "silence that makes a node offline; never less than three of its intervals",
     "warmup_timeout_seconds": "time to become ready before it counts as degraded",
-    "healthy_beats_needed": "healthy beats in a row that make a node ready",
+    "healthy_heartbeats_needed": "healthy beats in a row that make a node ready",
     "failure_window": "how many of the last beats flapping is judged by",
     "failures_in_window": "unhealthy beats in the window that degrade a ready node",
     "consecutive_failures": "unhealthy beats in a row that degrade a ready node",
     "flap_limit": "exits from ready within the flap window that keep a node degraded",
     "flap_window_seconds": "how long such an exit counts",
-    "max_beats_per_second": "beats a second that the fleet's intervals grow to stay under",
+    "max_heartbeats_per_second": "beats a second that the fleet's intervals grow to stay under",
     "scan_interval_seconds": "how late a timeout may be noticed",
     "node_status_interval_seconds": "how often a node is told its status, besides every change",
     "drain_deadline_seconds": "how long a drain waits for jobs unless told otherwise",
@@ -53,9 +52,9 @@ MEANINGS: dict[str, str] = {
 """One line for each threshold; a test keeps the two lists the same."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_serve(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what is not given is left to the other layers."""
-    teach(
+    describe(
         parser,
         DESCRIPTION,
         example="gpu-agent registry serve --node-listen 10.0.0.1:8080 --tls-cert-file own.pem",
@@ -135,7 +134,7 @@ def _add_encryption(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def run_serve(arguments: argparse.Namespace) -> int:
     """Load the settings and serve."""
     flags = {name: value for name, value in vars(arguments).items() if name != "config"}
     read = partial(load, flags, config=arguments.config)

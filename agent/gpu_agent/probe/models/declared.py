@@ -34,7 +34,7 @@ class Declaration:
     hidden: bool = False
 
 
-def declare(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
+def apply_declarations(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
     """The models after the owner's word; declared ones first, in his order."""
     by_id: dict[str, list[Model]] = {}
     for model in found:
@@ -42,27 +42,27 @@ def declare(declarations: Sequence[Declaration], found: Iterable[Model]) -> tupl
     declared = [
         model
         for declaration in declarations
-        for model in _spoken_for(declaration, by_id.get(declaration.model_id, []))
+        for model in _apply(declaration, by_id.get(declaration.model_id, []))
     ]
     spoken_for = {declaration.model_id for declaration in declarations}
     others = [model for model_id, models in by_id.items() if model_id not in spoken_for for model in models]
     return (*declared, *others)
 
 
-def better(one: Model, other: Model) -> Model:
+def more_usable(one: Model, other: Model) -> Model:
     """Of two findings of the same model, the one that can serve; the first where both are alike."""
     return min(one, other, key=lambda model: _PREFERENCE.index(model.status))
 
 
-def _spoken_for(declaration: Declaration, found: Sequence[Model]) -> list[Model]:
+def _apply(declaration: Declaration, found: Sequence[Model]) -> list[Model]:
     if declaration.hidden:
         return []
     if declaration.version is None and found:
-        return [_overridden(model, declaration) for model in found]
-    return [_overridden(_lender(declaration, found), declaration)]
+        return [_override(model, declaration) for model in found]
+    return [_override(_base_model(declaration, found), declaration)]
 
 
-def _lender(declaration: Declaration, found: Sequence[Model]) -> Model:
+def _base_model(declaration: Declaration, found: Sequence[Model]) -> Model:
     """The found model that a declaration with a version is about; a blank one when none was found."""
     version = declaration.version or UNVERSIONED
     same = [model for model in found if version in (model.version, model.revision)]
@@ -75,7 +75,7 @@ def _lender(declaration: Declaration, found: Sequence[Model]) -> Model:
     )
 
 
-def _overridden(model: Model, declaration: Declaration) -> Model:
+def _override(model: Model, declaration: Declaration) -> Model:
     status = declaration.status or model.status
     return replace(
         model,

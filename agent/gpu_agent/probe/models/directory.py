@@ -1,28 +1,42 @@
-"""Models in plain folders that the owner configured.
+"""Models in plain folders that the operator configured.
 
-A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or files of weights;
-what lies loose in a root is one model per file. A folder that is a model is not searched for others.
-Its id is the stated `model_id`, else the folder's path from the root, else the file's name.
-
-It refuses to believe a broken `model.json` (the folder is then a model in error), to follow a link
-out of the root, and to invent a version: without a stated one or a revision it is `unversioned`.
+A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or weight files; loose weight
+files in a root are one model each. A folder that is a model is not searched for others. Its id is the
+stated `model_id`, else the folder's path from the root, else the file's name. A broken `model.json` makes the
+model an error; no version is invented: without a stated one or a downloaded revision it is `unversioned`.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_agent.probe.models import safetensors
-from gpu_agent.probe.models.contents import Contents, progress, read_object, stem_of, whole_name
+from gpu_agent.probe.models import weights as safetensors
+from gpu_agent.probe.models.files import (
+    MAX_DEPTH,
+    FolderReader,
+    FoundFile,
+    join_path,
+    list_root,
+    list_units,
+    readable,
+    reason,
+)
 from gpu_agent.probe.models.kinds import languages_of, stated_kind
-from gpu_agent.probe.models.local_notes import revision_noted
-from gpu_agent.probe.models.names import readable
-from gpu_agent.probe.models.roots import entries_of, list_units
-from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
-from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import MAX_DEPTH, Found, Tree, reason
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
+from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, read_object, stem_of, whole_name
 from gpu_agent.wire.inventory import Model, ModelStatus
+
+# Models in plain folders that the owner configured.
+#
+# A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or files of weights;
+# what lies loose in a root is one model per file. A folder that is a model is not searched for others.
+# Its id is the stated `model_id`, else the folder's path from the root, else the file's name.
+#
+# It refuses to believe a broken `model.json` (the folder is then a model in error), to follow a link
+# out of the root, and to invent a version: without a stated one or a revision it is `unversioned`.
+
 
 SOURCE = "directory"
 
@@ -48,14 +62,14 @@ class ModelFolders:
 
     def read(self, unit: Unit) -> Reading:
         """The models in one folder of a root, however deep, or those loose in the root."""
-        search = _Search(Tree(unit.root, watch_files=True))
+        search = _Search(FolderReader(unit.root, watch_files=True))
         found = search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
-        models, untold = tellable(found, readable(unit.name) or ".")
+        models, untold = reportable_models(found, readable(unit.name) or ".")
         return Reading(models, search.tree.watched, {**search.problems, **untold})
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
-    entries = entries_of(root)
+    entries = list_root(root)
     yield Unit(root, root.path, "")
     if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries.shown):
         yield from (
@@ -66,7 +80,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    tree: Tree
+    tree: FolderReader
     problems: dict[str, str] = field(default_factory=dict)
 
     def loose(self, unit: Unit) -> Iterator[Model]:
@@ -79,12 +93,12 @@ class _Search:
         if any(file.name in (_STATEMENT, _TRITON) for file in files):
             yield from self._model(unit.path, unit.path.rpartition(os.sep)[2])
             return
-        groups: dict[str, list[Found]] = {}
+        groups: dict[str, list[FoundFile]] = {}
         for file in files:
             if _is_served(file.name):
                 groups.setdefault(stem_of(whole_name(file.name)), []).append(file)
         for stem, parts in groups.items():
-            yield _described(self.tree, stem, Contents(parts))
+            yield _described(self.tree, stem, ModelFiles(parts))
 
     def below(self, path: str, name: str, depth: int = 0) -> Iterator[Model]:
         """The folder if it is a model, else the models in the folders below it."""
@@ -106,7 +120,7 @@ class _Search:
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
         try:
-            contents = Contents(self.tree.files(path))
+            contents = ModelFiles(self.tree.files(path))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -115,14 +129,14 @@ class _Search:
         yield _described(self.tree, name, contents, folder=path)
 
 
-def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None = None) -> Model:
+def _described(tree: FolderReader, name: str, contents: ModelFiles, *, folder: str | None = None) -> Model:
     statement = contents.file(_STATEMENT)
     stated = read_object(tree, statement)
     stated_id = _text(stated.get("model_id"))
     if statement and stated_id is None:
         return _in_error(name, "its model.json is no JSON object with a model_id")
     model_id = stated_id or readable(name)
-    revision = revision_noted(tree, folder) if folder else None
+    revision = downloaded_revision(tree, folder) if folder else None
     status, detail = _state(tree, contents)
     size_bytes, format_ = contents.weigh(tree)
     source_language, target_language = languages_of(model_id)
@@ -142,9 +156,9 @@ def _described(tree: Tree, name: str, contents: Contents, *, folder: str | None 
     )
 
 
-def _state(tree: Tree, contents: Contents) -> tuple[ModelStatus, str | None]:
+def _state(tree: FolderReader, contents: ModelFiles) -> tuple[ModelStatus, str | None]:
     if contents.unfinished:
-        return ModelStatus.DOWNLOADING, progress(contents.unfinished)
+        return ModelStatus.DOWNLOADING, fetch_progress(contents.unfinished)
     lacks = (
         contents.broken
         or contents.missing
@@ -157,30 +171,34 @@ def _state(tree: Tree, contents: Contents) -> tuple[ModelStatus, str | None]:
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
 
 
-def _unindexed(tree: Tree, contents: Contents) -> str | None:
+def _unindexed(tree: FolderReader, contents: ModelFiles) -> str | None:
     """Which of the files that an index names are not here."""
-    index = contents.file(safetensors.INDEX)
-    named = safetensors.parts_in(tree, index) if index else frozenset()
+    index = contents.file(safetensors.SAFETENSORS_INDEX)
+    named = safetensors.indexed_files(tree, index) if index else frozenset()
     here = named.intersection(file.name for file in contents.files)
     return f"{len(here)} of {len(named)} files that its index names are here" if here != named else None
 
 
-def _cut_short(tree: Tree, contents: Contents) -> str | None:
+def _cut_short(tree: FolderReader, contents: ModelFiles) -> str | None:
     for file in contents.files:
-        lacks = safetensors.shortfall(tree, file) if file.name.endswith(safetensors.SUFFIX) else None
+        lacks = (
+            safetensors.safetensors_problem(tree, file)
+            if file.name.endswith(safetensors.SAFETENSORS_SUFFIX)
+            else None
+        )
         if lacks:
             return f"{file.name}: {lacks}"
     return None
 
 
-def _version(contents: Contents, revision: str | None) -> str:
+def _version(contents: ModelFiles, revision: str | None) -> str:
     versions = _triton_versions(contents) if contents.file(_TRITON) else ()
     if versions:
         return str(max(versions))
     return revision[:_VERSION_DIGITS] if revision else UNVERSIONED
 
 
-def _triton_versions(contents: Contents) -> tuple[int, ...]:
+def _triton_versions(contents: ModelFiles) -> tuple[int, ...]:
     tops = {file.name.partition("/")[0] for file in contents.files if "/" in file.name}
     return tuple(int(top) for top in tops if top.isdecimal() and len(top) < _VERSION_DIGITS)
 
@@ -216,3 +234,29 @@ def _text(value: object) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return readable(value).strip() or None if isinstance(value, str) else None
+
+
+# The notes that the hub's own downloader leaves in a plain folder: which revision came down.
+#
+# `hf download --local-dir` writes `.cache/huggingface/download/<file>.metadata`, whose first line is
+# the commit. It refuses to take anything else for a revision.
+
+
+_NOTES = (".cache", "huggingface", "download")
+_NOTE = ".metadata"
+_REVISION = re.compile(rb"[0-9a-f]{40}(?=\s|$)")
+_HEAD_BYTES = 64
+
+
+def downloaded_revision(tree: FolderReader, folder: str) -> str | None:
+    """The revision that the first note of a folder states."""
+    try:
+        for depth in range(1, len(_NOTES)):
+            tree.enter(join_path(folder, *_NOTES[:depth]))  # a link on the way would lead out
+        for entry in tree.folder(join_path(folder, *_NOTES)):
+            if entry.name.endswith(_NOTE):
+                match = _REVISION.match(tree.head(entry.path, _HEAD_BYTES))
+                return match.group().decode() if match else None
+    except OSError:
+        return None  # no notes, or none that may be read
+    return None

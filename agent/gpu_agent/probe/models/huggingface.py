@@ -15,13 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.probe.models.contents import Contents, progress
+from gpu_agent.probe.models.files import FolderReader, join_path, list_root, list_units, readable, reason
 from gpu_agent.probe.models.kinds import languages_of
-from gpu_agent.probe.models.names import below, readable
-from gpu_agent.probe.models.roots import entries_of, list_units
-from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
-from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import Tree, reason
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
+from gpu_agent.probe.models.weights import ModelFiles, fetch_progress
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "huggingface"
@@ -49,7 +46,7 @@ class HubCache:
 
     def read(self, unit: Unit) -> Reading:
         """The models of one repository."""
-        tree = Tree(unit.root)
+        tree = FolderReader(unit.root)
         model_id = readable(unit.name.removeprefix(_REPOSITORY).replace("--", "/"))
         try:
             models = tuple(_Repository(tree, unit.path, model_id).models())
@@ -57,12 +54,12 @@ class HubCache:
             models = ()  # it went away while it was read
         except OSError as error:
             models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
-        told, problems = tellable(models, readable(unit.name))
+        told, problems = reportable_models(models, readable(unit.name))
         return Reading(told, tree.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
-    entries = entries_of(root)
+    entries = list_root(root)
     for entry in entries.shown:
         if entry.name.startswith(_REPOSITORY):
             yield Unit(root, entry.path, entry.name)
@@ -71,7 +68,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class _Repository:
-    tree: Tree
+    tree: FolderReader
     path: str
     model_id: str
 
@@ -87,7 +84,7 @@ class _Repository:
         for revision in snapshots:
             yield self._snapshot(revision, fetching if revision == filling else 0)
         if fetching and not snapshots and not refs:
-            yield _model(self.model_id, None, ModelStatus.DOWNLOADING, detail=progress(fetching))
+            yield _model(self.model_id, None, ModelStatus.DOWNLOADING, detail=fetch_progress(fetching))
 
     def _fetching(self) -> int:
         """How many blobs are still being fetched.
@@ -96,7 +93,7 @@ class _Repository:
         is here by now is litter.
         """
         try:
-            blobs = self.tree.shared(below(self.path, "blobs"))
+            blobs = self.tree.shared(join_path(self.path, "blobs"))
         except FileNotFoundError:
             return 0  # on file systems without links there are none
         fetching = {name.partition(".")[0] for name in blobs if name.endswith(_INCOMPLETE)}
@@ -105,7 +102,7 @@ class _Repository:
     def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         """The revisions, by name."""
         try:
-            entries = self.tree.folder(below(self.path, "snapshots"))
+            entries = self.tree.folder(join_path(self.path, "snapshots"))
         except FileNotFoundError:
             return {}
         return {
@@ -117,7 +114,7 @@ class _Repository:
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
         try:
-            files = self.tree.files(below(self.path, "refs"))
+            files = self.tree.files(join_path(self.path, "refs"))
         except FileNotFoundError:
             return {}
         refs = {}
@@ -132,7 +129,7 @@ class _Repository:
     def _awaited(self, revision: str, refs: Mapping[str, str], fetching: int) -> Model:
         """A ref's revision that has no snapshot."""
         if fetching:
-            return _model(self.model_id, revision, ModelStatus.DOWNLOADING, detail=progress(fetching))
+            return _model(self.model_id, revision, ModelStatus.DOWNLOADING, detail=fetch_progress(fetching))
         names = ", ".join(readable(name) for name, held in sorted(refs.items()) if held == revision)
         whole = _REVISION.match(revision)
         detail = (
@@ -142,10 +139,10 @@ class _Repository:
 
     def _snapshot(self, revision: str, fetching: int) -> Model:
         try:
-            found = self.tree.files(below(self.path, "snapshots", revision))
+            found = self.tree.files(join_path(self.path, "snapshots", revision))
         except OSError as error:
             return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
-        contents = Contents(found)
+        contents = ModelFiles(found)
         status, detail = _state(self.tree, contents, fetching)
         kind = contents.kind(self.tree, self.model_id)
         weights = contents.weigh(self.tree)
@@ -159,9 +156,9 @@ def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
     )
 
 
-def _state(tree: Tree, contents: Contents, fetching: int) -> tuple[ModelStatus, str | None]:
+def _state(tree: FolderReader, contents: ModelFiles, fetching: int) -> tuple[ModelStatus, str | None]:
     if fetching:
-        return ModelStatus.DOWNLOADING, progress(fetching)
+        return ModelStatus.DOWNLOADING, fetch_progress(fetching)
     if not contents.files:
         return ModelStatus.NOT_INSTALLED, "its snapshot is empty"
     lacks = contents.broken or contents.missing or contents.empty(tree)

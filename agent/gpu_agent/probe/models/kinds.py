@@ -142,7 +142,7 @@ def stated_kind(value: object) -> str:
     return value if isinstance(value, str) and value in KINDS else "other"
 
 
-def texts(value: object) -> Iterable[str]:
+def strings_in(value: object) -> Iterable[str]:
     """The strings of a JSON list, whatever else it holds."""
     return (item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 

@@ -16,14 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.probe.models import gguf
-from gpu_agent.probe.models.contents import object_in, progress
+from gpu_agent.probe.models import weights as gguf
+from gpu_agent.probe.models.files import FolderReader, FoundFile, join_path, list_units, readable, reason
 from gpu_agent.probe.models.kinds import languages_of
-from gpu_agent.probe.models.names import below, readable
-from gpu_agent.probe.models.roots import list_units
-from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit
-from gpu_agent.probe.models.tellable import tellable
-from gpu_agent.probe.models.tree import Found, Tree, reason
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
+from gpu_agent.probe.models.weights import fetch_progress, parse_object
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"
@@ -56,7 +53,7 @@ class OllamaStore:
 
     def read(self, unit: Unit) -> Reading:
         """The models of one name."""
-        tree = Tree(unit.root, watch_files=True)
+        tree = FolderReader(unit.root, watch_files=True)
         name = readable(unit.name)
         try:
             entries = tree.folder(unit.path)
@@ -69,18 +66,18 @@ class OllamaStore:
         found = (
             _Tag(tree, unit.root, name, readable(tag.name), closed).model(tree.found(tag)) for tag in tags
         )
-        told, problems = tellable((model for model in found if model), name)
+        told, problems = reportable_models((model for model in found if model), name)
         return Reading(told, tree.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
-    return _names_below(root, below(root.path, "manifests"), "", levels=_LEVELS)
+    return _names_below(root, join_path(root.path, "manifests"), "", levels=_LEVELS)
 
 
 def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[Unit]:
     """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why."""
     try:
-        entries = Tree(root).folder(path)
+        entries = FolderReader(root).folder(path)
     except FileNotFoundError:
         return
     except OSError:
@@ -94,10 +91,10 @@ def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[U
             yield from _names_below(root, entry.path, named, levels=levels - 1)
 
 
-def _closed(tree: Tree, root: Root) -> str | None:
+def _closed(tree: FolderReader, root: Root) -> str | None:
     """Why the blobs may not be looked at, if so: a link in their folder's place would lead out."""
     try:
-        tree.enter(below(root.path, "blobs"))
+        tree.enter(join_path(root.path, "blobs"))
     except FileNotFoundError:
         return None  # each blob is told of as missing
     except OSError as error:
@@ -111,14 +108,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Tag:
-    tree: Tree
+    tree: FolderReader
     root: Root
     name: str
     tag: str
     closed: str | None
     """Why no blob may be looked at."""
 
-    def model(self, manifest: Found) -> Model | None:
+    def model(self, manifest: FoundFile) -> Model | None:
         """The model that its manifest states; `None` when it went away."""
         if manifest.problem or self.closed:
             why = f"its manifest: {manifest.problem}" if manifest.problem else f"its blobs: {self.closed}"
@@ -130,16 +127,18 @@ class _Tag:
         except OSError as error:
             return self._model(ModelStatus.ERROR, detail=reason(error))
         digest = hashlib.sha256(text).hexdigest()
-        blobs = _blobs(object_in(text))
+        blobs = _blobs(parse_object(text))
         if not blobs:
             return self._model(ModelStatus.ERROR, digest=digest, detail=_NO_BLOBS)
-        config = self._config(object_in(text))
+        config = self._config(parse_object(text))
         status, detail = self._state(blobs)
         return self._model(
             status,
             digest=digest,
             detail=detail,
-            kind=gguf.kind_of_architecture(config["model_family"]) if "model_family" in config else "other",
+            kind=gguf.kind_of_gguf_architecture(config["model_family"])
+            if "model_family" in config
+            else "other",
             format=config.get("model_format"),
             size_bytes=sum(blobs.values()),
         )
@@ -160,7 +159,7 @@ class _Tag:
                 lacks = lacks or f"blob {_shown(digest)} has {found.size} bytes in place of {size}"
         if lacks:
             return ModelStatus.ERROR, lacks
-        return (ModelStatus.DOWNLOADING, progress(fetching)) if fetching else (ModelStatus.READY, None)
+        return (ModelStatus.DOWNLOADING, fetch_progress(fetching)) if fetching else (ModelStatus.READY, None)
 
     def _config(self, manifest: Mapping[str, object]) -> Mapping[str, str]:
         """The texts of the small file in which Ollama notes what a model is."""
@@ -174,10 +173,10 @@ class _Tag:
             text = self.tree.head(found.path, _MAX_CONFIG_BYTES)
         except OSError:
             return {}
-        return {key: value for key, value in object_in(text).items() if isinstance(value, str) and value}
+        return {key: value for key, value in parse_object(text).items() if isinstance(value, str) and value}
 
     def _place(self, digest: str) -> str:
-        return below(self.root.path, "blobs", digest.replace(":", "-"))
+        return join_path(self.root.path, "blobs", digest.replace(":", "-"))
 
     def _model(
         self,

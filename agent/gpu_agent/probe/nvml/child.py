@@ -20,6 +20,7 @@ the next step), `ok` (so many GPUs, each with its own state in `reasons` and `un
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,12 +29,82 @@ from functools import partial
 import pynvml
 
 from gpu_agent.probe.nvml import cuda_visible
-from gpu_agent.probe.nvml import silent as nvml_silent
-from gpu_agent.probe.nvml.answers import Values, condemns_driver, first_known, text, words
-from gpu_agent.probe.nvml.events import Listener, silencing
-from gpu_agent.probe.nvml.gpu import Slot
-from gpu_agent.probe.nvml.left_behind import take_name
-from gpu_agent.probe.nvml.refusal import no_gpu, refusal
+from gpu_agent.probe.nvml.device import Device
+from gpu_agent.probe.nvml.errors import (
+    Values,
+    as_text,
+    first_known,
+    init_error,
+    is_driver_wide,
+    no_gpu,
+    salvage_text,
+)
+from gpu_agent.probe.nvml.events import EventSets, quarantining_event
+from gpu_agent.probe.nvml.stuck_child import set_process_name
+
+# Where in the driver's list the GPUs are that must not be asked, found without asking them.
+#
+# A GPU whose own processor failed hangs each question, also the one for its handle, and hangs it for
+# every new process. The kernel's list of the driver's GPUs says which place is whose, as the driver
+# counts by PCI address. Where that list does not fit the driver's count, a GPU is taken to be where it
+# was; this module opens no library and refuses to find out by trying.
+
+
+_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
+
+_Address = tuple[int, ...]
+
+
+def quarantined_positions(silent: Mapping[str, Values], count: int, *, root: str = "/") -> dict[int, Values]:
+    """Say which of so many places hold a silent GPU, each known by its `index` and `pci_bus_id` of before."""
+    listed = _listed(root) if silent else []
+    found: dict[int, Values] = {}
+    for who in silent.values():
+        address = _address(who.get("pci_bus_id"))
+        if len(listed) == count and address is not None:
+            if address in listed:
+                found[listed.index(address)] = who
+            continue
+        place = who.get("index")
+        if isinstance(place, int) and place < count:
+            found[place] = who
+    return found
+
+
+def _listed(root: str) -> list[_Address]:
+    """The addresses of the driver's GPUs in its own order."""
+    try:
+        names = os.listdir(f"{root.rstrip('/')}/proc/driver/nvidia/gpus")  # noqa: PTH208 - pathlib weighs
+    except OSError:
+        return []
+    return sorted(address for name in names if (address := _address(name)) is not None)
+
+
+def _address(bus_id: object) -> _Address | None:
+    found = _BUS_ID.fullmatch(str(bus_id or "").lower())
+    return None if found is None else tuple(int(part, 16) for part in found.groups())
+
+
+# The NVML child: a process of its own that asks the NVIDIA driver, and answers in JSON lines.
+#
+# A driver call can hang in the kernel, crash, or end the process that makes it; so it is made
+# here, where the only thing lost is this process. It imports nothing heavy, keeps no time,
+# decides nothing about health, and never prints into the pipe that carries its answers. It opens the
+# library once, not at every reading, and is started by exec: the library never lives through a fork.
+#
+#     {"id": 1, "ask": "read"}                   →  {"id": 1, "outcome": "ok", "gpus": [...], "took_ms":
+# 3.1}
+#     {"id": 2, "ask": "read", "fresh": true}    →  the same, with the library opened anew
+#     {"id": 3, "ask": "read", "listen": true}   →  the same, and before it a line for each GPU of which
+# the
+#                                                   driver told: {"heard": {"GPU-1…": {"xid_95": 1}}}
+#     {"id": 4, "ask": "read", "silent": {...}}  →  the same, but these GPUs are not asked: each as a line
+#                                                   told of it before, {"heard": {...}, "silent": {...}}
+#     {"ask": "end"}, or the end of stdin        →  the process ends
+#
+# Outcomes: `no_driver` (no library), `driver_broken` (it is there and will not work; `detail` names
+# the next step), `ok` (so many GPUs, each with its own state in `reasons` and `unknowns`).
+
 
 _NEWEST_CUDA = 99_990
 _MOST_GPUS = 256
@@ -51,10 +122,10 @@ class Library:
         self._root = root
         self._environ = environ or {}
         self._opened = False
-        self._slots: list[Slot] = []
+        self._slots: list[Device] = []
         self._versions: Values = {}
         self._silent: dict[str, Values] = {}
-        self._listener = Listener(pynvml, self._heard)
+        self._listener = EventSets(pynvml, self._heard)
 
     def read(
         self, *, fresh: bool = False, listen: bool = False, silent: Mapping[str, Values] | None = None
@@ -68,10 +139,10 @@ class Library:
             answer = self._read_all(self._listener if listen else None)
         except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
             self._close()
-            answer = refusal(pynvml, error, root=self._root, environ=self._environ)
+            answer = init_error(pynvml, error, root=self._root, environ=self._environ)
         return {**answer, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
 
-    def _read_all(self, listener: Listener | None) -> Values:
+    def _read_all(self, listener: EventSets | None) -> Values:
         if not self._opened:
             pynvml.nvmlInit()
             self._opened = True
@@ -84,20 +155,22 @@ class Library:
             self._close()  # an open library does not hear of a GPU that comes
             return {**self._versions, **no_gpu(root=self._root, environ=self._environ)}
         driver_version = self._versions.get("driver_version")
-        gpus = _each_once(gpu for slot in self._slots for gpu in slot.read(driver_version, listener))
+        gpus = _without_duplicate_uuids(
+            gpu for slot in self._slots for gpu in slot.read(driver_version, listener)
+        )
         if listener is not None:
             listener.explain(gpus)
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
 
-    def _new_slots(self, count: int) -> list[Slot]:
-        silent = nvml_silent.places(self._silent, count, root=self._root)
-        return [Slot(pynvml, index, root=self._root, silent=silent.get(index)) for index in range(count)]
+    def _new_slots(self, count: int) -> list[Device]:
+        silent = quarantined_positions(self._silent, count, root=self._root)
+        return [Device(pynvml, index, root=self._root, silent=silent.get(index)) for index in range(count)]
 
     def _heard(self, uuid: str, counts: dict[str, int]) -> None:
         """Pass on what the driver told, and who must not be asked from now on."""
         said: Values = {"heard": {uuid: counts}}
-        if why := silencing(counts):
+        if why := quarantining_event(counts):
             silent = {slot.key: slot.told_of(why) for slot in self._slots if slot.key == uuid}
             self._silent |= silent
             said["silent"] = silent
@@ -108,7 +181,7 @@ class Library:
         try:
             return min(int(pynvml.nvmlDeviceGetCount()), _MOST_GPUS)
         except pynvml.NVMLError as error:
-            if not self._slots or condemns_driver(pynvml, error):
+            if not self._slots or is_driver_wide(pynvml, error):
                 raise
             return len(self._slots)
 
@@ -126,10 +199,10 @@ class Library:
 
 def main() -> None:
     """Answer asks from stdin until it ends, then leave without ceremony."""
-    take_name()
-    asks, answers = _own_pipes()
+    set_process_name()
+    asks, answers = _take_over_pipes()
     library = Library(
-        partial(_say, answers),
+        partial(_write_line, answers),
         root=sys.argv[1] if len(sys.argv) > 1 else "/",
         environ=os.environ,
     )
@@ -140,16 +213,16 @@ def main() -> None:
         reading = library.read(
             fresh=bool(ask.get("fresh")), listen=bool(ask.get("listen")), silent=ask.get("silent")
         )
-        _say(answers, {"id": ask["id"], **reading})
+        _write_line(answers, {"id": ask["id"], **reading})
     os._exit(0)  # the driver library's own exit handlers are known to hang
 
 
-def _say(answers: io.TextIOWrapper, said: Mapping[str, object]) -> None:
+def _write_line(answers: io.TextIOWrapper, said: Mapping[str, object]) -> None:
     answers.write(json.dumps(said, separators=(",", ":")) + "\n")
     answers.flush()
 
 
-def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     """Take stdin and stdout away from the driver library, which is known to print."""
     asks = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -160,7 +233,7 @@ def _own_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     return asks, answers
 
 
-def _each_once(gpus: Iterable[Values]) -> list[Values]:
+def _without_duplicate_uuids(gpus: Iterable[Values]) -> list[Values]:
     """Leave out the UUID of a GPU that another one has already: everything is told apart by it."""
     listed: list[Values] = []
     taken: set[object] = set()
@@ -177,11 +250,11 @@ def _each_once(gpus: Iterable[Values]) -> list[Values]:
 
 def _driver_version() -> str | None:
     try:
-        return text(pynvml.nvmlSystemGetDriverVersion())
+        return as_text(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
     except UnicodeDecodeError as raised:
-        return words(raised)
+        return salvage_text(raised)
 
 
 def _cuda_version() -> str | None:

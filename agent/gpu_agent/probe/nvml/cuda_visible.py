@@ -8,7 +8,7 @@ order of GPUs cannot be known, it refuses to guess.
 import re
 from collections.abc import Mapping, Sequence
 
-from gpu_agent.probe.nvml.answers import Values
+from gpu_agent.probe.nvml.errors import Values
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 _NUMBER = re.compile(r"\+?0*([0-9]+)")

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
-from gpu_agent.probe.nvml.answers import GpuGoneError, Values, reason
+from gpu_agent.probe.nvml.errors import GpuGoneError, Values, unknown_reason
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 MOST_AT_ONCE = 256
@@ -23,22 +23,22 @@ MOST_AT_ONCE = 256
 AGAIN_AFTER_READINGS = 12
 """A GPU that was heard once and then no more is listened to anew so often: one failure is not for good."""
 
-Tell = Callable[[str, dict[str, int]], None]
+OnEvents = Callable[[str, dict[str, int]], None]
 """Told of a GPU's UUID and of how often each event came: event code → count."""
 
 _AT_ONCE_MS = 0
-_SILENCING = frozenset({"xid_119", "xid_120"})
+_QUARANTINING = frozenset({"xid_119", "xid_120"})
 
 
-def silencing(counts: Mapping[str, int]) -> str | None:
+def quarantining_event(counts: Mapping[str, int]) -> str | None:
     """Name the event after which a GPU must not be asked any more, where it is among these."""
-    return min(_SILENCING & counts.keys(), default=None)
+    return min(_QUARANTINING & counts.keys(), default=None)
 
 
-class Listener:
+class EventSets:
     """One event set for each GPU that is listened to, by the GPU's UUID."""
 
-    def __init__(self, nvml: ModuleType, tell: Tell) -> None:
+    def __init__(self, nvml: ModuleType, tell: OnEvents) -> None:
         self._nvml = nvml
         self._tell = tell
         self._sets: dict[str, object] = {}
@@ -63,7 +63,7 @@ class Listener:
         except nvml.NVMLError as error:
             if getattr(error, "value", None) == nvml.NVML_ERROR_GPU_IS_LOST:
                 raise GpuGoneError("gpu_lost", f"listening to its events: {error}") from error
-            self._give_up(uuid, reason(nvml, error))
+            self._give_up(uuid, unknown_reason(nvml, error))
         else:
             self._deaf.pop(uuid, None)
             self._was_heard.add(uuid)
@@ -107,7 +107,7 @@ class Listener:
         finally:
             if counts:
                 self._tell(uuid, counts)
-            if why := silencing(counts):
+            if why := quarantining_event(counts):
                 self._silenced[uuid] = why
 
     def _take(self, uuid: str, counts: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ refuses to guess a size.
 import re
 from types import ModuleType
 
-from gpu_agent.probe.nvml.answers import ABSURD_BYTES, MIB, UntoldError, Values, first_known
+from gpu_agent.probe.nvml.errors import ABSURD_BYTES, MIB, UnknownValueError, Values, first_known
 
 FIELDS = ("memory_mb", "memory_used_mb", "memory_free_mb", "memory_reserved_mb")
 
@@ -53,16 +53,16 @@ def memory(nvml: ModuleType, handle: object, *, unified: bool, meminfo: str) -> 
 def _believed(told: object) -> Values:
     total, used, free = (int(getattr(told, name)) for name in ("total", "used", "free"))
     if not 0 < total <= ABSURD_BYTES:
-        raise UntoldError(f"the driver answered a total of {total} bytes, which cannot be")
+        raise UnknownValueError(f"the driver answered a total of {total} bytes, which cannot be")
     size: Values = {"memory_mb": total // MIB, "memory_kind": "dedicated"}
     if used > total or free > total:
-        raise UntoldError(f"the driver answered {used} bytes used and {free} free of {total}", size)
+        raise UnknownValueError(f"the driver answered {used} bytes used and {free} free of {total}", size)
     known: Values = {**size, "memory_used_mb": used // MIB, "memory_free_mb": free // MIB}
     reserved: int | None = getattr(told, "reserved", None)
     if reserved is None:
-        raise UntoldError(_UNTOLD_RESERVE, known)
+        raise UnknownValueError(_UNTOLD_RESERVE, known)
     if reserved > total:
-        raise UntoldError(f"the driver answered {reserved} bytes reserved of {total}", known)
+        raise UnknownValueError(f"the driver answered {reserved} bytes reserved of {total}", known)
     return {**known, "memory_reserved_mb": reserved // MIB}
 
 
@@ -73,17 +73,21 @@ def _of_the_machine(meminfo: str) -> Values:
         with open(meminfo, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
             lines = dict(line.partition(":")[::2] for line in file.read(_MEMINFO_CHARS).splitlines())
     except OSError as error:
-        raise UntoldError(
+        raise UnknownValueError(
             f"the GPU uses the machine's memory, which cannot be read ({error})", kind
         ) from None
     total, available = (_mib(lines.get(name, "")) for name in ("MemTotal", "MemAvailable"))
     if not total:
-        raise UntoldError("the GPU uses the machine's memory, whose size the kernel does not tell", kind)
+        raise UnknownValueError(
+            "the GPU uses the machine's memory, whose size the kernel does not tell", kind
+        )
     size: Values = {**kind, "memory_mb": total}
     if available is None or available > total:
-        raise UntoldError("the kernel does not tell how much of the machine's memory is available", size)
+        raise UnknownValueError(
+            "the kernel does not tell how much of the machine's memory is available", size
+        )
     known: Values = {**size, "memory_used_mb": total - available, "memory_free_mb": available}
-    raise UntoldError("the GPU uses the machine's memory and keeps none apart", known)
+    raise UnknownValueError("the GPU uses the machine's memory and keeps none apart", known)
 
 
 def _mib(text: str) -> int | None:

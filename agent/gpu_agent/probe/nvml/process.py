@@ -16,14 +16,14 @@ CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.n
 """`-P`: a file in the working directory must never pass for a module of the child's."""
 
 _OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
-_OF_SECRETS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
+_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
 """Parts of names: what no driver needs, and a child that hangs in one would hold for as long as it hangs."""
 
 DEADLINE_SECONDS = 5.0
 """How long one reading of all GPUs may take."""
 
 
-def start(
+def spawn(
     command: Sequence[str], *, env: Mapping[str, str] | None, keep_stderr: bool = False
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that a Ctrl-C meant for us does not reach it.
@@ -41,7 +41,7 @@ def start(
     )
 
 
-def ask(
+def send_request(
     process: subprocess.Popen[bytes],
     ask_id: int,
     *,
@@ -58,7 +58,7 @@ def ask(
             process.stdin.flush()
 
 
-def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+def close_stdin(process: subprocess.Popen[bytes]) -> None:
     """Close the child's stdin: it ends as soon as the driver lets it."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
@@ -101,4 +101,4 @@ def _without_credentials(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(name: str) -> bool:
-    return name.startswith(_OURS) or any(part in name for part in _OF_SECRETS)
+    return name.startswith(_OURS) or any(part in name for part in _SECRET_PARTS)

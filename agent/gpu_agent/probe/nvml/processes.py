@@ -8,7 +8,7 @@ import ctypes
 import re
 from types import ModuleType
 
-from gpu_agent.probe.nvml.answers import ABSURD_BYTES, MIB, UntoldError, Values, first_known
+from gpu_agent.probe.nvml.errors import ABSURD_BYTES, MIB, UnknownValueError, Values, first_known
 
 BROKEN_SERIES = ((535, 43), (535, 85))
 """The first and the last driver whose process lists are wrong, by major and minor version."""
@@ -38,7 +38,7 @@ def processes(nvml: ModuleType, handle: object, *, driver_version: object) -> Va
         NVMLError: the driver will not tell.
     """
     if lists_are_broken(driver_version):
-        raise UntoldError(f"driver {driver_version} answers with wrong process lists: update it")
+        raise UnknownValueError(f"driver {driver_version} answers with wrong process lists: update it")
     listed = first_known(
         nvml,
         lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle),

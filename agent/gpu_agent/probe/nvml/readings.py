@@ -11,15 +11,15 @@ from types import ModuleType
 
 from gpu_agent.probe.nvml import memory as nvml_memory
 from gpu_agent.probe.nvml import processes as nvml_processes
-from gpu_agent.probe.nvml.answers import (
+from gpu_agent.probe.nvml.errors import (
     Getter,
-    UntoldError,
+    UnknownValueError,
     Values,
-    collect,
+    as_text,
+    check_range,
     first_known,
-    text,
-    within,
-    words,
+    run_getters,
+    salvage_text,
 )
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 
@@ -66,17 +66,19 @@ RECOVERY_ACTIONS = {
 """NVML's recovery actions → the code of the reason that each is."""
 
 
-def identity(nvml: ModuleType, handle: object) -> Values:
+def read_identity(nvml: ModuleType, handle: object) -> Values:
     """Read what stays the same as long as the handle lives."""
-    return collect(nvml, handle, _IDENTITY)
+    return run_getters(nvml, handle, _IDENTITY)
 
 
-def figures(nvml: ModuleType, handle: object, *, who: Values, driver_version: object, meminfo: str) -> Values:
+def read_figures(
+    nvml: ModuleType, handle: object, *, who: Values, driver_version: object, meminfo: str
+) -> Values:
     """Read what changes from one moment to the next; `who` is the GPU's identity."""
     memory = partial(nvml_memory.memory, unified=nvml_memory.is_integrated(who), meminfo=meminfo)
     processes = partial(nvml_processes.processes, driver_version=driver_version)
     getters: tuple[Getter, ...] = ((nvml_memory.FIELDS, memory), *_FIGURES, (("processes",), processes))
-    values = collect(nvml, handle, getters, patience_seconds=PATIENCE_SECONDS)
+    values = run_getters(nvml, handle, getters, patience_seconds=PATIENCE_SECONDS)
     if values.get("mig_enabled"):
         unknowns = values["unknowns"]
         values["unknowns"] = _cut(unknowns if isinstance(unknowns, dict) else {})
@@ -93,29 +95,29 @@ def _cut(unknowns: dict[str, str]) -> dict[str, str]:
 
 def read_uuid(nvml: ModuleType, handle: object) -> Values:
     """Read the UUID of a GPU or a slice: everything goes by it, so it must be one that can be told."""
-    uuid = text(nvml.nvmlDeviceGetUUID(handle))
+    uuid = as_text(nvml.nvmlDeviceGetUUID(handle))
     if not uuid.isascii() or not uuid.isprintable() or not uuid or uuid.startswith(UNIDENTIFIED):
-        raise UntoldError(f"the driver answered {uuid!r}, which is no UUID")
+        raise UnknownValueError(f"the driver answered {uuid!r}, which is no UUID")
     return {"uuid": uuid}
 
 
 def read_name(nvml: ModuleType, handle: object) -> Values:
     """Read the name of a GPU or a slice, which need not be text."""
     try:
-        return {"name": text(nvml.nvmlDeviceGetName(handle))}
+        return {"name": as_text(nvml.nvmlDeviceGetName(handle))}
     except UnicodeDecodeError as raised:
-        return {"name": words(raised)}
+        return {"name": salvage_text(raised)}
 
 
 def _compute_capability(nvml: ModuleType, handle: object) -> Values:
     major, minor = (
-        within(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        check_range(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
     )
     return {"compute_capability": f"{major}.{minor}"}
 
 
 def _pci_bus_id(nvml: ModuleType, handle: object) -> Values:
-    return {"pci_bus_id": text(nvml.nvmlDeviceGetPciInfo_v3(handle).busId)}
+    return {"pci_bus_id": as_text(nvml.nvmlDeviceGetPciInfo_v3(handle).busId)}
 
 
 # ---- figures
@@ -124,8 +126,8 @@ def _pci_bus_id(nvml: ModuleType, handle: object) -> Values:
 def _utilization(nvml: ModuleType, handle: object) -> Values:
     rates = nvml.nvmlDeviceGetUtilizationRates(handle)
     return {
-        "utilization_percent": within(rates.gpu, 0, 100),
-        "memory_utilization_percent": within(rates.memory, 0, 100),
+        "utilization_percent": check_range(rates.gpu, 0, 100),
+        "memory_utilization_percent": check_range(rates.memory, 0, 100),
     }
 
 
@@ -136,23 +138,27 @@ def _temperature(nvml: ModuleType, handle: object) -> Values:
         lambda: nvml.nvmlDeviceGetTemperature(handle, sensor),
         lambda: nvml.nvmlDeviceGetTemperatureV(handle, sensor),
     )
-    return {"temperature_c": within(int(str(degrees)), -MAX_CELSIUS, MAX_CELSIUS)}
+    return {"temperature_c": check_range(int(str(degrees)), -MAX_CELSIUS, MAX_CELSIUS)}
 
 
 def _power(nvml: ModuleType, handle: object) -> Values:
-    return {"power_w": within(nvml.nvmlDeviceGetPowerUsage(handle), 0, MAX_MILLIWATTS) / 1000}
+    return {"power_w": check_range(nvml.nvmlDeviceGetPowerUsage(handle), 0, MAX_MILLIWATTS) / 1000}
 
 
 def _power_limit(nvml: ModuleType, handle: object) -> Values:
-    return {"power_limit_w": within(nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 0, MAX_MILLIWATTS) / 1000}
+    return {
+        "power_limit_w": check_range(nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 0, MAX_MILLIWATTS) / 1000
+    }
 
 
 def _clock_sm(nvml: ModuleType, handle: object) -> Values:
-    return {"clock_sm_mhz": within(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 0, MAX_MHZ)}
+    return {"clock_sm_mhz": check_range(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 0, MAX_MHZ)}
 
 
 def _clock_memory(nvml: ModuleType, handle: object) -> Values:
-    return {"clock_memory_mhz": within(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM), 0, MAX_MHZ)}
+    return {
+        "clock_memory_mhz": check_range(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM), 0, MAX_MHZ)
+    }
 
 
 def _ecc(nvml: ModuleType, handle: object) -> Values:
@@ -160,7 +166,7 @@ def _ecc(nvml: ModuleType, handle: object) -> Values:
     count = nvml.nvmlDeviceGetTotalEccErrors(
         handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     )
-    return {"ecc_uncorrected": within(count, 0, MAX_ECC_ERRORS)}
+    return {"ecc_uncorrected": check_range(count, 0, MAX_ECC_ERRORS)}
 
 
 def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
@@ -186,7 +192,7 @@ def _energy(nvml: ModuleType, handle: object) -> Values:
 
     None at all is no answer: a millijoule is used within a millisecond.
     """
-    return {"energy_mj": within(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
+    return {"energy_mj": check_range(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
@@ -195,7 +201,7 @@ def _recovery_action(nvml: ModuleType, handle: object) -> Values:
     if field.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:
         raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND)  # the field is newer than the driver
     if field.nvmlReturn == nvml.NVML_ERROR_UNKNOWN:
-        raise UntoldError("the driver does not say")
+        raise UnknownValueError("the driver does not say")
     if field.nvmlReturn != nvml.NVML_SUCCESS:
         raise nvml.NVMLError(field.nvmlReturn)
     return {"recovery_action": RECOVERY_ACTIONS.get(field.value.uiVal, "recovery_other")}

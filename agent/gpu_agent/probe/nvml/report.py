@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gpu_agent.probe.reasons import REASONS, health_from, reason
+from gpu_agent.probe.health.reasons import REASONS, health_from, reason
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -29,7 +29,7 @@ class Answer:
     report: GpuReport
 
 
-def answer_in(line: bytes) -> Answer | None:
+def parse_answer(line: bytes) -> Answer | None:
     """Read one line from the child; None for what is no answer, such as a library's chatter."""
     try:
         said = json.loads(line)
@@ -58,7 +58,7 @@ def _report(said: Mapping[str, Any]) -> GpuReport:
     )
 
 
-_AS_SAID = tuple(
+_COPIED_FIELDS = tuple(
     {field.name for field in fields(Gpu)}
     - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
     - {"health", "reasons", "events", "unknowns"}
@@ -91,7 +91,7 @@ def _gpu(said: Mapping[str, Any]) -> Gpu:
         reasons=reasons,
         events={str(code): int(count) for code, count in said.get("events", {}).items()},
         unknowns=unknowns,
-        **{name: said[name] for name in _AS_SAID if name in said},
+        **{name: said[name] for name in _COPIED_FIELDS if name in said},
     )
 
 

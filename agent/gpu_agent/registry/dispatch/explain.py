@@ -1,29 +1,29 @@
-"""What dispatch answers when asked why: each node's reason, or what a job failed on, counted (A-3, A-8).
+"""Explain a job: each node's reason, or counts per reason for a job that no node can take (A-3, A-8).
 
-Chooses nobody. Counting uses the index, so that a fleet that is full refuses as fast as it accepts; only
-nodes over a resource limit are looked at one by one, and only for a job that states a need of memory.
+Chooses no node. Counting uses the index, so that a full fleet refuses as fast as it accepts. Only nodes over a resource
+limit are checked one by one, and only for a job that states a need of memory.
 """
 
 from collections.abc import Iterator
 
-from gpu_agent.registry.dispatch.bits import members
-from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.filters import exclusion
+from gpu_agent.registry.dispatch.bitset import members
+from gpu_agent.registry.dispatch.filters import first_exclusion
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.verdict import (
+from gpu_agent.registry.dispatch.refusals import (
     EXAMPLES_PER_REASON,
-    Able,
+    Eligible,
     Excluded,
-    Exclusion,
+    ExclusionReason,
     NoAvailableNode,
 )
+from gpu_agent.registry.job import Demand
 
-_WHATEVER_THE_JOB = (Exclusion.STATUS_NOT_READY, Exclusion.DISCONNECTED, Exclusion.CORDONED)
+_WHATEVER_THE_JOB = (ExclusionReason.STATUS_NOT_READY, ExclusionReason.DISCONNECTED, ExclusionReason.CORDONED)
 
 
-def judged(
+def explain_each(
     index: Index, demand: Demand, *, warm: str | None, affinity_bonus: int
-) -> Iterator[Able | Excluded]:
+) -> Iterator[Eligible | Excluded]:
     """Judge the nodes that there are now, one by one, each as it is when its turn comes.
 
     `warm` is the node that earns the bonus.
@@ -32,14 +32,14 @@ def judged(
         view = index.views.get(node_id)
         if view is None:
             continue
-        verdict = exclusion(view, demand)
-        yield verdict or Able(node_id, view.score + (affinity_bonus if node_id == warm else 0))
+        verdict = first_exclusion(view, demand)
+        yield verdict or Eligible(node_id, view.score + (affinity_bonus if node_id == warm else 0))
 
 
-def refusal(index: Index, demand: Demand) -> NoAvailableNode:
+def count_refusal(index: Index, demand: Demand) -> NoAvailableNode:
     """Count what every node failed on, for a job that no node can take, with a few examples each."""
-    counts: dict[Exclusion, int] = {}
-    examples: dict[Exclusion, list[Excluded]] = {}
+    counts: dict[ExclusionReason, int] = {}
+    examples: dict[ExclusionReason, list[Excluded]] = {}
     for reason, fallen in _fallen(index, demand):
         if not fallen:
             continue
@@ -48,7 +48,7 @@ def refusal(index: Index, demand: Demand) -> NoAvailableNode:
         for slot in members(fallen):
             if len(shown) == EXAMPLES_PER_REASON:
                 break
-            verdict = exclusion(index.at(slot), demand)
+            verdict = first_exclusion(index.at(slot), demand)
             if verdict is not None:
                 shown.append(verdict)
     return NoAvailableNode(
@@ -56,20 +56,20 @@ def refusal(index: Index, demand: Demand) -> NoAvailableNode:
     )
 
 
-def _fallen(index: Index, demand: Demand) -> Iterator[tuple[Exclusion, int]]:
+def _fallen(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, int]]:
     """Run all nodes through the filters in order: the reason, and the slots that fall to it."""
     for reason in _WHATEVER_THE_JOB:
         yield reason, index.standing[reason]
-    full = index.standing[Exclusion.CAPACITY_EXCEEDED]
-    over_limits = index.standing[Exclusion.RESOURCE_THRESHOLD_EXCEEDED]
+    full = index.standing[ExclusionReason.CAPACITY_EXCEEDED]
+    over_limits = index.standing[ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED]
     left = index.standing[None] | full | over_limits
     for reason, passing in index.demanded(demand):
         yield reason, left & ~passing
         left &= passing
-    yield Exclusion.CAPACITY_EXCEEDED, left & full
+    yield ExclusionReason.CAPACITY_EXCEEDED, left & full
     left &= ~full
     roomy = index.roomy(demand, left)
     # No node is able, so those that are open and seem roomy lack memory by less than a step.
     enough = index.with_memory(demand, roomy & over_limits) if demand.memory_mb else roomy
-    yield Exclusion.CAPACITY_EXCEEDED, left ^ enough
-    yield Exclusion.RESOURCE_THRESHOLD_EXCEEDED, enough
+    yield ExclusionReason.CAPACITY_EXCEEDED, left ^ enough
+    yield ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, enough

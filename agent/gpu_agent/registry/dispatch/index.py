@@ -1,23 +1,32 @@
-"""Every node filed by what it can do and how good it is, so that the best able one is found without a scan.
+"""Every node by what it can do and by its score, so that the best eligible node is found without a scan.
 
-A node has a slot; an ability is the set of slots that have it, a score a column of them. A question is a
-handful of `&`, whatever the fleet. Exact in everything but free GPU memory, which is filed in steps: what
-is found is judged by `filters`, and only nodes within one step of what a job needs are looked at one by one.
+A node has a position; an ability is a bitset of the positions that have it, a score is a column of bits. A query is a
+handful of `&`, whatever the size of the fleet. The index is exact in everything but free GPU memory, which it stores in
+steps: the filters check each node that it finds, and only nodes within one step of what a job needs are checked one
+by one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
-from gpu_agent.registry.dispatch.bits import Column, Postings, gathered, members, pick
-from gpu_agent.registry.dispatch.demand import Demand
-from gpu_agent.registry.dispatch.filters import barred, exclusion, has_memory
-from gpu_agent.registry.dispatch.gpu_sets import GpuSets
-from gpu_agent.registry.dispatch.memory import free_mb
+from gpu_agent.registry.dispatch.bitset import Column, Postings, bitset_of, members, pick
+from gpu_agent.registry.dispatch.candidate import Candidate, GpuSet, free_mb, gpu_set
+from gpu_agent.registry.dispatch.filters import first_exclusion, has_memory, unschedulable_reason
+from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.dispatch.scoring import best_score, score
-from gpu_agent.registry.dispatch.verdict import Exclusion
-from gpu_agent.registry.dispatch.view import NodeView, gpu_set
-from gpu_agent.registry.record import NodeRecord
-from gpu_agent.registry.thresholds import Thresholds
+from gpu_agent.registry.job import Demand
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
+
+# Every node filed by what it can do and how good it is, so that the best able one is found without a scan.
+#
+# A node has a slot; an ability is the set of slots that have it, a score a column of them. A question is a
+# handful of `&`, whatever the fleet. Exact in everything but free GPU memory, which is filed in steps:
+# what
+# is found is judged by `filters`, and only nodes within one step of what a job needs are looked at one by
+# one.
+
 
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
@@ -33,10 +42,10 @@ class Index:
 
     def __init__(self, limits: Thresholds) -> None:
         self._limits = limits
-        self._by_slot: list[NodeView | None] = []
+        self._by_slot: list[Candidate | None] = []
         self._spare: list[int] = []
-        self.views: dict[str, NodeView] = {}
-        self.standing: dict[Exclusion | None, int] = dict.fromkeys((None, *Exclusion), 0)
+        self.views: dict[str, Candidate] = {}
+        self.standing: dict[ExclusionReason | None, int] = dict.fromkeys((None, *ExclusionReason), 0)
         """Slots by what bars their node whatever the job; None holds the nodes open to jobs."""
         self._public = Postings[bool]()
         self._models = Postings[str]()
@@ -46,7 +55,7 @@ class Index:
         self._scores = Column(best_score(limits).bit_length())
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
 
-    def file(self, record: NodeRecord) -> NodeView:
+    def file(self, record: NodeRecord) -> Candidate:
         """File a node, or file it anew after anything about it may have changed."""
         view = self.views.get(record.node_id)
         if view is None:
@@ -73,23 +82,23 @@ class Index:
         if load:
             self._file_standing(view)
 
-    def file_promises(self, view: NodeView) -> None:
+    def file_promises(self, view: Candidate) -> None:
         """File a node anew after a claim on it was made or ended."""
         self._file_room(view)
         self._file_standing(view)
 
     def file_doubts(self, records: Sequence[NodeRecord]) -> None:
         """File by their standing alone nodes that have just become suspected; most of a fleet at a time."""
-        moved: dict[Exclusion | None, list[int]] = {}
+        moved: dict[ExclusionReason | None, list[int]] = {}
         for record in records:
             view = self.views[record.node_id]
-            if view.barred is not Exclusion.STATUS_NOT_READY and record.status is NodeStatus.READY:
+            if view.barred is not ExclusionReason.STATUS_NOT_READY and record.status is NodeStatus.READY:
                 moved.setdefault(view.barred, []).append(view.slot)
-                view.barred = Exclusion.DISCONNECTED
+                view.barred = ExclusionReason.DISCONNECTED
         for before, slots in moved.items():
-            bits = gathered(slots)
+            bits = bitset_of(slots)
             self.standing[before] ^= bits
-            self.standing[Exclusion.DISCONNECTED] ^= bits
+            self.standing[ExclusionReason.DISCONNECTED] ^= bits
 
     def drop(self, node_id: str) -> None:
         """Let a node go; its slot serves another."""
@@ -109,7 +118,7 @@ class Index:
         self._by_slot[slot] = None
         self._spare.append(slot)
 
-    def at(self, slot: int) -> NodeView:
+    def at(self, slot: int) -> Candidate:
         """Return the node in an occupied slot."""
         view = self._by_slot[slot]
         if view is None:
@@ -125,20 +134,20 @@ class Index:
                 bits |= 1 << view.slot
         return bits
 
-    def demanded(self, demand: Demand) -> Iterator[tuple[Exclusion, int]]:
+    def demanded(self, demand: Demand) -> Iterator[tuple[ExclusionReason, int]]:
         """List what a job demands of a node's abilities, in the order of §5: the reason, and who passes."""
         job = demand.job
         if demand.allowed is not None:
-            yield Exclusion.NOT_ALLOWED, self.slots(demand.allowed)
+            yield ExclusionReason.NOT_ALLOWED, self.slots(demand.allowed)
         if job.public:
-            yield Exclusion.NOT_IN_PUBLIC_POOL, self._public.holders(True)  # noqa: FBT003 - a key, not a flag
-        yield Exclusion.GPU_UNAVAILABLE, self._gpus.holders(demand.gpu_name, demand.gpu_count)
+            yield ExclusionReason.NOT_IN_PUBLIC_POOL, self._public.holders(True)  # noqa: FBT003 - a key, not a flag
+        yield ExclusionReason.GPU_UNAVAILABLE, self._gpus.holders(demand.gpu_name, demand.gpu_count)
         for model in job.required_models:
-            yield Exclusion.MODEL_NOT_AVAILABLE, self._models.holders(model)
+            yield ExclusionReason.MODEL_NOT_AVAILABLE, self._models.holders(model)
         for feature in job.required_features:
-            yield Exclusion.FEATURE_NOT_SUPPORTED, self._features.holders(feature)
+            yield ExclusionReason.FEATURE_NOT_SUPPORTED, self._features.holders(feature)
         for label in job.labels.items():
-            yield Exclusion.LABEL_MISMATCH, self._labels.holders(label)
+            yield ExclusionReason.LABEL_MISMATCH, self._labels.holders(label)
 
     def roomy(self, demand: Demand, among: int) -> int:
         """Keep those of `among` whose GPUs may have the free memory that a job demands."""
@@ -148,19 +157,19 @@ class Index:
         column = self._room[rank]
         return column.at_least(min(demand.memory_mb // LEVEL_MB, column.top), among)
 
-    def best(self, demand: Demand, draw: Callable[[], float]) -> NodeView | None:
+    def best(self, demand: Demand, draw: Callable[[], float]) -> Candidate | None:
         """Return an able node of the best score, ties at random, or None when nobody is able."""
         able = self._able(demand)
         while able:
             leaders = self._scores.best(able)
             view = self.at(pick(leaders, draw()))
-            if exclusion(view, demand) is None:
+            if first_exclusion(view, demand) is None:
                 return view
             able ^= leaders
             leaders = self.with_memory(demand, leaders)
             while leaders:
                 view = self.at(pick(leaders, draw()))
-                if exclusion(view, demand) is None:
+                if first_exclusion(view, demand) is None:
                     return view
                 leaders ^= 1 << view.slot
         return None
@@ -181,9 +190,9 @@ class Index:
                 return 0
         return self.roomy(demand, able)
 
-    def _admit(self, record: NodeRecord) -> NodeView:
+    def _admit(self, record: NodeRecord) -> Candidate:
         slot = self._spare.pop() if self._spare else len(self._by_slot)
-        view = NodeView(record, slot, self._limits, room=(0,) * len(RANKS))
+        view = Candidate(record, slot, self._limits, room=(0,) * len(RANKS))
         if slot == len(self._by_slot):
             self._by_slot.append(view)
         else:
@@ -194,7 +203,7 @@ class Index:
         self._gpus.move(slot, None, view.gpus)
         return view
 
-    def _file_abilities(self, view: NodeView) -> None:
+    def _file_abilities(self, view: Candidate) -> None:
         record, slot = view.record, view.slot
         self._public.move(slot, {view.public}, {record.accept_public_jobs})
         self._models.move(slot, view.models, record.ready_models)
@@ -205,7 +214,7 @@ class Index:
         view.features = record.features
         view.labels = dict(record.labels)
 
-    def _file_gpus(self, view: NodeView) -> None:
+    def _file_gpus(self, view: Candidate) -> None:
         states = view.record.gpus
         healths = states.healths
         if healths != view.healths or states is not view.states:
@@ -213,7 +222,7 @@ class Index:
             view.states, view.healths = states, healths
         self._file_room(view)
 
-    def _file_gpu_set(self, view: NodeView) -> None:
+    def _file_gpu_set(self, view: Candidate) -> None:
         states = view.record.gpus.values()
         view.usable = [place for place, gpu in enumerate(states) if gpu.usable]
         gpus = gpu_set(view.record)
@@ -221,7 +230,7 @@ class Index:
             self._gpus.move(view.slot, view.gpus, gpus)
             view.gpus = gpus
 
-    def _file_room(self, view: NodeView) -> None:
+    def _file_room(self, view: Candidate) -> None:
         free = _free_steps(view)
         if free == view.free:
             return
@@ -234,10 +243,10 @@ class Index:
                 column.change(bit, old, new)
         view.room = room
 
-    def _file_standing(self, view: NodeView) -> None:
+    def _file_standing(self, view: Candidate) -> None:
         record = view.record
         in_flight = record.in_flight_jobs
-        now_barred = barred(record, in_flight, self._limits)
+        now_barred = unschedulable_reason(record, in_flight, self._limits)
         if now_barred is not view.barred:
             bit = 1 << view.slot
             self.standing[view.barred] ^= bit
@@ -249,7 +258,7 @@ class Index:
             view.score = now_score
 
 
-def _free_steps(view: NodeView) -> list[int]:
+def _free_steps(view: Candidate) -> list[int]:
     """Measure the free memory of the usable GPUs in steps, the freest first."""
     record, promises = view.record, view.promises
     steps = None if promises else record.gpus.free_steps
@@ -257,3 +266,54 @@ def _free_steps(view: NodeView) -> list[int]:
         return sorted([steps[place] for place in view.usable], reverse=True)
     free = [free_mb(record, gpu, promises) or 0 for gpu in record.gpus.values() if gpu.usable]
     return sorted([one // LEVEL_MB for one in free], reverse=True)
+
+
+# Which nodes have enough usable GPUs of a name: nodes with the same set of GPUs share one verdict.
+#
+# A fleet has few different sets, and jobs ask for few different things, so each demand's answer is worked
+# out
+# once and then kept right as nodes change. Knows no memory: that is filed apart.
+
+
+_REMEMBERED_DEMANDS = 256
+"""Beyond so many different demands all are forgotten and worked out again when asked."""
+
+
+class GpuSets:
+    """Slots by the set of usable GPUs that their nodes have."""
+
+    def __init__(self) -> None:
+        self._sets = Postings[GpuSet]()
+        self._answers: dict[tuple[str, int], int] = {}
+
+    def holders(self, name: str, count: int) -> int:
+        """Return the slots with at least `count` GPUs whose name contains `name` (lower case)."""
+        answer = self._answers.get((name, count))
+        if answer is None:
+            answer = self._work_out(name, count)
+        return answer
+
+    def move(self, slot: int, old: GpuSet | None, new: GpuSet | None) -> None:
+        """File a slot under another set; None is no node there, `()` a node without usable GPUs."""
+        self._sets.move(slot, _one(old), _one(new))
+        for (name, count), answer in self._answers.items():
+            if _suffices(old, name, count) is not _suffices(new, name, count):
+                self._answers[name, count] = answer ^ 1 << slot
+
+    def _work_out(self, name: str, count: int) -> int:
+        if len(self._answers) >= _REMEMBERED_DEMANDS:
+            self._answers.clear()
+        answer = 0
+        for gpus in self._sets:
+            if _suffices(gpus, name, count):
+                answer |= self._sets.holders(gpus)
+        self._answers[name, count] = answer
+        return answer
+
+
+def _one(gpus: GpuSet | None) -> AbstractSet[GpuSet]:
+    return set() if gpus is None else {gpus}
+
+
+def _suffices(gpus: GpuSet | None, name: str, count: int) -> bool:
+    return gpus is not None and sum(number for one, number in gpus if name in one) >= count

@@ -1,0 +1,250 @@
+"""`gpu-agent job`: jobs in flight on this machine, announced to its agent."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gpu_agent.cli.client.local import (
+    JOBS_SHAPE,
+    add_agent_options,
+    add_socket_option,
+    agent_failure,
+    request_agent,
+)
+from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.options import positive_number, print_json
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.table import Column, Row, Table, render_table
+from gpu_agent.cli.output.text import Line, line, print_lines, printable, terminal_columns
+from gpu_agent.cli.output.units import duration_in_words
+from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.signals import SignalForwarder
+from gpu_agent.local.connection import LocalError
+from gpu_agent.local.jobs import job
+from gpu_agent.runtime.caller_environment import caller_environment
+
+# `gpu-agent job run`: run a command as a job in flight on this machine.
+#
+# The job is announced for as long as the command runs, again after each restart of the agent, and ends
+# with it. It stands beside the command: signals are handed on, and it ends as the command ends.
+
+
+NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
+"""How those end who run others' commands: none of that name, one that cannot be run, ended by a signal."""
+
+
+def configure_job_run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Run a command as a job in flight on this machine, so that the registry counts it and a drain waits "
+        "for it. Where no agent answers the command runs all the same, and is announced as soon as one "
+        "does. The options stand before ID.\n\n"
+        "It ends as the command ends: with its code, or 128 and the number of the signal that ended it; "
+        "with 127 where there is no such command, and 126 where it cannot be run.",
+        example="gpu-agent job run job-7 -- python train.py --epochs 3",
+        exits={
+            ExitCode.OK: "the command ended with 0",
+            ExitCode.UNREACHABLE: "with --required: no agent answers, and the command was not run",
+            ExitCode.REFUSED: "the agent does not take the job, and the command was not run",
+        },
+    )
+    add_socket_option(parser)
+    parser.add_argument(
+        "--required", action="store_true", help="do not run the command where no agent answers"
+    )
+    parser.add_argument("job_id", metavar="ID", help="the job, as its scheduler calls it")
+    parser.add_argument(
+        "command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, behind `--`"
+    )
+
+
+def run_job_run(arguments: argparse.Namespace) -> int:
+    """Announce the job, run the command, and end as it ends."""
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command or command[0].startswith("-"):
+        what = f"{command[0]} stands" if command else "no command stands"
+        raise Failure(
+            f"{what} behind the job's id: write ID -- COMMAND, with the options before ID",
+            code=ExitCode.CONFIGURATION,
+        )
+    try:
+        with job(arguments.job_id, path=arguments.socket, required=arguments.required) as announcement:
+            if not announcement.announced:
+                print_stderr(
+                    f"no agent answers: {printable(arguments.job_id)} runs all the same, and is announced as "
+                    "soon as one does; `gpu-agent job list` says whether one answers"
+                )
+            return _run_command(command)
+    except LocalError as error:
+        raise agent_failure(error) from None
+
+
+def _run_command(command: Sequence[str]) -> int:
+    with SignalForwarder() as handing:
+        try:
+            own = caller_environment(os.environ)
+            running = subprocess.Popen(command, env=own)  # noqa: S603 - to run it is what was asked for
+        except FileNotFoundError:
+            print_stderr(f"there is no command {printable(command[0])}; write its path, or mend PATH")
+            return NOT_FOUND
+        except (OSError, ValueError) as error:
+            print_stderr(
+                f"{printable(command[0])} cannot be run: {getattr(error, 'strerror', None) or error}"
+            )
+            return NOT_RUN
+        handing.to(running)
+        code = running.wait()
+    return code if code >= 0 else BY_SIGNAL - code
+
+
+# `gpu-agent job start`: say that a job is in flight on this machine, for as long as a process lives.
+
+
+def configure_job_start(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Say that a job is in flight on this machine, so that the registry counts it and a drain waits for "
+        "it. It is held by a process: when that ends, or `job finish` says so, the job is no longer in "
+        "flight. Announced again, it is held by the process that is named then. A restart of the agent "
+        "forgets it; `job run` announces it again, and works in other containers too.",
+        example="gpu-agent job start job-7 --pid 4711",
+        exits={ExitCode.REFUSED: "no such process is seen, or it or the job is another user's"},
+    )
+    parser.add_argument("job_id", metavar="ID", help="the job, as its scheduler calls it")
+    parser.add_argument(
+        "--pid",
+        type=positive_number,
+        metavar="PID",
+        help="the process whose end ends the job (default: the one that started this command, such as the "
+        "script that it stands in)",
+    )
+    add_agent_options(parser, json_is="what the agent answers: the jobs in flight")
+
+
+def run_job_start(arguments: argparse.Namespace) -> int:
+    """Ask and print."""
+    pid = os.getppid() if arguments.pid is None else arguments.pid
+    answer = request_agent(
+        arguments, "job_start", shape=JOBS_SHAPE, job_id=arguments.job_id, pid=pid, own_pid=os.getpid()
+    )
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(f"{printable(arguments.job_id)} is in flight; it ends with process {pid}, or by `job finish`.")
+    return ExitCode.OK
+
+
+# `gpu-agent job finish`: say that a job on this machine is done.
+
+
+def configure_job_finish(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Say that a job on this machine is done. The job of another user is his to finish, root's and the "
+        "agent's own user's. It ends no process.",
+        example="gpu-agent job finish job-7",
+        exits={ExitCode.REFUSED: "no such job is in flight, or it is another user's"},
+    )
+    parser.add_argument("job_id", metavar="ID", help="the job, as `job list` shows it")
+    add_agent_options(parser, json_is="what the agent answers: the jobs that are left")
+
+
+def run_job_finish(arguments: argparse.Namespace) -> int:
+    """Ask and print."""
+    answer = request_agent(arguments, "job_finish", shape=JOBS_SHAPE, job_id=arguments.job_id)
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(f"{printable(arguments.job_id)} is done; {job_count(answer['in_flight'])}.")
+    return ExitCode.OK
+
+
+# `gpu-agent job list`: which jobs are in flight on this machine.
+
+
+def configure_job_list(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "List the jobs that programs on this machine announced and that are in flight: since when, whose "
+        "each is, and what ends it if nobody finishes it.",
+        example="gpu-agent job list",
+        exits={ExitCode.OK: "listed, even if there is none"},
+    )
+    add_agent_options(parser, json_is="what the agent answers to job_list (docs/local.md)")
+
+
+def run_job_list(arguments: argparse.Namespace) -> int:
+    """Ask and print."""
+    answer = request_agent(arguments, "job_list", shape=JOBS_SHAPE)
+    if arguments.json:
+        print_json(answer)
+    elif answer["in_flight"]:
+        print_lines(job_table(answer["in_flight"], terminal_columns(), now=time.time()))
+    else:
+        print(NO_JOBS)
+    return ExitCode.OK
+
+
+# Jobs in flight on this machine, as a table for people.
+
+
+if sys.platform != "win32":
+    import pwd
+
+NO_JOBS = "No job is in flight."
+_JOB_COLUMNS = (
+    Column(head="JOB", folds=True),
+    Column(head="SINCE", worth=2),
+    Column(head="FOR", right=True),
+    Column(head="USER", worth=1),
+    Column(head="ENDS WITH"),
+)
+
+
+def job_table(jobs: Iterable[Mapping[str, Any]], columns: int | None, *, now: float) -> list[Line]:
+    """Draw them, the longest first; `now` is wall time. No jobs, no lines."""
+    return render_table(Table(_JOB_COLUMNS, [_job_row(job, now) for job in jobs]), columns)
+
+
+def holder_in_words(job: Mapping[str, Any]) -> str:
+    """Say what ends a job that nobody finishes."""
+    if job["pid"] is None:
+        return "a connection from elsewhere"
+    process = f"process {job['pid']}"
+    return process if job["held_by"] == "process" else f"the connection of {process}"
+
+
+def job_count(jobs: Iterable[object]) -> str:
+    """Say how many there are."""
+    count = sum(1 for _ in jobs)
+    return "1 job is in flight" if count == 1 else f"{count or 'no'} jobs are in flight"
+
+
+def _job_row(job: Mapping[str, Any], now: float) -> Row:
+    return Row(
+        (
+            line(job["job_id"]),
+            line(clock(job["since"], now)),
+            line(duration_in_words(now - job["since"])),
+            line(_user_name(job["uid"])),
+            line(holder_in_words(job)),
+        )
+    )
+
+
+def _user_name(uid: int) -> str:
+    """The user's name where this machine knows one."""
+    if sys.platform == "win32":
+        return str(uid)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)

@@ -1,0 +1,317 @@
+"""The probe's page: GPUs, host, models, what is wrong, and whether this machine could register.
+
+What matters most stands last, next to the prompt. Every problem names its next step.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gpu_agent.cli.output.inventory import (
+    HEALTH_STYLES,
+    MODEL_STATUS_STYLES,
+    can_serve,
+    count_broken,
+    gib,
+    gpu_label,
+    gpu_table,
+    host_facts,
+    in_tree_order,
+    model_table,
+    short_name,
+)
+from gpu_agent.cli.output.table import Column, Row, Table, render_table
+from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, line, printable, wrap
+from gpu_agent.cli.registry.events import clock
+from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
+from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome
+
+# The probe's verdict in words: whether this machine could register and with what, else why not.
+
+
+MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
+"""What to do about a GPU whose memory is unknown."""
+
+
+def outcome_sentence(inventory: Inventory) -> str:
+    """Say it in one sentence, agreeing with the exit code."""
+    report = inventory.gpu
+    if exit_code(inventory) == COULD_REGISTER:
+        return f"Could register: {_usable_in_words(report)}."
+    return f"Could not register: {_why_not(report)}"
+
+
+def offer_sentence(inventory: Inventory) -> str:
+    """Say what would be registered, in one line."""
+    able = able_to_serve(inventory.gpu)
+    names = Counter(short_name(gpu.name) for gpu in able)
+    gpus = ", ".join(f"{count}x {name}" for name, count in names.items())
+    memory = gib(sum(gpu.memory_mb or 0 for gpu in able))
+    ready = sum(map(can_serve, inventory.models))
+    models = f"{ready} ready {'model' if ready == 1 else 'models'}"
+    return f"It would offer {gpus} with {memory} GiB in all, and {models}."
+
+
+def _usable_in_words(report: GpuReport) -> str:
+    parents = {gpu.parent_uuid for gpu in report.gpus}
+    places = [gpu for gpu in report.gpus if gpu.uuid not in parents]
+    words = f"{len(able_to_serve(report))} of {len(places)} GPUs are usable"
+    unsized = _of_unknown_memory(report)
+    return (
+        f"{words}; the memory of {len(unsized)} is unknown{_reasons_in_words(unsized)}" if unsized else words
+    )
+
+
+def _why_not(report: GpuReport) -> str:
+    if report.detail:
+        return report.detail
+    if report.outcome is Outcome.OK and not report.gpus:
+        return "the driver answers, but it sees no GPU."
+    unsized = _of_unknown_memory(report)
+    if unsized:
+        return f"the memory of the usable GPUs is unknown{_reasons_in_words(unsized)}; {MEMORY_STEP}."
+    return "no GPU is usable; see its health above."
+
+
+def _of_unknown_memory(report: GpuReport) -> tuple[Gpu, ...]:
+    return tuple(gpu for gpu in report.usable if not gpu.memory_mb)
+
+
+def _reasons_in_words(gpus: tuple[Gpu, ...]) -> str:
+    reasons = dict.fromkeys(gpu.unknowns["memory_mb"] for gpu in gpus if "memory_mb" in gpu.unknowns)
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+# What is wrong with this machine, each trouble with its next step.
+#
+# Models that cannot serve have their reason beside them in their own table; here they are only counted.
+
+
+_INDENT = Piece("    ")
+_ENDLESS = 1_000_000
+_MOST_PLACES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong."""
+
+    what: Line
+    next_step: str | None = None
+
+
+def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> list[Line]:
+    """Draw all there is; nothing where all is well."""
+    found = list(troubles(inventory, now=now))
+    if not found:
+        return []
+    lines = [line(Piece("WHAT IS WRONG", "bold"))]
+    for trouble in found:
+        lines += _fit_indented(trouble.what, columns, indented=False)
+        if trouble.next_step:
+            lines += _fit_indented(
+                line(Piece("next step: ", "bold"), trouble.next_step), columns, indented=True
+            )
+    return lines
+
+
+def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
+    """Yield what is wrong: whoever failed to look for GPUs, GPU by GPU, then the models."""
+    if inventory.gpu.outcome is Outcome.OK and inventory.gpu.gpus and inventory.gpu.detail:
+        yield Trouble(line(inventory.gpu.detail))
+    for gpu, below in in_tree_order(inventory.gpu.gpus):
+        for reason in gpu.reasons:
+            yield Trouble(_gpu_trouble(gpu, below, reason, now=now), reason.action)
+        if "memory_mb" in gpu.unknowns and not gpu.memory_mb:
+            yield Trouble(
+                line(f"GPU {below or gpu_label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
+                MEMORY_STEP,
+            )
+    yield from _of_models(inventory)
+
+
+def _of_models(inventory: Inventory) -> Iterator[Trouble]:
+    failed = count_broken(inventory.models)
+    if failed:
+        count = "1 model cannot" if failed == 1 else f"{failed} models cannot"
+        yield Trouble(
+            line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
+        )
+    for number, (place, why) in enumerate(inventory.models_unsearched.items()):
+        if number == _MOST_PLACES:
+            others = len(inventory.models_unsearched) - number
+            yield Trouble(line(f"{others} more places could not be searched for models"), "--json lists them")
+            break
+        yield Trouble(line(f"{printable(place)} could not be searched for models: {why}"))
+    if not inventory.models_complete:
+        yield Trouble(
+            line("the search for models ran out of its time: more may be there than are listed"),
+            "nothing: the agent goes on where it stopped; a slow disk may be the cause",
+        )
+
+
+def _gpu_trouble(gpu: Gpu, below: str | None, reason: HealthReason, *, now: float) -> Line:
+    since = "" if reason.since is None else f", since {clock(reason.since, now)}"
+    return line(
+        f"GPU {below or gpu_label(gpu)} is ",
+        Piece(gpu.health.value, HEALTH_STYLES[gpu.health]),
+        f": {reason.detail} ({reason.code}{since})",
+    )
+
+
+def _fit_indented(words: Line, columns: int | None, *, indented: bool) -> list[Line]:
+    """Wrap with room for an indentation, which the first line of a trouble goes without."""
+    room = _ENDLESS if columns is None else columns - len(_INDENT.text)
+    first, *rest = wrap(words, room)
+    return [(_INDENT, *first) if indented else first, *((_INDENT, *part) for part in rest)]
+
+
+# The probe's page for a person: GPUs, host, models, what is wrong, and whether it could register.
+#
+# What matters most stands last, next to the prompt. Every word from the machine is made printable on
+# its way into a line. It reads nothing: an inventory is handed in.
+
+
+_LEAST_FIRST = ("models", "host")
+"""What a terminal goes without where there is no room for all."""
+_FACT_COLUMNS = (Column(head=""), Column(head="", folds=True))
+
+
+def probe_page(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
+    """Draw everything; `columns` is None for a pipe, `now` is wall time."""
+    return _join_blocks(_blocks(inventory, columns, letters, now=now).values())
+
+
+def fitted_page(inventory: Inventory, size: tuple[int, int], letters: Glyphs, *, now: float) -> list[Line]:
+    """Draw what a terminal of so many columns and lines has room for; what is left out is said."""
+    columns, lines = size
+    blocks = _blocks(inventory, columns, letters, now=now)
+    for name in _LEAST_FIRST:
+        if len(_join_blocks(blocks.values())) <= lines:
+            break
+        if blocks[name]:
+            blocks[name] = [line(Piece(f"({name}: no room here)", "dim"))]
+    page = _join_blocks(blocks.values())
+    over = len(page) - lines
+    if over <= 0:
+        return page
+    kept = max(1, len(blocks["GPUs"]) - over - 1)
+    left = len(blocks["GPUs"]) - kept
+    blocks["GPUs"] = [*blocks["GPUs"][:kept], line(Piece(f"({left} lines: no room here)", "dim"))]
+    return _join_blocks(blocks.values())[-max(1, lines) :]
+
+
+def _blocks(
+    inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float
+) -> dict[str, list[Line]]:
+    facts = [Row((line(Piece(name, "dim")), words)) for name, words in host_facts(inventory)]
+    return {
+        "machine": list(_headline(inventory, columns)),
+        "GPUs": gpu_table(inventory.gpu.gpus, columns, letters),
+        "host": render_table(Table(_FACT_COLUMNS, facts), columns),
+        "models": _model_lines(inventory, columns),
+        "troubles": trouble_lines(inventory, columns, now=now),
+        "verdict": list(_outcome_lines(inventory, columns)),
+    }
+
+
+def _model_lines(inventory: Inventory, columns: int | None) -> list[Line]:
+    """Draw them; where they could not be looked for, that is no "none"."""
+    why = inventory.host.unknowns.get("models")
+    if why is None:
+        return model_table(inventory.models, columns)
+    return _fit(line(Piece(f"Models unknown: {why}", "bold red")), columns)
+
+
+def _join_blocks(blocks: Iterable[list[Line]]) -> list[Line]:
+    page: list[Line] = []
+    for block in blocks:
+        page += [*([BLANK] if page and block else []), *block]
+    return page
+
+
+def _headline(inventory: Inventory, columns: int | None) -> Iterator[Line]:
+    gpu = inventory.gpu
+    versions = [
+        *([f"driver {gpu.driver_version}"] if gpu.driver_version else []),
+        *([f"CUDA {gpu.cuda_version}"] if gpu.cuda_version else []),
+    ]
+    about = f"  {', '.join(versions)}" if versions else ""
+    yield from _fit(line(Piece(inventory.host.hostname or "this machine", "bold"), about), columns)
+    if inventory.simulated:
+        yield from _fit(line(Piece("SIMULATED: these GPUs do not exist", "bold magenta")), columns)
+
+
+def _outcome_lines(inventory: Inventory, columns: int | None) -> Iterator[Line]:
+    good = exit_code(inventory) == COULD_REGISTER
+    yield from _fit(line(Piece(outcome_sentence(inventory), "green" if good else "bold red")), columns)
+    if good:
+        yield from _fit(line(Piece(offer_sentence(inventory), "dim")), columns)
+
+
+def _fit(words: Line, columns: int | None) -> list[Line]:
+    return wrap(words, _ENDLESS if columns is None else columns)
+
+
+# What changed between two looks at one machine, a line for each change; figures that drift are none.
+
+
+_ARROW = "→"
+
+
+def machine_changes(before: Inventory, after: Inventory) -> Iterator[Line]:
+    """Yield GPUs first, then models, then what follows from it."""
+    yield from _gpu_changes(before, after)
+    yield from _model_changes(before, after)
+    if (exit_code(before), before.gpu.detail) != (exit_code(after), after.gpu.detail):
+        yield line(Piece(outcome_sentence(after), "green" if exit_code(after) == 0 else "bold red"))
+
+
+def _gpu_changes(before: Inventory, after: Inventory) -> Iterator[Line]:
+    older = {gpu.uuid: gpu for gpu in before.gpu.gpus}
+    for gpu, below in in_tree_order(after.gpu.gpus):
+        name = f"GPU {below or gpu_label(gpu)}"
+        known = older.pop(gpu.uuid, None)
+        if known is None:
+            yield line(f"{name} is there: {short_name(gpu.name)}, ", _health(gpu), *_health_reasons(gpu))
+        elif known.health is not gpu.health:
+            yield line(f"{name}: {known.health.value} {_ARROW} ", _health(gpu), *_health_reasons(gpu))
+        elif _reason_codes(known) != _reason_codes(gpu):
+            yield line(f"{name} is still ", _health(gpu), *_health_reasons(gpu))
+    for gone in older.values():
+        yield line(Piece(f"GPU {gpu_label(gone)} is gone: {short_name(gone.name)} {gone.uuid}", "yellow"))
+
+
+def _health(gpu: Gpu) -> Piece:
+    return Piece(gpu.health.value, HEALTH_STYLES[gpu.health])
+
+
+def _health_reasons(gpu: Gpu) -> Iterator[str]:
+    for place, reason in enumerate(gpu.reasons):
+        action = f"; next step: {reason.action}" if reason.action else ""
+        yield f"{'; ' if place else ': '}{reason.detail} ({reason.code}){action}"
+
+
+def _reason_codes(gpu: Gpu) -> list[str]:
+    return sorted(reason.code for reason in gpu.reasons)
+
+
+def _model_changes(before: Inventory, after: Inventory) -> Iterator[Line]:
+    older = {(model.model_id, model.version): model for model in before.models}
+    for model in after.models:
+        known = older.pop((model.model_id, model.version), None)
+        if known is None:
+            yield line(f"model {model.model_id} {model.version} is there: ", *_model_state(model))
+        elif (known.status, known.enabled) != (model.status, model.enabled):
+            was = known.status.value if known.enabled else f"{known.status.value} disabled"
+            yield line(f"model {model.model_id} {model.version}: {was} {_ARROW} ", *_model_state(model))
+    for gone in older.values():
+        yield line(Piece(f"model {gone.model_id} {gone.version} is gone", "yellow"))
+
+
+def _model_state(model: Model) -> Iterator[Piece]:
+    yield Piece(model.status.value, MODEL_STATUS_STYLES[model.status])
+    if not model.enabled:
+        yield Piece(" disabled", "yellow")
+    if model.detail:
+        yield Piece(f": {model.detail}")

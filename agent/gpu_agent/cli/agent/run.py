@@ -1,0 +1,72 @@
+"""`gpu-agent run`: the agent in the foreground, until SIGTERM or Ctrl-C."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.options import add_tls_options
+from gpu_agent.node import daemon
+from gpu_agent.node.settings import load
+from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.signals import run_as_first_process
+
+DESCRIPTION = """\
+Run the agent: find out what this machine has, register it, and say how it is until told to stop.
+It retries for ever while the registry is away, and keeps its id in the state directory.
+Settings come from /etc/gpu-agent/agent.toml (or --config), then GPU_AGENT_* variables, then these
+options. Log lines are JSON on stderr, or text on a terminal. SIGTERM and Ctrl-C end it within 5 s."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments; what is not given is left to the other layers."""
+    describe(
+        parser,
+        DESCRIPTION,
+        example="gpu-agent run --registry wss://registry.example:8080 --join-token-file join.token",
+        exits={
+            ExitCode.OK: "asked to stop, said goodbye and left",
+            ExitCode.FAILED: "a fault of ours; the log has it",
+            ExitCode.CONFIGURATION: "wrong settings, or a state directory that cannot be used",
+            ExitCode.REFUSED: "the registry wants nothing of this node; the last line says why",
+        },
+        asks=False,
+    )
+    parser.add_argument(
+        "--registry",
+        dest="registry_url",
+        metavar="URL",
+        help="where the registry is: wss://HOST:8080/ws/node",
+    )
+    parser.add_argument(
+        "--join-token-file",
+        metavar="FILE",
+        type=Path,
+        help="holds the token for first contact (default: $GPU_AGENT_JOIN_TOKEN, else systemd's credential)",
+    )
+    parser.add_argument(
+        "--simulate",
+        metavar="SPEC",
+        help="pretend to have these GPUs (docs/simulation.md); registries refuse it unless they allow it",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="where the identity is kept (default: the platform's place)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)"
+    )
+    add_tls_options(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Load the settings and run."""
+    flags = {name: value for name, value in vars(arguments).items() if name != "config"}
+    read = partial(load, flags, config=arguments.config)
+    try:
+        settings = read()
+    except SettingsError as error:
+        raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
+    return run_as_first_process(lambda: daemon.run(settings, read))

@@ -1,0 +1,1 @@
+"""How commands reach a registry's HTTP API and this machine's agent."""

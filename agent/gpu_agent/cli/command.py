@@ -1,0 +1,169 @@
+"""What a command is made of: its exit codes, its help, its parser, and the group that lists it.
+
+Help says what a command does, shows an example that can be typed, and lists its exit codes.
+"""
+
+import argparse
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NoReturn
+
+# How a command ends: exit codes, and the failure that carries one with a sentence.
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command; `gpu-agent --help` lists them."""
+
+    OK = 0
+    FAILED = 1
+    NO_GPU = 2
+    DRIVER_BROKEN = 3
+    CONFIGURATION = 4
+    UNREACHABLE = 5
+    REFUSED = 6
+    NOBODY = 7
+    INTERRUPTED = 130
+
+
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "done; for `probe`: this machine could register",
+    ExitCode.FAILED: "failed; the last line says why",
+    ExitCode.NO_GPU: "no GPU or no driver on this machine",
+    ExitCode.DRIVER_BROKEN: "the GPU driver is there but does not answer properly",
+    ExitCode.CONFIGURATION: "wrong arguments or configuration",
+    ExitCode.UNREACHABLE: "the registry, or the agent of this machine, could not be reached",
+    ExitCode.REFUSED: "the registry, or the agent of this machine, refused the request",
+    ExitCode.NOBODY: "no node can take the job now",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class Failure(Exception):  # noqa: N818 - it is an outcome, told to a person, not a fault of the program
+    """A command could not do its work: a sentence with the next step, and the exit code."""
+
+    def __init__(self, sentence: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+# Help that teaches: what a command does, an example that can be typed, and how it may end.
+
+
+_COLUMNS = 79
+EXITS_OF_REQUESTS = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
+"""How every command may end that asks a registry or an agent."""
+REGISTRY_MEANINGS: Mapping[ExitCode, str] = {
+    ExitCode.UNREACHABLE: "the registry could not be reached",
+    ExitCode.REFUSED: "the registry refused the request",
+}
+AGENT_MEANINGS: Mapping[ExitCode, str] = {
+    ExitCode.UNREACHABLE: "no agent answers on this machine",
+    ExitCode.REFUSED: "the agent refused the request",
+}
+
+
+def describe(
+    parser: argparse.ArgumentParser,
+    description: str,
+    *,
+    example: str,
+    exits: Mapping[ExitCode, str] | None = None,
+    asks: bool = True,
+) -> None:
+    """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks anybody."""
+    special = exits or {}
+    of_whom = REGISTRY_MEANINGS if parser.prog.startswith("gpu-agent registry ") else AGENT_MEANINGS
+    meanings = {**MEANINGS, ExitCode.OK: "done", **of_whom, **special}
+    usual = EXITS_OF_REQUESTS if asks else (ExitCode.OK, ExitCode.CONFIGURATION)
+    codes = {code: meanings[code] for code in sorted({*usual, *special})}
+    parser.description = fill_paragraphs(description)
+    parser.epilog = "\n".join(["example:", f"  {example}", "", "exit codes:", *exit_code_lines(codes)])
+
+
+def fill_paragraphs(words: str) -> str:
+    """Fill paragraphs, which blank lines part, to the width of an old terminal."""
+    paragraphs = (textwrap.fill(part, _COLUMNS, break_on_hyphens=False) for part in words.split("\n\n"))
+    return "\n\n".join(paragraphs)
+
+
+def exit_code_lines(meanings: Mapping[ExitCode, str]) -> Iterator[str]:
+    """One line for each exit code."""
+    return (f"  {int(code):>3}  {meaning}" for code, meaning in meanings.items())
+
+
+# What a command is: the functions that configure and run it, the group that it stands in, its parser.
+#
+# A group lists its commands by subject, as a person looks for them. Loads no command.
+
+
+_STDOUT, _USUAL_COLUMNS = 1, 80
+
+Configure = Callable[[argparse.ArgumentParser], None]
+"""Add the command's arguments, and a description that teaches."""
+Run = Callable[[argparse.Namespace], int]
+"""Do the work; return the exit code or raise `Failure`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: what loads it, and one line about it."""
+
+    load: Callable[[], tuple[Configure, Run]]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands under one word, by subject."""
+
+    summary: str
+    description: str
+    what: str
+    """What the next word is called: a command, an action, …"""
+    subjects: Mapping[str, Mapping[str, "Command | Group"]]
+
+    @property
+    def commands(self) -> dict[str, "Command | Group"]:
+        """All commands of the group, in the order of its subjects."""
+        return {name: one for subject in self.subjects.values() for name, one in subject.items()}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with our exit code for wrong arguments, and no option by the half of its name.
+
+    `--join-token X` must not pass for `--join-token-file X`: it would name a token where others read it.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """End with the fault and the next step."""
+        raise Failure(f"{message}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION)
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows the terminal's width, for which argparse loads a great deal; breaks no path or command."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+def parser_of(configure: Configure, path: Sequence[str]) -> Parser:
+    """The parser of one command, as its module configures it."""
+    parser = Parser(prog=" ".join(path), formatter_class=Formatter, allow_abbrev=False)
+    configure(parser)
+    return parser
+
+
+def _columns() -> int:
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(_STDOUT).columns or _USUAL_COLUMNS
+    except (OSError, ValueError):
+        return _USUAL_COLUMNS

@@ -1,0 +1,405 @@
+"""`gpu-agent config`: the settings of agent or registry, checked, or shown with where each comes from.
+
+They are read as the component itself reads them, and neither is started. Secrets are masked.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+from pydantic_settings import BaseSettings
+
+from gpu_agent.cli.agent.run import configure as configure_run
+from gpu_agent.cli.command import Configure, ExitCode, Failure, describe, parser_of
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.table import Column, Row, Table, render_table
+from gpu_agent.cli.output.text import Piece, line, print_lines, terminal_columns
+from gpu_agent.cli.registry.serve import configure_serve
+from gpu_agent.node import settings as agent
+from gpu_agent.node.connection.proxy import Proxy
+from gpu_agent.runtime.config.load import SettingsError, table_model
+from gpu_agent.runtime.config.sources import (
+    KeyPath,
+    Layer,
+    SettingSource,
+    SettingSources,
+    UnknownVariable,
+    unknown_variables,
+)
+from gpu_agent.runtime.logs import REDACTED, is_secret_name, redact_secrets
+from gpu_agent.server import settings as registry
+
+# A setting's value as TOML writes it, and as JSON holds it. A secret is masked in both.
+
+
+_BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+def json_value(value: object) -> object:
+    """The value in JSON's kinds; what has none is written down."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case SecretStr():
+            return REDACTED
+        case BaseModel():
+            return json_value(value.model_dump(exclude_none=True, exclude_defaults=True))
+        case Mapping():
+            return {str(name): json_value(one) for name, one in value.items()}
+        case tuple() | list() | frozenset():
+            return [json_value(one) for one in value]
+        case _:
+            return redact_secrets(str(value))
+
+
+def toml_value(value: object) -> str:
+    """The value as it may stand behind `key = `; TOML has no word for none, so it is called so."""
+    return "none" if value is None else _toml(json_value(value))
+
+
+def _toml(value: object) -> str:
+    match value:
+        case Mapping():
+            inside = ", ".join(f"{_key(name)} = {_toml(one)}" for name, one in value.items())
+            return f"{{ {inside} }}" if inside else "{}"
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case float():
+            return f"{value:g}" if value.is_integer() else repr(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if name and set(name) <= _BARE else json.dumps(name, ensure_ascii=False)
+
+
+# The configuration of either half, read as the half itself reads it, with where each value comes from.
+#
+# Starts neither half. Secrets leave it masked.
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One half of the program, as its configuration needs it."""
+
+    configure: Configure
+    """Of the command that takes the settings as options."""
+    words: tuple[str, ...]
+    kind: type[BaseSettings]
+    default: Callable[[], Path]
+    load: Callable[[Mapping[str, object], Path | None], BaseSettings]
+    stand_ins: Mapping[str, object] = field(default_factory=dict)
+    """For settings that must be stated: values to read the others by where they are not."""
+
+
+COMPONENTS: Mapping[str, Component] = {
+    "agent": Component(
+        configure_run,
+        ("gpu-agent", "run"),
+        agent.AgentSettings,
+        lambda: agent.DEFAULT_CONFIG,
+        lambda flags, config: agent.load(flags, config=config),
+        {"registry_url": "wss://registry.invalid"},
+    ),
+    "registry": Component(
+        configure_serve,
+        ("gpu-agent", "registry", "serve"),
+        registry.RegistrySettings,
+        lambda: registry.DEFAULT_CONFIG,
+        lambda flags, config: registry.load(flags, config=config),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as it holds."""
+
+    key: str
+    """With a dot between a table and its key."""
+    value: object
+    origin: SettingSource
+
+    @property
+    def secret(self) -> bool:
+        """Whether nobody is to be shown the value."""
+        value = self.value
+        return isinstance(value, SecretStr) or (isinstance(value, Proxy) and value.password is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All settings of one half, and the file that was looked at."""
+
+    file: Path
+    settings: tuple[Setting, ...]
+    lacking: str = ""
+    """What must be stated and is not, as a sentence: the half cannot use the settings then."""
+    strays: tuple[UnknownVariable, ...] = ()
+    """Variables that are named like a setting and are none."""
+
+    @property
+    def file_is_there(self) -> bool:
+        """Whether there was a file to read."""
+        return self.file.is_file()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which configuration is meant."""
+    parser.add_argument("component", metavar="COMPONENT", choices=tuple(COMPONENTS), help="agent or registry")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+    parser.add_argument(
+        "--with",
+        dest="options",
+        metavar="OPTIONS",
+        type=shlex.split,
+        default=[],
+        help="options that the half is started with, such as those of its unit, in quotes",
+    )
+
+
+def read_configuration(arguments: argparse.Namespace) -> Configuration:
+    """Read one half's settings; raises `SettingsError`, and `Failure` where the options are none.
+
+    Where nothing is wrong but that some must be stated, the others come all the same.
+    """
+    component = COMPONENTS[arguments.component]
+    config: Path | None = arguments.config
+    flags = _parse_options(component, arguments.options)
+    lacking: tuple[str, ...] = ()
+    why_not = ""
+    try:
+        settings = component.load(flags, config)
+    except SettingsError as fault:
+        if not fault.lacking:
+            raise
+        lacking, why_not = fault.lacking, str(fault)
+        settings = component.load({**flags, **{name: component.stand_ins[name] for name in lacking}}, config)
+    file = config or component.default()
+    origins = SettingSources(
+        component.kind, (name for name, value in flags.items() if value is not None), file
+    )
+    found = (
+        replace(one, value=None) if one.key in lacking else one for one in _settings_of(settings, origins)
+    )
+    return Configuration(file, tuple(found), why_not, tuple(unknown_variables(component.kind, os.environ)))
+
+
+def settings_failure(fault: SettingsError) -> Failure:
+    """How a command ends that cannot use the settings."""
+    return Failure(str(fault), code=ExitCode.CONFIGURATION)
+
+
+def _parse_options(component: Component, options: Sequence[str]) -> dict[str, object]:
+    given = vars(parser_of(component.configure, component.words).parse_args(options))
+    if given.pop("config") is not None:
+        raise Failure("name the file with --config itself, not inside --with", code=ExitCode.CONFIGURATION)
+    return given
+
+
+def _settings_of(settings: BaseModel, origins: SettingSources, above: KeyPath = ()) -> Iterator[Setting]:
+    for name, stated in type(settings).model_fields.items():
+        place, value = (*above, name), getattr(settings, name)
+        if isinstance(value, BaseModel) and table_model(stated.annotation):
+            yield from _settings_of(value, origins, place)
+        else:
+            yield Setting(".".join(map(str, place)), value, _origin(name, value, origins.of(place)))
+
+
+def _origin(name: str, value: object, origin: SettingSource) -> SettingSource:
+    """Only one value may come from none of the layers: what systemd hands the unit."""
+    handed = name == "join_token_file" and value is not None and origin.layer is Layer.DEFAULT
+    return SettingSource(Layer.CREDENTIAL) if handed else origin
+
+
+# `gpu-agent config check`: whether the settings of one half can be used, before it is started with them.
+
+
+def configure_check(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Say whether the settings of the agent or the registry can be used: every fault at once, each "
+        "with the line or the variable that has it, and for an unknown key the nearest that there is. "
+        "Nothing is started or reached: `gpu-agent doctor` looks at what the agent's settings name.",
+        example="gpu-agent config check agent",
+        exits={
+            ExitCode.OK: "they can be used, perhaps with something to know",
+            ExitCode.CONFIGURATION: "they cannot; it says why",
+        },
+        asks=False,
+    )
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one object, for programs")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Read and judge."""
+    try:
+        configuration = read_configuration(arguments)
+    except SettingsError as fault:
+        return _report_faults(fault, as_json=arguments.json)
+    if configuration.lacking:
+        return _report_faults(SettingsError(configuration.lacking), as_json=arguments.json)
+    warnings = list(_warnings(configuration))
+    if arguments.json:
+        print(json.dumps({"usable": True, "faults": [], "warnings": warnings}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([_summary(arguments.component, configuration), *warnings]))
+    return ExitCode.OK
+
+
+def _report_faults(fault: SettingsError, *, as_json: bool) -> int:
+    if not as_json:
+        raise settings_failure(fault)
+    faults = redact_secrets(str(fault)).splitlines()
+    print(json.dumps({"usable": False, "faults": faults, "warnings": []}, indent=2, ensure_ascii=False))
+    return ExitCode.CONFIGURATION
+
+
+def _summary(component: str, configuration: Configuration) -> str:
+    counted = Counter(one.origin.layer for one in configuration.settings)
+    stated = [
+        f"{counted[layer]} by {word}"
+        for layer, word in {
+            Layer.FILE: "the file",
+            Layer.VARIABLE: "variables",
+            Layer.OPTION: "options",
+            Layer.CREDENTIAL: "systemd's credential",
+        }.items()
+        if counted[layer]
+    ]
+    there = "" if configuration.file_is_there else " (there is no such file)"
+    told = f"set {', '.join(stated)}; the rest by default" if stated else "all by default"
+    return f"the {component} can use these settings: {configuration.file}{there}, {told}"
+
+
+def _warnings(configuration: Configuration) -> Iterator[str]:
+    """What works and should be known: secrets that everybody may read, limits without what they limit."""
+    yield from (f"warning: {stray}" for stray in configuration.strays)
+    yield from _limits_without_effect(configuration)
+    yield from _exposed_secrets(configuration)
+    mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
+    if mode & stat.S_IWOTH:
+        yield (
+            f"warning: {configuration.file}: everybody on this machine may write the settings (mode "
+            f"{mode:04o}), and so send its nodes and tokens elsewhere; run `chmod o-w {configuration.file}`"
+        )
+    for one in configuration.settings:
+        if one.secret and one.origin.layer is Layer.FILE and mode & stat.S_IROTH:
+            yield (
+                f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
+                f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
+                "read, and have it replaced"
+            )
+
+
+def _exposed_secrets(configuration: Configuration) -> Iterator[str]:
+    """What a node tells of itself, and sounds as if it should not be told."""
+    for one in configuration.settings:
+        names = one.value if one.key == "labels" and isinstance(one.value, dict) else {}
+        for name in filter(is_secret_name, names):
+            yield (
+                f"warning: {one.origin}: the label {name!r} sounds like a secret, and labels are told to "
+                "whoever asks the registry; take it out if it is one"
+            )
+        if one.key == "endpoint" and isinstance(one.value, str) and redact_secrets(one.value) != one.value:
+            yield (
+                f"warning: {one.origin}: endpoint holds a password, and is told to whoever asks the "
+                "registry; take it out"
+            )
+
+
+def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
+    accepted = any(one.key == "accept_public_jobs" and one.value for one in configuration.settings)
+    limits = [
+        one
+        for one in configuration.settings
+        if one.key.startswith("public_jobs.") and one.origin.layer is not Layer.DEFAULT
+    ]
+    if limits and not accepted:
+        yield (
+            f"warning: {limits[0].origin}: {limits[0].key} limits nothing, since no public jobs are let in; "
+            "set accept_public_jobs = true if they may come"
+        )
+
+
+# `gpu-agent config show`: every setting of one half, its value, and where that comes from.
+
+
+_COLUMNS = (Column(head="SETTING"), Column(head="VALUE", folds=True), Column(head="FROM", folds=True))
+
+
+def configure_show(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Show every setting of the agent or the registry as it holds, and where its value comes from: a "
+        "default, a line of the file, a variable, an option, or a credential that systemd hands the unit. "
+        "Secrets are masked, and what must be stated and is not is shown as none. It sees the variables of "
+        "whoever asks, not those of a running service; what a unit gives as options is told by --with.",
+        example="gpu-agent config show agent --changed",
+        exits={
+            ExitCode.OK: "shown",
+            ExitCode.CONFIGURATION: "the settings cannot be used, or one is lacking; it says which",
+        },
+        asks=False,
+    )
+    add_arguments(parser)
+    parser.add_argument("--changed", action="store_true", help="leave out what holds by default")
+    parser.add_argument("--json", action="store_true", help="print one object, for programs")
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Read and print."""
+    try:
+        configuration = read_configuration(arguments)
+    except SettingsError as fault:
+        raise settings_failure(fault) from None
+    settings = [
+        one for one in configuration.settings if not (arguments.changed and one.origin.layer is Layer.DEFAULT)
+    ]
+    if arguments.json:
+        print(json.dumps(_settings_document(configuration, settings), indent=2, ensure_ascii=False))
+    else:
+        print_lines(
+            render_table(Table(_COLUMNS, [_setting_row(one) for one in settings]), terminal_columns())
+        )
+    if configuration.lacking:
+        print_stderr(configuration.lacking)
+        return ExitCode.CONFIGURATION
+    return ExitCode.OK
+
+
+def _setting_row(one: Setting) -> Row:
+    style = "dim" if one.origin.layer is Layer.DEFAULT else ""
+    words = (one.key, toml_value(one.value), str(one.origin))
+    return Row([line(Piece(word, style)) for word in words])
+
+
+def _settings_document(configuration: Configuration, settings: list[Setting]) -> dict[str, object]:
+    return {
+        "file": str(configuration.file),
+        "file_is_there": configuration.file_is_there,
+        "lacking": configuration.lacking or None,
+        "settings": [
+            {
+                "key": one.key,
+                "value": json_value(one.value),
+                "layer": one.origin.layer.value,
+                "line": one.origin.line,
+                "variable": one.origin.variable,
+            }
+            for one in settings
+        ],
+    }

@@ -1,1 +1,0 @@
-"""`gpu-agent demo`: a registry and three agents on this machine."""

@@ -1,1 +1,0 @@
-"""How nodes, verdicts and events are shown, wherever they are."""

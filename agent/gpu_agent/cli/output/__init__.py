@@ -1,0 +1,1 @@
+"""What commands print: styled text, tables, redrawn screens, lengths of time."""

@@ -1,0 +1,322 @@
+"""GPUs, models and the host of one machine as tables and facts.
+
+In a pipe there are no bars and every row is whole. A terminal drops columns by priority, never a GPU's
+health. What is not known is left out or shown as unknown, never guessed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from gpu_agent.cli.output.table import Column, Row, Table, render_table
+from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, wrap
+from gpu_agent.wire.inventory import CacheDisk, Gpu, Health, Host, Inventory, MemoryKind, Model, ModelStatus
+
+# GPUs as a table for a person: each with its health, memory and load, slices under their parent.
+#
+# In a pipe there are no bars, and every row is whole. What a terminal has no room for goes in order of
+# worth: UUIDs, the bars, power, temperature, load, memory. It refuses to shorten a GPU's health.
+
+
+HEALTH_STYLES = {
+    Health.OK: "green",
+    Health.DEGRADED: "yellow",
+    Health.LOST: "bold red",
+    Health.UNKNOWN: "red",
+}
+MIB_IN_GIB = 1024
+_MEMORY_CELLS, _LOAD_CELLS = 8, 6
+_GPU_COLUMNS = (
+    Column(head="GPU"),
+    Column(head="NAME", folds=True),
+    Column(head="HEALTH"),
+    Column(head="MEMORY", right=True, worth=7),
+    Column(head="", worth=3),
+    Column(head="LOAD", right=True, worth=6),
+    Column(head="", worth=2),
+    Column(head="TEMP", right=True, worth=5),
+    Column(head="POWER", right=True, worth=4),
+    Column(head="UUID", worth=1),
+)
+_BARS = (4, 6)
+_SMALL_GIB = 10.0
+"""Below this a slice's or a small card's memory is told with one decimal."""
+_NOT_WORTH_TELLING = frozenset({"sync_boost", "display_clock_setting", "sw_power_cap"})
+"""Reasons for lower clocks that are somebody's wish, or every busy GPU's."""
+
+
+def gpu_table(gpus: Sequence[Gpu], columns: int | None, letters: Glyphs) -> list[Line]:
+    """Draw them for a terminal of so many columns; None: for no terminal."""
+    kept = [place for place in range(len(_GPU_COLUMNS)) if columns is not None or place not in _BARS]
+    rows = [
+        Row([cells[place] for place in kept], _note(gpu))
+        for gpu, below in in_tree_order(gpus)
+        for cells in (list(_gpu_cells(gpu, below, letters)),)
+    ]
+    return render_table(Table([_GPU_COLUMNS[place] for place in kept], rows, note="NOTE"), columns)
+
+
+def in_tree_order(gpus: Sequence[Gpu]) -> Iterator[tuple[Gpu, str | None]]:
+    """Yield each GPU and behind it its slices, a slice with its number as `0:1`: parent and place."""
+    parents = {gpu.uuid: gpu for gpu in gpus if gpu.parent_uuid is None}
+    for parent in parents.values():
+        yield parent, None
+        slices = (gpu for gpu in gpus if gpu.parent_uuid == parent.uuid)
+        for number, below in enumerate(slices):
+            yield below, f"{gpu_label(parent)}:{number}"
+    for gpu in gpus:
+        if gpu.parent_uuid is not None and gpu.parent_uuid not in parents:
+            yield gpu, "?:?"
+
+
+def gpu_label(gpu: Gpu) -> str:
+    """The number by which the driver lists a GPU."""
+    return "?" if gpu.index is None else str(gpu.index)
+
+
+def short_name(name: str) -> str:
+    """A GPU's name without the maker's, which its column has no room for."""
+    return name.removeprefix("NVIDIA ")
+
+
+def gib(mib: float) -> str:
+    """A size in GiB."""
+    size = mib / MIB_IN_GIB
+    return f"{size:.1f}".removesuffix(".0") if size < _SMALL_GIB else f"{size:.0f}"
+
+
+def _gpu_cells(gpu: Gpu, below: str | None, letters: Glyphs) -> Iterator[Line]:
+    yield line(below or gpu_label(gpu))
+    yield line("" if below is None else f"{letters.branch} ", _name(gpu, below))
+    yield line(Piece(gpu.health.value, HEALTH_STYLES[gpu.health]))
+    yield _gpu_memory(gpu)
+    yield bar(_share(gpu.memory_used_mb, gpu.memory_mb), _MEMORY_CELLS, letters)
+    yield _figure(gpu.utilization_percent, "%")
+    yield bar(_share(gpu.utilization_percent, 100), _LOAD_CELLS, letters)
+    yield _figure(gpu.temperature_c, f"{letters.degree}C")
+    yield _power(gpu)
+    yield line(Piece(gpu.uuid, "dim"))
+
+
+def _name(gpu: Gpu, below: str | None) -> str:
+    """A slice's name begins with its parent's, which stands above it."""
+    name = short_name(gpu.name)
+    mig = name.find("MIG ")
+    return name[mig:] if below is not None and mig > 0 else name
+
+
+def _gpu_memory(gpu: Gpu) -> Line:
+    if not gpu.memory_mb:
+        return line(Piece("unknown", "dim"))
+    total = f"{gib(gpu.memory_mb)} GiB"
+    return line(total if gpu.memory_used_mb is None else f"{gib(gpu.memory_used_mb)}/{total}")
+
+
+def _power(gpu: Gpu) -> Line:
+    if gpu.power_w is None:
+        return line(Piece("?", "dim"))
+    limit = "" if gpu.power_limit_w is None else f"/{gpu.power_limit_w:.0f}"
+    return line(f"{gpu.power_w:.0f}{limit} W")
+
+
+def _figure(value: float | None, unit: str) -> Line:
+    return line(Piece("?", "dim") if value is None else f"{value:.0f}{unit}")
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _note(gpu: Gpu) -> Line:
+    """What a person should know of a GPU that is no fault of it."""
+    slowed = [each for each in gpu.throttle_reasons or () if each not in _NOT_WORTH_TELLING]
+    pieces = [
+        Piece(f"clocks held down: {', '.join(slowed)}", "yellow") if slowed else None,
+        Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
+        Piece("memory shared with the host", "dim") if gpu.memory_kind is MemoryKind.UNIFIED else None,
+        Piece("asleep, and not woken for this", "dim") if gpu.asleep else None,
+        Piece("hidden by CUDA_VISIBLE_DEVICES", "yellow") if gpu.visible is False else None,
+        _processes(gpu),
+    ]
+    told = [piece for piece in pieces if piece is not None]
+    return line(*_separate(told)) if told else BLANK
+
+
+def _processes(gpu: Gpu) -> Piece | None:
+    if not gpu.processes:
+        return None
+    most = sorted(gpu.processes, key=lambda one: -(one.memory_mb or 0))
+    return Piece(f"used by {', '.join(_process(one.pid, one.memory_mb, ours=one.ours) for one in most)}")
+
+
+def _process(pid: int, memory_mb: int | None, *, ours: bool | None) -> str:
+    about = [
+        *([] if memory_mb is None else [f"{gib(memory_mb)} GiB"]),
+        *([] if ours is None else ["ours" if ours else "foreign"]),
+    ]
+    return f"process {pid}" + (f" ({', '.join(about)})" if about else "")
+
+
+def _separate(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    for place, piece in enumerate(pieces):
+        if place:
+            yield Piece("; ")
+        yield piece
+
+
+# Models as a table for a person, by kind: what cannot serve first, then the ready ones.
+#
+# On a terminal a kind shows so many ready ones and counts the rest; a pipe gets every one.
+
+
+SHOWN_READY = 12
+"""Of each kind, on a terminal."""
+MODEL_STATUS_STYLES = {
+    ModelStatus.READY: "green",
+    ModelStatus.DOWNLOADING: "cyan",
+    ModelStatus.NOT_INSTALLED: "yellow",
+    ModelStatus.ERROR: "red",
+}
+_MODEL_COLUMNS = (
+    Column(head="KIND"),
+    Column(head="MODEL", folds=True),
+    Column(head="VERSION", folds=True, worth=3),
+    Column(head="SIZE", right=True, worth=2),
+    Column(head="SOURCE", worth=1),
+    Column(head="STATE"),
+)
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_STEP = 1000
+
+
+def model_table(models: Sequence[Model], columns: int | None) -> list[Line]:
+    """Draw them for a terminal of so many columns; None: for no terminal."""
+    if not models:
+        none = line(Piece("No models: none found in the caches, none declared", "dim"))
+        return [none] if columns is None else wrap(none, columns)
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for kind, listed in groupby(sorted(models, key=_order), key=lambda model: model.kind):
+        shown, more = _select_shown(tuple(listed), columns)
+        rows += [_model_row(model) for model in shown]
+        left_out += [f"{more} {kind}"] if more else []
+    lines = render_table(Table(_MODEL_COLUMNS, rows, note="WHY"), columns)
+    if left_out and columns is not None:
+        words = Piece(f"and ready besides: {', '.join(left_out)}; --json lists them all", "dim")
+        lines += wrap(line(words), columns)
+    return lines
+
+
+def size_in_words(count: int) -> str:
+    """A size in bytes, in the unit of which there is one at the least."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < _STEP:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= _STEP
+    return f"{value:.1f} {_UNITS[-1]}"
+
+
+def can_serve(model: Model) -> bool:
+    """Whether jobs may ask for it."""
+    return model.enabled and model.status is ModelStatus.READY
+
+
+def count_broken(models: Iterable[Model]) -> int:
+    """Count those that jobs could ask for, were they whole; what still loads or is off is not broken."""
+    return sum(1 for model in models if model.enabled and model.status is ModelStatus.ERROR)
+
+
+def _order(model: Model) -> tuple[str, bool, str, str]:
+    return model.kind, can_serve(model), model.model_id, model.version
+
+
+def _select_shown(models: tuple[Model, ...], columns: int | None) -> tuple[Iterable[Model], int]:
+    ready = sum(map(can_serve, models))
+    more = max(0, ready - SHOWN_READY)
+    return (models, 0) if columns is None or more <= 1 else (models[: len(models) - more], more)
+
+
+def _model_row(model: Model) -> Row:
+    bytes_known = "" if model.size_bytes is None else size_in_words(model.size_bytes)
+    return Row(
+        (
+            line(model.kind),
+            line(model.model_id, *_languages(model)),
+            line(model.version),
+            line(bytes_known),
+            line(Piece(model.source or "", "dim")),
+            _model_state(model),
+        ),
+        line(Piece(model.detail, "yellow")) if model.detail else BLANK,
+    )
+
+
+def _languages(model: Model) -> Iterator[Piece]:
+    pair = [language for language in (model.src_lang, model.tgt_lang) if language]
+    if pair:
+        yield Piece(f" ({' to '.join(pair)})", "dim")
+
+
+def _model_state(model: Model) -> Line:
+    off = "" if model.enabled else Piece(" disabled", "yellow")
+    return line(Piece(model.status.value, MODEL_STATUS_STYLES[model.status]), off)
+
+
+# The host in words, fact by fact: as its control group may use it, and as the machine has it.
+#
+# What is not known is left out, never guessed.
+
+
+Fact = tuple[str, Line]
+_GIB = 1 << 30
+
+
+def host_facts(inventory: Inventory) -> Iterator[Fact]:
+    """Yield names and what stands behind them."""
+    host = inventory.host
+    for name, words in (
+        ("cores", _cores(host)),
+        ("memory", _host_memory(host)),
+        ("system", ", ".join(_system(host))),
+        *(("disk", _disk(disk)) for disk in host.cache_disks),
+        ("features", ", ".join(_features(inventory))),
+    ):
+        if words:
+            yield name, line(words)
+
+
+def _cores(host: Host) -> str:
+    cores = f"{host.cpu_logical_cores}"
+    if host.machine_logical_cores not in (None, host.cpu_logical_cores):
+        cores += f" of the machine's {host.machine_logical_cores}"
+    elif host.cpu_physical_cores not in (None, host.cpu_logical_cores):
+        cores += f", {host.cpu_physical_cores} of them physical"
+    used = "" if host.cpu_percent is None else f", {host.cpu_percent:.0f}% in use"
+    return cores + used + ("" if host.load_1m is None else f", load {host.load_1m:.1f}")
+
+
+def _host_memory(host: Host) -> str:
+    memory = f"{gib(host.memory_total_mb)} GiB"
+    if host.machine_memory_total_mb not in (None, host.memory_total_mb):
+        memory += f" of the machine's {gib(host.machine_memory_total_mb or 0)} GiB"
+    if host.memory_available_mb is None:
+        return memory
+    return f"{memory}, {gib(host.memory_available_mb)} GiB available"
+
+
+def _system(host: Host) -> Iterator[str]:
+    if host.os:
+        yield host.os
+    if host.kernel:
+        yield f"kernel {host.kernel}"
+    if host.virtualization and host.virtualization != "none":
+        yield f"under {host.virtualization}"
+
+
+def _disk(disk: CacheDisk) -> str:
+    return f"{disk.free_bytes / _GIB:.0f} of {disk.total_bytes / _GIB:.0f} GiB free at {disk.path}"
+
+
+def _features(inventory: Inventory) -> Iterator[str]:
+    yield from (name for name, has in inventory.features_supported.items() if has)
+    yield from inventory.advanced_features

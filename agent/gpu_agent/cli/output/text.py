@@ -1,0 +1,215 @@
+"""Styled lines: made printable, measured, wrapped, and printed with or without colours.
+
+Text from elsewhere is escaped here, so that no node's name can style or steer a terminal. Only a terminal
+that shows colours loads rich; rich honours `NO_COLOR` and `TERM=dumb`.
+"""
+
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+# Words from elsewhere, made safe for a terminal: no name or reason may move its cursor or colour it.
+
+
+def printable(words: object) -> str:
+    """Write what cannot be seen as an escape; line ends too, so that a line stays one."""
+    text = str(words)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+# Lines of styled words, and how much room they take: what commands hand to whoever draws.
+#
+# Words from elsewhere are made printable here, so that no node's name can style a terminal. Draws nothing.
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Words in one style, named as rich names it; empty is none."""
+
+    text: str
+    style: str = ""
+
+
+Line = tuple[Piece, ...]
+BLANK: Line = ()
+
+
+def line(*pieces: object) -> Line:
+    """A line of pieces; what is no piece is written down without a style."""
+    return tuple(
+        Piece(printable(one.text), one.style) if isinstance(one, Piece) else Piece(printable(one))
+        for one in pieces
+        if one not in ("", None)
+    )
+
+
+def plain_text(words: Line) -> str:
+    """The words alone."""
+    return "".join(piece.text for piece in words)
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes: some letters take two, some none."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(letter) for letter in text)
+
+
+def line_width(words: Line) -> int:
+    """How many columns a line takes."""
+    return sum(text_width(piece.text) for piece in words)
+
+
+def wrap(words: Line, columns: int) -> list[Line]:
+    """Break a line between words so that each part fits; a word that cannot fit is broken inside."""
+    parts: list[Line] = []
+    current: list[Piece] = []
+    taken = 0
+    for piece in _fit_pieces(_split_words(words), max(1, columns)):
+        if taken + text_width(piece.text.rstrip()) > columns and current:
+            parts.append(_trim(current))
+            current, taken = [], 0
+        current.append(piece)
+        taken += text_width(piece.text)
+    parts.append(_trim(current))
+    return parts
+
+
+def _split_words(words: Line) -> Iterator[Piece]:
+    """Cut pieces behind each space."""
+    for piece in words:
+        start = 0
+        for place, letter in enumerate(piece.text):
+            if letter == " " and piece.text[place + 1 : place + 2] != " ":
+                yield Piece(piece.text[start : place + 1], piece.style)
+                start = place + 1
+        if start < len(piece.text):
+            yield Piece(piece.text[start:], piece.style)
+
+
+def _fit_pieces(pieces: Iterable[Piece], columns: int) -> Iterator[Piece]:
+    for piece in pieces:
+        text = piece.text
+        while text_width(text.rstrip()) > columns:
+            cut = _longest(text, columns)
+            yield Piece(text[:cut], piece.style)
+            text = text[cut:]
+        yield Piece(text, piece.style)
+
+
+def _longest(text: str, columns: int) -> int:
+    taken = 0
+    for place, letter in enumerate(text):
+        taken += _columns(letter)
+        if taken > columns:
+            return max(1, place)
+    return len(text)
+
+
+def join_pieces(pieces: Iterable[Piece]) -> Line:
+    """Make one piece of neighbours of one style."""
+    parts: list[Piece] = []
+    for piece in pieces:
+        if parts and parts[-1].style == piece.style:
+            parts[-1] = Piece(parts[-1].text + piece.text, piece.style)
+        else:
+            parts.append(piece)
+    return tuple(parts)
+
+
+def _trim(pieces: list[Piece]) -> Line:
+    *most, last = pieces or [Piece("")]
+    end = Piece(last.text.rstrip(), last.style)
+    if end.text or not most:
+        return join_pieces((*most, end)) if end.text else ()
+    return _trim(most)
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Cf", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+# Prints lines for people: styled on a terminal that wants colours, plain words everywhere else.
+#
+# Only a terminal costs the loading of rich. `NO_COLOR` and `TERM=dumb` are rich's to honour.
+
+
+def terminal_columns() -> int | None:
+    """How wide the terminal is that reads us; None where none does."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_lines(lines: Iterable[Line]) -> None:
+    """Print lines as they are: whoever made them has laid them out."""
+    if not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
+        for one in lines:
+            print(plain_text(one).rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    terminal = Console(highlight=False)
+    for one in lines:
+        drawn = Text.assemble(*((piece.text, piece.style) for piece in one))
+        terminal.print(drawn, soft_wrap=True)
+
+
+# Bars that show a share at a glance, in the letters that whoever reads us can have.
+#
+# Where the output's encoding lacks the letters, plainer ones stand for them. It draws no bar of a
+# share that is not known.
+
+
+_CROWDED, _FULL = 0.75, 0.92
+"""From these shares on a bar changes its colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The letters that are not ASCII, or what stands for them."""
+
+    filled: str
+    free: str
+    degree: str
+    branch: str
+    """Stands before what belongs to the row above."""
+
+
+UNICODE_GLYPHS = Glyphs("█", "░", "°", "└")
+ASCII_GLYPHS = Glyphs("#", ".", "", "-")
+
+
+def glyphs(encoding: str | None = None) -> Glyphs:
+    """Choose the letters that an encoding has; without one, stdout's."""
+    wanted = f"{UNICODE_GLYPHS.filled}{UNICODE_GLYPHS.free}{UNICODE_GLYPHS.degree}{UNICODE_GLYPHS.branch}"
+    try:
+        wanted.encode(encoding or sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII_GLYPHS
+    return UNICODE_GLYPHS
+
+
+def bar(share: float | None, cells: int, written: Glyphs) -> Line:
+    """Draw a share between 0 and 1; what is above nothing has at least one cell."""
+    if share is None:
+        return BLANK
+    bounded = min(1.0, max(0.0, share))
+    filled = max(round(cells * bounded), int(bounded > 0))
+    pieces = (
+        Piece(written.filled * filled, _bar_style(bounded)),
+        Piece(written.free * (cells - filled), "dim"),
+    )
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _bar_style(share: float) -> str:
+    if share >= _FULL:
+        return "red"
+    return "yellow" if share >= _CROWDED else "cyan"

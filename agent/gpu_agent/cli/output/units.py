@@ -1,0 +1,41 @@
+"""Lengths of time as people write and read them: `90s`, `10m`, `24h`, `7d`; "3 h", "2 d".
+
+A number without a unit is refused: nobody should have to remember which one is meant.
+"""
+
+import argparse
+import re
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WORDS = {"s": "s", "m": "min", "h": "h", "d": "d"}
+_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhd])")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+_ENOUGH = 2
+"""How many of a unit there must be before a length is told in it: "90 min", then "2 h"."""
+
+LONGEST_SECONDS = 10 * 365 * 86400.0
+"""What the registry takes at the most."""
+
+
+def parse_duration(text: str) -> float:
+    """Read a length of time; an argparse type, so its faults are argparse's."""
+    written = text.strip().lower()
+    if _WHOLE.fullmatch(written) is None:
+        raise argparse.ArgumentTypeError(_duration_fault(text))
+    length = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(written))
+    if length > LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is too long: ten years (3650d) at the most")
+    return length
+
+
+def duration_in_words(length: float) -> str:
+    """Say a length in the largest unit of which there are a few; never of a fraction of a second."""
+    unit = next((unit for unit in "dhm" if length >= _ENOUGH * _UNITS[unit]), "s")
+    return f"{max(0.0, length) // _UNITS[unit]:.0f} {_WORDS[unit]}"
+
+
+def _duration_fault(text: str) -> str:
+    number = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*", text)
+    if number:
+        return f"{text!r} has no unit: write {number[1]}s, {number[1]}m, {number[1]}h or {number[1]}d"
+    return f"{text!r} is no length of time: write it like 90s, 10m, 24h or 7d"

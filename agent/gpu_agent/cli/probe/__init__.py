@@ -1,1 +1,0 @@
-"""`gpu-agent probe`: what it is asked, how it looks, its page and its document."""

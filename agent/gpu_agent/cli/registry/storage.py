@@ -1,0 +1,181 @@
+"""`gpu-agent registry backup` and `restore`: the registry's database as a file."""
+
+import argparse
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from gpu_agent.cli.client.http import Api
+from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.options import add_request_options, print_json
+from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.server.settings import load
+from gpu_agent.server.storage import DatabaseExistsError, RestoreResult, restore
+from gpu_agent.store.backup import Contents, inspect_backup
+from gpu_agent.store.base import StoreError
+
+# `gpu-agent registry backup`: write all that a registry keeps to a file here, while it runs.
+
+
+_MEDIA_TYPE = "application/vnd.sqlite3"
+
+
+def configure_backup(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Write all that the registry keeps at this moment to a file on this machine: nodes,\n"
+        "drains, claims, tokens (as digests, never their secrets) and events. It goes on\n"
+        "working meanwhile. The file is checked before it counts, and for you alone.",
+        example="gpu-agent registry backup registry-backup.db",
+        exits={
+            ExitCode.OK: "written, and checked",
+            ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written",
+        },
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="where the backup goes")
+    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    add_request_options(parser, json_is="the file's name and how many things it holds")
+
+
+def run_backup(arguments: argparse.Namespace) -> int:
+    """Fetch it, check it, and only then give it its name."""
+    target: Path = arguments.file
+    if target.exists() and not arguments.force:
+        raise Failure(
+            f"{target} is there already: name another file, or add --force to replace it",
+            code=ExitCode.CONFIGURATION,
+        )
+    api = Api.of(arguments)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    part = Path(name)
+    try:
+        _download(api, descriptor, target)
+        holds = _check_backup(part, target)
+        part.replace(target)
+    finally:
+        with suppress(FileNotFoundError):  # it has become the file
+            part.unlink()
+    if arguments.json:
+        print_json({"file": str(target), **asdict(holds)})
+    else:
+        print(f"{target}: {contents_in_words(holds)}")
+    return ExitCode.OK
+
+
+def contents_in_words(holds: Contents) -> str:
+    """Say what a database holds."""
+    counted = (
+        (holds.nodes, "node"),
+        (holds.claims, "claim"),
+        (holds.tokens, "token"),
+        (holds.events, "event"),
+    )
+    return ", ".join(f"{count} {thing}{'' if count == 1 else 's'}" for count, thing in counted)
+
+
+def _download(api: Api, descriptor: int, target: Path) -> None:
+    with os.fdopen(descriptor, "wb") as file, api.download("/v1/backup", _MEDIA_TYPE) as pieces:
+        for piece in pieces:
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise _unwritable(target, error) from None
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _check_backup(part: Path, target: Path) -> Contents:
+    try:
+        return inspect_backup(part)
+    except StoreError as error:
+        raise Failure(f"what came is no whole backup, and {target} was not written: {error}") from None
+
+
+def _unwritable(target: Path, error: OSError) -> Failure:
+    return Failure(
+        f"{target} cannot be written ({error.strerror or error}): name another place",
+        code=ExitCode.CONFIGURATION,
+    )
+
+
+# `gpu-agent registry restore`: put a backup in the place of a registry's database, while it is stopped.
+
+
+_SETTINGS = ("store", "state_dir")
+
+
+def configure_restore(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Put a backup where the registry of this machine looks for its database. The registry\n"
+        "must be stopped. The backup is checked first; a database that is there already is\n"
+        "kept beside it under another name.\n\n"
+        "What happened after the backup is not known any more: nodes come back by themselves,\n"
+        "with the drains and cordons of then, but those that were given another token since;\n"
+        "a token that was revoked since opens again. docs/durability.md says what to do.",
+        example="gpu-agent registry restore registry-2026-11-24.db --force",
+        exits={
+            ExitCode.OK: "put in place; start the registry",
+            ExitCode.FAILED: "the backup cannot be used, or the registry runs; nothing was changed",
+            ExitCode.CONFIGURATION: "wrong arguments, or a database is there and no --force",
+        },
+        asks=False,
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="what `registry backup` has written")
+    parser.add_argument(
+        "--force", action="store_true", help="put it in the place of a database that is there already"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the database's name, how many things it holds, what it replaced",
+    )
+    where = parser.add_argument_group("where the registry looks, as `registry serve` is told")
+    where.add_argument("--store", metavar="STORE", help="sqlite (default), or sqlite:///PATH")
+    where.add_argument(
+        "--state-dir", metavar="DIR", help="where registry.db lies (default: the platform's place)"
+    )
+    where.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+
+
+def run_restore(arguments: argparse.Namespace) -> int:
+    """Check it and put it in place."""
+    flags = {name: getattr(arguments, name) for name in _SETTINGS}
+    try:
+        settings = load(flags, config=arguments.config)
+    except SettingsError as error:
+        raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
+    try:
+        done = restore(arguments.file, settings.store, settings.state_folder, replace=arguments.force)
+    except DatabaseExistsError as error:
+        raise Failure(
+            f"{error}: add --force to put the backup there; what lies there now is kept beside it",
+            code=ExitCode.CONFIGURATION,
+        ) from None
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    if arguments.json:
+        before = None if done.before is None else str(done.before)
+        print_json({"file": str(done.path), **asdict(done.holds), "replaced": before})
+    else:
+        print("\n".join(_restored_lines(done)))
+    return ExitCode.OK
+
+
+def _restored_lines(done: RestoreResult) -> list[str]:
+    kept = [] if done.before is None else [f"What was there is kept as {done.before}."]
+    return [
+        f"{done.path}: {contents_in_words(done.holds)}",
+        *kept,
+        "Start the registry; nodes come back by themselves, but those that were given another token since.",
+        "A token that has ended since the backup opens again: look through `gpu-agent registry token list`.",
+    ]

@@ -1,0 +1,407 @@
+"""`gpu-agent service`: make agent or registry a systemd service after a pip install, or look at it."""
+
+import argparse
+import importlib.util
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.config import COMPONENTS as CONFIGURATIONS
+from gpu_agent.cli.options import print_json
+from gpu_agent.cli.output.text import Line, Piece, line, print_lines
+from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.logs import redact_secrets
+from gpu_agent.runtime.systemd.install import (
+    Machine,
+    Plan,
+    Program,
+    RefusedError,
+    Run,
+    Step,
+    StepError,
+    find_user,
+    first_inaccessible,
+    plan_install,
+    plan_uninstall,
+    run_program,
+    run_steps,
+)
+from gpu_agent.runtime.systemd.status import InstalledBy, ServiceStatus, service_status
+from gpu_agent.runtime.systemd.units import (
+    COMPONENTS,
+    Component,
+    UnwritablePathError,
+    shipped_units,
+    unit_files,
+)
+from gpu_agent.version import __version__
+
+# What the commands under `service` work on: which half is meant, this machine, and the program that asks.
+#
+# It finds out, and changes nothing.
+
+
+_ROOT = Path("/")
+_OF_BOTH = ("gpu_agent", "pydantic", "websockets", "psutil", "pynvml")
+_OF_THE_REGISTRY = ("fastapi", "uvicorn", "h11", "prometheus_client", "redis")
+
+
+def add_component(parser: argparse.ArgumentParser) -> None:
+    """Add which half is meant."""
+    parser.add_argument(
+        "component",
+        metavar="COMPONENT",
+        nargs="?",
+        default="agent",
+        choices=tuple(COMPONENTS),
+        help="agent (default) or registry",
+    )
+
+
+def this_machine() -> Machine:
+    """This machine, and who asks."""
+    uid = os.geteuid() if hasattr(os, "geteuid") else -1
+    return Machine(_ROOT, shipped_units(), uid)
+
+
+def program(component: str) -> Program:
+    """This program, as a service is to start it; raises `Failure` where it has no command of its own."""
+    path = program_path()
+    if not path.is_file():
+        raise Failure(
+            f"there is no {path}: install this program with pip, which makes that command",
+            ExitCode.CONFIGURATION,
+        )
+    names = _OF_BOTH + (_OF_THE_REGISTRY if component == "registry" else ())
+    parts = [Path(sys.executable), Path(os.__file__)]
+    for name in names:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise Failure(
+                f"the {component} needs the package {name}, which is not installed here: "
+                f"`{path.with_name('pip')} install 'gpu-agent[registry]'`",
+                ExitCode.CONFIGURATION,
+            )
+        parts.append(Path(found.origin))
+    return Program(path, __version__, tuple(parts))
+
+
+def program_path() -> Path:
+    """Where pip puts this program's command."""
+    return Path(sysconfig.get_path("scripts")) / "gpu-agent"
+
+
+def refused(error: RefusedError | UnwritablePathError) -> Failure:
+    """How a command ends that this machine is not for."""
+    return Failure(str(error), ExitCode.CONFIGURATION)
+
+
+# `gpu-agent service install`: make either half a service of a machine where it came from pip.
+
+
+def configure_install(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Make the agent, or the registry, a service of this machine, as the packages do: the systemd unit "
+        "with this environment's program, the user it runs as, and settings to begin with where there are "
+        "none. Settings that are there stay. Run it again after each upgrade by pip: it brings the unit up "
+        "to date, and a service that runs goes on in the new version.\n\n"
+        "Refused, with nothing changed: without systemd, for anybody but root, where a package has brought "
+        "the service, and where the service's user could not get at this environment.",
+        example="gpu-agent service install --dry-run",
+        exits={
+            ExitCode.OK: "it is a service of this machine",
+            ExitCode.FAILED: "a step failed; what was done before it stays: mend that, run it again",
+            ExitCode.CONFIGURATION: "refused, or with --now not started, as its settings are not ready",
+        },
+        asks=False,
+    )
+    add_component(parser)
+    parser.add_argument("--now", action="store_true", help="start it too, now and at every boot")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def run_install(arguments: argparse.Namespace) -> int:
+    """Plan, and carry out."""
+    component = COMPONENTS[arguments.component]
+    here = this_machine()
+    try:
+        here.refuse_without_systemd()
+        here.refuse_beside_a_package(component)
+        own = program(component.name)
+        if not arguments.dry_run:
+            here.refuse_anybody_but_root(f"{own.path} service install")
+        plan = plan_install(component, own, place=here, user=find_user(component.service))
+    except RefusedError as error:
+        raise refused(error) from None
+    steps = (*plan.steps, *_restart_steps(component, plan))
+    if arguments.dry_run:
+        print("\n".join(f"would {step}" for step in steps))
+        return ExitCode.OK
+    _carry_out(steps)
+    print(_summary(component, own, plan))
+    return _start(component, plan) if arguments.now else _print_next_steps(component, plan)
+
+
+def _carry_out(steps: tuple[Step, ...]) -> None:
+    try:
+        run_steps(steps, lambda step: print(f"done: {step}"))
+    except StepError as error:
+        raise Failure(f"{error}. Mend that and run this again: what is done already stays") from None
+
+
+def _restart_steps(component: Component, plan: Plan) -> Iterator[Step]:
+    """One that runs goes on as what is installed now; one that does not stays so."""
+    if plan.changed:
+        yield Run(("systemctl", "try-restart", component.unit))
+
+
+def _summary(component: Component, own: Program, plan: Plan) -> str:
+    done = "is now" if plan.changed else "was already, and is,"
+    return f"The {component.name} of version {own.version} {done} the service {component.service}, run from {own.path}."
+
+
+def _start(component: Component, plan: Plan) -> int:
+    why_not = _why_not_ready(component, plan)
+    if why_not is not None:
+        raise Failure(
+            f"it is installed, and not started: {why_not}\nThen: `systemctl enable --now {component.service}`",
+            ExitCode.CONFIGURATION,
+        )
+    _carry_out((Run(("systemctl", "enable", "--now", component.unit)),))
+    print(f"Look at it with `gpu-agent service status {component.name}`.")
+    return ExitCode.OK
+
+
+def _print_next_steps(component: Component, plan: Plan) -> int:
+    if run_program(("systemctl", "is-active", "--quiet", component.unit))[0] == 0:
+        print(f"It runs. Look at it with `gpu-agent service status {component.name}`.")
+        return ExitCode.OK
+    steps = [
+        *([_NAMING] if component.name == "agent" and plan.new_settings else []),
+        *([_JOINING] if component.name == "agent" and plan.new_settings else []),
+        f"`systemctl enable --now {component.service}`, which starts it now and at every boot",
+    ]
+    print("\n".join(["What comes next:", *(f"{number}. {step}" for number, step in enumerate(steps, 1))]))
+    return ExitCode.OK
+
+
+_NAMING = "name your registry in /etc/gpu-agent/agent.toml; `gpu-agent config check agent` looks it through"
+_JOINING = (
+    "put a join token into /etc/gpu-agent/join-token, mode 0600; `gpu-agent registry token create` makes one"
+)
+
+
+def _why_not_ready(component: Component, plan: Plan) -> str | None:
+    """Say why it should not be started yet, with what to do."""
+    if component.name == "agent" and plan.new_settings:
+        return f"it has no registry of yours to go to. First {_NAMING}"
+    try:
+        CONFIGURATIONS[component.name].load({}, None)
+    except SettingsError as error:
+        return f"its settings cannot be used:\n{error}"
+    settings = this_machine().at(component.settings_file)
+    found = first_inaccessible([settings], find_user(component.service), unit="")
+    if found is not None:
+        return (
+            f"its user {component.service} cannot read {settings}: closed to it is {found}. First open that"
+        )
+    return None
+
+
+# `gpu-agent service uninstall`: take back what `gpu-agent service install` did.
+
+
+def configure_uninstall(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Stop the service, and remove what `gpu-agent service install` made of it. Settings and state stay, "
+        "so that another install goes on with the same id, unless --purge deletes them. The program itself "
+        "stays: `pip uninstall gpu-agent` removes that.",
+        example="gpu-agent service uninstall --dry-run",
+        exits={
+            ExitCode.OK: "it is no service of this machine",
+            ExitCode.FAILED: "a step failed; run it again when that is mended",
+            ExitCode.CONFIGURATION: "refused: no systemd, not root, or it is a package's, or somebody else's",
+        },
+        asks=False,
+    )
+    add_component(parser)
+    parser.add_argument(
+        "--purge", action="store_true", help="delete its settings, its tokens and its state, too"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def run_uninstall(arguments: argparse.Namespace) -> int:
+    """Plan, and carry out."""
+    component = COMPONENTS[arguments.component]
+    here = this_machine()
+    try:
+        here.refuse_without_systemd()
+        if not arguments.dry_run:
+            here.refuse_anybody_but_root(f"gpu-agent service uninstall {component.name}")
+        plan = plan_uninstall(component, here, purge=arguments.purge)
+    except RefusedError as error:
+        raise refused(error) from None
+    if arguments.dry_run:
+        print("\n".join(f"would {step}" for step in plan.steps) or "nothing would be done")
+        return ExitCode.OK
+    try:
+        run_steps(plan.steps, lambda step: print(f"done: {step}"))
+    except StepError as error:
+        raise Failure(f"{error}. Mend that and run this again") from None
+    print("\n".join(_uninstalled_lines(component, plan)))
+    return ExitCode.OK
+
+
+def _uninstalled_lines(component: Component, plan: Plan) -> list[str]:
+    first = "is no service of this machine any more." if plan.changed else "was no service; nothing was done."
+    kept = [f"Kept: {', '.join(map(str, plan.kept))}."] if plan.kept else []
+    user = f"The user {component.service} stays: a file may still bear its number."
+    return [
+        f"The {component.name} {first}",
+        *kept,
+        *([user] if find_user(component.service).uid is not None else []),
+    ]
+
+
+# `gpu-agent service status`: who brought the service, whether it runs, and what it said last.
+
+
+SCHEMA = "gpu-agent.service/1"
+_INSTALLED_BY = {
+    InstalledBy.PIP: "`gpu-agent service install`",
+    InstalledBy.PACKAGE: "a package",
+    InstalledBy.HAND: "somebody's own unit",
+}
+_BY_SIGNAL = ("signal", "core-dump", "watchdog", "oom-kill")
+_NAME_COLUMNS = 13
+
+
+def configure_status(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Show the service of this machine as systemd has it: who brought it, whether it is enabled and "
+        "runs, since when, whether its unit fits this program, and the last lines of its log, where you may "
+        "read them.",
+        example="gpu-agent service status",
+        exits={
+            ExitCode.OK: "it runs",
+            ExitCode.FAILED: "it does not run, or there is none",
+            ExitCode.CONFIGURATION: "wrong arguments, or no systemd here",
+        },
+        asks=False,
+    )
+    add_component(parser)
+    parser.add_argument("--json", action="store_true", help="print one object, for programs")
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Look and print."""
+    component = COMPONENTS[arguments.component]
+    here = this_machine()
+    try:
+        here.refuse_without_systemd()
+        written = unit_files(component, program_path(), __version__, source=here.source)[component.unit_file]
+        standing = service_status(component, written)
+    except (RefusedError, UnwritablePathError) as error:
+        raise refused(error) from None
+    except StepError as error:
+        raise Failure(str(error) if here.uid == 0 else f"{error}; ask as root") from None
+    if arguments.json:
+        print_json(_status_document(component, standing))
+    else:
+        print_lines([*_status_lines(component, standing)])
+    return ExitCode.OK if standing.runs else ExitCode.FAILED
+
+
+def _status_document(component: Component, standing: ServiceStatus) -> dict[str, object]:
+    found = asdict(standing)
+    brought_by = found.pop("origin")
+    told = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in found.items()
+        if name != "lines"
+    }
+    return {
+        "schema": SCHEMA,
+        "component": component.name,
+        "unit": component.unit,
+        "installed_by": brought_by,
+        "runs": standing.runs,
+        **told,
+        "program_version": __version__,
+        "lines": [redact_secrets(one) for one in standing.lines],
+    }
+
+
+def _status_lines(component: Component, standing: ServiceStatus) -> Iterator[Line]:
+    if standing.origin is None:
+        yield line(
+            f"{component.unit} is not installed; `gpu-agent service install {component.name}` does that"
+        )
+        return
+    style = "green" if standing.runs else "bold red" if standing.active == "failed" else "yellow"
+    yield line(
+        f"{component.unit} is ", Piece(f"{standing.active} ({standing.sub})", style), _since(standing.since)
+    )
+    for name, told in _facts(component, standing):
+        yield line(Piece(f"  {name:<{_NAME_COLUMNS}}", "dim"), told)
+    yield line(Piece("  last lines", "dim"), f" (all: `journalctl --unit {component.unit}`)")
+    for one in standing.lines or ("none, or none that you may read",):
+        yield line(f"    {redact_secrets(one)}")
+
+
+def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
+    if standing.says is not None:
+        yield "it says", standing.says
+    if standing.main_pid is not None:
+        yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"
+    elif standing.result not in (None, "success"):
+        yield "it ended", _end_in_words(standing)
+    if standing.origin is not None:
+        yield "installed by", f"{_INSTALLED_BY[standing.origin]}: {standing.file}"
+    yield "at boot", "started" if standing.enabled == "enabled" else f"not started ({standing.enabled})"
+    if standing.program is not None:
+        yield "starts", standing.program
+    yield from _unit_facts(component, standing)
+
+
+def _end_in_words(standing: ServiceStatus) -> str:
+    """What ended it; where that was a signal, systemd tells its number in the place of the exit code."""
+    if standing.result == "exit-code":
+        return f"with exit code {standing.exit_code}"
+    if standing.result in _BY_SIGNAL:
+        return f"by {standing.result}, signal {standing.exit_code}"
+    return f"by {standing.result}"
+
+
+def _unit_facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
+    """Say whether the unit is the one that belongs to this program."""
+    if standing.current is not None:
+        fits = f"as this version ({__version__}) writes it"
+        other = (
+            f"written by version {standing.version}, and other than this one ({__version__}, {program_path()}) "
+            f"has it: run `gpu-agent service install {component.name}` again"
+        )
+        yield "unit", fits if standing.current else other
+    if standing.unread:
+        yield "unit", "changed since systemd has read it: run `systemctl daemon-reload`"
+
+
+def _since(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return time.strftime(" since %Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+# `gpu-agent service`: either half as a service of systemd after a pip install.

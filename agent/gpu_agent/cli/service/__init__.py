@@ -1,1 +1,0 @@
-"""`gpu-agent service`: either half as a service of systemd after a pip install."""

@@ -1,1 +1,0 @@
-"""`registry nodes --watch`: what changes among the nodes, drawn as it happens."""

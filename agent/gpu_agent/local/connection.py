@@ -1,0 +1,194 @@
+"""Requests to the agent of this machine, one at a time, each answered within its time, and their errors.
+
+`docs/local.md` describes the protocol. It refuses to read an answer that has no end.
+"""
+
+import contextlib
+import json
+import socket
+import struct
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gpu_agent.local.socket_path import VARIABLE, address_of, socket_path
+
+# Questions to the agent of this machine, one at a time, each answered within its time.
+#
+# `docs/local.md` says what may be asked, and how. It refuses to read an answer that has no end.
+
+
+PROTOCOL = 1
+LONGEST_REQUEST_BYTES = 16 * 1024
+LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
+PATIENCE_SECONDS = 5.0
+"""How long a question may take that waits for nothing but the agent itself."""
+
+
+def ask(
+    what: str, *, path: Path | None = None, patience_seconds: float = PATIENCE_SECONDS, **fields: object
+) -> dict[str, Any]:
+    """Ask the agent one thing and return its answer; raises `LocalError`.
+
+    Without `path` the socket is looked for where an agent of this machine puts it.
+    """
+    with Connection(path, patience_seconds=patience_seconds) as conversation:
+        return conversation.ask(what, **fields)
+
+
+class Connection:
+    """One connection to the agent. What it announced ends with it."""
+
+    def __init__(self, path: Path | None = None, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """Connect; raises `NoAgentError`."""
+        self.path = socket_path() if path is None else path
+        self._socket = _connected(self.path, patience_seconds)
+        self._unread = b""
+
+    def ask(self, what: str, **fields: object) -> dict[str, Any]:
+        """Ask one thing; raises `LocalError`. A field that is None is left out."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        request = json.dumps({"protocol": PROTOCOL, "ask": what, **given}).encode() + b"\n"
+        if len(request) > LONGEST_REQUEST_BYTES:
+            raise RefusedError(f"a question has {LONGEST_REQUEST_BYTES} bytes at the most", code="too_long")
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._socket.sendall(request)  # who is not let in is told so unasked
+            line = self._line()
+        except TimeoutError:
+            raise NoAgentError(f"the agent at {self.path} does not answer; look at its log") from None
+        except OSError as error:
+            raise NoAgentError(f"the agent at {self.path} went away: {error.strerror or error}") from None
+        return _read(line, self.path)
+
+    def wait_for_end(self) -> None:
+        """Return once the agent, or another thread by `close`, has ended the connection."""
+        try:
+            self._socket.settimeout(None)
+            while self._socket.recv(LONGEST_REQUEST_BYTES):
+                pass
+        except OSError:
+            return
+
+    def abandon(self) -> None:
+        """Let go of our copy of it, after a fork: it goes on for whom it belongs to."""
+        self._socket.close()
+
+    def close(self) -> None:
+        """End it, whoever waits on it."""
+        with contextlib.suppress(OSError):  # the agent was quicker
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._unread:
+            if len(self._unread) > LONGEST_ANSWER_BYTES:
+                raise OSError("its answer has no end")
+            more = self._socket.recv(64 * 1024)
+            if not more:
+                raise OSError("it closed the connection")
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+
+def _connected(path: Path, patience_seconds: float) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise NoAgentError("this platform has no local sockets: ask the registry about this node instead")
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with address_of(path) as address:
+            _connect(opened, address, patience_seconds)
+    except ValueError:  # a NUL character
+        opened.close()
+        raise NoAgentError(f"{str(path)!r} is no path of a socket; write it without NUL") from None
+    except OSError as error:
+        opened.close()
+        raise NoAgentError(_why_not(path, error)) from None
+    return opened
+
+
+def _connect(opened: socket.socket, address: str, patience_seconds: float) -> None:
+    """Connect, waiting in the kernel's queue where many do so at once.
+
+    A socket with a timeout of Python's own is turned away there, not kept waiting.
+    """
+    if sys.platform == "linux":
+        whole, part = divmod(patience_seconds, 1.0)
+        waits = struct.pack("ll", int(whole), max(1, round(part * 1e6)))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, waits)
+        opened.connect(address)
+        opened.settimeout(patience_seconds)
+    else:
+        opened.settimeout(patience_seconds)
+        opened.connect(address)
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+        return (
+            f"no agent answers at {path}: start it (`systemctl start gpu-agent`, where it is a service), or "
+            f"say where its socket is (--socket, {VARIABLE})"
+        )
+    if isinstance(error, PermissionError):
+        return (
+            f"this user may not talk to the agent at {path}: its group is let in, its own user and root; "
+            "join it (`gpasswd -a USER gpu-agent` where it is a service), or see the setting socket_group"
+        )
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return f"the agent at {path} does not answer; look at its log"
+    return f"{path} cannot be reached ({error.strerror or error}); say where its socket is with {VARIABLE}"
+
+
+def _read(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        reply = json.loads(line)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict) or (reply.get("ok") and not isinstance(reply.get("answer"), dict)):
+        raise NoAgentError(f"what answers at {path} is no agent of this kind")
+    if not reply.get("ok"):
+        message = str(reply.get("message", "it gave no reason"))
+        raise RefusedError(message, code=str(reply.get("code", "refused")))
+    return dict(reply["answer"])
+
+
+# What goes wrong between a program and the agent on its machine. Each is a sentence with the next step.
+
+
+_NOT_NOW = ("busy", "overdue")
+
+
+class LocalError(Exception):
+    """Base of what goes wrong between a program and the agent on its machine; a sentence.
+
+    The hierarchy: `LocalError`
+    ├ `NoAgentError` (nobody answers there: the machine's fault)
+    └ `RefusedError` (the agent says no: the caller's fault; `code` is for programs).
+    """
+
+
+class NoAgentError(LocalError):
+    """No agent answers."""
+
+
+class RefusedError(LocalError):
+    """The agent refuses what was asked."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def not_now(self) -> bool:
+        """Whether the agent only does not get to it: asked again in a moment, it may do it."""
+        return self.code in _NOT_NOW

@@ -1,0 +1,1 @@
+"""The control socket: what programs on this machine ask of the agent."""

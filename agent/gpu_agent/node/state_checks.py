@@ -1,0 +1,110 @@
+"""Checks of what the agent stores and presents: its state directory, its identity, its join token.
+
+They run as the user who asks, take no lock and write nothing, so that they can check a running agent.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpu_agent.node.connection.check import Tokens
+from gpu_agent.node.credentials import parse_token, read_token_file
+from gpu_agent.node.identity import LOCK_FILE, Identity, default_state_dir, find_exposure, read_identity
+from gpu_agent.node.settings import AgentSettings
+from gpu_agent.runtime.check_results import CheckResult, fail, ok, skipped, warn
+from gpu_agent.runtime.files import lock_holder
+
+_STATE, _IDENTITY, _JOIN = "state directory", "identity", "join token"
+
+
+def check_state(settings: AgentSettings) -> Iterator[CheckResult]:
+    """Yield a finding for the state directory, the identity in it, and the join token."""
+    folder = settings.state_dir or default_state_dir()
+    yield _folder(folder)
+    yield _identity(folder)
+    yield _join_token(settings)
+
+
+def available_tokens(settings: AgentSettings) -> Tokens:
+    """Gather what the agent could present; what cannot be read is none."""
+    try:
+        kept = read_identity(settings.state_dir or default_state_dir())
+    except (OSError, ValueError):
+        kept = Identity()
+    return Tokens(node=kept.node_token, join=_join_of(settings))
+
+
+def _folder(folder: Path) -> CheckResult:
+    try:
+        found = folder.stat()
+        exposed = find_exposure(folder)
+    except FileNotFoundError:
+        return _missing_folder(folder)
+    except OSError as error:
+        fix = "run this as the agent's user, or name another directory with --state-dir"
+        return fail(_STATE, f"{folder} cannot be looked at ({error.strerror})", fix)
+    if not stat.S_ISDIR(found.st_mode):
+        return fail(_STATE, f"{folder} is no directory", "move it away, or name another with --state-dir")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        fix = "run this as the agent's user, or give the directory to the one who runs it"
+        return fail(_STATE, f"{folder} belongs to user {found.st_uid}, and we may not write there", fix)
+    if exposed is not None:
+        return warn(_STATE, f"{folder}: {exposed}", f"run `chmod 700 {folder}`, as its owner")
+    return ok(_STATE, f"{folder}, mode {stat.S_IMODE(found.st_mode):04o}{_running_agent(folder)}")
+
+
+def _missing_folder(folder: Path) -> CheckResult:
+    """The agent makes it; whether it may is its parent's to say."""
+    parent = next((above for above in folder.parents if above.exists()), folder)
+    if os.access(parent, os.W_OK | os.X_OK):
+        return ok(_STATE, f"{folder} is not there yet; the agent makes it")
+    fix = "make it for the agent's user, or name another with --state-dir"
+    return fail(_STATE, f"{folder} is not there, and we may not make it in {parent}", fix)
+
+
+def _running_agent(folder: Path) -> str:
+    try:
+        process = lock_holder(folder / LOCK_FILE)
+    except OSError:  # never used, or a platform that does not tell
+        return ""
+    return "; no agent runs on it" if process is None else f"; an agent runs on it (process {process or '?'})"
+
+
+def _identity(folder: Path) -> CheckResult:
+    try:
+        kept = read_identity(folder)
+    except FileNotFoundError:
+        return skipped(_IDENTITY, "none yet: the registry gives one at the first registration")
+    except OSError as error:
+        fix = "run this as the agent's user"
+        return fail(_IDENTITY, f"it cannot be read ({error.strerror or error})", fix)
+    except ValueError as error:
+        fix = "nothing: the agent keeps it aside and registers anew; restore it from a backup if there is one"
+        return warn(_IDENTITY, f"the file cannot be understood: {error}", fix)
+    proof = "with a token of its own" if kept.node_token is not None else "without a token of its own"
+    return ok(_IDENTITY, f"{kept.node_id or 'no id'}, {proof}")
+
+
+def _join_token(settings: AgentSettings) -> CheckResult:
+    file = settings.join_token_file
+    if file is not None:
+        held = read_token_file(file)
+        if held.token is None:
+            fix = "name the file that holds the join token, readable by the agent's user"
+            return fail(_JOIN, f"{file}: {held.problem}", fix)
+        if held.exposed_mode is not None:
+            fix = f"run `chmod 600 {file}`, and have the token replaced if others may have read it"
+            return warn(_JOIN, f"everybody on this machine may read {file} (mode {held.exposed_mode})", fix)
+        return ok(_JOIN, f"in {file}")
+    if settings.join_token is None:
+        return skipped(_JOIN, "none given")
+    if _join_of(settings) is None:
+        return fail(_JOIN, "the one in the settings is no token", "set GPU_AGENT_JOIN_TOKEN, or name a file")
+    return ok(_JOIN, "in the settings")
+
+
+def _join_of(settings: AgentSettings) -> str | None:
+    if settings.join_token_file is not None:
+        return read_token_file(settings.join_token_file).token
+    return None if settings.join_token is None else parse_token(settings.join_token.get_secret_value())

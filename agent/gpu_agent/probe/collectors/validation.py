@@ -1,0 +1,214 @@
+"""Validation of a collector's report, field by field: the rest of the program never meets rubbish.
+
+A value that cannot be true becomes unknown, with what the collector said as its reason. A report whose GPUs
+cannot be told apart is refused as a whole.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TypeVar
+
+from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.wire.inventory import (
+    Gpu,
+    GpuProcess,
+    GpuReport,
+    Health,
+    HealthReason,
+    MemoryKind,
+    Outcome,
+)
+
+MOST_GPUS = 1024
+"""No machine has more; a list that goes on is a collector's mistake."""
+_MOST_MEMORY_MB = 4 << 20
+_LONGEST_TEXT = 256
+_LONGEST_SENTENCE = 1024
+_MOST_LISTED = 4096
+_Kind = TypeVar("_Kind")
+
+
+class InvalidReportError(ValueError):
+    """A report that is none, or whose GPUs cannot be told apart: the collector's fault."""
+
+
+def validate(said: object) -> GpuReport:
+    """Admit a report.
+
+    Raises:
+        Inadmissible: it is no report; the sentence says what is wrong with it.
+    """
+    if not isinstance(said, GpuReport):
+        raise InvalidReportError(f"it gave {type(said).__name__} in place of a GpuReport")
+    outcome, listed = _field(said, "outcome"), _field(said, "gpus")
+    if not isinstance(outcome, Outcome) or not isinstance(listed, tuple):
+        raise InvalidReportError("its report has no outcome, or no tuple of GPUs")
+    if len(listed) > MOST_GPUS:
+        raise InvalidReportError(f"it lists {len(listed)} GPUs, more than {MOST_GPUS}")
+    gpus = tuple(_gpu(one) for one in listed)
+    if len({gpu.uuid for gpu in gpus}) < len(gpus):
+        raise InvalidReportError("it lists a uuid twice")
+    return GpuReport(
+        outcome=outcome,
+        detail=_text(said.detail, longest=_LONGEST_SENTENCE) or _default_detail(outcome),
+        gpus=gpus,
+        driver_version=_text(said.driver_version),
+        took_ms=_number(0, math.inf)(said.took_ms) or 0.0,
+    )
+
+
+def _default_detail(outcome: Outcome) -> str | None:
+    """What stands where no reason was given for what needs one."""
+    if outcome is Outcome.OK:
+        return None
+    return f"A collector says {outcome.value} and not why: see the tools of its GPUs' vendor."
+
+
+def _gpu(said: object) -> Gpu:
+    if not isinstance(said, Gpu):
+        raise InvalidReportError(f"among its GPUs is {type(said).__name__}")
+    uuid, name = _text(said.uuid), _text(said.name)
+    if not uuid or not name:
+        raise InvalidReportError(f"a GPU has no uuid or no name: {_shown((said.uuid, said.name))}")
+    figures: dict[str, object] = {}
+    unknowns = _unknowns(said.unknowns)
+    for field, admit in _FIGURES.items():
+        given = getattr(said, field)
+        figures[field] = None if given is None else admit(given)
+        if given is not None and figures[field] is None:
+            unknowns[field] = f"its collector said {_shown(given)}"
+    reasons = _reasons(said)
+    memory_kind = _field(said, "memory_kind")
+    kept = {field.name: figures[field.name] for field in fields(Gpu) if field.name in figures}
+    return Gpu(
+        uuid=uuid,
+        name=name,
+        vendor=_text(said.vendor) or "unknown",
+        memory_kind=memory_kind if isinstance(memory_kind, MemoryKind) else MemoryKind.UNKNOWN,
+        health=health_from(reasons),
+        reasons=reasons,
+        unknowns=unknowns,
+        **kept,  # type: ignore[arg-type]  # each was admitted by the rule of its field
+    )
+
+
+def _reasons(said: Gpu) -> tuple[HealthReason, ...]:
+    """Keep reasons that the table knows; a fault told otherwise gets the code that stands for it."""
+    health, given = _field(said, "health"), _field(said, "reasons")
+    stated = [one for one in _listed(given, HealthReason) if _text(_field(one, "code"))]
+    known = [
+        reason(
+            one.code,
+            detail=_text(one.detail, longest=_LONGEST_SENTENCE),
+            since=_number(0, math.inf)(one.since),
+        )
+        for one in stated
+        if one.code in REASONS
+    ]
+    if health in (Health.OK, health_from(known)):
+        return tuple(known)
+    code = _STANDING_FOR.get(health, _UNSURE) if isinstance(health, Health) else _UNSURE
+    others = "; ".join(f"{_text(one.code)}: {_text(one.detail)}" for one in stated if one.code not in REASONS)
+    return (*known, reason(code, detail=others or None))
+
+
+_UNSURE = "collector_unsure"
+_STANDING_FOR = {Health.DEGRADED: "collector_degraded", Health.LOST: "gpu_lost"}
+
+
+def _field(by: object, name: str) -> object:
+    """What stands in a field, whatever the field's type promises: nobody checked it."""
+    said: object = getattr(by, name)
+    return said
+
+
+def _listed(value: object, kind: type[_Kind]) -> list[_Kind]:
+    """What of a tuple is of the kind that belongs there; nothing of anything else, or of too many."""
+    if not isinstance(value, tuple) or len(value) > _MOST_LISTED:
+        return []
+    return [one for one in value if isinstance(one, kind)]
+
+
+def _text(value: object, *, longest: int = _LONGEST_TEXT) -> str | None:
+    """Admit a text that can be printed: nothing in it steers a terminal, and it is not endless."""
+    if not isinstance(value, str):
+        return None
+    return "".join(letter if letter.isprintable() else " " for letter in value[:longest]).strip()
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _number(least: float, most: float) -> Callable[[object], float | None]:
+    def admit(value: object) -> float | None:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+        return float(value) if fits and isinstance(value, int | float) else None
+
+    return admit
+
+
+def _count(least: int, most: int) -> Callable[[object], int | None]:
+    def admit(value: object) -> int | None:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return value if whole and isinstance(value, int) and least <= value <= most else None
+
+    return admit
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    texts = tuple(text for one in _listed(value, str) if (text := _text(one)))
+    return texts if texts or value == () else None
+
+
+def _processes(value: object) -> tuple[GpuProcess, ...] | None:
+    pid, memory = _count(1, 1 << 31), _count(0, _MOST_MEMORY_MB)
+    processes = tuple(
+        GpuProcess(pid=one.pid, memory_mb=memory(one.memory_mb))
+        for one in _listed(value, GpuProcess)
+        if pid(one.pid) is not None
+    )
+    return processes if processes or value == () else None
+
+
+def _unknowns(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {}
+    known = {field.name for field in fields(Gpu)}
+    return {str(name): _text(why) or "no reason was given" for name, why in value.items() if name in known}
+
+
+def _shown(value: object) -> str:
+    """Show what was said, shortly; its own `repr` is the collector's code, and may fail."""
+    if isinstance(value, int | float | str | bytes | tuple):
+        return f"{value!r:.60}"
+    return type(value).__name__
+
+
+_PERCENT = _number(0, 100)
+_FIGURES: Mapping[str, Callable[[object], object]] = {
+    "index": _count(0, MOST_GPUS),
+    "memory_mb": _count(1, _MOST_MEMORY_MB),
+    "memory_used_mb": _count(0, _MOST_MEMORY_MB),
+    "memory_free_mb": _count(0, _MOST_MEMORY_MB),
+    "memory_reserved_mb": _count(0, _MOST_MEMORY_MB),
+    "compute_capability": _text,
+    "pci_bus_id": _text,
+    "utilization_percent": _PERCENT,
+    "memory_utilization_percent": _PERCENT,
+    "temperature_c": _number(-100, 300),
+    "power_w": _number(0, 100_000),
+    "power_limit_w": _number(0, 100_000),
+    "clock_sm_mhz": _count(0, 100_000),
+    "clock_memory_mhz": _count(0, 100_000),
+    "ecc_uncorrected": _count(0, 1 << 62),
+    "retirement_pending": _flag,
+    "throttle_reasons": _texts,
+    "mig_enabled": _flag,
+    "parent_uuid": _text,
+    "asleep": _flag,
+    "visible": _flag,
+    "energy_mj": _count(0, 1 << 62),
+    "processes": _processes,
+}

@@ -1,0 +1,1 @@
+"""Each GPU's health over time, and the tables of reasons and Xids."""

@@ -1,0 +1,169 @@
+"""Why a GPU is not `ok`: every reason code, what it does to health, and the next step.
+
+One table, extended by a row. It observes nothing and remembers nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
+from gpu_agent.wire.inventory import Health, HealthReason
+
+
+class Clears(StrEnum):
+    """When a cause counts as ended. Clean readings are asked for besides, except where nothing was known."""
+
+    READING = "reading"
+    """Every reading says anew whether it is there."""
+    RESET = "reset"
+    """An event: it ends when the GPU was reset or its driver loaded anew."""
+    RETURN = "return"
+    """An event that takes the GPU away: it ends when the GPU, gone since, answers again, or at a reset."""
+    PROGRAMS = "programs"
+    """An event that hit programs: it ends when they are gone, a while after it, or at a reset."""
+    QUIET = "quiet"
+    """An event that may return: it ends a while after the last one, or at a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonEntry:
+    """One row: the health that a reason leads to, a sentence, what to do, and what ends it."""
+
+    health: Health
+    detail: str
+    action: str
+    clears: Clears = Clears.READING
+
+
+REASONS: dict[str, ReasonEntry] = {
+    "gpu_lost": ReasonEntry(
+        Health.LOST, "the GPU no longer answers or is no longer listed", "reboot; if it returns, reseat it"
+    ),
+    "gpu_reset_required": ReasonEntry(Health.LOST, "the GPU refuses work until it is reset", "reset GPU"),
+    "gpu_silent": ReasonEntry(
+        Health.LOST,
+        "the GPU's system processor failed, so it is asked no more: that would hang",
+        "reset GPU, with the agent stopped",
+    ),
+    "gpu_inaccessible": ReasonEntry(
+        Health.UNKNOWN, "the driver lists the GPU and will not open it", "check access to /dev/nvidia*"
+    ),
+    "mig_without_slices": ReasonEntry(
+        Health.UNKNOWN,
+        "MIG is on and the GPU has no slices, so no program can use it",
+        "make slices with `nvidia-smi mig -cgi`, or turn MIG off",
+    ),
+    "row_remap_pending": ReasonEntry(
+        Health.DEGRADED, "memory rows wait to be remapped at the next reset", "reset GPU"
+    ),
+    "row_remap_failed": ReasonEntry(
+        Health.DEGRADED, "the GPU ran out of spare memory rows", "replace the GPU"
+    ),
+    "retired_pages_pending": ReasonEntry(
+        Health.DEGRADED, "memory pages wait to be retired at the next reset", "reset GPU"
+    ),
+    "ecc_uncorrected": ReasonEntry(
+        Health.DEGRADED,
+        "ECC errors that could not be corrected came up",
+        "restart the programs that use the GPU; reset GPU if it happens again",
+        Clears.PROGRAMS,
+    ),
+    "hw_thermal_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU is so hot that its hardware slows it down",
+        "check its fans, its airflow and the room's temperature",
+    ),
+    "sw_thermal_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU or its memory is so hot that the driver slows it down",
+        "check its fans, its airflow and the room's temperature",
+    ),
+    "power_brake_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the machine's power brake slows the GPU down",
+        "check the machine's power supplies and the rack's power limit",
+    ),
+    "recovery_reset": ReasonEntry(Health.LOST, "the driver asks for a reset of the GPU", "reset GPU"),
+    "recovery_bus_reset": ReasonEntry(
+        Health.LOST, "the driver asks for a reset of the GPU's PCIe bus", "reset its PCIe bus, or reboot"
+    ),
+    "recovery_reboot": ReasonEntry(Health.LOST, "the driver asks for a reboot of the machine", "reboot"),
+    "recovery_drain_p2p": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for an end to traffic between this GPU and others",
+        "end the jobs that use several GPUs",
+    ),
+    "recovery_drain_and_reset": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for a reset of the GPU once its jobs have ended",
+        "drain the node, then reset GPU",
+    ),
+    "recovery_imex": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for a recovery of the IMEX domain",
+        "restart nvidia-imex on the domain's machines",
+    ),
+    "recovery_other": ReasonEntry(
+        Health.DEGRADED,
+        "the driver asks for an action that this release does not know",
+        "see `nvidia-smi -q` under GPU Recovery Action",
+    ),
+    "nvml_hung": ReasonEntry(
+        Health.UNKNOWN,
+        "the NVIDIA driver does not answer",
+        "see `dmesg` for Xid or NVRM messages; reboot if it stays",
+    ),
+    "nvml_child_died": ReasonEntry(
+        Health.UNKNOWN, "the process that asks the driver keeps dying", "run `gpu-agent probe` to see why"
+    ),
+    "driver_broken": ReasonEntry(
+        Health.UNKNOWN, "the NVIDIA driver does not work", "run `gpu-agent probe` to see why"
+    ),
+    "no_driver": ReasonEntry(Health.UNKNOWN, "the NVIDIA driver is gone", "install the driver again"),
+    "collector_hung": ReasonEntry(
+        Health.UNKNOWN, "the collector that reads the GPU does not answer", "see `dmesg`; reboot if it stays"
+    ),
+    "collector_failed": ReasonEntry(
+        Health.UNKNOWN, "the collector that reads the GPU fails", "run `gpu-agent probe` to see why"
+    ),
+    "collector_degraded": ReasonEntry(
+        Health.DEGRADED, "the collector that reads the GPU found a fault", "see the tools of the GPU's vendor"
+    ),
+    "collector_unsure": ReasonEntry(
+        Health.UNKNOWN, "the collector cannot say how the GPU is", "see the tools of the GPU's vendor"
+    ),
+}
+
+_ENDED_BY = {
+    Action.NONE: Clears.QUIET,
+    Action.RESTART_APP: Clears.PROGRAMS,
+    Action.RESET_GPU: Clears.RESET,
+    Action.REBOOT: Clears.RETURN,
+}
+
+REASONS.update(
+    (xid_code(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ENDED_BY[xid.action]))
+    for number, xid in XIDS.items()
+    if xid.health is not None
+)
+
+_SEVERITY = (Health.OK, Health.DEGRADED, Health.UNKNOWN, Health.LOST)
+
+
+def reason(code: str, *, detail: str | None = None, since: float | None = None) -> HealthReason:
+    """Make a reason of a code that the table knows; `detail` takes the place of the table's sentence."""
+    entry = REASONS[code]
+    return HealthReason(code=code, detail=detail or entry.detail, action=entry.action, since=since)
+
+
+def health_from(reasons: Iterable[HealthReason]) -> Health:
+    """Name the worst health that these reasons lead to; none leads to `ok`."""
+    found = (REASONS[each.code].health for each in reasons)
+    return max(found, key=_SEVERITY.index, default=Health.OK)
+
+
+def meaning(code: str) -> str:
+    """Say what an event of the driver means, whether it counts or not."""
+    row = REASONS.get(code) or xid_of_code(code)
+    return row.detail if row else "see NVIDIA's catalogue of Xids; it changes nothing about the GPU's health"

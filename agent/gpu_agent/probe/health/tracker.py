@@ -1,0 +1,246 @@
+"""Each GPU's health over time: successive readings in, the same readings with health out.
+
+It remembers what one reading cannot know: since when something is wrong, which GPUs vanished, how long nothing
+was read; `history` knows the rest of each GPU's past. Time is handed in. A cause that cleared counts until
+so many clean readings (probation) have passed, unless it only meant that nothing was known. The first
+reading ever is trusted at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from gpu_agent.probe.health.history import GpuHistory
+from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
+
+# Each GPU's health over time: one reading after another in, the same readings with health out.
+#
+# It remembers what a single reading cannot know: since when something is wrong, who was there
+# and is gone, how long nothing was heard; `history` knows the rest of each GPU's past. It reads
+# no clock and asks no driver; time is handed in.
+#
+# A cause that cleared is forgotten after so many clean readings (probation), unless it only
+# meant that nothing was known. The first reading ever is trusted at once.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedReading:
+    """No reading: the driver or a collector let the deadline pass, or it failed."""
+
+    reason: Literal["nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"]
+    since: float
+    """Monotonic seconds: when the first ask went out that has had no answer."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ActiveReason:
+    """A reason that still counts, and how many readings in a row no longer gave it."""
+
+    reason: HealthReason
+    clean: int = 0
+
+
+class HealthTracker:
+    """Turns successive results of the probe into reports whose health has a memory."""
+
+    def __init__(self, stale_after_seconds: float = 60.0, *, clean_readings_needed: int = 3) -> None:
+        self._stale_after_seconds = stale_after_seconds
+        self._clean_readings_needed = clean_readings_needed
+        self._known: dict[str, Gpu] = {}
+        self._held: dict[str, dict[str, _ActiveReason]] = {}
+        self._histories: dict[str, GpuHistory] = {}
+        self._last_good: GpuReport | None = None
+        self._last_good_at: float | None = None
+
+    def observe(self, result: GpuReport | MissedReading, *, now_wall: float, now_mono: float) -> GpuReport:
+        """Take in what the probe returned at this moment, and say how the GPUs are.
+
+        `now_wall` is Unix time and ends up in reasons; `now_mono`, monotonic seconds, measures ages.
+        """
+        if isinstance(result, MissedReading):
+            return self._missed(result, now_wall=now_wall, now_mono=now_mono)
+        if result.outcome is not Outcome.OK:
+            why = [reason(result.outcome.value, detail=result.detail)]
+            return replace(result, gpus=self._all_known(why, now_wall))
+        self._last_good_at = now_mono - result.age_seconds
+        self._last_good = self._good(result, now_wall, now_mono)
+        return self._last_good
+
+    def age_seconds(self, now_mono: float) -> float | None:
+        """Age of the last good reading; None when there never was one."""
+        return None if self._last_good_at is None else max(0.0, now_mono - self._last_good_at)
+
+    def _good(self, result: GpuReport, now_wall: float, now_mono: float) -> GpuReport:
+        read = self._identified(result.gpus)
+        listed = {gpu.uuid for gpu in read}
+        vanished = [gpu for uuid, gpu in self._known.items() if uuid not in listed]
+        gone = [
+            replace(_without_figures(gpu), reasons=(reason("gpu_lost", detail=_VANISHED),))
+            for gpu in vanished
+            if gpu.parent_uuid is None  # a MIG slice goes when its owner wants another layout
+        ]
+        for slice_ in (gpu for gpu in vanished if gpu.parent_uuid is not None):
+            self._known.pop(slice_.uuid)
+            self._held.pop(slice_.uuid, None)
+            self._histories.pop(slice_.uuid, None)
+        self._known.update((gpu.uuid, gpu) for gpu in read if not gpu.uuid.startswith(UNIDENTIFIED))
+        judged = [self._judged(gpu, now_wall, now_mono) for gpu in (*read, *gone)]
+        return replace(result, gpus=_in_order(_as_well_as_its_parent(judged)))
+
+    def _identified(self, gpus: tuple[Gpu, ...]) -> list[Gpu]:
+        """Give a GPU that could not say who it is the identity last seen in its place."""
+        listed = {gpu.uuid for gpu in gpus}
+        absent = {
+            gpu.index: gpu
+            for uuid, gpu in self._known.items()
+            if uuid not in listed and gpu.parent_uuid is None  # slices have their GPU's index
+        }
+        return [
+            replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons, events=gpu.events)
+            if gpu.uuid.startswith(UNIDENTIFIED) and gpu.index in absent
+            else gpu
+            for gpu in gpus
+        ]
+
+    def _judged(self, gpu: Gpu, now_wall: float, now_mono: float) -> Gpu:
+        """Lay this reading's reasons over those that are still held, each with its first moment."""
+        held = self._held.get(gpu.uuid, {})
+        if gpu.asleep and not gpu.events:
+            return self._sleeping(gpu, held)
+        history = self._histories.setdefault(gpu.uuid, GpuHistory())
+        causes = history.causes(gpu, now_wall=now_wall, now_mono=now_mono)
+        now_given = {given.code: given for given in (*gpu.reasons, *causes)}
+        kept = {
+            code: _ActiveReason(old.reason, old.clean + 1) if _covers(gpu, code) else old
+            for code, old in held.items()
+            if code not in now_given and self._on_probation(gpu, old)
+        }
+        for code, given in now_given.items():
+            since = held[code].reason.since if code in held else given.since
+            kept[code] = _ActiveReason(replace(given, since=now_wall if since is None else since))
+        self._held[gpu.uuid] = kept
+        reasons = tuple(self._worded(each) for each in kept.values())
+        return replace(gpu, health=health_from(reasons), reasons=reasons)
+
+    def _sleeping(self, gpu: Gpu, held: dict[str, _ActiveReason]) -> Gpu:
+        """Leave health as it was: a sleeping GPU was not asked, so no cause clears and no count goes on."""
+        proven = (each for code, each in held.items() if REASONS[code].health is not Health.UNKNOWN)
+        reasons = tuple(self._worded(each) for each in proven)
+        return replace(gpu, health=health_from(reasons), reasons=reasons)
+
+    def _on_probation(self, gpu: Gpu, held: _ActiveReason) -> bool:
+        """Whether a reason that this reading did not give still counts."""
+        if REASONS[held.reason.code].health is Health.UNKNOWN:
+            return False
+        return not _covers(gpu, held.reason.code) or held.clean + 1 < self._clean_readings_needed
+
+    def _worded(self, held: _ActiveReason) -> HealthReason:
+        if held.clean == 0:
+            return held.reason
+        progress = f"cleared, {held.clean} of {self._clean_readings_needed} clean readings"
+        return replace(held.reason, detail=f"{held.reason.detail} ({progress})")
+
+    def _missed(self, missed: MissedReading, *, now_wall: float, now_mono: float) -> GpuReport:
+        age = self.age_seconds(now_mono)
+        if self._last_good is not None and age is not None and age <= self._stale_after_seconds:
+            return self._last_good
+        since = now_wall - (now_mono - missed.since)
+        why = [reason(missed.reason, detail=missed.detail, since=since)]
+        return GpuReport(
+            outcome=Outcome.DRIVER_BROKEN,
+            detail=missed.detail,
+            gpus=self._all_known(why, now_wall),
+            driver_version=self._last_good.driver_version if self._last_good else None,
+            cuda_version=self._last_good.cuda_version if self._last_good else None,
+        )
+
+    def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
+        """List every GPU ever seen, without figures, with these reasons beside those it had."""
+        overcast = [self._overcast(gpu, why, now_wall) for gpu in self._known.values()]
+        return _in_order(_as_well_as_its_parent(overcast))
+
+    def _overcast(self, gpu: Gpu, why: list[HealthReason], now_wall: float) -> Gpu:
+        """Add what makes every GPU unknown; nothing was read, so no cause clears and no count goes on."""
+        held = self._held.setdefault(gpu.uuid, {})
+        for each in why:
+            first = held[each.code].reason.since if each.code in held else each.since
+            held[each.code] = _ActiveReason(replace(each, since=now_wall if first is None else first))
+        reasons = tuple(self._worded(each) for each in held.values())
+        return replace(_without_figures(gpu), health=health_from(reasons), reasons=reasons)
+
+
+_UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"})
+_FIELD_OF = {
+    **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
+    **dict.fromkeys((code for code in REASONS if code.startswith("recovery_")), "recovery_action"),
+}
+"""Reason → the figure that tells of it; where several share one, `unknowns` names what was not told."""
+_VANISHED = "the driver no longer lists the GPU"
+
+
+def _covers(gpu: Gpu, code: str) -> bool:
+    """Whether this reading would have given the reason: what it does not say, it does not clear."""
+    if any(given.code in _UNREAD for given in gpu.reasons):
+        return False
+    if code in gpu.unknowns:
+        return False
+    return code not in _FIELD_OF or getattr(gpu, _FIELD_OF[code]) is not None
+
+
+def _without_figures(gpu: Gpu) -> Gpu:
+    """Keep who a GPU is and drop how it was."""
+    return Gpu(
+        uuid=gpu.uuid,
+        name=gpu.name,
+        index=gpu.index,
+        vendor=gpu.vendor,
+        memory_mb=gpu.memory_mb,
+        memory_kind=gpu.memory_kind,
+        compute_capability=gpu.compute_capability,
+        pci_bus_id=gpu.pci_bus_id,
+        mig_enabled=gpu.mig_enabled,
+        parent_uuid=gpu.parent_uuid,
+    )
+
+
+def _as_well_as_its_parent(gpus: list[Gpu]) -> Iterable[Gpu]:
+    """Lay each GPU's reasons upon its MIG slices: what ails the whole ails the part."""
+    reasons_of = {gpu.uuid: gpu.reasons for gpu in gpus}
+    for gpu in gpus:
+        own = {each.code for each in gpu.reasons}
+        above = [each for each in reasons_of.get(gpu.parent_uuid or "", ()) if each.code not in own]
+        reasons = (*gpu.reasons, *above)
+        yield replace(gpu, reasons=reasons, health=health_from(reasons)) if above else gpu
+
+
+def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.index is None, gpu.index or 0, gpu.uuid)))
+
+
+# GPUs that are left alone between two readings that somebody asked for, because polling them is off.
+#
+# They are shown by who they are and how well they were; what moves from one moment to the next is unknown,
+# and
+# says so. It judges nothing and keeps nothing.
+
+
+_WHY = "polling of GPUs is off (poll_gpus): read only when asked"
+_STAYS = frozenset(
+    {"uuid", "name", "index", "vendor", "memory_mb", "memory_kind", "compute_capability", "pci_bus_id"}
+    | {"mig_enabled", "parent_uuid", "visible", "asleep", "health", "reasons", "events", "unknowns"}
+)
+_MOVES = tuple(field.name for field in fields(Gpu) if field.name not in _STAYS)
+
+
+def strip_figures(report: GpuReport) -> GpuReport:
+    """Take the figures out of a report that was read and judged."""
+    return replace(report, gpus=tuple(_without_moving_figures(gpu) for gpu in report.gpus))
+
+
+def _without_moving_figures(gpu: Gpu) -> Gpu:
+    unread = Gpu(**{name: getattr(gpu, name) for name in _STAYS - {"events", "unknowns"}})
+    unknowns = {name: why for name, why in gpu.unknowns.items() if name in _STAYS}
+    return replace(unread, unknowns={**unknowns, **dict.fromkeys(_MOVES, _WHY)})

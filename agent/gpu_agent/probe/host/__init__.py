@@ -1,0 +1,1 @@
+"""The machine around the GPUs: one outside thing per module."""

@@ -1,0 +1,228 @@
+"""The machine around the GPUs: cores, memory and load.
+
+Figures come twice: as this process's control group may use them, and (`machine_*`) as the machine
+has them. A reading that fails is data: `None` with its reason in `unknowns`, never an exception and
+never zero. It never blocks for a measurement: CPU load is the mean since the reading before. It
+refuses to look at disks when it reads the host: one that hangs must not keep it from that.
+
+Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
+cannot tell (no `/proc`), the kernel is asked by system call; what even that does not answer stands
+as the least that must be true (one core, one MiB), with its reason.
+"""
+
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from gpu_agent.probe.host import virtualization
+from gpu_agent.probe.host.cgroup import Cgroup, read_cgroup
+from gpu_agent.wire.inventory import Host
+
+_MIB = 1 << 20
+_PLATFORM = {"win32": "windows", "darwin": "macos"}.get(sys.platform, str(sys.platform))
+_UNANSWERED = (OSError, psutil.Error, RuntimeError, ValueError, NotImplementedError, AttributeError)
+"""psutil raises the last four on a `/proc` that it cannot parse, or where a platform lacks a call."""
+_BOOT_ID = "proc/sys/kernel/random/boot_id"
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What stays the same until the next boot; read once."""
+
+    physical_cores: int | None
+    boot_id: str | None
+    kernel: str | None
+    os: str | None
+    virtualization: str | None
+    unknowns: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _CpuMark:
+    """CPU time counted up to one moment, in seconds."""
+
+    at: float
+    busy: float
+    total: float
+    ours: float | None
+
+
+class HostProbe:
+    """Reads the host. Keep one per process: it remembers the reading before for `cpu_percent`."""
+
+    def __init__(self, *, root: Path = Path("/"), monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`root` is where `proc`, `sys` and `run` are found."""
+        self._root = root
+        self._monotonic = monotonic
+        self._facts: _Facts | None = None
+        self._mark: _CpuMark | None = None
+
+    def read(self) -> Host:
+        """Read the host now."""
+        asked = _Attempts()
+        if self._facts is None:
+            self._facts = _read_facts(self._root)
+        cgroup = read_cgroup(self._root)
+        host = _cores_and_memory(cgroup, asked)
+        return replace(
+            host,
+            cpu_percent=self._cpu_percent(cgroup, asked),
+            load_1m=asked.ask("load_1m", lambda: os.getloadavg()[0]),
+            hostname=asked.ask("hostname", socket.gethostname),
+            cpu_physical_cores=self._facts.physical_cores,
+            boot_id=self._facts.boot_id,
+            kernel=self._facts.kernel,
+            os=self._facts.os,
+            virtualization=self._facts.virtualization,
+            unknowns={**self._facts.unknowns, **cgroup.unknowns, **asked.unknowns},
+        )
+
+    def _cpu_percent(self, cgroup: Cgroup, asked: "_Attempts") -> float | None:
+        """The busier of the machine and, where its CPU time is limited, our group; 0-100."""
+        before = self._mark
+        mark = asked.ask("cpu_percent", lambda: _cpu_mark(self._monotonic(), cgroup))
+        if mark is None:
+            return None
+        if before is None:
+            self._mark = mark
+            asked.unknowns["cpu_percent"] = "measured between two readings; this is the first"
+            return None
+        if mark.total <= before.total or mark.at <= before.at:
+            asked.unknowns["cpu_percent"] = "no CPU time was counted since the reading before"
+            return None
+        self._mark = mark
+        shares = [(mark.busy - before.busy) / (mark.total - before.total)]
+        if cgroup.cpu_cores and mark.ours is not None and before.ours is not None:
+            shares.append((mark.ours - before.ours) / ((mark.at - before.at) * cgroup.cpu_cores))
+        return round(min(max(*shares, 0.0), 1.0) * 100, 1)
+
+
+def read_by_system_calls(why: str) -> Host:
+    """What the kernel answers without a file, where reading the files hangs, as those of a dead lxcfs do."""
+    asked = _Attempts()
+    total = asked.ask("memory_total_mb", _memory_by_system_call) or _MIB
+    unread = ("memory_used_mb", "memory_available_mb", "cpu_percent", "cpu_physical_cores", "boot_id")
+    return Host(
+        cpu_logical_cores=len(os.sched_getaffinity(0)) if _PLATFORM == "linux" else os.cpu_count() or 1,
+        cpu_physical_cores=None,
+        memory_total_mb=max(total // _MIB, 1),
+        memory_used_mb=None,
+        memory_available_mb=None,
+        platform=_PLATFORM,
+        hostname=asked.ask("hostname", socket.gethostname),
+        unknowns={**dict.fromkeys(unread, why), **asked.unknowns},
+    )
+
+
+def disk_usage(place: Path) -> tuple[int, int]:
+    """Free and total bytes of the disk under a folder; raises `OSError`, and blocks as long as it hangs."""
+    usage = psutil.disk_usage(str(place))
+    return usage.free, usage.total
+
+
+class _Attempts:
+    """Asks for one figure at a time, and keeps the reason where there is no answer."""
+
+    def __init__(self) -> None:
+        self.unknowns: dict[str, str] = {}
+
+    def ask(self, name: str, read: Callable[[], _Read]) -> _Read | None:
+        try:
+            return read()
+        except _UNANSWERED as error:
+            self.unknowns[name] = f"{type(error).__name__}: {error}"
+            return None
+
+
+def _read_facts(root: Path) -> _Facts:
+    asked = _Attempts()
+    physical = asked.ask("cpu_physical_cores", lambda: psutil.cpu_count(logical=False))
+    if physical is None:
+        asked.unknowns.setdefault("cpu_physical_cores", "this machine does not tell its cores' layout")
+    boot_id = hint = None
+    if _PLATFORM == "linux":
+        boot_id = asked.ask("boot_id", lambda: (root / _BOOT_ID).read_text().strip())
+        hint = virtualization.detect(root)
+        if hint is None:
+            asked.unknowns["virtualization"] = "neither the firmware nor the processor tells"
+    else:
+        asked.unknowns["boot_id"] = asked.unknowns["virtualization"] = "read on Linux only"
+    return _Facts(
+        physical_cores=physical,
+        boot_id=boot_id or None,
+        kernel=asked.ask("kernel", platform.release),
+        os=asked.ask("os", _os_name),
+        virtualization=hint,
+        unknowns=asked.unknowns,
+    )
+
+
+def _os_name() -> str:
+    if _PLATFORM == "linux":
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    if _PLATFORM == "macos":
+        return f"macOS {platform.mac_ver()[0]}"
+    return f"{platform.system()} {platform.release()}"
+
+
+def _cores_and_memory(cgroup: Cgroup, asked: _Attempts) -> Host:
+    """Cores and memory, the machine's cut to what the control group may use."""
+    cores = asked.ask("machine_logical_cores", psutil.cpu_count) or os.cpu_count()
+    memory = asked.ask("machine_memory_total_mb", psutil.virtual_memory)
+    total = memory.total if memory else asked.ask("memory_total_mb", _memory_by_system_call)
+    limit, used = cgroup.memory_limit_bytes, memory.total - memory.available if memory else None
+    available = memory.available if memory else None
+    if limit is not None and (total is None or limit < total):
+        ours_total, ours_used = limit, cgroup.memory_used_bytes
+        free_here = None if ours_used is None else max(limit - ours_used, 0)
+        ours_available = min((n for n in (free_here, available) if n is not None), default=None)
+    else:
+        ours_total, ours_used, ours_available = total or _MIB, used, available
+    return Host(
+        cpu_logical_cores=_usable_cores(cores, cgroup),
+        cpu_physical_cores=None,
+        machine_logical_cores=cores,
+        memory_total_mb=max(ours_total // _MIB, 1),
+        memory_used_mb=_mib(ours_used),
+        memory_available_mb=_mib(ours_available),
+        machine_memory_total_mb=_mib(total),
+        platform=_PLATFORM,
+    )
+
+
+def _usable_cores(machine: int | None, cgroup: Cgroup) -> int:
+    """Whole cores that we may use: a quota of 1.5 is two cores at three quarters each."""
+    bounds = [machine or 1]
+    if _PLATFORM == "linux":
+        bounds.append(len(os.sched_getaffinity(0)))
+    if cgroup.cpu_cores:
+        bounds.append(ceil(cgroup.cpu_cores))
+    if cgroup.cpus:
+        bounds.append(cgroup.cpus)
+    return max(min(bounds), 1)
+
+
+def _memory_by_system_call() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _mib(count: int | None) -> int | None:
+    return None if count is None else count // _MIB
+
+
+def _cpu_mark(at: float, cgroup: Cgroup) -> _CpuMark:
+    times = psutil.cpu_times()._asdict()
+    counted_twice = times.get("guest", 0.0) + times.get("guest_nice", 0.0)  # Linux has them in user and nice
+    total = sum(times.values()) - counted_twice
+    idle = times["idle"] + times.get("iowait", 0.0)
+    return _CpuMark(at=at, busy=total - idle, total=total, ours=cgroup.cpu_used_seconds)

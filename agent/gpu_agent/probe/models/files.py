@@ -1,0 +1,406 @@
+"""A bounded, read-only reader of folders that others write; it never leaves its root.
+
+It lists, measures and reads the heads of files below one root, and records a mark of everything that it looked
+at. Links out of the root, other file systems, and anything but regular files are refused with a sentence that
+holds no path of this machine. Every failure is an `OSError`.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
+
+# A careful reader of folders that others write: bounded, read-only, never outside its root.
+#
+# It lists, measures and reads the heads of files below one `Root`, and notes the mark of everything
+# it looked at. It refuses to follow a link that leaves the root, to cross into another file system,
+# to open anything but a regular file, and to go deeper or further than its bounds. Everything that
+# goes wrong is an `OSError` (`Refused` is one), with a sentence that holds no path of this machine.
+
+
+# A Path per entry of a large cache costs more than the stat behind it:
+# ruff: noqa: PTH114, PTH115, PTH116
+
+
+MAX_DEPTH = 6
+"""Folders below a unit's own."""
+MAX_ENTRIES = 20_000
+"""Entries read in one unit, or listed in one root."""
+
+_READ_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes must not hold us
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_FOLDER_FLAGS = _READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
+_BY_DESCRIPTOR = os.scandir in os.supports_fd and os.readlink in os.supports_dir_fd
+"""What lies in an open folder is asked by its name alone: twice as fast as by its path."""
+_OPENS_NO_LINK = hasattr(os, "O_NOFOLLOW")
+_OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of its own"
+_ELSEWHERE = "it is on another file system; add that as a root of its own"
+
+_NAME = attrgetter("name")
+_NEW = tuple.__new__  # what a named tuple calls itself, by a detour that costs as much again
+
+
+class OutOfBoundsError(OSError):
+    """What was asked lies outside the bounds of this reader; the text says which."""
+
+
+class FoundFile(NamedTuple):
+    """A file below a folder. A tuple, because a cache holds tens of thousands."""
+
+    name: str
+    """From the folder, with `/`."""
+    path: str
+    """Where its bytes are: the end of the link, if it is one."""
+    size: int | None = 0
+    """Bytes; `None` where nobody asked yet: see `Tree.size`."""
+    problem: str | None = None
+    """Why it is not whole."""
+
+
+class FolderReader:
+    """Reads below one root for one unit."""
+
+    def __init__(self, root: Root, *, watch_files: bool = False) -> None:
+        """`watch_files`: files may change in place, so each one found or read is watched too."""
+        self._root = root
+        self._watch_files = watch_files
+        self._inside = root.path.rstrip(os.sep) + os.sep
+        self._left = MAX_ENTRIES
+        self._shared = ""
+        self._ends: Collection[str] = ()
+        self.watched: dict[str, Mark | None] = {}
+
+    def enter(self, path: str) -> None:
+        """Make sure that a folder may be looked into, for one whose parts are watched in its place."""
+        self.watched[path] = None
+        self._check_folder(os.lstat(path))
+        del self.watched[path]
+
+    def folder(self, path: str) -> list[os.DirEntry[str]]:
+        """The entries of a real folder (not a link to one), by name."""
+        listed = self._entries(path)
+        listed.sort(key=_NAME)
+        return listed
+
+    def shared(self, path: str) -> Collection[str]:
+        """The names in a folder to which the links of this unit lead: known once, each is cheap to follow."""
+        listed = self._entries(path)
+        self._shared = path
+        self._ends = {entry.name for entry in listed if entry.is_file(follow_symlinks=False)}
+        return self._ends if len(self._ends) == len(listed) else [entry.name for entry in listed]
+
+    def size(self, found: FoundFile) -> int:
+        """The bytes of a file; one that went away meanwhile has none."""
+        if found.size is not None:
+            return found.size
+        try:
+            return os.lstat(found.path).st_size
+        except OSError:
+            return 0
+
+    def files(self, folder: str) -> list[FoundFile]:
+        """Every file below `folder`, links to files inside the root included; hidden folders are not."""
+        found: list[FoundFile] = []
+        waiting = [(folder, "", 0)]
+        while waiting:
+            path, prefix, depth = waiting.pop()
+            opened, status = self._opened(path)
+            try:
+                folders = self._sort_out(opened, path, prefix=prefix, found=found)
+            finally:
+                _close(opened)
+            self.watched[path] = mark_of(status)
+            if folders and depth == MAX_DEPTH:
+                raise OutOfBoundsError(f"it has folders more than {MAX_DEPTH} deep")
+            waiting += [(path + os.sep + name, f"{prefix}{name}/", depth + 1) for name in folders]
+        return found
+
+    def found(self, entry: os.DirEntry[str]) -> FoundFile:
+        """One file of a listed folder, measured."""
+        return self.file(entry.path, entry.name) or FoundFile(entry.name, entry.path, problem="it went away")
+
+    def file(self, path: str, name: str) -> FoundFile | None:
+        """One file by its path, measured, which may be a link inside the root; `None` when none is there."""
+        self.watched[path] = None  # until it comes
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return FoundFile(name, path, problem=reason(error))
+        self.watched[path] = mark_of(status)
+        return self._linked(path, name) if stat.S_ISLNK(status.st_mode) else self._judged(name, path, status)
+
+    def head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
+        """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
+        if watch or self._watch_files:
+            self.watched[path] = None
+        if not _OPENS_NO_LINK and os.path.islink(path):
+            raise OutOfBoundsError("it is a link")
+        descriptor = os.open(path, _READ_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            self._check(status)
+            if not stat.S_ISREG(status.st_mode):
+                raise OutOfBoundsError("it is not a regular file")
+            data = os.read(descriptor, min(limit, status.st_size))  # a large buffer costs more than the file
+            if path in self.watched:
+                self.watched[path] = mark_of(status)
+            return data
+        finally:
+            os.close(descriptor)
+
+    def _entries(self, path: str) -> list[os.DirEntry[str]]:
+        self.watched[path] = None  # until it is listed: a failure is looked at again
+        status = os.lstat(path)
+        self._check_folder(status)
+        listed = self._listed(path)
+        self.watched[path] = mark_of(status)
+        return listed
+
+    def _sort_out(self, opened: "int | str", path: str, *, prefix: str, found: list[FoundFile]) -> list[str]:
+        """Add the files of an open folder to those found; the names of the folders in it."""
+        folders = []
+        way = self._way_from(path)
+        shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
+        listed = self._listed(opened)
+        listed.sort(key=_NAME)
+        for entry in listed:
+            name = entry.name
+            if entry.is_symlink():
+                try:
+                    target = _link(opened, path, name)
+                except OSError:
+                    target = ""  # it went away, or is none any more: looked at again below
+                end = target[beyond:]
+                if end in ends and target.startswith(way):  # the thousands of links of a cache
+                    found.append(_NEW(FoundFile, (prefix + name, shared + end, None, None)))
+                else:
+                    found.append(self._linked(path + os.sep + name, prefix + name))
+            elif not entry.is_dir(follow_symlinks=False):
+                found.append(self._unlinked(path + os.sep + name, prefix + name, entry))
+            elif not name.startswith("."):
+                folders.append(name)
+        return folders
+
+    def _way_from(self, path: str) -> str:
+        """How a link in `path` names what is in the shared folder: both are real, so the text is true."""
+        common = self._shared.rpartition(os.sep)[0] + os.sep
+        if not self._shared or not path.startswith(common):
+            return os.sep  # no link of a cache begins so
+        climb = (os.pardir + os.sep) * (path.count(os.sep, len(common)) + 1)
+        return climb + self._shared.removeprefix(common) + os.sep
+
+    def _linked(self, path: str, name: str) -> FoundFile:
+        """What a link leads to, over whatever other links, inside the root."""
+        place = os.path.realpath(path)
+        if not place.startswith(self._inside):
+            return FoundFile(name, path, problem=_OUTSIDE)
+        try:
+            return self._judged(name, place, os.lstat(place))
+        except OSError as error:
+            return FoundFile(name, path, problem=_fault(error))
+
+    def _unlinked(self, path: str, name: str, entry: os.DirEntry[str]) -> FoundFile:
+        if not self._watch_files and entry.is_file(follow_symlinks=False):
+            return FoundFile(name, path, None)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            return FoundFile(name, path, problem=_fault(error))
+        return self._judged(name, path, status)
+
+    def _judged(self, name: str, place: str, status: os.stat_result) -> FoundFile:
+        if self._watch_files:
+            self.watched[place] = mark_of(status)
+        if not self._root.holds(status):
+            return FoundFile(name, place, problem=_ELSEWHERE)
+        if not stat.S_ISREG(status.st_mode):
+            return FoundFile(name, place, problem="it is not a regular file")
+        return FoundFile(name, place, status.st_size)
+
+    def _opened(self, path: str) -> "tuple[int | str, os.stat_result]":
+        """A real folder, open where that is possible, and its status; `_close` it."""
+        self.watched[path] = None  # until it is listed: a failure is looked at again
+        if not _BY_DESCRIPTOR:
+            self._check_folder(status := os.lstat(path))
+            return path, status
+        try:
+            descriptor = os.open(path, _FOLDER_FLAGS)
+        except OSError:
+            self._check_folder(os.lstat(path))
+            raise
+        try:
+            self._check(status := os.fstat(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor, status
+
+    def _listed(self, opened: "int | str") -> list[os.DirEntry[str]]:
+        """The entries of a folder, no more than the bound leaves."""
+        with os.scandir(opened) as entries:
+            listed = list(islice(entries, self._left + 1))
+        if len(listed) > self._left:
+            raise OutOfBoundsError(f"it has more than {MAX_ENTRIES} entries")
+        self._left -= len(listed)
+        return listed
+
+    def _check_folder(self, status: os.stat_result) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            raise OutOfBoundsError("it is a link; add the folder it leads to as a root of its own")
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError("it is not a folder")
+        self._check(status)
+
+    def _check(self, status: os.stat_result) -> None:
+        if not self._root.holds(status):
+            raise OutOfBoundsError(_ELSEWHERE)
+
+
+def mark_of(status: os.stat_result) -> Mark:
+    """What to remember of a file or folder to see that it changed."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
+    """A configured root, its own links followed; its owner says whether other file systems below it count.
+
+    Raises:
+        OSError: it is not there, not a folder, or may not be looked at.
+    """
+    real = os.path.realpath(path)
+    status = os.stat(real)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError("it is not a folder")
+    layered = not cross_file_systems and is_overlay(status.st_dev)
+    return Root(real, None if cross_file_systems else status.st_dev, layered)
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, without the path that Python's own text would tell."""
+    return str(error) if isinstance(error, OutOfBoundsError) else (error.strerror or str(error)).lower()
+
+
+def _link(opened: "int | str", folder: str, name: str) -> str:
+    """What a link in a folder says."""
+    if isinstance(opened, int):
+        return os.readlink(name, dir_fd=opened)
+    return os.readlink(folder + os.sep + name)
+
+
+def _fault(error: OSError) -> str:
+    return "its link leads nowhere" if isinstance(error, FileNotFoundError) else reason(error)
+
+
+def _close(opened: "int | str") -> None:
+    if isinstance(opened, int):
+        os.close(opened)
+
+
+# The folders that are searched for models: opened once per scan, listed one level deep.
+#
+# A root that is not there holds no models and is no problem: caches come and go. One that may not be
+# looked at is a problem with a reason. A root named twice, also through a link, is listed once.
+
+
+def list_units(
+    roots: Iterable[Path], units_of: Callable[[Root], Iterable[Unit]], *, cross_file_systems: bool = False
+) -> Listing:
+    """The units of each root; `units_of` may raise what listing a folder raises.
+
+    `cross_file_systems`: what is mounted below a root counts as part of it.
+    """
+    units: list[Unit] = []
+    problems: dict[str, str] = {}
+    seen: dict[str, None] = {}
+    for path in roots:
+        try:
+            root = open_root(path, cross_file_systems=cross_file_systems)
+            if root.path not in seen:
+                seen[root.path] = None
+                for unit in units_of(root):
+                    units.append(unit)  # noqa: PERF402  those before a fault count
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems[str(path)] = reason(error)
+    return Listing(tuple(units), problems, tuple(seen))
+
+
+@dataclass(frozen=True, slots=True)
+class RootEntries:
+    """What lies in a root that is not hidden, by name, and no more than the bound of a listing."""
+
+    shown: Sequence[os.DirEntry[str]]
+    beyond: bool
+    """There are more."""
+
+    def check(self) -> None:
+        """Say so, once those that are shown were made units."""
+        if self.beyond:
+            raise OutOfBoundsError(f"it has more than {MAX_ENTRIES} entries; the rest was not looked at")
+
+
+def list_root(root: Root) -> RootEntries:
+    """List a root; may raise what listing a folder raises."""
+    with os.scandir(root.path) as entries:
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        listed = list(islice(shown, MAX_ENTRIES + 1))
+    listed.sort(key=attrgetter("name"))
+    return RootEntries(listed[:MAX_ENTRIES], len(listed) > MAX_ENTRIES)
+
+
+# The names of files: put together as paths, and made readable for people and messages.
+#
+# It refuses to touch a disk: a name may be of a file that is not there.
+
+
+def join_path(folder: str, *names: str) -> str:
+    """The path of what is called `names` below `folder`."""
+    return os.sep.join((folder, *names))  # noqa: PTH118  a Path for each would cost more than its file
+
+
+def readable(name: str) -> str:
+    """A file's name as text that any JSON reader takes: what is no printable text becomes `\ufffd`."""
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
+# Which file systems are made of layers, as the kernel lists its mounts.
+#
+# Where the layers of an overlay lie on different file systems, as in a container whose image is fetched
+# piece by piece, a file there bears the number of its layer's, not that of the overlay. It looks at no
+# file but that list; where there is none, nothing is layered.
+
+
+MOUNTS = Path("/proc/self/mountinfo")
+_KIND = "overlay"
+
+
+def is_overlay(device: int, mounts: Path = MOUNTS) -> bool:
+    """Tell whether the file system of this number is an overlay."""
+    try:
+        listed = mounts.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(_is_overlay(line, number) for line in listed.splitlines())
+
+
+def _is_overlay(line: str, number: str) -> bool:
+    """Read `id parent major:minor root place options … - kind source options`."""
+    place, _, file_system = line.partition(" - ")
+    return place.split(" ")[2:3] == [number] and file_system.split(" ")[0] == _KIND

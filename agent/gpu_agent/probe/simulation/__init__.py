@@ -1,0 +1,1 @@
+"""Machines that do not exist: GPUs, faults and models from one line."""

@@ -1,0 +1,116 @@
+"""Faults of simulated GPUs, shown as a true driver shows them: lost GPUs, heat, Xids and resets.
+
+A fault changes a reading into what NVML would have answered at that moment. What follows over time, such as
+`degraded` after a minute of heat, is the health tracker's, as with true GPUs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import isfinite
+
+from gpu_agent.probe.health.reasons import REASONS, Clears, health_from, reason
+from gpu_agent.probe.health.xids import xid_code
+from gpu_agent.probe.simulation.spec import Fault
+from gpu_agent.wire.inventory import Gpu, HealthReason
+
+_HOT_C = 94.0
+_HOT_CLOCK_SHARE = 0.4
+_USED_BEFORE_SECONDS = 86_400.0
+"""For how long each seems to have run before its last reset."""
+_MOST_TOLD_APART = 24
+"""Resets to come that are told apart by the count before them."""
+_MEAN_POWER_SHARE = 0.4
+
+
+def apply_faults(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, told_until: float) -> Gpu:
+    """A reading with all that holds at `elapsed` seconds, and the events after `told_until` until then."""
+    faults = tuple(faults)
+    gpu = replace(gpu, energy_mj=_energy_mj(gpu, faults, elapsed))
+    for fault in faults:
+        if fault.holds_at(elapsed):
+            gpu = _apply(gpu, fault, new=fault.begins > told_until)
+    return gpu
+
+
+def _apply(gpu: Gpu, fault: Fault, *, new: bool) -> Gpu:
+    if fault.name.startswith("xid"):
+        return _xid(gpu, xid_code(int(fault.name.removeprefix("xid"))), new=new)
+    return _FAULTS[fault.name](gpu)
+
+
+def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
+    """An event, told of the whole GPU once; one that takes it away does so until its fault ends."""
+    entry = REASONS.get(code)
+    if new and gpu.parent_uuid is None:
+        gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
+    return _lost(gpu) if entry is not None and entry.clears is Clears.RETURN else gpu
+
+
+def _lost(gpu: Gpu) -> Gpu:
+    return _unread(gpu, reason("gpu_lost"))
+
+
+def _unknown(gpu: Gpu) -> Gpu:
+    return _unread(gpu, reason("gpu_inaccessible"))
+
+
+def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
+    """Keep who it is; nothing else was answered."""
+    bare = Gpu(
+        uuid=gpu.uuid,
+        name=gpu.name,
+        index=gpu.index,
+        memory_mb=gpu.memory_mb,
+        memory_kind=gpu.memory_kind,
+        compute_capability=gpu.compute_capability,
+        pci_bus_id=gpu.pci_bus_id,
+        mig_enabled=gpu.mig_enabled,
+        parent_uuid=gpu.parent_uuid,
+        events=gpu.events,
+        reasons=gpu.reasons,
+    )
+    return _with_reason(bare, why)
+
+
+def _degraded(gpu: Gpu) -> Gpu:
+    """Rows that wait to be remapped: told of the whole GPU, and the keeper lays it upon its slices."""
+    if gpu.parent_uuid is not None:
+        return gpu
+    return _with_reason(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
+
+
+def _hot(gpu: Gpu) -> Gpu:
+    """Throttled by its heat: a reason for the keeper once it lasts."""
+    if gpu.parent_uuid is not None or gpu.temperature_c is None:
+        return gpu
+    clock = None if gpu.clock_sm_mhz is None else round(gpu.clock_sm_mhz * _HOT_CLOCK_SHARE)
+    return replace(gpu, temperature_c=_HOT_C, clock_sm_mhz=clock, throttle_reasons=("hw_thermal_slowdown",))
+
+
+def _with_reason(gpu: Gpu, why: HealthReason) -> Gpu:
+    told = why.code in {each.code for each in gpu.reasons}
+    reasons = gpu.reasons if told else (*gpu.reasons, why)
+    return replace(gpu, reasons=reasons, health=health_from(reasons))
+
+
+def _energy_mj(gpu: Gpu, faults: tuple[Fault, ...], elapsed: float) -> int | None:
+    """What it used since its last reset: where a fault ended, somebody reset it.
+
+    The more resets are to come, the more is counted before them, so that each is seen as a fall of the
+    count, however seldom it is read.
+    """
+    if gpu.power_limit_w is None:
+        return None
+    resets = {fault.ends for fault in faults if isfinite(fault.ends)}
+    past = [reset for reset in resets if reset <= elapsed]
+    to_come = min(len(resets) - len(past), _MOST_TOLD_APART)
+    running = elapsed - max(past, default=0.0) + _USED_BEFORE_SECONDS * ((1 << to_come) - 1)
+    return round(running * gpu.power_limit_w * _MEAN_POWER_SHARE * 1000)
+
+
+_FAULTS: Mapping[str, Callable[[Gpu], Gpu]] = {
+    "lost": _lost,
+    "unknown": _unknown,
+    "degraded": _degraded,
+    "hot": _hot,
+}

@@ -1,0 +1,74 @@
+"""Models of a simulated machine: a model source that reads no disk.
+
+The spec states them, with the faults that change their status in time.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from gpu_agent.probe.models.kinds import languages_of
+from gpu_agent.probe.models.scanner import ModelScanner
+from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
+from gpu_agent.probe.simulation.spec import ModelPlan, parse_spec
+from gpu_agent.probe.snapshot import Sources
+from gpu_agent.wire.inventory import Model, ModelStatus
+
+VERSION = "1"
+_NOWHERE = Root("simulated", 0)
+_STATUS = {"downloading": ModelStatus.DOWNLOADING, "error": ModelStatus.ERROR}
+
+
+def with_simulated_models(spec: str, sources: Sources) -> Sources:
+    """Put the models that the line states in place of those on the disks; where it states none, these stay.
+
+    Raises:
+        SimulationError: the line cannot be read.
+    """
+    plans = parse_spec(spec).models
+    if plans is None:
+        return sources
+    stated = ModelScanner((SimulatedModels(plans, time.monotonic),), sources.catalogue.declarations)
+    return replace(sources, catalogue=stated)
+
+
+class SimulatedModels:
+    """The stated models. Their time begins with the first listing."""
+
+    name = "simulated"
+    places = ()
+
+    def __init__(self, plans: Iterable[ModelPlan], clock: Callable[[], float]) -> None:
+        """`clock` gives seconds of any one clock."""
+        self._plans = {plan.model_id: plan for plan in plans}
+        self._clock = clock
+        self._began: float | None = None
+
+    def units(self) -> Listing:
+        """List each model that is there now."""
+        units = (Unit(_NOWHERE, model_id, model_id) for model_id in self._plans)
+        return Listing(tuple(unit for unit in units if "gone" not in self._states(unit.name)))
+
+    def read(self, unit: Unit) -> Reading:
+        """Say how one is; nothing is watched, so that each scan asks anew."""
+        states = self._states(unit.name)
+        status = next((_STATUS[state] for state in states if state in _STATUS), ModelStatus.READY)
+        source, target = languages_of(unit.name)
+        model = Model(
+            model_id=unit.name,
+            version=VERSION,
+            kind=self._plans[unit.name].kind,
+            src_lang=source,
+            tgt_lang=target,
+            status=status,
+            source=self.name,
+            detail=None if status is ModelStatus.READY else "simulated",
+        )
+        return Reading(models=(model,))
+
+    def _states(self, model_id: str) -> list[str]:
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+        elapsed = now - self._began
+        return [fault.name for fault in self._plans[model_id].faults if fault.holds_at(elapsed)]

@@ -1,0 +1,149 @@
+"""Bitsets: sets of small numbers as integers, and columns of small numbers as planes of bits.
+
+An integer of n bits is a set of up to n positions. `&` intersects two of them in 0.3 µs for 100 000 positions, far
+faster than a scan in Python.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Generic, TypeVar
+
+_Key = TypeVar("_Key")
+
+FEW = 32
+"""Up to so many holders a posting is a plain set: a label that names one node must not cost a bitmap."""
+
+
+def members(bits: int) -> Iterator[int]:
+    """List a set's slots, highest first."""
+    while bits:
+        slot = bits.bit_length() - 1
+        yield slot
+        bits ^= 1 << slot
+
+
+def bitset_of(slots: Sequence[int]) -> int:
+    """Make a set of many slots at once, in time that does not grow with its square."""
+    octets = bytearray(max(slots, default=0) // 8 + 1)
+    for slot in slots:
+        octets[slot >> 3] |= 1 << (slot & 7)
+    return int.from_bytes(octets, "little")
+
+
+def pick(bits: int, chance: float) -> int:
+    """Pick a slot of a set that is not empty, each as likely as any other; `chance` is from [0, 1)."""
+    if not bits & (bits - 1):
+        return bits.bit_length() - 1
+    return _nth(bits, int(chance * bits.bit_count()))
+
+
+def _nth(bits: int, skipped: int) -> int:
+    """Find the slot that has so many below it, by halving."""
+    base = 0
+    while (width := bits.bit_length()) > 1:
+        component = width >> 1
+        low = bits & ((1 << component) - 1)
+        below = low.bit_count()
+        if skipped < below:
+            bits = low
+        else:
+            skipped -= below
+            base += component
+            bits >>= component
+    return base
+
+
+class Column:
+    """A number below `2 ** width` for each slot, kept as one set of slots per binary digit."""
+
+    __slots__ = ("_planes", "top")
+
+    def __init__(self, width: int) -> None:
+        self._planes = [0] * width
+        self.top = (1 << width) - 1
+        """The largest number that fits."""
+
+    def change(self, bit: int, old: int, new: int) -> None:
+        """Replace a slot's number; `bit` is `1 << slot`, and an unset slot holds 0."""
+        differing = old ^ new
+        place = 0
+        while differing:
+            if differing & 1:
+                self._planes[place] ^= bit
+            differing >>= 1
+            place += 1
+
+    def best(self, among: int) -> int:
+        """Keep those of `among` that hold the largest number there."""
+        for plane in reversed(self._planes):
+            better = among & plane
+            if better:
+                among = better
+        return among
+
+    def at_least(self, least: int, among: int) -> int:
+        """Keep those of `among` that hold `least` or more."""
+        above, level = 0, among
+        for place in range(len(self._planes) - 1, -1, -1):
+            ones = level & self._planes[place]
+            if least >> place & 1:
+                level = ones
+            else:
+                above |= ones
+        return above | level
+
+
+class Postings(Generic[_Key]):
+    """Which slots hold a key. A key that nobody holds takes no room."""
+
+    __slots__ = ("_few", "_many")
+
+    def __init__(self) -> None:
+        self._few: dict[_Key, set[int]] = {}
+        self._many: dict[_Key, int] = {}
+
+    def holders(self, key: _Key) -> int:
+        """Return the set of slots that hold the key."""
+        many = self._many.get(key)
+        return _united(self._few.get(key, ())) if many is None else many
+
+    def __iter__(self) -> Iterator[_Key]:
+        """List the keys that somebody holds."""
+        yield from self._few
+        yield from self._many
+
+    def move(self, slot: int, old: AbstractSet[_Key], new: AbstractSet[_Key]) -> None:
+        """Let a slot hold the keys of `new` where it held those of `old`."""
+        for key in old - new:
+            self._drop(key, slot)
+        for key in new - old:
+            self._add(key, slot)
+
+    def _add(self, key: _Key, slot: int) -> None:
+        if key in self._many:
+            self._many[key] |= 1 << slot
+            return
+        few = self._few.setdefault(key, set())
+        few.add(slot)
+        if len(few) > FEW:
+            self._many[key] = _united(self._few.pop(key))
+
+    def _drop(self, key: _Key, slot: int) -> None:
+        if key in self._many:
+            left = self._many[key] ^ 1 << slot
+            if left:
+                self._many[key] = left
+            else:
+                del self._many[key]
+            return
+        few = self._few[key]
+        few.remove(slot)
+        if not few:
+            del self._few[key]
+
+
+def _united(slots: Iterable[int]) -> int:
+    bits = 0
+    for slot in slots:
+        bits |= 1 << slot
+    return bits

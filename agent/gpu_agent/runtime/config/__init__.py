@@ -1,0 +1,1 @@
+"""Settings: read in layers, and traced to where each value comes from."""

@@ -1,0 +1,94 @@
+"""Settings read again while a program runs: which ones take effect at once, which ones wait for a restart.
+
+A faulty file changes nothing, and its faults are logged. One reload follows another, and systemd sees each from its
+beginning to its end. Which settings a running program can take over, its component decides.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic_settings import BaseSettings
+
+from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.sdnotify import SystemdNotifier
+from gpu_agent.runtime.tasks import in_thread
+
+READ_SECONDS = 10.0
+"""How long the disk may take to give the settings."""
+
+_LOG = Logger("runtime")
+_Settings = TypeVar("_Settings", bound=BaseSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(Generic[_Settings]):
+    """What a reload comes to."""
+
+    settings: _Settings
+    """Those to run with from now on."""
+    changed: tuple[str, ...] = ()
+    """The names of those that are other than before."""
+    waiting: tuple[str, ...] = ()
+    """The names of those that are written otherwise, and hold after a restart."""
+
+
+def merge_reloaded(running: _Settings, read: _Settings, *, at_once: AbstractSet[str]) -> Reloaded[_Settings]:
+    """Take over, of what was read, the settings that can hold `at_once`."""
+    names = type(running).model_fields
+    differing = [name for name in names if getattr(running, name) != getattr(read, name)]
+    changed = tuple(name for name in differing if name in at_once)
+    waiting = tuple(name for name in differing if name not in at_once)
+    settings = running.model_copy(update={name: getattr(read, name) for name in changed})
+    return Reloaded(settings, changed, waiting)
+
+
+class SettingsReloader(Generic[_Settings]):
+    """Reads the settings again whenever it is asked to."""
+
+    def __init__(
+        self,
+        running: _Settings,
+        *,
+        read: Callable[[], _Settings],
+        at_once: AbstractSet[str],
+        take_over: Callable[[Reloaded[_Settings]], Awaitable[None]],
+        systemd: SystemdNotifier,
+    ) -> None:
+        """`read` may block and raises `SettingsError`; `take_over` is called also when nothing changed."""
+        self._running = running
+        self._read = read
+        self._at_once = at_once
+        self._take_over = take_over
+        self._systemd = systemd
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Read them again, after the reading that is under way if there is one."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self._systemd.reloading()
+            await self._reload()
+            self._systemd.ready()
+
+    async def _reload(self) -> None:
+        try:
+            read = await in_thread("settings", self._read, deadline_seconds=READ_SECONDS)
+        except SettingsError as error:
+            _LOG.error("settings_not_reloaded", problem=str(error))
+            return
+        except TimeoutError:
+            _LOG.error("settings_not_reloaded", problem=f"no answer of the disk within {READ_SECONDS:g} s")
+            return
+        result = merge_reloaded(self._running, read, at_once=self._at_once)
+        self._running = result.settings
+        await self._take_over(result)
+        _LOG.info("settings_reloaded", changed=result.changed, waiting_for_restart=result.waiting)

@@ -1,0 +1,1 @@
+"""The components as systemd services after a pip install: units, install, status."""

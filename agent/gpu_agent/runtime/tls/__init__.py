@@ -1,0 +1,1 @@
+"""TLS on either end: contexts, certificates and pins, and what a failure means."""

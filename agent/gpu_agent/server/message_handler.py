@@ -1,0 +1,148 @@
+"""Turns frames into the fleet's events, and answers frames that are malformed or too many.
+
+A malformed frame is answered with its errors by JSON path; the connection stays open until too many come in
+a row. Besides heartbeats a connection may send a limited number of messages: one beyond the limit is
+ignored and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decides nothing about
+nodes.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+from gpu_agent.registry.declaration import schema_not_supported
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    Event,
+    FaultReported,
+    HeartbeatReceived,
+    RegistrationReceived,
+    UnregistrationReceived,
+)
+from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.tokens import generate_node_token
+from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
+from gpu_agent.wire.codes import CloseCode, ErrorCode
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
+
+MALFORMED_IN_A_ROW = 20
+"""A peer that sends this many unreadable frames without a readable one is cut off."""
+
+REFUSED_IN_A_ROW = 20
+"""A peer that goes on after being told this often that it says too much is cut off."""
+
+HEARTBEATS_PER_MEASUREMENT = 16
+"""A connection's round trip is measured when it registers, and with every so many of its beats."""
+
+_FRESH_ID_BYTES = 4
+
+
+class MessageHandler:
+    """Turns the frames of all connections into the fleet's events.
+
+    With auth on every registration brings a token that was drawn for it: whether it is ever told is
+    the fleet's to decide.
+    """
+
+    def __init__(self, *, auth_on: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.beats = 0
+        """Beats received since the start."""
+        self.handle: Callable[[Event], None]
+        """Who takes the events in. Named by whoever closes the circle of parts, before any frame arrives."""
+        self._auth_on = auth_on
+        self._now = monotonic
+
+    def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
+        """Read one frame; the hottest path of the registry."""
+        try:
+            message = decode_from_node(payload)
+        except FrameError as error:
+            self._refuse(connection, error)
+            return
+        connection.malformed_in_a_row = 0
+        if isinstance(message, NodeHeartbeat):
+            self.beats += 1
+            if message.node_id != connection.node_id:
+                connection.log_violation("foreign_heartbeat", beat_of=message.node_id)
+            beats = connection.beats = connection.beats + 1
+            measured = None if beats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
+            self.handle(HeartbeatReceived(connection.number, message, measured))
+        elif self._may_say_more(connection):
+            self.handle(self._event_of(connection, message))
+
+    def connection_lost(self, connection: NodeConnection) -> None:
+        """Tell the fleet that a connection is gone."""
+        self.handle(ConnectionLost(connection.number))
+
+    def _event_of(
+        self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError
+    ) -> Event:
+        match message:
+            case NodeRegister():
+                return RegistrationReceived(
+                    connection.number,
+                    message,
+                    fresh_id=_draw_id(),
+                    credential=connection.credential,
+                    address=connection.address,
+                    fresh_token=generate_node_token() if self._auth_on else None,
+                    round_trip_seconds=connection.round_trip_seconds,
+                )
+            case NodeUnregister():
+                return UnregistrationReceived(connection.number, message)
+            case NodeError():
+                return FaultReported(connection.number, message)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _may_say_more(self, connection: NodeConnection) -> bool:
+        """Say whether this message may be heard; one that may not is answered so."""
+        now = self._now()
+        if connection.errands.spend(now):
+            connection.refused_in_a_row = 0
+            return True
+        connection.refused_in_a_row += 1
+        connection.log_violation("rate_limited")
+        seconds = round(connection.errands.refills_in(now), 3)
+        connection.send(encode(_too_much(connection, retry_after_seconds=seconds)))
+        if connection.refused_in_a_row >= REFUSED_IN_A_ROW:
+            connection.fail(CloseCode.POLICY_VIOLATION, "too many messages, and deaf to RATE_LIMITED")
+        return False
+
+    def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
+        if not self._may_say_more(connection):
+            return
+        connection.malformed_in_a_row += 1
+        refusal = _refusal(connection, error)
+        problems = [f"{one.path}: {one.problem}" for one in error.errors]
+        event = "node_register_refused" if error.is_registration else "frame_malformed"
+        connection.log_violation(event, kind=refusal.code, code=refusal.code, problems=problems)
+        connection.send(encode(refusal))
+        if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
+            connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _too_much(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:
+    return NodeError(
+        node_id=connection.node_id,
+        code=ErrorCode.RATE_LIMITED,
+        message="this connection says too much besides beats: this message was not heard, slow down",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def _refusal(connection: NodeConnection, error: FrameError) -> NodeError:
+    if isinstance(error, UnsupportedSchemaError):
+        return schema_not_supported(error.version, node_id=connection.node_id)
+    return NodeError(
+        node_id=connection.node_id,
+        code=ErrorCode.INVALID_MESSAGE,
+        message=f"this frame cannot be read: {error}; correct it, see docs/protocol.md",
+        details=error.details(),
+    )
+
+
+def _draw_id() -> str:
+    """Draw `node-` and 8 hex digits, upper case (§3.1)."""
+    return f"node-{secrets.token_hex(_FRESH_ID_BYTES).upper()}"

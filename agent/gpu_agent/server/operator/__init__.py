@@ -1,1 +1,0 @@
-"""The operators' HTTP API: routes, who may do what, models, problems."""

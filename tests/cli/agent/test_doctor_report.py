@@ -1,0 +1,235 @@
+""""""
+
+import argparse
+import json
+import os
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.agent import doctor as doctor_report
+from gpu_agent.cli.agent.doctor import (
+    check_lines,
+    report_document,
+    run_checks,
+    service_settings,
+    summary_line,
+)
+from gpu_agent.cli.options import NAMES
+from gpu_agent.cli.output.text import plain_text
+from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.nvml.driver_files import find_driver_files
+from gpu_agent.runtime.check_results import fail, ok, skipped, warn
+from tests.hung_disk import hung
+
+
+def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
+    options = {
+        "json": False,
+        "registry_url": None,
+        "join_token_file": None,
+        "simulate": "1xT4-16GB",
+        "state_dir": str(tmp_path / "state"),
+        "config": None,
+        **dict.fromkeys(NAMES),
+    }
+    return argparse.Namespace(**{**options, **given})
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_checks(arguments(tmp_path)) == 1
+    checks = [line[6:21].strip() for line in capsys.readouterr().out.splitlines()]
+    named = [check for check in dict.fromkeys(checks) if not check.startswith(("model", "fail"))]
+    assert named[:-1] == [
+        *("configuration", "driver library", "kernel module", "device nodes", "NVML"),
+        *("collectors", "GPUs", "container"),
+        *("state directory", "identity", "join token"),
+        *("registry", "DNS", "TCP", "TLS", "WebSocket", "credential", "clock"),
+    ]
+
+
+def test_every_check_is_explained_in_the_documentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_checks(arguments(tmp_path, json=True, simulate=None))
+    checks = {one["check"] for one in json.loads(capsys.readouterr().out)["checks"]}
+    page = (Path(__file__).parents[3] / "docs" / "probe.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([A-Za-z ]+)` \|", page, re.MULTILINE))
+    assert len(checks) > 15
+    assert checks - explained == set()
+
+
+def test_a_disk_that_never_answers_costs_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered = threading.Event()
+
+    def hang(*_: object) -> list[object]:
+        answered.wait(30)
+        return []
+
+    monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.05)
+    monkeypatch.setattr(doctor_report, "standing", hang)
+    try:
+        assert run_checks(arguments(tmp_path)) == 1
+    finally:
+        answered.set()
+    assert "the disk did not answer within 0.05 s" in capsys.readouterr().out
+
+
+def test_a_place_on_a_disk_that_hangs_is_named_and_the_others_are_looked_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead, well = tmp_path / "dead", tmp_path / "well"
+    dead.mkdir()
+    well.mkdir()
+    config = tmp_path / "agent.toml"
+    config.write_text(f'model_directories = ["{dead}", "{well}"]\nhub_roots = []\nollama_roots = []\n')
+    with hung(dead):
+        run_checks(arguments(tmp_path, config=config))
+    said = capsys.readouterr().out
+    assert f"FAIL  model cache      {dead} is on a disk that does not answer." in said
+    assert f"OK    model cache      {well} can be read" in said
+
+
+def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_checks(arguments(tmp_path, registry_url="http://registry:8080")) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  configuration    registry_url: " in said
+    assert "ws://registry:8080/ws/node" in said
+
+
+def test_a_mistyped_variable_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
+    run_checks(arguments(tmp_path))
+    said = capsys.readouterr().out
+    assert "WARN  configuration" in said
+    assert "did you mean GPU_AGENT_REGISTRY_URL?" in said
+    assert "s3cret" not in said
+
+
+def test_device_nodes_that_hang_cost_their_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered = threading.Event()
+
+    def hang() -> list[str]:
+        answered.wait(30)
+        return []
+
+    there = replace(find_driver_files({}, root=tmp_path), module_version="570.1", nodes=("nvidiactl",))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.3)
+    monkeypatch.setattr(doctor_report, "look", lambda _: there)
+    monkeypatch.setattr("gpu_agent.probe.nvml.device_nodes.node_problems", hang)
+    try:
+        assert run_checks(arguments(tmp_path, simulate=None)) == 1
+    finally:
+        answered.set()
+    assert "FAIL  device nodes     they did not open within 0.3 s" in capsys.readouterr().out
+
+
+GOOD = ok("DNS", "registry.example is 10.0.0.1")
+LATE = warn("clock", "this machine's clock is 90 s behind the registry's", "set it by NTP")
+CLOSED = fail("TCP", "nothing at registry.example takes connections on port 8080", "open the firewall")
+
+
+def drawn(columns: int | None) -> list[str]:
+    return [plain_text(one) for finding in (GOOD, LATE, CLOSED) for one in check_lines(finding, columns)]
+
+
+def test_a_pipe_gets_one_line_for_each_with_the_mend_behind_it() -> None:
+    assert drawn(None) == [
+        "OK    DNS              registry.example is 10.0.0.1",
+        "WARN  clock            this machine's clock is 90 s behind the registry's. Mend: set it by NTP",
+        f"FAIL  TCP              {CLOSED.detail}. Mend: open the firewall",
+    ]
+
+
+def test_a_terminal_gets_the_mend_beneath() -> None:
+    said = drawn(80)
+    assert said[2] == " " * 23 + "mend: set it by NTP"
+    assert max(map(len, said)) <= 80
+
+
+@pytest.mark.parametrize("columns", [24, 40, 59, 60])
+def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
+    assert max(map(len, drawn(columns))) <= columns
+
+
+def test_what_it_comes_to_names_what_fails() -> None:
+    assert plain_text(summary_line([GOOD, CLOSED, skipped("TLS", "not tried")])) == "1 of 3 fail: TCP"
+    assert plain_text(summary_line([GOOD, LATE])) == "Nothing fails, 1 to know of"
+    assert plain_text(summary_line([GOOD])) == "Nothing fails"
+
+
+def test_programs_get_every_finding_in_one_document() -> None:
+    told = report_document([GOOD, CLOSED])
+    assert (told["schema"], told["ok"]) == ("gpu-agent.doctor/1", False)
+    assert told["checks"] == [
+        {"check": "DNS", "verdict": "ok", "detail": "registry.example is 10.0.0.1", "fix": None},
+        {
+            "check": "TCP",
+            "verdict": "fail",
+            "detail": "nothing at registry.example takes connections on port 8080",
+            "fix": "open the firewall",
+        },
+    ]
+    assert report_document([LATE])["ok"] is True
+
+
+def test_words_from_elsewhere_cannot_steer_the_terminal() -> None:
+    hostile = fail("credential", "the registry says \x1b[2J\r\nOK", "none")
+    assert all("\x1b" not in plain_text(one) for one in check_lines(hostile, None))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "var/lib/gpu-agent").mkdir(parents=True)
+    (tmp_path / "etc/gpu-agent").mkdir(parents=True)
+    (tmp_path / "etc/gpu-agent/join-token").write_text("gpuj_x")
+    return tmp_path
+
+
+def settings(**stated: object) -> AgentSettings:
+    return AgentSettings.model_validate({"registry_url": "wss://registry.example", **stated})
+
+
+def test_root_means_the_service_with_its_identity_and_its_join_token(machine: Path) -> None:
+    meant = service_settings(settings(), machine)
+    assert meant is not None
+    assert meant.state_dir == machine / "var/lib/gpu-agent"
+    assert meant.join_token_file == machine / "etc/gpu-agent/join-token"
+
+
+def test_a_token_that_is_stated_stays(machine: Path) -> None:
+    meant = service_settings(settings(join_token="gpuj_y"), machine)
+    assert meant is not None
+    assert meant.join_token_file is None
+    (machine / "etc/gpu-agent/join-token").unlink()
+    meant = service_settings(settings(), machine)
+    assert meant is not None
+    assert meant.join_token_file is None
+
+
+def test_who_names_a_directory_means_that_one(machine: Path, tmp_path: Path) -> None:
+    assert service_settings(settings(state_dir=str(tmp_path)), machine) is None
+
+
+def test_where_there_is_no_service_and_for_other_users_nothing_is_added(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert service_settings(settings(), tmp_path / "elsewhere") is None
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert service_settings(settings(), machine) is None

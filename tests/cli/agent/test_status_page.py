@@ -1,0 +1,297 @@
+""""""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpu_agent.cli.agent.status_page import activity_in_words, machine_inventory, status_facts, status_page
+from gpu_agent.cli.command import Failure
+from gpu_agent.cli.output.text import ASCII_GLYPHS, UNICODE_GLYPHS, line_width, plain_text
+from gpu_agent.node.control.requests import AnnouncedJob
+from gpu_agent.node.control.status import Instant, status_document
+from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
+from gpu_agent.probe.snapshot import to_document
+from gpu_agent.session.types import State
+from gpu_agent.wire.declaration import Owner
+from gpu_agent.wire.inventory import (
+    Gpu,
+    GpuProcess,
+    GpuReport,
+    Health,
+    HealthReason,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
+from gpu_agent.wire.messages import Check, NodeStatusMessage, StatusDetails
+from tests.cli.hosts import HOST
+from tests.node.control_harness import INVENTORY, READY, snapshot
+
+NOW = 1_700_000_000.0
+JOB = AnnouncedJob("job-1", 2345678, NOW - 60, pid=4711, held_by="process", holder="process-4711-1")
+FAILS = StatusDetails(
+    checks=(
+        Check(name="gpu", ok=False, detail="no GPU is usable"),
+        Check(name="models", ok=True, detail="fine"),
+    ),
+    clears_when="a GPU is usable again",
+)
+DEGRADED = NodeStatusMessage(
+    node_id="node-A", status="degraded", reason="no usable GPU", reason_code="gpu_unavailable", details=FAILS
+)
+UNHEARD = "The agent runs, and the registry does not hear it:"
+
+
+def answer(jobs: tuple[AnnouncedJob, ...] = (), **more: object) -> dict[str, Any]:
+    moment = Instant(monotonic=100.0, wall=NOW)
+    return status_document(snapshot(**more), jobs, announced=True, started_at=NOW - 9, moment=moment)
+
+
+def page(columns: int | None = None, **more: Any) -> list[str]:  # noqa: ANN401 - parts of a picture
+    return [plain_text(one) for one in status_page(answer(**more), columns, ASCII_GLYPHS, now=NOW)]
+
+
+def test_the_registrys_word_stands_first_with_its_reason() -> None:
+    assert page()[:2] == ["node-A  ready  (health_checks_passed)", "3 healthy beats in a row"]
+
+
+def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() -> None:
+    said = page(verdict=DEGRADED)
+    assert said[:3] == [
+        "node-A  degraded  (gpu_unavailable)",
+        "no usable GPU",
+        "Changes when: a GPU is usable again",
+    ]
+    checks = said.index("CHECK  DETAIL")
+    assert said[checks + 1 : checks + 3] == ["gpu    no GPU is usable", ""]
+
+
+@pytest.mark.parametrize(
+    ("stands", "head"),
+    [
+        (
+            {"state": State.BACKING_OFF, "last_refusal": "connection refused", "verdict": DEGRADED},
+            [
+                "node-A  not connected",
+                f"{UNHEARD} it waits to try again: connection refused.",
+            ],
+        ),
+        (
+            {"state": State.YIELDED},
+            [
+                "node-A  not connected",
+                f"{UNHEARD} a newer session has its id. `gpu-agent resume` has it try again.",
+            ],
+        ),
+        (
+            {"state": State.DRAINED, "drain_reason": "new fans", "drain_until": 1.0},
+            [
+                "node-A  drained",
+                "Emptied, as its owner asked: new fans. `gpu-agent resume` takes it back.",
+            ],
+        ),
+        (
+            {"verdict": None, "node_id": None},
+            ["no id yet  connected", "The registry has not said yet how it judges this node."],
+        ),
+    ],
+    ids=["away", "yielded", "drained", "fresh"],
+)
+def test_every_standing_has_its_headline(stands: dict[str, Any], head: list[str]) -> None:
+    said = page(**stands)
+    assert said[:2] == head
+    assert not any(one.startswith("CHECK") for one in said)
+
+
+def test_jobs_gpus_and_models_have_their_tables() -> None:
+    said = "\n".join(page(jobs=(JOB,)))
+    assert "\njob-1  " in said
+    assert "process 4711\n" in said
+    assert "\n0    L4    ok      1/24 GiB" in said
+    assert "\nNo models: none found in the caches, none declared" in said
+
+
+def test_a_machine_that_has_no_gpu_or_only_pretends_says_so() -> None:
+    no_driver = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it"))
+    assert "no driver: install it" in page(inventory=no_driver)
+    none = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK))
+    assert "No GPU was found." in page(inventory=none)
+    assert "SIMULATED: these GPUs do not exist" in page(inventory=replace(INVENTORY, simulated=True))
+
+
+def test_before_the_first_probe_there_is_a_page_too() -> None:
+    said = page(inventory=None)
+    assert said[-1].endswith("none has ended yet")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_it_fits_the_terminal(columns: int) -> None:
+    whole = answer(jobs=(JOB,), verdict=DEGRADED, drain_reason="new fans", drain_until=200.0)
+    assert all(line_width(one) <= columns for one in status_page(whole, columns, UNICODE_GLYPHS, now=NOW))
+
+
+def test_no_word_of_the_registry_steers_the_terminal() -> None:
+    evil = READY.model_copy(update={"reason": "\x1b[2J", "reason_code": "\x1b"})
+    assert not any("\x1b" in one for one in page(verdict=evil))
+
+
+MOMENT = Instant(monotonic=100.0, wall=NOW)
+
+
+def told(*, announced: bool = False, **more: object) -> dict[str, str]:
+    """The facts of an agent, by name."""
+    answer = status_document(snapshot(**more), [], announced=announced, started_at=NOW - 3600, moment=MOMENT)
+    return {name: plain_text(words) for name, words in status_facts(answer, now=NOW)}
+
+
+def test_a_connected_agent_tells_of_its_link_its_verdict_and_its_beats() -> None:
+    said = told()
+    assert said["registry"].startswith("ws://r:8080/ws/node connected since ")
+    assert said["registry"].endswith("(95 s), last beat 70 s ago (one every 15 s)")
+    assert said["verdict"] == "ready, told 80 s ago"
+    assert said["probe"] == "GPUs read 1 s ago"
+    assert "up 60 min" in said["agent"]
+    assert "next" not in said
+    assert "drain" not in said
+
+
+def test_while_the_registry_is_away_the_next_attempt_and_the_age_of_its_word_are_told() -> None:
+    said = told(state=State.BACKING_OFF, next_attempt_at=112.0, last_refusal="connection refused")
+    assert "not connected since" in said["registry"]
+    assert said["next"].startswith("tries again in 12 s, at ")
+    assert said["verdict"] == "ready, told 80 s ago, before the connection was lost"
+
+
+def test_before_anything_is_known_nothing_is_guessed() -> None:
+    said = told(
+        state=State.WAITING_GPU,
+        verdict=None,
+        inventory=None,
+        link_since=None,
+        last_heartbeat_at=None,
+        interval_seconds=None,
+    )
+    assert said["registry"] == "ws://r:8080/ws/node not connected, no beat yet"
+    assert said["verdict"].startswith("none yet")
+    assert said["probe"] == "none has ended yet"
+
+
+@pytest.mark.parametrize(
+    ("stands", "words"),
+    [
+        (
+            {"drain_reason": "new fans", "drain_until": 160.0},
+            "by its owner: new fans; over in 60 s at the latest",
+        ),
+        (
+            {"drain_reason": "new fans", "drain_until": 160.0, "state": State.DRAINED},
+            "over: new fans; `gpu-agent resume` takes it back",
+        ),
+    ],
+)
+def test_a_drain_is_told(stands: dict[str, Any], words: str) -> None:
+    assert told(**stands)["drain"] == words
+
+
+def test_jobs_are_told_with_the_places_and_with_who_counts_them() -> None:
+    four = Owner(max_concurrent_jobs=4)
+    assert told(announced=True, owner=four)["jobs"] == "0 in flight, of 4 places"
+    assert told()["jobs"] == "none announced: processes on the GPUs are counted instead"
+
+
+def test_public_jobs_are_accepted_paused_with_the_reasons_or_not_wanted() -> None:
+    pauses = (Pause(Limit.SCHEDULE, "outside the hours"), Pause(Limit.TEMPERATURE, "GPU 0 is at 85 C"))
+    assert told()["public"] == "accepted"
+    assert (
+        told(public_jobs=PublicJobsState(wanted=False))["public"]
+        == "not accepted: accept_public_jobs is false"
+    )
+    paused = told(public_jobs=PublicJobsState(wanted=True, pauses=pauses))["public"]
+    assert paused == "paused: outside the hours; GPU 0 is at 85 C"
+
+
+def test_labels_and_models_left_out_are_told() -> None:
+    said = told(owner=Owner(labels={"zone": "a", "rack": "7"}), models_left_out=("m", "n"))
+    assert said["labels"] == "rack=7, zone=a"
+    assert said["probe"] == "GPUs read 1 s ago; 2 models are not declared, for want of room"
+
+
+def test_what_it_does_meanwhile_is_said_with_why() -> None:
+    answer: dict[str, Any] = {"session": {"state": "backing_off", "why": "it is away."}}
+    assert activity_in_words(answer) == "it waits to try again: it is away"
+    assert activity_in_words({"session": {"state": "dancing", "why": None}}) == "dancing"
+
+
+def test_an_agent_that_was_stopped_and_waits_for_its_jobs_says_so() -> None:
+    assert told(state=State.LEAVING)["agent"].endswith("; it was stopped, and waits for its jobs to end")
+
+
+REASON = HealthReason(code="gpu_lost", detail="gone", action="reboot", since=1.5)
+LOST = Gpu(
+    uuid="GPU-1",
+    name="L4",
+    health=Health.LOST,
+    reasons=(REASON,),
+    processes=(GpuProcess(pid=7, ours=True),),
+    events={"xid_79": 1},
+    unknowns={"power_w": "not supported"},
+    throttle_reasons=("hw_slowdown",),
+)
+MODEL = Model(model_id="m", version="1", status=ModelStatus.ERROR, detail="a shard is missing")
+
+
+def inventories() -> Iterator[Inventory]:
+    yield Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver"))
+    yield Inventory(
+        host=HOST,
+        gpu=GpuReport(outcome=Outcome.OK, gpus=(LOST,), driver_version="570", cuda_version="12.8"),
+        models=(MODEL,),
+        models_complete=False,
+        models_unsearched={"/srv": "no permission"},
+        features_supported={"emotion_detection": True},
+        advanced_features=("kv_cache",),
+        simulated=True,
+        took_ms=3.5,
+    )
+
+
+def agent_machine_told(inventory: Inventory) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(to_document(inventory)))
+    return document
+
+
+@pytest.mark.parametrize("inventory", [*inventories()], ids=["no driver", "one lost"])
+def test_what_an_agent_tells_of_its_machine_is_read_back_whole(inventory: Inventory) -> None:
+    assert machine_inventory({**agent_machine_told(inventory), "probe_age_seconds": 1.0}) == inventory
+
+
+def test_what_a_newer_agent_tells_besides_is_left_aside() -> None:
+    inventory = next(inventories())
+    document = agent_machine_told(inventory)
+    document["host"]["shoe_size"] = 44
+    assert machine_inventory({**document, "mood": "fine"}) == inventory
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"outcome": "haunted"}, r"read \(Input should be 'ok'"),
+        ({"host": None}, r"read \(Input should be a dictionary"),
+        ({"gpus": [{"uuid": "x"}]}, r"read \(0\.name: Field required"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence_with_the_next_step(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(Failure, match=words) as failed:
+        machine_inventory({**agent_machine_told(next(inventories())), **change})
+    assert "restart it after an upgrade" in str(failed.value)
+
+
+def test_what_is_missing_is_named() -> None:
+    document = agent_machine_told(next(inventories()))
+    del document["models"]
+    with pytest.raises(Failure, match="no models"):
+        machine_inventory(document)

@@ -1,0 +1,66 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.client.local import (
+    JOBS_SHAPE,
+    STATUS_SHAPE,
+    add_agent_options,
+    agent_failure,
+    request_agent,
+)
+from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.local.connection import NoAgentError, RefusedError
+from tests.local.foreign_server import answering_with
+from tests.node.control_harness import serving
+
+
+def arguments(path: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_agent_options(parser, json_is="it")
+    return parser.parse_args(["--socket", str(path)])
+
+
+def test_an_agent_is_asked_at_the_socket_that_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served:
+        assert request_agent(arguments(served.path), "status", shape=STATUS_SHAPE)["node_id"] == "node-A"
+        assert request_agent(arguments(served.path), "job_start", shape=JOBS_SHAPE, job_id="j")["in_flight"]
+
+
+def test_without_a_socket_it_is_looked_for_by_the_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_agent_options(parser, json_is="it")
+    with serving(tmp_path / "s") as served:
+        monkeypatch.setenv("GPU_AGENT_SOCKET", str(served.path))
+        assert request_agent(parser.parse_args([]), "status", shape=STATUS_SHAPE)["ready"]
+
+
+def test_where_no_agent_answers_the_command_ends_with_5(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="no agent answers at") as failed:
+        request_agent(arguments(tmp_path / "s"), "status", shape=STATUS_SHAPE)
+    assert failed.value.code == ExitCode.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoAgentError("away"), ExitCode.UNREACHABLE),
+        (RefusedError("not you", code="forbidden"), ExitCode.REFUSED),
+        (RefusedError("later", code="busy"), ExitCode.UNREACHABLE),
+        (RefusedError("late", code="overdue"), ExitCode.UNREACHABLE),
+    ],
+)
+def test_a_no_is_told_apart_from_no_answer(error: NoAgentError | RefusedError, code: ExitCode) -> None:
+    assert (str(agent_failure(error)), agent_failure(error).code) == (str(error), code)
+
+
+def test_an_answer_that_lacks_something_is_of_another_version(tmp_path: Path) -> None:
+    answer = b'{"ok": true, "answer": {"node_id": "n"}}\n'
+    with (
+        answering_with(tmp_path / "s", answer),
+        pytest.raises(Failure, match="no connected as this command knows"),
+    ):
+        request_agent(arguments(tmp_path / "s"), "status", shape=STATUS_SHAPE)

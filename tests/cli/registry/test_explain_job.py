@@ -1,0 +1,173 @@
+""""""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gpu_agent.cli.main import main
+from gpu_agent.cli.registry.claims import add_job_options, job_request
+from gpu_agent.server.api.schemas import JobRequest
+from tests.cli.conftest import Served
+from tests.cli.stand_in import Refusal, standing_in
+from tests.programs import Registry
+
+
+def explained(served: Served, *words: str) -> int:
+    return main(["registry", "explain", *words, "--api", served.api])
+
+
+def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(served, "--model", "m") == 0
+    said = capsys.readouterr().out
+    assert all(
+        word in said for word in (served.able, "able", served.new, "status_not_ready", "1 able; excluded")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--model", "nobody/has-this"], "model_not_available"),
+        (["--feature", "emotion_detection"], "feature_not_supported"),
+        (["--public"], "not_in_public_pool"),
+        (["--gpus", "2"], "gpu_unavailable"),
+        (["--gpu-name", "H100"], "gpu_unavailable"),
+        (["--min-gpu-memory-mb", "99999"], "capacity_exceeded"),
+        (["--label", "zone=a"], "label_mismatch"),
+        (["--node", "node-OTHER"], "not_allowed"),
+    ],
+)
+def test_each_demand_is_asked_for(
+    served: Served, words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(served, "--json", *words) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {one["node_id"]: one["reason"] for one in answer["excluded"]}[served.able] == reason
+
+
+def test_a_label_without_a_value_is_refused_with_an_example(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(served, "--label", "zone") == 4
+    assert "zone=a" in capsys.readouterr().err
+
+
+def test_an_empty_registry_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    with Registry() as registry:
+        assert main(["registry", "explain", "--api", registry.api]) == 0
+    assert "gpu-agent run --registry" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--gpus", "--min-gpu-memory-mb"])
+@pytest.mark.parametrize(
+    ("number", "words"), [("0", "at least 1"), ("-1", "at least 1"), ("x", "whole number")]
+)
+def test_a_number_that_makes_no_sense_is_a_wrong_argument(
+    option: str, number: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "explain", f"{option}={number}"]) == 4
+    assert words in capsys.readouterr().err
+
+
+PATH = "POST /v1/dispatch/select"
+
+
+def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    place = {"node_id": "node-7", "gpu_uuids": ["GPU-1"], "endpoint": None}
+    with standing_in({PATH: place}) as registry:
+        assert main(["registry", "select", "--model", "m", "--gpus", "2", "--api", registry.api]) == 0
+        assert capsys.readouterr().out == "node-7, GPUs GPU-1\n"
+        assert main(["registry", "select", "--json", "--api", registry.api]) == 0
+        assert json.loads(capsys.readouterr().out) == place
+        assert registry.bodies(PATH)[0] == {"required_models": ["m"], "gpu_count": 2}
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_nobody_to_take_it_is_exit_7(form: list[str]) -> None:
+    with standing_in({PATH: Refusal(409, "NO_AVAILABLE_NODE")}) as registry:
+        assert main(["registry", "select", *form, "--api", registry.api]) == 7
+
+
+def window(**more: object) -> dict[str, Any]:
+    return {
+        "window_start": time.time() - 60,
+        "window_end": time.time(),
+        "failed": 3,
+        "counts": {"model_not_available": 6, "cordoned": 3},
+        "examples": {"model_not_available": [{"node_id": "n", "need": "model m", "have": "not installed"}]},
+        "last_jobs": ["job-1"],
+        **more,
+    }
+
+
+def said(capsys: pytest.CaptureFixture[str], *windows: dict[str, Any], form: tuple[str, ...] = ()) -> str:
+    with standing_in({"GET /v1/exclusions": {"windows": windows}}) as registry:
+        assert main(["registry", "exclusions", *form, "--api", registry.api]) == 0
+    return capsys.readouterr().out
+
+
+def test_each_reason_of_each_minute_is_a_line_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [" ".join(line.split()) for line in said(capsys, window()).splitlines()]
+    assert lines[0] == "FROM FAILED REASON NODES FOR EXAMPLE"
+    assert lines[1].endswith("3 model_not_available 6 n needs model m; has not installed")
+    assert lines[2].endswith("3 cordoned 3")
+
+
+def test_a_registry_without_nodes_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no node known" in said(capsys, window(counts={}, examples={}))
+
+
+def test_an_hour_without_failures_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "found a node" in said(capsys)
+
+
+def test_json_is_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = window()
+    assert json.loads(said(capsys, shown, form=("--json",))) == {"windows": [shown]}
+
+
+ALL = [
+    *("--model", "m", "--model", "n", "--feature", "f", "--public", "--gpus", "2", "--gpu-name", "H100"),
+    *("--min-gpu-memory-mb", "8000", "--label", "zone=a", "--label", "rack=7=b", "--node", "node-1"),
+    *("--affinity", "chat-9", "--priority", "-5"),
+]
+
+
+def demands(*words: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    add_job_options(parser)
+    return job_request(parser.parse_args(words))
+
+
+def test_each_demand_that_the_api_knows_can_be_stated() -> None:
+    stated = demands(*ALL)
+    assert {"job_id", *stated} == set(JobRequest.model_fields)
+    job = JobRequest.model_validate({"job_id": "j", **stated})
+    assert job.required_models == ("m", "n")
+    assert job.labels == {"zone": "a", "rack": "7=b"}
+    assert job.priority == -5
+
+
+def test_what_is_not_demanded_is_left_to_the_registry() -> None:
+    assert demands() == {"gpu_count": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--label", "zone"), "zone=a"),
+        (("--label", "=a"), "zone=a"),
+        (("--gpus", "0"), "at least 1"),
+        (("--min-gpu-memory-mb", "x"), "whole number"),
+        (("--priority", "high"), "whole number"),
+    ],
+)
+def test_a_demand_that_makes_no_sense_is_refused_with_how_to_write_it(
+    words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        demands(*words)
+    assert hint in capsys.readouterr().err

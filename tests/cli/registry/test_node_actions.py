@@ -1,0 +1,111 @@
+""""""
+
+import json
+
+import pytest
+
+from gpu_agent.cli.client.http import Api
+from gpu_agent.cli.main import main
+from tests.cli.conftest import Served
+from tests.cli.stand_in import standing_in
+from tests.cli.terminal import terminal
+
+
+def test_a_cordoned_node_is_told_what_stays(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    words = ["registry", "cordon", served.able, "--reason", "odd noise", "--api", served.api]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "no new jobs" in said
+    assert "is ready, and keeps its 1 job" in said
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cordoned"] == "odd noise"
+
+
+def test_a_cordon_is_lifted_and_the_rest_that_stands_in_the_way_is_named(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node_id, words in ((served.able, "new jobs now"), (served.new, "once it is ready and connected")):
+        assert main(["registry", "cordon", node_id, "--api", served.api]) == 0
+        assert main(["registry", "uncordon", node_id, "--api", served.api]) == 0
+        assert words in capsys.readouterr().out
+    assert main(["registry", "uncordon", served.able, "--json", "--api", served.api]) == 0
+    assert json.loads(capsys.readouterr().out)["cordoned"] is None
+
+
+def test_a_drained_node_is_taken_back(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "drain", served.able, "--api", served.api]) == 0
+    assert main(["registry", "resume", served.able, "--api", served.api]) == 0
+    assert f"{served.able} is registering: " in capsys.readouterr().out
+    assert main(["registry", "resume", served.able, "--json", "--api", served.api]) == 0
+    assert json.loads(capsys.readouterr().out)["drain"] is None
+
+
+def test_the_node_is_asked_and_the_person_told_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "POST /v1/nodes/node-7/refresh"
+    with standing_in({path: {"node_id": "node-7"}}) as registry:
+        assert main(["registry", "refresh", "node-7", "--api", registry.api]) == 0
+        assert "node-7 was asked to" in capsys.readouterr().out
+        assert main(["registry", "refresh", "node-7", "--json", "--api", registry.api]) == 0
+        assert json.loads(capsys.readouterr().out) == {"node_id": "node-7"}
+        assert registry.bodies(path) == [{}, {}]
+
+
+def test_the_node_is_asked_and_the_person_told_where_to_look__reregister(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = "POST /v1/nodes/node-7/reregister"
+    with standing_in({path: {"node_id": "node-7"}}) as registry:
+        assert main(["registry", "reregister", "node-7", "--api", registry.api]) == 0
+        assert "node-7 was asked to" in capsys.readouterr().out
+        assert main(["registry", "reregister", "node-7", "--json", "--api", registry.api]) == 0
+        assert json.loads(capsys.readouterr().out) == {"node_id": "node-7"}
+        assert registry.bodies(path) == [{}, {}]
+
+
+def known(served: Served) -> bool:
+    return served.able in {node["node_id"] for node in served.registry.nodes()}
+
+
+def test_without_a_terminal_nothing_goes_unless_told_so(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "forget", served.able, "--api", served.api]) == 4
+    assert "--yes" in capsys.readouterr().err
+    assert known(served)
+
+
+def test_what_is_lost_is_said(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    api = Api(served.api)
+    api.post("/v1/claims", {"job_id": "job-1"})
+    api.post(f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
+    api.post(f"/v1/nodes/{served.able}/drain", {})
+    assert main(["registry", "forget", served.able, "--yes", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "is forgotten",
+        "draining, connected",
+        "join token",
+        "job-1",
+        "odd noise",
+        "its drain",
+        "history",
+    ):
+        assert words in said
+    assert not known(served)
+
+
+def test_on_a_terminal_the_id_has_to_be_typed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch, "stdin", "stderr") as person:
+        person.type("yes")
+        assert main(["registry", "forget", served.able, "--api", served.api]) == 1
+        assert "Type the id to forget it: " in person.said()
+        assert known(served)
+        person.type(served.able)
+        assert main(["registry", "forget", served.able, "--api", served.api]) == 0
+    assert not known(served)
+
+
+def test_json_is_nothing(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "forget", served.able, "--yes", "--json", "--api", served.api]) == 0
+    assert capsys.readouterr().out == ""

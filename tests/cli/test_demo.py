@@ -1,0 +1,163 @@
+""""""
+
+import os
+import signal
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli import demo
+from gpu_agent.cli.client.http import Api, Problem
+from gpu_agent.cli.command import Failure
+from gpu_agent.cli.demo import (
+    JOB,
+    MEMBERS,
+    Fleet,
+    Process,
+    Walk,
+    operator_token,
+    running_fleet,
+    write_join_token,
+)
+from gpu_agent.cli.main import main
+from tests.programs import Registry
+
+
+def test_a_walk_that_fails_exits_non_zero_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_self: Walk) -> None:
+        raise Failure("no node became ready")
+
+    monkeypatch.setattr(Walk, "all_steps", fails)
+    assert main(["demo", "--once"]) == 1
+    assert "no node became ready" in capsys.readouterr().err
+
+
+def test_whose_gpus_the_demo_uses_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Walk, "all_steps", lambda _self: None)
+    assert main(["demo", "--once"]) == 0
+    said = capsys.readouterr().out
+    assert "simulate" in said or "own GPUs" in said
+
+
+def test_the_live_table_shows_the_nodes_until_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[object] = []
+
+    def once(answer: object, *_: object, **__: object) -> str:
+        drawn.append(answer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "node_lines", once)
+    assert main(["demo"]) == 0
+    assert drawn
+    assert "Ended" in capsys.readouterr().out
+
+
+def test_a_registry_that_was_killed_is_blamed_and_not_its_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killing(fleet: Fleet, *_: object) -> None:
+        os.kill(fleet.processes[0].process.pid, signal.SIGKILL)
+        while True:
+            fleet.api.get("/v1/nodes")
+
+    monkeypatch.setattr(demo, "_watch", killing)
+    assert main(["demo"]) == 1
+    assert "the demo's registry ended with -9" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_processes_and_files_go_however_the_block_ends(tmp_path: Path) -> None:
+    started: list[Process] = []
+
+    def fail_inside() -> None:
+        with running_fleet() as fleet:
+            started.extend(fleet.processes)
+            raise RuntimeError("the block failed")
+
+    with pytest.raises(RuntimeError, match="the block failed"):
+        fail_inside()
+    assert len(started) == 1 + len(MEMBERS)
+    assert all(one.process.poll() is not None for one in started)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_ends_is_told_with_its_last_words() -> None:
+    with running_fleet() as fleet:
+        victim = fleet.processes[-1]
+        os.kill(victim.process.pid, signal.SIGKILL)
+        victim.process.wait(5)
+        with pytest.raises(Failure, match=f"{victim.name} ended with -9"):
+            fleet.check_alive()
+
+
+def test_waiting_in_vain_is_told_with_what_for() -> None:
+    with running_fleet() as fleet, pytest.raises(Failure, match="in vain: the moon"):
+        fleet.await_(lambda: None, seconds=0.2, what="the moon")
+
+
+def test_this_machines_own_settings_are_not_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulation configured here, the demo took the machine for one with GPUs and waited in vain."""
+    monkeypatch.setenv("GPU_AGENT_SIMULATE", "8xH100-80GB")
+    monkeypatch.setenv("GPU_REGISTRY_REQUIRED_MODELS", "nobody/has-this")
+    with running_fleet() as fleet:
+        assert fleet.simulated
+        fleet.await_(
+            lambda: [n for n in fleet.api.get("/v1/nodes")["nodes"] if n["status"] == "ready"][2:] or None,
+            seconds=20,
+            what="three ready nodes",
+        )
+
+
+def test_a_true_registrys_tokens_are_read_and_made(tmp_path: Path) -> None:
+    with Registry("--state-dir", str(tmp_path / "state"), auth="on") as registry:
+        token = operator_token(tmp_path / "state")
+        api = Api(registry.api, token=token)
+        file = write_join_token(api, tmp_path / "join", uses=3)
+        (own, join) = api.get("/v1/tokens")["tokens"]
+    assert token.text.startswith("gpuo_")
+    assert (own["role"], join["kind"], join["uses"]) == ("admin", "join", 3)
+    assert file.read_text().startswith(f"gpuj_{join['token_id']}_")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_registry_that_left_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"no token in .*operator\.token"):
+        operator_token(tmp_path)
+
+
+def test_the_walk_goes_through_the_main_job_and_times_each_step() -> None:
+    said: list[str] = []
+    with running_fleet() as fleet:
+        Walk(fleet, said.append, started=time.monotonic()).all_steps()
+        statuses = [node["status"] for node in fleet.api.get("/v1/nodes")["nodes"]]
+    assert sorted(statuses) == ["offline", "ready", "ready"]
+    steps = [line for line in said if line.startswith("[")]
+    assert [line for line in steps if "ready" in line or "claimed" in line or "drain" in line]
+    assert steps[-1].endswith("done")
+
+
+def test_a_step_that_goes_wrong_ends_the_walk_with_its_reason() -> None:
+    with running_fleet() as fleet:
+        fleet.await_(
+            lambda: [n for n in fleet.api.get("/v1/nodes")["nodes"] if n["status"] == "ready"][2:] or None,
+            seconds=20,
+            what="three ready nodes",
+        )
+        places = (fleet.api.attempt("POST", "/v1/claims", {"job_id": f"other-{n}"}) for n in range(100))
+        assert any(isinstance(answer, Problem) for answer in places), "the fleet must be full"
+        with pytest.raises(Failure, match="no node can take this job"):
+            Walk(fleet, lambda _: None, started=time.monotonic()).all_steps()
+        assert JOB not in str(fleet.api.get("/v1/nodes"))

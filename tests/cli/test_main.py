@@ -1,0 +1,196 @@
+""""""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from gpu_agent.cli.command import Command, ExitCode, Group
+from gpu_agent.cli.main import REGISTRY, ROOT, main
+from gpu_agent.version import __version__
+
+
+def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert all(command in said for command in ROOT.commands)
+    assert "exit codes:" in said
+
+
+@pytest.mark.parametrize("words", [["probe"], ["completion"]])
+def test_help_breaks_no_command_or_path_at_its_hyphen(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("gpu-")] == []
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["status"], "5  no agent answers on this machine"),
+        (["registry", "nodes"], "5  the registry could not be reached"),
+    ],
+)
+def test_help_says_whom_a_command_asks(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert told in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gpu-agent {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["prob"], "did you mean `probe`?"),
+        (["registry", "node5"], "did you mean `node"),
+        (["nothing-like-it"], "there are: probe, doctor, run"),
+        (["registry"], "say which action: serve, "),
+        (["registry", "token"], "say which action: create, list, revoke, rotate"),
+        (["registry", "token", "creat"], "did you mean `create`?"),
+        (["registry", "token", "create", "--uses", "3", "--lables", "a=b"], "did you mean --labels?"),
+        (["probe", "--jsn"], "did you mean --json?"),
+        (["registry", "drain"], "ID"),
+        (["run", "--join-token", "s3cret"], "arguments: --join-token; did you mean --join-token-file?"),
+        (["run", "--join-token=s3cret"], "arguments: --join-token; did you mean --join-token-file?"),
+        (["--verison"], "did you mean --version?"),
+        (["--json", "probe"], "put --json there"),
+        (["registry", "--api", "http://h", "nodes"], "behind the action: put --api there"),
+        (["--api", "http://h", "registry", "nodes"], "behind the command: put --api there"),
+    ],
+)
+def test_a_mistake_is_a_sentence_with_the_next_step(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == ExitCode.CONFIGURATION
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "--help" in said
+    assert "Traceback" not in said
+    assert "s3cret" not in said
+
+
+def paths(group: Group = ROOT, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """List the words of every command and group."""
+    for name, one in group.commands.items():
+        yield (*before, name)
+        if isinstance(one, Group):
+            yield from paths(one, (*before, name))
+
+
+@pytest.mark.parametrize("words", list(paths()), ids=" ".join)
+def test_every_command_has_help_that_says_what_it_does(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    if words[0] == "registry":
+        assert max(map(len, lines)) <= 80
+
+
+def test_an_unexpected_fault_is_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_words: object) -> int:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("gpu_agent.cli.main._run", broken)
+    assert main(["probe"]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert "boom" in said
+    assert "GPU_AGENT_DEBUG" in said
+    monkeypatch.setenv("GPU_AGENT_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        main(["probe"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["registry", "explain", "--gpus", "many"],
+        ["registry", "explain", "--gpus"],
+        ["probe", "--config"],
+        ["run", "--registry", "--simulate"],
+    ],
+    ids=" ".join,
+)
+def test_no_hint_suggests_what_was_written(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == ExitCode.CONFIGURATION
+    said = capsys.readouterr().err
+    assert "did you mean" not in said
+
+
+def test_the_registrys_help_lists_its_actions_by_subject(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["registry", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"\n{subject}:\n" in said for subject in REGISTRY.subjects)
+    assert all(f"\n  {name} " in said for name in REGISTRY.commands)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["registry", "--help"], ["registry", "nodes", "--help"], ["registry", "token", "create", "--help"]],
+    ids=" ".join,
+)
+def test_help_does_not_pay_for_what_only_the_work_needs(words: list[str]) -> None:
+    """Once the facade's names came with a constant of the server, and each command took half a second."""
+    program = [
+        "import sys",
+        "from gpu_agent.cli.main import main",
+        "try: main()",
+        "finally: print(*sys.modules, file=sys.stderr)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(program), *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    loaded = set(done.stderr.split())
+    assert "gpu_agent.cli.main" in loaded
+    heavy = {"pydantic", "rich", "asyncio", "websockets", "psutil", "gpu_agent.server", "gpu_agent.registry"}
+    assert loaded & heavy == set()
+
+
+def commands(group: Group, path: str = "") -> Iterator[tuple[str, Command]]:
+    for name, entry in group.commands.items():
+        if isinstance(entry, Group):
+            yield from commands(entry, f"{path} {name}")
+        else:
+            yield f"{path} {name}".strip(), entry
+
+
+COMMANDS = dict(commands(ROOT))
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_can_be_loaded_and_has_a_line_about_it(words: str) -> None:
+    configure, run = COMMANDS[words].load()
+    assert callable(configure)
+    assert callable(run)
+    assert COMMANDS[words].summary
+
+
+def test_no_code_serves_two_commands() -> None:
+    loaded = [command.load() for command in COMMANDS.values()]
+    assert len(loaded) == len(set(loaded))

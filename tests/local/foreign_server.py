@@ -1,0 +1,29 @@
+"""Something other than an agent, where an agent's socket should be."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpu_agent.local.connection import LONGEST_REQUEST_BYTES
+
+
+@contextmanager
+def answering_with(path: Path, words: bytes) -> Iterator[None]:
+    """Something listens there that is no agent of ours, and says this to whoever asks."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def talk() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(LONGEST_REQUEST_BYTES)
+                connection.sendall(words)
+                if not words:
+                    connection.recv(1)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        yield
+        thread.join(5)

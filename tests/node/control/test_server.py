@@ -1,0 +1,357 @@
+"""The local socket under programs of every kind: polite ones, strangers, and those that mean harm."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_agent import local
+from gpu_agent.local.connection import LONGEST_REQUEST_BYTES, Connection
+from gpu_agent.node.control.access import own_uid
+from gpu_agent.node.control.server import REST_RATIO, ControlLimits, FairQueue, open_control_socket
+from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.node.snapshot import Snapshot
+from tests.node.control_harness import FakeAgent, reachable_folder, serving
+from tests.node.other_user import GID, UID, needs_root, output_of, started
+from tests.programs import eventually
+
+STATUS = b'{"protocol": 1, "ask": "status"}\n'
+TURNED_AWAY = 580
+"""With those that are held fewer than a process may open where nobody raised the usual limit."""
+LIST = b'{"protocol": 1, "ask": "job_list"}\n'
+ASK = (
+    "import socket, sys\ns = socket.socket(1)\ns.connect(sys.argv[1])\n"
+    "try: s.sendall(sys.argv[2].encode() + b'\\n')\nexcept BrokenPipeError: pass\n"
+    "print(s.makefile().readline())"
+)
+
+
+@contextmanager
+def raw(path: Path) -> Iterator[socket.socket]:
+    """A connection that may say what it likes."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        yield connection
+
+
+def reply(connection: socket.socket) -> dict[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        more = connection.recv(65536)
+        assert more, line
+        line += more
+    return dict(json.loads(line))
+
+
+def ends(connection: socket.socket) -> bool:
+    """Whether the agent ends it, unread answers aside."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    return True
+
+
+def test_questions_are_answered_in_their_order(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served, raw(served.path) as connection:
+        connection.sendall(STATUS + b'{"protocol": 1, "ask": "dance"}\n' + STATUS)
+        assert reply(connection)["ok"]
+        assert reply(connection)["code"] == "unknown_question"
+        assert reply(connection)["ok"]
+
+
+def test_a_job_ends_with_the_connection_that_announced_it(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served:
+        with Connection(served.path) as worker:
+            worker.ask("job_start", job_id="job-1")
+            assert served.agent.jobs.ids == ("job-1",)
+        eventually(lambda: served.agent.jobs.ids == (), within_seconds=5, what="no job in flight")
+
+
+def test_a_worker_is_waited_for_and_who_only_dawdles_is_not(tmp_path: Path) -> None:
+    bounds = ControlLimits(question_seconds=0.1)
+    with serving(tmp_path / "s", bounds=bounds) as served, Connection(served.path) as worker:
+        worker.ask("job_start", job_id="job-1")
+        with raw(served.path) as dawdler:
+            dawdler.sendall(b'{"protocol": 1, "a')
+            assert ends(dawdler)
+        assert worker.ask("job_list")["in_flight"][0]["job_id"] == "job-1"
+
+
+@pytest.mark.parametrize(
+    "words", [b"GET / HTTP/1.1\r\n", b"\x00\xff\n", b"{}\n", b"\n", b"[" * 9000 + b"\n"], ids=repr
+)
+def test_garbage_is_refused_in_words_and_the_next_question_is_answered(tmp_path: Path, words: bytes) -> None:
+    with serving(tmp_path / "s") as served, raw(served.path) as connection:
+        connection.sendall(words)
+        assert reply(connection)["code"] in ("malformed", "unsupported_protocol")
+        connection.sendall(STATUS)
+        assert reply(connection)["ok"]
+
+
+def test_a_line_without_an_end_is_refused_and_ends_the_connection(tmp_path: Path) -> None:
+    with serving(tmp_path / "s") as served:
+        with raw(served.path) as connection:
+            connection.sendall(b"x" * (LONGEST_REQUEST_BYTES + 1))
+            assert reply(connection)["code"] == "too_long"
+            assert ends(connection)
+        assert local.ask("status", path=served.path)["ready"]
+
+
+def test_who_never_reads_is_dropped_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    bounds = ControlLimits(read_seconds=0.2, pause_seconds=0)
+    with serving(tmp_path / "s", bounds=bounds) as served, raw(served.path) as deaf:
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            deaf.sendall(STATUS * 100_000)
+        assert local.ask("status", path=served.path)["ready"]
+        assert ends(deaf)
+
+
+def test_a_path_that_is_too_long_for_an_address_is_served_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    with serving(folder / "s") as served:
+        assert local.ask("status", path=served.path)["ready"]
+
+
+def test_a_crowd_is_more_than_is_held_and_then_there_is_room_again(tmp_path: Path) -> None:
+    bounds = ControlLimits(connections=20, kept_for_operators=0)
+    with serving(tmp_path / "s", bounds=bounds) as served:
+        with ExitStack() as held:
+            refused = 0
+            for _ in range(TURNED_AWAY + 20):
+                connection = held.enter_context(raw(served.path))
+                with contextlib.suppress(BrokenPipeError):  # refused already
+                    connection.sendall(LIST)
+                refused += not reply(connection)["ok"]
+            assert refused == TURNED_AWAY
+            with pytest.raises(local.RefusedError, match="too many programs"):
+                local.ask("status", path=served.path)
+
+        def answers() -> bool:
+            try:
+                return bool(local.ask("status", path=served.path)["ready"])
+            except local.RefusedError:
+                return False
+
+        eventually(answers, within_seconds=5, what="room again")
+
+
+def test_an_agent_that_does_not_get_to_it_says_so(tmp_path: Path) -> None:
+    agent = FakeAgent()
+    agent.stuck = True
+    with serving(tmp_path / "s", agent=agent, bounds=ControlLimits(answer_seconds=0.1)) as served:
+        with pytest.raises(local.RefusedError) as refused:
+            local.ask("drain", path=served.path)
+        assert refused.value.code == "overdue"
+        assert local.ask("status", path=served.path)["ready"]
+
+
+@needs_root
+def test_a_stranger_is_turned_away_even_where_the_sockets_mode_would_let_him_in() -> None:
+    with reachable_folder() as folder, serving(folder / "s") as served:
+        served.path.chmod(0o666)
+        stranger = started(ASK, str(served.path), STATUS.decode().strip())
+        told = json.loads(output_of(stranger))
+        assert (told["ok"], told["code"]) == (False, "forbidden")
+        assert f"user {UID} may not talk to this agent" in told["message"]
+
+
+@needs_root
+def test_the_sockets_mode_alone_turns_a_stranger_away() -> None:
+    knock = (
+        "import socket, sys\ntry:\n    socket.socket(1).connect(sys.argv[1])\n"
+        "except PermissionError:\n    print('no')"
+    )
+    with reachable_folder() as folder, serving(folder / "s") as served:
+        assert output_of(started(knock, str(served.path))) == "no\n"
+
+
+@needs_root
+def test_a_member_of_the_group_looks_and_announces_but_gives_no_orders() -> None:
+    with reachable_folder() as folder, serving(folder / "s") as served:
+        group = served.path.lstat().st_gid
+        for ask, code in (
+            ("status", None),
+            ("job_list", None),
+            ("drain", "forbidden"),
+            ("resume", "forbidden"),
+        ):
+            member = started(ASK, str(served.path), json.dumps({"protocol": 1, "ask": ask}), groups=[group])
+            assert json.loads(output_of(member)).get("code") == code
+
+
+@needs_root
+def test_an_operator_by_his_group_gives_orders() -> None:
+    with reachable_folder() as folder, serving(folder / "s", operators=GID) as served:
+        group = served.path.lstat().st_gid
+        operator = started(ASK, str(served.path), '{"protocol": 1, "ask": "drain"}', groups=[group])
+        assert json.loads(output_of(operator))["ok"]
+        assert len(served.agent.orders) == 1
+
+
+@needs_root
+def test_members_cannot_shut_root_out() -> None:
+    hold = (
+        "import socket, sys, time\nheld = [socket.socket(1) for _ in range(30)]\n"
+        "for s in held: s.connect(sys.argv[1])\n"
+        "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
+        "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
+    )
+    bounds = ControlLimits(connections=20, kept_for_operators=4)
+    with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
+        crowd = started(hold, str(served.path), LIST.decode(), groups=[served.path.lstat().st_gid])
+        assert crowd.stdout is not None
+        try:
+            assert int(crowd.stdout.readline()) >= 30 - 16
+            assert local.ask("status", path=served.path)["ready"]
+        finally:
+            crowd.kill()
+            output_of(crowd)
+
+
+class _Gated(FakeAgent):
+    """An agent whose loop stands still while somebody looks, until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stands_still, self.goes_on = threading.Event(), threading.Event()
+
+    def snapshot(self) -> Snapshot:
+        self.stands_still.set()
+        assert self.goes_on.wait(20)
+        return super().snapshot()
+
+
+@needs_root
+def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
+    come_and_go = (
+        "import socket, sys\n"
+        "for _ in range(60):\n    s = socket.socket(1)\n    s.connect(sys.argv[1])\n    s.close()"
+    )
+    agent, bounds = _Gated(), ControlLimits(connections=20, kept_for_operators=4)
+    with (
+        reachable_folder() as folder,
+        serving(folder / "s", bounds=bounds, agent=agent) as served,
+        raw(served.path) as first,
+    ):
+        first.sendall(STATUS)
+        assert agent.stands_still.wait(20)
+        output_of(started(come_and_go, str(served.path), groups=[served.path.lstat().st_gid]))
+        with raw(served.path) as late:
+            late.sendall(STATUS)
+            agent.goes_on.set()
+            assert [reply(one)["ok"] for one in (first, late)] == [True, True]
+
+
+@needs_root
+def test_one_user_cannot_shut_the_others_out() -> None:
+    hold = (
+        "import socket, sys, time\nheld = [socket.socket(1) for _ in range(12)]\n"
+        "for s in held: s.connect(sys.argv[1])\n"
+        "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
+        "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
+    )
+    bounds = ControlLimits(connections=20, per_user=8, kept_for_operators=4)
+    with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
+        groups = [served.path.lstat().st_gid]
+        crowd = started(hold, str(served.path), LIST.decode(), groups=groups)
+        assert crowd.stdout is not None
+        try:
+            assert crowd.stdout.readline() == "4\n"
+            other = started(ASK, str(served.path), LIST.decode().strip(), uid=UID + 1, groups=groups)
+            assert json.loads(output_of(other))["ok"]
+        finally:
+            crowd.kill()
+            output_of(crowd)
+
+
+async def test_a_user_who_asks_without_end_leaves_the_loop_its_time() -> None:
+    turns, loop = FairQueue(), asyncio.get_running_loop()
+    busy: list[tuple[float, float]] = []
+
+    async def ask() -> None:
+        async with turns.one(1000):
+            began = loop.time()
+            while loop.time() - began < 0.01:
+                pass
+            busy.append((began, loop.time()))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(ask())
+    rests = [after[0] - before[1] for before, after in pairwise(busy)]
+    assert min(rests) > REST_RATIO * 0.009
+
+
+async def test_a_user_waits_for_no_other_one() -> None:
+    turns = FairQueue()
+    async with turns.one(1000), asyncio.timeout(10), turns.one(1001):
+        pass
+
+
+async def test_a_turn_whose_waiting_was_given_up_is_nobodys() -> None:
+    turns = FairQueue()
+    async with turns.one(1000):
+        waiting = asyncio.ensure_future(turns.one(1000).__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+    async with asyncio.timeout(10), turns.one(1000):
+        pass
+
+
+def settings(**more: object) -> AgentSettings:
+    return load({"registry_url": "ws://r", **more})
+
+
+def test_it_stands_with_the_state_where_no_other_place_is_stated(tmp_path: Path) -> None:
+    with open_control_socket(settings(), tmp_path) as door:
+        assert door is not None
+        assert door.house.uid == own_uid()
+        assert door.house.group == (tmp_path / "agent.sock").lstat().st_gid
+    with open_control_socket(settings(socket=str(tmp_path / "other")), tmp_path):
+        assert [path.name for path in tmp_path.iterdir() if path.is_socket()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"), [({}, "is no socket"), ({"socket_group": "nobodies-own"}, "there is no group")]
+)
+def test_without_a_socket_the_agent_goes_on_and_says_why(
+    more: dict[str, object], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "agent.sock").write_text("in the way")
+    with open_control_socket(settings(**more), tmp_path) as door:
+        assert door is None
+    (said,) = [record for record in caplog.records if record.message == "local_socket_unavailable"]
+    assert why in said.fields["problem"]  # type: ignore[attr-defined]  # our own
+    assert (tmp_path / "agent.sock").read_text() == "in the way"
+
+
+@needs_root
+def test_a_group_that_cannot_get_to_the_socket_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.message for record in caplog.records]
+
+    with reachable_folder() as folder:
+        with open_control_socket(settings(socket_group="54321", socket=str(folder / "s")), tmp_path):
+            assert "local_socket_unreachable" not in told()
+        shut = folder / "shut"
+        shut.mkdir(mode=0o700)
+        with open_control_socket(settings(socket=str(shut / "s")), tmp_path):
+            assert "local_socket_unreachable" not in told()
+        with open_control_socket(settings(socket_group="54321", socket=str(shut / "s")), tmp_path):
+            assert "local_socket_unreachable" in told()
+    (said,) = [record for record in caplog.records if record.message == "local_socket_unreachable"]
+    assert f"may not enter {shut}" in said.fields["problem"]  # type: ignore[attr-defined]  # our own

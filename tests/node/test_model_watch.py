@@ -1,0 +1,297 @@
+""""""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node import model_watch as sources
+from gpu_agent.node.model_watch import (
+    MOST_TOLD,
+    PAUSE_SECONDS,
+    SETTLE_SECONDS,
+    ModelWatcher,
+    UnreadableLog,
+    open_sources,
+    reopen_sources,
+)
+from gpu_agent.node.settings import AgentSettings, load
+from gpu_agent.probe.models import inotify as notices_module
+from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.inotify import InotifyWatcher
+from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, Scan
+from gpu_agent.runtime.tasks import Tasks
+from tests.hung_disk import hung
+from tests.waiting import until
+
+
+@pytest.mark.parametrize(
+    ("simulate", "models"),
+    [
+        (None, ["declared", "found"]),
+        ("1xL4", ["declared", "found"]),
+        ("1xL4; models: stated=asr", ["declared", "stated"]),
+        ("1xL4; models:", ["declared"]),
+    ],
+)
+def test_a_simulations_models_stand_in_place_of_those_on_the_disks_beside_declared_ones(
+    tmp_path: Path, simulate: str | None, models: list[str]
+) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    (folder / "model.json").write_text('{"model_id": "found", "version": "1", "kind": "llm"}')
+    settings = load(
+        {
+            "registry_url": "ws://localhost/",
+            "simulate": simulate,
+            "hub_roots": (),
+            "ollama_roots": (),
+            "model_directories": (tmp_path,),
+            "declared_models": ({"model_id": "declared", "version": "1"},),
+        }
+    )
+    scan = open_sources(settings).catalogue.scan()
+    assert sorted(model.model_id for model in scan.models) == models
+
+
+def _with_models(folder: Path, count: int) -> AgentSettings:
+    for number in range(count):
+        (folder / f"model-{number}").mkdir()
+        stated = f'{{"model_id": "model-{number}", "version": "1", "kind": "llm"}}'
+        (folder / f"model-{number}" / "model.json").write_text(stated)
+    places = {"hub_roots": (), "ollama_roots": (), "model_directories": (folder,)}
+    return load({"registry_url": "ws://localhost/", **places})
+
+
+async def test_new_places_are_looked_through_before_anybody_goes_by_them(tmp_path: Path) -> None:
+    settings = _with_models(tmp_path, 20)
+    no_time = 0.0
+    assert len(open_sources(settings).catalogue.scan(no_time).models) < 20
+    renewed = await reopen_sources(settings, ModelScanner(()))
+    assert len(renewed.catalogue.scan(no_time).models) == 20
+
+
+async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _with_models(tmp_path, 1)
+    monkeypatch.setattr(sources, "LOOK_THROUGH_SECONDS", 0.05)
+    release = threading.Event()
+
+    def hanging(_catalogue: ModelScanner, _budget_seconds: float) -> Scan:
+        release.wait(30)
+        return Scan()
+
+    with monkeypatch.context() as held:
+        held.setattr(ModelScanner, "scan", hanging)
+        renewed = await reopen_sources(settings, ModelScanner(()))
+    release.set()
+    assert [model.model_id for model in renewed.catalogue.scan().models] == ["model-0"]
+
+
+async def test_places_that_stay_keep_what_is_known_of_them(tmp_path: Path) -> None:
+    settings = _with_models(tmp_path, 3)
+    before = open_sources(settings).catalogue
+    before.scan()
+    (tmp_path / "more").mkdir()
+    more = settings.model_copy(update={"model_directories": (tmp_path, tmp_path / "more")})
+    after = (await reopen_sources(more, before)).catalogue
+    assert after.shelves[0] is before.shelves[0]
+    assert len(after.shelves) == 2
+
+
+async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gathers_threads(
+    tmp_path: Path,
+) -> None:
+    dead, well = tmp_path / "dead", tmp_path / "well"
+    dead.mkdir()
+    well.mkdir()
+    settings = _with_models(well, 2).model_copy(
+        update={"model_directories": (dead, well), "deadline_seconds": 0.5}
+    )
+    with hung(dead):
+        threads = set(threading.enumerate())
+        kept = ModelScanner(())
+        for _ in range(3):
+            async with asyncio.timeout(15):
+                kept = (await reopen_sources(settings, kept)).catalogue
+            assert len(kept.scan().models) == 2
+        await until(lambda: len(set(threading.enumerate()) - threads) == 1)
+    await until(lambda: not kept.shelves[0].out)
+    assert kept.scan().complete
+
+
+HAS_NOTICES = pytest.mark.skipif(InotifyWatcher.open() is None, reason="only Linux has inotify")
+
+
+class _Looks:
+    """Counts what is asked for, and scans as the probe would."""
+
+    def __init__(self, root: Path) -> None:
+        self.catalogue = ModelScanner([ModelFolders([root])])
+        self.asked: asyncio.Queue[float] = asyncio.Queue()
+        self.rescans = ModelWatcher(lambda: self.asked.put_nowait(time.monotonic()), every_seconds=5)
+
+    def scan(self) -> None:
+        self.catalogue.scan(follow=self.rescans.follow)
+        self.rescans.scanned()
+
+    async def next_one(self) -> float:
+        async with asyncio.timeout(5):
+            return await self.asked.get()
+
+
+@asynccontextmanager
+async def _looking(root: Path) -> AsyncIterator[_Looks]:
+    looks = _Looks(root)
+    async with Tasks() as tasks:
+        tasks.start("rescans", looks.rescans.run())
+        await asyncio.sleep(0)  # its first step opens what it listens to
+        looks.scan()
+        yield looks
+        tasks.end()
+
+
+@HAS_NOTICES
+async def test_folders_that_are_followed_from_now_on_are_looked_at_once_more(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        looks.scan()
+        assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_a_change_is_looked_at_within_two_seconds_and_a_crowd_of_them_once(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        began = time.monotonic()
+        for number in range(100):
+            (tmp_path / f"{number}.gguf").write_text("x")
+        assert await looks.next_one() - began < 2
+        looks.scan()
+        assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_changes_without_end_are_looked_at_once_a_second(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        await looks.next_one()
+        (tmp_path / "1.gguf").touch()
+        first = await looks.next_one()
+        (tmp_path / "2.gguf").touch()
+        second = await looks.next_one()
+        assert second - first >= (SETTLE_SECONDS + PAUSE_SECONDS) * 0.99
+
+
+async def test_where_there_are_no_notices_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("select.epoll", raising=False)
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        assert looks.asked.empty()
+    assert caplog.messages == []
+
+
+@HAS_NOTICES
+async def test_new_folders_without_end_are_looked_at_once_a_second(tmp_path: Path) -> None:
+    async with _looking(tmp_path) as looks:
+        first = await looks.next_one()
+        (tmp_path / "1").mkdir()
+        looks.scan()
+        assert await looks.next_one() - first >= (SETTLE_SECONDS + PAUSE_SECONDS) * 0.99
+
+
+@HAS_NOTICES
+async def test_where_there_are_no_more_notices_it_is_told_once_and_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(InotifyWatcher, "open", classmethod(lambda _: None))
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        looks.scan()
+        assert looks.asked.empty()
+    assert caplog.messages == ["model_watch_unavailable"]
+    assert "max_user_instances" in str(caplog.records[0].__dict__)
+
+
+@HAS_NOTICES
+async def test_each_place_has_notices_of_its_own_which_go_with_it(tmp_path: Path) -> None:
+    def listening() -> int:
+        files = [file for file in tuple(Path("/proc/self/fd").iterdir()) if file.is_symlink()]
+        return sum("inotify" in str(file.readlink()) for file in files)
+
+    before = listening()
+    async with _looking(tmp_path) as looks:
+        assert listening() == before + 1
+        (tmp_path / "more").mkdir()
+        places = [ModelFolders([tmp_path]), ModelFolders([tmp_path / "more"])]
+        looks.catalogue = ModelScanner(places)
+        looks.scan()
+        assert listening() == before + 2
+        while not looks.asked.empty():
+            looks.asked.get_nowait()
+        (tmp_path / "more" / "new.gguf").touch()
+        await looks.next_one()
+    assert listening() == before
+
+
+@HAS_NOTICES
+async def test_a_limit_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
+    (tmp_path / "a").mkdir()
+    async with _looking(tmp_path) as looks:
+        looks.scan()
+        looks.scan()
+    assert caplog.messages == ["model_watch_unavailable"]
+
+
+PLACES = (Path("/a"), Path("/b"))
+LINK = "it is a link; add the folder it leads to as a root of its own"
+
+
+def test_each_place_is_told_once_for_each_reason_and_again_when_it_breaks_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unsearched = UnreadableLog()
+    for problems in ({"/a": LINK}, {"/a": LINK}, {"/a": "permission denied"}, {}, {"/a": LINK}):
+        unsearched.note(problems, PLACES)
+    assert caplog.messages == ["models_unsearched"] * 3
+
+
+def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gpu_agent")
+    unsearched = UnreadableLog()
+    for problems in (
+        {"/a": DISK_SILENT, "/b": DISK_SILENT},
+        {"/a": DISK_SILENT, "/b": LINK},
+        {"/b": LINK},
+        {},
+    ):
+        unsearched.note(problems, PLACES)
+    answered = ["model_disk_recovered", "models_unsearched", "model_disk_recovered"]
+    assert caplog.messages == ["models_unsearched"] * 2 + answered
+
+
+def test_of_many_places_a_few_are_told_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    UnreadableLog().note({f"/{number}": LINK for number in range(MOST_TOLD + 7)}, ())
+    assert len(caplog.records) == MOST_TOLD
+    assert "'others': 7" in str(caplog.records[0].__dict__)
+
+
+def test_a_place_that_is_no_longer_looked_into_is_not_said_to_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gpu_agent")
+    unsearched = UnreadableLog()
+    unsearched.note({"/a": DISK_SILENT}, PLACES)
+    unsearched.note({}, PLACES[1:])
+    assert caplog.messages == ["models_unsearched"]

@@ -1,0 +1,113 @@
+"""Settings that a running agent takes over: it keeps its session, and tells what is new."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.node.settings import RELOADABLE, AgentSettings
+from gpu_agent.runtime.reload import merge_reloaded
+from tests.bare_registry import ACK, BareRegistry, listening_registry
+from tests.node.running_agent import RunningAgent, running_agent, settings_for
+
+MODERN = {**ACK, "capability_schema_version": "1.1"}
+
+pytestmark = pytest.mark.usefixtures("logging_restored")
+
+
+async def _reload(running: RunningAgent, **changed: object) -> None:
+    before = running.agent.settings
+    read = AgentSettings.model_validate({**before.model_dump(), **changed})
+    await running.agent.take_over(merge_reloaded(before, read, at_once=RELOADABLE))
+
+
+async def _beat_with(registry: BareRegistry, key: str) -> object:
+    while True:
+        beat = await registry.next("node_heartbeat")
+        if beat.get(key) is not None:
+            return beat[key]
+
+
+async def test_what_an_owner_states_goes_out_with_the_next_beat_on_the_same_session(tmp_path: Path) -> None:
+    async with (
+        listening_registry(MODERN) as registry,
+        running_agent(settings_for(registry.url, tmp_path, probe_interval_seconds=30)) as running,
+    ):
+        await registry.next("node_heartbeat")
+        await _reload(running, labels={"zone": "b"}, accept_public_jobs=True, max_concurrent_jobs=7)
+        beat = await registry.next("node_heartbeat")
+        while beat.get("labels") is None:
+            beat = await registry.next("node_heartbeat")
+        told = (beat["labels"], beat["accept_public_jobs"], beat["max_concurrent_jobs"])
+        assert told == ({"zone": "b"}, True, 7)
+        assert len(registry.connections) == 1
+
+
+async def test_models_of_a_new_place_are_told_without_any_of_the_old_ones_missing(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        stated = {"model_id": name, "version": "1", "kind": "llm"}
+        (folder / "model.json").write_text(json.dumps(stated))
+    places = {"hub_roots": (), "ollama_roots": (), "model_directories": (tmp_path / "old",)}
+    async with listening_registry(MODERN) as registry:
+        settings = settings_for(registry.url, tmp_path, probe_interval_seconds=30, **places)
+        async with running_agent(settings) as running:
+            first = await registry.next("node_register")
+            assert [model["model_id"] for model in first["installed_models"]] == ["old"]
+            await registry.next("node_heartbeat")
+            await _reload(running, model_directories=(tmp_path / "old", tmp_path / "new"))
+            models = await _beat_with(registry, "installed_models")
+            assert isinstance(models, list)
+            assert sorted(model["model_id"] for model in models) == ["new", "old"]
+
+
+async def test_an_endpoint_and_features_are_registered_anew_on_the_same_socket(tmp_path: Path) -> None:
+    async with (
+        listening_registry(MODERN) as registry,
+        running_agent(settings_for(registry.url, tmp_path)) as running,
+    ):
+        await registry.next("node_heartbeat")
+        await _reload(running, endpoint="10.0.0.7:9000", features={"speech_rate_control": True})
+        again = await registry.next("node_register")
+        assert again["endpoint"] == "10.0.0.7:9000"
+        assert again["features_supported"]["speech_rate_control"] is True
+        assert len(registry.connections) == 1
+
+
+async def test_a_join_token_that_was_replaced_opens_the_next_connection(tmp_path: Path) -> None:
+    async with (
+        listening_registry() as registry,
+        running_agent(settings_for(registry.url, tmp_path, join_token="first")) as running,
+    ):
+        await registry.next("node_heartbeat")
+        await _reload(running, join_token="second")
+        await registry.connections[0].close()
+        await registry.next("node_register")
+        requests = [connection.request for connection in registry.connections]
+        shown = [request.headers["Authorization"] for request in requests if request is not None]
+        assert shown == ["Bearer first", "Bearer second"]
+
+
+async def test_the_log_level_holds_at_once(tmp_path: Path) -> None:
+    async with (
+        listening_registry() as registry,
+        running_agent(settings_for(registry.url, tmp_path)) as running,
+    ):
+        await _reload(running, log_level="debug")
+        assert logging.getLogger("gpu_agent").level == logging.DEBUG
+
+
+RUNNING = AgentSettings(registry_url="ws://10.0.0.1/ws/node")
+
+
+def test_only_settings_that_there_are_can_be_taken_over() -> None:
+    assert set(AgentSettings.model_fields) >= RELOADABLE
+
+
+def test_who_the_agent_is_and_whom_it_calls_waits_for_a_restart() -> None:
+    fixed = {"registry_url": "ws://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
+    read = RUNNING.model_copy(update={**fixed, "endpoint": "10.0.0.7:9000"})
+    told = merge_reloaded(RUNNING, read, at_once=RELOADABLE)
+    assert (told.changed, set(told.waiting)) == (("endpoint",), set(fixed))

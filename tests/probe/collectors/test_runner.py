@@ -1,0 +1,215 @@
+""""""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.collectors.protocol import InstalledCollector, Surroundings
+from gpu_agent.probe.collectors.runner import (
+    CollectorFailure,
+    CollectorRunner,
+    collect_reports,
+    failed_sentence,
+    merge_reports,
+    silent_sentence,
+    start_collectors,
+)
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
+from tests.probe.collectors.fake_collector import GOOD as FAKE_COLLECTOR_GOOD
+from tests.probe.collectors.fake_collector import bring
+
+GPU = Gpu(uuid="X-1", name="X", memory_mb=1024)
+GOOD = GpuReport(outcome=Outcome.OK, gpus=(GPU,))
+
+
+class _Says:
+    interface = 1
+
+    def __init__(self, say: Callable[[], object]) -> None:
+        self._say = say
+
+    def read(self, deadline_seconds: float) -> GpuReport:
+        assert deadline_seconds == 5
+        return self._say()  # type: ignore[return-value]  # the point: a collector may give anything
+
+
+def attempted(load: Callable[[], object]) -> GpuReport | CollectorFailure:
+    return CollectorRunner(InstalledCollector("odd", load), Surroundings()).read(5)
+
+
+def saying(say: Callable[[], object]) -> Callable[[], object]:
+    return lambda: lambda _: _Says(say)
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def say() -> object:
+        raise error
+
+    return say
+
+
+def test_what_a_collector_reads_passes() -> None:
+    assert attempted(saying(lambda: GOOD)) == GOOD
+
+
+class _Speechless(Exception):  # noqa: N818 - a collector's own
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        (raising(ImportError("no module named 'rocm'")), "ImportError: no module named 'rocm'"),
+        (lambda: 7, "its entry point names int, which cannot be called"),
+        (lambda: raising(OSError("nothing")), "TypeError"),
+        (lambda: lambda _: object(), "written for interface None and this agent has 1: update it"),
+        (saying(raising(ValueError("bad\nlines\tof text"))), "ValueError: bad lines of text"),
+        (saying(raising(ValueError("\x1b[31mred"))), "ValueError: [31mred"),
+        (saying(raising(SystemExit(3))), "SystemExit: 3"),
+        (saying(raising(RecursionError())), "(RecursionError)"),
+        (saying(raising(KeyboardInterrupt())), "(KeyboardInterrupt)"),
+        (saying(raising(asyncio.CancelledError())), "(CancelledError)"),
+        (saying(raising(GeneratorExit("over"))), "GeneratorExit: over"),
+        (saying(raising(_Speechless())), "(_Speechless)"),
+        (saying(raising(ValueError("x" * 5000))), "x" * 100),
+        (saying(lambda: None), "it gave NoneType in place of a GpuReport"),
+        (saying(lambda: {"gpus": []}), "it gave dict in place of a GpuReport"),
+    ],
+)
+def test_whatever_goes_wrong_is_a_sentence_with_the_next_step(load: Callable[[], object], says: str) -> None:
+    answer = attempted(load)
+    assert isinstance(answer, CollectorFailure)
+    assert says in answer.detail
+    assert answer.detail.startswith("The collector 'odd' failed (")
+    assert "leave it out of the setting `collectors`" in answer.detail
+    assert len(answer.detail) < 500
+    assert "\n" not in answer.detail
+
+
+def test_a_collector_is_made_once_and_again_after_it_failed() -> None:
+    made: list[int] = []
+    fails = iter([False, False, True, False])
+
+    def say() -> object:
+        if next(fails):
+            raise OSError
+        return GOOD
+
+    def make(surroundings: Surroundings) -> _Says:
+        assert surroundings == Surroundings()
+        made.append(1)
+        return _Says(say)
+
+    attempt = CollectorRunner(InstalledCollector("odd", lambda: make), Surroundings())
+    kinds = [type(attempt.read(5)) for _ in range(4)]
+    assert kinds == [GpuReport, GpuReport, CollectorFailure, GpuReport]
+    assert len(made) == 2
+
+
+def test_the_sentences_name_the_collector() -> None:
+    assert "'x' did not answer within 5 s" in silent_sentence("x", 5.0)
+    assert "'x' failed (KeyError" in failed_sentence("x", KeyError("k"))
+
+
+HANGS = """
+import threading
+class Made:
+    interface = 1
+    def __init__(self, surroundings): pass
+    def read(self, deadline_seconds): threading.Event().wait()
+"""
+
+
+def test_one_that_hangs_and_one_that_cannot_be_loaded_leave_the_third_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(tmp_path, "hangs", HANGS)
+    bring(tmp_path, "torn", "import a_module_that_is_not_there")
+    bring(tmp_path, "intel", FAKE_COLLECTOR_GOOD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    began = time.monotonic()
+    started = start_collectors(["hangs", "torn", "intel"], Surroundings(), deadline_seconds=1.0)
+    reports = collect_reports(started)
+    assert time.monotonic() - began < 10
+    assert [gpu.uuid for gpu in reports["intel"].gpus] == ["INTEL-1"]
+    assert reports["hangs"].outcome is Outcome.DRIVER_BROKEN
+    assert "'hangs' did not answer within 1 s" in (reports["hangs"].detail or "")
+    assert "ModuleNotFoundError" in (reports["torn"].detail or "")
+
+
+def test_where_none_is_wanted_none_is_asked() -> None:
+    assert collect_reports(start_collectors([], Surroundings(), deadline_seconds=1)) == {}
+
+
+def test_all_are_asked_where_nothing_is_said(tmp_path: Path) -> None:
+    started = start_collectors(None, Surroundings(sys_dir=tmp_path), deadline_seconds=20)
+    assert collect_reports(started)["amd"].gpus == ()
+
+
+NVIDIA = tuple(
+    Gpu(uuid=f"GPU-{number}", name="A100", index=number, pci_bus_id=f"00000000:0{number + 1}:00.0")
+    for number in range(2)
+)
+RADEON = Gpu(uuid="AMD-1", name="Radeon", index=0, vendor="amd", pci_bus_id="0000:41:00.0")
+ONE = GpuReport(outcome=Outcome.OK, gpus=NVIDIA, driver_version="570.1", took_ms=3)
+AMD = GpuReport(outcome=Outcome.OK, gpus=(RADEON,), driver_version="amdgpu 6.8", took_ms=7)
+NOTHING = GpuReport(outcome=Outcome.OK)
+NO_DRIVER = GpuReport(outcome=Outcome.NO_DRIVER, detail="No NVIDIA driver was found.")
+BARE = GpuReport(outcome=Outcome.NO_DRIVER, detail="The AMD GPU has no driver.")
+BROKEN = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="It is broken.")
+
+
+def test_gpus_of_all_collectors_make_one_report_and_each_index_is_one_gpus() -> None:
+    report = merge_reports(ONE, {"amd": AMD})
+    assert [(gpu.uuid, gpu.index) for gpu in report.gpus] == [("GPU-0", 0), ("GPU-1", 1), ("AMD-1", 2)]
+    assert (report.outcome, report.driver_version, report.took_ms) == (Outcome.OK, "570.1", 7)
+
+
+def test_without_collectors_the_report_is_nvmls_own() -> None:
+    assert merge_reports(ONE, {}) is ONE
+
+
+def test_a_gpu_that_two_collectors_list_is_the_first_ones() -> None:
+    same_uuid = Gpu(uuid="GPU-0", name="also an A100", index=0)
+    same_place = Gpu(uuid="DCGM-2", name="also an A100", index=1, pci_bus_id="0000:02:00.0")
+    report = merge_reports(ONE, {"dcgm": GpuReport(outcome=Outcome.OK, gpus=(same_uuid, same_place))})
+    assert report.gpus == NVIDIA
+
+
+def test_slices_share_their_parents_place() -> None:
+    slices = tuple(
+        Gpu(uuid=f"MIG-{n}", name="1g", parent_uuid="GPU-0", pci_bus_id=NVIDIA[0].pci_bus_id)
+        for n in range(3)
+    )
+    report = merge_reports(GpuReport(outcome=Outcome.OK, gpus=(NVIDIA[0], *slices)), {"amd": AMD})
+    assert [gpu.uuid for gpu in report.gpus] == ["GPU-0", "MIG-0", "MIG-1", "MIG-2", "AMD-1"]
+    assert report.gpus[-1].index == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "outcome", "detail"),
+    [
+        (ONE, NOTHING, Outcome.OK, None),
+        (ONE, BARE, Outcome.OK, None),
+        (ONE, BROKEN, Outcome.OK, "It is broken."),
+        (NO_DRIVER, AMD, Outcome.OK, None),
+        (BROKEN, AMD, Outcome.OK, "It is broken."),
+        (NO_DRIVER, NOTHING, Outcome.NO_DRIVER, "No NVIDIA driver was found."),
+        (NO_DRIVER, BARE, Outcome.NO_DRIVER, "No NVIDIA driver was found. The AMD GPU has no driver."),
+        (NO_DRIVER, BROKEN, Outcome.DRIVER_BROKEN, "No NVIDIA driver was found. It is broken."),
+        (NOTHING, NOTHING, Outcome.OK, None),
+        (NOTHING, BROKEN, Outcome.DRIVER_BROKEN, "It is broken."),
+        (BROKEN, NOTHING, Outcome.DRIVER_BROKEN, "It is broken."),
+        (BROKEN, BROKEN, Outcome.DRIVER_BROKEN, "It is broken."),
+    ],
+)
+def test_one_reading_that_fails_takes_nothing_from_the_others(
+    own: GpuReport, other: GpuReport, outcome: Outcome, detail: str | None
+) -> None:
+    report = merge_reports(own, {"other": other})
+    assert (report.outcome, report.detail) == (outcome, detail)
+    assert len(report.gpus) == len(own.gpus) + len(other.gpus)

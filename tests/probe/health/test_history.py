@@ -1,0 +1,274 @@
+"""One GPU's past: readings and their times go in by hand."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from gpu_agent.probe.health.history import QUIET_SECONDS, GpuHistory
+from gpu_agent.probe.health.reasons import REASONS, Clears, reason
+from gpu_agent.wire.inventory import Gpu, GpuProcess, HealthReason
+
+WALL = 1_800_000_000.0
+"""Unix time at monotonic 0 in these tests."""
+
+NO_EVENTS: Mapping[str, int] = {}
+
+
+def gpu(
+    *codes: str,
+    events: Mapping[str, int] = NO_EVENTS,
+    energy_mj: int | None = None,
+    ecc: int | None = None,
+    throttle: tuple[str, ...] | None = (),
+    pids: tuple[int, ...] | None = (),
+) -> Gpu:
+    return Gpu(
+        uuid="GPU-0",
+        name="H100",
+        reasons=tuple(reason(code) for code in codes),
+        events=events,
+        energy_mj=energy_mj,
+        ecc_uncorrected=ecc,
+        throttle_reasons=throttle,
+        processes=None if pids is None else tuple(GpuProcess(pid=pid) for pid in pids),
+    )
+
+
+class Past:
+    """A history and a hand on its clock."""
+
+    def __init__(self) -> None:
+        self.history = GpuHistory()
+
+    def reasons(self, now: float, reading: Gpu) -> tuple[HealthReason, ...]:
+        return self.history.causes(reading, now_wall=WALL + now, now_mono=now)
+
+    def at(self, now: float, reading: Gpu) -> list[str]:
+        return [each.code for each in self.reasons(now, reading)]
+
+
+RESET_CODES = [code for code, entry in REASONS.items() if entry.clears is Clears.RESET]
+
+
+def test_a_gpu_without_a_past_has_no_causes() -> None:
+    assert Past().at(0, gpu(energy_mj=7, ecc=3)) == []
+
+
+@pytest.mark.parametrize("code", ["xid_13", "xid_31", "xid_43", "xid_45", "xid_68", "xid_109", "xid_9999"])
+def test_an_xid_of_an_application_or_an_unknown_one_never_counts(code: str) -> None:
+    assert Past().at(0, gpu(events={code: 40})) == []
+
+
+@pytest.mark.parametrize("code", RESET_CODES)
+def test_an_event_that_a_reset_ends_stands_until_the_count_of_energy_begins_anew(code: str) -> None:
+    past = Past()
+    assert past.at(0, gpu(events={code: 1}, energy_mj=9_000)) == [code]
+    assert past.at(1, gpu(energy_mj=9_500)) == [code]
+    assert past.at(90_000, gpu(energy_mj=99_000)) == [code]
+    assert past.at(90_001, gpu(energy_mj=12)) == [code]
+    assert past.at(90_002, gpu(energy_mj=50)) == []
+
+
+def test_one_lying_count_of_energy_is_no_reset() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000, ecc=3))
+    assert past.at(1, gpu(energy_mj=1, ecc=3)) == ["xid_95"]
+    for now in range(2, 8):
+        assert past.at(now, gpu(energy_mj=1_000_000 + now, ecc=3)) == ["xid_95"]
+
+
+def test_a_count_of_energy_that_fell_and_stands_still_is_no_reset_until_it_grows() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
+    for now in range(1, 5):
+        assert past.at(now, gpu(energy_mj=0)) == ["xid_95"]
+    assert past.at(5, gpu(energy_mj=900)) == []
+
+
+def test_a_count_of_energy_that_fell_and_is_not_told_then_proves_nothing() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
+    past.at(1, gpu(energy_mj=1))
+    past.at(2, gpu(energy_mj=None))
+    assert past.at(3, gpu(energy_mj=20)) == ["xid_95"]
+    assert past.at(4, gpu(energy_mj=30)) == []
+
+
+def test_a_small_fall_of_the_count_of_energy_is_no_reset() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_63": 1}, energy_mj=9_000))
+    assert past.at(1, gpu(energy_mj=8_990)) == ["xid_63"]
+
+
+def test_operators_who_clear_the_count_of_errors_have_not_reset_the_gpu() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_63": 1}, energy_mj=9_000, ecc=4))
+    assert past.at(1, gpu(energy_mj=9_100, ecc=0)) == ["xid_63"]
+
+
+def test_without_a_count_of_energy_a_fall_of_the_count_of_errors_is_a_reset() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_63": 1}, ecc=4))
+    assert past.at(1, gpu(ecc=4)) == ["xid_63"]
+    assert past.at(2, gpu(ecc=0)) == []
+
+
+@pytest.mark.parametrize("gone", ["gpu_lost", "gpu_reset_required"])
+def test_without_a_count_of_energy_a_return_from_being_gone_is_a_reset(gone: str) -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_119": 1}))
+    assert past.at(1, gpu(gone, throttle=None, pids=None)) == ["xid_119"]
+    assert past.at(2, gpu("gpu_inaccessible", throttle=None, pids=None)) == ["xid_119"]
+    assert past.at(3, gpu()) == []
+
+
+def test_a_gpu_that_answers_again_without_having_been_reset_is_not_believed() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_119": 1}, energy_mj=9_000))
+    past.at(1, gpu("gpu_lost", throttle=None, pids=None))
+    assert past.at(2, gpu(energy_mj=9_000)) == ["xid_119"]
+    past.at(3, gpu(energy_mj=1))
+    assert past.at(4, gpu(energy_mj=2)) == []
+
+
+def test_a_gpu_that_fell_off_the_bus_has_returned_when_it_answers_again() -> None:
+    past = Past()
+    assert past.at(0, gpu("gpu_lost", events={"xid_79": 1}, energy_mj=9_000)) == ["xid_79"]
+    assert past.at(1, gpu("gpu_lost", throttle=None, pids=None)) == ["xid_79"]
+    assert past.at(2, gpu(energy_mj=9_000)) == []
+
+
+def test_a_gpu_that_fell_off_the_bus_and_still_answers_is_not_believed() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_79": 1}, energy_mj=9_000))
+    assert past.at(1, gpu(energy_mj=9_001)) == ["xid_79"]
+
+
+def test_an_event_that_comes_with_the_reset_itself_stands() -> None:
+    past = Past()
+    past.at(0, gpu(energy_mj=9_000))
+    assert past.at(1, gpu(events={"xid_48": 1}, energy_mj=2)) == ["xid_48"]
+    assert past.at(2, gpu(energy_mj=3)) == ["xid_48"]
+
+
+@pytest.mark.parametrize("code", ["xid_94", "ecc_uncorrected"])
+def test_an_event_that_hit_programs_ends_when_all_of_them_are_gone(code: str) -> None:
+    past = Past()
+    assert past.at(0, gpu(events={code: 1}, pids=(7, 8))) == [code]
+    assert past.at(1, gpu(pids=(8, 9))) == [code]
+    assert past.at(2, gpu(pids=(9,))) == []
+
+
+@pytest.mark.parametrize("pids", [None, ()])
+def test_where_nobody_knows_which_programs_were_hit_time_ends_it(pids: tuple[int, ...] | None) -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_94": 1}, pids=pids))
+    assert past.at(QUIET_SECONDS - 1, gpu(pids=(9,))) == ["xid_94"]
+    assert past.at(QUIET_SECONDS, gpu(pids=(9,))) == []
+
+
+def test_programs_that_run_on_keep_an_event_for_so_long_only() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_94": 1}, pids=(7,)))
+    assert past.at(QUIET_SECONDS - 1, gpu(pids=(7,))) == ["xid_94"]
+    assert past.at(QUIET_SECONDS, gpu(pids=(7,))) == []
+
+
+def test_what_is_not_said_about_programs_ends_nothing() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_94": 1}, pids=(7,)))
+    assert past.at(1, gpu("gpu_lost", pids=None, throttle=None)) == ["xid_94"]
+
+
+def test_an_event_that_hit_no_program_waits_for_quiet_and_each_return_begins_it_anew() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_92": 1}, pids=(7,)))
+    assert past.at(500, gpu(events={"xid_92": 2})) == ["xid_92"]
+    assert past.at(QUIET_SECONDS + 499, gpu()) == ["xid_92"]
+    assert past.at(QUIET_SECONDS + 500, gpu()) == []
+
+
+def test_an_event_that_came_often_says_how_often() -> None:
+    past = Past()
+    past.at(0, gpu(events={"xid_94": 2}))
+    (told,) = past.reasons(1, gpu(events={"xid_94": 3}))
+    assert "(5 times)" in told.detail
+
+
+def test_errors_that_grow_count_and_errors_of_before_do_not() -> None:
+    past = Past()
+    assert past.at(0, gpu(ecc=12)) == []
+    assert past.at(1, gpu(ecc=12)) == []
+    assert past.at(2, gpu(ecc=None)) == []
+    (told,) = past.reasons(3, gpu(ecc=15))
+    assert told.code == "ecc_uncorrected"
+    assert "(3 times)" in told.detail
+    assert past.at(4, gpu(ecc=15)) == ["ecc_uncorrected"]
+    assert past.at(3 + QUIET_SECONDS, gpu(ecc=15)) == []
+
+
+def test_errors_after_a_reset_are_counted_from_there() -> None:
+    past = Past()
+    past.at(0, gpu(ecc=12, energy_mj=5_000))
+    assert past.at(1, gpu(ecc=0, energy_mj=3)) == []
+    assert past.at(2, gpu(ecc=1, energy_mj=9)) == ["ecc_uncorrected"]
+
+
+@pytest.mark.parametrize("errors", [2, 12, 15])
+def test_errors_that_came_since_a_reset_are_new_however_many_there_were_before(errors: int) -> None:
+    past = Past()
+    past.at(0, gpu(ecc=12, energy_mj=5_000))
+    assert past.at(1, gpu(ecc=errors, energy_mj=3)) == []
+    (told,) = past.reasons(2, gpu(ecc=errors, energy_mj=4))
+    assert f"({errors} times)" in told.detail
+
+
+def test_errors_that_came_after_their_count_was_cleared_are_new() -> None:
+    past = Past()
+    past.at(0, gpu(ecc=12, energy_mj=5_000))
+    (told,) = past.reasons(1, gpu(ecc=2, energy_mj=5_001))
+    assert "(2 times)" in told.detail
+
+
+@pytest.mark.parametrize(
+    ("sign", "code"),
+    [
+        ("hw_thermal_slowdown", "hw_thermal_slowdown"),
+        ("sw_thermal_slowdown", "sw_thermal_slowdown"),
+        ("hw_power_brake_slowdown", "power_brake_slowdown"),
+    ],
+)
+def test_slowness_counts_once_it_is_held_over_a_minute_and_since_it_began(sign: str, code: str) -> None:
+    past = Past()
+    for now in range(0, 61, 5):
+        assert past.at(now, gpu(throttle=(sign, "hw_slowdown"))) == []
+    (told,) = past.reasons(65, gpu(throttle=(sign,)))
+    assert (told.code, told.since) == (code, WALL)
+    assert past.at(70, gpu()) == []
+
+
+def test_slowness_that_comes_and_goes_never_counts() -> None:
+    past = Past()
+    for now in range(0, 600, 10):
+        throttle = ("sw_thermal_slowdown",) if now % 60 else ()
+        assert past.at(now, gpu(throttle=throttle)) == []
+
+
+@pytest.mark.parametrize("sign", ["sw_power_cap", "hw_slowdown", "sync_boost", "display_clock_setting"])
+def test_slowness_for_another_reason_is_no_illness(sign: str) -> None:
+    past = Past()
+    for now in range(0, 600, 10):
+        assert past.at(now, gpu(throttle=(sign,))) == []
+
+
+def test_two_looks_with_nothing_in_between_do_not_make_a_minute() -> None:
+    past = Past()
+    past.at(0, gpu(throttle=("hw_thermal_slowdown",)))
+    assert past.at(61, gpu(throttle=("hw_thermal_slowdown",))) == []
+
+
+def test_a_reading_that_says_nothing_about_slowness_neither_proves_nor_clears_it() -> None:
+    past = Past()
+    for now in range(0, 66, 5):
+        past.at(now, gpu(throttle=("hw_thermal_slowdown",)))
+    assert past.at(70, gpu(throttle=None)) == ["hw_thermal_slowdown"]

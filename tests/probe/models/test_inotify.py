@@ -1,0 +1,180 @@
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.models import inotify as notices_module
+from gpu_agent.probe.models.inotify import InotifyWatcher
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has inotify")
+
+
+@pytest.fixture
+def notices() -> Iterator[InotifyWatcher]:
+    opened = InotifyWatcher.open()
+    assert opened is not None
+    yield opened
+    opened.close()
+
+
+def noticed(notices: InotifyWatcher, *, within_seconds: float = 5) -> bool:
+    """Whether the kernel told of something; takes what it told."""
+    ready, _, _ = select.select([notices.descriptor], [], [], within_seconds)
+    notices.drain()
+    return bool(ready)
+
+
+def silent(notices: InotifyWatcher) -> bool:
+    return not noticed(notices, within_seconds=0)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "comes": lambda folder: (folder / "new").touch(),
+    "goes": lambda folder: (folder / "old").unlink(),
+    "is renamed": lambda folder: (folder / "old").rename(folder / "older"),
+    "moves in": lambda folder: (folder.parent / "outside").rename(folder / "inside"),
+    "moves out": lambda folder: (folder / "old").rename(folder.parent / "out"),
+    "is written": lambda folder: (folder / "old").write_text("more"),
+    "is linked": lambda folder: (folder / "link").symlink_to("old"),
+    "goes with its folder": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_changes_in_a_followed_folder_is_told(
+    tmp_path: Path, notices: InotifyWatcher, change: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    (tmp_path / "outside").touch()
+    assert notices.follow([str(folder)])
+    assert silent(notices)
+    change(folder)
+    assert noticed(notices)
+
+
+def test_reading_a_folder_and_writing_on_and_on_is_told_of_by_nobody(
+    tmp_path: Path, notices: InotifyWatcher
+) -> None:
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        notices.follow([str(tmp_path)])
+        file.write(b"more")
+        assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208  as a scan reads it
+        (tmp_path / "file").read_bytes()
+        assert silent(notices)
+    assert noticed(notices)
+
+
+def test_links_and_folders_below_are_not_followed(tmp_path: Path, notices: InotifyWatcher) -> None:
+    (tmp_path / "root" / "below").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    notices.follow([str(tmp_path / "root"), str(tmp_path / "root" / "link")])
+    (tmp_path / "outside" / "new").touch()
+    (tmp_path / "root" / "below" / "new").touch()
+    assert silent(notices)
+
+
+def test_what_is_no_longer_wanted_is_let_go_and_the_rest_stays(
+    tmp_path: Path, notices: InotifyWatcher
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    assert notices.follow([str(one), str(two)])
+    assert not notices.follow([str(two)])
+    noticed(notices, within_seconds=0)  # that the first is let go
+    (one / "new").touch()
+    assert silent(notices)
+    (two / "new").touch()
+    assert noticed(notices)
+
+
+def test_the_same_places_cost_nothing_until_one_is_lost(tmp_path: Path, notices: InotifyWatcher) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    places = [str(tmp_path), str(folder)]
+    assert notices.follow(places)
+    assert not notices.follow(places)
+    folder.rmdir()
+    assert noticed(notices)
+    folder.mkdir()
+    assert noticed(notices)
+    assert notices.follow(places), "another folder of that name is there now"
+    (folder / "new").touch()
+    assert noticed(notices)
+
+
+def test_files_and_what_is_not_there_yet_are_no_fault(tmp_path: Path, notices: InotifyWatcher) -> None:
+    (tmp_path / "file").touch()
+    later = tmp_path / "later"
+    assert notices.follow([str(tmp_path / "file"), str(later), str(tmp_path)])
+    assert notices.limit is None
+    later.mkdir()
+    assert notices.follow([str(later), str(tmp_path)])
+
+
+def test_names_of_bytes_that_are_no_text_are_followed(tmp_path: Path, notices: InotifyWatcher) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n")
+    os.mkdir(folder)  # noqa: PTH102  such a name is no path of people's
+    notices.follow([folder])
+    Path(folder, "new").touch()
+    assert noticed(notices)
+
+
+def test_a_crowd_beyond_what_the_kernel_keeps_is_told_as_well(
+    tmp_path: Path, notices: InotifyWatcher
+) -> None:
+    notices.follow([str(tmp_path)])
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(most // 2 + 10):  # each is made and closed
+        (tmp_path / str(number)).touch()
+    assert noticed(notices)
+    assert silent(notices)
+
+
+def test_a_bound_of_our_own_is_told(
+    tmp_path: Path, notices: InotifyWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
+    (tmp_path / "below").mkdir()
+    assert notices.follow([str(tmp_path), str(tmp_path / "below")])
+    assert notices.limit == "more than 1 folders hold models"
+
+
+LIMITED = """
+import sys
+from gpu_agent.probe.models.inotify import Notices
+notices = Notices.open()
+new = notices.follow(sys.argv[1:])
+print(new, notices.limit)
+notices.follow(sys.argv[1:3])
+print(notices.limit)
+"""
+
+
+def test_the_kernels_limit_is_told_with_what_to_raise_and_what_fits_is_followed(tmp_path: Path) -> None:
+    """The limit is lowered for a user namespace of its own, so nobody else notices."""
+    folders = [str(tmp_path / name) for name in "abcd"]
+    for folder in folders:
+        Path(folder).mkdir()
+    lower = 'echo 2 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    apart = ["unshare", "--user", "--map-root-user", "sh", "-c", lower, "sh"]
+    try:
+        possible = subprocess.run([*apart, "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if possible.returncode:
+        pytest.skip(f"no user namespace may be made here: {possible.stderr.strip()}")
+    command = [*apart, sys.executable, "-c", LIMITED, *folders]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+    assert told == [
+        "True this user may watch no more folders; raise the sysctl fs.inotify.max_user_watches",
+        "None",
+    ]

@@ -1,0 +1,54 @@
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from gpu_agent.probe.models.declared import Declaration, apply_declarations
+from gpu_agent.probe.models.scanner import DiskPatience, ModelScanner
+from gpu_agent.wire.inventory import Model
+from tests.probe.models.stuck_source import Clock, CostlySource, HeldSource
+from tests.probe.models.test_disks_that_hang import settled
+
+IMPATIENT = DiskPatience(wait_seconds=0.05, silent_after_seconds=30.0)
+
+
+def test_a_place_that_takes_longer_to_list_than_a_scan_may_last_is_read_nevertheless() -> None:
+    now = 0.0
+    slow, well = HeldSource("/slow", "a", "b"), HeldSource("/well", "c")
+    slow.hold()
+    catalogue = ModelScanner([slow, well], patience=IMPATIENT, monotonic=lambda: now)
+    catalogue.scan(2)
+    now = 60.0
+    slow.release.set()
+    assert settled(catalogue)
+    assert slow.read_names == ["a", "b"]
+
+
+def test_after_a_reload_what_was_not_looked_at_for_longest_still_comes_first() -> None:
+    clock = Clock()
+    source = CostlySource(clock, "/many", *"abcd")
+    before = ModelScanner([source], monotonic=clock)
+    for _ in range(10):
+        before.scan(2)
+    after = ModelScanner([source], kept=before.shelves, monotonic=clock)
+    source.read_names.clear()
+    after.scan(2)
+    after.scan(2)
+    assert sorted(source.read_names) == ["a", "b", "c", "d"]
+
+
+def test_what_a_slow_disk_answers_after_the_models_were_counted_is_not_said_to_be_among_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = HeldSource("/slow", "slow")
+    slow.hold()
+    catalogue = ModelScanner([slow], patience=IMPATIENT)
+
+    def declare_late(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
+        declared = apply_declarations(declarations, found)
+        slow.release.set()
+        assert settled(catalogue)
+        return declared
+
+    monkeypatch.setattr("gpu_agent.probe.models.scanner.declare", declare_late)
+    scan = catalogue.scan()
+    assert (scan.models, scan.complete) == ((), False)

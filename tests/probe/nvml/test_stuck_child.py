@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.probe.health.tracker import MissedReading
+from gpu_agent.probe.nvml.client import NvmlClient
+from gpu_agent.probe.nvml.one_shot import start_child
+from gpu_agent.probe.nvml.process import CHILD_COMMAND
+from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
+from gpu_agent.wire.inventory import GpuReport
+from tests.nvml_fake.control import HELD, FakeNvml
+
+NAME = "gpu-agent-test"
+"""Not the true one: a probe beside this test must not meet what this test gets stuck."""
+PROGRAM = f"""
+import signal, sys
+from gpu_agent.probe.nvml.stuck_child import take_name
+take_name({NAME!r})
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print(flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells is Linux's")
+
+
+@pytest.fixture
+def deaf() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that a signal to end waits for, as for one that is stuck in the kernel."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.communicate()
+
+
+def test_a_child_that_nobody_asked_to_end_is_not_left_behind(deaf: subprocess.Popen[bytes]) -> None:
+    assert deaf.poll() is None
+    assert find_stuck_child(NAME) is None
+
+
+def test_a_child_that_was_asked_to_end_and_cannot_is_found_until_it_ends(
+    deaf: subprocess.Popen[bytes],
+) -> None:
+    deaf.terminate()
+    assert find_stuck_child(NAME) == deaf.pid
+    assert deaf.stdin is not None
+    deaf.stdin.close()
+    deaf.wait(10)
+    deaf.stdin = None
+    assert find_stuck_child(NAME) is None
+
+
+def test_beside_a_stuck_child_no_other_is_started(deaf: subprocess.Popen[bytes]) -> None:
+    deaf.terminate()
+    child = start_child(name=NAME)
+    assert child.process is None
+    assert f"NVML still holds process {deaf.pid}" in (child.failure or "")
+    assert "nvml_hung" in (child.failure or "")
+
+
+async def test_an_agent_that_starts_beside_a_stuck_child_waits_for_its_end(
+    deaf: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    probe = NvmlClient(env=fake.environment(), name=NAME)
+    deaf.terminate()
+    try:
+        missed = await probe.read()
+        assert isinstance(missed, MissedReading)
+        assert (missed.reason, fake.callers()) == ("nvml_hung", [])
+        assert f"NVML still holds process {deaf.pid}" in missed.detail
+        deaf.communicate()
+        report = await probe.read()
+        assert isinstance(report, GpuReport)
+        assert len(report.gpus) == 2
+    finally:
+        await probe.close()
+
+
+def test_a_child_that_the_fake_driver_holds_is_no_other_tests_matter(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("hang", "nvmlInitWithFlags", "*")
+    child = start_child(env=fake.environment()).process
+    assert child is not None
+    try:
+        while _name(child) != HELD:
+            assert child.poll() is None
+        child.terminate()
+        assert find_stuck_child() != child.pid
+        assert child.poll() is None
+    finally:
+        fake.unset("hang")
+        child.communicate()
+
+
+def test_an_nvml_child_goes_by_its_name() -> None:
+    child = subprocess.Popen(CHILD_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b'{"id": 1, "ask": "read"}\n')
+    child.stdin.flush()
+    child.stdout.readline()
+    try:
+        assert _name(child) == CHILD_NAME
+    finally:
+        child.communicate()
+
+
+def _name(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/comm").read_text().strip()

@@ -1,0 +1,62 @@
+import pytest
+
+from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.scanner import ModelScanner
+from gpu_agent.probe.simulation.gpu_models import SimulationError
+from gpu_agent.probe.simulation.models import SimulatedModels, with_simulated_models
+from gpu_agent.probe.simulation.spec import parse_spec
+from gpu_agent.probe.snapshot import Sources
+from gpu_agent.wire.inventory import ModelStatus
+
+
+def told(line: str, *moments: float) -> list[dict[str, str]]:
+    """Each model's state, at each moment that the catalogue scans."""
+    now = iter(moments)
+    current = [0.0]
+    catalogue = ModelScanner((SimulatedModels(parse_spec(line).models or (), lambda: current[0]),))
+    seen = []
+    for moment in now:
+        current[0] = moment
+        seen.append({model.model_id: model.status.value for model in catalogue.scan().models})
+    return seen
+
+
+def test_stated_models_are_ready_and_of_their_kind_with_the_languages_of_their_names() -> None:
+    (whisper, opus) = (
+        with_simulated_models("L4; models: whisper=asr, Helsinki-NLP/opus-mt-zh-en=nmt", Sources())
+        .catalogue.scan()
+        .models
+    )
+    by_id = {model.model_id: model for model in (whisper, opus)}
+    assert {model.kind for model in by_id.values()} == {"asr", "nmt"}
+    translator = by_id["Helsinki-NLP/opus-mt-zh-en"]
+    assert (translator.src_lang, translator.tgt_lang, translator.source) == ("zh", "en", "simulated")
+    assert translator.status is ModelStatus.READY
+
+
+def test_a_models_states_come_and_go_at_their_times() -> None:
+    seen = told("L4; models: a=asr:downloading@0s-30s:error@60s-90s, b=llm:gone@60s", 5, 34, 35, 65, 95)
+    assert seen == [
+        {"a": "downloading", "b": "ready"},
+        {"a": "downloading", "b": "ready"},
+        {"a": "ready", "b": "ready"},
+        {"a": "error"},
+        {"a": "ready"},
+    ]
+
+
+def test_without_stated_models_those_of_the_machine_stay() -> None:
+    sources = Sources()
+    assert with_simulated_models("2xL4", sources) is sources
+
+
+def test_the_owner_may_still_declare_and_hide_models() -> None:
+    declared = (Declaration(model_id="a", hidden=True), Declaration(model_id="c", version="1", kind="tts"))
+    sources = with_simulated_models("L4; models: a=asr, b=llm", Sources(catalogue=ModelScanner((), declared)))
+    assert sorted(model.model_id for model in sources.catalogue.scan().models) == ["b", "c"]
+    assert sources.catalogue.places == ()
+
+
+def test_a_line_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(SimulationError):
+        with_simulated_models("L4; modles: a=asr", Sources())

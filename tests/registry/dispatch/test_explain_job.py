@@ -1,0 +1,128 @@
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_agent.registry.dispatch.explain import count_refusal, explain_each
+from gpu_agent.registry.dispatch.index import Index
+from gpu_agent.registry.dispatch.refusals import (
+    EXAMPLES_PER_REASON,
+    Eligible,
+    Excluded,
+    ExclusionReason,
+    Explanation,
+)
+from gpu_agent.registry.job import Demand, Job
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import NodeStatus
+from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
+from tests.registry.dispatch.random_fleet import random_fleet, random_job
+
+
+def index_of(*filed: NodeRecord) -> Index:
+    index = Index(Thresholds())
+    for record in filed:
+        index.file(record)
+    return index
+
+
+def explained_by(index: Index, wanted: Job, warm: str | None = None) -> Explanation:
+    return Explanation.of(
+        wanted.job_id, explain_each(index, Demand.of(wanted), warm=warm, affinity_bonus=200)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=True))
+def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) -> None:
+    index = index_of(*random_fleet(dice))
+    for _ in range(20):
+        demand = Demand.of(random_job(dice))
+        explained = explained_by(index, demand.job)
+        if explained.able:
+            continue
+        refused = count_refusal(index, demand)
+        assert refused.counts == explained.counts
+        for reason, examples in refused.examples.items():
+            assert set(examples) <= set(explained.excluded)
+            assert len(examples) == min(refused.counts[reason], EXAMPLES_PER_REASON)
+
+
+def test_a8_an_empty_fleet_is_refused_without_any_reason() -> None:
+    refused = count_refusal(index_of(), Demand.of(job()))
+    assert (refused.job_id, refused.counts, refused.examples) == ("job-1", {}, {})
+    assert refused.code == "NO_AVAILABLE_NODE"
+
+
+def test_a8_a_fleet_of_which_every_node_is_excluded_is_refused_under_its_code_with_reasons_counted() -> None:
+    fleet = (
+        node("drained", status=NodeStatus.DRAINING),
+        node("away", connection=None),
+        node("cordoned", cordoned="fans"),
+        node("bare-1"),
+        node("bare-2"),
+        node("full", ready_models=frozenset({"asr"}), reported_jobs=4),
+        node("hot", ready_models=frozenset({"asr"}), usage=usage(gpu_percent=99)),
+    )
+    refused = count_refusal(index_of(*fleet), Demand.of(job(required_models=("asr",))))
+    assert (refused.code, refused.job_id) == ("NO_AVAILABLE_NODE", "job-1")
+    assert refused.counts == {
+        ExclusionReason.STATUS_NOT_READY: 1,
+        ExclusionReason.DISCONNECTED: 1,
+        ExclusionReason.CORDONED: 1,
+        ExclusionReason.MODEL_NOT_AVAILABLE: 2,
+        ExclusionReason.CAPACITY_EXCEEDED: 1,
+        ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED: 1,
+    }
+    assert sum(refused.counts.values()) == len(fleet)
+
+
+def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
+    drained = [node(f"drained-{n}", status=NodeStatus.DRAINING) for n in range(12)]
+    refused = count_refusal(index_of(*drained, node("bare")), Demand.of(job(required_models=("asr",))))
+    assert refused.counts == {ExclusionReason.STATUS_NOT_READY: 12, ExclusionReason.MODEL_NOT_AVAILABLE: 1}
+    assert len(refused.examples[ExclusionReason.STATUS_NOT_READY]) == 5
+    [bare] = refused.examples[ExclusionReason.MODEL_NOT_AVAILABLE]
+    assert (bare.node_id, bare.need, bare.have) == ("bare", "model asr", "not installed")
+
+
+def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
+    short = node("short", gpus=gpus(gpu("g", used_mb=100)), usage=usage(cpu=99))
+    busy = node("busy", usage=usage(cpu=99))
+    refused = count_refusal(index_of(short, busy), Demand.of(job(min_gpu_memory_mb=24_500)))
+    assert refused.counts == {
+        ExclusionReason.CAPACITY_EXCEEDED: 1,
+        ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED: 1,
+    }
+
+
+def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> None:
+    fleet = (
+        node("idle"),
+        node("loaded", reported_jobs=2),
+        node("away", connection=None),
+        node("hot", usage=usage(gpu_percent=99)),
+    )
+    explained = explained_by(index_of(*fleet), job())
+    assert explained.able == ("idle", "loaded")
+    assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
+        ("away", ExclusionReason.DISCONNECTED, "a live connection", "none"),
+        ("hot", ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, "GPU use at most 90 %", "99 %"),
+    ]
+
+
+def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
+    index = index_of(node("idle"), node("warm", reported_jobs=1))
+    assert explained_by(index, job(), "warm").able == ("warm", "idle")
+
+
+def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
+    index = index_of(node("node-A"), node("node-B"), node("node-C", connection=None))
+    verdicts = explain_each(index, Demand.of(job()), warm=None, affinity_bonus=200)
+    assert next(verdicts) == Eligible("node-A", index.views["node-A"].score)
+    index.drop("node-B")
+    index.file(node("node-D"))
+    (gone,) = verdicts
+    assert isinstance(gone, Excluded)
+    assert (gone.node_id, gone.reason) == ("node-C", ExclusionReason.DISCONNECTED)

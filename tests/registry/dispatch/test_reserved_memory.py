@@ -1,0 +1,161 @@
+""""""
+
+import pytest
+
+from gpu_agent.registry.dispatch.candidate import ReservedMemory, free_mb, gpu_set, usable_gpus, used_mb
+from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.gpus import GpuState
+from gpu_agent.wire.messages import ResourceUsage
+from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
+
+
+def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
+    one = gpu("GPU-0", memory_mb=10_000, used_mb=None)
+    assert used_mb(node(usage=usage(gpu_memory=30)), one) == 3000
+    assert used_mb(node(usage=usage(gpu_memory=None)), one) == 0
+    assert used_mb(node(usage=None), one) == 0
+
+
+@pytest.mark.parametrize("percent", [1e308, -1e308, 100.5, -0.5])
+def test_a_mean_that_is_no_percentage_is_no_mean(percent: float) -> None:
+    told = ResourceUsage.model_construct(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
+    assert used_mb(node(usage=told), gpu("GPU-0", memory_mb=10_000, used_mb=None)) == 0
+
+
+def test_more_use_than_there_is_memory_leaves_nothing_free_and_no_debt() -> None:
+    assert free_mb(node(), gpu("GPU-0", memory_mb=24_000, used_mb=2**53), {}) == 0
+    assert free_mb(node(), gpu("GPU-0", memory_mb=24_000, used_mb=-5), {}) == 24_000
+
+
+def test_unknown_memory_stays_unknown() -> None:
+    assert free_mb(node(), gpu("GPU-0", memory_mb=None, used_mb=5), {}) is None
+
+
+def test_a_promise_counts_until_the_node_shows_it() -> None:
+    one, promise = gpu("GPU-0", memory_mb=24_000, used_mb=2_000), ReservedMemory()
+    promise.make(10_000, 2_000, shown=False)
+    free = []
+    for one.memory_used_mb in (2_000, 8_000, 12_000, 15_000):
+        free.append(free_mb(node(), one, {"GPU-0": promise}))
+    assert free == [12_000, 12_000, 12_000, 9_000]
+
+
+def test_promises_on_one_gpu_add_up() -> None:
+    promise = ReservedMemory()
+    promise.make(10_000, 2_000, shown=False)
+    promise.make(5_000, 8_000, shown=False)
+    assert promise.unshown_mb(8_000) == 9_000
+    promise.end(10_000)
+    assert promise.unshown_mb(8_000) == 0
+    assert promise.unshown_mb(2_000) == 5_000
+    assert promise.claims == 1
+
+
+def test_never_more_than_all_needs_is_taken_off_when_others_leave_the_gpu() -> None:
+    promise = ReservedMemory()
+    promise.make(4_000, 20_000, shown=False)
+    assert promise.unshown_mb(0) == 4_000
+
+
+def test_a_job_that_runs_already_is_not_counted_twice() -> None:
+    promise = ReservedMemory()
+    promise.make(10_000, 12_000, shown=True)
+    assert promise.unshown_mb(12_000) == 0
+
+
+def test_what_is_promised_on_a_gpu_declared_no_more_is_taken_off_every_gpu() -> None:
+    gone, kept = ReservedMemory(), ReservedMemory()
+    gone.make(10_000, 0, shown=False)
+    kept.make(5_000, 1_000, shown=False)
+    record = node(gpus=gpus(gpu("#0", memory_mb=24_000, used_mb=1_000), gpu("#1", memory_mb=24_000)))
+    promises = {"GPU-0": gone, "#0": kept}
+    assert [free_mb(record, one, promises) for one in record.gpus.values()] == [8_000, 14_000]
+
+
+def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_gpus() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job("job-1", min_gpu_memory_mb=20_000))
+    record.gpus = gpus(gpu("#0"))
+    dispatch.refresh(record)
+    assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
+    assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).gpu_uuids == ("#0",)
+    dispatch.release("job-1")
+    assert claimed(dispatch, job("job-2", min_gpu_memory_mb=20_000)).gpu_uuids == ("#0",)
+
+
+def test_what_foreign_processes_use_is_not_free_and_comes_back_when_they_end() -> None:
+    record = node(gpus=gpus(gpu("GPU-0", memory_mb=24_000, used_mb=15_000)))
+    dispatch = dispatching(record)
+    assert refused(dispatch, job(min_gpu_memory_mb=10_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
+    record.gpus["GPU-0"].memory_used_mb = 2_000
+    dispatch.refresh(record)
+    claimed(dispatch, job(min_gpu_memory_mb=10_000))
+    record.gpus["GPU-0"].memory_used_mb = 0
+    dispatch.refresh(record)
+    view = dispatch.view("node-A")
+    assert view is not None
+    assert free_mb(record, record.gpus["GPU-0"], view.promises) == 14_000
+
+
+def test_memory_that_a_claim_needs_is_not_promised_twice() -> None:
+    record = node(gpus=gpus(gpu("a"), gpu("b")))
+    dispatch = dispatching(record)
+    wanted = {"min_gpu_memory_mb": 16_000}
+    places = [claimed(dispatch, job(f"job-{n}", **wanted)).gpu_uuids for n in range(2)]
+    assert sorted(places) == [("a",), ("b",)]
+    assert refused(dispatch, job("job-3", **wanted)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-0")
+    assert chosen(dispatch, job("job-3", **wanted)).gpu_uuids == places[0]
+
+
+def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=20_000))
+    record.gpus["GPU-0"].memory_used_mb = 1_500
+    dispatch.refresh(record)
+    assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
+    dispatch.release("job-1")
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).node_id == "node-A"
+
+
+def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
+    record = node()
+    dispatch = dispatching(record)
+    claimed(dispatch, job(min_gpu_memory_mb=10_000))
+    record.gpus["GPU-0"].memory_used_mb = 10_000
+    dispatch.refresh(record)
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).node_id == "node-A"
+
+
+PARENT = GpuState(uuid="GPU-P", name="NVIDIA A100", memory_mb=40960, is_parent=True)
+SLICES = [
+    GpuState(uuid=f"MIG-{n}", name="NVIDIA A100 MIG 3g.20gb", memory_mb=20096, parent_uuid="GPU-P")
+    for n in (1, 2)
+]
+
+
+def test_a_gpu_set_counts_usable_gpus_by_name_whatever_the_case() -> None:
+    record = node(
+        gpus=gpus(
+            gpu("a", name="Tesla T4"),
+            gpu("b", name="TESLA T4", health="degraded"),
+            gpu("c", name="NVIDIA L4"),
+            gpu("d", name="NVIDIA L4", health="lost"),
+            gpu("e", name="NVIDIA L4", health="unknown"),
+        )
+    )
+    assert gpu_set(record) == (("nvidia l4", 1), ("tesla t4", 2))
+
+
+def test_the_parent_of_mig_slices_takes_no_job() -> None:
+    record = node(gpus=gpus(PARENT, *SLICES))
+    assert gpu_set(record) == (("nvidia a100 mig 3g.20gb", 2),)
+    assert [one.uuid for one in usable_gpus(record, "a100")] == ["MIG-1", "MIG-2"]
+
+
+def test_gpus_are_found_by_a_part_of_their_name() -> None:
+    record = node(gpus=gpus(gpu("a", name="NVIDIA H100 80GB HBM3"), gpu("b", name="NVIDIA L4")))
+    assert [one.uuid for one in usable_gpus(record, "h100")] == ["a"]
+    assert [one.uuid for one in usable_gpus(record, "")] == ["a", "b"]

@@ -1,0 +1,280 @@
+"""A registry to play with: its fleet, its clock, its store's answers, and what it told each connection."""
+# ruff: noqa: ANN401 - parts of messages are passed through as they are
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from gpu_agent.registry.actions import (
+    Action,
+    Answer,
+    CloseConnection,
+    DocumentKind,
+    LogEvent,
+    Save,
+    Send,
+    SendStatus,
+)
+from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    DrainRequested,
+    Event,
+    HeartbeatReceived,
+    JoinTokenRequested,
+    RegistrationReceived,
+    Saved,
+    SaveFailed,
+    UnregistrationReceived,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.messages import (
+    GpuDeclaration,
+    GpuFigures,
+    Hardware,
+    InstalledModel,
+    NodeHeartbeat,
+    NodeRegister,
+    NodeRegisterAck,
+    NodeUnregister,
+    ResourceUsage,
+)
+
+_Kind = TypeVar("_Kind")
+
+WARMUP_SECONDS = 2.0
+
+
+def gpus(count: int, *, memory_gb: int | None = 80) -> tuple[GpuDeclaration, ...]:
+    return tuple(
+        GpuDeclaration(name="NVIDIA H100", memory_gb=memory_gb, uuid=f"GPU-{place}") for place in range(count)
+    )
+
+
+def hardware(count: int = 1, *, memory_gb: int | None = 80) -> Hardware:
+    return Hardware(cpu_cores=32, memory_gb=256, gpus=gpus(count, memory_gb=memory_gb))
+
+
+def declaration(node_id: str | None = None, **parts: Any) -> NodeRegister:
+    told: dict[str, Any] = {"version": "1.0.0", "capability_schema_version": "1.1", "hardware": hardware()}
+    return NodeRegister(node_id=node_id, **(told | parts))
+
+
+def figures(count: int = 1, **parts: Any) -> tuple[GpuFigures, ...]:
+    told: dict[str, Any] = {"utilization_percent": 5.0, "memory_used_mb": 1000}
+    return tuple(GpuFigures(uuid=f"GPU-{place}", **(told | parts)) for place in range(count))
+
+
+JOIN = Credential(CredentialKind.JOIN, "join")
+"""What a registry's first join token stands for; any number of nodes may come by it."""
+
+
+def fresh_token(node_id: str) -> FreshToken:
+    """The token that `Registry.register` draws for a node."""
+    return FreshToken(f"key-{node_id}", f"secret of {node_id}", f"digest of {node_id}")
+
+
+def proof(node_id: str) -> Credential:
+    """What that token stands for."""
+    return Credential(CredentialKind.NODE, f"key-{node_id}", node_id)
+
+
+def beat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
+    told: dict[str, Any] = {
+        "timestamp": 0,
+        "resource_usage": ResourceUsage(cpu_percent=5.0, mem_percent=10.0, gpu_percent=5.0),
+        "gpus": figures(),
+        "probe_age_seconds": 1.0,
+        "running_jobs": (),
+    }
+    return NodeHeartbeat(node_id=node_id, **(told | parts))
+
+
+def goodbye(connection: int = 1, **parts: Any) -> UnregistrationReceived:
+    """A node leaves."""
+    return UnregistrationReceived(connection, NodeUnregister.model_validate({"node_id": "node-1", **parts}))
+
+
+def model(model_id: str, **parts: Any) -> InstalledModel:
+    return InstalledModel(model_id=model_id, version="1", **parts)
+
+
+class Registry:
+    """A fleet with a clock. Its store keeps everything unless `store_fails`."""
+
+    def __init__(
+        self,
+        *,
+        allow_simulated: bool = False,
+        auth_off: bool = False,
+        debug: bool = False,
+        **thresholds: Any,
+    ) -> None:
+        self.thresholds = Thresholds(**thresholds)
+        self.fleet = Fleet(
+            self.thresholds,
+            lambda: 0.5,
+            allow_simulated=allow_simulated,
+            auth_off=auth_off,
+            debug=lambda: debug,
+        )
+        self.auth_off = auth_off
+        self.now = 1000.0
+        self.store_fails = False
+        self.kept: dict[tuple[DocumentKind, str], tuple[Mapping[str, object], float]] = {}
+        """What the store holds, and when it was written."""
+        self.done: list[Action] = []
+        """Everything that was carried out."""
+        self._refs = iter(range(1, 1_000_000))
+        if not auth_off:
+            self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
+            self.kept.clear()
+            self.done.clear()
+
+    def ref(self) -> int:
+        return next(self._refs)
+
+    def do(self, event: Event) -> list[Action]:
+        """Let something happen; returns what was carried out because of it."""
+        return self._carry_out(list(self.fleet.handle(event, self.now)))
+
+    def restore(self, kept: list[StoredDocument]) -> list[Action]:
+        return self._carry_out(list(self.fleet.restore(kept, self.now)))
+
+    def wake(self) -> list[Action]:
+        return self._carry_out(list(self.fleet.wake(self.now)))
+
+    def pass_time(self, seconds: float) -> list[Action]:
+        """Let time pass, waking the fleet at each of its deadlines on the way."""
+        end, done = self.now + seconds, list[Action]()
+        while (deadline := self.fleet.deadline) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            done += self.wake()
+        self.now = end
+        return done
+
+    def register(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+        return self.arrive(JOIN, connection, node_id, **parts)
+
+    def arrive(
+        self, credential: Credential | None, connection: int = 1, node_id: str | None = None, **parts: Any
+    ) -> list[Action]:
+        """Let a node register with what its connection presented."""
+        fresh_id = f"node-{connection}"
+        return self.do(
+            RegistrationReceived(
+                connection,
+                declaration(node_id, **parts),
+                fresh_id,
+                None if self.auth_off else credential,
+                address=f"10.0.0.{connection}",
+                fresh_token=None if self.auth_off else fresh_token(node_id or fresh_id),
+            )
+        )
+
+    def beat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+        return self.do(HeartbeatReceived(connection, beat(node_id or f"node-{connection}", **parts)))
+
+    def beats(
+        self, count: int, connection: int = 1, *, every: float = WARMUP_SECONDS, **parts: Any
+    ) -> list[Action]:
+        done = []
+        for _ in range(count):
+            done += self.pass_time(every) + self.beat(connection, **parts)
+        return done
+
+    def come_back(self, connection: int, **parts: Any) -> list[Action]:
+        """Let node-1 register on another connection, by its own token."""
+        message = declaration(**parts)
+        return self.do(RegistrationReceived(connection, message, "unused", credential=proof("node-1")))
+
+    def ready(self, connection: int = 1, **parts: Any) -> NodeRecord:
+        """Bring a node of its own up to ready."""
+        self.register(connection, **parts)
+        self.beats(3, connection)
+        record = self.node(f"node-{connection}")
+        assert record.status == "ready"
+        return record
+
+    def drain(self, node_id: str = "node-1", deadline_seconds: float | None = None) -> list[Action]:
+        return self.do(DrainRequested(self.ref(), node_id, deadline_seconds, "maintenance"))
+
+    def claim(self, job_id: str, **demands: Any) -> Any:
+        """Ask for a place; returns the answer."""
+        return answer(self.do(ClaimRequested(self.ref(), Job(job_id=job_id, **demands))))
+
+    def node(self, node_id: str = "node-1") -> NodeRecord:
+        record = self.fleet.node(node_id)
+        assert record is not None
+        return record
+
+    def _carry_out(self, actions: list[Action]) -> list[Action]:
+        """Do what the shell does: save before telling; a failed save leaves the rest undone."""
+        done: list[Action] = []
+        waiting = deque([actions])
+        while waiting:
+            for action in waiting.popleft():
+                if isinstance(action, Save):
+                    if self.store_fails:
+                        waiting.append(
+                            list(self.fleet.handle(SaveFailed(action.save, "disk full"), self.now))
+                        )
+                        break
+                    self.keep(action)
+                    waiting.append(list(self.fleet.handle(Saved(action.save), self.now)))
+                done.append(action)
+        self.done += done
+        return done
+
+    @property
+    def kept_names(self) -> list[str]:
+        """The nodes and claims that the store holds."""
+        return sorted(name for kind, name in self.kept if kind is not DocumentKind.TOKEN)
+
+    def keep(self, save: Save) -> None:
+        for change in save.changes:
+            if change.document is None:
+                self.kept.pop((change.kind, change.key), None)
+            else:
+                self.kept[change.kind, change.key] = (change.document, self.now)
+
+
+def of(kind: type[_Kind], actions: Sequence[Action]) -> list[_Kind]:
+    """Only the actions of one kind, in order."""
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def statuses(actions: Sequence[Action], connection: int = 1) -> list[str]:
+    """The statuses that a connection was told, in order."""
+    return [one.status.value for one in of(SendStatus, actions) if one.connection == connection]
+
+
+def codes(actions: Sequence[Action], connection: int = 1) -> list[str]:
+    """The refusal codes that a connection was told."""
+    return [
+        message.code
+        for one in of(Send, actions)
+        if one.connection == connection and (message := one.message).type == "node_error"
+    ]
+
+
+def closed(actions: Sequence[Action]) -> list[tuple[int, int]]:
+    return [(one.connection, one.code) for one in of(CloseConnection, actions)]
+
+
+def notes(actions: Sequence[Action], event: str) -> list[LogEvent]:
+    return [one for one in of(LogEvent, actions) if one.event == event]
+
+
+def answer(actions: Sequence[Action]) -> Any:
+    (one,) = of(Answer, actions)
+    return one.result
+
+
+def ack(actions: list[Action]) -> NodeRegisterAck:
+    (message,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
+    return message

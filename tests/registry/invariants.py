@@ -1,0 +1,107 @@
+"""A registry that is looked at after every event: whatever must hold at all times is held to there."""
+
+from collections.abc import Sequence
+
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, DocumentKind, Save, Send, SendStatus
+from gpu_agent.registry.events import Event, HeartbeatReceived, Saved, SaveFailed
+from gpu_agent.registry.lifecycle import TRANSITIONS
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.pacing import FleetCounters
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from tests.registry.harness import Registry, beat, notes, of
+from tests.registry.random_events import Burst
+
+
+class Watched:
+    """Plays a registry's events and looks at all that must hold after each."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def happens(self, event: Event) -> None:
+        self._carry_out(self.registry.fleet.handle(event, self.registry.now))
+
+    def beats(self, burst: Burst) -> None:
+        for record in self.registry.fleet.nodes():
+            if record.connection == burst.connection:
+                message = beat(record.node_id, gpus=burst.told, running_jobs=burst.running)
+                for _ in range(burst.count):
+                    self.happens(HeartbeatReceived(burst.connection, message))
+
+    def wakes(self) -> None:
+        self._carry_out(self.registry.fleet.wake(self.registry.now))
+
+    def everything_ended(self) -> None:
+        """With nobody beating any more, all nodes are offline, no claim is left, and the store says so."""
+        nodes = {record.node_id for record in self.registry.fleet.nodes()}
+        kept = {
+            key: document["status"]
+            for (kind, key), (document, _) in self.registry.kept.items()
+            if kind is DocumentKind.NODE
+        }
+        assert kept == dict.fromkeys(nodes, "offline")
+        assert all(record.status == "offline" for record in self.registry.fleet.nodes())
+        assert all(record.connection is None for record in self.registry.fleet.nodes())
+        assert all(self.registry.fleet.claim_of(f"job-{n}") is None for n in (1, 2, 3))
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        """Do what the shell does, looking at every list of actions."""
+        while actions:
+            self._in_order(actions)
+            self._only_arrows_of_the_table(actions)
+            saves = of(Save, actions)
+            failed = bool(saves) and self.registry.store_fails
+            if not failed:
+                for save in saves:
+                    self.registry.keep(save)
+                self._claims_stand_on_ready_nodes(actions)
+            outcome = [SaveFailed(one.save, "disk full") if failed else Saved(one.save) for one in saves]
+            actions = [
+                action for one in outcome for action in self.registry.fleet.handle(one, self.registry.now)
+            ]
+        self._one_connection_per_node()
+        self._everybody_is_counted()
+
+    def _in_order(self, actions: Sequence[Action]) -> None:
+        saves = [place for place, one in enumerate(actions) if isinstance(one, Save)]
+        telling = (Send, SendStatus, Answer, CloseConnection)
+        told = [place for place, one in enumerate(actions) if isinstance(one, telling)]
+        assert len(saves) <= 1
+        assert not saves or not told or saves[0] < told[0]
+
+    def _only_arrows_of_the_table(self, actions: Sequence[Action]) -> None:
+        for note in notes(actions, "node_status_changed"):
+            source = note.fields["from"]
+            arrow = (None if source is None else NodeStatus(str(source)), NodeStatus(str(note.fields["to"])))
+            assert ReasonCode(str(note.fields["reason_code"])) in TRANSITIONS[arrow]
+            record = self.registry.fleet.node(str(note.fields["node_id"]))
+            if record is not None and note.fields["reason_code"] == "recovered":
+                self._has_calmed_down(record)
+
+    def _has_calmed_down(self, record: NodeRecord) -> None:
+        limits = self.registry.thresholds
+        recent = [at for at in record.exits if self.registry.now - at < limits.flap_window_seconds]
+        flapped = [step for step in record.story if step.target is NodeStatus.DEGRADED][-1]
+        assert flapped.reason_code is not ReasonCode.FLAPPING or len(recent) < limits.flap_limit
+        assert len(record.exits) <= limits.flap_limit
+
+    def _claims_stand_on_ready_nodes(self, actions: Sequence[Action]) -> None:
+        for note in notes(actions, "job_assigned"):
+            record = self.registry.node(str(note.fields["node_id"]))
+            assert (record.status, record.connected, record.cordoned) == ("ready", True, None)
+
+    def _everybody_is_counted(self) -> None:
+        anew = FleetCounters()
+        for record in self.registry.fleet.nodes():
+            anew.count(record)
+        kept = self.registry.fleet._census
+        assert (kept.live, kept.warming) == (anew.live, anew.warming)
+
+    def _one_connection_per_node(self) -> None:
+        records = self.registry.fleet.nodes()
+        live = [record.connection for record in records if record.connection is not None]
+        assert len(live) == len(set(live))
+        for record in records:
+            drained = record.drain is not None and record.drain.by_operator
+            if record.status == "offline" and not drained:
+                assert record.connection is None

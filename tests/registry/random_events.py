@@ -1,0 +1,151 @@
+"""What a fleet may be told, drawn at random: events of three nodes on four connections, bursts of beats."""
+
+from dataclasses import dataclass
+
+from hypothesis import strategies
+from hypothesis.strategies import SearchStrategy
+
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    Command,
+    ConnectionLost,
+    ControlRequested,
+    CordonRequested,
+    DrainRequested,
+    Event,
+    FaultReported,
+    HeartbeatReceived,
+    RegistrationReceived,
+    ReleaseRequested,
+    RemovalRequested,
+    RenewalRequested,
+    ResumeRequested,
+    UnregistrationReceived,
+)
+from gpu_agent.registry.job import Job
+from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
+from tests.registry.harness import JOIN, beat, declaration, figures, fresh_token, hardware, proof
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Some beats of whichever node a connection stands for."""
+
+    connection: int
+    count: int
+    told: tuple[GpuFigures, ...] | None
+    running: tuple[str, ...] | None
+
+
+CONNECTIONS = strategies.integers(1, 4)
+
+
+NODES = strategies.sampled_from(["node-1", "node-2", "node-3"])
+
+
+JOBS = strategies.sampled_from(["job-1", "job-2", "job-3"])
+
+
+FIGURES = strategies.sampled_from([figures(), figures(health="lost"), None, ()])
+
+
+RUNNING = strategies.sampled_from([None, (), ("job-1",), ("job-1", "job-2")])
+
+
+def arrivals() -> SearchStrategy[Event]:
+    return strategies.builds(
+        lambda connection, wanted, fresh, proven, count, running: RegistrationReceived(
+            connection,
+            declaration(wanted, hardware=hardware(count), running_jobs=running),
+            fresh,
+            JOIN if proven is None else proof(proven),
+            fresh_token=fresh_token(wanted or fresh),
+        ),
+        CONNECTIONS,
+        NODES | strategies.none(),
+        NODES,
+        NODES | strategies.none(),
+        strategies.sampled_from([1, 1, 1, 0]),
+        RUNNING,
+    )
+
+
+def beats() -> SearchStrategy[Event]:
+    return strategies.builds(
+        lambda connection, node_id, told, age, running: HeartbeatReceived(
+            connection, beat(node_id, gpus=told, probe_age_seconds=age, running_jobs=running)
+        ),
+        CONNECTIONS,
+        NODES,
+        FIGURES,
+        strategies.sampled_from([1.0, 1.0, 99.0]),
+        RUNNING,
+    )
+
+
+def bursts() -> SearchStrategy[Burst]:
+    return strategies.builds(
+        Burst, CONNECTIONS, strategies.sampled_from([1, 3, 3]), strategies.just(figures()) | FIGURES, RUNNING
+    )
+
+
+def goodbyes() -> SearchStrategy[Event]:
+    return strategies.builds(
+        lambda connection, node_id, drain: UnregistrationReceived(
+            connection, NodeUnregister(node_id=node_id, drain=drain)
+        ),
+        CONNECTIONS,
+        NODES,
+        strategies.booleans(),
+    )
+
+
+def wishes() -> SearchStrategy[Event]:
+    deadlines = strategies.sampled_from([None, 0.0, 30.0])
+    reasons = strategies.sampled_from([None, "fans"])
+    return (
+        strategies.builds(DrainRequested, strategies.just(1), NODES, deadlines)
+        | strategies.builds(ResumeRequested, strategies.just(1), NODES)
+        | strategies.builds(CordonRequested, strategies.just(1), NODES, reasons)
+        | strategies.builds(RemovalRequested, strategies.just(1), NODES)
+        | strategies.builds(ControlRequested, strategies.just(1), NODES, strategies.sampled_from(Command))
+    )
+
+
+def requests() -> SearchStrategy[Event]:
+    jobs = strategies.builds(Job, job_id=JOBS)
+    return (
+        strategies.builds(ClaimRequested, strategies.just(1), jobs)
+        | strategies.builds(RenewalRequested, strategies.just(1), JOBS)
+        | strategies.builds(ReleaseRequested, strategies.just(1), JOBS)
+    )
+
+
+LOST = strategies.builds(ConnectionLost, CONNECTIONS)
+
+
+FAULTS = strategies.builds(FaultReported, CONNECTIONS, strategies.just(NodeError(code="GPU_LOST")))
+
+
+SECONDS = strategies.sampled_from([0.0, 0.0, 0.5, 2.0, 2.0, 16.0, 46.0, 700.0])
+
+
+FAILS = strategies.sampled_from([False, False, False, True])
+
+
+EVENTS = (
+    bursts()
+    | arrivals()
+    | bursts()
+    | requests()
+    | bursts()
+    | wishes()
+    | bursts()
+    | goodbyes()
+    | beats()
+    | LOST
+    | FAULTS
+)
+
+
+TURNS = strategies.lists(strategies.tuples(EVENTS, SECONDS, FAILS), min_size=20, max_size=60)

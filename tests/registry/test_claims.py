@@ -1,0 +1,405 @@
+""""""
+
+from gpu_agent.registry.actions import Refusal, Save
+from gpu_agent.registry.claims import LOST_PER_NODE, REMEMBERED_TTLS, LostClaims
+from gpu_agent.registry.dispatch.dispatch import Choice
+from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    ConnectionLost,
+    CordonRequested,
+    ReleaseRequested,
+    RemovalRequested,
+    RenewalRequested,
+    ResumeRequested,
+    UnregistrationReceived,
+)
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.wire.messages import NodeUnregister
+from tests.registry.harness import Registry, answer, figures, notes, of, proof, statuses
+
+
+def test_a_claim_is_saved_before_it_is_answered() -> None:
+    registry = Registry()
+    registry.ready()
+    done = registry.do(ClaimRequested(7, Job(job_id="job-1", required_models=())))
+    kinds = [type(action).__name__ for action in done]
+    assert kinds == ["Save", "LogEvent", "Answer"]
+    (note,) = notes(done, "job_assigned")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
+    assert ("claim", "job-1") in registry.kept
+
+
+def test_the_same_job_again_gets_the_same_claim_and_is_assigned_once() -> None:
+    registry = Registry()
+    registry.ready()
+    first = registry.claim("job-1")
+    registry.pass_time(5.0)
+    again = registry.do(ClaimRequested(7, Job(job_id="job-1")))
+    assert answer(again) == first
+    assert not notes(again, "job_assigned")
+
+
+def test_a_failed_dispatch_notes_counts_and_examples() -> None:
+    registry = Registry()
+    registry.register()
+    done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
+    (failed,), (example,) = notes(done, "dispatch_failed"), notes(done, "dispatch_candidate_excluded")
+    assert failed.fields == {"job_id": "job-1", "counts": {"status_not_ready": 1}}
+    assert (example.fields["node_id"], example.level) == ("node-1", "info")
+    assert of(Save, done) == []
+
+
+def test_a3_with_debug_every_exclusion_is_noted_in_full() -> None:
+    registry = Registry(debug=True)
+    for connection in range(1, 8):
+        registry.register(connection)
+    done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
+    levels = [note.level.value for note in notes(done, "dispatch_candidate_excluded")]
+    assert (levels.count("info"), levels.count("debug")) == (5, 7)
+
+
+def test_a_claim_expires_unless_it_is_renewed() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.claim("job-2")
+    registry.pass_time(8.0)
+    renewed = answer(registry.do(RenewalRequested(7, "job-1")))
+    assert isinstance(renewed, Claim)
+    assert renewed.expires_at == registry.now + 10.0
+    done = registry.pass_time(4.0)
+    assert [note.fields["job_id"] for note in notes(done, "claim_expired")] == ["job-2"]
+    assert list(registry.node().claims) == ["job-1"]
+    assert ("claim", "job-2") not in registry.kept
+
+
+def test_a_claim_past_its_time_is_gone_even_before_the_fleet_was_woken() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.now += 11.0
+    assert isinstance(answer(registry.do(RenewalRequested(7, "job-1"))), Refusal)
+
+
+def test_an_expired_claim_ends_the_drain_that_waited_for_it() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    assert statuses(registry.pass_time(12.0)) == ["offline"]
+
+
+def test_releasing_or_renewing_what_is_not_held_is_refused_with_what_to_do() -> None:
+    registry = Registry()
+    for event in (ReleaseRequested(7, "job-9"), RenewalRequested(7, "job-9")):
+        refused = answer(registry.do(event))
+        assert isinstance(refused, Refusal)
+        assert refused.code == "CLAIM_NOT_FOUND"
+        assert "claim a place anew" in refused.message
+
+
+def test_a_released_place_is_free_again() -> None:
+    registry = Registry()
+    registry.ready(max_concurrent_jobs=1)
+    registry.claim("job-1")
+    assert registry.claim("job-2").counts == {"capacity_exceeded": 1}
+    done = registry.do(ReleaseRequested(7, "job-1"))
+    assert answer(done) is None
+    (note,) = notes(done, "claim_released")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1"}
+    assert registry.claim("job-2").node_id == "node-1"
+
+
+def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready()
+    registry.claim("job-1")
+    done = registry.pass_time(46.0)
+    (note,) = notes(done, "claim_lost")
+    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "reason_code": "heartbeat_timeout"}
+    assert ("claim", "job-1") not in registry.kept
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    done = registry.do(CordonRequested(registry.ref(), "node-1", "fans"))
+    done += registry.beat(gpus=figures(health="lost"))
+    assert record.status == "degraded"
+    done += registry.drain()
+    assert record.status == "draining"
+    done += registry.do(ResumeRequested(registry.ref(), "node-1"))
+    done += registry.do(ConnectionLost(1))
+    done += registry.come_back(2, running_jobs=())
+    assert record.status == "registering"
+    assert (notes(done, "claim_lost"), list(record.claims)) == ([], ["job-1"])
+
+
+def test_a_job_whose_claim_was_lost_gets_another_place_and_keeps_that() -> None:
+    registry = Registry()
+    registry.ready(1)
+    first = registry.claim("job-1")
+    registry.do(UnregistrationReceived(1, NodeUnregister(node_id="node-1", reason="bye")))
+    assert registry.claim("job-1").counts == {"status_not_ready": 1}
+    registry.ready(2)
+    second = registry.claim("job-1")
+    assert (first.node_id, second.node_id) == ("node-1", "node-2")
+    assert registry.claim("job-1") == second
+
+
+def test_a_renewal_counts_from_the_moment_of_asking() -> None:
+    registry = Registry(claim_ttl_seconds=60.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.beats(2, every=15.0)
+    renewed = answer(registry.do(RenewalRequested(registry.ref(), "job-1")))
+    assert isinstance(renewed, Claim)
+    assert renewed.expires_at == registry.now + 60.0
+
+
+def test_a_failed_dispatch_is_counted_and_one_that_finds_a_place_is_not() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.claim("job-2", required_models=("m",))
+    (window,) = registry.fleet.exclusions(registry.now)
+    assert (window.failed, window.counts, window.last_jobs) == (1, {"model_not_available": 1}, ("job-2",))
+    registry.now += 120.0
+    assert registry.fleet.finished_exclusions(registry.now) == (window,)
+    assert registry.fleet.finished_exclusions(registry.now) == ()
+
+
+def test_a_dry_run_answers_as_a_claim_would_and_leaves_no_trace() -> None:
+    registry = Registry()
+    registry.ready(max_concurrent_jobs=1)
+    chosen = registry.fleet.select(Job(job_id="job-1"), registry.now)
+    assert isinstance(chosen, Choice)
+    assert registry.fleet.claims() == []
+    claim = registry.claim("job-1")
+    assert (claim.node_id, claim.gpu_uuids) == (chosen.node_id, chosen.gpu_uuids)
+    assert registry.fleet.select(Job(job_id="job-1"), registry.now) == claim
+    refused = registry.fleet.select(Job(job_id="job-2"), registry.now)
+    assert isinstance(refused, NoAvailableNode)
+    assert refused.counts == {"capacity_exceeded": 1}
+    assert registry.fleet.exclusions(registry.now) == ()
+    assert registry.fleet.claims() == [claim]
+
+
+def test_a_dry_run_does_not_count_on_a_claim_that_is_over() -> None:
+    registry = Registry(claim_ttl_seconds=10.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.now += 10.5
+    assert isinstance(registry.fleet.select(Job(job_id="job-1"), registry.now), Choice)
+
+
+TTL = 60.0
+KEPT_SECONDS = TTL * REMEMBERED_TTLS
+
+
+def claim(job_id: str, node_id: str = "node-1") -> Claim:
+    return Claim(job_id=job_id, node_id=node_id, gpu_uuids=(), endpoint=None, granted_at=0.0, expires_at=60.0)
+
+
+def running(*job_ids: str) -> frozenset[str]:
+    return frozenset(job_ids)
+
+
+def test_what_was_lost_is_found_with_the_node_that_had_it_until_it_is_dropped() -> None:
+    lost = LostClaims(TTL)
+    lost.add(claim("job-1"), 0.0)
+    assert lost.of("node-2", running("job-1"), 1.0) == []
+    assert lost.of("node-1", running("job-1", "job-2"), 1.0) == [claim("job-1")]
+    lost.drop("job-1", 1.0)
+    assert lost.of("node-1", running("job-1"), 1.0) == []
+
+
+def test_what_was_lost_too_long_ago_is_not_found() -> None:
+    lost = LostClaims(TTL)
+    lost.add(claim("job-1"), 0.0)
+    lost.add(claim("job-2"), 1.0)
+    assert lost.of("node-1", running("job-1", "job-2"), KEPT_SECONDS + 0.5) == [claim("job-2")]
+
+
+def test_what_is_too_old_is_forgotten_though_its_node_never_comes_back() -> None:
+    lost = LostClaims(TTL)
+    for number in range(100):
+        lost.add(claim(f"job-{number}", f"node-{number}"), number * TTL)
+    assert len(lost) == REMEMBERED_TTLS + 1
+
+
+def test_of_one_node_only_so_many_are_remembered_and_the_latest_of_them() -> None:
+    lost = LostClaims(TTL)
+    for number in range(LOST_PER_NODE + 5):
+        lost.add(claim(f"job-{number}"), 0.0)
+    assert len(lost) == LOST_PER_NODE
+    assert lost.of("node-1", running("job-4", "job-5"), 0.0) == [claim("job-5")]
+
+
+def test_a_job_lost_again_belongs_to_the_node_that_had_it_last() -> None:
+    lost = LostClaims(TTL)
+    lost.add(claim("job-1", "node-1"), 0.0)
+    lost.add(claim("job-1", "node-2"), 5.0)
+    assert lost.of("node-1", running("job-1"), 6.0) == []
+    assert lost.of("node-2", running("job-1"), 6.0) == [claim("job-1", "node-2")]
+
+
+def test_what_is_dropped_or_was_lost_with_a_forgotten_node_is_not_found() -> None:
+    lost = LostClaims(TTL)
+    for job_id in ("job-1", "job-2"):
+        lost.add(claim(job_id), 0.0)
+    assert lost.drop("job-1", 0.0) == claim("job-1")
+    assert lost.drop("job-1", 0.0) is None
+    lost.forget("node-1")
+    assert (len(lost), lost.of("node-1", running("job-1", "job-2"), 0.0)) == (0, [])
+
+
+def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
+    registry = Registry()
+    registry.ready()
+    claim = registry.claim("job-1")
+    registry.pass_time(46.0)
+    done = registry.come_back(2, running_jobs=("job-1", "job-7"))
+    assert [note.fields["job_id"] for note in notes(done, "claim_reattached")] == ["job-1"]
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert (found.gpu_uuids, found.expires_at) == (claim.gpu_uuids, registry.now + 60.0)
+    assert ("claim", "job-1") in registry.kept
+
+
+def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    registry.come_back(2, running_jobs=())
+    registry.beat(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+
+
+def test_a_lost_claim_is_not_found_by_what_its_node_reported_before_it_was_lost() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.beat(running_jobs=("job-1",))
+    registry.pass_time(46.0)
+    assert not notes(registry.arrive(proof("node-1"), 2, "node-1"), "claim_reattached")
+    assert not notes(registry.beat(2, "node-1", running_jobs=()), "claim_reattached")
+
+
+def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_job_runs_on() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=0.0)
+    registry.pass_time(2.0)
+    assert (record.status, record.connection, record.claims) == ("offline", 1, {})
+    assert not notes(registry.beat(1, running_jobs=("job-1",)), "claim_reattached")
+    registry.do(ResumeRequested(7, "node-1"))
+    assert notes(registry.beat(1, running_jobs=("job-1",)), "claim_reattached")
+    assert set(record.claims) == {"job-1"}
+
+
+def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready(1)
+    assert registry.claim("job-1").node_id == "node-1"
+    registry.pass_time(46.0)
+    registry.ready(2)
+    assert registry.claim("job-1").node_id == "node-2"
+    registry.come_back(3, running_jobs=("job-1",))
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert found.node_id == "node-2"
+
+
+def test_a_lost_claim_that_was_claimed_elsewhere_is_not_found_again_even_after_it_ended_there() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready(1)
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    registry.ready(2)
+    registry.claim("job-1")
+    registry.do(ReleaseRequested(7, "job-1"))
+    registry.come_back(3, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_claim_lost_long_ago_is_not_found_again() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0 + 11 * 60.0)
+    registry.come_back(2, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
+    registry = Registry(claim_ttl_seconds=1000.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    assert answer(registry.do(ReleaseRequested(7, "job-1"))) is None
+    registry.come_back(2, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_a_lost_claim_cannot_be_given_back_before_its_loss_is_kept() -> None:
+    """That it was lost may not be kept yet: a restart would bring the claim back."""
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.store_fails = True
+    registry.pass_time(50.0)
+    assert ("claim", "job-1") in registry.kept
+    assert isinstance(answer(registry.do(ReleaseRequested(7, "job-1"))), Refusal)
+    registry.store_fails = False
+    registry.pass_time(2.0)
+    assert ("claim", "job-1") not in registry.kept
+
+
+def test_giving_a_lost_claim_back_is_saved() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(50.0)
+    (save,) = of(Save, registry.do(ReleaseRequested(7, "job-1")))
+    assert [change.key for change in save.changes] == ["job-1"]
+
+
+def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.pass_time(46.0)
+    registry.store_fails = True
+    registry.come_back(2, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+    registry.store_fails = False
+    registry.come_back(3, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+
+
+def test_a_claim_that_was_found_and_expires_stays_ended_though_its_job_runs_on() -> None:
+    registry = Registry(claim_ttl_seconds=30.0)
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(UnregistrationReceived(1, NodeUnregister(node_id="node-1")))
+    registry.come_back(2, running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is not None
+    registry.pass_time(31.0)
+    registry.beat(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None
+
+
+def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(RemovalRequested(7, "node-1"))
+    registry.do(ConnectionLost(1))
+    registry.register(2, "node-1", running_jobs=("job-1",))
+    assert registry.fleet.claim_of("job-1") is None

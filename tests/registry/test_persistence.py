@@ -1,0 +1,307 @@
+""""""
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from gpu_agent.registry import persistence as documents
+from gpu_agent.registry.actions import DocumentKind, Level, Save
+from gpu_agent.registry.credentials import Credential, CredentialKind
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    CordonRequested,
+    JoinTokenRequested,
+    RegistrationReceived,
+)
+from gpu_agent.registry.job import Claim
+from gpu_agent.registry.persistence import Keeping, StoredDocument, UnreadableDocumentError
+from gpu_agent.registry.settings import Thresholds
+from tests.registry.harness import Registry, codes, declaration, model, notes, of, proof, statuses
+
+LATER = 500.0
+"""The monotonic time of another process: no successor of the first."""
+
+
+def restart(registry: Registry, *, away: float = 0.0, **thresholds: Any) -> Registry:  # noqa: ANN401 - passed through
+    """Start a registry anew from what another one's store holds."""
+    fresh = Registry(**thresholds)
+    fresh.now = LATER
+    kept = [
+        StoredDocument(
+            DocumentKind(kind),
+            key,
+            json.loads(json.dumps(document, allow_nan=False)),
+            registry.now - at + away,
+        )
+        for (kind, key), (document, at) in registry.kept.items()
+    ]
+    fresh.kept = {key: (document, LATER) for key, (document, _) in registry.kept.items()}
+    fresh.restore(kept)
+    return fresh
+
+
+def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats_said() -> None:
+    registry = Registry()
+    record = registry.ready(installed_models=(model("asr"),), labels={"zone": "a"})
+    registry.do(CordonRequested(7, "node-1", "new fans"))
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=90.0)
+    document = documents.serialize_node(record, registry.now)
+    age = 12.0
+    restored = documents.load_node(
+        StoredDocument(DocumentKind.NODE, "node-1", json.loads(json.dumps(document)), age),
+        registry.thresholds,
+        registry.now,
+    )
+    beaten = {
+        "usage",
+        "probe_age_seconds",
+        "running_jobs",
+        "claims",
+        "connection",
+        "gpus",
+        "healthy_beats",
+        "heard_at",
+        "issued_on",
+        "last_heartbeat_at",
+        "load",
+        "next_status_at",
+        "pace",
+        "recent",
+        "reported_job_ids",
+        "story",
+        "warmup_until",
+        "written",
+        "registered_at",
+        "since",
+        "drain",
+    }
+    for field in fields(record):
+        if field.name not in beaten:
+            assert getattr(restored, field.name) == getattr(record, field.name), field.name
+    assert restored.registered_at == pytest.approx(record.registered_at - age)
+    assert restored.since == pytest.approx(record.since - age)
+    assert restored.drain is not None
+    assert record.drain is not None
+    assert restored.drain.deadline == pytest.approx(record.drain.deadline - age)
+
+
+def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("GPU-0",),
+        endpoint="http://10.0.0.1",
+        granted_at=90.0,
+        expires_at=130.0,
+        memory_mb=2048,
+        affinity_key="session-7",
+    )
+    document = json.loads(json.dumps(documents.serialize_claim(claim, 100.0)))
+    restored = documents.load_claim(
+        StoredDocument(DocumentKind.CLAIM, "job-1", document, 5.0), Thresholds(), 300.0
+    )
+    assert restored == Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("GPU-0",),
+        endpoint="http://10.0.0.1",
+        granted_at=285.0,
+        expires_at=360.0,
+        memory_mb=2048,
+        affinity_key="session-7",
+    )
+
+
+def test_a_registration_is_written_once_however_often_a_status_is_saved() -> None:
+    registry = Registry()
+    record = registry.ready()
+    first = documents.serialize_node(record, 1.0)["registration"]
+    assert documents.serialize_node(record, 2.0)["registration"] is first
+    registry.beat(labels={"zone": "b"})
+    assert documents.serialize_node(record, 3.0)["registration"]["labels"] == {"zone": "b"}
+
+
+@pytest.mark.parametrize("kind", list(DocumentKind))
+def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: DocumentKind) -> None:
+    read = documents.load_node if kind is DocumentKind.NODE else documents.load_claim
+    with pytest.raises(UnreadableDocumentError, match=f"the kept {kind} 'x' .* and was left out"):
+        read(StoredDocument(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
+
+
+def test_after_a_restart_a_node_has_its_last_status_is_disconnected_and_has_one_full_timeout() -> None:
+    registry = Registry()
+    registry.ready()
+    fresh = restart(registry, away=3600.0)
+    record = fresh.node()
+    assert (record.status, record.connected, record.epoch) == ("ready", False, 1)
+    assert fresh.claim("job-1").counts == {"disconnected": 1}
+    fresh.pass_time(44.0)
+    assert record.status == "ready"
+    fresh.pass_time(2.0)
+    assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
+
+
+def test_after_a_restart_a_nodes_full_timeout_is_that_of_the_interval_it_was_given() -> None:
+    registry = Registry(heartbeat_interval_seconds=25.0)
+    registry.ready()
+    fresh = restart(registry)  # with the usual interval
+    fresh.pass_time(74.0)
+    assert fresh.node().status == "ready"
+    fresh.pass_time(2.0)
+    assert fresh.node().status == "offline"
+
+
+def test_after_a_restart_a_node_that_was_registering_has_its_whole_warm_up_again() -> None:
+    registry = Registry(heartbeat_interval_seconds=25.0)
+    registry.register()
+    fresh = restart(registry)
+    fresh.pass_time(59.0)
+    assert fresh.node().status == "registering"
+    fresh.pass_time(2.0)
+    assert (fresh.node().status, fresh.node().reason_code) == ("degraded", "warmup_timeout")
+
+
+def test_after_a_restart_a_node_comes_back_with_its_id_and_a_later_epoch() -> None:
+    registry = Registry()
+    registry.ready()
+    fresh = restart(registry)
+    fresh.do(RegistrationReceived(1, declaration(), "unused", credential=proof("node-1")))
+    fresh.beats(3)
+    assert (fresh.node().status, fresh.node().epoch) == ("ready", 2)
+
+
+def test_after_a_restart_claims_have_one_fresh_ttl() -> None:
+    registry = Registry(claim_ttl_seconds=60.0)
+    registry.ready()
+    registry.claim("job-1")
+    fresh = restart(registry, away=3600.0, heartbeat_timeout_seconds=600.0)
+    fresh.pass_time(59.0)
+    assert fresh.fleet.claim_of("job-1") is not None
+    assert fresh.claim("job-1").node_id == "node-1"
+    fresh.pass_time(2.0)
+    assert fresh.fleet.claim_of("job-1") is None
+
+
+def test_an_operators_drain_and_cordon_outlive_a_restart_and_its_deadline_counts_the_time_away() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.do(CordonRequested(7, "node-1", "new fans"))
+    registry.drain(deadline_seconds=300.0)
+    registry.do(ConnectionLost(1))
+    fresh = restart(registry, away=290.0, heartbeat_timeout_seconds=600.0)
+    record = fresh.node()
+    assert (record.status, record.cordoned) == ("draining", "new fans")
+    fresh.pass_time(9.0)
+    assert record.status == "draining"
+    fresh.pass_time(2.0)
+    assert (record.status, record.reason_code) == ("offline", "drain_deadline")
+    fresh.do(RegistrationReceived(1, declaration(), "unused", credential=proof("node-1")))
+    assert statuses(fresh.beats(3)) == ["ready", "draining", "offline"]
+
+
+def test_a_claim_whose_node_was_not_kept_is_let_go_in_the_store_too() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    del registry.kept[DocumentKind.NODE, "node-1"]
+    fresh = restart(registry)
+    assert fresh.kept_names == []
+
+
+def test_one_unreadable_document_keeps_no_other_from_coming_back() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.kept[DocumentKind.NODE, "node-0"] = ({"node_id": "node-0"}, registry.now)
+    fresh = restart(registry)
+    assert [record.node_id for record in fresh.fleet.nodes()] == ["node-1"]
+    (note,) = notes(fresh.done, "document_unreadable")
+    assert "node-0" in str(note.fields["detail"])
+
+
+def test_every_change_of_status_is_kept() -> None:
+    registry = Registry()
+    registry.ready()
+    document, _ = registry.kept[DocumentKind.NODE, "node-1"]
+    assert document["status"] == "ready"
+    saved = [change.key for save in of(Save, registry.pass_time(46.0)) for change in save.changes]
+    assert saved == ["node-1"]
+    document, _ = registry.kept[DocumentKind.NODE, "node-1"]
+    assert document["status"] == "offline"
+
+
+def test_a_node_that_was_kept_before_there_were_tokens_comes_back_and_may_be_reclaimed() -> None:
+    registry = Registry()
+    registry.ready()
+    document, at = registry.kept[DocumentKind.NODE, "node-1"]
+    older = {name: part for name, part in document.items() if name not in ("keys", "granted_labels")}
+    registry.kept[DocumentKind.NODE, "node-1"] = (older, at)
+    fresh = restart(registry)
+    assert fresh.node().keys.all == ()
+    assert codes(fresh.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
+    fresh.do(JoinTokenRequested(ref=1, token_id="back", digest="d", node_id="node-1"))
+    fresh.arrive(Credential(CredentialKind.JOIN, "back", "node-1"), 3)
+    assert fresh.node().connection == 3
+
+
+@pytest.mark.parametrize("away", [0.0, 30.0, 120.0])
+def test_a_token_reads_back_as_it_was_written_and_its_time_goes_on_while_the_registry_is_away(
+    away: float,
+) -> None:
+    registry = Registry()
+    registry.do(
+        JoinTokenRequested(
+            ref=1, token_id="t", digest="d", ttl_seconds=90.0, uses=7, labels={"zone": "a"}, note="rack 4"
+        )
+    )
+    (written,) = [token for token in registry.fleet.tokens() if token.token_id == "t"]
+    fresh = restart(registry, away=away)
+    (read,) = [token for token in fresh.fleet.tokens() if token.token_id == "t"]
+    assert read.expires_at == pytest.approx(LATER + 90.0 - away)
+    assert replace(read, created_at=written.created_at, expires_at=written.expires_at) == written
+    assert (fresh.fleet.credential("d", LATER) is not None) == (away < 90.0)
+
+
+def test_a_document_of_a_token_that_is_none_of_ours_is_left_out_and_said_so() -> None:
+    fresh = Registry()
+    told = fresh.restore([StoredDocument(DocumentKind.TOKEN, "t", {"token_id": "t"}, 0.0)])
+    (note,) = notes(told, "document_unreadable")
+    assert "'t'" in str(note.fields["detail"])
+
+
+def keeping(registry: Registry) -> Keeping:
+    return registry.fleet._keeping
+
+
+@pytest.mark.parametrize("kind", list(DocumentKind))
+def test_what_is_not_there_any_more_is_let_go(kind: DocumentKind) -> None:
+    change = keeping(Registry()).written((kind, "gone"), 1000.0)
+    assert (change.kind, change.key, change.document) == (kind, "gone", None)
+
+
+def test_what_is_kept_of_a_node_and_its_claim_is_taken_back_node_first() -> None:
+    registry, fresh = Registry(), Registry()
+    registry.ready()
+    registry.claim("job-1")
+    kept = []
+    for key in ((DocumentKind.CLAIM, "job-1"), (DocumentKind.NODE, "node-1")):
+        document = keeping(registry).written(key, registry.now).document
+        assert document is not None
+        kept.append(StoredDocument(*key, document, 0.0))
+    steps = list(keeping(fresh).taking_back(kept, fresh.now))
+    assert list(fresh.node().claims) == ["job-1"]
+    assert [(list(step.touched), list(step.keys)) for step in steps] == [(["node-1"], []), ([], [])]
+
+
+def test_what_cannot_be_read_changes_nothing_and_is_noted() -> None:
+    registry = Registry()
+    (step,) = keeping(registry).taking_back(
+        [StoredDocument(DocumentKind.NODE, "node-1", {}, 0.0)], registry.now
+    )
+    assert registry.fleet.size == 0
+    (note,) = step.notes
+    assert (note.event, note.level) == ("document_unreadable", Level.WARNING)
+    assert "node-1" in str(note.fields["detail"])

@@ -1,0 +1,105 @@
+from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested, RevocationRequested
+from gpu_agent.registry.persistence import StoredDocument
+from tests.registry.harness import Registry, notes, proof
+
+
+def gone(registry: Registry, *numbers: int) -> None:
+    """Let nodes come and go offline, one after the other."""
+    for number in numbers:
+        registry.register(number)
+        registry.do(ConnectionLost(number))
+        registry.pass_time(46.0)
+
+
+def known(registry: Registry) -> list[str]:
+    return [record.node_id for record in registry.fleet.nodes()]
+
+
+def test_with_auth_off_the_one_longest_offline_is_let_go_when_there_are_too_many() -> None:
+    registry = Registry(auth_off=True, max_offline_records=2)
+    gone(registry, 3, 1, 2)
+    assert known(registry) == ["node-1", "node-2"]
+    assert registry.kept_names == ["node-1", "node-2"]
+    (purged,) = notes(registry.done, "node_purged")
+    assert purged.fields["reason"] == "too many are offline"
+
+
+def test_a_node_that_is_back_online_is_not_counted() -> None:
+    registry = Registry(auth_off=True, max_offline_records=1)
+    gone(registry, 1)
+    registry.register(2)
+    registry.do(ConnectionLost(2))
+    registry.register(7, "node-1")
+    registry.pass_time(44.0)
+    registry.beat(7, "node-1")
+    registry.pass_time(2.0)
+    assert [record.status for record in registry.fleet.nodes()] == ["registering", "offline"]
+
+
+def test_a_node_that_an_operator_wished_something_of_stays() -> None:
+    registry = Registry(auth_off=True, max_offline_records=1)
+    gone(registry, 1)
+    registry.do(CordonRequested(1, "node-1", "new fans"))
+    gone(registry, 2, 3)
+    assert known(registry) == ["node-1", "node-3"]
+
+
+def test_a_node_that_has_a_token_stays_though_auth_is_off_for_a_while() -> None:
+    registry = Registry()
+    gone(registry, 1, 2, 3)
+    unguarded = Registry(auth_off=True, max_offline_records=1)
+    unguarded.restore([StoredDocument(*key, document, 0.0) for key, (document, _) in registry.kept.items()])
+    assert known(unguarded) == ["node-1", "node-2", "node-3"]
+    gone(unguarded, 4, 5)
+    assert known(unguarded) == ["node-1", "node-2", "node-3", "node-5"]
+
+
+def test_with_auth_on_nobody_is_let_go_for_being_one_of_many() -> None:
+    registry = Registry(max_offline_records=1)
+    gone(registry, 1, 2, 3)
+    assert known(registry) == ["node-1", "node-2", "node-3"]
+
+
+def test_a_crowd_that_could_not_be_thinned_out_in_the_store_is_thinned_out_there_later() -> None:
+    registry = Registry(auth_off=True, max_offline_records=1)
+    gone(registry, 1)
+    registry.register(2)
+    registry.do(ConnectionLost(2))
+    registry.store_fails = True
+    registry.pass_time(46.0)
+    assert registry.kept_names == ["node-1", "node-2"]
+    registry.store_fails = False
+    registry.pass_time(2.0)
+    assert (known(registry), registry.kept_names) == (["node-2"], ["node-2"])
+
+
+def test_with_its_record_a_nodes_token_goes() -> None:
+    registry = Registry(offline_retention_seconds=60.0)
+    gone(registry, 1)
+    assert registry.fleet.credential("digest of node-1", registry.now) == proof("node-1")
+    registry.pass_time(61.0)
+    assert known(registry) == []
+    assert registry.fleet.credential("digest of node-1", registry.now) is None
+
+
+def test_a_token_that_ended_is_forgotten_after_the_same_time() -> None:
+    registry = Registry(offline_retention_seconds=60.0)
+    registry.do(JoinTokenRequested(ref=0, token_id="short", digest="d", ttl_seconds=10.0))
+    registry.pass_time(69.0)
+    assert "short" in [token.token_id for token in registry.fleet.tokens()]
+    told = registry.pass_time(2.0)
+    assert notes(told, "token_purged")[0].fields == {"token_id": "short"}
+    assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
+    assert ("token", "short") not in registry.kept
+
+
+def test_a_token_whose_revocation_was_undone_is_not_forgotten_for_it() -> None:
+    registry = Registry(offline_retention_seconds=60.0)
+    registry.do(JoinTokenRequested(ref=0, token_id="long", digest="d", ttl_seconds=100.0))
+    registry.store_fails = True
+    registry.do(RevocationRequested(1, "long"))
+    registry.store_fails = False
+    registry.pass_time(99.0)
+    assert registry.fleet.credential("d", registry.now) is not None
+    registry.pass_time(63.0)
+    assert [token.token_id for token in registry.fleet.tokens()] == ["join"]

@@ -1,0 +1,455 @@
+""""""
+
+from itertools import product
+
+import pytest
+
+from gpu_agent.registry import status as telling
+from gpu_agent.registry.actions import SendStatus
+from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.events import ConnectionLost, DrainRequested, ReleaseRequested, ResumeRequested
+from gpu_agent.registry.lifecycle import (
+    HISTORY_LENGTH,
+    TRANSITIONS,
+    IllegalTransitionError,
+    describe_history,
+    status_of,
+    transition,
+)
+from gpu_agent.registry.node import Drain, NodeRecord, NodeTable, Transition
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.status import StatusTransitions
+from gpu_agent.registry.step import Step
+from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
+from tests.registry.harness import (
+    Registry,
+    closed,
+    declaration,
+    figures,
+    hardware,
+    notes,
+    of,
+    proof,
+    statuses,
+)
+
+NOW = 100.0
+
+
+class Bench:
+    """Verdicts on one registering node, connected as 1."""
+
+    def __init__(self) -> None:
+        thresholds, self.roster = Thresholds(), NodeTable()
+        dispatch = Dispatch(thresholds, lambda: 0.0)
+        claiming = ClaimRequests(thresholds, dispatch, debug=lambda: False)
+        self.verdicts = StatusTransitions(thresholds, self.roster, dispatch=dispatch, claiming=claiming)
+        self.record = NodeRecord(
+            node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0
+        )
+        self.roster.add(self.record)
+        self.roster.bind(self.record, 1)
+        self.give(NodeStatus.REGISTERING, ReasonCode.REGISTERED)
+
+    def give(self, target: NodeStatus, code: ReasonCode) -> Step:
+        step = Step(NOW)
+        self.verdicts.give(self.record, target, code, reason="because", step=step)
+        return step
+
+
+def test_a_verdict_is_noted_kept_and_told() -> None:
+    step = Bench().give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    assert [note.fields for note in step.notes] == [
+        {"node_id": "node-1", "from": "registering", "to": "ready", "reason_code": "health_checks_passed"}
+    ]
+    assert list(step.keys) == [("node", "node-1")]
+    assert statuses(step.told) == ["ready"]
+
+
+def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
+    bench = Bench()
+    step = Step(NOW)
+    with pytest.raises(IllegalTransitionError):
+        bench.verdicts.give(
+            bench.record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED, reason="", step=step
+        )
+    assert bench.record.status == "registering"
+    assert (step.notes, step.keys, step.told) == ([], {}, [])
+
+
+@pytest.mark.parametrize("by_operator", [True, False])
+def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> None:  # noqa: FBT001 - a parameter of the claim
+    bench = Bench()
+    bench.record.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
+    bench.record.last_heartbeat_at = NOW
+    step = bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    assert statuses(step.told) == ["ready", "draining", "offline"]
+    assert closed(step.told) == ([] if by_operator else [(1, CloseCode.GOING_AWAY)])
+    assert bench.record.connected is by_operator
+
+
+def test_a_wish_whose_deadline_has_passed_does_not_wait_for_jobs() -> None:
+    bench = Bench()
+    bench.record.drain = Drain(by_operator=True, deadline=NOW)
+    bench.record.reported_job_ids = frozenset({"job-1"})
+    bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    assert bench.record.reason_code == "drain_deadline"
+
+
+def test_only_a_draining_node_can_be_settled() -> None:
+    bench, step = Bench(), Step(NOW)
+    bench.verdicts.settle(bench.record, step)
+    bench.verdicts.drain(bench.record, step)
+    assert bench.record.status == "registering"
+    assert step.told == []
+
+
+@pytest.mark.parametrize("code", [ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED])
+def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(code: ReasonCode) -> None:
+    bench = Bench()
+    bench.record.drain = Drain(by_operator=True, deadline=NOW + 60)
+    step = bench.give(NodeStatus.OFFLINE, code)
+    assert (statuses(step.told), closed(step.told)) == (["offline"], [(1, CloseCode.GOING_AWAY)])
+    assert bench.roster.dismissed(1)
+    assert bench.record.connection is None
+
+
+def test_a_disconnected_node_is_told_nothing() -> None:
+    bench = Bench()
+    bench.roster.unbind(1)
+    assert bench.give(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).told == []
+
+
+def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None:
+    registry = Registry()
+    registry.ready()
+    done = registry.drain()
+    assert notes(done, "node_status_changed")
+    assert registry.claim("job-1").counts == {"status_not_ready": 1}
+
+
+def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert registry.claim("job-1").node_id == "node-1"
+    assert statuses(registry.drain()) == ["draining"]
+    assert registry.claim("job-2").counts == {"status_not_ready": 1}
+    left = registry.do(ReleaseRequested(registry.ref(), "job-1"))
+    assert statuses(left) == ["offline"]
+    assert record.reason_code == "drain_complete"
+
+
+def test_s05_a_draining_node_goes_offline_when_its_deadline_passes() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1",))
+    registry.drain(deadline_seconds=20.0)
+    registry.beats(2, every=9.0, running_jobs=("job-1",))
+    assert record.status == "draining"
+    told = registry.beats(1, every=3.0, running_jobs=("job-1",))
+    assert statuses(told) == ["offline"]
+    assert record.reason_code == "drain_deadline"
+
+
+def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    registry.beat(running_jobs=("job-2",))
+    assert record.status == "draining"
+    registry.beat(running_jobs=())
+    assert record.status == "offline"
+
+
+def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
+    registry = Registry()
+    record = registry.ready()
+    assert record.usage is not None
+    guess = record.usage.model_copy(update={"running_jobs": 3})
+    registry.beat(running_jobs=None, resource_usage=guess)
+    assert record.in_flight_jobs == 3
+    registry.drain()
+    assert record.status == "offline"
+
+
+@pytest.mark.parametrize("schema", [None, "1.0"])
+def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
+    registry = Registry()
+    record = registry.ready(capability_schema_version=schema)
+    assert record.usage is not None
+    counted = record.usage.model_copy(update={"running_jobs": 1})
+    registry.beat(running_jobs=None, resource_usage=counted)
+    registry.drain()
+    assert record.status == "draining"
+    registry.beat(running_jobs=None)
+    assert record.status == "offline"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "reported", "waits_for"),
+    [((), (), 0), (("a",), (), 1), ((), ("b",), 1), (("a",), ("a",), 1), (("a",), ("b", "c"), 3)],
+    ids=str,
+)
+def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_reports(
+    claimed: tuple[str, ...], reported: tuple[str, ...], waits_for: int
+) -> None:
+    registry = Registry()
+    record = registry.ready()
+    for job_id in claimed:
+        registry.claim(job_id)
+    registry.beat(running_jobs=reported)
+    told = of(SendStatus, registry.drain())
+    assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
+    assert record.status == ("draining" if waits_for else "offline")
+
+
+def restarted(registry: Registry) -> Registry:
+    fresh = Registry()
+    fresh.restore(
+        [StoredDocument(kind, key, document, 1.0) for (kind, key), (document, _) in registry.kept.items()]
+    )
+    return fresh
+
+
+def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.do(ReleaseRequested(fresh.ref(), "job-1"))
+    assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
+    (told,) = of(SendStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
+    assert told.clears_when is not None
+    assert told.clears_when.startswith("a beat shows that no job runs")
+    fresh.beat(running_jobs=("job-2",))
+    assert fresh.node().status == "draining"
+    assert statuses(fresh.beat(running_jobs=())) == ["offline"]
+
+
+def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain(deadline_seconds=20.0)
+    fresh = restarted(registry)
+    fresh.do(ReleaseRequested(fresh.ref(), "job-1"))
+    fresh.pass_time(20.0)
+    assert fresh.node().reason_code == "drain_deadline"
+    assert fresh.node().reason == "the drain's deadline passed before the node said what runs"
+
+
+def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.drain()
+    fresh = restarted(registry)
+    fresh.arrive(proof("node-1"), 1, "node-1", running_jobs=())
+    assert statuses(fresh.do(ReleaseRequested(fresh.ref(), "job-1"))) == ["offline"]
+
+
+def clears(registry: Registry) -> str | None:
+    return telling.clears_when(registry.node(), registry.thresholds, registry.now)
+
+
+def test_a_status_tells_what_stands_behind_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    told = telling.current_status(record, registry.thresholds, connection=1, now=registry.now, periodic=True)
+    assert (told.node_id, told.status, told.reason_code) == ("node-1", "ready", "health_checks_passed")
+    assert (told.previous_status, told.since, told.periodic) == ("registering", record.since, True)
+    assert (told.healthy_beats, told.beats_needed, told.in_flight_jobs) == (3, 0, 1)
+    assert [check.name for check in told.checks] == [
+        "gpus",
+        "gpu_percent",
+        "probe_age",
+        "required_models",
+        "ready_models",
+    ]
+    assert all(check.ok for check in told.checks)
+
+
+def test_a_registering_node_hears_how_many_beats_are_missing() -> None:
+    registry = Registry()
+    registry.register()
+    assert clears(registry) == "3 more healthy beats in a row"
+    registry.beats(2)
+    assert clears(registry) == "one more healthy beat"
+    assert telling.heartbeats_needed(registry.node(), registry.thresholds) == 1
+
+
+def test_a_degraded_node_hears_what_fails() -> None:
+    registry = Registry()
+    registry.ready()
+    told = of(SendStatus, registry.beat(gpus=figures(health="lost", reasons=("xid_79",))))
+    assert told[0].clears_when == (
+        "3 more healthy beats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+    )
+
+
+def test_a_sentence_about_what_fails_stays_readable_whatever_the_node_wrote() -> None:
+    registry = Registry()
+    record = registry.ready()
+    done = registry.beat(gpus=figures(health="h" * 1000, reasons=("r" * 1000,) * 64))
+    (told,) = of(SendStatus, done)
+    assert (told.status, len(told.reason)) == ("degraded", len(record.reason))
+    assert max(map(len, (told.reason, told.clears_when or "", *(one.detail for one in told.checks)))) <= 1000
+
+
+def test_a_node_that_is_wanted_empty_hears_that_it_will_drain() -> None:
+    registry = Registry()
+    registry.register()
+    registry.drain()
+    assert clears(registry) == "3 more healthy beats in a row, and then it drains, as asked"
+
+
+def test_a_draining_node_hears_what_it_waits_for() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.beat(running_jobs=("a", "b"))
+    told = of(SendStatus, registry.drain(deadline_seconds=90.0))
+    assert told[0].clears_when == "its 2 jobs end or the deadline passes: then it goes offline"
+    assert told[0].drain_deadline == registry.now + 90.0
+    registry.beat(running_jobs=("b",))
+    assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
+
+
+def test_an_offline_node_hears_who_can_bring_it_back() -> None:
+    registry = Registry()
+    registry.ready()
+    assert clears(registry) is None
+    registry.drain()
+    assert clears(registry) == "an operator resumes the node"
+    registry.do(ConnectionLost(1))
+    assert clears(registry) == "an operator resumes the node, and it registers again"
+    registry.do(ResumeRequested(registry.ref(), "node-1"))
+    assert clears(registry) == "the node registers again"
+
+
+def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guessed() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    assert record.usage is not None
+    guess = record.usage.model_copy(update={"running_jobs": 7})
+    registry.beat(running_jobs=None, resource_usage=guess)
+    registry.drain()
+    assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
+
+
+def test_a_deadline_is_told_as_long_as_it_lies_ahead() -> None:
+    registry = Registry()
+    registry.register()
+    assert of(SendStatus, registry.done)[-1].drain_deadline is None
+    deadline = registry.now + 90.0
+    registry.drain(deadline_seconds=90.0)
+    told = of(SendStatus, registry.beats(3))
+    assert [(one.status.value, one.drain_deadline) for one in told] == [
+        ("ready", deadline),
+        ("draining", deadline),
+        ("offline", None),
+    ]
+
+
+def test_every_state_has_since_when_why_and_what_clears_it() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    for event in (
+        DrainRequested(1, "node-1", None, ""),
+        ReleaseRequested(2, "job-1"),
+        ResumeRequested(3, "node-1"),
+    ):
+        registry.pass_time(1.0)
+        for told in of(SendStatus, registry.do(event)):
+            assert told.since == registry.now
+            assert told.reason == record.reason != ""
+            assert told.clears_when
+            assert told.previous_status is not None
+
+
+REGISTERING, READY, DEGRADED, DRAINING, OFFLINE = NodeStatus
+
+ARROWS_OF_THE_PAGE = {
+    (None, REGISTERING): "registered",
+    (REGISTERING, REGISTERING): "registered",
+    (READY, REGISTERING): "registered",
+    (DEGRADED, REGISTERING): "registered",
+    (OFFLINE, REGISTERING): "registered resumed",
+    (DRAINING, REGISTERING): "resumed",
+    (REGISTERING, READY): "health_checks_passed",
+    (REGISTERING, DEGRADED): "model_missing gpu_unavailable warmup_timeout",
+    (READY, DEGRADED): "gpu_unavailable model_missing health_checks_failed flapping",
+    (DEGRADED, READY): "recovered",
+    (READY, DRAINING): "drain_requested",
+    (DEGRADED, DRAINING): "drain_requested",
+    (DRAINING, OFFLINE): "drain_complete drain_deadline heartbeat_timeout unregistered removed",
+    (REGISTERING, OFFLINE): "heartbeat_timeout unregistered removed",
+    (READY, OFFLINE): "heartbeat_timeout unregistered removed",
+    (DEGRADED, OFFLINE): "heartbeat_timeout unregistered removed",
+}
+"""The table of §4, written down a second time."""
+
+
+def node(status: NodeStatus | None) -> NodeRecord:
+    record = NodeRecord(node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0)
+    if status is not None:
+        record.status = status
+        record.story = (Transition(at=1.0, source=None, target=status, reason_code=ReasonCode.REGISTERED),)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason_code"),
+    list(product((None, *NodeStatus), NodeStatus, ReasonCode)),
+    ids=str,
+)
+def test_every_arrow_of_the_page_exists_and_no_other(
+    source: NodeStatus | None, target: NodeStatus, reason_code: ReasonCode
+) -> None:
+    record = node(source)
+    before = repr(record)
+    if reason_code in ARROWS_OF_THE_PAGE.get((source, target), "").split():
+        transition(record, target, reason_code=reason_code, reason="because", now=7.0)
+        assert (record.status, record.reason_code, record.reason) == (target, reason_code, "because")
+        assert (record.previous_status, record.since) == (source, 7.0)
+    else:
+        with pytest.raises(IllegalTransitionError):
+            transition(record, target, reason_code=reason_code, reason="because", now=7.0)
+        assert repr(record) == before
+
+
+def test_the_table_holds_nothing_beyond_the_page() -> None:
+    assert TRANSITIONS.keys() == ARROWS_OF_THE_PAGE.keys()
+
+
+def test_an_illegal_arrow_is_refused_with_the_nodes_story() -> None:
+    record = node(None)
+    transition(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=10.0)
+    transition(record, READY, reason_code=ReasonCode.HEALTH_CHECKS_PASSED, reason="", now=16.0)
+    with pytest.raises(IllegalTransitionError) as refused:
+        transition(record, READY, reason_code=ReasonCode.RECOVERED, reason="", now=17.0)
+    assert str(refused.value) == (
+        "node node-1: no arrow ready → ready for recovered; its story: "
+        "none → registering (registered, -6.000 s) → ready (health_checks_passed, 0.000 s)"
+    )
+
+
+def test_a_record_without_a_story_has_no_status_yet() -> None:
+    assert status_of(node(None)) is None
+    assert status_of(node(READY)) is READY
+    assert describe_history(()) == "not begun"
+
+
+def test_a_story_keeps_only_the_last_changes() -> None:
+    record = node(None)
+    for turn in range(HISTORY_LENGTH + 3):
+        transition(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=float(turn))
+    assert len(record.story) == HISTORY_LENGTH
+    assert record.story[-1].at == HISTORY_LENGTH + 2

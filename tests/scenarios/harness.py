@@ -1,0 +1,483 @@
+"""The theatre: one registry, any number of nodes, a network that loses nothing, and a clock that never waits.
+
+Both sides are the pure machines themselves. Frames travel as the bytes that the codec writes, in order
+and in no time; the clock jumps from one deadline to the next. So a play is always played alike.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import assert_never
+
+from gpu_agent.registry.actions import (
+    Action,
+    Answer,
+    CloseConnection,
+    DocumentKind,
+    Level,
+    LogEvent,
+    Result,
+    Save,
+    Send,
+    SendStatus,
+)
+from gpu_agent.registry.credentials import Credential, FreshToken
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    Event,
+    FaultReported,
+    HeartbeatReceived,
+    JoinTokenRequested,
+    RegistrationReceived,
+    Saved,
+    SaveFailed,
+    UnregistrationReceived,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import TokenState
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import status_message
+from gpu_agent.wire.codec import FrameError, decode_from_node, encode
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import (
+    FromNode,
+    FromRegistry,
+    NodeError,
+    NodeHeartbeat,
+    NodeRegister,
+    NodeRegisterAck,
+    NodeUnregister,
+)
+from tests.scenarios.actors import Actor, Agent, Dial, Frame, HangUp, OlderNode, Outward, Told
+from tests.scenarios.transcript import EPOCH, Line, Transcript, said_by_node, said_by_registry
+
+# The registry's side of the wire: the pure fleet with a store, tokens and a log, all of them played.
+#
+# Carries actions out as `gpu_agent.server` does: in order, and nothing told before it is kept. A store
+# gives back what went through JSON.
+
+
+_TOLD_BY_THE_MESSAGE = {
+    "node_register_received",
+    "node_registered",
+    "node_register_refused",
+    "job_assigned",
+    "claim_released",
+    "dispatch_failed",
+    "dispatch_candidate_excluded",
+    "node_token_issued",
+}
+"""Notes that say once more what a message or an answer says."""
+
+
+JOIN_TOKEN = "welcome"
+"""Every machine of the theatre has this join token, unless it is said to have another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySetup:
+    """How one registry is set up."""
+
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    auth_off: bool = False
+    only_schema: str | None = None
+    """An older registry's: it refuses every other schema, and says which it takes."""
+
+
+class ScenarioRegistry:
+    """One registry, over all of its restarts."""
+
+    def __init__(
+        self,
+        house: RegistrySetup,
+        transcript: Transcript,
+        *,
+        now: Callable[[], float],
+        send: Callable[[int, str], None],
+        close: Callable[[int, int, str], None],
+    ) -> None:
+        self.running = True
+        self.store_works = True
+        self.answers: dict[int, Result] = {}
+        """By `ref`, until they are read."""
+        self._house = house
+        self._transcript = transcript
+        self._now = now
+        self._clock = Clock(monotonic=now, wall=lambda: EPOCH + now())
+        self._send_frame, self._close = send, close
+        self._names: dict[int, str] = {}
+        self._credentials: dict[int, Credential | None] = {}
+        self._kept: dict[tuple[DocumentKind, str], tuple[str, float]] = {}
+        self._drawn = count()
+        self._tokens_drawn = 0
+        self._fresh = self._draw()
+        self.fleet = self._new_fleet()
+        if not house.auth_off:
+            self._make_join_token()
+
+    @property
+    def deadline(self) -> float:
+        due = self.fleet.deadline
+        return inf if due is None or not self.running else due
+
+    @property
+    def auth_off(self) -> bool:
+        return self._house.auth_off
+
+    def wake(self) -> None:
+        self._carry_out(self.fleet.wake(self._now()))
+
+    def stop(self) -> None:
+        """Be gone: every connection with it, and all that was not stored."""
+        self.running = False
+
+    def start(self) -> None:
+        """Begin anew from what the store kept."""
+        self.running = True
+        self.fleet = self._new_fleet()
+        kept = [
+            StoredDocument(kind, key, json.loads(text), self._now() - at)
+            for (kind, key), (text, at) in self._kept.items()
+        ]
+        self._carry_out(self.fleet.restore(kept, self._now()))
+
+    def turns_away(self, token: str | None) -> int | None:
+        """Say with which status a handshake with this token fails; None when it succeeds."""
+        if self.auth_off:
+            return None
+        credential = self._credential(token)
+        if credential is None:
+            return 401
+        states = {one.token_id: one.state(self._now()) for one in self.fleet.tokens()}
+        return 403 if states.get(credential.token_id) is TokenState.USED_UP else None
+
+    def opened(self, connection: int, name: str, token: str | None) -> None:
+        self._names[connection] = name
+        self._credentials[connection] = None if self._house.auth_off else self._credential(token)
+
+    def lost(self, connection: int) -> None:
+        self.handle(ConnectionLost(connection))
+
+    def frame_arrived(self, connection: int, frame: str) -> None:
+        """Read a frame as the registry's reception does."""
+        try:
+            message = decode_from_node(frame.encode())
+        except FrameError as error:
+            refusal = NodeError(code=ErrorCode.INVALID_MESSAGE, message=str(error), details=error.details())
+            self._say(connection, refusal)
+            return
+        only = self._house.only_schema
+        if isinstance(message, NodeRegister) and only and message.capability_schema_version != only:
+            refusal = NodeError(
+                code=ErrorCode.INVALID_CAPABILITY_SCHEMA,
+                message=f"this older registry reads schema {only} only",
+                details={"supported": [only]},
+            )
+            self._say(connection, refusal)
+        else:
+            self.handle(self._event(connection, message))
+
+    def handle(self, event: Event) -> None:
+        self._carry_out(self.fleet.handle(event, self._now()))
+
+    def _event(self, connection: int, message: FromNode) -> Event:
+        match message:
+            case NodeHeartbeat():
+                return HeartbeatReceived(connection, message)
+            case NodeRegister():
+                self._tokens_drawn += 1
+                text = f"token-{self._tokens_drawn}"
+                fresh = FreshToken(f"{self._tokens_drawn:08x}", text, digest_of(text))
+                return RegistrationReceived(
+                    connection,
+                    message,
+                    fresh_id=self._fresh,
+                    credential=self._credentials[connection],
+                    address=f"10.0.0.{connection}",
+                    fresh_token=None if self._house.auth_off else fresh,
+                )
+            case NodeUnregister():
+                return UnregistrationReceived(connection, message)
+            case NodeError():
+                return FaultReported(connection, message)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Save):
+                if not self._saved(action):
+                    break  # nothing that stands behind it is told
+            else:
+                self._carry_out_one(action)
+
+    def _carry_out_one(self, action: Send | SendStatus | CloseConnection | Answer | LogEvent) -> None:
+        match action:
+            case Send(connection, message):
+                self._say(connection, message)
+            case SendStatus():
+                self._say(action.connection, status_message(action, self._clock))
+            case CloseConnection(connection, code, reason):
+                self._write("registry → {}", self._names[connection], f"closes ({code}): {reason}")
+                self._close(connection, code, reason)
+            case Answer(ref, result):
+                self.answers[ref] = result
+            case LogEvent():
+                self._note(action)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _saved(self, save: Save) -> bool:
+        if not self.store_works:
+            self.handle(SaveFailed(save.save, "disk full"))
+            return False
+        for change in save.changes:
+            if change.document is None:
+                self._kept.pop((change.kind, change.key), None)
+            else:
+                self._kept[change.kind, change.key] = (json.dumps(change.document), self._now())
+        self.handle(Saved(save.save))
+        return True
+
+    def _say(self, connection: int, message: FromRegistry) -> None:
+        if isinstance(message, NodeRegisterAck) and message.node_id == self._fresh:
+            self._fresh = self._draw()
+        self._write("registry → {}", self._names[connection], said_by_registry(message))
+        self._send_frame(connection, encode(message))
+
+    def _note(self, note: LogEvent) -> None:
+        if note.event in _TOLD_BY_THE_MESSAGE or note.level is Level.DEBUG:
+            return
+        fields = dict(note.fields)
+        node = str(fields.pop("node_id", ""))
+        if note.event == "node_status_changed":
+            text = f"{fields['from'] or '–'} → {fields['to']} ({fields['reason_code']})"  # noqa: RUF001
+        else:
+            text = " ".join([note.event, *(f"{name}={value}" for name, value in fields.items())])
+        self._write("registry: {}" if node else "registry", node, text)
+
+    def _write(self, who: str, node: str, text: str) -> None:
+        self._transcript.add(Line(self._now(), who, node, text))
+
+    def _new_fleet(self) -> Fleet:
+        return Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
+
+    def _credential(self, token: str | None) -> Credential | None:
+        return None if token is None else self.fleet.credential(digest_of(token), self._now())
+
+    def _make_join_token(self) -> None:
+        made = JoinTokenRequested(ref=0, token_id=JOIN_TOKEN, digest=digest_of(JOIN_TOKEN), uses=None)
+        for action in self.fleet.handle(made, self._now()):
+            if isinstance(action, Save):
+                self._saved(action)
+
+    def _draw(self) -> str:
+        """The first ids are easy to tell apart; all are `node-` and 8 hex digits, upper case (§3.1)."""
+        number = next(self._drawn)
+        return f"node-{'ABCDEF'[number] * 8}" if number < 6 else f"node-{number:08X}"
+
+
+def digest_of(token: str) -> str:
+    return f"digest of {token}"
+
+
+_ABNORMAL = 1006
+"""How a socket that breaks without a close frame is told of."""
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.transcript = Transcript()
+        self.players: dict[str, Actor] = {}
+        self._connections: dict[int, Actor] = {}
+        self._numbers, self._refs = count(1), count(1)
+        self._post: deque[Callable[[], None]] = deque()
+        self._frozen: dict[str, list[Callable[[], None]]] = {}
+        """By the name of a player that does nothing: what waits for it."""
+        self._unplugged: set[str] = set()
+        self.registry = self._registry(RegistrySetup())
+
+    def furnish(self, house: RegistrySetup) -> None:
+        """Open with another registry; only before anybody has come on stage."""
+        assert not self.players, "say what the registry is like before the first node comes"
+        self.registry = self._registry(house)
+
+    def agent(self, name: str) -> Agent:
+        player = self.players[name]
+        assert isinstance(player, Agent), f"{name} is no agent of ours"
+        return player
+
+    def node_id(self, name: str) -> str:
+        """The id that a node goes by."""
+        player = self.players[name]
+        assert isinstance(player, Agent | OlderNode), f"{name} is no node"
+        assert player.node_id is not None, f"{name} has no id yet"
+        return player.node_id
+
+    def enter(self, player: Actor) -> None:
+        self.players[player.name] = player
+
+    def run(self, seconds: float) -> None:
+        """Let time pass. Nodes come before the registry where both are due at once."""
+        end = round(self.now + seconds, 6)
+        while (due := self._next_deadline()) <= end:
+            self.now = max(self.now, due)
+            for player in list(self.players.values()):
+                if player.name not in self._frozen and player.deadline <= self.now:
+                    self.act(player, player.wake(self.now))
+            if self.registry.deadline <= self.now:
+                self.registry.wake()
+                self._deliver()
+        self.now = end
+
+    def act(self, player: Actor, outward: list[Outward]) -> None:
+        """Do what a player does to its connection, and all that follows at once."""
+        for one in outward:
+            self._act_once(player, one)
+        self._deliver()
+
+    def ask(self, event_of: Callable[[int], Event]) -> Result:
+        """Ask the registry something; `event_of` makes the event for a `ref`."""
+        ref = next(self._refs)
+        self.registry.handle(event_of(ref))
+        self._deliver()
+        return self.registry.answers.pop(ref)
+
+    def freeze(self, name: str) -> None:
+        """Stop a machine dead: it says nothing and hears nothing, and its socket stays open."""
+        self._frozen[name] = []
+
+    def thaw(self, name: str) -> None:
+        """Let it go on: first it hears what has waited."""
+        self._post.extend(self._frozen.pop(name))
+        self._deliver()
+
+    def cut(self, name: str) -> None:
+        """Break a node's connection."""
+        self._part(self._number_of(self.players[name]), _ABNORMAL, "the network broke")
+        self._deliver()
+
+    def unplug(self, name: str) -> None:
+        """Break its connection, and let it open no other."""
+        self._unplugged.add(name)
+        self.cut(name)
+
+    def plug_in(self, name: str) -> None:
+        self._unplugged.discard(name)
+
+    def stop_registry(self) -> None:
+        self.registry.stop()
+        for number in list(self._connections):
+            self._part(number, _ABNORMAL, "the registry is gone")
+        self._deliver()
+
+    def start_registry(self) -> None:
+        self.registry.start()
+        self._deliver()
+
+    def _registry(self, house: RegistrySetup) -> ScenarioRegistry:
+        return ScenarioRegistry(
+            house,
+            self.transcript,
+            now=lambda: self.now,
+            send=self._send_to_node,
+            close=lambda number, code, reason: self._post.append(lambda: self._part(number, code, reason)),
+        )
+
+    def _next_deadline(self) -> float:
+        awake = [player.deadline for name, player in self.players.items() if name not in self._frozen]
+        return min(*awake, self.registry.deadline) if awake else self.registry.deadline
+
+    def _act_once(self, player: Actor, outward: Outward) -> None:
+        match outward:
+            case Told(text):
+                self._write("{}", player, text)
+            case Dial():
+                self._post.append(lambda: self._dial(player, outward))
+            case Frame(text):
+                number = self._number_of(player)
+                self._write_frame(player, text)
+                self._post.append(lambda: self.registry.frame_arrived(number, text))
+            case HangUp():
+                number = self._number_of(player)
+                self._write("{} → registry", player, "closes")
+                del self._connections[number]
+                self._post.append(lambda: self.registry.lost(number))
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _dial(self, player: Actor, dial: Dial) -> None:
+        if player.name in self._unplugged or not self.registry.running:
+            why = "no route to the registry" if self.registry.running else "connection refused"
+            self.act(player, player.refused(why, self.now))
+            return
+        self._write("{} → registry", player, f"connects{self._presented(player, dial)}")
+        status = self.registry.turns_away(dial.token)
+        if status is not None:
+            self._write("registry → {}", player, f"turns it away ({status})")
+            self.act(player, player.refused(f"HTTP {status}", self.now, http_status=status))
+            return
+        number = next(self._numbers)
+        self._connections[number] = player
+        self.registry.opened(number, player.name, dial.token)
+        self.act(player, player.opened(self.now))
+
+    def _presented(self, player: Actor, dial: Dial) -> str:
+        if dial.token is None or self.registry.auth_off:
+            return ""
+        own = isinstance(player, Agent) and dial.token == player.token
+        return " with its node token" if own else f" with token {dial.token}"
+
+    def _send_to_node(self, number: int, frame: str) -> None:
+        player = self._connections.get(number)
+        if player is not None:
+            self._reach(player, lambda: self._hear(number, player, frame))
+
+    def _hear(self, number: int, player: Actor, frame: str) -> None:
+        if self._connections.get(number) is player:  # it may have hung up meanwhile
+            self.act(player, player.hear(frame, self.now))
+
+    def _part(self, number: int, code: int, reason: str) -> None:
+        """End a connection: both sides learn of it, a frozen one when it wakes."""
+        player = self._connections.get(number)
+        if player is None:
+            return
+        if self.registry.running:
+            self._post.append(lambda: self.registry.lost(number))
+
+        def closed() -> None:
+            if self._connections.pop(number, None) is not None:
+                self.act(player, player.closed(code, reason, self.now))
+
+        self._reach(player, closed)
+
+    def _reach(self, player: Actor, delivery: Callable[[], None]) -> None:
+        waiting = self._frozen.get(player.name)
+        (self._post if waiting is None else waiting).append(delivery)
+
+    def _deliver(self) -> None:
+        while self._post:
+            self._post.popleft()()
+
+    def _number_of(self, player: Actor) -> int:
+        numbers = [number for number, holder in self._connections.items() if holder is player]
+        assert numbers, f"{player.name} is not connected"
+        return numbers[-1]
+
+    def _write(self, who: str, player: Actor, text: str) -> None:
+        self.transcript.add(Line(self.now, who, player.name, text))
+
+    def _write_frame(self, player: Actor, frame: str) -> None:
+        try:
+            message = decode_from_node(frame)
+        except FrameError:
+            self._write("{} → registry", player, frame)
+            return
+        beat = isinstance(message, NodeHeartbeat)
+        self.transcript.add(Line(self.now, "{} → registry", player.name, said_by_node(message), beat=beat))

@@ -1,0 +1,153 @@
+"""Places for jobs over HTTP, on the true registry with nodes on real sockets."""
+
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from gpu_agent.server.service import RegistryService
+from tests.server.api_harness import problem
+from tests.server.harness import Node, node
+
+ODD_IDS = ["a/b", "a b", "ä/../?x", "%2F", "a/renew", "%", "a\nb", "💡", "#", "a+b&c=d"]
+
+
+async def test_a_job_is_placed_once_and_released(api: httpx.AsyncClient, ready: Node) -> None:
+    claim = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
+    assert claim["node_id"] == ready.node_id
+    assert {"gpu_uuids", "endpoint", "expires_at"} <= set(claim)
+    assert (await api.post("/v1/claims", json={"job_id": "job-1"})).json()["node_id"] == ready.node_id
+    assert (await api.delete("/v1/claims/job-1")).status_code == 204
+    gone = await api.delete("/v1/claims/job-1")
+    assert (gone.status_code, problem(gone)["code"]) == (404, "CLAIM_NOT_FOUND")
+
+
+async def test_d06_nobody_left_is_409_with_counts_and_examples(api: httpx.AsyncClient, ready: Node) -> None:
+    refused = await api.post("/v1/claims", json={"job_id": "job-1", "gpu_count": 9})
+    assert refused.status_code == 409
+    document = problem(refused)
+    assert (document["code"], document["counts"]) == ("NO_AVAILABLE_NODE", {"gpu_unavailable": 1})
+    assert document["examples"]["gpu_unavailable"][0]["node_id"] == ready.node_id
+
+
+async def test_an_empty_fleet_says_how_to_get_a_node(api: httpx.AsyncClient) -> None:
+    assert "gpu-agent run" in problem(await api.post("/v1/claims", json={"job_id": "j"}))["detail"]
+
+
+@pytest.mark.parametrize("job_id", ODD_IDS)
+async def test_a_job_is_renewed_and_released_whatever_its_id_is_made_of(
+    api: httpx.AsyncClient, ready: Node, job_id: str
+) -> None:
+    assert ready.node_id
+    path = f"/v1/claims/{quote(job_id, safe='')}"
+    assert (await api.post("/v1/claims", json={"job_id": job_id})).status_code == 200
+    assert (await api.post(f"{path}/renew", json={})).json()["job_id"] == job_id
+    assert (await api.delete(path)).status_code == 204
+
+
+async def test_a_slash_in_a_jobs_id_is_no_slash_of_the_path(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    await api.post("/v1/claims", json={"job_id": "a"})
+    assert problem(await api.post("/v1/claims/a%2Frenew", json={}))["code"] == "METHOD_NOT_ALLOWED"
+    assert problem(await api.delete("/v1/claims/a%2Frenew"))["code"] == "CLAIM_NOT_FOUND"
+    assert problem(await api.delete("/v1/claims/a/b"))["code"] == "NOT_FOUND"
+
+
+async def test_a_place_is_kept_by_renewing_it(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    placed = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
+    renewed = (await api.post("/v1/claims/job-1/renew", json={})).json()
+    assert renewed["node_id"] == placed["node_id"]
+    assert renewed["expires_at"] > placed["expires_at"]
+    assert problem(await api.post("/v1/claims/nobody/renew", json={}))["status"] == 404
+
+
+async def test_claims_are_listed_by_job_page_by_page(api: httpx.AsyncClient, ready: Node) -> None:
+    for job_id in ("c", "a", "b"):
+        await api.post("/v1/claims", json={"job_id": job_id, "min_gpu_memory_mb": 64})
+    first = (await api.get("/v1/claims?limit=2")).json()
+    assert [claim["job_id"] for claim in first["claims"]] == ["a", "b"]
+    assert (first["count"], first["next"]) == (2, "b")
+    rest = (await api.get("/v1/claims?limit=2&after=b")).json()
+    assert ([claim["job_id"] for claim in rest["claims"]], rest["next"]) == (["c"], None)
+    (claim,) = rest["claims"]
+    assert (claim["node_id"], claim["memory_mb"]) == (ready.node_id, 64)
+    assert claim["expires_at"] > claim["granted_at"]
+
+
+async def test_claims_are_listed_of_one_node(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node
+) -> None:
+    async with node(service) as other:
+        await other.become_ready()
+        for one in (ready, other):
+            await api.post("/v1/claims", json={"job_id": one.node_id, "allowed_nodes": [one.node_id]})
+        (claim,) = (await api.get("/v1/claims", params={"node_id": other.node_id})).json()["claims"]
+    assert claim["job_id"] == other.node_id
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"gpu_count": "1"}, {"public": "true"}, {"priority": 1.5}, {"min_gpu_memory_mb": True}]
+)
+async def test_a_value_is_not_taken_for_another(api: httpx.AsyncClient, wrong: dict[str, object]) -> None:
+    refused = problem(await api.post("/v1/claims", json={"job_id": "j", **wrong}))
+    assert refused["errors"][0]["path"] == f"$.{next(iter(wrong))}"
+
+
+# Dispatch questioned over HTTP, on the true registry with nodes on real sockets.
+
+
+async def test_a_job_is_tried_without_reserving_anything(api: httpx.AsyncClient, ready: Node) -> None:
+    for _ in range(10):  # more often than the node has places
+        chosen = (await api.post("/v1/dispatch/select", json={})).json()
+        assert (chosen["node_id"], chosen["job_id"]) == (ready.node_id, "dry-run")
+        assert isinstance(chosen["score"], int)
+    assert (await api.get("/v1/claims")).json()["count"] == 0
+
+
+async def test_a_job_that_holds_a_place_is_told_that_one(api: httpx.AsyncClient, ready: Node) -> None:
+    await api.post("/v1/claims", json={"job_id": "job-1"})
+    chosen = (await api.post("/v1/dispatch/select", json={"job_id": "job-1"})).json()
+    assert (chosen["node_id"], chosen["score"]) == (ready.node_id, None)
+
+
+async def test_d06_a_job_that_finds_nobody_when_tried_is_refused_as_a_claim_is(
+    api: httpx.AsyncClient, ready: Node
+) -> None:
+    asked = {"job_id": "job-1", "required_models": ["nobody/has"]}
+    tried = await api.post("/v1/dispatch/select", json=asked)
+    assert tried.status_code == 409
+    assert problem(tried) == problem(await api.post("/v1/claims", json=asked))
+    assert problem(tried)["examples"]["model_not_available"][0]["node_id"] == ready.node_id
+
+
+async def test_a3_a_job_is_explained_node_by_node(api: httpx.AsyncClient, ready: Node) -> None:
+    able = (await api.post("/v1/dispatch/explain", json={"required_models": ["m"]})).json()
+    assert (able["able"], able["excluded"]) == ([ready.node_id], [])
+    unable = (await api.post("/v1/dispatch/explain", json={"labels": {"zone": "z"}})).json()
+    (reason,) = unable["excluded"]
+    assert (reason["node_id"], reason["reason"]) == (ready.node_id, "label_mismatch")
+    assert reason["need"] != reason["have"]
+
+
+async def test_a_node_says_why_it_gets_no_job(api: httpx.AsyncClient, ready: Node) -> None:
+    path = f"/v1/nodes/{ready.node_id}/why"
+    assert not (await api.get(path)).json()["refuses_every_job"]
+    await api.post(f"/v1/nodes/{ready.node_id}/cordon", json={"reason": "new driver"})
+    told = (await api.get(path, params={"model": "nobody/has"})).json()
+    assert told["refuses_every_job"]
+    cordon = told["objections"][0]
+    assert (cordon["reason"], "new driver" in cordon["have"]) == ("cordoned", True)
+    assert cordon["refuses"]
+    assert cordon["clears_when"]
+    assert (told["model"]["model_id"], told["model"]["ready"]) == ("nobody/has", False)
+    assert problem(await api.get("/v1/nodes/nobody/why"))["code"] == "UNKNOWN_NODE"
+
+
+async def test_what_jobs_failed_on_is_counted_by_the_minute(api: httpx.AsyncClient, ready: Node) -> None:
+    assert (await api.get("/v1/exclusions")).json() == {"windows": []}
+    for number in range(3):
+        await api.post("/v1/claims", json={"job_id": f"job-{number}", "gpu_count": 9})
+    (window,) = (await api.get("/v1/exclusions")).json()["windows"]
+    assert (window["failed"], window["counts"]) == (3, {"gpu_unavailable": 3})
+    assert window["examples"]["gpu_unavailable"][0]["node_id"] == ready.node_id

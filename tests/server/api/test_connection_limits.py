@@ -1,0 +1,191 @@
+"""Connections that ask for nothing, or read nothing, over real sockets: what they may cost the others."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from gpu_agent.server.api import connection as operator_connection
+from gpu_agent.server.api.app import ACCEPTED_AT_ONCE
+from gpu_agent.server.api.auth import Receive, Scope, Send
+from gpu_agent.server.api.connection import ApiConnection, connections
+from gpu_agent.server.event_log import MOST_STREAMS
+from gpu_agent.server.log_limit import LogLimit
+from gpu_agent.server.node_listener import CONNECTIONS_TO_REFUSE
+from gpu_agent.server.serve import RESERVED_FILES
+from tests.server.api_harness import serving
+from tests.server.harness import running, until
+
+Said = list[tuple[str, dict[str, Any]]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF_A_BODY = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n01234"
+LONG_ASKED = ASKED.replace(b"GET", b"POST")
+
+
+async def closed(streams: Streams) -> bool:
+    """Wait for the end, whatever is read before it."""
+    async with asyncio.timeout(3):
+        with suppress(ConnectionError):
+            while await streams[0].read(65536):
+                pass
+    return True
+
+
+class Door:
+    """A server of an application that answers at once: PUT before it has read, and POST at great length."""
+
+    def __init__(self, log_limit: LogLimit, *, most: int) -> None:
+        self.going_on = asyncio.Event()
+        self.state = ServerState()
+        self.made = 0
+        self.port = 0
+        self.dialled: list[asyncio.StreamWriter] = []
+        self._kind = connections(log_limit, most=most)
+        self._config = uvicorn.Config(
+            self._app, http=self._kind, interface="asgi3", lifespan="off", ws="none", log_config=None
+        )
+
+    async def open(self) -> asyncio.Server:
+        server = await asyncio.get_running_loop().create_server(self._connection, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def dial(self, said: bytes = b"") -> Streams:
+        before = self.made
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.dialled.append(writer)
+        writer.write(said)
+        await until(lambda: self.made > before, what="a connection")
+        return reader, writer
+
+    def _connection(self) -> ApiConnection:
+        self.made += 1
+        return self._kind(self._config, self.state, {})
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["method"] != "PUT" and (await receive()).get("more_body", False):
+            pass
+        if scope["method"] != "POST":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 60_000, "more_body": True})
+            await self.going_on.wait()
+
+
+@asynccontextmanager
+async def door(said: Said | None = None, *, most: int = 3) -> AsyncIterator[Door]:
+    def emit(event: str, /, **fields: object) -> None:
+        if said is not None:
+            said.append((event, fields))
+
+    log_limit = LogLimit(emit)
+    one = Door(log_limit, most=most)
+    server = await one.open()
+    try:
+        yield one
+    finally:
+        server.close()
+        for writer in one.dialled:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        for connection in tuple(one.state.connections):
+            connection.transport.abort()
+        await until(lambda: not one.state.tasks, what="all are gone")
+        log_limit.stop()
+
+
+async def test_the_one_that_has_idled_longest_makes_room_for_a_newcomer() -> None:
+    said: Said = []
+    async with door(said, most=3) as one:
+        first, second, _ = [await one.dial() for _ in range(3)]
+        first[1].write(ASKED)
+        assert await first[0].readuntil(b"ok")
+        fourth = await one.dial(ASKED)
+        assert await closed(second)  # the first has asked something since
+        assert await fourth[0].readuntil(b"ok")
+        first[1].write(ASKED)
+        assert await first[0].readuntil(b"ok")
+    dropped = ("operator_connection_dropped", {"address": "127.0.0.1", "reason": "too many connections"})
+    assert said == [dropped]
+
+
+async def test_who_is_being_answered_makes_room_for_nobody() -> None:
+    async with door(most=2) as one:
+        streams = [await one.dial(LONG_ASKED) for _ in range(2)]
+        for reader, _ in streams:
+            await reader.readexactly(60_000)
+        assert await closed(await one.dial())
+        one.going_on.set()
+        for reader, _ in streams:
+            assert await reader.readexactly(60_000)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTT", ASKED[:-2], ASKED + b"GET /", HALF_A_BODY])
+async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.1)
+    said: Said = []
+    async with door(said) as one:
+        assert await closed(await one.dial(begun))
+    assert [fields["reason"] for _, fields in said] == ["no request in time"]
+
+
+async def test_a_body_that_nobody_wanted_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.3)
+    async with door() as one:
+        reader, writer = await one.dial(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+
+        async def trickle() -> None:
+            while not writer.is_closing():
+                writer.write(b"x")
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.ensure_future(trickle())
+        assert await closed((reader, writer))
+        await trickling
+
+
+async def test_whoever_reads_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", 0.2)
+    said: Said = []
+    async with door(said) as one:
+        one.going_on.set()
+        with socket.create_connection(("127.0.0.1", one.port)) as deaf:
+            deaf.sendall(LONG_ASKED)
+            await until(lambda: said, what="it is cut off")
+    assert [fields["reason"] for _, fields in said] == ["an answer is not read"]
+
+
+async def test_hundreds_who_ask_for_nothing_keep_no_operator_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running() as service, serving(service) as api:
+        silent = [socket.socket() for _ in range(operator_connection.MAX_CONNECTIONS + 100)]
+        try:
+            for one in silent:
+                one.settimeout(0)
+                await asyncio.get_running_loop().sock_connect(one, (api.base_url.host, api.base_url.port))
+            assert (await api.get("/v1/nodes")).status_code == 200
+        finally:
+            for one in silent:
+                one.close()
+    dropped = [one for one in caplog.records if one.getMessage() == "operator_connection_dropped"]
+    assert len(dropped) == 1  # the others are counted
+
+
+def test_there_is_room_for_all_who_may_follow_the_events_and_for_nodes() -> None:
+    assert operator_connection.MAX_CONNECTIONS >= MOST_STREAMS + 64
+    taken = operator_connection.MAX_CONNECTIONS + CONNECTIONS_TO_REFUSE + 2 * ACCEPTED_AT_ONCE
+    assert taken + 64 <= RESERVED_FILES  # and some for the store and the log

@@ -1,0 +1,84 @@
+import pytest
+from pydantic import ValidationError
+
+from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason, NoAvailableNode
+from gpu_agent.registry.job import Job
+from gpu_agent.server.api.schemas import DrainRequest, DryRunRequest, JobRequest, no_available_node_fields
+
+FALLEN = Excluded("node-1", ExclusionReason.GPU_UNAVAILABLE, "2 GPUs", "1 GPU")
+
+
+def test_a_job_may_demand_all_that_dispatch_knows() -> None:
+    demands = {
+        "job_id": "job-1",
+        "required_models": ["a"],
+        "required_features": ["f"],
+        "public": True,
+        "gpu_count": 2,
+        "gpu_name": "H100",
+        "min_gpu_memory_mb": 1024,
+        "labels": {"zone": "a"},
+        "allowed_nodes": ["node-1"],
+        "affinity_key": "k",
+        "priority": 3,
+    }
+    assert JobRequest.model_validate(demands).job() == Job(
+        job_id="job-1",
+        required_models=("a",),
+        required_features=("f",),
+        public=True,
+        gpu_count=2,
+        gpu_name="H100",
+        min_gpu_memory_mb=1024,
+        labels={"zone": "a"},
+        allowed_nodes=("node-1",),
+        affinity_key="k",
+        priority=3,
+    )
+
+
+def test_a_demand_left_out_is_no_demand() -> None:
+    assert JobRequest(job_id="job-1").job() == Job(job_id="job-1")
+    assert DryRunRequest().job() == Job(job_id="dry-run")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"job_id": ""},
+        {"job_id": "j", "gpu_count": 0},
+        {"job_id": "j", "gpu_countt": 8},
+        {"job_id": "j", "min_gpu_memory_mb": -1},
+        {"job_id": "j", "labels": {"zone": 1}},
+    ],
+)
+def test_a_demand_that_cannot_be_met_as_meant_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        JobRequest.model_validate(wrong)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_a_drain_has_a_deadline_or_the_registrys(seconds: float) -> None:
+    assert DrainRequest().deadline_seconds is None
+    with pytest.raises(ValidationError):
+        DrainRequest(deadline_seconds=seconds)
+
+
+def test_d06_nobody_left_has_counts_and_examples_by_reason() -> None:
+    verdict = NoAvailableNode(
+        "job-1", {ExclusionReason.GPU_UNAVAILABLE: 7}, {ExclusionReason.GPU_UNAVAILABLE: (FALLEN,)}
+    )
+    assert no_available_node_fields(verdict) == {
+        "job_id": "job-1",
+        "counts": {"gpu_unavailable": 7},
+        "examples": {
+            "gpu_unavailable": [
+                {"node_id": "node-1", "reason": "gpu_unavailable", "need": "2 GPUs", "have": "1 GPU"}
+            ]
+        },
+    }
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert JobRequest.model_validate({"job_id": "j", "gpu_count": 2.0}).gpu_count == 2

@@ -1,0 +1,235 @@
+import asyncio
+import contextlib
+import http
+import socket
+from contextlib import AsyncExitStack
+from itertools import pairwise
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from gpu_agent.server.address import Address
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
+from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
+
+
+def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
+    """Nobody is home."""
+
+
+def _ignore_loss(connection: NodeConnection) -> None:
+    """Nobody is home."""
+
+
+def switchboard(limits: Limits) -> NodeListener:
+    return NodeListener(limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, judge=admit_all)
+
+
+async def refused(address: str) -> InvalidStatus:
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(address, proxy=None)
+    return refusal.value
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/ws/node/", "/ws/node2", "//ws/node", "/WS/NODE"])
+async def test_any_other_path_is_404(path: str) -> None:
+    async with running() as service:
+        assert (await refused(url(service, path))).response.status_code == http.HTTPStatus.NOT_FOUND
+
+
+async def test_a_query_does_not_change_the_path() -> None:
+    async with running() as service, connect(url(service, "/ws/node?token=abc"), proxy=None) as socket:
+        assert socket.response is not None
+        assert socket.response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
+
+
+async def test_over_max_connections_is_503_with_retry_after_and_room_opens_again() -> None:
+    async with running(limits=Limits(max_connections=1, close_timeout_seconds=0.3)) as service:
+        async with node(service) as first:
+            await first.register()
+            response = (await refused(url(service))).response
+            assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+            assert response.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
+        async with node(service) as second:
+            assert (await second.register())["type"] == "node_register_ack"
+
+
+async def test_before_it_admits_nodes_they_stand_in_line_and_are_served_then() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.1))
+    address = await board.listen(LOOPBACK)
+    early = asyncio.ensure_future(connect(f"ws://{address}/ws/node", proxy=None).__aenter__())
+    await asyncio.sleep(0.05)
+    assert board.size == 0
+    assert not early.done()
+    await board.admit()
+    socket = await asyncio.wait_for(early, 5)
+    assert board.size == 1
+    await socket.close()
+    await board.stop()
+
+
+async def test_nobody_is_admitted_where_nobody_listens() -> None:
+    with pytest.raises(RuntimeError, match="listen"):
+        await switchboard(Limits()).admit()
+
+
+async def test_stopping_says_goodbye_with_1001_and_frees_the_port() -> None:
+    board = switchboard(Limits(close_timeout_seconds=1))
+    address = await board.listen(LOOPBACK)
+    await board.admit()
+    async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
+        await board.stop()
+        await asyncio.wait_for(socket.wait_closed(), 5)
+        assert socket.close_code == 1001
+    again = switchboard(Limits())
+    assert (await again.listen(Address(address.host, address.port))).port == address.port
+    await again.stop()
+
+
+async def test_stopping_does_not_wait_for_peers_that_never_answer() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.2))
+    address = await board.listen(LOOPBACK)
+    await board.admit()
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"GET /ws/node HTTP/1.1\r\n")
+    await until(lambda: board.size == 1, what="the connection accepted")
+    await asyncio.wait_for(board.stop(), 2)
+    assert board.size == 0
+    writer.close()
+
+
+async def test_a_taken_port_is_an_error_of_the_system() -> None:
+    first, second = switchboard(Limits()), switchboard(Limits())
+    address = await first.listen(LOOPBACK)
+    with pytest.raises(OSError, match="in use"):
+        await second.listen(address)
+    await second.stop()
+    await first.stop()
+
+
+async def test_what_is_sent_to_a_connection_that_is_gone_goes_nowhere() -> None:
+    board = switchboard(Limits())
+    board.send(7, "{}")
+    board.close(7, 1001, "")
+    board.identify(7, "node-1")
+    assert board.size == 0
+
+
+async def test_too_many_unregistered_from_one_address_are_503_until_some_register_or_go() -> None:
+    limits = Limits(max_unregistered_per_origin=2, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service:
+        async with node(service) as first, node(service):
+            response = (await refused(url(service))).response
+            assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+            assert response.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
+            await first.register()
+            async with node(service) as third:
+                assert (await third.register())["type"] == "node_register_ack"
+        async with node(service) as later:
+            assert (await later.register())["type"] == "node_register_ack"
+
+
+async def test_a_handshake_that_waited_too_long_is_told_when_to_come_again() -> None:
+    limits = Limits(handshake_patience_seconds=0.2, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service:
+        busy = asyncio.get_running_loop().time() + 0.4
+        turns = service._switchboard.turns
+
+        def work() -> None:
+            if asyncio.get_running_loop().time() < busy:
+                turns.wait(work, urgent=True)
+
+        turns.wait(work, urgent=True)
+        response = (await refused(url(service))).response
+        assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
+        assert 2 <= int(response.headers["Retry-After"]) <= 30
+        async with node(service) as later:
+            assert (await later.register())["type"] == "node_register_ack"
+
+
+async def test_what_waits_for_its_turn_is_not_overdue() -> None:
+    limits = Limits(
+        handshake_timeout_seconds=0.1, registration_timeout_seconds=0.2, close_timeout_seconds=0.3
+    )
+    async with running(limits=limits) as service:
+        busy = asyncio.get_running_loop().time() + 0.4
+        turns = service._switchboard.turns
+
+        def work() -> None:
+            if asyncio.get_running_loop().time() < busy:
+                turns.wait(work, urgent=True)
+
+        turns.wait(work, urgent=True)
+        async with node(service) as patient:
+            assert (await patient.register())["type"] == "node_register_ack"
+
+
+async def test_what_waits_for_its_turn_counts_as_held() -> None:
+    async with running() as service, node(service) as known:
+        await known.register()
+        board, noted = service._switchboard, list[int]()
+
+        def work() -> None:
+            if board._holdings.total_bytes < 1_000:
+                board.turns.wait(work, urgent=True)
+            else:
+                noted.append(board._holdings.total_bytes)
+
+        board.turns.wait(work, urgent=True)
+        known.socket.transport.write((b"\x81\x82" + b"\0" * 4 + b"{}") * 3000)
+        await until(lambda: noted, what="what waits, noted")
+        await until(lambda: board._holdings.total_bytes == 0, what="nothing held any more")
+
+
+async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -> None:
+    async with running(limits=Limits(max_handshakes=2, close_timeout_seconds=0.3)) as service:
+        address = service.node_address
+        slow = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
+        await until(lambda: service.size.connections == 2, what="two that say nothing")
+        async with node(service) as quick:
+            assert (await quick.register())["type"] == "node_register_ack"
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(slow[0][0].read(), 5) == b""
+            assert service.size.connections == 2
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_unfinished_messages_beyond_what_is_held_end_strangers_with_1013_and_no_node() -> None:
+    limits = Limits(max_held_bytes=100_000, close_timeout_seconds=0.3)
+    async with running(limits=limits) as service, node(service) as known:
+        await known.register()
+        begun = b"\x81\xff" + (60_000).to_bytes(8, "big") + b"\0" * 4 + b"x" * 40_000
+        known.socket.transport.write(begun)
+        await until(lambda: service._switchboard._holdings.total_bytes >= 40_000, what="one message begun")
+        async with AsyncExitStack() as stack:
+            greedy = [await stack.enter_async_context(node(service)) for _ in range(3)]
+            for one in greedy:
+                one.socket.transport.write(begun)
+            codes = [asyncio.ensure_future(one.closed()) for one in greedy]
+            done, (waiting,) = await asyncio.wait(codes, timeout=1)
+            assert {closed.result()[0] for closed in done} == {1013}
+            waiting.cancel()
+        assert service._switchboard._holdings.total_bytes == 40_000
+        known.socket.transport.write(b"x" * 20_000)
+        assert (await known.hear_type("node_error"))["code"] == "INVALID_MESSAGE"
+        assert service._switchboard._holdings.total_bytes == 0
+
+
+async def test_so_few_connections_are_accepted_in_one_turn_that_nobody_else_waits_long() -> None:
+    board = switchboard(Limits(close_timeout_seconds=0.2))
+    address = await board.listen(LOOPBACK)
+    await board.admit()
+    queued = [socket.create_connection((address.host, address.port)) for _ in range(ACCEPTED_AT_ONCE * 3)]
+    sizes = []
+    while board.size < len(queued):
+        await asyncio.sleep(0)
+        sizes.append(board.size)
+    steps = [after - before for before, after in pairwise([0, *sizes])]
+    assert max(steps) <= ACCEPTED_AT_ONCE
+    for one in queued:
+        one.close()
+    await board.stop()

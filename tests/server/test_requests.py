@@ -1,0 +1,129 @@
+""""""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.events import ClaimRequested, Event, ReleaseRequested, Traced
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.requests import (
+    FleetRequests,
+    as_placement,
+    as_refusal,
+    caused_by,
+    current_trace_id,
+    is_trace_id,
+)
+from gpu_agent.server.views import Placement
+
+
+class Loop:
+    """Stands for the fleet's loop: hears what is asked."""
+
+    running = True
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+
+    def handle(self, event: Event) -> None:
+        self.heard.append(event)
+
+    def timed(self, event: Event) -> float:
+        self.handle(event)
+        return 0.25
+
+
+def asked(loop: Loop, took: Callable[[float], None] = lambda _: None) -> FleetRequests:
+    return FleetRequests(loop, {}, selected=took)  # type: ignore[arg-type] # all that it needs of a loop
+
+
+async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awaited() -> None:
+    answers: dict[int, asyncio.Future[Result]] = {}
+    loop = Loop()
+    asking = FleetRequests(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
+    first, second = (asking.ask(lambda ref: ReleaseRequested(ref, "job-1")) for _ in range(2))
+    assert loop.heard == [ReleaseRequested(1, "job-1"), ReleaseRequested(2, "job-1")]
+    answers[2].set_result(None)
+    assert await second is None
+    assert not first.done()
+
+
+async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
+    took: list[float] = []
+    asking = asked(Loop(), took.append)
+    asking.ask(lambda ref: ReleaseRequested(ref, "job-1"))
+    asking.ask(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
+    assert took == [0.25]
+
+
+async def test_what_is_asked_within_a_trace_names_it() -> None:
+    loop, took = Loop(), list[float]()
+    with caused_by("trace-1"):
+        asked(loop, took.append).ask(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
+    assert loop.heard == [Traced(ClaimRequested(1, Job(job_id="job-1")), "trace-1")]
+    assert took == [0.25]
+
+
+async def test_nothing_can_be_asked_of_a_registry_that_does_not_run() -> None:
+    loop = Loop()
+    loop.running = False
+    with pytest.raises(RuntimeError, match="await start"):
+        asked(loop).ask(lambda ref: ReleaseRequested(ref, "job-1"))
+
+
+def test_only_a_refusal_is_one() -> None:
+    assert as_refusal(None) is None
+    refused = Refusal("X", "no")
+    assert as_refusal(refused) is refused
+
+
+def test_a_place_is_told_with_wall_time_and_an_answer_that_is_none_is_our_mistake() -> None:
+    clock = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
+    claim = Claim(
+        job_id="job-1", node_id="node-1", gpu_uuids=(), endpoint=None, granted_at=90.0, expires_at=150.0
+    )
+    told = as_placement(claim, clock)
+    assert isinstance(told, Placement)
+    assert told.expires_at == 1_000_050.0
+    nobody = NoAvailableNode("job-1")
+    assert as_placement(nobody, clock) is nobody
+    with pytest.raises(RuntimeError, match="this is a bug"):
+        as_placement(None, clock)
+
+
+@pytest.mark.parametrize("text", ["a", "4bf92f3577b34da6a3ce929d0e0e4736", "req-7:eu/west", "x" * 128])
+def test_printable_words_name_traces(text: str) -> None:
+    assert is_trace_id(text)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 129, "a b", "a\nb", "a\0", "ä"])
+def test_what_would_upset_a_log_names_none(text: str) -> None:
+    assert not is_trace_id(text)
+    with pytest.raises(ValueError, match="names no trace"), caused_by(text):
+        pass
+
+
+def test_a_trace_lasts_for_its_block() -> None:
+    assert current_trace_id() is None
+    with caused_by("outer"):
+        with caused_by("inner"):
+            assert current_trace_id() == "inner"
+        with caused_by(None):
+            assert current_trace_id() is None
+        assert current_trace_id() == "outer"
+    assert current_trace_id() is None
+
+
+async def test_tasks_side_by_side_have_traces_of_their_own() -> None:
+    async def asking(trace_id: str) -> str | None:
+        with caused_by(trace_id):
+            await asyncio.sleep(0)
+            return current_trace_id()
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(asking(trace_id)) for trace_id in ("one", "two")]
+    assert [task.result() for task in asked] == ["one", "two"]

@@ -1,0 +1,282 @@
+""""""
+
+import os
+import stat
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.runtime.state_dir import StateDirectoryError
+from gpu_agent.server.storage import (
+    FILE,
+    DatabaseExistsError,
+    check_location,
+    database_path,
+    lock_database,
+    open_store,
+    refuse_foreign_state_dir,
+    restore,
+    secure_location,
+)
+from gpu_agent.store.base import Batch, StoreError, UnusableError
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.store.sqlite import SqliteStore
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("sqlite", "/state/registry.db"),
+        ("sqlite:///srv/r.db", "/srv/r.db"),
+        ("sqlite:////srv/r.db", "/srv/r.db"),
+        ("sqlite:///srv/a%20b/r.db", "/srv/a b/r.db"),
+        ("sqlite:///srv/a b/r.db", "/srv/a b/r.db"),
+    ],
+)
+def test_a_place_on_disk_is_a_whole_path(place: str, path: str) -> None:
+    assert database_path(check_location(place), Path("/state")) == Path(path)
+
+
+def test_memory_has_no_path() -> None:
+    assert database_path(check_location("memory"), Path("/state")) is None
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tape",
+        "",
+        "sqlite:",
+        "sqlite:r.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://r.db",
+        "sqlite://host/r.db",
+        "sqlite:///srv/",
+        "sqlite:///srv/..",
+        "sqlite:///srv/r.db?mode=ro",
+        "sqlite:///srv/r.db#a",
+        "sqlite:///srv/%00",
+        "valkey://host",
+    ],
+)
+def test_any_other_place_is_refused_with_what_may_be_written(place: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///PATH"):
+        check_location(place)
+
+
+def test_the_state_directory_is_made_for_the_default(tmp_path: Path) -> None:
+    store = open_store("sqlite", tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / FILE).exists()
+    store.close()
+
+
+def test_a_state_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(StateDirectoryError):
+        open_store("sqlite", folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_second_registry_on_the_same_file_is_refused_naming_the_first_ones_process(tmp_path: Path) -> None:
+    place = f"sqlite://{tmp_path / 'r.db'}"
+    first = open_store(place, tmp_path)
+    with pytest.raises(StoreError, match=rf"in use by process {os.getpid()}"):
+        open_store(place, tmp_path)
+    first.close()
+    open_store(place, tmp_path).close()
+
+
+def test_a_file_that_cannot_be_used_is_let_go_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.write_text("no database" * 100)
+    with pytest.raises(UnusableError):
+        open_store(f"sqlite://{path}", tmp_path)
+    lock_database(path).release()
+
+
+def test_a_place_that_cannot_be_locked_is_told_with_the_next_step() -> None:
+    with pytest.raises(StoreError, match="check the owner"):
+        lock_database(Path("/proc/nobody/r.db"))
+
+
+def test_each_place_has_its_keeper(tmp_path: Path) -> None:
+    assert isinstance(open_store("memory", tmp_path), MemoryStore)
+    on_disk = open_store(f"sqlite://{tmp_path / 'r.db'}", tmp_path)
+    assert isinstance(on_disk, SqliteStore)
+    on_disk.close()
+
+
+def test_a_registry_whose_state_is_elsewhere_keeps_out_of_anothers_directory(tmp_path: Path) -> None:
+    refuse_foreign_state_dir(tmp_path, "memory")
+    (tmp_path / FILE).touch()
+    for place in ("memory", f"sqlite://{tmp_path}/other.db"):
+        with pytest.raises(StateDirectoryError, match=r"operator token would be lost.*--state-dir"):
+            refuse_foreign_state_dir(tmp_path, place)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in ("sqlite", f"sqlite://{tmp_path}/link/{FILE}"):
+        refuse_foreign_state_dir(tmp_path, place)
+
+
+def test_what_belongs_to_a_database_lies_beside_the_file_whatever_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "disk" / "r.db")
+    place = f"sqlite://{tmp_path / 'link.db'}"
+    assert database_path(place, tmp_path) == tmp_path / "disk" / "r.db"
+    first = open_store(place, tmp_path)
+    with pytest.raises(StoreError, match="in use"):
+        open_store(f"sqlite://{tmp_path / 'disk' / 'r.db'}", tmp_path)
+    first.close()
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes are POSIX's")
+as_root = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only root can give a file away"
+)
+SOMEBODY = 12345
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_directory_that_others_may_only_read_is_taken(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    secure_location(tmp_path / "r.db")
+
+
+@pytest.mark.parametrize("open_to", [0o770, 0o707, 0o1777, 0o722])
+def test_a_directory_that_others_may_write_is_refused_with_another_to_name(
+    tmp_path: Path, open_to: int
+) -> None:
+    tmp_path.chmod(open_to)
+    with pytest.raises(UnusableError, match=rf"{tmp_path} can be written.*chmod go-w.*/registry/r\.db"):
+        secure_location(tmp_path / "r.db")
+
+
+def test_neither_may_the_directory_be_in_which_a_linked_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    (tmp_path / "r.db").symlink_to(tmp_path / "shared" / "r.db")
+    with pytest.raises(UnusableError, match=r"shared can be written"):
+        secure_location(tmp_path / "r.db")
+
+
+@pytest.mark.parametrize("open_to", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_is_refused_untouched(tmp_path: Path, open_to: int) -> None:
+    path = tmp_path / "r.db"
+    path.touch()
+    path.chmod(open_to)
+    with pytest.raises(UnusableError, match=rf"can be written.*mode 0{open_to:o}.*chmod 600"):
+        secure_location(path)
+    assert mode(path) == open_to
+
+
+def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.touch(mode=0o644)
+    secure_location(path)
+    assert mode(path) == 0o600
+
+
+@as_root
+def test_another_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.touch(mode=0o600)
+    os.chown(path, SOMEBODY, SOMEBODY)
+    with pytest.raises(UnusableError, match=f"belongs to user {SOMEBODY}"):
+        secure_location(path)
+
+
+@as_root
+def test_another_users_directory_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, SOMEBODY, SOMEBODY)
+    with pytest.raises(UnusableError, match=f"belongs to user {SOMEBODY}"):
+        secure_location(tmp_path / "r.db")
+
+
+def test_no_registry_starts_on_what_is_refused_and_its_place_is_let_go(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(UnusableError):
+        open_store(f"sqlite://{tmp_path / 'r.db'}", tmp_path / "state")
+    assert not (tmp_path / "r.db").exists()
+    lock_database(tmp_path / "r.db").release()
+    open_store(f"sqlite://{tmp_path / 'new' / 'r.db'}", tmp_path / "state").close()
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    with closing(SqliteStore(tmp_path / "backup.db")) as store:
+        store.save([Batch([Change(DocumentKind.NODE, "node-1", {})])])
+    return tmp_path / "backup.db"
+
+
+def place_of(path: Path) -> str:
+    return f"sqlite://{path}"
+
+
+def test_a_backup_lies_where_a_registry_looks(backup: Path, tmp_path: Path) -> None:
+    done = restore(backup, "sqlite", tmp_path / "state", replace=False)
+    assert (done.path, done.holds.nodes, done.before) == (tmp_path / "state" / "registry.db", 1, None)
+    with closing(open_store("sqlite", tmp_path / "state")) as store:
+        assert [change.key for change in store.load().changes] == ["node-1"]
+
+
+def test_a_database_that_is_there_goes_only_when_told_so(backup: Path, tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    path.write_text("precious")
+    with pytest.raises(DatabaseExistsError):
+        restore(backup, place_of(path), tmp_path, replace=False)
+    assert path.read_text() == "precious"
+    done = restore(backup, place_of(path), tmp_path, replace=True)
+    assert done.before is not None
+    assert done.before.read_text() == "precious"
+
+
+def test_nothing_is_changed_under_a_registry_that_runs(backup: Path, tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    with (
+        closing(open_store(place_of(path), tmp_path)) as store,
+        pytest.raises(StoreError, match="in use by process"),
+    ):
+        restore(backup, place_of(path), tmp_path, replace=True)
+    assert store is not None
+    assert list(tmp_path.glob("*replaced*")) == []
+
+
+def test_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
+    path, text = tmp_path / "registry.db", tmp_path / "text"
+    path.write_text("precious")
+    text.write_text("no backup" * 1000)
+    with pytest.raises(UnusableError, match=r"backup .*text cannot be used: .*; name another one$"):
+        restore(text, place_of(path), tmp_path, replace=True)
+    with pytest.raises(StoreError, match="no file"):
+        restore(tmp_path / "missing", place_of(path), tmp_path, replace=True)
+    with pytest.raises(StoreError, match="itself"):
+        restore(path, place_of(path), tmp_path, replace=True)
+    assert path.read_text() == "precious"
+
+
+def test_a_registry_that_keeps_nothing_on_disk_has_no_place_for_it(backup: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="sqlite:///PATH"):
+        restore(backup, "memory", tmp_path, replace=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives links away")
+def test_root_replaces_no_file_of_the_machine_to_which_the_registrys_user_has_made_a_link(
+    backup: Path, tmp_path: Path
+) -> None:
+    (precious := tmp_path / "shadow").write_text("precious")
+    (state := tmp_path / "state").mkdir()
+    (state / "registry.db").symlink_to(precious)
+    for path in (state, state / "registry.db"):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(StoreError, match=r"nothing was restored: .* is a link that user 12345 has made"):
+        restore(backup, "sqlite", state, replace=True)
+    assert precious.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.db", "shadow", "state"]

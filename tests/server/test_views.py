@@ -1,0 +1,328 @@
+""""""
+
+import asyncio
+import json
+import time
+
+import pytest
+from pydantic import TypeAdapter
+
+from gpu_agent.registry.credentials import FreshToken, tokens_of_joining_node
+from gpu_agent.registry.dispatch.dispatch import Choice
+from gpu_agent.registry.dispatch.refusals import (
+    Excluded,
+    ExclusionReason,
+    Explanation,
+    NoAvailableNode,
+    RefusalCounters,
+)
+from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.node import Drain, NodeRecord
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.server import views as dispatch_views
+from gpu_agent.server import views as viewing
+from gpu_agent.server.api.schemas import ExplanationAnswer
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.views import (
+    ALL_NODES,
+    NODES_IN_A_PIECE,
+    ExampleView,
+    NodeDetail,
+    NodeFilter,
+    NodeTokenView,
+    claims_page,
+    explanation_json,
+)
+from gpu_agent.store.base import RegistryEvent
+from gpu_agent.wire.codec import decode_from_node
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+from tests.server.harness import Node, beat, registration
+
+THRESHOLDS = Thresholds()
+CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
+UUID = "GPU-1"
+GPU = {"name": "NVIDIA L4", "memory_gb": 24, "memory_mb": 23034, "uuid": UUID}
+FIGURES = {"uuid": UUID, "utilization_percent": 40.0, "memory_used_mb": 1000, "temperature_c": 61.0}
+
+
+def record(*, beaten: bool = True, **fields: object) -> NodeRecord:
+    fleet = Fleet(THRESHOLDS, lambda: 0.5, auth_off=True)
+    hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [GPU], "driver_version": "580.1"}
+    message = decode_from_node(json.dumps(registration(node_id="node-1", hardware=hardware, **fields)))
+    assert isinstance(message, NodeRegister)
+    fleet.handle(RegistrationReceived(1, message, fresh_id="node-X", address="10.0.0.1:5"), 90.0)
+    if beaten:
+        lived = decode_from_node(json.dumps(beat("node-1", gpus=[FIGURES], probe_age_seconds=1.5)))
+        assert isinstance(lived, NodeHeartbeat)
+        fleet.handle(HeartbeatReceived(1, lived), 97.5)
+    found = fleet.node("node-1")
+    assert found is not None
+    return found
+
+
+def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
+    return viewing.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
+
+
+def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
+    shown = viewing.node_summary(record(), CLOCK, THRESHOLDS)
+    assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
+    assert shown.clears_when is not None
+    assert shown.clears_when.startswith("2 more healthy beats in a row")
+    assert shown.last_heartbeat_age_seconds == 2.5
+    (gpu,) = shown.gpus
+    assert (gpu.uuid, gpu.memory_mb, gpu.memory_used_mb, gpu.utilization_percent) == (UUID, 23034, 1000, 40.0)
+    assert gpu.power_w is None
+    assert gpu.usable
+
+
+def test_a_round_trip_is_shown_in_milliseconds_where_it_is_known() -> None:
+    shown = record()
+    assert detail(shown).round_trip_ms is None
+    shown.round_trip_seconds = 0.0123456
+    assert detail(shown).round_trip_ms == 12.346
+
+
+def test_what_no_beat_has_said_is_unknown() -> None:
+    shown = detail(record(beaten=False))
+    assert (shown.last_heartbeat_age_seconds, shown.cpu_percent, shown.probe_age_seconds) == (
+        None,
+        None,
+        None,
+    )
+    assert shown.checks == ()
+
+
+def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known() -> None:
+    known = record(labels={"zone": "a"})
+    assert (detail(known).token, detail(known).granted_labels) == (None, {})
+    known.granted_labels = {"team": "red"}
+    known.keys = tokens_of_joining_node(
+        FreshToken("0123abcd", "gpun_x", "digest"), "89abcdef"
+    ).with_rotation()
+    shown = detail(known)
+    assert shown.token == NodeTokenView(token_id="0123abcd", rotating=True, joined_by="89abcdef")
+    assert shown.granted_labels == {"team": "red"}
+    assert "digest" not in repr(shown)
+
+
+def test_the_nodes_newest_word_on_a_model_wins() -> None:
+    shown = viewing.node_summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
+    assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
+    assert [model.status for model in viewing.node_summary(record(), CLOCK, THRESHOLDS).installed_models] == [
+        "ready"
+    ]
+
+
+def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:
+    event = RegistryEvent(1.0, "node_registered", "node-1")
+    shown = detail(record(labels={"zone": "a"}, features_supported={"emotion_detection": True}), event)
+    assert shown.checks[0].name == "gpus"
+    assert (shown.healthy_beats, shown.beats_needed) == (1, 2)
+    assert shown.clears_when
+    assert (shown.labels, shown.events) == ({"zone": "a"}, (event,))
+    assert "emotion_detection" in shown.features
+    assert (shown.driver_version, shown.probe_age_seconds, shown.cpu_percent) == ("580.1", 1.5, 10.0)
+    assert shown.address == "10.0.0.1:5"
+
+
+def test_a_drain_is_shown_with_its_deadline_as_unix_time() -> None:
+    drained = record()
+    drained.drain = Drain(by_operator=True, deadline=160.0, reason="new driver")
+    shown = detail(drained).drain
+    assert shown is not None
+    assert (shown.deadline, shown.reason) == (1_000_060.0, "new driver")
+
+
+def test_a_view_is_a_copy() -> None:
+    live = record(labels={"zone": "a"})
+    shown = detail(live)
+    live.labels["zone"] = "b"
+    live.reason = "changed"
+    assert (shown.labels["zone"], shown.reason) != ("b", "changed")
+
+
+def test_a_view_is_plain_json() -> None:
+    document = json.loads(TypeAdapter(NodeDetail).dump_json(detail(record())))
+    assert document["gpus"][0]["uuid"] == UUID
+    assert document["status"] == "registering"
+
+
+def test_a_placement_says_until_when_in_unix_time() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=(UUID,),
+        endpoint="http://10.0.0.1:9000",
+        granted_at=100.0,
+        expires_at=160.0,
+    )
+    shown = viewing.placement(claim, CLOCK)
+    assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
+
+
+def test_a_gpu_without_a_uuid_is_given_none_in_a_placement() -> None:
+    claim = Claim(
+        job_id="job-1",
+        node_id="node-1",
+        gpu_uuids=("#0", "GPU-1"),
+        endpoint=None,
+        granted_at=90.0,
+        expires_at=150.0,
+    )
+    assert viewing.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
+
+
+HELD = Claim(
+    job_id="job-1",
+    node_id="node-1",
+    gpu_uuids=("GPU-1", "#1"),
+    endpoint="http://10.0.0.1",
+    granted_at=90.0,
+    expires_at=150.0,
+    memory_mb=2048,
+    affinity_key="talk-7",
+)
+
+
+def test_a_selection_says_how_good_the_place_is_and_whether_it_is_held() -> None:
+    chosen = dispatch_views.selection_view("job-2", Choice("node-2", ("GPU-2",), None, 900))
+    assert (chosen.job_id, chosen.node_id, chosen.score, chosen.held) == ("job-2", "node-2", 900, False)
+    held = dispatch_views.selection_view("job-1", HELD)
+    assert (held.node_id, held.gpu_uuids, held.score, held.held) == ("node-1", ("GPU-1",), None, True)
+
+
+def test_a_minute_of_failures_is_shown_by_names() -> None:
+    counted, reason = RefusalCounters(), ExclusionReason.CORDONED
+    examples = {reason: (Excluded("node-1", reason, "none", "fans"),)}
+    counted.failed(NoAvailableNode("job-1", {reason: 3}, examples), 70.0)
+    (window,) = counted.windows(100.0)
+    shown = dispatch_views.exclusions_view(window, CLOCK)
+    assert (shown.window_start, shown.window_end, shown.failed) == (999_960.0, 1_000_020.0, 1)
+    assert (shown.counts, shown.last_jobs) == ({"cordoned": 3}, ("job-1",))
+    assert shown.examples == {"cordoned": (ExampleView(node_id="node-1", need="none", have="fans"),)}
+
+
+async def test_failed_placements_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
+    await service.claim(Job(job_id="job-1", required_models=("other",)))
+    (minute,) = service.exclusions()
+    assert (minute.failed, minute.counts, minute.last_jobs) == (1, {"model_not_available": 1}, ("job-1",))
+    assert [one.node_id for one in minute.examples["model_not_available"]] == [ready.node_id]
+    assert abs(minute.window_start - time.time()) < 61
+    assert minute.window_end - minute.window_start == pytest.approx(60.0)
+
+
+def claim(job_id: str, node_id: str = "node-1") -> Claim:
+    return Claim(job_id=job_id, node_id=node_id, gpu_uuids=(), endpoint=None, granted_at=0.0, expires_at=1.0)
+
+
+CLAIMS = [claim("c"), claim("a"), claim("d", "node-2"), claim("b", "node-2")]
+
+
+def jobs(claims: list[Claim]) -> list[str]:
+    return [one.job_id for one in claims]
+
+
+def test_claims_come_by_job() -> None:
+    assert jobs(claims_page(CLAIMS)) == ["a", "b", "c", "d"]
+
+
+def test_a_page_begins_behind_a_job_and_has_an_end() -> None:
+    assert jobs(claims_page(CLAIMS, after="a", limit=2)) == ["b", "c"]
+    assert jobs(claims_page(CLAIMS, after="d", limit=2)) == []
+
+
+def test_a_page_may_be_of_one_node() -> None:
+    assert jobs(claims_page(CLAIMS, node_id="node-2")) == ["b", "d"]
+
+
+def node_filter_record() -> NodeRecord:
+    message = decode_from_node(json.dumps(registration(node_id="node-1", labels={"zone": "a", "rack": "7"})))
+    assert isinstance(message, NodeRegister)
+    fleet = Fleet(Thresholds(), lambda: 0.5, auth_off=True)
+    fleet.handle(RegistrationReceived(1, message, fresh_id="node-X"), 0.0)
+    found = fleet.node("node-1")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ALL_NODES,
+        NodeFilter(statuses=frozenset({NodeStatus.REGISTERING, NodeStatus.READY})),
+        NodeFilter(model="m"),
+        NodeFilter(labels={"zone": "a", "rack": "7"}),
+        NodeFilter(gpu_name="nvidia l"),
+        NodeFilter(connected=True),
+    ],
+)
+def test_a_node_that_meets_every_wish_is_wanted(wanted: NodeFilter) -> None:
+    assert wanted.admits(node_filter_record())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        NodeFilter(statuses=frozenset({NodeStatus.READY})),
+        NodeFilter(model="other"),
+        NodeFilter(labels={"zone": "a", "rack": "8"}),
+        NodeFilter(labels={"row": "1"}),
+        NodeFilter(gpu_name="H100"),
+        NodeFilter(connected=False),
+    ],
+)
+def test_one_wish_that_is_not_met_is_enough(wanted: NodeFilter) -> None:
+    assert not wanted.admits(node_filter_record())
+
+
+def excluded(count: int) -> tuple[Excluded, ...]:
+    reason = ExclusionReason.MODEL_NOT_AVAILABLE
+    return tuple(Excluded(f"node-{n}", reason, 'model "m"', "not installed") for n in range(count))
+
+
+async def text_of(explanation: Explanation) -> bytes:
+    return b"".join([piece async for piece in explanation_json(explanation)])
+
+
+async def test_an_explanation_reads_as_the_api_says() -> None:
+    explanation = Explanation('job "1"', ("node-a", "node-b"), excluded(2))
+    answer = ExplanationAnswer.model_validate_json(await text_of(explanation))
+    assert (answer.job_id, answer.able) == ('job "1"', ("node-a", "node-b"))
+    assert [(one.node_id, one.reason, one.need) for one in answer.excluded] == [
+        ("node-0", "model_not_available", 'model "m"'),
+        ("node-1", "model_not_available", 'model "m"'),
+    ]
+    assert answer.counts == {"model_not_available": 2}
+
+
+async def test_an_explanation_of_nobody_is_one_too() -> None:
+    assert json.loads(await text_of(Explanation("job-1", (), ()))) == {
+        "job_id": "job-1",
+        "able": [],
+        "excluded": [],
+        "counts": {},
+    }
+
+
+async def test_others_have_their_turn_between_the_pieces_of_a_long_one() -> None:
+    count = 3 * NODES_IN_A_PIECE + 1
+    explanation = Explanation("job-1", tuple(f"node-{n}" for n in range(count)), excluded(count))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with asyncio.TaskGroup() as group:
+        counting = group.create_task(other())
+        answer = json.loads(await text_of(explanation))
+        counting.cancel()
+    assert (len(answer["able"]), len(answer["excluded"])) == (count, count)
+    assert turns >= 6

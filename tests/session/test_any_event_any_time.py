@@ -1,0 +1,137 @@
+import math
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpu_agent.session.machine import SessionMachine
+from gpu_agent.session.types import (
+    Action,
+    Connect,
+    Connected,
+    ConnectFailed,
+    Declared,
+    Disconnect,
+    Disconnected,
+    DrainRequested,
+    Event,
+    Exit,
+    MessageReceived,
+    RefreshRequested,
+    ResumeRequested,
+    Send,
+    SendHeartbeat,
+    Started,
+    StopRequested,
+)
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import FromRegistry, NodeControl, NodeError, NodeRegisterAck, NodeStatusMessage
+from tests.session.harness import NO_JITTER, WITH_GPU, WITHOUT_GPU
+
+_TEXTS = st.text(max_size=8)
+_SPANS = st.none() | st.floats(min_value=0, max_value=1e15)
+_MESSAGES: st.SearchStrategy[FromRegistry] = st.one_of(
+    st.builds(
+        NodeRegisterAck,
+        node_id=st.sampled_from(["node-A", "node-B"]),
+        node_token=st.none() | _TEXTS,
+        heartbeat_interval_seconds=_SPANS,
+        warmup_heartbeat_interval_seconds=_SPANS,
+    ),
+    st.builds(
+        NodeError,
+        code=st.sampled_from([*(code.value for code in ErrorCode), "NO_GPU_AVAILABLE", "NEW"]),
+        message=_TEXTS,
+        details=st.none()
+        | st.dictionaries(st.just("supported"), st.lists(st.sampled_from(["1.0", "1.1", "2"]))),
+        retry_after_seconds=_SPANS,
+    ),
+    st.builds(
+        NodeStatusMessage,
+        node_id=st.sampled_from(["node-A", "node-B"]),
+        status=st.sampled_from(["registering", "ready", "draining", "offline", "new"]),
+        heartbeat_interval_seconds=_SPANS,
+    ),
+    st.builds(NodeControl, command=st.sampled_from(["reregister", "refresh", "new"])),
+)
+_HAPPENINGS = st.one_of(
+    st.just(Connected()),
+    st.builds(ConnectFailed, _TEXTS, st.sampled_from([None, 401, 403, 503]), _SPANS),
+    st.builds(Disconnected, st.none() | st.just(1006), _TEXTS),
+    st.builds(MessageReceived, _MESSAGES),
+    st.builds(MessageReceived, _MESSAGES),
+    st.builds(Declared, st.sampled_from([WITH_GPU, WITHOUT_GPU, replace(WITH_GPU, simulated=True)])),
+    st.builds(StopRequested, _TEXTS, st.booleans(), _SPANS),
+    st.builds(DrainRequested, _TEXTS, _SPANS),
+    st.sampled_from([ResumeRequested(), RefreshRequested()]),
+    st.floats(min_value=0, max_value=100),
+)
+_SOCKET_EVENTS = (Connected, ConnectFailed, Disconnected, MessageReceived)
+
+
+class _Socket:
+    """What a shell has in hand: at most one socket, opening or open. Tells which events can happen."""
+
+    def __init__(self) -> None:
+        self.opening = self.open = self.ended = False
+
+    @property
+    def _held(self) -> bool:
+        return self.opening or self.open
+
+    def allows(self, event: object) -> bool:
+        if isinstance(event, Connected | ConnectFailed):
+            return self.opening
+        return self.open if isinstance(event, _SOCKET_EVENTS) else True
+
+    def happened(self, event: object) -> None:
+        if isinstance(event, _SOCKET_EVENTS):
+            self.open = isinstance(event, Connected | MessageReceived)
+            self.opening = False
+
+    def carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            assert not self.ended, "nothing follows the exit"
+            match action:
+                case Connect():
+                    assert not self._held, "never two sockets"
+                    self.opening = True
+                case Disconnect():
+                    assert self._held
+                    self.opening = self.open = False
+                case Send() | SendHeartbeat():
+                    assert self.open, "what is sent has a socket"
+                case Exit():
+                    self.ended = True
+                    assert not self._held, "the socket is let go first"
+                case _:
+                    pass
+
+
+def _check_deadline(machine: SessionMachine, now: float) -> None:
+    if machine.deadline is not None:
+        assert math.isfinite(machine.deadline)
+        if now < machine.deadline:
+            assert machine.wake(now) == []
+
+
+@given(
+    st.lists(_HAPPENINGS, max_size=40), st.sampled_from([0.0, 0.5, 0.999]), st.sampled_from([None, "node-A"])
+)
+def test_whatever_happens_nothing_raises_and_no_two_sockets_are_open(
+    happenings: list[Event | float], dice: float, node_id: str | None
+) -> None:
+    machine = SessionMachine(NO_JITTER, node_id=node_id, has_token=node_id is not None, draw=lambda: dice)
+    socket, now = _Socket(), 0.0
+    socket.carry_out(machine.handle(Started(), now))
+    for happening in happenings:
+        if isinstance(happening, float):
+            now += happening
+            actions = machine.wake(now)
+        elif socket.allows(happening) and not socket.ended:
+            socket.happened(happening)
+            actions = machine.handle(happening, now)
+        else:
+            continue
+        socket.carry_out(actions)
+        _check_deadline(machine, now)

@@ -1,0 +1,412 @@
+"""How operators and schedulers ask the registry: over a network, and again where no answer came.
+
+An answer may be lost on its way back. Whoever asked then asks the same again, and must come to no harm by it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.credentials import CredentialKind
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    Command,
+    ControlRequested,
+    CordonRequested,
+    DrainRequested,
+    Event,
+    JoinTokenRequested,
+    ReleaseRequested,
+    RemovalRequested,
+    RenewalRequested,
+    ResumeRequested,
+    RevocationRequested,
+    RotationRequested,
+)
+from gpu_agent.registry.job import Claim, Job
+from gpu_agent.server.tokens import PREFIXES
+from gpu_agent.session.types import DrainRequested as types_DrainRequested
+from gpu_agent.session.types import OwnerChanged, RefreshRequested
+from gpu_agent.session.types import ResumeRequested as types_ResumeRequested
+from tests.simulation.agents import Agent
+from tests.simulation.cluster import Cluster
+from tests.simulation.host import MODELS, ZONES, Run
+from tests.simulation.registry_process import RegistryProcess
+from tests.simulation.world import World
+
+PATIENCE_SECONDS = 5.0
+_LOST_ANSWERS = 0.03
+
+RequestFactory = Callable[[int], Event]
+Then = Callable[[Result], None]
+
+
+class RequestSender:
+    """Carries requests to the registry and answers back."""
+
+    def __init__(self, world: World, registry: RegistryProcess) -> None:
+        self._world = world
+        self._registry = registry
+
+    def ask(self, asking: RequestFactory, then: Then | None = None, *, tries: int = 3) -> None:
+        """Ask, so many times at most until an answer comes; `then` hears it, and nothing where none did."""
+        self._world.after(self._way(), lambda: self._try(asking, then, tries))
+
+    def _try(self, asking: RequestFactory, then: Then | None, tries: int) -> None:
+        answered = False
+
+        def reply(result: Result) -> None:
+            nonlocal answered
+            if not answered and not self._world.chance(_LOST_ANSWERS):
+                answered = True
+                if then is not None:
+                    self._world.after(self._way(), lambda: then(result))
+
+        def look() -> None:
+            if not answered and tries > 1:
+                self.ask(asking, then, tries=tries - 1)
+
+        self._registry.ask(asking, reply)
+        if not answered:
+            self._world.after(PATIENCE_SECONDS, look)
+
+    def _way(self) -> float:
+        return self._world.dice.uniform(0.001, 0.05)
+
+
+# A scheduler: asks for places, starts jobs, renews, gives back; and crashes, and asks for the same again.
+
+
+_LONGEST_JOB_SECONDS = 180.0
+_RETRY_SECONDS = 20.0
+_RENEWALS_PER_TTL = 3
+_GIVES_UP_AFTER = 8
+_LOST_WORKS = 0.2
+"""So many of its jobs a scheduler that crashes never thinks of again."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """One job, as the scheduler's own database has it."""
+
+    job: Job
+    seconds: float
+    tries: int = 0
+    claim: Claim | None = None
+    done: bool = False
+
+
+class Scheduler:
+    """Brings jobs until it is told to stop."""
+
+    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
+        self._scene, self._desk = scene, desk
+        self._world = scene.world
+        self._works: list[_Work] = []
+        self._life = 0
+        self._stopped = False
+
+    def start(self) -> None:
+        """Bring a job now and then."""
+        self._later(self._world.soon(self._scene.climate.job_every_seconds), self._bring)
+
+    def stop(self) -> None:
+        """Bring no more jobs; those there are end in their time."""
+        self._stopped = True
+
+    def crash(self) -> None:
+        """Forget what was under way; the new process begins with the database, or what is left of it."""
+        self._world.say("scheduler", "crashes")
+        self._life += 1
+        self.start()
+        for work in self._works:
+            if not work.done and self._world.chance(_LOST_WORKS):
+                work.done = True
+            elif not work.done:
+                work.claim = None
+                self._later(self._world.dice.uniform(0.1, 5.0), partial(self._claim, work))
+
+    def _bring(self) -> None:
+        if self._stopped:
+            return
+        work = _Work(self._draw(), self._world.dice.uniform(1.0, _LONGEST_JOB_SECONDS))
+        self._works.append(work)
+        self._claim(work)
+        self.start()
+
+    def _claim(self, work: _Work) -> None:
+        work.tries += 1
+        life = self._life
+        self._desk.ask(
+            lambda ref: ClaimRequested(ref, work.job), lambda result: self._claimed(work, result, life=life)
+        )
+
+    def _claimed(self, work: _Work, result: Result, *, life: int) -> None:
+        if work.done or life != self._life:
+            return
+        if isinstance(result, Claim):
+            first, work.claim = work.claim is None, result
+            self._run(work, result)
+            if first:
+                self._later(work.seconds, lambda: self._end(work))
+            self._renew_later(work)
+        elif work.tries < _GIVES_UP_AFTER and not self._stopped:
+            self._later(self._world.soon(_RETRY_SECONDS), lambda: self._claim(work))
+        else:
+            work.done = True
+
+    def _run(self, work: _Work, claim: Claim) -> None:
+        """Start the job on the machine that goes by the claim's node."""
+        for agent in self._scene.boxes_of(claim.node_id):
+            agent.box.jobs[work.job.job_id] = Run(claim.gpu_uuids, claim.memory_mb)
+            agent.look()
+
+    def _renew_later(self, work: _Work) -> None:
+        ttl = self._scene.climate.thresholds.claim_ttl_seconds
+        self._later(ttl / _RENEWALS_PER_TTL, lambda: self._renew(work))
+
+    def _renew(self, work: _Work) -> None:
+        if work.done or work.claim is None:
+            return
+        life = self._life
+        self._desk.ask(
+            lambda ref: RenewalRequested(ref, work.job.job_id),
+            lambda result: self._renewed(work, result, life=life),
+            tries=1,
+        )
+        self._renew_later(work)
+
+    def _renewed(self, work: _Work, result: Result, *, life: int) -> None:
+        """Look elsewhere for a job whose claim is gone."""
+        gone = isinstance(result, Refusal) and result.code == "CLAIM_NOT_FOUND"
+        if gone and not work.done and life == self._life and work.claim is not None:
+            self._leave(work)
+            work.claim = None
+            self._claim(work)
+
+    def _end(self, work: _Work) -> None:
+        if not work.done:
+            work.done = True
+            self._leave(work)
+            self._desk.ask(lambda ref: ReleaseRequested(ref, work.job.job_id))
+
+    def _leave(self, work: _Work) -> None:
+        for agent in self._scene.agents:
+            if agent.box.jobs.pop(work.job.job_id, None) is not None:
+                agent.look()
+
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        life = self._life
+
+        def unless_crashed() -> None:
+            if life == self._life:
+                do()
+
+        self._world.after(seconds, unless_crashed)
+
+    def _draw(self) -> Job:
+        dice = self._world.dice
+        return Job(
+            job_id=f"job-{len(self._works) + 1}",
+            required_models=(dice.choice(MODELS),) if dice.random() < 1 / 2 else (),
+            public=dice.random() < 1 / 3,
+            gpu_count=dice.choice((1, 1, 1, 2)),
+            min_gpu_memory_mb=dice.choice((None, 4_096, 16_384, 40_000)),
+            labels={"zone": dice.choice(ZONES)} if dice.random() < 1 / 4 else {},
+            affinity_key=dice.choice((None, None, "chat", "voice")),
+        )
+
+
+# Operators: they drain and resume, cordon and uncordon, forget. Each asks once more where no answer came.
+
+
+class Operators:
+    """Wish things of nodes that they know of."""
+
+    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
+        self._scene, self._desk = scene, desk
+
+    def drain_or_resume(self) -> None:
+        """Empty a node, or take one back."""
+        dice = self._scene.world.dice
+        seconds = dice.choice((None, 0.0, 5.0, 60.0))
+        if dice.random() < 1 / 2:
+            self._wish("drains", lambda node: lambda ref: DrainRequested(ref, node, seconds, "works on it"))
+        else:
+            self._wish("resumes", lambda node: lambda ref: ResumeRequested(ref, node))
+
+    def cordon_or_uncordon(self) -> None:
+        """Close a node to new jobs, or open it."""
+        reason = self._scene.world.dice.choice((None, None, "looks odd", ""))
+        verb = "uncordons" if reason is None else "cordons"
+        self._wish(verb, lambda node: lambda ref: CordonRequested(ref, node, reason))
+
+    def order(self) -> None:
+        """Have a node register again, or probe."""
+        command = self._scene.world.dice.choice(tuple(Command))
+        self._wish(f"orders {command} of", lambda node: lambda ref: ControlRequested(ref, node, command))
+
+    def forget(self) -> None:
+        """Let a node's record go."""
+        self._wish("forgets", lambda node: lambda ref: RemovalRequested(ref, node))
+
+    def _wish(self, verb: str, about: Callable[[str], RequestFactory]) -> None:
+        known = self._known()
+        if known:
+            node_id = self._scene.world.dice.choice(known)
+            self._scene.world.say("operator", f"{verb} {node_id}")
+            self._desk.ask(about(node_id))
+
+    def _known(self) -> list[str]:
+        return (
+            sorted(record.node_id for record in self._scene.records()) if self._scene.registry.running else []
+        )
+
+
+# Owners: they drain their machines, take them back, have them probed, and say where workers are reached.
+
+
+class Owners:
+    """Ask things of agents that run, on the machine itself."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+
+    def ask(self) -> None:
+        """Have one agent do something."""
+        dice = self._scene.world.dice
+        agent = dice.choice(self._scene.agents)
+        if not agent.listens:
+            return
+        match dice.choice(("drain", "drain", "resume", "refresh", "endpoint")):
+            case "drain":
+                agent.told(types_DrainRequested("its owner works on it", dice.choice((None, 0.0, 5.0, 60.0))))
+            case "resume":
+                agent.told(types_ResumeRequested())
+            case "refresh":
+                agent.told(RefreshRequested())
+            case _:
+                agent.box.owner = replace(
+                    agent.box.owner, endpoint=f"http://{agent.name}:{dice.choice((9000, 9001))}"
+                )
+                agent.told(OwnerChanged())
+                agent.look()
+
+    def take_back(self) -> None:
+        """Have every agent that was drained work again."""
+        for agent in self._scene.agents:
+            if agent.wish is not None and agent.listens:
+                agent.told(types_ResumeRequested())
+
+
+# The operator who sees to tokens: hands out, rotates, reclaims, revokes, and helps who is locked out.
+
+
+_PATIENT_TRIES = 1_000_000
+_ANSWER_SECONDS = 6.0
+
+
+class TokenAdministrator:
+    """Does nothing in a world with auth off."""
+
+    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
+        self._scene, self._desk = scene, desk
+        self._join_id: str | None = None
+        """Of the join token that lies on every machine."""
+
+    def open(self) -> None:
+        """Give every machine a join token."""
+        if not self._scene.climate.auth_off:
+            self._join_token(self._hand_out, tries=_PATIENT_TRIES)
+
+    def work(self) -> None:
+        """Do one of the things that are done to tokens."""
+        if not self._scene.climate.auth_off:
+            self._scene.world.dice.choice((self._rotate, self._rotate, self._reclaim, self._replace))()
+
+    def help(self, agent: Agent) -> None:
+        """Put a join token on the machine of somebody who is locked out for good."""
+        self._join_token(lambda _, text: setattr(agent.disk, "join_token", text), tries=_PATIENT_TRIES)
+
+    def _hand_out(self, token_id: str, text: str) -> None:
+        self._join_id = token_id
+        for agent in self._scene.agents:
+            agent.disk.join_token = text
+
+    def _replace(self) -> None:
+        """Revoke the join token that lies everywhere, and hand out another; sometimes with few uses."""
+        old, dice = self._join_id, self._scene.world.dice
+        uses = dice.choice((None, None, len(self._scene.agents), 1))
+        self._join_token(self._hand_out, uses=uses)
+        if old is not None:
+            self._say(f"revokes {old}")
+            self._desk.ask(lambda ref: RevocationRequested(ref, old))
+
+    def _rotate(self) -> None:
+        node_id, dice = self._some_node(), self._scene.world.dice
+        at_once = dice.random() < 1 / 4
+        if node_id is not None:
+            self._say(f"rotates {node_id}{' at once' if at_once else ''}")
+            self._desk.ask(lambda ref: RotationRequested(ref, node_id, at_once))
+
+    def _reclaim(self) -> None:
+        """Give a machine that lost its state its id back."""
+        known = [one for one in self._scene.agents if one.disk.node_id is not None]
+        if known:
+            agent = self._scene.world.dice.choice(known)
+            node_id = agent.disk.node_id
+            agent.crash(without_a_word=False)
+            agent.disk.node_id = agent.disk.node_token = None
+            self._say(f"reclaims {node_id} for {agent.name}")
+
+            def hand_over(_: str, text: str) -> None:
+                agent.disk.join_token = text
+                agent.start()
+
+            self._join_token(hand_over, node_id=node_id)
+            self._scene.world.after(60.0, agent.start)
+
+    def _join_token(
+        self,
+        told: Callable[[str, str], None],
+        *,
+        uses: int | None = None,
+        node_id: str | None = None,
+        tries: int = 3,
+    ) -> None:
+        """Make a join or reclaim token, and another where no answer came, as nobody would know its text."""
+        minted = self._scene.world.mint(PREFIXES[CredentialKind.JOIN])
+        self._say(f"makes {minted.token_id} for {node_id or f'{uses} nodes'}")
+        heard: list[str] = []
+
+        def then(result: Result) -> None:
+            if not isinstance(result, Refusal):
+                heard.append(minted.token_id)
+                told(minted.token_id, minted.text)
+
+        def look() -> None:
+            if not heard and tries > 1:
+                self._join_token(told, uses=uses, node_id=node_id, tries=tries - 1)
+
+        self._desk.ask(
+            lambda ref: JoinTokenRequested(
+                ref=ref,
+                token_id=minted.token_id,
+                digest=minted.digest,
+                uses=1 if node_id is not None else uses,
+                node_id=node_id,
+                reclaims=node_id is not None,
+            ),
+            then,
+            tries=1,
+        )
+        self._scene.world.after(_ANSWER_SECONDS, look)
+
+    def _some_node(self) -> str | None:
+        registry = self._scene.registry
+        known = sorted(record.node_id for record in self._scene.records()) if registry.running else []
+        return self._scene.world.dice.choice(known) if known else None
+
+    def _say(self, what: str) -> None:
+        self._scene.world.say("operator", what)

@@ -1,0 +1,264 @@
+"""Chaos: what goes wrong, and when; and how all of it is put right in the end."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from tests.simulation.actors import Operators, Owners, Scheduler, TokenAdministrator
+from tests.simulation.agents import Agent
+from tests.simulation.cluster import Cluster
+from tests.simulation.fault_profile import Fault
+from tests.simulation.host import MODELS, ZONES, SimulatedHost
+
+_MOST_CLONES = 3
+_LONGEST_OUTAGE_SECONDS = 60.0
+_WALL_JUMPS = (-86_400.0, -30.0, -1.0, 1.0, 45.0, 3_600.0, 30 * 86_400.0)
+
+
+class FaultInjector:
+    """Troubles one world until it is told to end."""
+
+    def __init__(
+        self, scene: Cluster, operators: Operators, *, scheduler: Scheduler, office: TokenAdministrator
+    ) -> None:
+        self._scene = scene
+        self._world, self._dice = scene.world, scene.world.dice
+        self._over = False
+        self._clones = 0
+        self._makes: dict[Fault, Callable[[], None]] = {
+            Fault.CUT: self._cut,
+            Fault.SLOW_LINES: self._slow_line,
+            Fault.PARTITION: self._partition,
+            Fault.STALL: self._stall,
+            Fault.REGISTRY_CRASH: self._registry_crashes,
+            Fault.CRASH_AT_ACTION: self._registry_crashes_soon,
+            Fault.DISK_FULL: self._fill_disk,
+            Fault.SAVE_ERROR: self._fail_saves,
+            Fault.SLOW_DISK: self._slow_disk,
+            Fault.WALL_JUMP: self._jump,
+            Fault.AGENT_CRASH: self._agent_crashes,
+            Fault.AGENT_CRASH_AT_ACTION: self._agent_crashes_soon,
+            Fault.POWER_LOSS: self._power_fails,
+            Fault.AGENT_STOP: self._stop_agent,
+            Fault.AGENT_FREEZE: self._freeze,
+            Fault.STATE_LOST: self._lose_state,
+            Fault.CLONE: self._clone,
+            Fault.GPU: self._lose_gpu,
+            Fault.DRIVER: self._hang_driver,
+            Fault.MODEL: self._break_model,
+            Fault.LOAD: self._load,
+            Fault.CHANGE: self._change,
+            Fault.SCHEDULER_CRASH: scheduler.crash,
+            Fault.DRAIN: operators.drain_or_resume,
+            Fault.CORDON: operators.cordon_or_uncordon,
+            Fault.CONTROL: operators.order,
+            Fault.FORGET: operators.forget,
+            Fault.TOKENS: office.work,
+            Fault.OWNER: Owners(scene).ask,
+        }
+
+    def begin(self) -> None:
+        """Let each kind of trouble that this world knows come now and then."""
+        for trouble, mean in self._scene.climate.troubles.items():
+            self._world.after(self._world.soon(mean), partial(self._strike, trouble))
+
+    def end(self) -> None:
+        """Put everything right; nothing goes wrong from now on."""
+        self._over = True
+        self._world.say("world", "all troubles end")
+        registry = self._scene.registry
+        trouble = registry.disk.trouble
+        trouble.full_until = trouble.slow_until = 0.0
+        trouble.fails_next = 0
+        registry.crashes_in = None
+        if not registry.running:
+            registry.start()
+        for agent in self._scene.agents:
+            agent.crashes_in = None
+            agent.box.fix()
+            agent.start()
+            agent.look()
+
+    def _strike(self, kind: Fault) -> None:
+        if self._over:
+            return
+        self._makes[kind]()
+        self._world.after(self._world.soon(self._scene.climate.troubles[kind]), lambda: self._strike(kind))
+
+    def _agent(self) -> Agent:
+        return self._dice.choice(self._scene.agents)
+
+    def _outage(self) -> float:
+        return min(self._world.soon(_LONGEST_OUTAGE_SECONDS / 3), _LONGEST_OUTAGE_SECONDS)
+
+    def _until_over(self, seconds: float, do: Callable[[], None]) -> None:
+        """Do something later, unless everything has been put right by then."""
+        self._world.after(seconds, lambda: None if self._over else do())
+
+    # The network.
+
+    def _cut(self) -> None:
+        connections = self._scene.network.connections
+        if connections:
+            connection = self._dice.choice(connections)
+            self._world.say("network", f"breaks {connection.number} of {connection.agent.name}")
+            self._scene.network.cut(
+                connection,
+                agent_learns=self._dice.choice((0.01, 1.0, 40.0)),
+                registry_learns=self._dice.choice((0.01, 1.0, 40.0, None)),
+            )
+
+    def _slow_line(self) -> None:
+        if self._dice.random() < 1 / 3:
+            agent, seconds = self._agent(), self._dice.choice((9.0, 11.0, 14.0, 40.0))
+            self._world.say("network", f"will slow the next connection of {agent.name}: {seconds:g} s")
+            self._scene.network.slow_next(agent, seconds)
+            return
+        connections = self._scene.network.connections
+        if connections:
+            connection = self._dice.choice(connections)
+            seconds = self._dice.choice((2.0, 12.0, 50.0))
+            self._world.say("network", f"slows {connection.number} of {connection.agent.name}: {seconds:g} s")
+            self._scene.network.slow(connection, seconds)
+
+    def _partition(self) -> None:
+        seconds, share = self._outage(), self._dice.choice((0.2, 0.5, 1.0))
+        self._world.say("network", f"parts {share:.0%} of the nodes for {seconds:.1f} s")
+        for agent in self._scene.agents:
+            if self._dice.random() < share:
+                agent.unreachable_until = self._world.now + seconds
+
+    # The registry.
+
+    def _stall(self) -> None:
+        registry = self._scene.registry
+        if registry.running:
+            seconds = self._dice.choice((0.5, 3.0, 30.0, 60.0))
+            self._world.say("registry", f"stands still for {seconds:g} s")
+            registry.busy_until = max(registry.busy_until, self._world.now + seconds)
+
+    def _registry_crashes(self) -> None:
+        self._scene.registry.crash(agents_learn_within=self._dice.choice((0.1, 3.0, 45.0)))
+        self._start_registry_later()
+
+    def _registry_crashes_soon(self) -> None:
+        self._scene.registry.crashes_in = self._dice.randint(0, 12)
+        self._world.after(self._outage(), self._start_registry)
+
+    def _start_registry_later(self) -> None:
+        self._world.after(self._dice.choice((0.5, 5.0, 40.0)), self._start_registry)
+
+    def _start_registry(self) -> None:
+        if not self._scene.registry.running:
+            self._scene.registry.start()
+
+    def _fill_disk(self) -> None:
+        self._world.say("disk", "is full")
+        self._scene.registry.disk.trouble.full_until = self._world.now + self._outage()
+
+    def _fail_saves(self) -> None:
+        self._scene.registry.disk.trouble.fails_next += self._dice.choice((1, 1, 2))
+
+    def _slow_disk(self) -> None:
+        self._world.say("disk", "is slow")
+        self._scene.registry.disk.trouble.slow_until = self._world.now + self._outage()
+
+    def _jump(self) -> None:
+        seconds = self._dice.choice(_WALL_JUMPS)
+        self._world.say("registry", f"its wall clock jumps by {seconds:g} s")
+        self._world.wall_offset += seconds
+
+    # The agents.
+
+    def _agent_crashes(self) -> None:
+        agent = self._agent()
+        agent.crash(without_a_word=False)
+        self._until_over(self._dice.choice((1.0, 5.0, 60.0)), agent.start)
+
+    def _agent_crashes_soon(self) -> None:
+        agent = self._agent()
+        agent.crashes_in = self._dice.randint(0, 8)
+        self._until_over(self._outage(), agent.start)
+
+    def _power_fails(self) -> None:
+        agent = self._agent()
+        agent.box.jobs.clear()
+        agent.crash(without_a_word=True)
+        self._until_over(self._dice.choice((10.0, 60.0, 200.0)), agent.start)
+
+    def _stop_agent(self) -> None:
+        agent = self._agent()
+        agent.stop(drain=self._dice.random() < 1 / 2, deadline_seconds=self._dice.choice((None, 5.0, 30.0)))
+        self._until_over(self._dice.choice((3.0, 30.0, 200.0)), agent.start)
+
+    def _freeze(self) -> None:
+        agent = self._agent()
+        if agent.machine is not None:
+            seconds = self._dice.choice((2.0, 20.0, 90.0))
+            self._world.say(agent.name, f"stands still for {seconds:g} s")
+            agent.busy_until = max(agent.busy_until, self._world.now + seconds)
+
+    def _lose_state(self) -> None:
+        agent = self._agent()
+        agent.crash(without_a_word=False)
+        self._world.say(agent.name, "loses its state directory")
+        agent.disk.node_id = agent.disk.node_token = None
+        self._until_over(5.0, agent.start)
+
+    def _clone(self) -> None:
+        """Copy a machine with its state directory, as an image of a disk does."""
+        model = self._agent()
+        if self._clones >= _MOST_CLONES or model.disk.node_id is None:
+            return
+        self._clones += 1
+        self._world.say("world", f"clones {model.name}")
+        self._scene.agents.append(model.clone(f"clone-{self._clones}"))
+        self._scene.agents[-1].start()
+
+    def _lose_gpu(self) -> None:
+        box = self._agent().box
+        place = self._dice.randrange(box.gpu_count())
+        box.lost.add(place)
+        self._changed(box, lambda: box.lost.discard(place))
+
+    def _hang_driver(self) -> None:
+        box = self._agent().box
+        if box.hung_since is None:
+            box.hung_since = self._world.now
+            self._changed(box, lambda: setattr(box, "hung_since", None))
+
+    def _break_model(self) -> None:
+        box, model = self._agent().box, self._dice.choice(MODELS)
+        box.broken.add(model)
+        self._changed(box, lambda: box.broken.discard(model))
+
+    def _load(self) -> None:
+        box = self._agent().box
+        box.busy = True
+        self._changed(box, lambda: setattr(box, "busy", False))
+
+    def _change(self) -> None:
+        box = self._agent().box
+        box.owner = replace(
+            box.owner,
+            labels={"zone": self._dice.choice(ZONES)},
+            max_concurrent_jobs=self._dice.choice((1, 2, 3, 4)),
+            accept_public_jobs=self._dice.random() < 2 / 3,
+        )
+        self._look(box)
+
+    def _changed(self, box: SimulatedHost, fix: Callable[[], None]) -> None:
+        """Let an agent find what happened to its machine, and mend that after a while."""
+        self._world.say(box.name, f"lost {sorted(box.lost)}, broken {sorted(box.broken)}, busy {box.busy}")
+        self._look(box)
+
+        def mended() -> None:
+            fix()
+            self._look(box)
+
+        self._until_over(self._world.soon(60.0), mended)
+
+    def _look(self, box: SimulatedHost) -> None:
+        for agent in self._scene.agents:
+            if agent.box is box:
+                agent.look()

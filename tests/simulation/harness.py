@@ -1,0 +1,198 @@
+"""One world, played from its seed to its end. The same seed always plays alike."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from tests.simulation.actors import Operators, RequestSender, Scheduler, TokenAdministrator
+from tests.simulation.agents import Agent
+from tests.simulation.cluster import Cluster
+from tests.simulation.disk import Medium, MemoryMedium, SimulatedDisk, SqliteMedium
+from tests.simulation.event_loop import simulated_threads
+from tests.simulation.fault_injection import FaultInjector
+from tests.simulation.fault_profile import FaultProfile, profile_for, profile_of
+from tests.simulation.host import SimulatedHost, SimulatedStateDir
+from tests.simulation.invariants.base import Invariant, InvariantError, Observers
+from tests.simulation.invariants.claims import CapacityInvariants, ClaimInvariants, ReasonInvariants
+from tests.simulation.invariants.desired_state import DesiredStateInvariants, OwnDrainInvariants
+from tests.simulation.invariants.sessions import AgentInvariants, CredentialInvariants, SessionInvariants
+from tests.simulation.invariants.statuses import FlappingInvariants, TimeoutInvariants, TransitionInvariants
+from tests.simulation.invariants.storage import EventInvariants, StoreFirstInvariants, StoreInvariants
+from tests.simulation.network import Network
+from tests.simulation.registry_process import RegistryProcess
+from tests.simulation.settling import Settling
+from tests.simulation.world import Trace, World
+
+_GLANCE_SECONDS = 5.0
+_ARRIVE_WITHIN_SECONDS = 10.0
+_WAKES_WITHIN_SECONDS = 1.0
+"""A registry that stood still may take so long to hear what waits before it judges."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a seed went."""
+
+    seed: int
+    mark: str
+    """The trace in one number."""
+    broken: InvariantError | None
+    trace: Trace
+
+
+def run_seed(seed: int, climate: FaultProfile | None = None, *, whole_trace: bool = False) -> RunResult:
+    """Play a seed's world; a broken invariant ends it."""
+    trace = Trace(whole=whole_trace)
+    broken: InvariantError | None = None
+    climate = climate or profile_of(seed)
+    try:
+        with simulated_threads(), _medium(climate) as medium:
+            _Stage(seed, climate, trace=trace, medium=medium).run()
+    except InvariantError as error:
+        broken = error
+    except Exception as error:  # noqa: BLE001 - whatever a machine raises is what is looked for
+        broken = InvariantError(Invariant.NO_CRASH, f"{type(error).__name__}: {error}")
+        broken.__cause__ = error
+    return RunResult(seed, trace.mark, broken, trace)
+
+
+@contextmanager
+def _medium(climate: FaultProfile) -> Iterator[Medium]:
+    """Lend a disk: a true file where the climate wants one."""
+    if not climate.sqlite:
+        yield MemoryMedium()
+        return
+    with TemporaryDirectory() as folder:
+        medium = SqliteMedium(Path(folder), Random(climate.nodes))
+        try:
+            yield medium
+        finally:
+            medium.close()
+
+
+class _Stage:
+    """Sets a world up and runs it."""
+
+    def __init__(self, seed: int, climate: FaultProfile, *, trace: Trace, medium: Medium) -> None:
+        world = self._world = World(seed, trace=trace)
+        network = Network(world, most_seconds_on_the_way=climate.most_seconds_on_the_way)
+        disk = SimulatedDisk(world, medium, quick_seconds=climate.commit_seconds)
+        registry = RegistryProcess(world, climate, network=network, disk=disk)
+        network.serve(registry)
+        scene = self._scene = Cluster(world, climate, network, registry)
+        wishes, sessions, credentials = (
+            DesiredStateInvariants(scene),
+            SessionInvariants(scene),
+            CredentialInvariants(scene),
+        )
+        self._watch = Observers(
+            (
+                sessions,
+                TransitionInvariants(scene),
+                wishes,
+                OwnDrainInvariants(scene),
+                credentials,
+                ClaimInvariants(scene),
+                CapacityInvariants(scene, wishes),
+                StoreFirstInvariants(scene),
+                EventInvariants(),
+                StoreInvariants(),
+                FlappingInvariants(scene),
+                TimeoutInvariants(scene),
+                ReasonInvariants(scene),
+                AgentInvariants(),
+            )
+        )
+        registry.watch = self._watch
+        scene.agents += [self._agent(number) for number in range(climate.nodes)]
+        desk = RequestSender(world, registry)
+        self._scheduler = Scheduler(scene, desk)
+        self._office = TokenAdministrator(scene, desk)
+        self._chaos = FaultInjector(
+            scene, Operators(scene, desk), scheduler=self._scheduler, office=self._office
+        )
+        self._ending = Settling(scene, sessions, credentials=credentials, office=self._office)
+
+    def run(self) -> None:
+        """Play: arrival, chaos, peace, and one restart more."""
+        world, scene = self._world, self._scene
+        scene.registry.start()
+        for agent in scene.agents:
+            world.after(world.dice.uniform(0.0, _ARRIVE_WITHIN_SECONDS), agent.start)
+        self._office.open()
+        self._scheduler.start()
+        self._chaos.begin()
+        self._every(_GLANCE_SECONDS, self._glance)
+        world.run_until(scene.climate.chaos_seconds)
+        self._scheduler.stop()
+        self._chaos.end()
+        self._ending.settle()
+        self._glance()
+        self._ending.restart()
+
+    def _agent(self, number: int) -> Agent:
+        climate, world = self._scene.climate, self._world
+        name = f"agent-{number + 1}"
+        box = SimulatedHost(name, world.dice, announces_jobs=world.chance(2 / 3))
+        agent = Agent(box, SimulatedStateDir(), world=world, network=self._scene.network, wire=climate.wire)
+        agent.watch = self._watch
+        return agent
+
+    def _glance(self) -> None:
+        registry = self._scene.registry
+        if registry.running and registry.busy_until + _WAKES_WITHIN_SECONDS <= self._world.now:
+            self._watch.glance()
+
+    def _every(self, seconds: float, do: Callable[[], None]) -> None:
+        do()
+        self._world.after(seconds, lambda: self._every(seconds, do))
+
+
+# How seeds went, for a person: what broke, what led to it, and the one command that plays it again.
+
+
+TAIL_LINES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is told of one seed; small, so that it travels between processes."""
+
+    seed: int
+    mark: str
+    broken: str | None
+    text: str
+
+
+def run_and_report(nodes: int | None, seed: int) -> Report:
+    """Play a seed in a process of its own, which has nobody to log to."""
+    logging.disable(logging.CRITICAL)
+    return report(run_seed(seed, profile_for(seed, nodes)), nodes=nodes)
+
+
+def report(played: RunResult, *, nodes: int | None = None) -> Report:
+    """Tell of a seed; at length only where something broke."""
+    if played.broken is None:
+        return Report(played.seed, played.mark, None, "")
+    return Report(
+        played.seed,
+        played.mark,
+        played.broken.invariant.name,
+        f"{played.trace.tail(TAIL_LINES)}\n\nseed {played.seed}: {played.broken}\n"
+        f"again: {replay(played.seed, nodes)}\n",
+    )
+
+
+def replay(seed: int, nodes: int | None = None) -> str:
+    """Write the command that plays a seed again."""
+    return f"make simulate SEEDS={seed}" + (f" NODES={nodes}" if nodes is not None else "") + " [TRACE=1]"
+
+
+def seeds_of(text: str) -> range:
+    """Read one seed, `12345`, or many, `0-9999`; raises `ValueError`."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)

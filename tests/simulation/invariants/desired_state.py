@@ -1,0 +1,227 @@
+"""No acknowledged drain, resume, cordon, uncordon or removal is lost, whatever crashes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+from gpu_agent.registry.actions import Action, Answer, LogEvent, Refusal, Send
+from gpu_agent.registry.events import (
+    CordonRequested,
+    DrainRequested,
+    Event,
+    HeartbeatReceived,
+    RegistrationReceived,
+    RemovalRequested,
+    ResumeRequested,
+)
+from gpu_agent.server.effects import Doing
+from gpu_agent.session.types import State
+from gpu_agent.store.base import Loaded
+from gpu_agent.wire.messages import NodeRegisterAck
+from tests.simulation.cluster import Cluster
+from tests.simulation.invariants.base import Invariant, ObservedAgent, Observer, hold
+
+# What somebody was promised about one thing, while some of what was asked is still open.
+#
+# Requests are answered in the order in which they were decided. One that was never answered because the
+# registry crashed may have taken effect or not; which of the two shows when the next process begins.
+
+
+_Value = TypeVar("_Value")
+
+
+class PromisedValue(Generic[_Value]):
+    """The last acknowledged value of one thing, and what else it may be."""
+
+    def __init__(self, value: _Value) -> None:
+        self.settled = value
+        self._open: dict[int, _Value] = {}
+        self._maybe: list[_Value] = []
+
+    @property
+    def possible(self) -> list[_Value]:
+        """What it may be without a broken promise."""
+        return [self.settled, *self._open.values(), *self._maybe]
+
+    @property
+    def is_settled(self) -> bool:
+        """True while nothing is open."""
+        return not self._open and not self._maybe
+
+    def asked(self, ref: int, value: _Value) -> None:
+        """Somebody asked for another value."""
+        self._open[ref] = value
+
+    def acknowledged(self, ref: int) -> None:
+        """They were told that it is so: whatever was asked before is overruled."""
+        if ref in self._open:
+            self.settled = self._open.pop(ref)
+            self._maybe.clear()
+
+    def refused(self, ref: int) -> None:
+        """They were told that it is not."""
+        self._open.pop(ref, None)
+
+    def lost(self) -> None:
+        """The registry crashed: nobody will be told."""
+        self._maybe += self._open.values()
+        self._open.clear()
+
+    def found(self, value: _Value) -> None:
+        """A new process shows which it was."""
+        self.settled = value
+        self._maybe.clear()
+
+
+Wish = tuple[bool, str | None]
+"""Whether an operator wants it drained, and why it is cordoned."""
+
+_NONE: Wish = (False, None)
+
+
+class DesiredStateInvariants(Observer):
+    """Keeps account of what operators were promised."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self.drains: dict[str, PromisedValue[bool]] = {}
+        self.cordons: dict[str, PromisedValue[str | None]] = {}
+        self._removed: set[str] = set()
+        """Nodes whose removal was acknowledged, until they register again."""
+        self._removals: dict[int, str] = {}
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        match event:
+            case HeartbeatReceived():
+                return
+            case DrainRequested(ref=ref, node_id=node_id):
+                self._drain(node_id).asked(ref, True)  # noqa: FBT003 - the value itself
+            case ResumeRequested(ref=ref, node_id=node_id):
+                self._drain(node_id).asked(ref, False)  # noqa: FBT003 - the value itself
+            case CordonRequested(ref=ref, node_id=node_id, reason=reason):
+                self._cordon(node_id).asked(ref, reason)
+            case RemovalRequested(ref=ref, node_id=node_id):
+                self._drain(node_id).asked(ref, False)  # noqa: FBT003 - the value itself
+                self._cordon(node_id).asked(ref, None)
+                self._removals[ref] = node_id
+            case RegistrationReceived():
+                self._registered(actions)
+            case _:
+                pass
+        self._look(actions)
+
+    def carried(self, doing: Doing) -> None:
+        if not isinstance(doing, Answer):
+            return
+        refused = isinstance(doing.result, Refusal)
+        for wished in self._all():
+            if refused:
+                wished.refused(doing.ref)
+            else:
+                wished.acknowledged(doing.ref)
+        node_id = self._removals.pop(doing.ref, None)
+        if node_id is not None and not refused:
+            self._removed.add(node_id)
+
+    def crashed(self) -> None:
+        self._removals.clear()
+        for wished in self._all():
+            wished.lost()
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        self.glance()
+        for node_id in self.drains:
+            self.drains[node_id].found(self._is(node_id)[0])
+        for node_id in self.cordons:
+            self.cordons[node_id].found(self._is(node_id)[1])
+
+    def glance(self) -> None:
+        for node_id in {**self.drains, **self.cordons}:
+            self._check(node_id)
+        for node_id in self._removed:
+            gone = self._scene.fleet.node(node_id) is None
+            hold(Invariant.WISH_KEPT, gone, f"{node_id} was removed, and is back without registering")
+
+    def must_stay_empty(self, node_id: str) -> bool:
+        """Say whether no new job may go there, by what operators were promised."""
+        drain, cordon = self.drains.get(node_id), self.cordons.get(node_id)
+        drained = drain is not None and drain.is_settled and drain.settled
+        cordoned = cordon is not None and cordon.is_settled and cordon.settled is not None
+        return drained or cordoned
+
+    def _registered(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
+                node_id = action.message.node_id
+                self._removed.discard(node_id)
+                self._removals = {ref: one for ref, one in self._removals.items() if one != node_id}
+
+    def _look(self, actions: Sequence[Action]) -> None:
+        """Look at the nodes that something was decided about."""
+        for action in actions:
+            if isinstance(action, LogEvent) and "node_id" in action.fields:
+                self._check(str(action.fields["node_id"]))
+
+    def _check(self, node_id: str) -> None:
+        drained, cordoned = self._is(node_id)
+        drain, cordon = self.drains.get(node_id), self.cordons.get(node_id)
+        if drain is not None and drained not in drain.possible:
+            hold(Invariant.WISH_KEPT, holds=False, detail=f"{node_id} drained {drained}: {drain.possible}")
+        if cordon is not None and cordoned not in cordon.possible:
+            hold(Invariant.WISH_KEPT, holds=False, detail=f"{node_id} cordoned {cordoned}: {cordon.possible}")
+
+    def _is(self, node_id: str) -> Wish:
+        record = self._scene.fleet.node(node_id)
+        if record is None:
+            return _NONE
+        return record.drain is not None and record.drain.by_operator, record.cordoned
+
+    def _all(self) -> Iterator[PromisedValue[bool] | PromisedValue[str | None]]:
+        yield from self.drains.values()
+        yield from self.cordons.values()
+
+    def _drain(self, node_id: str) -> PromisedValue[bool]:
+        return self.drains.setdefault(node_id, PromisedValue(_NONE[0]))
+
+    def _cordon(self, node_id: str) -> PromisedValue[str | None]:
+        return self.cordons.setdefault(node_id, PromisedValue(_NONE[1]))
+
+
+# A drain that a machine's owner asked for is kept by its agent until he, or an operator, takes it back.
+
+
+_ENDING = (State.LEAVING, State.STOPPED)
+"""An agent that is told to stop empties its machine anyhow, and has nobody to keep a wish for."""
+
+
+class OwnDrainInvariants(Observer):
+    """Keeps account of what owners asked for."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._since: dict[str, tuple[int | None, float]] = {}
+        """The drain that was asked for last of each agent, and when it was first seen."""
+        self._taken_back: dict[str, float] = {}
+        """When an operator last did, by node."""
+        self._over: dict[str, int] = {}
+        """The drain of each agent that an operator took back: it stays so under another id."""
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        if isinstance(event, ResumeRequested | RemovalRequested):
+            self._taken_back[event.node_id] = self._scene.world.now
+
+    def agent_moved(self, agent: ObservedAgent) -> None:
+        if agent.wish is None or agent.machine is None:
+            return
+        wish, since = self._since.get(agent.name, (None, 0.0))
+        if wish != agent.wish:
+            since = self._scene.world.now
+            self._since[agent.name] = agent.wish, since
+        view = agent.machine.view
+        if view.drain_reason is not None or view.state in _ENDING:
+            return
+        if self._taken_back.get(view.node_id or "", -1.0) >= since:
+            self._over[agent.name] = agent.wish
+        family = [one for one in self._scene.agents if one.family == agent.family]
+        twins = len(family) > 1  # registers under the same id
+        kept = twins or self._over.get(agent.name) == agent.wish
+        hold(Invariant.OWN_DRAIN_KEPT, kept, f"{agent.name} forgot its drain:\n{agent.machine.story()}")

@@ -1,0 +1,306 @@
+"""One live session per id, superseded ones are not heard, epochs grow, clones do not fight."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gpu_agent.registry.actions import Action, Answer, CloseConnection, DocumentKind, Refusal, Save, Send
+from gpu_agent.registry.credentials import CredentialKind
+from gpu_agent.registry.events import (
+    Event,
+    FaultReported,
+    HeartbeatReceived,
+    JoinTokenRequested,
+    RegistrationReceived,
+    RemovalRequested,
+    RotationRequested,
+    SaveFailed,
+    UnregistrationReceived,
+)
+from gpu_agent.server.effects import Doing, Publish
+from gpu_agent.server.tokens import digest_of
+from gpu_agent.session.types import State
+from gpu_agent.store.base import Batch, Loaded
+from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+from tests.simulation.cluster import Cluster
+from tests.simulation.invariants.base import Invariant, ObservedAgent, Observer, hold
+from tests.simulation.invariants.statuses import GONE
+
+_FROM_A_NODE = (HeartbeatReceived, RegistrationReceived, UnregistrationReceived, FaultReported)
+
+
+class SessionInvariants(Observer):
+    """Watches connections and epochs."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self.supersessions: Counter[str] = Counter()
+        """Since they were last counted, by id."""
+        self._scene = scene
+        self._told_to_go: dict[int, int | None] = {}
+        """Connections that the registry has decided to close, and in which save."""
+        self._epochs: dict[str, int] = {}
+        self._before: object = None
+        self._deaf = False
+
+    def before(self, event: Event | None) -> None:
+        self._deaf = isinstance(event, _FROM_A_NODE) and event.connection in self._told_to_go
+        if self._deaf:
+            self._before = self._picture()
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        if self._deaf:
+            same = not actions and self._picture() == self._before
+            hold(Invariant.SUPERSEDED_IS_DEAF, same, f"{event} brought about {actions}")
+            self._deaf = False
+        if isinstance(event, SaveFailed):
+            self._told_to_go = {one: save for one, save in self._told_to_go.items() if save != event.save}
+        for action in actions:
+            if isinstance(action, CloseConnection):
+                save = actions[0].save if isinstance(actions[0], Save) else None
+                self._told_to_go[action.connection] = save
+        if not isinstance(event, HeartbeatReceived):
+            self._count_sessions()
+
+    def carried(self, doing: Doing) -> None:
+        if isinstance(doing, Publish):
+            if doing.event.event in GONE:
+                self._epochs.pop(str(doing.event.node_id), None)
+        elif isinstance(doing, Send):
+            message = doing.message
+            if isinstance(message, NodeRegisterAck):
+                self._acknowledged(message)
+            elif isinstance(message, NodeError) and message.code == ErrorCode.SESSION_SUPERSEDED:
+                self.supersessions[str(message.node_id)] += 1
+
+    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+        for save in saves:
+            for change in save.changes:
+                if change.kind is DocumentKind.NODE and change.document is None:
+                    self._epochs.pop(change.key, None)
+
+    def crashed(self) -> None:
+        self._told_to_go.clear()
+        self._deaf = False
+
+    def _acknowledged(self, ack: NodeRegisterAck) -> None:
+        before, epoch = self._epochs.get(ack.node_id, 0), ack.session_epoch or 0
+        hold(Invariant.EPOCHS_GROW, epoch > before, f"{ack.node_id}: epoch {epoch} after {before}")
+        self._epochs[ack.node_id] = epoch
+
+    def _count_sessions(self) -> None:
+        roster = self._scene.fleet._roster
+        connected = {
+            record.connection: node_id
+            for node_id, record in roster.records.items()
+            if record.connection is not None
+        }
+        bound = {connection: record.node_id for connection, record in roster.bound.items()}
+        if connected != bound or len(set(bound.values())) != len(bound):
+            hold(Invariant.ONE_SESSION, holds=False, detail=f"connections {bound}, records {connected}")
+
+    def _picture(self) -> object:
+        return sorted(
+            (
+                record.node_id,
+                record.status,
+                record.epoch,
+                record.connection,
+                record.heard_at,
+                record.last_heartbeat_at,
+            )
+            for record in self._scene.records()
+        )
+
+
+# No token that was told is lost, none that was ended lives on, no join token lets in too many.
+
+
+class Life(StrEnum):
+    """Whether a node's token must open, may open, or must not."""
+
+    OPENS = "opens"
+    MAY_OPEN = "may open"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class _Issued:
+    """A node token that was drawn for an ack."""
+
+    text: str
+    node_id: str
+    life: Life = Life.MAY_OPEN
+    doubtful: bool = False
+    """True once something was decided that may end it, perhaps before it was even told."""
+
+
+class CredentialInvariants(Observer):
+    """Keeps account of the tokens that nodes and operators were told of."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._issued: list[_Issued] = []
+        self._ends: dict[int, list[_Issued]] = {}
+        """By request: the tokens that end with it."""
+        self._let_go: dict[int, list[_Issued]] = {}
+        """By save: the tokens that end with a record."""
+        self._joined: dict[int, list[_Issued]] = {}
+        """By connection: the tokens that end once its registration is told."""
+        self._uses: dict[str, int] = {}
+        self._came: dict[str, set[tuple[str, int]]] = {}
+        """By join token: the nodes that came by it and have beaten, with the epoch in which they came."""
+        self._coming: dict[int, tuple[str, str, int]] = {}
+        """By connection: by which join token which node came, and in which epoch."""
+        self._arrived: set[int] = set()
+        """Connections on which a node registered before: what they presented counts no more."""
+
+    def opens(self, text: str | None) -> bool:
+        """Say whether a node's token must still open the registry."""
+        return any(one.text == text and one.life is Life.OPENS for one in self._issued)
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        if actions and isinstance(actions[0], Save):
+            for change in actions[0].changes:
+                if change.kind is DocumentKind.NODE and change.document is None:
+                    self._let_go.setdefault(actions[0].save, []).extend(self._doubt(change.key))
+        match event:
+            case HeartbeatReceived():
+                self._beaten(event, actions)
+            case RegistrationReceived():
+                self._registered(event, actions)
+            case RotationRequested(at_once=True) | RemovalRequested():
+                self._ends[event.ref] = self._doubt(event.node_id)
+            case JoinTokenRequested(token_id=token_id, uses=int() as uses):
+                self._uses.setdefault(token_id, uses)
+            case _:
+                pass
+
+    def carried(self, doing: Doing) -> None:
+        if isinstance(doing, Answer):
+            ended = self._ends.pop(doing.ref, [])
+            if not isinstance(doing.result, Refusal):
+                _end(ended)
+        elif isinstance(doing, Send) and isinstance(doing.message, NodeRegisterAck):
+            _end(self._joined.pop(doing.connection, []))
+            for one in self._issued:
+                if one.text == doing.message.node_token and not one.doubtful:
+                    one.life = Life.OPENS
+
+    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+        """A record that was let go takes its tokens with it."""
+        for save in saves:
+            _end(self._let_go.pop(save.save, []))
+
+    def crashed(self) -> None:
+        self._ends.clear()
+        self._let_go.clear()
+        self._joined.clear()
+        self._coming.clear()
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        self.glance()
+
+    def glance(self) -> None:
+        fleet, now = self._scene.fleet, self._scene.world.now
+        for one in self._issued:
+            if one.life is Life.MAY_OPEN:
+                continue
+            credential = fleet.credential(digest_of(one.text), now)
+            opens = credential is not None and credential.node_id == one.node_id
+            if opens != (one.life is Life.OPENS):
+                shown = one.text[:13]
+                detail = f"{shown}… of {one.node_id} {one.life}, but stands for {credential}"
+                hold(Invariant.CREDENTIAL_KEPT, holds=False, detail=detail)
+
+    def _registered(self, event: RegistrationReceived, actions: Sequence[Action]) -> None:
+        """Whoever comes by a join token, or by the newer of two tokens, ends what proved the node before."""
+        ack = next((one.message for one in actions if isinstance(one, Send) and _is_ack(one)), None)
+        if not isinstance(ack, NodeRegisterAck) or event.credential is None:
+            return
+        credential = event.credential
+        if event.connection in self._arrived:
+            self._told_again(event.connection, ack)
+        else:
+            self._arrived.add(event.connection)
+            doubtful = self._doubt(ack.node_id, but=credential.token_id)
+            if credential.kind is CredentialKind.JOIN and ack.node_token is not None:
+                self._joined[event.connection] = doubtful
+                self._coming[event.connection] = (credential.token_id, ack.node_id, ack.session_epoch or 0)
+        if ack.node_token is not None:
+            self._issued.append(_Issued(ack.node_token, ack.node_id))
+
+    def _told_again(self, connection: int, ack: NodeRegisterAck) -> None:
+        """A connection is told another token.
+
+        Before its first beat a node comes by its join token again if need be (§2). Later, who is told a
+        third new token on one connection has stored the first or the second.
+        """
+        if ack.node_token is None:
+            return
+        if connection in self._coming:
+            self._doubt(ack.node_id)
+        told = [one for one in self._issued if one.node_id == ack.node_id and one.life is not Life.ENDED]
+        for one in told[1:-1]:
+            one.life, one.doubtful = Life.MAY_OPEN, True
+
+    def _beaten(self, event: HeartbeatReceived, actions: Sequence[Action]) -> None:
+        came = self._coming.get(event.connection)
+        if came is None or came[1] != event.message.node_id or not actions:
+            return
+        token_id, node_id, epoch = self._coming.pop(event.connection)
+        nodes = self._came.setdefault(token_id, set())
+        nodes.add((node_id, epoch))
+        uses = self._uses.get(token_id)
+        if uses is not None and len(nodes) > uses:
+            hold(Invariant.USES_COUNTED, holds=False, detail=f"{token_id} has {uses} uses, let in {nodes}")
+
+    def _doubt(self, node_id: str, *, but: str = "") -> list[_Issued]:
+        """From now on a node's tokens may not open any more."""
+        doubtful = [
+            one
+            for one in self._issued
+            if one.node_id == node_id and one.life is not Life.ENDED and f"_{but}_" not in one.text
+        ]
+        for one in doubtful:
+            one.life, one.doubtful = Life.MAY_OPEN, True
+        return doubtful
+
+
+def _end(tokens: list[_Issued]) -> None:
+    for one in tokens:
+        one.life = Life.ENDED
+
+
+def _is_ack(send: Send) -> bool:
+    return isinstance(send.message, NodeRegisterAck)
+
+
+# An agent always waits for something that comes: an instant, an answer, a probe, or a person.
+
+
+_TIMED = frozenset({State.BACKING_OFF, State.AWAITING_ACK, State.REGISTERED, State.LEAVING})
+
+
+class AgentInvariants(Observer):
+    """Watches agents."""
+
+    def agent_moved(self, agent: ObservedAgent) -> None:
+        machine = agent.machine
+        if machine is None:
+            return
+        state = machine.state
+        if state in _TIMED:
+            waits = machine.deadline is not None
+        elif state is State.CONNECTING:
+            waits = agent.is_dialing
+        elif state is State.WAITING_GPU:
+            waits = not machine._registration.possible
+        elif state is State.DRAINED:
+            waits = agent.wish is not None
+        else:
+            waits = state is State.YIELDED
+        if not waits:
+            detail = f"{agent.name} is {state} and waits for nothing:\n{machine.story()}"
+            hold(Invariant.AGENT_MOVES, holds=False, detail=detail)

@@ -1,0 +1,261 @@
+"""No arrow outside the table of §4, seen from outside: in the log, in what nodes are told, in their story."""
+
+from collections.abc import Collection, Sequence
+
+from gpu_agent.registry.actions import Action, Send, SendStatus
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    Event,
+    HeartbeatReceived,
+    RegistrationReceived,
+    SaveFailed,
+)
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.timers import FEWEST_NODES
+from gpu_agent.server.effects import Doing, Publish
+from gpu_agent.store.base import Loaded, RegistryEvent
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
+from tests.simulation.cluster import Cluster
+from tests.simulation.invariants.base import Invariant, Observer, hold
+
+GONE = frozenset({"node_removed", "node_purged"})
+"""Notes of a record that was let go."""
+
+_LEFT = "heartbeat_timeout unregistered removed"
+
+TRANSITIONS: dict[tuple[str | None, str], frozenset[str]] = {
+    arrow: frozenset(reasons.split())
+    for arrow, reasons in {
+        (None, "registering"): "registered",
+        ("registering", "registering"): "registered",
+        ("ready", "registering"): "registered",
+        ("degraded", "registering"): "registered",
+        ("offline", "registering"): "registered resumed",
+        ("draining", "registering"): "resumed",
+        ("registering", "ready"): "health_checks_passed",
+        ("registering", "degraded"): "model_missing gpu_unavailable warmup_timeout",
+        ("ready", "degraded"): "gpu_unavailable model_missing health_checks_failed flapping",
+        ("degraded", "ready"): "recovered",
+        ("ready", "draining"): "drain_requested",
+        ("degraded", "draining"): "drain_requested",
+        ("registering", "offline"): _LEFT,
+        ("ready", "offline"): _LEFT,
+        ("degraded", "offline"): _LEFT,
+        ("draining", "offline"): f"{_LEFT} drain_complete drain_deadline",
+    }.items()
+}
+"""Written from the protocol page once more, not taken from the source: the two must agree."""
+
+
+class TransitionInvariants(Observer):
+    """Watches changes of status."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._logged: dict[str, str] = {}
+        """Each node's status by its last move in the log."""
+
+    def carried(self, doing: Doing) -> None:
+        if isinstance(doing, SendStatus):
+            source = None if doing.previous_status is None else doing.previous_status.value
+            _check(doing.node_id, source, doing.status.value, reason=doing.reason_code.value)
+        elif isinstance(doing, Publish):
+            self._follow(doing.event)
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        """A process that crashed may have kept moves that it had no time to log: the next one has them."""
+        self._logged.clear()
+        for event in loaded.recent:
+            self._follow(event)
+
+    def glance(self) -> None:
+        for record in self._scene.records():
+            for one in record.story:
+                source = None if one.source is None else one.source.value
+                _check(record.node_id, source, one.target.value, reason=one.reason_code.value)
+
+    def _follow(self, event: RegistryEvent) -> None:
+        node_id = event.node_id or ""
+        if event.event == "node_status_changed":
+            source, target = event.fields["from"], str(event.fields["to"])
+            before = self._logged.get(node_id)
+            if source != before:
+                detail = f"{node_id} moved from {source} to {target}, but its last move was to {before}"
+                hold(Invariant.HISTORY_IN_ORDER, holds=False, detail=detail)
+            _check(node_id, before, target, reason=str(event.fields["reason_code"]))
+            self._logged[node_id] = target
+        elif event.event in GONE:
+            self._logged.pop(node_id, None)
+
+
+def _check(node_id: str, source: str | None, target: str, *, reason: str) -> None:
+    if reason not in TRANSITIONS.get((source, target), ()):
+        hold(Invariant.KNOWN_ARROW, holds=False, detail=f"{node_id}: {source} → {target} ({reason})")
+
+
+# A node that leaves `ready` too often gets no job before it has calmed down, however it comes back.
+
+
+_SLACK_SECONDS = 90.0
+"""An exit is decided before it is logged, by so much where the disk keeps nothing meanwhile."""
+
+_PASSING = frozenset({"flapping", "drain_requested"})
+"""With these a node may leave `ready` within the step that made it so."""
+
+
+class FlappingInvariants(Observer):
+    """Counts exits by the log."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._exits: dict[str, list[float]] = {}
+        self._just_ready: set[str] = set()
+        """Nodes of which the last event was that they became ready."""
+
+    def carried(self, doing: Doing) -> None:
+        if not isinstance(doing, Publish) or doing.event.node_id is None:
+            return
+        event, node_id = doing.event, doing.event.node_id
+        just_ready = node_id in self._just_ready
+        self._just_ready.discard(node_id)
+        if event.event in GONE:
+            self._exits.pop(node_id, None)
+            return
+        moved = event.event == "node_status_changed"
+        passing = just_ready and moved and event.fields["reason_code"] in _PASSING
+        if (just_ready and not passing) or event.event == "job_assigned":
+            self._is_calm(node_id)
+        if moved:
+            self._moved(node_id, event, passing=passing)
+
+    def crashed(self) -> None:
+        """What was not logged any more was not counted: begin anew."""
+        self._exits.clear()
+        self._just_ready.clear()
+
+    def _moved(self, node_id: str, event: RegistryEvent, *, passing: bool) -> None:
+        source, target, reason = (event.fields[name] for name in ("from", "to", "reason_code"))
+        if target == "ready":
+            self._just_ready.add(node_id)
+        elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not passing:
+            self._exits.setdefault(node_id, []).append(self._scene.world.now)
+
+    def _is_calm(self, node_id: str) -> None:
+        thresholds, now = self._scene.climate.thresholds, self._scene.world.now
+        since = now - thresholds.flap_window_seconds + _SLACK_SECONDS
+        recent = [at for at in self._exits.get(node_id, ()) if at > since]
+        calm = len(recent) < thresholds.flap_limit
+        hold(Invariant.FLAPS_ARE_DAMPED, calm, f"{node_id} is in use at {now:.0f}, left ready at {recent}")
+
+
+# S-06: who is silent is offline in bounded time, unless most of the fleet is; who beats never is.
+#
+# Keeps its own account of what the registry heard of whom, and when.
+
+
+_SILENCE_SLACK_SECONDS = 1.0
+_SILENT_INTERVALS = 2
+_TIMEOUT_INTERVALS = 3
+
+
+class TimeoutInvariants(Observer):
+    """Watches who is heard."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._heard: dict[str, float] = {}
+        self._speaks: dict[int, str] = {}
+        """Which connection registered which node."""
+
+    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+        if isinstance(event, HeartbeatReceived):
+            self._beat(event, actions)
+        elif isinstance(event, RegistrationReceived):
+            self._registered(event, actions)
+        elif isinstance(event, ConnectionLost):
+            self._speaks.pop(event.connection, None)
+        elif isinstance(event, SaveFailed):
+            self._speaks = {number: one.node_id for number, one in self._scene.fleet._roster.bound.items()}
+        elif event is None:
+            self._check_verdicts()
+
+    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+        now = self._scene.world.now
+        self._heard = {record.node_id: now for record in self._scene.records()}
+        self._speaks = {}
+
+    def glance(self) -> None:
+        now = self._scene.world.now
+        scan = self._scene.climate.thresholds.scan_interval_seconds
+        for record in self._scene.records():
+            if record.status is NodeStatus.OFFLINE:
+                continue
+            timeout = self._timeout(record) * (2 if record.suspected else 1)
+            silent = now - self._heard[record.node_id]
+            if silent > timeout + scan + _SILENCE_SLACK_SECONDS:
+                detail = f"{record.node_id} is {record.status} after {silent:.1f} s, timeout {timeout:g} s"
+                hold(Invariant.SILENCE_NOTICED, holds=False, detail=detail)
+
+    def _beat(self, event: HeartbeatReceived, actions: Sequence[Action]) -> None:
+        """Whoever beats is heard, unless the session is about to be told that its token has ended."""
+        node_id = self._speaks.get(event.connection)
+        dismissed = event.connection not in self._scene.fleet._roster.bound
+        if node_id == event.message.node_id and not dismissed and not _refused(actions, event.connection):
+            self._heard[node_id] = self._scene.world.now
+
+    def _registered(self, event: RegistrationReceived, actions: Sequence[Action]) -> None:
+        """Whoever registers is heard, even if the disk has no room for it."""
+        now = self._scene.world.now
+        record = self._scene.fleet.node(event.message.node_id or "")
+        if record is not None and record.heard_at == now:
+            self._heard[record.node_id] = now
+        for action in actions:
+            if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
+                node_id = action.message.node_id
+                for number in [one for one, holder in self._speaks.items() if holder == node_id]:
+                    del self._speaks[number]
+                self._speaks[event.connection] = node_id
+                self._heard[node_id] = now
+
+    def _check_verdicts(self) -> None:
+        """Look at each node that was just called silent."""
+        now = self._scene.world.now
+        timed_out = {
+            record.node_id: record
+            for record in self._scene.records()
+            if record.since == now and record.reason_code is ReasonCode.HEARTBEAT_TIMEOUT
+        }
+        if not timed_out:
+            return
+        patience = 2 if self._most_are_silent(timed_out) else 1
+        for node_id, record in timed_out.items():
+            silent, timeout = now - self._heard[node_id], self._timeout(record)
+            if silent < patience * timeout - 1e-6:
+                detail = f"{node_id} was heard {silent:.1f} s ago; {patience} x its timeout {timeout:g} s"
+                hold(Invariant.NO_FALSE_VERDICT, holds=False, detail=detail)
+
+    def _most_are_silent(self, timed_out: Collection[str]) -> bool:
+        """Say whether, before these verdicts, the registry had reason to suspect itself (§4)."""
+        now = self._scene.world.now
+        live = [
+            record
+            for record in self._scene.records()
+            if record.status is not NodeStatus.OFFLINE or record.node_id in timed_out
+        ]
+        silent = sum(
+            now - self._heard[record.node_id] > _SILENT_INTERVALS * record.interval_seconds for record in live
+        )
+        return len(live) >= FEWEST_NODES and silent * 2 > len(live)
+
+    def _timeout(self, record: NodeRecord) -> float:
+        """A node's timeout, by §4; a longer one that it was given before may still hold."""
+        least = self._scene.climate.thresholds.heartbeat_timeout_seconds
+        return max(least, _TIMEOUT_INTERVALS * record.interval_seconds, record.timeout_seconds)
+
+
+def _refused(actions: Sequence[Action], connection: int) -> bool:
+    return any(
+        isinstance(action, Send) and action.connection == connection and isinstance(action.message, NodeError)
+        for action in actions
+    )

@@ -1,0 +1,309 @@
+"""The registry: the true fleet, loop, writer and clerk, over a played event loop, disk and network.
+
+It may crash between any two things that it does; then a new process begins with what the disk kept.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import assert_never, cast
+
+from gpu_agent.registry.actions import (
+    Action,
+    Answer,
+    CloseConnection,
+    Level,
+    LogEvent,
+    Result,
+    Save,
+    Send,
+    SendStatus,
+)
+from gpu_agent.registry.credentials import CredentialKind, FreshToken
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    Event,
+    FaultReported,
+    HeartbeatReceived,
+    RegistrationReceived,
+    UnregistrationReceived,
+)
+from gpu_agent.registry.fleet import Fleet
+from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import Clerk, Doing, Open, Publish, Ready, restored, status_message
+from gpu_agent.server.event_log import RegistryEventLog
+from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.node_auth import NodeAuth
+from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.tokens import PREFIXES, TokenService
+from gpu_agent.server.websocket import Handshake
+from gpu_agent.server.writer import Writer
+from gpu_agent.session.types import ConnectFailed
+from gpu_agent.store.base import Batch
+from gpu_agent.wire.codec import decode_from_node, encode
+from gpu_agent.wire.messages import (
+    FromNode,
+    FromRegistry,
+    NodeError,
+    NodeHeartbeat,
+    NodeRegister,
+    NodeRegisterAck,
+    NodeUnregister,
+)
+from tests.simulation.disk import SimulatedDisk
+from tests.simulation.event_loop import ProcessCrashedError, SimulatedLoop
+from tests.simulation.fault_profile import FaultProfile
+from tests.simulation.invariants.base import Observer
+from tests.simulation.network import REGISTER_SECONDS, Connection, Network, UpFrame
+from tests.simulation.world import World
+
+VIOLATION = 1008
+_POWER_FAILS = 1 / 3
+"""So many crashes of the registry are its machine's."""
+
+Reply = Callable[[Result], None]
+
+
+class RegistryProcess:
+    """One registry, over all of its processes."""
+
+    def __init__(self, world: World, climate: FaultProfile, *, network: Network, disk: SimulatedDisk) -> None:
+        self.fleet: Fleet
+        self.watch: Observer
+        self.disk = disk
+        self.running = False
+        self.busy_until = 0.0
+        self.crashes_in: int | None = None
+        """After so many things more that it does the process crashes."""
+        self._world, self._climate, self._network = world, climate, network
+        self._clock = Clock(monotonic=lambda: world.now, wall=world.wall)
+        self._played: SimulatedLoop
+        self._loop: FleetLoop
+        self._clerk: Clerk
+        self._door: NodeAuth
+        self._saves: dict[int, tuple[Batch, Save]] = {}
+        self._connections: dict[int, Connection] = {}
+        self._deaf: set[int] = set()
+        self._replies: dict[int, Reply] = {}
+        self._numbers = self._refs = 0
+        disk.kept = self._kept
+
+    def start(self) -> None:
+        """Begin a process with what the disk kept."""
+        world, thresholds = self._world, self._climate.thresholds
+        self.fleet = Fleet(thresholds, world.dice.random, auth_off=self._climate.auth_off)
+        self._played = SimulatedLoop(
+            world, busy_until=lambda: self.busy_until, work_seconds=self.disk.commit_seconds
+        )
+        chronicle = RegistryEventLog()
+        self._clerk = Clerk(chronicle, self._clock)
+        desk = TokenService(self.fleet, self._nobody_asks, clock=self._clock)
+        self._door = NodeAuth(None if self._climate.auth_off else desk)
+        self._loop = FleetLoop(
+            ObservedFleet(self.fleet, self.watch),
+            self,
+            Writer(self.disk),
+            clock=self._clock,
+            scan_interval_seconds=thresholds.scan_interval_seconds,
+            lagged=lambda _: None,
+        )
+        self.running = True
+        loaded = self.disk.load()
+        chronicle.restore(loaded)
+        actions = self.fleet.restore(restored(loaded.changes, world.wall()), world.now)
+        self._say(f"starts with {self.fleet.size} nodes")
+        self.watch.restored(actions, loaded)
+        self._played.enter(self._loop.start)
+        self._played.enter(lambda: self._loop.act(actions))
+
+    def crash(self, *, agents_learn_within: float) -> None:
+        """End the process at once."""
+        if not self.running:
+            return
+        self._say("crashes")
+        self.running = False
+        self.crashes_in, self.busy_until = None, self._world.now
+        self.disk.power_fails = self._world.chance(_POWER_FAILS)
+        self._played.crash()
+        self.disk.power_fails = False
+        self.disk.crash()
+        self._saves.clear()
+        self._connections.clear()
+        self._deaf.clear()
+        self._replies.clear()
+        self._network.registry_is_gone(agents_learn_within=agents_learn_within)
+        self.watch.crashed()
+
+    def ask(self, event_of: Callable[[int], Event], reply: Reply) -> None:
+        """Ask the fleet something; no answer comes from a registry that is gone or stands still."""
+        if self.running and self.busy_until <= self._world.now:
+            self._refs += 1
+            self._replies[self._refs] = reply
+            self.handle(event_of(self._refs))
+
+    def handle(self, event: Event) -> None:
+        """Let the loop take an event in."""
+        self._played.enter(lambda: self._loop.handle(event))
+
+    # What the network calls.
+
+    def turn_away(self, connection: Connection) -> ConnectFailed | None:
+        """Decide at the handshake."""
+        token = connection.token
+        shake = Handshake("/ws/node", () if token is None else (f"Bearer {token}",))
+        refusal = self._door.judge(cast("NodeConnection", connection), shake)
+        if refusal is None:
+            return None
+        return ConnectFailed(refusal.sentence, http_status=int(refusal.status))
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is open; without a registration it is not kept."""
+        self._numbers += 1
+        connection.number = self._numbers
+        self._connections[connection.number] = connection
+        self._world.after(REGISTER_SECONDS, lambda: self._registration_overdue(connection))
+
+    def hear(self, connection: Connection, frame: UpFrame) -> None:
+        """Read a frame, unless the connection was told to go."""
+        if connection.number in self._deaf:
+            return
+        message = decode_from_node(frame) if isinstance(frame, str) else frame
+        if not isinstance(message, NodeHeartbeat):
+            self._say(f"hears {message.type} of {message.node_id} on {connection.number}")
+        self.handle(self._event(connection, message))
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._say(f"loses {connection.number} of {connection.agent.name}")
+        self._connections.pop(connection.number, None)
+        self._deaf.discard(connection.number)
+        self.handle(ConnectionLost(connection.number))
+
+    # What the loop calls.
+
+    def make_ready(self, actions: Sequence[Action]) -> Ready:
+        """Sort a list as the true clerk does, and remember which save its batch holds."""
+        ready = self._clerk.make_ready(actions)
+        save = next((one for one in actions if isinstance(one, Save)), None)
+        if ready.batch is not None and save is not None:
+            self._saves[id(ready.batch)] = (ready.batch, save)
+            changes = " ".join(
+                f"{'-' if one.document is None else '+'}{one.kind}:{one.key}" for one in save.changes
+            )
+            self._say(f"wants {save.save} kept: {changes}")
+        return ready
+
+    def carry_out(self, doing: Doing) -> None:
+        """Do one thing, or crash before it."""
+        if self.crashes_in is not None:
+            self.crashes_in -= 1
+            if self.crashes_in < 0:
+                self.crash(agents_learn_within=self._world.dice.choice((0.1, 3.0)))
+                raise ProcessCrashedError
+        match doing:
+            case Send() | SendStatus() | CloseConnection():
+                self._speak(doing)
+            case Answer(ref, result):
+                reply = self._replies.pop(ref, None)
+                if reply is not None:
+                    reply(result)
+            case Publish() | LogEvent() | Open():
+                self._log(doing)
+            case _ as unreachable:
+                assert_never(unreachable)
+        self.watch.carried(doing)
+
+    def _speak(self, doing: Send | SendStatus | CloseConnection) -> None:
+        match doing:
+            case Send(number, message):
+                self._send(number, message)
+            case SendStatus(connection=number):
+                self._send(number, status_message(doing, self._clock))
+            case CloseConnection(number, code, reason):
+                self._close(number, code, reason)
+
+    def _event(self, connection: Connection, message: FromNode) -> Event:
+        number = connection.number
+        match message:
+            case NodeHeartbeat():
+                return HeartbeatReceived(number, message)
+            case NodeRegister():
+                return RegistrationReceived(
+                    number,
+                    message,
+                    fresh_id=f"node-{self._world.dice.getrandbits(32):08X}",
+                    credential=connection.credential,
+                    address=connection.agent.name,
+                    fresh_token=None if self._climate.auth_off else self._fresh_token(),
+                )
+            case NodeUnregister():
+                return UnregistrationReceived(number, message)
+            case NodeError():
+                return FaultReported(number, message)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _fresh_token(self) -> FreshToken:
+        minted = self._world.mint(PREFIXES[CredentialKind.NODE])
+        return FreshToken(minted.token_id, minted.text, minted.digest)
+
+    def _send(self, number: int, message: FromRegistry) -> None:
+        connection = self._connections.get(number)
+        if connection is None or number in self._deaf:
+            return
+        if isinstance(message, NodeRegisterAck):
+            connection.identified = True
+        if isinstance(message, NodeError):
+            self._say(f"refuses {message.code} on {number}")
+        self._network.send_down(connection, encode(message) if self._climate.wire else message)
+
+    def _close(self, number: int, code: int, reason: str) -> None:
+        connection = self._connections.get(number)
+        if connection is not None and number not in self._deaf:
+            self._say(f"closes {number} ({code}): {reason}")
+            self._deaf.add(number)
+            self._network.close(connection, code, reason)
+
+    def _log(self, doing: Publish | LogEvent | Open) -> None:
+        if isinstance(doing, Publish) and doing.level is not Level.DEBUG:
+            event = doing.event
+            facts = " ".join(str(one) for one in event.fields.values())
+            self._say(f"{event.id} {event.event} {event.node_id or ''} {facts}")
+
+    def _registration_overdue(self, connection: Connection) -> None:
+        if self._connections.get(connection.number) is connection and not connection.identified:
+            self._close(connection.number, VIOLATION, "no valid node_register in time")
+
+    def _kept(self, batches: Sequence[Batch]) -> None:
+        saves = [self._saves.pop(id(batch))[1] for batch in batches if id(batch) in self._saves]
+        self.watch.kept(saves, batches)
+
+    async def _nobody_asks(self, _asking: Callable[[int], Event]) -> Result:
+        raise NotImplementedError("here operators ask at the desk of the simulation")
+
+    def _say(self, what: str) -> None:
+        self._world.say("registry", what)
+
+
+# The true fleet, watched.
+
+
+class ObservedFleet:
+    """The fleet as the loop drives it, each step seen by those who watch."""
+
+    def __init__(self, fleet: Fleet, watch: Observer) -> None:
+        self._fleet, self._watch = fleet, watch
+
+    @property
+    def deadline(self) -> float | None:
+        return self._fleet.deadline
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        self._watch.before(event)
+        actions = self._fleet.handle(event, now)
+        self._watch.decided(event, actions)
+        return actions
+
+    def wake(self, now: float) -> Sequence[Action]:
+        self._watch.before(None)
+        actions = self._fleet.wake(now)
+        self._watch.decided(None, actions)
+        return actions
