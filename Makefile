@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test simulate e2e system drivers trees crashes lint format types imports cover bench reference manual schema packages pins clean
+.PHONY: help setup demo test simulate e2e system drivers trees crashes lint house journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -52,6 +52,12 @@ crashes: $(READY) ## kill a real registry at every kind of point, KILLS times ea
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+house: $(READY) ## sizes of modules, satellites, the glossary's words: what no linter knows
+	$(BIN)/python -m tools.style_gate
+
+journeys: $(READY) ## files and calls that six journeys pass, traced at run time: SOURCE=OTHER/agent
+	$(BIN)/python -m tools.journeys $(if $(SOURCE),--source $(SOURCE)) $(if $(FILES),--files)
 
 format: $(READY) ## write the format
 	$(BIN)/ruff check --fix .
