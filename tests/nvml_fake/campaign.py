@@ -24,9 +24,8 @@ from typing import Self
 
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
 from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
-from gpu_agent.probe.nvml.one_shot import read_once, start_child
-from gpu_agent.probe.nvml.process import CHILD_COMMAND, close_stdin, send_request
-from gpu_agent.probe.nvml.report import parse_answer
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, close_stdin, send_request, start_child
+from gpu_agent.probe.nvml.report import parse_answer, read_once
 from gpu_agent.wire.inventory import GpuReport, Outcome
 from tests.nvml_fake.control import FakeNvml, built_library
 from tests.nvml_fake.random_machines import Machine, machine
@@ -136,7 +135,7 @@ class Campaign:
     ) -> None:
         self._last_id += 1
         began = time.monotonic()
-        send_request(child, self._last_id, fresh=dice.random() < 1 / 3, listen=dice.random() < 2 / 3)
+        send_request(child, self._last_id, reopen=dice.random() < 1 / 3, with_events=dice.random() < 2 / 3)
         line = self._line(child, HANG_SECONDS if drawn.may_hang else ANSWER_SECONDS)
         if line is None and drawn.may_hang:
             self.tally.hung += 1
@@ -221,7 +220,7 @@ class Campaign:
             line, ended, rest = self._unread.partition(b"\n")
             if ended:
                 self._unread = rest
-                if not line.startswith(b'{"heard":'):
+                if not line.startswith(b'{"events":'):
                     return line
                 continue
             if not select.select([pipe], [], [], seconds)[0]:

@@ -23,9 +23,9 @@ class ChildUnderTest:
 
     def read(self, **more: object) -> dict[str, Any]:
         self._last_id += 1
-        self.say({"id": self._last_id, "ask": "read", **more})
-        while "heard" in (answer := self.line()):
-            for uuid, counts in answer["heard"].items():
+        self.send({"id": self._last_id, "request": "read", **more})
+        while "id" not in (answer := self.line()):
+            for uuid, counts in answer["events"].items():
                 self._heard.setdefault(uuid, Counter()).update(counts)
         assert answer["id"] == self._last_id
         for gpu in answer.get("gpus", ()):
@@ -39,9 +39,9 @@ class ChildUnderTest:
         line: dict[str, Any] = json.loads(self.process.stdout.readline())
         return line
 
-    def say(self, ask: Mapping[str, object]) -> None:
+    def send(self, request: Mapping[str, object]) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(ask).encode() + b"\n")
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
 
 

@@ -12,7 +12,7 @@ import jsonschema
 
 from gpu_agent.cli import schema as probe_schema
 from gpu_agent.probe.health.tracker import HealthTracker
-from gpu_agent.probe.nvml.errors import ABSURD_BYTES, MIB
+from gpu_agent.probe.nvml.memory import ABSURD_BYTES, MIB
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.wire.codec import encode
 from gpu_agent.wire.declaration import (

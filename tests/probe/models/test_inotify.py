@@ -150,8 +150,8 @@ def test_a_bound_of_our_own_is_told(
 
 LIMITED = """
 import sys
-from gpu_agent.probe.models.inotify import Notices
-notices = Notices.open()
+from gpu_agent.probe.models.inotify import InotifyWatcher
+notices = InotifyWatcher.open()
 new = notices.follow(sys.argv[1:])
 print(new, notices.limit)
 notices.follow(sys.argv[1:3])

@@ -64,8 +64,9 @@ def repository(cache: Path) -> None:
 
 def test_a_place_that_is_not_there_holds_nothing_and_loads_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from gpu_agent.probe.snapshot import ProbeOptions, sources_of\n"
-        f"sources = sources_of(ProbeOptions(ollama_roots=()), environ={{}}, home=Path({str(tmp_path)!r}))\n"
+        "import sys; from pathlib import Path\n"
+        "from gpu_agent.probe.snapshot import ProbeOptions, open_sources\n"
+        f"sources = open_sources(ProbeOptions(ollama_roots=()), environ={{}}, home=Path({str(tmp_path)!r}))\n"
         "assert sources.catalogue.scan(1.0).models == ()\n"
         "sys.exit('gpu_agent.probe.models.huggingface' in sys.modules)\n"
     )

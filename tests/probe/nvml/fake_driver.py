@@ -25,7 +25,7 @@ async def probing(
             fake.unset(fault)
         child = probe._child
         await probe.close()
-        assert child is None or await child.gone_within(10)
+        assert child is None or await child.wait_ended(10)
 
 
 async def report_from(probe: NvmlClient) -> GpuReport:

@@ -61,7 +61,7 @@ def test_a_fresh_reading_opens_the_library_anew(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as child:
         child.read()
-        assert child.read(fresh=True)["outcome"] == "ok"
+        assert child.read(reopen=True)["outcome"] == "ok"
     assert fake.calls().count("nvmlShutdown") == 1
     assert fake.calls().count("nvmlInitWithFlags") == 2
 
@@ -129,7 +129,7 @@ def test_a_driver_without_gpus_is_ok_with_none(tmp_path: Path) -> None:
     with child_of(fake.environment()) as child:
         assert child.read()["gpus"] == []
         fake.set("error", "nvmlInitWithFlags", "*", "GPU_NOT_FOUND")
-        none_found = child.read(fresh=True)
+        none_found = child.read(reopen=True)
     assert (none_found["outcome"], none_found["gpus"]) == ("ok", [])
     assert "no GPU" in none_found["detail"]
 
@@ -172,7 +172,7 @@ def test_the_child_ends_when_asked_and_when_its_stdin_ends(tmp_path: Path) -> No
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as asked:
         asked.read()
-        asked.say({"ask": "end"})
+        asked.send({"request": "end"})
         assert asked.process.wait(10) == 0
     with child_of(fake.environment()) as left:
         left.read()
@@ -199,7 +199,7 @@ def test_a_file_in_the_working_directory_never_passes_for_a_module_of_the_child(
     fake = FakeNvml(tmp_path)
     ran = subprocess.run(
         CHILD_COMMAND,
-        input=b'{"id": 1, "ask": "read"}\n',
+        input=b'{"id": 1, "request": "read"}\n',
         capture_output=True,
         cwd=tmp_path,
         env=fake.environment(),

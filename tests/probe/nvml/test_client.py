@@ -44,7 +44,7 @@ async def test_close_ends_an_idle_child_by_closing_its_stdin(tmp_path: Path) -> 
         await report_from(probe)
         child = child_of(probe)
         await probe.close()
-        assert child.gone.is_set()
+        assert child.ended.is_set()
         assert child.process.returncode == 0
 
 
@@ -86,7 +86,7 @@ async def test_a_child_killed_between_two_reads_is_replaced(tmp_path: Path) -> N
         await report_from(probe)
         killed = child_of(probe)
         killed.process.terminate()
-        assert await killed.gone_within(10)
+        assert await killed.wait_ended(10)
         assert isinstance(await probe.read(), GpuReport)
 
 
@@ -188,53 +188,55 @@ async def test_a_driver_that_arrives_after_the_start_is_found_without_a_restart(
     assert len(arrived.gpus) == 1
 
 
-# A conversation with one child: what is heard late, twice or never.
+# A child with one child: what is heard late, twice or never.
 
 
 def talk(code: str, told: list[bytes] | None = None) -> tuple[ChildConnection, list[int]]:
     ends: list[int] = []
     process: subprocess.Popen[bytes] = spawn((sys.executable, "-c", code), env=None)
     loop = asyncio.get_running_loop()
-    heard: list[bytes] = [] if told is None else told
-    return ChildConnection(process, loop, lambda _, status: ends.append(status), told=heard.append), ends
+    lines: list[bytes] = [] if told is None else told
+    return ChildConnection(
+        process, loop, on_end=lambda _, status: ends.append(status), on_line=lines.append
+    ), ends
 
 
 async def test_an_answer_to_an_older_ask_does_not_pay_a_newer_one() -> None:
-    conversation, _ = talk(
+    child, _ = talk(
         "import sys\n"
         "first = sys.stdin.readline(); second = sys.stdin.readline()\n"
         'print(\'{"id": 1, "outcome": "no_driver"}\'); print(\'{"id": 2, "outcome": "ok"}\', flush=True)\n'
         "sys.stdin.readline()\n"
     )
-    older = conversation.ask(fresh=False)
-    newer = conversation.ask(fresh=False)
+    older = child.request(reopen=False)
+    newer = child.request(reopen=False)
     heard = await asyncio.wait_for(newer, 20)
     assert heard is not None
     assert heard.outcome == "ok"
     assert not older.done()
-    conversation.leave()
-    assert await conversation.gone_within(20)
+    child.end()
+    assert await child.wait_ended(20)
 
 
 async def test_an_end_pays_what_is_owed_with_nothing_and_is_told_once() -> None:
-    conversation, ends = talk("import sys; sys.stdin.readline(); sys.exit(7)")
-    assert await asyncio.wait_for(conversation.ask(fresh=False), 20) is None
-    assert await conversation.gone_within(20)
+    child, ends = talk("import sys; sys.stdin.readline(); sys.exit(7)")
+    assert await asyncio.wait_for(child.request(reopen=False), 20) is None
+    assert await child.wait_ended(20)
     assert ends == [7]
-    assert await conversation.ask(fresh=False) is None
+    assert await child.request(reopen=False) is None
 
 
 async def test_a_child_that_does_not_end_in_time_is_not_gone() -> None:
-    conversation, _ = talk("import sys; sys.stdin.read()")
-    assert not await conversation.gone_within(0.01)
-    conversation.leave()
-    assert await conversation.gone_within(20)
+    child, _ = talk("import sys; sys.stdin.read()")
+    assert not await child.wait_ended(0.01)
+    child.end()
+    assert await child.wait_ended(20)
 
 
 async def test_what_is_told_before_an_end_is_passed_on_though_the_answer_never_comes() -> None:
     told: list[bytes] = []
-    conversation, _ = talk(
-        "import sys; sys.stdin.readline(); print('{\"heard\": {}}', flush=True); sys.exit(7)", told
+    child, _ = talk(
+        "import sys; sys.stdin.readline(); print('{\"events\": {}}', flush=True); sys.exit(7)", told
     )
-    assert await asyncio.wait_for(conversation.ask(fresh=False), 20) is None
-    assert told == [b'{"heard": {}}\n']
+    assert await asyncio.wait_for(child.request(reopen=False), 20) is None
+    assert told == [b'{"events": {}}\n']

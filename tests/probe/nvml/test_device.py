@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.device import is_asleep
+from gpu_agent.probe.nvml.device import is_suspended
 from tests.nvml_fake.child import child_of
 from tests.nvml_fake.control import FakeNvml
 
@@ -33,7 +33,7 @@ def test_a_gpu_that_sleeps_is_not_asked_and_shown_as_it_was_known(tmp_path: Path
     assert asleep[1]["asleep"] is True
     assert asleep[1]["reasons"] == []
     assert "temperature_c" not in asleep[1]
-    assert asleep[1]["unknowns"]["temperature_c"] == "the GPU sleeps and was not asked, so as not to wake it"
+    assert asleep[1]["unknowns"]["temperature_c"] == "the GPU is suspended and was not queried, so as not to wake it"
     assert "memory_mb" not in asleep[1]["unknowns"]
     assert asleep[0] == awake[0]
     assert again == awake
@@ -91,16 +91,16 @@ def tree(tmp_path: Path, status: bytes) -> str:
     ],
 )
 def test_only_what_the_kernel_calls_suspended_sleeps(tmp_path: Path, *, status: bytes, asleep: bool) -> None:
-    assert is_asleep("00000000:1A:00.0", root=tree(tmp_path, status)) is asleep
+    assert is_suspended("00000000:1A:00.0", root=tree(tmp_path, status)) is asleep
 
 
 @pytest.mark.parametrize("bus_id", [None, "", "garbage", "00000000:1B:00.0", "../../etc", 7])
 def test_a_device_of_which_nothing_is_known_is_awake(tmp_path: Path, bus_id: object) -> None:
-    assert not is_asleep(bus_id, root=tree(tmp_path, b"suspended\n"))
+    assert not is_suspended(bus_id, root=tree(tmp_path, b"suspended\n"))
 
 
 def test_a_domain_beyond_the_usual_four_digits_is_found(tmp_path: Path) -> None:
     power = tmp_path / "sys/bus/pci/devices/10000:01:00.0/power"
     power.mkdir(parents=True)
     (power / "runtime_status").write_text("suspended\n")
-    assert is_asleep("00010000:01:00.0", root=str(tmp_path))
+    assert is_suspended("00010000:01:00.0", root=str(tmp_path))

@@ -110,9 +110,9 @@ def test_another_user_is_told_that_the_mode_keeps_it_out(tmp_path: Path) -> None
     (tmp_path / "dev" / "nvidiactl").chmod(0o600)
     code = (
         "import os\n"
-        "from gpu_agent.probe.nvml.device_nodes import troubles\n"
+        "from gpu_agent.probe.nvml.device_nodes import node_problems\n"
         f"os.chdir({root!r}); os.setgid(65534); os.setuid(65534)\n"
-        "print(*troubles('.'), sep='\\n')\n"
+        "print(*node_problems('.'), sep='\\n')\n"
     )
     seen = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True

@@ -56,7 +56,7 @@ async def test_a_late_answer_that_lay_waiting_says_how_old_it_is(tmp_path: Path)
         await report_from(probe)
         fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
         await miss_from(probe)
-        owed = child_of(probe).owed
+        owed = child_of(probe).answer
         assert owed is not None
         fake.unset("hang")
         await asyncio.wait({owed}, timeout=10)
@@ -87,7 +87,7 @@ async def test_a_child_that_stays_stuck_is_asked_to_end_never_killed_and_never_d
         fake.set("hang", "nvmlDeviceGetUtilizationRates", "*")
         for _ in range(3):
             assert (await miss_from(probe)).reason == "nvml_hung"
-        assert stuck.leaving
+        assert stuck.ending
         assert child_of(probe) is stuck
         assert stuck.process.poll() is None
         assert fake.callers() == [stuck.process.pid]
@@ -109,4 +109,4 @@ async def test_close_leaves_a_stuck_child_behind_within_two_seconds(tmp_path: Pa
         assert time.monotonic() - before < 2
         assert stuck.process.poll() is None
         fake.unset("hang")
-        assert await stuck.gone_within(10)
+        assert await stuck.wait_ended(10)

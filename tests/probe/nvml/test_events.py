@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.errors import TOO_SLOW
-from gpu_agent.probe.nvml.events import AGAIN_AFTER_READINGS, MOST_AT_ONCE
-from gpu_agent.probe.nvml.readings import PATIENCE_SECONDS
+from gpu_agent.probe.nvml.events import MOST_AT_ONCE, RETRY_AFTER_READINGS
+from gpu_agent.probe.nvml.readings import TIMEOUT_SECONDS, TOO_SLOW
 from tests.nvml_fake.child import ChildUnderTest, child_of
 from tests.nvml_fake.control import FakeNvml, built_library
-from tests.probe.nvml.pending_events import heard, listened
+from tests.probe.nvml.event_readings import heard, listened
 
 
 def open_files(child: ChildUnderTest) -> int:
@@ -107,10 +106,10 @@ def test_a_gpu_whose_events_failed_to_come_once_is_heard_again_after_a_while(tmp
         heard(child)
         fake.set("error", "nvmlEventSetWait_v2", 0, "UNKNOWN")
         assert "Unknown Error" in listened(child)[0]["unknowns"]["events"]
-        for _ in range(AGAIN_AFTER_READINGS):
+        for _ in range(RETRY_AFTER_READINGS):
             assert "events" in listened(child)[0]["unknowns"]
         fake.unset("error")
-        later = [listened(child)[0] for _ in range(AGAIN_AFTER_READINGS)]
+        later = [listened(child)[0] for _ in range(RETRY_AFTER_READINGS)]
         assert "events" not in later[-1]["unknowns"]
         fake.happen(("xid", 0, 79))
         assert heard(child) == [{"xid_79": 1}, {}]
@@ -173,7 +172,7 @@ def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_pa
     with child_of(fake.environment()) as child:
         heard(child)
         fake.happen(("xid", 1, 63))
-        assert heard(child, fresh=True) == [{}, {"xid_63": 1}]
+        assert heard(child, reopen=True) == [{}, {"xid_63": 1}]
         fake.happen(("xid", 1, 64))
         assert heard(child) == [{}, {"xid_64": 1}]
 
@@ -184,7 +183,7 @@ def test_an_event_taken_by_a_reading_that_then_failed_is_told_by_the_next(tmp_pa
         heard(child)
         fake.happen(("xid", 0, 63))
         fake.set("error", "nvmlDeviceGetTemperature", 1, "DRIVER_NOT_LOADED")
-        assert child.read(listen=True)["outcome"] == "driver_broken"
+        assert child.read(events=True)["outcome"] == "driver_broken"
         fake.unset("error")
         assert heard(child) == [{"xid_63": 1}, {}]
 
@@ -206,7 +205,7 @@ def test_opening_the_library_again_and_again_leaves_no_file_open(tmp_path: Path)
         heard(child)
         opened = open_files(child)
         for _ in range(20):
-            heard(child, fresh=True)
+            heard(child, reopen=True)
         assert open_files(child) == opened
     assert fake.calls().count("nvmlEventSetCreate") == 8 * 21
     assert fake.calls().count("nvmlEventSetFree") == 8 * 20
@@ -215,11 +214,11 @@ def test_opening_the_library_again_and_again_leaves_no_file_open(tmp_path: Path)
 def test_an_event_is_told_before_the_gpu_is_asked_anything_else(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        child.read(listen=True)
+        child.read(events=True)
         fake.happen(("xid", 0, 95), ("xid", 0, 31))
         fake.set("exit", "nvmlDeviceGetTemperature", 0, 1)
-        child.say({"id": 2, "ask": "read", "listen": True})
-        assert child.line() == {"heard": {fake.fact("uuid", 0): {"xid_95": 1, "xid_31": 1}}}
+        child.send({"id": 2, "request": "read", "events": True})
+        assert child.line() == {"events": {fake.fact("uuid", 0): {"xid_95": 1, "xid_31": 1}}}
 
 
 @pytest.mark.parametrize("number", [119, 120])
@@ -252,7 +251,7 @@ def test_a_silent_gpu_is_not_asked_again_though_the_list_changes_or_the_library_
         shorter = listened(child)[1]
         fake.set("count", 3)
         longer = listened(child)[1]
-        anew = listened(child, fresh=True)[1]
+        anew = listened(child, reopen=True)[1]
     assert silent.pop("events") == {"xid_119": 1}
     for later in (shorter, longer, anew):
         assert {name: later[name] for name in ("uuid", "name", "reasons")} == {
@@ -267,7 +266,7 @@ def test_a_gpu_that_falls_silent_while_the_library_is_opened_anew_is_not_asked(t
         listened(child)
         fake.happen(("xid", 1, 120))
         fake.set("hang", "nvmlDeviceGetHandleByIndex_v2", 1)
-        assert listened(child, fresh=True)[1]["reasons"] == [{"code": "gpu_silent", "detail": "xid_120"}]
+        assert listened(child, reopen=True)[1]["reasons"] == [{"code": "gpu_silent", "detail": "xid_120"}]
 
 
 def test_another_child_that_is_told_of_a_silent_gpu_asks_it_nothing_wherever_it_is_now(
@@ -279,7 +278,7 @@ def test_another_child_that_is_told_of_a_silent_gpu_asks_it_nothing_wherever_it_
     fake.set("hang", "*", 0)
     who = {"uuid": "GPU-a", "pci_bus_id": "00000000:1A:00.0", "index": 1, "why": "xid_119"}
     with child_of(fake.environment(), root=tmp_path) as child:
-        silent, other = listened(child, silent={"GPU-a": who})
+        silent, other = listened(child, quarantined={"GPU-a": who})
     assert (silent["uuid"], silent["index"]) == ("GPU-a", 0)
     assert silent["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
     assert (other["reasons"], other["temperature_c"]) == ([], 41)
@@ -292,11 +291,11 @@ def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_th
     with child_of(fake.environment()) as child:
         listened(child)
         for call in ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage"):
-            fake.set("delay", call, 1, round(1000 * PATIENCE_SECONDS) + 100)
-        slow = child.read(listen=True)
+            fake.set("delay", call, 1, round(1000 * TIMEOUT_SECONDS) + 100)
+        slow = child.read(events=True)
         fake.happen(("xid", 1, 119))
-        after = child.read(listen=True)
-    assert slow["took_ms"] < 1000 * (PATIENCE_SECONDS + 1)
+        after = child.read(events=True)
+    assert slow["took_ms"] < 1000 * (TIMEOUT_SECONDS + 1)
     assert slow["gpus"][1]["utilization_percent"] == 10
     assert slow["gpus"][1]["unknowns"]["temperature_c"] == TOO_SLOW
     assert [slow["gpus"][index]["temperature_c"] for index in (0, 2)] == [40, 42]
@@ -308,9 +307,9 @@ def test_a_gpu_that_is_slow_over_every_answer_holds_the_others_up_no_longer(tmp_
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
         listened(child)
-        fake.set("delay", "*", 1, round(250 * PATIENCE_SECONDS))
-        slow = child.read(listen=True)
-    assert slow["took_ms"] < 1000 * (PATIENCE_SECONDS + 2)
+        fake.set("delay", "*", 1, round(250 * TIMEOUT_SECONDS))
+        slow = child.read(events=True)
+    assert slow["took_ms"] < 1000 * (TIMEOUT_SECONDS + 2)
     assert slow["gpus"][1]["memory_mb"] is not None
     assert slow["gpus"][1]["unknowns"]["throttle_reasons"] == TOO_SLOW
     assert [gpu["clock_sm_mhz"] for gpu in (slow["gpus"][0], slow["gpus"][2])] == [1980, 1978]

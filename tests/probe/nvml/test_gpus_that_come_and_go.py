@@ -73,7 +73,7 @@ def test_a_lost_gpu_comes_back_when_the_library_is_opened_anew(tmp_path: Path) -
         child.read()
         fake.unset("error")
         assert child.read()["gpus"][0]["reasons"]
-        assert child.read(fresh=True)["gpus"][0]["reasons"] == []
+        assert child.read(reopen=True)["gpus"][0]["reasons"] == []
 
 
 def test_a_gpu_that_needs_a_reset_says_so(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_memory_falls_back_to_the_older_call_whose_used_holds_the_reserve(tmp_pa
     assert older["memory_free_mb"] == newer["memory_free_mb"]
     assert newer["memory_reserved_mb"] == 512
     assert "memory_reserved_mb" not in older
-    assert "may count what it keeps for itself as used" in older["unknowns"]["memory_reserved_mb"]
+    assert "may count what it reserves as used" in older["unknowns"]["memory_reserved_mb"]
 
 
 def test_a_driver_without_the_newer_memory_call_is_asked_the_older_one(tmp_path: Path) -> None:

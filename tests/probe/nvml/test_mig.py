@@ -39,10 +39,10 @@ def test_an_empty_slot_is_passed_over_and_not_the_end(tmp_path: Path) -> None:
 
 def test_use_and_heat_are_told_of_the_gpu_and_not_of_its_slices(tmp_path: Path) -> None:
     parent, slice_ = gpus_of(cut(tmp_path, 2))
-    assert parent["unknowns"]["utilization_percent"] == "not told of a GPU that is cut into MIG slices"
+    assert parent["unknowns"]["utilization_percent"] == "not available for a GPU in MIG mode"
     assert parent["temperature_c"] == 40
     for name in ("utilization_percent", "temperature_c", "power_w", "ecc_uncorrected"):
-        assert slice_["unknowns"][name] == "told of the whole GPU, not of one slice"
+        assert slice_["unknowns"][name] == "reported for the whole GPU, not for one MIG device"
         assert name not in slice_
 
 
@@ -56,7 +56,7 @@ def test_the_processes_of_a_slice_are_its_own(tmp_path: Path) -> None:
 def test_places_are_on_the_slices_and_not_on_the_gpu_that_is_cut(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1, gpus=2)
     with child_of(fake.environment()) as child:
-        child.say({"id": 1, "ask": "read"})
+        child.send({"id": 1, "request": "read"})
         assert child.process.stdout is not None
         answer = parse_answer(child.process.stdout.readline())
     assert answer is not None
@@ -68,7 +68,7 @@ def test_places_are_on_the_slices_and_not_on_the_gpu_that_is_cut(tmp_path: Path)
 def test_a_gpu_with_mig_on_and_no_slice_serves_nobody_and_says_how_to_mend_it(tmp_path: Path) -> None:
     fake = cut(tmp_path)
     with child_of(fake.environment()) as child:
-        child.say({"id": 1, "ask": "read"})
+        child.send({"id": 1, "request": "read"})
         assert child.process.stdout is not None
         answer = parse_answer(child.process.stdout.readline())
     assert answer is not None
@@ -85,7 +85,7 @@ def test_slots_that_cannot_be_counted_are_a_reason_and_no_claim_that_there_are_n
     fake = cut(tmp_path, 0)
     fake.set("error", "nvmlDeviceGetMaxMigDeviceCount", 0, code)
     (parent,) = gpus_of(fake)
-    assert parent["unknowns"]["slices"]
+    assert parent["unknowns"]["mig_devices"]
     assert parent["reasons"] == []
 
 
@@ -94,7 +94,7 @@ def test_one_slice_that_cannot_be_opened_never_hides_the_others(tmp_path: Path) 
     fake.set("error", "nvmlDeviceGetMigDeviceHandleByIndex", "0/1", "NO_PERMISSION")
     parent, first, third = gpus_of(fake)
     assert [first["uuid"][-1], third["uuid"][-1]] == ["0", "2"]
-    assert parent["unknowns"]["slices"] == "slot 1: the agent's user may not read it"
+    assert parent["unknowns"]["mig_devices"] == "slot 1: the agent's user may not read it"
 
 
 def test_a_slice_that_does_not_tell_its_uuid_goes_by_its_instances(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_slice_that_does_not_tell_its_uuid_goes_by_its_instances(tmp_path: Pat
     fake.set("error", "nvmlDeviceGetName", "0/3", "NOT_SUPPORTED")
     parent, slice_ = gpus_of(fake)
     assert slice_["uuid"] == f"MIG-{parent['uuid']}/slot-3"
-    assert slice_["name"] == "MIG slice of NVIDIA H100 80GB HBM3"
+    assert slice_["name"] == "MIG device of NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize(

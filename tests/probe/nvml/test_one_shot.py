@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.one_shot import abandon, dismiss, read_once, start_child
+from gpu_agent.probe.nvml.process import abandon, dismiss, start_child
+from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
 
@@ -29,7 +30,7 @@ def test_a_hung_driver_is_broken_by_the_deadline_counted_from_the_ask(tmp_path: 
     child = start_child(env=fake.environment())
     assert child.process is not None
     report = read_once(child, 0.5)
-    waited_seconds = time.monotonic() - child.asked_at
+    waited_seconds = time.monotonic() - child.requested_at
     assert 0.5 <= waited_seconds < 1.5
     assert report.outcome is Outcome.DRIVER_BROKEN
     assert report.detail is not None
@@ -78,7 +79,7 @@ def test_a_child_that_cannot_be_started_is_a_report_too(tmp_path: Path) -> None:
 
 def test_the_quick_path_loads_neither_asyncio_nor_pydantic() -> None:
     code = (
-        "import gpu_agent.probe.nvml.one_shot, sys\n"
+        "import gpu_agent.probe.nvml.report, sys\n"
         "print([m for m in ('asyncio', 'pydantic', 'pynvml') if m in sys.modules])\n"
     )
     seen = subprocess.run(

@@ -8,8 +8,8 @@ from gpu_agent.probe.nvml.client import PendingEvents
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 
-def told(heard: PendingEvents, **events: dict[str, int]) -> None:
-    heard.take(json.dumps({"heard": events}).encode())
+def told(pending: PendingEvents, **events: dict[str, int]) -> None:
+    pending.add(json.dumps({"events": events}).encode())
 
 
 def report(*uuids: str, outcome: Outcome = Outcome.OK) -> GpuReport:
@@ -18,39 +18,39 @@ def report(*uuids: str, outcome: Outcome = Outcome.OK) -> GpuReport:
     return GpuReport(outcome=outcome, gpus=gpus)
 
 
-def events(heard: PendingEvents, reading: GpuReport) -> list[dict[str, int]]:
-    return [dict(gpu.events) for gpu in heard.lay_into(reading).gpus]
+def events(pending: PendingEvents, reading: GpuReport) -> list[dict[str, int]]:
+    return [dict(gpu.events) for gpu in pending.merge_into(reading).gpus]
 
 
 def test_what_was_told_lies_in_the_next_reading_and_in_no_other() -> None:
-    heard = PendingEvents()
-    told(heard, a={"xid_95": 1})
-    told(heard, a={"xid_95": 2, "xid_31": 1}, b={"xid_48": 1})
-    assert events(heard, report("a", "b", "c")) == [{"xid_95": 3, "xid_31": 1}, {"xid_48": 1}, {}]
-    assert events(heard, report("a", "b", "c")) == [{}, {}, {}]
+    pending = PendingEvents()
+    told(pending, a={"xid_95": 1})
+    told(pending, a={"xid_95": 2, "xid_31": 1}, b={"xid_48": 1})
+    assert events(pending, report("a", "b", "c")) == [{"xid_95": 3, "xid_31": 1}, {"xid_48": 1}, {}]
+    assert events(pending, report("a", "b", "c")) == [{}, {}, {}]
 
 
 def test_a_driver_that_is_broken_now_takes_nothing_of_what_was_told() -> None:
-    heard = PendingEvents()
-    told(heard, a={"xid_95": 1})
-    assert events(heard, report(outcome=Outcome.DRIVER_BROKEN)) == []
-    assert events(heard, report("a")) == [{"xid_95": 1}]
+    pending = PendingEvents()
+    told(pending, a={"xid_95": 1})
+    assert events(pending, report(outcome=Outcome.DRIVER_BROKEN)) == []
+    assert events(pending, report("a")) == [{"xid_95": 1}]
 
 
 def test_a_gpu_that_can_no_longer_say_who_it_is_is_told_of_by_its_place() -> None:
-    heard = PendingEvents()
-    heard.lay_into(report("a", "b"))
-    told(heard, b={"xid_79": 1})
-    assert events(heard, report("a", "unidentified-1")) == [{}, {"xid_79": 1}]
-    assert events(heard, report("a", "b")) == [{}, {}]
+    pending = PendingEvents()
+    pending.merge_into(report("a", "b"))
+    told(pending, b={"xid_79": 1})
+    assert events(pending, report("a", "unidentified-1")) == [{}, {"xid_79": 1}]
+    assert events(pending, report("a", "b")) == [{}, {}]
 
 
 def test_what_a_return_ends_is_not_told_of_a_gpu_that_returned_and_the_rest_is() -> None:
-    heard = PendingEvents()
-    heard.lay_into(report("a", "b"))
-    told(heard, b={"xid_79": 1, "xid_95": 1, "xid_31": 1})
-    assert events(heard, report("a")) == [{}]
-    assert events(heard, report("a", "b")) == [{}, {"xid_95": 1, "xid_31": 1}]
+    pending = PendingEvents()
+    pending.merge_into(report("a", "b"))
+    told(pending, b={"xid_79": 1, "xid_95": 1, "xid_31": 1})
+    assert events(pending, report("a")) == [{}]
+    assert events(pending, report("a", "b")) == [{}, {"xid_95": 1, "xid_31": 1}]
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,22 @@ def test_what_a_return_ends_is_not_told_of_a_gpu_that_returned_and_the_rest_is()
         b"chatter",
         b"[1]",
         b"{}",
-        b'{"heard": 3}',
-        b'{"heard": {"a": 3}}',
-        b'{"heard": {"a": {"xid_95": "x"}}}',
+        b'{"events": 3}',
+        b'{"events": {"a": 3}}',
+        b'{"events": {"a": {"xid_95": "x"}}}',
     ],
 )
 def test_a_line_that_tells_of_no_events_is_passed_over(line: bytes) -> None:
-    heard = PendingEvents()
-    heard.take(line)
-    assert events(heard, report("a")) == [{}]
+    pending = PendingEvents()
+    pending.add(line)
+    assert events(pending, report("a")) == [{}]
 
 
 def test_a_gpu_that_must_not_be_asked_is_known_from_then_on() -> None:
-    heard = PendingEvents()
-    assert heard.silent == {}
+    pending = PendingEvents()
+    assert pending.quarantined == {}
     who = {"uuid": "b", "index": 1, "why": "xid_119"}
-    heard.take(json.dumps({"heard": {"b": {"xid_119": 1}}, "silent": {"b": who}}).encode())
-    assert events(heard, report("a", "b")) == [{}, {"xid_119": 1}]
-    heard.lay_into(report("a", "b"))
-    assert heard.silent == {"b": who}
+    pending.add(json.dumps({"events": {"b": {"xid_119": 1}}, "quarantined": {"b": who}}).encode())
+    assert events(pending, report("a", "b")) == [{}, {"xid_119": 1}]
+    pending.merge_into(report("a", "b"))
+    assert pending.quarantined == {"b": who}

@@ -6,16 +6,14 @@ import pynvml
 import pytest
 
 from gpu_agent.probe.nvml.errors import (
-    Getter,
     GpuGoneError,
     UnknownValueError,
     Values,
     as_text,
     check_range,
-    run_getters,
     salvage_text,
 )
-from gpu_agent.probe.nvml.readings import RECOVERY_ACTION_FIELD, RECOVERY_ACTIONS
+from gpu_agent.probe.nvml.readings import RECOVERY_ACTION_FIELD, RECOVERY_ACTIONS, Getter, run_getters
 from tests.nvml_fake.child import gpu_of
 from tests.nvml_fake.control import FakeNvml
 

@@ -7,8 +7,7 @@ import pytest
 
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.probe.nvml.client import NvmlClient
-from gpu_agent.probe.nvml.one_shot import start_child
-from gpu_agent.probe.nvml.process import CHILD_COMMAND
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, start_child
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import HELD, FakeNvml
@@ -17,8 +16,8 @@ NAME = "gpu-agent-test"
 """Not the true one: a probe beside this test must not meet what this test gets stuck."""
 PROGRAM = f"""
 import signal, sys
-from gpu_agent.probe.nvml.stuck_child import take_name
-take_name({NAME!r})
+from gpu_agent.probe.nvml.stuck_child import set_process_name
+set_process_name({NAME!r})
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print(flush=True)
 sys.stdin.read()
@@ -58,7 +57,7 @@ def test_beside_a_stuck_child_no_other_is_started(deaf: subprocess.Popen[bytes])
     deaf.terminate()
     child = start_child(name=NAME)
     assert child.process is None
-    assert f"NVML still holds process {deaf.pid}" in (child.failure or "")
+    assert f"Process {deaf.pid}, an earlier NVML child" in (child.failure or "")
     assert "nvml_hung" in (child.failure or "")
 
 
@@ -72,7 +71,7 @@ async def test_an_agent_that_starts_beside_a_stuck_child_waits_for_its_end(
         missed = await probe.read()
         assert isinstance(missed, MissedReading)
         assert (missed.reason, fake.callers()) == ("nvml_hung", [])
-        assert f"NVML still holds process {deaf.pid}" in missed.detail
+        assert f"Process {deaf.pid}, an earlier NVML child" in missed.detail
         deaf.communicate()
         report = await probe.read()
         assert isinstance(report, GpuReport)
@@ -101,7 +100,7 @@ def test_an_nvml_child_goes_by_its_name() -> None:
     child = subprocess.Popen(CHILD_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(b'{"id": 1, "ask": "read"}\n')
+    child.stdin.write(b'{"id": 1, "request": "read"}\n')
     child.stdin.flush()
     child.stdout.readline()
     try:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpu_agent.cli.command import ExitCode, describe
-from gpu_agent.probe.nvml.one_shot import start_child
+from gpu_agent.probe.nvml.process import start_child
 
 DESCRIPTION = """\
 Show what this machine has: GPUs with their health, host, models, and whether it could register.

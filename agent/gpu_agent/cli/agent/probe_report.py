@@ -18,7 +18,7 @@ from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import glyphs, print_lines, terminal_columns
 from gpu_agent.node.identity import default_state_dir, read_identity
-from gpu_agent.probe.nvml.one_shot import StartedChild
+from gpu_agent.probe.nvml.process import StartedChild
 from gpu_agent.probe.snapshot import exit_code, to_document
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode
 from gpu_agent.wire.declaration import declare, registration

@@ -16,8 +16,8 @@ from gpu_agent.cli.agent.probe_request import ProbeRequest, is_configured
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
 from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
-from gpu_agent.probe.nvml.one_shot import StartedChild, dismiss, read_once, start_child
-from gpu_agent.probe.nvml.process import DEADLINE_SECONDS
+from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, StartedChild, dismiss, start_child
+from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.probe.snapshot import Sources, open_sources, take
 from gpu_agent.runtime.files import user_home
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome

@@ -1,9 +1,14 @@
 """The daemon's NVML client: one child process, queried again and again, never awaited beyond a deadline.
 
 `read` answers within its deadline whatever the driver does. A child that died is restarted with backoff. A
-child that hangs gets time, then its stdin is closed and SIGTERM is sent, then it is left alone: no second child
-is started beside it, nor beside one that an earlier agent or command left in the driver. SIGKILL is never used:
-killing a process inside the driver has frozen GPUs. A late answer, or the child's end, is the recovery.
+child that hangs gets time, then its stdin is closed and SIGTERM is sent, then it is left alone: no second
+child is started beside it, nor beside one that an earlier agent or command left in the driver. SIGKILL is
+never used: killing a process inside the driver has frozen GPUs. A late answer, or the child's end, is the
+recovery.
+
+A thread reads the child's output, because a pipe of a process stuck in the driver may block for ever; what it
+reads becomes calls in the event loop. Events that a child sent before it answered stay in `PendingEvents`
+until a reading lists their GPU. Health, which needs a memory, is the health tracker's.
 """
 
 import asyncio
@@ -31,110 +36,13 @@ from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 
-# One running NVML child as the event loop sees it: an ask that is owed an answer, and an end.
-#
-# A thread listens to the child, because a pipe to a process stuck in the driver may block for
-# ever; all it hears becomes a call in the loop. It decides nothing: `nvml` does.
-
-
 _LINE_BYTES = 4 << 20
 """No answer is longer; what is, was not written by our child."""
 
 
-class ChildConnection:
-    """One child process, the thread that listens to it, and the answer that it owes."""
-
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        loop: asyncio.AbstractEventLoop,
-        ended: "Callable[[ChildConnection, int], None]",
-        *,
-        told: Callable[[bytes], None],
-    ) -> None:
-        """`told` is given each line that is no answer, whether the answer comes or not."""
-        self.process = process
-        self.owed: asyncio.Future[GpuReport | None] | None = None
-        self.asked_at = 0.0
-        self.leaving = False
-        self.gone = asyncio.Event()
-        self._loop = loop
-        self._ended = ended
-        self._told = told
-        self._last_id = 0
-        listener = threading.Thread(target=self._listen, name="nvml-child-listener", daemon=True)
-        listener.start()
-
-    def ask(
-        self, *, fresh: bool, silent: Mapping[str, object] | None = None
-    ) -> asyncio.Future[GpuReport | None]:
-        """Ask for one reading; the future holds None when the child ends instead of answering."""
-        self.owed = self._loop.create_future()
-        self.asked_at = self._loop.time()
-        self._last_id += 1
-        if self.gone.is_set():
-            self.owed.set_result(None)
-        else:
-            send_request(self.process, self._last_id, fresh=fresh, listen=True, silent=silent)
-        return self.owed
-
-    def leave(self) -> None:
-        """Ask the child to end as soon as the driver lets it."""
-        self.leaving = True
-        close_stdin(self.process)
-
-    async def gone_within(self, seconds: float) -> bool:
-        """Wait so long for the child's end; True when it has ended."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.gone.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def _listen(self) -> None:
-        """Tell the loop of every line and of the end. Runs in a thread, blocked as long as the driver is."""
-        stdout = self.process.stdout
-        if stdout is not None:
-            while line := stdout.readline(_LINE_BYTES):
-                self._tell(partial(self._heard, line))
-            stdout.close()
-        self._tell(partial(self._over, self.process.wait()))
-
-    def _tell(self, happened: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(happened)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left who wants to know
-
-    def _heard(self, line: bytes) -> None:
-        answer = parse_answer(line)
-        if answer is None:
-            self._told(line)
-        elif answer.id == self._last_id and self.owed is not None and not self.owed.done():
-            self.owed.set_result(answer.report)
-
-    def _over(self, returncode: int) -> None:
-        close_stdin(self.process)
-        self.gone.set()
-        self._ended(self, returncode)
-        if self.owed is not None and not self.owed.done():
-            self.owed.set_result(None)
-
-
-# The daemon's way to the NVIDIA driver: one child process, asked again and again, never waited for too
-# long.
-#
-# `read` answers within its deadline whatever the driver does. A child that died is started
-# again with backoff. A child that hangs is given time, then asked to end (its stdin closed,
-# SIGTERM), then left alone: no other is started beside it, nor beside one that an earlier agent
-# or command left behind, and SIGKILL is never used. Its late answer, or its end, is the recovery.
-# Health, which needs a memory, is kept by `health`.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildPolicy:
-    """How patient to be with the child, in seconds."""
+    """How long to wait for the child, in seconds."""
 
     end_hung_after_seconds: float = 30.0
     """A child that has owed its answer this long is asked to end."""
@@ -142,7 +50,7 @@ class ChildPolicy:
     """The first wait before a child that died is started again; it doubles with each death."""
     restart_ceiling_seconds: float = 60.0
     reopen_lost_after_seconds: float = 60.0
-    """While a GPU is lost, the library is opened anew this often: its old handle is never used again."""
+    """While a GPU is lost, the library is opened again this often: its old handle is never used again."""
     goodbye_seconds: float = 1.0
     """How long `close` waits for the child to end by itself, and half of it again after SIGTERM."""
 
@@ -150,7 +58,8 @@ class ChildPolicy:
 class NvmlClient:
     """Reads all GPUs through a child process that it starts at the first read.
 
-    All methods belong to one event loop. `read` may be called by several tasks at once: they share one ask.
+    All methods belong to one event loop. `read` may be called by several tasks at once: they share one
+    request.
     """
 
     def __init__(
@@ -162,7 +71,7 @@ class NvmlClient:
         policy: ChildPolicy | None = None,
         name: str = CHILD_NAME,
     ) -> None:
-        """`name` is how a stuck child that somebody else left behind is known."""
+        """`name` is the process name by which a stuck child of another process is found."""
         self._name = name
         self._command = tuple(command)
         self._deadline_seconds = deadline_seconds
@@ -171,12 +80,12 @@ class NvmlClient:
         self._child: ChildConnection | None = None
         self._missing_since: float | None = None
         self._death = ""
-        self._stuck: int | None = None
-        """The process that somebody left behind in the driver."""
+        self._stuck_pid: int | None = None
+        """A child of another agent or command that is stuck in the driver."""
         self._restart_wait_seconds = 0.0
         self._restart_at = 0.0
         self._reopen_at: float | None = None
-        self._heard = PendingEvents()
+        self._pending = PendingEvents()
 
     async def read(self) -> GpuReport | MissedReading:
         """Read all GPUs, or say within the deadline that they could not be read, and since when."""
@@ -185,57 +94,59 @@ class NvmlClient:
         child = await self._living_child(deadline)
         if child is None:
             return self._missed_without_child(loop.time())
-        if child.leaving:
+        if child.ending:
             return self._missed_by_silence(child)
-        owed = child.owed or child.ask(fresh=self._reopening(loop.time()), silent=self._heard.silent)
-        asked_at = child.asked_at
-        await asyncio.wait({owed}, timeout=max(0.0, deadline - loop.time()))
-        if not owed.done():
-            self._lose_patience(child, loop.time())
+        answer = child.answer or child.request(
+            reopen=self._must_reopen(loop.time()), quarantined=self._pending.quarantined
+        )
+        requested_at = child.requested_at
+        await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
+        if not answer.done():
+            self._end_if_hung(child, loop.time())
             return self._missed_by_silence(child)
-        if child.owed is owed:
-            child.owed = None
-        heard = owed.result()
-        if heard is None:
+        if child.answer is answer:
+            child.answer = None
+        report = answer.result()
+        if report is None:
             return self._missed_by_death(loop.time())
-        return self._good(child, heard, asked_at=asked_at)
+        return self._accept(child, report, requested_at=requested_at)
 
     async def close(self) -> None:
-        """End the child if it will end; one that is stuck in the driver is left behind."""
+        """End the child if it ends in time; one that is stuck in the driver is left behind."""
         child, self._child = self._child, None
         if child is None:
             return
-        child.leave()
-        if not await child.gone_within(self._policy.goodbye_seconds):
+        child.end()
+        if not await child.wait_ended(self._policy.goodbye_seconds):
             child.process.terminate()
-            await child.gone_within(self._policy.goodbye_seconds / 2)
+            await child.wait_ended(self._policy.goodbye_seconds / 2)
 
-    async def _living_child(self, deadline: float) -> ChildConnection | None:
-        """Return the child to ask; None while a death is being waited out."""
+    async def _living_child(self, deadline: float) -> "ChildConnection | None":
+        """Return the child to query; None while the client waits before a restart, or for a stuck child."""
         loop = asyncio.get_running_loop()
-        if self._child is not None and self._child.leaving:
-            await self._child.gone_within(max(0.0, deadline - loop.time()))
-        if self._child is not None and self._child.gone.is_set():
+        if self._child is not None and self._child.ending:
+            await self._child.wait_ended(max(0.0, deadline - loop.time()))
+        if self._child is not None and self._child.ended.is_set():
             self._child = None
         if self._child is None and loop.time() >= self._restart_at:
-            stuck = await asyncio.to_thread(find_stuck_child, self._name)
+            stuck_pid = await asyncio.to_thread(find_stuck_child, self._name)
             if self._child is None:  # else another read has started one meanwhile
-                self._stuck = stuck
-                self._child = self._started(loop) if stuck is None else None
+                self._stuck_pid = stuck_pid
+                self._child = self._start(loop) if stuck_pid is None else None
         return self._child
 
-    def _started(self, loop: asyncio.AbstractEventLoop) -> ChildConnection | None:
+    def _start(self, loop: asyncio.AbstractEventLoop) -> "ChildConnection | None":
         try:
             process = spawn(self._command, env=self._env)
         except OSError as error:
             self._back_off(loop.time())
             self._death = f"The NVML child could not be started ({error})."
             return None
-        return ChildConnection(process, loop, self._ended, told=self._heard.take)
+        return ChildConnection(process, loop, on_end=self._on_end, on_line=self._pending.add)
 
-    def _ended(self, child: ChildConnection, returncode: int) -> None:
+    def _on_end(self, child: "ChildConnection", returncode: int) -> None:
         self._death = death_sentence(returncode)
-        if not child.leaving:
+        if not child.ending:
             self._back_off(asyncio.get_running_loop().time())
 
     def _back_off(self, now: float) -> None:
@@ -243,35 +154,35 @@ class NvmlClient:
         self._restart_wait_seconds = min(doubled, self._policy.restart_ceiling_seconds)
         self._restart_at = now + self._restart_wait_seconds
 
-    def _reopening(self, now: float) -> bool:
+    def _must_reopen(self, now: float) -> bool:
         if self._reopen_at is None or now < self._reopen_at:
             return False
         self._reopen_at = None
         return True
 
-    def _lose_patience(self, child: ChildConnection, now: float) -> None:
-        if now - child.asked_at >= self._policy.end_hung_after_seconds:
-            child.leave()
+    def _end_if_hung(self, child: "ChildConnection", now: float) -> None:
+        if now - child.requested_at >= self._policy.end_hung_after_seconds:
+            child.end()
             child.process.terminate()
 
-    def _good(self, child: ChildConnection, heard: GpuReport, *, asked_at: float) -> GpuReport:
-        """Take an answer; what a late one says may be as old as the question."""
+    def _accept(self, child: "ChildConnection", report: GpuReport, *, requested_at: float) -> GpuReport:
+        """Accept an answer; a late one may be as old as its request."""
         now = asyncio.get_running_loop().time()
         self._missing_since = None
         self._restart_wait_seconds = 0.0
-        if heard.outcome is not Outcome.OK:
-            child.leave()  # a library once loaded stays as it was: the next read looks with fresh eyes
-        if not _worth_reopening(heard):
+        if report.outcome is not Outcome.OK:
+            child.end()  # a loaded library stays as it was: the next read starts a new child
+        if not _worth_reopening(report):
             self._reopen_at = None
         elif self._reopen_at is None:
             self._reopen_at = now + self._policy.reopen_lost_after_seconds
-        waited = now - asked_at
-        report = self._heard.lay_into(heard)
+        waited = now - requested_at
+        report = self._pending.merge_into(report)
         return replace(report, age_seconds=waited) if waited > self._deadline_seconds else report
 
-    def _missed_by_silence(self, child: ChildConnection) -> MissedReading:
+    def _missed_by_silence(self, child: "ChildConnection") -> MissedReading:
         if self._missing_since is None:
-            self._missing_since = child.asked_at
+            self._missing_since = child.requested_at
         return MissedReading(
             reason="nvml_hung",
             since=self._missing_since,
@@ -279,12 +190,12 @@ class NvmlClient:
         )
 
     def _missed_without_child(self, now: float) -> MissedReading:
-        if self._stuck is None:
+        if self._stuck_pid is None:
             return self._missed_by_death(now)
         if self._missing_since is None:
             self._missing_since = now
         return MissedReading(
-            reason="nvml_hung", since=self._missing_since, detail=stuck_sentence(self._stuck)
+            reason="nvml_hung", since=self._missing_since, detail=stuck_sentence(self._stuck_pid)
         )
 
     def _missed_by_death(self, now: float) -> MissedReading:
@@ -294,20 +205,93 @@ class NvmlClient:
 
 
 def _worth_reopening(report: GpuReport) -> bool:
-    """Whether a lost GPU may be found again, and none would hang when it is asked, or wake from its sleep."""
-    silent = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
+    """Whether a lost GPU may be found again, and no GPU would hang or wake up because of it."""
+    quarantined = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
     asleep = any(gpu.asleep for gpu in report.gpus)
-    return not silent and not asleep and any(gpu.health is Health.LOST for gpu in report.gpus)
+    return not quarantined and not asleep and any(gpu.health is Health.LOST for gpu in report.gpus)
 
 
-# What NVML children told before they answered: events for the reading that comes next, and silent GPUs.
-#
-# A child tells of an event as soon as it has taken it from the driver, since no other child will hear
-# of it again; its answer may never come. What was told stays here until a reading lists its GPU, and
-# is told once. Which GPUs must not be asked is kept as it was told, for every later child, until this
-# agent ends. It outlives every child, and judges nothing.
-#
-#     {"heard": {"GPU-1…": {"xid_119": 1}}, "silent": {"GPU-1…": {"index": 1, "why": "xid_119", ...}}}
+class ChildConnection:
+    """One child process, the thread that reads its output, and the answer that it owes."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_end: "Callable[[ChildConnection, int], None]",
+        on_line: Callable[[bytes], None],
+    ) -> None:
+        """`on_line` is called with each line that is no answer, even if the answer never comes."""
+        self.process = process
+        self.answer: asyncio.Future[GpuReport | None] | None = None
+        self.requested_at = 0.0
+        self.ending = False
+        self.ended = asyncio.Event()
+        self._loop = loop
+        self._on_end = on_end
+        self._on_line = on_line
+        self._last_id = 0
+        reader = threading.Thread(target=self._read_output, name="nvml-child-reader", daemon=True)
+        reader.start()
+
+    def request(
+        self, *, reopen: bool, quarantined: Mapping[str, object] | None = None
+    ) -> asyncio.Future[GpuReport | None]:
+        """Request one reading; the future holds None when the child ends instead of answering."""
+        self.answer = self._loop.create_future()
+        self.requested_at = self._loop.time()
+        self._last_id += 1
+        if self.ended.is_set():
+            self.answer.set_result(None)
+        else:
+            send_request(
+                self.process, self._last_id, reopen=reopen, with_events=True, quarantined=quarantined
+            )
+        return self.answer
+
+    def end(self) -> None:
+        """Ask the child to end as soon as the driver lets it."""
+        self.ending = True
+        close_stdin(self.process)
+
+    async def wait_ended(self, seconds: float) -> bool:
+        """Wait so long for the child's end; True when it has ended."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _read_output(self) -> None:
+        """Pass every line, and the end, to the loop. Runs in a thread, blocked as long as the driver is."""
+        stdout = self.process.stdout
+        if stdout is not None:
+            while line := stdout.readline(_LINE_BYTES):
+                self._call_in_loop(partial(self._handle_line, line))
+            stdout.close()
+        self._call_in_loop(partial(self._handle_end, self.process.wait()))
+
+    def _call_in_loop(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            return  # the loop is closed: there is nothing left to inform
+
+    def _handle_line(self, line: bytes) -> None:
+        answer = parse_answer(line)
+        if answer is None:
+            self._on_line(line)
+        elif answer.id == self._last_id and self.answer is not None and not self.answer.done():
+            self.answer.set_result(answer.report)
+
+    def _handle_end(self, returncode: int) -> None:
+        close_stdin(self.process)
+        self.ended.set()
+        self._on_end(self, returncode)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(None)
 
 
 Counts = dict[str, int]
@@ -315,50 +299,55 @@ Counts = dict[str, int]
 
 
 class PendingEvents:
-    """The events that no reading has told of yet, by the GPU's UUID."""
+    """Events that no reading has reported yet, by the GPU's UUID; it outlives every child.
+
+    A child sends events as soon as it has taken them from the driver, because no other child gets them again,
+    and its answer may never come. Quarantined GPUs are remembered for every later child.
+
+        {"events": {"GPU-1…": {"xid_119": 1}}, "quarantined": {"GPU-1…": {"index": 1, "why": "xid_119", ...}}}
+    """
 
     def __init__(self) -> None:
-        self.silent: dict[str, object] = {}
-        """The GPUs that must not be asked, each as its child told of it."""
+        self.quarantined: dict[str, object] = {}
+        """The GPUs that must not be queried, each as its child described it."""
         self._events: dict[str, Counts] = {}
-        self._places: dict[str, int | None] = {}
+        self._indices: dict[str, int | None] = {}
 
-    def take(self, line: bytes) -> None:
-        """Take in a line from a child; what tells of no events is passed over."""
-        said = _parse_line(line)
-        self.silent.update(_mapping(said.get("silent")))
-        for uuid, counts in _event_counts(said).items():
+    def add(self, line: bytes) -> None:
+        """Add the events of a line from a child; any other line is ignored."""
+        sent = _parse_line(line)
+        self.quarantined.update(_mapping(sent.get("quarantined")))
+        for uuid, counts in _event_counts(sent).items():
             known = self._events.setdefault(uuid, {})
             for code, count in counts.items():
                 known[code] = known.get(code, 0) + count
 
-    def lay_into(self, report: GpuReport) -> GpuReport:
-        """Tell with a reading what was heard of the GPUs that it lists."""
+    def merge_into(self, report: GpuReport) -> GpuReport:
+        """Add the pending events to the GPUs that a reading lists; each is reported once."""
         if report.outcome is not Outcome.OK:
             return report
         listed = {gpu.uuid for gpu in report.gpus}
-        gpus = tuple(self._told(gpu, listed) for gpu in report.gpus)
-        whole = (gpu for gpu in gpus if gpu.parent_uuid is None)  # slices have their GPU's index
-        self._places = {gpu.uuid: gpu.index for gpu in whole}
-        self._events = {
-            uuid: kept for uuid, counts in self._events.items() if (kept := _outlive_return(counts))
-        }
+        gpus = tuple(self._with_events(gpu, listed) for gpu in report.gpus)
+        whole = (gpu for gpu in gpus if gpu.parent_uuid is None)  # MIG devices have their GPU's index
+        self._indices = {gpu.uuid: gpu.index for gpu in whole}
+        remaining = ((uuid, _outlive_return(counts)) for uuid, counts in self._events.items())
+        self._events = {uuid: counts for uuid, counts in remaining if counts}
         return replace(report, gpus=gpus)
 
-    def _told(self, gpu: Gpu, listed: set[str]) -> Gpu:
+    def _with_events(self, gpu: Gpu, listed: set[str]) -> Gpu:
         counts = self._events.pop(gpu.uuid, None)
         if counts is None and gpu.uuid.startswith(UNIDENTIFIED):
-            counts = self._events.pop(self._last_in_place(gpu.index, listed), None)
+            counts = self._events.pop(self._last_at_index(gpu.index, listed), None)
         return gpu if counts is None else replace(gpu, events=counts)
 
-    def _last_in_place(self, index: int | None, listed: set[str]) -> str:
-        """Name the GPU that was last seen where one now cannot say who it is."""
-        seen = (uuid for uuid, place in self._places.items() if place == index and uuid not in listed)
+    def _last_at_index(self, index: int | None, listed: set[str]) -> str:
+        """The UUID of the GPU that was last at an index where the GPU is now unidentified."""
+        seen = (uuid for uuid, at in self._indices.items() if at == index and uuid not in listed)
         return next(seen, "")
 
 
 def _outlive_return(counts: Counts) -> Counts:
-    """Keep, of a GPU that is not listed, what its return does not end."""
+    """The events, of a GPU that is not listed, that its return does not clear."""
     return {
         code: count
         for code, count in counts.items()
@@ -373,10 +362,10 @@ def _parse_line(line: bytes) -> Mapping[str, object]:
         return {}
 
 
-def _event_counts(said: Mapping[str, object]) -> dict[str, Counts]:
+def _event_counts(sent: Mapping[str, object]) -> dict[str, Counts]:
     return {
         uuid: {code: count for code, count in _mapping(counts).items() if isinstance(count, int)}
-        for uuid, counts in _mapping(said.get("heard")).items()
+        for uuid, counts in _mapping(sent.get("events")).items()
     }
 
 

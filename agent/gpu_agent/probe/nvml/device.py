@@ -1,136 +1,107 @@
 """One GPU in the driver's list: its handle while that is good, its identity, and its MIG devices.
 
 Runs inside the NVML child. A GPU that the driver reported lost is never queried again through the same
-handle; a GPU that is suspended is not queried at all, because that would wake it. Both are reported with
-their last known identity.
+handle, and a suspended GPU is not queried at all: that would wake it. Both are reported with their last known
+identity.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from gpu_agent.probe.nvml import device_nodes
-from gpu_agent.probe.nvml import mig as nvml_slices
-from gpu_agent.probe.nvml import readings as nvml_readings
+from gpu_agent.probe.nvml import device_nodes, mig, readings
 from gpu_agent.probe.nvml.errors import GpuGoneError, Values, is_driver_wide, raise_if_gone
 from gpu_agent.probe.nvml.events import EventSets
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 
-# One place in the driver's list: a handle while it is good, who the GPU was, and the slices it is cut
-# into.
-#
-# Runs inside the NVML child. A GPU that the driver gave up is never asked again through the same
-# handle, and one that sleeps is not asked at all; both are shown by what was last known of them.
-
-
-_KEPT = ("memory_mb", "memory_kind")
-"""Figures that belong to who a GPU is: known for a lost one as well, and when a later answer is nonsense."""
-
+_SIZE = ("memory_mb", "memory_kind")
+"""Figures that are part of the identity: reported for a lost GPU too, and where a later value is nonsense."""
 _IDENTITY = ("uuid", "name", "compute_capability", "pci_bus_id")
-_OF_A_PLACE = ("index", "why")
-_OF_A_SLICE = (*_IDENTITY, *_KEPT, "index", "parent_uuid")
+_OF_A_MIG_DEVICE = (*_IDENTITY, *_SIZE, "index", "parent_uuid")
+_OF_A_QUARANTINE = ("index", "why")
 
-_ASLEEP = "the GPU sleeps and was not asked, so as not to wake it"
+_ASLEEP = "the GPU is suspended and was not queried, so as not to wake it"
+
+_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
+_STATUS_CHARS = 32
 
 
 class Device:
-    """One place in the driver's list, read again and again."""
+    """One GPU at one index of the driver's list, read again and again."""
 
-    __slots__ = ("_nvml", "_root", "_slices", "gone", "handle", "identity", "index")
+    __slots__ = ("_mig_devices", "_nvml", "_root", "gone", "handle", "identity", "index")
 
     def __init__(
-        self, nvml: ModuleType, index: int, *, root: str = "/", silent: Values | None = None
+        self, nvml: ModuleType, index: int, *, root: str = "/", quarantined: Values | None = None
     ) -> None:
-        """`silent` tells who is in this place where it must not be asked, as `told_of` told it before."""
+        """`quarantined` is what `quarantine` returned for this GPU, where it must not be queried."""
         self.index = index
         self.identity: Values = {}
         self.handle: object = None
         self.gone: GpuGoneError | None = None
         self._nvml = nvml
         self._root = root
-        self._slices: list[Values] = []
-        if silent is not None:
-            self.identity = {name: value for name, value in silent.items() if name not in _OF_A_PLACE}
-            self.gone = GpuGoneError("gpu_silent", str(silent.get("why")))
+        self._mig_devices: list[Values] = []
+        if quarantined is not None:
+            self.identity = {
+                name: value for name, value in quarantined.items() if name not in _OF_A_QUARANTINE
+            }
+            self.gone = GpuGoneError("gpu_silent", str(quarantined.get("why")))
 
     @property
     def key(self) -> str:
         """The UUID, or its stand-in while that is not known."""
         return str(self.identity.get("uuid") or f"{UNIDENTIFIED}{self.index}")
 
-    def told_of(self, why: str) -> Values:
-        """Tell who is here and why it must not be asked, for a slot in another process."""
+    def quarantine(self, why: str) -> Values:
+        """The identity, and why this GPU must not be queried: for a `Device` in another process."""
         return {**self.identity, "index": self.index, "why": why}
 
-    def read(self, driver_version: object, listener: EventSets | None = None) -> list[Values]:
-        """Read this GPU and its slices, and let the listener hear of it.
+    def read(self, driver_version: object, events: EventSets | None = None) -> list[Values]:
+        """Read this GPU and its MIG devices, and its events where `events` is given.
 
         Raises:
             NVMLError: the whole driver has failed.
         """
         if self.gone is not None:
             return self._without_figures(self.gone.code, self.gone.detail)
-        if self.identity and is_asleep(self.identity.get("pci_bus_id"), root=self._root):
-            return self._asleep()
+        if self.identity and is_suspended(self.identity.get("pci_bus_id"), root=self._root):
+            return self._suspended()
         try:
-            return self._read(driver_version, listener)
+            return self._read(driver_version, events)
         except GpuGoneError as gone:
             self.gone, self.handle = gone, None
-            if listener is not None:
-                listener.let_go(self.key)
+            if events is not None:
+                events.drop(self.key)
             return self._without_figures(gone.code, gone.detail)
-        except _InaccessibleError as refused:
-            return self._without_figures("gpu_inaccessible", str(refused))
+        except _InaccessibleError as error:
+            return self._without_figures("gpu_inaccessible", str(error))
 
-    def _read(self, driver_version: object, listener: EventSets | None) -> list[Values]:
+    def _read(self, driver_version: object, events: EventSets | None) -> list[Values]:
         nvml = self._nvml
         if self.handle is None:
-            self.handle = self._acquire()
+            self.handle = self._open()
         if not self.identity.get("uuid"):
-            self.identity = self._told(lambda: nvml_readings.read_identity(nvml, self.handle))
-        if listener is not None:
-            listener.listen(self.key, self.handle)
-        figures = self._told(
-            lambda: nvml_readings.read_figures(
+            self.identity = self._keeping_identity(lambda: readings.read_identity(nvml, self.handle))
+        if events is not None:
+            events.read(self.key, self.handle)
+        figures = self._keeping_identity(
+            lambda: readings.read_figures(
                 nvml,
                 self.handle,
-                who=self.identity,
+                identity=self.identity,
                 driver_version=driver_version,
                 meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
             )
         )
-        self.identity |= {name: figures[name] for name in _KEPT if name in figures}
-        mig = figures.get("mig_enabled")
-        if not mig and (mig is False or not self._slices):  # a mode that is not told takes no slice away
-            self._slices = []
-            return [self._described(figures, [])]
-        return self._cut(figures, driver_version)
+        self.identity |= {name: figures[name] for name in _SIZE if name in figures}
+        mig_enabled = figures.get("mig_enabled")
+        if not mig_enabled and (mig_enabled is False or not self._mig_devices):  # unknown removes none
+            self._mig_devices = []
+            return [self._describe(figures, [])]
+        return self._read_with_mig(figures, driver_version)
 
-    def _told(self, asked: Callable[[], Values]) -> Values:
-        """Ask; a GPU that is lost meanwhile is known by what it had told before that."""
-        try:
-            return asked()
-        except GpuGoneError as gone:
-            self.identity |= {name: gone.known[name] for name in (*_IDENTITY, *_KEPT) if name in gone.known}
-            raise
-
-    def _cut(self, figures: Values, driver_version: object) -> list[Values]:
-        """Read the slices; one that was there and cannot be read now is not gone."""
-        who = {**self.identity, "index": self.index}
-        found, unread = nvml_slices.read_mig_devices(
-            self._nvml, self.handle, parent=who, driver_version=driver_version
-        )
-        if unread:
-            listed = {one["uuid"] for one in found}
-            reasons = [_reason("gpu_inaccessible", unread["slices"])]
-            missing = [_identity_of(one) for one in self._slices if one["uuid"] not in listed]
-            found = [*found, *({**one, "reasons": reasons, "unknowns": {}} for one in missing)]
-        self._slices = found
-        empty = figures.get("mig_enabled") and not found and not unread
-        reasons = [_reason("mig_without_slices", "no slot holds one")] if empty else []
-        return [self._described(figures, reasons, unread), *found]
-
-    def _acquire(self) -> object:
+    def _open(self) -> object:
         nvml = self._nvml
         try:
             return nvml.nvmlDeviceGetHandleByIndex(self.index)
@@ -138,24 +109,46 @@ class Device:
             if is_driver_wide(nvml, error):
                 raise
             raise_if_gone(nvml, error, "opening the GPU")
-            raise _InaccessibleError(
-                "; ".join([f"opening the GPU: {error}", *self._node_troubles()])
-            ) from error
+            problems = (
+                device_nodes.node_problems(self._root) if device_nodes.is_module_loaded(self._root) else []
+            )
+            raise _InaccessibleError("; ".join([f"opening the GPU: {error}", *problems])) from error
 
-    def _node_troubles(self) -> list[str]:
-        return device_nodes.node_problems(self._root) if device_nodes.is_module_loaded(self._root) else []
+    def _keeping_identity(self, read: Callable[[], Values]) -> Values:
+        """Run a reading; where the GPU is lost meanwhile, keep the identity that it gave before that."""
+        try:
+            return read()
+        except GpuGoneError as gone:
+            self.identity |= {name: gone.known[name] for name in (*_IDENTITY, *_SIZE) if name in gone.known}
+            raise
+
+    def _read_with_mig(self, figures: Values, driver_version: object) -> list[Values]:
+        """Read the MIG devices; one that was there before and cannot be read now is not gone."""
+        parent = {**self.identity, "index": self.index}
+        found, unread = mig.read_mig_devices(
+            self._nvml, self.handle, parent=parent, driver_version=driver_version
+        )
+        if unread:
+            listed = {one["uuid"] for one in found}
+            reasons = [_reason("gpu_inaccessible", unread["mig_devices"])]
+            missing = [_identity_of(one) for one in self._mig_devices if one["uuid"] not in listed]
+            found = [*found, *({**one, "reasons": reasons, "unknowns": {}} for one in missing)]
+        self._mig_devices = found
+        empty = figures.get("mig_enabled") and not found and not unread
+        reasons = [_reason("mig_without_slices", "no slot holds one")] if empty else []
+        return [self._describe(figures, reasons, unread), *found]
 
     def _without_figures(self, code: str, detail: str) -> list[Values]:
         reasons = [_reason(code, detail)]
-        slices = [_identity_of(one) | {"reasons": reasons, "unknowns": {}} for one in self._slices]
-        return [self._described({}, reasons), *slices]
+        devices = [_identity_of(one) | {"reasons": reasons, "unknowns": {}} for one in self._mig_devices]
+        return [self._describe({}, reasons), *devices]
 
-    def _asleep(self) -> list[Values]:
-        slices = [_asleep(_identity_of(one), one) | {"reasons": []} for one in self._slices]
-        asleep = _asleep(self.identity, self.identity)
-        return [self._described({"asleep": True}, [], _mapping(asleep["unknowns"])), *slices]
+    def _suspended(self) -> list[Values]:
+        devices = [_asleep(_identity_of(one), one) | {"reasons": []} for one in self._mig_devices]
+        whole = _asleep(self.identity, self.identity)
+        return [self._describe({"asleep": True}, [], _mapping(whole["unknowns"])), *devices]
 
-    def _described(
+    def _describe(
         self,
         figures: Values,
         reasons: list[dict[str, str]],
@@ -171,39 +164,15 @@ class Device:
 
 
 class _InaccessibleError(Exception):
-    """The driver lists a GPU and will not open it, though it is not lost."""
+    """The driver lists a GPU and does not open it, though it is not lost."""
 
 
-def _identity_of(slice_: Values) -> Values:
-    return {name: slice_[name] for name in _OF_A_SLICE if name in slice_}
+def is_suspended(bus_id: object, *, root: str = "/") -> bool:
+    """Whether the kernel has suspended the device at a PCI address, as NVML writes it (`00000000:1A:00.0`).
 
-
-def _asleep(who: Values, awake: Values) -> Values:
-    """Show who a GPU or slice is; what was not told of that when it was awake is unknown as it was."""
-    untold = dict.fromkeys((name for name in nvml_readings.FIGURES if name not in who), _ASLEEP)
-    return {**who, "asleep": True, "unknowns": {**_mapping(awake.get("unknowns")), **untold}}
-
-
-def _reason(code: str, detail: str) -> dict[str, str]:
-    return {"code": code, "detail": detail}
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-# Whether a PCI device sleeps, by what the kernel says of it, without touching the device.
-#
-# Asking the driver of a laptop's GPU wakes it, and asked every few seconds it never sleeps again. It
-# refuses to guess: what the kernel does not call suspended counts as awake.
-
-
-_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
-_STATUS_CHARS = 32
-
-
-def is_asleep(bus_id: object, *, root: str = "/") -> bool:
-    """Tell whether the device at an address, as NVML writes it (`00000000:1A:00.0`), is suspended."""
+    The device is not touched: a query through the driver wakes a laptop's GPU, and one every few seconds
+    keeps it awake. What the kernel does not call suspended counts as awake.
+    """
     found = _BUS_ID.fullmatch(str(bus_id or "").lower())
     if found is None:
         return False
@@ -214,3 +183,21 @@ def is_asleep(bus_id: object, *, root: str = "/") -> bool:
             return file.read(_STATUS_CHARS).strip() == "suspended"
     except OSError:
         return False
+
+
+def _identity_of(mig_device: Values) -> Values:
+    return {name: mig_device[name] for name in _OF_A_MIG_DEVICE if name in mig_device}
+
+
+def _asleep(identity: Values, awake: Values) -> Values:
+    """Report a suspended GPU or MIG device by its identity; other figures are unknown."""
+    figures = dict.fromkeys((name for name in readings.FIGURES if name not in identity), _ASLEEP)
+    return {**identity, "asleep": True, "unknowns": {**_mapping(awake.get("unknowns")), **figures}}
+
+
+def _reason(code: str, detail: str) -> dict[str, str]:
+    return {"code": code, "detail": detail}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}

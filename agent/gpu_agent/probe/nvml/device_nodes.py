@@ -1,8 +1,8 @@
-"""The files in /dev by which programs reach NVIDIA GPUs: which are missing or closed, and how to mend it.
+"""The files in /dev by which programs reach NVIDIA GPUs: which are missing or closed, and the fix.
 
-Two refusals look alike and are mended differently: a file's mode keeps a user out, and a control
-group keeps a container or a unit out whatever the mode says. It opens what is there and
-closes it again, mends nothing, and is asked only once the driver has refused.
+Two refusals look alike and have different fixes: a file's mode keeps a user out, and a control group keeps a
+container or a unit out whatever the mode says. A node that exists is opened and closed again; nothing is
+changed. Use this only once the driver has refused: opening a device can wake a GPU.
 """
 
 import errno
@@ -30,7 +30,7 @@ _MOST_GPUS = 64
 
 
 def is_module_loaded(root: str = "/") -> bool:
-    """Tell whether the kernel has the nvidia module, as far as this process may see it."""
+    """Whether the kernel has the nvidia module, as far as this process may see it."""
     return any(os.path.exists(os.path.join(root, sign)) for sign in _MODULE)  # noqa: PTH110, PTH118 - pathlib weighs
 
 
@@ -109,8 +109,8 @@ def _minor(path: str) -> int | None:
             lines = file.read(_FILE_CHARS).splitlines()
     except OSError:
         return None
-    told = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(_MINOR)]
-    return int(told[0]) if told and told[0].isdecimal() and len(told[0]) <= len("999") else None
+    minors = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(_MINOR)]
+    return int(minors[0]) if minors and minors[0].isdecimal() and len(minors[0]) <= len("999") else None
 
 
 def _refusal(path: str) -> OSError | None:

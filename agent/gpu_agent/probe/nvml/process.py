@@ -1,7 +1,8 @@
-"""The NVML child seen from outside: how it is started, asked, and what its end means.
+"""The NVML child seen from outside: starting it, sending requests, and what its end means.
 
-Shared by the daemon's path (`nvml`) and the command's (`once`). It waits for
-nothing, and it kills nothing: killing a process inside the driver has frozen GPUs.
+Shared by the daemon (`client`) and by commands that read once (`report.read_once`). A command starts the
+child and sends the request before it imports the rest, so this module imports next to nothing. It waits for
+nothing, and kills nothing: killing a process inside the driver has frozen GPUs.
 """
 
 import contextlib
@@ -10,17 +11,77 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml.child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
 
-_OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
-_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
-"""Parts of names: what no driver needs, and a child that hangs in one would hold for as long as it hangs."""
-
 DEADLINE_SECONDS = 5.0
 """How long one reading of all GPUs may take."""
+
+_GRACE_SECONDS = 0.2
+"""How long a hung child has to end after SIGTERM before it is left behind."""
+_OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
+_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
+"""Parts of names: no driver needs such a variable, and a stuck child would hold it as long as it is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedChild:
+    """A child with its request sent, or the reason why there is none."""
+
+    process: subprocess.Popen[bytes] | None
+    requested_at: float
+    """Monotonic seconds."""
+    failure: str | None = None
+
+
+def start_child(
+    command: Sequence[str] = CHILD_COMMAND, *, env: Mapping[str, str] | None = None, name: str = CHILD_NAME
+) -> StartedChild:
+    """Start a child and send the request; returns at once. Give the result to `report.read_once`.
+
+    While a child of this `name` is stuck, none is started: it would only be stuck beside it.
+    """
+    requested_at = time.monotonic()
+    stuck_pid = find_stuck_child(name)
+    if stuck_pid is not None:
+        return StartedChild(None, requested_at, stuck_sentence(stuck_pid))
+    try:
+        process = spawn(command, env=env, keep_stderr=True)
+    except OSError as error:
+        return StartedChild(
+            None, requested_at, f"The NVML child could not be started ({error}): see `ulimit -u`."
+        )
+    send_request(process, 1)
+    return StartedChild(process, requested_at)
+
+
+def dismiss(child: StartedChild) -> None:
+    """End a child whose answer is not needed after all."""
+    if child.process is not None:
+        close_stdin(child.process)
+        abandon(child.process)
+
+
+def abandon(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM to a child and stop waiting.
+
+    One that is stuck in the kernel ends when the driver lets it.
+    """
+    process.terminate()
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+    finally:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def spawn(
@@ -29,7 +90,7 @@ def spawn(
     """Start a child in a session of its own, so that a Ctrl-C meant for us does not reach it.
 
     Raises:
-        OSError: the machine would not start it.
+        OSError: the machine did not start it.
     """
     return subprocess.Popen(  # noqa: S603 - our own interpreter, or what the caller configured
         list(command),
@@ -43,15 +104,15 @@ def spawn(
 
 def send_request(
     process: subprocess.Popen[bytes],
-    ask_id: int,
+    request_id: int,
     *,
-    fresh: bool = False,
-    listen: bool = False,
-    silent: Mapping[str, object] | None = None,
+    reopen: bool = False,
+    with_events: bool = False,
+    quarantined: Mapping[str, object] | None = None,
 ) -> None:
-    """Ask for one reading of all but the silent GPUs; a child that is gone already will say so by its end."""
-    said = {"id": ask_id, "ask": "read", "fresh": fresh, "listen": listen}
-    line = json.dumps({**said, "silent": silent} if silent else said)
+    """Request one reading of all but the quarantined GPUs; a child that has ended shows that by its end."""
+    request = {"id": request_id, "request": "read", "reopen": reopen, "events": with_events}
+    line = json.dumps({**request, "quarantined": quarantined} if quarantined else request)
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.write(line.encode() + b"\n")
@@ -74,10 +135,10 @@ def hung_sentence(seconds: float) -> str:
 
 
 def stuck_sentence(pid: int) -> str:
-    """Say that the driver still holds a child of an earlier look, with the next step."""
+    """Say that the driver still holds a child of an earlier reading, with the next step."""
     return (
-        f"NVML still holds process {pid}, which asked it before and was told to end (nvml_hung): the driver "
-        "or a GPU is stuck; see `dmesg` for Xid or NVRM messages, and reboot if it stays."
+        f"Process {pid}, an earlier NVML child, was asked to end and is still in the driver (nvml_hung): the "
+        "driver or a GPU is stuck; see `dmesg` for Xid or NVRM messages, and reboot if it stays."
     )
 
 
@@ -89,9 +150,9 @@ def death_sentence(returncode: int, stderr: bytes = b"") -> str:
     else:
         how = f"left with exit status {returncode}"
     lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    said = f", saying {lines[-1].strip()!r}" if lines else ""
+    message = f", saying {lines[-1].strip()!r}" if lines else ""
     return (
-        f"The process that asks the NVIDIA driver {how}{said} (nvml_child_died): "
+        f"The process that queries the NVIDIA driver {how}{message} (nvml_child_died): "
         "run `nvidia-smi`; if it fails too, reinstall the driver."
     )
 

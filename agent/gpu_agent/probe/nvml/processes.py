@@ -1,14 +1,15 @@
 """The compute processes on a GPU, by the newest of the three calls that the driver has.
 
 Drivers from 535.43 to 535.85 answer with lists whose entries are shifted: they are not asked.
-It tells pids as the driver does, and refuses to say whose they are.
+Pids are those of the driver's namespace; whose they are is not decided here.
 """
 
 import ctypes
 import re
 from types import ModuleType
 
-from gpu_agent.probe.nvml.errors import ABSURD_BYTES, MIB, UnknownValueError, Values, first_known
+from gpu_agent.probe.nvml.errors import UnknownValueError, Values, first_known
+from gpu_agent.probe.nvml.memory import ABSURD_BYTES, MIB
 
 BROKEN_SERIES = ((535, 43), (535, 85))
 """The first and the last driver whose process lists are wrong, by major and minor version."""
@@ -17,25 +18,25 @@ _MORE_THAN_COUNTED = 5
 _FEWER_THAN = 65_536
 
 
-class _ProcessOfOld(ctypes.Structure):
+class _ProcessInfoV1(ctypes.Structure):
     """NVML's `nvmlProcessInfo_v1_t`, which the binding no longer has."""
 
     _fields_ = (("pid", ctypes.c_uint), ("usedGpuMemory", ctypes.c_ulonglong))
 
 
 def lists_are_broken(driver_version: object) -> bool:
-    """Tell whether this driver is of the series that answers with wrong process lists."""
+    """Whether this driver is of the series that answers with wrong process lists."""
     found = re.match(r"(\d{1,6})\.(\d{1,6})", str(driver_version or ""))
     first, last = BROKEN_SERIES
     return found is not None and first <= (int(found[1]), int(found[2])) <= last
 
 
-def processes(nvml: ModuleType, handle: object, *, driver_version: object) -> Values:
-    """List the processes that compute on a GPU or a MIG slice.
+def read_processes(nvml: ModuleType, handle: object, *, driver_version: object) -> Values:
+    """List the compute processes of a GPU or a MIG device.
 
     Raises:
-        UntoldError: this driver's lists are known to be wrong.
-        NVMLError: the driver will not tell.
+        UnknownValueError: this driver's lists are known to be wrong.
+        NVMLError: the driver does not answer.
     """
     if lists_are_broken(driver_version):
         raise UnknownValueError(f"driver {driver_version} answers with wrong process lists: update it")
@@ -43,7 +44,7 @@ def processes(nvml: ModuleType, handle: object, *, driver_version: object) -> Va
         nvml,
         lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle),
         lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle),
-        lambda: _by_the_first_call(nvml, handle),
+        lambda: _by_first_version(nvml, handle),
     )
     return {"processes": [_described(one) for one in listed] if isinstance(listed, list) else []}
 
@@ -56,7 +57,7 @@ def _described(one: object) -> Values:
     }
 
 
-def _by_the_first_call(nvml: ModuleType, handle: object) -> list[_ProcessOfOld]:
+def _by_first_version(nvml: ModuleType, handle: object) -> list[_ProcessInfoV1]:
     try:
         call = nvml.nvmlLib.nvmlDeviceGetComputeRunningProcesses
     except AttributeError:
@@ -65,7 +66,7 @@ def _by_the_first_call(nvml: ModuleType, handle: object) -> list[_ProcessOfOld]:
     code = call(handle, ctypes.byref(count), None)
     if code == nvml.NVML_ERROR_INSUFFICIENT_SIZE:
         count.value = min(count.value + _MORE_THAN_COUNTED, _FEWER_THAN)
-        found = (_ProcessOfOld * count.value)()
+        found = (_ProcessInfoV1 * count.value)()
         code = call(handle, ctypes.byref(count), found)
         if code == nvml.NVML_SUCCESS:
             return list(found[: min(count.value, len(found))])

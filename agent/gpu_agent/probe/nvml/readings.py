@@ -1,30 +1,39 @@
-"""What NVML says about one GPU: who it is and how it is, and for each value it would not say, the reason.
+"""The values that NVML gives of one GPU: its identity, its figures, and the reason for each unknown one.
 
-Runs inside the NVML child, with the binding handed in. It judges no health and keeps
-nothing; the end of a GPU, or of the driver, leaves it as an exception.
+Runs inside the NVML child, with the binding handed in. A getter is (fields, function); add a reading by a
+getter in `_FIGURES`, a field in `wire.inventory.Gpu`, and its rule in `collectors.validation`. No health is
+judged here; a lost GPU, or a failed driver, is an exception.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """
 
+import math
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 
-from gpu_agent.probe.nvml import memory as nvml_memory
-from gpu_agent.probe.nvml import processes as nvml_processes
+from gpu_agent.probe.nvml import memory, processes
 from gpu_agent.probe.nvml.errors import (
-    Getter,
+    GpuGoneError,
     UnknownValueError,
     Values,
     as_text,
     check_range,
     first_known,
-    run_getters,
+    is_driver_wide,
+    raise_if_gone,
     salvage_text,
+    unknown_reason,
 )
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 
-PATIENCE_SECONDS = 2.0
-"""A GPU that takes longer over its answers, one or all together, is asked nothing more in that reading."""
+Getter = tuple[tuple[str, ...], Callable[[ModuleType, object], Values]]
+"""The fields that a getter fills, and the getter: (binding, handle) → values."""
+
+TIMEOUT_SECONDS = 2.0
+"""A GPU that takes longer over its getters, one or all together, is not queried further in that reading."""
+TOO_SLOW = "not read: the GPU took too long over other values"
 
 MAX_CAPABILITY = 99
 MAX_CELSIUS = 200
@@ -35,7 +44,7 @@ MAX_MILLIJOULES = 10**16
 MAX_ECC_ERRORS = 1 << 40
 
 _LOAD = ("utilization_percent", "memory_utilization_percent")
-_NOT_OF_A_CUT_GPU = "not told of a GPU that is cut into MIG slices"
+_NOT_IN_MIG_MODE = "not available for a GPU in MIG mode"
 
 THROTTLE_REASONS = {
     0x004: "sw_power_cap",
@@ -72,29 +81,77 @@ def read_identity(nvml: ModuleType, handle: object) -> Values:
 
 
 def read_figures(
-    nvml: ModuleType, handle: object, *, who: Values, driver_version: object, meminfo: str
+    nvml: ModuleType, handle: object, *, identity: Values, driver_version: object, meminfo: str
 ) -> Values:
-    """Read what changes from one moment to the next; `who` is the GPU's identity."""
-    memory = partial(nvml_memory.memory, unified=nvml_memory.is_integrated(who), meminfo=meminfo)
-    processes = partial(nvml_processes.processes, driver_version=driver_version)
-    getters: tuple[Getter, ...] = ((nvml_memory.FIELDS, memory), *_FIGURES, (("processes",), processes))
-    values = run_getters(nvml, handle, getters, patience_seconds=PATIENCE_SECONDS)
-    if values.get("mig_enabled"):
-        unknowns = values["unknowns"]
-        values["unknowns"] = _cut(unknowns if isinstance(unknowns, dict) else {})
+    """Read what changes from one moment to the next; `meminfo` is the path of the kernel's file."""
+    getters: tuple[Getter, ...] = (
+        (
+            memory.FIELDS,
+            partial(memory.read_memory, unified=memory.is_integrated(identity), meminfo=meminfo),
+        ),
+        *_FIGURES,
+        (("processes",), partial(processes.read_processes, driver_version=driver_version)),
+    )
+    values = run_getters(nvml, handle, getters, timeout_seconds=TIMEOUT_SECONDS)
+    unknowns = values["unknowns"]
+    if values.get("mig_enabled") and isinstance(unknowns, dict):
+        unknowns.update((name, _NOT_IN_MIG_MODE) for name in _LOAD if name in unknowns)
     return values
 
 
-def _cut(unknowns: dict[str, str]) -> dict[str, str]:
-    """Say of the figures that MIG takes away why they are missing."""
-    return unknowns | {name: _NOT_OF_A_CUT_GPU for name in _LOAD if name in unknowns}
+def run_getters(
+    nvml: ModuleType, handle: object, getters: Sequence[Getter], *, timeout_seconds: float = math.inf
+) -> Values:
+    """Run getters; one that fails leaves its fields out and its reason in `unknowns`.
+
+    After the timeout no further getter runs: a GPU that is about to fail can take so long over each that the
+    other GPUs of the machine would not be read for minutes.
+    """
+    values: Values = {}
+    unknowns: dict[str, str] = {}
+    began = time.perf_counter()
+    for fields, getter in getters:
+        if time.perf_counter() - began > timeout_seconds:
+            unknowns.update(dict.fromkeys(fields, TOO_SLOW))
+            continue
+        try:
+            known, unknown = _run(nvml, handle, fields, getter=getter)
+        except GpuGoneError as gone:
+            gone.known = values
+            raise
+        values |= known
+        unknowns |= unknown
+    return {**values, "unknowns": unknowns}
+
+
+def _run(
+    nvml: ModuleType,
+    handle: object,
+    fields: tuple[str, ...],
+    *,
+    getter: Callable[[ModuleType, object], Values],
+) -> tuple[Values, dict[str, str]]:
+    """Run one getter: its values, and the reason for each field that has none."""
+    try:
+        return getter(nvml, handle), {}
+    except nvml.NVMLError as error:
+        if is_driver_wide(nvml, error):
+            raise
+        raise_if_gone(nvml, error, f"reading {fields[0]}")
+        return {}, dict.fromkeys(fields, unknown_reason(nvml, error))
+    except UnknownValueError as error:
+        return error.known, {field: str(error) for field in fields if field not in error.known}
+    except nvml.NVMLLibraryMismatchError as error:
+        return {}, dict.fromkeys(fields, str(error))
+    except UnicodeDecodeError:
+        return {}, dict.fromkeys(fields, "the driver answered with a text that is no UTF-8")
 
 
 # ---- identity
 
 
 def read_uuid(nvml: ModuleType, handle: object) -> Values:
-    """Read the UUID of a GPU or a slice: everything goes by it, so it must be one that can be told."""
+    """Read the UUID of a GPU or a MIG device: it is the key everywhere, so it must be printable ASCII."""
     uuid = as_text(nvml.nvmlDeviceGetUUID(handle))
     if not uuid.isascii() or not uuid.isprintable() or not uuid or uuid.startswith(UNIDENTIFIED):
         raise UnknownValueError(f"the driver answered {uuid!r}, which is no UUID")
@@ -102,7 +159,7 @@ def read_uuid(nvml: ModuleType, handle: object) -> Values:
 
 
 def read_name(nvml: ModuleType, handle: object) -> Values:
-    """Read the name of a GPU or a slice, which need not be text."""
+    """Read the name of a GPU or a MIG device, which may be no valid UTF-8."""
     try:
         return {"name": as_text(nvml.nvmlDeviceGetName(handle))}
     except UnicodeDecodeError as raised:
@@ -162,7 +219,7 @@ def _clock_memory(nvml: ModuleType, handle: object) -> Values:
 
 
 def _ecc(nvml: ModuleType, handle: object) -> Values:
-    """Count uncorrected errors since the driver was loaded; their growth is what tells."""
+    """Count uncorrected errors since the driver was loaded; only their growth is a fault."""
     count = nvml.nvmlDeviceGetTotalEccErrors(
         handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     )
@@ -188,15 +245,18 @@ def _throttle(nvml: ModuleType, handle: object) -> Values:
 
 
 def _energy(nvml: ModuleType, handle: object) -> Values:
-    """Count the energy used since the driver was loaded: it begins anew when the GPU was reset.
+    """Count the energy used since the driver was loaded: a reset of the GPU sets it back to zero.
 
-    None at all is no answer: a millijoule is used within a millisecond.
+    Zero is no valid answer: a millijoule is used within a millisecond.
     """
     return {"energy_mj": check_range(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
-    """Read what the driver asks for. A field has an error code of its own, which drivers mean less by."""
+    """Read the recovery that the driver requests.
+
+    The field has an error code of its own, and UNKNOWN in it is harmless.
+    """
     (field,) = nvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION_FIELD])
     if field.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:
         raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND)  # the field is newer than the driver
@@ -236,7 +296,7 @@ _FIGURES: tuple[Getter, ...] = (
 )
 
 OF_THE_WHOLE_GPU = tuple(name for names, _ in _FIGURES for name in names)
-"""Figures that a MIG slice does not have."""
+"""Figures that a MIG device does not have."""
 
-FIGURES = (*nvml_memory.FIELDS, *OF_THE_WHOLE_GPU, "processes")
-"""All that `figures` may tell."""
+FIGURES = (*memory.FIELDS, *OF_THE_WHOLE_GPU, "processes")
+"""All fields that `read_figures` may fill."""

@@ -1,15 +1,24 @@
-"""The child's answer as the inventory's words: one line of JSON becomes one `GpuReport`.
+"""The child's answer as the inventory's types: one line of JSON becomes one `GpuReport`.
 
-Every path to the driver, the daemon's and the command's, reads answers here, so their
-verdict on one reading cannot differ. What needs a history is `health`'s to say.
+The daemon and the command both parse answers here, so they cannot judge one reading differently. `read_once`
+is the command's whole reading. What needs more than one reading is the health tracker's.
 """
 
 import json
+import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.probe.nvml.process import (
+    DEADLINE_SECONDS,
+    StartedChild,
+    abandon,
+    death_sentence,
+    hung_sentence,
+)
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -23,38 +32,61 @@ from gpu_agent.wire.inventory import (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reading, and the ask that it answers."""
+    """A reading, and the id of its request."""
 
     id: int
     report: GpuReport
 
 
-def parse_answer(line: bytes) -> Answer | None:
-    """Read one line from the child; None for what is no answer, such as a library's chatter."""
+def read_once(child: StartedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
+    """Fetch the answer.
+
+    A driver that has not answered by the deadline, counted from the request, is broken.
+    """
+    if child.process is None:
+        return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=child.failure)
+    left = max(0.0, child.requested_at + deadline_seconds - time.monotonic())
     try:
-        said = json.loads(line)
+        output, errors = child.process.communicate(timeout=left)
+    except subprocess.TimeoutExpired as missed:
+        output, errors = missed.output or b"", b""
+        abandon(child.process)
+        no_answer = hung_sentence(deadline_seconds)
+    else:
+        no_answer = death_sentence(child.process.returncode, errors)
+    answers = [answer for line in output.splitlines() if (answer := parse_answer(line))]
+    if answers:
+        return answers[-1].report
+    took_ms = round((time.monotonic() - child.requested_at) * 1000, 3)
+    return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=no_answer, took_ms=took_ms)
+
+
+def parse_answer(line: bytes) -> Answer | None:
+    """Parse one line from the child; None for what is no answer, such as a library's chatter."""
+    try:
+        answer = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(said, dict) or not isinstance(said.get("id"), int) or "outcome" not in said:
+    if not isinstance(answer, dict) or not isinstance(answer.get("id"), int) or "outcome" not in answer:
         return None
     try:
-        report = _report(said)
+        report = _report(answer)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         report = GpuReport(
             outcome=Outcome.DRIVER_BROKEN,
             detail=f"The NVML child speaks another version than this agent ({error}): restart the agent.",
         )
-    return Answer(said["id"], report)
+    return Answer(answer["id"], report)
 
 
-def _report(said: Mapping[str, Any]) -> GpuReport:
+def _report(answer: Mapping[str, Any]) -> GpuReport:
     return GpuReport(
-        outcome=Outcome(said["outcome"]),
-        detail=said.get("detail"),
-        gpus=tuple(_gpu(one) for one in said.get("gpus", ())),
-        driver_version=said.get("driver_version"),
-        cuda_version=said.get("cuda_version"),
-        took_ms=float(said.get("took_ms", 0)),
+        outcome=Outcome(answer["outcome"]),
+        detail=answer.get("detail"),
+        gpus=tuple(_gpu(one) for one in answer.get("gpus", ())),
+        driver_version=answer.get("driver_version"),
+        cuda_version=answer.get("cuda_version"),
+        took_ms=float(answer.get("took_ms", 0)),
     )
 
 
@@ -63,43 +95,43 @@ _COPIED_FIELDS = tuple(
     - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
     - {"health", "reasons", "events", "unknowns"}
 )
-"""Fields whose value the child sends as the inventory keeps it."""
+"""Fields whose value the child sends as the inventory holds it."""
 
 _RETIREMENT = ("row_remap_pending", "retired_pages_pending")
-_NOTHING = "none"
-_SIGNS = (*_RETIREMENT, "row_remap_failed")
-"""Facts of a reading that are reasons by themselves."""
+_FAULT_FIELDS = (*_RETIREMENT, "row_remap_failed")
+"""Fields of a reading that are reasons by themselves."""
+_NO_RECOVERY = "none"
 
 
-def _gpu(said: Mapping[str, Any]) -> Gpu:
-    index = said["index"]
-    reasons = _reasons(said)
-    unknowns = dict(said.get("unknowns", {}))
-    retirement = [said[sign] for sign in _RETIREMENT if sign in said]
+def _gpu(sent: Mapping[str, Any]) -> Gpu:
+    index = sent["index"]
+    reasons = _reasons(sent)
+    unknowns = dict(sent.get("unknowns", {}))
+    retirement = [sent[name] for name in _RETIREMENT if name in sent]
     if not retirement:
-        why_not = [unknowns.pop(sign) for sign in _SIGNS if sign in unknowns]
+        why_not = [unknowns.pop(name) for name in _FAULT_FIELDS if name in unknowns]
         unknowns |= {"retirement_pending": why_not[0]} if why_not else {}
-    throttle, processes = said.get("throttle_reasons"), said.get("processes")
+    throttle, processes = sent.get("throttle_reasons"), sent.get("processes")
     return Gpu(
-        uuid=said.get("uuid") or f"{UNIDENTIFIED}{index}",
-        name=said.get("name") or f"unidentified GPU {index}",
-        memory_kind=MemoryKind(said.get("memory_kind", MemoryKind.UNKNOWN)),
+        uuid=sent.get("uuid") or f"{UNIDENTIFIED}{index}",
+        name=sent.get("name") or f"unidentified GPU {index}",
+        memory_kind=MemoryKind(sent.get("memory_kind", MemoryKind.UNKNOWN)),
         retirement_pending=any(retirement) if retirement else None,
         throttle_reasons=None if throttle is None else tuple(throttle),
         processes=None if processes is None else tuple(GpuProcess(**one) for one in processes),
         health=health_from(reasons),
         reasons=reasons,
-        events={str(code): int(count) for code, count in said.get("events", {}).items()},
+        events={str(code): int(count) for code, count in sent.get("events", {}).items()},
         unknowns=unknowns,
-        **{name: said[name] for name in _COPIED_FIELDS if name in said},
+        **{name: sent[name] for name in _COPIED_FIELDS if name in sent},
     )
 
 
-def _reasons(said: Mapping[str, Any]) -> tuple[HealthReason, ...]:
+def _reasons(sent: Mapping[str, Any]) -> tuple[HealthReason, ...]:
     given = [
         reason(one["code"], detail=f"{REASONS[one['code']].detail} ({one['detail']})")
-        for one in said.get("reasons", ())
+        for one in sent.get("reasons", ())
     ]
-    asked_for = said.get("recovery_action", _NOTHING)
-    recovery = () if asked_for == _NOTHING else (reason(asked_for),)
-    return (*given, *recovery, *(reason(sign) for sign in _SIGNS if said.get(sign)))
+    requested = sent.get("recovery_action", _NO_RECOVERY)
+    recovery = () if requested == _NO_RECOVERY else (reason(requested),)
+    return (*given, *recovery, *(reason(name) for name in _FAULT_FIELDS if sent.get(name)))

@@ -1,53 +1,43 @@
 """An NVML child of an earlier command that was asked to end and is still stuck in the driver.
 
-It is found by its process name and by the pending SIGTERM, as `/proc` shows them: no file remembers it.
-Of a stuck process nothing is read that could block the reader as well, as its command line could. Linux only.
+It is found by its process name and by its pending SIGTERM, as `/proc` shows them: no file remembers it. Of a
+stuck process nothing is read that could block the reader as well, as its command line could. Linux only.
 """
 
 import os
 import time
 
 CHILD_NAME = "gpu-agent-nvml"
-"""What an NVML child calls itself; the kernel keeps 15 bytes."""
+"""The process name of an NVML child; the kernel stores 15 bytes."""
 
 _ENDING_SECONDS = 0.5
-"""One that only takes its time to end is gone after so long, on a busy machine too."""
-_GLANCE_SECONDS = 0.01
-"""Between two looks at it: nothing waits for the end of a process that is no child of ours."""
+"""A child that is only slow to end has ended after so long, on a busy machine too."""
+_POLL_SECONDS = 0.01
+"""Polled, because nothing can wait for the end of a process that is no child of ours."""
 _ENDED = frozenset({"Z", "X"})
 _PENDING = ("SigPnd", "ShdPnd")
-_ASKED_TO_END = 1 << 14
-"""SIGTERM among what waits; `signal`, which has it by name, would be one more thing for the child to load."""
+_SIGTERM_BIT = 1 << 14
+"""SIGTERM in the masks of pending signals; importing `signal` for its name would cost the child."""
 
 
 def set_process_name(name: str = CHILD_NAME) -> None:
-    """Let this process be told apart by its name; where the kernel keeps none, it stays nameless."""
+    """Give this process its name; without `/proc` it has none."""
     try:
-        with open("/proc/self/comm", "w", encoding="ascii") as told:  # noqa: PTH123 - pathlib costs the child
-            told.write(name)
+        with open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs the child
+            file.write(name)
     except OSError:
         return
 
 
 def find_stuck_child(name: str = CHILD_NAME) -> int | None:
-    """The process id of a stuck child of this user's; None where there is none."""
-    for pid in _named(name):
+    """Return the process id of a stuck child of this user's; None where there is none."""
+    for pid in _pids_named(name):
         if _is_stuck(pid):
             return int(pid)
     return None
 
 
-def _is_stuck(pid: str) -> bool:
-    """Whether it heeds nobody for as long as one could that only takes its time."""
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while _ignores_sigterm(pid):
-        if time.monotonic() >= deadline:
-            return True
-        time.sleep(_GLANCE_SECONDS)
-    return False
-
-
-def _named(name: str) -> list[str]:
+def _pids_named(name: str) -> list[str]:
     try:
         pids = [entry for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 - before pathlib
     except OSError:
@@ -56,24 +46,33 @@ def _named(name: str) -> list[str]:
 
 
 def _is_ours(pid: str) -> bool:
-    """Whoever may run a program may name it so: another user's keeps nobody from looking."""
+    """Any user may give a program this name: one of another user's must not block our reading."""
     try:
         return os.stat(f"/proc/{pid}").st_uid == os.geteuid()  # noqa: PTH116 - before pathlib
     except OSError:
         return False
 
 
-def _ignores_sigterm(pid: str) -> bool:
-    """Whether it still runs, and SIGTERM waits for it to come back from the kernel."""
-    told = dict(line.partition(":")[::2] for line in _read(pid, "status").splitlines())
-    if told.get("State", "Z").strip()[:1] in _ENDED:
+def _is_stuck(pid: str) -> bool:
+    """Whether its SIGTERM stays pending for longer than a slow child takes to end."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while _has_pending_sigterm(pid):
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _has_pending_sigterm(pid: str) -> bool:
+    status = dict(line.partition(":")[::2] for line in _read(pid, "status").splitlines())
+    if status.get("State", "Z").strip()[:1] in _ENDED:
         return False
-    return any(int(told.get(which, "0"), 16) & _ASKED_TO_END for which in _PENDING)
+    return any(int(status.get(mask, "0"), 16) & _SIGTERM_BIT for mask in _PENDING)
 
 
-def _read(pid: str, fact: str) -> str:
+def _read(pid: str, name: str) -> str:
     try:
-        with open(f"/proc/{pid}/{fact}", encoding="utf-8", errors="replace") as told:  # noqa: PTH123 - as above
-            return told.read()
+        with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as above
+            return file.read()
     except OSError:
         return ""

@@ -11,5 +11,5 @@ def heard(child: ChildUnderTest, **more: object) -> list[dict[str, int]]:
 
 
 def listened(child: ChildUnderTest, **more: object) -> list[dict[str, Any]]:
-    gpus: list[dict[str, Any]] = child.read(listen=True, **more)["gpus"]
+    gpus: list[dict[str, Any]] = child.read(events=True, **more)["gpus"]
     return gpus
