@@ -1,8 +1,8 @@
 """One snapshot of the whole machine: the inventory that probe, registration and heartbeats share.
 
 `open_sources` follows from what the operator configured (`ProbeOptions`); `take` reads host and models beside
-a reading of the GPUs, which is handed in because it has a deadline of its own; `to_document` is the JSON form,
-`gpu-agent.probe/1`; `exit_code` says whether this machine could register. Features come from the
+a reading of the GPUs, which is handed in because it has a deadline of its own; `to_document` is the JSON
+form, `gpu-agent.probe/1`; `exit_code` says whether this machine could register. Features come from the
 configuration, plus what ready models prove.
 """
 

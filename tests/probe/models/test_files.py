@@ -286,7 +286,7 @@ half a line
 OVERLAID = """\
 import subprocess, sys
 from pathlib import Path
-from gpu_agent.probe.models.files import Tree, open_root
+from gpu_agent.probe.models.files import FolderReader, open_root
 base = Path(sys.argv[1])
 def mount(*words):
     subprocess.run(["mount", *words], check=True)
@@ -303,7 +303,7 @@ mount("-t", "overlay", "none", "-o", layers, str(base / "seen"))
 (base / "seen" / "written").write_text("2")
 (base / "seen" / "mounted").mkdir()
 mount("-t", "tmpfs", "none", str(base / "seen" / "mounted"))
-tree = Tree(open_root(base / "seen"))
+tree = FolderReader(open_root(base / "seen"))
 for name in ("from-image", "written"):
     found = tree.file(str(base / "seen" / name), name)
     print(name, found.problem, tree.head(found.path, 9).decode())

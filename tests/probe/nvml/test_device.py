@@ -33,7 +33,8 @@ def test_a_gpu_that_sleeps_is_not_asked_and_shown_as_it_was_known(tmp_path: Path
     assert asleep[1]["asleep"] is True
     assert asleep[1]["reasons"] == []
     assert "temperature_c" not in asleep[1]
-    assert asleep[1]["unknowns"]["temperature_c"] == "the GPU is suspended and was not queried, so as not to wake it"
+    why = "the GPU is suspended and was not queried, so as not to wake it"
+    assert asleep[1]["unknowns"]["temperature_c"] == why
     assert "memory_mb" not in asleep[1]["unknowns"]
     assert asleep[0] == awake[0]
     assert again == awake

@@ -1,8 +1,8 @@
 """AMD GPUs, read from the files of the `amdgpu` kernel driver in sysfs: the collector `amd`.
 
-No library and no vendor tool; nothing is written, and no suspended GPU is woken. A file that is missing, empty,
-refused or holds nonsense makes its own value unknown, with the reason. Cards that another driver has, such as
-one handed to a virtual machine, are left out.
+No library and no vendor tool; nothing is written, and no suspended GPU is woken. A file that is missing,
+empty, refused or holds nonsense makes its own value unknown, with the reason. Cards that another driver has,
+such as one handed to a virtual machine, are left out.
 """
 
 import os

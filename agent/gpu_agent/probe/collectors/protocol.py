@@ -1,7 +1,8 @@
 """What a collector is, and which collectors are installed: packages that find GPUs which NVML does not.
 
-A package adds one by an entry point of the group `gpu_agent.collectors` (docs/collectors.md). NVML itself is no
-collector: it is always read, through a child process of its own. Nothing is loaded here: the runner does that.
+A package adds one by an entry point of the group `gpu_agent.collectors` (docs/collectors.md). NVML itself is
+no collector: it is always read, through a child process of its own. Nothing is loaded here: the runner does
+that.
 """
 
 import importlib

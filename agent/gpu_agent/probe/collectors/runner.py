@@ -1,7 +1,7 @@
 """Runs collectors, which are third-party code, and merges their reports with NVML's.
 
-One of the three places where every exception is caught. A report passes validation before anyone sees it. GPUs
-are told apart by uuid and PCI address; the first reading to list one has it.
+One of the three places where every exception is caught. A report passes validation before anyone sees it.
+GPUs are told apart by uuid and PCI address; the first reading to list one has it.
 """
 
 import threading

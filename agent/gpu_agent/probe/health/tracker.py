@@ -1,8 +1,8 @@
 """Each GPU's health over time: successive readings in, the same readings with health out.
 
-It remembers what one reading cannot know: since when something is wrong, which GPUs vanished, how long nothing
-was read; `history` knows the rest of each GPU's past. Time is handed in. A cause that cleared counts until
-so many clean readings (probation) have passed, unless it only meant that nothing was known. The first
+It remembers what one reading cannot know: since when something is wrong, which GPUs vanished, how long
+nothing was read; `history` knows the rest of each GPU's past. Time is handed in. A cause that cleared counts
+until so many clean readings (probation) have passed, unless it only meant that nothing was known. The first
 reading ever is trusted at once.
 """
 

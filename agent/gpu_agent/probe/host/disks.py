@@ -1,7 +1,7 @@
 """Free and total space of the file systems that model caches are on.
 
-A cache that does not exist yet counts where it would be made. Every call blocks as long as the disk hangs: call
-in a thread that can be left behind.
+A cache that does not exist yet counts where it would be made. Every call blocks as long as the disk hangs:
+call in a thread that can be left behind.
 """
 
 from collections.abc import Iterable

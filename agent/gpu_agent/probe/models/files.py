@@ -1,8 +1,8 @@
 """A bounded, read-only reader of folders that others write; it never leaves its root.
 
-It lists, measures and reads the heads of files below one root, and records a mark of everything that it looked
-at. Links out of the root, other file systems, and anything but regular files are refused with a sentence that
-holds no path of this machine. Every failure is an `OSError`.
+It lists, measures and reads the heads of files below one root, and records a mark of everything that it
+looked at. Links out of the root, other file systems, and anything but regular files are refused with a
+sentence that holds no path of this machine. Every failure is an `OSError`.
 """
 
 import os

@@ -1,8 +1,8 @@
 """inotify watches on the folders that a scan has read: the kernel reports that something changed. Linux only.
 
-Single folders are watched, never a whole tree: that would follow links out of it and pay for each folder. A scan
-finds out what changed. Where inotify or its watches run out, scans at their own pace do. `follow` looks paths
-up, which blocks on a dead disk: call it in the thread that scans.
+Single folders are watched, never a whole tree: that would follow links out of it and pay for each folder. A
+scan finds out what changed. Where inotify or its watches run out, scans at their own pace do. `follow` looks
+paths up, which blocks on a dead disk: call it in the thread that scans.
 """
 
 import ctypes

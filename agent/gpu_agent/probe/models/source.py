@@ -1,9 +1,9 @@
 """What a model source is: it lists units, reads them one by one, and never raises.
 
-A unit (a repository of a hub cache, a folder) is small enough that a scan's budget can end between two of them.
-A reading names what it watched, so that an unchanged unit costs a few `lstat` calls the next time. `LazySource`
-imports a source's module only once one of its places exists; `reportable_models` drops models that no message
-could carry.
+A unit (a repository of a hub cache, a folder) is small enough that a scan's budget can end between two of
+them. A reading names what it watched, so that an unchanged unit costs a few `lstat` calls the next time.
+`LazySource` imports a source's module only once one of its places exists; `reportable_models` drops models
+that no message could carry.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """The weight files of a folder: format, size, what is missing, and what the model is for.
 
-Hub snapshots and plain folders are both such folders. Only the heads of a few files are read: `config.json`, the
-model card, the headers of safetensors and GGUF files.
+Hub snapshots and plain folders are both such folders. Only the heads of a few files are read: `config.json`,
+the model card, the headers of safetensors and GGUF files.
 """
 
 import json

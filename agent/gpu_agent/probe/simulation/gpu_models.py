@@ -1,7 +1,7 @@
 """GPU models that can be simulated, with the names and sizes that their drivers report.
 
-A GPU model is found by its label (`H100-80GB`), or by its family alone where that has one size (`H100`),
-in any case, with or without the dash, the `GB` and spaces. An unknown name is answered with the nearest label.
+A GPU model is found by its label (`H100-80GB`), or by its family alone where that has one size (`H100`), in
+any case, with or without the dash, the `GB` and spaces. An unknown name is answered with the nearest label.
 """
 
 from collections.abc import Iterator
