@@ -1,14 +1,14 @@
-"""How long `select` takes among 10 000 and 100 000 ready nodes, and what a beat costs dispatch.
+"""How long `select` takes among 10 000 and 100 000 ready nodes, and what a heartbeat costs dispatch.
 
     python benchmarks/dispatch_select.py [--nodes N ...] [--questions N] [--check]
 
 Prints, per fleet size and kind of job: median, 99th percentile and worst time of one `select`, beside a plain
 scan over the same records in the same run (the named baseline) and the ratio of the medians; then the cost of
-a beat, of a claim with its release, and of a refusal. `--check` exits 1 when a stated target is missed.
+a heartbeat, of a claim with its release, and of a refusal. `--check` exits 1 when a stated target is missed.
 
 The fleet: ready nodes of ten GPU products with one to eight GPUs, 200 models of which a few are everywhere
 and most are rare, labels for zone and rack, features, a third open to public jobs; loads, GPU use and memory
-use vary, a tenth of the nodes is full. Before each question a node beats with new figures. The worst times
+use vary, a tenth of the nodes is full. Before each question a node sends new figures. The worst times
 are Python's garbage collector at work, which these figures leave on.
 """
 
@@ -134,12 +134,12 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def ask(fleet: Fleet, question: Question, times: int) -> tuple[list[float], list[float]]:
-    """Ask one kind of question, a beat before each; returns the times of answers and those of refusals."""
+    """Ask one kind of question, a heartbeat before each; return the times of answers and of refusals."""
     found: list[float] = []
     refused: list[float] = []
     for _ in range(times):
         record = fleet.dice.choice(fleet.records)
-        fleet.beat(record)
+        fleet.heartbeat(record)
         fleet.dispatch.refresh(record)
         job = question(fleet.dice)
         start = time.perf_counter_ns()
@@ -150,14 +150,14 @@ def ask(fleet: Fleet, question: Question, times: int) -> tuple[list[float], list
 
 
 def beat_costs(fleet: Fleet, rounds: int) -> tuple[list[float], list[float]]:
-    """Time `refresh` per beat over eight-GPU nodes: when nothing changed, and when every figure did."""
+    """Time `refresh` per heartbeat over eight-GPU nodes: when nothing changed, and when every figure did."""
     largest = [record for record in fleet.records if len(record.gpus) == LARGEST_NODE]
     same: list[float] = []
     moved: list[float] = []
     for _ in range(rounds):
         beating = fleet.dice.choices(largest, k=BEATS_PER_ROUND)
         for record in beating:
-            fleet.beat(record)
+            fleet.heartbeat(record)
         for costs in (moved, same):
             costs.append(timed(partial(_refresh_all, fleet.dispatch, beating)) / BEATS_PER_ROUND)
     return same, moved
@@ -206,8 +206,8 @@ def measure(size: int, questions: int) -> list[str]:
     show("refused, with counts", refusals)
     show("claim", claim_costs(fleet, questions // 10))
     same, moved = beat_costs(fleet, BEAT_ROUNDS)
-    show("beat, 8 GPUs, nothing new", same)
-    show("beat, 8 GPUs, all new", moved)
+    show("heartbeat, 8 GPUs, nothing new", same)
+    show("heartbeat, 8 GPUs, all new", moved)
     return missed(size, whole)
 
 

@@ -7,9 +7,9 @@ nodes (`benchmarks/load/`), each node a real WebSocket that keeps to the agent's
 Then:
 
 (a) all nodes register and become ready;
-(b) they beat for the given time: nobody may be judged wrongly;
+(b) they send heartbeats for the given time: no one may be judged wrongly;
 (c) a tenth is lost without a goodbye, half of it with its process (SIGKILL), half by falling silent
-    on open sockets: each must be noticed within its timeout and a second, and nobody else touched;
+    on open sockets: each must be noticed within its timeout and a second, and no one else touched;
 (d) all are brought back, then the registry is killed with SIGKILL and started again: all must be
     ready within 60 seconds.
 
@@ -54,10 +54,10 @@ def main() -> int:
     """Run all phases and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=10_000)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long they beat in phase (b)")
-    parser.add_argument("--gpus", type=int, default=8, help="figures in each beat")
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of phase (b)")
+    parser.add_argument("--gpus", type=int, default=8, help="figures in each heartbeat")
     parser.add_argument("--processes", type=int, default=2, help="of nodes, besides the one that is killed")
-    parser.add_argument("--quick", action="store_true", help="beat every second, give up after four")
+    parser.add_argument("--quick", action="store_true", help="a heartbeat every second, give up after four")
     parser.add_argument("--check", action="store_true", help="exit 1 when anything is missed")
     arguments = parser.parse_args()
     _allow_sockets(arguments.nodes)
@@ -105,7 +105,7 @@ def _all_come(
 
 
 def _all_stay(registry: RegistryProcess, table: Table, *, seconds: float, lag_ms: float) -> None:
-    table.begin(f"(b) they beat for {seconds:.0f} s")
+    table.begin(f"(b) they send heartbeats for {seconds:.0f} s")
     registry.log.forget()
     cpu, began = registry.cpu_seconds, time.monotonic()
     time.sleep(seconds)
@@ -116,8 +116,8 @@ def _all_stay(registry: RegistryProcess, table: Table, *, seconds: float, lag_ms
     table.check("no connection lost", not cut, f"{cut}" if cut else "")
     _lag(registry, table, at_most_ms=lag_ms)
     core = (registry.cpu_seconds - cpu) / elapsed
-    beats = registry.log.beats_per_second
-    table.fact("the registry's CPU", f"{core * 100:.1f} % of a core at {beats:.0f} beats/s")
+    heartbeats = registry.log.beats_per_second
+    table.fact("the registry's CPU", f"{core * 100:.1f} % of a core at {heartbeats:.0f} heartbeats/s")
     table.fact("the registry's memory", f"{registry.resident_mb:.0f} MiB, {registry.peak_mb:.0f} at most")
 
 
@@ -133,7 +133,7 @@ def _some_are_lost(registry: RegistryProcess, generators: Generators, table: Tab
     worst = max((noticed[node] - lost[node] for node in lost.keys() & noticed.keys()), default=0.0)
     table.check("within timeout + 1 s", worst <= NOTICED_SECONDS, f"{worst:.2f} s after it at worst")
     others = changed - lost.keys()
-    table.check("nobody else was touched", not others, f"{len(others)}" if others else "")
+    table.check("no one else was touched", not others, f"{len(others)}" if others else "")
     _lag(registry, table)
     generators.start(doomed)
     generators.revive()

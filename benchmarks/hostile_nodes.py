@@ -2,7 +2,7 @@
 
     python benchmarks/hostile_nodes.py [--seconds 60] [--nodes 50] [--attack NAME …] [--auth] [--check]
 
-Honest nodes beat while the attackers do their worst from the same address: no status of theirs may
+Honest nodes send heartbeats while the attackers do their worst from the same address: no status of theirs may
 change, the registry's memory stays below 300 MiB, its loop comes back to everybody, each kind of offence
 is logged once a minute, and in the end every file is given back. Without `--auth` no token is
 asked for, the worst that can be. `--check` ends with 1 when anything is missed. Linux only.

@@ -1,4 +1,4 @@
-"""What an idle agent costs: memory (PSS) of parent and child together, and CPU time, at 15 s beats.
+"""What an idle agent costs: memory (PSS) of parent and child together, and CPU time, at 15 s heartbeats.
 
     python benchmarks/idle.py [--seconds 60] [--check]
 

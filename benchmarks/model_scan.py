@@ -4,7 +4,7 @@
 
 Each model has the twenty files of a usual one, four of them weights. Both read the same cache, in turns, so
 that the machine's moods hit both alike. Its pages are in memory, so processor time is all the time there is
-on an idle machine, and that is measured. Ours is scanned cold (a new catalogue that knows nothing, and tells
+on an idle machine, and that is measured. Ours is scanned cold (a new scanner that knows nothing, and reports
 what each model is for besides) and again without a change. The ratio is the median of the ratios round by
 round. `--check` exits 1 when a target is missed.
 """

@@ -3,7 +3,7 @@
     python benchmarks/probe_soak.py [--polls 20000] [--check]
 
 Polls 8 GPUs of the fake NVML library through the daemon's own path (child process, health, document
-and beat), without pause: at one poll in 5 s, 20 000 are 28 hours. Three stretches: one child that lives
+and heartbeat), without pause: at one poll in 5 s, 20 000 are 28 hours. Three stretches: one child that lives
 long, the library opened and closed at every poll because one GPU is lost, and children that crash, exit
 or are ended every 100 polls. Open files, threads and memory (PSS) of both processes are printed as they go.
 Linux only. `--check` exits 1 when they are not flat, or the child is larger than its target.
@@ -35,7 +35,7 @@ GROWTH_MIB = 1.0
 SAMPLES = 6
 RESTART_EVERY = 100
 DEATHS = (("crash", "nvmlDeviceGetPowerUsage", "*"), ("exit", "nvmlDeviceGetPowerUsage", "*", 1), None)
-STRETCHES = {"one child": 0.5, "library opened anew": 0.2, "children that die": 0.3}
+STRETCHES = {"one child": 0.5, "library opened again": 0.2, "children that die": 0.3}
 """What each stretch has of the polls."""
 
 
@@ -77,13 +77,13 @@ class Soak:
     @property
     def child(self) -> int:
         """The process id of the child that answers now."""
-        conversation = self.probe._child  # noqa: SLF001 - nobody else needs to know it
+        conversation = self.probe._child  # noqa: SLF001 - no one else needs to know it
         if conversation is None:
             raise RuntimeError("no child is running")
         return conversation.process.pid
 
     async def poll(self) -> None:
-        """One poll, all the way to what is told."""
+        """One poll, all the way to what is reported."""
         result = await self.probe.read()
         now = time.monotonic()
         report = self._keeper.observe(result, now_wall=time.time(), now_mono=now)
@@ -110,7 +110,7 @@ async def stretch(soak: Soak, name: str, polls: int) -> list[tuple[Held, Held]]:
     """One stretch; gives what parent and child held at a few moments of it."""
     samples: list[tuple[Held, Held]] = []
     moments = set(range(polls // SAMPLES, polls + 1, max(1, polls // SAMPLES)))
-    if name == "library opened anew":
+    if name == "library opened again":
         soak.fake.set("error", "nvmlDeviceGetName", 7, "GPU_IS_LOST")
     for number in range(1, polls + 1):
         await soak.poll()

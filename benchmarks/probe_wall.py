@@ -3,7 +3,7 @@
     python benchmarks/probe_wall.py [--pairs 15] [--models 1000] [--check]
 
 Both talk to the same fake NVML library; runs alternate, so that the machine's moods hit both alike. Ours runs
-twice: on a machine without models, and with a hub cache of a thousand, which a cold process must read anew.
+twice: on a machine without models, and with a hub cache of a thousand, which a cold process must read again.
 A figure is the median of the ratios pair by pair. `--check` exits 1 when one is over its target.
 """
 
@@ -43,7 +43,7 @@ def found(environment: Mapping[str, str]) -> int:
     return len(json.loads(done.stdout)["models"])
 
 
-def told(name: str, times: Sequence[float], baseline: Sequence[float], *, target: float) -> bool:
+def report(name: str, times: Sequence[float], baseline: Sequence[float], *, target: float) -> bool:
     """Print one line; whether the target is met."""
     ratio = statistics.median(mine / other for mine, other in zip(times, baseline, strict=True))
     median = statistics.median(times)
@@ -79,8 +79,8 @@ def main() -> int:
     bare, full, baseline = (list(times) for times in zip(*rounds, strict=True))
     print(f"baseline: nvitop -1, 8 GPUs            median {statistics.median(baseline):6.1f} ms")
     met = [
-        told("no models", bare, baseline, target=TARGET_RATIO),
-        told(f"{arguments.models} models", full, baseline, target=TARGET_RATIO_WITH_MODELS),
+        report("no models", bare, baseline, target=TARGET_RATIO),
+        report(f"{arguments.models} models", full, baseline, target=TARGET_RATIO_WITH_MODELS),
     ]
     return int(arguments.check and not all(met))
 

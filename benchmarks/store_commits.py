@@ -4,7 +4,7 @@
 
 The registry's own fleet, loop, writer and store, without sockets: 10 000 nodes with eight GPUs and ten models
 register in one burst, then schedulers claim places, one after another and 64 at once. Printed per second and
-as latency from question to answer, with how late the event loop was meanwhile (a timer of 5 ms tells).
+as latency from question to answer, with how late the event loop was meanwhile (a timer of 5 ms shows it).
 
 The named baseline, in the same run and folder: Python's `sqlite3` writing the same documents as text that is
 ready, with the same settings (WAL, synchronous=FULL), one document a commit. `--check` exits 1 when a claim
@@ -26,9 +26,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
-from benchmarks.load.kept_registry import Registry
 from benchmarks.load.lag import TICK_SECONDS, Lag
 from benchmarks.load.quantile import quantile
+from benchmarks.load.registry_with_store import Registry
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 from gpu_agent.wire.messages import (
@@ -94,7 +94,7 @@ async def registrations(registry: Registry, nodes: int) -> tuple[float, Lag]:
 
 
 async def become_ready(registry: Registry, nodes: int) -> None:
-    """Let all nodes beat until they are ready."""
+    """Let all nodes send heartbeats until they are ready."""
     usage = ResourceUsage(cpu_percent=5.0, mem_percent=5.0)
     for _ in range(3):
         for number in range(1, nodes + 1):
@@ -147,7 +147,7 @@ async def claims(registry: Registry, count: int, *, together: int) -> Answered:
 
 
 def documents(path: Path, kind: str, count: int) -> list[tuple[str, str, str]]:
-    """Return what the registry has kept, as bare SQLite is to write it."""
+    """Return what the registry has stored, as bare SQLite is to write it."""
     with closing(sqlite3.connect(path)) as database:
         rows: list[tuple[str, str, str]] = database.execute(
             "SELECT kind, key, document FROM documents WHERE kind = ? LIMIT ?", (kind, count)
@@ -196,7 +196,7 @@ async def measure(folder: Path, nodes: int, count: int) -> list[str]:
     node_rows = documents(path, "node", nodes)
     size = sum(len(document) for _, _, document in node_rows) / len(node_rows) / 1024
     print(f"{nodes} registrations in one burst, {size:.1f} KiB each: {took:.1f} s, {nodes / took:.0f}/s")
-    print(f"  {cpu / nodes * 1e6:.0f} µs of CPU each, all told; {lag}")
+    print(f"  {cpu / nodes * 1e6:.0f} µs of CPU each, in all; {lag}")
     told_bare("nodes", bare(folder, node_rows[:count], at_once=1))
     print(f"{count} claims one after another: {alone}")
     print(f"{count * 4} claims, {TOGETHER} at once: {many}")

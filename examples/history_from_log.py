@@ -28,25 +28,25 @@ def histories(lines: Iterable[str]) -> dict[str, list[Event]]:
     """Return the last events of each node by its id, oldest first."""
     past = Past()
     for line in lines:
-        told = _read(line)
-        if told is not None:
-            past.add(told)
+        event_line = _read(line)
+        if event_line is not None:
+            past.add(event_line)
     return {node_id: list(events) for node_id, events in sorted(past.known.items())}
 
 
 class Past:
-    """What was told of each node so far."""
+    """What the log holds of each node so far."""
 
     def __init__(self) -> None:
         self.known: dict[str, deque[Event]] = {}
         self._claimed: dict[str, list[Event]] = {}
         """What was said of an id that is no node yet: its first registration may still be refused."""
 
-    def add(self, told: Event) -> None:
+    def add(self, event_line: Event) -> None:
         """Take in one event."""
-        node_id, event = told["node_id"], told["event"]
-        fields = {name: value for name, value in told.items() if name not in FRAME}
-        entry = {"id": told["event_id"], "event": event, "fields": fields}
+        node_id, event = event_line["node_id"], event_line["event"]
+        fields = {name: value for name, value in event_line.items() if name not in FRAME}
+        entry = {"id": event_line["event_id"], "event": event, "fields": fields}
         if event in CLOSES:
             self.known.pop(node_id, None)
         elif node_id in self.known:
@@ -63,11 +63,11 @@ class Past:
 
 def _read(line: str) -> Event | None:
     try:
-        told = json.loads(line)
+        event_line = json.loads(line)
     except ValueError:
         return None
-    is_event = isinstance(told, dict) and {"event_id", "node_id", "event"} <= told.keys()
-    return told if is_event else None
+    is_event = isinstance(event_line, dict) and {"event_id", "node_id", "event"} <= event_line.keys()
+    return event_line if is_event else None
 
 
 if __name__ == "__main__":

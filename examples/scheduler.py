@@ -21,7 +21,7 @@ from gpu_agent.server import (
 
 
 async def run(registry: RegistryService, job: Job) -> None:
-    """Find a place, keep it while the job runs there, give it back; one that is lost is looked for anew."""
+    """Claim a slot, renew the claim while the job runs, release it; claim again where it was lost."""
     while not isinstance(place := await registry.claim(job), Placement):
         print(f"{job.job_id} waits: {place.code}", flush=True)
         await asyncio.sleep(1)

@@ -1,6 +1,6 @@
 """The ways to attack a node port, each on one connection: what is said on it, and how many at a time.
 
-An attack ends when it has said all; whoever runs it waits to be cut off.
+An attack ends when it has said all; its caller waits to be cut off.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.load import oddities
 from benchmarks.load.bombs import bombs
-from benchmarks.load.words import beat, frame, registration
+from benchmarks.load.node_frames import frame, heartbeat, registration
 
 _ARSENAL: list[bytes] = []
 """Made when the first is needed, and thrown again and again."""
@@ -162,10 +162,10 @@ async def _foreign_ids(peer: Peer) -> None:
     await peer.flood(registration("0", node_id=victim, gpus=1))
 
 
-async def _foreign_beats(peer: Peer) -> None:
+async def _foreign_heartbeats(peer: Peer) -> None:
     victim = random.choice(peer.victims) if peer.victims else "node-1"
     goodbye = json.dumps({"type": "node_unregister", "node_id": victim, "drain": False}).encode()
-    await peer.flood(beat("0", node_id=victim, gpus=1, dice=_DICE), goodbye)
+    await peer.flood(heartbeat("0", node_id=victim, gpus=1, dice=_DICE), goodbye)
 
 
 async def _deaf(peer: Peer) -> None:
@@ -174,8 +174,8 @@ async def _deaf(peer: Peer) -> None:
     await asyncio.sleep(5)
 
 
-async def _beat_flood(peer: Peer) -> None:
-    await peer.flood(beat("0", node_id=peer.node_id, gpus=1, dice=_DICE))
+async def _heartbeat_flood(peer: Peer) -> None:
+    await peer.flood(heartbeat("0", node_id=peer.node_id, gpus=1, dice=_DICE))
 
 
 async def _register_flood(peer: Peer) -> None:
@@ -215,12 +215,12 @@ AFTER_THE_HANDSHAKE = {
     "bombs": Attack(_bombs, 2),
     "no gpu": Attack(_no_gpu, 5),
     "foreign ids": Attack(_foreign_ids, 5),
-    "foreign beats": Attack(_foreign_beats, 5),
+    "foreign heartbeats": Attack(_foreign_heartbeats, 5),
     "deaf": Attack(_deaf, 20),
 }
 AFTER_REGISTERING = {
     "registered and mute": Attack(_nothing, 200),
-    "beat flood": Attack(_beat_flood, 5),
+    "heartbeat flood": Attack(_heartbeat_flood, 5),
     "register flood": Attack(_register_flood, 5),
     "fault flood": Attack(_fault_flood, 5),
     "goodbye loop": Attack(_goodbye_loop, 5),

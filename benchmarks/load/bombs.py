@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benchmarks.load import words
+from benchmarks.load import node_frames
 
 _FULL = 1024 * 1024 - 4096
 _USAGE = '"resource_usage":{"cpu_percent":1,"mem_percent":1,"running_jobs":0}'
@@ -34,8 +34,8 @@ def bombs(node_id: str = "node-0") -> Iterator[bytes]:
     ):
         yield text.encode()
     yield b'{"type":"' + b"\xff" * _FULL + b'"}'
-    yield words.registration("bomb", node_id="x" * 100_000, gpus=1)
-    yield words.registration("bomb", node_id=None, gpus=1024)
+    yield node_frames.registration("bomb", node_id="x" * 100_000, gpus=1)
+    yield node_frames.registration("bomb", node_id=None, gpus=1024)
 
 
 def _registration(fields: str) -> str:

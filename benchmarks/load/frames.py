@@ -1,4 +1,4 @@
-"""Frames of a node with eight GPUs, written once: its registration, and beats that differ."""
+"""Frames of a node with eight GPUs, written once: its registration, and heartbeats that differ."""
 
 import json
 import random
@@ -6,7 +6,7 @@ import struct
 
 GPUS = 8
 VARIANTS = 3
-"""Different beats that each node sends in turn."""
+"""Different heartbeats that each node sends in turn."""
 
 MASK = b"\x1f\x2e\x3d\x4c"
 
@@ -38,7 +38,7 @@ def registration_of(node: int) -> bytes:
 
 
 def beats_of(node: int, memory_moves_mb: int) -> list[bytes]:
-    """Write the frames of the beats that a node sends in turn; each GPU's memory moves by so much at most."""
+    """Write the heartbeats that a node sends in turn; each GPU's memory moves by so much at most."""
     dice = random.Random(node)
     load, loaded_mb = dice.uniform(5, 85), dice.randrange(81_000 - memory_moves_mb)
     memory = range(loaded_mb, loaded_mb + memory_moves_mb)
@@ -46,7 +46,7 @@ def beats_of(node: int, memory_moves_mb: int) -> list[bytes]:
 
 
 def _beat(node: int, sequence: int, dice: random.Random, *, load: float, memory: range) -> bytes:
-    beat = {
+    heartbeat = {
         "type": "node_heartbeat",
         "node_id": f"node-{node:08X}",
         "timestamp": 1_790_000_000_000 + sequence,
@@ -74,7 +74,7 @@ def _beat(node: int, sequence: int, dice: random.Random, *, load: float, memory:
         "running_jobs": ["job-1", "job-2"],
         "sequence": sequence,
     }
-    return json.dumps(beat, separators=(",", ":")).encode()
+    return json.dumps(heartbeat, separators=(",", ":")).encode()
 
 
 def _uuid(node: int, gpu: int) -> str:

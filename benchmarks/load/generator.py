@@ -49,7 +49,7 @@ class Generator:
             node.connect_in(random.uniform(0, self._startup_seconds))
 
     def obey(self, order: dict[str, object]) -> None:
-        """Do what the orchestrator says, and tell how the nodes are then."""
+        """Do what the orchestrator says, and report how the nodes are then."""
         concerned = list(self._nodes)
         match order:
             case {"do": "silence", "count": int(count)}:
@@ -60,9 +60,9 @@ class Generator:
                 concerned = [node for node in self._nodes if node.silent]
                 for node in concerned:
                     node.revive()
-        self.tell(nodes={node.node_id: node.timeout_seconds for node in concerned})
+        self.report(nodes={node.node_id: node.timeout_seconds for node in concerned})
 
-    def tell(self, **more: object) -> None:
+    def report(self, **more: object) -> None:
         """Write one line about all nodes."""
         statuses = Counter(node.status for node in self._nodes)
         said = {"at": time.time(), "statuses": statuses, "happened": self._where.happened, **more}
@@ -85,7 +85,7 @@ async def main() -> None:
 async def _keep_telling(generator: Generator) -> None:
     while True:
         await asyncio.sleep(TELL_SECONDS)
-        generator.tell()
+        generator.report()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.load import words
+from benchmarks.load import node_frames
 from benchmarks.load.attacks import AFTER_REGISTERING, ALL, BEFORE_THE_HANDSHAKE, Attack, Peer
 from gpu_agent.runtime.tasks import Tasks
 
@@ -77,12 +77,12 @@ class Attacker:
     async def _approach(self, name: str, peer: Peer) -> None:
         if name in BEFORE_THE_HANDSHAKE:
             return
-        await peer.say(words.handshake("registry", token=self._order.token))
+        await peer.say(node_frames.handshake("registry", token=self._order.token))
         status = await peer.status()
         if status != "101":
             raise ValueError(f"HTTP {status}")
         if name in AFTER_REGISTERING:
-            await peer.text(words.registration(f"{random.getrandbits(32):08x}", node_id=None, gpus=2))
+            await peer.text(node_frames.registration(f"{random.getrandbits(32):08x}", node_id=None, gpus=2))
             answer: dict[str, Any] = await peer.hear()
             if answer.get("type") != "node_register_ack":
                 raise ValueError(f"refused {answer.get('code')}")

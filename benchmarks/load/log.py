@@ -60,7 +60,7 @@ class RegistryLog:
         self._listening.set()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Begin again."""
         self._counts.clear()
         self.changes, self.silent_seconds = [], {}
         self.offences, self._figures = [], []

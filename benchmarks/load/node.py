@@ -1,8 +1,8 @@
 """One node of the load, as light as can be: a WebSocket at a time, the agent's rhythm and backoff.
 
-The first beat goes out at the ack, then one every interval that ack and `node_status` tell, without
+The first heartbeat goes out at the ack, then one every interval that ack and `node_status` carry, without
 drift; after a loss, full jitter that doubles from 1 s to 60 s, on top of what `Retry-After` asks for.
-Beats are written once and sent again and again, so that the machine's time goes to the registry.
+Heartbeats are written once and sent again and again, so that the machine's time goes to the registry.
 Counts what happens; judges nothing.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.load import words
+from benchmarks.load import node_frames
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.backoff import Backoff
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 10.0
 
 STABLE_SECONDS = 60.0
 VARIANTS = 2
-"""Different beats that each node sends in turn."""
+"""Different heartbeats that each node sends in turn."""
 
 _TEXT, _CLOSE = 1, 8
 _HEAD_END = b"\r\n\r\n"
@@ -42,7 +42,7 @@ class Where:
     token: str | None
     tasks: Tasks
     happened: Counter[str] = field(default_factory=Counter)
-    """Since the start: beats, handshakes by status, refusals and closings by code."""
+    """Since the start: heartbeats, handshakes by status, refusals and closings by code."""
 
 
 class Node(asyncio.Protocol):
@@ -70,7 +70,7 @@ class Node(asyncio.Protocol):
 
     @property
     def timeout_seconds(self) -> float:
-        """How long the registry waits for a beat before it gives this node up (§4)."""
+        """How long the registry waits for a heartbeat before it gives this node up (§4)."""
         return max(self._timeout, 3 * self._interval)
 
     def connect_in(self, seconds: float) -> None:
@@ -98,7 +98,7 @@ class Node(asyncio.Protocol):
         """Open the WebSocket."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
         self._transport, self._heard, self._open = transport, b"", False
-        transport.write(words.handshake(self._where.host, token=self._token))
+        transport.write(node_frames.handshake(self._where.host, token=self._token))
         self._at(PATIENCE_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -147,7 +147,7 @@ class Node(asyncio.Protocol):
             self._give_up("turned away")
             return False
         self._open = True
-        self._say(words.registration(self._machine, node_id=self.node_id, gpus=self._where.gpus))
+        self._say(node_frames.registration(self._machine, node_id=self.node_id, gpus=self._where.gpus))
         return True
 
     def _next_frame(self) -> tuple[int, bytes] | None:
@@ -189,7 +189,7 @@ class Node(asyncio.Protocol):
             self.node_id = node_id = ack["node_id"]
             dice, gpus = random.Random(node_id), self._where.gpus
             self._beats = [
-                words.frame(words.beat(self._machine, node_id=node_id, gpus=gpus, dice=dice))
+                node_frames.frame(node_frames.heartbeat(self._machine, node_id=node_id, gpus=gpus, dice=dice))
                 for _ in range(VARIANTS)
             ]
         self.status, self._due = "registering", time.monotonic()
@@ -199,7 +199,7 @@ class Node(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport.write(self._beats[self._sent % VARIANTS])
-        self._where.happened["beats"] += 1
+        self._where.happened["heartbeats"] += 1
         self._sent += 1
         self._last = now = time.monotonic()
         self._due = max(self._due + self._rhythm(), now)
@@ -210,7 +210,7 @@ class Node(asyncio.Protocol):
 
     def _say(self, payload: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(words.frame(payload))
+            self._transport.write(node_frames.frame(payload))
 
     def _give_up(self, why: str) -> None:
         self._where.happened[why] += 1

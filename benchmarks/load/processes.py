@@ -127,7 +127,7 @@ class RegistryProcess:
 
 
 class Generator:
-    """One process of nodes; what it said last is kept."""
+    """One process of nodes; its last word is stored."""
 
     def __init__(self, order: dict[str, object]) -> None:
         self.last: dict[str, Any] = {"statuses": {}, "happened": {}}
@@ -143,7 +143,7 @@ class Generator:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, order: dict[str, object]) -> dict[str, float]:
-        """Tell it what to do; returns the nodes that it concerns with their timeouts."""
+        """Send it a command; returns the nodes that it concerns with their timeouts."""
         self._say(order)
         nodes: dict[str, float] = self._answers.get(timeout=60)["nodes"]
         return nodes
@@ -189,7 +189,7 @@ class Generators:
         self._running.append(Generator({**self._shared, **own}))
 
     def await_ready(self, nodes: int, *, within_seconds: float) -> float:
-        """Wait until so many nodes were told that they are ready; returns how long it took."""
+        """Wait until so many nodes received that they are ready; returns how long it took."""
         began = time.monotonic()
         while self._ready() < nodes:
             if time.monotonic() - began > within_seconds:

@@ -1,4 +1,4 @@
-"""Quantiles of a sample, as the benchmarks tell them."""
+"""Quantiles of a sample, as the benchmarks report them."""
 
 from collections.abc import Sequence
 

@@ -48,8 +48,8 @@ class Fleet:
         for record in self.records:
             self.dispatch.refresh(record)
 
-    def beat(self, record: NodeRecord) -> None:
-        """Give a node new figures, as a beat does."""
+    def heartbeat(self, record: NodeRecord) -> None:
+        """Give a node new figures, as a heartbeat does."""
         dice = self.dice
         use = dice.random() ** 2
         for gpu in record.gpus.values():
@@ -88,5 +88,5 @@ class Fleet:
             max_concurrent_jobs=places,
             reported_jobs=places if dice.random() < FULL_SHARE else dice.randrange(places),
         )
-        self.beat(record)
+        self.heartbeat(record)
         return record

@@ -1,22 +1,22 @@
-"""How many beats a second one core takes: a real registry, real sockets, one frame per wake-up.
+"""How many heartbeats a second one core takes: a real registry, real sockets, one frame per wake-up.
 
-    python benchmarks/beats.py [--nodes 5000] [--seconds 8] [--check]
+    python benchmarks/heartbeats.py [--nodes 5000] [--seconds 8] [--check]
 
 Starts `gpu-agent registry serve` on one core and sends from another: every node is connected,
-registered and ready, and every beat carries the figures of 8 GPUs, different from the beat
+registered and ready, and every heartbeat carries the figures of 8 GPUs, different from the heartbeat
 before it: each GPU's use, heat and power vary freely, the machine's means by a few percent. Two
 workloads: in a *settled* fleet memory moves by up to 64 MiB around what is loaded; in a *jumping*
-one it lies anywhere on the card at each beat, so that every beat is filed anew for dispatch. A
+one it lies anywhere on the card at each heartbeat, so that every heartbeat is filed again for dispatch. A
 node's next frame leaves only when its last one was taken in, so that no read finds two.
 
-Figures are beats per second of the *server's* CPU time; the wall time stands beside it. In the same run,
+Figures are heartbeats per second of the *server's* CPU time; the wall time stands beside it. In the same run,
 from the same sender, a bare `websockets` server, with Python's collector set
 as the registry sets it, takes the same frames and only counts them: what the library's own server
 costs before anything is read, judged or answered.
 
 Other work on the machine makes both figures worse: watch the load.
 
-`--check` ends with 1 when a workload stays under 30 000 beats per core and second. Linux only.
+`--check` ends with 1 when a workload stays under 30 000 heartbeats per core and second. Linux only.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 
 TARGET_BEATS_PER_SECOND = 30_000
 WORKLOADS = {"settled": 64, "jumping": 70_000}
-"""How far each GPU's memory use moves from beat to beat, in MiB: around a loaded model, or anywhere."""
+"""How far each GPU's memory use moves between heartbeats, in MiB: around a loaded model, or anywhere."""
 
 CHUNKS = 10
 """The fleet is sent to in so many parts, so that the server always has one to work on."""
@@ -63,22 +63,22 @@ Frames = list[list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a server did with the beats it was sent."""
+    """What a server did with the heartbeats it was sent."""
 
-    beats: int
+    heartbeats: int
     wall_seconds: float
     cpu_seconds: float
 
     @property
     def per_core_second(self) -> float:
-        """Beats for each second of the server's CPU time."""
-        return self.beats / self.cpu_seconds
+        """Heartbeats for each second of the server's CPU time."""
+        return self.heartbeats / self.cpu_seconds
 
     def __str__(self) -> str:
         return (
-            f"{self.per_core_second:9,.0f} beats per core-second  "
-            f"({self.cpu_seconds / self.beats * 1e6:5.1f} µs each; "
-            f"{self.beats:,} beats, {self.cpu_seconds:.2f} s CPU, {self.wall_seconds:.2f} s wall)"
+            f"{self.per_core_second:9,.0f} heartbeats per core-second  "
+            f"({self.cpu_seconds / self.heartbeats * 1e6:5.1f} µs each; "
+            f"{self.heartbeats:,} heartbeats, {self.cpu_seconds:.2f} s CPU, {self.wall_seconds:.2f} s wall)"
         )
 
 
@@ -88,7 +88,9 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument(
-        "--check", action="store_true", help="exit 1 when a workload is below 30 000 beats per core-second"
+        "--check",
+        action="store_true",
+        help="exit 1 below 30 000 heartbeats per core-second",
     )
     parser.add_argument("--bare-server", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -135,7 +137,7 @@ def _measure_registry(frames: Frames, seconds: float, *, core: int) -> Measured:
         with urllib.request.urlopen(f"http://{listening['operator_listen']}/v1/nodes", timeout=30) as answer:
             statuses = Counter(node["status"] for node in json.load(answer)["nodes"])
         if statuses != {"ready": len(frames)}:
-            raise SystemExit(f"not every node is ready, so these are no healthy beats: {dict(statuses)}")
+            raise SystemExit(f"not every node is ready, so these are no healthy heartbeats: {dict(statuses)}")
         _close(sockets)
     return measured
 
@@ -163,21 +165,21 @@ def _measure(pid: int, sockets: list[socket.socket], frames: Frames, *, seconds:
 
 
 class Fleet:
-    """The sending side: connected nodes, in chunks, each with the beats it sends in turn."""
+    """The sending side: connected nodes, in chunks, each with the heartbeats it sends in turn."""
 
     def __init__(self, sockets: list[socket.socket], frames: Frames) -> None:
         size = max(1, len(sockets) // CHUNKS)
-        nodes = [(one, cycle(beats)) for one, beats in zip(sockets, frames, strict=True)]
+        nodes = [(one, cycle(heartbeats)) for one, heartbeats in zip(sockets, frames, strict=True)]
         self._sockets = sockets
         self._chunks = [nodes[at : at + size] for at in range(0, len(nodes), size)]
         self._flying: set[int] = set()
 
     def wave(self) -> None:
-        """Send one beat from every node, each chunk as soon as its last beats were taken in."""
+        """Send one heartbeat from every node, each chunk as soon as its last heartbeats were taken in."""
         for number, chunk in enumerate(self._chunks):
             self._land(number)
-            for one, beats in chunk:
-                one.sendall(next(beats))
+            for one, heartbeats in chunk:
+                one.sendall(next(heartbeats))
             chunk[-1][0].sendall(PING)
             self._flying.add(number)
 

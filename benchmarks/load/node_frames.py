@@ -1,4 +1,4 @@
-"""What a node of the load says: its registration and its beats, as frames written once.
+"""What a node of the load says: its registration and its heartbeats, as frames written once.
 
 The figures are those of a machine at work; they decide nothing here.
 """
@@ -67,8 +67,8 @@ def registration(machine: str, *, node_id: str | None, gpus: int) -> bytes:
     ).encode()
 
 
-def beat(machine: str, *, node_id: str, gpus: int, dice: random.Random) -> bytes:
-    """Write one beat of that machine."""
+def heartbeat(machine: str, *, node_id: str, gpus: int, dice: random.Random) -> bytes:
+    """Write one heartbeat of that machine."""
     figures = [
         {
             "uuid": f"GPU-{machine}-{gpu:04x}-4c5d-9e6f-0123456789ab",
