@@ -16,8 +16,8 @@ from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.tokens import NewToken
 from gpu_agent.session.types import SessionSettings, State
+from gpu_agent.wire.api import NewToken
 from tests.server.harness import running, until
 
 QUICK = SessionSettings(
@@ -135,7 +135,7 @@ async def test_an_agent_whose_record_was_let_go_joins_anew_under_its_id(
     alpha.give(made(await service.tokens.create_join(uses=None)))
     async with alpha.running():
         node_id, first = await ready(service), alpha.stored["node_token"]
-        assert await service.forget(node_id) is None
+        assert await service.remove(node_id) is None
         await until(lambda: alpha.stored["node_token"] != first, what="another token is stored")
         assert await ready(service) == node_id
 

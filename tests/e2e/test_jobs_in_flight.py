@@ -14,7 +14,7 @@ from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.views import NodeDetail
+from gpu_agent.wire.api import NodeDetail
 from tests.e2e.test_identity_over_sockets import QUICK
 from tests.nvml_fake.control import FakeNvml
 from tests.server.harness import running, until

@@ -125,7 +125,7 @@ def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(
     for _ in range(2):
         beat(node, node_id)
     two_heard = eventually(
-        lambda: one if (one := registry.get(f"/v1/nodes/{node_id}"))["healthy_beats"] == 2 else None,
+        lambda: one if (one := registry.get(f"/v1/nodes/{node_id}"))["healthy_heartbeats"] == 2 else None,
         within_seconds=3,
         what="two healthy beats",
     )

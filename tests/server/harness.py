@@ -15,10 +15,10 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.tls import Encryption
-from gpu_agent.server.views import NodeDetail, Placement
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import NodeDetail, Placement
 
 T = TypeVar("T")
 

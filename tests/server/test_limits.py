@@ -22,7 +22,7 @@ from gpu_agent.server.limits import (
     TokenBucket,
 )
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.tokens import NewToken
+from gpu_agent.wire.api import NewToken
 from tests.server.harness import beat, node, registration, running, until
 from tests.server.malformed import REGISTER
 from tests.server.raw_peer import masked, raw

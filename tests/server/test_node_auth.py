@@ -22,8 +22,8 @@ from gpu_agent.server.http_headers import (
 )
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.tokens import NewToken
 from gpu_agent.server.websocket import Handshake
+from gpu_agent.wire.api import NewToken
 from tests.server.harness import Node, node, registration, running, url
 
 REQUEST = (

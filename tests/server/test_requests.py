@@ -18,7 +18,7 @@ from gpu_agent.server.requests import (
     current_trace_id,
     is_trace_id,
 )
-from gpu_agent.server.views import Placement
+from gpu_agent.wire.api import Placement
 
 
 class Loop:

@@ -13,9 +13,9 @@ from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNod
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.server.views import Placement, Selection
 from gpu_agent.store.base import Batch, RegistryEvent
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import Placement, Selection
 from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, known, node, placed, registration, running, until
 
@@ -140,7 +140,7 @@ async def test_a_cordoned_node_stays_ready_and_takes_no_job(service: RegistrySer
 
 
 async def test_a_removed_node_is_forgotten_and_sent_away(service: RegistryService, ready: Node) -> None:
-    assert await service.forget(ready.node_id) is None
+    assert await service.remove(ready.node_id) is None
     assert service.node(ready.node_id) is None
     assert (await ready.closed())[0] == 1001
 
@@ -150,7 +150,7 @@ async def test_what_is_asked_of_an_unknown_node_is_refused(service: RegistryServ
         await service.drain("node-x"),
         await service.resume("node-x"),
         await service.cordon("node-x", reason="r"),
-        await service.forget("node-x"),
+        await service.remove("node-x"),
     ):
         assert isinstance(answer, Refusal)
         assert answer.code == "UNKNOWN_NODE"
@@ -247,7 +247,7 @@ def _hardware() -> dict[str, object]:
 
 async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: Node) -> None:
     await service.cordon(ready.node_id, reason="noisy fan")
-    account = service.why(ready.node_id, "other")
+    account = service.explain_node(ready.node_id, "other")
     assert account is not None
     assert [one.refuses for one in account.objections] == [
         "every job",
@@ -256,7 +256,7 @@ async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: N
     ]
     assert account.model is not None
     assert account.model.state == "not installed"
-    assert service.why("node-x") is None
+    assert service.explain_node("node-x") is None
 
 
 async def test_a_node_is_told_to_probe_or_to_register_again(service: RegistryService, ready: Node) -> None:

@@ -206,7 +206,7 @@ async def test_a_node_is_served_over_tls_up_to_the_longest_frame_and_the_goodbye
         frame = json.dumps(beat(peer.node_id, junk=""))
         await peer.socket.send(frame.replace('"junk": ""', f'"junk": "{"x" * (2**20 - len(frame))}"'))
         await peer.register(node_id=peer.node_id)
-        await service.forget(peer.node_id)
+        await service.remove(peer.node_id)
         assert await peer.closed() == (1001, "an operator removed its record")
 
 

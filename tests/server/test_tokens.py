@@ -16,17 +16,15 @@ from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import (
     FIRST_TOKEN_NAME,
-    LONGEST_NOTE,
     LONGEST_TOKEN,
-    LONGEST_TTL_SECONDS,
     PREFIXES,
-    NewToken,
     digest_of,
     generate_node_token,
     generate_token,
     write_admin_token,
 )
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import MAX_NOTE, MAX_TTL_SECONDS, NewToken
 from tests.server.disks import FailingStore
 from tests.server.harness import node, running
 
@@ -100,7 +98,7 @@ async def test_what_is_no_token_of_ours_opens_nothing(service: RegistryService, 
     assert service.tokens.authenticate(text) is None
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, nan, inf, LONGEST_TTL_SECONDS + 1])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, nan, inf, MAX_TTL_SECONDS + 1])
 async def test_a_time_to_live_that_nobody_can_mean_is_an_error(
     service: RegistryService, seconds: float
 ) -> None:
@@ -112,7 +110,7 @@ async def test_uses_and_notes_have_bounds(service: RegistryService) -> None:
     with pytest.raises(ValueError, match="uses is 0"):
         await service.tokens.create_join(uses=0)
     with pytest.raises(ValueError, match="characters"):
-        await service.tokens.create_operator(Role.READ, name="x" * (LONGEST_NOTE + 1))
+        await service.tokens.create_operator(Role.READ, name="x" * (MAX_NOTE + 1))
 
 
 async def test_a_token_that_cannot_be_kept_is_never_told() -> None:

@@ -1,4 +1,4 @@
-""""""
+"""The documents that the registry makes of its nodes, claims and dispatches."""
 
 import asyncio
 import json
@@ -21,22 +21,12 @@ from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server import views as dispatch_views
-from gpu_agent.server import views as viewing
-from gpu_agent.server.api.schemas import ExplanationAnswer
+from gpu_agent.server import views
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.views import (
-    ALL_NODES,
-    NODES_IN_A_PIECE,
-    ExampleView,
-    NodeDetail,
-    NodeFilter,
-    NodeTokenView,
-    claims_page,
-    explanation_json,
-)
+from gpu_agent.server.views import ALL_NODES, NODES_IN_A_PIECE, NodeFilter, claims_page, explanation_json
 from gpu_agent.store.base import RegistryEvent
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeDetail, NodeTokenView
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
@@ -65,11 +55,11 @@ def record(*, beaten: bool = True, **fields: object) -> NodeRecord:
 
 
 def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
-    return viewing.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
+    return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
 
 
 def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
-    shown = viewing.node_summary(record(), CLOCK, THRESHOLDS)
+    shown = views.node_summary(record(), CLOCK, THRESHOLDS)
     assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
     assert shown.clears_when is not None
     assert shown.clears_when.startswith("2 more healthy beats in a row")
@@ -111,9 +101,9 @@ def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known
 
 
 def test_the_nodes_newest_word_on_a_model_wins() -> None:
-    shown = viewing.node_summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
+    shown = views.node_summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
     assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
-    assert [model.status for model in viewing.node_summary(record(), CLOCK, THRESHOLDS).installed_models] == [
+    assert [model.status for model in views.node_summary(record(), CLOCK, THRESHOLDS).installed_models] == [
         "ready"
     ]
 
@@ -122,7 +112,7 @@ def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:
     event = RegistryEvent(1.0, "node_registered", "node-1")
     shown = detail(record(labels={"zone": "a"}, features_supported={"emotion_detection": True}), event)
     assert shown.checks[0].name == "gpus"
-    assert (shown.healthy_beats, shown.beats_needed) == (1, 2)
+    assert (shown.healthy_heartbeats, shown.heartbeats_needed) == (1, 2)
     assert shown.clears_when
     assert (shown.labels, shown.events) == ({"zone": "a"}, (event,))
     assert "emotion_detection" in shown.features
@@ -161,7 +151,7 @@ def test_a_placement_says_until_when_in_unix_time() -> None:
         granted_at=100.0,
         expires_at=160.0,
     )
-    shown = viewing.placement(claim, CLOCK)
+    shown = views.placement(claim, CLOCK)
     assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
 
 
@@ -174,7 +164,7 @@ def test_a_gpu_without_a_uuid_is_given_none_in_a_placement() -> None:
         granted_at=90.0,
         expires_at=150.0,
     )
-    assert viewing.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
+    assert views.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
 
 
 HELD = Claim(
@@ -190,9 +180,9 @@ HELD = Claim(
 
 
 def test_a_selection_says_how_good_the_place_is_and_whether_it_is_held() -> None:
-    chosen = dispatch_views.selection_view("job-2", Choice("node-2", ("GPU-2",), None, 900))
+    chosen = views.selection_view("job-2", Choice("node-2", ("GPU-2",), None, 900))
     assert (chosen.job_id, chosen.node_id, chosen.score, chosen.held) == ("job-2", "node-2", 900, False)
-    held = dispatch_views.selection_view("job-1", HELD)
+    held = views.selection_view("job-1", HELD)
     assert (held.node_id, held.gpu_uuids, held.score, held.held) == ("node-1", ("GPU-1",), None, True)
 
 
@@ -201,10 +191,12 @@ def test_a_minute_of_failures_is_shown_by_names() -> None:
     examples = {reason: (Excluded("node-1", reason, "none", "fans"),)}
     counted.failed(NoAvailableNode("job-1", {reason: 3}, examples), 70.0)
     (window,) = counted.windows(100.0)
-    shown = dispatch_views.exclusions_view(window, CLOCK)
+    shown = views.exclusions_view(window, CLOCK)
     assert (shown.window_start, shown.window_end, shown.failed) == (999_960.0, 1_000_020.0, 1)
     assert (shown.counts, shown.last_jobs) == ({"cordoned": 3}, ("job-1",))
-    assert shown.examples == {"cordoned": (ExampleView(node_id="node-1", need="none", have="fans"),)}
+    assert shown.examples == {
+        "cordoned": (ExcludedNode(node_id="node-1", reason="cordoned", need="none", have="fans"),)
+    }
 
 
 async def test_failed_placements_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
@@ -262,7 +254,7 @@ def node_filter_record() -> NodeRecord:
     ],
 )
 def test_a_node_that_meets_every_wish_is_wanted(wanted: NodeFilter) -> None:
-    assert wanted.admits(node_filter_record())
+    assert wanted.matches(node_filter_record())
 
 
 @pytest.mark.parametrize(
@@ -277,7 +269,7 @@ def test_a_node_that_meets_every_wish_is_wanted(wanted: NodeFilter) -> None:
     ],
 )
 def test_one_wish_that_is_not_met_is_enough(wanted: NodeFilter) -> None:
-    assert not wanted.admits(node_filter_record())
+    assert not wanted.matches(node_filter_record())
 
 
 def excluded(count: int) -> tuple[Excluded, ...]:
@@ -291,7 +283,7 @@ async def text_of(explanation: Explanation) -> bytes:
 
 async def test_an_explanation_reads_as_the_api_says() -> None:
     explanation = Explanation('job "1"', ("node-a", "node-b"), excluded(2))
-    answer = ExplanationAnswer.model_validate_json(await text_of(explanation))
+    answer = ExplanationView.model_validate_json(await text_of(explanation))
     assert (answer.job_id, answer.able) == ('job "1"', ("node-a", "node-b"))
     assert [(one.node_id, one.reason, one.need) for one in answer.excluded] == [
         ("node-0", "model_not_available", 'model "m"'),

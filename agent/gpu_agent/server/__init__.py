@@ -14,17 +14,18 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.requests import caused_by
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.storage import open_store
-from gpu_agent.server.tokens import NewToken, TokenView
-from gpu_agent.server.views import (
+from gpu_agent.server.views import NodeFilter
+from gpu_agent.store.base import RegistryEvent, StoreError
+from gpu_agent.wire.api import (
     ClaimView,
     ExclusionsView,
+    NewToken,
     NodeDetail,
-    NodeFilter,
     NodeSummary,
     Placement,
     Selection,
+    TokenView,
 )
-from gpu_agent.store.base import RegistryEvent, StoreError
 
 __all__ = [
     "Address",

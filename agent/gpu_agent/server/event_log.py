@@ -7,7 +7,7 @@ Bounded: a subscriber that does not keep up loses the oldest events and receives
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -200,7 +200,7 @@ class EventStreams:
 
     async def stream(
         self, source: EventSource, *, after: int | None, node_id: str | None = None, on: bool = True
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Write every event from now on, or after the one of that id; of one node if one is named.
 
         Goes on as long as the reader does, unless `on` is false: then it ends where the present begins.

@@ -18,8 +18,8 @@ from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.tls import Encryption
-from gpu_agent.server.views import CheckView
 from gpu_agent.server.writer import Writer
+from gpu_agent.wire.api import CheckView
 
 # Whether the registry gets on: its fleet's clock goes, and the thread that keeps its state comes back.
 #

@@ -16,7 +16,8 @@ from gpu_agent.registry.events import ClaimRequested, OperatorRequest, Traced
 from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.loop import FleetLoop
-from gpu_agent.server.views import Placement, placement
+from gpu_agent.server.views import placement
+from gpu_agent.wire.api import Placement
 
 # Questions to the fleet that wait for an answer, which comes once what it stands behind is kept.
 #

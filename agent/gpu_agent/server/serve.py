@@ -36,8 +36,8 @@ from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.storage import open_store, refuse_foreign_state_dir
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import write_admin_token
-from gpu_agent.server.views import ExclusionsView
 from gpu_agent.store.base import Store, StoreError, UnusableError
+from gpu_agent.wire.api import ExclusionsView
 
 # What a running registry takes over when its settings are read again.
 #

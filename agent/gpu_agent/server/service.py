@@ -25,15 +25,12 @@ from gpu_agent.registry.events import (
     RenewalRequested,
     ResumeRequested,
 )
-from gpu_agent.registry.explain import NodeExplanation
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server import fair_queue as slices
-from gpu_agent.server import views as claim_pages
-from gpu_agent.server import views as dispatch_views
-from gpu_agent.server import views as viewing
+from gpu_agent.server import views
 from gpu_agent.server.address import Address
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
@@ -49,18 +46,18 @@ from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.requests import FleetRequests, as_placement, as_refusal
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
-from gpu_agent.server.views import (
-    ALL_NODES,
+from gpu_agent.server.views import ALL_NODES, NodeFilter
+from gpu_agent.server.writer import Writer
+from gpu_agent.store.base import RegistryEvent, Store
+from gpu_agent.wire.api import (
     ClaimView,
     ExclusionsView,
     NodeDetail,
-    NodeFilter,
+    NodeExplanation,
     NodeSummary,
     Placement,
     Selection,
 )
-from gpu_agent.server.writer import Writer
-from gpu_agent.store.base import RegistryEvent, Store
 
 # What a registry is told when it is made, by whoever embeds it or serves it.
 
@@ -192,9 +189,9 @@ class RegistryService:
     def nodes(self, wanted: NodeFilter = ALL_NODES, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Show the nodes that are wanted, by id, each as it is when the iterator comes to it."""
         return (
-            viewing.node_summary(record, self._clock, self._settings.thresholds)
+            views.node_summary(record, self._clock, self._settings.thresholds)
             for record in self._fleet.nodes(after=after)
-            if wanted.admits(record)
+            if wanted.matches(record)
         )
 
     def node(self, node_id: str) -> NodeDetail | None:
@@ -202,7 +199,7 @@ class RegistryService:
         record = self._fleet.node(node_id)
         if record is None:
             return None
-        return viewing.node_detail(
+        return views.node_detail(
             record,
             self._clock,
             thresholds=self._settings.thresholds,
@@ -213,8 +210,8 @@ class RegistryService:
         self, *, node_id: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[ClaimView]:
         """Show who holds which place, by job: on one node, behind one job, so many, if that is asked."""
-        found = claim_pages.claims_page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
-        return [viewing.claim_view(claim, self._clock) for claim in found]
+        found = views.claims_page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
+        return [views.claim_view(claim, self._clock) for claim in found]
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a place for a job; the same `job_id` again returns the same place (§5)."""
@@ -235,26 +232,27 @@ class RegistryService:
         self._meter.selected(self._clock.monotonic() - began)
         if isinstance(chosen, NoAvailableNode):
             return chosen
-        return dispatch_views.selection_view(job.job_id, chosen)
+        return views.selection_view(job.job_id, chosen)
 
     async def explain(self, job: Job) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3); reserves nothing."""
         verdicts = await slices.collect_in_slices(self._fleet.explaining(job, self._clock.monotonic()))
         return Explanation.of(job.job_id, verdicts)
 
-    def why(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
-        """Say which jobs a node would be refused now, and why; None when the id is not known."""
-        return self._fleet.why(node_id, self._clock.monotonic(), model)
+    def explain_node(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
+        """Explain which jobs a node would refuse now, and why; None when the id is not known."""
+        explanation = self._fleet.why(node_id, self._clock.monotonic(), model)
+        return None if explanation is None else views.node_explanation(explanation)
 
     def finished_exclusions(self) -> list[ExclusionsView]:
         """Return the minutes with failed dispatches that have ended since this was last asked."""
         windows = self._fleet.finished_exclusions(self._clock.monotonic())
-        return [dispatch_views.exclusions_view(window, self._clock) for window in windows]
+        return [views.exclusions_view(window, self._clock) for window in windows]
 
     def exclusions(self) -> list[ExclusionsView]:
         """Count what dispatches failed on in the last hour, by the minute, the oldest first."""
         windows = self._fleet.exclusions(self._clock.monotonic())
-        return [dispatch_views.exclusions_view(window, self._clock) for window in windows]
+        return [views.exclusions_view(window, self._clock) for window in windows]
 
     async def drain(
         self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
@@ -282,8 +280,8 @@ class RegistryService:
         """Have a node register again on its open connection."""
         return as_refusal(await self._ask(lambda ref: ControlRequested(ref, node_id, Command.REREGISTER)))
 
-    async def forget(self, node_id: str) -> Refusal | None:
-        """Let a node's record go; if it lives it is sent away first."""
+    async def remove(self, node_id: str) -> Refusal | None:
+        """Remove a node's record; a connected node is disconnected first."""
         return as_refusal(await self._ask(lambda ref: RemovalRequested(ref, node_id)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:

@@ -30,6 +30,7 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.requests import as_refusal
+from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
 
 # Draws tokens and digests them: the one place where a secret is made. Keeps none.
 #
@@ -79,49 +80,10 @@ def digest_of(text: str) -> str:
 # Decides nothing: what a token allows is the fleet's to say.
 
 
-DAY_SECONDS = 86_400.0
-LONGEST_TTL_SECONDS = 3_650 * DAY_SECONDS
-LONGEST_NOTE = 200
-MOST_USES = 1_000_000
-
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 Ask = Callable[[Callable[[int], OperatorRequest]], Awaitable[Result]]
 """Asks the fleet, and waits until what it answers is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """A token that was made; its text is told this once."""
-
-    token_id: str
-    token: str = field(repr=False)
-    expires_at: float | None
-    """Unix time; None when it does not expire."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenView:
-    """A join or operator token as operators see it. Times are Unix times."""
-
-    token_id: str
-    kind: CredentialKind
-    state: TokenState
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None
-    note: str
-    uses: int | None
-    """How many nodes may join by it; None for any number."""
-    spent: int
-    """How many have: a node counts from its first beat."""
-    reserved: int
-    """How many have registered and not beaten yet; one that is gone yields to the next."""
-    labels: Mapping[str, str]
-    node_id: str | None
-    """The only id that may be had by it; None for every other token."""
-    role: Role | None
-    name: str
 
 
 class TokenService:
@@ -146,9 +108,9 @@ class TokenService:
         With `node_id` only that node may come by it, known or not. So a node that keeps no token of its
         own (§9) is served: by one that has any number of uses.
         """
-        if uses is not None and not 1 <= uses <= MOST_USES:
+        if uses is not None and not 1 <= uses <= MAX_USES:
             raise ValueError(
-                f"uses is {uses}; a join token is used 1 to {MOST_USES} times, or None for any number"
+                f"uses is {uses}; a join token is used 1 to {MAX_USES} times, or None for any number"
             )
         if node_id is not None and not _NODE_ID.fullmatch(node_id):
             raise ValueError(f"{node_id!r} is no node id: up to 128 of A-Z a-z 0-9 . _ -")
@@ -246,13 +208,13 @@ class TokenService:
         if isinstance(result, Refusal):
             return result
         ends = None if ttl_seconds is None else round(self._clock.wall() + ttl_seconds, 3)
-        return NewToken(minted.token_id, minted.text, ends)
+        return NewToken(token_id=minted.token_id, token=minted.text, expires_at=ends)
 
     def _view(self, token: Token) -> TokenView:
         return TokenView(
             token_id=token.token_id,
-            kind=token.kind,
-            state=token.state(self._clock.monotonic()),
+            kind=token.kind.value,
+            state=token.state(self._clock.monotonic()).value,
             created_at=self._clock.wall_at(token.created_at),
             expires_at=self._wall(token.expires_at),
             revoked_at=self._wall(token.revoked_at),
@@ -262,7 +224,7 @@ class TokenService:
             reserved=self._fleet.reserved(token.token_id),
             labels=dict(token.labels),
             node_id=token.node_id,
-            role=token.role,
+            role=token.role and token.role.value,
             name=token.name,
         )
 
@@ -272,13 +234,13 @@ class TokenService:
 
 def _checked(ttl_seconds: float | None, note: str) -> float | None:
     """Return the time to live; raises `ValueError` for one, or a note, that nobody can mean."""
-    if ttl_seconds is not None and not (isfinite(ttl_seconds) and 0 < ttl_seconds <= LONGEST_TTL_SECONDS):
+    if ttl_seconds is not None and not (isfinite(ttl_seconds) and 0 < ttl_seconds <= MAX_TTL_SECONDS):
         raise ValueError(
-            f"ttl_seconds is {ttl_seconds:g}; a token lives from above 0 to {LONGEST_TTL_SECONDS:g} s, "
+            f"ttl_seconds is {ttl_seconds:g}; a token lives from above 0 to {MAX_TTL_SECONDS:g} s, "
             "or None for ever"
         )
-    if len(note) > LONGEST_NOTE:
-        raise ValueError(f"a note or name has {len(note)} characters; it may have {LONGEST_NOTE}")
+    if len(note) > MAX_NOTE:
+        raise ValueError(f"a note or name has {len(note)} characters; it may have {MAX_NOTE}")
     return ttl_seconds
 
 

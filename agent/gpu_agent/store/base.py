@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpu_agent.registry.actions import Change
+from gpu_agent.wire.api import RegistryEvent as RegistryEvent
 
 # The promise that every keeper of the registry's state makes.
 #
@@ -43,20 +44,6 @@ class NothingToBackUpError(StoreError):
 
 class UnstorableError(StoreError):
     """What was asked is of a form that no keeper takes: our fault, and the keeper is well."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryEvent:
-    """One thing that happened, under its identifier of §8; `at` is Unix time.
-
-    `id` grows with every event; None for what was told and could not be kept.
-    """
-
-    at: float
-    event: str
-    node_id: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
-    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.claims import add_job_options, job_request
-from gpu_agent.server.api.schemas import JobRequest
+from gpu_agent.wire.api import JobRequest
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
 from tests.programs import Registry

@@ -36,7 +36,7 @@ def why(**more: object) -> dict[str, Any]:
 
 
 def said(capsys: pytest.CaptureFixture[str], answer: dict[str, Any], *words: str, query: str = "") -> str:
-    with standing_in({f"GET /v1/nodes/n/why{query}": answer}) as registry:
+    with standing_in({f"GET /v1/nodes/n/explain{query}": answer}) as registry:
         assert main(["registry", "why", "n", *words, "--api", registry.api]) == 0
     return capsys.readouterr().out
 

@@ -19,7 +19,7 @@ from gpu_agent.runtime.check_results import CheckResult, CheckStatus
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import server_context
 from gpu_agent.server.tls import Encryption, TlsFiles
-from gpu_agent.server.tokens import NewToken
+from gpu_agent.wire.api import NewToken
 from tests.authority import Authority, self_signed
 from tests.connect_proxy import REFUSED, ConnectProxy
 from tests.programs import free_port

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server.api.admin import MEDIA_TYPE
+from gpu_agent.server.api.admin import BACKUP_MEDIA_TYPE
 from gpu_agent.server.service import RegistryService
 from gpu_agent.store.backup import inspect_backup
 from gpu_agent.store.sqlite import SqliteStore
@@ -79,7 +79,7 @@ async def test_a_backup_is_streamed_whole_and_leaves_nothing_behind(
     ):
         await ready.become_ready()
         answer = await api.post("/v1/backup", json={})
-    assert (answer.status_code, answer.headers["content-type"]) == (200, MEDIA_TYPE)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, BACKUP_MEDIA_TYPE)
     assert answer.headers["cache-control"] == "no-store"
     (tmp_path / "copy.db").write_bytes(answer.content)
     holds = inspect_backup(tmp_path / "copy.db")

@@ -1,254 +1,84 @@
-"""Every route of the true application, for every kind of caller; and what is logged of them."""
+"""Who may use which route, on the real application, and what the log says of each caller."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from fastapi.routing import APIRoute
-from starlette.routing import Route
 
 from gpu_agent.registry.credentials import Role, allows
-from gpu_agent.server.api.auth import (
-    Authorization,
-    Receive,
-    Scope,
-    Send,
-    api_router,
-    matching_route,
-    needed_role,
-    needs,
-    refusals,
-    role_of,
+from gpu_agent.server.api.auth import needed_role
+from gpu_agent.server.api.routing import api_router, needs, refusals
+from gpu_agent.server.service import RegistryService
+from gpu_agent.wire.api import NewToken
+from tests.server.api_harness import (
+    ROUTES,
+    bearer,
+    declared_role,
+    filled,
+    logged,
+    operator_token,
+    problem,
+    serving,
 )
-from gpu_agent.server.tokens import NewToken
-from tests.server.api_harness import ALL_ROUTES, ROUTES, Caller, declared, filled, logged, refusing, serving
 from tests.server.harness import running, until
+
+PUBLIC = ("/healthz", "/readyz")
+DENIED = (401, 403)
 
 
 @pytest.fixture
-async def caller() -> AsyncIterator[Caller]:
+async def secured() -> AsyncIterator[RegistryService]:
     async with running(auth_on=True) as service:
-        yield Caller(service)
+        yield service
+
+
+@pytest.fixture
+async def client(secured: RegistryService) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(secured) as client:
+        yield client
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_each_route_lets_in_whom_it_declares_and_nobody_else(
-    method: str, path: str, caller: Caller
+async def test_each_route_admits_the_role_that_it_declares_and_no_smaller_one(
+    method: str, path: str, secured: RegistryService, client: httpx.AsyncClient
 ) -> None:
-    stated = declared(method, path)
-    assert stated is not None
-    public = stated == "public"
-    assert public == (path in ("/healthz", "/readyz"))
-    for nobody in ([], ["Bearer gpuo_00000000_unknown"]):
-        answer = await caller.call(method, filled(path), *nobody)
-        assert answer.status == (200 if public else 401)
-        assert (b"www-authenticate" in answer.headers) == (not public)
-    for role in Role:
-        answer = await caller.call(method, filled(path), f"Bearer {await caller.token(role)}")
-        enough = public or allows(role, Role(stated))
-        assert answer.status == (200 if enough else 403)
-        assert enough or f"role {stated}" in answer.detail
+    role = declared_role(method, path)
+    assert role is not None
+    assert (role == "public") == (path in PUBLIC)
+    for headers in ({}, bearer("gpuo_00000000_unknown")):
+        answer = await client.request(method, filled(path), json={}, headers=headers)
+        assert (answer.status_code == 401) == (role != "public")
+        assert ("www-authenticate" in answer.headers) == (role != "public")
+    for held in Role:
+        headers = bearer(await operator_token(secured, held))
+        answer = await client.request(method, filled(path), json={}, headers=headers)
+        admitted = role == "public" or allows(held, Role(role))
+        assert (answer.status_code in DENIED) != admitted
+        assert admitted or f"role {role}" in problem(answer)["detail"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", "/nowhere"), ("PUT", "/v1/nodes"), ("GET", "/healthz/"), ("OPTIONS", "/v1/nodes")],
-)
-async def test_what_no_route_takes_is_told_to_whoever_may_read_and_to_nobody_else(
-    method: str, path: str, caller: Caller
-) -> None:
-    assert (await caller.call(method, path)).status == 401
-    assert (await caller.call(method, path, f"Bearer {await caller.token(Role.READ)}")).status == 200
-
-
-def test_a_route_without_a_role_is_an_admins() -> None:
-    async def forgotten() -> None:
-        """Never called."""
-
-    route = Route("/v1/forgotten", forgotten)
-    scope = {"type": "http", "method": "GET", "path": "/v1/forgotten", "root_path": "", "headers": []}
-    assert needed_role([route], scope) is Role.ADMIN
-
-
-async def test_a_nodes_tokens_and_ended_ones_are_no_operators(caller: Caller) -> None:
-    made = await caller.service.tokens.create_join()
-    assert isinstance(made, NewToken)
-    assert (await caller.call("GET", "/v1/nodes", f"Bearer {made.token}")).status == 401
-    token = await caller.token(Role.ADMIN)
-    assert (await caller.call("GET", "/v1/nodes", f"Bearer {token}")).status == 200
-    await caller.service.tokens.revoke(token.split("_")[1])
-    assert (await caller.call("GET", "/v1/nodes", f"Bearer {token}")).status == 401
-
-
-async def test_an_answer_that_goes_on_ends_with_its_token(caller: Caller) -> None:
-    token = await caller.token(Role.READ)
-    said: list[MutableMapping[str, Any]] = []
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        said.append(message)
-
-    async def receive() -> MutableMapping[str, Any]:
-        raise AssertionError
-
-    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"before", "more_body": True})
-        await caller.service.tokens.revoke(token.split("_")[1])
-        for _ in range(2):
-            await send({"type": "http.response.body", "body": b"after", "more_body": True})
-
-    guard = Authorization(stream, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=refusing)
-    headers = [(b"authorization", f"Bearer {token}".encode())]
-    scope = {"type": "http", "method": "GET", "path": "/v1/nodes", "root_path": "", "headers": headers}
-    await guard(scope, receive, send)
-    assert [(one["body"], one["more_body"]) for one in said[1:]] == [(b"before", True), (b"", False)]
-
-
-async def test_tricks_with_headers_are_nobodys(caller: Caller) -> None:
-    token = await caller.token(Role.ADMIN)
-    for values in (
-        [f"Bearer {token}", f"Bearer {token}"],
-        [f"Basic {token}"],
-        [token],
-        [f"Bearer {token} x"],
-        [f"Bearer {token}ÿ"],
-        ["Bearer "],
-        ["Bearer " + "x" * 60_000],
-    ):
-        answer = await caller.call("GET", "/v1/nodes", *values)
-        assert answer.status == 401
-        assert token not in answer.detail
-
-
-async def test_with_auth_off_everybody_may_do_everything_and_nobody_is_behind_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with running() as service:
-        with caplog.at_level(logging.INFO):
-            answer = await Caller(service, auth_on=False).call("DELETE", "/v1/nodes/x", "Bearer whatever")
-    assert answer.status == 200
-    (call,) = logged(caplog, "operator_request")
-    assert (call["token_id"], call["name"], call["path"]) == (None, None, "/v1/nodes/x")
-
-
-async def test_what_is_no_http_request_is_not_judged(caller: Caller) -> None:
-    reached: list[str] = []
-
-    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
-        reached.append(scope["type"])
-
-    async def receive() -> MutableMapping[str, Any]:
-        raise AssertionError
-
-    async def send(_: MutableMapping[str, Any]) -> None:
-        raise AssertionError
-
-    guard = Authorization(app, routes=ALL_ROUTES, desk=caller.service.tokens, refuse=refusing)
-    await guard({"type": "lifespan"}, receive, send)
-    assert reached == ["lifespan"]
-
-
-async def test_a_stream_of_events_ends_with_its_token_over_a_true_socket() -> None:
-    async with running(auth_on=True) as service, serving(service) as client:
-        made = await service.tokens.create_operator(Role.READ)
-        assert isinstance(made, NewToken)
-        headers = {"Authorization": f"Bearer {made.token}"}
-        async with client.stream("GET", "/v1/events", headers=headers) as stream:
-            assert stream.status_code == 200
-            await service.tokens.revoke(made.token_id)
-            async with asyncio.timeout(10):
-                told = [line async for line in stream.aiter_lines()]
-        assert not any("token_revoked" in line for line in told)
-        await until(lambda: service._chronicle.listeners == 0, what="nobody listening any more")
-        assert (await client.get("/v1/events", headers=headers)).status_code == 401
-
-
-async def test_over_a_true_socket_no_route_but_the_public_ones_answers_whoever_shows_no_token() -> None:
-    async with running(auth_on=True) as service, serving(service) as client:
-        answers = {
-            (method, path): (await client.request(method, filled(path), json={})).status_code
-            for method, path in ROUTES
-        }
-    assert {route for route, status in answers.items() if status != 401} == {
-        (method, path) for method, path in ROUTES if path in ("/healthz", "/readyz")
-    }
-
-
-async def test_each_call_that_may_change_something_is_logged_with_who_made_it(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    token = await caller.token(Role.OPERATE)
-    with caplog.at_level(logging.INFO):
-        await caller.call("POST", "/v1/nodes/x/drain", f"Bearer {token}")
-        for method, path in (("GET", "/v1/nodes"), ("POST", "/v1/dispatch/explain")):
-            await caller.call(method, path, f"Bearer {token}")
-        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {token}")
-    who = {"token_id": token.split("_")[1], "name": "ann"}
-    drained = {"method": "POST", "path": "/v1/nodes/x/drain", **who, "status": 200}
-    refused = {"method": "DELETE", "path": "/v1/nodes/x", **who, "needed": "admin"}
-    assert logged(caplog, "operator_request") == [drained]
-    assert logged(caplog, "operator_refused") == [refused]
-    assert token not in caplog.text
-
-
-async def test_whoever_asks_on_for_what_its_role_does_not_allow_is_logged_once_a_minute(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    token, other = [await caller.token(Role.READ) for _ in range(2)]
-    with caplog.at_level(logging.INFO):
-        for number in range(3):
-            await caller.call("DELETE", f"/v1/nodes/{number}", f"Bearer {token}")
-        await caller.call("DELETE", "/v1/nodes/x", f"Bearer {other}")
-        caller.stop()
-    first, second = (one.split("_")[1] for one in (token, other))
-    refused = logged(caplog, "operator_refused")
-    assert [(one["token_id"], one["path"]) for one in refused] == [
-        (first, "/v1/nodes/0"),
-        (second, "/v1/nodes/x"),
-    ]
-    left_out = {"violation": "operator_refused", "kind": "admin", "origin": first, "count": 2}
-    assert logged(caplog, "violations_suppressed") == [left_out]
-
-
-async def test_who_has_no_token_of_ours_is_logged_once_a_minute_and_the_others_are_counted(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    guess = "gpuo_00000000_guess"
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            await caller.call("GET", "/v1/nodes")
-            await caller.call("GET", "/v1/nodes", f"Bearer {guess}")
-        caller.stop()
-    reasons = ["no token", "unknown token"]
-    noted = [{"address": "10.0.0.9", "reason": reason} for reason in reasons]
-    assert logged(caplog, "operator_unauthorized") == noted
-    left_out = logged(caplog, "violations_suppressed")
-    assert [(one["kind"], one["origin"], one["count"]) for one in left_out] == [
-        (reason, "10.0.0.9", 2) for reason in reasons
-    ]
-    assert guess not in caplog.text
-
-
-def test_a_route_says_its_role_and_that_it_wants_a_credential() -> None:
-    assert needs("read") == {"x-role": "read", "security": [{"operatorToken": []}]}
-    assert needs("public") == {"x-role": "public"}
-
-
-def test_a_role_is_read_from_the_route_that_declares_it() -> None:
+def test_a_route_without_a_role_needs_an_admin() -> None:
     router = api_router("nodes")
 
-    @router.get("/a", openapi_extra=needs("admin"))
+    @router.get("/a", openapi_extra=needs("operate"))
     async def declared() -> None: ...
 
     @router.get("/b")
-    async def undeclared() -> None: ...
+    async def forgotten() -> None: ...
 
-    assert [role_of(route) for route in router.routes] == ["admin", None]
-    assert role_of(object()) is None
-    names = {route.unique_id for route in router.routes if isinstance(route, APIRoute)}
-    assert names == {"declared", "undeclared"}
+    @router.get("/c", openapi_extra=needs("public"))
+    async def public() -> None: ...
+
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    assert [needed_role(route) for route in routes] == [Role.OPERATE, Role.ADMIN, None]
+
+
+def test_a_route_declares_its_role_and_its_credential() -> None:
+    assert needs("read") == {"x-role": "read", "security": [{"operatorToken": []}]}
+    assert needs("public") == {"x-role": "public"}
 
 
 def test_a_refusal_is_always_a_problem_document() -> None:
@@ -256,17 +86,145 @@ def test_a_refusal_is_always_a_problem_document() -> None:
     assert list(answer["content"]) == ["application/problem+json"]
 
 
-def test_a_request_is_taken_by_the_route_of_its_path_and_its_method() -> None:
-    router = api_router("nodes")
+async def test_a_node_token_and_a_revoked_token_are_no_operator_tokens(
+    secured: RegistryService, client: httpx.AsyncClient
+) -> None:
+    made = await secured.tokens.create_join()
+    assert isinstance(made, NewToken)
+    assert (await client.get("/v1/nodes", headers=bearer(made.token))).status_code == 401
+    token = await operator_token(secured, Role.ADMIN)
+    assert (await client.get("/v1/nodes", headers=bearer(token))).status_code == 200
+    await secured.tokens.revoke(token.split("_")[1])
+    assert (await client.get("/v1/nodes", headers=bearer(token))).status_code == 401
 
-    @router.get("/a")
-    async def read_a() -> None: ...
 
-    @router.post("/a")
-    async def write_a() -> None: ...
+async def test_a_malformed_authorization_header_is_no_token(
+    secured: RegistryService, client: httpx.AsyncClient
+) -> None:
+    token = await operator_token(secured, Role.ADMIN)
+    for values in (
+        [f"Bearer {token}", f"Bearer {token}"],
+        [f"Basic {token}"],
+        [token],
+        [f"Bearer {token} x"],
+        [f"Bearer {token}ÿ"],
+        ["Bearer"],
+        ["Bearer " + "x" * 20_000],
+    ):
+        headers = [(b"authorization", value.encode("latin-1")) for value in values]
+        answer = await client.get("/v1/nodes", headers=headers)
+        assert answer.status_code == 401
+        assert token not in answer.text
 
-    def taken(method: str, path: str) -> bool:
-        return matching_route(router.routes, {"type": "http", "method": method, "path": path}) is not None
 
-    assert matching_route(router.routes, {"type": "http", "method": "POST", "path": "/a"}) is router.routes[1]
-    assert (taken("GET", "/a"), taken("PUT", "/a"), taken("GET", "/b")) == (True, False, False)
+async def test_a_body_of_a_caller_without_a_token_is_not_read(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/v1/claims", content=b"{")).status_code == 401
+    assert (await client.post("/v1/claims", content=b"x" * 2**21)).status_code == 401
+
+
+async def test_with_auth_off_every_caller_may_do_everything_and_the_log_names_none(
+    service: RegistryService, api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not service.auth_on
+    with caplog.at_level(logging.INFO):
+        answer = await api.delete("/v1/nodes/x", headers=bearer("whatever"))
+    assert answer.status_code == 404
+    (call,) = logged(caplog, "operator_request")
+    assert (call["token_id"], call["name"], call["path"]) == (None, None, "/v1/nodes/x")
+
+
+async def test_a_stream_of_events_ends_with_its_token(
+    secured: RegistryService, client: httpx.AsyncClient
+) -> None:
+    token = await operator_token(secured, Role.READ)
+    async with client.stream("GET", "/v1/events", headers=bearer(token)) as stream:
+        assert stream.status_code == 200
+        await secured.tokens.revoke(token.split("_")[1])
+        async with asyncio.timeout(10):
+            lines = [line async for line in stream.aiter_lines()]
+    assert not any("token_revoked" in line for line in lines)
+    await until(lambda: secured._chronicle.listeners == 0, what="no subscriber left")
+    assert (await client.get("/v1/events", headers=bearer(token))).status_code == 401
+
+
+async def test_each_call_that_may_change_something_is_logged_with_its_token(
+    secured: RegistryService, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = await operator_token(secured, Role.OPERATE)
+    with caplog.at_level(logging.INFO):
+        for method, path in (
+            ("POST", "/v1/nodes/x/drain"),
+            ("GET", "/v1/nodes"),
+            ("POST", "/v1/dispatch/explain"),
+            ("DELETE", "/v1/nodes/x"),
+        ):
+            await client.request(method, path, json={}, headers=bearer(token))
+        await client.post("/v1/nodes/x/drain", json={"surprise": 1}, headers=bearer(token))
+        await client.post("/v1/nodes/x/drain", content="{}", headers=bearer(token))
+    caller = {"token_id": token.split("_")[1], "name": "ann"}
+    drain = {"method": "POST", "path": "/v1/nodes/x/drain", **caller}
+    refused = {"method": "DELETE", "path": "/v1/nodes/x", **caller, "needed": "admin"}
+    assert logged(caplog, "operator_request") == [{**drain, "status": status} for status in (404, 422, 415)]
+    assert logged(caplog, "operator_refused") == [refused]
+    assert token not in caplog.text
+
+
+async def test_a_call_that_fails_inside_is_logged_as_failed(
+    service: RegistryService,
+    api: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_: str) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(service, "resume", fail)
+    with caplog.at_level(logging.INFO):
+        assert (await api.post("/v1/nodes/x/resume", json={})).status_code == 500
+    assert [call["status"] for call in logged(caplog, "operator_request")] == [500]
+
+
+async def test_a_token_with_too_small_a_role_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with running(auth_on=True) as service, serving(service) as client:
+            token, other = [await operator_token(service, Role.READ) for _ in range(2)]
+            for number in range(3):
+                await client.delete(f"/v1/nodes/{number}", headers=bearer(token))
+            await client.delete("/v1/nodes/x", headers=bearer(other))
+    first, second = (one.split("_")[1] for one in (token, other))
+    assert [(one["token_id"], one["path"]) for one in logged(caplog, "operator_refused")] == [
+        (first, "/v1/nodes/0"),
+        (second, "/v1/nodes/x"),
+    ]
+    suppressed = {"violation": "operator_refused", "kind": "admin", "origin": first, "count": 2}
+    assert logged(caplog, "violations_suppressed") == [suppressed]
+
+
+async def test_a_caller_without_a_valid_token_is_logged_once_a_minute_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guess = "gpuo_00000000_guess"
+    with caplog.at_level(logging.INFO):
+        async with running(auth_on=True) as service, serving(service) as client:
+            for _ in range(3):
+                await client.get("/v1/nodes")
+                await client.get("/v1/nodes", headers=bearer(guess))
+    reasons = ["no token", "unknown token"]
+    noted = [{"address": "127.0.0.1", "reason": reason} for reason in reasons]
+    assert logged(caplog, "operator_unauthorized") == noted
+    suppressed = logged(caplog, "violations_suppressed")
+    assert [(one["kind"], one["origin"], one["count"]) for one in suppressed] == [
+        (reason, "127.0.0.1", 2) for reason in reasons
+    ]
+    assert guess not in caplog.text
+
+
+async def test_the_address_that_a_client_claims_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    async with running(auth_on=True) as service, serving(service) as client:
+        for place in ("10.0.0.1", "10.0.0.2", "not an address"):
+            claimed = {"x-forwarded-for": place, "forwarded": f"for={place}"}
+            assert (await client.get("/v1/nodes", headers=claimed)).status_code == 401
+    assert logged(caplog, "operator_unauthorized") == [{"address": "127.0.0.1", "reason": "no token"}]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gpu_agent.server.api import connection as operator_connection
 from gpu_agent.server.api.app import ACCEPTED_AT_ONCE
-from gpu_agent.server.api.auth import Receive, Scope, Send
-from gpu_agent.server.api.connection import ApiConnection, connections
+from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.event_log import MOST_STREAMS
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_listener import CONNECTIONS_TO_REFUSE
@@ -48,9 +48,9 @@ class Door:
         self.made = 0
         self.port = 0
         self.dialled: list[asyncio.StreamWriter] = []
-        self._kind = connections(log_limit, most=most)
+        self._limit = ConnectionLimit(log_limit, most=most)
         self._config = uvicorn.Config(
-            self._app, http=self._kind, interface="asgi3", lifespan="off", ws="none", log_config=None
+            self._app, http="h11", interface="asgi3", lifespan="off", ws="none", log_config=None
         )
 
     async def open(self) -> asyncio.Server:
@@ -68,7 +68,7 @@ class Door:
 
     def _connection(self) -> ApiConnection:
         self.made += 1
-        return self._kind(self._config, self.state, {})
+        return ApiConnection(self._config, self.state, {}, limit=self._limit)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         while scope["method"] != "PUT" and (await receive()).get("more_body", False):

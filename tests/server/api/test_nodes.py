@@ -7,7 +7,7 @@ import pytest
 
 from gpu_agent.registry.credentials import Role
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.tokens import NewToken
+from gpu_agent.wire.api import NewToken
 from tests.server.api_harness import problem, serving
 from tests.server.harness import Node, node, running, until
 

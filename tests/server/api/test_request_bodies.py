@@ -1,11 +1,11 @@
+"""What a request may hold."""
+
 import pytest
 from pydantic import ValidationError
 
-from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason, NoAvailableNode
 from gpu_agent.registry.job import Job
-from gpu_agent.server.api.schemas import DrainRequest, DryRunRequest, JobRequest, no_available_node_fields
-
-FALLEN = Excluded("node-1", ExclusionReason.GPU_UNAVAILABLE, "2 GPUs", "1 GPU")
+from gpu_agent.server.api.claims import job_of
+from gpu_agent.wire.api import DrainRequest, DryRunRequest, JobRequest
 
 
 def test_a_job_may_demand_all_that_dispatch_knows() -> None:
@@ -22,7 +22,7 @@ def test_a_job_may_demand_all_that_dispatch_knows() -> None:
         "affinity_key": "k",
         "priority": 3,
     }
-    assert JobRequest.model_validate(demands).job() == Job(
+    assert job_of(JobRequest.model_validate(demands)) == Job(
         job_id="job-1",
         required_models=("a",),
         required_features=("f",),
@@ -38,8 +38,8 @@ def test_a_job_may_demand_all_that_dispatch_knows() -> None:
 
 
 def test_a_demand_left_out_is_no_demand() -> None:
-    assert JobRequest(job_id="job-1").job() == Job(job_id="job-1")
-    assert DryRunRequest().job() == Job(job_id="dry-run")
+    assert job_of(JobRequest(job_id="job-1")) == Job(job_id="job-1")
+    assert job_of(DryRunRequest()) == Job(job_id="dry-run")
 
 
 @pytest.mark.parametrize(
@@ -63,21 +63,6 @@ def test_a_drain_has_a_deadline_or_the_registrys(seconds: float) -> None:
     assert DrainRequest().deadline_seconds is None
     with pytest.raises(ValidationError):
         DrainRequest(deadline_seconds=seconds)
-
-
-def test_d06_nobody_left_has_counts_and_examples_by_reason() -> None:
-    verdict = NoAvailableNode(
-        "job-1", {ExclusionReason.GPU_UNAVAILABLE: 7}, {ExclusionReason.GPU_UNAVAILABLE: (FALLEN,)}
-    )
-    assert no_available_node_fields(verdict) == {
-        "job_id": "job-1",
-        "counts": {"gpu_unavailable": 7},
-        "examples": {
-            "gpu_unavailable": [
-                {"node_id": "node-1", "reason": "gpu_unavailable", "need": "2 GPUs", "have": "1 GPU"}
-            ]
-        },
-    }
 
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:

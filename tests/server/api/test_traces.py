@@ -5,8 +5,7 @@ import logging
 import httpx
 import pytest
 
-from gpu_agent.server.api.auth import Receive, Scope, Send, Tracing, trace_id_of
-from gpu_agent.server.requests import current_trace_id
+from gpu_agent.server.api.auth import trace_id_of
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import Node, node
 
@@ -15,7 +14,7 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
 def named(*headers: tuple[str, str]) -> str | None:
-    return trace_id_of((name.encode(), value.encode("latin-1")) for name, value in headers)
+    return trace_id_of(headers)
 
 
 def test_a_trace_is_that_of_traceparent_or_else_the_id_of_the_request() -> None:
@@ -51,25 +50,6 @@ def test_a_request_id_that_would_upset_a_log_names_nothing(value: str) -> None:
 def test_what_is_there_twice_names_nothing() -> None:
     assert named(("x-request-id", "a"), ("x-request-id", "b")) is None
     assert named(("traceparent", PARENT), ("traceparent", PARENT)) is None
-
-
-async def test_the_trace_lasts_for_the_request_and_what_is_no_request_has_none() -> None:
-    seen: list[str | None] = []
-
-    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        seen.append(current_trace_id())
-
-    async def never() -> Scope:
-        raise AssertionError
-
-    async def nothing(_: Scope) -> None:
-        """Never called."""
-
-    tracing = Tracing(app)
-    await tracing({"type": "http", "headers": [(b"x-request-id", b"req-7")]}, never, nothing)
-    await tracing({"type": "lifespan"}, never, nothing)
-    assert seen == ["req-7", None]
-    assert current_trace_id() is None
 
 
 async def traces(api: httpx.AsyncClient, node_id: str) -> dict[str, object]:

@@ -9,14 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpu_agent.server.api.app import create_app
-from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.memory import MemoryStore
 
 
 def described() -> str:
     """Write the description."""
-    service = RegistryService(ServiceSettings(), MemoryStore())  # never started: only its routes are asked
-    return json.dumps(create_app(service).openapi(), indent=2) + "\n"
+    return json.dumps(create_app().openapi(), indent=2) + "\n"
 
 
 def main(arguments: Iterable[str]) -> int:

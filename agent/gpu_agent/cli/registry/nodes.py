@@ -138,13 +138,13 @@ def configure_why(parser: argparse.ArgumentParser) -> None:
     )
     add_node_id(parser)
     parser.add_argument("--model", metavar="M", help="also how it stands with this model there")
-    add_request_options(parser, json_is="what GET /v1/nodes/ID/why answers")
+    add_request_options(parser, json_is="what GET /v1/nodes/ID/explain answers")
 
 
 def run_why(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     query = "" if arguments.model is None else f"?{urllib.parse.urlencode({'model': arguments.model})}"
-    answer = Node(Api.of(arguments), arguments.node_id).get(f"/why{query}", shape=WHY)
+    answer = Node(Api.of(arguments), arguments.node_id).get(f"/explain{query}", shape=WHY)
     if arguments.json:
         print_json(answer)
     else:

@@ -1,59 +1,53 @@
 """The operators' HTTP API: one FastAPI application on one listening socket, and its OpenAPI document.
 
-Uses the registry's facade as any embedding scheduler does. Runs on the facade's event loop and handles no signals.
+Uses the registry's facade as any embedding scheduler does. Runs on the facade's event loop and handles no
+signals.
 """
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address
-from gpu_agent.server.api.admin import backup_routes, registry_routes
-from gpu_agent.server.api.auth import ROLE, Authorization, Guard, Tracing, matching_route, refusals
-from gpu_agent.server.api.claims import claim_routes, dispatch_routes
-from gpu_agent.server.api.connection import ApiConnection, connections
-from gpu_agent.server.api.errors import add_error_handlers, refusal_app
-from gpu_agent.server.api.events import event_routes
-from gpu_agent.server.api.nodes import node_action_routes, node_routes
-from gpu_agent.server.api.schemas import ExactPaths, Problem
-from gpu_agent.server.api.tokens import token_routes
+from gpu_agent.server.api import admin, claims, events, nodes, tokens
+from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
+from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
+from gpu_agent.server.api.errors import add_error_handlers
+from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.http_headers import host_names
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Contexts, TlsConnection, TlsPort
 from gpu_agent.version import __version__
-
-# The operators' door: JSON over HTTP, for people's tools and for schedulers in other processes.
-#
-# One user of the registry's facade; adds nothing to what that can do. Serves on the facade's
-# own event loop and leaves signals alone. The routes stand in `operator_*`, subject by subject.
-
+from gpu_agent.wire.api import Problem
 
 STOP_SECONDS = 2
 ACCEPTED_AT_ONCE = 32
-"""New connections in one turn of the loop: all that may queue are more than there is room for."""
+"""New connections in one turn of the event loop: more may queue than there is room for."""
 
+_CREDENTIAL = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An operator token: `gpu-agent registry token create --operator ROLE`.",
+}
+_UNPROCESSABLE = "422"
 _LOG = Logger("server.operator")
-_ROUTES = (
-    registry_routes,
-    node_routes,
-    node_action_routes,
-    dispatch_routes,
-    claim_routes,
-    token_routes,
-    backup_routes,
-)
+
+about = api_router("registry")
 
 
 class ApiServer:
-    """The operator API on a listening socket."""
+    """The operators' API on a listening socket."""
 
     def __init__(
         self,
@@ -63,35 +57,26 @@ class ApiServer:
         address: Address,
         tls: Contexts | None = None,
     ) -> None:
-        hosts = host_names(address)
         self._streams = EventStreams()
-        self._log_limit = LogLimit(_LOG.info)
-        app = create_app(service, self._streams)
-        self._authorization = Authorization(
-            Guard(
-                app,
-                hosts=hosts,
-                refuse=refusal_app,
-                takes=lambda scope: matching_route(app.routes, scope) is not None,
-            ),
-            routes=app.routes,
-            desk=service.tokens if service.auth_on else None,
-            refuse=refusal_app,
+        self._checks = RequestChecks(
+            hosts=host_names(address), tokens=service.tokens if service.auth_on else None
         )
+        self._connections = ConnectionLimit(LogLimit(_LOG.info))
+        app = create_app()
+        app.state.registry, app.state.checks, app.state.streams = service, self._checks, self._streams
         config = uvicorn.Config(
-            # Outermost are the paths: all that stands behind reads the same one.
-            ExactPaths(Tracing(self._authorization), refuse=refusal_app),
+            app,
             log_config=None,
-            log_level="error",  # what a peer sends wrongly is answered, not logged
+            log_level="error",  # what a client sends wrongly is answered, not logged
             access_log=False,
             lifespan="off",
             ws="none",
-            http=_encrypted(connections(self._log_limit), tls),
+            http=_protocol(self._connections, tls),  # type: ignore[arg-type]  # uvicorn only calls it
             loop="none",
             backlog=ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=STOP_SECONDS,
             server_header=False,
-            proxy_headers=False,  # else whoever is on this machine may claim any address for the log
+            proxy_headers=False,  # else anybody on this machine could write any address into the log
         )
         self._listener = listener
         self._server = _Server(config)
@@ -101,29 +86,54 @@ class ApiServer:
         await self._server.serve(sockets=[self._listener])
 
     def stop(self) -> None:
-        """Take no new requests, end those that never would, and the rest soon."""
+        """Accept no new requests, end the endless ones now, and the others soon."""
         self._streams.close()
-        self._authorization.stop()
-        self._log_limit.stop()
+        self._checks.stop()
+        self._connections.stop()
         self._server.should_exit = True
 
 
-def _encrypted(kind: type[ApiConnection], tls: Contexts | None) -> type[ApiConnection]:
-    """Put TLS before each connection: uvicorn asks no more of a protocol's class than to make one."""
-    if tls is None:
-        return kind
-    port = TlsPort(tls)
+def create_app() -> FastAPI:
+    """Declare the API. Its `state` needs `registry`, `checks` and `streams` before the first request."""
+    app = FastAPI(
+        title="gpu-agent registry",
+        version=__version__,
+        description="The API of a registry of GPU nodes, for operators and schedulers.",
+        openapi_url=None,  # these pages are routes of ours, with a role
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in (
+        admin.router,
+        nodes.router,
+        claims.dispatch,
+        claims.claims,
+        tokens.router,
+        events.router,
+        about,
+    ):
+        app.router.routes.extend(router.routes)
+    add_error_handlers(app)
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
 
-    def make(**given: Any) -> TlsConnection:  # noqa: ANN401 - uvicorn's business
-        connection = kind(**given)
-        return port.wrap(connection, connection.speaks_no_tls)
 
-    return cast("type[ApiConnection]", make)
+@about.get("/openapi.json", include_in_schema=False, openapi_extra=needs("read"))
+async def show_openapi(request: Request) -> JSONResponse:
+    """Show the OpenAPI document."""
+    return JSONResponse(request.app.openapi())
+
+
+@about.get("/docs", include_in_schema=False, openapi_extra=needs("read"))
+async def show_docs(request: Request) -> HTMLResponse:
+    """Show a page on which a person can try every route."""
+    return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
 
 
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let more queue than are taken at once: asyncio has one figure for both."""
+        """Let more connections queue than are accepted at once: asyncio has one figure for both."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)
@@ -134,78 +144,47 @@ class _Server(uvicorn.Server):
         yield
 
 
-def create_app(service: RegistryService, streams: EventStreams | None = None) -> FastAPI:
-    """Make the API of one registry. Its `routes` are all there are, each with the role it needs."""
-    app = FastAPI(
-        title="gpu-agent registry",
-        version=__version__,
-        description="What operators and schedulers ask of a registry of GPU nodes.",
-        docs_url="/docs",
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    for about in _ROUTES:
-        app.router.routes.extend(about(service).routes)
-    app.router.routes.extend(event_routes(service, streams or EventStreams()).routes)
-    add_error_handlers(app)
-    add_openapi(app)
-    return app
+def _protocol(limit: ConnectionLimit, tls: Contexts | None) -> Callable[..., ApiConnection | TlsConnection]:
+    """Make what makes a connection's protocol: HTTP, behind TLS where there is a certificate."""
+    if tls is None:
+        return partial(ApiConnection, limit=limit)
+    port = TlsPort(tls)
+
+    def encrypted(**kwargs: Any) -> TlsConnection:  # noqa: ANN401 - uvicorn's own arguments
+        connection = ApiConnection(**kwargs, limit=limit)
+        return port.wrap(connection, connection.speaks_no_tls)
+
+    return encrypted
 
 
-# What the operator API says of itself: the routes as declared, and what holds for every one of them.
-#
-# Adds the refusals that stand before every route, the credential, and one shape for every
-# refusal; invents no route and hides none.
-
-
-_CREDENTIAL = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "An operator token: `gpu-agent registry token create --operator ROLE`.",
-}
-_UNREADABLE = "422"
-
-
-def add_openapi(app: FastAPI) -> None:
-    """Let an application answer `/openapi.json` with all that holds for its routes."""
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _openapi_document(app)
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way to say it
-
-
-def _openapi_document(app: FastAPI) -> dict[str, Any]:
-    document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    components = document.setdefault("components", {})
-    components["securitySchemes"] = {"operatorToken": _CREDENTIAL}
-    schemas = components.setdefault("schemas", {})
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schemas["Problem"].pop("$defs", {}))
-    for method, operation in _operations(document):
-        _complete_operation(method, operation)
-    return document
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in document["paths"].values():
-        yield from path.items()
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Describe the routes as declared, with the credential and the refusals of every route."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"operatorToken": _CREDENTIAL}
+        schemas = components.setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schemas["Problem"].pop("$defs", {}))
+        for operations in document["paths"].values():
+            for method, operation in operations.items():
+                _complete_operation(method, operation)
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def _complete_operation(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
-    general = [400, 403, 413] if operation.get(ROLE) == "public" else [400, 401, 403, 413]
+    general = [400, 403, 413] if operation.get(ROLE) == PUBLIC else [400, 401, 403, 413]
     if method == "post":
         general.append(415)
         if "requestBody" in operation:
-            operation["requestBody"]["required"] = True  # an empty one is forgiven, yet JSON must be said
-    if _UNREADABLE in responses:
+            operation["requestBody"]["required"] = True  # an empty body passes, but it must say JSON
+    if _UNPROCESSABLE in responses:
         general.append(422)
     for status, answer in refusals(*general).items():
         responses[str(status)] = answer

@@ -1,118 +1,127 @@
-"""One HTTP connection of the operators' API, with limits for connections that send or read nothing.
+"""One HTTP connection of the operators' API, and the limits of all: a subclass of uvicorn's protocol.
 
-A subclass of uvicorn's protocol because uvicorn has no limit against three attacks: a connection that never
-completes a request (no header timeout), thousands of idle connections (each takes an open file that a node needs),
-and a client that reads nothing of its answer.
+uvicorn has no limit for three attacks, which need no token; each connection takes an open file that a node
+needs:
+1. A client that never completes a request: uvicorn has no timeout for headers or bodies
+   (`REQUEST_SECONDS`).
+2. Thousands of idle connections: `limit_concurrency` refuses the operator then. Here the connection that
+   has been idle longest is closed (`MAX_CONNECTIONS`).
+3. A client that reads nothing of a large answer (`UNREAD_SECONDS`).
 """
 
 import asyncio
-from typing import ClassVar
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
-from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
 MAX_CONNECTIONS = 320
-"""Room for all who may follow the events, and 64 besides."""
+"""Room for all clients that may follow the events, and 64 others."""
 
 REQUEST_SECONDS = 10.0
-"""For a whole request with its body, and for what is left of a body that nobody wants."""
+"""For a whole request with its body, and for the rest of a body that the route did not read."""
 
 UNREAD_SECONDS = 60.0
-"""A reader that takes nothing of what waits for it is cut off after that; where it was it can ask again."""
+"""A client that reads nothing of its answer for so long is disconnected; it can resume where it was."""
 
-_LOG = Logger("server.operator")
+
+class ConnectionLimit:
+    """The idle connections of one server, the one that is idle longest first."""
+
+    def __init__(self, log_limit: LogLimit, *, most: int = MAX_CONNECTIONS) -> None:
+        self.most = most
+        self.idle: dict[ApiConnection, None] = {}
+        self._log_limit = log_limit
+
+    def log(self, event: str, connection: "ApiConnection", reason: str) -> None:
+        """Log why a connection was closed, once a minute for each origin."""
+        host = connection.client[0] if connection.client is not None else "unknown"
+        self._log_limit.violation(event, origin_of(host), kind=reason, address=host, reason=reason)
+
+    def stop(self) -> None:
+        """Log how many were not logged one by one."""
+        self._log_limit.stop()
 
 
 class ApiConnection(H11Protocol):
-    """A connection of any one server's; `connections` makes the class of one server's own."""
+    """A connection within the limits."""
 
-    _idle: ClassVar[dict["ApiConnection", None]]
-    """On which nothing is under way, the one that has idled longest first."""
-    _log_limit: ClassVar[LogLimit]
-    _most: ClassVar[int]
-
-    _overdue: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limit: ConnectionLimit,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limit = limit
+        self._overdue: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Wait for the first request; too many, and whoever has idled longest makes room."""
+        """Wait for the first request; above the limit, close the connection that is idle longest."""
         super().connection_made(transport)
-        self._rest()
-        if len(self.connections) > self._most:
-            next(iter(self._idle)).drop("too many connections")
+        self._become_idle()
+        if len(self.connections) > self._limit.most:
+            next(iter(self._limit.idle)).drop("too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Cancel the timers."""
         super().connection_lost(exc)
-        self._work()
+        self._become_busy()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a request that has come whole is answered without haste."""
+        """Read on; once a request is complete its answer may take its time."""
         super().data_received(data)
         if self._is_busy:
-            self._work()
+            self._become_busy()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it is there already."""
+        """Wait for the next request, unless it has arrived already."""
         super().on_response_complete()
         if not self._is_busy:
-            self._rest()
+            self._become_idle()
 
     def pause_writing(self) -> None:
-        """Begin to wait for a reader that takes nothing."""
+        """Wait until the client reads."""
         super().pause_writing()
         self._unread = self.loop.call_later(UNREAD_SECONDS, self.drop, "an answer is not read")
 
     def resume_writing(self) -> None:
-        """It takes something again."""
+        """The client reads again."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
 
     def speaks_no_tls(self, reason: str) -> None:
-        """Tell of a peer with which no TLS came up; the connection is over."""
-        host = self.client[0] if self.client is not None else "unknown"
-        self._log_limit.violation(
-            "tls_handshake_failed", origin_of(host), kind=reason, address=host, reason=reason
-        )
+        """Log a failed TLS handshake; the connection is over."""
+        self._limit.log("tls_handshake_failed", self, reason)
 
     def drop(self, reason: str) -> None:
-        """Cut the connection off, and tell of it once a minute for each origin."""
-        self._work()
+        """Close the connection at once."""
+        self._become_busy()
         self.transport.abort()
-        host = self.client[0] if self.client is not None else "unknown"
-        self._log_limit.violation(
-            "operator_connection_dropped", origin_of(host), kind=reason, address=host, reason=reason
-        )
+        self._limit.log("operator_connection_dropped", self, reason)
 
     @property
     def _is_busy(self) -> bool:
-        """True while a request that has come whole is being answered."""
+        """True while a complete request is being answered."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         return cycle is not None and not cycle.more_body and not cycle.response_complete
 
-    def _rest(self) -> None:
-        self._work()
-        self._idle[self] = None
+    def _become_idle(self) -> None:
+        self._become_busy()
+        self._limit.idle[self] = None
         self._overdue = self.loop.call_later(REQUEST_SECONDS, self.drop, "no request in time")
 
-    def _work(self) -> None:
-        self._idle.pop(self, None)
+    def _become_busy(self) -> None:
+        self._limit.idle.pop(self, None)
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
-
-
-def connections(log_limit: LogLimit, *, most: int = MAX_CONNECTIONS) -> type[ApiConnection]:
-    """Make the class of one server's connections, which know of each other."""
-
-    class OfOneServer(ApiConnection):
-        _idle: ClassVar[dict[ApiConnection, None]] = {}
-        _log_limit = log_limit
-        _most = most
-
-    return OfOneServer
