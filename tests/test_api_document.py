@@ -36,7 +36,7 @@ def test_every_route_is_listed_with_its_role_and_what_it_does() -> None:
 def test_the_bounds_are_the_true_ones() -> None:
     assert f"At most {MOST_STREAMS} may follow" in TEXT
     assert f"At least every {HEARTBEAT_SECONDS:g} s" in TEXT
-    assert f"The last {RECENT_EVENTS:,} events".replace(",", " ") in TEXT
+    assert f"the last {RECENT_EVENTS:,} events".replace(",", " ") in TEXT
     assert f"at most {MAX_BODY_BYTES // 2**20} MiB" in TEXT
 
 
