@@ -3,15 +3,17 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from gpu_agent.registry.actions import (
-    Action,
     Answer,
+    Change,
     CloseConnection,
     DocumentKind,
+    Effect,
     LogEvent,
-    Save,
+    Output,
     Send,
     SendStatus,
 )
@@ -23,8 +25,9 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
-    Saved,
-    SaveFailed,
+    Stored,
+    StoreFailed,
+    StoreRecovered,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
@@ -32,6 +35,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.unstored import split_answers
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     GpuFigures,
@@ -124,45 +128,49 @@ class Registry:
         )
         self.auth_off = auth_off
         self.now = 1000.0
-        self.store_fails = False
+        self.store_fails = self.failing = False
+        self._waiting = deque[Output]()
         self.kept: dict[tuple[DocumentKind, str], tuple[Mapping[str, object], float]] = {}
         """What the store holds, and when it was written."""
-        self.done: list[Action] = []
+        self.stored: list[Change] = []
+        """Every change that was stored, in order."""
+        self.done: list[Effect] = []
         """Everything that was carried out."""
         self._refs = iter(range(1, 1_000_000))
         if not auth_off:
             self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
             self.kept.clear()
+            self.stored.clear()
             self.done.clear()
 
     def ref(self) -> int:
         return next(self._refs)
 
-    def do(self, event: Event) -> list[Action]:
+    def do(self, event: Event) -> list[Effect]:
         """Let something happen; returns what was carried out because of it."""
-        return self._carry_out(list(self.fleet.handle(event, self.now)))
+        return self.carry_out(self.fleet.handle(event, self.now))
 
-    def restore(self, kept: list[StoredDocument]) -> list[Action]:
-        return self._carry_out(list(self.fleet.restore(kept, self.now)))
+    def restore(self, kept: list[StoredDocument]) -> list[Effect]:
+        return [done for output in self.fleet.restore(kept, self.now) for done in self.carry_out(output)]
 
-    def wake(self) -> list[Action]:
-        return self._carry_out(list(self.fleet.wake(self.now)))
+    def wake(self) -> list[Effect]:
+        return self.carry_out(self.fleet.wake(self.now))
 
-    def pass_time(self, seconds: float) -> list[Action]:
+    def pass_time(self, seconds: float) -> list[Effect]:
         """Let time pass, waking the fleet at each of its deadlines on the way."""
-        end, done = self.now + seconds, list[Action]()
+        end, done = self.now + seconds, list[Effect]()
         while (deadline := self.fleet.deadline) is not None and deadline <= end:
             self.now = max(self.now, deadline)
             done += self.wake()
         self.now = end
         return done
 
-    def register(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+    def register(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Effect]:
         return self.arrive(JOIN, connection, node_id, **parts)
 
     def arrive(
         self, credential: Credential | None, connection: int = 1, node_id: str | None = None, **parts: Any
-    ) -> list[Action]:
+    ) -> list[Effect]:
         """Let a node register with what its connection presented."""
         fresh_id = f"node-{connection}"
         return self.do(
@@ -176,18 +184,18 @@ class Registry:
             )
         )
 
-    def beat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Action]:
+    def beat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Effect]:
         return self.do(HeartbeatReceived(connection, beat(node_id or f"node-{connection}", **parts)))
 
     def beats(
         self, count: int, connection: int = 1, *, every: float = WARMUP_SECONDS, **parts: Any
-    ) -> list[Action]:
+    ) -> list[Effect]:
         done = []
         for _ in range(count):
             done += self.pass_time(every) + self.beat(connection, **parts)
         return done
 
-    def come_back(self, connection: int, **parts: Any) -> list[Action]:
+    def come_back(self, connection: int, **parts: Any) -> list[Effect]:
         """Let node-1 register on another connection, by its own token."""
         message = declaration(**parts)
         return self.do(RegistrationReceived(connection, message, "unused", credential=proof("node-1")))
@@ -200,7 +208,7 @@ class Registry:
         assert record.status == "ready"
         return record
 
-    def drain(self, node_id: str = "node-1", deadline_seconds: float | None = None) -> list[Action]:
+    def drain(self, node_id: str = "node-1", deadline_seconds: float | None = None) -> list[Effect]:
         return self.do(DrainRequested(self.ref(), node_id, deadline_seconds, "maintenance"))
 
     def claim(self, job_id: str, **demands: Any) -> Any:
@@ -212,48 +220,80 @@ class Registry:
         assert record is not None
         return record
 
-    def _carry_out(self, actions: list[Action]) -> list[Action]:
-        """Do what the shell does: save before telling; a failed save leaves the rest undone."""
-        done: list[Action] = []
-        waiting = deque([actions])
-        while waiting:
-            for action in waiting.popleft():
-                if isinstance(action, Save):
-                    if self.store_fails:
-                        waiting.append(
-                            list(self.fleet.handle(SaveFailed(action.save, "disk full"), self.now))
-                        )
-                        break
-                    self.keep(action)
-                    waiting.append(list(self.fleet.handle(Saved(action.save), self.now)))
-                done.append(action)
+    def carry_out(self, output: Output) -> list[Effect]:
+        """Do what the shell does: store first; while the store fails nothing is carried out."""
+        done: list[Effect] = [*output.immediate]
+        if output.changes or output.effects:
+            self._waiting.append(output)
+            if self.store_fails:
+                done += self._fail()
+            else:
+                done += self.__carry_out_waiting()
         self.done += done
         return done
+
+    def __carry_out_waiting(self) -> list[Effect]:
+        done: list[Effect] = []
+        while self._waiting:
+            output = self._waiting.popleft()
+            self.keep(output)
+            if output.number is not None:
+                done += self.carry_out(self.fleet.handle(Stored(output.number), self.now))
+            done += output.effects
+        return done
+
+    def _fail(self) -> list[Effect]:
+        """Refuse whoever waits, as the shell does."""
+        refusals: list[Effect] = []
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for output in waiting:
+            refused, rest = split_answers(output.effects, "disk full")
+            refusals += refused
+            self._waiting.append(replace(output, effects=tuple(rest)))
+        if not self.failing:
+            self.failing = True
+            refusals += self.carry_out(self.fleet.handle(StoreFailed("disk full"), self.now))
+        return refusals
+
+    def let_store_fail(self, *, fails: bool) -> None:
+        """Let the store fail, or answer again, from now on."""
+        self.store_fails = fails
+        if not fails and self.failing:
+            self.recover()
+
+    def recover(self, *, outage_seconds: float = 1.0) -> list[Effect]:
+        """Let the store answer again, and store all that waits."""
+        self.store_fails = self.failing = False
+        done = self.__carry_out_waiting()
+        self.done += done
+        return done + self.carry_out(self.fleet.handle(StoreRecovered(outage_seconds), self.now))
 
     @property
     def kept_names(self) -> list[str]:
         """The nodes and claims that the store holds."""
         return sorted(name for kind, name in self.kept if kind is not DocumentKind.TOKEN)
 
-    def keep(self, save: Save) -> None:
-        for change in save.changes:
+    def keep(self, output: Output) -> None:
+        self.stored += output.changes
+        for change in output.changes:
             if change.document is None:
                 self.kept.pop((change.kind, change.key), None)
             else:
                 self.kept[change.kind, change.key] = (change.document, self.now)
 
 
-def of(kind: type[_Kind], actions: Sequence[Action]) -> list[_Kind]:
+def of(kind: type[_Kind], actions: Sequence[Effect]) -> list[_Kind]:
     """Only the actions of one kind, in order."""
     return [action for action in actions if isinstance(action, kind)]
 
 
-def statuses(actions: Sequence[Action], connection: int = 1) -> list[str]:
+def statuses(actions: Sequence[Effect], connection: int = 1) -> list[str]:
     """The statuses that a connection was told, in order."""
     return [one.status.value for one in of(SendStatus, actions) if one.connection == connection]
 
 
-def codes(actions: Sequence[Action], connection: int = 1) -> list[str]:
+def codes(actions: Sequence[Effect], connection: int = 1) -> list[str]:
     """The refusal codes that a connection was told."""
     return [
         message.code
@@ -262,19 +302,19 @@ def codes(actions: Sequence[Action], connection: int = 1) -> list[str]:
     ]
 
 
-def closed(actions: Sequence[Action]) -> list[tuple[int, int]]:
+def closed(actions: Sequence[Effect]) -> list[tuple[int, int]]:
     return [(one.connection, one.code) for one in of(CloseConnection, actions)]
 
 
-def notes(actions: Sequence[Action], event: str) -> list[LogEvent]:
+def notes(actions: Sequence[Effect], event: str) -> list[LogEvent]:
     return [one for one in of(LogEvent, actions) if one.event == event]
 
 
-def answer(actions: Sequence[Action]) -> Any:
+def answer(actions: Sequence[Effect]) -> Any:
     (one,) = of(Answer, actions)
     return one.result
 
 
-def ack(actions: list[Action]) -> NodeRegisterAck:
+def ack(actions: list[Effect]) -> NodeRegisterAck:
     (message,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
     return message

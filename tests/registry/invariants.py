@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from gpu_agent.registry.actions import Action, Answer, CloseConnection, DocumentKind, Save, Send, SendStatus
-from gpu_agent.registry.events import Event, HeartbeatReceived, Saved, SaveFailed
+from gpu_agent.registry.actions import DocumentKind, Effect, Output
+from gpu_agent.registry.events import Event, HeartbeatReceived
 from gpu_agent.registry.lifecycle import TRANSITIONS
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.pacing import FleetCounters
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from tests.registry.harness import Registry, beat, notes, of
+from tests.registry.harness import Registry, beat, notes
 from tests.registry.random_events import Burst
 
 
@@ -44,32 +44,16 @@ class Watched:
         assert all(record.connection is None for record in self.registry.fleet.nodes())
         assert all(self.registry.fleet.claim_of(f"job-{n}") is None for n in (1, 2, 3))
 
-    def _carry_out(self, actions: Sequence[Action]) -> None:
-        """Do what the shell does, looking at every list of actions."""
-        while actions:
-            self._in_order(actions)
-            self._only_arrows_of_the_table(actions)
-            saves = of(Save, actions)
-            failed = bool(saves) and self.registry.store_fails
-            if not failed:
-                for save in saves:
-                    self.registry.keep(save)
-                self._claims_stand_on_ready_nodes(actions)
-            outcome = [SaveFailed(one.save, "disk full") if failed else Saved(one.save) for one in saves]
-            actions = [
-                action for one in outcome for action in self.registry.fleet.handle(one, self.registry.now)
-            ]
+    def _carry_out(self, output: Output) -> None:
+        """Do what the shell does, and check every output."""
+        effects = self.registry.carry_out(output)
+        self._only_arrows_of_the_table(output.effects)
+        if not self.registry.failing:
+            self._claims_stand_on_ready_nodes(effects)
         self._one_connection_per_node()
         self._everybody_is_counted()
 
-    def _in_order(self, actions: Sequence[Action]) -> None:
-        saves = [place for place, one in enumerate(actions) if isinstance(one, Save)]
-        telling = (Send, SendStatus, Answer, CloseConnection)
-        told = [place for place, one in enumerate(actions) if isinstance(one, telling)]
-        assert len(saves) <= 1
-        assert not saves or not told or saves[0] < told[0]
-
-    def _only_arrows_of_the_table(self, actions: Sequence[Action]) -> None:
+    def _only_arrows_of_the_table(self, actions: Sequence[Effect]) -> None:
         for note in notes(actions, "node_status_changed"):
             source = note.fields["from"]
             arrow = (None if source is None else NodeStatus(str(source)), NodeStatus(str(note.fields["to"])))
@@ -85,7 +69,7 @@ class Watched:
         assert flapped.reason_code is not ReasonCode.FLAPPING or len(recent) < limits.flap_limit
         assert len(record.exits) <= limits.flap_limit
 
-    def _claims_stand_on_ready_nodes(self, actions: Sequence[Action]) -> None:
+    def _claims_stand_on_ready_nodes(self, actions: Sequence[Effect]) -> None:
         for note in notes(actions, "job_assigned"):
             record = self.registry.node(str(note.fields["node_id"]))
             assert (record.status, record.connected, record.cordoned) == ("ready", True, None)

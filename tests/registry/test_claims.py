@@ -1,6 +1,6 @@
 """"""
 
-from gpu_agent.registry.actions import Refusal, Save
+from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claims import LOST_PER_NODE, REMEMBERED_TTLS, LostClaims
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.refusals import NoAvailableNode
@@ -16,15 +16,14 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.harness import Registry, answer, figures, notes, of, proof, statuses
+from tests.registry.harness import Registry, answer, figures, notes, proof, statuses
 
 
 def test_a_claim_is_saved_before_it_is_answered() -> None:
     registry = Registry()
     registry.ready()
     done = registry.do(ClaimRequested(7, Job(job_id="job-1", required_models=())))
-    kinds = [type(action).__name__ for action in done]
-    assert kinds == ["Save", "LogEvent", "Answer"]
+    assert [type(effect).__name__ for effect in done] == ["LogEvent", "Answer"]
     (note,) = notes(done, "job_assigned")
     assert note.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
     assert ("claim", "job-1") in registry.kept
@@ -47,7 +46,7 @@ def test_a_failed_dispatch_notes_counts_and_examples() -> None:
     (failed,), (example,) = notes(done, "dispatch_failed"), notes(done, "dispatch_candidate_excluded")
     assert failed.fields == {"job_id": "job-1", "counts": {"status_not_ready": 1}}
     assert (example.fields["node_id"], example.level) == ("node-1", "info")
-    assert of(Save, done) == []
+    assert ("claim", "job-1") not in registry.kept
 
 
 def test_a3_with_debug_every_exclusion_is_noted_in_full() -> None:
@@ -345,42 +344,6 @@ def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
     assert answer(registry.do(ReleaseRequested(7, "job-1"))) is None
     registry.come_back(2, running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
-
-
-def test_a_lost_claim_cannot_be_given_back_before_its_loss_is_kept() -> None:
-    """That it was lost may not be kept yet: a restart would bring the claim back."""
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.store_fails = True
-    registry.pass_time(50.0)
-    assert ("claim", "job-1") in registry.kept
-    assert isinstance(answer(registry.do(ReleaseRequested(7, "job-1"))), Refusal)
-    registry.store_fails = False
-    registry.pass_time(2.0)
-    assert ("claim", "job-1") not in registry.kept
-
-
-def test_giving_a_lost_claim_back_is_saved() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(50.0)
-    (save,) = of(Save, registry.do(ReleaseRequested(7, "job-1")))
-    assert [change.key for change in save.changes] == ["job-1"]
-
-
-def test_a_claim_whose_finding_could_not_be_saved_is_found_at_the_next_registration() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.claim("job-1")
-    registry.pass_time(46.0)
-    registry.store_fails = True
-    registry.come_back(2, running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
-    registry.store_fails = False
-    registry.come_back(3, running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is not None
 
 
 def test_a_claim_that_was_found_and_expires_stays_ended_though_its_job_runs_on() -> None:

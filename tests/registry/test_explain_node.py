@@ -185,7 +185,7 @@ def test_what_bars_a_node_refuses_every_job_in_the_order_of_the_filters() -> Non
 
 
 def test_a_node_in_doubt_is_back_with_its_next_beat() -> None:
-    (doubt,) = account(node(suspected=True))
+    (doubt,) = account(node(suspected_until=9.0))
     assert doubt[0::4] == ("disconnected", "it beats again")
 
 

@@ -1,11 +1,11 @@
-from gpu_agent.registry.actions import Action, LogEvent
+from gpu_agent.registry.actions import Effect, LogEvent
 from gpu_agent.registry.events import ConnectionLost, FaultReported
 from gpu_agent.registry.registration import NOTED_PER_MINUTE
 from gpu_agent.wire.messages import NodeError
 from tests.registry.harness import Registry, notes, of
 
 
-def faults(registry: Registry, count: int, *, connection: int = 1) -> list[Action]:
+def faults(registry: Registry, count: int, *, connection: int = 1) -> list[Effect]:
     fault = FaultReported(connection, NodeError(code="NVML_HUNG", message="no answer for 60 s"))
     return [action for _ in range(count) for action in registry.do(fault)]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gpu_agent.registry.actions import Action, DocumentKind, SendStatus
+from gpu_agent.registry.actions import DocumentKind, Effect, SendStatus
 from gpu_agent.registry.events import ConnectionLost, ResumeRequested, UnregistrationReceived
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.status import clears_when
@@ -36,7 +36,7 @@ def flapping() -> Registry:
     return registry
 
 
-def beats(registry: Registry, count: int, connection: int, *, every: float = 2.0) -> list[Action]:
+def beats(registry: Registry, count: int, connection: int, *, every: float = 2.0) -> list[Effect]:
     """So many good beats of node-1 over this connection."""
     done = []
     for _ in range(count):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import FrozenInstanceError
 from itertools import pairwise
 from random import Random
 
@@ -10,17 +9,15 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from gpu_agent.registry.actions import (
-    Action,
     CloseConnection,
+    Effect,
     LogEvent,
     Send,
     SendStatus,
     unknown_node_message,
     unknown_token_message,
 )
-from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.deadlines import Deadlines, silent_until
-from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ClaimRequested,
     Event,
@@ -32,12 +29,10 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fleet import NodeIndexes
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.pacing import FleetCounters, Pacer
+from gpu_agent.registry.pacing import FleetCounters
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
-from gpu_agent.registry.settings import Policy, Thresholds
-from gpu_agent.registry.status import House, StatusTransitions
+from gpu_agent.registry.settings import Policy
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.tokens import TokenTable
 from tests.registry.fuzz import Unruly
 from tests.registry.harness import Registry, beat, codes, declaration, hardware, notes, of
 from tests.registry.invariants import Watched
@@ -123,14 +118,14 @@ def test_no_sequence_of_events_breaks_what_always_holds(
         registry.ready(connection)
     watched = Watched(registry)
     for event, seconds, fails in turns:
-        registry.store_fails = fails
+        registry.let_store_fail(fails=fails)
         if isinstance(event, Burst):
             watched.beats(event)
         else:
             watched.happens(event)
         registry.now += seconds
         watched.wakes()
-    registry.store_fails = False
+    registry.let_store_fail(fails=False)
     registry.pass_time(10_000.0)
     watched.everything_ended()
 
@@ -152,7 +147,7 @@ def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_sta
     for connection in range(1, 15):
         registry.register(connection, hardware=hardware(2))
     for _ in range(60):
-        registry.store_fails = dice.random() < 1 / 10
+        registry.let_store_fail(fails=dice.random() < 1 / 10)
         beating = dice.choice((0.0, 0.3, 0.9, 0.9))
         for record in registry.fleet.nodes():
             if record.connection is not None and dice.random() < beating:
@@ -161,7 +156,8 @@ def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_sta
                 registry.do(HeartbeatReceived(record.connection, message))
         registry.do(unruly.anything())
         registry.pass_time(dice.choice((0.0, 2.0, 10.0, 10.0, 31.0)))
-        nobody_is_silent_for_too_long(registry)
+        if not registry.failing:
+            nobody_is_silent_for_too_long(registry)
     nothing_said_is_longer_than_a_person_reads(registry.done)
     json.dumps([document for document, _ in registry.kept.values()], allow_nan=False)
 
@@ -172,7 +168,7 @@ def nobody_is_silent_for_too_long(registry: Registry) -> None:
         assert record.status == "offline" or late <= registry.thresholds.scan_interval_seconds
 
 
-def nothing_said_is_longer_than_a_person_reads(done: Sequence[Action]) -> None:
+def nothing_said_is_longer_than_a_person_reads(done: Sequence[Effect]) -> None:
     told = of(SendStatus, done)
     said = [one.reason for one in told] + [one.clears_when or "" for one in told]
     said += [check.detail for one in told for check in one.checks]
@@ -198,25 +194,6 @@ def test_what_follows_from_a_question_is_noted_with_its_trace_and_what_time_brou
     told = [(note.event, note.fields["trace_id"]) for note in of(LogEvent, done)]
     assert told == [("resume_requested", "trace-2"), ("node_status_changed", "trace-2")]
     assert "trace_id" not in of(LogEvent, registry.do(ResumeRequested(registry.ref(), "node-1")))[0].fields
-
-
-def test_nobody_can_exchange_a_part_of_the_house() -> None:
-    thresholds, roster = Thresholds(), NodeTable()
-    dispatch = Dispatch(thresholds, lambda: 0.0)
-    claiming = ClaimRequests(thresholds, dispatch, debug=lambda: False)
-    verdicts = StatusTransitions(thresholds, roster, dispatch=dispatch, claiming=claiming)
-    house = House(
-        thresholds=thresholds,
-        policy=Policy(),
-        pacer=Pacer(thresholds, FleetCounters(), lambda: 0.0),
-        roster=roster,
-        tokens=TokenTable(604800.0),
-        dispatch=dispatch,
-        claiming=claiming,
-        verdicts=verdicts,
-    )
-    with pytest.raises(FrozenInstanceError):
-        house.roster = NodeTable()  # type: ignore[misc]  # that is what must not work
 
 
 def test_nothing_is_allowed_that_was_not_asked_for() -> None:
@@ -275,14 +252,6 @@ def test_a_dismissed_connection_is_not_listened_to_and_is_forgotten_when_it_ends
     assert record.connection is None
     assert roster.ended(1) is None
     assert not roster.dismissed(1)
-
-
-def test_a_dismissal_can_be_taken_back_while_the_connection_is_there() -> None:
-    roster, _ = roster_with_node()
-    roster.dismiss(1)
-    assert roster.recall(1)
-    assert not roster.dismissed(1)
-    assert not roster.recall(1)
 
 
 def test_a_dropped_node_is_not_known_and_its_connection_stands_for_nobody() -> None:

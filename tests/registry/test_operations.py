@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_agent.registry.actions import Refusal, Save, Send, SendStatus
+from gpu_agent.registry.actions import Refusal, Send, SendStatus
 from gpu_agent.registry.events import (
     Command,
     ConnectionLost,
@@ -295,6 +295,7 @@ def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
 def test_an_order_is_passed_on_to_the_nodes_connection_and_noted(command: Command) -> None:
     registry = Registry()
     record = registry.ready()
+    registry.stored.clear()
     done = registry.do(ControlRequested(registry.ref(), "node-1", command))
     assert [(one.connection, one.message) for one in of(Send, done)] == [
         (1, NodeControl(command=command.value, reason="an operator asked for it"))
@@ -302,7 +303,7 @@ def test_an_order_is_passed_on_to_the_nodes_connection_and_noted(command: Comman
     assert answer(done) is None
     (note,) = notes(done, "node_control_sent")
     assert note.fields == {"node_id": "node-1", "command": command.value}
-    assert (of(Save, done), record.status) == ([], "ready")
+    assert (registry.stored, record.status) == ([], "ready")
 
 
 def test_an_order_to_a_node_without_an_open_session_is_refused_with_what_to_expect() -> None:

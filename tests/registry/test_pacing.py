@@ -217,7 +217,7 @@ def test_a_settled_node_is_live_and_one_that_registers_warms_up() -> None:
 
 
 def test_a_node_that_will_come_back_will_warm_up() -> None:
-    assert counts(node(connection=None), node("node-B", suspected=True)) == (2, 2)
+    assert counts(node(connection=None), node("node-B", suspected_until=9.0)) == (2, 2)
 
 
 def test_a_node_that_is_offline_counts_while_its_session_is_open() -> None:

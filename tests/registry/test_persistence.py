@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.registry import persistence as documents
-from gpu_agent.registry.actions import DocumentKind, Level, Save
+from gpu_agent.registry.actions import DocumentKind, Level
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import (
     ConnectionLost,
@@ -18,7 +18,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.persistence import Keeping, StoredDocument, UnreadableDocumentError
 from gpu_agent.registry.settings import Thresholds
-from tests.registry.harness import Registry, codes, declaration, model, notes, of, proof, statuses
+from tests.registry.harness import Registry, codes, declaration, model, notes, proof, statuses
 
 LATER = 500.0
 """The monotonic time of another process: no successor of the first."""
@@ -227,8 +227,9 @@ def test_every_change_of_status_is_kept() -> None:
     registry.ready()
     document, _ = registry.kept[DocumentKind.NODE, "node-1"]
     assert document["status"] == "ready"
-    saved = [change.key for save in of(Save, registry.pass_time(46.0)) for change in save.changes]
-    assert saved == ["node-1"]
+    registry.stored.clear()
+    registry.pass_time(46.0)
+    assert [change.key for change in registry.stored] == ["node-1"]
     document, _ = registry.kept[DocumentKind.NODE, "node-1"]
     assert document["status"] == "offline"
 
@@ -293,7 +294,7 @@ def test_what_is_kept_of_a_node_and_its_claim_is_taken_back_node_first() -> None
         kept.append(StoredDocument(*key, document, 0.0))
     steps = list(keeping(fresh).taking_back(kept, fresh.now))
     assert list(fresh.node().claims) == ["job-1"]
-    assert [(list(step.touched), list(step.keys)) for step in steps] == [(["node-1"], []), ([], [])]
+    assert [(list(step.touched), list(step.changed)) for step in steps] == [(["node-1"], []), ([], [])]
 
 
 def test_what_cannot_be_read_changes_nothing_and_is_noted() -> None:
@@ -302,6 +303,6 @@ def test_what_cannot_be_read_changes_nothing_and_is_noted() -> None:
         [StoredDocument(DocumentKind.NODE, "node-1", {}, 0.0)], registry.now
     )
     assert registry.fleet.size == 0
-    (note,) = step.notes
+    (note,) = step.logged
     assert (note.event, note.level) == ("document_unreadable", Level.WARNING)
     assert "node-1" in str(note.fields["detail"])

@@ -1,4 +1,4 @@
-from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested, RevocationRequested
+from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested
 from gpu_agent.registry.persistence import StoredDocument
 from tests.registry.harness import Registry, notes, proof
 
@@ -60,19 +60,6 @@ def test_with_auth_on_nobody_is_let_go_for_being_one_of_many() -> None:
     assert known(registry) == ["node-1", "node-2", "node-3"]
 
 
-def test_a_crowd_that_could_not_be_thinned_out_in_the_store_is_thinned_out_there_later() -> None:
-    registry = Registry(auth_off=True, max_offline_records=1)
-    gone(registry, 1)
-    registry.register(2)
-    registry.do(ConnectionLost(2))
-    registry.store_fails = True
-    registry.pass_time(46.0)
-    assert registry.kept_names == ["node-1", "node-2"]
-    registry.store_fails = False
-    registry.pass_time(2.0)
-    assert (known(registry), registry.kept_names) == (["node-2"], ["node-2"])
-
-
 def test_with_its_record_a_nodes_token_goes() -> None:
     registry = Registry(offline_retention_seconds=60.0)
     gone(registry, 1)
@@ -91,15 +78,3 @@ def test_a_token_that_ended_is_forgotten_after_the_same_time() -> None:
     assert notes(told, "token_purged")[0].fields == {"token_id": "short"}
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
     assert ("token", "short") not in registry.kept
-
-
-def test_a_token_whose_revocation_was_undone_is_not_forgotten_for_it() -> None:
-    registry = Registry(offline_retention_seconds=60.0)
-    registry.do(JoinTokenRequested(ref=0, token_id="long", digest="d", ttl_seconds=100.0))
-    registry.store_fails = True
-    registry.do(RevocationRequested(1, "long"))
-    registry.store_fails = False
-    registry.pass_time(99.0)
-    assert registry.fleet.credential("d", registry.now) is not None
-    registry.pass_time(63.0)
-    assert [token.token_id for token in registry.fleet.tokens()] == ["join"]

@@ -22,6 +22,7 @@ from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
+from gpu_agent.registry.unstored import UnstoredChanges
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 from tests.registry.harness import (
     Registry,
@@ -45,7 +46,9 @@ class Bench:
         thresholds, self.roster = Thresholds(), NodeTable()
         dispatch = Dispatch(thresholds, lambda: 0.0)
         claiming = ClaimRequests(thresholds, dispatch, debug=lambda: False)
-        self.verdicts = StatusTransitions(thresholds, self.roster, dispatch=dispatch, claiming=claiming)
+        self.verdicts = StatusTransitions(
+            thresholds, self.roster, dispatch=dispatch, claiming=claiming, unstored=UnstoredChanges()
+        )
         self.record = NodeRecord(
             node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0
         )
@@ -61,11 +64,11 @@ class Bench:
 
 def test_a_verdict_is_noted_kept_and_told() -> None:
     step = Bench().give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
-    assert [note.fields for note in step.notes] == [
+    assert [note.fields for note in step.logged] == [
         {"node_id": "node-1", "from": "registering", "to": "ready", "reason_code": "health_checks_passed"}
     ]
-    assert list(step.keys) == [("node", "node-1")]
-    assert statuses(step.told) == ["ready"]
+    assert list(step.changed) == [("node", "node-1")]
+    assert statuses(step.effects) == ["ready"]
 
 
 def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
@@ -76,7 +79,7 @@ def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
             bench.record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED, reason="", step=step
         )
     assert bench.record.status == "registering"
-    assert (step.notes, step.keys, step.told) == ([], {}, [])
+    assert (step.logged, step.changed, step.effects) == ([], {}, [])
 
 
 @pytest.mark.parametrize("by_operator", [True, False])
@@ -85,8 +88,8 @@ def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> 
     bench.record.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
     bench.record.last_heartbeat_at = NOW
     step = bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
-    assert statuses(step.told) == ["ready", "draining", "offline"]
-    assert closed(step.told) == ([] if by_operator else [(1, CloseCode.GOING_AWAY)])
+    assert statuses(step.effects) == ["ready", "draining", "offline"]
+    assert closed(step.effects) == ([] if by_operator else [(1, CloseCode.GOING_AWAY)])
     assert bench.record.connected is by_operator
 
 
@@ -103,7 +106,7 @@ def test_only_a_draining_node_can_be_settled() -> None:
     bench.verdicts.settle(bench.record, step)
     bench.verdicts.drain(bench.record, step)
     assert bench.record.status == "registering"
-    assert step.told == []
+    assert step.effects == []
 
 
 @pytest.mark.parametrize("code", [ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED])
@@ -111,7 +114,7 @@ def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(co
     bench = Bench()
     bench.record.drain = Drain(by_operator=True, deadline=NOW + 60)
     step = bench.give(NodeStatus.OFFLINE, code)
-    assert (statuses(step.told), closed(step.told)) == (["offline"], [(1, CloseCode.GOING_AWAY)])
+    assert (statuses(step.effects), closed(step.effects)) == (["offline"], [(1, CloseCode.GOING_AWAY)])
     assert bench.roster.dismissed(1)
     assert bench.record.connection is None
 
@@ -119,7 +122,7 @@ def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(co
 def test_a_disconnected_node_is_told_nothing() -> None:
     bench = Bench()
     bench.roster.unbind(1)
-    assert bench.give(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).told == []
+    assert bench.give(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).effects == []
 
 
 def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None:

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from gpu_agent.registry.actions import Action, Refusal, SendStatus
+from gpu_agent.registry.actions import Effect, Refusal, SendStatus
 from gpu_agent.registry.deadlines import Deadlines, next_deadline, purge_at, silent_until
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, RenewalRequested
 from gpu_agent.registry.node import Drain, NodeRecord
@@ -187,7 +187,7 @@ def fleet_of(count: int, **thresholds: float) -> Registry:
     return registry
 
 
-def beat_on(registry: Registry, connections: range, seconds: float) -> list[Action]:
+def beat_on(registry: Registry, connections: range, seconds: float) -> list[Effect]:
     done = []
     for _ in range(int(seconds / 10)):
         done += registry.pass_time(10.0)
@@ -236,7 +236,7 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
     registry = fleet_of(12, node_status_interval_seconds=72.0)
     beat_on(registry, range(2, 13), 10.0)
     registry.pass_time(40.0)
-    assert registry.node("node-2").suspected
+    assert registry.node("node-2").suspected_until is not None
     registry.beat(2)
     beat_on(registry, range(3, 13), 40.0)
     assert registry.node("node-2").status == "ready"
@@ -247,7 +247,7 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
 def test_a_suspected_node_that_registers_is_not_suspected_any_more() -> None:
     registry = fleet_of(12)
     beat_on(registry, range(1, 6), 60.0)
-    assert registry.node("node-9").suspected
+    assert registry.node("node-9").suspected_until is not None
     registry.arrive(proof("node-9"), 20, "node-9")
     for _ in range(3):
         registry.beat(20, "node-9")
@@ -351,10 +351,10 @@ def test_nobody_waits_for_ever() -> None:
     assert deadlines.earliest is None
 
 
-def test_silence_is_judged_by_one_timeout_and_of_a_suspected_node_by_two() -> None:
+def test_a_silent_node_times_out_after_its_timeout_and_a_suspected_one_when_it_was_given_until() -> None:
     record = node(NodeStatus.READY)
     assert silent_until(record) == 145.0
-    record.suspected = True
+    record.suspected_until = 190.0
     assert silent_until(record) == 190.0
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gpu_agent.registry.actions import Action, DocumentKind, Refusal, Save, Send
+from gpu_agent.registry.actions import DocumentKind, Effect, Refusal, Send
 from gpu_agent.registry.credentials import (
     Credential,
     CredentialKind,
@@ -22,7 +22,6 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RevocationRequested,
     RotationRequested,
-    SaveFailed,
 )
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
@@ -172,25 +171,6 @@ def test_a_revoked_token_opens_nothing_and_one_that_is_not_known_is_refused() ->
     assert refused(registry, RevocationRequested(1, "other")) == "UNKNOWN_TOKEN"
 
 
-def test_a_revocation_that_cannot_be_saved_is_undone() -> None:
-    registry = Registry()
-    registry.do(OPERATOR)
-    registry.store_fails = True
-    assert refused(registry, RevocationRequested(1, "op")) == "REGISTRY_BUSY"
-    assert stands_for(registry, "digest of op") is not None
-
-
-def test_a_token_that_is_revoked_twice_is_not_called_revoked_before_it_is_kept_as_that() -> None:
-    registry = Registry()
-    registry.do(OPERATOR)
-    first = of(Save, registry.fleet.handle(RevocationRequested(1, "op"), registry.now))
-    (second,) = of(Save, registry.fleet.handle(RevocationRequested(2, "op"), registry.now))
-    assert [change.key for change in second.changes] == ["op"]
-    for save in (*first, second):
-        assert isinstance(answer(registry.do(SaveFailed(save.save, "disk full"))), Refusal)
-    assert stands_for(registry, "digest of op") is not None
-
-
 def test_nodes_that_joined_by_a_token_outlive_its_revocation() -> None:
     registry = Registry()
     registry.ready()
@@ -245,15 +225,6 @@ def test_a_rotation_at_once_of_a_node_that_is_gone_ends_its_token() -> None:
     assert refused(registry, RotationRequested(1, "node-1")) == "NOTHING_TO_ROTATE"
 
 
-def test_a_rotation_that_cannot_be_saved_is_undone() -> None:
-    registry = Registry()
-    registry.ready()
-    registry.store_fails = True
-    assert refused(registry, RotationRequested(1, "node-1", at_once=True)) == "REGISTRY_BUSY"
-    assert stands_for(registry, "digest of node-1") == proof("node-1")
-    assert registry.node().connected
-
-
 def test_only_a_node_that_has_a_token_can_be_rotated() -> None:
     registry = Registry(auth_off=True)
     registry.register()
@@ -271,7 +242,7 @@ def with_token(registry: Registry, **parts: object) -> Registry:
 
 def arrive(
     registry: Registry, connection: int, credential: Credential, drawn: str, **labels: str
-) -> list[Action]:
+) -> list[Effect]:
     """Let node-1 register; a token with this id is drawn for it."""
     return registry.do(
         RegistrationReceived(
@@ -284,7 +255,7 @@ def arrive(
     )
 
 
-def told_token(actions: list[Action]) -> str | None:
+def told_token(actions: list[Effect]) -> str | None:
     (ack,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
     return ack.node_token
 
@@ -312,16 +283,8 @@ def test_a_node_that_joins_is_told_a_token_that_proves_it_from_then_on() -> None
 def test_the_tokens_digest_is_kept_with_the_node_before_the_token_is_told() -> None:
     registry = Registry()
     done = arrive(registry, 1, JOIN, "t1")
-    (save,) = of(Save, done)
-    assert "digest t1" in json.dumps([change.document for change in save.changes])
-    assert done.index(save) < done.index(of(Send, done)[0])
-
-
-def test_a_token_that_could_not_be_kept_is_not_told_and_proves_nothing() -> None:
-    registry = Registry()
-    registry.store_fails = True
-    assert codes(arrive(registry, 1, JOIN, "t1")) == ["REGISTRY_BUSY"]
-    assert stands_for(registry, "digest t1") is None
+    assert "digest t1" in json.dumps([change.document for change in registry.stored])
+    assert told_token(done) == "secret t1"
 
 
 def test_a_token_leaks_into_nothing_but_its_ack() -> None:
@@ -380,9 +343,12 @@ def test_a_first_beat_that_is_not_healthy_spends_the_use_too() -> None:
 def test_the_first_beat_spends_the_use_is_kept_and_no_later_one_is() -> None:
     registry = with_token(Registry())
     arrive(registry, 1, ONCE, "t1")
-    (save,) = of(Save, registry.beat(running_jobs=("job-1",)))
-    assert {change.kind for change in save.changes} == {DocumentKind.NODE, DocumentKind.TOKEN}
-    assert of(Save, registry.beat(running_jobs=())) == []
+    registry.stored.clear()
+    registry.beat(running_jobs=("job-1",))
+    assert {change.kind for change in registry.stored} == {DocumentKind.NODE, DocumentKind.TOKEN}
+    registry.stored.clear()
+    registry.beat(running_jobs=())
+    assert registry.stored == []
     (token,) = [token for token in registry.fleet.tokens() if token.token_id == "once"]
     assert (token.spent, token.state(registry.now)) == (1, "used_up")
     assert codes(registry.arrive(ONCE, 2), 2) == ["FORBIDDEN"]
@@ -395,17 +361,6 @@ def test_a_use_that_was_spent_stays_spent_when_its_token_is_long_forgotten() -> 
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
     registry.beat()
     assert registry.node().keys.spent
-
-
-def test_a_spent_use_that_could_not_be_kept_is_saved_again() -> None:
-    registry = with_token(Registry())
-    arrive(registry, 1, ONCE, "t1")
-    registry.store_fails = True
-    registry.beat()
-    registry.store_fails = False
-    registry.pass_time(2.0)
-    document, _ = registry.kept[DocumentKind.TOKEN, "once"]
-    assert document["spent"] == 1
 
 
 def test_granted_labels_go_before_what_the_node_says_and_outlive_everything() -> None:

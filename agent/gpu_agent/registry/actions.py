@@ -1,4 +1,4 @@
-"""What the fleet asks its shell to do, in order: store before send.
+"""What the fleet asks its shell to do: changes to store, and effects to carry out once they are stored (§4).
 
 Times are monotonic seconds; the shell writes them as wall time where the wire needs it.
 """
@@ -12,13 +12,9 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck
 
-# What the fleet asks its shell to do, in the imperative, in order: save before send.
-#
-# Times are monotonic seconds; the shell writes them as wall time where the wire wants it.
-
 
 class Level(StrEnum):
-    """How loud a note is."""
+    """The level at which an event is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -64,7 +60,7 @@ class CloseConnection:
 
 
 class DocumentKind(StrEnum):
-    """What kinds of thing the store keeps."""
+    """What the store holds documents of."""
 
     NODE = "node"
     CLAIM = "claim"
@@ -73,23 +69,11 @@ class DocumentKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to keep (`document`), or to let go (None)."""
+    """One document to store; None deletes what is stored under the key."""
 
     kind: DocumentKind
     key: str
     document: Mapping[str, object] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Keep these changes together before any later action of the same list is carried out.
-
-    A list holds at most one. Its outcome comes back as `Saved` or `SaveFailed`; after the
-    latter the rest of the list is dropped.
-    """
-
-    save: int
-    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +97,34 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """Log an event of §8 under its identifier; one that names a `node_id` joins the node's history."""
+    """Log an event of §8 under its identifier; one with a `node_id` joins the node's history."""
 
     event: str
     fields: Mapping[str, object] = field(default_factory=dict)
     level: Level = Level.INFO
 
 
-Action = Send | SendStatus | CloseConnection | Save | Answer | LogEvent
+Effect = Send | SendStatus | CloseConnection | Answer | LogEvent
 
 
-# What is said of an id that nobody knows, to whoever asks by it. Looks nothing up.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one event leads to.
+
+    The shell stores `changes` together. It carries out `effects` in order, once these changes and those of
+    every earlier output are stored. A save that fails is retried, never undone.
+    """
+
+    changes: tuple[Change, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    number: int | None = None
+    """Of an output with changes; grows by one each time. `Stored` confirms every number up to its own."""
+    immediate: tuple[Answer | Send, ...] = ()
+    """Answers that depend on nothing that is not stored: sent at once, before all effects that wait."""
+
+
+NOTHING = Output()
+"""What an ordinary heartbeat leads to."""
 
 
 def unknown_node_message(node_id: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from gpu_agent.registry.actions import DocumentKind, Level, LogEvent
+from gpu_agent.registry.actions import Answer, Level, LogEvent
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.refusals import Excluded, NoAvailableNode, RefusalCounters
 from gpu_agent.registry.events import ClaimRequested, ReleaseRequested, RenewalRequested
@@ -45,10 +45,10 @@ class ClaimRequests:
             self._note_failure(job, claim, step)
             step.answer(event.ref, claim)
             return
-        self._ask_to_keep(event.ref, job.job_id, before=held, step=step)
         step.answer(event.ref, claim)
         if held is None:
-            step.note(
+            step.change_claim(job.job_id)
+            step.log(
                 "job_assigned",
                 {
                     "job_id": job.job_id,
@@ -57,15 +57,18 @@ class ClaimRequests:
                 },
             )
 
-    def renew(self, event: RenewalRequested, step: Step) -> None:
-        """Keep a claim for one more TTL."""
-        held = self._dispatch.claim_of(event.job_id)
+    def renew(self, event: RenewalRequested, step: Step, *, stored: bool) -> None:
+        """Give a claim one more TTL; answered at once where the claim is `stored`.
+
+        A renewal itself is not stored: every restart of the registry gives each claim one fresh TTL.
+        """
         claim = self._dispatch.renew(event.job_id, step.now)
         if claim is None:
             step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
-            return
-        self._ask_to_keep(event.ref, event.job_id, before=held, step=step)
-        step.answer(event.ref, claim)
+        elif stored:
+            step.immediate.append(Answer(event.ref, claim))
+        else:
+            step.answer(event.ref, claim)
 
     def release(self, event: ReleaseRequested, step: Step) -> str | None:
         """Give a place back, lost ones too; returns the node that has it again."""
@@ -75,10 +78,10 @@ class ClaimRequests:
         if given_back is None:
             step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
             return None
-        # That a claim was lost may not be kept yet; that it was given back must be.
-        self._ask_to_keep(event.ref, event.job_id, before=claim, step=step)
+        if claim is not None:
+            step.change_claim(event.job_id)
         step.answer(event.ref)
-        step.note("claim_released", {"job_id": event.job_id, "node_id": given_back.node_id})
+        step.log("claim_released", {"job_id": event.job_id, "node_id": given_back.node_id})
         return None if claim is None else claim.node_id
 
     def expire(self, step: Step, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
@@ -90,8 +93,7 @@ class ClaimRequests:
         for claim in ended:
             self._lost.drop(claim.job_id, step.now)
             step.change_claim(claim.job_id)
-            step.note("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
-            step.stands[DocumentKind.CLAIM, claim.job_id] = step.notes[-1]
+            step.log("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
         return ended
 
     def lose(self, record: NodeRecord, step: Step) -> None:
@@ -99,9 +101,8 @@ class ClaimRequests:
         for claim in self._dispatch.lose(record.node_id):
             self._lost.add(claim, step.now)
             step.change_claim(claim.job_id)
-            step.before[(DocumentKind.CLAIM, claim.job_id)] = claim
             note = claim_lost_event(claim, record.reason_code)
-            step.note(note.event, note.fields, note.level)
+            step.log(note.event, note.fields, note.level)
 
     def attach_lost(self, record: NodeRecord, step: Step) -> None:
         """Attach again the lost claims whose jobs a node reports running, unless claimed elsewhere.
@@ -114,31 +115,22 @@ class ClaimRequests:
         for lost in self._lost.of(record.node_id, record.reported_job_ids or frozenset(), step.now):
             claim = replace(lost, expires_at=expires_at)
             if self._dispatch.claim_of(claim.job_id) is None and self._dispatch.attach(claim) is not None:
+                self._lost.drop(claim.job_id, step.now)
                 step.change_claim(claim.job_id)
-                step.before[(DocumentKind.CLAIM, claim.job_id)] = None
-                step.note("claim_reattached", {"job_id": claim.job_id, "node_id": record.node_id})
+                step.log("claim_reattached", {"job_id": claim.job_id, "node_id": record.node_id})
 
     def restore(self, claim: Claim) -> bool:
         """Hold a claim that was kept over a restart; False when its node is not known any more."""
         return self._dispatch.attach(claim) is not None
 
-    def disown(self, claim: Claim) -> None:
-        """Forget that a claim was lost which nobody was ever told of."""
-        self._lost.disown(claim)
-
     def forget(self, node_id: str) -> None:
         """Give up what was lost with a node whose record is let go."""
         self._lost.forget(node_id)
 
-    def _ask_to_keep(self, ref: int, job_id: str, *, before: Claim | None, step: Step) -> None:
-        step.change_claim(job_id)
-        step.before[(DocumentKind.CLAIM, job_id)] = before
-        step.refuse_unsaved(ref)
-
     def _note_failure(self, job: Job, verdict: NoAvailableNode, step: Step) -> None:
         self.exclusions.failed(verdict, step.now)
         counts = {reason.value: count for reason, count in verdict.counts.items()}
-        step.note("dispatch_failed", {"job_id": job.job_id, "counts": counts})
+        step.log("dispatch_failed", {"job_id": job.job_id, "counts": counts})
         for examples in verdict.examples.values():
             for one in examples:
                 _note_exclusion(job, one, Level.INFO, step=step)
@@ -155,7 +147,7 @@ def claim_lost_event(claim: Claim, reason_code: ReasonCode) -> LogEvent:
 
 def _note_exclusion(job: Job, one: Excluded, level: Level, *, step: Step) -> None:
     fields = {"job_id": job.job_id, "node_id": one.node_id, "reason": one.reason.value}
-    step.note("dispatch_candidate_excluded", {**fields, "need": one.need, "have": one.have}, level)
+    step.log("dispatch_candidate_excluded", {**fields, "need": one.need, "have": one.have}, level)
 
 
 def _not_found(job_id: str) -> str:
@@ -224,12 +216,6 @@ class LostClaims:
         if not jobs:
             del self._of_node[lost.claim.node_id]
         return lost.claim if self._is_remembered(lost, now) else None
-
-    def disown(self, claim: Claim) -> None:
-        """Forget exactly this claim, not another one of its job."""
-        lost = self._by_job.get(claim.job_id)
-        if lost is not None and lost.claim == claim:
-            self.drop(claim.job_id, lost.at)
 
     def forget(self, node_id: str) -> None:
         """Forget whatever was lost with a node whose record is let go."""

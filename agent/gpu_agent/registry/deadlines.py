@@ -11,7 +11,7 @@ from math import inf
 
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.codes import NodeStatus
 
 # When each node must be looked at next: a lazy heap with one living entry per node.
 #
@@ -75,14 +75,18 @@ class Deadlines:
 
 
 def silent_until(record: NodeRecord) -> float:
-    """Return when a node's silence becomes a verdict: one timeout, or two for a suspected node (§4)."""
-    return record.heard_at + record.timeout_seconds * (2 if record.suspected else 1)
+    """Return when a silent node times out (§4)."""
+    if record.suspected_until is not None:
+        return record.suspected_until
+    return record.heard_at + record.timeout_seconds
 
 
 def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when an offline record is let go; never while it carries an operator's wish or a connection."""
     if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.has_desired_state:
         return inf
+    if not record.acknowledged:
+        return record.since
     return record.since + thresholds.offline_retention_seconds
 
 
@@ -99,24 +103,4 @@ def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
         looks.append(record.warmup_until)
     if record.status is NodeStatus.DRAINING and record.drain is not None:
         looks.append(record.drain.deadline)
-    if is_adrift(record):
-        looks.append(record.since)
     return min(looks)
-
-
-# Nodes whose status stands on a wish that is gone, or not on one that is there.
-#
-# That comes about where what an operator asked could not be kept, and was undone after the registry had
-# moved
-# the node on: emptied by a drain that never was, or ready although its drain was not lifted. Moves nobody.
-
-
-_EMPTIED = (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
-
-
-def is_adrift(record: NodeRecord) -> bool:
-    """Say whether a node must be led on to where it would have gone by the wish that counts."""
-    if record.drain is not None:
-        return record.status in (NodeStatus.READY, NodeStatus.DEGRADED)
-    emptied = record.status is NodeStatus.OFFLINE and record.reason_code in _EMPTIED
-    return record.status is NodeStatus.DRAINING or (emptied and record.connection is not None)

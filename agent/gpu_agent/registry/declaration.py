@@ -4,7 +4,10 @@ A registration brings a whole declaration, a heartbeat may replace parts of it. 
 models, features, GPUs by UUID. Changes no status and does not decide who may have which node id.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+
+from pydantic_core import to_json
 
 from gpu_agent.registry import health
 from gpu_agent.registry.gpus import Gpus, GpuState
@@ -27,6 +30,15 @@ from gpu_agent.wire.messages import (
 
 
 MB_PER_GB = 1024
+
+LARGEST_DOCUMENT_BYTES = 512 * 1024
+"""No document in the store is larger (§4)."""
+
+LARGEST_DECLARATION_BYTES = LARGEST_DOCUMENT_BYTES - 32 * 1024
+"""The rest of a node's document is the registry's own: status, desired state, tokens, granted labels."""
+
+LONGEST_ESCAPE = 3
+"""A character takes at most so many times its UTF-8 bytes as the ASCII text that a store writes."""
 
 REPLACEABLE = frozenset(
     {
@@ -53,12 +65,16 @@ def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thr
     _set_models(record, thresholds)
 
 
-def replace_parts(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> bool:
-    """Write the parts that a beat replaces, each in full; False when it brings none."""
+def replace_parts(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
+    """Write the parts that a heartbeat replaces, each in full; or say why the whole is too large, and write none."""
     parts = _parts(beat)
     if not parts:
-        return False
-    record.registration = record.registration.model_copy(update=parts)
+        return None
+    registration = record.registration.model_copy(update=parts)
+    too_large = size_refusal(registration, node_id=beat.node_id)
+    if too_large is not None:
+        return too_large
+    record.registration = registration
     record.accept_public_jobs = record.registration.accept_public_jobs
     _set_labels(record)
     if "max_concurrent_jobs" in parts:
@@ -67,7 +83,7 @@ def replace_parts(record: NodeRecord, beat: NodeHeartbeat, thresholds: Threshold
         _set_hardware(record)
     if "capability_state" in parts:
         _set_models(record, thresholds)
-    return True
+    return None
 
 
 def gpu_key(gpu: GpuDeclaration, position: int) -> str:
@@ -163,6 +179,9 @@ def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | N
     ambiguous = ambiguity_of(message.hardware, node_id=message.node_id)
     if ambiguous is not None:
         return ambiguous
+    too_large = size_refusal(message, node_id=message.node_id)
+    if too_large is not None:
+        return too_large
     if message.simulated and not allow_simulated:
         return NodeError(
             node_id=message.node_id,
@@ -194,6 +213,24 @@ def schema_not_supported(version: str, *, node_id: str | None) -> NodeError:
         message=f"capability schema {version[:40]!r} is not supported: "
         f"register again with one of {supported}",
         details={"supported": list(SUPPORTED_SCHEMA_VERSIONS)},
+    )
+
+
+def size_refusal(registration: NodeRegister, *, node_id: str | None) -> NodeError | None:
+    """Refuse a declaration whose document the store would not take (§4)."""
+    size = len(to_json(registration))
+    if size * LONGEST_ESCAPE > LARGEST_DECLARATION_BYTES:
+        size = len(json.dumps(registration.model_dump(mode="json"), separators=(",", ":")))
+    if size <= LARGEST_DECLARATION_BYTES:
+        return None
+    problem = (
+        f"it takes {size} bytes in the registry's store, {LARGEST_DECLARATION_BYTES} at most are allowed"
+    )
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.INVALID_MESSAGE,
+        message=f"$: {problem}; declare fewer models, labels and features",
+        details={"errors": [{"path": "$", "problem": problem}]},
     )
 
 

@@ -188,18 +188,28 @@ class RotationRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """The store has kept every `Save` up to this number that it did not report as failed."""
+class Stored:
+    """The store holds the changes of every output up to this number."""
 
-    save: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
-class SaveFailed:
-    """The store could not keep what a `Save` asked: it must be undone and refused."""
+class StoreFailed:
+    """A save failed, or has no outcome in time: every waiting answer was replaced by `REGISTRY_BUSY`.
 
-    save: int
-    detail: str
+    The shell retries what is not stored, until `StoreRecovered`.
+    """
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecovered:
+    """The store answers again: every change that waited for it is stored."""
+
+    outage_seconds: float
+    """How long the store confirmed nothing."""
 
 
 NodeRequest = DrainRequested | ResumeRequested | CordonRequested | RemovalRequested | ControlRequested
@@ -216,5 +226,6 @@ class Traced:
 
 
 NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
-RareEvent = NodeEvent | OperatorRequest | Saved | SaveFailed
+StoreEvent = Stored | StoreFailed | StoreRecovered
+RareEvent = NodeEvent | OperatorRequest | StoreEvent
 Event = HeartbeatReceived | RareEvent | Traced

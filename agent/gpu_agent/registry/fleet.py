@@ -1,13 +1,12 @@
 """The fleet: every node, claim and token. Events and the time in, what to store and to send out.
 
-Composes the registry's parts and routes each event to the one that handles it. Holds no rule of the protocol itself.
-Times are monotonic seconds.
+Composes the registry's parts and routes each event to the one that handles it. Times are monotonic seconds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
-from gpu_agent.registry.actions import Action
+from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.deadlines import Deadlines, next_deadline
@@ -39,8 +38,10 @@ from gpu_agent.registry.events import (
     ResumeRequested,
     RevocationRequested,
     RotationRequested,
-    Saved,
-    SaveFailed,
+    Stored,
+    StoreEvent,
+    StoreFailed,
+    StoreRecovered,
     Traced,
     UnregistrationReceived,
 )
@@ -52,21 +53,13 @@ from gpu_agent.registry.operations import Operations
 from gpu_agent.registry.pacing import FleetCounters, Pacer
 from gpu_agent.registry.persistence import Keeping, StoredDocument
 from gpu_agent.registry.registration import OfflineEviction, Registrations
-from gpu_agent.registry.saves import Saves, Undo
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import House, StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.timers import Sweep
+from gpu_agent.registry.timers import Sweep, exclude_silent_nodes, resume_timeouts
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.registry.tokens import Token, TokenTable
-
-# The fleet: all nodes, all claims, one door. Events and the time in, actions out; nothing else moves it.
-#
-# Composes the parts and routes events to them; holds no rule of the protocol itself. The
-# shell carries the actions out in order, and nothing that follows a `Save` before it is kept.
-
-
-NOTHING: tuple[Action, ...] = ()
+from gpu_agent.registry.unstored import RESTART_SECONDS, UnstoredChanges, busy_error
 
 _SCAN_SHARE = 0.5
 """The scan interval is how late a timeout may be noticed: half of it is left to a busy loop."""
@@ -97,7 +90,14 @@ class Fleet:
         self._pacer = Pacer(thresholds, self._census, draw)
         self._dispatch = Dispatch(thresholds, draw)
         claiming = ClaimRequests(thresholds, self._dispatch, debug=debug)
-        verdicts = StatusTransitions(thresholds, self._roster, dispatch=self._dispatch, claiming=claiming)
+        self._unstored = UnstoredChanges()
+        verdicts = StatusTransitions(
+            thresholds,
+            self._roster,
+            dispatch=self._dispatch,
+            claiming=claiming,
+            unstored=self._unstored,
+        )
         house = House(
             thresholds=thresholds,
             policy=Policy(allow_simulated=allow_simulated, auth_off=auth_off),
@@ -117,19 +117,15 @@ class Fleet:
         self._keeping = Keeping(house)
         self._filing = NodeIndexes(house, self._deadlines, self._census)
         self._crowd = OfflineEviction(house) if auth_off else None
-        self._saves = Saves(
-            write=self._keeping.written,
-            undo=Undo(house),
-            retry_seconds=thresholds.scan_interval_seconds,
-        )
         self._scan_every_seconds = thresholds.scan_interval_seconds * _SCAN_SHARE
         self._scan_from = 0.0
 
     @property
     def deadline(self) -> float | None:
         """When `wake` has something to do (monotonic seconds); at most twice per scan interval."""
-        looks = (self._deadlines.earliest, self._dispatch.next_expiry)
-        waiting = (*looks, self._saves.deadline, self._tokens.deadline)
+        if self._unstored.store_fails:
+            return self._scan_from
+        waiting = (self._deadlines.earliest, self._dispatch.next_expiry, self._tokens.deadline)
         due = [time for time in waiting if time is not None]
         return max(min(due), self._scan_from) if due else None
 
@@ -138,16 +134,22 @@ class Fleet:
         """How many nodes are known, whatever their status."""
         return len(self._roster.records)
 
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
-        """Take one event in, and say what to do about it, in order."""
+    def is_stored(self, node_id: str) -> bool:
+        """Say whether the store holds a node as it is."""
+        return not self._unstored.holds((DocumentKind.NODE, node_id))
+
+    def handle(self, event: Event, now: float) -> Output:
+        """Take one event in; returns what to store and what to do then."""
         if isinstance(event, HeartbeatReceived):
             consequences = self._beats.arrived(event, now)
             return NOTHING if consequences is None else self._finish(consequences)
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
-        self._take(event.asked if isinstance(event, Traced) else event, step)
+        rare = event.asked if isinstance(event, Traced) else event
+        if not (self._unstored.store_fails and self._refuse(rare, step)):
+            self._take(rare, step)
         return self._finish(step)
 
-    def wake(self, now: float) -> Sequence[Action]:
+    def wake(self, now: float) -> Output:
         """Draw the consequences of time alone; harmless when early.
 
         Of many that are due at once some are left for a next call, for which `deadline` asks at once.
@@ -156,24 +158,26 @@ class Fleet:
         if deadline is None or now < deadline:
             return NOTHING
         step = Step(now)
+        if self._unstored.store_fails:
+            self._exclude_silent(step)
+            self._scan_from = now + self.thresholds.scan_interval_seconds
+            return self._finish(step)
         self._rounds.go(step)
         self._issuing.purge(step)
-        self._saves.retry(step)
-        goes_on = self._rounds.unfinished or self._saves.goes_on
-        self._scan_from = now + (0.0 if goes_on else self._scan_every_seconds)
+        self._scan_from = now + (0.0 if self._rounds.unfinished else self._scan_every_seconds)
         return self._finish(step)
 
-    def restore(self, kept: Iterable[StoredDocument], now: float) -> Sequence[Action]:
-        """Take back what the store kept (§4, restart): call it once, before the first event."""
-        return [action for actions in self.restoring(kept, now) for action in actions]
+    def restore(self, kept: Iterable[StoredDocument], now: float) -> list[Output]:
+        """Load what the store holds (§4, restart): call it once, before the first event."""
+        return list(self.restoring(kept, now))
 
-    def restoring(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Sequence[Action]]:
-        """Restore thing by thing, for those who must not stop for a whole fleet; to be run to its end."""
+    def restoring(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Output]:
+        """Load document by document, so that the caller can let others have a turn; to be run to its end."""
         for step in self._keeping.taking_back(kept, now):
             self._filing.file(step)
-            yield self._saves.sealed(step)
+            yield self._output(step)
         step = Step(now)
-        step.note("registry_restored", {"nodes": self.size})
+        step.log("registry_restored", {"nodes": self.size})
         if self._crowd is not None:  # whom it may let go is known only now that the claims are
             step.touched.update(dict.fromkeys(self._roster.records))
         yield self._finish(step)
@@ -262,12 +266,61 @@ class Fleet:
                 JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
             ):
                 self._issuing.asked(event, step)
-            case Saved():
-                self._saves.kept(event.save)
-            case SaveFailed():
-                self._saves.failed(event.save, event.detail, step)
+            case Stored():
+                self._unstored.confirm(event.number)
+            case StoreFailed():
+                self._store_failed(event, step)
+            case StoreRecovered():
+                self._store_recovered(event, step)
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _refuse(self, event: RareEvent, step: Step) -> bool:
+        """While the store fails, refuse what would change something or depend on what is not stored (§4).
+
+        Returns False for what goes on: ended connections, faults, a node's own drain, and the renewal of a
+        claim that is stored. A node that leaves at once is silent from then on, which is decided afterwards.
+        """
+        if isinstance(event, NodeEvent):
+            if isinstance(event, RegistrationReceived):
+                if not self._roster.dismissed(event.connection):
+                    step.immediate.append(Send(event.connection, busy_error(event.message.node_id)))
+                return True
+            return isinstance(event, UnregistrationReceived) and not event.message.drain
+        if isinstance(event, StoreEvent):
+            return False
+        if isinstance(event, RenewalRequested) and self._is_claim_stored(event.job_id):
+            return False
+        step.immediate.append(Answer(event.ref, self._unstored.refusal()))
+        return True
+
+    def _is_claim_stored(self, job_id: str) -> bool:
+        claim = self._dispatch.claim_of(job_id)
+        return claim is not None and not self._unstored.holds((DocumentKind.CLAIM, job_id))
+
+    def _store_failed(self, event: StoreFailed, step: Step) -> None:
+        """Delete what nobody was sent: the store does so once it answers."""
+        for token_id in self._unstored.fail(event.problem):
+            self._tokens.drop(token_id)
+            step.change_token(token_id)
+            step.log("token_purged", {"token_id": token_id, "reason": "its text was sent to no one"})
+        self._scan_from = step.now
+
+    def _store_recovered(self, event: StoreRecovered, step: Step) -> None:
+        """Decide by time again; a long outage counts as a restart (§4)."""
+        restarted = event.outage_seconds >= RESTART_SECONDS
+        self._unstored.recover()
+        records = self._roster.records.values()
+        moved = resume_timeouts(records, step.now, restarted=restarted)
+        step.touched.update(dict.fromkeys(record.node_id for record in moved))
+        if restarted:
+            self._dispatch.renew_all(step.now)
+        self._scan_from = step.now
+
+    def _exclude_silent(self, step: Step) -> None:
+        silent = exclude_silent_nodes(self._roster.records.values(), step.now)
+        self._dispatch.doubt(silent)
+        step.touched.update(dict.fromkeys(record.node_id for record in silent))
 
     def _node_did(self, event: NodeEvent, step: Step) -> None:
         if isinstance(event, ConnectionLost):
@@ -284,16 +337,17 @@ class Fleet:
     def _scheduler_asked(
         self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step
     ) -> None:
-        cause, step.trace_id = step.trace_id, None  # nobody's asking ends the claims that have expired
-        self._rounds.end_claims(
-            step, of_job=event.job.job_id if isinstance(event, ClaimRequested) else event.job_id
-        )
-        step.trace_id = cause
+        if not self._unstored.store_fails:
+            cause, step.trace_id = step.trace_id, None  # no request is the cause of claims that expire
+            self._rounds.end_claims(
+                step, of_job=event.job.job_id if isinstance(event, ClaimRequested) else event.job_id
+            )
+            step.trace_id = cause
         match event:
             case ClaimRequested():
                 self._claiming.ask(event, step)
             case RenewalRequested():
-                self._claiming.renew(event, step)
+                self._claiming.renew(event, step, stored=self._is_claim_stored(event.job_id))
             case ReleaseRequested():
                 record = self._roster.records.get(self._claiming.release(event, step) or "")
                 if record is not None:
@@ -301,12 +355,20 @@ class Fleet:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _finish(self, step: Step) -> Sequence[Action]:
-        if self._crowd is not None:
+    def _finish(self, step: Step) -> Output:
+        if self._crowd is not None and not self._unstored.store_fails:
             self._crowd.evict(step)
-        step = self._saves.admitted(step)
         self._filing.file(step)
-        return self._saves.sealed(step)
+        return self._output(step)
+
+    def _output(self, step: Step) -> Output:
+        """Write the documents that a step changes, as they are at its end."""
+        effects = (*step.logged, *step.effects)
+        if not (step.changed or effects or step.immediate):
+            return NOTHING
+        changes = tuple(self._keeping.written(key, step.now) for key in step.changed)
+        number = self._unstored.add(step) if changes else None
+        return Output(changes, effects, number, tuple(step.immediate))
 
 
 # The lists kept of nodes beside their records: a node is entered anew in each whenever a step touched it.

@@ -40,7 +40,7 @@ class Heartbeats:
         said = message.__dict__  # an entry costs a tenth of what asking a model for its field does
         if record is None or record.node_id != said["node_id"]:
             return self._from_a_stranger(event, now)
-        thresholds, was_suspected = self._thresholds, record.suspected
+        thresholds, was_suspected = self._thresholds, record.suspected_until is not None
         usage: ResourceUsage = said["resource_usage"]
         replaced = not declared.REPLACEABLE.isdisjoint(message.__pydantic_fields_set__)
         if replaced:
@@ -62,7 +62,7 @@ class Heartbeats:
         record.load = load
         if replaced or jobs_changed or was_suspected:
             _write_jobs(record, message)
-            record.suspected = False
+            record.suspected_until = None
             self._dispatch.refresh(record)
         elif gpus_differ or load_differs:
             self._dispatch.refresh_figures(record, gpus=gpus_differ, load=load_differs)
@@ -150,20 +150,18 @@ class Heartbeats:
             for check in health.checks(record, self._thresholds)
         ]
         fields = {"node_id": record.node_id, "ok": healthy, "checks": checks}
-        step.note("health_check", fields, Level.DEBUG)
+        step.log("health_check", fields, Level.DEBUG)
 
 
 def _replace(record: NodeRecord, beat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
     """Take the parts of the declaration that a beat brings anew; or say why they cannot be."""
     ambiguous = None if beat.hardware is None else admission.ambiguity_of(beat.hardware, node_id=beat.node_id)
-    if ambiguous is None:
-        declared.replace_parts(record, beat, thresholds)
-    return ambiguous
+    return ambiguous or declared.replace_parts(record, beat, thresholds)
 
 
 def _answer(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     step = Step(now)
-    step.tell(Send(event.connection, refusal))
+    step.add(Send(event.connection, refusal))
     return step
 
 

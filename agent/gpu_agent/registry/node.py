@@ -74,6 +74,8 @@ class NodeRecord:
     round_trip_seconds: float | None = None
     """As the connection's network takes; None where nobody measures it."""
     epoch: int = 0
+    acknowledged: bool = True
+    """False until the first acknowledgement of a new node is sent; its record goes with its connection until then."""
     address: str | None = None
     keys: NodeTokens = field(default_factory=NodeTokens)
     """What proves that somebody is this node."""
@@ -90,8 +92,9 @@ class NodeRecord:
     """The last sign of life: a beat, a registration, or the registry's own start (§4, restart)."""
     last_heartbeat_at: float | None = None
     """The last beat of this registration."""
-    suspected: bool = False
-    """Silent while most of the fleet is: the registry suspects itself and waits once more (§4)."""
+    suspected_until: float | None = None
+    """While the registry suspects itself rather than the silent node: when it times out (§4). Until it is heard the
+    node is excluded as disconnected."""
     warmup_until: float = 0.0
     """When a node that is still registering has taken too long."""
     next_status_at: float = 0.0
@@ -137,7 +140,7 @@ class NodeRecord:
     @property
     def connected(self) -> bool:
         """True while a live connection stands for the node, and nothing casts doubt on it."""
-        return self.connection is not None and not self.suspected
+        return self.connection is not None and self.suspected_until is None
 
     @property
     def has_desired_state(self) -> bool:
@@ -214,13 +217,6 @@ class NodeTable:
     def dismissed(self, connection: int) -> bool:
         """Say whether a connection was told to go."""
         return connection in self._dismissed
-
-    def recall(self, connection: int) -> bool:
-        """Take a dismissal back; False when the connection is gone, or was never dismissed."""
-        if connection not in self._dismissed:
-            return False
-        self._dismissed.discard(connection)
-        return True
 
     def ended(self, connection: int) -> NodeRecord | None:
         """Forget a connection that is gone; returns the node it stood for."""

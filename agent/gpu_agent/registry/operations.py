@@ -60,7 +60,7 @@ class Operations:
             seconds = self._house.thresholds.drain_deadline_seconds
         seconds = min(seconds, LONGEST_DRAIN_SECONDS)
         record.drain = Drain(by_operator=True, deadline=step.now + seconds, reason=event.reason)
-        step.note(
+        step.log(
             "drain_requested",
             {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds},
         )
@@ -76,7 +76,7 @@ class Operations:
         if record is None:
             return
         record.drain = None
-        step.note("resume_requested", {"node_id": record.node_id})
+        step.log("resume_requested", {"node_id": record.node_id})
         emptied = record.status is NodeStatus.OFFLINE and record.connection is not None
         if record.status is NodeStatus.DRAINING or emptied:
             restart_warmup(record, self._house.thresholds, step.now)
@@ -97,7 +97,7 @@ class Operations:
         record.cordoned = event.reason
         self._house.dispatch.refresh(record)
         wish = "node_uncordoned" if event.reason is None else "node_cordoned"
-        step.note(wish, {"node_id": record.node_id, "reason": event.reason})
+        step.log(wish, {"node_id": record.node_id, "reason": event.reason})
         step.answer(event.ref)
 
     def _removal(self, event: RemovalRequested, step: Step) -> None:
@@ -113,7 +113,7 @@ class Operations:
                 record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
             )
         remove_node(record, self._house, step)
-        step.note("node_removed", {"node_id": record.node_id}, Level.WARNING)
+        step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
         step.answer(event.ref)
 
     def _asked_of(self, ref: int, node_id: str, step: Step) -> NodeRecord | None:
@@ -122,9 +122,7 @@ class Operations:
         if record is None:
             step.refuse(ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(node_id))
             return None
-        step.remember(record)
         step.change_node(record)
-        step.refuse_unsaved(ref)
         return record
 
 
@@ -154,6 +152,6 @@ def send_control(event: ControlRequested, roster: NodeTable, step: Step) -> None
             "it registers by itself once its agent runs and reaches the registry",
         )
         return
-    step.tell(Send(record.connection, NodeControl(command=event.command.value, reason=_REASON)))
-    step.note("node_control_sent", {"node_id": record.node_id, "command": event.command.value})
+    step.add(Send(record.connection, NodeControl(command=event.command.value, reason=_REASON)))
+    step.log("node_control_sent", {"node_id": record.node_id, "command": event.command.value})
     step.answer(event.ref)

@@ -332,7 +332,7 @@ class Keeping:
             try:
                 self._take_back(one, step)
             except UnreadableDocumentError as error:
-                step.note("document_unreadable", {"detail": str(error)}, Level.WARNING)
+                step.log("document_unreadable", {"detail": str(error)}, Level.WARNING)
             yield step
 
     def _take_back(self, kept: StoredDocument, step: Step) -> None:

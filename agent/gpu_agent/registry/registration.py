@@ -11,7 +11,7 @@ from typing import assert_never
 from gpu_agent.registry import declaration as admission
 from gpu_agent.registry import declaration as declared
 from gpu_agent.registry import status as telling
-from gpu_agent.registry.actions import CloseConnection, DocumentKind, Level, Send
+from gpu_agent.registry.actions import CloseConnection, Level, Send
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.deadlines import Deadlines, purge_at
 from gpu_agent.registry.events import FaultReported, RegistrationReceived, UnregistrationReceived
@@ -28,9 +28,6 @@ from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck
 # How a node comes and goes: registration, supersession, goodbye, a lost connection (§3.1, §4 Connections).
 #
 # The newest proven session wins, by the order of arrival. Closing a socket changes no status.
-
-
-BUSY_RETRY_SECONDS = 5.0
 
 
 class Registrations:
@@ -59,10 +56,8 @@ class Registrations:
         free_reservation(event, granted, house=self._house, step=step)
         record = roster.records.get(granted)
         if record is None:
-            step.before[(DocumentKind.NODE, granted)] = None
             record = _new_record(granted, event, step.now)
             roster.add(record)
-        step.remember(record)
         token = issue_node_token(record, event, tokens=self._house.tokens, step=step)
         self._attach(record, event, step)
         self._begin(record, event, token=token, step=step)
@@ -75,12 +70,12 @@ class Registrations:
         message = event.message
         record = self._house.roster.bound.get(event.connection)
         if record is None or record.node_id != message.node_id:
-            step.tell(Send(event.connection, unknown_node(message.node_id)))
+            step.add(Send(event.connection, unknown_node(message.node_id)))
             return
         verdicts = self._house.verdicts
         step.touched[record.node_id] = None
         if record.status is NodeStatus.OFFLINE:
-            step.tell(
+            step.add(
                 telling.current_status(
                     record, self._house.thresholds, connection=event.connection, now=step.now
                 )
@@ -101,28 +96,31 @@ class Registrations:
     def lost(self, connection: int, step: Step) -> None:
         """Exclude a node whose connection is gone from dispatch; its status stays."""
         record = self._house.roster.ended(connection)
-        if record is not None:
-            self._house.dispatch.refresh(record)
-            step.note("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
-            step.touched[record.node_id] = None
+        if record is None:
+            return
+        self._house.dispatch.refresh(record)
+        step.log("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
+        step.touched[record.node_id] = None
+        if not record.acknowledged:
+            purge_node(record, self._house, why="its registration was not acknowledged", step=step)
 
     def _refuse(self, event: RegistrationReceived, refusal: NodeError, step: Step) -> None:
-        step.note("node_register_refused", _refused(event, refusal.code), Level.WARNING)
-        step.tell(Send(event.connection, refusal))
+        step.log("node_register_refused", _refused(event, refusal.code), Level.WARNING)
+        step.add(Send(event.connection, refusal))
         if refusal.code in (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN):
             self._house.roster.dismiss(event.connection)
-            step.tell(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, refusal.code))
+            step.add(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, refusal.code))
 
     def _came_late(self, event: RegistrationReceived, record: NodeRecord, step: Step) -> None:
         """Send a session away that was opened before the one that stands: slow lines, or a process of before.
 
         The newest wins (§4), and that is the one that called last, not the one whose words took longest.
         """
-        step.note("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
+        step.log("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
         self._house.roster.dismiss(event.connection)
-        step.tell(Send(event.connection, _superseded(record.node_id, record.address)))
+        step.add(Send(event.connection, _superseded(record.node_id, record.address)))
         code = ErrorCode.SESSION_SUPERSEDED.value
-        step.tell(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, code))
+        step.add(CloseConnection(event.connection, CloseCode.POLICY_VIOLATION, code))
 
     def _attach(self, record: NodeRecord, event: RegistrationReceived, step: Step) -> None:
         """Let this connection stand for the node, and the one before it no longer."""
@@ -132,8 +130,8 @@ class Registrations:
         if before is not None:
             _note_supersession(record, event, step)
             roster.dismiss(before)
-            step.tell(Send(before, _superseded(record.node_id, event.address)))
-            step.tell(CloseConnection(before, CloseCode.POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
+            step.add(Send(before, _superseded(record.node_id, event.address)))
+            step.add(CloseConnection(before, CloseCode.POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED.value))
         roster.bind(record, event.connection)
 
     def _begin(
@@ -148,16 +146,16 @@ class Registrations:
         house.pacer.begin(record, step.now)
         _set_jobs(record, message)
         step.change_node(record)
-        step.refusals.append(Send(event.connection, _busy(record.node_id)))
-        step.tell(Send(event.connection, self._ack(record, event, token)))
+        step.registered.append(record)
+        step.add(Send(event.connection, self._ack(record, event, token)))
         record.heard_at = step.now
         record.last_heartbeat_at = record.usage = record.probe_age_seconds = None
-        record.suspected = False
+        record.suspected_until = None
         restart_warmup(record, house.thresholds, step.now)
         self._give_first_status(record, event.connection, step)
         house.claiming.attach_lost(record, step)
         house.dispatch.refresh(record)
-        step.note(
+        step.log(
             "node_registered",
             {
                 "node_id": record.node_id,
@@ -179,7 +177,7 @@ class Registrations:
             reason = "registered again, which ends the drain it asked for"
             verdicts.give(record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step)
         else:
-            step.tell(
+            step.add(
                 telling.current_status(record, self._house.thresholds, connection=connection, now=step.now)
             )
 
@@ -209,7 +207,7 @@ class Registrations:
         elif record.status is NodeStatus.DRAINING:
             self._house.verdicts.update_drain(record, step)
         else:
-            step.tell(
+            step.add(
                 telling.current_status(
                     record, self._house.thresholds, connection=event.connection, now=step.now
                 )
@@ -241,15 +239,12 @@ def _set_jobs(record: NodeRecord, message: NodeRegister) -> None:
 
 def _new_record(node_id: str, event: RegistrationReceived, now: float) -> NodeRecord:
     message = event.message
-    return NodeRecord(node_id=node_id, registration=message, hardware=message.hardware, registered_at=now)
-
-
-def _busy(node_id: str) -> NodeError:
-    return NodeError(
+    return NodeRecord(
         node_id=node_id,
-        code=ErrorCode.REGISTRY_BUSY,
-        message="the registry could not save this registration just now: register again in a moment",
-        retry_after_seconds=BUSY_RETRY_SECONDS,
+        registration=message,
+        hardware=message.hardware,
+        registered_at=now,
+        acknowledged=False,
     )
 
 
@@ -269,7 +264,7 @@ def _superseded(node_id: str, address: str | None) -> NodeError:
 
 def _note_supersession(record: NodeRecord, event: RegistrationReceived, step: Step) -> None:
     fields = {"session_epoch": record.epoch, "address": record.address, "newer_address": event.address}
-    step.note("session_superseded", {"node_id": record.node_id, **fields}, Level.WARNING)
+    step.log("session_superseded", {"node_id": record.node_id, **fields}, Level.WARNING)
 
 
 def _note_arrival(event: RegistrationReceived, step: Step) -> None:
@@ -280,7 +275,7 @@ def _note_arrival(event: RegistrationReceived, step: Step) -> None:
     }
     if event.message.node_id is not None:
         fields["node_id"] = event.message.node_id
-    step.note("node_register_received", fields)
+    step.log("node_register_received", fields)
 
 
 # Which id a registration gets, and why it may not have the one it suggests (R-06, §2, §4 Connections).
@@ -458,7 +453,6 @@ def free_reservation(event: RegistrationReceived, node_id: str, *, house: House,
     if token is None or holds_reservation(roster.records.get(node_id), token) or _has_free_use(token, tokens):
         return
     first = min(_yielding(token, tokens, roster), key=lambda record: (record.registered_at, record.node_id))
-    step.remember(first)
     purge_node(first, house, why="its place at its join token went to another node", step=step)
 
 
@@ -491,7 +485,7 @@ def purge_node(record: NodeRecord, house: House, *, why: str, step: Step) -> Non
     remove_node(record, house, step)
     offline = max(0.0, step.now - record.since)
     fields = {"node_id": record.node_id, "offline_seconds": round(offline), "reason": why}
-    step.note("node_purged", fields)
+    step.log("node_purged", fields)
 
 
 class OfflineEviction:
@@ -542,7 +536,7 @@ def report_fault(record: NodeRecord, fault: NodeError, step: Step) -> None:
         step.touched[record.node_id] = None
         return
     heard.noted += 1
-    step.note(
+    step.log(
         "node_fault_reported",
         {"node_id": record.node_id, "code": quoted(fault.code), "message": quoted(fault.message)},
         Level.WARNING,
@@ -553,5 +547,5 @@ def log_left_out_faults(record: NodeRecord, step: Step) -> None:
     """Say how many faults were left out, once their minute is over."""
     heard = record.faults
     if heard.left_out and step.now >= heard.until:
-        step.note("node_faults_left_out", {"node_id": record.node_id, "count": heard.left_out}, Level.WARNING)
+        step.log("node_faults_left_out", {"node_id": record.node_id, "count": heard.left_out}, Level.WARNING)
         heard.left_out = 0

@@ -19,6 +19,7 @@ from gpu_agent.registry.quoting import sentence
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.step import STATUS_CHANGED, Step
 from gpu_agent.registry.tokens import TokenTable
+from gpu_agent.registry.unstored import UnstoredChanges
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 
 # A verdict on a node, carried through: the move, its note and save, what is told, and what follows from
@@ -33,12 +34,19 @@ class StatusTransitions:
     """Moves nodes along the arrows of `lifecycle`, with all that a move entails."""
 
     def __init__(
-        self, thresholds: Thresholds, roster: NodeTable, *, dispatch: Dispatch, claiming: ClaimRequests
+        self,
+        thresholds: Thresholds,
+        roster: NodeTable,
+        *,
+        dispatch: Dispatch,
+        claiming: ClaimRequests,
+        unstored: UnstoredChanges,
     ) -> None:
         self._thresholds = thresholds
         self._roster = roster
         self._dispatch = dispatch
         self._claiming = claiming
+        self._unstored = unstored
 
     def give(
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
@@ -67,7 +75,9 @@ class StatusTransitions:
         record.reason = sentence(_asked(record.drain))
         self.settle(record, step)
         if record.status is NodeStatus.DRAINING and record.connection is not None:
-            step.tell(current_status(record, self._thresholds, connection=record.connection, now=step.now))
+            step.add(
+                current_status(record, self._thresholds, connection=record.connection, now=step.now)
+            )
 
     def settle(self, record: NodeRecord, step: Step) -> None:
         """Let a draining node go offline once its jobs have ended or its deadline has passed.
@@ -80,13 +90,17 @@ class StatusTransitions:
         jobs = record.jobs_to_finish
         if jobs == 0 and record.jobs_known:
             code, reason = ReasonCode.DRAIN_COMPLETE, "no job is in flight any more"
-        elif record.drain is not None and step.now >= record.drain.deadline:
+        elif self._drain_deadline_passed(record, step.now):
             code = ReasonCode.DRAIN_DEADLINE
             left = f"with {jobs} in flight" if jobs else "before the node said what runs"
             reason = f"the drain's deadline passed {left}"
         else:
             return
         self.give(record, NodeStatus.OFFLINE, code, reason=reason, step=step)
+
+    def _drain_deadline_passed(self, record: NodeRecord, now: float) -> bool:
+        """While the store fails no deadline is decided (§4)."""
+        return record.drain is not None and now >= record.drain.deadline and not self._unstored.store_fails
 
     def _hold(self, record: NodeRecord, step: Step) -> None:
         """Take a node that has left `ready` too often back out of it, before a job can see it there."""
@@ -100,11 +114,10 @@ class StatusTransitions:
     def _move(
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
     ) -> None:
-        step.remember(record)
         said = sentence(reason)
         move = lifecycle.transition(record, target, reason_code=reason_code, reason=said, now=step.now)
         flapping.count_exit(record, move, self._thresholds)
-        step.note(
+        step.log(
             STATUS_CHANGED,
             {
                 "node_id": record.node_id,
@@ -118,7 +131,7 @@ class StatusTransitions:
             self._claiming.lose(record, step)
         if record.connection is None:
             return
-        step.tell(current_status(record, self._thresholds, connection=record.connection, now=step.now))
+        step.add(current_status(record, self._thresholds, connection=record.connection, now=step.now))
         if target is NodeStatus.OFFLINE and not _may_stay(record):
             self.close(record, record.reason, step)
 
@@ -128,7 +141,7 @@ class StatusTransitions:
         if connection is None:
             return
         self._roster.dismiss(connection)
-        step.tell(CloseConnection(connection, CloseCode.GOING_AWAY, reason))
+        step.add(CloseConnection(connection, CloseCode.GOING_AWAY, reason))
         step.touched[record.node_id] = None
 
 

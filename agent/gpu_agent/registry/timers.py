@@ -7,14 +7,15 @@ sweep the registry checks whether most of the fleet is silent: then it suspects 
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from math import inf
 
 from gpu_agent.registry import deadlines, health
 from gpu_agent.registry import registration as faults
 from gpu_agent.registry import status as telling
 from gpu_agent.registry.actions import Level
-from gpu_agent.registry.deadlines import Deadlines, is_adrift
+from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.registration import purge_node, restart_warmup
+from gpu_agent.registry.registration import purge_node
 from gpu_agent.registry.status import House
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
@@ -52,8 +53,6 @@ class TimeoutChecks:
         faults.log_left_out_faults(record, step)
         if _timed_out(record, now):
             self._time_out(record, step)
-        elif is_adrift(record):
-            self._lead_on(record, step)
         elif record.status is NodeStatus.REGISTERING and now >= record.warmup_until:
             self._end_warmup(record, step)
         elif record.status is NodeStatus.DRAINING:
@@ -70,23 +69,13 @@ class TimeoutChecks:
             self._house.verdicts.close(record, reason, step)
             self._house.dispatch.refresh(record)
             return
-        step.note(
+        step.log(
             "heartbeat_timeout",
             {"node_id": record.node_id, "last_seen_ms": round(silent * 1000)},
             Level.WARNING,
         )
         self._house.verdicts.give(
             record, NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT, reason=reason, step=step
-        )
-
-    def _lead_on(self, record: NodeRecord, step: Step) -> None:
-        if record.drain is not None:
-            self._house.verdicts.drain(record, step)
-            return
-        restart_warmup(record, self._thresholds, step.now)
-        reason = "the drain that was asked for could not be saved, and ended with that"
-        self._house.verdicts.give(
-            record, NodeStatus.REGISTERING, ReasonCode.RESUMED, reason=reason, step=step
         )
 
     def _end_warmup(self, record: NodeRecord, step: Step) -> None:
@@ -102,7 +91,7 @@ class TimeoutChecks:
     def _tell_again(self, record: NodeRecord, connection: int, step: Step) -> None:
         """Tell a node its status once more, and a new interval where the fleet has grown or shrunk."""
         self._house.pacer.adjust(record, step.now)
-        step.tell(
+        step.add(
             telling.current_status(
                 record, self._thresholds, connection=connection, now=step.now, periodic=True
             )
@@ -124,6 +113,10 @@ FEWEST_NODES = 10
 
 SILENT_INTERVALS = 2
 
+MISSED_INTERVALS = 1.5
+MISSED_SLACK_SECONDS = 1.0
+"""A node that is silent for longer than so many intervals and this is disconnected (§4, Connections)."""
+
 
 def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[NodeRecord]:
     """Return the nodes to wait for once more: those silent, when over half of the live ones are.
@@ -139,17 +132,51 @@ def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[Node
                 silent.append(record)
     if live < FEWEST_NODES or len(silent) * 2 <= live:
         return []
-    waited_for = [record for record in silent if not record.suspected]
+    waited_for = [record for record in silent if record.suspected_until is None]
     if not waited_for:
         return []
     for record in waited_for:
-        record.suspected = True
-    step.note(
+        record.suspected_until = record.heard_at + 2 * record.timeout_seconds
+    step.log(
         "mass_disconnect_suspected",
         {"live": live, "silent": len(silent), "waited_for": len(waited_for)},
         Level.WARNING,
     )
     return waited_for
+
+
+def exclude_silent_nodes(records: Iterable[NodeRecord], now: float) -> list[NodeRecord]:
+    """Return the nodes that have fallen silent while the store fails, when nothing is decided by time (§4).
+
+    Each is marked: until it is heard it is excluded from dispatch as disconnected.
+    """
+    silent = [
+        record
+        for record in records
+        if record.connection is not None
+        and record.suspected_until is None
+        and now - record.heard_at > MISSED_INTERVALS * record.interval_seconds + MISSED_SLACK_SECONDS
+    ]
+    for record in silent:
+        record.suspected_until = inf
+    return silent
+
+
+def resume_timeouts(records: Iterable[NodeRecord], now: float, *, restarted: bool) -> list[NodeRecord]:
+    """Let timeouts count again after the store has failed; returns the nodes whose deadline moved.
+
+    After an outage that counts as a restart every node has one full timeout from now.
+    """
+    moved = []
+    for record in records:
+        if record.suspected_until is not None:
+            heard_at = now if restarted else record.heard_at
+            if record.suspected_until == inf or restarted:
+                record.suspected_until = heard_at + record.timeout_seconds
+            moved.append(record)
+        elif restarted:
+            record.heard_at = now
+    return moved
 
 
 # One round through what time has made due: claims that end, nodes to look at; a part of them at a time.

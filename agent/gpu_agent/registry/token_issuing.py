@@ -63,7 +63,7 @@ class TokenRequests:
         """Forget the tokens that ended long ago."""
         for token_id in self._house.tokens.purge(step.now):
             step.change_token(token_id)
-            step.note("token_purged", {"token_id": token_id})
+            step.log("token_purged", {"token_id": token_id})
 
     def _join(self, event: JoinTokenRequested, step: Step) -> None:
         """Let nodes join by a token, or one node have its id back."""
@@ -109,13 +109,10 @@ class TokenRequests:
         if token is None:
             step.refuse(event.ref, UNKNOWN_TOKEN, unknown_token_message(event.token_id))
             return
-        # Even one that was revoked before: that may not be kept yet, and what is answered must be.
-        step.remember_token(token.token_id, token)
-        step.change_token(token.token_id)
-        step.refuse_unsaved(event.ref)
         if token.revoked_at is None:
             self._house.tokens.put(token.revoked(step.now))
-            step.note("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
+            step.change_token(token.token_id)
+            step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
         step.answer(event.ref)
 
     def _rotate(self, event: RotationRequested, step: Step) -> None:
@@ -131,10 +128,8 @@ class TokenRequests:
             )
             step.refuse(event.ref, NOTHING_TO_ROTATE, message)
             return
-        step.remember(record)
         step.change_node(record)
-        step.refuse_unsaved(event.ref)
-        step.note(
+        step.log(
             "token_rotation_requested", {"node_id": record.node_id, "at_once": event.at_once}, Level.WARNING
         )
         if event.at_once:
@@ -144,7 +139,7 @@ class TokenRequests:
             record.issued_on = None
             if record.connection is not None:
                 again = NodeControl(command="reregister", reason="an operator rotates its token")
-                step.tell(Send(record.connection, again))
+                step.add(Send(record.connection, again))
         step.answer(event.ref)
 
     def _make(self, token: Token, ref: int, step: Step) -> None:
@@ -152,11 +147,10 @@ class TokenRequests:
             message = f"the id {token.token_id!r} drawn for this token is taken: ask again for another"
             step.refuse(ref, ErrorCode.REGISTRY_BUSY, message)
             return
-        step.remember_token(token.token_id, None)
         self._house.tokens.put(token)
         step.change_token(token.token_id)
-        step.refuse_unsaved(ref)
-        step.note("token_created", _facts(token, step.now))
+        step.tokens_created.append(token.token_id)
+        step.log("token_created", _facts(token, step.now))
         step.answer(ref)
 
     def _end_keys(self, record: NodeRecord, step: Step) -> None:
@@ -169,12 +163,12 @@ class TokenRequests:
             "an operator ended this node's token: have one run "
             f"gpu-agent registry reclaim {record.node_id} and give its agent the token that this prints"
         )
-        step.tell(
+        step.add(
             Send(connection, NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message))
         )
         self._house.roster.dismiss(connection)
         self._house.dispatch.refresh(record)
-        step.tell(CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
+        step.add(CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
 
 
 def _end(ttl_seconds: float | None, now: float) -> float | None:
@@ -223,7 +217,7 @@ def issue_node_token(
             return None
         record.keys = record.keys.followed_by(fresh)
     record.issued_on = event.connection
-    step.note("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
+    step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text
 
 

@@ -1,6 +1,7 @@
 """Carries out the fleet's effects once the changes before them are stored: messages, log, events, answers.
 
-Decides nothing and stores nothing.
+An event above debug level is stored under a number of its own, in the same commit as the changes that it
+belongs to. Decides nothing.
 """
 
 import asyncio
@@ -9,18 +10,17 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from gpu_agent.registry.actions import (
-    Action,
     Answer,
     Change,
     CloseConnection,
+    Effect,
     Level,
     LogEvent,
+    Output,
     Result,
-    Save,
     Send,
     SendStatus,
 )
-from gpu_agent.registry.actions import Action as Asked
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.clock import Clock
@@ -28,198 +28,115 @@ from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_listener import NodeListener
-from gpu_agent.store.base import Batch, RegistryEvent
+from gpu_agent.store.base import RECENT_EVENTS, Batch, RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.codes import CloseCode
 from gpu_agent.wire.messages import NodeRegisterAck, NodeStatusMessage, StatusDetails, WireModel
-
-# A list of the fleet's actions made ready for its way: what must be kept first, and what is done then.
-#
-# A note that is more than a matter of debugging is kept as an event, numbered here. Keeps nothing
-# and tells nothing itself.
-
 
 WRITTEN_AT = "written_at"
 DOCUMENT = "document"
 
 LOGGED_ONLY = frozenset({"dispatch_failed", "dispatch_candidate_excluded"})
-"""Notes of every failed placement: they go to the log and are counted; nobody's history needs them."""
+"""Events of every failed dispatch: they are logged and counted, and belong to no node's history."""
+
+_LOG = Logger("registry")
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
-    """Log an event, and hand it to those who listen."""
+class PublishEvent:
+    """Log an event that is stored, and hand it to the subscribers."""
 
     event: RegistryEvent
     level: Level
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Begin and end nodes' histories as their documents are kept and let go."""
+class UpdateHistories:
+    """Begin and end nodes' histories as their documents are stored and deleted."""
 
     changes: Sequence[Change]
 
 
-Doing = Send | SendStatus | CloseConnection | Answer | LogEvent | Publish | Open
+Executable = Effect | PublishEvent | UpdateHistories
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A list made ready."""
+class Prepared:
+    """An output, sorted."""
 
     batch: Batch | None
-    """What is kept before anything is done; None when that is nothing."""
-    save: int | None
-    """The number of the save that the batch holds."""
-    doings: Sequence[Doing]
-
-
-class Clerk:
-    """Makes lists ready."""
-
-    def __init__(self, chronicle: RegistryEventLog, clock: Clock) -> None:
-        self._chronicle = chronicle
-        self._clock = clock
-
-    def make_ready(self, actions: Sequence[Asked]) -> Ready:
-        """Sort a list, which stays in its order."""
-        doings: list[Doing] = []
-        changes: list[Change] = []
-        events: list[RegistryEvent] = []
-        save: int | None = None
-        for action in actions:
-            if isinstance(action, Save):
-                save = action.save
-                changes += self._dated(action.changes)
-                doings.append(Open(changes))
-            elif isinstance(action, LogEvent) and _is_kept(action):
-                event = self._event(action)
-                events.append(event)
-                doings.append(Publish(event, action.level))
-            else:
-                doings.append(action)
-        return Ready(Batch(changes, events) if events or save is not None else None, save, doings)
-
-    def _dated(self, changes: Iterable[Change]) -> list[Change]:
-        """Write beside each document when it was written, by wall time."""
-        now = round(self._clock.wall(), 3)
-        return [
-            change
-            if change.document is None
-            else Change(change.kind, change.key, {WRITTEN_AT: now, DOCUMENT: change.document})
-            for change in changes
-        ]
-
-    def _event(self, note: LogEvent) -> RegistryEvent:
-        node_id = note.fields.get("node_id")
-        return RegistryEvent(
-            at=round(self._clock.wall(), 3),
-            event=note.event,
-            node_id=node_id if isinstance(node_id, str) else None,
-            fields={name: value for name, value in note.fields.items() if name != "node_id"},
-            id=self._chronicle.next_id(),
-        )
-
-
-def unkept(doings: Iterable[Doing]) -> list[Doing]:
-    """Take the numbers off events that are told although they could not be kept."""
-    return [
-        Publish(replace(doing.event, id=None), doing.level) if isinstance(doing, Publish) else doing
-        for doing in doings
-    ]
-
-
-def _is_kept(note: LogEvent) -> bool:
-    return note.level is not Level.DEBUG and note.event not in LOGGED_ONLY
-
-
-def restored(kept: Iterable[Change], now: float) -> Iterator[StoredDocument]:
-    """Say of each document that was made ready once how long ago that was, by wall time."""
-    for change in kept:
-        wrapped = change.document or {}
-        document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
-        if isinstance(document, Mapping) and isinstance(written_at, int | float):
-            yield StoredDocument(change.kind, change.key, document, now - written_at)
-
-
-# Carries out what the fleet wants told, once what it stands behind is kept: sockets, log, answers.
-#
-# Decides nothing and keeps nothing.
-
-
-_LOG = Logger("registry")
+    """What is stored first; None when that is nothing."""
+    effects: Sequence[Executable]
 
 
 class EffectsExecutor:
-    """The fleet's hands: sockets, log, and those who wait for an answer."""
+    """Carries out effects on sockets, the log, the event log and the futures of requests."""
 
     def __init__(
-        self, chronicle: RegistryEventLog, switchboard: NodeListener, *, clock: Clock, tally: EventCounters
+        self, event_log: RegistryEventLog, listener: NodeListener, *, clock: Clock, counters: EventCounters
     ) -> None:
         self.answers: dict[int, asyncio.Future[Result]] = {}
         """By `ref`: who waits for which answer."""
-        self._chronicle = chronicle
-        self._switchboard = switchboard
+        self._event_log = event_log
+        self._listener = listener
         self._clock = clock
-        self._tally = tally
-        self._clerk = Clerk(chronicle, clock)
+        self._counters = counters
 
-    def make_ready(self, actions: Sequence[Action]) -> Ready:
-        """Sort a list into what must be kept, and what is done once it is."""
-        return self._clerk.make_ready(without_repeated_refusals(actions, self._switchboard.log_limit))
+    def prepare(self, output: Output) -> Prepared:
+        """Sort an output into what is stored, and what is carried out then."""
+        effects = without_repeated_refusals(output.effects, self._listener.log_limit)
+        return prepare(replace(output, effects=tuple(effects)), event_log=self._event_log, clock=self._clock)
 
-    def carry_out(self, doing: Doing) -> None:
-        """Do one thing."""
-        match doing:
+    def execute(self, effect: Executable) -> None:
+        """Carry out one effect."""
+        match effect:
             case Send() | SendStatus() | CloseConnection():
-                self._speak(doing)
+                self._send_to_node(effect)
             case Answer(ref, result):
                 self._answer(ref, result)
             case LogEvent():
-                self._tally.count(doing.event, doing.fields)
-                _EMIT[doing.level](doing.event, **doing.fields)
-            case Publish():
-                self._publish(doing)
-            case Open(changes):
-                self._chronicle.keep(changes)
+                self._counters.count(effect.event, effect.fields)
+                _EMIT[effect.level](effect.event, **effect.fields)
+            case PublishEvent():
+                self._publish(effect)
+            case UpdateHistories(changes):
+                self._event_log.keep(changes)
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _speak(self, doing: Send | SendStatus | CloseConnection) -> None:
-        match doing:
+    def _send_to_node(self, effect: Send | SendStatus | CloseConnection) -> None:
+        match effect:
             case Send(connection, message):
                 self._send(connection, message)
                 if isinstance(message, NodeRegisterAck):
-                    self._switchboard.identify(connection, message.node_id)
+                    self._listener.identify(connection, message.node_id)
             case SendStatus():
-                self._send(doing.connection, status_message(doing, self._clock))
+                self._send(effect.connection, status_message(effect, self._clock))
             case CloseConnection(connection, code, reason):
-                self._switchboard.close(connection, code, reason)
+                self._listener.close(connection, code, reason)
 
     def _send(self, connection: int, message: WireModel) -> None:
-        """Send; a message too long to be sent costs its own connection, never what stands behind it."""
+        """Send; a message that is too long costs its own connection, never the effects after it."""
         try:
             text = encode(message)
         except FrameError as error:
             _LOG.error("message_not_sent", connection=connection, problem=str(error))
             problem = "the registry could not write its message"
-            self._switchboard.close(connection, CloseCode.INTERNAL_ERROR, problem)
+            self._listener.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
-            self._switchboard.send(connection, text)
+            self._listener.send(connection, text)
 
     def _answer(self, ref: int, result: Result) -> None:
         waiting = self.answers.pop(ref, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(result)
 
-    def _publish(self, doing: Publish) -> None:
-        event = doing.event
+    def _publish(self, effect: PublishEvent) -> None:
+        event = effect.event
         named = {} if event.node_id is None else {"node_id": event.node_id}
-        numbered = {} if event.id is None else {"event_id": event.id}
-        _EMIT[doing.level](event.event, **numbered, **named, **event.fields)
-        self._tally.count(event.event, event.fields)
-        self._chronicle.add(event)
+        _EMIT[effect.level](event.event, event_id=event.id, **named, **event.fields)
+        self._counters.count(event.event, event.fields)
+        self._event_log.add(event)
 
 
 _EMIT: dict[Level, Callable[..., None]] = {
@@ -229,7 +146,67 @@ _EMIT: dict[Level, Callable[..., None]] = {
 }
 
 
-# A fleet's `TellStatus` as the message that a node reads (§3.5): monotonic moments become wall time.
+def prepare(output: Output, *, event_log: RegistryEventLog, clock: Clock) -> Prepared:
+    """Number the events of an output, and date its documents by wall time; everything stays in order."""
+    effects: list[Executable] = []
+    events: list[RegistryEvent] = []
+    changes = list(_dated(output.changes, clock))
+    if changes:
+        effects.append(UpdateHistories(changes))
+    for effect in output.effects:
+        if isinstance(effect, LogEvent) and _is_stored(effect):
+            event = _numbered(effect, event_log, clock)
+            events.append(event)
+            effects.append(PublishEvent(event, effect.level))
+        else:
+            effects.append(effect)
+    return Prepared(Batch(changes, events) if events or changes else None, effects)
+
+
+def merge(waiting: Iterable[Prepared]) -> Prepared:
+    """Merge what waits: the newest document of each key, the last status of each node, the last events."""
+    changes: dict[object, Change] = {}
+    events: list[RegistryEvent] = []
+    effects: list[Executable] = []
+    for one in waiting:
+        effects += one.effects
+        for change in one.batch.changes if one.batch is not None else ():
+            changes.pop((change.kind, change.key), None)
+            changes[change.kind, change.key] = change
+        events += one.batch.events if one.batch is not None else ()
+    events = events[-RECENT_EVENTS:]
+    merged = list(changes.values())
+    newest = _newest(effects, {event.id for event in events})
+    return Prepared(Batch(merged, events), [UpdateHistories(merged), *newest])
+
+
+def _newest(effects: Sequence[Executable], stored: set[int | None]) -> list[Executable]:
+    seen: set[str] = set()
+    newest: list[Executable] = []
+    for effect in reversed(effects):
+        match effect:
+            case SendStatus(node_id=node_id):
+                if node_id in seen:
+                    continue
+                seen.add(node_id)
+            case PublishEvent(event):
+                if event.id not in stored:
+                    continue
+            case LogEvent() | UpdateHistories():
+                continue
+            case _:
+                pass
+        newest.append(effect)
+    return newest[::-1]
+
+
+def stored_documents(changes: Iterable[Change], now: float) -> Iterator[StoredDocument]:
+    """Unwrap the documents that a store has loaded; `now` is wall time, by which their age is known."""
+    for change in changes:
+        wrapped = change.document or {}
+        document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
+        if isinstance(document, Mapping) and isinstance(written_at, int | float):
+            yield StoredDocument(change.kind, change.key, document, now - written_at)
 
 
 def status_message(told: SendStatus, clock: Clock) -> NodeStatusMessage:
@@ -255,28 +232,51 @@ def status_message(told: SendStatus, clock: Clock) -> NodeStatusMessage:
     )
 
 
-# Refused registrations, told once a minute for each address and code like every offence of a peer.
-#
-# Those that are left out are still counted, and still logged at debug level; they are kept nowhere: a
-# flood must fill neither the log nor the store. Decides nothing about the registrations themselves.
-
-
 _REFUSED = "node_register_refused"
-_TOLD_OF_IT = ("node_register_received", _REFUSED)
+_QUIETED = ("node_register_received", _REFUSED)
 
 
-def without_repeated_refusals(actions: Sequence[Action], log_limit: LogLimit) -> Sequence[Action]:
-    """Return a list as it is, or, where it refuses what was refused just before, with less said of it."""
-    for action in actions:
-        if isinstance(action, LogEvent) and action.event == _REFUSED:
-            origin = origin_of(str(action.fields.get("address") or "").rpartition(":")[0].strip("[]"))
-            if log_limit.admits(_REFUSED, origin, kind=str(action.fields.get("code"))):
-                return actions
-            return [_hushed(one) for one in actions]
-    return actions
+def without_repeated_refusals(effects: Sequence[Effect], limit: LogLimit) -> Sequence[Effect]:
+    """Return the effects; a refusal of a registration like one a moment ago is neither logged nor stored.
+
+    A flood of refused registrations must fill neither the log nor the store. Each address has one line a
+    minute for each code; the rest is counted, and logged at debug level.
+    """
+    for effect in effects:
+        if isinstance(effect, LogEvent) and effect.event == _REFUSED:
+            origin = origin_of(str(effect.fields.get("address") or "").rpartition(":")[0].strip("[]"))
+            if limit.admits(_REFUSED, origin, kind=str(effect.fields.get("code"))):
+                return effects
+            return [_at_debug_level(one) for one in effects]
+    return effects
 
 
-def _hushed(action: Action) -> Action:
-    if isinstance(action, LogEvent) and action.event in _TOLD_OF_IT:
-        return replace(action, level=Level.DEBUG)
-    return action
+def _at_debug_level(effect: Effect) -> Effect:
+    if isinstance(effect, LogEvent) and effect.event in _QUIETED:
+        return replace(effect, level=Level.DEBUG)
+    return effect
+
+
+def _is_stored(event: LogEvent) -> bool:
+    return event.level is not Level.DEBUG and event.event not in LOGGED_ONLY
+
+
+def _dated(changes: Iterable[Change], clock: Clock) -> Iterator[Change]:
+    """Write beside each document when it was written, by wall time."""
+    now = round(clock.wall(), 3)
+    for change in changes:
+        if change.document is None:
+            yield change
+        else:
+            yield Change(change.kind, change.key, {WRITTEN_AT: now, DOCUMENT: change.document})
+
+
+def _numbered(event: LogEvent, event_log: RegistryEventLog, clock: Clock) -> RegistryEvent:
+    node_id = event.fields.get("node_id")
+    return RegistryEvent(
+        at=round(clock.wall(), 3),
+        event=event.event,
+        node_id=node_id if isinstance(node_id, str) else None,
+        fields={name: value for name, value in event.fields.items() if name != "node_id"},
+        id=event_log.next_id(),
+    )

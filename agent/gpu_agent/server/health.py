@@ -120,7 +120,7 @@ class RegistryHealth:
 
     def readiness(self) -> tuple[CheckView, ...]:
         """Say whether the registry can do its work, check by check."""
-        running, refusal, problem = self.loop.running, self.switchboard.closed_reason, self.writer.problem
+        running, refusal, problem = self.loop.running, self.switchboard.closed_reason, self.loop.store_problem
         return (
             CheckView(
                 name="fleet",
@@ -152,9 +152,9 @@ class RegistryHealth:
             last_period=self.meter.last,
             loop_lag=self.meter.loop_lag,
             selections=self.meter.selections,
-            saves_kept=self.writer.kept,
+            saves_kept=self.writer.stored,
             saves_failed=self.writer.failed,
-            saves_waiting=self.writer.waiting,
+            saves_waiting=self.loop.unstored,
             commits=self.writer.commits,
             certificate_ends_at=None if self.encryption is None else self.encryption.ends_at,
         )

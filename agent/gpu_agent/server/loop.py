@@ -1,39 +1,56 @@
-"""The fleet's loop: events in, actions carried out in order, and a timer for what time alone brings about.
+"""The fleet's loop: events in, changes to the store, effects out once they are stored, and a timer (§4).
 
-What a list wants kept goes to the writer at once; the list waits for it, and every later list for
-this one, so that nothing is told before it is kept and all is told in the order of its happening.
-A long list is carried out in slices, so that nobody else waits for it. Decides nothing.
+Every output of the fleet joins one queue. Its changes and events go to the store in one commit with all
+that wait. Its effects are carried out in order once they are stored, in slices, so that a long queue keeps
+nobody waiting.
+
+A save that fails is never undone. When a commit fails, or has no outcome in time, whoever waits is refused
+with `REGISTRY_BUSY`, and the fleet learns that the store fails. The queue stays and is committed again, until
+the store holds all of it: then the fleet learns that the store has recovered.
 """
 
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Protocol
 
-from gpu_agent.registry.actions import Action, Save, SendStatus
-from gpu_agent.registry.events import Event, Saved, SaveFailed
+from gpu_agent.registry.actions import Output
+from gpu_agent.registry.events import Event, Stored, StoreFailed, StoreRecovered
+from gpu_agent.registry.unstored import split_answers
+from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.effects import Doing, Ready, unkept
+from gpu_agent.server.effects import Executable, Prepared, merge
 from gpu_agent.server.writer import Writer
+from gpu_agent.store.base import Batch
 
 SLICE_SECONDS = 0.01
 SHORTEST_SLEEP_SECONDS = 0.02
 """Deadlines that lie closer together are met together."""
 
 FROZEN_SECONDS = 1.0
-"""A waking this late means that the process or its machine stood still, not merely that it was busy."""
+"""A timer this late means that the process or its machine stood still, not merely that it was busy."""
 
-HEARING_SECONDS = 0.05
-"""Time for at least one look at every socket."""
+CATCH_UP_SECONDS = 0.05
+"""Time for at least one look at every socket, and at the store's thread."""
 
-SETTLED_SECONDS = 5.0
-"""Whoever waits for what is on its way waits no longer than this for a slow disk."""
+ANSWER_SECONDS = 2.0
+"""An answer waits no longer than this for the store (§4); a commit without an outcome by then has failed."""
 
-_ACTIONS_BETWEEN_LOOKS = 16
+RETRY_SECONDS = 1.0
+"""After a failed commit the store is tried again this often."""
+
+MOST_IN_A_COMMIT = 500
+"""More outputs would make the first wait for the last."""
+
+MOST_WAITING = 10_000
+"""So many outputs wait for a store that fails; beyond that they are merged into one."""
+
+_EFFECTS_BETWEEN_LOOKS = 16
+_LOG = Logger("registry")
 
 
 class Machine(Protocol):
@@ -43,37 +60,38 @@ class Machine(Protocol):
     def deadline(self) -> float | None:
         """When it wants to be woken, in monotonic seconds."""
 
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
-        """Take in what happened."""
+    def handle(self, event: Event, now: float) -> Output:
+        """Take in an event."""
 
-    def wake(self, now: float) -> Sequence[Action]:
+    def wake(self, now: float) -> Output:
         """Do what is due."""
 
 
-class Hands(Protocol):
-    """What the loop needs of those who carry actions out."""
+class Executor(Protocol):
+    """What the loop needs of the one that carries effects out."""
 
-    def make_ready(self, actions: Sequence[Action]) -> Ready:
-        """Sort a list into what must be kept, and what is done once it is."""
+    def prepare(self, output: Output) -> Prepared:
+        """Sort an output into what is stored, and what is carried out then."""
 
-    def carry_out(self, doing: Doing) -> None:
-        """Do one thing."""
+    def execute(self, effect: Executable) -> None:
+        """Carry out one effect."""
 
 
 @dataclass(slots=True)
-class _Course:
-    """One list of actions on its way."""
+class _Entry:
+    """One output in the queue."""
 
-    doings: Iterator[Doing]
-    waits: bool = False
-    """True until what it wants kept is kept, or cannot be."""
-    told: asyncio.Future[None] | None = None
+    effects: deque[Executable]
+    batch: Batch | None
+    """What must be stored before the effects are carried out; None once it is stored."""
+    number: int | None
+    put_at: float
+    done: asyncio.Future[bool] | None = None
     """For those who wait until it is carried out."""
 
-    def end(self) -> None:
-        """Tell those who wait."""
-        if self.told is not None and not self.told.done():
-            self.told.set_result(None)
+    def end(self, *, done: bool) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(done)
 
 
 class FleetLoop:
@@ -82,7 +100,7 @@ class FleetLoop:
     def __init__(
         self,
         machine: Machine,
-        hands: Hands,
+        executor: Executor,
         writer: Writer,
         *,
         clock: Clock,
@@ -90,25 +108,37 @@ class FleetLoop:
         lagged: Callable[[float], None],
     ) -> None:
         self._machine = machine
-        self._hands = hands
+        self._executor = executor
         self._writer = writer
         self._now = clock.monotonic
         self._scan_interval_seconds = scan_interval_seconds
         self._lagged = lagged
-        self._courses: deque[_Course] = deque()
-        self._carrying = False
+        self._queue: deque[_Entry] = deque()
+        self._unstored: deque[_Entry] = deque()
+        """Those of the queue whose batch is not stored."""
+        self._in_commit = 0
+        """So many of the unstored, the first ones, are in the commit that runs."""
+        self._executing = False
+        self._failing_since: float | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._wake_at = inf
-        self._hears_first = False
-        """True while a late waking waits for what nodes said meanwhile."""
+        self._catches_up = False
+        """True while a late waking waits for what nodes sent meanwhile."""
         self._timer: asyncio.TimerHandle | None = None
         self.running = False
-        self.undone = 0
-        """How often something was undone because it could not be kept."""
+        self.store_problem: str | None = None
+        """Why nothing can be stored at the moment, as a sentence; None when all is well."""
 
     @property
     def wake_at(self) -> float | None:
         """When it looks after the fleet's deadlines next, in monotonic seconds; None while it keeps none."""
         return self._wake_at if self.running else None
+
+    @property
+    def unstored(self) -> int:
+        """How many outputs wait for the store."""
+        return len(self._unstored)
 
     def start(self) -> None:
         """Begin to keep the fleet's deadlines."""
@@ -116,128 +146,205 @@ class FleetLoop:
         self._sleep()
 
     def stop(self) -> None:
-        """Be deaf from now on. What waits to be kept is still told, as long as the writer goes on."""
+        """Ignore every event from now on; what waits is stored and carried out until the writer is closed."""
         self.running = False
         if self._timer is not None:
             self._timer.cancel()
 
     def handle(self, event: Event) -> None:
-        """Tell the fleet what happened, and carry out what it wants done about it."""
-        if not self.running:
-            return
-        actions = self._machine.handle(event, self._now())
-        if actions:  # a beat asks for nothing, as a rule
-            self._follow(actions)
+        """Give the fleet an event, and see to what it leads to."""
+        if self.running:
+            self._follow(self._machine.handle(event, self._now()))
 
     def timed(self, event: Event) -> float:
-        """Do as `handle` does; returns for how many seconds the fleet itself thought about it."""
+        """Do as `handle` does; returns how many seconds the fleet itself took."""
         if not self.running:
             return 0.0
         began = self._now()
-        actions = self._machine.handle(event, began)
+        output = self._machine.handle(event, began)
         took = self._now() - began
-        if actions:
-            self._follow(actions)
+        self._follow(output)
         return took
 
-    def act(self, actions: Sequence[Action]) -> None:
-        """Carry these out once they are kept, and all that came before is carried out."""
-        problem = self._writer.overwhelmed
-        if problem is not None:
-            self._turn_away(actions, problem)
+    def take(self, output: Output) -> None:
+        """Store the changes of an output, then carry out its effects, after all that came before."""
+        for answer in output.immediate:
+            self._executor.execute(answer)
+        if not output.changes and not output.effects:
             return
-        ready = self._hands.make_ready(actions)
-        course = _Course(iter(ready.doings))
-        self._courses.append(course)
-        if ready.batch is not None:
-            course.waits = True
-            self._writer.put(ready.batch, partial(self._answered, course, ready))
-        elif not self._carrying:
-            self._carry()
+        prepared = self._executor.prepare(output)
+        effects: Sequence[Executable] = prepared.effects
+        if self.store_problem is not None:
+            effects = self._refuse_waiting(effects)
+        entry = _Entry(deque(effects), prepared.batch, output.number, self._now())
+        self._queue.append(entry)
+        if entry.batch is not None:
+            self._unstored.append(entry)
+            self._commit()
+        elif not self._executing:
+            self._execute()
+        if self.store_problem is not None and len(self._queue) > MOST_WAITING:
+            self._merge_waiting()
 
-    async def settled(self, *, within_seconds: float = SETTLED_SECONDS) -> bool:
-        """Wait until all that was handled so far is kept and told; False when that takes too long."""
-        if not self._courses:
+    async def settled(self, *, within_seconds: float = ANSWER_SECONDS) -> bool:
+        """Wait until all that was handled so far is stored and carried out; False if that takes too long."""
+        if self.store_problem is not None:
+            return False
+        if not self._queue:
             return True
-        last = self._courses[-1]
-        if last.told is None:
-            last.told = asyncio.get_running_loop().create_future()
+        last = self._queue[-1]
+        if last.done is None:
+            last.done = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(within_seconds):
-                await asyncio.shield(last.told)
+                return await asyncio.shield(last.done)
         except TimeoutError:
             return False
-        return True
 
-    def _follow(self, actions: Sequence[Action]) -> None:
-        self.act(actions)
-        deadline = self._machine.deadline
-        if deadline is not None and deadline < self._wake_at:
+    def _follow(self, output: Output) -> None:
+        if output.changes or output.effects or output.immediate:  # an ordinary heartbeat leads to nothing
+            self.take(output)
+            deadline = self._machine.deadline
+            if deadline is not None and deadline < self._wake_at:
+                self._sleep()
+
+    # Storing
+
+    def _commit(self) -> None:
+        """Commit what waits, as much as fits into one commit, unless one runs or a retry is due later."""
+        if self._in_commit or self._retry is not None or not self._unstored or self._writer.closed:
+            return
+        group = list(itertools.islice(self._unstored, MOST_IN_A_COMMIT))
+        self._in_commit = len(group)
+        whole = len(group) == len(self._unstored)
+        batches = [entry.batch for entry in group if entry.batch is not None]
+        self._writer.commit(batches, partial(self._committed, whole))
+        self._watch_oldest()
+
+    def _committed(self, whole: bool, problem: str | None) -> None:  # noqa: FBT001 - bound by `partial`
+        """Go on after a commit; `whole` says that it held all that waited when it began."""
+        count, self._in_commit = self._in_commit, 0
+        if problem is not None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+            self._fail(problem)
+            return
+        number = None
+        for _ in range(count):
+            entry = self._unstored.popleft()
+            entry.batch = None
+            number = entry.number or number
+        if number is not None:
+            self.take(self._machine.handle(Stored(number), self._now()))
+        if whole and self._failing_since is not None:
+            self._recover(self._failing_since)
+        self._commit()
+        if not self._executing:  # many outputs are stored at once: all go into the slices of one execution
+            self._executing = True
+            asyncio.get_running_loop().call_soon(self._execute)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._commit()
+
+    def _watch_oldest(self, *, again_in: float | None = None) -> None:
+        """See to it that the oldest unstored output does not wait for too long unnoticed."""
+        if self._overdue is not None or self.store_problem is not None or not self._unstored:
+            return
+        due = self._unstored[0].put_at + ANSWER_SECONDS
+        seconds = max(0.0, due - self._now()) if again_in is None else again_in
+        self._overdue = asyncio.get_running_loop().call_later(
+            seconds, self._check_oldest, self._now() + seconds
+        )
+
+    def _check_oldest(self, planned_at: float) -> None:
+        self._overdue = None
+        now = self._now()
+        if not self._unstored or self.store_problem is not None:
+            return
+        if now - planned_at > FROZEN_SECONDS:  # we stood still: the commit may have ended meanwhile
+            self._watch_oldest(again_in=CATCH_UP_SECONDS)
+        elif now < self._unstored[0].put_at + ANSWER_SECONDS:
+            self._watch_oldest()
+        else:
+            self._fail(
+                f"the store has not answered for {ANSWER_SECONDS:g} s; look at the disk that it lies on"
+            )
+
+    def _fail(self, problem: str) -> None:
+        """Refuse whoever waits, once an outage, and tell the fleet."""
+        first, self.store_problem = self.store_problem is None, problem
+        if not first:
+            return
+        self._failing_since = self._unstored[0].put_at
+        _LOG.error("store_failing", problem=problem)
+        oldest = self._unstored[0]
+        for entry in itertools.dropwhile(lambda entry: entry is not oldest, self._queue):
+            entry.effects = deque(self._refuse_waiting(entry.effects))
+            entry.end(done=False)
+        self.take(self._machine.handle(StoreFailed(problem), self._now()))
+        if self.running:
             self._sleep()
 
-    def _answered(self, course: _Course, ready: Ready, problem: str | None) -> None:
-        """Go on with a list of which is known now whether it was kept."""
-        course.waits = False
-        if problem is None:
-            following = () if ready.save is None else self._machine.handle(Saved(ready.save), self._now())
-        elif ready.save is None:
-            course.doings = iter(unkept(ready.doings))  # what it tells stands on nothing that is not kept
-            following = ()
-        else:
-            course.doings = iter(())  # nothing that stood behind the save is told
-            following = self._undo(ready.save, problem)
-        if following:
-            self.act(following)
-        if not self._carrying:  # many are answered at once: all go into the slices of one carrying
-            self._carrying = True
-            asyncio.get_running_loop().call_soon(self._carry)
+    def _refuse_waiting(self, effects: Sequence[Executable]) -> Sequence[Executable]:
+        """Refuse whoever waits for these effects; returns the effects that nobody waits for."""
+        refusals, rest = split_answers(effects, self.store_problem or "")
+        for refusal in refusals:
+            self._executor.execute(refusal)
+        return rest
 
-    def _undo(self, save: int, problem: str) -> Sequence[Action]:
-        self.undone += 1
-        return self._machine.handle(SaveFailed(save, problem), self._now())
+    def _recover(self, since: float) -> None:
+        seconds = self._now() - since
+        self._failing_since = self.store_problem = None
+        _LOG.info("store_recovered", outage_seconds=round(seconds, 3))
+        self.take(self._machine.handle(StoreRecovered(seconds), self._now()))
+        if self.running:
+            self._sleep()
 
-    def _turn_away(self, actions: Sequence[Action], problem: str) -> None:
-        """Keep nothing of a list, and tell of it only what stands on nothing: the store takes no more.
+    def _merge_waiting(self) -> None:
+        """Bound the memory of a long outage: merge what waits, but for what the running commit holds."""
+        running = set(map(id, itertools.islice(self._unstored, self._in_commit)))
+        first = next((place for place, entry in enumerate(self._queue) if entry.batch is not None), 0)
+        ahead = [entry for place, entry in enumerate(self._queue) if place < first or id(entry) in running]
+        rest = [
+            entry for place, entry in enumerate(self._queue) if place >= first and id(entry) not in running
+        ]
+        merged = merge(Prepared(entry.batch, tuple(entry.effects)) for entry in rest)
+        numbers = [entry.number for entry in rest if entry.number is not None]
+        one = _Entry(deque(merged.effects), merged.batch, max(numbers, default=None), put_at=rest[0].put_at)
+        self._queue = deque([*ahead, one])
+        self._unstored = deque(entry for entry in self._queue if entry.batch is not None)
 
-        This overtakes what waits, so that the memory it takes stays bounded. Nodes' statuses come
-        again by themselves.
-        """
-        for action in actions:
-            if isinstance(action, Save):
-                self._turn_away(self._undo(action.save, problem), problem)
-                return
-        for doing in unkept(self._hands.make_ready(actions).doings):
-            if not isinstance(doing, SendStatus):
-                self._hands.carry_out(doing)
+    # Carrying out
 
-    def _carry(self) -> None:
-        """Carry out what waits for nothing; what takes longer than a slice goes on after others' turn."""
-        self._carrying = True
+    def _execute(self) -> None:
+        """Carry out what is stored; what takes longer than a slice goes on after others had a turn."""
+        self._executing = True
         slice_ends = self._now() + SLICE_SECONDS
         for count in itertools.count(1):
-            if not self._courses or self._courses[0].waits:
+            if not self._queue or self._queue[0].batch is not None:
                 break
-            if count % _ACTIONS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
-                asyncio.get_running_loop().call_soon(self._carry)
+            if count % _EFFECTS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
+                asyncio.get_running_loop().call_soon(self._execute)
                 return
-            carried = False
+            succeeded = False
             try:
-                self._carry_one(self._courses[0])
-                carried = True
+                self._execute_one(self._queue[0])
+                succeeded = True
             finally:
-                if not carried:  # what broke is dropped with its list; what comes later goes on
-                    self._courses.popleft().end()
-                    self._carrying = bool(self._courses)
-                    if self._carrying:
-                        asyncio.get_running_loop().call_soon(self._carry)
-        self._carrying = False
+                if not succeeded:  # what broke is dropped with its output; what comes later goes on
+                    self._queue.popleft().end(done=True)
+                    self._executing = bool(self._queue)
+                    if self._executing:
+                        asyncio.get_running_loop().call_soon(self._execute)
+        self._executing = False
 
-    def _carry_one(self, course: _Course) -> None:
-        doing = next(course.doings, None)
-        if doing is None:
-            self._courses.popleft().end()
+    def _execute_one(self, entry: _Entry) -> None:
+        if entry.effects:
+            self._executor.execute(entry.effects.popleft())
         else:
-            self._hands.carry_out(doing)
+            self._queue.popleft().end(done=True)
+
+    # Waking
 
     def _sleep(self, *, at_least: float = SHORTEST_SLEEP_SECONDS) -> None:
         """Set the timer to the fleet's deadline, and never further than one scan interval ahead."""
@@ -253,18 +360,16 @@ class FleetLoop:
         now = self._now()
         lag = max(0.0, now - self._wake_at)
         self._lagged(lag)
-        if lag > FROZEN_SECONDS and not self._hears_first:
-            # We stood still, and beats wait unread in our sockets: hear them before judging anybody.
-            self._hears_first = True
-            self._sleep(at_least=HEARING_SECONDS)
+        if lag > FROZEN_SECONDS and not self._catches_up:
+            # We stood still, and heartbeats wait unread in our sockets: read them before anything times out.
+            self._catches_up = True
+            self._sleep(at_least=CATCH_UP_SECONDS)
             return
-        self._hears_first = False
+        self._catches_up = False
         try:
-            actions = self._machine.wake(now)
-            if actions:
-                self.act(actions)
+            self.take(self._machine.wake(now))
         finally:
-            # Whatever went wrong: a registry whose clock stands judges nobody any more. And where much was
-            # due at once it has done a part: the rest follows as soon as everybody else had a turn.
+            # Whatever went wrong: a registry whose clock stands decides no timeout any more. Where much
+            # was due at once it has done a part: the rest follows as soon as everybody else had a turn.
             deadline = self._machine.deadline
             self._sleep(at_least=0.0 if deadline is not None and deadline <= now else SHORTEST_SLEEP_SECONDS)

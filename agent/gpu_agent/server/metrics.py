@@ -99,9 +99,11 @@ def _of_registry(figures: Figures) -> Iterator[Metric]:
 
 
 def _of_store(figures: Figures) -> Iterator[Metric]:
-    yield _counter("saves", "What was kept, each before it was told.", figures.saves_kept)
-    yield _counter("save_failures", "What could not be kept, and was undone.", figures.saves_failed)
-    yield _gauge("saves_waiting", "What waits for the store's next commit.", figures.saves_waiting)
+    yield _counter("saves", "Outputs of the fleet that are stored.", figures.saves_kept)
+    yield _counter(
+        "save_failures", "Commits that failed; what they held is stored by a later one.", figures.saves_failed
+    )
+    yield _gauge("saves_waiting", "Outputs of the fleet that wait for the store.", figures.saves_waiting)
     yield _histogram("commit_seconds", "How long the store took for a commit.", figures.commits)
 
 

@@ -34,7 +34,7 @@ from gpu_agent.server import views
 from gpu_agent.server.address import Address
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
-from gpu_agent.server.effects import EffectsExecutor, restored
+from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog, Subscriber, follow
 from gpu_agent.server.health import RegistryHealth, Size
 from gpu_agent.server.http_headers import host_names
@@ -114,7 +114,7 @@ class RegistryService:
         )
         self._tally = EventCounters()
         self._carrier = EffectsExecutor(
-            self._chronicle, self._switchboard, clock=self._clock, tally=self._tally
+            self._chronicle, self._switchboard, clock=self._clock, counters=self._tally
         )
         self._writer = Writer(store)
         self._loop = FleetLoop(
@@ -147,10 +147,10 @@ class RegistryService:
         kept = await self._writer.load()
         self._chronicle.restore(kept)
         self._lag.start()
-        documents = restored(kept.changes, self._clock.wall())
+        documents = stored_documents(kept.changes, self._clock.wall())
         consequences = slices.collect_in_slices(self._fleet.restoring(documents, self._clock.monotonic()))
-        for actions in filter(None, await consequences):
-            self._loop.act(actions)
+        for output in await consequences:
+            self._loop.take(output)
         self._loop.start()
         await self._switchboard.admit()
 
@@ -163,7 +163,7 @@ class RegistryService:
         self._lag.stop()
         self._loop.stop()
         if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
-            _LOG.warning("registry_stopped_with_unstored_changes", problem=self._writer.problem)
+            _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
         for waiting in self._carrier.answers.values():
             waiting.cancel()
         await self._switchboard.stop()
@@ -301,14 +301,9 @@ class RegistryService:
         await self._writer.backup(path, overwrite=overwrite)
 
     @property
-    def undone(self) -> int:
-        """How often something was undone because it could not be kept."""
-        return self._loop.undone
-
-    @property
     def store_problem(self) -> str | None:
         """Why nothing new can be kept at the moment, as a sentence; None when all is well."""
-        return self._writer.problem
+        return self._loop.store_problem
 
     def performance(self) -> Performance:
         """Read the registry's own figures since the last reading (§8)."""

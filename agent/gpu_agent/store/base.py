@@ -74,13 +74,12 @@ class Store(Protocol):
         """Return all that is kept; raises `StoreError`."""
 
     def save(self, batches: Sequence[Batch]) -> None:
-        """Keep all of these, in order, or none; raises `StoreError`.
+        """Store all of these, in order, or none; raises `StoreError`.
 
-        A change without a document lets its key go; letting go of what is not kept is no error.
+        After a `StoreError` either all of them are stored or none, and nobody knows which. So saving them
+        again, alone or with later ones, must be harmless: an event is stored once under its id. A change
+        without a document deletes what is stored under its key; that there is nothing is no error.
         """
-
-    def probe(self) -> None:
-        """Raise `StoreError` unless something could be saved now; changes nothing that is kept."""
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
         """Write all that is kept now to a file, while others save; raises `StoreError`.

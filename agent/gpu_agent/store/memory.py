@@ -59,10 +59,6 @@ class MemoryStore:
             for event in events:
                 self._add(event)
 
-    def probe(self) -> None:
-        """Raise `StoreError` when closed."""
-        self._refuse_when_closed()
-
     def backup(self, target: Path, *, overwrite: bool = False) -> None:  # noqa: ARG002 - the promise's form
         """Refuse: nothing here outlives the process."""
         raise NothingToBackUpError(
@@ -89,6 +85,8 @@ class MemoryStore:
                 self._histories.setdefault(key, deque(maxlen=EVENTS_PER_NODE))
 
     def _add(self, written: _Written) -> None:
+        if self._recent and (written[0].id or 0) <= (self._recent[-1][0].id or 0):
+            return  # it is stored already
         self._recent.append(written)
         newest = written[0].id or 0
         while (self._recent[0][0].id or 0) <= newest - RECENT_EVENTS:

@@ -33,17 +33,15 @@ from gpu_agent.store.base import (
 
 
 _KINDS = frozenset(kind.value for kind in DocumentKind)
-_PROBE_BYTES = 256 * 1024
 
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
 _LET_GO = "DELETE FROM documents WHERE kind = ? AND key = ?"
 _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
-_ADD_EVENT = """INSERT INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
+_ADD_EVENT = """INSERT OR IGNORE INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
     (SELECT key FROM documents WHERE kind = 'node' AND key = ?))"""
 _SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
     (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
 _FORGET_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
-_PROBE = "INSERT OR REPLACE INTO probes (id, filler) VALUES (1, randomblob(?))"
 _DOCUMENTS = "SELECT kind, key, document FROM documents"
 _EVENTS = "SELECT at, event, node_id, fields, id, history FROM events ORDER BY id"
 
@@ -82,10 +80,6 @@ class SqliteStore:
     def save(self, batches: Sequence[Batch]) -> None:
         """Keep all of these in one transaction; raises `StoreError`."""
         self._write(lambda database: _keep(database, batches))
-
-    def probe(self) -> None:
-        """Write something of a fair size that does not count as kept; raises `StoreError`."""
-        self._write(lambda database: database.execute(_PROBE, (_PROBE_BYTES,)))
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
         """Write all that is kept now to a file of its own; raises `StoreError`."""

@@ -221,7 +221,7 @@ def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -
     at_once, one_by_one = index_of(*fleet), index_of(*fleet)
     doubted = [record for record in fleet if dice.random() < 2 / 3]
     for record in doubted:
-        record.suspected = True
+        record.suspected_until = 9.0
     at_once.file_doubts(doubted)
     for record in doubted:
         one_by_one.file(record)

@@ -125,6 +125,11 @@ class Dispatch:
             self._affinities.hold(claim.affinity_key, claim.node_id, now)
         return claim
 
+    def renew_all(self, now: float) -> None:
+        """Give every claim one fresh TTL (§4, restart)."""
+        for claim in self._claims.all():
+            self.renew(claim.job_id, now)
+
     def expire(self, now: float, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
         """End claims whose time is over, and return them: so many, and that of `of_job` in any case."""
         over = self._claims.end_due(now, most)
@@ -143,7 +148,7 @@ class Dispatch:
         return [claim for job_id in held if (claim := self.release(job_id)) is not None]
 
     def attach(self, claim: Claim) -> Claim | None:
-        """Hold a claim exactly as it stands: found again, kept over a restart, or a change undone (§5).
+        """Hold a claim exactly as it is: attached again, or loaded after a restart (§5).
 
         Asks no filter: its job may run already. None when its node is not known, or when its job has
         meanwhile been claimed on another.
