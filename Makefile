@@ -75,18 +75,18 @@ cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
-reference: $(READY) ## write docs/cli.md from the commands' own help, systemd/*.toml.example from docs/settings.md
-	$(BIN)/python -m gpu_agent.cli.documents.reference docs/cli.md
-	$(BIN)/python -m gpu_agent.cli.documents.example_files docs/settings.md systemd
+reference: $(READY) ## write docs/cli.md, the tables of settings and systemd/*.toml.example from the code
+	$(BIN)/python -m tools.cli_reference docs/cli.md
+	$(BIN)/python -m tools.settings_docs
 
 manual: $(READY) ## write the manual pages and the shells' completions into dist/share
-	$(BIN)/python -m gpu_agent.cli.documents.manual dist/share/man docs/settings.md
+	$(BIN)/python -m tools.man_pages dist/share/man
 	@mkdir -p dist/share/completions
 	@for shell in bash zsh fish; do $(BIN)/gpu-agent completion $$shell > dist/share/completions/$$shell || exit 1; done
 
 schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
-	$(BIN)/python -m gpu_agent.cli.documents.openapi docs/schema/openapi.json
+	$(BIN)/python -m tools.openapi docs/schema/openapi.json
 
 packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages

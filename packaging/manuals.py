@@ -30,9 +30,9 @@ _COMPLETIONS: Mapping[str, Mapping[str, str]] = {
 
 def write(root: Path, source: Path, folder: Path, *, at_seconds: int) -> None:
     """Have the program write them into `folder`. It is imported from `source`, `root` is the checkout."""
-    said = {"PYTHONPATH": str(source), "SOURCE_DATE_EPOCH": str(at_seconds)}
+    said = {"PYTHONPATH": os.pathsep.join([str(source), str(root)]), "SOURCE_DATE_EPOCH": str(at_seconds)}
     shutil.rmtree(folder, ignore_errors=True)
-    _told(["-m", "gpu_agent.cli.documents.manual", str(folder / "man"), str(root / "docs/settings.md")], said)
+    _told(["-m", "tools.man_pages", str(folder / "man")], said)
     for shell in _SHELLS:
         (folder / shell).write_bytes(_told(["-m", "gpu_agent.cli", "completion", shell], said))
 

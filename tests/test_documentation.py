@@ -2,15 +2,13 @@
 
 import json
 import shlex
-import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import ValidationError
 
 from gpu_agent.cli import schema as doctor_schema
 from gpu_agent.cli import schema as probe_schema
@@ -28,86 +26,12 @@ from gpu_agent.probe.simulation import spec as simulation
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
 from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
-from gpu_agent.registry.settings import Thresholds
-from gpu_agent.runtime.config.load import table_model
-from gpu_agent.runtime.config.sources import variable_name
-from gpu_agent.server import settings as registry_settings
-from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
-from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.inventory import Gpu, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.documents import DOCS, quoted, rows
-
-NO_DEFAULT = {"none": None, "required": "required"}
-
-
-def stated_default(cell: str) -> object:
-    """Read a cell as the value that it writes, in TOML."""
-    return NO_DEFAULT[cell] if cell in NO_DEFAULT else tomllib.loads(f"value = {quoted(cell)[0]}")["value"]
-
-
-def true_default(settings: type[BaseModel], key: str) -> object:
-    """Return a setting's default as TOML would write it."""
-    field = settings.model_fields[key]
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, Address | Path):
-        return str(value)
-    if isinstance(value, BaseModel):
-        return value.model_dump(exclude_defaults=True)
-    return list(value) if isinstance(value, tuple) else value
-
-
-TABLES = [
-    pytest.param("The agent", AgentSettings, agent_settings.ENVIRONMENT_PREFIX, id="agent"),
-    pytest.param("The registry", RegistrySettings, registry_settings.ENVIRONMENT_PREFIX, id="registry"),
-]
-
-
-@pytest.mark.parametrize(("heading", "settings", "prefix"), TABLES)
-def test_every_setting_is_listed_in_the_order_of_the_source(
-    heading: str, settings: type[BaseSettings], prefix: str
-) -> None:
-    table = rows("settings.md", heading)
-    assert [quoted(row[0]) for row in table] == [[key] for key in settings.model_fields]
-    assert [quoted(row[3]) for row in table] == [[f"{prefix}{key.upper()}"] for key in settings.model_fields]
-
-
-@pytest.mark.parametrize(("heading", "settings", "prefix"), TABLES)
-def test_the_defaults_shown_are_the_true_ones(
-    heading: str, settings: type[BaseSettings], prefix: str
-) -> None:
-    assert settings.model_config["env_prefix"] == prefix
-    table = rows("settings.md", heading)
-    shown = {quoted(row[0])[0]: stated_default(row[2]) for row in table}
-    assert shown == {key: true_default(settings, key) for key in settings.model_fields}
-
-
-TABLES_WITHIN = [
-    pytest.param(heading, settings, prefix, key, id=f"{heading}: {key}")
-    for heading, settings, prefix in (param.values for param in TABLES)
-    for key, field in settings.model_fields.items()  # type: ignore[union-attr]  # a class of settings
-    if isinstance(field.get_default(call_default_factory=True, validated_data={}), BaseModel)
-]
-
-
-@pytest.mark.parametrize(("heading", "settings", "prefix", "key"), TABLES_WITHIN)
-def test_every_key_of_a_table_is_listed_with_its_default_and_its_variable(
-    heading: str, settings: type[BaseSettings], prefix: str, key: str
-) -> None:
-    inside = table_model(settings.model_fields[key].annotation)
-    assert inside is not None
-    table = rows("settings.md", heading, below=f"`[{key}]`")
-    assert {quoted(row[0])[0]: stated_default(row[2]) for row in table} == {
-        name: true_default(inside, name) for name in inside.model_fields
-    }
-    assert [quoted(row[3]) for row in table] == [
-        [variable_name(prefix, (key, name))] for name in inside.model_fields
-    ]
 
 
 def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
@@ -129,14 +53,6 @@ def test_all_that_can_be_declared_of_a_model_is_named() -> None:
     written = (DOCS / "settings.md").read_text(encoding="utf-8")
     paragraph = written.split("A `[[declared_models]]` table names", 1)[1].split("\n\n", 1)[0]
     assert set(quoted(paragraph)) == {*DeclaredModel.model_fields, *(status.value for status in ModelStatus)}
-
-
-def test_every_threshold_is_listed_with_its_default() -> None:
-    shown: dict[str, object] = {}
-    for options, defaults, _ in rows("operating.md", "Thresholds"):
-        for option, default in zip(quoted(options), defaults.split(", "), strict=True):
-            shown[option] = () if default == "none" else float(default)
-    assert shown == {f"--{one.name.replace('_', '-')}": one.default for one in fields(Thresholds)}
 
 
 def test_the_exclusions_are_listed_in_the_order_that_they_are_tried() -> None:

@@ -56,7 +56,9 @@ def test_every_fault_is_told_with_its_line(tmp_path: Path, capsys: pytest.Captur
     assert second == f"{config}:3: 'claim_tll_seconds' is no setting; did you mean 'claim_ttl_seconds'?"
 
 
-@pytest.mark.parametrize(("text", "usable", "code"), [(URL, True, 0), ("deadline_seconds = 0", False, 4)])
+@pytest.mark.parametrize(
+    ("text", "usable", "code"), [(URL, True, 0), ("probe_interval_seconds = 0", False, 4)]
+)
 def test_programs_get_one_object(
     tmp_path: Path, text: str, *, usable: bool, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,7 +66,7 @@ def test_programs_get_one_object(
     assert main(["config", "check", "agent", "--config", config, "--json"]) == code
     told = json.loads(capsys.readouterr().out)
     assert told["usable"] is usable
-    assert [fault.startswith((f"{config}:1: deadline", "no registry")) for fault in told["faults"]] == (
+    assert [fault.startswith((f"{config}:1: probe_interval", "no registry")) for fault in told["faults"]] == (
         [] if usable else [True, True]
     )
 
@@ -238,12 +240,12 @@ def test_where_no_registry_is_named_the_others_are_shown_and_that_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "agent.toml"
-    path.write_text("deadline_seconds = 3\n")
+    path.write_text("probe_interval_seconds = 3\n")
     assert main(["config", "show", "agent", "--config", str(path)]) == 4
     told = capsys.readouterr()
     rows = {line.split()[0]: line.split() for line in told.out.splitlines()[1:]}
     assert rows["registry_url"] == ["registry_url", "none", "default"]
-    assert rows["deadline_seconds"] == ["deadline_seconds", "3", f"{path}:1"]
+    assert rows["probe_interval_seconds"] == ["probe_interval_seconds", "3", f"{path}:1"]
     assert "no registry is named" in told.err
 
 

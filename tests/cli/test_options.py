@@ -2,22 +2,17 @@
 
 import argparse
 import json
-from pathlib import Path
 
 import pytest
 
 from gpu_agent.cli.options import (
-    NAMES,
     add_node_id,
     add_request_options,
-    add_tls_options,
     label_pair,
     positive_number,
     print_json,
     whole_number,
 )
-from gpu_agent.node.settings import AgentSettings, load
-from gpu_agent.runtime.config.load import SettingsError
 
 
 def test_numbers_and_labels_are_read() -> None:
@@ -59,45 +54,3 @@ def test_json_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert json.loads(said) == document
     assert said.isascii()
-
-
-PIN = "sha256//" + "A" * 43 + "="
-
-
-def loaded(tmp_path: Path, *words: str, url: str = "wss://h") -> AgentSettings:
-    parser = argparse.ArgumentParser()
-    add_tls_options(parser)
-    empty = tmp_path / "agent.toml"
-    empty.touch()
-    return load({"registry_url": url, **vars(parser.parse_args(words))}, config=empty)
-
-
-def test_each_option_stands_for_the_setting_of_its_name(tmp_path: Path) -> None:
-    assert set(NAMES) <= set(AgentSettings.model_fields)
-    given = loaded(tmp_path, "--tls-ca-file", "/ca.pem", "--tls-pin", f"{PIN};{PIN}", "--tls-cert-file", "/n")
-    assert given.security.ca_file == Path("/ca.pem")
-    assert given.security.pins == {PIN}
-    assert given.security.own is not None
-    assert not given.security.insecure_plaintext
-    assert loaded(tmp_path, "--insecure-plaintext", url="ws://h").security.insecure_plaintext
-
-
-def test_what_is_not_given_is_left_to_the_other_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GPU_AGENT_TLS_PIN", PIN)
-    assert loaded(tmp_path).tls_pin == (PIN,)
-
-
-@pytest.mark.parametrize(
-    ("words", "url", "fault"),
-    [
-        (("--tls-key-file", "/k"), "wss://h", "tls_cert_file is not: name the certificate too"),
-        (("--tls-ca-file", "/ca"), "ws://h", r"tls_ca_file is set and registry_url begins with ws://"),
-        (("--tls-pin", PIN), "ws://h", r"tls_pin is set and registry_url begins with ws://"),
-        (("--tls-pin", "sha256//x"), "wss://h", r"tls_pin\.0: a pin is sha256//"),
-    ],
-)
-def test_what_does_not_agree_is_refused(tmp_path: Path, words: tuple[str, ...], url: str, fault: str) -> None:
-    with pytest.raises(SettingsError, match=fault):
-        loaded(tmp_path, *words, url=url)

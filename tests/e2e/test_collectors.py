@@ -30,7 +30,13 @@ class Made:
 RAISES = (
     "class Made:\n    interface = 1\n    def __init__(self, surroundings): raise OSError('no such device')"
 )
-QUICK = "deadline_seconds = 1.0\nprobe_interval_seconds = 0.3\nnvml_stale_after_seconds = 3.0\n"
+QUICK = """
+probe_interval_seconds = 0.3
+
+[advanced]
+deadline_seconds = 1.0
+nvml_stale_after_seconds = 3.0
+"""
 
 
 def probed(environment: Mapping[str, str], *more: str) -> tuple[int, dict[str, Any], float]:

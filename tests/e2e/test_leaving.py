@@ -138,7 +138,7 @@ def test_while_it_awaits_an_ack(tmp_path: Path) -> None:
 
 def test_while_the_driver_hangs_and_the_registry_is_deaf(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=1)
-    (tmp_path / "agent.toml").write_text("deadline_seconds = 0.5\nprobe_interval_seconds = 0.1\n")
+    (tmp_path / "agent.toml").write_text("probe_interval_seconds = 0.1\n[advanced]\ndeadline_seconds = 0.5\n")
     configured = ("--config", str(tmp_path / "agent.toml"))
     with (
         _deaf(_handshake_and_ack) as peer,

@@ -14,8 +14,10 @@ from tests.programs import COMMAND, Agent, Registry, eventually
 pytestmark = pytest.mark.e2e
 
 CONFIGURATION = """
-deadline_seconds = 1.0
 probe_interval_seconds = 0.5
+
+[advanced]
+deadline_seconds = 1.0
 nvml_stale_after_seconds = 4.0
 """
 

@@ -26,8 +26,7 @@ def registry() -> Iterator[Registry]:
         "0.3",
         "--warmup-heartbeat-interval-seconds",
         "0.1",
-        "--scan-interval-seconds",
-        "0.1",
+        environment={"GPU_REGISTRY_SCAN_INTERVAL_SECONDS": "0.1"},
     ) as running:
         yield running
 

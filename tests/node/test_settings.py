@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from gpu_agent.node.settings import AgentSettings, PublicJobsSettings, group_id, load, systemd_socket_path
 from gpu_agent.node.socket_file import SocketUnavailableError
+from gpu_agent.runtime.config.fields import advanced_names
 from gpu_agent.runtime.config.load import SettingsError
 
 URL = "ws://10.0.0.1:8080/ws/node"
@@ -37,7 +38,7 @@ def test_defaults_need_only_a_registry() -> None:
 
 
 def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = 'log_level = "debug"\nmax_concurrent_jobs = 1\ndeadline_seconds = 2'
+    text = 'log_level = "debug"\nmax_concurrent_jobs = 1\n[advanced]\ndeadline_seconds = 2'
     monkeypatch.setenv("GPU_AGENT_LOG_LEVEL", "warning")
     monkeypatch.setenv("GPU_AGENT_MAX_CONCURRENT_JOBS", "2")
     settings = _load(tmp_path, text, log_level="error")
@@ -82,7 +83,7 @@ def test_an_unknown_key_that_resembles_none_lists_them(tmp_path: Path) -> None:
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        _load(tmp_path, "deadline_seconds = 0\nmax_concurrent_jobs = -1")
+        _load(tmp_path, "max_concurrent_jobs = -1\n[advanced]\ndeadline_seconds = 0")
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -188,7 +189,7 @@ def test_settings_are_frozen() -> None:
         ('ollama_roots = ["/a", "/b\\u0000"]', r"ollama_roots\.1"),
         ('model_directories = ["a\\u0000"]', r"model_directories\.0"),
         ('state_dir = "\\u0000"', "state_dir"),
-        ('sys_dir = "\\u0000"', "sys_dir"),
+        ('[advanced]\nsys_dir = "\\u0000"', "sys_dir"),
         ('join_token_file = "\\u0000"', "join_token_file"),
     ],
 )
@@ -207,10 +208,11 @@ TOKEN = "gpuj_0123abcd_s3cret"
 def test_no_span_lets_a_healthy_node_s_reading_grow_older_than_the_registry_takes(
     tmp_path: Path, name: str, most: int
 ) -> None:
-    assert getattr(_load(tmp_path, f"{name} = {most}"), name) == most
+    table = "[advanced]\n" if name in advanced_names(AgentSettings) else ""
+    assert getattr(_load(tmp_path, f"{table}{name} = {most}"), name) == most
     because = f"{name}: at most {most} s: a registry takes a GPU reading older than 60 s for a sick node"
     with pytest.raises(SettingsError, match=f"{because}, got {most}.5"):
-        _load(tmp_path, f"{name} = {most}.5")
+        _load(tmp_path, f"{table}{name} = {most}.5")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode
 
 from gpu_agent.probe.simulation.gpu_models import SimulationError
 from gpu_agent.probe.simulation.spec import parse_spec
-from gpu_agent.runtime.config.load import ConfigPath
+from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.logs import contains_token
 from gpu_agent.runtime.tls.certificate import parse_pin
 from gpu_agent.wire.messages import MAX_LABELS, Name, Text

@@ -41,7 +41,8 @@ from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.scanner import DiskPatience
 from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
-from gpu_agent.runtime.config.load import ConfigPath, fault_text, load_settings, setting_name
+from gpu_agent.runtime.config.fields import ConfigPath, Setting
+from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
@@ -93,21 +94,63 @@ class PublicJobsSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schedule: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_hours)], ...], BeforeValidator(_split_hours), NoDecode
+        tuple[Annotated[str, AfterValidator(_check_hours)], ...],
+        BeforeValidator(_split_hours),
+        NoDecode,
+        Setting(
+            'when public jobs may start: `"mon-fri 18:00-08:00"`, `"sat-sun"`, `"22:00-06:00"`; `[]` '
+            "is always. Hours past midnight belong to the day on which they begin",
+            kind="list of hours",
+        ),
     ] = ()
-    """Hours of the week, local time; none are all."""
-    time_zone: Annotated[str, AfterValidator(_check_zone)] | None = None
-    """Whose local time; None takes the machine's."""
-    max_temperature_c: Annotated[float, Field(ge=20, le=120, allow_inf_nan=False)] | None = None
-    """From this temperature of the hottest GPU on, no public job is let in."""
-    min_free_memory_mb: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """So much must be free on at least one usable GPU."""
-    pause_while_in_use: bool = False
-    """Whether somebody else's work on a GPU keeps public jobs out."""
-    own_programs: Names = ()
-    """Programs that are not somebody else, by name, with all that they start."""
-    resume_after_seconds: Annotated[float, Field(ge=0, le=LONGEST_PAUSE_SECONDS, allow_inf_nan=False)] = 60.0
-    """How long a reading must be well again before public jobs are let in again."""
+    time_zone: Annotated[
+        Annotated[str, AfterValidator(_check_zone)] | None,
+        Setting(
+            "the time zone of these hours, such as `Europe/Berlin`; else the machine's",
+            kind="name",
+            example='"Europe/Berlin"',
+        ),
+    ] = None
+    max_temperature_c: Annotated[
+        Annotated[float, Field(ge=20, le=120, allow_inf_nan=False)] | None,
+        Setting(
+            "no public jobs start while the hottest GPU is this hot, and until it is 5 °C cooler",
+            kind="°C, 20 to 120",
+            example="80",
+        ),
+    ] = None
+    min_free_memory_mb: Annotated[
+        Annotated[int, Field(ge=1, le=100_000_000)] | None,
+        Setting(
+            "the memory that must be free on at least one usable GPU",
+            kind="MiB, 1 to 100000000",
+            example="8000",
+        ),
+    ] = None
+    pause_while_in_use: Annotated[
+        bool,
+        Setting(
+            "no public jobs start while somebody else uses a GPU: a process that computes there and belongs "
+            "to no worker that announced its jobs, or use of 30 % and more for 20 s with neither process "
+            "nor job"
+        ),
+    ] = False
+    own_programs: Annotated[
+        Names,
+        Setting(
+            "programs of the owner, with all processes that they start: they count as no other user. Names "
+            "as `ps -o comm` shows them, of which the first 15 letters count. Name a worker here that uses "
+            "a GPU before its first job"
+        ),
+    ] = ()
+    resume_after_seconds: Annotated[
+        float,
+        Field(ge=0, le=LONGEST_PAUSE_SECONDS, allow_inf_nan=False),
+        Setting(
+            "how long a reading must be good again before public jobs may start; a schedule takes effect at "
+            "once"
+        ),
+    ] = 60.0
 
 
 # What the owner says of the local socket: groups by name or number, found when the socket is made.
@@ -195,73 +238,267 @@ class AgentSettings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
     )
 
-    registry_url: Annotated[str, AfterValidator(check_registry_url)]
-    join_token_file: Annotated[ConfigPath, AfterValidator(token_file)] | None = None
-    """Holds the join token for first contact; nobody but the agent should read it."""
-    join_token: SecretStr | None = None
-    """The join token itself, for an environment that keeps secrets; a file goes before it."""
-    proxy: ProxySetting = None
-    """An HTTP proxy on the way to the registry; None goes straight, whatever the environment says."""
-    tls_ca_file: ConfigPath | None = None
-    """Authorities that vouch for the registry; None takes the system's, or `tls_pin` alone."""
-    tls_pin: Pins = ()
-    """The registry has one of these keys."""
-    tls_cert_file: ConfigPath | None = None
-    """The agent's own certificate, for a registry that asks for one."""
-    tls_key_file: ConfigPath | None = None
-    """Its key; None looks for it in the certificate's file."""
-    insecure_plaintext: bool = False
-    """Danger: let tokens travel to other machines readable for who listens on the way."""
-    state_dir: ConfigPath | None = None
-    """Where the identity is kept; None takes the platform's place."""
-    socket: ConfigPath | None = None
-    """Where programs on this machine reach the agent; None takes systemd's place, else the state's."""
-    socket_group: Group | None = None
-    """Whose members may ask there and announce jobs; None leaves that to the agent's own group."""
-    socket_operators: Group | None = None
-    """Whose members may also drain and resume there."""
-    simulate: Annotated[str | None, AfterValidator(check_simulation)] = None
-    """GPUs that do not exist, for demos and tests: `8xH100-80GB`."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    registry_url: Annotated[
+        str,
+        AfterValidator(check_registry_url),
+        Setting(
+            "the registry's address: `ws://` or `wss://`; without a path it is `/ws/node`",
+            kind="URL",
+            example='"wss://registry.example:8080/ws/node"',
+            option="--registry",
+            metavar="URL",
+        ),
+    ]
+    join_token_file: Annotated[
+        Annotated[ConfigPath, AfterValidator(token_file)] | None,
+        Setting(
+            "a file with the token for the first contact; else `join_token` is used, else the credential "
+            "`join-token` that systemd hands the unit. Only the agent's user should be able to read it",
+            example='"/etc/gpu-agent/join-token"',
+            option="--join-token-file",
+            metavar="FILE",
+        ),
+    ] = None
+    join_token: Annotated[
+        SecretStr | None,
+        Setting(
+            "the token itself; safer in the variable, or in a file, than in an `agent.toml` that every user "
+            "can read",
+            example='"gpuj_0123abcd_…"',
+        ),
+    ] = None
+    proxy: Annotated[
+        ProxySetting,
+        Setting(
+            "an HTTP proxy between this machine and the registry: `http://HOST:PORT`, or "
+            "`http://USER:PASSWORD@HOST:PORT`; write one with a password into the variable. Without it the "
+            "agent connects directly, whatever `HTTPS_PROXY` and similar variables say",
+            kind="URL",
+            example='"http://proxy.example:3128"',
+        ),
+    ] = None
+    tls_ca_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the authorities that may issue the registry's certificate, in PEM: an authority's certificate, "
+            "or the registry's own; else the system's authorities are used, or `tls_pin` alone",
+            example='"/etc/gpu-agent/ca.pem"',
+            option="--tls-ca-file",
+            metavar="FILE",
+        ),
+    ] = None
+    tls_pin: Annotated[
+        Pins,
+        Setting(
+            "the registry has one of these keys, written `sha256//…` as curl does; without `tls_ca_file` "
+            "nothing else in its certificate is checked (`docs/security.md`). Name several to prepare a "
+            "change of keys",
+            kind="list of pins",
+            option="--tls-pin",
+            metavar="PIN",
+        ),
+    ] = ()
+    tls_cert_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "this node's own certificate in PEM, for a registry that asks for one",
+            example='"/etc/gpu-agent/node.pem"',
+            option="--tls-cert-file",
+            metavar="FILE",
+        ),
+    ] = None
+    tls_key_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the key of that certificate, which only the agent's user or group may read; else the key is in "
+            "the certificate's file",
+            example='"/etc/gpu-agent/node.key"',
+            option="--tls-key-file",
+            metavar="FILE",
+        ),
+    ] = None
+    insecure_plaintext: Annotated[
+        bool,
+        Setting(
+            "danger: send tokens to other machines over `ws://`: everybody on the network path can read them",
+            option="--insecure-plaintext",
+        ),
+    ] = False
+    state_dir: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the directory of the node's identity; else the platform's place for a user's state",
+            example='"/var/lib/gpu-agent"',
+            option="--state-dir",
+            metavar="DIR",
+        ),
+    ] = None
+    socket: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the local socket, where programs on this machine reach the agent (`docs/local.md`); none means "
+            "`agent.sock` in the directory that systemd gives the unit, else in the state directory",
+            example='"/run/gpu-agent/agent.sock"',
+        ),
+    ] = None
+    socket_group: Annotated[
+        Group | None,
+        Setting(
+            "the group whose members may use the local socket: ask for the status and announce jobs; none "
+            "means the agent's own group. The agent's user must be a member of it",
+            kind="group, by name or number",
+            example='"gpu-users"',
+        ),
+    ] = None
+    socket_operators: Annotated[
+        Group | None,
+        Setting(
+            "the group whose members may also drain and resume through the local socket; `socket_group` "
+            "must let them in too. None means root and the agent's own user",
+            kind="group, by name or number",
+            example='"gpu-users"',
+        ),
+    ] = None
+    simulate: Annotated[
+        str | None,
+        AfterValidator(check_simulation),
+        Setting(
+            "simulated GPUs, for demos and tests, such as `8xH100-80GB` (`docs/simulation.md`); a registry "
+            "has to allow them",
+            example='"8xH100-80GB"',
+            option="--simulate",
+            metavar="SPEC",
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Setting("the lowest level that is logged, to stderr", option="--log-level"),
+    ] = "info"
 
     probe_interval_seconds: Annotated[
-        float, Field(ge=0.1, allow_inf_nan=False), fresh_reading(LONGEST_INTERVAL_SECONDS)
+        float,
+        Field(ge=0.1, allow_inf_nan=False),
+        fresh_reading(LONGEST_INTERVAL_SECONDS),
+        Setting("the time between two readings of the machine", kind="seconds, 0.1 to 30"),
     ] = 5.0
-    deadline_seconds: Annotated[Span, fresh_reading(LONGEST_DEADLINE_SECONDS)] = 5.0
-    """How long one reading may take before the agent goes on without it."""
-    nvml_stale_after_seconds: Annotated[Span, fresh_reading(OLDEST_READING_SECONDS)] = OLDEST_READING_SECONDS
-    """From this age on, the last good reading of the GPUs no longer vouches for them (§4)."""
+    deadline_seconds: Annotated[
+        Span,
+        fresh_reading(LONGEST_DEADLINE_SECONDS),
+        Setting(
+            "the longest time for one reading; after it the agent goes on without",
+            kind="seconds, at most 10",
+            advanced=True,
+        ),
+    ] = 5.0
+    nvml_stale_after_seconds: Annotated[
+        Span,
+        fresh_reading(OLDEST_READING_SECONDS),
+        Setting(
+            "the age at which the last good reading of the GPUs is stale, and that of a disk for the models "
+            "on it",
+            kind="seconds, at most 60",
+            advanced=True,
+        ),
+    ] = OLDEST_READING_SECONDS
 
-    drain_on_stop_seconds: Annotated[float, Field(ge=0, le=LONGEST_DRAIN_SECONDS, allow_inf_nan=False)] = 0.0
-    """How long a stop waits for the jobs that run here; 0 says goodbye at once."""
+    drain_on_stop_seconds: Annotated[
+        float,
+        Field(ge=0, le=LONGEST_DRAIN_SECONDS, allow_inf_nan=False),
+        Setting(
+            "the longest time that a stop (SIGTERM, Ctrl-C, `systemctl stop` and `restart`) waits for "
+            "running jobs while no new ones start; 0 stops at once. A second signal, or a registry that "
+            "cannot be reached, also stops at once (`docs/service.md`)"
+        ),
+    ] = 0.0
 
-    poll_gpus: bool = True
-    """False leaves NVIDIA GPUs alone between the readings that are asked for, so that they may sleep."""
+    poll_gpus: Annotated[
+        bool,
+        Setting(
+            "false: the agent reads NVIDIA GPUs when it starts and on request (`gpu-agent refresh`, "
+            "`gpu-agent registry refresh`), not in between, so that a laptop's GPU can sleep; its use is "
+            "unknown then"
+        ),
+    ] = True
 
-    accept_public_jobs: bool = False
-    public_jobs: PublicJobsSettings = Field(default_factory=PublicJobsSettings)
-    """What must hold besides for public jobs to be let in."""
-    labels: Labels = Field(default_factory=dict)
-    max_concurrent_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    endpoint: Endpoint | None = None
-    """Where the worker on this machine is reached."""
+    accept_public_jobs: Annotated[bool, Setting("whether jobs of the public pool may run here")] = False
+    public_jobs: Annotated[
+        PublicJobsSettings,
+        Setting("further conditions for public jobs, see below", kind="table"),
+    ] = Field(default_factory=PublicJobsSettings)
+    labels: Annotated[
+        Labels,
+        Setting(
+            "names and values that a job may require",
+            kind="table of texts, at most 256",
+            example='zone = "a"',
+        ),
+    ] = Field(default_factory=dict)
+    max_concurrent_jobs: Annotated[
+        Annotated[int, Field(ge=0, le=1_000_000)] | None,
+        Setting(
+            "the number of slots: how many jobs run here at a time; else the registry's default", example="4"
+        ),
+    ] = None
+    endpoint: Annotated[
+        Endpoint | None,
+        Setting(
+            "the address of the worker on this machine; schedulers receive it as it is",
+            kind="text",
+            example='"http://10.0.0.2:9000"',
+        ),
+    ] = None
 
-    hub_roots: Folders | None = None
-    """Hugging Face caches; None takes the places where the hub's own library keeps one."""
-    ollama_roots: Folders | None = None
-    """Ollama's model folders; None takes the places where Ollama keeps one."""
-    model_directories: Folders = ()
-    cross_file_systems: bool = False
-    """Whether what is mounted below one of those places is searched too."""
-    declared_models: tuple[DeclaredModel, ...] = ()
-    features: dict[Name, bool] = Field(default_factory=dict)
-    """true claims a feature, false forbids it; what is not named is left to the models."""
-    advanced_features: tuple[Name, ...] = ()
+    hub_roots: Annotated[
+        Folders | None,
+        Setting(
+            "Hugging Face caches; else the places that the hub's own library uses", example='["/srv/hub"]'
+        ),
+    ] = None
+    ollama_roots: Annotated[
+        Folders | None,
+        Setting("Ollama's model folders; else the places that Ollama uses", example='["/srv/ollama/models"]'),
+    ] = None
+    model_directories: Annotated[Folders, Setting("other folders with models")] = ()
+    cross_file_systems: Annotated[
+        bool,
+        Setting(
+            "whether the search enters other file systems that are mounted below these places", advanced=True
+        ),
+    ] = False
+    declared_models: Annotated[
+        tuple[DeclaredModel, ...],
+        Setting(
+            "what the owner states about models, see below",
+            kind="list of tables",
+            example='model_id = "my/model"\nversion = "3"\nstatus = "ready"',
+        ),
+    ] = ()
+    features: Annotated[
+        dict[Name, bool],
+        Setting(
+            "true claims a feature, false denies it; for one that is not named the models decide",
+            kind="table of true or false",
+            example="speech_rate_control = true",
+        ),
+    ] = Field(default_factory=dict)
+    advanced_features: Annotated[
+        tuple[Name, ...],
+        Setting("further features, sent as they are; they decide nothing", kind="list of names"),
+    ] = ()
 
-    collectors: Names | None = None
-    """Which collectors join NVML; None takes all that are installed."""
-    sys_dir: ConfigPath = Path("/sys")
-    """Where collectors find sysfs: a container may have the machine's in another place."""
+    collectors: Annotated[
+        Names | None,
+        Setting(
+            "the collectors that run beside NVML, such as `amd`; else all that are installed. `[]` is NVML "
+            "alone (`docs/collectors.md`)",
+            example='["amd"]',
+            advanced=True,
+        ),
+    ] = None
+    sys_dir: Annotated[
+        ConfigPath,
+        Setting("sysfs, for collectors: a container may have the machine's in another place", advanced=True),
+    ] = Path("/sys")
 
     @model_validator(mode="after")
     def _agree_on_tls(self) -> Self:

@@ -1,7 +1,7 @@
 """The environment as the caller of the command has it, for programs that the caller starts through us.
 
-The packages' launcher (`packaging/files/gpu-agent`) points Python's variables at the package's libraries and keeps
-the old values. The caller's own programs must not see ours.
+The packages' launcher (`packaging/files/gpu-agent`) points Python's variables at the package's libraries and
+keeps the old values. The caller's own programs must not see ours.
 """
 
 import json

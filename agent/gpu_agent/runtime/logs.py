@@ -1,7 +1,7 @@
 """Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
 
-Writes to stderr only. No credential leaves through here: a field named like one is redacted, at any depth, and
-so is a token of ours wherever it stands in a line; `token_id` stays. Identifiers are for programs (§8).
+Writes to stderr only. No credential leaves through here: a field named like one is redacted, at any depth,
+and so is a token of ours wherever it stands in a line; `token_id` stays. Identifiers are for programs (§8).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Settings read again while a program runs: which ones take effect at once, which ones wait for a restart.
 
-A faulty file changes nothing, and its faults are logged. One reload follows another, and systemd sees each from its
-beginning to its end. Which settings a running program can take over, its component decides.
+A faulty file changes nothing, and its faults are logged. One reload follows another, and systemd sees each
+from its beginning to its end. Which settings a running program can take over, its component decides.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """What this program sends to systemd: ready, reloading, stopping, a status line, and that it is alive.
 
-Each message is one datagram to the socket in `NOTIFY_SOCKET`; the protocol is sd_notify(3)'s. Without such a socket
-nothing is sent. A failure is logged once. The watchdog is fed from the event loop, and only while the program is
-live, so a stalled loop feeds nothing.
+Each message is one datagram to the socket in `NOTIFY_SOCKET`; the protocol is sd_notify(3)'s. Without such a
+socket nothing is sent. A failure is logged once. The watchdog is fed from the event loop, and only while the
+program is live, so a stalled loop feeds nothing.
 """
 
 import asyncio

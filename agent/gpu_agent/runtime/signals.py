@@ -1,7 +1,7 @@
 """Signals of a program: as calls on its event loop, and passed on by PID 1 of a container.
 
-PID 1 must pass signals to the program and reap orphans; so there the program runs as a child of a process that
-does nothing else. The meaning of a signal is decided elsewhere.
+PID 1 must pass signals to the program and reap orphans; so there the program runs as a child of a process
+that does nothing else. The meaning of a signal is decided elsewhere.
 """
 
 import asyncio

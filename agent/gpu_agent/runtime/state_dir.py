@@ -1,8 +1,8 @@
 """State directories: where the platform puts them, who may enter, and the registry's endpoint file.
 
-The registry's directory holds the operators' first token and the database, so one that others may enter is refused
-and not repaired: its content may be known by now. The endpoint file holds the URL of the operator API, and with
-TLS the pin of its key, for commands on this machine.
+The registry's directory holds the operators' first token and the database, so one that others may enter is
+refused and not repaired: its content may be known by now. The endpoint file holds the URL of the operator
+API, and with TLS the pin of its key, for commands on this machine.
 """
 
 import contextlib

@@ -12,19 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.runtime.config.load import ConfigPath, load_settings
+from gpu_agent.runtime.config.fields import ConfigPath, Setting, setting_of
+from gpu_agent.runtime.config.load import load_settings
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
 from gpu_agent.server.storage import SQLITE, check_location
 from gpu_agent.server.tls import TlsFiles
-
-# The registry's settings: defaults ← file ← `GPU_REGISTRY_*` ← flags, checked, then frozen.
-#
-# Thresholds are named as in §4 of the node protocol, in the file as in the environment and
-# the flags. Opens nothing and starts nothing.
-
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
@@ -61,63 +56,264 @@ class RegistrySettings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
     )
 
-    node_listen: Listen = Address("127.0.0.1", 8080)
-    operator_listen: Listen = Address("127.0.0.1", 8081)
-    store: StoreLocation = SQLITE
-    """What keeps the registry's state, and where."""
-    state_dir: ConfigPath | None = None
-    """What the registry writes; None takes the platform's place."""
-    allow_simulated: bool = False
-    auth: Literal["on", "off"] = "on"
-    """Whether nodes and operators must present tokens; off only where this machine alone gets in."""
-    insecure_no_auth: bool = False
-    """Danger: let anybody who reaches the ports act as any node and any operator."""
-    tls_cert_file: ConfigPath | None = None
-    """The certificate of both ports, and those that lead to its authority; None encrypts nothing."""
-    tls_key_file: ConfigPath | None = None
-    """Its key; None looks for it in the certificate's file."""
-    tls_client_ca_file: ConfigPath | None = None
-    """Authorities that vouch for nodes and operators; None asks them for no certificate."""
-    tls_client_auth: Literal["required", "optional"] = "required"
-    """Whether who has no certificate is turned away; who has a wrong one always is."""
-    insecure_plaintext: bool = False
-    """Danger: let tokens travel to other machines readable for who listens on the way."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    max_connections: Count = 16384
-    registration_timeout_seconds: Span = 10.0
-    """A connection that has not registered by then is closed (§2)."""
-    performance_interval_seconds: Span = 60.0
-    """How often the registry logs its own figures (§8)."""
+    node_listen: Annotated[
+        Listen,
+        Setting(
+            "the address for nodes; `0.0.0.0:8080` is every IPv4 address of this machine, `[::]:8080` every "
+            "IPv6 one",
+            kind="host:port",
+            option="--node-listen",
+            metavar="HOST:PORT",
+        ),
+    ] = Address("127.0.0.1", 8080)
+    operator_listen: Annotated[
+        Listen,
+        Setting(
+            "the address of the operators' HTTP API",
+            kind="host:port",
+            option="--operator-listen",
+            metavar="HOST:PORT",
+        ),
+    ] = Address("127.0.0.1", 8081)
+    store: Annotated[
+        StoreLocation,
+        Setting(
+            "where the registry stores its state: the file `registry.db` in the state directory, another "
+            "file, or memory, which loses it at a restart",
+            kind="`sqlite`, `sqlite:///PATH`, `memory`",
+            option="--store",
+            metavar="STORE",
+        ),
+    ] = SQLITE
+    state_dir: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the directory that the registry writes to; else the platform's place for a user's state. Only "
+            "its owner may enter it",
+            example='"/var/lib/gpu-registry"',
+            option="--state-dir",
+            metavar="DIR",
+        ),
+    ] = None
+    allow_simulated: Annotated[
+        bool, Setting("whether simulated nodes may register", option="--allow-simulated")
+    ] = False
+    auth: Annotated[
+        Literal["on", "off"],
+        Setting(
+            "whether nodes and operators must present tokens; off is refused unless both ports are on "
+            "loopback",
+            option="--auth",
+        ),
+    ] = "on"
+    insecure_no_auth: Annotated[
+        bool,
+        Setting(
+            "danger: auth is off on any address: everybody who reaches the ports may act as any node or "
+            "operator",
+            option="--insecure-no-auth",
+        ),
+    ] = False
+    tls_cert_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the certificate of both ports in PEM, followed by those that lead to its authority; without it "
+            "nothing is encrypted (`docs/security.md`)",
+            example='"/etc/gpu-agent/registry.pem"',
+            option="--tls-cert-file",
+            metavar="FILE",
+        ),
+    ] = None
+    tls_key_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the key of that certificate, which no other user may read; else the key is in the "
+            "certificate's file",
+            example='"/etc/gpu-agent/registry.key"',
+            option="--tls-key-file",
+            metavar="FILE",
+        ),
+    ] = None
+    tls_client_ca_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "authorities: nodes and operators must show a certificate of one of them, besides their tokens",
+            example='"/etc/gpu-agent/client-ca.pem"',
+            option="--tls-client-ca-file",
+            metavar="FILE",
+        ),
+    ] = None
+    tls_client_auth: Annotated[
+        Literal["required", "optional"],
+        Setting(
+            "`optional` also accepts clients without a certificate; a wrong one is always refused",
+            option="--tls-client-auth",
+        ),
+    ] = "required"
+    insecure_plaintext: Annotated[
+        bool,
+        Setting(
+            "danger: listen beyond loopback without TLS: everybody on the network path can read every token",
+            option="--insecure-plaintext",
+        ),
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Setting("the lowest level that is logged, to stderr", option="--log-level"),
+    ] = "info"
+    max_connections: Annotated[
+        Count, Setting("the most node connections; further nodes are asked to try again later", advanced=True)
+    ] = 16384
+    registration_timeout_seconds: Annotated[
+        Span, Setting("a connection that has not registered after this time is closed", advanced=True)
+    ] = 10.0
+    performance_interval_seconds: Annotated[
+        Span, Setting("how often the registry logs its own figures (`performance`)", advanced=True)
+    ] = 60.0
 
-    heartbeat_interval_seconds: Span = _DEFAULTS.heartbeat_interval_seconds
-    warmup_heartbeat_interval_seconds: Span = _DEFAULTS.warmup_heartbeat_interval_seconds
-    heartbeat_timeout_seconds: Span = _DEFAULTS.heartbeat_timeout_seconds
-    warmup_timeout_seconds: Span = _DEFAULTS.warmup_timeout_seconds
-    healthy_heartbeats_needed: Count = _DEFAULTS.healthy_heartbeats_needed
-    failure_window: Count = _DEFAULTS.failure_window
-    failures_in_window: Count = _DEFAULTS.failures_in_window
-    consecutive_failures: Count = _DEFAULTS.consecutive_failures
-    flap_limit: Count = _DEFAULTS.flap_limit
-    flap_window_seconds: Span = _DEFAULTS.flap_window_seconds
-    max_heartbeats_per_second: Rate = _DEFAULTS.max_heartbeats_per_second
-    scan_interval_seconds: Span = _DEFAULTS.scan_interval_seconds
-    node_status_interval_seconds: Span = _DEFAULTS.node_status_interval_seconds
-    drain_deadline_seconds: Span = _DEFAULTS.drain_deadline_seconds
-    claim_ttl_seconds: Span = _DEFAULTS.claim_ttl_seconds
-    default_max_concurrent_jobs: Count = _DEFAULTS.default_max_concurrent_jobs
-    min_ready_models: Annotated[int, Field(ge=0)] = _DEFAULTS.min_ready_models
-    required_models: Names = _DEFAULTS.required_models
-    offline_retention_seconds: Span = _DEFAULTS.offline_retention_seconds
-    max_offline_records: Count = _DEFAULTS.max_offline_records
-    probe_age_limit_seconds: Span = _DEFAULTS.probe_age_limit_seconds
-    max_cpu_percent: Percent = _DEFAULTS.max_cpu_percent
-    max_gpu_percent: Percent = _DEFAULTS.max_gpu_percent
-    max_memory_percent: Percent = _DEFAULTS.max_memory_percent
-    weight_load: Weight = _DEFAULTS.weight_load
-    weight_gpu_use: Weight = _DEFAULTS.weight_gpu_use
-    weight_free_memory: Weight = _DEFAULTS.weight_free_memory
-    weight_round_trip: Weight = _DEFAULTS.weight_round_trip
-    affinity_bonus: Weight = _DEFAULTS.affinity_bonus
+    heartbeat_interval_seconds: Annotated[
+        Span, Setting("time between two heartbeats of a settled node", option="--heartbeat-interval-seconds")
+    ] = _DEFAULTS.heartbeat_interval_seconds
+    warmup_heartbeat_interval_seconds: Annotated[
+        Span,
+        Setting(
+            "time between two heartbeats of a registering node", option="--warmup-heartbeat-interval-seconds"
+        ),
+    ] = _DEFAULTS.warmup_heartbeat_interval_seconds
+    heartbeat_timeout_seconds: Annotated[
+        Span,
+        Setting(
+            "a node without a heartbeat for this long is offline; never less than three of its intervals",
+            option="--heartbeat-timeout-seconds",
+        ),
+    ] = _DEFAULTS.heartbeat_timeout_seconds
+    warmup_timeout_seconds: Annotated[
+        Span,
+        Setting(
+            "a registering node that is not ready after this time becomes `degraded`",
+            option="--warmup-timeout-seconds",
+        ),
+    ] = _DEFAULTS.warmup_timeout_seconds
+    healthy_heartbeats_needed: Annotated[
+        Count, Setting("healthy heartbeats in a row that make a node ready", kind="heartbeats", advanced=True)
+    ] = _DEFAULTS.healthy_heartbeats_needed
+    failure_window: Annotated[
+        Count,
+        Setting(
+            "the number of last heartbeats among which failures are counted", kind="heartbeats", advanced=True
+        ),
+    ] = _DEFAULTS.failure_window
+    failures_in_window: Annotated[
+        Count,
+        Setting(
+            "unhealthy heartbeats among these that make a node `degraded`",
+            kind="heartbeats, at most the window",
+            advanced=True,
+        ),
+    ] = _DEFAULTS.failures_in_window
+    consecutive_failures: Annotated[
+        Count,
+        Setting(
+            "unhealthy heartbeats in a row that make a node `degraded`", kind="heartbeats", advanced=True
+        ),
+    ] = _DEFAULTS.consecutive_failures
+    flap_limit: Annotated[
+        Count,
+        Setting(
+            "a node that has left `ready` this often within the flap window stays `degraded`",
+            kind="exits",
+            advanced=True,
+        ),
+    ] = _DEFAULTS.flap_limit
+    flap_window_seconds: Annotated[Span, Setting("how long such an exit counts", advanced=True)] = (
+        _DEFAULTS.flap_window_seconds
+    )
+    max_heartbeats_per_second: Annotated[
+        Rate,
+        Setting(
+            "the intervals of a large fleet grow so that all nodes together send no more heartbeats than "
+            "this",
+            kind="heartbeats per second",
+            advanced=True,
+        ),
+    ] = _DEFAULTS.max_heartbeats_per_second
+    scan_interval_seconds: Annotated[Span, Setting("how late a timeout may be noticed", advanced=True)] = (
+        _DEFAULTS.scan_interval_seconds
+    )
+    node_status_interval_seconds: Annotated[
+        Span, Setting("how often a node receives its status, besides every change", advanced=True)
+    ] = _DEFAULTS.node_status_interval_seconds
+    drain_deadline_seconds: Annotated[
+        Span,
+        Setting(
+            "how long a drain waits for jobs unless it states a deadline", option="--drain-deadline-seconds"
+        ),
+    ] = _DEFAULTS.drain_deadline_seconds
+    claim_ttl_seconds: Annotated[
+        Span, Setting("a claim that is not renewed expires after this time", option="--claim-ttl-seconds")
+    ] = _DEFAULTS.claim_ttl_seconds
+    default_max_concurrent_jobs: Annotated[
+        Count,
+        Setting("slots of a node that states none", option="--default-max-concurrent-jobs"),
+    ] = _DEFAULTS.default_max_concurrent_jobs
+    min_ready_models: Annotated[
+        int, Field(ge=0), Setting("ready models that a node with models needs", kind="models", advanced=True)
+    ] = _DEFAULTS.min_ready_models
+    required_models: Annotated[
+        Names,
+        Setting(
+            "models that every node must have ready; separated by commas in a variable",
+            option="--required-models",
+            metavar="NAMES",
+        ),
+    ] = _DEFAULTS.required_models
+    offline_retention_seconds: Annotated[
+        Span,
+        Setting("an offline node, and a token that ended, is deleted after this time", advanced=True),
+    ] = _DEFAULTS.offline_retention_seconds
+    max_offline_records: Annotated[
+        Count,
+        Setting(
+            "with auth off, the most offline nodes that are stored; the oldest are deleted first",
+            kind="records",
+            advanced=True,
+        ),
+    ] = _DEFAULTS.max_offline_records
+    probe_age_limit_seconds: Annotated[
+        Span, Setting("a heartbeat with an older GPU reading is unhealthy", advanced=True)
+    ] = _DEFAULTS.probe_age_limit_seconds
+    max_cpu_percent: Annotated[
+        Percent, Setting("CPU use above which a node receives no new job", option="--max-cpu-percent")
+    ] = _DEFAULTS.max_cpu_percent
+    max_gpu_percent: Annotated[
+        Percent, Setting("GPU use above which a node receives no new job", option="--max-gpu-percent")
+    ] = _DEFAULTS.max_gpu_percent
+    max_memory_percent: Annotated[
+        Percent, Setting("memory use above which a node receives no new job", option="--max-memory-percent")
+    ] = _DEFAULTS.max_memory_percent
+    weight_load: Annotated[
+        Weight,
+        Setting(
+            "points for free slots, all of them, when eligible nodes are compared",
+            kind="points",
+            advanced=True,
+        ),
+    ] = _DEFAULTS.weight_load
+    weight_gpu_use: Annotated[Weight, Setting("points for idle GPUs", kind="points", advanced=True)] = (
+        _DEFAULTS.weight_gpu_use
+    )
+    weight_free_memory: Annotated[
+        Weight, Setting("points for free GPU memory", kind="points", advanced=True)
+    ] = _DEFAULTS.weight_free_memory
+    weight_round_trip: Annotated[
+        Weight, Setting("points for a short network round trip", kind="points", advanced=True)
+    ] = _DEFAULTS.weight_round_trip
+    affinity_bonus: Annotated[
+        Weight,
+        Setting(
+            "points for the node that last ran a job with the same affinity key", kind="points", advanced=True
+        ),
+    ] = _DEFAULTS.affinity_bonus
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -204,57 +400,17 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> Registry
     )
 
 
-# What each threshold means, in the words of docs/settings.md, and its unit. Says nothing of its value.
+_UNITS = {"_seconds": "seconds", "_percent": "percent", "_models": "models", "_jobs": "jobs"}
 
 
-MEANINGS: Mapping[str, str] = {
-    "heartbeat_interval_seconds": "how often a settled node beats",
-    "warmup_heartbeat_interval_seconds": "how often a registering one does",
-    "heartbeat_timeout_seconds": "silence that makes a node offline; never less than three of its intervals",
-    "warmup_timeout_seconds": "time to become ready before `degraded`",
-    "healthy_heartbeats_needed": "healthy beats in a row that make a node ready",
-    "failure_window": "how many of the last beats flapping is judged by",
-    "failures_in_window": "unhealthy ones among them that degrade a node",
-    "consecutive_failures": "unhealthy beats in a row that degrade a node",
-    "flap_limit": "so many exits from `ready` within the flap window keep a node `degraded`",
-    "flap_window_seconds": "how long such an exit counts",
-    "max_heartbeats_per_second": "the intervals of a large fleet grow so that it beats no oftener",
-    "scan_interval_seconds": "how late a timeout may be noticed",
-    "node_status_interval_seconds": "how often a node is told its status besides changes",
-    "drain_deadline_seconds": "how long a drain waits for jobs",
-    "claim_ttl_seconds": "how long a claim lives unless renewed",
-    "default_max_concurrent_jobs": "places of a node that states none",
-    "min_ready_models": "ready models that a node with models needs",
-    "required_models": "models that every node must have ready; in a variable separated by commas",
-    "offline_retention_seconds": "how long an offline node, and a token that ended, is remembered",
-    "max_offline_records": "with auth off, so many offline nodes are remembered; the oldest go first",
-    "probe_age_limit_seconds": "a beat whose GPU reading is older is not healthy",
-    "max_cpu_percent": "CPU use above which a node gets no new job",
-    "max_gpu_percent": "GPU use above which a node gets no new job",
-    "max_memory_percent": "memory use above which a node gets no new job",
-    "weight_load": "how much free places count in choosing among able nodes",
-    "weight_gpu_use": "how much idle GPUs count",
-    "weight_free_memory": "how much free GPU memory counts",
-    "weight_round_trip": "how much it counts that a node's network is near",
-    "affinity_bonus": "how much it counts that a node last held the job's affinity key",
-}
-
-_UNITS = {
-    "_per_second": "beats per second",
-    "_seconds": "seconds",
-    "_percent": "percent",
-    "_models": "models",
-    "_jobs": "jobs",
-    "_records": "records",
-    "flap_limit": "exits",
-    "weight_load": "points",
-    "weight_gpu_use": "points",
-    "weight_free_memory": "points",
-    "weight_round_trip": "points",
-    "affinity_bonus": "points",
-}
+def threshold_meaning(name: str) -> str:
+    """Return what a threshold means."""
+    return setting_of(RegistrySettings.model_fields[name]).meaning
 
 
-def unit_of(name: str) -> str:
-    """Return the unit in which a threshold is given."""
-    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "beats")
+def threshold_unit(name: str) -> str:
+    """Return the unit of a threshold."""
+    kind = setting_of(RegistrySettings.model_fields[name]).kind
+    if kind is not None:
+        return kind.partition(",")[0]
+    return next(unit for end, unit in _UNITS.items() if name.endswith(end))

@@ -1,7 +1,7 @@
 """What a node sends about itself, made from an inventory: all in a registration, changes in a heartbeat.
 
-The wire's rules for rounding and for leaving out (§3.1, §3.4) stand here once, so that probe, registration and
-heartbeat cannot disagree. Unknown figures are absent, never 0. When anything is sent, `session` decides.
+The wire's rules for rounding and for leaving out (§3.1, §3.4) stand here once, so that probe, registration
+and heartbeat cannot disagree. Unknown figures are absent, never 0. When anything is sent, `session` decides.
 """
 
 from collections.abc import Mapping, Sequence

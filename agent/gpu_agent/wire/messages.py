@@ -1,8 +1,8 @@
 """Every message of the node protocol (§3) as a model, one union per direction, and their field types.
 
 Reading is strict about types (a string is not a number, a bool is not an int) and tolerant where the protocol
-says so: a fractional integer is rounded, null stands for absent, unknown fields are ignored (§3.1, principle 4).
-Writing is exact. `codes` names the codes and reasons, `codec` turns bytes into messages.
+says so: a fractional integer is rounded, null stands for absent, unknown fields are ignored (§3.1, principle
+4). Writing is exact. `codes` names the codes and reasons, `codec` turns bytes into messages.
 """
 
 from collections.abc import Mapping

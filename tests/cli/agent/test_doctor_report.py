@@ -12,13 +12,13 @@ import pytest
 
 from gpu_agent.cli.agent import doctor as doctor_report
 from gpu_agent.cli.agent.doctor import (
+    SETTING_OPTIONS,
     check_lines,
     report_document,
     run_checks,
     service_settings,
     summary_line,
 )
-from gpu_agent.cli.options import NAMES
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.nvml.driver_files import find_driver_files
@@ -34,7 +34,7 @@ def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
         "simulate": "1xT4-16GB",
         "state_dir": str(tmp_path / "state"),
         "config": None,
-        **dict.fromkeys(NAMES),
+        **dict.fromkeys(SETTING_OPTIONS),
     }
     return argparse.Namespace(**{**options, **given})
 

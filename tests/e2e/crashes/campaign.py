@@ -30,7 +30,6 @@ WORK_SECONDS = 6.0
 
 QUICK = (
     "--allow-simulated",
-    "--healthy-beats-needed=1",
     "--warmup-heartbeat-interval-seconds=0.2",
     "--claim-ttl-seconds=86400",
     "--heartbeat-timeout-seconds=300",
@@ -115,7 +114,7 @@ class Campaign:
             str(self._folder / "state"),
             *QUICK,
             auth="on",
-            environment=self._trap.environment,
+            environment={**self._trap.environment, "GPU_REGISTRY_HEALTHY_HEARTBEATS_NEEDED": "1"},
             **self._ports,
         )
 

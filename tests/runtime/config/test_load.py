@@ -1,14 +1,14 @@
-""""""
-
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpu_agent.runtime.config.load import ConfigPath, SettingsError, load_settings, setting_name, table_model
+from gpu_agent.runtime.config.fields import ConfigPath, Setting
+from gpu_agent.runtime.config.load import SettingsError, load_settings, setting_name, table_model
 from gpu_agent.runtime.config.sources import NESTED
 
 
@@ -30,6 +30,7 @@ class Sample(BaseSettings):
     tables: tuple[Table, ...] = ()
     gap: int = Field(0, ge=0)
     secret: SecretStr | None = None
+    rare: Annotated[int, Setting("a number", advanced=True)] = 7
 
 
 def load(folder: Path, flags: Mapping[str, object] | None = None, *, config: Path | None = None) -> Sample:
@@ -78,7 +79,7 @@ def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> 
         (b"limit = 1", r"default\.toml:1: 'limit' is no setting there; put it below \[table\]"),
         (
             b"[table]\nnumber = 1",
-            r"default\.toml:2: 'number' is no setting there; put it above the first table",
+            r"default\.toml:2: 'number' is no setting there; put it above",
         ),
         (b"[table]\nlimit = 1\nfree = -1", r"default\.toml:3: table\.free: .*, got -1"),
     ],
@@ -181,3 +182,27 @@ def test_a_home_that_is_not_here_is_refused_with_the_next_step() -> None:
 def test_a_nul_is_refused_and_never_reaches_the_disk(text: str) -> None:
     with pytest.raises(ValidationError, match="no NUL character"):
         PLACE.validate_python(text)
+
+
+def test_an_advanced_setting_stands_below_its_heading(tmp_path: Path) -> None:
+    (tmp_path / "default.toml").write_text("number = 2\n[advanced]\nrare = 8\n")
+    assert (load(tmp_path).number, load(tmp_path).rare) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("rare = 8", r"default\.toml:1: 'rare' is no setting there; put it below \[advanced\]"),
+        (
+            "[advanced]\nnumber = 2",
+            r"default\.toml:2: 'number' is no setting there; put it above",
+        ),
+        ("[advanced]\nrar = 2", r"default\.toml:2: 'rar' is no setting; did you mean 'rare'\?"),
+        ('[advanced]\nrare = "x"', r"default\.toml:2: rare: "),
+        ("[table]\nrare = 8", r"default\.toml:2: 'rare' is no setting there; put it below \[advanced\]"),
+    ],
+)
+def test_a_fault_of_an_advanced_setting_names_its_line(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "default.toml").write_text(text)
+    with pytest.raises(SettingsError, match=fault):
+        load(tmp_path)

@@ -27,8 +27,8 @@ from gpu_agent.cli.agent.doctor_machine import (
 from gpu_agent.cli.agent.probe_request import ProbeRequest
 from gpu_agent.cli.agent.reading import read_inventory
 from gpu_agent.cli.command import ExitCode, describe
-from gpu_agent.cli.options import NAMES, add_tls_options
 from gpu_agent.cli.output.text import Line, Piece, line, print_lines, terminal_columns, wrap
+from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
 from gpu_agent.node.state_checks import available_tokens, check_state
@@ -56,6 +56,20 @@ tried and never shown. Every step has a deadline. It uses the same settings as `
 the agent's user."""
 
 
+SETTING_OPTIONS = (
+    "registry_url",
+    "join_token_file",
+    "simulate",
+    "state_dir",
+    "tls_ca_file",
+    "tls_pin",
+    "tls_cert_file",
+    "tls_key_file",
+    "insecure_plaintext",
+)
+"""The settings of the agent that are options here too."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; what is not given is left to the other layers."""
     describe(
@@ -67,22 +81,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the gpu-agent.doctor/1 document")
     parser.add_argument(
-        "--registry",
-        dest="registry_url",
-        metavar="URL",
-        help="where the registry is: wss://HOST:8080/ws/node",
-    )
-    parser.add_argument(
-        "--join-token-file", metavar="FILE", type=Path, help="holds the token for first contact"
-    )
-    parser.add_argument("--simulate", metavar="SPEC", help="GPUs that do not exist, as for `gpu-agent run`")
-    parser.add_argument(
-        "--state-dir", metavar="DIR", help="where the identity is kept (default: the platform's place)"
-    )
-    parser.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
-    add_tls_options(parser)
+    add_setting_options(parser, AgentSettings, only=SETTING_OPTIONS)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -235,10 +236,7 @@ async def _with_deadline(
 
 
 def _configuration(arguments: argparse.Namespace) -> _Configured:
-    flags = {
-        name: getattr(arguments, name)
-        for name in ("registry_url", "join_token_file", "simulate", "state_dir", *NAMES)
-    }
+    flags = {name: getattr(arguments, name) for name in SETTING_OPTIONS}
     named, why = True, ""
     settings = _load_settings(flags, arguments.config)
     if isinstance(settings, str):

@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from gpu_agent.cli.command import ExitCode, Failure, describe
-from gpu_agent.cli.options import add_tls_options
+from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node import daemon
-from gpu_agent.node.settings import load
+from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.signals import run_as_first_process
 
@@ -33,32 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         asks=False,
     )
     parser.add_argument(
-        "--registry",
-        dest="registry_url",
-        metavar="URL",
-        help="where the registry is: wss://HOST:8080/ws/node",
-    )
-    parser.add_argument(
-        "--join-token-file",
-        metavar="FILE",
-        type=Path,
-        help="holds the token for first contact (default: $GPU_AGENT_JOIN_TOKEN, else systemd's credential)",
-    )
-    parser.add_argument(
-        "--simulate",
-        metavar="SPEC",
-        help="pretend to have these GPUs (docs/simulation.md); registries refuse it unless they allow it",
-    )
-    parser.add_argument(
-        "--state-dir", metavar="DIR", help="where the identity is kept (default: the platform's place)"
-    )
-    parser.add_argument(
         "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
     )
-    parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)"
-    )
-    add_tls_options(parser)
+    add_setting_options(parser, AgentSettings)
 
 
 def main(arguments: argparse.Namespace) -> int:

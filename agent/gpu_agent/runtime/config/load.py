@@ -1,85 +1,83 @@
 """Settings in layers: defaults ← TOML file ← environment ← options, and their faults as sentences.
 
-Both components read theirs this way. A fault names the file's line or the variable, and an unknown key comes with
-the nearest known one. What else a fault means, the component's own settings module says.
+Both components read theirs this way. A fault names the file's line or the variable, and an unknown key comes
+with the nearest known one. What else a fault means, the component's own settings module says.
 """
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as UnreadableError
 
+from gpu_agent.runtime.config.fields import ADVANCED, advanced_names, without_advanced_table
 from gpu_agent.runtime.config.sources import DEFAULT, SettingSources, unknown_variables
 
-# Settings in layers: defaults ← a TOML file ← environment ← flags, and their faults as sentences.
-#
-# Both programs read theirs this way. A fault names the file's line or the variable that has it, and a key
-# that does not exist the nearest one that does. Knows no setting by name: what else a fault means is said
-# by whoever owns the settings. Reads once and changes nothing.
-
-
 _Settings = TypeVar("_Settings", bound=BaseSettings)
-_LONGEST_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class SettingsError(Exception):
-    """What the owner wrote cannot be used: a sentence for each fault, with the next step."""
+    """The settings cannot be used: a sentence for each fault, with the next step."""
 
     def __init__(self, sentences: str, lacking: tuple[str, ...] = ()) -> None:
         super().__init__(sentences)
         self.lacking = lacking
-        """The settings that must be stated and are not, where that is all that is wrong."""
+        """The required settings that no layer states, where nothing else is wrong."""
 
 
 def load_settings(
     kind: type[_Settings],
-    flags: Mapping[str, object],
+    options: Mapping[str, object],
     *,
     default: Path,
     config: Path | None,
     sentence: Callable[[ErrorDetails], str | None],
 ) -> _Settings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
+    """Read all layers; raises `SettingsError`. Options that were not given are left out or None.
 
-    Without `config` the file at `default` is read if it is there; a named one must be there.
-    `sentence` has the owner's own words for a fault, or None for the usual ones.
+    Without `config` the file at `default` is read if it exists; a named one must exist.
+    `sentence` has the component's own words for a fault, or None for the usual ones.
     """
     path = default if config is None else config
-    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
         if config is not None and not config.is_file():
             raise SettingsError(f"there is no file {config}; name an existing one with --config")
-        return _layered(kind, path)(**given)
+        written = _read_file(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
+        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
+    sources = SettingSources(kind, given, path)
+    faults = list(_misplaced(kind, written, sources))
+    lacking: tuple[str, ...] = ()
+    try:
+        settings = _with_file(kind, without_advanced_table(kind, written))(**given)
     except UnreadableError as error:  # a variable that should hold JSON
         raise SettingsError(f"{error}: write it as JSON") from None
     except ValidationError as error:
-        origins, errors = SettingSources(kind, given, path), error.errors(include_url=False)
-        faults = [f"{_place(origins, one)}{sentence(one) or _usual(kind, one)}" for one in errors]
+        errors = error.errors(include_url=False)
+        faults += [f"{_prefix(sources, one)}{sentence(one) or _usual(kind, one)}" for one in errors]
         lacking = tuple(
             setting_name(one) for one in errors if one["type"] == "missing" and len(one["loc"]) == 1
         )
-        if lacking:  # perhaps it was meant to be stated
-            faults += map(str, unknown_variables(kind, os.environ))
-        raise SettingsError("\n".join(faults), lacking if len(lacking) == len(errors) else ()) from None
-    except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
-        raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
+        if len(lacking) < len(faults):
+            raise SettingsError("\n".join([*faults, *_perhaps_meant(kind, lacking)])) from None
+    else:
+        if not faults:
+            return settings
+    raise SettingsError("\n".join([*faults, *_perhaps_meant(kind, lacking)]), lacking)
 
 
 def fault_text(error: ErrorDetails) -> str:
-    """What is wrong, in the words of whoever found it."""
+    """What is wrong, in the words of the validator that found it."""
     return error["msg"].removeprefix("Value error, ")
 
 
@@ -88,9 +86,9 @@ def setting_name(error: ErrorDetails) -> str:
     return ".".join(str(step) for step in error["loc"])
 
 
-def _place(origins: SettingSources, error: ErrorDetails) -> str:
-    origin = origins.nearest(error["loc"])
-    return "" if origin is DEFAULT or not origin.stands else f"{origin}: "
+def _prefix(sources: SettingSources, error: ErrorDetails) -> str:
+    source = sources.nearest(error["loc"])
+    return "" if source is DEFAULT or not source.has_location else f"{source}: "
 
 
 def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
@@ -102,7 +100,7 @@ def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
 
 def _shown(value: object) -> str:
     shown = repr(value)
-    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
 
 
 def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> str:
@@ -115,7 +113,9 @@ def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> st
 
 
 def _where_it_belongs(kind: type[BaseModel], key: str) -> str | None:
-    """Where a key is one, that stands in the wrong table: TOML goes on with a table to the next one."""
+    """Where a key belongs that stands in the wrong table: in TOML a table lasts until the next one."""
+    if key in advanced_names(kind):
+        return f"below [{ADVANCED}]"
     if key in kind.model_fields:
         return "above the first table of the file"
     for name, field in kind.model_fields.items():
@@ -140,16 +140,38 @@ def table_model(annotation: object) -> type[BaseModel] | None:
     return next(filter(None, map(table_model, get_args(annotation))), None)
 
 
-def _layered(kind: type[_Settings], path: Path) -> type[_Settings]:
-    """The same settings, that also look into a file.
+def _perhaps_meant(kind: type[BaseSettings], lacking: tuple[str, ...]) -> list[str]:
+    """The variables that name no setting: one may have been meant as a missing setting."""
+    return [str(variable) for variable in unknown_variables(kind, os.environ)] if lacking else []
 
-    Variables that no setting is named after are ignored, and told by `strays`: Kubernetes makes some of
-    its own (`GPU_AGENT_PORT`) for a service of our name.
+
+def _misplaced(kind: type[BaseModel], written: Mapping[str, Any], sources: SettingSources) -> Iterator[str]:
+    """Say which settings stand above the tables and belong below `[advanced]`, or the other way round."""
+    advanced, table = advanced_names(kind), written.get(ADVANCED)
+    below = table if isinstance(table, Mapping) else {}
+    for key, where in [(key, f"below [{ADVANCED}]") for key in written if key in advanced] + [
+        (key, "above the first table of the file")
+        for key in below
+        if key in kind.model_fields.keys() - advanced
+    ]:
+        yield f"{sources.of((key,))}: {key!r} is no setting there; put it {where}"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def _with_file(kind: type[_Settings], written: Mapping[str, Any]) -> type[_Settings]:
+    """The same settings, that also take the file's values.
+
+    Variables that name no setting are ignored; `unknown_variables` reports them. Kubernetes sets some
+    (`GPU_AGENT_PORT`) for a service of our name.
     """
 
-    class Layered(kind):  # type: ignore[valid-type, misc]  # a class made for one call
-        model_config = SettingsConfigDict(toml_file=path)
-
+    class WithFile(kind):  # type: ignore[valid-type, misc]  # a class made for one call
         @classmethod
         def settings_customise_sources(  # noqa: PLR0917 - the signature is pydantic's
             cls,
@@ -159,29 +181,7 @@ def _layered(kind: type[_Settings], path: Path) -> type[_Settings]:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """Flags before environment before file."""
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+            """Options before environment before file."""
+            return init_settings, env_settings, InitSettingsSource(settings_cls, dict(written))
 
-    return Layered
-
-
-# A path as an owner writes it into a setting: `~` is the user's home.
-#
-# Looks at nothing on a disk. Refuses what no path can be; why comes as a `ValueError` with the next step.
-
-
-_NUL = "\0"
-
-
-def _expanded(path: Path) -> Path:
-    """Read `~` as the user's home, where there is one."""
-    if _NUL in str(path):
-        raise ValueError("a path holds no NUL character; write it without")
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("it begins with ~, but that user has no home here; write the whole path") from None
-
-
-ConfigPath = Annotated[Path, AfterValidator(_expanded)]
-"""A place on the disk, a file's or a folder's."""
+    return WithFile

@@ -1,9 +1,9 @@
 """Install a component as a systemd service after a pip install, and uninstall it: plan first, then steps.
 
-Refuses to touch what is not its own: a package's service, and units that others wrote. Settings and state are never
-overwritten, and removed only with `--purge`. A file is put in place whole or not at all, never through a link; the
-first step that fails ends the run. Before anything is planned, file modes and the unit's own restrictions are
-checked: the service's user must reach the program (ACLs are not read).
+Refuses to touch what is not its own: a package's service, and units that others wrote. Settings and state are
+never overwritten, and removed only with `--purge`. A file is put in place whole or not at all, never through
+a link; the first step that fails ends the run. Before anything is planned, file modes and the unit's own
+restrictions are checked: the service's user must reach the program (ACLs are not read).
 """
 
 import os

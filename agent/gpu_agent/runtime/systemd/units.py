@@ -1,7 +1,7 @@
 """The files that make a component a systemd service: where each lies on a machine, and its text.
 
-The text is that of `systemd/`, which the packages use too; only the program's path and a first line that names the
-writer are added. Nothing is written here.
+The text is that of `systemd/`, which the packages use too; only the program's path and a first line that
+names the writer are added. Nothing is written here.
 """
 
 import re

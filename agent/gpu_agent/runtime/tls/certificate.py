@@ -1,8 +1,9 @@
 """What this program reads of a certificate: when it begins and ends, its public key, and the pin of that key.
 
-The standard library gives the dates only after a handshake, and the key not at all, so the few DER fields before the
-key are walked (RFC 5280). OpenSSL decides whether to trust a certificate. A pin is `sha256//` and the base64 of the
-SHA-256 of `SubjectPublicKeyInfo`, as curl's `--pinnedpubkey` takes it; a renewal that keeps the key keeps the pin.
+The standard library gives the dates only after a handshake, and the key not at all, so the few DER fields
+before the key are walked (RFC 5280). OpenSSL decides whether to trust a certificate. A pin is `sha256//` and
+the base64 of the SHA-256 of `SubjectPublicKeyInfo`, as curl's `--pinnedpubkey` takes it; a renewal that keeps
+the key keeps the pin.
 """
 
 import base64

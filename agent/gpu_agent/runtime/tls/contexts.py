@@ -1,8 +1,8 @@
 """TLS contexts of both ends, made from files: the own certificate, and the authorities to trust.
 
-TLS 1.2 or newer, and no session is resumed: each handshake proves the peer again. A key file that other users may
-read is refused, and no environment variable can make a process write its keys down (`SSLKEYLOGFILE`), as the
-library's default contexts let it.
+TLS 1.2 or newer, and no session is resumed: each handshake proves the peer again. A key file that other users
+may read is refused, and no environment variable can make a process write its keys down (`SSLKEYLOGFILE`), as
+the library's default contexts let it.
 """
 
 import os

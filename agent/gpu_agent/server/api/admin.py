@@ -13,7 +13,7 @@ from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import metrics
 from gpu_agent.server.api.errors import ApiError
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
-from gpu_agent.server.settings import MEANINGS, unit_of
+from gpu_agent.server.settings import threshold_meaning, threshold_unit
 from gpu_agent.store.base import NothingToBackUpError, StoreError
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import EmptyRequest, Health, Readiness, ThresholdList, ThresholdView
@@ -80,9 +80,9 @@ async def show_thresholds(registry: Registry) -> ThresholdList:
             ThresholdView(
                 name=one.name,
                 value=getattr(thresholds, one.name),
-                unit=unit_of(one.name),
+                unit=threshold_unit(one.name),
                 default=getattr(_DEFAULTS, one.name),
-                meaning=MEANINGS[one.name],
+                meaning=threshold_meaning(one.name),
             )
             for one in fields(Thresholds)
         )

@@ -1,7 +1,7 @@
-"""The manual pages of commands and settings files: `python -m gpu_agent.cli.documents.manual DIR SETTINGS`.
+"""The manual pages of commands and settings files: `python -m tools.man_pages DIR`.
 
-They come out of the commands' own help, and of `docs/settings.md`. SOURCE_DATE_EPOCH dates them, so that
-the same source makes the same pages. It says nothing that `--help` does not.
+They are generated from the commands' own help and from the settings' fields. SOURCE_DATE_EPOCH dates them, so
+that the same source makes the same pages.
 """
 
 import argparse
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gpu_agent.cli.command import MEANINGS, Group, Parser
-from gpu_agent.cli.documents import manual_settings
-from gpu_agent.cli.documents.example_files import HALVES
-from gpu_agent.cli.documents.reference import commands, shown, taught
-from gpu_agent.cli.documents.roff import (
+from gpu_agent.cli.main import ROOT
+from gpu_agent.version import __version__
+from tools import settings_docs
+from tools.cli_reference import commands, shown, taught
+from tools.roff import (
     bold,
     entry,
     escaped,
@@ -27,19 +28,17 @@ from gpu_agent.cli.documents.roff import (
     titled,
     words_of,
 )
-from gpu_agent.cli.main import ROOT
-from gpu_agent.version import __version__
 
 SOURCE = f"gpu-agent {__version__}"
 
 
-def pages(document: str, *, date: str) -> Mapping[str, str]:
-    """Write every page, by the name of its file. `document`: `docs/settings.md`."""
+def pages(*, date: str) -> Mapping[str, str]:
+    """Write every page, by the name of its file."""
     written = {f"{name_of(words)}.1": _group(group, words, date) for words, group in _groups()}
     for _, parser in commands():
         written[f"{name_of(tuple(parser.prog.split()))}.1"] = _command(parser, date)
-    for component in HALVES:
-        written[f"{component}.toml.5"] = manual_settings.page(document, component, date=date, source=SOURCE)
+    for name, component in settings_docs.COMPONENTS.items():
+        written[f"{name}.toml.5"] = settings_docs.manual_page(component, date=date, source=SOURCE)
     return written
 
 
@@ -148,12 +147,12 @@ def _page(*parts: str) -> str:
 
 
 def main(arguments: Iterable[str]) -> int:
-    """Write the pages into the folder that is named first, out of the settings' page that is named next."""
-    folder, settings = map(Path, arguments)
+    """Write the pages into the folder that is named."""
+    (folder,) = map(Path, arguments)
     moment = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     date = time.strftime("%Y-%m-%d", time.gmtime(moment))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages(settings.read_text(encoding="utf-8"), date=date).items():
+    for name, text in pages(date=date).items():
         (folder / name).write_text(text, encoding="utf-8")
     return 0
 

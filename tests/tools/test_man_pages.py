@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.completion import places
-from gpu_agent.cli.documents.manual import main, pages
-from gpu_agent.cli.documents.reference import commands
 from gpu_agent.cli.main import ROOT
+from tools.cli_reference import commands
+from tools.man_pages import main, pages
 
-SETTINGS = Path(__file__).parents[3] / "docs" / "settings.md"
-PAGES = pages(SETTINGS.read_text(encoding="utf-8"), date="2026-01-31")
+PAGES = pages(date="2026-01-31")
 MANDOC, MAN = shutil.which("mandoc"), shutil.which("man")
 
 
@@ -56,5 +55,5 @@ def test_man_shows_a_page_as_it_is_meant(tmp_path: Path) -> None:
 
 def test_the_same_source_makes_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1769817600")
-    assert main([str(tmp_path / "man"), str(SETTINGS)]) == 0
+    assert main([str(tmp_path / "man")]) == 0
     assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "man").iterdir()} == PAGES

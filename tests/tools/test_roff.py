@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.cli.documents import roff
+from tools import roff
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.command import MEANINGS, Parser
-from gpu_agent.cli.documents.reference import EVERYWHERE, MARK, commands, main, reference, written
+from tools.cli_reference import EVERYWHERE, MARK, commands, main, reference, written
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 COMMANDS = [parser for _, parser in commands()]
 ASKING = [
     parser

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-from gpu_agent.cli.documents.openapi import described, main
+from tools.openapi import described, main
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "schema" / "openapi.json"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "schema" / "openapi.json"
 
 
 def test_the_document_says_what_the_api_says_of_itself() -> None:

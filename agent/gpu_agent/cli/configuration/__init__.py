@@ -1,1 +1,0 @@
-"""`gpu-agent config`: the settings as they are read, checked and shown."""

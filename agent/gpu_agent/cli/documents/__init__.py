@@ -1,1 +1,0 @@
-"""What is written out of the commands and settings: completions, manual pages, reference, examples."""
