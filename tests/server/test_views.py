@@ -39,16 +39,16 @@ GPU = {"name": "NVIDIA L4", "memory_gb": 24, "memory_mb": 23034, "uuid": UUID}
 FIGURES = {"uuid": UUID, "utilization_percent": 40.0, "memory_used_mb": 1000, "temperature_c": 61.0}
 
 
-def record(*, beaten: bool = True, **fields: object) -> NodeRecord:
+def record(*, alive: bool = True, **fields: object) -> NodeRecord:
     fleet = Fleet(THRESHOLDS, lambda: 0.5, auth_off=True)
     hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [GPU], "driver_version": "580.1"}
     message = decode_from_node(json.dumps(registration(node_id="node-1", hardware=hardware, **fields)))
     assert isinstance(message, NodeRegister)
     fleet.handle(RegistrationReceived(1, message, fresh_id="node-X", address="10.0.0.1:5"), 90.0)
-    if beaten:
-        lived = decode_from_node(json.dumps(beat("node-1", gpus=[FIGURES], probe_age_seconds=1.5)))
-        assert isinstance(lived, NodeHeartbeat)
-        fleet.handle(HeartbeatReceived(1, lived), 97.5)
+    if alive:
+        heartbeat = decode_from_node(json.dumps(beat("node-1", gpus=[FIGURES], probe_age_seconds=1.5)))
+        assert isinstance(heartbeat, NodeHeartbeat)
+        fleet.handle(HeartbeatReceived(1, heartbeat), 97.5)
     found = fleet.node("node-1")
     assert found is not None
     return found
@@ -58,7 +58,7 @@ def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
     return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
 
 
-def test_a_list_shows_status_figures_and_the_age_of_the_last_beat() -> None:
+def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None:
     shown = views.node_summary(record(), CLOCK, THRESHOLDS)
     assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
     assert shown.clears_when is not None
@@ -77,8 +77,8 @@ def test_a_round_trip_is_shown_in_milliseconds_where_it_is_known() -> None:
     assert detail(shown).round_trip_ms == 12.346
 
 
-def test_what_no_beat_has_said_is_unknown() -> None:
-    shown = detail(record(beaten=False))
+def test_figures_are_unknown_before_the_first_heartbeat() -> None:
+    shown = detail(record(alive=False))
     assert (shown.last_heartbeat_age_seconds, shown.cpu_percent, shown.probe_age_seconds) == (
         None,
         None,
@@ -87,7 +87,7 @@ def test_what_no_beat_has_said_is_unknown() -> None:
     assert shown.checks == ()
 
 
-def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known() -> None:
+def test_a_node_shows_its_granted_labels_and_its_token() -> None:
     known = record(labels={"zone": "a"})
     assert (detail(known).token, detail(known).granted_labels) == (None, {})
     known.granted_labels = {"team": "red"}
@@ -100,7 +100,7 @@ def test_a_node_shows_what_its_join_token_gave_it_and_by_which_token_it_is_known
     assert "digest" not in repr(shown)
 
 
-def test_the_nodes_newest_word_on_a_model_wins() -> None:
+def test_the_latest_reported_status_of_a_model_is_shown() -> None:
     shown = views.node_summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
     assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
     assert [model.status for model in views.node_summary(record(), CLOCK, THRESHOLDS).installed_models] == [
@@ -179,7 +179,7 @@ HELD = Claim(
 )
 
 
-def test_a_selection_says_how_good_the_place_is_and_whether_it_is_held() -> None:
+def test_a_selection_has_a_score_unless_the_job_holds_a_claim() -> None:
     chosen = views.selection_view("job-2", Choice("node-2", ("GPU-2",), None, 900))
     assert (chosen.job_id, chosen.node_id, chosen.score, chosen.held) == ("job-2", "node-2", 900, False)
     held = views.selection_view("job-1", HELD)
@@ -219,20 +219,20 @@ def jobs(claims: list[Claim]) -> list[str]:
     return [one.job_id for one in claims]
 
 
-def test_claims_come_by_job() -> None:
+def test_claims_are_sorted_by_job() -> None:
     assert jobs(claims_page(CLAIMS)) == ["a", "b", "c", "d"]
 
 
-def test_a_page_begins_behind_a_job_and_has_an_end() -> None:
+def test_a_page_begins_after_a_job_and_has_a_limit() -> None:
     assert jobs(claims_page(CLAIMS, after="a", limit=2)) == ["b", "c"]
     assert jobs(claims_page(CLAIMS, after="d", limit=2)) == []
 
 
-def test_a_page_may_be_of_one_node() -> None:
+def test_a_page_can_be_for_one_node() -> None:
     assert jobs(claims_page(CLAIMS, node_id="node-2")) == ["b", "d"]
 
 
-def node_filter_record() -> NodeRecord:
+def labelled_record() -> NodeRecord:
     message = decode_from_node(json.dumps(registration(node_id="node-1", labels={"zone": "a", "rack": "7"})))
     assert isinstance(message, NodeRegister)
     fleet = Fleet(Thresholds(), lambda: 0.5, auth_off=True)
@@ -243,7 +243,7 @@ def node_filter_record() -> NodeRecord:
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "condition",
     [
         ALL_NODES,
         NodeFilter(statuses=frozenset({NodeStatus.REGISTERING, NodeStatus.READY})),
@@ -253,12 +253,12 @@ def node_filter_record() -> NodeRecord:
         NodeFilter(connected=True),
     ],
 )
-def test_a_node_that_meets_every_wish_is_wanted(wanted: NodeFilter) -> None:
-    assert wanted.matches(node_filter_record())
+def test_a_node_matches_if_every_condition_holds(condition: NodeFilter) -> None:
+    assert condition.matches(labelled_record())
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "condition",
     [
         NodeFilter(statuses=frozenset({NodeStatus.READY})),
         NodeFilter(model="other"),
@@ -268,8 +268,8 @@ def test_a_node_that_meets_every_wish_is_wanted(wanted: NodeFilter) -> None:
         NodeFilter(connected=False),
     ],
 )
-def test_one_wish_that_is_not_met_is_enough(wanted: NodeFilter) -> None:
-    assert not wanted.matches(node_filter_record())
+def test_a_node_does_not_match_if_one_condition_fails(condition: NodeFilter) -> None:
+    assert not condition.matches(labelled_record())
 
 
 def excluded(count: int) -> tuple[Excluded, ...]:
@@ -281,7 +281,7 @@ async def text_of(explanation: Explanation) -> bytes:
     return b"".join([piece async for piece in explanation_json(explanation)])
 
 
-async def test_an_explanation_reads_as_the_api_says() -> None:
+async def test_an_explanation_in_pieces_reads_as_its_model() -> None:
     explanation = Explanation('job "1"', ("node-a", "node-b"), excluded(2))
     answer = ExplanationView.model_validate_json(await text_of(explanation))
     assert (answer.job_id, answer.able) == ('job "1"', ("node-a", "node-b"))
@@ -292,7 +292,7 @@ async def test_an_explanation_reads_as_the_api_says() -> None:
     assert answer.counts == {"model_not_available": 2}
 
 
-async def test_an_explanation_of_nobody_is_one_too() -> None:
+async def test_an_explanation_without_nodes_is_valid() -> None:
     assert json.loads(await text_of(Explanation("job-1", (), ()))) == {
         "job_id": "job-1",
         "able": [],
@@ -301,7 +301,7 @@ async def test_an_explanation_of_nobody_is_one_too() -> None:
     }
 
 
-async def test_others_have_their_turn_between_the_pieces_of_a_long_one() -> None:
+async def test_other_tasks_run_between_the_pieces_of_a_long_explanation() -> None:
     count = 3 * NODES_IN_A_PIECE + 1
     explanation = Explanation("job-1", tuple(f"node-{n}" for n in range(count)), excluded(count))
     turns = 0

@@ -23,18 +23,18 @@ async def test_healthz_counts_nodes_and_connections(api: httpx.AsyncClient, read
     assert ready.node_id
 
 
-async def test_a_load_balancer_may_ask_with_head(api: httpx.AsyncClient) -> None:
+async def test_a_load_balancer_can_use_head(api: httpx.AsyncClient) -> None:
     assert (await api.head("/healthz")).status_code == 200
 
 
-async def test_a_registry_that_runs_is_ready(api: httpx.AsyncClient) -> None:
+async def test_a_running_registry_is_ready(api: httpx.AsyncClient) -> None:
     answer = await api.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["ready"]
     assert [check["ok"] for check in answer.json()["checks"]] == [True, True, True]
 
 
-async def test_a_registry_that_stops_says_which_check_fails(
+async def test_a_stopping_registry_says_which_check_fails(
     service: RegistryService, api: httpx.AsyncClient
 ) -> None:
     await service.stop()
@@ -47,7 +47,7 @@ async def test_a_registry_that_stops_says_which_check_fails(
     assert (await api.head("/readyz")).status_code == 503
 
 
-async def test_prometheus_is_told_the_figures(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_prometheus_reads_the_metrics(api: httpx.AsyncClient, ready: Node) -> None:
     answer = await api.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert 'gpu_registry_nodes{status="ready"} 1.0' in answer.text
@@ -62,9 +62,6 @@ async def test_thresholds_are_shown_as_they_are_in_force() -> None:
     assert (ttl["value"], ttl["unit"], ttl["default"]) == (7.0, "seconds", 60.0)
     assert shown["required_models"]["value"] == []
     assert all(one["meaning"] for one in shown.values())
-
-
-# Backups over HTTP, on a true registry with a database.
 
 
 async def test_a_backup_is_streamed_whole_and_leaves_nothing_behind(
@@ -87,13 +84,13 @@ async def test_a_backup_is_streamed_whole_and_leaves_nothing_behind(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_what_is_kept_in_memory_only_cannot_be_backed_up(api: httpx.AsyncClient) -> None:
+async def test_a_registry_that_stores_in_memory_cannot_be_backed_up(api: httpx.AsyncClient) -> None:
     refused = problem(await api.post("/v1/backup", json={}))
     assert (refused["status"], refused["code"]) == (409, "NOTHING_TO_BACK_UP")
     assert "--store sqlite" in refused["detail"]
 
 
-async def test_where_there_is_no_room_for_the_copy_that_is_said(
+async def test_a_backup_without_room_for_the_copy_is_refused_with_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mounted(tmp_path / "disk", kib=64) as disk:

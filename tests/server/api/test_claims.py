@@ -1,4 +1,4 @@
-"""Places for jobs over HTTP, on the true registry with nodes on real sockets."""
+"""Claims and dispatch over HTTP, on a real registry with nodes on real sockets."""
 
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ from tests.server.harness import Node, node
 ODD_IDS = ["a/b", "a b", "ä/../?x", "%2F", "a/renew", "%", "a\nb", "💡", "#", "a+b&c=d"]
 
 
-async def test_a_job_is_placed_once_and_released(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_job_claims_one_slot_and_releases_it(api: httpx.AsyncClient, ready: Node) -> None:
     claim = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
     assert claim["node_id"] == ready.node_id
     assert {"gpu_uuids", "endpoint", "expires_at"} <= set(claim)
@@ -22,7 +22,9 @@ async def test_a_job_is_placed_once_and_released(api: httpx.AsyncClient, ready: 
     assert (gone.status_code, problem(gone)["code"]) == (404, "CLAIM_NOT_FOUND")
 
 
-async def test_d06_nobody_left_is_409_with_counts_and_examples(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_d06_a_job_that_no_node_can_take_is_409_with_counts_and_examples(
+    api: httpx.AsyncClient, ready: Node
+) -> None:
     refused = await api.post("/v1/claims", json={"job_id": "job-1", "gpu_count": 9})
     assert refused.status_code == 409
     document = problem(refused)
@@ -35,7 +37,7 @@ async def test_an_empty_fleet_says_how_to_get_a_node(api: httpx.AsyncClient) -> 
 
 
 @pytest.mark.parametrize("job_id", ODD_IDS)
-async def test_a_job_is_renewed_and_released_whatever_its_id_is_made_of(
+async def test_a_claim_is_renewed_and_released_with_any_character_in_its_job_id(
     api: httpx.AsyncClient, ready: Node, job_id: str
 ) -> None:
     assert ready.node_id
@@ -54,13 +56,13 @@ async def test_a_slash_in_a_job_id_names_no_other_job(api: httpx.AsyncClient, re
         assert problem(renewed)["code"] == "CLAIM_NOT_FOUND"
 
 
-async def test_a_place_is_kept_by_renewing_it(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_renewal_extends_a_claim(api: httpx.AsyncClient, ready: Node) -> None:
     assert ready.node_id
-    placed = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
+    claimed = (await api.post("/v1/claims", json={"job_id": "job-1"})).json()
     renewed = (await api.post("/v1/claims/job-1/renew", json={})).json()
-    assert renewed["node_id"] == placed["node_id"]
-    assert renewed["expires_at"] > placed["expires_at"]
-    assert problem(await api.post("/v1/claims/nobody/renew", json={}))["status"] == 404
+    assert renewed["node_id"] == claimed["node_id"]
+    assert renewed["expires_at"] > claimed["expires_at"]
+    assert problem(await api.post("/v1/claims/job-x/renew", json={}))["status"] == 404
 
 
 async def test_claims_are_listed_by_job_page_by_page(api: httpx.AsyncClient, ready: Node) -> None:
@@ -76,7 +78,7 @@ async def test_claims_are_listed_by_job_page_by_page(api: httpx.AsyncClient, rea
     assert claim["expires_at"] > claim["granted_at"]
 
 
-async def test_claims_are_listed_of_one_node(
+async def test_claims_can_be_listed_for_one_node(
     service: RegistryService, api: httpx.AsyncClient, ready: Node
 ) -> None:
     async with node(service) as other:
@@ -90,36 +92,35 @@ async def test_claims_are_listed_of_one_node(
 @pytest.mark.parametrize(
     "wrong", [{"gpu_count": "1"}, {"public": "true"}, {"priority": 1.5}, {"min_gpu_memory_mb": True}]
 )
-async def test_a_value_is_not_taken_for_another(api: httpx.AsyncClient, wrong: dict[str, object]) -> None:
+async def test_a_value_of_another_type_is_refused(api: httpx.AsyncClient, wrong: dict[str, object]) -> None:
     refused = problem(await api.post("/v1/claims", json={"job_id": "j", **wrong}))
     assert refused["errors"][0]["path"] == f"$.{next(iter(wrong))}"
 
 
-# Dispatch questioned over HTTP, on the true registry with nodes on real sockets.
-
-
-async def test_a_job_is_tried_without_reserving_anything(api: httpx.AsyncClient, ready: Node) -> None:
-    for _ in range(10):  # more often than the node has places
+async def test_a_selection_reserves_nothing(api: httpx.AsyncClient, ready: Node) -> None:
+    for _ in range(10):  # more often than the node has slots
         chosen = (await api.post("/v1/dispatch/select", json={})).json()
         assert (chosen["node_id"], chosen["job_id"]) == (ready.node_id, "dry-run")
         assert isinstance(chosen["score"], int)
     assert (await api.get("/v1/claims")).json()["count"] == 0
 
 
-async def test_a_job_that_holds_a_place_is_told_that_one(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_selection_for_a_job_with_a_claim_is_the_claimed_slot(
+    api: httpx.AsyncClient, ready: Node
+) -> None:
     await api.post("/v1/claims", json={"job_id": "job-1"})
     chosen = (await api.post("/v1/dispatch/select", json={"job_id": "job-1"})).json()
     assert (chosen["node_id"], chosen["score"]) == (ready.node_id, None)
 
 
-async def test_d06_a_job_that_finds_nobody_when_tried_is_refused_as_a_claim_is(
+async def test_d06_a_selection_without_a_node_is_refused_as_a_claim_is(
     api: httpx.AsyncClient, ready: Node
 ) -> None:
-    asked = {"job_id": "job-1", "required_models": ["nobody/has"]}
-    tried = await api.post("/v1/dispatch/select", json=asked)
-    assert tried.status_code == 409
-    assert problem(tried) == problem(await api.post("/v1/claims", json=asked))
-    assert problem(tried)["examples"]["model_not_available"][0]["node_id"] == ready.node_id
+    job = {"job_id": "job-1", "required_models": ["not/installed"]}
+    selected = await api.post("/v1/dispatch/select", json=job)
+    assert selected.status_code == 409
+    assert problem(selected) == problem(await api.post("/v1/claims", json=job))
+    assert problem(selected)["examples"]["model_not_available"][0]["node_id"] == ready.node_id
 
 
 async def test_a3_a_job_is_explained_node_by_node(api: httpx.AsyncClient, ready: Node) -> None:
@@ -131,21 +132,21 @@ async def test_a3_a_job_is_explained_node_by_node(api: httpx.AsyncClient, ready:
     assert reason["need"] != reason["have"]
 
 
-async def test_a_node_says_why_it_gets_no_job(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_node_is_explained_with_every_reason(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}/explain"
     assert not (await api.get(path)).json()["refuses_every_job"]
     await api.post(f"/v1/nodes/{ready.node_id}/cordon", json={"reason": "new driver"})
-    told = (await api.get(path, params={"model": "nobody/has"})).json()
-    assert told["refuses_every_job"]
-    cordon = told["objections"][0]
+    explained = (await api.get(path, params={"model": "not/installed"})).json()
+    assert explained["refuses_every_job"]
+    cordon = explained["objections"][0]
     assert (cordon["reason"], "new driver" in cordon["have"]) == ("cordoned", True)
     assert cordon["refuses"]
     assert cordon["clears_when"]
-    assert (told["model"]["model_id"], told["model"]["ready"]) == ("nobody/has", False)
+    assert (explained["model"]["model_id"], explained["model"]["ready"]) == ("not/installed", False)
     assert problem(await api.get("/v1/nodes/node-x/explain"))["code"] == "UNKNOWN_NODE"
 
 
-async def test_what_jobs_failed_on_is_counted_by_the_minute(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_exclusions_are_counted_by_the_minute(api: httpx.AsyncClient, ready: Node) -> None:
     assert (await api.get("/v1/exclusions")).json() == {"windows": []}
     for number in range(3):
         await api.post("/v1/claims", json={"job_id": f"job-{number}", "gpu_count": 9})

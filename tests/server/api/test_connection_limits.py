@@ -1,4 +1,4 @@
-"""Connections that ask for nothing, or read nothing, over real sockets: what they may cost the others."""
+"""Connections that send or read nothing, over real sockets: they keep no other client out."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ async def closed(streams: Streams) -> bool:
     return True
 
 
-class Door:
+class LimitedServer:
     """A server of an application that answers at once: PUT before it has read, and POST at great length."""
 
     def __init__(self, log_limit: LogLimit, *, most: int) -> None:
@@ -84,13 +84,13 @@ class Door:
 
 
 @asynccontextmanager
-async def door(said: Said | None = None, *, most: int = 3) -> AsyncIterator[Door]:
+async def limited_server(said: Said | None = None, *, most: int = 3) -> AsyncIterator[LimitedServer]:
     def emit(event: str, /, **fields: object) -> None:
         if said is not None:
             said.append((event, fields))
 
     log_limit = LogLimit(emit)
-    one = Door(log_limit, most=most)
+    one = LimitedServer(log_limit, most=most)
     server = await one.open()
     try:
         yield one
@@ -102,13 +102,13 @@ async def door(said: Said | None = None, *, most: int = 3) -> AsyncIterator[Door
                 await writer.wait_closed()
         for connection in tuple(one.state.connections):
             connection.transport.abort()
-        await until(lambda: not one.state.tasks, what="all are gone")
+        await until(lambda: not one.state.tasks, what="no request left")
         log_limit.stop()
 
 
-async def test_the_one_that_has_idled_longest_makes_room_for_a_newcomer() -> None:
+async def test_the_connection_that_is_idle_longest_is_closed_for_a_new_one() -> None:
     said: Said = []
-    async with door(said, most=3) as one:
+    async with limited_server(said, most=3) as one:
         first, second, _ = [await one.dial() for _ in range(3)]
         first[1].write(ASKED)
         assert await first[0].readuntil(b"ok")
@@ -121,8 +121,8 @@ async def test_the_one_that_has_idled_longest_makes_room_for_a_newcomer() -> Non
     assert said == [dropped]
 
 
-async def test_who_is_being_answered_makes_room_for_nobody() -> None:
-    async with door(most=2) as one:
+async def test_a_connection_that_is_being_answered_is_not_closed_for_a_new_one() -> None:
+    async with limited_server(most=2) as one:
         streams = [await one.dial(LONG_ASKED) for _ in range(2)]
         for reader, _ in streams:
             await reader.readexactly(60_000)
@@ -133,19 +133,19 @@ async def test_who_is_being_answered_makes_room_for_nobody() -> None:
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTT", ASKED[:-2], ASKED + b"GET /", HALF_A_BODY])
-async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
+async def test_a_request_that_is_not_complete_in_time_is_dropped(
     begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.1)
     said: Said = []
-    async with door(said) as one:
+    async with limited_server(said) as one:
         assert await closed(await one.dial(begun))
     assert [fields["reason"] for _, fields in said] == ["no request in time"]
 
 
-async def test_a_body_that_nobody_wanted_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_rest_of_an_unread_body_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.3)
-    async with door() as one:
+    async with limited_server() as one:
         reader, writer = await one.dial(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
 
         async def trickle() -> None:
@@ -158,18 +158,20 @@ async def test_a_body_that_nobody_wanted_is_not_read_for_ever(monkeypatch: pytes
         await trickling
 
 
-async def test_whoever_reads_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", 0.2)
     said: Said = []
-    async with door(said) as one:
+    async with limited_server(said) as one:
         one.going_on.set()
-        with socket.create_connection(("127.0.0.1", one.port)) as deaf:
-            deaf.sendall(LONG_ASKED)
-            await until(lambda: said, what="it is cut off")
+        with socket.create_connection(("127.0.0.1", one.port)) as client:
+            client.sendall(LONG_ASKED)
+            await until(lambda: said, what="a disconnection")
     assert [fields["reason"] for _, fields in said] == ["an answer is not read"]
 
 
-async def test_hundreds_who_ask_for_nothing_keep_no_operator_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_hundreds_of_silent_connections_keep_no_operator_out(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with running() as service, serving(service) as api:
         silent = [socket.socket() for _ in range(operator_connection.MAX_CONNECTIONS + 100)]
@@ -185,7 +187,7 @@ async def test_hundreds_who_ask_for_nothing_keep_no_operator_out(caplog: pytest.
     assert len(dropped) == 1  # the others are counted
 
 
-def test_there_is_room_for_all_who_may_follow_the_events_and_for_nodes() -> None:
+def test_the_connection_limit_leaves_room_for_all_event_streams_and_for_nodes() -> None:
     assert operator_connection.MAX_CONNECTIONS >= MOST_STREAMS + 64
     taken = operator_connection.MAX_CONNECTIONS + CONNECTIONS_TO_REFUSE + 2 * ACCEPTED_AT_ONCE
     assert taken + 64 <= RESERVED_FILES  # and some for the store and the log

@@ -1,4 +1,4 @@
-"""Events over HTTP, on the true registry, with many readers on real sockets."""
+"""Events over HTTP, on a real registry, with many readers on real sockets."""
 
 import asyncio
 import json
@@ -30,8 +30,8 @@ async def heard(api: httpx.AsyncClient, parser: Parser, *, until: str) -> list[H
 
 
 @asynccontextmanager
-async def deaf(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[list[bytes]]]]:
-    """Ask for the events and read none of them, until told to: then up to what was missed, and that."""
+async def unread_stream(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[list[bytes]]]]:
+    """Open a stream and read nothing of it, until its reader is called: up to `events_missed`, and that."""
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     own.settimeout(0)
@@ -41,10 +41,12 @@ async def deaf(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[l
     await reader.readuntil(b"\r\n\r\n")
 
     async def read() -> list[bytes]:
-        told = bytearray()
+        received = bytearray()
         async with asyncio.timeout(10):
-            while len(parts := bytes(told).split(b"event: events_missed\n")) < 2 or b"\n\n" not in parts[1]:
-                told += await reader.read(65536)
+            while (
+                len(parts := bytes(received).split(b"event: events_missed\n")) < 2 or b"\n\n" not in parts[1]
+            ):
+                received += await reader.read(65536)
         return parts
 
     yield read
@@ -52,7 +54,7 @@ async def deaf(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Awaitable[l
     await writer.wait_closed()
 
 
-async def test_what_was_can_be_read_without_waiting_for_what_comes(
+async def test_past_events_can_be_read_without_waiting_for_new_ones(
     service: RegistryService, api: httpx.AsyncClient
 ) -> None:
     async with node(service) as new:
@@ -63,7 +65,7 @@ async def test_what_was_can_be_read_without_waiting_for_what_comes(
     assert (await api.get("/v1/events", params={"follow": "perhaps"})).status_code == 422
 
 
-async def test_a_reader_hears_a_node_come_and_change(
+async def test_a_reader_receives_a_registration_and_a_status_change(
     service: RegistryService, api: httpx.AsyncClient
 ) -> None:
     async with following(api) as stream, node(service) as new:
@@ -81,7 +83,7 @@ async def test_a_reader_hears_a_node_come_and_change(
         assert registered in shown
 
 
-async def test_only_one_nodes_events_are_followed_if_one_is_named(
+async def test_a_reader_can_follow_one_node(
     service: RegistryService, api: httpx.AsyncClient, ready: Node
 ) -> None:
     async with following(api, node_id=ready.node_id) as stream, node(service) as other:
@@ -90,17 +92,17 @@ async def test_only_one_nodes_events_are_followed_if_one_is_named(
         assert (await stream.next()).name == "node_cordoned"
 
 
-async def test_a_reader_may_begin_behind_an_event_of_its_choice(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_reader_can_begin_after_any_event(api: httpx.AsyncClient, ready: Node) -> None:
     events = (await api.get(f"/v1/nodes/{ready.node_id}/events")).json()["events"]
     async with following(api, after=events[-2]["id"]) as stream:
         assert (await stream.next()).document == events[-1]
 
 
-async def test_fifty_readers_hear_everything_once_and_in_order_over_reconnects_and_a_restart(
+async def test_fifty_readers_receive_every_event_once_and_in_order_over_reconnects_and_a_restart(
     tmp_path: Path,
 ) -> None:
     parsers = [Parser() for _ in range(READERS)]
-    told: list[list[Heard]] = [[] for _ in range(READERS)]
+    received: list[list[Heard]] = [[] for _ in range(READERS)]
 
     async def round_of_readers(api: httpx.AsyncClient, service: RegistryService, *, until: str) -> None:
         async with AsyncExitStack() as stack:
@@ -110,52 +112,52 @@ async def test_fifty_readers_hear_everything_once_and_in_order_over_reconnects_a
                 path = f"/v1/nodes/{new.node_id}"
                 await api.post(f"{path}/cordon", json={"reason": "r"})
                 await api.delete(path)
-            for stream, mine in zip(streams, told, strict=True):
+            for stream, mine in zip(streams, received, strict=True):
                 mine.extend(await stream.until(until))
 
-    for _ in range(2):  # each time another process of the registry would have: the same file, a new port
+    for _ in range(2):  # a restart: the same file, a new port
         async with running(store=SqliteStore(tmp_path / "registry.db")) as service, serving(service) as api:
             await round_of_readers(api, service, until=LAST)
-            async with node(service) as unheard:  # between two connections of every reader
-                await unheard.become_ready()
-                await api.delete(f"/v1/nodes/{unheard.node_id}")
+            async with node(service) as missed:  # between two connections of every reader
+                await missed.become_ready()
+                await api.delete(f"/v1/nodes/{missed.node_id}")
             await round_of_readers(api, service, until=LAST)
-            for parser, mine in zip(parsers, told, strict=True):
+            for parser, mine in zip(parsers, received, strict=True):
                 mine.extend(await heard(api, parser, until=LAST))
 
-    first = [(event.id, event.name) for event in told[0]]
-    assert all([(event.id, event.name) for event in mine] == first for mine in told)
+    first = [(event.id, event.name) for event in received[0]]
+    assert all([(event.id, event.name) for event in mine] == first for mine in received)
     ids = [int(number or 0) for number, _ in first]
     assert ids == sorted(set(ids))
     assert [name for _, name in first].count(LAST) == 6
     assert MISSED not in {name for _, name in first}
 
 
-async def test_who_was_away_too_long_is_told_that_something_was_missed(
+async def test_a_reader_that_was_away_too_long_receives_events_missed(
     api: httpx.AsyncClient, ready: Node
 ) -> None:
     assert ready.node_id
-    async with following(api, after=10**9) as stream:  # an id that this registry never gave
+    async with following(api, after=10**9) as stream:  # an id that this registry never used
         assert (await stream.next()).name == MISSED
 
 
-async def test_a_reader_that_does_not_read_costs_neither_memory_nor_others(
+async def test_a_reader_that_reads_nothing_costs_no_memory_and_delays_no_other(
     service: RegistryService, api: httpx.AsyncClient, ready: Node
 ) -> None:
-    async with deaf(api) as stopped:
+    async with unread_stream(api) as read:
         async with following(api, node_id=ready.node_id) as stream:
             for count in range(1300):
                 await service.cordon(ready.node_id, reason=f"{count:040000d}")
                 await stream.next()
-        rest = await stopped()
+        rest = await read()
     missed = json.loads(rest[1].split(b"data: ", 1)[1].split(b"\n", 1)[0])
     assert missed["fields"]["count"] > 0
 
 
-async def test_one_reader_too_many_is_asked_to_come_later(
+async def test_one_reader_too_many_is_refused_with_503(
     service: RegistryService, api: httpx.AsyncClient
 ) -> None:
-    """Tested with as many as may be, so that the bound is one that the server holds."""
+    """With the full number of readers, so that the server must bear its own limit."""
     async with AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None)
         client = httpx.AsyncClient(base_url=api.base_url, trust_env=False, limits=limits)
@@ -186,7 +188,7 @@ async def test_a_stop_ends_every_stream_at_once(service: RegistryService) -> Non
 
 
 @pytest.mark.parametrize("wrong", [{"after": -1}, {"after": "x"}, {"since": 1}])
-async def test_a_place_to_begin_that_nobody_can_mean_is_refused(
+async def test_an_invalid_event_to_begin_after_is_refused(
     api: httpx.AsyncClient, wrong: dict[str, str | int]
 ) -> None:
     assert problem(await api.get("/v1/events", params=wrong))["status"] == 422

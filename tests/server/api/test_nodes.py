@@ -1,4 +1,4 @@
-"""Nodes over HTTP, on the true registry with nodes on real sockets."""
+"""Nodes over HTTP, on a real registry with nodes on real sockets."""
 
 from contextlib import AsyncExitStack
 
@@ -19,7 +19,7 @@ async def test_an_empty_registry_lists_no_nodes(api: httpx.AsyncClient) -> None:
     assert answer == {"auth": "off", "plaintext": False, "nodes": [], "count": 0, "next": None}
 
 
-async def test_the_list_says_that_tokens_are_asked_for() -> None:
+async def test_the_list_says_that_auth_is_on() -> None:
     async with running(auth_on=True) as service, serving(service) as client:
         made = await service.tokens.create_operator(Role.READ)
         assert isinstance(made, NewToken)
@@ -71,7 +71,7 @@ async def test_pages_hold_every_node_once(service: RegistryService, api: httpx.A
     assert pages[-1]["next"] is None
 
 
-async def test_a_list_is_narrowed_by_every_wish_together(
+async def test_a_list_holds_the_nodes_that_match_every_condition(
     service: RegistryService, api: httpx.AsyncClient, ready: Node
 ) -> None:
     async with node(service) as other:
@@ -91,13 +91,13 @@ async def test_a_list_is_narrowed_by_every_wish_together(
             "connected=true": 2,
             "connected=false": 0,
             "label=zone%3Da&gpu_name=h100": 0,
-            "model=nobody/has": 0,
+            "model=not/installed": 0,
         }.items():
             assert (await api.get(f"/v1/nodes?{asked}")).json()["count"] == count, asked
 
 
 @pytest.mark.parametrize("asked", ["statuss=ready", "status=alive", "label=zone", "connected=yes", "limit=0"])
-async def test_a_wish_that_nobody_knows_is_refused_not_ignored(api: httpx.AsyncClient, asked: str) -> None:
+async def test_an_unknown_condition_is_refused_not_ignored(api: httpx.AsyncClient, asked: str) -> None:
     refused = problem(await api.get(f"/v1/nodes?{asked}"))
     assert refused["code"] == "INVALID_REQUEST"
     assert refused["errors"][0]["path"].startswith(f"$.{asked.split('=', maxsplit=1)[0]}")
@@ -129,9 +129,6 @@ async def test_an_unknown_node_is_404_with_the_next_step(api: httpx.AsyncClient)
         assert "registry nodes" in problem(response)["detail"]
 
 
-# Operators' wishes over HTTP, on the true registry with nodes on real sockets.
-
-
 async def test_s05_a_drain_answers_with_the_node_and_its_new_status(
     api: httpx.AsyncClient, ready: Node
 ) -> None:
@@ -143,14 +140,16 @@ async def test_s05_a_drain_answers_with_the_node_and_its_new_status(
     assert (await api.get(f"/v1/nodes/{ready.node_id}")).json()["status"] == "offline"
 
 
-async def test_a_drained_node_is_taken_back(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_drained_node_is_resumed(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}"
     assert (await api.post(f"{path}/drain", json={})).json()["status"] == "offline"
     resumed = (await api.post(f"{path}/resume", json={})).json()
     assert (resumed["status"], resumed["reason_code"]) == ("registering", "resumed")
 
 
-async def test_a_cordon_keeps_jobs_away_until_it_is_lifted(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_cordoned_node_gets_no_jobs_until_it_is_uncordoned(
+    api: httpx.AsyncClient, ready: Node
+) -> None:
     path = f"/v1/nodes/{ready.node_id}"
     cordoned = (await api.post(f"{path}/cordon", json={"reason": "new driver"})).json()
     assert (cordoned["status"], cordoned["cordoned"]) == ("ready", "new driver")
@@ -159,36 +158,36 @@ async def test_a_cordon_keeps_jobs_away_until_it_is_lifted(api: httpx.AsyncClien
     assert (await api.post("/v1/claims", json={"job_id": "j"})).status_code == 200
 
 
-@pytest.mark.parametrize("wish", ["refresh", "reregister"])
-async def test_a_connected_node_is_told_what_to_do(
-    service: RegistryService, api: httpx.AsyncClient, ready: Node, wish: str
+@pytest.mark.parametrize("command", ["refresh", "reregister"])
+async def test_a_connected_node_receives_the_command(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node, command: str
 ) -> None:
-    answer = await api.post(f"/v1/nodes/{ready.node_id}/{wish}", json={})
+    answer = await api.post(f"/v1/nodes/{ready.node_id}/{command}", json={})
     assert answer.json()["node_id"] == ready.node_id
-    assert (await ready.hear_type("node_control"))["command"] == wish
+    assert (await ready.hear_type("node_control"))["command"] == command
     await ready.socket.close()
-    await until(lambda: service.size.connections == 0, what="the node gone")
-    refused = await api.post(f"/v1/nodes/{ready.node_id}/{wish}", json={})
+    await until(lambda: service.size.connections == 0, what="no connection left")
+    refused = await api.post(f"/v1/nodes/{ready.node_id}/{command}", json={})
     assert (refused.status_code, problem(refused)["code"]) == (409, "NODE_NOT_CONNECTED")
 
 
-async def test_a_node_is_forgotten_and_sent_away(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_removed_node_is_disconnected(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}"
     assert (await api.delete(path)).status_code == 204
     assert problem(await api.get(path))["code"] == "UNKNOWN_NODE"
     assert (await ready.closed())[0] == 1001
 
 
-@pytest.mark.parametrize("wish", ["drain", "resume", "cordon", "uncordon", "refresh", "reregister"])
-async def test_a_wish_for_a_node_that_nobody_knows_is_404(api: httpx.AsyncClient, wish: str) -> None:
-    assert problem(await api.post(f"/v1/nodes/nobody/{wish}", json={}))["code"] == "UNKNOWN_NODE"
+@pytest.mark.parametrize("command", ["drain", "resume", "cordon", "uncordon", "refresh", "reregister"])
+async def test_a_command_for_an_unknown_node_is_404(api: httpx.AsyncClient, command: str) -> None:
+    assert problem(await api.post(f"/v1/nodes/node-x/{command}", json={}))["code"] == "UNKNOWN_NODE"
 
 
-async def test_a_node_that_nobody_knows_cannot_be_forgotten(api: httpx.AsyncClient) -> None:
-    assert problem(await api.delete("/v1/nodes/nobody"))["status"] == 404
+async def test_an_unknown_node_cannot_be_removed(api: httpx.AsyncClient) -> None:
+    assert problem(await api.delete("/v1/nodes/node-x"))["status"] == 404
 
 
-async def test_a_wish_that_says_nothing_may_come_without_a_body(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_an_empty_request_may_come_without_a_body(api: httpx.AsyncClient, ready: Node) -> None:
     headers = {"Content-Type": "application/json"}
     answer = await api.post(f"/v1/nodes/{ready.node_id}/uncordon", headers=headers)
     assert answer.status_code == 200

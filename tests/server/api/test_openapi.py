@@ -1,4 +1,4 @@
-"""What the API says of itself."""
+"""The OpenAPI document of the operators' API."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ OPERATIONS = [pytest.param(name, operation, id=name) for name, operation in oper
 
 
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS)
-def test_an_operation_has_a_name_a_summary_a_subject_and_a_role(name: str, operation: dict[str, Any]) -> None:
+def test_an_operation_has_a_name_a_summary_a_tag_and_a_role(name: str, operation: dict[str, Any]) -> None:
     assert operation["operationId"].replace("_", "").isalpha()
     assert operation["summary"]
     assert operation["description"]
@@ -44,25 +44,25 @@ def test_every_refusal_is_a_problem_document(name: str, operation: dict[str, Any
 
 
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS)
-def test_what_is_posted_is_json_and_never_left_out(name: str, operation: dict[str, Any]) -> None:
+def test_a_post_has_a_json_body_that_is_required(name: str, operation: dict[str, Any]) -> None:
     assert ("requestBody" in operation) == name.startswith("POST")
     if "requestBody" in operation:
         assert operation["requestBody"]["required"]
         assert list(operation["requestBody"]["content"]) == ["application/json"]
 
 
-def test_names_of_operations_are_used_once() -> None:
+def test_operation_ids_are_unique() -> None:
     names = [operation["operationId"] for _, operation in operations()]
     assert len(set(names)) == len(names)
 
 
-def test_no_shape_is_described_that_nobody_uses() -> None:
+def test_every_schema_is_used() -> None:
     document = described()
     shapes, text = document["components"]["schemas"], str(document)
     assert [name for name in shapes if f"'#/components/schemas/{name}'" not in text] == []
 
 
-def test_the_bounds_of_a_number_are_told() -> None:
+def test_the_bounds_of_a_number_are_described() -> None:
     shapes = described()["components"]["schemas"]
     count = shapes["JobRequest"]["properties"]["gpu_count"]
     assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1024)
@@ -71,6 +71,6 @@ def test_the_bounds_of_a_number_are_told() -> None:
 
 
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS)
-def test_whatever_is_answered_names_its_media_type(name: str, operation: dict[str, Any]) -> None:
+def test_every_answer_names_its_media_type(name: str, operation: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
         assert all("/" in kind for kind in answer.get("content", ())), f"{name}: {status}"

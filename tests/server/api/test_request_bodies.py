@@ -1,4 +1,4 @@
-"""What a request may hold."""
+"""Bodies of requests: what they may hold, and what is refused."""
 
 import pytest
 from pydantic import ValidationError
@@ -8,7 +8,7 @@ from gpu_agent.server.api.claims import job_of
 from gpu_agent.wire.api import DrainRequest, DryRunRequest, JobRequest
 
 
-def test_a_job_may_demand_all_that_dispatch_knows() -> None:
+def test_a_job_can_have_every_demand_that_dispatch_knows() -> None:
     demands = {
         "job_id": "job-1",
         "required_models": ["a"],
@@ -53,13 +53,13 @@ def test_a_demand_left_out_is_no_demand() -> None:
         {"job_id": "j", "labels": {"zone": 1}},
     ],
 )
-def test_a_demand_that_cannot_be_met_as_meant_is_refused(wrong: dict[str, object]) -> None:
+def test_a_wrong_or_unknown_demand_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         JobRequest.model_validate(wrong)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-def test_a_drain_has_a_deadline_or_the_registrys(seconds: float) -> None:
+def test_a_drain_deadline_must_be_a_finite_span(seconds: float) -> None:
     assert DrainRequest().deadline_seconds is None
     with pytest.raises(ValidationError):
         DrainRequest(deadline_seconds=seconds)

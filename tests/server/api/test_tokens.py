@@ -1,4 +1,4 @@
-"""Tokens over HTTP, on the true registry."""
+"""Tokens over HTTP, on a real registry."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ async def listed(api: httpx.AsyncClient) -> list[dict[str, Any]]:
     return tokens
 
 
-async def test_a_join_token_is_told_once_and_listed_without_its_secret(api: httpx.AsyncClient) -> None:
+async def test_a_join_token_is_shown_once_and_listed_without_its_secret(api: httpx.AsyncClient) -> None:
     new = await made(api, kind="join", ttl_seconds=60, uses=3, labels={"zone": "a"}, note="rack 7")
     assert new["token"].startswith(f"gpuj_{new['token_id']}_")
     (shown,) = await listed(api)
@@ -35,7 +35,7 @@ async def test_a_join_token_is_told_once_and_listed_without_its_secret(api: http
     assert "digest" not in answer.text
 
 
-async def test_an_operator_token_has_its_role_and_may_live_for_ever(api: httpx.AsyncClient) -> None:
+async def test_an_operator_token_has_its_role_and_need_not_expire(api: httpx.AsyncClient) -> None:
     new = await made(api, kind="operator", role="operate", name="scheduler")
     assert new["token"].startswith("gpuo_")
     assert new["expires_at"] is None
@@ -49,7 +49,7 @@ async def test_a_revoked_token_stays_in_the_list_as_revoked(api: httpx.AsyncClie
     assert [token["state"] for token in await listed(api)] == ["revoked"]
 
 
-async def test_a_token_that_nobody_knows_cannot_be_revoked(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_token_cannot_be_revoked(api: httpx.AsyncClient) -> None:
     refused = problem(await api.delete("/v1/tokens/00000000"))
     assert (refused["status"], refused["code"]) == (404, "UNKNOWN_TOKEN")
 
@@ -67,7 +67,7 @@ async def test_a_token_that_nobody_knows_cannot_be_revoked(api: httpx.AsyncClien
         ({"kind": "join", "role": "admin"}, "$.join.role"),
     ],
 )
-async def test_a_token_that_nobody_can_mean_is_refused(
+async def test_a_token_request_with_a_wrong_field_is_refused(
     api: httpx.AsyncClient, wrong: dict[str, object], path: str
 ) -> None:
     refused = problem(await api.post("/v1/tokens", json=wrong))
@@ -75,7 +75,7 @@ async def test_a_token_that_nobody_can_mean_is_refused(
     assert await listed(api) == []
 
 
-async def test_a_node_that_lost_its_state_is_given_its_id_back(api: httpx.AsyncClient, ready: Node) -> None:
+async def test_a_node_that_lost_its_state_can_reclaim_its_id(api: httpx.AsyncClient, ready: Node) -> None:
     answer = await api.post(f"/v1/nodes/{ready.node_id}/reclaim", json={"ttl_seconds": 60})
     assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
     (shown,) = await listed(api)
@@ -85,7 +85,7 @@ async def test_a_node_that_lost_its_state_is_given_its_id_back(api: httpx.AsyncC
 async def test_a_node_without_a_token_has_nothing_to_rotate(api: httpx.AsyncClient, ready: Node) -> None:
     refused = problem(await api.post(f"/v1/nodes/{ready.node_id}/rotate", json={}))
     assert (refused["status"], refused["code"]) == (409, "NOTHING_TO_ROTATE")
-    assert problem(await api.post("/v1/nodes/nobody/rotate", json={}))["status"] == 404
+    assert problem(await api.post("/v1/nodes/node-x/rotate", json={}))["status"] == 404
 
 
 async def test_a_join_token_may_be_for_one_node_alone(api: httpx.AsyncClient) -> None:

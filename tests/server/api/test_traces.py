@@ -1,4 +1,4 @@
-"""A caller's trace, from its header to every event that it caused, on the true registry."""
+"""A caller's trace, from its header to every event that it caused, on a real registry."""
 
 import logging
 
@@ -17,7 +17,7 @@ def named(*headers: tuple[str, str]) -> str | None:
     return trace_id_of(headers)
 
 
-def test_a_trace_is_that_of_traceparent_or_else_the_id_of_the_request() -> None:
+def test_traceparent_names_the_trace_or_else_the_request_id() -> None:
     assert named(("traceparent", PARENT)) == TRACE
     assert named(("X-Request-Id", "req-7")) == "req-7"
     assert named(("x-request-id", "req-7"), ("Traceparent", PARENT)) == TRACE
@@ -47,7 +47,7 @@ def test_a_request_id_that_would_upset_a_log_names_nothing(value: str) -> None:
     assert named(("x-request-id", value)) is None
 
 
-def test_what_is_there_twice_names_nothing() -> None:
+def test_a_header_that_is_sent_twice_names_no_trace() -> None:
     assert named(("x-request-id", "a"), ("x-request-id", "b")) is None
     assert named(("traceparent", PARENT), ("traceparent", PARENT)) is None
 
@@ -58,9 +58,7 @@ async def traces(api: httpx.AsyncClient, node_id: str) -> dict[str, object]:
     return {event["event"]: event["fields"].get("trace_id") for event in events}
 
 
-async def test_what_a_caller_asks_of_a_node_is_told_with_its_trace(
-    api: httpx.AsyncClient, ready: Node
-) -> None:
+async def test_every_event_of_a_request_has_its_trace(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}"
     for number, (method, sub, body) in enumerate(
         (
@@ -74,38 +72,38 @@ async def test_what_a_caller_asks_of_a_node_is_told_with_its_trace(
         answer = await api.request(method, sub, json=body, headers={"X-Request-Id": f"req-{number}"})
         assert answer.status_code == 200
     assert (await api.delete("/v1/claims/job-1", headers={"traceparent": PARENT})).status_code == 204
-    told = await traces(api, ready.node_id)
-    assert told["node_cordoned"] == "req-0"
-    assert told["node_uncordoned"] == "req-1"
-    assert told["node_control_sent"] == "req-2"
-    assert told["job_assigned"] == "req-3"
-    assert told["drain_requested"] == "req-4"
-    assert told["node_status_changed"] == TRACE  # the release ended the drain
-    assert told["node_registered"] is None
-    assert "resume_requested" not in told
+    found = await traces(api, ready.node_id)
+    assert found["node_cordoned"] == "req-0"
+    assert found["node_uncordoned"] == "req-1"
+    assert found["node_control_sent"] == "req-2"
+    assert found["job_assigned"] == "req-3"
+    assert found["drain_requested"] == "req-4"
+    assert found["node_status_changed"] == TRACE  # the release ended the drain
+    assert found["node_registered"] is None
+    assert "resume_requested" not in found
     await api.post(f"{path}/resume", json={})
     assert (await traces(api, ready.node_id))["resume_requested"] is None
 
 
-async def test_tokens_and_failed_placements_are_logged_with_the_trace_of_who_asked(
+async def test_tokens_and_failed_dispatches_are_logged_with_the_trace_of_the_request(
     api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         headers = {"traceparent": PARENT}
         await api.post("/v1/tokens", json={"kind": "join"}, headers=headers)
         await api.post("/v1/claims", json={"job_id": "job-1"}, headers=headers)
-    told = {record.getMessage(): record.__dict__.get("fields", {}) for record in caplog.records}
-    assert told["token_created"]["trace_id"] == TRACE
-    assert told["dispatch_failed"]["trace_id"] == TRACE
-    assert told["operator_request"]["trace_id"] == TRACE
+    found = {record.getMessage(): record.__dict__.get("fields", {}) for record in caplog.records}
+    assert found["token_created"]["trace_id"] == TRACE
+    assert found["dispatch_failed"]["trace_id"] == TRACE
+    assert found["operator_request"]["trace_id"] == TRACE
 
 
-async def test_what_a_node_does_has_no_trace_though_somebody_asked_something_meanwhile(
+async def test_an_event_that_a_node_causes_has_no_trace(
     api: httpx.AsyncClient, service: RegistryService
 ) -> None:
     async with node(service) as other:
         await other.register()
         await api.post(f"/v1/nodes/{other.node_id}/cordon", json={}, headers={"X-Request-Id": "req-1"})
         await other.register()
-        told = await traces(api, other.node_id)
-    assert (told["node_cordoned"], told["node_registered"]) == ("req-1", None)
+        found = await traces(api, other.node_id)
+    assert (found["node_cordoned"], found["node_registered"]) == ("req-1", None)

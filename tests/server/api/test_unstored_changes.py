@@ -1,4 +1,4 @@
-"""What is shown over HTTP while the store is slow or fails, on the true registry."""
+"""What the API answers while the store is slow, on a real registry."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from tests.server.harness import Node, node, running, until
 
 
 class SlowStore(MemoryStore):
-    """A disk that can be held up, and that fails when it is told to."""
+    """A store that saves nothing while `going` is not set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,24 +32,24 @@ async def shown(api: httpx.AsyncClient, asked: Node) -> object:
     return (await api.get(f"/v1/nodes/{asked.node_id}")).json()["cordoned"]
 
 
-async def test_what_is_not_kept_yet_is_not_shown() -> None:
+async def test_a_change_is_not_shown_before_it_is_stored() -> None:
     store = SlowStore()
     async with running(store=store) as service, serving(service) as api, node(service) as ready:
         await ready.become_ready()
         store.going.clear()
-        wish = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
+        change = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
         await until(lambda: store.waits, what="the save on its way")
         looks = [asyncio.ensure_future(shown(api, ready)) for _ in range(3)]
         listing = asyncio.ensure_future(api.get("/v1/nodes"))
         await asyncio.sleep(0.1)
         assert not any(one.done() for one in (*looks, listing))
         store.going.set()
-        assert await wish is None
+        assert await change is None
         assert [await look for look in looks] == ["new driver"] * 3
         assert (await listing).json()["nodes"][0]["cordoned"] == "new driver"
 
 
-async def test_who_asks_while_the_store_does_not_answer_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reads_are_refused_while_the_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SlowStore()
     async with running(store=store) as service, serving(service) as api, node(service) as ready:
         await ready.become_ready()
@@ -60,12 +60,12 @@ async def test_who_asks_while_the_store_does_not_answer_is_told_so(monkeypatch: 
 
         monkeypatch.setattr(service, "settled", soon)
         store.going.clear()
-        wish = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
+        change = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
         await until(lambda: store.waits, what="the save on its way")
         for path in (f"/v1/nodes/{ready.node_id}", "/v1/nodes", "/v1/claims", "/v1/tokens"):
             refused = await api.get(path)
             assert (refused.status_code, problem(refused)["code"]) == (503, "REGISTRY_BUSY")
         assert (await api.get("/healthz")).status_code == 200
         store.going.set()
-        await wish
+        await change
         assert await settled()
