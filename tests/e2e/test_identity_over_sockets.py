@@ -117,7 +117,7 @@ async def test_an_agent_joins_once_and_proves_itself_ever_after(
         node_id = await ready(service)
         first = alpha.stored["node_token"]
     assert first.startswith("gpun_")
-    assert [one.state for one in service.tokens.listed()] == ["used_up"]
+    assert [one.state for one in service.tokens.all()] == ["used_up"]
     (alpha.folder / "join").unlink()
     async with alpha.running():
         assert await ready(service) == node_id
@@ -125,7 +125,7 @@ async def test_an_agent_joins_once_and_proves_itself_ever_after(
     assert detail is not None
     assert detail.labels == {"rack": "4"}
     assert alpha.stored["node_token"] == first
-    assert first.split("_", 2)[2] not in repr((detail, service.tokens.listed()))
+    assert first.split("_", 2)[2] not in repr((detail, service.tokens.all()))
 
 
 async def test_an_agent_whose_record_was_let_go_joins_anew_under_its_id(

@@ -11,8 +11,8 @@ from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.server.counters import (
     LAG_SAMPLE_SECONDS,
-    LONGEST_GPU_NAME,
-    MOST_GPU_NAMES,
+    MAX_GPU_NAME_LENGTH,
+    MAX_GPU_NAMES,
     NODES_IN_A_SLICE,
     OTHER,
     EventCounters,
@@ -28,19 +28,19 @@ from tests.server.harness import until
 
 
 def counted(*notes: LogEvent) -> EventCounters:
-    tally = EventCounters()
+    counters = EventCounters()
     for note in notes:
-        tally.count(note.event, note.fields)
-    return tally
+        counters.count(note.event, note.fields)
+    return counters
 
 
 def test_registrations_are_counted_and_refusals_by_code() -> None:
-    tally = counted(
+    counters = counted(
         LogEvent("node_registered", {"node_id": "a"}),
         LogEvent("node_register_refused", {"code": "GPU_REQUIRED"}),
         LogEvent("node_register_refused", {"code": "GPU_REQUIRED"}),
     )
-    assert (tally.registrations, tally.refusals) == (1, {"GPU_REQUIRED": 2})
+    assert (counters.registrations, counters.refusals) == (1, {"GPU_REQUIRED": 2})
 
 
 def test_changes_of_status_are_counted_by_what_changed_and_why() -> None:
@@ -64,23 +64,23 @@ def test_the_first_status_of_a_node_is_counted_as_from_none() -> None:
         ("claim_released", "released"),
         ("claim_lost", "lost"),
         ("claim_expired", "expired"),
-        ("claim_reattached", "found_again"),
+        ("claim_reattached", "reattached"),
     ],
 )
 def test_what_became_of_claims_is_counted(event: str, outcome: str) -> None:
-    tally = counted(LogEvent(event, {"job_id": "j"}))
-    assert tally.claims[outcome] == tally.claims.total() == 1
+    counters = counted(LogEvent(event, {"job_id": "j"}))
+    assert counters.claims[outcome] == counters.claims.total() == 1
 
 
 def test_a_failed_dispatch_counts_once_and_its_reasons_node_by_node() -> None:
     failed = LogEvent("dispatch_failed", {"job_id": "j", "counts": {"cordoned": 3, "disconnected": 1}})
-    tally = counted(failed, failed)
-    assert (tally.failures, tally.exclusions) == (2, {"cordoned": 6, "disconnected": 2})
+    counters = counted(failed, failed)
+    assert (counters.failures, counters.exclusions) == (2, {"cordoned": 6, "disconnected": 2})
 
 
 def test_what_is_not_counted_leaves_no_trace() -> None:
-    tally = counted(LogEvent("drain_requested", {"node_id": "a"}))
-    assert tally.registrations == tally.failures == tally.claims.total() == 0
+    counters = counted(LogEvent("drain_requested", {"node_id": "a"}))
+    assert counters.registrations == counters.failures == counters.claims.total() == 0
 
 
 HARDWARE = Hardware.model_validate({"cpu_cores": 1, "memory_gb": 1, "gpus": []})
@@ -112,8 +112,8 @@ async def test_nodes_and_places_are_counted_by_status() -> None:
         1,
         0,
     )
-    assert (counted.places["ready"], counted.occupied["ready"]) == (8, 3)
-    assert counted.others == {"connected": 1, "cordoned": 1, "drains": 1, "claims": 0}
+    assert (counted.slots["ready"], counted.occupied["ready"]) == (8, 3)
+    assert counted.others == {"connected": 1, "cordoned": 1, "drained": 1, "claims": 0}
 
 
 async def test_gpus_are_counted_by_name_and_health_without_parents_of_slices() -> None:
@@ -134,9 +134,9 @@ async def test_what_peers_name_as_they_like_is_bounded() -> None:
     odd = [gpu(str(number), f"{number:03d}{'x' * 500}", health=f"h{number}") for number in range(100)]
     gpus = (await count_fleet([record("a", *odd)])).gpus
     names = {name for name, _ in gpus}
-    assert len(names) == MOST_GPU_NAMES + 1
+    assert len(names) == MAX_GPU_NAMES + 1
     assert OTHER in names
-    assert max(map(len, names)) == LONGEST_GPU_NAME
+    assert max(map(len, names)) == MAX_GPU_NAME_LENGTH
     assert {health for _, health in gpus} == {OTHER}
     assert gpus.total() == 100
 
@@ -158,36 +158,36 @@ async def test_everybody_has_a_turn_between_two_slices_of_ten_thousand_nodes() -
 
 def test_beats_are_counted_over_the_period() -> None:
     meter = PerformanceMeter(now=10.0)
-    assert meter.read(now=20.0, beats=500).beats_per_second == 50.0
-    assert meter.read(now=30.0, beats=500).beats_per_second == 0.0
+    assert meter.read(now=20.0, heartbeats=500).heartbeats_per_second == 50.0
+    assert meter.read(now=30.0, heartbeats=500).heartbeats_per_second == 0.0
 
 
 def test_the_longest_lag_of_the_period_is_told_in_milliseconds() -> None:
     meter = PerformanceMeter(now=0.0)
     for seconds in (0.001, 0.0254, 0.002):
         meter.lagged(seconds)
-    assert meter.read(now=1.0, beats=0).loop_lag_ms == 25.4
-    assert meter.read(now=2.0, beats=0).loop_lag_ms == 0.0
+    assert meter.read(now=1.0, heartbeats=0).loop_lag_ms == 25.4
+    assert meter.read(now=2.0, heartbeats=0).loop_lag_ms == 0.0
 
 
 def test_how_late_the_loop_was_is_told_at_the_median_and_the_99th_percentile() -> None:
     meter = PerformanceMeter(now=0.0)
     for milliseconds in range(1, 201):
         meter.lagged(milliseconds / 1e3)
-    figures = meter.read(now=1.0, beats=0)
+    figures = meter.read(now=1.0, heartbeats=0)
     assert (figures.loop_lag_p50_ms, figures.loop_lag_p99_ms) == (101.0, 199.0)
-    assert meter.read(now=2.0, beats=0).loop_lag_p99_ms is None
+    assert meter.read(now=2.0, heartbeats=0).loop_lag_p99_ms is None
 
 
 def test_the_99th_percentile_of_placements_is_told_in_microseconds() -> None:
     meter = PerformanceMeter(now=0.0)
     for microseconds in range(1, 201):
         meter.selected(microseconds / 1e6)
-    assert meter.read(now=1.0, beats=0).select_p99_us == 199.0
+    assert meter.read(now=1.0, heartbeats=0).select_p99_us == 199.0
 
 
 def test_no_placement_has_no_percentile() -> None:
-    assert PerformanceMeter(now=0.0).read(now=1.0, beats=0).select_p99_us is None
+    assert PerformanceMeter(now=0.0).read(now=1.0, heartbeats=0).select_p99_us is None
 
 
 def test_a_value_counts_for_its_bound_and_all_above() -> None:

@@ -38,8 +38,7 @@ from gpu_agent.server.effects import (
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
-from gpu_agent.server.node_connection import NodeConnection
-from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.store.base import Batch, RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
@@ -49,8 +48,8 @@ from tests.server.harness import admit_all
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
 
 
-class HeardBoard(NodeListener):
-    """A switchboard that writes down what it is asked to do."""
+class HeardBoard(NodeConnections):
+    """Connections that record what they are asked to do."""
 
     def __init__(self) -> None:
         def arrived(connection: NodeConnection, payload: bytes) -> None:
@@ -59,7 +58,7 @@ class HeardBoard(NodeListener):
         def lost(connection: NodeConnection) -> None:
             raise AssertionError(connection)
 
-        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, judge=admit_all)
+        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, authenticate=admit_all)
         self.heard: list[tuple[object, ...]] = []
 
     def send(self, number: int, text: str) -> None:
@@ -74,7 +73,7 @@ class HeardBoard(NodeListener):
 
 def carrier(*, board: HeardBoard | None = None, chronicle: RegistryEventLog | None = None) -> EffectsExecutor:
     return EffectsExecutor(
-        chronicle or RegistryEventLog(), board or HeardBoard(), clock=CLOCK, tally=EventCounters()
+        chronicle or RegistryEventLog(), board or HeardBoard(), clock=CLOCK, counters=EventCounters()
     )
 
 

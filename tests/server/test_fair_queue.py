@@ -1,4 +1,4 @@
-""""""
+"""Work that may wait gets slices of the event loop's queue."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from gpu_agent.server.fair_queue import ITERATION_SLICE_SECONDS, SLICE_SECONDS, FairQueue, collect_in_slices
+from gpu_agent.server.fair_queue import SLICE_SECONDS, FairQueue, collect_in_slices
 from tests.server.harness import until
 
 
@@ -17,111 +17,111 @@ def busy(seconds: float) -> None:
         pass
 
 
-async def test_while_a_turn_has_time_work_is_done_at_once() -> None:
+async def test_while_a_turn_has_time_work_runs_at_once() -> None:
     done: list[int] = []
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    turns.do(lambda: done.append(1), urgent=False)
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.run(lambda: done.append(1), urgent=False)
     assert done == [1]
 
 
-async def test_a_turn_that_is_used_up_leaves_the_rest_to_the_next_in_the_order_of_coming() -> None:
+async def test_when_a_turn_is_used_up_the_rest_waits_for_the_next_in_order() -> None:
     done: list[int] = []
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    turns.do(lambda: busy(SLICE_SECONDS * 1.5), urgent=False)
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.run(lambda: busy(SLICE_SECONDS * 1.5), urgent=False)
     for number in range(3):
-        turns.do(partial(done.append, number), urgent=False)
-    assert (done, turns.waiting) == ([], 3)
-    await until(lambda: turns.waiting == 0, what="all done")
+        queue.run(partial(done.append, number), urgent=False)
+    assert (done, queue.waiting) == ([], 3)
+    await until(lambda: queue.waiting == 0, what="all done")
     assert done == [0, 1, 2]
 
 
-async def test_whoever_comes_while_others_wait_waits_behind_them() -> None:
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    turns.wait(lambda: None, urgent=False)
-    assert not turns.has_time(urgent=False)
+async def test_new_work_waits_behind_work_that_waits_already() -> None:
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.wait(lambda: None, urgent=False)
+    assert not queue.has_time(urgent=False)
 
 
-async def test_what_is_urgent_comes_before_what_is_not_whenever_it_came() -> None:
+async def test_urgent_work_runs_first_whenever_it_came() -> None:
     done: list[str] = []
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
     for number in range(3):
-        turns.wait(partial(done.append, f"other {number}"), urgent=False)
-        turns.wait(partial(done.append, f"urgent {number}"), urgent=True)
-    assert not turns.has_time(urgent=True)
-    await until(lambda: turns.waiting == 0, what="all done")
+        queue.wait(partial(done.append, f"other {number}"), urgent=False)
+        queue.wait(partial(done.append, f"urgent {number}"), urgent=True)
+    assert not queue.has_time(urgent=True)
+    await until(lambda: queue.waiting == 0, what="all done")
     assert done == ["urgent 0", "urgent 1", "urgent 2", "other 0", "other 1", "other 2"]
-    turns.wait(lambda: None, urgent=False)
-    assert turns.has_time(urgent=True)
+    queue.wait(lambda: None, urgent=False)
+    assert queue.has_time(urgent=True)
 
 
-async def test_what_has_run_out_of_patience_is_not_kept_waiting_for_ever_by_what_is_urgent() -> None:
-    told: list[str] = []
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=0.1)
+async def test_urgent_work_does_not_delay_overdue_work_for_ever() -> None:
+    ran: list[str] = []
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=0.1)
 
     def never_done() -> None:
         busy(0.001)
-        if len(told) < 2:
-            turns.wait(never_done, urgent=True)
+        if len(ran) < 2:
+            queue.wait(never_done, urgent=True)
 
     began = time.monotonic()
-    turns.wait(never_done, urgent=True)
-    turns.wait(partial(told.append, "in vain"), urgent=False)
-    turns.wait(partial(told.append, "in vain too"), urgent=False)
-    await until(lambda: len(told) == 2, what="both told")
+    queue.wait(never_done, urgent=True)
+    queue.wait(partial(ran.append, "in vain"), urgent=False)
+    queue.wait(partial(ran.append, "in vain too"), urgent=False)
+    await until(lambda: len(ran) == 2, what="both")
     assert 0.1 <= time.monotonic() - began < 1
 
 
-async def test_much_work_leaves_room_for_everybody_else_between_its_slices() -> None:
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+async def test_other_tasks_run_between_the_slices_of_much_work() -> None:
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
     for _ in range(100):
-        turns.do(lambda: busy(0.001), urgent=False)
+        queue.run(lambda: busy(0.001), urgent=False)
     longest, last = 0.0, time.monotonic()
-    while turns.waiting:
+    while queue.waiting:
         await asyncio.sleep(0)
         now = time.monotonic()
         longest, last = max(longest, now - last), now
     assert longest < 0.1  # all of it at once takes longer
 
 
-async def test_work_that_breaks_does_not_hold_up_what_waits_behind_it() -> None:
+async def test_work_that_raises_does_not_stop_the_work_behind_it() -> None:
     def broken() -> None:
         raise ValueError("broken")
 
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     done: list[int] = []
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    turns.wait(broken, urgent=False)
-    turns.wait(lambda: done.append(1), urgent=False)
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.wait(broken, urgent=False)
+    queue.wait(lambda: done.append(1), urgent=False)
     await until(lambda: done == [1], what="the work behind it")
     assert len(problems) == 1
 
 
-async def test_a_turn_with_nothing_to_do_asks_for_no_next_one() -> None:
-    turns = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    assert turns.has_time(urgent=False)
+async def test_a_turn_without_work_schedules_no_next_one() -> None:
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    assert queue.has_time(urgent=False)
     await asyncio.sleep(0.01)
-    assert turns.has_time(urgent=False)
-    assert turns.waiting == 0
+    assert queue.has_time(urgent=False)
+    assert queue.waiting == 0
 
 
-def test_it_needs_a_running_loop() -> None:
+def test_a_queue_needs_a_running_loop() -> None:
     with pytest.raises(RuntimeError):
         FairQueue(monotonic=time.monotonic, patience_seconds=60.0).has_time(urgent=False)
 
 
 def slowly(count: int) -> Iterator[int]:
     for number in range(count):
-        time.sleep(ITERATION_SLICE_SECONDS / 10)
+        time.sleep(SLICE_SECONDS / 10)
         yield number
 
 
-async def test_all_is_collected_in_order() -> None:
+async def test_all_steps_are_collected_in_order() -> None:
     assert await collect_in_slices(iter(range(1000))) == list(range(1000))
     assert await collect_in_slices(iter(())) == []
 
 
-async def test_others_have_their_turn_meanwhile() -> None:
+async def test_other_tasks_run_while_steps_are_collected() -> None:
     turns = 0
 
     async def other() -> None:

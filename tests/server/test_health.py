@@ -1,20 +1,18 @@
-"""How a true registry is, and the figures by which it is watched."""
+"""Readiness, liveness and the status line of a running registry."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.server import health as pulse
+from gpu_agent.server import health
 from gpu_agent.server.health import (
-    MOST_LATE_SECONDS,
-    MOST_WRITING_SECONDS,
-    Liveness,
+    MAX_LATE_SECONDS,
+    MAX_WRITING_SECONDS,
     liveness_problem,
     report_to_systemd,
     status_line,
@@ -22,14 +20,14 @@ from gpu_agent.server.health import (
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.memory import MemoryStore
-from tests.server.harness import LOOPBACK, Node, node, registration, running, until
+from tests.server.harness import LOOPBACK, node, running, until
 from tests.service_manager import service_manager
 from tests.waiting import until as waiting_until
 
 
 @asynccontextmanager
-async def loitering(service: RegistryService) -> AsyncIterator[None]:
-    """Hold a connection open and say nothing."""
+async def idle_connection(service: RegistryService) -> AsyncIterator[None]:
+    """A connection that sends nothing."""
     _, writer = await asyncio.open_connection(service.node_address.host, service.node_address.port)
     await until(lambda: service.size.connections == 1, what="the connection")
     yield
@@ -41,7 +39,7 @@ def failing(service: RegistryService) -> dict[str, str]:
     return {check.name: check.detail for check in service.health.readiness() if not check.ok}
 
 
-async def test_a_registry_that_runs_is_ready(service: RegistryService) -> None:
+async def test_a_running_registry_is_ready(service: RegistryService) -> None:
     assert failing(service) == {}
 
 
@@ -57,94 +55,76 @@ async def test_a_registry_that_has_not_started_or_has_stopped_is_not_ready() -> 
 async def test_a_registry_without_room_for_another_node_is_not_ready() -> None:
     async with running(limits=Limits(max_connections=0)) as service:
         assert failing(service) == {}
-        async with loitering(service):
+        async with idle_connection(service):
             assert "is full" in failing(service)["nodes"]
-
-
-async def test_figures_tell_of_nodes_beats_claims_and_refusals(service: RegistryService, ready: Node) -> None:
-    async with node(service) as poor:
-        await poor.say(registration(hardware={"cpu_cores": 1, "memory_gb": 1}))
-        assert (await poor.hear())["code"] == "GPU_REQUIRED"
-    figures = await service.health.figures()
-    assert figures.ready
-    assert figures.headcount.statuses["ready"] == 1
-    assert figures.headcount.gpus == {("NVIDIA L4", "ok"): 1}
-    assert (figures.beats, figures.connections >= 1, figures.listeners) == (3, True, 0)
-    assert (figures.tally.registrations, figures.tally.refusals) == (1, {"GPU_REQUIRED": 1})
-    assert ("registering", "ready", "health_checks_passed") in figures.tally.status_changes
-    assert ready.node_id
 
 
 NOW = 1_000_000.0
 
 
-def test_a_registry_whose_clock_is_yet_to_wake_gets_on() -> None:
-    assert liveness_problem(Liveness(wakes_at=NOW + 1, writing_since=None), NOW) is None
+def test_a_fleet_timer_that_is_not_due_yet_is_no_problem() -> None:
+    assert liveness_problem(NOW, wakes_at=NOW + 1, writing_since=None) is None
 
 
-def test_a_loop_that_is_merely_busy_is_not_ill() -> None:
-    assert liveness_problem(Liveness(wakes_at=NOW - MOST_LATE_SECONDS, writing_since=None), NOW) is None
+def test_a_loop_that_is_merely_busy_is_no_problem() -> None:
+    assert liveness_problem(NOW, wakes_at=NOW - MAX_LATE_SECONDS, writing_since=None) is None
 
 
-def test_a_clock_that_is_not_looked_after_is_an_ailment() -> None:
-    problem = liveness_problem(Liveness(wakes_at=NOW - 40, writing_since=None), NOW)
-    assert problem == "the fleet's clock is 40 s late"
+def test_a_fleet_timer_that_is_never_reached_is_a_problem() -> None:
+    assert liveness_problem(NOW, wakes_at=NOW - 40, writing_since=None) == "the fleet's timer is 40 s late"
 
 
-@pytest.mark.parametrize("seconds", [0, 10, MOST_WRITING_SECONDS])
-def test_a_disk_that_takes_its_time_is_no_ailment(seconds: float) -> None:
-    assert liveness_problem(Liveness(wakes_at=NOW, writing_since=NOW - seconds), NOW) is None
+@pytest.mark.parametrize("seconds", [0, 10, MAX_WRITING_SECONDS])
+def test_a_slow_disk_is_no_problem(seconds: float) -> None:
+    assert liveness_problem(NOW, wakes_at=NOW, writing_since=NOW - seconds) is None
 
 
-def test_a_store_that_does_not_come_back_is_an_ailment() -> None:
-    problem = liveness_problem(Liveness(wakes_at=NOW, writing_since=NOW - 301), NOW)
-    assert problem == "the store has been at one commit for 301 s"
+def test_a_commit_that_never_ends_is_a_problem() -> None:
+    problem = liveness_problem(NOW, wakes_at=NOW, writing_since=NOW - 301)
+    assert problem == "one commit to the store has taken 301 s so far"
 
 
-def test_a_registry_that_stops_keeps_no_time_and_is_not_ill() -> None:
-    assert liveness_problem(Liveness(wakes_at=None, writing_since=None), NOW) is None
+def test_a_registry_that_stops_has_no_timer_and_no_problem() -> None:
+    assert liveness_problem(NOW, wakes_at=None, writing_since=None) is None
 
 
-# A true registry under a service manager.
+ADDRESSES = "nodes at here:1, operators at there:2"
 
 
-WHERE = "nodes at here:1, operators at there:2"
-
-
-async def test_it_says_what_it_holds_and_where_it_listens(service: RegistryService) -> None:
-    assert status_line(service.health, WHERE) == f"0 nodes, 0 connections; {WHERE}"
+async def test_the_status_line_states_the_size_and_the_addresses(service: RegistryService) -> None:
+    assert status_line(service.health, ADDRESSES) == f"0 nodes, 0 connections; {ADDRESSES}"
     async with node(service) as peer:
         await peer.register()
-        assert status_line(service.health, WHERE) == f"1 node, 1 connection; {WHERE}"
+        assert status_line(service.health, ADDRESSES) == f"1 node, 1 connection; {ADDRESSES}"
 
 
-async def test_it_says_first_what_keeps_it_from_its_work(service: RegistryService) -> None:
+async def test_the_status_line_states_a_failing_check_instead(service: RegistryService) -> None:
     await service.stop()
-    assert status_line(service.health, WHERE) == "it is starting or stopping"
+    assert status_line(service.health, ADDRESSES) == "it is starting or stopping"
 
 
-async def test_a_registry_that_gets_on_feeds_the_watchdog(service: RegistryService, tmp_path: Path) -> None:
+async def test_progress_feeds_the_watchdog(service: RegistryService, tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
         systemd = SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "40000"})
         async with Tasks() as tasks:
-            tasks.start("supervised", report_to_systemd(systemd, service.health, where=WHERE))
+            tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
             await waiting_until(lambda: manager.heard_so_far().count("WATCHDOG=1") >= 3)
             tasks.end()
-    assert manager.heard[0] == f"STATUS=0 nodes, 0 connections; {WHERE}"
+    assert manager.heard[0] == f"STATUS=0 nodes, 0 connections; {ADDRESSES}"
 
 
-async def test_what_stands_still_is_logged_and_feeds_nothing(
+async def test_a_stall_is_logged_and_does_not_feed_the_watchdog(
     service: RegistryService,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="gpu_agent")
-    monkeypatch.setattr(pulse, "MOST_LATE_SECONDS", -3600.0)  # a clock that wakes in time is late by that
+    monkeypatch.setattr(health, "MAX_LATE_SECONDS", -3600.0)  # a timer that is not due yet counts as late
     with service_manager(tmp_path) as manager:
         systemd = SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "40000"})
         async with Tasks() as tasks:
-            tasks.start("supervised", report_to_systemd(systemd, service.health, where=WHERE))
+            tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
             await waiting_until(lambda: "registry_stalled" in caplog.messages)
             assert "WATCHDOG=1" not in manager.heard_so_far()
             monkeypatch.undo()
@@ -153,7 +133,5 @@ async def test_what_stands_still_is_logged_and_feeds_nothing(
     assert caplog.messages[-2:] == ["registry_stalled", "registry_recovered"]
 
 
-async def test_a_registry_at_rest_shows_signs_of_health(service: RegistryService) -> None:
-    signs = service.health.signs
-    assert signs.wakes_at is not None
-    assert replace(signs, wakes_at=0.0) == pulse.Liveness(wakes_at=0.0, writing_since=None)
+async def test_an_idle_registry_has_no_liveness_problem(service: RegistryService) -> None:
+    assert service.health.liveness_problem(asyncio.get_running_loop().time()) is None

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.server import log_limit as log_limit
-from gpu_agent.server.log_limit import OTHERS, LogLimit, origin_of
+from gpu_agent.server import log_limit
+from gpu_agent.server.log_limit import OTHER_ORIGINS, LogLimit, origin_of
 from tests.server.harness import until
 
 LEFT_OUT = "violations_suppressed"
@@ -64,7 +64,7 @@ async def test_a_flood_from_very_many_addresses_takes_bounded_memory(monkeypatch
         one.violation("frame_malformed", f"10.0.0.{number}")
     assert len(said) == 4
     one.stop()
-    assert said[4:] == [(LEFT_OUT, {"violation": "frame_malformed", "origin": OTHERS, "count": 46})]
+    assert said[4:] == [(LEFT_OUT, {"violation": "frame_malformed", "origin": OTHER_ORIGINS, "count": 46})]
 
 
 @pytest.mark.parametrize(

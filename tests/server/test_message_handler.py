@@ -23,14 +23,14 @@ from gpu_agent.server.message_handler import (
     REFUSED_IN_A_ROW,
     MessageHandler,
 )
-from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from tests.server.harness import LOOPBACK, Node, admit_all, beat, is_served, node, registration, until
 from tests.server.malformed import MALFORMED
 
-Judge = Callable[[NodeConnection, Handshake], HandshakeRefusal | None]
+Authenticate = Callable[[NodeConnection, Handshake], HandshakeRefusal | None]
 
 
 @pytest.fixture
@@ -40,32 +40,33 @@ def events() -> list[Event]:
 
 @asynccontextmanager
 async def received(
-    events: list[Event], *, auth_on: bool = False, judge: Judge = admit_all
+    events: list[Event], *, auth_on: bool = False, authenticate: Authenticate = admit_all
 ) -> AsyncIterator[tuple[Node, MessageHandler]]:
-    """A node at the door of a reception whose events are written down."""
-    reception = MessageHandler(auth_on=auth_on)
-    reception.handle = events.append
-    board = NodeListener(
+    """A node's connection to a message handler whose events are recorded."""
+    handler = MessageHandler(auth_on=auth_on)
+    handler.handle = events.append
+    connections = NodeConnections(
         Limits(close_timeout_seconds=0.2),
-        frame_arrived=reception.frame_arrived,
-        connection_lost=reception.connection_lost,
-        judge=judge,
+        frame_arrived=handler.frame_arrived,
+        connection_lost=handler.connection_lost,
+        authenticate=authenticate,
     )
-    address = await board.listen(LOOPBACK)
-    await board.admit()
+    listener = NodeListener(connections)
+    address = await listener.listen(LOOPBACK)
+    await listener.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
-        yield Node(socket), reception
-    await board.stop()
+        yield Node(socket), handler
+    await listener.stop()
 
 
 async def test_each_message_becomes_its_event_with_the_connections_number(events: list[Event]) -> None:
-    async with received(events) as (peer, reception):
+    async with received(events) as (peer, handler):
         await peer.say(registration())
         await peer.say(beat("node-1"))
         await peer.say({"type": "node_error", "code": "GPU_LOST"})
         await peer.say({"type": "node_unregister", "node_id": "node-1"})
         await until(lambda: len(events) == 4, what="four events")
-        assert reception.beats == 1
+        assert handler.heartbeats == 1
     await until(lambda: len(events) == 5, what="the loss")
     kinds = [RegistrationReceived, HeartbeatReceived, FaultReported, UnregistrationReceived, ConnectionLost]
     assert [type(one) for one in events] == kinds
@@ -91,7 +92,7 @@ async def test_with_auth_on_a_registration_brings_what_its_handshake_presented_a
     def judge(connection: NodeConnection, _handshake: Handshake) -> None:
         connection.credential = presented
 
-    async with received(events, auth_on=True, judge=judge) as (peer, _):
+    async with received(events, auth_on=True, authenticate=judge) as (peer, _):
         for _ in range(2):
             await peer.say(registration())
         await until(lambda: len(events) == 2, what="two registrations")

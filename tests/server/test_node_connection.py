@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_connection import round_trip_seconds, write_out
+from gpu_agent.server.node_connection import round_trip_seconds, write_pieces
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import QUICK, Node, beat, is_served, node, registration, running, until
 from tests.server.malformed import REGISTER
@@ -170,7 +170,7 @@ async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() ->
     """The store may answer when the peer has long broken a rule and been told so."""
     async with running(limits=Limits(close_timeout_seconds=0.2)) as service, raw(service) as broken:
         await until(lambda: service.size.connections == 1, what="the connection")
-        (connection,) = service._switchboard._connections.values()
+        (connection,) = service._connections._by_number.values()
         broken.writer.write(b"\x81\x02{}")
         assert await broken.close_code() == 1002
         connection.identify("node-1")
@@ -180,7 +180,7 @@ async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() ->
 async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
     service: RegistryService,
 ) -> None:
-    loop, turns = asyncio.get_running_loop(), service._switchboard.turns
+    loop, queue = asyncio.get_running_loop(), service._connections.fair_queue
     problems: list[object] = []
     loop.set_exception_handler(lambda _, context: problems.append(context))
     with socket.socket() as peer:
@@ -188,15 +188,15 @@ async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
         await loop.sock_connect(peer, _host_and_port(service))
         await loop.sock_sendall(peer, HANDSHAKE)
         assert (await loop.sock_recv(peer, 4096)).startswith(b"HTTP/1.1 101")
-        (connection,) = service._switchboard._connections.values()
+        (connection,) = service._connections._by_number.values()
 
         def hang_up_once_read() -> None:
             if connection._waiting:
                 peer.close()
             else:
-                turns.wait(hang_up_once_read, urgent=True)
+                queue.wait(hang_up_once_read, urgent=True)
 
-        turns.wait(hang_up_once_read, urgent=True)
+        queue.wait(hang_up_once_read, urgent=True)
         await loop.sock_sendall(peer, b"\x81\x02{}")
         await until(lambda: service.size.connections == 0, what="the connection gone")
     assert problems == []
@@ -263,7 +263,7 @@ async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(serv
     try:
         async with node(service) as first:
             await first.register()
-            (connection,) = service._switchboard._connections.values()
+            (connection,) = service._connections._by_number.values()
             left: list[weakref.ref[object]] = [
                 weakref.ref(connection),
                 weakref.ref(connection._socket),
@@ -289,7 +289,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     heard: list[bytes] = []
     async with running(QUICK) as service:
-        service._switchboard.frame_arrived = lambda _, payload: heard.append(payload)
+        service._connections.frame_arrived = lambda _, payload: heard.append(payload)
         async with raw(service) as peer:
             for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
                 peer.writer.write(stream[start:end])
@@ -302,7 +302,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
 async def test_the_pieces_go_out_in_order_and_the_empty_one_ends_our_half() -> None:
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    write_out(transport, [b"a", b"bc", b""])
+    write_pieces(transport, [b"a", b"bc", b""])
     reader, writer = await asyncio.open_connection(sock=theirs)
     assert await asyncio.wait_for(reader.read(), 5) == b"abc"
     assert not transport.is_closing()
@@ -318,7 +318,7 @@ async def test_a_peer_that_is_gone_by_now_ends_the_whole_of_it() -> None:
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
     transport.pause_reading()
     there.close()
-    write_out(transport, [b"the peer answers this with a reset", b""])
+    write_pieces(transport, [b"the peer answers this with a reset", b""])
     assert transport.is_closing()
     await asyncio.sleep(0)
 

@@ -1,3 +1,5 @@
+"""The nodes' port: who is accepted, refused or evicted, and how it opens and closes."""
+
 import asyncio
 import contextlib
 import http
@@ -11,21 +13,24 @@ from websockets.exceptions import InvalidStatus
 
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_connection import NodeConnection
-from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
+from gpu_agent.server.node_connection import RETRY_AFTER_SECONDS, NodeConnection, NodeConnections
+from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, NodeListener
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 
 
 def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
-    """Nobody is home."""
+    """No message handler."""
 
 
 def _ignore_loss(connection: NodeConnection) -> None:
-    """Nobody is home."""
+    """No fleet."""
 
 
-def switchboard(limits: Limits) -> NodeListener:
-    return NodeListener(limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, judge=admit_all)
+def listening(limits: Limits) -> tuple[NodeListener, NodeConnections]:
+    connections = NodeConnections(
+        limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, authenticate=admit_all
+    )
+    return NodeListener(connections), connections
 
 
 async def refused(address: str) -> InvalidStatus:
@@ -57,52 +62,52 @@ async def test_over_max_connections_is_503_with_retry_after_and_room_opens_again
             assert (await second.register())["type"] == "node_register_ack"
 
 
-async def test_before_it_admits_nodes_they_stand_in_line_and_are_served_then() -> None:
-    board = switchboard(Limits(close_timeout_seconds=0.1))
-    address = await board.listen(LOOPBACK)
+async def test_before_admit_connections_wait_in_the_kernel_and_are_served_then() -> None:
+    listener, connections = listening(Limits(close_timeout_seconds=0.1))
+    address = await listener.listen(LOOPBACK)
     early = asyncio.ensure_future(connect(f"ws://{address}/ws/node", proxy=None).__aenter__())
     await asyncio.sleep(0.05)
-    assert board.size == 0
+    assert connections.size == 0
     assert not early.done()
-    await board.admit()
+    await listener.admit()
     socket = await asyncio.wait_for(early, 5)
-    assert board.size == 1
+    assert connections.size == 1
     await socket.close()
-    await board.stop()
+    await listener.stop()
 
 
-async def test_nobody_is_admitted_where_nobody_listens() -> None:
+async def test_admit_needs_an_open_port() -> None:
     with pytest.raises(RuntimeError, match="listen"):
-        await switchboard(Limits()).admit()
+        await listening(Limits())[0].admit()
 
 
-async def test_stopping_says_goodbye_with_1001_and_frees_the_port() -> None:
-    board = switchboard(Limits(close_timeout_seconds=1))
-    address = await board.listen(LOOPBACK)
-    await board.admit()
+async def test_stop_closes_connections_with_1001_and_frees_the_port() -> None:
+    listener, _ = listening(Limits(close_timeout_seconds=1))
+    address = await listener.listen(LOOPBACK)
+    await listener.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
-        await board.stop()
+        await listener.stop()
         await asyncio.wait_for(socket.wait_closed(), 5)
         assert socket.close_code == 1001
-    again = switchboard(Limits())
+    again, _ = listening(Limits())
     assert (await again.listen(Address(address.host, address.port))).port == address.port
     await again.stop()
 
 
-async def test_stopping_does_not_wait_for_peers_that_never_answer() -> None:
-    board = switchboard(Limits(close_timeout_seconds=0.2))
-    address = await board.listen(LOOPBACK)
-    await board.admit()
+async def test_stop_does_not_wait_for_peers_that_never_answer() -> None:
+    listener, connections = listening(Limits(close_timeout_seconds=0.2))
+    address = await listener.listen(LOOPBACK)
+    await listener.admit()
     _, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"GET /ws/node HTTP/1.1\r\n")
-    await until(lambda: board.size == 1, what="the connection accepted")
-    await asyncio.wait_for(board.stop(), 2)
-    assert board.size == 0
+    await until(lambda: connections.size == 1, what="the connection accepted")
+    await asyncio.wait_for(listener.stop(), 2)
+    assert connections.size == 0
     writer.close()
 
 
-async def test_a_taken_port_is_an_error_of_the_system() -> None:
-    first, second = switchboard(Limits()), switchboard(Limits())
+async def test_a_port_in_use_raises_oserror() -> None:
+    (first, _), (second, _) = listening(Limits()), listening(Limits())
     address = await first.listen(LOOPBACK)
     with pytest.raises(OSError, match="in use"):
         await second.listen(address)
@@ -110,15 +115,15 @@ async def test_a_taken_port_is_an_error_of_the_system() -> None:
     await first.stop()
 
 
-async def test_what_is_sent_to_a_connection_that_is_gone_goes_nowhere() -> None:
-    board = switchboard(Limits())
-    board.send(7, "{}")
-    board.close(7, 1001, "")
-    board.identify(7, "node-1")
-    assert board.size == 0
+async def test_messages_to_a_closed_connection_are_dropped() -> None:
+    _, connections = listening(Limits())
+    connections.send(7, "{}")
+    connections.close(7, 1001, "")
+    connections.identify(7, "node-1")
+    assert connections.size == 0
 
 
-async def test_too_many_unregistered_from_one_address_are_503_until_some_register_or_go() -> None:
+async def test_too_many_unregistered_from_one_address_are_503_until_some_register_or_close() -> None:
     limits = Limits(max_unregistered_per_origin=2, close_timeout_seconds=0.3)
     async with running(limits=limits) as service:
         async with node(service) as first, node(service):
@@ -132,17 +137,17 @@ async def test_too_many_unregistered_from_one_address_are_503_until_some_registe
             assert (await later.register())["type"] == "node_register_ack"
 
 
-async def test_a_handshake_that_waited_too_long_is_told_when_to_come_again() -> None:
+async def test_a_handshake_that_waited_too_long_is_503_with_a_retry_time() -> None:
     limits = Limits(handshake_patience_seconds=0.2, close_timeout_seconds=0.3)
     async with running(limits=limits) as service:
         busy = asyncio.get_running_loop().time() + 0.4
-        turns = service._switchboard.turns
+        queue = service._connections.fair_queue
 
         def work() -> None:
             if asyncio.get_running_loop().time() < busy:
-                turns.wait(work, urgent=True)
+                queue.wait(work, urgent=True)
 
-        turns.wait(work, urgent=True)
+        queue.wait(work, urgent=True)
         response = (await refused(url(service))).response
         assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
         assert 2 <= int(response.headers["Retry-After"]) <= 30
@@ -150,45 +155,45 @@ async def test_a_handshake_that_waited_too_long_is_told_when_to_come_again() -> 
             assert (await later.register())["type"] == "node_register_ack"
 
 
-async def test_what_waits_for_its_turn_is_not_overdue() -> None:
+async def test_bytes_that_wait_in_the_fair_queue_are_not_late() -> None:
     limits = Limits(
         handshake_timeout_seconds=0.1, registration_timeout_seconds=0.2, close_timeout_seconds=0.3
     )
     async with running(limits=limits) as service:
         busy = asyncio.get_running_loop().time() + 0.4
-        turns = service._switchboard.turns
+        queue = service._connections.fair_queue
 
         def work() -> None:
             if asyncio.get_running_loop().time() < busy:
-                turns.wait(work, urgent=True)
+                queue.wait(work, urgent=True)
 
-        turns.wait(work, urgent=True)
+        queue.wait(work, urgent=True)
         async with node(service) as patient:
             assert (await patient.register())["type"] == "node_register_ack"
 
 
-async def test_what_waits_for_its_turn_counts_as_held() -> None:
+async def test_bytes_that_wait_in_the_fair_queue_count_as_held() -> None:
     async with running() as service, node(service) as known:
         await known.register()
-        board, noted = service._switchboard, list[int]()
+        connections, recorded = service._connections, list[int]()
 
         def work() -> None:
-            if board._holdings.total_bytes < 1_000:
-                board.turns.wait(work, urgent=True)
+            if connections.memory.total_bytes < 1_000:
+                connections.fair_queue.wait(work, urgent=True)
             else:
-                noted.append(board._holdings.total_bytes)
+                recorded.append(connections.memory.total_bytes)
 
-        board.turns.wait(work, urgent=True)
+        connections.fair_queue.wait(work, urgent=True)
         known.socket.transport.write((b"\x81\x82" + b"\0" * 4 + b"{}") * 3000)
-        await until(lambda: noted, what="what waits, noted")
-        await until(lambda: board._holdings.total_bytes == 0, what="nothing held any more")
+        await until(lambda: recorded, what="the waiting bytes recorded")
+        await until(lambda: connections.memory.total_bytes == 0, what="nothing held")
 
 
-async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -> None:
+async def test_of_too_many_handshakes_the_oldest_is_closed_and_new_ones_succeed() -> None:
     async with running(limits=Limits(max_handshakes=2, close_timeout_seconds=0.3)) as service:
         address = service.node_address
         slow = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
-        await until(lambda: service.size.connections == 2, what="two that say nothing")
+        await until(lambda: service.size.connections == 2, what="two silent connections")
         async with node(service) as quick:
             assert (await quick.register())["type"] == "node_register_ack"
             with contextlib.suppress(ConnectionError):
@@ -198,13 +203,13 @@ async def test_of_too_many_handshakes_the_longest_ends_and_newcomers_come_in() -
             writer.close()
 
 
-async def test_unfinished_messages_beyond_what_is_held_end_strangers_with_1013_and_no_node() -> None:
+async def test_unfinished_messages_beyond_the_budget_close_unregistered_peers_with_1013() -> None:
     limits = Limits(max_held_bytes=100_000, close_timeout_seconds=0.3)
     async with running(limits=limits) as service, node(service) as known:
         await known.register()
         begun = b"\x81\xff" + (60_000).to_bytes(8, "big") + b"\0" * 4 + b"x" * 40_000
         known.socket.transport.write(begun)
-        await until(lambda: service._switchboard._holdings.total_bytes >= 40_000, what="one message begun")
+        await until(lambda: service._connections.memory.total_bytes >= 40_000, what="one message begun")
         async with AsyncExitStack() as stack:
             greedy = [await stack.enter_async_context(node(service)) for _ in range(3)]
             for one in greedy:
@@ -213,23 +218,23 @@ async def test_unfinished_messages_beyond_what_is_held_end_strangers_with_1013_a
             done, (waiting,) = await asyncio.wait(codes, timeout=1)
             assert {closed.result()[0] for closed in done} == {1013}
             waiting.cancel()
-        assert service._switchboard._holdings.total_bytes == 40_000
+        assert service._connections.memory.total_bytes == 40_000
         known.socket.transport.write(b"x" * 20_000)
         assert (await known.hear_type("node_error"))["code"] == "INVALID_MESSAGE"
-        assert service._switchboard._holdings.total_bytes == 0
+        assert service._connections.memory.total_bytes == 0
 
 
-async def test_so_few_connections_are_accepted_in_one_turn_that_nobody_else_waits_long() -> None:
-    board = switchboard(Limits(close_timeout_seconds=0.2))
-    address = await board.listen(LOOPBACK)
-    await board.admit()
+async def test_one_turn_of_the_loop_accepts_a_limited_number_of_connections() -> None:
+    listener, connections = listening(Limits(close_timeout_seconds=0.2))
+    address = await listener.listen(LOOPBACK)
+    await listener.admit()
     queued = [socket.create_connection((address.host, address.port)) for _ in range(ACCEPTED_AT_ONCE * 3)]
     sizes = []
-    while board.size < len(queued):
+    while connections.size < len(queued):
         await asyncio.sleep(0)
-        sizes.append(board.size)
+        sizes.append(connections.size)
     steps = [after - before for before, after in pairwise([0, *sizes])]
     assert max(steps) <= ACCEPTED_AT_ONCE
     for one in queued:
         one.close()
-    await board.stop()
+    await listener.stop()

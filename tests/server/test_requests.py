@@ -45,7 +45,7 @@ async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awai
     answers: dict[int, asyncio.Future[Result]] = {}
     loop = Loop()
     asking = FleetRequests(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
-    first, second = (asking.ask(lambda ref: ReleaseRequested(ref, "job-1")) for _ in range(2))
+    first, second = (asking.send(lambda ref: ReleaseRequested(ref, "job-1")) for _ in range(2))
     assert loop.heard == [ReleaseRequested(1, "job-1"), ReleaseRequested(2, "job-1")]
     answers[2].set_result(None)
     assert await second is None
@@ -55,15 +55,15 @@ async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awai
 async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
     took: list[float] = []
     asking = asked(Loop(), took.append)
-    asking.ask(lambda ref: ReleaseRequested(ref, "job-1"))
-    asking.ask(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
+    asking.send(lambda ref: ReleaseRequested(ref, "job-1"))
+    asking.send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
     assert took == [0.25]
 
 
 async def test_what_is_asked_within_a_trace_names_it() -> None:
     loop, took = Loop(), list[float]()
     with caused_by("trace-1"):
-        asked(loop, took.append).ask(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
+        asked(loop, took.append).send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
     assert loop.heard == [Traced(ClaimRequested(1, Job(job_id="job-1")), "trace-1")]
     assert took == [0.25]
 
@@ -72,7 +72,7 @@ async def test_nothing_can_be_asked_of_a_registry_that_does_not_run() -> None:
     loop = Loop()
     loop.running = False
     with pytest.raises(RuntimeError, match="await start"):
-        asked(loop).ask(lambda ref: ReleaseRequested(ref, "job-1"))
+        asked(loop).send(lambda ref: ReleaseRequested(ref, "job-1"))
 
 
 def test_only_a_refusal_is_one() -> None:
@@ -103,7 +103,7 @@ def test_printable_words_name_traces(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "x" * 129, "a b", "a\nb", "a\0", "ä"])
 def test_what_would_upset_a_log_names_none(text: str) -> None:
     assert not is_trace_id(text)
-    with pytest.raises(ValueError, match="names no trace"), caused_by(text):
+    with pytest.raises(ValueError, match="is no trace id"), caused_by(text):
         pass
 
 

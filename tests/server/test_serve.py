@@ -354,8 +354,8 @@ async def test_the_certificate_is_read_again_although_no_setting_changed(tmp_pat
 ASKED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
-from gpu_agent.server.serve import connections_for
-print(connections_for({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+from gpu_agent.server.serve import connections_allowed
+print(connections_allowed({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
@@ -397,7 +397,7 @@ def test_a_registry_that_may_not_have_its_connections_says_so() -> None:
     ],
 )
 async def test_it_is_left_as_this_machine_reaches_it(tmp_path: Path, listens: Address, reached: str) -> None:
-    await PublishedEndpoint(tmp_path, listens, None).leave()
+    await PublishedEndpoint(tmp_path, listens, None).write()
     assert read_endpoint_file(tmp_path) == Endpoint(reached)
 
 
@@ -408,7 +408,7 @@ async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path
     assert next_one.key_file is not None
     encryption = Encryption(TlsFiles(own=own))
     left = PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), encryption)
-    await left.leave()
+    await left.write()
     assert read_endpoint_file(tmp_path) == Endpoint(
         "https://127.0.0.1:8081", pin_of(read_certificate_file(own.cert_file))
     )
@@ -418,7 +418,7 @@ async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path
     assert read_endpoint_file(tmp_path) == Endpoint(
         "https://127.0.0.1:8081", pin_of(read_certificate_file(own.cert_file))
     )
-    staying = asyncio.ensure_future(left.stay())
+    staying = asyncio.ensure_future(left.remove_at_end())
     await asyncio.sleep(0)
     staying.cancel()
     await asyncio.wait([staying])
@@ -427,8 +427,8 @@ async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path
 
 async def test_without_a_directory_nothing_is_left() -> None:
     left = PublishedEndpoint(None, Address("127.0.0.1", 8081), None)
-    await left.leave()
-    staying = asyncio.ensure_future(left.stay())
+    await left.write()
+    staying = asyncio.ensure_future(left.remove_at_end())
     await asyncio.sleep(0)
     staying.cancel()
     await asyncio.wait([staying])
@@ -438,8 +438,8 @@ async def test_a_disk_that_refuses_it_or_does_not_answer_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    await PublishedEndpoint(tmp_path / "absent", Address("127.0.0.1", 8081), None).leave()
+    await PublishedEndpoint(tmp_path / "absent", Address("127.0.0.1", 8081), None).write()
     monkeypatch.setattr(own_address, "WRITE_SECONDS", 0.0)
-    await PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), None).leave()
+    await PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), None).write()
     told = [vars(one)["fields"]["problem"] for one in caplog.records]
     assert told == ["No such file or directory", "the disk does not answer"]

@@ -233,9 +233,9 @@ async def test_performance_counts_beats_and_placements_of_the_period(
     service.performance()
     await ready.beat()
     await placed(service, "job-1")
-    await until(lambda: service._reception.beats == 4, what="the beat taken in")
+    await until(lambda: service.health.messages.heartbeats == 4, what="the beat taken in")
     figures = service.performance()
-    assert figures.beats_per_second > 0
+    assert figures.heartbeats_per_second > 0
     assert figures.select_p99_us is not None
     assert service.performance().select_p99_us is None
     assert (service.size.nodes, service.size.connections) == (1, 1)

@@ -20,7 +20,7 @@ from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError
 from gpu_agent.server import tls
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_listener import RETRY_AFTER_SECONDS
+from gpu_agent.server.node_connection import RETRY_AFTER_SECONDS
 from gpu_agent.server.tls import NOT_ENCRYPTED, READ_BYTES, Encryption, TlsConnection, TlsFiles
 from tests.authority import Authority
 from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger
@@ -74,7 +74,7 @@ async def test_a_renewed_certificate_is_taken_when_asked_and_told(
 async def test_files_that_did_not_change_are_not_read_again_unasked(installed: Installed) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
     before = encryption.context
-    assert await encryption.reload(asked=False)
+    assert await encryption.reload(force=False)
     assert encryption.context is before
     assert await encryption.reload()
     assert encryption.context is not before
@@ -100,21 +100,21 @@ async def test_one_that_cannot_be_used_changes_nothing_and_is_told_once(
             installed.own.key_file.chmod(0o644)
             installed.own.cert_file.touch()
     for _ in range(3):
-        await encryption.reload(asked=False)
+        await encryption.reload(force=False)
     assert encryption.context is before
     ((event, fields),) = told(caplog)
     assert event == "certificate_unusable"
     assert fields["days"] == 59
     assert str(installed.own.cert_file.parent) in fields["problem"]
     installed.put(installed.authority.issue())
-    assert await encryption.reload(asked=False)
+    assert await encryption.reload(force=False)
     assert encryption.context is not before
 
 
 async def test_the_files_are_looked_after_in_the_background(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
     encryption = Encryption(TlsFiles(own=installed.own))
     before = encryption.context
     async with asyncio.TaskGroup() as group:
@@ -133,7 +133,7 @@ async def test_an_end_that_is_near_or_past_is_told_once_a_day(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.001)
     installed.put(installed.authority.issue(to_days=to_days))
     encryption = Encryption(TlsFiles(own=installed.own))
     with pytest.raises(TimeoutError):
@@ -153,7 +153,7 @@ async def test_a_disk_that_does_not_answer_leaves_what_is_there(
     installed: Installed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
-    monkeypatch.setattr(tls, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(tls, "_READ_TIMEOUT_SECONDS", 0.0)
     assert not await encryption.reload()
     assert "does not answer" in told(caplog)[0][1]["problem"]
 
@@ -162,11 +162,11 @@ async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
-    answers, looked_at = threading.Event(), tls._stamp
+    answers, looked_at = threading.Event(), tls._file_states
     with monkeypatch.context() as hung:
-        hung.setattr(tls, "READ_SECONDS", 0.01)
-        hung.setattr(tls, "_stamp", lambda files: (answers.wait(60), looked_at(files))[1])
-        assert not any([await encryption.reload(asked=False) for _ in range(3 * MAX_STUCK_THREADS)])
+        hung.setattr(tls, "_READ_TIMEOUT_SECONDS", 0.01)
+        hung.setattr(tls, "_file_states", lambda files: (answers.wait(60), looked_at(files))[1])
+        assert not any([await encryption.reload(force=False) for _ in range(3 * MAX_STUCK_THREADS)])
         holding = [thread for thread in threading.enumerate() if thread.name == "tls-files, left behind"]
         assert len(holding) == MAX_STUCK_THREADS
         answers.set()
@@ -222,12 +222,12 @@ async def test_a_node_that_says_goodbye_first_is_answered(authority: Authority) 
 async def test_many_frames_in_few_records_are_all_handed_on(authority: Authority) -> None:
     async with encrypted(authority) as service, node(service, authority.trusting()) as peer:
         await peer.become_ready()
-        before = service.health.reception.beats
+        before = service.health.messages.heartbeats
         for number in range(300):
             peer.socket.transport.pause_reading()
             await peer.socket.send(json.dumps(beat(peer.node_id, sequence=number)))
         peer.socket.transport.resume_reading()
-        await until(lambda: service.health.reception.beats == before + 300, what="300 beats")
+        await until(lambda: service.health.messages.heartbeats == before + 300, what="300 beats")
 
 
 async def test_whoever_is_slow_with_a_handshake_is_counted_and_cut_off(
@@ -353,11 +353,11 @@ async def test_a_peer_that_reads_nothing_is_cut_off_behind_tls_too(
     caplog.set_level(logging.INFO)
     async with encrypted(authority) as service, node(service, authority.trusting()) as peer:
         await peer.become_ready()
-        (number,) = service._switchboard._connections
+        (number,) = service._connections._by_number
         peer.socket.transport.pause_reading()
         async with asyncio.timeout(10):
             while service.size.connections:
-                service._switchboard.send(number, "x" * 30_000)
+                service._connections.send(number, "x" * 30_000)
                 await asyncio.sleep(0)
     assert "slow_consumer_dropped" in [one.getMessage() for one in caplog.records]
 
@@ -366,7 +366,7 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_collector(author
     async with encrypted(authority) as service:
         async with node(service, authority.trusting()) as peer:
             await peer.become_ready()
-            (connection,) = service._switchboard._connections.values()
+            (connection,) = service._connections._by_number.values()
             assert isinstance(connection._transport, TlsConnection)
             left: list[weakref.ref[object]] = [
                 weakref.ref(connection),
@@ -421,8 +421,8 @@ async def test_a_new_certificate_counts_for_new_connections_and_ends_none(
         with pytest.raises(ssl.SSLCertVerificationError):
             async with node(service, authority.trusting()):
                 pass
-        figures = await service.health.figures()
-        assert figures.certificate_ends_at == read_certificate_file(own.cert_file).ends_at
+        assert service.health.encryption is not None
+        assert service.health.encryption.ends_at == read_certificate_file(own.cert_file).ends_at
         await early.register(node_id=early.node_id)
         async with httpx.AsyncClient(verify=another.trusting(), trust_env=False) as client:
             assert (await client.get(f"https://localhost:{port}/healthz")).status_code == 200

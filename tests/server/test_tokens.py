@@ -15,8 +15,8 @@ from gpu_agent.registry.credentials import Credential, CredentialKind, Role
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import (
-    FIRST_TOKEN_NAME,
-    LONGEST_TOKEN,
+    FIRST_ADMIN,
+    MAX_TOKEN_LENGTH,
     PREFIXES,
     digest_of,
     generate_node_token,
@@ -34,13 +34,13 @@ def made(result: NewToken | Refusal) -> NewToken:
     return result
 
 
-async def test_a_join_token_is_recognised_and_listed_without_its_secret(service: RegistryService) -> None:
+async def test_a_join_token_authenticates_and_is_listed_without_its_secret(service: RegistryService) -> None:
     new = made(await service.tokens.create_join(ttl_seconds=60, uses=3, labels={"zone": "b"}, note="rack 4"))
     assert new.token.startswith(f"gpuj_{new.token_id}_")
     assert new.expires_at is not None
     assert abs(new.expires_at - time.time() - 60) < 5
     assert service.tokens.authenticate(new.token) == Credential(CredentialKind.JOIN, new.token_id)
-    (listed,) = service.tokens.listed()
+    (listed,) = service.tokens.all()
     assert (listed.token_id, listed.kind, listed.state) == (new.token_id, "join", "live")
     assert (listed.uses, listed.spent, listed.labels, listed.note) == (3, 0, {"zone": "b"}, "rack 4")
     assert listed.expires_at is not None
@@ -57,12 +57,12 @@ async def test_an_operator_token_carries_its_role_until_it_is_revoked(service: R
     )
     assert await service.tokens.revoke(new.token_id) is None
     assert service.tokens.authenticate(new.token) is None
-    (listed,) = service.tokens.listed()
+    (listed,) = service.tokens.all()
     assert (listed.state, listed.name, listed.role) == ("revoked", "night shift", Role.OPERATE)
     assert listed.revoked_at is not None
 
 
-async def test_what_cannot_be_done_is_refused_with_a_code(service: RegistryService) -> None:
+async def test_an_impossible_request_is_refused_with_a_code(service: RegistryService) -> None:
     refusals = [
         await service.tokens.revoke("12345678"),
         await service.tokens.reclaim("node-x"),
@@ -84,7 +84,7 @@ async def test_a_reclaim_token_is_bound_to_its_node(service: RegistryService) ->
         )
 
 
-async def test_a_token_for_one_node_alone_lets_it_come_again_and_again_and_no_other(
+async def test_a_token_bound_to_one_node_serves_it_again_and_again_and_no_other(
     service: RegistryService,
 ) -> None:
     new = made(await service.tokens.create_join(uses=None, node_id="node-7"))
@@ -94,14 +94,12 @@ async def test_a_token_for_one_node_alone_lets_it_come_again_and_again_and_no_ot
 
 
 @pytest.mark.parametrize("text", ["", "gpuo_12345678_wrong", "x" * 10_000, "gpuö", "\ud800"])
-async def test_what_is_no_token_of_ours_opens_nothing(service: RegistryService, text: str) -> None:
+async def test_a_text_that_is_no_token_of_ours_is_not_valid(service: RegistryService, text: str) -> None:
     assert service.tokens.authenticate(text) is None
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, nan, inf, MAX_TTL_SECONDS + 1])
-async def test_a_time_to_live_that_nobody_can_mean_is_an_error(
-    service: RegistryService, seconds: float
-) -> None:
+async def test_a_time_to_live_out_of_bounds_is_an_error(service: RegistryService, seconds: float) -> None:
     with pytest.raises(ValueError, match="ttl_seconds"):
         await service.tokens.create_join(ttl_seconds=seconds)
 
@@ -113,13 +111,13 @@ async def test_uses_and_notes_have_bounds(service: RegistryService) -> None:
         await service.tokens.create_operator(Role.READ, name="x" * (MAX_NOTE + 1))
 
 
-async def test_a_token_that_cannot_be_kept_is_never_told() -> None:
+async def test_a_token_that_cannot_be_stored_is_never_sent() -> None:
     store = FailingStore()
     async with running(store=store) as service:
         store.full = True
         refused = await service.tokens.create_join()
         assert isinstance(refused, Refusal)
-        assert service.tokens.listed() == ()
+        assert service.tokens.all() == ()
 
 
 async def test_tokens_outlive_a_restart_and_their_time_goes_on() -> None:
@@ -129,21 +127,23 @@ async def test_tokens_outlive_a_restart_and_their_time_goes_on() -> None:
         new = made(await service.tokens.create_join(ttl_seconds=60))
     async with running(store=store) as service:
         assert service.tokens.authenticate(new.token) is not None
-        (listed,) = service.tokens.listed()
+        (listed,) = service.tokens.all()
         assert listed.expires_at == pytest.approx(new.expires_at, abs=1)
 
 
 @pytest.mark.parametrize("kind", CredentialKind)
-def test_a_token_says_whom_it_is_for_and_its_id_and_ends_in_256_drawn_bits(kind: CredentialKind) -> None:
-    minted = generate_token(kind)
-    assert re.fullmatch(rf"{PREFIXES[kind]}_{minted.token_id}_[A-Za-z0-9_-]{{43}}", minted.text)
-    assert re.fullmatch(r"[0-9a-f]{8}", minted.token_id)
-    assert len(minted.text) <= LONGEST_TOKEN
+def test_a_token_names_its_kind_and_id_and_ends_in_256_random_bits(kind: CredentialKind) -> None:
+    generated = generate_token(kind)
+    assert re.fullmatch(rf"{PREFIXES[kind]}_{generated.token_id}_[A-Za-z0-9_-]{{43}}", generated.text)
+    assert re.fullmatch(r"[0-9a-f]{8}", generated.token_id)
+    assert len(generated.text) <= MAX_TOKEN_LENGTH
 
 
-def test_a_token_is_known_by_the_sha_256_of_its_whole_text() -> None:
-    minted = generate_token(CredentialKind.JOIN)
-    assert minted.digest == digest_of(minted.text) == hashlib.sha256(minted.text.encode()).hexdigest()
+def test_the_digest_is_the_sha_256_of_the_whole_text() -> None:
+    generated = generate_token(CredentialKind.JOIN)
+    assert (
+        generated.digest == digest_of(generated.text) == hashlib.sha256(generated.text.encode()).hexdigest()
+    )
 
 
 def test_no_two_tokens_are_alike_and_none_shows_its_secret() -> None:
@@ -153,7 +153,7 @@ def test_no_two_tokens_are_alike_and_none_shows_its_secret() -> None:
     assert first.digest not in repr(first)
 
 
-def test_a_fresh_node_token_is_one_of_a_node() -> None:
+def test_a_generated_node_token_is_a_nodes() -> None:
     fresh = generate_node_token()
     assert fresh.text.startswith(f"gpun_{fresh.token_id}_")
     assert fresh.digest == digest_of(fresh.text)
@@ -163,9 +163,9 @@ def test_a_fresh_node_token_is_one_of_a_node() -> None:
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[RegistryService]:
-    async with running(auth_on=True) as service:
-        yield service
+async def registry() -> AsyncIterator[RegistryService]:
+    async with running(auth_on=True) as registry:
+        yield registry
 
 
 def left(folder: Path) -> str:
@@ -176,18 +176,18 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def recognised(service: RegistryService, folder: Path) -> Credential | None:
-    return service.tokens.authenticate(left(folder))
+def recognised(registry: RegistryService, folder: Path) -> Credential | None:
+    return registry.tokens.authenticate(left(folder))
 
 
-async def test_the_first_start_leaves_an_admins_token_to_its_owner_alone(
-    service: RegistryService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_the_first_start_writes_an_admin_token_for_its_owner_alone(
+    registry: RegistryService, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await write_admin_token(service.tokens, tmp_path)
-    credential = recognised(service, tmp_path)
+    await write_admin_token(registry.tokens, tmp_path)
+    credential = recognised(registry, tmp_path)
     assert credential is not None
     assert (credential.kind, credential.role) == (CredentialKind.OPERATOR, Role.ADMIN)
-    assert service.tokens.name_of(credential) == FIRST_TOKEN_NAME
+    assert registry.tokens.name_of(credential) == FIRST_ADMIN
     assert stat.S_IMODE((tmp_path / OPERATOR_TOKEN_FILE).stat().st_mode) == 0o600
     assert names_in(tmp_path) == [OPERATOR_TOKEN_FILE]
     written = [record for record in caplog.records if record.getMessage() == "operator_token_written"]
@@ -196,76 +196,78 @@ async def test_the_first_start_leaves_an_admins_token_to_its_owner_alone(
     ]
 
 
-async def test_while_it_lives_a_start_changes_nothing(service: RegistryService, tmp_path: Path) -> None:
-    await write_admin_token(service.tokens, tmp_path)
+async def test_while_it_is_valid_a_start_changes_nothing(registry: RegistryService, tmp_path: Path) -> None:
+    await write_admin_token(registry.tokens, tmp_path)
     before = left(tmp_path)
-    await write_admin_token(service.tokens, tmp_path)
+    await write_admin_token(registry.tokens, tmp_path)
     assert left(tmp_path) == before
-    assert len(service.tokens.listed()) == 1
+    assert len(registry.tokens.all()) == 1
 
 
-async def test_a_file_that_was_taken_away_is_not_made_again(service: RegistryService, tmp_path: Path) -> None:
-    await write_admin_token(service.tokens, tmp_path)
+async def test_a_file_that_was_removed_is_not_written_again(
+    registry: RegistryService, tmp_path: Path
+) -> None:
+    await write_admin_token(registry.tokens, tmp_path)
     (tmp_path / OPERATOR_TOKEN_FILE).unlink()
-    await write_admin_token(service.tokens, tmp_path)
+    await write_admin_token(registry.tokens, tmp_path)
     assert names_in(tmp_path) == []
 
 
-async def test_a_registry_that_has_forgotten_its_token_leaves_another(
-    service: RegistryService, tmp_path: Path
+async def test_a_registry_that_lost_its_tokens_writes_another(
+    registry: RegistryService, tmp_path: Path
 ) -> None:
     (tmp_path / OPERATOR_TOKEN_FILE).write_text("gpuo_00000000_of-another-life\n")
-    await write_admin_token(service.tokens, tmp_path)
-    assert recognised(service, tmp_path) is not None
+    await write_admin_token(registry.tokens, tmp_path)
+    assert recognised(registry, tmp_path) is not None
 
 
-async def test_when_no_admin_is_left_a_start_makes_one_whoever_else_there_is(
-    service: RegistryService, tmp_path: Path
+async def test_without_a_valid_admin_token_a_start_creates_one_beside_all_others(
+    registry: RegistryService, tmp_path: Path
 ) -> None:
-    await service.tokens.create_operator(Role.OPERATE)
-    await write_admin_token(service.tokens, tmp_path)
+    await registry.tokens.create_operator(Role.OPERATE)
+    await write_admin_token(registry.tokens, tmp_path)
     first = left(tmp_path)
-    await service.tokens.revoke(first.split("_")[1])
-    await write_admin_token(service.tokens, tmp_path)
+    await registry.tokens.revoke(first.split("_")[1])
+    await write_admin_token(registry.tokens, tmp_path)
     assert left(tmp_path) != first
-    assert recognised(service, tmp_path) is not None
+    assert recognised(registry, tmp_path) is not None
 
 
-async def test_a_file_whose_token_lives_is_never_overwritten(
-    service: RegistryService, tmp_path: Path
+async def test_a_file_with_a_valid_token_is_never_overwritten(
+    registry: RegistryService, tmp_path: Path
 ) -> None:
-    made = await service.tokens.create_operator(Role.READ)
+    made = await registry.tokens.create_operator(Role.READ)
     assert isinstance(made, NewToken)
     (tmp_path / OPERATOR_TOKEN_FILE).write_text(made.token)
     with pytest.raises(StateDirectoryError, match="move that file away"):
-        await write_admin_token(service.tokens, tmp_path)
+        await write_admin_token(registry.tokens, tmp_path)
     assert left(tmp_path) == made.token
 
 
-async def test_a_link_in_its_place_is_replaced_and_not_followed(
-    service: RegistryService, tmp_path: Path
+async def test_a_link_at_its_path_is_replaced_and_not_followed(
+    registry: RegistryService, tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     folder = tmp_path / "state"
     folder.mkdir()
     (folder / OPERATOR_TOKEN_FILE).symlink_to(victim)
-    await write_admin_token(service.tokens, folder)
+    await write_admin_token(registry.tokens, folder)
     assert victim.read_text() == "precious"
     assert not (folder / OPERATOR_TOKEN_FILE).is_symlink()
 
 
-async def test_a_directory_that_cannot_be_written_is_told_and_no_token_is_kept(
-    service: RegistryService, tmp_path: Path
+async def test_a_directory_that_cannot_be_written_is_an_error_and_no_token_is_stored(
+    registry: RegistryService, tmp_path: Path
 ) -> None:
     with pytest.raises(StateDirectoryError, match="--state-dir"):
-        await write_admin_token(service.tokens, tmp_path / "none")
-    assert service.tokens.listed() == ()
+        await write_admin_token(registry.tokens, tmp_path / "none")
+    assert registry.tokens.all() == ()
 
 
-async def test_a_store_that_cannot_keep_it_is_told(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_store_it_is_an_error(tmp_path: Path) -> None:
     store = FailingStore()
-    async with running(auth_on=True, store=store) as service:
+    async with running(auth_on=True, store=store) as registry:
         store.full = True
-        with pytest.raises(StateDirectoryError, match="could not be kept"):
-            await write_admin_token(service.tokens, tmp_path)
+        with pytest.raises(StateDirectoryError, match="could not be stored"):
+            await write_admin_token(registry.tokens, tmp_path)

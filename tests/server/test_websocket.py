@@ -7,8 +7,8 @@ from websockets.asyncio.client import connect
 
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import (
-    LONE_HEAD,
-    LONE_TEXT,
+    FRAME_HEAD,
+    WHOLE_TEXT_FRAME,
     Handshake,
     HandshakeRefusal,
     OtherFrame,
@@ -75,10 +75,10 @@ def test_a_handshake_that_never_ends_is_told_that_it_is_too_long() -> None:
     for _ in range(4):
         heard(socket, b"X-Padding: " + b"x" * 50 + b"\r\n")
     assert said(socket).startswith(b"HTTP/1.1 431")
-    broken = socket.breakage()
+    broken = socket.violation()
     assert broken is not None
     assert broken.code is None
-    assert socket.breakage() is None
+    assert socket.violation() is None
     assert not socket.connecting
     assert socket.closing
 
@@ -103,8 +103,8 @@ def test_a_handshake_that_never_ends_is_told_that_it_is_too_long() -> None:
 def test_what_is_no_request_ends_the_connection_and_is_told_once(request_bytes: bytes) -> None:
     socket = websocket()
     assert heard(socket, request_bytes) == []
-    assert socket.breakage() is not None
-    assert socket.breakage() is None
+    assert socket.violation() is not None
+    assert socket.violation() is None
     assert socket.closing
     assert heard(socket, REQUEST) == []
 
@@ -130,7 +130,7 @@ def test_a_request_for_something_else_is_answered_with_its_fault(request_bytes: 
         assert isinstance(event, Handshake)
         assert socket.answer(None) >= 400
     assert said(socket).startswith((b"HTTP/1.1 4", b"HTTP/1.1 505"))
-    assert socket.breakage() is None  # whoever answers tells it
+    assert socket.violation() is None  # whoever answers tells it
 
 
 def test_a_refusal_says_how_to_go_on() -> None:
@@ -192,7 +192,7 @@ def test_fragments_are_put_together_and_each_part_is_told() -> None:
 def test_a_broken_rule_closes_with_its_code_and_nothing_more_counts(odd: bytes, code: int) -> None:
     socket = opened()
     assert masked(b"{}") not in heard(socket, odd)
-    broken = socket.breakage()
+    broken = socket.violation()
     assert broken is not None
     assert broken.code == code
     assert said(socket)[2:4] == code.to_bytes(2, "big")
@@ -206,7 +206,7 @@ def test_a_text_that_is_no_utf8_is_left_to_whoever_reads_messages() -> None:
 def test_a_peer_that_only_hangs_up_broke_no_rule() -> None:
     for socket in (websocket(), opened()):
         socket.receive_eof()
-        assert socket.breakage() is None
+        assert socket.violation() is None
 
 
 def test_a_close_is_answered_and_over() -> None:
@@ -214,7 +214,7 @@ def test_a_close_is_answered_and_over() -> None:
     assert heard(socket, masked(b"\x03\xe8", opcode=8) + masked(b"{}")) == [OtherFrame.CONTROL]
     assert said(socket) == b"\x88\x02\x03\xe8"
     assert not socket.open
-    assert socket.breakage() is None
+    assert socket.violation() is None
 
 
 def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> None:
@@ -227,14 +227,14 @@ def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> 
             socket.fail(1008, "ä" * 200)
     assert texts < 5  # those of the part that was parsed already
     assert len(said(socket)) <= 127
-    assert socket.breakage() is None
+    assert socket.violation() is None
 
 
 def test_a_beat_is_known_by_its_head_and_read_without_the_parser() -> None:
     frame = masked(b"x" * 200)
-    kind, length, mask = LONE_HEAD.unpack_from(frame)
-    assert (kind, length) == (LONE_TEXT, 200)
-    assert unmask(frame[LONE_HEAD.size :], mask) == b"x" * 200
+    kind, length, mask = FRAME_HEAD.unpack_from(frame)
+    assert (kind, length) == (WHOLE_TEXT_FRAME, 200)
+    assert unmask(frame[FRAME_HEAD.size :], mask) == b"x" * 200
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_beat_is_known_by_its_head_and_read_without_the_parser() -> None:
     ids=["short", "no text", "a part", "long"],
 )
 def test_no_other_frame_has_the_head_of_a_beat(frame: bytes) -> None:
-    assert LONE_HEAD.unpack_from(frame)[0] != LONE_TEXT
+    assert FRAME_HEAD.unpack_from(frame)[0] != WHOLE_TEXT_FRAME
 
 
 async def test_compression_is_not_negotiated(service: RegistryService) -> None:

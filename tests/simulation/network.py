@@ -52,10 +52,10 @@ class Connection:
         "agent_open",
         "credential",
         "down",
-        "errands",
         "identified",
         "number",
         "opened",
+        "quota",
         "registry_open",
         "token",
         "up",
@@ -66,7 +66,7 @@ class Connection:
         self.token = token
         self.credential: Credential | None = None
         """What the registry found the token to stand for."""
-        self.errands: object = None
+        self.quota: object = None
         """The doorkeeper hands out how much a connection may ask; nobody here asks for too much."""
         self.number = 0
         """As the registry counts connections; 0 before it knows of this one."""

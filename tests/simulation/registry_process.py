@@ -149,7 +149,7 @@ class RegistryProcess:
         """Decide at the handshake."""
         token = connection.token
         shake = Handshake("/ws/node", () if token is None else (f"Bearer {token}",))
-        refusal = self._door.judge(cast("NodeConnection", connection), shake)
+        refusal = self._door.authenticate(cast("NodeConnection", connection), shake)
         if refusal is None:
             return None
         return ConnectFailed(refusal.sentence, http_status=int(refusal.status))

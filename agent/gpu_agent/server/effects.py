@@ -27,7 +27,7 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
-from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.store.base import RECENT_EVENTS, Batch, RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.codes import CloseCode
@@ -73,18 +73,23 @@ class EffectsExecutor:
     """Carries out effects on sockets, the log, the event log and the futures of requests."""
 
     def __init__(
-        self, event_log: RegistryEventLog, listener: NodeListener, *, clock: Clock, counters: EventCounters
+        self,
+        event_log: RegistryEventLog,
+        connections: NodeConnections,
+        *,
+        clock: Clock,
+        counters: EventCounters,
     ) -> None:
         self.answers: dict[int, asyncio.Future[Result]] = {}
         """By `ref`: who waits for which answer."""
         self._event_log = event_log
-        self._listener = listener
+        self._connections = connections
         self._clock = clock
         self._counters = counters
 
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""
-        effects = without_repeated_refusals(output.effects, self._listener.log_limit)
+        effects = without_repeated_refusals(output.effects, self._connections.log_limit)
         return prepare(replace(output, effects=tuple(effects)), event_log=self._event_log, clock=self._clock)
 
     def execute(self, effect: Executable) -> None:
@@ -109,11 +114,11 @@ class EffectsExecutor:
             case Send(connection, message):
                 self._send(connection, message)
                 if isinstance(message, NodeRegisterAck):
-                    self._listener.identify(connection, message.node_id)
+                    self._connections.identify(connection, message.node_id)
             case SendStatus():
                 self._send(effect.connection, status_message(effect, self._clock))
             case CloseConnection(connection, code, reason):
-                self._listener.close(connection, code, reason)
+                self._connections.close(connection, code, reason)
 
     def _send(self, connection: int, message: WireModel) -> None:
         """Send; a message that is too long costs its own connection, never the effects after it."""
@@ -122,9 +127,9 @@ class EffectsExecutor:
         except FrameError as error:
             _LOG.error("message_not_sent", connection=connection, problem=str(error))
             problem = "the registry could not write its message"
-            self._listener.close(connection, CloseCode.INTERNAL_ERROR, problem)
+            self._connections.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
-            self._listener.send(connection, text)
+            self._connections.send(connection, text)
 
     def _answer(self, ref: int, result: Result) -> None:
         waiting = self.answers.pop(ref, None)

@@ -1,9 +1,8 @@
 """Turns frames into the fleet's events, and answers frames that are malformed or too many.
 
-A malformed frame is answered with its errors by JSON path; the connection stays open until too many come in
-a row. Besides heartbeats a connection may send a limited number of messages: one beyond the limit is
-ignored and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decides nothing about
-nodes.
+A malformed frame is answered with its errors by JSON path; the connection stays open until too many come in a
+row. Besides heartbeats a connection may send a limited number of messages: one beyond the limit is ignored
+and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decides nothing about nodes.
 """
 
 import secrets
@@ -27,29 +26,29 @@ from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
 MALFORMED_IN_A_ROW = 20
-"""A peer that sends this many unreadable frames without a readable one is cut off."""
+"""A peer that sends this many unreadable frames without a readable one is disconnected."""
 
 REFUSED_IN_A_ROW = 20
-"""A peer that goes on after being told this often that it says too much is cut off."""
+"""A peer that goes on after this many `RATE_LIMITED` in a row is disconnected."""
 
 HEARTBEATS_PER_MEASUREMENT = 16
-"""A connection's round trip is measured when it registers, and with every so many of its beats."""
+"""A connection's round trip is measured when it registers, and at every 16th heartbeat."""
 
-_FRESH_ID_BYTES = 4
+_NODE_ID_BYTES = 4
 
 
 class MessageHandler:
     """Turns the frames of all connections into the fleet's events.
 
-    With auth on every registration brings a token that was drawn for it: whether it is ever told is
-    the fleet's to decide.
+    With auth on every registration event carries a token generated for it; the fleet decides whether it is
+    issued.
     """
 
     def __init__(self, *, auth_on: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.beats = 0
-        """Beats received since the start."""
+        self.heartbeats = 0
+        """Heartbeats received since the start."""
         self.handle: Callable[[Event], None]
-        """Who takes the events in. Named by whoever closes the circle of parts, before any frame arrives."""
+        """The fleet loop's `handle`; the service sets it before any frame arrives."""
         self._auth_on = auth_on
         self._now = monotonic
 
@@ -62,28 +61,26 @@ class MessageHandler:
             return
         connection.malformed_in_a_row = 0
         if isinstance(message, NodeHeartbeat):
-            self.beats += 1
+            self.heartbeats += 1
             if message.node_id != connection.node_id:
-                connection.log_violation("foreign_heartbeat", beat_of=message.node_id)
-            beats = connection.beats = connection.beats + 1
-            measured = None if beats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
+                connection.log_violation("foreign_heartbeat", heartbeat_of=message.node_id)
+            heartbeats = connection.heartbeats = connection.heartbeats + 1
+            measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
             self.handle(HeartbeatReceived(connection.number, message, measured))
-        elif self._may_say_more(connection):
-            self.handle(self._event_of(connection, message))
+        elif self._within_quota(connection):
+            self.handle(self._event(connection, message))
 
     def connection_lost(self, connection: NodeConnection) -> None:
-        """Tell the fleet that a connection is gone."""
+        """Report to the fleet that a connection is closed."""
         self.handle(ConnectionLost(connection.number))
 
-    def _event_of(
-        self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError
-    ) -> Event:
+    def _event(self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError) -> Event:
         match message:
             case NodeRegister():
                 return RegistrationReceived(
                     connection.number,
                     message,
-                    fresh_id=_draw_id(),
+                    fresh_id=_generate_node_id(),
                     credential=connection.credential,
                     address=connection.address,
                     fresh_token=generate_node_token() if self._auth_on else None,
@@ -96,22 +93,22 @@ class MessageHandler:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _may_say_more(self, connection: NodeConnection) -> bool:
-        """Say whether this message may be heard; one that may not is answered so."""
+    def _within_quota(self, connection: NodeConnection) -> bool:
+        """Whether the connection may send this message; one beyond its quota gets `RATE_LIMITED`."""
         now = self._now()
-        if connection.errands.spend(now):
+        if connection.quota.consume(now):
             connection.refused_in_a_row = 0
             return True
         connection.refused_in_a_row += 1
         connection.log_violation("rate_limited")
-        seconds = round(connection.errands.refills_in(now), 3)
-        connection.send(encode(_too_much(connection, retry_after_seconds=seconds)))
+        seconds = round(connection.quota.refill_seconds(now), 3)
+        connection.send(encode(_rate_limited(connection, retry_after_seconds=seconds)))
         if connection.refused_in_a_row >= REFUSED_IN_A_ROW:
-            connection.fail(CloseCode.POLICY_VIOLATION, "too many messages, and deaf to RATE_LIMITED")
+            connection.fail(CloseCode.POLICY_VIOLATION, "too many messages in spite of RATE_LIMITED")
         return False
 
     def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
-        if not self._may_say_more(connection):
+        if not self._within_quota(connection):
             return
         connection.malformed_in_a_row += 1
         refusal = _refusal(connection, error)
@@ -123,11 +120,11 @@ class MessageHandler:
             connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
 
 
-def _too_much(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:
+def _rate_limited(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:
     return NodeError(
         node_id=connection.node_id,
         code=ErrorCode.RATE_LIMITED,
-        message="this connection says too much besides beats: this message was not heard, slow down",
+        message="too many messages besides heartbeats: this one was ignored, slow down",
         retry_after_seconds=retry_after_seconds,
     )
 
@@ -143,6 +140,6 @@ def _refusal(connection: NodeConnection, error: FrameError) -> NodeError:
     )
 
 
-def _draw_id() -> str:
-    """Draw `node-` and 8 hex digits, upper case (§3.1)."""
-    return f"node-{secrets.token_hex(_FRESH_ID_BYTES).upper()}"
+def _generate_node_id() -> str:
+    """Return `node-` and 8 hex digits, upper case (§3.1)."""
+    return f"node-{secrets.token_hex(_NODE_ID_BYTES).upper()}"

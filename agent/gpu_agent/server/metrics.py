@@ -1,23 +1,32 @@
-"""The registry's figures for Prometheus: names, units and labels, documented in docs/metrics.md.
+"""The registry's metrics for Prometheus: one table of names, labels and meanings, written in its text format.
 
-Writes figures that others have taken; measures and counts nothing. Every label's values are
-bounded. The only module that knows Prometheus.
+To add a metric, count it in `counters` (or where it happens) and add a row here; docs/metrics.md is generated
+from the rows. The values of every label are bounded. This is the only module that imports
+`prometheus_client`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client import Histogram as ClientHistogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
 )
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
-from gpu_agent.server.counters import EventCounters, FleetCounters, Histogram
-from gpu_agent.server.health import Figures
+from gpu_agent.server.counters import FleetCounters, Histogram, count_fleet
+from gpu_agent.server.health import RegistryHealth
 from gpu_agent.version import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -26,116 +35,230 @@ PREFIX = "gpu_registry_"
 Counts = Iterable[tuple[str | tuple[str, ...], int]]
 """By the value of one label, or by the values of several."""
 
-
-def exposition(figures: Figures) -> bytes:
-    """Write the figures as Prometheus reads them."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Told(figures))
-    return generate_latest(registry)
+Reading = float | Histogram | Counts | None
+"""The value of a metric; None while there is none."""
 
 
-class _Told(Collector):
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table; `read` is None where the value does not come from the registry's counters."""
 
-    def collect(self) -> Iterator[Metric]:
-        figures = self._figures
-        yield InfoMetricFamily(f"{PREFIX}build", "What runs.", {"version": __version__})
-        yield _gauge("ready", "1 while every check of /readyz holds.", int(figures.ready))
-        yield from _of_fleet(figures.headcount)
-        yield from _of_past(figures.tally)
-        yield from _of_registry(figures)
-        yield from _of_store(figures)
+    name: str
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    meaning: str
+    read: Callable[[RegistryHealth, FleetCounters], Reading] | None = None
+    labels: tuple[str, ...] = ()
 
-
-def _of_fleet(headcount: FleetCounters) -> Iterator[Metric]:
-    others = headcount.others
-    yield _gauges("nodes", "Known nodes.", headcount.statuses.items(), "status")
-    yield _gauge("nodes_connected", "Nodes with a live connection.", others["connected"])
-    yield _gauge("nodes_cordoned", "Nodes closed to new jobs by an operator.", others["cordoned"])
-    yield _gauge("drain_wishes", "Nodes that somebody wants emptied.", others["drains"])
-    yield _gauges("gpus", "GPUs of known nodes, as last told.", headcount.gpus.items(), "name", "health")
-    yield _gauges("places", "Places for jobs.", headcount.places.items(), "status")
-    yield _gauges("places_occupied", "Places that are taken.", headcount.occupied.items(), "status")
-    yield _gauge("claims", "Claims that are held.", others["claims"])
+    @property
+    def full_name(self) -> str:
+        """The name in Prometheus."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.kind, "")
+        return f"{PREFIX}{self.name}{suffix}"
 
 
-def _of_past(tally: EventCounters) -> Iterator[Metric]:
-    yield _counter("registrations", "Accepted registrations.", tally.registrations)
-    yield _counters("registrations_refused", "Refused registrations.", tally.refusals.items(), "code")
-    yield _counters(
+BUILD = Metric("build", "info", "What runs.", labels=("version",))
+REQUESTS = Metric(
+    "http_request_seconds",
+    "histogram",
+    "How long the operators' API took for a request.",
+    labels=("method", "route", "status"),
+)
+METRICS = (
+    BUILD,
+    Metric("ready", "gauge", "1 while every check of /readyz passes.", lambda health, _: health.ready),
+    Metric("nodes", "gauge", "Known nodes.", lambda _, fleet: fleet.statuses.items(), ("status",)),
+    Metric(
+        "nodes_connected",
+        "gauge",
+        "Nodes with a live connection.",
+        lambda _, fleet: fleet.others["connected"],
+    ),
+    Metric(
+        "nodes_cordoned",
+        "gauge",
+        "Nodes closed to new jobs by an operator.",
+        lambda _, fleet: fleet.others["cordoned"],
+    ),
+    Metric(
+        "nodes_drained",
+        "gauge",
+        "Nodes that an operator or their owner drains or has drained.",
+        lambda _, fleet: fleet.others["drained"],
+    ),
+    Metric(
+        "gpus",
+        "gauge",
+        "GPUs of known nodes, by their last report.",
+        lambda _, fleet: fleet.gpus.items(),
+        ("name", "health"),
+    ),
+    Metric("slots", "gauge", "Slots for jobs.", lambda _, fleet: fleet.slots.items(), ("status",)),
+    Metric(
+        "slots_occupied",
+        "gauge",
+        "Slots that jobs occupy.",
+        lambda _, fleet: fleet.occupied.items(),
+        ("status",),
+    ),
+    Metric("claims", "gauge", "Claims in force.", lambda _, fleet: fleet.others["claims"]),
+    Metric(
+        "registrations", "counter", "Accepted registrations.", lambda health, _: health.events.registrations
+    ),
+    Metric(
+        "registrations_refused",
+        "counter",
+        "Refused registrations.",
+        lambda health, _: health.events.refusals.items(),
+        ("code",),
+    ),
+    Metric(
         "status_changes",
-        "Changes of nodes' statuses; `from` is `none` for a node that had none.",
-        tally.status_changes.items(),
-        "from",
-        "to",
-        "reason_code",
-    )
-    yield _counters("claim_events", "What became of claims.", tally.claims.items(), "event")
-    yield _counter("dispatch_failures", "Jobs for which there was no node.", tally.failures)
-    yield _counters(
+        "counter",
+        "Status transitions of nodes; `from` is `none` for a new node.",
+        lambda health, _: health.events.status_changes.items(),
+        ("from", "to", "reason_code"),
+    ),
+    Metric(
+        "claim_events",
+        "counter",
+        "Events of claims.",
+        lambda health, _: health.events.claims.items(),
+        ("event",),
+    ),
+    Metric(
+        "dispatch_failures",
+        "counter",
+        "Jobs for which there was no node.",
+        lambda health, _: health.events.failures,
+    ),
+    Metric(
         "dispatch_exclusions",
-        "Why those found none, node by node.",
-        tally.exclusions.items(),
-        "reason",
-    )
+        "counter",
+        "Why nodes were excluded for those jobs, node by node.",
+        lambda health, _: health.events.exclusions.items(),
+        ("reason",),
+    ),
+    Metric("heartbeats", "counter", "Received heartbeats.", lambda health, _: health.messages.heartbeats),
+    Metric(
+        "heartbeats_per_second",
+        "gauge",
+        "Heartbeats in the last full minute.",
+        lambda health, _: None if health.meter.last is None else health.meter.last.heartbeats_per_second,
+    ),
+    Metric("connections", "gauge", "Open connections of nodes.", lambda health, _: health.connections.size),
+    Metric(
+        "event_subscribers",
+        "gauge",
+        "Clients that follow /v1/events.",
+        lambda health, _: health.event_log.listeners,
+    ),
+    Metric(
+        "certificate_expires_timestamp_seconds",
+        "gauge",
+        "When the certificate of both ports expires, in Unix time; absent without TLS.",
+        lambda health, _: None if health.encryption is None else health.encryption.ends_at,
+    ),
+    Metric(
+        "event_loop_lag_seconds",
+        "histogram",
+        "How late the event loop came to a timer.",
+        lambda health, _: health.meter.loop_lag,
+    ),
+    Metric(
+        "select_seconds",
+        "histogram",
+        "How long it took to choose a node for a job.",
+        lambda health, _: health.meter.selections,
+    ),
+    Metric(
+        "select_p99_seconds",
+        "gauge",
+        "99th percentile of the last full minute.",
+        lambda health, _: _select_p99_seconds(health),
+    ),
+    Metric(
+        "saves",
+        "counter",
+        "Batches of changes that were stored, each before its effects.",
+        lambda health, _: health.writer.stored,
+    ),
+    Metric(
+        "save_failures",
+        "counter",
+        "Commits that failed or had no answer; each is retried.",
+        lambda health, _: health.writer.failed,
+    ),
+    Metric(
+        "saves_waiting",
+        "gauge",
+        "Batches of changes that wait for a commit.",
+        lambda health, _: health.loop.unstored,
+    ),
+    Metric(
+        "commit_seconds",
+        "histogram",
+        "How long the store took for a commit.",
+        lambda health, _: health.writer.commits,
+    ),
+    REQUESTS,
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series double the text and say only when the registry started
 
 
-def _of_registry(figures: Figures) -> Iterator[Metric]:
-    yield _counter("beats", "Beats received.", figures.beats)
-    yield _gauge("connections", "Open connections of nodes.", figures.connections)
-    yield _gauge("event_listeners", "Clients that follow /v1/events.", figures.listeners)
-    if figures.certificate_ends_at is not None:
-        meaning = "When the certificate of both ports ends, in Unix time; not told without TLS."
-        yield _gauge("certificate_ends_timestamp_seconds", meaning, figures.certificate_ends_at)
-    yield _histogram("event_loop_lag_seconds", "How late the event loop came to a timer.", figures.loop_lag)
-    yield _histogram("select_seconds", "How long it took to find a place for a job.", figures.selections)
-    last = figures.last_period
-    if last is not None:
-        yield _gauge("beats_per_second", "Beats in the last full minute.", last.beats_per_second)
-        if last.select_p99_us is not None:
-            seconds = round(last.select_p99_us / 1e6, 9)
-            yield _gauge("select_p99_seconds", "99th percentile of the last full minute.", seconds)
+class RequestMetrics:
+    """Measures the requests of the operators' API."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._seconds = ClientHistogram(
+            REQUESTS.full_name, REQUESTS.meaning, REQUESTS.labels, registry=self.registry
+        )
+
+    def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request; `route` is the route's template, so that its values are bounded."""
+        self._seconds.labels(method, route, str(status)).observe(seconds)
 
 
-def _of_store(figures: Figures) -> Iterator[Metric]:
-    yield _counter("saves", "Outputs of the fleet that are stored.", figures.saves_kept)
-    yield _counter(
-        "save_failures", "Commits that failed; what they held is stored by a later one.", figures.saves_failed
-    )
-    yield _gauge("saves_waiting", "Outputs of the fleet that wait for the store.", figures.saves_waiting)
-    yield _histogram("commit_seconds", "How long the store took for a commit.", figures.commits)
+async def exposition(health: RegistryHealth, requests: RequestMetrics | None = None) -> bytes:
+    """Write all metrics in Prometheus' text format; counts the fleet in slices."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(health, await count_fleet(health.fleet.nodes())))
+    return generate_latest(registry) + (b"" if requests is None else generate_latest(requests.registry))
 
 
-def _gauge(name: str, meaning: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"{PREFIX}{name}", meaning, value=value)
+class _Families(Collector):
+    def __init__(self, health: RegistryHealth, fleet: FleetCounters) -> None:
+        self._health, self._fleet = health, fleet
+
+    def collect(self) -> Iterator[MetricFamily]:
+        yield InfoMetricFamily(f"{PREFIX}{BUILD.name}", BUILD.meaning, {"version": __version__})
+        for metric in METRICS:
+            reading = None if metric.read is None else metric.read(self._health, self._fleet)
+            if reading is not None:
+                yield _family(metric, reading)
 
 
-def _counter(name: str, meaning: str, value: float) -> Metric:
-    return CounterMetricFamily(f"{PREFIX}{name}", meaning, value=value)
-
-
-def _gauges(name: str, meaning: str, counts: Counts, *labels: str) -> Metric:
-    family = GaugeMetricFamily(f"{PREFIX}{name}", meaning, labels=labels)
-    _fill(family, counts)
-    return family
-
-
-def _counters(name: str, meaning: str, counts: Counts, *labels: str) -> Metric:
-    family = CounterMetricFamily(f"{PREFIX}{name}", meaning, labels=labels)
-    _fill(family, counts)
-    return family
-
-
-def _fill(family: GaugeMetricFamily | CounterMetricFamily, counts: Counts) -> None:
-    for values, count in sorted(((key,) if isinstance(key, str) else key, count) for key, count in counts):
+def _family(metric: Metric, reading: float | Histogram | Counts) -> MetricFamily:
+    name = f"{PREFIX}{metric.name}"
+    if isinstance(reading, Histogram):
+        buckets = [(_bound(bound), count) for bound, count in reading.cumulative()]
+        return HistogramMetricFamily(name, metric.meaning, buckets=buckets, sum_value=reading.sum)
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    if isinstance(reading, int | float):
+        return kind(name, metric.meaning, value=reading)
+    family = kind(name, metric.meaning, labels=metric.labels)
+    for values, count in sorted(((key,) if isinstance(key, str) else key, count) for key, count in reading):
         family.add_metric(values, count)
-
-
-def _histogram(name: str, meaning: str, measured: Histogram) -> Metric:
-    buckets = [(_bound(bound), count) for bound, count in measured.cumulative()]
-    return HistogramMetricFamily(f"{PREFIX}{name}", meaning, buckets=buckets, sum_value=measured.sum)
+    return family
 
 
 def _bound(bound: float) -> str:
     return "+Inf" if bound == float("inf") else str(bound)
+
+
+def _select_p99_seconds(health: RegistryHealth) -> float | None:
+    last = health.meter.last
+    if last is None or last.select_p99_us is None:
+        return None
+    return round(last.select_p99_us / 1e6, 9)

@@ -5,86 +5,77 @@ Every refusal names the next step and repeats nothing of what was presented.
 
 import http
 from collections.abc import Collection
-from typing import Protocol
 
-from gpu_agent.registry.credentials import Credential, CredentialKind
+from gpu_agent.registry.credentials import CredentialKind
 from gpu_agent.server.http_headers import is_same_origin, names_this_host
 from gpu_agent.server.limits import Limits, MessageQuotas
 from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.tokens import TokenService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 
-_NONE = HandshakeRefusal(
+_NO_TOKEN = HandshakeRefusal(
     http.HTTPStatus.UNAUTHORIZED,
-    "This registry asks for a token: have its operator make a join token with "
+    "This registry requires a token: ask its operator to create a join token with "
     "`gpu-agent registry token create`, and give the agent its file with --join-token-file.",
 )
-_UNKNOWN = HandshakeRefusal(
+_UNKNOWN_TOKEN = HandshakeRefusal(
     http.HTTPStatus.UNAUTHORIZED,
     "This registry does not know that token, or no longer: ask its operator for a new join token.",
 )
-_OPERATORS = HandshakeRefusal(
+_OPERATOR_TOKEN = HandshakeRefusal(
     http.HTTPStatus.FORBIDDEN,
     "That token is an operator's and registers no node: give the agent a join token.",
 )
-_SPENT = HandshakeRefusal(
+_USED_UP = HandshakeRefusal(
     http.HTTPStatus.FORBIDDEN,
     "That join token is used up: ask the registry's operator for another.",
 )
-_PAGE = HandshakeRefusal(
+_WEB_PAGE = HandshakeRefusal(
     http.HTTPStatus.FORBIDDEN,
     "Web pages register no nodes here: run the agent, which is no browser.",
 )
 
 
-class Desk(Protocol):
-    """Where presented tokens are recognised."""
-
-    def authenticate(self, text: str) -> Credential | None:
-        """Say what a token stands for now; None when it opens nothing."""
-
-    def is_used_up(self, credential: Credential) -> bool:
-        """Say whether as many nodes have joined by this token as may."""
-
-    def uses_of(self, credential: Credential) -> int | None:
-        """Return how many nodes may join by this token; None for any number, and for a node's own."""
-
-
 class NodeAuth:
-    """Judges handshakes; without a desk, as with auth off, everybody comes in and brings nothing.
+    """Authenticates handshakes. Without tokens, as with auth off, it accepts every peer but a web page.
 
-    Everybody but a web page, that is: who runs a browser beside such a registry did not ask for a node.
+    A person who runs a browser beside such a registry did not ask for a node.
     """
 
     def __init__(
-        self, desk: Desk | None, *, names: Collection[str] | None = None, limits: Limits | None = None
+        self,
+        tokens: TokenService | None,
+        *,
+        host_names: Collection[str] | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self._desk = desk
-        self._rations = MessageQuotas(limits or Limits())
-        self._names = names
-        """Names under which we may be called; None when nobody can know them all."""
+        self._tokens = tokens
+        self._quotas = MessageQuotas(limits or Limits())
+        self._host_names = host_names
+        """The names that a `Host` header may use; None where they cannot all be known."""
 
-    def judge(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
-        """Say why a peer may not come in; when it may, its connection carries its credential and ration."""
-        if self._desk is None:
-            return _PAGE if self._is_page_elsewhere(handshake) else None
+    def authenticate(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
+        """Return why a handshake is refused; None where the connection now has its credential and quota."""
+        if self._tokens is None:
+            return _WEB_PAGE if self._is_foreign_page(handshake) else None
         token = handshake.token
         if token is None:
-            return _NONE
-        credential = self._desk.authenticate(token)
+            return _NO_TOKEN
+        credential = self._tokens.authenticate(token)
         if credential is None:
-            return _UNKNOWN
+            return _UNKNOWN_TOKEN
         if credential.kind is CredentialKind.OPERATOR:
-            return _OPERATORS
-        if self._desk.is_used_up(credential):
-            return _SPENT
+            return _OPERATOR_TOKEN
+        if self._tokens.is_used_up(credential):
+            return _USED_UP
         connection.credential = credential
-        ration = self._rations.of(credential, uses=self._desk.uses_of(credential))
-        connection.errands = ration or connection.errands
+        quota = self._quotas.bucket(credential, uses=self._tokens.max_uses(credential))
+        connection.quota = quota or connection.quota
         return None
 
-    def _is_page_elsewhere(self, handshake: Handshake) -> bool:
+    def _is_foreign_page(self, handshake: Handshake) -> bool:
         host = handshake.host
         return bool(handshake.origins) and not (
-            names_this_host(host, self._names)
+            names_this_host(host, self._host_names)
             and all(is_same_origin(origin, host) for origin in handshake.origins)
         )

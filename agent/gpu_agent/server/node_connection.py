@@ -1,28 +1,30 @@
-"""One node's socket: whole text frames arrive and leave on it, within the limits of §2.
+"""One node's socket, and what all of them share: text frames arrive and leave within the limits of §2.
 
-A heartbeat must not pay for a queue, a future and a task switch: a frame is handled inside the callback
-that read it, so a slow registry leaves bytes in the kernel and thereby slows its peers. There is no task
-per connection and no receive queue: only what is not a single complete frame of a registered node waits in
-the fair queue when many connections are busy. `benchmarks/beats.py` holds the figures. Knows no message
-type.
+A heartbeat must not pay for a queue, a future and a task switch: a frame is handled inside the callback that
+read it, so a slow registry leaves bytes in the kernel and thereby slows its peers. There is no task per
+connection and no receive queue: only what is not a single whole frame of a registered node waits in the fair
+queue when many connections are busy. `benchmarks/beats.py` holds the figures. Knows no message type and no
+status.
 """
 
 import asyncio
+import http
+import itertools
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from functools import partial
 
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.server.address import Address
 from gpu_agent.server.fair_queue import FairQueue
-from gpu_agent.server.limits import Limits, Rate, TokenBucket
+from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, RetrySchedule, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.websocket import (
-    HEAD_BYTES,
-    LONE_HEAD,
-    LONE_TEXT,
+    FRAME_HEAD,
+    WHOLE_TEXT_FRAME,
     Handshake,
     HandshakeRefusal,
     OtherFrame,
@@ -31,78 +33,22 @@ from gpu_agent.server.websocket import (
 )
 from gpu_agent.wire.codes import CloseCode
 
-# What a connection needs of whoever keeps it, so that neither has to know how the other works.
+NODE_PATH = "/ws/node"
+RETRY_AFTER_SECONDS = 5
 
+CONNECTIONS_TO_REFUSE = 64
+"""Beyond `max_connections` this many are open at a time to be refused with a 503; others are cut off."""
 
-Connection_contra = TypeVar("Connection_contra", contravariant=True)
-"""A connection."""
-
-
-class ConnectionOwner(Protocol[Connection_contra]):
-    """Keeps all connections of one port."""
-
-    @property
-    def limits(self) -> Limits:
-        """What its peer may ask."""
-
-    @property
-    def frames(self) -> Rate:
-        """How fast a peer's frames may come."""
-
-    @property
-    def errands(self) -> Rate:
-        """How fast a peer's messages besides beats may come."""
-
-    @property
-    def monotonic(self) -> Callable[[], float]:
-        """The clock that rates are measured by."""
-
-    @property
-    def turns(self) -> FairQueue:
-        """Where what may wait waits."""
-
-    @property
-    def log_limit(self) -> LogLimit:
-        """Where offences are told."""
-
-    def lend_buffer(self, *, registered: bool) -> memoryview:
-        """Lend memory to read into, used up before the next connection reads."""
-
-    def connected(self, connection: Connection_contra) -> None:
-        """A handshake begins."""
-
-    def turn_away(self, connection: Connection_contra, handshake: Handshake) -> HandshakeRefusal | None:
-        """Say why a peer may not come in; None when it may."""
-
-    def handshake_succeeded(self, connection: Connection_contra) -> None:
-        """A handshake succeeded."""
-
-    def registered(self, connection: Connection_contra) -> None:
-        """A connection has shown to be a node's."""
-
-    def frame_arrived(self, connection: Connection_contra, payload: bytes) -> None:
-        """Take in a text frame."""
-
-    def holds(self, connection: Connection_contra, held_bytes: int) -> None:
-        """Note how much is held for a connection."""
-
-    def forget(self, connection: Connection_contra) -> None:
-        """A connection is gone."""
-
-
-# One node's socket: whole text frames arrive and leave on it, within the limits of §2.
-#
-# A fleet's beats must not each pay for a queue, a future and a task switch: a frame is handed on inside
-# the callback that read it, so a slow registry leaves bytes in the kernel and thereby slows its peers.
-# No task per connection, and no receive queue at all: only what is no lone message of a registered node
-# waits for its turn, when many speak at once. `benchmarks/beats.py` holds the figures. Knows no message.
-
-
-_OUR_OWN_DELAY_SECONDS = 0.5  # what waits for its turn with us is not late: it is looked at again after this
-SWITCHING_PROTOCOLS = 101
-
-_FRAME_BYTES = 2 * 1024
+_READ_BYTES, _UNREGISTERED_READ_BYTES = 64 * 1024, 4 * 1024
+_CHARGED_BYTES = 2 * 1024
 """A longer frame counts as several: it costs as much as they do."""
+_OWN_DELAY_SECONDS = 0.5
+"""A peer whose bytes wait in our fair queue is not late: its timeout is checked again after this."""
+_GOODBYE = "the registry stops; connect again"
+
+_TCP_INFO = struct.Struct("=68xI")
+"""Linux's `struct tcp_info` up to `tcpi_rtt`, in microseconds."""
+_MICROSECOND = 1e-6
 
 
 class NodeConnection(asyncio.BufferedProtocol):
@@ -113,45 +59,45 @@ class NodeConnection(asyncio.BufferedProtocol):
         "_between_frames",
         "_buffer",
         "_closing",
-        "_deaf",
-        "_frames_paid",
-        "_frames_paid_until",
+        "_connections",
+        "_frames_empty_until",
         "_held_bytes",
-        "_keeper",
+        "_ignores_input",
         "_max_frame_bytes",
+        "_prepaid_frames",
         "_socket",
         "_timer",
         "_transport",
         "_waiting",
         "_waits_since",
         "address",
-        "beats",
         "credential",
-        "errands",
+        "heartbeats",
         "malformed_in_a_row",
         "node_id",
         "number",
         "origin",
+        "quota",
         "refused_in_a_row",
         "waited_seconds",
     )
 
-    def __init__(self, keeper: ConnectionOwner["NodeConnection"], number: int) -> None:
-        limits = keeper.limits
+    def __init__(self, connections: "NodeConnections", number: int) -> None:
+        limits = connections.limits
         self.number = number
         self.node_id: str | None = None
         """The node that registered here last."""
         self.credential: Credential | None = None
-        """What its handshake presented; None with auth off."""
+        """What the handshake presented; None with auth off."""
         self.address = self.origin = ""
         self.waited_seconds = 0.0
-        """How long what it said last had to wait for its turn."""
-        self.malformed_in_a_row = self.refused_in_a_row = self.beats = 0
-        self.errands = TokenBucket(keeper.errands)
-        """How many messages besides beats it may send."""
-        self._keeper, self._max_frame_bytes = keeper, limits.max_frame_bytes
-        self._frames_paid, self._frames_paid_until = keeper.frames.ahead, 0.0
-        self._buffer = keeper.lend_buffer(registered=False)
+        """How long the last bytes that waited in the fair queue did so."""
+        self.malformed_in_a_row = self.refused_in_a_row = self.heartbeats = 0
+        self.quota = TokenBucket(limits.message_rate)
+        """How many messages other than heartbeats it may send."""
+        self._connections, self._max_frame_bytes = connections, limits.max_frame_bytes
+        self._prepaid_frames, self._frames_empty_until = connections.frame_rate.prepaid, 0.0
+        self._buffer = connections.lend_buffer(registered=False)
         self._socket = WebSocket(
             max_frame_bytes=limits.max_frame_bytes, max_handshake_bytes=limits.max_handshake_bytes
         )
@@ -159,62 +105,62 @@ class NodeConnection(asyncio.BufferedProtocol):
         """True when a registered node's next byte begins a frame."""
         self._waiting, self._waits_since, self._held_bytes = b"", 0.0, 0
         self._timer: asyncio.TimerHandle | None = None
-        self._closing = self._deaf = False
-        """Deaf once we end the connection: what the peer says after that counts for nothing."""
+        self._closing = self._ignores_input = False
+        """Input is ignored once we end the connection."""
         self._transport: asyncio.Transport
 
     @property
     def is_registered(self) -> bool:
-        """Whether it has shown to be a node's."""
+        """Whether a node has registered on it."""
         return self.node_id is not None
 
     @property
     def held_bytes(self) -> int:
-        """What is held of unfinished messages, and of answers that the peer has not read."""
+        """Bytes held of unfinished messages, and of answers that the peer has not read."""
         return self._socket.held_bytes + len(self._waiting) + self._transport.get_write_buffer_size()
 
     @property
     def round_trip_seconds(self) -> float | None:
-        """What its network takes there and back; None where that is unknown."""
+        """The network's round trip; None where it is unknown."""
         return round_trip_seconds(self._transport)
 
     def identify(self, node_id: str) -> None:
-        """A valid registration came: the connection may stay."""
+        """A valid registration arrived: the connection may stay."""
         if self._closing:
             return
         if self.node_id is None:
             self._cancel_timer()
-            self._buffer = self._keeper.lend_buffer(registered=True)
-            self._keeper.registered(self)
+            self._buffer = self._connections.lend_buffer(registered=True)
+            self._connections.registered(self)
         self.node_id = node_id
 
     def send(self, text: str) -> None:
-        """Send one text frame; on a connection that is closing it goes nowhere."""
+        """Send one text frame; on a connection that is closing it is dropped."""
         if self._socket.open:
             self._socket.send_text(text)
             self._flush()
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye with a code; the peer has the close timeout to answer."""
+        """Send a close frame; the peer has the close timeout to answer."""
         if self._socket.open:
-            self._deaf = True
+            self._ignores_input = True
             self._socket.send_close(code, reason)
             self._flush()
         elif self._socket.connecting:
             self._transport.abort()
 
     def fail(self, code: int, reason: str) -> None:
-        """End a connection whose peer broke a rule: close frame, then deaf."""
+        """End a connection whose peer broke a rule: send a close frame and ignore further input."""
         if self._socket.open:
             self.log_violation("connection_failed", kind=code, code=code, reason=reason)
-            self._deaf = True
+            self._ignores_input = True
             self._socket.fail(code, reason)
             self._flush()
         elif self._socket.connecting:
             self._transport.abort()
 
-    def give_up(self) -> None:
-        """End the connection for what it makes the registry hold."""
+    def evict(self) -> None:
+        """End the connection because too much memory is held for it."""
         if self._socket.connecting or self._transport.get_write_buffer_size():
             self.log_violation("connection_evicted")
             self.abort()
@@ -222,149 +168,151 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.fail(CloseCode.TRY_AGAIN_LATER, "too many unfinished messages at a time: try later")
 
     def abort(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without a close frame."""
         self._transport.abort()
 
     def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
-        """Tell of an offence of this peer, with who it is."""
-        self._keeper.log_limit.violation(
+        """Log a violation of this peer, with its node id and address."""
+        self._connections.log_limit.violation(
             event, self.origin, kind=kind, node_id=self.node_id, address=self.address, **fields
         )
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the peer, and give it a while for its handshake."""
+        """Record the peer's address, and start the handshake's timeout."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
         self._transport = transport
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.address, self.origin = str(Address(*peer[:2])), origin_of(peer[0])
-        limits = self._keeper.limits
+        limits = self._connections.limits
         transport.set_write_buffer_limits(high=limits.max_unsent_bytes)
-        first = min(limits.handshake_timeout_seconds, limits.registration_timeout_seconds)
-        self._after(first, self._handshake_over)
-        self._keeper.connected(self)
+        timeout = min(limits.handshake_timeout_seconds, limits.registration_timeout_seconds)
+        self._after(timeout, self._handshake_timed_out)
+        self._connections.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Lend where the next bytes are read into."""
+        """Return where the next bytes are read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read, and hand on each message that it completes."""
+        """Handle what was read: each message that it completes."""
         buffer = self._buffer
         if self._between_frames:
-            kind, length, mask = LONE_HEAD.unpack_from(buffer)
-            if kind == LONE_TEXT and nbytes == HEAD_BYTES + length <= self._max_frame_bytes:
-                count = 1 + nbytes // _FRAME_BYTES
-                if self._frames_paid >= count:
-                    self._frames_paid -= count
-                elif not self._may_come(count):
+            kind, length, mask = FRAME_HEAD.unpack_from(buffer)
+            if kind == WHOLE_TEXT_FRAME and nbytes == FRAME_HEAD.size + length <= self._max_frame_bytes:
+                count = 1 + nbytes // _CHARGED_BYTES
+                if self._prepaid_frames >= count:
+                    self._prepaid_frames -= count
+                elif not self._within_frame_rate(count):
                     return
-                self._keeper.frame_arrived(self, unmask(buffer[HEAD_BYTES:nbytes], mask))
+                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD.size : nbytes], mask))
                 return
         data = bytes(buffer[:nbytes])
-        inside = not self._socket.connecting
-        if self._keeper.turns.has_time(urgent=inside):
+        urgent = not self._socket.connecting
+        if self._connections.fair_queue.has_time(urgent=urgent):
             self._receive(data)
         else:
-            self._waiting, self._waits_since = data, self._keeper.monotonic()
+            self._waiting, self._waits_since = data, self._connections.monotonic()
             self._transport.pause_reading()
-            self._note_held()
-            self._keeper.turns.wait(self._go_on, urgent=inside)
+            self._record_held()
+            self._connections.fair_queue.wait(self._resume, urgent=urgent)
 
     def eof_received(self) -> None:
-        """The peer says no more; asyncio closes the socket."""
+        """The peer sends no more; asyncio closes the socket."""
         self._socket.receive_eof()
         self._flush()
 
     def pause_writing(self) -> None:
-        """A peer that does not read what it is told is cut off."""
+        """Disconnect a peer that does not read what it is sent."""
         self.log_violation("slow_consumer_dropped")
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell the gateway, whatever the cause was."""
+        """Clean up, whatever the cause was."""
         self._cancel_timer()
-        self._closing = self._deaf = True
+        self._closing = self._ignores_input = True
         self._between_frames, self._waiting = False, b""
         self._socket.release()
-        self._keeper.holds(self, 0)
-        self._keeper.forget(self)
+        self._connections.lost(self)
 
-    def _go_on(self) -> None:
-        """Take what has waited for its turn."""
+    def _resume(self) -> None:
+        """Handle what has waited in the fair queue."""
         if data := self._waiting:
-            self._waiting, self.waited_seconds = b"", self._keeper.monotonic() - self._waits_since
+            self._waiting, self.waited_seconds = b"", self._connections.monotonic() - self._waits_since
             self._transport.resume_reading()
             self._receive(data)
 
     def _receive(self, data: bytes) -> None:
-        for heard in self._socket.receive(data):
-            if isinstance(heard, Handshake):
-                self._answer(heard)
-            elif not self._deaf:  # a goodbye and the close frame may come in one read
-                self._take(heard)
-        if broken := self._socket.breakage():
-            event = "handshake_refused" if broken.code is None else "connection_failed"
-            self.log_violation(event, kind=broken.code, code=broken.code, reason=broken.reason)
+        for received in self._socket.receive(data):
+            if isinstance(received, Handshake):
+                self._answer(received)
+            elif not self._ignores_input:  # we may have closed the connection in the same read
+                self._handle(received)
+        if violation := self._socket.violation():
+            event = "handshake_refused" if violation.code is None else "connection_failed"
+            self.log_violation(event, kind=violation.code, code=violation.code, reason=violation.reason)
         self._flush()
         self._between_frames = self.node_id is not None and self._socket.between_frames
 
     def _answer(self, handshake: Handshake) -> None:
-        refusal = self._keeper.turn_away(self, handshake)
+        refusal = self._connections.refuse(self, handshake)
         status = self._socket.answer(refusal)
-        if status == SWITCHING_PROTOCOLS:
-            self._keeper.handshake_succeeded(self)
+        if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._connections.handshake_succeeded(self)
         else:
             reason = "no WebSocket handshake" if refusal is None else refusal.sentence
             self.log_violation("handshake_refused", kind=status, status=status, reason=reason)
 
-    def _take(self, heard: bytes | OtherFrame) -> None:
-        if not self._may_come(1 + (len(heard) // _FRAME_BYTES if isinstance(heard, bytes) else 0)):
+    def _handle(self, received: bytes | OtherFrame) -> None:
+        extra = len(received) // _CHARGED_BYTES if isinstance(received, bytes) else 0
+        if not self._within_frame_rate(1 + extra):
             return
-        if isinstance(heard, bytes):
-            self._keeper.frame_arrived(self, heard)
-        elif heard is OtherFrame.BINARY:
+        if isinstance(received, bytes):
+            self._connections.frame_arrived(self, received)
+        elif received is OtherFrame.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, "messages are JSON in text frames")
 
-    def _may_come(self, count: int) -> bool:
-        """Pay for these frames, and some ahead if there is room; beyond the rate the connection ends."""
-        keeper, missing = self._keeper, count - self._frames_paid
-        paid = keeper.frames.paid(self._frames_paid_until, keeper.monotonic(), missing)
+    def _within_frame_rate(self, count: int) -> bool:
+        """Pay for these frames, and prepay some if there is room; beyond the rate the connection ends."""
+        connections, missing = self._connections, count - self._prepaid_frames
+        paid = connections.frame_rate.consume_and_prepay(
+            self._frames_empty_until, connections.monotonic(), missing
+        )
         if paid is None:
             self.fail(CloseCode.POLICY_VIOLATION, "too many frames in too short a time")
             return False
-        self._frames_paid_until, self._frames_paid = paid
+        self._frames_empty_until, self._prepaid_frames = paid
         return True
 
     def _flush(self) -> None:
-        write_out(self._transport, self._socket.outgoing())
-        self._note_held()
+        write_pieces(self._transport, self._socket.outgoing())
+        self._record_held()
         if self._socket.closing and not self._closing:
             self._closing = True
             self._between_frames = False
-            self._after(self._keeper.limits.close_timeout_seconds, self._transport.abort)
+            self._after(self._connections.limits.close_timeout_seconds, self._transport.abort)
 
-    def _note_held(self) -> None:
+    def _record_held(self) -> None:
         if (held := self.held_bytes) != self._held_bytes:
             self._held_bytes = held
-            self._keeper.holds(self, held)
+            self._connections.record_held(self, held)
 
-    def _handshake_over(self) -> None:
-        limits = self._keeper.limits
+    def _handshake_timed_out(self) -> None:
+        limits = self._connections.limits
         if self._socket.connecting and self._waiting:
-            self._after(_OUR_OWN_DELAY_SECONDS, self._handshake_over)
+            self._after(_OWN_DELAY_SECONDS, self._handshake_timed_out)
         elif self._socket.connecting:
             self.log_violation("handshake_timed_out")
             self._transport.abort()
         else:
             left = limits.registration_timeout_seconds - limits.handshake_timeout_seconds
-            self._after(max(0.0, left), self._registration_overdue)
+            self._after(max(0.0, left), self._registration_timed_out)
 
-    def _registration_overdue(self) -> None:
+    def _registration_timed_out(self) -> None:
         if self._waiting:
-            self._after(_OUR_OWN_DELAY_SECONDS, self._registration_overdue)
+            self._after(_OWN_DELAY_SECONDS, self._registration_timed_out)
         else:
             self.fail(CloseCode.POLICY_VIOLATION, "no valid node_register in time")
 
@@ -378,10 +326,157 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._timer = None
 
 
-# Writes what is to go out on a socket, in pieces, the last of which may be its end.
+class NodeConnections:
+    """All open connections of one port by number, and their shared limits, fair queue, buffers and log."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        frame_arrived: Callable[[NodeConnection, bytes], None],
+        connection_lost: Callable[[NodeConnection], None],
+        authenticate: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.frame_rate = limits.frame_rate
+        self.frame_arrived = frame_arrived
+        self.monotonic = monotonic
+        self.fair_queue = FairQueue(monotonic=monotonic, patience_seconds=limits.handshake_patience_seconds)
+        self.log_limit = LogLimit()
+        self.memory = MemoryBudget(max_bytes=limits.max_held_bytes)
+        self.admitting = False
+        """Whether handshakes may succeed: not before the registry has started, and not while it stops."""
+        self._connection_lost = connection_lost
+        self._authenticate = authenticate
+        self._by_number: dict[int, NodeConnection] = {}
+        self._numbers = itertools.count(1)
+        self._pending = PendingConnections(limits)
+        self._retries = RetrySchedule()
+        self._evicting = self._stopped = False
+        self._shared_buffer = memoryview(bytearray(_READ_BYTES))
+        self._shared_small_buffer = self._shared_buffer[:_UNREGISTERED_READ_BYTES]
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return len(self._by_number)
+
+    @property
+    def closed_reason(self) -> str | None:
+        """Why a new node is refused, as the end of a sentence; None while nodes may connect."""
+        if not self.admitting:
+            return "is starting or stopping"
+        return "is full" if self.size > self.limits.max_connections else None
+
+    def create(self) -> NodeConnection:
+        """Return the protocol for a new socket."""
+        return NodeConnection(self, next(self._numbers))
+
+    def send(self, number: int, text: str) -> None:
+        """Send a text frame; a connection that is gone is ignored."""
+        connection = self._by_number.get(number)
+        if connection is not None:
+            connection.send(text)
+
+    def identify(self, number: int, node_id: str) -> None:
+        """A node registered on a connection: it may stay."""
+        connection = self._by_number.get(number)
+        if connection is not None:
+            connection.identify(node_id)
+
+    def close(self, number: int, code: int, reason: str) -> None:
+        """Send a close frame on a connection."""
+        connection = self._by_number.get(number)
+        if connection is not None:
+            connection.close(code, reason)
+
+    async def close_all(self) -> None:
+        """Close all connections; those without an answer are aborted after the close timeout."""
+        self.admitting, self._stopped = False, True
+        for connection in tuple(self._by_number.values()):
+            connection.close(CloseCode.GOING_AWAY, _GOODBYE)
+        try:
+            async with asyncio.timeout(self.limits.close_timeout_seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in tuple(self._by_number.values()):
+                connection.abort()
+            await self._empty.wait()
+        self.log_limit.stop()
+
+    # What connections call.
+
+    def lend_buffer(self, *, registered: bool) -> memoryview:
+        """Return a buffer to read into: one for all where reads never overlap, else one for each."""
+        if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+            return self._shared_buffer if registered else self._shared_small_buffer
+        return memoryview(bytearray(_READ_BYTES if registered else _UNREGISTERED_READ_BYTES))
+
+    def connected(self, connection: NodeConnection) -> None:
+        """A socket was accepted; where there are too many, the oldest handshake ends."""
+        self._by_number[connection.number] = connection
+        self._empty.clear()
+        if self._stopped:  # accepted just before
+            connection.abort()
+            return
+        oldest = self._pending.connected(connection.number)
+        if oldest is None and self.size > self.limits.max_connections + CONNECTIONS_TO_REFUSE:
+            oldest = self._pending.oldest_handshake()
+        if oldest is not None:
+            self._by_number[oldest].evict()
+
+    def refuse(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
+        """Return why a handshake is refused; None to accept it. A full registry checks no credential."""
+        if handshake.path != NODE_PATH:
+            return HandshakeRefusal(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
+        problem = self.closed_reason
+        if problem is not None:
+            return _unavailable(problem)
+        if self._pending.is_full_for(connection.origin):
+            return _unavailable("waits for too many others to register")
+        if connection.waited_seconds > self.limits.handshake_patience_seconds:
+            seconds = self._retries.next_retry_seconds(self.monotonic())
+            return _unavailable("has more to do than it can", seconds=seconds)
+        return self._authenticate(connection, handshake)
+
+    def handshake_succeeded(self, connection: NodeConnection) -> None:
+        """A WebSocket is open."""
+        self._pending.handshake_succeeded(connection.number, connection.origin)
+
+    def registered(self, connection: NodeConnection) -> None:
+        """A node registered on a connection for the first time."""
+        self._pending.remove(connection.number)
+        self._retries.registered(self.monotonic())
+
+    def record_held(self, connection: NodeConnection, held_bytes: int) -> None:
+        """Record how many bytes are held for a connection; beyond the budget the largest are closed."""
+        self.memory.record(connection.number, held_bytes)
+        if self.memory.exceeded and not self._evicting:
+            self._evicting = True
+            self._evict()
+            self._evicting = False
+
+    def lost(self, connection: NodeConnection) -> None:
+        """A socket is closed."""
+        self.memory.record(connection.number, 0)
+        del self._by_number[connection.number]
+        self._pending.remove(connection.number)
+        if not self._by_number:
+            self._empty.set()
+        self.fair_queue.run(partial(self._connection_lost, connection), urgent=True)
+
+    def _evict(self) -> None:
+        connections = self._by_number
+        for number in self.memory.holders:  # peers may have read their answers meanwhile
+            self.memory.record(number, connections[number].held_bytes)
+        for number in self.memory.evict(lambda number: connections[number].is_registered):
+            connections[number].evict()
 
 
-def write_out(transport: asyncio.Transport, pieces: Iterable[bytes]) -> None:
+def write_pieces(transport: asyncio.Transport, pieces: Iterable[bytes]) -> None:
     """Write each piece; an empty one closes our half, where the transport can do that."""
     for piece in pieces:
         if piece:
@@ -392,33 +487,31 @@ def write_out(transport: asyncio.Transport, pieces: Iterable[bytes]) -> None:
             transport.close()
 
 
-def _write_eof(transport: asyncio.Transport) -> None:
-    try:
-        transport.write_eof()
-    except OSError:  # the peer has reset the connection before it could be told of its end
-        transport.abort()
-
-
-# How long a peer's network takes there and back, as the kernel knows it anyway: nothing is sent to learn
-# it.
-#
-# Through a proxy it is the way to that. Where the kernel does not tell (`TCP_INFO` is Linux's) it is
-# unknown.
-
-
-_SMOOTHED = struct.Struct("=68xI")
-"""Linux's `struct tcp_info` up to `tcpi_rtt`, in microseconds."""
-_MICROSECOND = 1e-6
-
-
 def round_trip_seconds(transport: asyncio.BaseTransport) -> float | None:
-    """Return the smoothed round trip of a TCP connection; None where it is unknown."""
+    """Return the smoothed round trip of a TCP connection, which the kernel measures anyway.
+
+    Behind a proxy it is the round trip to that. None where the kernel does not report it (`TCP_INFO` is
+    Linux's).
+    """
     if sys.platform != "linux":
         return None
     connection = transport.get_extra_info("socket")
     try:
-        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SMOOTHED.size)
-        (microseconds,) = _SMOOTHED.unpack(told)
-    except (OSError, struct.error):  # it is closed, or an older kernel tells less
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        (microseconds,) = _TCP_INFO.unpack(info)
+    except (OSError, struct.error):  # the socket is closed, or an older kernel reports less
         return None
     return microseconds * _MICROSECOND if microseconds else None
+
+
+def _unavailable(problem: str, *, seconds: int = RETRY_AFTER_SECONDS) -> HandshakeRefusal:
+    return HandshakeRefusal(
+        http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", seconds
+    )
+
+
+def _write_eof(transport: asyncio.Transport) -> None:
+    try:
+        transport.write_eof()
+    except OSError:  # the peer has reset the connection before it received our end
+        transport.abort()

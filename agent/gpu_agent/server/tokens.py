@@ -1,8 +1,9 @@
 """Issues, lists, rotates and revokes tokens, and authenticates those that are presented.
 
-A token's text is shown once, to the caller that asked for it, after its digest is stored. What a token
-allows is the fleet's decision. At the first start `write_admin_token` leaves an admin token in the state
-directory, because without one nobody could ever make another.
+A token is `gpuj_…` (a node joins by it, or takes its id back), `gpun_…` (one node's own) or `gpuo_…` (an
+operator's), then its public id and its secret. The stored digest is of the whole text; 256 random bits need
+no salt and no slow hash. A token's text is shown once, to the caller that asked for it, after its digest is
+stored. What a token allows is the fleet's decision.
 """
 
 import contextlib
@@ -32,66 +33,36 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.requests import as_refusal
 from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
 
-# Draws tokens and digests them: the one place where a secret is made. Keeps none.
-#
-# A token is `gpuj_…` (a node joins by it, or has its id back), `gpun_…` (one node, ever after) or `gpuo_…`
-# (an operator), then its public id and its secret. Its digest is of the whole text, so that no part of a
-# token that leaks by its digest can be exchanged; 256 bits that were drawn need no salt and no slowness.
-
-
 PREFIXES = {CredentialKind.JOIN: "gpuj", CredentialKind.NODE: "gpun", CredentialKind.OPERATOR: "gpuo"}
-LONGEST_TOKEN = 128
-"""No token is longer than this; what is longer is not looked at."""
+MAX_TOKEN_LENGTH = 128
+"""No token is longer than this; a longer text is not looked up."""
+FIRST_ADMIN = "first start"
 
 _ID_BYTES = 4
 _SECRET_BYTES = 32
+_FILE_MODE = 0o600
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOG = Logger("registry")
+
+SendRequest = Callable[[Callable[[int], OperatorRequest]], Awaitable[Result]]
+"""Sends a request to the fleet, and waits for its answer, which comes once its changes are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
-    """A token that was just drawn."""
+    """A new random token."""
 
     token_id: str
     text: str = field(repr=False)
     digest: str = field(repr=False)
 
 
-def generate_token(kind: CredentialKind) -> GeneratedToken:
-    """Draw a token."""
-    token_id = secrets.token_hex(_ID_BYTES)
-    text = f"{PREFIXES[kind]}_{token_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
-    return GeneratedToken(token_id, text, digest_of(text))
-
-
-def generate_node_token() -> FreshToken:
-    """Draw a token for a node that registers, to be issued or forgotten by the fleet."""
-    minted = generate_token(CredentialKind.NODE)
-    return FreshToken(minted.token_id, minted.text, minted.digest)
-
-
-def digest_of(text: str) -> str:
-    """Return what a token is known by."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-# The desk where operators make, list, rotate and end tokens, and where presented ones are recognised.
-#
-# A secret is told once, to whoever asked for it, after its digest is kept; nobody can be told it again.
-# Decides nothing: what a token allows is the fleet's to say.
-
-
-_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-Ask = Callable[[Callable[[int], OperatorRequest]], Awaitable[Result]]
-"""Asks the fleet, and waits until what it answers is kept."""
-
-
 class TokenService:
-    """One registry's tokens. What was asked for and could not be kept is undone and refused."""
+    """The tokens of one registry."""
 
-    def __init__(self, fleet: Fleet, ask: Ask, *, clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, send: SendRequest, *, clock: Clock) -> None:
         self._fleet = fleet
-        self._ask = ask
+        self._send = send
         self._clock = clock
 
     async def create_join(
@@ -103,10 +74,10 @@ class TokenService:
         note: str = "",
         node_id: str | None = None,
     ) -> NewToken | Refusal:
-        """Make a token by which nodes join; the labels are theirs for good. Raises `ValueError`.
+        """Create a token with which nodes join; they keep its labels. Raises `ValueError`.
 
-        With `node_id` only that node may come by it, known or not. So a node that keeps no token of its
-        own (§9) is served: by one that has any number of uses.
+        With `node_id` only that node may use it, known or not. A node that stores no token of its own (§9)
+        needs such a token with any number of uses.
         """
         if uses is not None and not 1 <= uses <= MAX_USES:
             raise ValueError(
@@ -120,7 +91,7 @@ class TokenService:
         )
 
     async def reclaim(self, node_id: str, *, ttl_seconds: float | None = DAY_SECONDS) -> NewToken | Refusal:
-        """Make a token that gives a node that lost its state its id back, once. Raises `ValueError`."""
+        """Create a token with which a node that lost its state takes its id back. Raises `ValueError`."""
         return await self._join(ttl_seconds, node_id=node_id)
 
     async def create_operator(
@@ -129,52 +100,52 @@ class TokenService:
         *,
         name: str = "",
         ttl_seconds: float | None = None,
-        minted: GeneratedToken | None = None,
+        generated: GeneratedToken | None = None,
     ) -> NewToken | Refusal:
-        """Make a token for a person or a program, or keep one that was drawn before. Raises `ValueError`."""
-        minted, seconds = minted or generate_token(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
-        result = await self._ask(
+        """Create a token for a person or a program; `generated` may be given. Raises `ValueError`."""
+        generated, seconds = generated or generate_token(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
+        result = await self._send(
             lambda ref: OperatorTokenRequested(
                 ref=ref,
-                token_id=minted.token_id,
-                digest=minted.digest,
+                token_id=generated.token_id,
+                digest=generated.digest,
                 role=role,
                 ttl_seconds=seconds,
                 name=name,
             )
         )
-        return self._told(minted, seconds, result)
+        return self._new_token(generated, seconds, result)
 
     async def rotate(self, node_id: str, *, at_once: bool = False) -> Refusal | None:
-        """Give a node another token; `at_once` ends the old one before the node has the new one."""
-        return as_refusal(await self._ask(lambda ref: RotationRequested(ref, node_id, at_once)))
+        """Issue a node a new token; `at_once` revokes the old one before the node has the new one."""
+        return as_refusal(await self._send(lambda ref: RotationRequested(ref, node_id, at_once)))
 
     async def revoke(self, token_id: str) -> Refusal | None:
-        """End a join or operator token; nodes that joined by it stay."""
-        return as_refusal(await self._ask(lambda ref: RevocationRequested(ref, token_id)))
+        """Revoke a join or operator token; nodes that joined with it stay."""
+        return as_refusal(await self._send(lambda ref: RevocationRequested(ref, token_id)))
 
-    def listed(self) -> tuple[TokenView, ...]:
-        """Show every join and operator token, the oldest first; nodes' own are not among them."""
+    def all(self) -> tuple[TokenView, ...]:
+        """Return every join and operator token, the oldest first; nodes' own are not included."""
         return tuple(self._view(token) for token in self._fleet.tokens())
 
     def authenticate(self, text: str) -> Credential | None:
-        """Say what a presented token stands for now; None when it opens nothing."""
-        if not text or len(text) > LONGEST_TOKEN or not text.isascii():
+        """Return the credential of a presented token; None where it is not valid."""
+        if not text or len(text) > MAX_TOKEN_LENGTH or not text.isascii():
             return None
         return self._fleet.credential(digest_of(text), self._clock.monotonic())
 
     def is_used_up(self, credential: Credential) -> bool:
-        """Say whether as many nodes have joined by this token as may."""
+        """Whether as many nodes have joined with this token as may."""
         token = self._fleet.token(credential.token_id)
         return token is not None and token.state(self._clock.monotonic()) is TokenState.USED_UP
 
-    def uses_of(self, credential: Credential) -> int | None:
-        """Return how many nodes may join by this token; None for any number, and for a node's own."""
+    def max_uses(self, credential: Credential) -> int | None:
+        """Return how many nodes may join with this token; None for any number, and for a node's own."""
         token = self._fleet.token(credential.token_id)
         return None if token is None else token.uses
 
     def name_of(self, credential: Credential) -> str:
-        """Return the name that an operator's token was given."""
+        """Return the name of an operator's token."""
         token = self._fleet.token(credential.token_id)
         return "" if token is None else token.name
 
@@ -188,12 +159,12 @@ class TokenService:
         node_id: str | None = None,
         reclaims: bool = True,
     ) -> NewToken | Refusal:
-        minted, seconds = generate_token(CredentialKind.JOIN), _checked(ttl_seconds, note)
-        result = await self._ask(
+        generated, seconds = generate_token(CredentialKind.JOIN), _checked(ttl_seconds, note)
+        result = await self._send(
             lambda ref: JoinTokenRequested(
                 ref=ref,
-                token_id=minted.token_id,
-                digest=minted.digest,
+                token_id=generated.token_id,
+                digest=generated.digest,
                 ttl_seconds=seconds,
                 uses=uses,
                 labels=labels or {},
@@ -202,13 +173,15 @@ class TokenService:
                 reclaims=reclaims,
             )
         )
-        return self._told(minted, seconds, result)
+        return self._new_token(generated, seconds, result)
 
-    def _told(self, minted: GeneratedToken, ttl_seconds: float | None, result: Result) -> NewToken | Refusal:
+    def _new_token(
+        self, generated: GeneratedToken, ttl_seconds: float | None, result: Result
+    ) -> NewToken | Refusal:
         if isinstance(result, Refusal):
             return result
         ends = None if ttl_seconds is None else round(self._clock.wall() + ttl_seconds, 3)
-        return NewToken(token_id=minted.token_id, token=minted.text, expires_at=ends)
+        return NewToken(token_id=generated.token_id, token=generated.text, expires_at=ends)
 
     def _view(self, token: Token) -> TokenView:
         return TokenView(
@@ -232,8 +205,49 @@ class TokenService:
         return None if moment is None else self._clock.wall_at(moment)
 
 
+def generate_token(kind: CredentialKind) -> GeneratedToken:
+    """Generate a token."""
+    token_id = secrets.token_hex(_ID_BYTES)
+    text = f"{PREFIXES[kind]}_{token_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    return GeneratedToken(token_id, text, digest_of(text))
+
+
+def generate_node_token() -> FreshToken:
+    """Generate a token for a node that registers; the fleet issues it or drops it."""
+    generated = generate_token(CredentialKind.NODE)
+    return FreshToken(generated.token_id, generated.text, generated.digest)
+
+
+def digest_of(text: str) -> str:
+    """Return the digest that is stored for a token."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def write_admin_token(tokens: TokenService, folder: Path) -> None:
+    """Write a new admin token to `folder` where no admin token is valid; raises `StateDirectoryError`.
+
+    Without one nobody could ever create another. The file is written before the token is stored: a crash in
+    between leaves a file with no valid token, which the next start replaces. A file whose token is valid is
+    never replaced.
+    """
+    if any(token.role is Role.ADMIN and token.state is TokenState.LIVE for token in tokens.all()):
+        return
+    path = folder / OPERATOR_TOKEN_FILE
+    if tokens.authenticate(_read_token(path)) is not None:
+        raise StateDirectoryError(
+            f"{path} holds a valid token that is not an admin's, and no admin token is valid: "
+            "move that file away and start again to get one"
+        )
+    generated = generate_token(CredentialKind.OPERATOR)
+    _write_token(path, generated.text)
+    made = await tokens.create_operator(Role.ADMIN, name=FIRST_ADMIN, generated=generated)
+    if isinstance(made, Refusal):
+        raise StateDirectoryError(f"the first operator token could not be stored: {made.message}")
+    _LOG.warning("operator_token_written", file=str(path))
+
+
 def _checked(ttl_seconds: float | None, note: str) -> float | None:
-    """Return the time to live; raises `ValueError` for one, or a note, that nobody can mean."""
+    """Return the time to live; raises `ValueError` for one, or a note, beyond the limits."""
     if ttl_seconds is not None and not (isfinite(ttl_seconds) and 0 < ttl_seconds <= MAX_TTL_SECONDS):
         raise ValueError(
             f"ttl_seconds is {ttl_seconds:g}; a token lives from above 0 to {MAX_TTL_SECONDS:g} s, "
@@ -244,57 +258,27 @@ def _checked(ttl_seconds: float | None, note: str) -> float | None:
     return ttl_seconds
 
 
-# The admin token of a registry's first start: without one nobody could ever make another.
-#
-# Made whenever no admin's token lives, and left in the state directory for whoever runs the registry.
-# It is put down before it is kept: a crash in between leaves a file that opens nothing and that the next
-# start replaces, never a token that nobody has. A file whose token lives is never overwritten.
-
-
-FIRST_TOKEN_NAME = "first start"
-_MODE = 0o600
-_LOG = Logger("registry")
-
-
-async def write_admin_token(desk: TokenService, folder: Path) -> None:
-    """Make an admin token and leave it in the directory, where none lives; raises `StateDirectoryError`."""
-    if any(token.role is Role.ADMIN and token.state is TokenState.LIVE for token in desk.listed()):
-        return
-    path = folder / OPERATOR_TOKEN_FILE
-    if desk.authenticate(_read(path)) is not None:
-        raise StateDirectoryError(
-            f"{path} holds a token that lives but is no admin's, and no admin's token lives: "
-            "move that file away and start again to be given one"
-        )
-    minted = generate_token(CredentialKind.OPERATOR)
-    _write(path, minted.text)
-    made = await desk.create_operator(Role.ADMIN, name=FIRST_TOKEN_NAME, minted=minted)
-    if isinstance(made, Refusal):
-        raise StateDirectoryError(f"the first operator token could not be kept: {made.message}")
-    _LOG.warning("operator_token_written", file=str(path))
-
-
-def _read(path: Path) -> str:
+def _read_token(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(LONGEST_TOKEN + 1).strip().decode("ascii", "replace")
+            return file.read(MAX_TOKEN_LENGTH + 1).strip().decode("ascii", "replace")
     except OSError:
         return ""
 
 
-def _write(path: Path, text: str) -> None:
-    """Write beside, flush to the disk, then put in place: for its owner alone, and never through a link."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write_token(path: Path, text: str) -> None:
+    """Write a temporary file for the owner alone, flush it to the disk, and rename it; follows no link."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with os.fdopen(os.open(beside, flags, _MODE), "w", encoding="ascii") as file:
+        with os.fdopen(os.open(temporary, flags, _FILE_MODE), "w", encoding="ascii") as file:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise StateDirectoryError(
             f"{path} cannot be written ({error.strerror or error}); make room on that disk or check its "
             "owner and permissions, or name another directory with --state-dir"

@@ -21,24 +21,40 @@ from websockets.server import ServerProtocol
 
 from gpu_agent.server.http_headers import UNREADABLE, bearer_token, plausible_token
 
-# A node's handshake: what it presents, and how it is refused (§2). Judges no credential.
-#
-# Keeps what is presented to itself: a token in a URL is as secret as one in a header.
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform for which websockets has no compiled wheel
+    from websockets.utils import apply_mask
 
+unmask = apply_mask
+"""Takes a masked payload and its mask; returns the payload."""
 
-_MOST_QUERY_FIELDS = 32
+PARSED_AT_ONCE_BYTES = 1024
+"""About a hundred of the smallest frames: after each part the caller may end the connection."""
+
+FRAME_HEAD = Struct("!HH4s")
+"""The head of a masked frame with a 16-bit length, as a heartbeat's is: its kind, the length, the mask."""
+
+WHOLE_TEXT_FRAME = 0x81FE
+"""The kind of a whole masked text frame with such a length."""
+
+_REQUEST_END = b"\r\n\r\n"
+_MAX_CLOSE_REASON_BYTES = 123
+"""A control frame's 125 bytes, less two for the code."""
+
+_MAX_QUERY_FIELDS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The request of a peer that wants to come in."""
+    """The request that asks for a WebSocket. A token in its URL or a header is never shown."""
 
     target: str = field(repr=False)
     """Path and query."""
     authorizations: tuple[str, ...] = field(default=(), repr=False)
-    """The values of every `Authorization` header."""
+    """The values of all `Authorization` headers."""
     origins: tuple[str, ...] = ()
-    """The values of every `Origin` header: whose web page asks, if one does."""
+    """The values of all `Origin` headers: the origin of the web page that asks, if one does."""
     host: str = field(default="", compare=False)
     """The `Host` header."""
 
@@ -49,75 +65,29 @@ class Handshake:
 
     @property
     def token(self) -> str | None:
-        """The token that is presented: the header's, else the query's, an older node's only means.
+        """The token in the header, else the one in the query, an older node's only means.
 
-        None when none is; `UNREADABLE` when what is presented can be nobody's token.
+        None where there is none; `UNREADABLE` for what cannot be a token.
         """
         token = bearer_token(self.authorizations)
-        return _in_query(self.target.partition("?")[2]) if token is None else token
+        return _token_in_query(self.target.partition("?")[2]) if token is None else token
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeRefusal:
-    """Why a handshake is refused."""
+    """How a handshake is refused."""
 
     status: http.HTTPStatus
     sentence: str
     retry_after_seconds: int | None = None
 
 
-def _in_query(query: str) -> str | None:
-    if "token=" not in query:
-        return None
-    try:
-        found = parse_qs(query, keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS).get("token", [])
-    except ValueError:
-        return UNREADABLE
-    if not found:
-        return None
-    return plausible_token(found[0]) if len(found) == 1 else UNREADABLE
-
-
-# The registry's end of one WebSocket, without a socket: bytes in, what they say out (RFC 6455).
-#
-# Built on the Sans-I/O layer of `websockets`, the library's one door on this side. The common case,
-# one whole masked frame in one read, need not enter its parser: who reads may know it by its head, and
-# that alone takes a tenth off what a beat costs. Everything else is parsed in small parts, so that a
-# read full of tiny frames can be broken off in the middle.
-#
-# Reads no message; judges nobody.
-
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # a platform for which websockets has no compiled wheel
-    from websockets.utils import apply_mask
-
-unmask = apply_mask
-"""Takes what is masked, and its mask; returns the payload."""
-
-PARSED_AT_ONCE_BYTES = 1024
-"""Some hundred of the smallest frames: what is found in one part is found before anybody can object."""
-
-LONE_HEAD = Struct("!HH4s")
-"""Of a masked frame with a 16-bit length, as a beat's is: its kind, the length, the mask."""
-
-HEAD_BYTES = LONE_HEAD.size
-
-LONE_TEXT = 0x81FE
-"""The kind of a whole masked text frame with such a length."""
-
-_REQUEST_END = b"\r\n\r\n"
-_LONGEST_CLOSE_REASON_BYTES = 123
-"""A control frame's 125 bytes, less two for the code."""
-
-
 class OtherFrame(Enum):
-    """A frame that completes no message."""
+    """A frame that completes no text message."""
 
     BINARY = auto()
     PART = auto()
-    """Of a message in several frames."""
+    """A part of a message in several frames."""
     CONTROL = auto()
 
 
@@ -126,7 +96,7 @@ class ProtocolViolation:
     """How the peer broke the rules of HTTP or of WebSockets; the connection is over."""
 
     code: int | None
-    """What it is closed with; None before there was a WebSocket."""
+    """The close code; None before there was a WebSocket."""
     reason: str
 
 
@@ -134,18 +104,18 @@ Received = Handshake | bytes | OtherFrame
 
 
 class WebSocket:
-    """One connection's state; whoever has a socket writes what `outgoing` yields."""
+    """The state of one connection; the caller writes what `outgoing` returns to the socket."""
 
     __slots__ = (
         "__weakref__",
-        "_blamed",
-        "_broken",
         "_handshake_bytes_left",
         "_parts",
         "_protocol",
         "_request",
         "_request_tail",
         "_unparsed",
+        "_violation",
+        "_violation_reported",
         "between_frames",
     )
 
@@ -159,9 +129,9 @@ class WebSocket:
         self._parts: bytearray | None = None
         self._unparsed = 0
         """Bytes of an incomplete frame that the parser holds back."""
-        self._broken: ProtocolViolation | None = None
-        self._blamed = False
-        """True once it is told, or told elsewhere, whose fault the end of this connection is."""
+        self._violation: ProtocolViolation | None = None
+        self._violation_reported = False
+        """True once the end of this connection has a reason that is reported, here or by the caller."""
 
     @property
     def connecting(self) -> bool:
@@ -180,27 +150,27 @@ class WebSocket:
 
     @property
     def held_bytes(self) -> int:
-        """What is held of a message, or a handshake, that is not complete."""
+        """How many bytes are held of a message, or a handshake, that is not complete."""
         return len(self._protocol.reader.buffer) + (len(self._parts) if self._parts is not None else 0)
 
     def receive(self, data: bytes) -> Iterator[Received]:
-        """Yield what the bytes say. A handshake must be answered before more is asked for."""
+        """Yield what the bytes contain. A handshake must be answered before the iteration goes on."""
         if self.connecting:
             end = self._request_end(data)
             yield from self._receive_request(data[:end])
             data = data[end:]
         for start in range(0, len(data), PARSED_AT_ONCE_BYTES):
-            if self._protocol.eof_sent:  # it is over: nothing counts any more
+            if self._protocol.eof_sent:  # the connection is over: the rest is ignored
                 return
             yield from self._receive_frames(data[start : start + PARSED_AT_ONCE_BYTES])
         self.between_frames = not self._unparsed and self._parts is None and self.open
 
     def receive_eof(self) -> None:
-        """The peer says no more."""
+        """The peer sends no more."""
         self._protocol.receive_eof()
 
     def answer(self, refusal: HandshakeRefusal | None) -> int:
-        """Answer the handshake: let the peer in, or refuse it; returns the HTTP status that it is told."""
+        """Answer the handshake: accept or refuse it; returns the HTTP status of the answer."""
         if refusal is None and self._request is not None:
             response = self._protocol.accept(self._request)
         elif refusal is not None:
@@ -213,7 +183,7 @@ class WebSocket:
             raise RuntimeError("there is no handshake to answer")
         self._request = None
         self._protocol.send_response(response)
-        self._blamed = response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS
+        self._violation_reported = response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS
         return response.status_code
 
     def send_text(self, text: str) -> None:
@@ -221,39 +191,39 @@ class WebSocket:
         self._protocol.send_text(text.encode())
 
     def send_close(self, code: int, reason: str) -> None:
-        """Say goodbye; the peer answers and closes."""
-        self._protocol.send_close(code, _fitting(reason))
+        """Send a close frame; the peer answers and closes."""
+        self._protocol.send_close(code, _fit_reason(reason))
 
     def fail(self, code: int, reason: str) -> None:
-        """Close on a peer that broke a rule, deaf to what it still says."""
-        self._blamed = True
-        self._protocol.fail(code, _fitting(reason))
+        """Send a close frame to a peer that broke a rule, and ignore what it still sends."""
+        self._violation_reported = True
+        self._protocol.fail(code, _fit_reason(reason))
 
     def outgoing(self) -> list[bytes]:
-        """Return what is to be written; an empty piece means that nothing will follow."""
+        """Return what to write; an empty piece means that nothing follows."""
         return self._protocol.data_to_send()
 
-    def breakage(self) -> ProtocolViolation | None:
-        """Say, once, how the peer broke the rules; a connection that merely ended broke none."""
+    def violation(self) -> ProtocolViolation | None:
+        """Return once how the peer broke the rules; a connection that merely ended broke none."""
         protocol = self._protocol
-        broken, self._broken = self._broken, None
-        if broken is not None or self._blamed:
-            return broken
+        violation, self._violation = self._violation, None
+        if violation is not None or self._violation_reported:
+            return violation
         if protocol.state is State.CONNECTING and protocol.handshake_exc is not None:
-            self._blamed = True
+            self._violation_reported = True
             return ProtocolViolation(None, str(protocol.handshake_exc))
         if protocol.parser_exc is None or isinstance(protocol.parser_exc, EOFError):
             return None
-        self._blamed = True
+        self._violation_reported = True
         code = protocol.close_sent.code if protocol.close_sent is not None else None
         return ProtocolViolation(code, str(protocol.parser_exc))
 
     def release(self) -> None:
-        """Let the memory go: the parser is a generator of the object that holds it, a cycle."""
+        """Free the memory: the parser is a generator of the object that holds it, a cycle."""
         self._protocol.parser.close()
 
     def _request_end(self, data: bytes) -> int:
-        """Return where the request ends in this read; what stands behind it is not yet asked for."""
+        """Return where the request ends in this read; what follows it is taken later."""
         joined = self._request_tail + data
         at = joined.find(_REQUEST_END)
         if at < 0:
@@ -266,7 +236,7 @@ class WebSocket:
         if self._handshake_bytes_left < 0:
             too_large = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self.answer(HandshakeRefusal(too_large, "This handshake is too long."))
-            self._broken = ProtocolViolation(None, "a handshake beyond what is allowed")
+            self._violation = ProtocolViolation(None, "the handshake is too long")
             return
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
@@ -285,10 +255,10 @@ class WebSocket:
         self._unparsed += len(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
-                self._unparsed -= _bytes_on_wire(event)
-                yield self._heard(event)
+                self._unparsed -= _wire_bytes(event)
+                yield self._received(event)
 
-    def _heard(self, frame: Frame) -> Received:
+    def _received(self, frame: Frame) -> Received:
         match frame.opcode:
             case Opcode.TEXT if frame.fin:
                 return bytes(frame.data)
@@ -307,12 +277,24 @@ class WebSocket:
                 return OtherFrame.CONTROL
 
 
-def _fitting(reason: str) -> str:
-    """Cut a close reason to what a control frame can hold, between two characters."""
-    return reason.encode()[:_LONGEST_CLOSE_REASON_BYTES].decode(errors="ignore")
+def _fit_reason(reason: str) -> str:
+    """Cut a close reason to what a control frame holds, between two characters."""
+    return reason.encode()[:_MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
 
 
-def _bytes_on_wire(frame: Frame) -> int:
+def _wire_bytes(frame: Frame) -> int:
     """Return the length of a masked frame whose length is written as short as can be."""
     length = len(frame.data)
     return 6 + length + (0 if length < 126 else 2 if length < 65536 else 8)  # noqa: PLR2004 - RFC 6455 §5.2
+
+
+def _token_in_query(query: str) -> str | None:
+    if "token=" not in query:
+        return None
+    try:
+        found = parse_qs(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS).get("token", [])
+    except ValueError:
+        return UNREADABLE
+    if not found:
+        return None
+    return plausible_token(found[0]) if len(found) == 1 else UNREADABLE

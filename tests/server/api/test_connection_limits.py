@@ -17,7 +17,7 @@ from gpu_agent.server.api.app import ACCEPTED_AT_ONCE
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.event_log import MOST_STREAMS
 from gpu_agent.server.log_limit import LogLimit
-from gpu_agent.server.node_listener import CONNECTIONS_TO_REFUSE
+from gpu_agent.server.node_connection import CONNECTIONS_TO_REFUSE
 from gpu_agent.server.serve import RESERVED_FILES
 from tests.server.api_harness import serving
 from tests.server.harness import running, until

@@ -67,7 +67,7 @@ async def show_readiness(registry: Registry) -> Readiness:
 )
 async def show_metrics(registry: Registry) -> Response:
     """Show the registry's metrics in Prometheus' text format."""
-    text = metrics.exposition(await registry.health.figures())
+    text = await metrics.exposition(registry.health)
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -27,7 +27,7 @@ from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.http_headers import host_names
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.tls import Contexts, TlsConnection, TlsPort
+from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import Problem
 
@@ -55,7 +55,7 @@ class ApiServer:
         listener: socket.socket,
         *,
         address: Address,
-        tls: Contexts | None = None,
+        tls: Encryption | None = None,
     ) -> None:
         self._streams = EventStreams()
         self._checks = RequestChecks(
@@ -144,7 +144,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _protocol(limit: ConnectionLimit, tls: Contexts | None) -> Callable[..., ApiConnection | TlsConnection]:
+def _protocol(limit: ConnectionLimit, tls: Encryption | None) -> Callable[..., ApiConnection | TlsConnection]:
     """Make what makes a connection's protocol: HTTP, behind TLS where there is a certificate."""
     if tls is None:
         return partial(ApiConnection, limit=limit)

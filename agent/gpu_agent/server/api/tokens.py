@@ -31,7 +31,7 @@ router = api_router("tokens")
 @router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"), responses=refusals(503))
 async def list_tokens(registry: Registry) -> TokenList:
     """List join and operator tokens, the oldest first, expired and revoked ones too; never a secret."""
-    tokens = await once_stored(registry, registry.tokens.listed())
+    tokens = await once_stored(registry, registry.tokens.all())
     return TokenList(tokens=tokens, count=len(tokens))
 
 
