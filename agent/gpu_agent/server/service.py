@@ -194,7 +194,7 @@ class RegistryService:
         return (
             views.node_summary(record, self._clock, self._settings.thresholds)
             for record in self._fleet.nodes(after=after)
-            if wanted.admits(record)
+            if wanted.matches(record)
         )
 
     def node(self, node_id: str) -> NodeDetail | None:
