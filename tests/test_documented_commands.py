@@ -38,7 +38,7 @@ def parser_for(words: list[str]) -> tuple[Parser, list[str]]:
     while isinstance(place, Group):
         path.append(words.pop(0))
         place = place.commands[path[-1]]
-    return parser_of(place.load()[0], path), words
+    return parser_of(place.load()[path[-1]][0], path), words
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -71,9 +71,11 @@ def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
     for module, command in named:
         words = shlex.split(command)[1:]
         place: Group | Command = ROOT
+        word = ""
         while isinstance(place, Group) and words and not words[0].startswith("-"):
-            place = place.commands[words.pop(0)]
+            word = words.pop(0)
+            place = place.commands[word]
         if isinstance(place, Command):
-            parser = parser_of(place.load()[0], ["gpu-agent"])
+            parser = parser_of(place.load()[word][0], ["gpu-agent"])
             options = {word for word in words if word.startswith("--")}
             assert options <= parser._option_string_actions.keys(), f"{module}: {command}"

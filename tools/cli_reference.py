@@ -63,7 +63,7 @@ def written(document: str) -> str:
 
 
 def _parser(command: Command, path: Sequence[str]) -> Parser:
-    configure, _ = command.load()
+    configure, _ = command.load()[path[-1]]
     return parser_of(configure, path)
 
 

@@ -7,8 +7,6 @@ import pytest
 from gpu_agent.runtime.systemd.install import Machine, Program, User
 from tests.machine_programs import MachinePrograms
 
-COMMANDS = ("service.install", "service.uninstall", "service.status")
-
 
 class ServiceMachine:
     """Root asks, and systemd runs it."""
@@ -29,19 +27,15 @@ class ServiceMachine:
         (self.root / "run/systemd/system").mkdir(parents=True)
         self._monkeypatch = monkeypatch
         monkeypatch.setattr("gpu_agent.cli.service.program", self._program)
-        monkeypatch.setattr("gpu_agent.cli.service.command", lambda: Path("/bin/sh"))
-        for command in ("service.install", "service.uninstall"):  # the test's folders are its user's alone
-            monkeypatch.setattr(
-                f"gpu_agent.cli.{command}.user_named", lambda name: User(name, folder.stat().st_uid)
-            )
+        monkeypatch.setattr("gpu_agent.cli.service.program_path", lambda: Path("/bin/sh"))
+        user = folder.stat().st_uid  # the test's folders are its user's alone
+        monkeypatch.setattr("gpu_agent.cli.service.user_named", lambda name: User(name, user))
         self.asks(0)
 
     def asks(self, uid: int) -> None:
-        """Have that user ask."""
-        for command in COMMANDS:
-            self._monkeypatch.setattr(
-                f"gpu_agent.cli.{command}.place", lambda: Machine(self.root, self._source, uid)
-            )
+        """Have that user run the command."""
+        machine = Machine(self.root, self._source, uid)
+        self._monkeypatch.setattr("gpu_agent.cli.service.this_machine", lambda: machine)
 
     def without_systemd(self) -> None:
         """Have something else run the machine."""

@@ -1,5 +1,3 @@
-""""""
-
 import pytest
 
 from gpu_agent.cli.command import Command, Group

@@ -1,5 +1,3 @@
-""""""
-
 import os
 import signal
 import stat
@@ -55,7 +53,7 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
         drawn.append(answer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "node_lines", once)
+    monkeypatch.setattr(demo, "node_table", once)
     assert main(["demo"]) == 0
     assert drawn
     assert "Ended" in capsys.readouterr().out

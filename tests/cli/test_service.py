@@ -1,5 +1,3 @@
-""""""
-
 import json
 import os
 import sys
@@ -317,7 +315,7 @@ def test_the_program_is_the_one_of_this_environment() -> None:
 
 
 def test_without_a_command_there_is_nothing_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_place, "command", lambda: tmp_path / "gpu-agent")
+    monkeypatch.setattr(service_place, "program_path", lambda: tmp_path / "gpu-agent")
     with pytest.raises(Failure, match="with pip") as refused:
         program("agent")
     assert refused.value.code == ExitCode.CONFIGURATION

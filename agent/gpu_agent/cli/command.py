@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
 
-# How a command ends: exit codes, and the failure that carries one with a sentence.
-
 
 class ExitCode(IntEnum):
     """The exit codes of every command; `gpu-agent --help` lists them."""
@@ -47,9 +45,6 @@ class Failure(Exception):  # noqa: N818 - it is an outcome, told to a person, no
     def __init__(self, sentence: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(sentence)
         self.code = code
-
-
-# Help that teaches: what a command does, an example that can be typed, and how it may end.
 
 
 _COLUMNS = 79
@@ -94,24 +89,21 @@ def exit_code_lines(meanings: Mapping[ExitCode, str]) -> Iterator[str]:
     return (f"  {int(code):>3}  {meaning}" for code, meaning in meanings.items())
 
 
-# What a command is: the functions that configure and run it, the group that it stands in, its parser.
-#
-# A group lists its commands by subject, as a person looks for them. Loads no command.
-
-
 _STDOUT, _USUAL_COLUMNS = 1, 80
 
 Configure = Callable[[argparse.ArgumentParser], None]
 """Add the command's arguments, and a description that teaches."""
 Run = Callable[[argparse.Namespace], int]
 """Do the work; return the exit code or raise `Failure`."""
+Commands = Mapping[str, tuple[Configure, Run]]
+"""The commands of one module by their last word, each with its two functions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: what loads it, and one line about it."""
+    """A command: what loads its module's commands, and one line about it."""
 
-    load: Callable[[], tuple[Configure, Run]]
+    load: Callable[[], Commands]
     summary: str
 
 

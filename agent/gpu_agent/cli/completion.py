@@ -11,11 +11,6 @@ from enum import StrEnum
 
 from gpu_agent.cli.command import Command, Group, parser_of
 
-# What may be typed after `gpu-agent`, word by word, out of the commands' own parsers.
-#
-# Shells complete by it. It says what each option takes as far as its parser does. It knows no shell.
-
-
 _OF_METAVARS = {"FILE": "file", "DIR": "folder"}
 
 
@@ -72,7 +67,7 @@ def places(group: Group, words: tuple[str, ...] = ("gpu-agent",)) -> Iterator[Pl
 
 
 def _command_place(command: Command, words: tuple[str, ...]) -> Place:
-    configure, _ = command.load()
+    configure, _ = command.load()[words[-1]]
     actions = parser_of(configure, words)._actions  # noqa: SLF001 - argparse lists its options nowhere else
     offers = [_offer(action) for action in actions]
     options = tuple(offer for offer in offers if offer.names)
@@ -88,9 +83,6 @@ def _offer(action: argparse.Action) -> Offer:
     else:
         takes = Takes(_OF_METAVARS.get(str(action.metavar), Takes.VALUE))
     return Offer(tuple(action.option_strings), takes, choices, action.help or "")
-
-
-# The completion of `gpu-agent` for bash. It needs nothing but bash itself, and starts no program.
 
 
 _BASH_HEAD = r"""# bash completion for gpu-agent
@@ -166,11 +158,6 @@ def _bash_offer(offer: Offer) -> str:
     return f'words="{" ".join(offer.choices)}"'
 
 
-# The completion of `gpu-agent` for zsh: a file `_gpu-agent` in its search path, or sourced.
-#
-# Who sources it has called `compinit` before. It starts no program.
-
-
 _ZSH_HEAD = r"""#compdef gpu-agent
 _gpu_agent() {
     local at=gpu-agent i=2
@@ -233,11 +220,6 @@ def _zsh_quote(words: str) -> str:
     return "'" + words.replace("'", "'\\''") + "'"
 
 
-# The completion of `gpu-agent` for fish: a file `gpu-agent.fish` in its search path, or sourced.
-#
-# It starts no program.
-
-
 _FISH_HEAD = """# fish completion for gpu-agent
 function __gpu_agent_at
     set -l at gpu-agent
@@ -293,9 +275,6 @@ def _fish_taken(offer: Offer) -> str:
 
 def _fish_quote(words: str) -> str:
     return "'" + words.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-# The script by which a shell completes the words after `gpu-agent`.
 
 
 SCRIPTS = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
 from gpu_agent.cli.agent.run import configure as configure_run
-from gpu_agent.cli.command import Configure, ExitCode, Failure, describe, parser_of
+from gpu_agent.cli.command import Commands, Configure, ExitCode, Failure, describe, parser_of
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_lines, terminal_columns
@@ -35,9 +35,6 @@ from gpu_agent.runtime.config.sources import (
 )
 from gpu_agent.runtime.logs import REDACTED, is_secret_name, redact_secrets
 from gpu_agent.server import settings as registry
-
-# A setting's value as TOML writes it, and as JSON holds it. A secret is masked in both.
-
 
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -79,11 +76,6 @@ def _toml(value: object) -> str:
 
 def _key(name: str) -> str:
     return name if name and set(name) <= _BARE else json.dumps(name, ensure_ascii=False)
-
-
-# The configuration of either half, read as the half itself reads it, with where each value comes from.
-#
-# Starts neither half. Secrets leave it masked.
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +214,6 @@ def _origin(name: str, value: object, origin: SettingSource) -> SettingSource:
     return SettingSource(Layer.CREDENTIAL) if handed else origin
 
 
-# `gpu-agent config check`: whether the settings of one half can be used, before it is started with them.
-
-
 def configure_check(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -334,10 +323,7 @@ def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
         )
 
 
-# `gpu-agent config show`: every setting of one half, its value, and where that comes from.
-
-
-_COLUMNS = (Column(head="SETTING"), Column(head="VALUE", folds=True), Column(head="FROM", folds=True))
+_COLUMNS = (Column(head="SETTING"), Column(head="VALUE", wraps=True), Column(head="FROM", wraps=True))
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -403,3 +389,9 @@ def _settings_document(configuration: Configuration, settings: list[Setting]) ->
             for one in settings
         ],
     }
+
+
+COMMANDS: Commands = {
+    "check": (configure_check, run_check),
+    "show": (configure_show, run_show),
+}

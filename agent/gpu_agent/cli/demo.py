@@ -22,16 +22,11 @@ from rich.console import Console
 
 from gpu_agent.cli.client.discovery import OperatorToken
 from gpu_agent.cli.client.http import CLAIM, EXPLANATION, NODE_DETAIL, NODES, Api, Problem, quote_id
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.nodes import gpus_in_words, node_table
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
-
-# The demo's tokens: the one that its registry left for its operator, and the one by which its agents join.
-#
-# They go the way that true ones go: through the state directory, over the operators' API, in files.
-
 
 JOIN_TTL_SECONDS = 600.0
 
@@ -53,11 +48,6 @@ def write_join_token(api: Api, file: Path, *, uses: int) -> Path:
     with os.fdopen(descriptor, "w", encoding="ascii") as opened:
         opened.write(made["token"])
     return file
-
-
-# The demo's processes: a real registry and three real agents, in a folder that goes when they go.
-#
-# Where Linux has `setpriv`, they end even when the demo is killed outright; the folder then stays.
 
 
 _T = TypeVar("_T")
@@ -291,9 +281,6 @@ def _addresses(registry: Process) -> tuple[str, str]:
     raise Failure(f"the demo's registry did not start:\n{registry.last_words()}")
 
 
-# The demo's walk: ready → claim → explain → drain → offline, each step printed with its time.
-
-
 READY_SECONDS = 20.0
 OFFLINE_SECONDS = 5.0
 JOB = "demo-job-1"
@@ -371,9 +358,6 @@ class Walk:
         self._say(f"[{time.monotonic() - self._started:6.2f} s] {words}")
 
 
-# `gpu-agent demo`: a registry and three agents as real processes on this machine.
-
-
 REFRESH_SECONDS = 0.5
 """How often the list is drawn anew: ages in it grow though nothing happens."""
 
@@ -436,4 +420,6 @@ def _whose_gpus(fleet: Fleet) -> str:
     return "The three agents share this machine's own GPUs."
 
 
-# `gpu-agent demo`: a registry and three agents on this machine.
+COMMANDS: Commands = {
+    "demo": (configure, main),
+}

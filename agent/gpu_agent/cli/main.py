@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 from gpu_agent.cli.command import (
     MEANINGS,
     Command,
-    Configure,
+    Commands,
     ExitCode,
     Failure,
     Formatter,
     Group,
     Parser,
-    Run,
     describe,
     exit_code_lines,
     fill_paragraphs,
@@ -27,12 +26,6 @@ from gpu_agent.cli.command import (
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.version import __version__
 
-# The commands that there are: their words, what loads each, and one line about it.
-#
-# A command is loaded when it runs, and no other: `gpu-agent probe` must not pay for the others.
-
-
-Loaded = tuple[Configure, Run]
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -60,324 +53,116 @@ def run_completion(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _load_registry_token_create() -> Loaded:
-    from gpu_agent.cli.registry.tokens import configure_token_create as configure
-    from gpu_agent.cli.registry.tokens import run_token_create as main
+def _load_tokens() -> Commands:
+    from gpu_agent.cli.registry.tokens import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_token_list() -> Loaded:
-    from gpu_agent.cli.registry.tokens import configure_token_list as configure
-    from gpu_agent.cli.registry.tokens import run_token_list as main
+def _load_serve() -> Commands:
+    from gpu_agent.cli.registry.serve import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_token_revoke() -> Loaded:
-    from gpu_agent.cli.registry.tokens import configure_token_revoke as configure
-    from gpu_agent.cli.registry.tokens import run_token_revoke as main
+def _load_thresholds() -> Commands:
+    from gpu_agent.cli.registry.thresholds import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_token_rotate() -> Loaded:
-    from gpu_agent.cli.registry.tokens import configure_token_rotate as configure
-    from gpu_agent.cli.registry.tokens import run_token_rotate as main
+def _load_storage() -> Commands:
+    from gpu_agent.cli.registry.storage import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_serve() -> Loaded:
-    from gpu_agent.cli.registry.serve import configure_serve as configure
-    from gpu_agent.cli.registry.serve import run_serve as main
+def _load_nodes() -> Commands:
+    from gpu_agent.cli.registry.nodes import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_thresholds() -> Loaded:
-    from gpu_agent.cli.registry.thresholds import configure_thresholds as configure
-    from gpu_agent.cli.registry.thresholds import run_thresholds as main
+def _load_events() -> Commands:
+    from gpu_agent.cli.registry.events import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_backup() -> Loaded:
-    from gpu_agent.cli.registry.storage import configure_backup as configure
-    from gpu_agent.cli.registry.storage import run_backup as main
+def _load_claims() -> Commands:
+    from gpu_agent.cli.registry.claims import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_restore() -> Loaded:
-    from gpu_agent.cli.registry.storage import configure_restore as configure
-    from gpu_agent.cli.registry.storage import run_restore as main
+def _load_jobs() -> Commands:
+    from gpu_agent.cli.agent.jobs import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_nodes() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_nodes as configure
-    from gpu_agent.cli.registry.nodes import run_nodes as main
+def _load_config() -> Commands:
+    from gpu_agent.cli.config import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_node() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_node as configure
-    from gpu_agent.cli.registry.nodes import run_node as main
+def _load_service() -> Commands:
+    from gpu_agent.cli.service import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_why() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_why as configure
-    from gpu_agent.cli.registry.nodes import run_why as main
+def _load_probe() -> Commands:
+    from gpu_agent.cli.agent.probe import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_events() -> Loaded:
-    from gpu_agent.cli.registry.events import configure_events as configure
-    from gpu_agent.cli.registry.events import run_events as main
+def _load_doctor() -> Commands:
+    from gpu_agent.cli.agent.doctor import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_drain() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_drain as configure
-    from gpu_agent.cli.registry.nodes import run_drain as main
+def _load_run() -> Commands:
+    from gpu_agent.cli.agent.run import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_resume() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_resume as configure
-    from gpu_agent.cli.registry.nodes import run_resume as main
+def _load_status() -> Commands:
+    from gpu_agent.cli.agent.status import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_cordon() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_cordon as configure
-    from gpu_agent.cli.registry.nodes import run_cordon as main
+def _load_explain() -> Commands:
+    from gpu_agent.cli.agent.explain import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_uncordon() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_uncordon as configure
-    from gpu_agent.cli.registry.nodes import run_uncordon as main
+def _load_drain() -> Commands:
+    from gpu_agent.cli.agent.drain import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_refresh() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_refresh as configure
-    from gpu_agent.cli.registry.nodes import run_refresh as main
+def _load_demo() -> Commands:
+    from gpu_agent.cli.demo import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_reregister() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_reregister as configure
-    from gpu_agent.cli.registry.nodes import run_reregister as main
+def _load_schema() -> Commands:
+    from gpu_agent.cli.schema import COMMANDS
 
-    return configure, main
+    return COMMANDS
 
 
-def _load_registry_forget() -> Loaded:
-    from gpu_agent.cli.registry.nodes import configure_forget as configure
-    from gpu_agent.cli.registry.nodes import run_forget as main
-
-    return configure, main
-
-
-def _load_registry_reclaim() -> Loaded:
-    from gpu_agent.cli.registry.tokens import configure_reclaim as configure
-    from gpu_agent.cli.registry.tokens import run_reclaim as main
-
-    return configure, main
-
-
-def _load_registry_explain() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_explain as configure
-    from gpu_agent.cli.registry.claims import run_explain as main
-
-    return configure, main
-
-
-def _load_registry_select() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_select as configure
-    from gpu_agent.cli.registry.claims import run_select as main
-
-    return configure, main
-
-
-def _load_registry_claim() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_claim as configure
-    from gpu_agent.cli.registry.claims import run_claim as main
-
-    return configure, main
-
-
-def _load_registry_renew() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_renew as configure
-    from gpu_agent.cli.registry.claims import run_renew as main
-
-    return configure, main
-
-
-def _load_registry_release() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_release as configure
-    from gpu_agent.cli.registry.claims import run_release as main
-
-    return configure, main
-
-
-def _load_registry_claims() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_claims as configure
-    from gpu_agent.cli.registry.claims import run_claims as main
-
-    return configure, main
-
-
-def _load_registry_exclusions() -> Loaded:
-    from gpu_agent.cli.registry.claims import configure_exclusions as configure
-    from gpu_agent.cli.registry.claims import run_exclusions as main
-
-    return configure, main
-
-
-def _load_job_run() -> Loaded:
-    from gpu_agent.cli.agent.jobs import configure_job_run as configure
-    from gpu_agent.cli.agent.jobs import run_job_run as main
-
-    return configure, main
-
-
-def _load_job_start() -> Loaded:
-    from gpu_agent.cli.agent.jobs import configure_job_start as configure
-    from gpu_agent.cli.agent.jobs import run_job_start as main
-
-    return configure, main
-
-
-def _load_job_finish() -> Loaded:
-    from gpu_agent.cli.agent.jobs import configure_job_finish as configure
-    from gpu_agent.cli.agent.jobs import run_job_finish as main
-
-    return configure, main
-
-
-def _load_job_list() -> Loaded:
-    from gpu_agent.cli.agent.jobs import configure_job_list as configure
-    from gpu_agent.cli.agent.jobs import run_job_list as main
-
-    return configure, main
-
-
-def _load_config_check() -> Loaded:
-    from gpu_agent.cli.config import configure_check as configure
-    from gpu_agent.cli.config import run_check as main
-
-    return configure, main
-
-
-def _load_config_show() -> Loaded:
-    from gpu_agent.cli.config import configure_show as configure
-    from gpu_agent.cli.config import run_show as main
-
-    return configure, main
-
-
-def _load_service_install() -> Loaded:
-    from gpu_agent.cli.service import configure_install as configure
-    from gpu_agent.cli.service import run_install as main
-
-    return configure, main
-
-
-def _load_service_uninstall() -> Loaded:
-    from gpu_agent.cli.service import configure_uninstall as configure
-    from gpu_agent.cli.service import run_uninstall as main
-
-    return configure, main
-
-
-def _load_service_status() -> Loaded:
-    from gpu_agent.cli.service import configure_status as configure
-    from gpu_agent.cli.service import run_status as main
-
-    return configure, main
-
-
-def _load_probe() -> Loaded:
-    from gpu_agent.cli.agent.probe import configure, main
-
-    return configure, main
-
-
-def _load_doctor() -> Loaded:
-    from gpu_agent.cli.agent.doctor import configure, main
-
-    return configure, main
-
-
-def _load_run() -> Loaded:
-    from gpu_agent.cli.agent.run import configure, main
-
-    return configure, main
-
-
-def _load_status() -> Loaded:
-    from gpu_agent.cli.agent.status import configure_status as configure
-    from gpu_agent.cli.agent.status import run_status as main
-
-    return configure, main
-
-
-def _load_agent_why() -> Loaded:
-    from gpu_agent.cli.agent.explain import configure, main
-
-    return configure, main
-
-
-def _load_agent_drain() -> Loaded:
-    from gpu_agent.cli.agent.drain import configure_drain as configure
-    from gpu_agent.cli.agent.drain import run_drain as main
-
-    return configure, main
-
-
-def _load_agent_resume() -> Loaded:
-    from gpu_agent.cli.agent.drain import configure_resume as configure
-    from gpu_agent.cli.agent.drain import run_resume as main
-
-    return configure, main
-
-
-def _load_agent_refresh() -> Loaded:
-    from gpu_agent.cli.agent.status import configure_refresh as configure
-    from gpu_agent.cli.agent.status import run_refresh as main
-
-    return configure, main
-
-
-def _load_completion() -> Loaded:
-    return configure_completion, run_completion
-
-
-def _load_demo() -> Loaded:
-    from gpu_agent.cli.demo import configure, main
-
-    return configure, main
-
-
-def _load_schema() -> Loaded:
-    from gpu_agent.cli.schema import configure, main
-
-    return configure, main
+def _load_completion() -> Commands:
+    return {"completion": (configure_completion, run_completion)}
 
 
 TOKEN = Group(
@@ -389,10 +174,10 @@ TOKEN = Group(
     what="action",
     subjects={
         "actions": {
-            "create": Command(_load_registry_token_create, "let nodes join, or an operator in"),
-            "list": Command(_load_registry_token_list, "show which tokens open this registry"),
-            "revoke": Command(_load_registry_token_revoke, "end a token now"),
-            "rotate": Command(_load_registry_token_rotate, "give a node another token"),
+            "create": Command(_load_tokens, "let nodes join, or an operator in"),
+            "list": Command(_load_tokens, "show which tokens open this registry"),
+            "revoke": Command(_load_tokens, "end a token now"),
+            "rotate": Command(_load_tokens, "give a node another token"),
         },
     },
 )
@@ -402,37 +187,35 @@ REGISTRY = Group(
     what="action",
     subjects={
         "the registry itself": {
-            "serve": Command(_load_registry_serve, "run the registry"),
-            "thresholds": Command(_load_registry_thresholds, "show what it judges by"),
-            "backup": Command(_load_registry_backup, "write all that it keeps to a file"),
-            "restore": Command(_load_registry_restore, "put a backup in the place of its database"),
+            "serve": Command(_load_serve, "run the registry"),
+            "thresholds": Command(_load_thresholds, "show what it judges by"),
+            "backup": Command(_load_storage, "write all that it keeps to a file"),
+            "restore": Command(_load_storage, "put a backup in the place of its database"),
         },
         "nodes": {
-            "nodes": Command(_load_registry_nodes, "list all nodes with status and reason"),
-            "node": Command(_load_registry_node, "show one node: checks, GPUs, models, history"),
-            "why": Command(_load_registry_why, "say which jobs a node would be refused now, and why"),
-            "events": Command(_load_registry_events, "show what happened to a node, and what happens"),
+            "nodes": Command(_load_nodes, "list all nodes with status and reason"),
+            "node": Command(_load_nodes, "show one node: checks, GPUs, models, history"),
+            "why": Command(_load_nodes, "say which jobs a node would be refused now, and why"),
+            "events": Command(_load_events, "show what happened to a node, and what happens"),
         },
         "acting on a node": {
-            "drain": Command(_load_registry_drain, "let it finish its jobs, then take it offline"),
-            "resume": Command(_load_registry_resume, "take it back after a drain"),
-            "cordon": Command(_load_registry_cordon, "give it no new jobs"),
-            "uncordon": Command(_load_registry_uncordon, "let it have new jobs again"),
-            "refresh": Command(_load_registry_refresh, "have it look at itself again, now"),
-            "reregister": Command(_load_registry_reregister, "have it declare itself anew"),
-            "forget": Command(_load_registry_forget, "let its record go"),
-            "reclaim": Command(_load_registry_reclaim, "give it its id back when it has lost its state"),
+            "drain": Command(_load_nodes, "let it finish its jobs, then take it offline"),
+            "resume": Command(_load_nodes, "take it back after a drain"),
+            "cordon": Command(_load_nodes, "give it no new jobs"),
+            "uncordon": Command(_load_nodes, "let it have new jobs again"),
+            "refresh": Command(_load_nodes, "have it look at itself again, now"),
+            "reregister": Command(_load_nodes, "have it declare itself anew"),
+            "forget": Command(_load_nodes, "let its record go"),
+            "reclaim": Command(_load_tokens, "give it its id back when it has lost its state"),
         },
         "jobs and their places": {
-            "explain": Command(
-                _load_registry_explain, "say for each node why it could or could not take a job"
-            ),
-            "select": Command(_load_registry_select, "say which node a job would get now"),
-            "claim": Command(_load_registry_claim, "reserve a place for a job"),
-            "renew": Command(_load_registry_renew, "keep a job's place for one more TTL"),
-            "release": Command(_load_registry_release, "give a job's place back"),
-            "claims": Command(_load_registry_claims, "list who holds which place"),
-            "exclusions": Command(_load_registry_exclusions, "count what jobs failed on lately"),
+            "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
+            "select": Command(_load_claims, "say which node a job would get now"),
+            "claim": Command(_load_claims, "reserve a place for a job"),
+            "renew": Command(_load_claims, "keep a job's place for one more TTL"),
+            "release": Command(_load_claims, "give a job's place back"),
+            "claims": Command(_load_claims, "list who holds which place"),
+            "exclusions": Command(_load_claims, "count what jobs failed on lately"),
         },
         "credentials": {
             "token": TOKEN,
@@ -448,10 +231,10 @@ JOB = Group(
     what="action",
     subjects={
         "actions": {
-            "run": Command(_load_job_run, "run a command as a job in flight"),
-            "start": Command(_load_job_start, "say that a job is in flight while a process lives"),
-            "finish": Command(_load_job_finish, "say that a job is done"),
-            "list": Command(_load_job_list, "list the jobs in flight, whose they are, and what ends them"),
+            "run": Command(_load_jobs, "run a command as a job in flight"),
+            "start": Command(_load_jobs, "say that a job is in flight while a process lives"),
+            "finish": Command(_load_jobs, "say that a job is done"),
+            "list": Command(_load_jobs, "list the jobs in flight, whose they are, and what ends them"),
         },
     },
 )
@@ -461,8 +244,8 @@ CONFIG = Group(
     what="action",
     subjects={
         "actions": {
-            "check": Command(_load_config_check, "say whether the settings can be used, and what is wrong"),
-            "show": Command(_load_config_show, "show every setting and where its value comes from"),
+            "check": Command(_load_config, "say whether the settings can be used, and what is wrong"),
+            "show": Command(_load_config, "show every setting and where its value comes from"),
         },
     },
 )
@@ -475,13 +258,9 @@ SERVICE = Group(
     what="action",
     subjects={
         "actions": {
-            "install": Command(
-                _load_service_install, "make it a service: unit, user, settings to begin with"
-            ),
-            "uninstall": Command(_load_service_uninstall, "take that back; settings and state stay"),
-            "status": Command(
-                _load_service_status, "show whether it runs, since when, and what it said last"
-            ),
+            "install": Command(_load_service, "make it a service: unit, user, settings to begin with"),
+            "uninstall": Command(_load_service, "take that back; settings and state stay"),
+            "status": Command(_load_service, "show whether it runs, since when, and what it said last"),
         },
     },
 )
@@ -497,10 +276,10 @@ ROOT = Group(
         },
         "the agent that runs here": {
             "status": Command(_load_status, "show how the agent stands, and what the registry says of it"),
-            "why": Command(_load_agent_why, "say which jobs this machine would be refused now, and why"),
-            "drain": Command(_load_agent_drain, "let this machine finish its jobs, then take it offline"),
-            "resume": Command(_load_agent_resume, "take it back after a drain"),
-            "refresh": Command(_load_agent_refresh, "have the agent look at its machine again, now"),
+            "why": Command(_load_explain, "say which jobs this machine would be refused now, and why"),
+            "drain": Command(_load_drain, "let this machine finish its jobs, then take it offline"),
+            "resume": Command(_load_drain, "take it back after a drain"),
+            "refresh": Command(_load_status, "have the agent look at its machine again, now"),
             "job": JOB,
         },
         "beside the scheduler": {
@@ -519,11 +298,6 @@ ROOT = Group(
         },
     },
 )
-
-
-# The `gpu-agent` command: finds the command's module, parses, and turns failures into exit codes.
-#
-# Loads no command but the one that runs: `gpu-agent probe` must not pay for the others.
 
 
 _LIKE = 0.75
@@ -561,7 +335,7 @@ def _run(words: Sequence[str]) -> int:
         if name is None:
             return _print_group_help(parser, place, rest)
         place, path, rest = place.commands[name], (*path, name), rest[1:]
-    configure, run = place.load()
+    configure, run = place.load()[path[-1]]
     arguments = _parse(parser_of(configure, path), rest)
     gc.enable()
     return run(arguments)

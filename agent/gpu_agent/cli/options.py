@@ -10,10 +10,6 @@ from typing import Any
 
 from gpu_agent.cli.client.http import add_api_options
 
-# What may stand in arguments besides words: whole numbers and labels, read as argparse types.
-#
-# A fault is a sentence that says how to write it. Lengths of time have `durations`.
-
 
 def whole_number(text: str) -> int:
     """Read a whole number."""
@@ -39,9 +35,6 @@ def label_pair(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is no label: write it like zone=a")
     return key, value
-
-
-# Options that many commands share: where the registry is, which node is meant, how to answer.
 
 
 def add_request_options(parser: argparse.ArgumentParser, *, json_is: str) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 from pydantic_core.core_schema import ComputedField, DataclassField, ModelField, TypedDictField
 
 from gpu_agent.cli.agent.doctor import SCHEMA as DOCTOR_SCHEMA
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.node.control.explain import SCHEMA as EXPLAIN_SCHEMA
 from gpu_agent.node.control.status import SCHEMA as STATUS_SCHEMA
 from gpu_agent.node.public_jobs import Limit
@@ -23,12 +23,6 @@ from gpu_agent.session.types import State
 from gpu_agent.wire import schema as messages
 from gpu_agent.wire.inventory import Gpu, Host, Model, Outcome
 from gpu_agent.wire.schema import DIALECT
-
-# The JSON Schema of `gpu-agent probe --json`, made from the inventory itself so that it cannot drift.
-#
-# Every field is always there; an unknown one is null. It allows fields that it does not know, because
-# a later version of the same schema may add some.
-
 
 PROBE_NAME = "probe"
 _TEMPLATE = "#/$defs/{model}"
@@ -96,9 +90,6 @@ def _nullable_type(kind: str, meaning: str) -> dict[str, Any]:
     return {"type": [kind, "null"], "description": meaning}
 
 
-# The JSON Schema of `gpu-agent doctor --json`; it allows fields that it does not know.
-
-
 DOCTOR_NAME = "doctor"
 
 
@@ -127,9 +118,6 @@ def doctor_schema() -> dict[str, Any]:
         "required": list(properties),
         "properties": properties,
     }
-
-
-# The JSON Schema of `gpu-agent why --json`; it allows fields that it does not know.
 
 
 WHY_NAME = "why"
@@ -162,18 +150,12 @@ def why_schema() -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": WHY_NAME,
-        "description": f"What `gpu-agent why --json` prints ({EXPLAIN_SCHEMA}): which jobs this node would be "
-        "refused now, as far as the node itself knows.",
+        "description": f"What `gpu-agent why --json` prints ({EXPLAIN_SCHEMA}): which jobs this node would "
+        "be refused now, as far as the node itself knows.",
         "type": "object",
         "required": list(properties),
         "properties": properties,
     }
-
-
-# The JSON Schema of `gpu-agent status --json`, of what `drain`, `resume` and `refresh` answer too.
-#
-# The machine in it is the probe's document, by the probe's own schema. It allows fields that it does not
-# know.
 
 
 STATUS_NAME = "status"
@@ -210,8 +192,8 @@ def status_schema() -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": STATUS_NAME,
-        "description": f"What `gpu-agent status --json` prints ({STATUS_SCHEMA}). Times are Unix seconds, lengths "
-        "of time seconds; unknown is null.",
+        "description": f"What `gpu-agent status --json` prints ({STATUS_SCHEMA}). Times are Unix seconds, "
+        "lengths of time seconds; unknown is null.",
         **_object(**properties),
         "$defs": definitions,
     }
@@ -309,9 +291,6 @@ def _nullable(part: dict[str, Any]) -> dict[str, Any]:
     return {**part, "type": [part["type"], "null"]}
 
 
-# `gpu-agent schema`: print the JSON Schemas of messages and of documents, or write them to a folder.
-
-
 _DOCUMENTS = {
     PROBE_NAME: probe_schema,
     DOCTOR_NAME: doctor_schema,
@@ -372,3 +351,8 @@ def _write(folder: Path, names: Iterable[str]) -> None:
 
 def _text(document: object) -> str:
     return json.dumps(document, indent=2) + "\n"
+
+
+COMMANDS: Commands = {
+    "schema": (configure, main),
+}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.config import COMPONENTS as CONFIGURATIONS
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.output.text import Line, Piece, line, print_lines
@@ -40,11 +40,6 @@ from gpu_agent.runtime.systemd.units import (
     unit_files,
 )
 from gpu_agent.version import __version__
-
-# What the commands under `service` work on: which half is meant, this machine, and the program that asks.
-#
-# It finds out, and changes nothing.
-
 
 _ROOT = Path("/")
 _OF_BOTH = ("gpu_agent", "pydantic", "websockets", "psutil", "pynvml")
@@ -99,9 +94,6 @@ def program_path() -> Path:
 def refused(error: RefusedError | UnwritablePathError) -> Failure:
     """How a command ends that this machine is not for."""
     return Failure(str(error), ExitCode.CONFIGURATION)
-
-
-# `gpu-agent service install`: make either half a service of a machine where it came from pip.
 
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
@@ -164,14 +156,18 @@ def _restart_steps(component: Component, plan: Plan) -> Iterator[Step]:
 
 def _summary(component: Component, own: Program, plan: Plan) -> str:
     done = "is now" if plan.changed else "was already, and is,"
-    return f"The {component.name} of version {own.version} {done} the service {component.service}, run from {own.path}."
+    return (
+        f"The {component.name} of version {own.version} {done} the service {component.service}, "
+        f"run from {own.path}."
+    )
 
 
 def _start(component: Component, plan: Plan) -> int:
     why_not = _why_not_ready(component, plan)
     if why_not is not None:
         raise Failure(
-            f"it is installed, and not started: {why_not}\nThen: `systemctl enable --now {component.service}`",
+            f"it is installed, and not started: {why_not}\n"
+            f"Then: `systemctl enable --now {component.service}`",
             ExitCode.CONFIGURATION,
         )
     _carry_out((Run(("systemctl", "enable", "--now", component.unit)),))
@@ -213,9 +209,6 @@ def _why_not_ready(component: Component, plan: Plan) -> str | None:
             f"its user {component.service} cannot read {settings}: closed to it is {found}. First open that"
         )
     return None
-
-
-# `gpu-agent service uninstall`: take back what `gpu-agent service install` did.
 
 
 def configure_uninstall(parser: argparse.ArgumentParser) -> None:
@@ -271,9 +264,6 @@ def _uninstalled_lines(component: Component, plan: Plan) -> list[str]:
         *kept,
         *([user] if find_user(component.service).uid is not None else []),
     ]
-
-
-# `gpu-agent service status`: who brought the service, whether it runs, and what it said last.
 
 
 SCHEMA = "gpu-agent.service/1"
@@ -390,8 +380,8 @@ def _unit_facts(component: Component, standing: ServiceStatus) -> Iterator[tuple
     if standing.current is not None:
         fits = f"as this version ({__version__}) writes it"
         other = (
-            f"written by version {standing.version}, and other than this one ({__version__}, {program_path()}) "
-            f"has it: run `gpu-agent service install {component.name}` again"
+            f"written by version {standing.version}, and other than this one ({__version__}, "
+            f"{program_path()}) has it: run `gpu-agent service install {component.name}` again"
         )
         yield "unit", fits if standing.current else other
     if standing.unread:
@@ -404,4 +394,8 @@ def _since(seconds: float | None) -> str:
     return time.strftime(" since %Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
-# `gpu-agent service`: either half as a service of systemd after a pip install.
+COMMANDS: Commands = {
+    "install": (configure_install, run_install),
+    "uninstall": (configure_uninstall, run_uninstall),
+    "status": (configure_status, run_status),
+}

@@ -13,11 +13,6 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-# Hearing signals for as long as a block lasts, in a command that runs no event loop.
-#
-# It decides nothing about what a signal means, and restores what was there before. Apart from
-# `runtime.signals`, which delivers to a loop: a command that has none should not load one.
-
 
 @contextmanager
 def handle_signals(
@@ -33,13 +28,6 @@ def handle_signals(
     finally:
         for number, former in taken.items():
             signal.signal(number, former if callable(former) else signal.SIG_DFL)
-
-
-# The signals that end a command which has started processes: heard once, and at a good moment.
-#
-# A signal ends the command as a `KeyboardInterrupt`, but never between the start of something and the
-# note that it must be ended, and never while things are being ended. It refuses to hear what the
-# program was told to ignore (`nohup`), and puts back what was there before.
 
 
 ENDING: tuple[signal.Signals, ...] = tuple(
@@ -89,12 +77,6 @@ class Interruption:
     def _interrupt(self) -> None:
         self._over = True
         raise KeyboardInterrupt
-
-
-# Signals that are for a command which was started here: handed on to it, from before it was started.
-#
-# It hands on none that the command has from its terminal already, and hears none that was told to be
-# ignored.
 
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")

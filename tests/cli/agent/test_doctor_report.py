@@ -1,5 +1,3 @@
-""""""
-
 import argparse
 import json
 import os
@@ -77,7 +75,7 @@ def test_a_disk_that_never_answers_costs_its_deadline(
         return []
 
     monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.05)
-    monkeypatch.setattr(doctor_report, "standing", hang)
+    monkeypatch.setattr(doctor_report, "check_state", hang)
     try:
         assert run_checks(arguments(tmp_path)) == 1
     finally:
@@ -130,7 +128,7 @@ def test_device_nodes_that_hang_cost_their_deadline(
     there = replace(find_driver_files({}, root=tmp_path), module_version="570.1", nodes=("nvidiactl",))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.3)
-    monkeypatch.setattr(doctor_report, "look", lambda _: there)
+    monkeypatch.setattr(doctor_report, "find_driver_files", lambda _: there)
     monkeypatch.setattr("gpu_agent.probe.nvml.device_nodes.node_problems", hang)
     try:
         assert run_checks(arguments(tmp_path, simulate=None)) == 1

@@ -1,5 +1,3 @@
-""""""
-
 import argparse
 import os
 import threading
@@ -8,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.agent import probe_request as probe_asked
-from gpu_agent.cli.agent.probe_request import ProbeRequest, is_configured
-from gpu_agent.cli.agent.reading import probe_request, read_host_and_models, read_inventory
-from gpu_agent.cli.agent.settings import configured_request, load_settings
+from gpu_agent.cli.agent import reading
+from gpu_agent.cli.agent.reading import (
+    ProbeRequest,
+    is_configured,
+    probe_request,
+    read_host_and_models,
+    read_inventory,
+)
+from gpu_agent.cli.agent.settings import load_settings
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.directory import ModelFolders
@@ -23,12 +26,12 @@ from tests.nvml_fake.control import FakeNvml
 
 
 def test_where_nothing_is_configured_the_arguments_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_agent.cli.agent.probe_request.SYSTEM_CONFIGURATION", Path("/nowhere"))
+    monkeypatch.setattr(reading, "SYSTEM_CONFIGURATION", Path("/nowhere"))
     given = argparse.Namespace(config=None, state_dir=None, simulate="1xL4-24GB")
     assert probe_request(given) == ProbeRequest(simulate="1xL4-24GB")
 
 
-def test_a_simulated_machine_lets_a_child_go_that_was_started(tmp_path: Path) -> None:
+def test_a_simulated_machine_ends_a_child_that_was_started(tmp_path: Path) -> None:
     child = start_child(env=FakeNvml(tmp_path).environment())
     inventory = read_inventory(ProbeRequest(simulate="2xL4-24GB"), child)
     assert (inventory.simulated, len(inventory.gpu.gpus)) == (True, 2)
@@ -77,16 +80,16 @@ def test_a_host_that_never_answers_costs_half_a_second_more_and_is_what_the_kern
     assert not around.models_complete
 
 
-def test_a_place_that_does_not_answer_is_named_and_the_models_elsewhere_are_listed(tmp_path: Path) -> None:
+def test_a_model_cache_that_does_not_answer_is_named_and_the_other_models_are_listed(tmp_path: Path) -> None:
     dead, well = tmp_path / "dead", tmp_path / "well"
     dead.mkdir()
     well.mkdir()
     (well / "found.gguf").write_bytes(b"GGUF")
-    catalogue = ModelScanner(
+    scanner = ModelScanner(
         [ModelFolders([dead]), ModelFolders([well])], patience=DiskPatience(wait_seconds=0.1)
     )
     with hung(dead):
-        around = read_host_and_models(Sources(catalogue=catalogue), within_seconds=2)
+        around = read_host_and_models(Sources(catalogue=scanner), within_seconds=2)
     assert [model.model_id for model in around.models] == ["found"]
     assert around.models_unsearched == {str(dead): DISK_SILENT}
     assert [disk.path for disk in around.host.cache_disks] == [str(well)]
@@ -94,18 +97,18 @@ def test_a_place_that_does_not_answer_is_named_and_the_models_elsewhere_are_list
 
 
 class Ending(threading.Thread):
-    """A thread that ends at the very moment when somebody looks whether it lives."""
+    """A thread that ends at the moment when its end is checked."""
 
-    last_word = threading.Event()
+    checked = threading.Event()
 
     def is_alive(self) -> bool:
-        self.last_word.set()
+        self.checked.set()
         self.join(30)
         return super().is_alive()
 
 
-def test_a_look_that_ends_as_its_deadline_passes_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (Ending.last_word.wait(30), Scan())[1])
+def test_a_reading_that_ends_at_its_deadline_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (Ending.checked.wait(30), Scan())[1])
     monkeypatch.setattr("gpu_agent.cli.agent.reading.threading.Thread", Ending)
     around = read_host_and_models(Sources(), within_seconds=0.05)
     assert "models" not in around.host.unknowns
@@ -150,7 +153,7 @@ def test_settings_are_loaded_only_where_there_are_some(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(probe_asked, "SYSTEM_CONFIGURATION", tmp_path / "agent.toml")
+    monkeypatch.setattr(reading, "SYSTEM_CONFIGURATION", tmp_path / "agent.toml")
     arguments = argparse.Namespace(**{"config": None, "state_dir": None, **options})
     assert is_configured(arguments, environ) is configured
     (tmp_path / "agent.toml").touch()
@@ -180,27 +183,28 @@ def arguments(**given: object) -> argparse.Namespace:
 
 def test_the_probes_part_and_the_owners_part_are_read_without_a_registry(path: Path) -> None:
     given = arguments(config=str(path))
-    assert configured_request(given).options.model_directories == (Path("/srv/models"),)
-    assert (configured_request(given).simulate, configured_request(given).apart) == (
+    assert probe_request(given).options.model_directories == (Path("/srv/models"),)
+    assert (probe_request(given).simulate, probe_request(given).state_dir) == (
         "4xL4-24GB",
-        "\n/var/lib/one",
+        Path("/var/lib/one"),
     )
     owner = load_settings(given).owner
     assert (owner.labels, owner.accept_public_jobs) == ({"zone": "a"}, True)
 
 
 def test_the_commands_own_options_come_first(path: Path) -> None:
-    given = configured_request(arguments(config=str(path), simulate="1xL4-24GB", state_dir="/var/lib/two"))
-    assert (given.simulate, given.apart) == ("1xL4-24GB", "\n/var/lib/two")
+    given = probe_request(arguments(config=str(path), simulate="1xL4-24GB", state_dir="/var/lib/two"))
+    assert (given.simulate, given.state_dir) == ("1xL4-24GB", Path("/var/lib/two"))
+    assert given.seed != probe_request(arguments(config=str(path))).seed
 
 
 def test_a_missing_file_is_a_configuration_failure(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"nowhere\.toml") as failed:
-        configured_request(arguments(config=str(tmp_path / "nowhere.toml")))
+        probe_request(arguments(config=str(tmp_path / "nowhere.toml")))
     assert failed.value.code is ExitCode.CONFIGURATION
 
 
-def test_settings_for_tls_keep_no_probe_from_looking(tmp_path: Path) -> None:
+def test_settings_for_tls_prevent_no_probe(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     for named in ('registry_url = "wss://registry.example"\n', ""):
         file.write_text(f'{named}tls_ca_file = "/etc/gpu-agent/ca.pem"\n')

@@ -1,5 +1,3 @@
-""""""
-
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -53,13 +51,13 @@ def test_after_a_break_it_goes_on_behind_the_last_event() -> None:
     with standing_in({PATH: lambda: next(answers)}) as registry:
         assert in_words(follow_events(Api(registry.api), after="6"), 11) == [
             "Opened",
-            "SignOfLife",
+            "KeepAlive",
             7,
             8,
             "Lost",
             "Lost",
             "Opened",
-            "SignOfLife",
+            "KeepAlive",
             "Lost",
             "Opened",
             12,

@@ -1,5 +1,3 @@
-""""""
-
 import pytest
 
 from gpu_agent.cli.client.http import CLAIM, NODE_DETAIL, Api

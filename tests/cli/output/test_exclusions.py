@@ -1,5 +1,3 @@
-""""""
-
 import pytest
 
 from gpu_agent.cli.output.exclusions import (

@@ -7,9 +7,9 @@ from gpu_agent.cli.output.text import line, line_width, plain_text
 
 COLUMNS = (
     Column(head="NODE"),
-    Column(head="GPUS", folds=True),
-    Column(head="JOBS", right=True, worth=2),
-    Column(head="BEAT", right=True, worth=1),
+    Column(head="GPUS", wraps=True),
+    Column(head="JOBS", right=True, priority=2),
+    Column(head="BEAT", right=True, priority=1),
 )
 
 

@@ -1,5 +1,3 @@
-""""""
-
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any

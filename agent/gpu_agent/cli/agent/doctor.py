@@ -24,9 +24,8 @@ from gpu_agent.cli.agent.doctor_machine import (
     model_findings,
     silent_cache_finding,
 )
-from gpu_agent.cli.agent.probe_request import ProbeRequest
-from gpu_agent.cli.agent.reading import read_inventory
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.output.text import Line, Piece, line, print_lines, terminal_columns, wrap
 from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
@@ -42,11 +41,6 @@ from gpu_agent.runtime.config.sources import unknown_variables
 from gpu_agent.runtime.files import user_home
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
-
-# `gpu-agent doctor`: looks at all that the agent needs, and says how to mend what is wrong.
-#
-# It uses the settings that `gpu-agent run` would use, registers nothing and writes nothing.
-
 
 DESCRIPTION = """\
 Look at all that the agent needs, from the driver to the registry's door, and print a line for each: OK,
@@ -89,12 +83,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Look and tell."""
     return run_checks(arguments)
-
-
-# The doctor's round: the settings, the machine, what the agent keeps, and the way to the registry.
-#
-# Each finding is told as soon as it is there. What may hang is looked at in a thread that is left
-# behind, so that a dead disk costs its deadline and no more.
 
 
 MACHINE_SECONDS = 12.0
@@ -270,11 +258,9 @@ def _load_settings(flags: dict[str, object], config: Path | None) -> AgentSettin
 def _probe_request(settings: AgentSettings | None, arguments: argparse.Namespace) -> ProbeRequest:
     if settings is None:
         return ProbeRequest(simulate=arguments.simulate)
-    apart = "" if settings.state_dir is None else f"\n{settings.state_dir}"
-    return ProbeRequest(options=settings.probe_options, simulate=settings.simulate, apart=apart)
-
-
-# The doctor's findings as lines for people, and as one document for programs.
+    return ProbeRequest(
+        options=settings.probe_options, simulate=settings.simulate, state_dir=settings.state_dir
+    )
 
 
 SCHEMA = "gpu-agent.doctor/1"
@@ -340,11 +326,6 @@ def summary_line(findings: Sequence[CheckResult]) -> Line:
     return line(Piece(f"Nothing fails{known}", "green"))
 
 
-# Whose agent the doctor means: where root names no state directory, that of the service on this machine.
-#
-# It reads nothing but where things lie, and changes no setting that was made.
-
-
 _STATE = Path("var/lib/gpu-agent")
 """Where the service keeps its state, from the machine's root."""
 _JOIN_TOKEN = Path("etc/gpu-agent/join-token")
@@ -364,3 +345,8 @@ def service_settings(settings: AgentSettings, machine: Path = Path("/")) -> Agen
 
 def _is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+COMMANDS: Commands = {
+    "doctor": (configure, main),
+}

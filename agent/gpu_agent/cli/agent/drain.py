@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpu_agent.cli.client.local import ORDER_PATIENCE_SECONDS, STATUS_SHAPE, add_agent_options, request_agent
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import print_json
-from gpu_agent.cli.output.screen import StatusLine
-from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.streams import StatusLine, print_stderr
 from gpu_agent.cli.output.text import printable
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
-
-# `gpu-agent drain`: let this machine finish its jobs, then take it offline.
 
 
 def configure_drain(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +68,6 @@ def run_drain(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent resume`: take this machine back, and have it register.
-
-
 def configure_resume(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -97,11 +91,6 @@ def run_resume(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# A drain that this machine's owner asked for, in words, and the waiting for its end.
-#
-# It follows the agent alone: a registry that is away ends no waiting, the drain's deadline does.
-
-
 LOOK_SECONDS = 1.0
 """How often the agent is asked: what is left counts down by the second."""
 Answer = Mapping[str, Any]
@@ -117,7 +106,7 @@ def wait_until_drained(
                 raise Failure(
                     "the drain was lifted meanwhile; `gpu-agent status` says how the machine stands"
                 )
-            shown.say(f"{node_name(now)} drains, {_jobs(now)}", left=_left(now), more=_away(now))
+            shown.show(f"{node_name(now)} drains, {_jobs(now)}", left=_left(now), more=_away(now))
             time.sleep(LOOK_SECONDS)
             now = look()
     return now
@@ -158,3 +147,9 @@ def _left(now: Answer) -> str:
 
 def _away(now: Answer) -> str:
     return "" if now["connected"] else "; the registry is not connected, and hears of it when it is"
+
+
+COMMANDS: Commands = {
+    "drain": (configure_drain, run_drain),
+    "resume": (configure_resume, run_resume),
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_agent.cli.client.http import OBJECTION, ListOf, Shape
 from gpu_agent.cli.client.local import add_agent_options, request_agent
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.output.exclusions import acceptance_line, exclusion_table
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, terminal_columns, wrap
@@ -53,3 +53,8 @@ def _page(answer: Mapping[str, Any], columns: int | None) -> Iterator[Line]:
     known = "; ".join(map(str, answer["only_the_registry_knows"]))
     words = line(Piece(f"Only the registry knows {known}. Ask it: {answer['ask']}", "dim"))
     yield from wrap(words, _ENDLESS if columns is None else columns)
+
+
+COMMANDS: Commands = {
+    "why": (configure, main),
+}

@@ -15,7 +15,7 @@ from gpu_agent.cli.client.local import (
     agent_failure,
     request_agent,
 )
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import positive_number, print_json
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
@@ -26,12 +26,6 @@ from gpu_agent.cli.signals import SignalForwarder
 from gpu_agent.local.connection import LocalError
 from gpu_agent.local.jobs import job
 from gpu_agent.runtime.caller_environment import caller_environment
-
-# `gpu-agent job run`: run a command as a job in flight on this machine.
-#
-# The job is announced for as long as the command runs, again after each restart of the agent, and ends
-# with it. It stands beside the command: signals are handed on, and it ends as the command ends.
-
 
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
 """How those end who run others' commands: none of that name, one that cannot be run, ended by a signal."""
@@ -102,9 +96,6 @@ def _run_command(command: Sequence[str]) -> int:
     return code if code >= 0 else BY_SIGNAL - code
 
 
-# `gpu-agent job start`: say that a job is in flight on this machine, for as long as a process lives.
-
-
 def configure_job_start(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -140,9 +131,6 @@ def run_job_start(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent job finish`: say that a job on this machine is done.
-
-
 def configure_job_finish(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -164,9 +152,6 @@ def run_job_finish(arguments: argparse.Namespace) -> int:
     else:
         print(f"{printable(arguments.job_id)} is done; {job_count(answer['in_flight'])}.")
     return ExitCode.OK
-
-
-# `gpu-agent job list`: which jobs are in flight on this machine.
 
 
 def configure_job_list(parser: argparse.ArgumentParser) -> None:
@@ -193,18 +178,15 @@ def run_job_list(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# Jobs in flight on this machine, as a table for people.
-
-
 if sys.platform != "win32":
     import pwd
 
 NO_JOBS = "No job is in flight."
 _JOB_COLUMNS = (
-    Column(head="JOB", folds=True),
-    Column(head="SINCE", worth=2),
+    Column(head="JOB", wraps=True),
+    Column(head="SINCE", priority=2),
     Column(head="FOR", right=True),
-    Column(head="USER", worth=1),
+    Column(head="USER", priority=1),
     Column(head="ENDS WITH"),
 )
 
@@ -248,3 +230,11 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
         return str(uid)
+
+
+COMMANDS: Commands = {
+    "run": (configure_job_run, run_job_run),
+    "start": (configure_job_start, run_job_start),
+    "finish": (configure_job_finish, run_job_finish),
+    "list": (configure_job_list, run_job_list),
+}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.probe.nvml.process import start_child
 
 DESCRIPTION = """\
@@ -54,16 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="where the agent keeps its identity (default: the platform's place); only read",
+        help="where the agent keeps its identity (default: the platform's folder); only read",
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Start the child, load the rest, report."""
+    """Start the child, load the rest, print the report."""
     if arguments.watch:
-        from gpu_agent.cli.agent.probe_watch import watch_probe as watch
+        from gpu_agent.cli.agent.probe_watch import watch_probe
 
-        return watch(arguments)
+        return watch_probe(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
     child = None if pretends else start_child()
     with _without_gc():
@@ -74,11 +74,16 @@ def main(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Search for no garbage meanwhile: loading makes next to none, and a search walks all that is loaded."""
-    was_searched = gc.isenabled()
+    """Collect no garbage meanwhile: loading makes next to none, and a collection walks all that is loaded."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_searched:
+        if was_enabled:
             gc.enable()
+
+
+COMMANDS: Commands = {
+    "probe": (configure, main),
+}

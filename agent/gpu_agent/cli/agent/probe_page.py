@@ -26,9 +26,6 @@ from gpu_agent.cli.registry.events import clock
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome
 
-# The probe's verdict in words: whether this machine could register and with what, else why not.
-
-
 MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
 """What to do about a GPU whose memory is unknown."""
 
@@ -80,11 +77,6 @@ def _of_unknown_memory(report: GpuReport) -> tuple[Gpu, ...]:
 def _reasons_in_words(gpus: tuple[Gpu, ...]) -> str:
     reasons = dict.fromkeys(gpu.unknowns["memory_mb"] for gpu in gpus if "memory_mb" in gpu.unknowns)
     return f" ({', '.join(reasons)})" if reasons else ""
-
-
-# What is wrong with this machine, each trouble with its next step.
-#
-# Models that cannot serve have their reason beside them in their own table; here they are only counted.
 
 
 _INDENT = Piece("    ")
@@ -166,15 +158,9 @@ def _fit_indented(words: Line, columns: int | None, *, indented: bool) -> list[L
     return [(_INDENT, *first) if indented else first, *((_INDENT, *part) for part in rest)]
 
 
-# The probe's page for a person: GPUs, host, models, what is wrong, and whether it could register.
-#
-# What matters most stands last, next to the prompt. Every word from the machine is made printable on
-# its way into a line. It reads nothing: an inventory is handed in.
-
-
 _LEAST_FIRST = ("models", "host")
 """What a terminal goes without where there is no room for all."""
-_FACT_COLUMNS = (Column(head=""), Column(head="", folds=True))
+_FACT_COLUMNS = (Column(head=""), Column(head="", wraps=True))
 
 
 def probe_page(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
@@ -251,9 +237,6 @@ def _outcome_lines(inventory: Inventory, columns: int | None) -> Iterator[Line]:
 
 def _fit(words: Line, columns: int | None) -> list[Line]:
     return wrap(words, _ENDLESS if columns is None else columns)
-
-
-# What changed between two looks at one machine, a line for each change; figures that drift are none.
 
 
 _ARROW = "→"

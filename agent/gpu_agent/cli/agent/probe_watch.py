@@ -34,11 +34,6 @@ from gpu_agent.runtime.signals import RELOADING, STOPPING, signals_to_loop
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Inventory, Outcome
 
-# Where a watched machine is shown: a terminal that is redrawn, a line for each change, or JSON lines.
-#
-# A driver that does not answer is told of with the age of what is shown; it ends nothing.
-
-
 LATE_SECONDS = 4.5
 """A reading of the GPUs older than this is late: they are read every two seconds."""
 
@@ -140,13 +135,9 @@ def is_late(age_seconds: float | None) -> bool:
 
 def _lateness(age_seconds: float | None, now: float) -> Line:
     age = age_seconds or 0.0
-    words = f"the driver has not answered for {duration_in_words(age)}: the GPUs' figures are of {clock(now - age, now)}"
+    since = f"the GPUs' figures are of {clock(now - age, now)}"
+    words = f"the driver has not answered for {duration_in_words(age)}: {since}"
     return line(Piece(words, "bold red"))
-
-
-# Watches this machine by the agent's own probe loop, until it is interrupted or nobody reads any more.
-#
-# The driver is asked as the agent asks it: a hanging one costs nothing but its figures.
 
 
 INTERVAL_SECONDS = 2.0

@@ -10,69 +10,97 @@ import platform
 import sys
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from gpu_agent.cli.agent.probe_request import ProbeRequest, is_configured
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
 from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, StartedChild, dismiss, start_child
 from gpu_agent.probe.nvml.report import read_once
-from gpu_agent.probe.snapshot import Sources, open_sources, take
+from gpu_agent.probe.snapshot import ProbeOptions, Sources, open_sources, take
 from gpu_agent.runtime.files import user_home
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
+SYSTEM_CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
+ENVIRONMENT_PREFIX = "GPU_AGENT_"
 MODELS_UNKNOWN = "models"
 """Under this name the host's `unknowns` say why no models are listed."""
-_UNREAD = GpuReport(outcome=Outcome.OK)
 HOST_SECONDS = 0.5
 """For the host alone, after host and models together took all of their time."""
+_UNREAD = GpuReport(outcome=Outcome.OK)
 _SHARE_OF_THE_SCAN = 0.8
-"""Of the time for host and models: a disk that has not answered by then is told of, and the others count."""
+"""Of the time for host and models: a disk that has not answered by then is reported; the others count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """What to read: the probe's part of the settings that `gpu-agent run` would have."""
+
+    options: ProbeOptions = field(default_factory=ProbeOptions)
+    simulate: str | None = None
+    state_dir: Path | None = None
+
+    @property
+    def seed(self) -> str:
+        """Distinguishes simulated machines, also those of several agents on one host."""
+        return platform.node() if self.state_dir is None else f"{platform.node()}\n{self.state_dir}"
 
 
 def probe_request(arguments: argparse.Namespace) -> ProbeRequest:
-    """What to look at; raises `Failure` when the configuration is wrong."""
-    if is_configured(arguments, os.environ):
-        from gpu_agent.cli.agent.settings import configured_request as asked
+    """Return what to read; raises `Failure` when the configuration is wrong."""
+    if not is_configured(arguments, os.environ):
+        return ProbeRequest(simulate=arguments.simulate)
+    from gpu_agent.cli.agent.settings import load_settings
 
-        return asked(arguments)
-    return ProbeRequest(simulate=arguments.simulate)
+    settings = load_settings(arguments)
+    return ProbeRequest(
+        options=settings.probe_options, simulate=settings.simulate, state_dir=settings.state_dir
+    )
 
 
-def read_inventory(asked: ProbeRequest, child: StartedChild | None) -> Inventory:
+def is_configured(arguments: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Say whether there are settings to load: named, in the environment, or in the system's file."""
+    if arguments.config is not None or arguments.state_dir is not None:
+        return True
+    return any(name.upper().startswith(ENVIRONMENT_PREFIX) for name in environ) or (
+        SYSTEM_CONFIGURATION.exists()
+    )
+
+
+def read_inventory(request: ProbeRequest, child: StartedChild | None) -> Inventory:
     """Read everything, within the deadline; `child` was started before, if it was."""
-    sources = open_sources(asked.options, environ=os.environ, home=user_home())
-    if asked.simulate is not None:
+    options = request.options
+    sources = open_sources(options, environ=os.environ, home=user_home())
+    if request.simulate is not None:
         if child is not None:
             dismiss(child)
-        return _simulated(asked.simulate, asked.apart, sources)
+        return _simulated(request.simulate, request.seed, sources)
     child = child or start_child()
     with contextlib.redirect_stdout(sys.stderr):  # a collector that prints must not spoil a document
-        others = start_collectors(
-            asked.options.collectors, asked.options.surroundings, deadline_seconds=DEADLINE_SECONDS
-        )
+        others = start_collectors(options.collectors, options.surroundings, deadline_seconds=DEADLINE_SECONDS)
         around = read_host_and_models(sources)  # meanwhile the child works
         gpus = merge_reports(read_once(child, DEADLINE_SECONDS), collect_reports(others))
     return replace(around, gpu=gpus, took_ms=round(gpus.took_ms + around.took_ms, 1))
 
 
 def read_host_and_models(sources: Sources, *, within_seconds: float = DEADLINE_SECONDS) -> Inventory:
-    """Read host and models in a thread, which a dead disk may keep: then the host alone, and why."""
+    """Read both in a thread, which a dead disk may block: then the host alone, and why."""
     found: list[Inventory] = []
     patience = within_seconds * _SHARE_OF_THE_SCAN
 
-    def look() -> None:
+    def read() -> None:
         found.append(take(_UNREAD, sources, answers_within_seconds=patience))
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(within_seconds)
-    alive = looking.is_alive()  # looked at first: what ends in between has found something
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(within_seconds)
+    alive = reading.is_alive()  # before `found` is read: a thread that ends in between has found something
     if found:
         return found[0]
     if not alive:
-        raise RuntimeError("the look at the host and the models ended without an answer")  # told on stderr
+        raise RuntimeError("the host and the models could not be read")  # the thread's traceback is on stderr
     host = _host_alone()
     why = f"the disks did not answer within {within_seconds:g} s; see `df` and `dmesg`"
     return Inventory(
@@ -84,25 +112,25 @@ def read_host_and_models(sources: Sources, *, within_seconds: float = DEADLINE_S
 
 
 def _host_alone() -> Host:
-    """Read the host, where that does not hang as well: the answer is due by now."""
+    """Read the host, or only what system calls say of it where that hangs as well."""
     found: list[Host] = []
     reading = threading.Thread(target=lambda: found.append(HostProbe().read()), daemon=True)
     reading.start()
     reading.join(HOST_SECONDS)
-    return (
-        found[0] if found else read_by_system_calls(f"the machine did not answer within {HOST_SECONDS:g} s")
-    )
+    if found:
+        return found[0]
+    return read_by_system_calls(f"the machine did not answer within {HOST_SECONDS:g} s")
 
 
-def _simulated(spec: str, apart: str, sources: Sources) -> Inventory:
+def _simulated(spec: str, seed: str, sources: Sources) -> Inventory:
     """Read a machine that does not exist; what simulates it is loaded for that alone."""
     from gpu_agent.probe.simulation.gpu_models import SimulationError
-    from gpu_agent.probe.simulation.gpus import read_simulated_once as read_simulated
-    from gpu_agent.probe.simulation.models import with_simulated_models as with_models_of
+    from gpu_agent.probe.simulation.gpus import read_simulated_once
+    from gpu_agent.probe.simulation.models import with_simulated_models
 
     try:
-        gpus = read_simulated(spec, seed=f"{platform.node()}{apart}", now=time.time())
-        around = read_host_and_models(with_models_of(spec, sources))
+        gpus = read_simulated_once(spec, seed=seed, now=time.time())
+        around = read_host_and_models(with_simulated_models(spec, sources))
     except SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
     return replace(around, gpu=gpus, simulated=True)

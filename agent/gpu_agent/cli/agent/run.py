@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node import daemon
 from gpu_agent.node.settings import AgentSettings, load
@@ -47,3 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
     return run_as_first_process(lambda: daemon.run(settings, read))
+
+
+COMMANDS: Commands = {
+    "run": (configure, main),
+}

@@ -9,12 +9,10 @@ from typing import Any
 from gpu_agent.cli.agent.drain import node_name
 from gpu_agent.cli.agent.status_page import status_page
 from gpu_agent.cli.client.local import ORDER_PATIENCE_SECONDS, STATUS_SHAPE, add_agent_options, request_agent
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.options import print_json
 from gpu_agent.cli.output.nodes import gpus_in_words, models_in_words
 from gpu_agent.cli.output.text import glyphs, print_lines, printable, terminal_columns
-
-# `gpu-agent status`: how the agent on this machine stands, by its own word.
 
 
 def configure_status(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +50,6 @@ def run_status(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent refresh`: have the agent look at this machine again, now.
-
-
 def configure_refresh(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -90,3 +85,9 @@ def _when_sent(now: Mapping[str, Any]) -> str:
     if now["connected"]:
         return "the registry is told with the next beat"
     return "the registry is not connected, and is told when it is"
+
+
+COMMANDS: Commands = {
+    "status": (configure_status, run_status),
+    "refresh": (configure_refresh, run_refresh),
+}

@@ -18,14 +18,9 @@ from gpu_agent.cli.registry.node_page import Fact
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Model, Outcome
 
-# An agent's status as a page for people: how the registry judges this machine, then what it has.
-#
-# It is made of what the probe's page and a node's page are made of. It judges nothing itself.
-
-
 _ENDLESS = 1_000_000
-_FACT_COLUMNS = (Column(head=""), Column(head="", folds=True))
-_CHECK_COLUMNS = (Column(head="CHECK"), Column(head="DETAIL", folds=True))
+_FACT_COLUMNS = (Column(head=""), Column(head="", wraps=True))
+_CHECK_COLUMNS = (Column(head="CHECK"), Column(head="DETAIL", wraps=True))
 _YIELDED = "yielded"
 Answer = Mapping[str, Any]
 
@@ -92,11 +87,6 @@ def _machine_blocks(
     yield gpu_table(inventory.gpu.gpus, columns, letters)
     yield model_table(inventory.models, columns)
     yield trouble_lines(inventory, columns, now=now)
-
-
-# What an agent says of itself in words, fact by fact; what is not known is left out, never guessed.
-#
-# What the registry said while it was connected is told with its age, and as old while it is away.
 
 
 def status_facts(answer: Answer, *, now: float) -> Iterator[Fact]:
@@ -213,11 +203,6 @@ def _ago(at: float, now: float) -> str:
     return f"{clock(at, now)} ({duration_in_words(now - at)})"
 
 
-# The machine as an agent's status tells it, read back, so that it is shown as the probe's own page is.
-#
-# What a newer agent tells besides is left aside. It refuses a document that it cannot read, in a sentence.
-
-
 _HOST = TypeAdapter(Host)
 _OUTCOME = TypeAdapter(Outcome)
 _GPUS = TypeAdapter(tuple[Gpu, ...])
@@ -246,7 +231,7 @@ def machine_inventory(machine: Mapping[str, Any]) -> Inventory:
         )
     except (ValidationError, KeyError, TypeError) as error:
         raise Failure(
-            f"what the agent says of its machine cannot be read ({_first_error(error)}): it is of another version; "
+            f"the agent's report of its machine cannot be read ({_first_error(error)}): it has another version; "
             "restart it after an upgrade, or read what it says with --json"
         ) from None
 

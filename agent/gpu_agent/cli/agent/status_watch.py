@@ -34,9 +34,6 @@ from gpu_agent.cli.output.text import (
 from gpu_agent.cli.registry.events import clock
 from gpu_agent.cli.signals import Interruption
 
-# What changed between two looks at an agent, a line for each change; figures that drift are none.
-
-
 Answer = Mapping[str, Any]
 
 
@@ -77,13 +74,6 @@ def _public(answer: Answer) -> Line:
         return line("public jobs are accepted")
     pauses = "; ".join(pause["detail"] for pause in answer["public_jobs"]["pauses"])
     return line(Piece("no public jobs", "yellow"), f": {pauses or 'accept_public_jobs is false'}")
-
-
-# Watches how an agent stands until interrupted, or until nobody reads any more; looks once a second.
-#
-# A terminal is redrawn, a pipe gets a line for each change, or the document. An agent that goes away ends
-# no
-# watch: it is waited for, and that is said.
 
 
 LOOK_SECONDS = 1.0

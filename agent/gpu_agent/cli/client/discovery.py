@@ -26,14 +26,6 @@ from gpu_agent.runtime.state_dir import (
     read_endpoint_file,
 )
 
-# Whether it is this machine's own registry that listens where its operator token is about to go.
-#
-# Anybody on a machine may listen on a port that is free, as a registry's is while it is stopped, and be
-# shown the token that it left to its operators. So that one goes only to a port that the user listens on
-# who left it, or root. Where the system does not say who listens (it does on Linux) the token goes as
-# asked.
-
-
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENING = "0A"
 _ADDRESS, _USER = 1, 7
@@ -117,12 +109,6 @@ def _parse_address(text: str) -> _IP:
 
 def _accepts(address: _IP, *, meant: set[_IP]) -> bool:
     return address.is_unspecified or address in meant
-
-
-# Which registry a command speaks to: the one of `--api`, of the environment, else this machine's own.
-#
-# A registry on this machine leaves its address where its operator token lies; of several it is the first
-# that is served. Opens no connection.
 
 
 DEFAULT_API = "http://127.0.0.1:8081"
@@ -216,13 +202,6 @@ def _url_fault(parts: urllib.parse.SplitResult) -> str | None:
     if parts.query or parts.fragment:
         return "it has a query or a fragment"
     return None
-
-
-# Which operator token a command shows to a registry: a file's, the environment's, else this machine's own.
-#
-# Never taken from the arguments, where everybody on the machine can read it, and never sent in the
-# clear to another machine unless the operator says so. The token that a registry left on this machine
-# goes to this machine's registry alone, and not to whoever else listens in its place.
 
 
 VARIABLE = "GPU_REGISTRY_TOKEN"

@@ -14,8 +14,6 @@ from urllib.parse import urlencode
 from gpu_agent.cli.client.http import EVENT, TIMEOUT_SECONDS, Api, Refused, missing_part
 from gpu_agent.cli.command import ExitCode, Failure
 
-# Server-sent events out of lines, as the WHATWG describes them. Opens nothing and understands no data.
-
 
 @dataclass(frozen=True, slots=True)
 class SseMessage:
@@ -41,12 +39,6 @@ def parse_messages(lines: Iterable[bytes]) -> Iterator[SseMessage]:
             data.append(value)
         elif name == "id" and "\0" not in value:
             reached = value
-
-
-# Follows a registry's events over whatever happens to the connection: none is missed, none told twice.
-#
-# After a break it asks for those behind the last one that it heard. It refuses to wait for a registry that
-# never answered: that one was named wrongly.
 
 
 EVENTS_PATH = "/v1/events"

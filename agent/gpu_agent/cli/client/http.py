@@ -37,11 +37,6 @@ from gpu_agent.runtime.tls.certificate import PinError
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
 from gpu_agent.runtime.tls.errors import TlsTerms, explain_tls_error
 
-# What a registry's answers hold at the least, as far as the commands read them.
-#
-# A newer registry may say more. It refuses nothing itself: it names the first thing that is lacking.
-
-
 Kind: TypeAlias = "type | UnionType | ListOf"
 Shape: TypeAlias = Mapping[str, Kind]
 
@@ -129,13 +124,6 @@ def _missing_in_list(value: object, shape: Shape) -> str | None:
     return None
 
 
-# How a command knows the registry at an `https://` address, and proves itself to it, with what else it
-# asks.
-#
-# This machine's own registry is known by the key that it left the pin of, any other by an authority: the
-# system's, or that of `--ca-file`. What goes wrong is told with the next step. Opens no connection.
-
-
 _TLS_TERMS = TlsTerms(authority="--ca-file", pin=None, own="--cert-file and --key-file", plain="http://")
 _TLS_OPTIONS = (
     ("--ca-file", "GPU_REGISTRY_CA_FILE", "vouches for an https:// registry (default: ${}, else the system)"),
@@ -218,13 +206,6 @@ def _file_option(arguments: argparse.Namespace, option: str, variable: str) -> P
     given: Path | None = getattr(arguments, option.removeprefix("--").replace("-", "_"))
     stated = os.environ.get(variable)
     return given if given is not None else (Path(stated).expanduser() if stated else None)
-
-
-# The operator API as commands use it: JSON over HTTP, with failures told to a person.
-#
-# Uses no proxy and follows no redirect: an operator API is named by its own address, and a token goes
-# nowhere else. Trusts nothing that answers there: an answer counts only when it has the type and the
-# shape of a registry's.
 
 
 TIMEOUT_SECONDS = 10.0
@@ -458,9 +439,6 @@ def _cause(error: OSError) -> str:
     """The machine's own words for what went wrong, without its number."""
     reason = getattr(error, "reason", error)
     return str(getattr(reason, "strerror", None) or reason)
-
-
-# Long lists, read page by page and put together again as if they had come at once.
 
 
 Query = Sequence[tuple[str, str]]

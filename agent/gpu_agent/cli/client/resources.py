@@ -7,9 +7,6 @@ from typing import Any
 from gpu_agent.cli.client.http import ANYTHING, CLAIMS, NODES, Api, Refused, Shape, get_all_pages, quote_id
 from gpu_agent.cli.command import ExitCode, Failure
 
-# Ids that a person may have meant by one that nobody knows. The known ones are handed in.
-
-
 MOST_SUGGESTED = 3
 _LEAST_SIMILARITY = 0.75
 """Ids that a registry gave begin alike, so less likeness than this says nothing."""
@@ -31,9 +28,6 @@ def did_you_mean(meant: str, known: Iterable[str]) -> str:
     """Say it as the end of a sentence; empty when nothing is near."""
     found = nearest_ids(meant, known)
     return f"; did you mean {' or '.join(found)}?" if found else ""
-
-
-# What every action on one node shares: asking for it, and helping where the id is not known.
 
 
 _UNKNOWN = "UNKNOWN_NODE"
@@ -74,9 +68,6 @@ class Node:
     def _near(self) -> str:
         nodes = get_all_pages(self._api, "/v1/nodes", NODES, key="nodes")["nodes"]
         return did_you_mean(self.node_id, (str(node["node_id"]) for node in nodes))
-
-
-# What actions on one claim share: asking, and helping where no claim of the job is held.
 
 
 _NOT_FOUND = "CLAIM_NOT_FOUND"

@@ -6,9 +6,6 @@ from typing import Any
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Line, Piece, line
 
-# What nodes answered to a job, as a table for people: able, or the first demand that fails and why.
-
-
 _COLUMNS = (Column(head="NODE"), Column(head="VERDICT"))
 
 
@@ -35,13 +32,10 @@ def _excluded_row(one: Mapping[str, Any]) -> Row:
     return Row((line(one["node_id"]), line(Piece(one["reason"], "yellow"))), line(need_and_have(one)))
 
 
-# Which jobs a node would be refused, as tables for people: by its own word, or by its registry's.
-
-
 def exclusion_table(head: str, objections: Iterable[Mapping[str, Any]], columns: int | None) -> list[Line]:
     """Draw what is refused, and why, with what would end it."""
     sheet = Table(
-        (Column(head=head, folds=True), Column(head="REASON")),
+        (Column(head=head, wraps=True), Column(head="REASON")),
         [_reason_row(one) for one in objections],
         note="WHY",
     )

@@ -11,12 +11,6 @@ from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, wrap
 from gpu_agent.wire.inventory import CacheDisk, Gpu, Health, Host, Inventory, MemoryKind, Model, ModelStatus
 
-# GPUs as a table for a person: each with its health, memory and load, slices under their parent.
-#
-# In a pipe there are no bars, and every row is whole. What a terminal has no room for goes in order of
-# worth: UUIDs, the bars, power, temperature, load, memory. It refuses to shorten a GPU's health.
-
-
 HEALTH_STYLES = {
     Health.OK: "green",
     Health.DEGRADED: "yellow",
@@ -27,15 +21,15 @@ MIB_IN_GIB = 1024
 _MEMORY_CELLS, _LOAD_CELLS = 8, 6
 _GPU_COLUMNS = (
     Column(head="GPU"),
-    Column(head="NAME", folds=True),
+    Column(head="NAME", wraps=True),
     Column(head="HEALTH"),
-    Column(head="MEMORY", right=True, worth=7),
-    Column(head="", worth=3),
-    Column(head="LOAD", right=True, worth=6),
-    Column(head="", worth=2),
-    Column(head="TEMP", right=True, worth=5),
-    Column(head="POWER", right=True, worth=4),
-    Column(head="UUID", worth=1),
+    Column(head="MEMORY", right=True, priority=7),
+    Column(head="", priority=3),
+    Column(head="LOAD", right=True, priority=6),
+    Column(head="", priority=2),
+    Column(head="TEMP", right=True, priority=5),
+    Column(head="POWER", right=True, priority=4),
+    Column(head="UUID", priority=1),
 )
 _BARS = (4, 6)
 _SMALL_GIB = 10.0
@@ -163,11 +157,6 @@ def _separate(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield piece
 
 
-# Models as a table for a person, by kind: what cannot serve first, then the ready ones.
-#
-# On a terminal a kind shows so many ready ones and counts the rest; a pipe gets every one.
-
-
 SHOWN_READY = 12
 """Of each kind, on a terminal."""
 MODEL_STATUS_STYLES = {
@@ -178,10 +167,10 @@ MODEL_STATUS_STYLES = {
 }
 _MODEL_COLUMNS = (
     Column(head="KIND"),
-    Column(head="MODEL", folds=True),
-    Column(head="VERSION", folds=True, worth=3),
-    Column(head="SIZE", right=True, worth=2),
-    Column(head="SOURCE", worth=1),
+    Column(head="MODEL", wraps=True),
+    Column(head="VERSION", wraps=True, priority=3),
+    Column(head="SIZE", right=True, priority=2),
+    Column(head="SOURCE", priority=1),
     Column(head="STATE"),
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -260,11 +249,6 @@ def _languages(model: Model) -> Iterator[Piece]:
 def _model_state(model: Model) -> Line:
     off = "" if model.enabled else Piece(" disabled", "yellow")
     return line(Piece(model.status.value, MODEL_STATUS_STYLES[model.status]), off)
-
-
-# The host in words, fact by fact: as its control group may use it, and as the machine has it.
-#
-# What is not known is left out, never guessed.
 
 
 Fact = tuple[str, Line]

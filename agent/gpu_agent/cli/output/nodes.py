@@ -25,10 +25,10 @@ PLAINTEXT = "nothing is encrypted: whoever listens on the network can take token
 _COLUMNS = (
     Column(head="NODE"),
     Column(head="STATUS"),
-    Column(head="GPUS", folds=True),
-    Column(head="MODELS", right=True, worth=1),
+    Column(head="GPUS", wraps=True),
+    Column(head="MODELS", right=True, priority=1),
     Column(head="JOBS", right=True),
-    Column(head="BEAT", right=True, worth=2),
+    Column(head="BEAT", right=True, priority=2),
 )
 _OF_STATUSES = tuple(STATUS_STYLES)
 

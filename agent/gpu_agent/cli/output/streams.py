@@ -11,12 +11,13 @@ import io
 import os
 import select
 import sys
-from typing import TextIO, cast
+from types import TracebackType
+from typing import Self, TextIO, cast
 
 from gpu_agent.cli.output.text import printable
-from gpu_agent.runtime.logs import redact_secrets
 
 _STDIN, _STDOUT, _STDERR = range(3)
+_ERASE = "\r\x1b[K"
 _PLAINER = {"→": "->", "…": "..."}
 
 
@@ -26,7 +27,7 @@ class _Descriptor(io.FileIO):
     fault: OSError | None = None
 
     def write(self, data: object, /) -> int:
-        """Write, or after a fault let it go."""
+        """Write, or after a fault discard."""
         view = memoryview(cast("bytes", data))
         if self.fault is None:
             try:
@@ -37,7 +38,7 @@ class _Descriptor(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Give the program streams that cannot fail it; to be called before anything else is opened."""
+    """Replace streams that could fail the program; call it before anything else is opened."""
     _occupy_closed_descriptors()
     codecs.register_error(_plainer.__name__, _plainer)
     sys.stdout = _tolerant(sys.stdout, _STDOUT, errors=_plainer.__name__)
@@ -45,7 +46,7 @@ def prepare_streams() -> None:
 
 
 def stdout_fault() -> str | None:
-    """What kept the output from being written, in words; `None` when it was, or its reader left."""
+    """Say why the output could not be written; `None` when it was, or its reader closed the pipe."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
@@ -56,7 +57,7 @@ def stdout_fault() -> str | None:
 
 
 def reader_left() -> bool:
-    """Say whether whoever read the output wants no more of it: what goes on for ever may end then."""
+    """Say whether the output's reader has closed it: a command that goes on for ever may end then."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
@@ -64,35 +65,79 @@ def reader_left() -> bool:
 
 
 def print_stderr(sentence: str) -> None:
-    """Say on stderr what a person should know, if there is anybody to hear it.
+    """Print what a person should know to stderr, where there is one.
 
-    A sentence may quote whoever was asked, a file's name or an argument: none of them steers the terminal,
-    and no token that was written where it does not belong is written once more.
+    A sentence may quote an answer, a file's name or an argument: none of them steers the terminal, and a
+    token that was written in a wrong place is redacted.
     """
     if sys.stderr is not None:
+        from gpu_agent.runtime.logs import redact_secrets
+
         shown = "\n".join(map(printable, redact_secrets(sentence).split("\n")))
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"gpu-agent: {shown}\n")
             sys.stderr.flush()
 
 
+class StatusLine:
+    """One line on stderr, redrawn in place on a terminal until its block ends; elsewhere a line a change."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._shown = ""
+        self._drawn = False
+
+    def __enter__(self) -> Self:
+        """Begin with nothing shown."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Erase the line."""
+        if self._drawn:
+            self._write(_ERASE)
+
+    def show(self, words: str, *, left: str = "", more: str = "") -> None:
+        """Show how things stand; `left`, the time that is left, is no change and on terminals only.
+
+        A terminal that is too narrow loses the end of `more`.
+        """
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            self._drawn = True
+            import shutil
+
+            width = shutil.get_terminal_size().columns - 1
+            self._write(f"{_ERASE}{f'{words}{left}{more}'[:width]}")
+        elif words + more != self._shown:
+            self._write(f"{words}{more}\n")
+        self._shown = words + more
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 def _is_abandoned(raw: _Descriptor) -> bool:
-    """Say whether nobody can read a pipe any more, without writing to it."""
+    """Say whether a pipe has lost its reader, without writing to it."""
     if not hasattr(select, "poll"):
-        return False  # Windows: the next word will tell
+        return False  # Windows: the next write shows it
     poll = select.poll()
-    poll.register(raw, 0)  # what went wrong is told unasked
+    poll.register(raw, 0)  # errors are always reported
     return bool(poll.poll(0))
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:
-    """Write what a locale has no letter for in those that every locale has."""
-    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - nothing is read by it
+    """Write a letter that the locale lacks in letters that every locale has."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - only writing uses it
     return _PLAINER.get(error.object[error.start], "?"), error.start + 1
 
 
 def _occupy_closed_descriptors() -> None:
-    """Else the first file or pipe that is opened would become somebody's stdout."""
+    """Else the first file or pipe that is opened would become a standard stream."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only parameter
     os.close(descriptor)

@@ -9,26 +9,26 @@ from gpu_agent.cli.output.text import BLANK, Line, Piece, line_width, wrap
 _GAP = Piece("  ")
 _INDENT = Piece("    ")
 _ROOM_FOR_NOTES = 30
-"""Less room than this behind the rows is none: notes go beneath."""
+"""With less room than this behind the rows, notes go beneath."""
 _NARROWEST = 8
 _ENDLESS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: how it is headed, and how it gives way."""
+    """A column: its head, and how it gives way where there is no room."""
 
     head: str
     right: bool = False
-    worth: int = 0
-    """Columns of a worth go when there is no room, the least worth first; those of 0 always stay."""
-    folds: bool = False
-    """Whether its cells may be wrapped when all that may go has gone."""
+    priority: int = 0
+    """Columns with a priority are dropped where there is no room, the lowest first; 0 always stays."""
+    wraps: bool = False
+    """Whether its cells may be wrapped once every column with a priority is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: a cell for each column, and what else is to be said of it."""
+    """A row: a cell for each column, and a note."""
 
     cells: Sequence[Line]
     note: Line = BLANK
@@ -36,69 +36,70 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; `note` heads the notes where they stand in a column."""
+    """A table; `note` is the head of the notes where they form a column."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     note: str = ""
-    """Columns of which none has a head get no line of heads."""
+    """Without any head there is no line of heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    kept: tuple[int, ...]
+    shown: tuple[int, ...]
     widths: tuple[int, ...]
     columns: int
     behind: int
     """Room for notes behind the rows; 0: they go beneath."""
 
 
-def render_table(sheet: Table, columns: int | None = None) -> list[Line]:
-    """Lay a table out for a terminal of so many columns; None: for no terminal. No rows, no lines."""
-    layout = _layout(sheet, _ENDLESS if columns is None else columns)
-    head = Row([(Piece(column.head, "bold"),) for column in sheet.columns], (Piece(sheet.note, "bold"),))
-    headed = layout.behind and any(row.note for row in sheet.rows)
+def render_table(table: Table, columns: int | None = None) -> list[Line]:
+    """Lay a table out for a terminal of so many columns, None for no terminal. Without rows: no lines."""
+    layout = _layout(table, _ENDLESS if columns is None else columns)
+    head = Row([(Piece(column.head, "bold"),) for column in table.columns], (Piece(table.note, "bold"),))
+    headed = layout.behind and any(row.note for row in table.rows)
     lines: list[Line] = []
-    if sheet.rows and any(column.head for column in sheet.columns):
-        lines += _render_row(sheet, head if headed else Row(head.cells), layout)
-    for row in sheet.rows:
-        lines += _render_row(sheet, row, layout)
+    if table.rows and any(column.head for column in table.columns):
+        lines += _render_row(table, head if headed else Row(head.cells), layout)
+    for row in table.rows:
+        lines += _render_row(table, row, layout)
     return lines
 
 
-def _layout(sheet: Table, columns: int) -> _Layout:
-    natural = [
-        max([len(column.head), *(line_width(row.cells[place]) for row in sheet.rows)])
-        for place, column in enumerate(sheet.columns)
+def _layout(table: Table, columns: int) -> _Layout:
+    full = [
+        max([len(column.head), *(line_width(row.cells[index]) for row in table.rows)])
+        for index, column in enumerate(table.columns)
     ]
-    kept = list(range(len(natural)))
-    going = sorted(
-        (place for place in kept if sheet.columns[place].worth), key=lambda place: sheet.columns[place].worth
+    shown = list(range(len(full)))
+    droppable = sorted(
+        (index for index in shown if table.columns[index].priority),
+        key=lambda index: table.columns[index].priority,
     )
-    while going and _table_width([natural[place] for place in kept]) > columns:
-        kept.remove(going.pop(0))
-    widths = [natural[place] for place in kept]
+    while droppable and _table_width([full[index] for index in shown]) > columns:
+        shown.remove(droppable.pop(0))
+    widths = [full[index] for index in shown]
     while _table_width(widths) > columns:
-        folding = [
-            place for place, at in enumerate(kept) if sheet.columns[at].folds and widths[place] > _NARROWEST
+        wrapping = [
+            index for index, at in enumerate(shown) if table.columns[at].wraps and widths[index] > _NARROWEST
         ]
-        if not folding:
+        if not wrapping:
             break
-        widths[max(folding, key=widths.__getitem__)] -= 1
+        widths[max(wrapping, key=widths.__getitem__)] -= 1
     behind = columns - _table_width(widths) - len(_GAP.text)
-    return _Layout(tuple(kept), tuple(widths), columns, behind if behind >= _ROOM_FOR_NOTES else 0)
+    return _Layout(tuple(shown), tuple(widths), columns, behind if behind >= _ROOM_FOR_NOTES else 0)
 
 
 def _table_width(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP.text) * (len(widths) - 1)
 
 
-def _render_row(sheet: Table, row: Row, layout: _Layout) -> Iterator[Line]:
+def _render_row(table: Table, row: Row, layout: _Layout) -> Iterator[Line]:
     cells = [
-        wrap(row.cells[place], columns) for place, columns in zip(layout.kept, layout.widths, strict=True)
+        wrap(row.cells[index], columns) for index, columns in zip(layout.shown, layout.widths, strict=True)
     ]
     notes = wrap(row.note, layout.behind) if layout.behind else []
-    rights = [sheet.columns[place].right for place in layout.kept]
+    rights = [table.columns[index].right for index in layout.shown]
     for *parts, note in zip_longest(*cells, notes, fillvalue=BLANK):
         pieces: list[Piece] = []
         for part, columns, right in zip(parts, layout.widths, rights, strict=True):
@@ -114,7 +115,7 @@ def _pad(part: Line, columns: int, *, right: bool) -> Line:
 
 
 def _trim(pieces: list[Piece]) -> Line:
-    """Without blanks at the end, which nobody wants to copy."""
+    """Drop blanks at the end, so that they are not copied."""
     while pieces and not pieces[-1].text.strip():
         pieces.pop()
     return tuple(piece for piece in pieces if piece.text)

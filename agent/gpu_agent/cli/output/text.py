@@ -5,26 +5,18 @@ that shows colours loads rich; rich honours `NO_COLOR` and `TERM=dumb`.
 """
 
 import os
-import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# Words from elsewhere, made safe for a terminal: no name or reason may move its cursor or colour it.
-
 
 def printable(words: object) -> str:
-    """Write what cannot be seen as an escape; line ends too, so that a line stays one."""
+    """Escape what cannot be seen; line ends too, so that one line stays one line."""
     text = str(words)
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-# Lines of styled words, and how much room they take: what commands hand to whoever draws.
-#
-# Words from elsewhere are made printable here, so that no node's name can style a terminal. Draws nothing.
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +32,7 @@ BLANK: Line = ()
 
 
 def line(*pieces: object) -> Line:
-    """A line of pieces; what is no piece is written down without a style."""
+    """Make a line; what is no piece becomes text without a style."""
     return tuple(
         Piece(printable(one.text), one.style) if isinstance(one, Piece) else Piece(printable(one))
         for one in pieces
@@ -49,12 +41,12 @@ def line(*pieces: object) -> Line:
 
 
 def plain_text(words: Line) -> str:
-    """The words alone."""
+    """Return the words without their styles."""
     return "".join(piece.text for piece in words)
 
 
 def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes: some letters take two, some none."""
+    """Count the terminal columns that a text takes: some letters take two, some none."""
     if text.isascii():
         return len(text)
     return sum(_columns(letter) for letter in text)
@@ -136,18 +128,15 @@ def _columns(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-# Prints lines for people: styled on a terminal that wants colours, plain words everywhere else.
-#
-# Only a terminal costs the loading of rich. `NO_COLOR` and `TERM=dumb` are rich's to honour.
-
-
 def terminal_columns() -> int | None:
-    """How wide the terminal is that reads us; None where none does."""
+    """Return the width of the terminal that stdout goes to; None where it is no terminal."""
+    import shutil
+
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_lines(lines: Iterable[Line]) -> None:
-    """Print lines as they are: whoever made them has laid them out."""
+    """Print lines as they are laid out; styled on a terminal, or with `FORCE_COLOR`."""
     if not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
         for one in lines:
             print(plain_text(one).rstrip())
@@ -161,25 +150,19 @@ def print_lines(lines: Iterable[Line]) -> None:
         terminal.print(drawn, soft_wrap=True)
 
 
-# Bars that show a share at a glance, in the letters that whoever reads us can have.
-#
-# Where the output's encoding lacks the letters, plainer ones stand for them. It draws no bar of a
-# share that is not known.
-
-
 _CROWDED, _FULL = 0.75, 0.92
 """From these shares on a bar changes its colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The letters that are not ASCII, or what stands for them."""
+    """Letters that are not ASCII, or their substitutes."""
 
     filled: str
     free: str
     degree: str
     branch: str
-    """Stands before what belongs to the row above."""
+    """Before a row that belongs to the row above."""
 
 
 UNICODE_GLYPHS = Glyphs("█", "░", "°", "└")
@@ -187,7 +170,7 @@ ASCII_GLYPHS = Glyphs("#", ".", "", "-")
 
 
 def glyphs(encoding: str | None = None) -> Glyphs:
-    """Choose the letters that an encoding has; without one, stdout's."""
+    """Choose the letters that an encoding has (default: that of stdout)."""
     wanted = f"{UNICODE_GLYPHS.filled}{UNICODE_GLYPHS.free}{UNICODE_GLYPHS.degree}{UNICODE_GLYPHS.branch}"
     try:
         wanted.encode(encoding or sys.stdout.encoding or "ascii")
@@ -197,7 +180,7 @@ def glyphs(encoding: str | None = None) -> Glyphs:
 
 
 def bar(share: float | None, cells: int, written: Glyphs) -> Line:
-    """Draw a share between 0 and 1; what is above nothing has at least one cell."""
+    """Draw a share between 0 and 1, more than 0 with one cell at least; no bar where it is unknown."""
     if share is None:
         return BLANK
     bounded = min(1.0, max(0.0, share))

@@ -11,14 +11,14 @@ _WORDS = {"s": "s", "m": "min", "h": "h", "d": "d"}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhd])")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 _ENOUGH = 2
-"""How many of a unit there must be before a length is told in it: "90 min", then "2 h"."""
+"""How many of a unit there must be before a length is given in it: "90 min", then "2 h"."""
 
 LONGEST_SECONDS = 10 * 365 * 86400.0
-"""What the registry takes at the most."""
+"""The most that the registry accepts."""
 
 
 def parse_duration(text: str) -> float:
-    """Read a length of time; an argparse type, so its faults are argparse's."""
+    """Read a length of time; an argparse type."""
     written = text.strip().lower()
     if _WHOLE.fullmatch(written) is None:
         raise argparse.ArgumentTypeError(_duration_fault(text))
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> float:
 
 
 def duration_in_words(length: float) -> str:
-    """Say a length in the largest unit of which there are a few; never of a fraction of a second."""
+    """Give a length in the largest unit of which there are two, in whole units."""
     unit = next((unit for unit in "dhm" if length >= _ENOUGH * _UNITS[unit]), "s")
     return f"{max(0.0, length) // _UNITS[unit]:.0f} {_WORDS[unit]}"
 

@@ -18,7 +18,7 @@ from gpu_agent.cli.client.http import (
     get_all_pages,
 )
 from gpu_agent.cli.client.resources import JobClaim, Node
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import add_request_options, label_pair, positive_number, print_json, whole_number
 from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, need_and_have
 from gpu_agent.cli.output.nodes import NO_NODES
@@ -26,9 +26,6 @@ from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_lines, printable, terminal_columns
 from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.cli.registry.events import clock
-
-# A job's demands (§5) as options, the same for every command that asks for a place or about one.
-
 
 _Demands = dict[str, object]
 
@@ -84,9 +81,6 @@ def job_request(arguments: argparse.Namespace) -> _Demands:
     return {name: value for name, value in job.items() if value not in (None, [], {})}
 
 
-# Asking for a node for a job: what commands say of a place, and of there being none.
-
-
 _NO_NODE = "NO_AVAILABLE_NODE"
 _EXAMPLES = 5
 
@@ -131,9 +125,6 @@ def _examples(problem: Mapping[str, Any]) -> list[str]:
     return [f"  {one}" for one in told[:_EXAMPLES]]
 
 
-# `gpu-agent registry select`: which node a job would get now.
-
-
 def configure_select(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -162,9 +153,6 @@ def run_select(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry explain`: for each node, why it could or could not take a job.
-
-
 def configure_explain(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: one for each demand that a job may state."""
     describe(
@@ -190,9 +178,6 @@ def run_explain(arguments: argparse.Namespace) -> int:
     print_lines(eligibility_table(answer["able"], answer["excluded"], terminal_columns()))
     print(f"{len(answer['able'])} able; excluded: {counts_in_words(answer['counts']) or 'none'}")
     return ExitCode.OK
-
-
-# `gpu-agent registry exclusions`: what jobs failed on lately.
 
 
 _EXCLUSION_COLUMNS = (
@@ -248,9 +233,6 @@ def _exclusion_rows(window: Mapping[str, Any], now: float) -> Iterator[Row]:
         )
 
 
-# `gpu-agent registry claim`: reserve a place for a job.
-
-
 def configure_claim(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -278,9 +260,6 @@ def run_claim(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry renew`: keep a job's place for one more TTL.
-
-
 def configure_renew(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -304,9 +283,6 @@ def run_renew(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry release`: give a job's place back.
-
-
 def configure_release(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -327,16 +303,13 @@ def run_release(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry claims`: who holds which place.
-
-
 _CLAIM_COLUMNS = (
-    Column(head="JOB", folds=True),
+    Column(head="JOB", wraps=True),
     Column(head="NODE"),
-    Column(head="HELD", right=True, worth=2),
+    Column(head="HELD", right=True, priority=2),
     Column(head="ENDS IN", right=True),
-    Column(head="GPUS", folds=True),
-    Column(head="ENDPOINT", worth=1),
+    Column(head="GPUS", wraps=True),
+    Column(head="ENDPOINT", priority=1),
 )
 
 
@@ -387,3 +360,14 @@ def _claim_row(claim: Mapping[str, Any], now: float) -> Row:
             line(claim.get("endpoint") or ""),
         )
     )
+
+
+COMMANDS: Commands = {
+    "explain": (configure_explain, run_explain),
+    "select": (configure_select, run_select),
+    "claim": (configure_claim, run_claim),
+    "renew": (configure_renew, run_renew),
+    "release": (configure_release, run_release),
+    "claims": (configure_claims, run_claims),
+    "exclusions": (configure_exclusions, run_exclusions),
+}

@@ -13,14 +13,12 @@ from typing import Any
 from gpu_agent.cli.client.events import Lost, Opened, Received, follow_events, past_events
 from gpu_agent.cli.client.http import EVENTS, Api
 from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.options import add_request_options, positive_number, print_json, whole_number
 from gpu_agent.cli.output.nodes import STATUS_STYLES
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import Line, Piece, line, print_lines
 from gpu_agent.cli.output.units import duration_in_words
-
-# `gpu-agent registry events`: what happened to a node, and what happens.
 
 
 def configure_events(parser: argparse.ArgumentParser) -> None:
@@ -109,12 +107,6 @@ def _print_event(event: Mapping[str, Any], arguments: argparse.Namespace) -> Non
         print(json.dumps(event), flush=True)
     else:
         print_lines([event_line(event, now=time.time(), node=arguments.node_id is None)])
-
-
-# Events of the registry as lines for people: when, which node, what happened.
-#
-# An event that is not known here, as of a newer registry, is written down under its identifier
-# with its fields. It leaves no field of such a one out.
 
 
 MISSED = "events_missed"
@@ -213,3 +205,8 @@ def clock(at: float, now: float) -> str:
 def _raw_event(name: str, fields: Mapping[str, Any]) -> str:
     told = (f"{field}={value}" for field, value in fields.items() if field != "node_id")
     return " ".join([name, *told])
+
+
+COMMANDS: Commands = {
+    "events": (configure_events, run_events),
+}

@@ -10,30 +10,27 @@ from gpu_agent.cli.output.text import BLANK, Line, Piece, line, wrap
 from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.cli.registry.events import event_line_ago
 
-# One node in full, as a page for people.
-
-
 SHOWN_EVENTS = 10
 _MIB_IN_GIB = 1024
 _ENDLESS = 1_000_000
 
-_FACT_COLUMNS = (Column(head=""), Column(head="", folds=True))
+_FACT_COLUMNS = (Column(head=""), Column(head="", wraps=True))
 _GPU_COLUMNS = (
-    Column(head="GPU", folds=True),
+    Column(head="GPU", wraps=True),
     Column(head="HEALTH"),
     Column(head="MEMORY", right=True),
-    Column(head="LOAD", right=True, worth=3),
-    Column(head="TEMP", right=True, worth=2),
-    Column(head="POWER", right=True, worth=2),
-    Column(head="UUID", worth=1),
+    Column(head="LOAD", right=True, priority=3),
+    Column(head="TEMP", right=True, priority=2),
+    Column(head="POWER", right=True, priority=2),
+    Column(head="UUID", priority=1),
 )
 _MODEL_COLUMNS = (
-    Column(head="MODEL", folds=True),
-    Column(head="VERSION", folds=True),
+    Column(head="MODEL", wraps=True),
+    Column(head="VERSION", wraps=True),
     Column(head="STATE"),
-    Column(head="KIND", worth=1),
+    Column(head="KIND", priority=1),
 )
-_CHECK_COLUMNS = (Column(head="CHECK"), Column(head=""), Column(head="DETAIL", folds=True))
+_CHECK_COLUMNS = (Column(head="CHECK"), Column(head=""), Column(head="DETAIL", wraps=True))
 
 
 def node_page(node: Mapping[str, Any], columns: int | None, *, now: float) -> list[Line]:
@@ -124,9 +121,6 @@ def _history(events: list[Mapping[str, Any]], now: float) -> list[Line]:
         return []
     told = [event_line_ago(event, now=now) for event in events[-SHOWN_EVENTS:]]
     return [line(Piece("LAST EVENTS" if len(events) > SHOWN_EVENTS else "EVENTS", "bold")), *told]
-
-
-# What is to be said of one node in words, fact by fact; what is not known is left out, never guessed.
 
 
 Fact = tuple[str, Line]

@@ -9,18 +9,14 @@ from typing import Any
 
 from gpu_agent.cli.client.http import NODE_DETAIL, NODES, WHY, Api, get_all_pages
 from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import add_node_id, add_request_options, label_pair, print_json, without_none
 from gpu_agent.cli.output.exclusions import acceptance_line, exclusion_table
 from gpu_agent.cli.output.nodes import NO_NODES, STATUS_STYLES, node_table
-from gpu_agent.cli.output.screen import StatusLine
-from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.streams import StatusLine, print_stderr
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, printable, terminal_columns, wrap
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
 from gpu_agent.cli.registry.node_page import node_page
-
-# `gpu-agent registry nodes`: every node with its status and reason.
-
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
 
@@ -94,9 +90,6 @@ def _query(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield name, wish
 
 
-# `gpu-agent registry node`: one node in full.
-
-
 def configure_node(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -118,9 +111,6 @@ def run_node(arguments: argparse.Namespace) -> int:
     else:
         print_lines(node_page(node, terminal_columns(), now=time.time()))
     return ExitCode.OK
-
-
-# `gpu-agent registry why`: which jobs a node would be refused now, and why.
 
 
 _ENDLESS = 1_000_000
@@ -176,9 +166,6 @@ def _model_line(model: Mapping[str, Any]) -> Line:
     return line(f"Model {model['model_id']}: ", Piece(model["state"], style), told)
 
 
-# `gpu-agent registry drain`: let a node finish its jobs, then take it offline.
-
-
 def configure_drain(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -227,11 +214,6 @@ def run_drain(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# Waits until a drain has taken its node offline, and shows what it waits for.
-#
-# A registry that is away for a while ends no waiting: the wish outlives its restart.
-
-
 LOOK_SECONDS = 1.0
 """How often the registry is asked: what is left counts down by the second, also while it is away."""
 
@@ -243,7 +225,7 @@ def wait_until_offline(node: Node, now: Mapping[str, Any], *, quiet: bool = Fals
             if now["status"] != "draining" and now.get("drain") is None:
                 raise Failure(f"the drain of {node.node_id} was lifted: it is {now['status']}")
             counted, named = _in_flight(now)
-            line.say(counted, left=_time_left(now), more=named)
+            line.show(counted, left=_time_left(now), more=named)
             time.sleep(LOOK_SECONDS)
             now = _read_node(node, line) or now
     return dict(now)
@@ -255,7 +237,7 @@ def _read_node(node: Node, line: StatusLine) -> dict[str, Any] | None:
     except Failure as failure:
         if failure.code is not ExitCode.UNREACHABLE:
             raise
-        line.say("the registry does not answer; waiting for it")
+        line.show("the registry does not answer; waiting for it")
         return None
 
 
@@ -272,9 +254,6 @@ def _time_left(now: Mapping[str, Any]) -> str:
     if not isinstance(drain, dict) or not isinstance(drain.get("deadline"), int | float):
         return ""
     return f", {duration_in_words(drain['deadline'] - time.time())} left"
-
-
-# `gpu-agent registry resume`: take a drained node back.
 
 
 def configure_resume(parser: argparse.ArgumentParser) -> None:
@@ -298,9 +277,6 @@ def run_resume(arguments: argparse.Namespace) -> int:
     else:
         print(f"{node['node_id']} is {node['status']}: {printable(node['reason'])}")
     return ExitCode.OK
-
-
-# `gpu-agent registry cordon`: give a node no new jobs, and leave everything else as it is.
 
 
 def configure_cordon(parser: argparse.ArgumentParser) -> None:
@@ -331,9 +307,6 @@ def run_cordon(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry uncordon`: let a cordoned node have new jobs again.
-
-
 def configure_uncordon(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -356,9 +329,6 @@ def run_uncordon(arguments: argparse.Namespace) -> int:
     else:
         print(f"{node['node_id']} may have new jobs {when}")
     return ExitCode.OK
-
-
-# `gpu-agent registry refresh`: have a node look at itself again, now.
 
 
 def configure_refresh(parser: argparse.ArgumentParser) -> None:
@@ -384,9 +354,6 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry reregister`: have a node declare itself anew.
-
-
 def configure_reregister(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -409,9 +376,6 @@ def run_reregister(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.node_id} was asked to register again; `registry node` shows when it has")
     return ExitCode.OK
-
-
-# `gpu-agent registry forget`: let a node's record go, after saying what goes with it.
 
 
 def configure_forget(parser: argparse.ArgumentParser) -> None:
@@ -470,3 +434,17 @@ def _losses(node: Mapping[str, Any]) -> Iterator[str]:
     if node.get("cordoned") is not None:
         yield f"  its cordon ({printable(node['cordoned'])}): should it come back, it takes jobs"
     yield f"  its history: {len(node['events'])} events"
+
+
+COMMANDS: Commands = {
+    "nodes": (configure_nodes, run_nodes),
+    "node": (configure_node, run_node),
+    "why": (configure_why, run_why),
+    "drain": (configure_drain, run_drain),
+    "resume": (configure_resume, run_resume),
+    "cordon": (configure_cordon, run_cordon),
+    "uncordon": (configure_uncordon, run_uncordon),
+    "refresh": (configure_refresh, run_refresh),
+    "reregister": (configure_reregister, run_reregister),
+    "forget": (configure_forget, run_forget),
+}

@@ -5,7 +5,7 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.signals import run_as_first_process
@@ -54,3 +54,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
             code=ExitCode.CONFIGURATION,
         ) from None
     return run_as_first_process(lambda: int(asyncio.run(serve(settings, read))))
+
+
+COMMANDS: Commands = {
+    "serve": (configure_serve, run_serve),
+}

@@ -8,16 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gpu_agent.cli.client.http import Api
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import add_request_options, print_json
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.server.settings import load
 from gpu_agent.server.storage import DatabaseExistsError, RestoreResult, restore
 from gpu_agent.store.backup import Contents, inspect_backup
 from gpu_agent.store.base import StoreError
-
-# `gpu-agent registry backup`: write all that a registry keeps to a file here, while it runs.
-
 
 _MEDIA_TYPE = "application/vnd.sqlite3"
 
@@ -104,9 +101,6 @@ def _unwritable(target: Path, error: OSError) -> Failure:
     )
 
 
-# `gpu-agent registry restore`: put a backup in the place of a registry's database, while it is stopped.
-
-
 _SETTINGS = ("store", "state_dir")
 
 
@@ -179,3 +173,9 @@ def _restored_lines(done: RestoreResult) -> list[str]:
         "Start the registry; nodes come back by themselves, but those that were given another token since.",
         "A token that has ended since the backup opens again: look through `gpu-agent registry token list`.",
     ]
+
+
+COMMANDS: Commands = {
+    "backup": (configure_backup, run_backup),
+    "restore": (configure_restore, run_restore),
+}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_agent.cli.client.http import THRESHOLDS, Api
-from gpu_agent.cli.command import ExitCode, describe
+from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.options import add_request_options, print_json
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_lines, terminal_columns
@@ -47,3 +47,8 @@ def _value_in_words(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+COMMANDS: Commands = {
+    "thresholds": (configure_thresholds, run_thresholds),
+}

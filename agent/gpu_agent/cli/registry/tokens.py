@@ -17,16 +17,11 @@ from typing import Any
 
 from gpu_agent.cli.client.http import NEW_TOKEN, NODE_DETAIL, TOKENS, Api, Refused, get_all_pages, quote_id
 from gpu_agent.cli.client.resources import Node, did_you_mean
-from gpu_agent.cli.command import ExitCode, Failure, describe
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.options import add_node_id, add_request_options, label_pair, print_json
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Line, Piece, line, print_lines, printable, terminal_columns
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
-
-# What is said of a token that was just made: itself on stdout, alone, and all about it on stderr.
-#
-# So `> file` and `$(…)` hold the token and nothing else. It is told to nobody a second time.
-
 
 NewToken = Mapping[str, Any]
 NEVER = "never"
@@ -105,11 +100,6 @@ def _revoke_command(made: NewToken) -> str:
     return f"gpu-agent registry token revoke {made['token_id']}"
 
 
-# A file for a secret: readable by its owner alone from its first moment, and whole or not there at all.
-#
-# The file is opened before the secret exists, so that no secret is made which then finds no place.
-
-
 @contextmanager
 def secret_file(path: Path) -> Iterator[Callable[[str], None]]:
     """Hand out what writes the secret, mode 0600; raises `Failure` when the file cannot be made."""
@@ -140,9 +130,6 @@ def _unwritable(path: Path, error: OSError) -> Failure:
         f"{path} cannot be written ({error.strerror or error}): name another place with --out FILE",
         code=ExitCode.CONFIGURATION,
     )
-
-
-# `gpu-agent registry token create`: let nodes join, or an operator in.
 
 
 ROLES = ("read", "operate", "admin")
@@ -264,6 +251,7 @@ def _about_operator(arguments: argparse.Namespace, made: Mapping[str, Any]) -> s
 
 
 def parse_uses(text: str) -> int | str:
+    """Read how many nodes may join by a token; an argparse type."""
     if text == _ANY:
         return _ANY
     number = int(text)
@@ -275,17 +263,14 @@ def parse_uses(text: str) -> int | str:
 parse_uses.__name__ = "number of nodes"  # argparse names it so where the text is no number at all
 
 
-# `gpu-agent registry token list`: which tokens open this registry, and which did.
-
-
 _TOKEN_COLUMNS = (
     Column(head="ID"),
     Column(head="KIND"),
     Column(head="STATE"),
     Column(head="USED", right=True),
-    Column(head="AGE", right=True, worth=1),
+    Column(head="AGE", right=True, priority=1),
     Column(head="ENDS IN", right=True),
-    Column(head="FOR", folds=True),
+    Column(head="FOR", wraps=True),
 )
 _LIVE = "live"
 _NONE = "No token was ever made here."
@@ -356,9 +341,6 @@ def _purpose(token: Mapping[str, Any]) -> Line:
     return line("; ".join(one for one in told if one))
 
 
-# `gpu-agent registry token revoke`: end a token now.
-
-
 _UNKNOWN = "UNKNOWN_TOKEN"
 
 
@@ -389,9 +371,6 @@ def run_token_revoke(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"token {printable(arguments.token_id)} opens nothing any more")
     return ExitCode.OK
-
-
-# `gpu-agent registry token rotate`: give a node another token.
 
 
 def configure_token_rotate(parser: argparse.ArgumentParser) -> None:
@@ -432,9 +411,6 @@ def run_token_rotate(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-# `gpu-agent registry reclaim`: give a node that lost its state its id back.
-
-
 def configure_reclaim(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -468,8 +444,17 @@ def run_reclaim(arguments: argparse.Namespace) -> int:
         arguments,
         lambda: node.post("reclaim", ttl_field(arguments.ttl), shape=NEW_TOKEN),
         lambda made: (
-            f"Token {made['token_id']} gives {arguments.node_id} its id back, once, {lifetime_in_words(made)}.\n"
-            f"{first_contact(arguments.out)}"
+            f"Token {made['token_id']} gives {arguments.node_id} its id back, once, "
+            f"{lifetime_in_words(made)}.\n{first_contact(arguments.out)}"
         ),
     )
     return ExitCode.OK
+
+
+COMMANDS: Commands = {
+    "create": (configure_token_create, run_token_create),
+    "list": (configure_token_list, run_token_list),
+    "revoke": (configure_token_revoke, run_token_revoke),
+    "rotate": (configure_token_rotate, run_token_rotate),
+    "reclaim": (configure_reclaim, run_reclaim),
+}

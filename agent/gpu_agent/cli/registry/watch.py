@@ -37,9 +37,6 @@ from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, ter
 from gpu_agent.cli.registry.events import clock
 from gpu_agent.cli.signals import Interruption
 
-# What changed from one list of nodes to the next, as lines. Figures that always move are no change.
-
-
 Node = Mapping[str, Any]
 ChangeWords = tuple[object, ...]
 
@@ -96,12 +93,6 @@ def _cordon(node: Node) -> Piece:
     if node.get("cordoned") is None:
         return Piece("uncordoned", "green")
     return Piece(f"cordoned: {node['cordoned']}" if node["cordoned"] else "cordoned", "yellow")
-
-
-# Keeps a list of nodes current: read anew when the registry tells an event, not at every tick of a clock.
-#
-# Figures that no event tells (ages of beats, jobs that nodes report) are read anew now and then. Where
-# there is no stream of events it looks every two seconds, and says so. Draws nothing.
 
 
 TICK_SECONDS = 1.0
@@ -242,9 +233,6 @@ def _by_polling(failure: Failure) -> Freshness:
     return Freshness(State.POLLING, f"no stream of events here: looking every {POLL_SECONDS:g} s instead")
 
 
-# Where a watched list is shown: a terminal that is redrawn, lines for each change, or JSON lines.
-
-
 _URGENT_FIRST = ("degraded", "offline", "draining", "registering", "ready")
 _STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 
@@ -349,9 +337,6 @@ def fit_nodes(answer: Answer, columns: int, lines: int, *, now: float) -> list[L
 def _urgent_first(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     rank = {status: place for place, status in enumerate(_URGENT_FIRST)}
     return sorted(nodes, key=lambda node: (rank.get(node["status"], 0), bool(node["connected"])))
-
-
-# Watches a list of nodes in the form that suits whoever looks; loaded only where something is watched.
 
 
 Read = Callable[[], Mapping[str, Any]]
