@@ -110,7 +110,7 @@ def test_the_bounds_are_the_true_ones() -> None:
 def test_the_programs_that_are_shown_work(status: str, words: str, tmp_path: Path) -> None:
     with_job, asking = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     agent = FakeAgent()
-    agent.stands = snapshot(verdict=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
+    agent.stands = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
     with serving(tmp_path / "s", agent=agent) as served:
         environment = {"GPU_AGENT_SOCKET": str(served.path)}
         for program, said in (

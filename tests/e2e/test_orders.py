@@ -61,7 +61,7 @@ def test_a_refresh_probes_at_once_and_tells_all_that_it_finds(tmp_path: Path) ->
         (tmp_path / "models" / "new.gguf").write_bytes(b"weights")
         assert registry.get(f"/v1/nodes/{node_id}")["installed_models"] == []
         assert order(registry, node_id, "refresh")["node_id"] == node_id
-        agent.await_event("control_obeyed", command="refresh")
+        agent.await_event("control_accepted", command="refresh")
 
         def found() -> list[str] | None:
             models = registry.get(f"/v1/nodes/{node_id}")["installed_models"]
@@ -75,7 +75,7 @@ def test_a_node_that_is_to_register_again_does_so_on_the_same_connection(tmp_pat
     with settled(tmp_path) as (registry, agent, node_id):
         before = registry.get(f"/v1/nodes/{node_id}")
         assert order(registry, node_id, "reregister")["node_id"] == node_id
-        agent.await_event("control_obeyed", command="reregister")
+        agent.await_event("control_accepted", command="reregister")
 
         def again() -> dict[str, Any] | None:
             node = registry.get(f"/v1/nodes/{node_id}")

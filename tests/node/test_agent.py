@@ -37,7 +37,7 @@ async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_i
     async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
         async with asyncio.timeout(10):
             await scheduler.ready.wait()
-        await running.until(lambda: running.agent.view.verdict.status == "ready")  # type: ignore[union-attr]  # registered
+        await running.until(lambda: running.agent.view.registry_status.status == "ready")  # type: ignore[union-attr]  # registered
         (node_id,) = scheduler.statuses
         assert IdentityFile(tmp_path).load().identity.node_id == node_id
         versions = [frame.get("capability_schema_version") for frame in scheduler.frames[:2]]

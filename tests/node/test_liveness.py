@@ -75,7 +75,7 @@ def test_whoever_is_ill_does_not_get_well_by_waiting(name: str, later: float) ->
 VIEW = SessionSnapshot(
     state=State.BACKING_OFF,
     node_id="node-1",
-    verdict=None,
+    registry_status=None,
     next_attempt_at=1.0,
     last_refusal="connection refused",
     sequence=0,
@@ -182,11 +182,11 @@ async def test_an_agent_that_drains_asks_for_time_as_long_as_it_gets_on(
         ),
         (replace(VIEW, state=State.REGISTERED), "registered as node-1"),
         (
-            replace(VIEW, state=State.REGISTERED, verdict=_verdict(NodeStatus.READY, "healthy")),
+            replace(VIEW, state=State.REGISTERED, registry_status=_verdict(NodeStatus.READY, "healthy")),
             "ready as node-1: healthy",
         ),
         (
-            replace(VIEW, state=State.LEAVING, verdict=_verdict(NodeStatus.DRAINING, "1 job runs")),
+            replace(VIEW, state=State.LEAVING, registry_status=_verdict(NodeStatus.DRAINING, "1 job runs")),
             "draining as node-1: 1 job runs",
         ),
         (replace(VIEW, state=State.DRAINED), "drained, as its owner asked"),

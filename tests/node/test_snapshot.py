@@ -15,7 +15,7 @@ def test_a_state_stands_since_it_was_entered_and_a_verdict_since_it_was_told_las
     course.note(VIEW, 1.0)
     course.note(VIEW, 2.0)
     assert (course.state_since, course.status_received_at) == (1.0, 1.0)
-    course.note(replace(VIEW, verdict=READY.model_copy()), 3.0)
+    course.note(replace(VIEW, registry_status=READY.model_copy()), 3.0)
     assert (course.state_since, course.status_received_at) == (1.0, 3.0)
     course.note(replace(VIEW, state=State.BACKING_OFF), 4.0)
     assert course.state_since == 4.0

@@ -34,6 +34,10 @@ WITH_GPU = Declaration(
     installed_models=(InstalledModel(model_id="whisper", version="1"),),
     capability_state={"whisper": "ready"},
 )
+OTHER_GPU = replace(
+    WITH_GPU,
+    hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=(GPU.model_copy(update={"uuid": "GPU-2"}),)),
+)
 WITHOUT_GPU = replace(WITH_GPU, hardware=Hardware(cpu_cores=8, memory_gb=64))
 NO_JITTER = SessionSettings(startup_jitter_seconds=0)
 ACK = NodeRegisterAck(
@@ -67,33 +71,33 @@ def awaiting(settings: SessionSettings = NO_JITTER, **identity: object) -> Play:
 
 
 def registered(ack: NodeRegisterAck = ACK, **identity: object) -> Play:
-    """A machine that was acknowledged and has sent its first beat."""
-    return _quietly(awaiting(**identity), heard(ack))  # type: ignore[arg-type]  # passed through
+    """A machine that was acknowledged and has sent its first heartbeat."""
+    return _quietly(awaiting(**identity), received(ack))  # type: ignore[arg-type]  # passed through
 
 
 def ready(ack: NodeRegisterAck = ACK) -> Play:
-    """A registered machine that was told it is ready."""
+    """A registered machine with the status ready."""
     return _quietly(registered(ack), status("ready"))
 
 
-def heard(message: FromRegistry) -> MessageReceived:
+def received(message: FromRegistry) -> MessageReceived:
     return MessageReceived(message)
 
 
 def error(code: str, **fields: object) -> MessageReceived:
-    return heard(
+    return received(
         NodeError.model_validate({"type": "node_error", "code": code, "message": f"{code}!", **fields})
     )
 
 
 def status(name: str, **fields: object) -> MessageReceived:
-    return heard(
+    return received(
         NodeStatusMessage.model_validate({"node_id": "node-A", "status": name, "reason": "so", **fields})
     )
 
 
-def notes(play: Play) -> list[str]:
-    """The identifiers of all notes so far."""
+def logged(play: Play) -> list[str]:
+    """The identifiers of all events logged so far."""
     return [action.event for action in play.heard if isinstance(action, LogEvent)]
 
 

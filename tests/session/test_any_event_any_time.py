@@ -1,10 +1,11 @@
 import math
+import random
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.session.machine import SessionMachine
+from gpu_agent.session.machine import TRANSITIONS, SessionMachine
 from gpu_agent.session.types import (
     Action,
     Connect,
@@ -22,11 +23,12 @@ from gpu_agent.session.types import (
     Send,
     SendHeartbeat,
     Started,
+    State,
     StopRequested,
 )
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import FromRegistry, NodeControl, NodeError, NodeRegisterAck, NodeStatusMessage
-from tests.session.harness import NO_JITTER, WITH_GPU, WITHOUT_GPU
+from tests.session.harness import ACK, BARE_ACK, NO_JITTER, OTHER_GPU, WITH_GPU, WITHOUT_GPU, error, status
 
 _TEXTS = st.text(max_size=8)
 _SPANS = st.none() | st.floats(min_value=0, max_value=1e15)
@@ -70,7 +72,7 @@ _SOCKET_EVENTS = (Connected, ConnectFailed, Disconnected, MessageReceived)
 
 
 class _Socket:
-    """What a shell has in hand: at most one socket, opening or open. Tells which events can happen."""
+    """The sockets of a shell: at most one, opening or open; and which events can happen then."""
 
     def __init__(self) -> None:
         self.opening = self.open = self.ended = False
@@ -135,3 +137,59 @@ def test_whatever_happens_nothing_raises_and_no_two_sockets_are_open(
             continue
         socket.carry_out(actions)
         _check_deadline(machine, now)
+
+
+_EVENTS: list[Event | float] = [
+    Started(),
+    *3 * (Declared(WITH_GPU), Connected(), MessageReceived(ACK), 70.0),
+    Declared(WITHOUT_GPU),
+    Declared(OTHER_GPU),
+    ConnectFailed("HTTP 401", 401),
+    ConnectFailed("no route"),
+    Disconnected(1006, "gone"),
+    MessageReceived(BARE_ACK),
+    *2 * (error("GPU_REQUIRED"), error("UNKNOWN_NODE")),
+    *(error(code) for code in ("SESSION_SUPERSEDED", "NODE_ID_CONFLICT", "INVALID_CAPABILITY_SCHEMA")),
+    MessageReceived(NodeControl(command="reregister")),
+    status("offline"),
+    DrainRequested("drain", 5.0),
+    *2 * (ResumeRequested(),),
+    1.0,
+]
+_LAST_EVENTS: list[Event | float] = [
+    StopRequested("stop"),
+    StopRequested("stop", drain=True),
+    error("SIMULATED_NODE_REFUSED"),
+]
+"""They end a session, so they come last."""
+
+
+def test_every_transition_of_the_table_happens_and_no_other() -> None:
+    dice = random.Random(7)  # noqa: S311 - the same walk each time, not a secret
+    seen: set[tuple[str, str]] = set()
+    for _ in range(3000):
+        machine = SessionMachine(NO_JITTER, node_id="node-A", has_token=True, draw=dice.random)
+        socket, now = _Socket(), 0.0
+        for event in (*dice.choices(_EVENTS, k=dice.randrange(50)), dice.choice(_LAST_EVENTS), 700.0):
+            if isinstance(event, float):
+                now += event
+                actions = machine.wake(now)
+            elif socket.allows(event) and not socket.ended and not _starts_twice(machine, event):
+                socket.happened(event)
+                actions = machine.handle(event, now)
+            else:
+                continue
+            socket.carry_out(actions)
+            seen |= _logged_transitions(machine)
+    stated = {(before.value, after.value) for before, targets in TRANSITIONS.items() for after in targets}
+    assert stated - seen == set()
+
+
+def _starts_twice(machine: SessionMachine, event: object) -> bool:
+    return isinstance(event, Started) and machine.state is not State.IDLE
+
+
+def _logged_transitions(machine: SessionMachine) -> set[tuple[str, str]]:
+    lines = machine.transition_log().splitlines()[-4:]
+    moves = [line.split(" ", 1)[1].split(":")[0].partition(" → ") for line in lines if " → " in line]
+    return {(before, after) for before, _, after in moves}

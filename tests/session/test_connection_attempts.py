@@ -1,5 +1,3 @@
-""""""
-
 from dataclasses import replace
 from typing import Any
 
@@ -32,10 +30,10 @@ from tests.session.harness import (
     Play,
     awaiting,
     connecting,
-    heard,
-    notes,
+    logged,
     play,
     ready,
+    received,
     registered,
 )
 
@@ -50,11 +48,11 @@ def test_a_fleet_does_not_arrive_as_one_the_start_is_jittered() -> None:
 def test_a1_without_a_gpu_nothing_connects() -> None:
     started = play()
     assert started >> Started() >> After(60)
-    assert started.machine.view.last_refusal == "not probed yet"
+    assert started.machine.snapshot.last_refusal == "not probed yet"
     assert started >> Declared(WITHOUT_GPU) >> Declared(WITHOUT_GPU) >> After(3600)
     assert started.machine.state is State.WAITING_GPU
-    assert started.machine.view.last_refusal == "no usable GPU to declare"
-    assert notes(started) == ["waiting_for_gpu", "waiting_for_gpu"]
+    assert started.machine.snapshot.last_refusal == "no usable GPU to declare"
+    assert logged(started) == ["waiting_for_gpu", "waiting_for_gpu"]
 
 
 def test_a1_a_gpu_that_appears_later_registers_then() -> None:
@@ -80,7 +78,7 @@ def test_other_gpus_declared_meanwhile_are_tried_at_once_after_a_refusal() -> No
     asked = awaiting()
     other = Hardware(cpu_cores=8, memory_gb=64, gpus=(GpuDeclaration(name="H100", memory_gb=80),))
     assert asked >> Declared(replace(WITH_GPU, hardware=other))
-    assert asked >> heard(NodeError(code="GPU_REQUIRED")) << Disconnect << Connect()
+    assert asked >> received(NodeError(code="GPU_REQUIRED")) << Disconnect << Connect()
 
 
 def test_failures_back_off_by_doubling_to_the_ceiling() -> None:
@@ -97,14 +95,14 @@ def test_a_lost_connection_backs_off_and_attaches_again_with_its_id() -> None:
     lost = ready()
     assert lost >> Disconnected(1006, "reset by peer") >> After(0.5) << Connect()
     assert lost >> Connected() << (lambda action: action.message.node_id == "node-A")
-    assert lost.machine.view.last_refusal == "connection closed (1006): reset by peer"
+    assert lost.machine.snapshot.last_refusal == "connection closed (1006): reset by peer"
 
 
 def test_a_session_that_lasted_resets_the_backoff_and_a_short_one_does_not() -> None:
     for lasting, delay in ((121.0, 0.5), (30.0, 1.0)):
         session = connecting()
         assert session >> REFUSED >> After(0.5) << Connect() >> Connected() << Send
-        session >> heard(ACK)
+        session >> received(ACK)
         session.pending.clear()
         session >> After(lasting)
         session.pending.clear()
@@ -118,7 +116,7 @@ def test_401_for_a_node_token_tries_the_join_token_once_then_waits_at_the_ceilin
     assert refused >> answer << Connect(Credential.JOIN)
     assert refused >> answer
     assert refused.machine.deadline == refused.now + 60
-    assert "join token" in (refused.machine.view.last_refusal or "")
+    assert "join token" in (refused.machine.snapshot.last_refusal or "")
     assert refused >> After(60) << Connect(Credential.BEST)
 
 
@@ -129,7 +127,7 @@ def test_a_join_token_that_is_let_in_suggests_the_known_id() -> None:
 
 
 @pytest.mark.parametrize("failure", [{"http_status": 401}, {"http_status": 403}, {"lasting": True}])
-def test_what_only_a_person_can_mend_waits_around_the_ceiling(failure: dict[str, Any]) -> None:
+def test_what_only_a_person_can_fix_waits_around_the_ceiling(failure: dict[str, Any]) -> None:
     refused = connecting()
     assert refused >> ConnectFailed("no", **failure)
     assert refused.machine.deadline == refused.now + 60
@@ -161,8 +159,8 @@ def test_models_left_out_of_the_frame_are_noted_once_and_viewed() -> None:
     full = replace(WITH_GPU, left_out=("big-model",))
     started = play()
     assert started >> Declared(full) >> Declared(full)
-    assert notes(started) == ["models_left_out"]
-    assert started.machine.view.models_left_out == ("big-model",)
+    assert logged(started) == ["models_left_out"]
+    assert started.machine.snapshot.models_left_out == ("big-model",)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,7 @@ def test_models_left_out_of_the_frame_are_noted_once_and_viewed() -> None:
         (play(), Connected()),
         (play(), Disconnected(1000, "")),
         (connecting(), Started()),
-        (connecting(), heard(ACK)),
+        (connecting(), received(ACK)),
         (registered(), Connected()),
         (registered(), REFUSED),
     ],
@@ -180,13 +178,13 @@ def test_an_event_that_the_shell_must_not_send_raises_and_changes_nothing(
     session: Play, event: Event
 ) -> None:
     machine = session.machine
-    before = machine.view
+    before = machine.snapshot
     with pytest.raises(IllegalEventError, match="cannot happen now"):
         machine.handle(event, 100.0)
-    assert machine.view == before
+    assert machine.snapshot == before
 
 
-def test_an_illegal_event_tells_the_story() -> None:
+def test_an_illegal_event_shows_the_last_transitions() -> None:
     with pytest.raises(IllegalEventError, match="connecting → awaiting_ack: connected"):
         registered().machine.handle(Started(), 100.0)
 
@@ -278,7 +276,7 @@ def test_a_million_failures_overflow_nothing() -> None:
     assert backoff.next_delay() == 60
 
 
-def test_a_reset_begins_anew() -> None:
+def test_a_reset_starts_from_the_first_delay() -> None:
     backoff = _backoff(1.0)
     backoff.next_delay()
     backoff.next_delay()

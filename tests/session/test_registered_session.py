@@ -1,5 +1,3 @@
-""""""
-
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +32,10 @@ from tests.session.harness import (
     awaiting,
     connecting,
     error,
-    heard,
-    notes,
+    logged,
     play,
     ready,
+    received,
     registered,
     registers,
     status,
@@ -49,25 +47,25 @@ def _goodbye(*, drain: bool, deadline: float | None = None) -> Send:
 
 
 def _control(command: str) -> Any:  # noqa: ANN401 - an event
-    return heard(NodeControl(command=command))
+    return received(NodeControl(command=command))
 
 
 # Registered
 
 
-def test_s01_beats_come_at_the_warmup_interval_until_ready_then_at_the_steady_one() -> None:
+def test_s01_heartbeats_come_at_the_warmup_interval_until_ready_then_at_the_steady_one() -> None:
     play = registered()
     assert play >> After(2) << SendHeartbeat >> After(2) << SendHeartbeat
     assert play >> status("ready") >> After(14.9) >> After(0.1) << SendHeartbeat >> After(15) << SendHeartbeat
 
 
-def test_beats_number_themselves_without_a_gap() -> None:
+def test_heartbeats_number_themselves_without_a_gap() -> None:
     play = registered()
     play >> After(20)
     assert [action.sequence for action in play.pending] == list(range(2, 12))
 
 
-def test_a_bare_ack_means_a_beat_every_ten_seconds() -> None:
+def test_a_bare_ack_means_a_heartbeat_every_ten_seconds() -> None:
     play = registered(BARE_ACK)
     assert play >> After(10) << SendHeartbeat
     assert play >> status("ready", node_id="node-A") >> After(10) << SendHeartbeat
@@ -76,18 +74,18 @@ def test_a_bare_ack_means_a_beat_every_ten_seconds() -> None:
 def test_a_status_for_another_node_is_ignored() -> None:
     play = registered()
     assert play >> status("offline", node_id="node-B")
-    assert play.machine.view.verdict is not None
-    assert play.machine.view.verdict.status == "registering"
-    assert "message_ignored" in notes(play)
+    assert play.machine.snapshot.registry_status is not None
+    assert play.machine.snapshot.registry_status.status == "registering"
+    assert "message_ignored" in logged(play)
 
 
-def test_an_offline_verdict_alone_does_not_end_the_conversation() -> None:
+def test_an_offline_status_alone_does_not_end_the_session() -> None:
     play = ready()
     assert play >> status("offline", reason_code="drain_complete") >> After(15) << SendHeartbeat
     assert play >> status("registering", reason_code="resumed") >> After(2) << SendHeartbeat
 
 
-def test_s03_a_model_that_breaks_is_told_at_once() -> None:
+def test_s03_a_model_that_breaks_is_sent_at_once() -> None:
     play = ready()
     play.now += 5
     broken = replace(WITH_GPU, capability_state={"whisper": "error"})
@@ -99,12 +97,12 @@ def test_s03_a_model_that_breaks_is_told_at_once() -> None:
     assert play.machine.deadline == play.now + 15
 
 
-def test_changes_in_a_row_are_told_within_two_seconds_but_not_in_a_burst() -> None:
+def test_changes_in_a_row_are_sent_within_two_seconds_but_not_in_a_burst() -> None:
     play = ready()
     play.now += 5
-    for state, beats in (("error", 1), ("ready", 0), ("downloading", 0)):
+    for state, heartbeats in (("error", 1), ("ready", 0), ("downloading", 0)):
         play >> Declared(replace(WITH_GPU, capability_state={"whisper": state}))
-        assert len(play.pending) == beats
+        assert len(play.pending) == heartbeats
         play.pending.clear()
     assert (
         play
@@ -113,7 +111,7 @@ def test_changes_in_a_row_are_told_within_two_seconds_but_not_in_a_burst() -> No
     )
 
 
-def test_a_gpu_that_vanishes_is_told_by_a_beat_and_does_not_disconnect() -> None:
+def test_a_gpu_that_vanishes_is_sent_by_a_heartbeat_and_does_not_disconnect() -> None:
     play = ready()
     play.now += 5
     assert (
@@ -128,49 +126,49 @@ def test_an_unknown_node_registers_again_at_once_on_the_same_socket() -> None:
     assert ready() >> error("UNKNOWN_NODE") << registers(node_id="node-A")
 
 
-def test_late_answers_to_earlier_beats_do_not_disturb_a_registration() -> None:
+def test_late_answers_to_earlier_heartbeats_do_not_disturb_a_registration() -> None:
     play = ready()
     assert play >> error("UNKNOWN_NODE") << Send >> error("UNKNOWN_NODE") >> error("UNKNOWN_NODE")
-    assert play >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> received(ACK) << StoreIdentity << SendHeartbeat
 
 
 def test_unknown_node_twice_in_a_short_time_backs_off() -> None:
     play = ready()
-    assert play >> error("UNKNOWN_NODE") << Send >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> error("UNKNOWN_NODE") << Send >> received(ACK) << StoreIdentity << SendHeartbeat
     assert play >> error("UNKNOWN_NODE") << Disconnect
     assert play.machine.state is State.BACKING_OFF
 
 
 def test_unknown_node_again_after_a_while_registers_again() -> None:
     play = ready()
-    assert play >> error("UNKNOWN_NODE") << Send >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> error("UNKNOWN_NODE") << Send >> received(ACK) << StoreIdentity << SendHeartbeat
     play.now += 11
     assert play >> error("UNKNOWN_NODE") << Send
 
 
-_ABOUT_BEATS = ["RATE_LIMITED", "REGISTRY_BUSY", "INTERNAL_ERROR", "NODE_ID_CONFLICT", "NEW"]
+_ABOUT_HEARTBEATS = ["RATE_LIMITED", "REGISTRY_BUSY", "INTERNAL_ERROR", "NODE_ID_CONFLICT", "NEW"]
 
 
-@pytest.mark.parametrize("code", [*_ABOUT_BEATS, "INVALID_MESSAGE", "INVALID_CAPABILITY_SCHEMA"])
-def test_an_error_about_a_single_beat_is_noted_and_changes_nothing(code: str) -> None:
+@pytest.mark.parametrize("code", [*_ABOUT_HEARTBEATS, "INVALID_MESSAGE", "INVALID_CAPABILITY_SCHEMA"])
+def test_an_error_about_a_single_heartbeat_is_logged_and_changes_nothing(code: str) -> None:
     play = ready()
     for _ in range(5):
         assert play >> error(code) >> error(code) >> After(15) << SendHeartbeat >> error(code)
         assert play >> After(30) << SendHeartbeat << SendHeartbeat
     assert play.machine.state is State.REGISTERED
-    assert "registry_error" in notes(play)
+    assert "registry_error" in logged(play)
 
 
-def test_malformed_beats_in_a_row_end_at_the_ceiling_and_not_in_a_circle_of_timeouts() -> None:
+def test_malformed_heartbeats_in_a_row_end_at_the_ceiling_and_not_in_a_circle_of_timeouts() -> None:
     play = ready()
     assert play >> error("INVALID_MESSAGE") >> After(15) << SendHeartbeat >> error("INVALID_MESSAGE")
     assert play >> After(15) << SendHeartbeat >> error("INVALID_MESSAGE") << Disconnect
     assert play.machine.deadline == play.now + 60
-    assert play.machine.view.last_refusal == "INVALID_MESSAGE! (INVALID_MESSAGE)"
+    assert play.machine.snapshot.last_refusal == "INVALID_MESSAGE! (INVALID_MESSAGE)"
 
 
-@pytest.mark.parametrize("code", [*_ABOUT_BEATS, "INVALID_CAPABILITY_SCHEMA"])
-def test_beats_in_a_row_that_are_refused_back_off_and_honour_retry_after(code: str) -> None:
+@pytest.mark.parametrize("code", [*_ABOUT_HEARTBEATS, "INVALID_CAPABILITY_SCHEMA"])
+def test_heartbeats_in_a_row_that_are_refused_back_off_and_honour_retry_after(code: str) -> None:
     play = ready()
     for _ in range(2):
         assert play >> error(code, retry_after_seconds=600) >> After(15) << SendHeartbeat
@@ -178,7 +176,7 @@ def test_beats_in_a_row_that_are_refused_back_off_and_honour_retry_after(code: s
     assert play.machine.deadline == play.now + 7.5
 
 
-def test_a_status_between_them_does_not_prove_beats_that_are_refused() -> None:
+def test_a_status_between_refused_heartbeats_does_not_reset_the_error_counter() -> None:
     play = ready()
     for _ in range(2):
         assert (
@@ -194,58 +192,58 @@ def test_gpu_required_while_registered_waits_for_another_gpu() -> None:
 
 
 def test_an_ack_or_a_control_at_the_wrong_time_is_ignored() -> None:
-    assert ready() >> heard(ACK)
+    assert ready() >> received(ACK)
     assert awaiting() >> _control("reregister") >> _control("refresh")
 
 
 def test_reregister_sends_node_register_again() -> None:
     play = ready()
     assert play >> _control("reregister") << registers(node_id="node-A")
-    assert play >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> received(ACK) << StoreIdentity << SendHeartbeat
 
 
 def test_reregister_in_a_loop_backs_off() -> None:
     play = ready()
-    assert play >> _control("reregister") << Send >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> _control("reregister") << Send >> received(ACK) << StoreIdentity << SendHeartbeat
     assert play >> _control("reregister") << Disconnect
 
 
-def test_refresh_probes_and_sends_a_full_beat_when_the_probe_is_in() -> None:
+def test_refresh_probes_and_sends_a_full_heartbeat_when_the_probe_is_in() -> None:
     play = ready()
     assert play >> _control("refresh") << Probe() >> _control("refresh")
-    assert play >> Declared(WITH_GPU) << (lambda beat: beat.changed.hardware == WITH_GPU.hardware)
+    assert play >> Declared(WITH_GPU) << (lambda sent: sent.changed.hardware == WITH_GPU.hardware)
     assert play >> Declared(WITH_GPU)
 
 
-def test_refresh_sends_a_full_beat_after_five_seconds_even_without_a_probe() -> None:
+def test_refresh_sends_a_full_heartbeat_after_five_seconds_even_without_a_probe() -> None:
     play = ready()
     assert play >> _control("refresh") << Probe()
     assert play >> After(4.9)
-    assert play >> After(0.1) << (lambda beat: beat.changed.installed_models == WITH_GPU.installed_models)
+    assert play >> After(0.1) << (lambda sent: sent.changed.installed_models == WITH_GPU.installed_models)
 
 
-def test_an_unknown_command_is_noted_not_obeyed() -> None:
+def test_an_unknown_command_is_logged_and_ignored() -> None:
     play = ready()
     assert play >> _control("format_disk")
-    assert "control_unknown" in notes(play)
+    assert "control_unknown" in logged(play)
 
 
 # Leaving
 
 
-def test_a_stop_says_goodbye_closes_and_exits() -> None:
+def test_a_stop_unregisters_closes_and_exits() -> None:
     play = ready()
     assert play >> StopRequested("bye") << _goodbye(drain=False) << Disconnect(1000, "leave") << Exit("bye")
     assert play.machine.state is State.STOPPED
 
 
-def test_a_stop_while_the_answer_is_awaited_says_goodbye_for_an_id_it_knows() -> None:
+def test_a_stop_while_the_ack_is_awaited_unregisters_a_known_id() -> None:
     known = awaiting(node_id="node-A")
     assert known >> StopRequested("bye") << _goodbye(drain=False) << Disconnect << Exit
     assert awaiting() >> StopRequested("bye") << Disconnect << Exit
 
 
-def test_a7_a_drain_keeps_beating_until_it_is_told_offline() -> None:
+def test_a7_a_stop_with_a_drain_sends_heartbeats_until_the_status_is_offline() -> None:
     play = ready()
     assert (
         play
@@ -258,7 +256,7 @@ def test_a7_a_drain_keeps_beating_until_it_is_told_offline() -> None:
     assert play >> status("offline", reason_code="drain_complete") << Disconnect << Exit("drained")
 
 
-def test_a7_a_drain_leaves_when_its_deadline_passed_without_a_verdict() -> None:
+def test_a7_a_drain_leaves_when_its_deadline_passed_without_a_status() -> None:
     play = ready()
     assert play >> StopRequested("bye", drain=True, deadline_seconds=5) << SendHeartbeat << Send
     assert play >> After(10) << Disconnect << Exit("the drain's deadline passed")
@@ -288,24 +286,24 @@ def test_a_refusal_or_a_lost_connection_while_leaving_ends_it() -> None:
         assert isinstance(play.pending[-1], Exit)
 
 
-def test_orders_to_register_again_are_not_obeyed_while_leaving() -> None:
+def test_reregister_is_ignored_while_leaving() -> None:
     play = ready()
     assert play >> StopRequested("bye", drain=True) << SendHeartbeat << Send
     assert play >> _control("reregister")
 
 
-def test_connecting_has_no_conversation_yet() -> None:
-    assert connecting().machine.view.verdict is None
+def test_while_connecting_the_registry_has_given_no_status() -> None:
+    assert connecting().machine.snapshot.registry_status is None
 
 
-# What the agent tells the registry of faults that belong to no job (§3.3).
+# Faults that belong to no job are sent to the registry (§3.3).
 
 
 NAMED = ACK.model_copy(update={"capability_schema_version": "1.1"})
 LOST = FaultFound("GPU_LOST", "GPU 3 is lost")
 
 
-def _told(message: str = LOST.message) -> Send:
+def _fault_sent(message: str = LOST.message) -> Send:
     return Send(NodeError(node_id="node-A", code="GPU_LOST", message=message))
 
 
@@ -314,30 +312,30 @@ def _registers(action: Any) -> bool:  # noqa: ANN401 - a question for the playbo
 
 
 def _acknowledged(playing: Play) -> Play:
-    return playing >> Connected() << _registers >> heard(NAMED) << StoreIdentity << SendHeartbeat
+    return playing >> Connected() << _registers >> received(NAMED) << StoreIdentity << SendHeartbeat
 
 
-def test_a_fault_is_told_at_once_while_registered() -> None:
-    assert registered(NAMED) >> LOST << _told()
+def test_a_fault_is_sent_at_once_while_registered() -> None:
+    assert registered(NAMED) >> LOST << _fault_sent()
 
 
-def test_faults_found_before_there_is_a_registration_follow_the_first_beat_and_are_told_once() -> None:
+def test_faults_found_before_there_is_a_registration_follow_the_first_heartbeat_and_are_sent_once() -> None:
     playing = connecting()
     assert playing >> LOST >> FaultFound("GPU_LOST", "another")
-    assert _acknowledged(playing) << _told() << _told("another")
+    assert _acknowledged(playing) << _fault_sent() << _fault_sent("another")
     assert playing >> After(2) << SendHeartbeat
 
 
-def test_a_fault_found_while_the_registry_is_away_is_told_when_it_is_back() -> None:
+def test_a_fault_found_while_the_registry_is_away_is_sent_when_it_is_back() -> None:
     playing = registered(NAMED) >> Disconnected(1006, "gone")
     assert playing >> LOST
     while playing.machine.state is not State.CONNECTING:
         playing >> After(1)
         playing.pending.clear()
-    assert _acknowledged(playing) << _told()
+    assert _acknowledged(playing) << _fault_sent()
 
 
-def test_an_older_scheduler_is_told_of_no_fault() -> None:
+def test_an_older_scheduler_receives_no_faults() -> None:
     assert registered(BARE_ACK) >> LOST >> After(10) << SendHeartbeat
 
 
@@ -345,48 +343,48 @@ def test_a_fault_found_before_anything_began_waits() -> None:
     assert play() >> LOST
 
 
-def test_of_too_many_faults_that_wait_the_newest_are_kept() -> None:
+def test_of_too_many_pending_faults_the_newest_remain() -> None:
     playing = connecting()
     for number in range(MAX_PENDING_FAULTS + 3):
         assert playing >> FaultFound("GPU_LOST", str(number))
     _acknowledged(playing)
     for number in range(3, MAX_PENDING_FAULTS + 3):
-        playing << _told(str(number))
+        playing << _fault_sent(str(number))
     assert playing
 
 
-def test_the_third_beat_in_a_row_that_is_complained_about_goes_too_far() -> None:
-    complaints, verdicts = ErrorCounter(), []
+def test_the_third_heartbeat_in_a_row_with_an_error_exceeds_the_limit() -> None:
+    counter, exceeded = ErrorCounter(), []
     for _ in range(3):
-        complaints.heartbeat_sent()
-        verdicts.append(complaints.persist())
-    assert verdicts == [False, False, True]
+        counter.heartbeat_sent()
+        exceeded.append(counter.exceeded_by_error())
+    assert exceeded == [False, False, True]
 
 
-def test_a_beat_without_a_complaint_forgives_those_before() -> None:
-    complaints = ErrorCounter()
+def test_a_heartbeat_without_an_error_resets_the_counter() -> None:
+    counter = ErrorCounter()
     for _ in range(5):
-        complaints.heartbeat_sent()
-        assert not complaints.persist()
-        complaints.heartbeat_sent()
-        assert not complaints.persist()
-        complaints.heartbeat_sent()
+        counter.heartbeat_sent()
+        assert not counter.exceeded_by_error()
+        counter.heartbeat_sent()
+        assert not counter.exceeded_by_error()
+        counter.heartbeat_sent()
 
 
-def test_many_errors_about_one_beat_count_once() -> None:
-    complaints = ErrorCounter()
-    complaints.heartbeat_sent()
-    assert not any(complaints.persist() for _ in range(100))
+def test_many_errors_about_one_heartbeat_count_once() -> None:
+    counter = ErrorCounter()
+    counter.heartbeat_sent()
+    assert not any(counter.exceeded_by_error() for _ in range(100))
 
 
-def test_a_new_registration_begins_anew() -> None:
-    complaints = ErrorCounter()
+def test_a_new_registration_resets_the_counter() -> None:
+    counter = ErrorCounter()
     for _ in range(2):
-        complaints.heartbeat_sent()
-        complaints.persist()
-    complaints.registered()
-    complaints.heartbeat_sent()
-    assert not complaints.persist()
+        counter.heartbeat_sent()
+        counter.exceeded_by_error()
+    counter.registered()
+    counter.heartbeat_sent()
+    assert not counter.exceeded_by_error()
 
 
 def test_every_reaction_leads_somewhere() -> None:

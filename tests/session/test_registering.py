@@ -30,8 +30,8 @@ from tests.session.harness import (
     Play,
     awaiting,
     error,
-    heard,
-    notes,
+    logged,
+    received,
     registered,
     registers,
 )
@@ -39,30 +39,30 @@ from tests.session.harness import (
 NO_CHANGE = DeclarationChanges()
 
 
-def test_r02_an_ack_is_saved_before_the_first_beat_which_follows_at_once() -> None:
+def test_r02_an_ack_is_stored_before_the_first_heartbeat_which_follows_at_once() -> None:
     play = awaiting()
-    assert play >> heard(ACK) << StoreIdentity("node-A", None) << SendHeartbeat("node-A", 1, NO_CHANGE)
+    assert play >> received(ACK) << StoreIdentity("node-A", None) << SendHeartbeat("node-A", 1, NO_CHANGE)
     assert play.machine.deadline == play.now + 2
 
 
 def test_a_token_in_the_ack_is_saved_with_it() -> None:
     ack = NodeRegisterAck(node_id="node-A", node_token="s3cret")
-    assert awaiting() >> heard(ack) << StoreIdentity("node-A", "s3cret") << SendHeartbeat
+    assert awaiting() >> received(ack) << StoreIdentity("node-A", "s3cret") << SendHeartbeat
 
 
 def test_the_registry_s_verdict_on_the_id_wins() -> None:
     play = awaiting(node_id="node-Z")
-    assert play >> heard(ACK) << StoreIdentity("node-A", None) << SendHeartbeat("node-A", 1, NO_CHANGE)
-    assert play.machine.view.node_id == "node-A"
+    assert play >> received(ACK) << StoreIdentity("node-A", None) << SendHeartbeat("node-A", 1, NO_CHANGE)
+    assert play.machine.snapshot.node_id == "node-A"
 
 
-def test_what_changed_since_the_registration_goes_out_with_the_first_beat() -> None:
+def test_what_changed_since_the_registration_goes_out_with_the_first_heartbeat() -> None:
     play = awaiting()
     private = replace(WITH_GPU, owner=replace(WITH_GPU.owner, accept_public_jobs=True))
     assert play >> Declared(private)
     assert (
         play
-        >> heard(ACK)
+        >> received(ACK)
         << StoreIdentity
         << SendHeartbeat("node-A", 1, DeclarationChanges(accept_public_jobs=True))
     )
@@ -73,11 +73,11 @@ def test_silence_for_ten_seconds_is_a_failed_attempt() -> None:
     assert play >> After(9.9)
     assert play >> After(0.1) << Disconnect
     assert play.machine.state is State.BACKING_OFF
-    assert play.machine.view.last_refusal == "no answer to node_register within 10 s"
+    assert play.machine.snapshot.last_refusal == "no answer to node_register within 10 s"
 
 
 def _unheard_at_1_1() -> Play:
-    """A machine that was met with silence, and has registered anew at the oldest schema."""
+    """A machine that received no answer, and has registered again with the oldest schema."""
     play = awaiting()
     assert play >> After(10) << Disconnect >> After(0.5) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.0")
@@ -90,41 +90,41 @@ def test_after_silence_the_next_attempt_uses_the_other_schema_and_so_on() -> Non
     assert play >> Connected() << registers(capability_schema_version="1.1")
 
 
-def test_the_schema_that_an_older_scheduler_took_is_kept_for_the_next_connection() -> None:
+def test_the_next_connection_begins_with_the_schema_that_an_older_scheduler_accepted() -> None:
     play = _unheard_at_1_1()
-    assert play >> heard(BARE_ACK) << StoreIdentity << SendHeartbeat
+    assert play >> received(BARE_ACK) << StoreIdentity << SendHeartbeat
     assert play >> Disconnected(1006, "gone") >> After(1) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.0")
 
 
-def test_a_registry_that_names_a_schema_was_merely_slow_and_is_told_everything_at_once() -> None:
+def test_a_registry_that_names_a_schema_was_slow_and_receives_everything_at_once() -> None:
     play = _unheard_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
-    assert play >> heard(named) << StoreIdentity << registers(capability_schema_version="1.1")
-    assert play >> heard(ACK) << StoreIdentity << SendHeartbeat
+    assert play >> received(named) << StoreIdentity << registers(capability_schema_version="1.1")
+    assert play >> received(ACK) << StoreIdentity << SendHeartbeat
 
 
-def test_a_registry_that_knows_schemas_is_merely_slow_and_is_told_everything_again() -> None:
-    """It was told half for as long as the connection lasted: labels and places never came."""
+def test_a_registry_that_knows_schemas_is_slow_and_receives_everything_again() -> None:
+    """It once received only half until the connection ended: labels and slots never came."""
     play = _unheard_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
-    assert play >> heard(named) << StoreIdentity << Send
+    assert play >> received(named) << StoreIdentity << Send
     assert play >> After(10) << Disconnect >> After(60) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.1")
     newest = ACK.model_copy(update={"capability_schema_version": "1.1"})
-    assert play >> heard(newest) << StoreIdentity << SendHeartbeat
+    assert play >> received(newest) << StoreIdentity << SendHeartbeat
 
 
 def test_a_registry_that_leaves_the_newest_schema_unanswered_again_and_again_gets_the_oldest() -> None:
     play = _unheard_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
-    assert play >> heard(named) << StoreIdentity << Send
+    assert play >> received(named) << StoreIdentity << Send
     for _ in range(2):
         assert play >> After(10) << Disconnect >> After(60) << Connect
         assert play >> Connected() << registers(capability_schema_version="1.1")
     assert play >> After(10) << Disconnect >> After(60) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.0")
-    assert play >> heard(named) << StoreIdentity << SendHeartbeat
+    assert play >> received(named) << StoreIdentity << SendHeartbeat
 
 
 def test_r01_gpu_required_closes_and_waits_for_another_gpu() -> None:
@@ -181,7 +181,7 @@ def test_a_refused_credential_waits_around_the_ceiling_even_later(code: str) -> 
     for play in (awaiting(), registered()):
         assert play >> error(code) << Disconnect
         assert play.machine.deadline == play.now + 60
-        assert play.machine.view.last_refusal == f"{code}! ({code})"
+        assert play.machine.snapshot.last_refusal == f"{code}! ({code})"
 
 
 @pytest.mark.parametrize("code", ["RATE_LIMITED", "REGISTRY_BUSY", "INTERNAL_ERROR", "SOMETHING_NEW"])
@@ -206,7 +206,7 @@ def test_a_superseded_session_closes_and_does_not_fight(play: Any) -> None:  # n
     assert play.machine.state is State.YIELDED
     assert play.machine.deadline is None
     assert play >> Declared(WITHOUT_GPU) >> Declared(WITH_GPU) >> After(86_400)
-    assert "session_yielded" in notes(play)
+    assert "session_yielded" in logged(play)
 
 
 def _registration(node_id: str | None = "node-A") -> Registration:
@@ -298,7 +298,7 @@ def test_silence_makes_the_next_connection_begin_with_the_other_schema() -> None
     assert versions == ["1.1", "1.0", "1.1", "1.0"]
 
 
-def test_the_oldest_schema_is_kept_for_a_registry_that_names_none_in_its_ack() -> None:
+def test_the_oldest_schema_remains_for_a_registry_that_names_none_in_its_ack() -> None:
     registration = _registration()
     registration.compose()
     registration.unanswered()
@@ -328,14 +328,14 @@ def test_a_schema_that_was_refused_on_this_connection_is_not_raised_to() -> None
     assert not registration.raise_schema()
 
 
-def test_r06_an_id_in_conflict_is_forgotten_once_until_an_ack() -> None:
+def test_r06_an_id_in_conflict_is_dropped_once_until_an_ack() -> None:
     registration = _registration()
-    assert registration.forget_id()
+    assert registration.drop_id()
     assert registration.compose().node_id is None
-    assert not registration.forget_id()
+    assert not registration.drop_id()
     assert registration.accepted("node-B", names_schema=True) == WITH_GPU
     assert registration.node_id == "node-B"
-    assert registration.forget_id()
+    assert registration.drop_id()
 
 
 def _hardware(**changed: str) -> Hardware:

@@ -97,7 +97,7 @@ class Agent:
         """The id that it believes to be registered under."""
         if self.machine is None or self.machine.state not in (State.REGISTERED, State.LEAVING):
             return None
-        return self.machine.view.node_id
+        return self.machine.snapshot.node_id
 
     def clone(self, name: str) -> "Agent":
         """Copy the machine, its disk too: another agent that takes itself for this one."""

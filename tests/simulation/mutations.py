@@ -30,7 +30,7 @@ from gpu_agent.server import effects as clerk
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.session.backoff import ConnectionAttempts
-from gpu_agent.session.machine import OpenConnection
+from gpu_agent.session.machine import SessionMachine
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire import codes
@@ -158,7 +158,7 @@ def everything_back(
 
 
 def no_drain(begin: Callable[..., Any], conversation: Any, now: float) -> Any:
-    conversation._drain.lift()
+    conversation._drain.end()
     return begin(conversation, now)
 
 
@@ -270,7 +270,7 @@ MUTATIONS = (
     Mutation(
         "an owner's drain ends with its connection",
         Invariant.OWN_DRAIN_KEPT,
-        around(OpenConnection, "open", no_drain),
+        around(SessionMachine, "_connected", no_drain),
         under(Fault.CUT, Fault.OWNER),
     ),
     Mutation(

@@ -82,10 +82,10 @@ class Settling:
             return f"{agent.name} does not run, or stands still"
         if machine.state is State.YIELDED:
             twins = [one for one in self._scene.agents if one.family == agent.family and one is not agent]
-            return None if twins else f"{agent.name} yielded to nobody:\n{machine.story()}"
+            return None if twins else f"{agent.name} yielded to nobody:\n{machine.transition_log()}"
         node_id = agent.registered_as
         if node_id is None:
-            return f"{agent.name} is {machine.state}:\n{machine.story()}"
+            return f"{agent.name} is {machine.state}:\n{machine.transition_log()}"
         return self._trouble_of_node(agent, node_id)
 
     def _trouble_of_node(self, agent: Agent, node_id: str) -> str | None:
@@ -99,7 +99,7 @@ class Settling:
         wanted = NodeStatus.OFFLINE if wished else NodeStatus.READY
         if record.status is not wanted:
             return f"{node_id} of {agent.name} is {record.status}: {record.reason}"
-        verdict = None if agent.machine is None else agent.machine.view.verdict
+        verdict = None if agent.machine is None else agent.machine.snapshot.registry_status
         if verdict is None or verdict.status != record.status:
             return f"{agent.name} was told {verdict}, but {node_id} is {record.status}"
         return None

@@ -138,7 +138,7 @@ def test_a_flood_of_faults_is_reported_in_part() -> None:
     ids=lambda fields: next(iter(fields)),
 )
 def test_a_list_ends_being_read_at_its_first_fault(fields: dict[str, object]) -> None:
-    """Collecting a fault for each of many items kept everybody else waiting for seconds."""
+    """Collecting a fault for each of many items made every other node wait for seconds."""
     assert len(refused(changed(**fields)).errors) <= 2
 
 
@@ -180,14 +180,14 @@ def test_what_the_reader_would_have_to_keep_is_bounded(fields: dict[str, object]
 
 @pytest.mark.parametrize("figure", ["1e308", "-1e300", "1e16"])
 def test_a_figure_that_cannot_be_reckoned_with_is_refused(figure: str) -> None:
-    beat = (
+    heartbeat = (
         '{"type":"node_heartbeat","node_id":"n","timestamp":1,'
         f'"resource_usage":{{"cpu_percent":1,"mem_percent":1,"gpu_mem_percent":{figure}}}}}'
     )
-    assert "$.resource_usage.gpu_mem_percent" in str(refused(beat))
+    assert "$.resource_usage.gpu_mem_percent" in str(refused(heartbeat))
 
 
-def test_r05_a_registration_of_another_structure_that_says_so_is_told_apart() -> None:
+def test_r05_a_registration_of_another_structure_that_says_so_is_recognized() -> None:
     with pytest.raises(UnsupportedSchemaError) as caught:
         decode_from_node(changed(capability_schema_version="9.9", hardware={"accelerators": 8}))
     assert caught.value.version == "9.9"
@@ -196,11 +196,11 @@ def test_r05_a_registration_of_another_structure_that_says_so_is_told_apart() ->
     )
 
 
-def test_what_would_have_been_a_registration_is_told_apart() -> None:
-    beat = '{"type":"node_heartbeat"}'
+def test_what_would_have_been_a_registration_is_recognized() -> None:
+    heartbeat = '{"type":"node_heartbeat"}'
     assert refused(changed(version=7)).is_registration
     assert refused(changed(capability_schema_version="9.9", version=7)).is_registration
-    assert not refused(beat).is_registration
+    assert not refused(heartbeat).is_registration
     assert not refused("[]").is_registration
 
 
@@ -214,7 +214,7 @@ def test_the_words_of_non_numbers_may_stand_in_strings() -> None:
     assert message.version == "NaN Infinity"
 
 
-def test_a_type_of_the_future_is_told_apart_from_a_malformed_frame() -> None:
+def test_a_type_of_the_future_is_not_a_malformed_frame() -> None:
     with pytest.raises(UnknownMessageError, match="node_teleport"):
         decode_from_registry('{"type":"node_teleport"}')
 

@@ -1,5 +1,3 @@
-""""""
-
 import json
 from dataclasses import replace
 
@@ -106,8 +104,8 @@ def test_a_frame_over_the_limit_leaves_out_disabled_then_unready_models_and_says
     frame = encode(registration(declaration, node_id="n" * 128))
     assert len(frame.encode()) <= MAX_FRAME_BYTES
     decode_from_node(frame)
-    kept = {model.model_id for model in declaration.installed_models}
-    assert {model.model_id for model in ready} <= kept
+    included = {model.model_id for model in declaration.installed_models}
+    assert {model.model_id for model in ready} <= included
     assert {model.model_id for model in disabled} <= set(declaration.left_out)
 
 
@@ -140,26 +138,26 @@ MOMENT = HeartbeatFigures(
 )
 
 
-def test_a_beat_replaces_only_what_changed() -> None:
-    told = declared(L4, owner=Owner(labels={"zone": "a"}))
-    assert changes(told, told) == DeclarationChanges()
+def test_a_heartbeat_replaces_only_what_changed() -> None:
+    sent = declared(L4, owner=Owner(labels={"zone": "a"}))
+    assert changes(sent, sent) == DeclarationChanges()
     moved = declared(L4, owner=Owner(labels={"zone": "b"}, accept_public_jobs=True))
-    assert changes(told, moved) == DeclarationChanges(labels={"zone": "b"}, accept_public_jobs=True)
+    assert changes(sent, moved) == DeclarationChanges(labels={"zone": "b"}, accept_public_jobs=True)
     grown = declared(L4, models=(Model(model_id="m", version="1"),))
-    assert changes(told, grown).capability_state == {"m": "ready"}
-    assert changes(told, declared(L4, BLIND)).hardware == declared(L4, BLIND).hardware
+    assert changes(sent, grown).capability_state == {"m": "ready"}
+    assert changes(sent, declared(L4, BLIND)).hardware == declared(L4, BLIND).hardware
 
 
-def test_unknown_figures_are_absent_from_a_beat_never_zero() -> None:
-    beat = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
-    assert (beat.resource_usage.gpu_percent, beat.resource_usage.gpu_mem_percent) == (None, None)
-    assert "gpu_percent" not in encode(beat)
+def test_unknown_figures_are_absent_from_a_heartbeat_never_zero() -> None:
+    message = heartbeat("n", inventory(BLIND), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert (message.resource_usage.gpu_percent, message.resource_usage.gpu_mem_percent) == (None, None)
+    assert "gpu_percent" not in encode(message)
 
 
 def test_an_unknown_number_of_jobs_is_absent_and_0_only_for_an_older_scheduler() -> None:
     moment = replace(MOMENT, running_jobs=None)
-    beat = heartbeat("n", inventory(BLIND), moment=moment, changed=DeclarationChanges(), sequence=1)
-    assert "running_jobs" not in encode(beat)
+    message = heartbeat("n", inventory(BLIND), moment=moment, changed=DeclarationChanges(), sequence=1)
+    assert "running_jobs" not in encode(message)
     older = heartbeat(
         "n",
         inventory(BLIND),
@@ -171,24 +169,25 @@ def test_an_unknown_number_of_jobs_is_absent_and_0_only_for_an_older_scheduler()
     assert '"running_jobs":0' in encode(older)
 
 
-def test_a_beat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:
+def test_a_heartbeat_carries_each_gpus_figures_and_the_reasons_of_its_health() -> None:
     hung = Gpu(
         uuid="GPU-3",
         name="NVIDIA L4",
         health=Health.UNKNOWN,
         reasons=(HealthReason(code="nvml_hung", detail="no answer"),),
     )
-    beat = heartbeat("n", inventory(L4, hung), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
-    assert beat.gpus is not None
-    assert [(gpu.health, gpu.reasons) for gpu in beat.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
-    assert beat.resource_usage.gpu_mem_percent == 50.0
+    message = heartbeat("n", inventory(L4, hung), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert message.gpus is not None
+    assert [(gpu.health, gpu.reasons) for gpu in message.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
+    assert message.resource_usage.gpu_mem_percent == 50.0
 
 
-def test_the_parent_of_mig_slices_counts_in_no_total() -> None:
+def test_the_parent_of_mig_devices_counts_in_no_total() -> None:
     parent = Gpu(uuid="GPU-1", name="A100", memory_mb=40_000, memory_used_mb=40_000)
     piece = Gpu(uuid="MIG-1", name="A100 MIG", memory_mb=10_000, memory_used_mb=0, parent_uuid="GPU-1")
-    beat = heartbeat("n", inventory(parent, piece), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
-    assert beat.resource_usage.gpu_mem_percent == 0.0
+    found = inventory(parent, piece)
+    message = heartbeat("n", found, moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert message.resource_usage.gpu_mem_percent == 0.0
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_only_ok_and_degraded_gpus_are_usable(health: Health, *, usable: bool) -
     assert health.usable is usable
 
 
-def test_the_parent_of_mig_slices_takes_no_job_but_its_slices_do() -> None:
+def test_the_parent_of_mig_devices_takes_no_job_but_its_slices_do() -> None:
     parent = Gpu(uuid="GPU-1", name="A100")
     piece = Gpu(uuid="MIG-1", name="A100 MIG 1g.10gb", parent_uuid="GPU-1")
     lost = Gpu(uuid="GPU-2", name="A100", health=Health.LOST)

@@ -123,7 +123,7 @@ class Agent:
     @property
     def view(self) -> SessionSnapshot:
         """The session as it stands, for `status`."""
-        return self._machine.view
+        return self._machine.snapshot
 
     @property
     def settings(self) -> AgentSettings:
@@ -345,7 +345,7 @@ class ControlApi:
         """All that is known at this moment."""
         parts, settings = self._parts, self._parts.settings()
         return Snapshot(
-            session=parts.machine.view,
+            session=parts.machine.snapshot,
             registry_url=settings.registry_url,
             owner=settings.owner,
             public_jobs=parts.public_pool.standing,
@@ -379,7 +379,7 @@ class ControlApi:
 
     def note(self, now: float) -> None:
         """Something happened to the session. `now`: monotonic seconds."""
-        self._course.note(self._parts.machine.view, now)
+        self._course.note(self._parts.machine.snapshot, now)
 
     def beat(self, now: float) -> None:
         """A beat goes out."""

@@ -109,6 +109,6 @@ def status_line(view: SessionSnapshot) -> str:
         return plain
     if (hindered := _NOT_CONNECTED.get(view.state)) is not None:
         return hindered if view.last_refusal is None else f"{hindered}: {view.last_refusal}"
-    if view.verdict is None:
+    if view.registry_status is None:
         return f"registered as {view.node_id}"
-    return f"{view.verdict.status} as {view.node_id}: {view.verdict.reason}"
+    return f"{view.registry_status.status} as {view.node_id}: {view.registry_status.reason}"

@@ -62,8 +62,8 @@ class SessionTimes:
             if self._state is None or (self._state in CONNECTED) != (view.state in CONNECTED):
                 self.link_since = now
             self._state, self.state_since = view.state, now
-        if view.verdict is not self._verdict:
-            self._verdict, self.status_received_at = view.verdict, now
+        if view.registry_status is not self._verdict:
+            self._verdict, self.status_received_at = view.registry_status, now
 
     def beat(self, now: float) -> None:
         """A beat went out."""

@@ -8,28 +8,27 @@ from collections.abc import Callable
 from gpu_agent.session.errors import clipped
 from gpu_agent.session.types import ConnectFailed, Credential, SessionSettings
 
-# Attempts at a session: with which credential, how long after a failure, and why the last one failed.
-#
-# Opens nothing and knows nothing of messages: what a refusal's code asks for is the machine's to decide.
-
-
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
+_CEILING_SPREAD = 0.5
+"""A delay at the ceiling lies within a quarter of it, either way."""
 
-_ASK = "ask its operator for a new join token, made by `gpu-agent registry reclaim` to keep this node's id"
-
+_NEXT_STEP = (
+    "ask its operator for a new join token, made by `gpu-agent registry reclaim` to keep this node's id"
+)
 _CREDENTIAL_REFUSED = {
-    (_UNAUTHORIZED, Credential.JOIN): f"the registry knows neither the node token nor the join token: {_ASK}",
-    (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or asks for one: "
+    (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "
+    f"{_NEXT_STEP}",
+    (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or requires one: "
     "ask its operator for a join token",
-    (_FORBIDDEN, Credential.JOIN): "the registry does not know the node token, and does not allow this "
-    f"join token, used up perhaps: {_ASK}",
-    (_FORBIDDEN, Credential.BEST): "the registry does not allow this credential, used up perhaps: "
+    (_FORBIDDEN, Credential.JOIN): "the registry does not know the node token, and does not accept this "
+    f"join token, which may be used up: {_NEXT_STEP}",
+    (_FORBIDDEN, Credential.BEST): "the registry does not accept this credential, which may be used up: "
     "ask its operator for a join token",
 }
 
 
 class ConnectionAttempts:
-    """One after the other, until a session proves stable."""
+    """The attempts to get a session that lasts, one after the other."""
 
     def __init__(self, settings: SessionSettings, *, has_token: bool, draw: Callable[[], float]) -> None:
         self._settings = settings
@@ -49,32 +48,32 @@ class ConnectionAttempts:
         return self._draw() * self._settings.startup_jitter_seconds
 
     def fall_back_to_join_token(self, failure: ConnectFailed) -> bool:
-        """Say whether to try again at once with the join token: the node token was refused (§2)."""
+        """Whether to try again at once with the join token: the node token was refused (§2)."""
         if failure.http_status != _UNAUTHORIZED or not self._has_token or self.credential is Credential.JOIN:
             return False
         self.credential = Credential.JOIN
         return True
 
     def explain(self, failure: ConnectFailed) -> tuple[str, bool]:
-        """Say why no connection came of it, and whether a person must act before one can."""
+        """Say why an attempt failed, and whether a person must act before one can succeed."""
         credential_refused = _CREDENTIAL_REFUSED.get((failure.http_status or 0, self.credential))
         if credential_refused is not None:
             return credential_refused, True
         return clipped(failure.detail), failure.lasting
 
     def connected(self) -> None:
-        """Take note of an open socket: nothing is proven by it yet."""
+        """Note an open socket, which proves nothing yet."""
         self._registered_since = None
 
     def registered(self, now: float, *, new_token: bool) -> None:
-        """Take note of an ack: from now the session is proving itself."""
+        """Note an ack: from now on the session counts towards stability."""
         self._has_token = self._has_token or new_token
         self.last_refusal = None
         if self._registered_since is None:
             self._registered_since = now
 
     def next_delay(self, now: float, *, at_ceiling: bool = False, retry_after: float | None = None) -> float:
-        """Draw the wait before the next attempt, which takes the best credential again."""
+        """Draw the wait before the next attempt, which uses the best credential again."""
         since, self._registered_since = self._registered_since, None
         if since is not None and now - since >= self._settings.stability_seconds:
             self._backoff.reset()
@@ -83,15 +82,6 @@ class ConnectionAttempts:
         if at_ceiling:
             return self._backoff.delay_at_ceiling(at_least=at_least)
         return self._backoff.next_delay(at_least=at_least)
-
-
-# Delays between attempts: doubling up to a ceiling, with full jitter.
-#
-# Draws no chance of its own and knows no clock.
-
-
-_CEILING_SPREAD = 0.5
-"""A delay at the ceiling lies within a quarter of it, either way."""
 
 
 class Backoff:
@@ -104,16 +94,16 @@ class Backoff:
         self._bound = min(first_seconds, ceiling_seconds)
 
     def next_delay(self, *, at_least: float = 0.0) -> float:
-        """Draw the next delay; what a peer asked for comes first, the jitter on top of it."""
+        """Draw the next delay; jitter comes on top of the minimum that a peer asked for."""
         bound = self._bound
         self._bound = min(bound * 2, self._ceiling)
         return at_least + self._draw() * bound
 
     def delay_at_ceiling(self, *, at_least: float = 0.0) -> float:
-        """Draw a delay around the ceiling: the cause needs a person, not haste."""
+        """Draw a delay around the ceiling: the cause needs a person, so there is no hurry."""
         spread = 1 - _CEILING_SPREAD / 2 + _CEILING_SPREAD * self._draw()
         return max(at_least, self._ceiling * spread)
 
     def reset(self) -> None:
-        """Begin anew: the session has proven stable."""
+        """Start from the first delay again: the session has proven stable."""
         self._bound = min(self._first, self._ceiling)

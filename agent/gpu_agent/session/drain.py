@@ -1,8 +1,8 @@
 """A drain that the machine's owner requested (§3.6): its reason, its deadline and its end.
 
-The request outlives a lost connection: a registration lifts a drain of the node's own (§4), so the session sends
-the request again behind each ack. The registry's deadline counts, and an operator who resumes the node ends the
-drain. A drain that an operator requested is not handled here.
+The request outlives a lost connection: a registration ends a drain of the node's own (§4), so the session
+sends the request again after each ack. The registry's deadline counts, and an operator who resumes the node
+ends the drain. A drain that an operator requested is not handled here.
 """
 
 import math
@@ -13,54 +13,54 @@ from gpu_agent.wire.messages import NodeStatusMessage, NodeUnregister
 
 
 class OwnerDrain:
-    """The wish, from being asked for until it is lifted. Instants are monotonic seconds."""
+    """The request, from `begin` until `end`."""
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
-        self._wish: DrainRequested | None = None
-        self._bounded = False
-        """True once the owner or the registry has said how long it may take."""
+        self._request: DrainRequested | None = None
+        self._has_deadline = False
+        """True once the owner or the registry has set a deadline."""
         self._confirmed = False
-        """True once the registry has shown that it knows of it, since it was last asked."""
+        """True once the registry has shown that it knows of the drain, since it was last sent."""
         self.until = math.inf
 
     @property
     def reason(self) -> str | None:
-        """Why it was asked for; None where it was not."""
-        return None if self._wish is None else self._wish.reason
+        """The owner's reason; None without a drain."""
+        return None if self._request is None else self._request.reason
 
     @property
     def overdue_at(self) -> float:
-        """When the registry's verdict is waited for no longer; infinity without a wish."""
+        """When the session stops waiting for the registry's status; infinity without a drain."""
         return self.until + self._settings.drain_grace_seconds
 
-    def begin(self, wish: DrainRequested, now: float) -> None:
-        """Take the wish; a newer one replaces the older."""
-        stated = wish.deadline_seconds
-        self._wish, self._bounded, self._confirmed = wish, stated is not None, False
+    def begin(self, request: DrainRequested, now: float) -> None:
+        """Take a request; it replaces an older one."""
+        stated = request.deadline_seconds
+        self._request, self._has_deadline, self._confirmed = request, stated is not None, False
         self.until = now + (self._settings.drain_deadline_seconds if stated is None else stated)
 
-    def lift(self) -> bool:
-        """End the wish; False where there was none."""
-        lifted = self._wish is not None
-        self._wish, self.until = None, math.inf
-        return lifted
+    def end(self) -> bool:
+        """End the drain; False where there was none."""
+        ended = self._request is not None
+        self._request, self.until = None, math.inf
+        return ended
 
-    def forgotten(self) -> None:
-        """The node registers, which lifts the drain at the registry (§4) until it is asked for anew."""
+    def registration_sent(self) -> None:
+        """Note a registration, which ends the drain at the registry (§4) until it is sent again."""
         self._confirmed = False
 
-    def request(self, node_id: str, now: float) -> NodeUnregister | None:
-        """Say it to the registry; None without a wish."""
-        if self._wish is None:
+    def message(self, node_id: str, now: float) -> NodeUnregister | None:
+        """Write the request for the registry; None without a drain."""
+        if self._request is None:
             return None
         self._confirmed = False
-        left = max(0.0, self.until - now) if self._bounded else None
-        return NodeUnregister(node_id=node_id, reason=self._wish.reason, drain=True, deadline_seconds=left)
+        left = max(0.0, self.until - now) if self._has_deadline else None
+        return NodeUnregister(node_id=node_id, reason=self._request.reason, drain=True, deadline_seconds=left)
 
-    def heed(self, status: NodeStatusMessage, now: float) -> bool:
-        """Follow what the registry says; True when the drain is over: the node is offline by it."""
-        if self._wish is None:
+    def ended_by(self, status: NodeStatusMessage, now: float) -> bool:
+        """Follow the registry's status; True when the drain is complete: the node is offline by it."""
+        if self._request is None:
             return False
         if status.status == NodeStatus.OFFLINE:
             return True
@@ -70,8 +70,8 @@ class OwnerDrain:
         if details.drain_deadline is not None:
             self._confirmed = True
             if status.timestamp is not None:
-                self._bounded = True
+                self._has_deadline = True
                 self.until = now + max(0.0, details.drain_deadline - status.timestamp)
         elif self._confirmed:
-            self.lift()  # the registry knew of it, and does no more: an operator has resumed the node
+            self.end()  # the registry no longer drains: an operator has resumed the node
         return False

@@ -1,4 +1,4 @@
-"""Errors that the registry sends: what each leads to (§3.3), how many in a row are tolerated, and their words."""
+"""Errors that the registry sends: what each leads to (§3.3), how many are tolerated, and their words."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,14 +7,15 @@ from gpu_agent.session.types import LogEvent
 from gpu_agent.wire.codes import ErrorCode, Reaction, known
 from gpu_agent.wire.messages import NodeError, NodeStatusMessage
 
-# How a conversation with a registry ends, and what follows: an ending for each reaction to a refusal.
-#
-# A table and two types. Whether it has ended is the conversation's to say, and what is done then the
-# machine's.
+TOLERATED_HEARTBEATS = 2
+"""So many heartbeats in a row may be answered with an error; the next one that is ends the session."""
+
+_MAX_TEXT = 500
+_CREDENTIAL_CODES = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN})
 
 
 class Outcome(StrEnum):
-    """What follows when a conversation is over."""
+    """What follows the end of a connection."""
 
     RETRY = "retry"
     RETRY_AT_CEILING = "retry_at_ceiling"
@@ -27,9 +28,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """How a conversation ended, and why."""
+    """How a connection, or an attempt at one, ended, and why."""
 
-    then: Outcome
+    outcome: Outcome
     why: str
     retry_after_seconds: float | None = None
 
@@ -44,61 +45,44 @@ OUTCOME_OF_REACTION: dict[Reaction, Outcome] = {
     Reaction.STOP: Outcome.FAIL,
     Reaction.BACK_OFF: Outcome.RETRY,
 }
-"""What a refusal comes to when nothing can be tried on the same socket (§3.3)."""
+"""What a refusal leads to when nothing else can be tried on the same socket (§3.3)."""
 
 FINAL_REACTIONS = frozenset({Reaction.AWAIT_GPU, Reaction.YIELD, Reaction.STOP})
-"""Reactions to which a code leads even where single beats are forgiven."""
-
-
-# Errors that come while registered, counted by the beats that they follow.
-#
-# One about a single beat is forgiven: the next may be right. Several beats in a row that were
-# complained about are no accident. Decides nothing about what is done then.
-
-
-TOLERATED_HEARTBEATS = 2
-"""So many beats in a row may be complained about; the next one that is has gone too far."""
+"""Reactions that end a session even where errors about single heartbeats are tolerated."""
 
 
 class ErrorCounter:
-    """How many beats in a row the registry complained about; several errors about one count once."""
+    """How many heartbeats in a row the registry answered with errors; several about one count once."""
 
     def __init__(self) -> None:
-        self._beats = 0
-        self._about_the_last = False
+        self._heartbeats = 0
+        self._last_failed = False
 
     def registered(self) -> None:
-        """Begin anew."""
-        self._beats, self._about_the_last = 0, False
+        """Count from 0."""
+        self._heartbeats, self._last_failed = 0, False
 
     def heartbeat_sent(self) -> None:
-        """Take note of a beat; if nothing was said about the one before, what came earlier is forgiven."""
-        if not self._about_the_last:
-            self._beats = 0
-        self._about_the_last = False
+        """Note a heartbeat; if the one before caused no error, earlier errors no longer count."""
+        if not self._last_failed:
+            self._heartbeats = 0
+        self._last_failed = False
 
-    def persist(self) -> bool:
-        """Take note of an error; returns True when it is not forgiven."""
-        if not self._about_the_last:
-            self._beats += 1
-        self._about_the_last = True
-        return self._beats > TOLERATED_HEARTBEATS
-
-
-# How a session tells of refusals: sentences for `status`, notes for the log. Both bounded.
-
-
-_LONGEST = 500
-_CREDENTIAL_CODES = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN})
+    def exceeded_by_error(self) -> bool:
+        """Count an error; True when there are too many."""
+        if not self._last_failed:
+            self._heartbeats += 1
+        self._last_failed = True
+        return self._heartbeats > TOLERATED_HEARTBEATS
 
 
 def refusal_sentence(error: NodeError) -> str:
-    """Say a refusal as a sentence, with the code it came under."""
+    """Write a refusal as a sentence, with its code."""
     return f"{clipped(error.message) or 'no reason given'} ({clipped(error.code)})"
 
 
 def refusal_log_event(error: NodeError, *, registering: bool) -> LogEvent:
-    """Log a refusal; one of malformed messages with the paths that were wrong."""
+    """Log a refusal; one of a malformed message with the paths that were wrong."""
     fields: dict[str, object] = {"code": clipped(error.code), "message": clipped(error.message)}
     if known(error.code) is ErrorCode.INVALID_MESSAGE and error.details:
         fields["errors"] = clipped(repr(error.details.get("errors")))
@@ -118,10 +102,10 @@ def status_log_event(before: NodeStatusMessage | None, after: NodeStatusMessage)
 
 
 def blames_credential(error: NodeError) -> bool:
-    """Tell whether a refusal is about who the agent is, not about what it said."""
+    """Whether an error is about the agent's credential, not about a message."""
     return known(error.code) in _CREDENTIAL_CODES
 
 
 def clipped(text: str) -> str:
-    """Bound what a peer wrote."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    """Limit the length of a peer's text."""
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"

@@ -11,36 +11,36 @@ from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.declaration import Declaration, DeclarationChanges, changes
 from gpu_agent.wire.messages import NodeRegisterAck, NodeStatusMessage
 
-_NOTHING = DeclarationChanges()
+_NO_CHANGES = DeclarationChanges()
 
 
 class Heartbeats:
-    """The rhythm of one registration, and what the registry was last told."""
+    """The interval of one registration, and the declaration that the registry has received."""
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
         self._steady = settings.heartbeat_interval_seconds
         self._warmup = settings.warmup_interval_seconds
         self._warming = True
-        self._told: Declaration | None = None
+        self._sent: Declaration | None = None
         self._knows_schemas = False
         self._last_at = -math.inf
         self._regular_at = math.inf
-        self._eager_at = math.inf
+        self._early_at = math.inf
         self.sequence = 0
 
     @property
     def due_at(self) -> float:
-        """When the next beat is to go out; infinity before the first ack."""
-        return min(self._regular_at, self._eager_at)
+        """When the next heartbeat is due; infinity before the first ack."""
+        return min(self._regular_at, self._early_at)
 
     @property
     def interval_seconds(self) -> float:
-        """The span between two beats, now."""
+        """The present interval."""
         return self._warmup if self._warming else self._steady
 
-    def begin(self, ack: NodeRegisterAck, told: Declaration, now: float) -> None:
-        """Take the rhythm that an ack gives; the first beat is due at once."""
+    def begin(self, ack: NodeRegisterAck, sent: Declaration, now: float) -> None:
+        """Take the intervals of an ack; the first heartbeat is due at once."""
         steady, warmup = ack.heartbeat_interval_seconds, ack.warmup_heartbeat_interval_seconds
         settings = self._settings
         if steady is None and warmup is None:
@@ -48,12 +48,12 @@ class Heartbeats:
         self._steady = self._clamped(settings.heartbeat_interval_seconds if steady is None else steady)
         self._warmup = self._clamped(settings.warmup_interval_seconds if warmup is None else warmup)
         self._warming = True
-        self._told = told
+        self._sent = sent
         self._knows_schemas = ack.capability_schema_version is not None
-        self._regular_at, self._eager_at = now, math.inf
+        self._regular_at, self._early_at = now, math.inf
 
     def follow(self, status: NodeStatusMessage) -> None:
-        """Keep to the rhythm that a status asks for: warm-up while `registering`, steady after."""
+        """Take the interval that a status asks for: warm-up while `registering`, steady after."""
         before = self.interval_seconds
         if status.heartbeat_interval_seconds is not None:
             self._steady = self._clamped(status.heartbeat_interval_seconds)
@@ -62,21 +62,21 @@ class Heartbeats:
             self._regular_at = self._last_at + self.interval_seconds
 
     def send_early_if_changed(self, current: Declaration, now: float) -> None:
-        """Bring the next beat forward when there is something new to tell, but never into a burst."""
-        if self._told is not None and changes(self._told, current) != _NOTHING:
-            self.hurry(now)
+        """Send the next heartbeat early when the declaration has changed, but never in a burst."""
+        if self._sent is not None and changes(self._sent, current) != _NO_CHANGES:
+            self.send_early(now)
 
-    def hurry(self, now: float) -> None:
-        """Bring the next beat forward, but never into a burst."""
-        self._eager_at = max(now, self._last_at + self._settings.change_heartbeat_seconds)
+    def send_early(self, now: float) -> None:
+        """Send the next heartbeat early, but never in a burst."""
+        self._early_at = max(now, self._last_at + self._settings.change_heartbeat_seconds)
 
     def compose(self, node_id: str, current: Declaration, now: float, *, full: bool = False) -> SendHeartbeat:
-        """Make the beat that is due, and set the instant of the next."""
-        self._regular_at, self._eager_at = self._next_after(now), math.inf
+        """Make the heartbeat that is due, and set when the next is."""
+        self._regular_at, self._early_at = self._next_after(now), math.inf
         self._last_at = now
         self.sequence += 1
-        changed = _whole(current) if full or self._told is None else changes(self._told, current)
-        self._told = current
+        changed = _all_parts(current) if full or self._sent is None else changes(self._sent, current)
+        self._sent = current
         return SendHeartbeat(
             node_id=node_id, sequence=self.sequence, changed=changed, knows_schemas=self._knows_schemas
         )
@@ -94,7 +94,7 @@ class Heartbeats:
         return min(max(seconds, settings.minimum_interval_seconds), settings.maximum_interval_seconds)
 
 
-def _whole(declaration: Declaration) -> DeclarationChanges:
+def _all_parts(declaration: Declaration) -> DeclarationChanges:
     owner = declaration.owner
     return DeclarationChanges(
         installed_models=declaration.installed_models,

@@ -1,11 +1,12 @@
-"""What to say in `node_register`, and how refusals change it (§3.1, §3.3).
+"""What `node_register` carries, and how refusals change it (§3.1, §3.3).
 
-Remembers what this connection and this identity have been refused, and which schema to begin
-the next connection with. Decides nothing about time: when to try again is the machine's.
+It remembers what this connection and this identity have been refused, and which schema the next connection
+begins with. Times are the machine's decision.
 
-An older scheduler drops what it cannot read in silence (§9). So after silence the next connection
-begins with the other schema, and the one that such a scheduler acknowledged is kept. A registry that
-names a schema in its ack is no older one: it is told everything, at once, and its silence is slowness.
+An older scheduler drops what it cannot read without an answer (§9). So after silence the next connection
+begins with the other schema, and the one that such a scheduler acknowledges is used from then on. A registry
+that names a schema in its ack is no older one: the agent sends it everything at once, and takes its silence
+for slowness.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ from gpu_agent.wire.declaration import NEWEST_SCHEMA, Declaration, registration
 from gpu_agent.wire.messages import GpuDeclaration, NodeRegister
 
 _OLDEST_SCHEMA = SUPPORTED_SCHEMA_VERSIONS[0]
-_SILENCES_OF_A_SLOW_REGISTRY = 3
+_TOLERATED_SILENCES = 3
+"""After so many unanswered attempts an older registry may have replaced one that knows schemas."""
+
+_GpuIdentity = tuple[str | None, str, float | None]
 
 
 class NothingDeclaredError(SessionError):
@@ -33,24 +37,27 @@ class Registration:
         self.running_jobs: tuple[str, ...] | None = None
         self.schema_version = NEWEST_SCHEMA
         self._sent: Declaration | None = None
-        self._begins_with = NEWEST_SCHEMA
+        self._first_schema = NEWEST_SCHEMA
+        """With which the next connection begins."""
         self._downgraded = False
         self._raised = False
-        """True from going back to the newest schema, after an older one was accepted, until it is too."""
+        """True after a return to the newest schema, while only an older one has been accepted."""
         self._knows_schemas = False
-        """True once this registry named a schema in an ack: silence then means slowness."""
+        """True once this registry named a schema in an ack."""
         self._silences = 0
         self._in_conflict = False
         self._owner_changed = False
-        """True from the owner's word that a registration tells something new until one has told it."""
-        self._refused_gpus: tuple[_Identity, ...] | None = None
+        """True from an owner's change that only a registration carries until one has carried it."""
+        self._refused_gpus: tuple[_GpuIdentity, ...] | None = None
 
     @property
     def possible(self) -> bool:
         """True when there is a GPU to declare that the registry has not just refused (R-01)."""
         declaration = self.declaration
         return (
-            declaration is not None and declaration.has_gpu and _identities(declaration) != self._refused_gpus
+            declaration is not None
+            and declaration.has_gpu
+            and _gpu_identities(declaration) != self._refused_gpus
         )
 
     @property
@@ -60,18 +67,18 @@ class Registration:
 
     @property
     def outdated(self) -> bool:
-        """True when the owner wants told what no beat tells; an older scheduler hears no second one (§9)."""
+        """True when the owner changed what no heartbeat carries; an older scheduler never (§9)."""
         sent, current = self._sent, self.declaration
         if not (self._owner_changed and self._knows_schemas) or sent is None or current is None:
             return False
-        return _told_once(current) != _told_once(sent)
+        return _registration_only(current) != _registration_only(sent)
 
     def owner_changed(self) -> None:
-        """Register anew once the declaration says otherwise what only a registration tells."""
+        """Have the node register again once what only a registration carries has changed."""
         self._owner_changed = True
 
     def compose(self) -> NodeRegister:
-        """Write the message. There must be a declaration."""
+        """Write the message; raises `NothingDeclaredError` before anything was declared."""
         if self.declaration is None:
             raise NothingDeclaredError
         if self.outdated:
@@ -85,25 +92,25 @@ class Registration:
         )
 
     def connection_opened(self) -> None:
-        """Forget what was refused on the one before: the registry may have been replaced."""
-        self.schema_version = self._begins_with
+        """Discard what was refused on the connection before: another registry may answer here."""
+        self.schema_version = self._first_schema
         self._downgraded = False
 
     def unanswered(self) -> None:
         """Begin the next connection with the other schema: this one may not have been understood.
 
-        A registry that knows schemas would have said so; only when it stays silent several times
-        in a row may another, older one stand in its place.
+        A registry that knows schemas would have answered. It is expected to be slow, until it stays silent
+        several times in a row.
         """
         self._silences += 1
-        if self._knows_schemas and self._silences < _SILENCES_OF_A_SLOW_REGISTRY:
-            self._begins_with = NEWEST_SCHEMA
+        if self._knows_schemas and self._silences < _TOLERATED_SILENCES:
+            self._first_schema = NEWEST_SCHEMA
             return
         newest = self.schema_version == NEWEST_SCHEMA
-        self._begins_with = _OLDEST_SCHEMA if newest else NEWEST_SCHEMA
+        self._first_schema = _OLDEST_SCHEMA if newest else NEWEST_SCHEMA
 
     def raise_schema(self) -> bool:
-        """Go back to the newest schema; False when it was refused here, or raised in vain before."""
+        """Return to the newest schema; False when it was refused here, or raised in vain before."""
         if self.schema_version == NEWEST_SCHEMA or self._downgraded or self._raised:
             return False
         self._raised = True
@@ -111,8 +118,8 @@ class Registration:
         return True
 
     def accepted(self, node_id: str, *, names_schema: bool) -> Declaration:
-        """Take the registry's verdict; returns what it was told. What was refused before is over."""
-        self._begins_with = NEWEST_SCHEMA if names_schema else self.schema_version
+        """Note an ack; returns the declaration that it acknowledges. Earlier refusals no longer count."""
+        self._first_schema = NEWEST_SCHEMA if names_schema else self.schema_version
         self._knows_schemas = names_schema
         self._silences = 0
         if self.schema_version == NEWEST_SCHEMA:
@@ -125,10 +132,10 @@ class Registration:
         return self._sent
 
     def gpus_refused(self) -> None:
-        """Declare what was sent no more: register again only when other GPUs appear."""
-        self._refused_gpus = None if self._sent is None else _identities(self._sent)
+        """Register again only when other GPUs than those sent appear."""
+        self._refused_gpus = None if self._sent is None else _gpu_identities(self._sent)
 
-    def forget_id(self) -> bool:
+    def drop_id(self) -> bool:
         """Suggest no id from now on; False when this is the second conflict in a row."""
         if self._in_conflict:
             return False
@@ -137,7 +144,7 @@ class Registration:
         return True
 
     def downgrade(self, details: Mapping[str, Any] | None) -> bool:
-        """Take the highest schema that both sides know; False when there is none to try, or no more."""
+        """Take the highest schema that both sides know; False when there is none left to try."""
         stated = (details or {}).get("supported")
         supported = [one for one in stated if isinstance(one, str)] if isinstance(stated, list) else []
         theirs = supported or [_OLDEST_SCHEMA]
@@ -149,8 +156,8 @@ class Registration:
         return True
 
 
-def _told_once(declaration: Declaration) -> tuple[object, ...]:
-    """What a registration tells and no beat repeats (§3.4)."""
+def _registration_only(declaration: Declaration) -> tuple[object, ...]:
+    """What a registration carries and no heartbeat repeats (§3.4)."""
     return (
         declaration.owner.endpoint,
         dict(declaration.features_supported),
@@ -158,12 +165,9 @@ def _told_once(declaration: Declaration) -> tuple[object, ...]:
     )
 
 
-_Identity = tuple[str | None, str, float | None]
+def _gpu_identities(declaration: Declaration) -> tuple[_GpuIdentity, ...]:
+    return tuple(_gpu_identity(gpu) for gpu in declaration.hardware.gpus)
 
 
-def _identities(declaration: Declaration) -> tuple[_Identity, ...]:
-    return tuple(_identity(gpu) for gpu in declaration.hardware.gpus)
-
-
-def _identity(gpu: GpuDeclaration) -> _Identity:
+def _gpu_identity(gpu: GpuDeclaration) -> _GpuIdentity:
     return (gpu.uuid, gpu.name, gpu.memory_gb)

@@ -3,15 +3,100 @@
 Events are in the past tense, actions in the imperative. All instants are monotonic seconds.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_agent.wire.declaration import Declaration, DeclarationChanges
-from gpu_agent.wire.messages import FromRegistry, NodeError, NodeRegister, NodeStatusMessage, NodeUnregister
+from gpu_agent.wire.messages import (
+    FromRegistry,
+    NodeError,
+    NodeRegister,
+    NodeStatusMessage,
+    NodeUnregister,
+)
 
-# What happens to a node's session, in the past tense.
+
+class State(StrEnum):
+    """The state of a session."""
+
+    IDLE = "idle"
+    """Not started."""
+    WAITING_GPU = "waiting_gpu"
+    """The agent does not connect until the probe declares a usable GPU."""
+    BACKING_OFF = "backing_off"
+    """Waiting before the next attempt."""
+    CONNECTING = "connecting"
+    AWAITING_ACK = "awaiting_ack"
+    """`node_register` is sent and not answered yet."""
+    REGISTERED = "registered"
+    """Acknowledged; heartbeats go out."""
+    LEAVING = "leaving"
+    """A stop that drains first: heartbeats still go out, until the registry says `offline`."""
+    YIELDED = "yielded"
+    """A newer session holds the identity, and this one does not fight it."""
+    DRAINED = "drained"
+    """Drained on the owner's request; the agent does not connect until the owner resumes it."""
+    STOPPED = "stopped"
+
+
+STATE_PHRASES: Mapping[State, str] = {
+    State.IDLE: "it has not started yet",
+    State.WAITING_GPU: "it waits for a GPU",
+    State.BACKING_OFF: "it waits to try again",
+    State.CONNECTING: "it connects",
+    State.AWAITING_ACK: "it waits for the registry's answer",
+    State.YIELDED: "a newer session has its id",
+    State.DRAINED: "it is drained, on its owner's request",
+    State.STOPPED: "it stops",
+}
+"""What the agent does in each state without a registration, for people."""
+
+
+class SessionError(Exception):
+    """Base of the exceptions of a session machine: always a fault of ours, never of a peer."""
+
+
+class IllegalEventError(SessionError):
+    """An event that cannot happen in this state; nothing was changed."""
+
+    def __init__(self, event: object, transitions: str) -> None:
+        super().__init__(f"{type(event).__name__} cannot happen now. The last transitions:\n{transitions}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """Intervals, delays and timeouts of a session."""
+
+    backoff_first_seconds: float = 1.0
+    backoff_ceiling_seconds: float = 60.0
+    stability_seconds: float = 120.0
+    """A session that is registered for this long resets the backoff."""
+    startup_jitter_seconds: float = 1.0
+    """The first connection waits a random part of this, so that a fleet does not arrive at once."""
+    ack_timeout_seconds: float = 10.0
+    """No answer to `node_register` within this is a failed attempt (§3.3)."""
+    heartbeat_interval_seconds: float = 15.0
+    """Used when an ack names only the warm-up interval."""
+    warmup_interval_seconds: float = 2.0
+    """Used when an ack names only the steady interval."""
+    fallback_interval_seconds: float = 10.0
+    """Used always when the ack names neither: an older scheduler (§3.4)."""
+    minimum_interval_seconds: float = 0.05
+    maximum_interval_seconds: float = 3600.0
+    change_heartbeat_seconds: float = 1.0
+    """A change is sent by an early heartbeat, but not sooner than this after the last one."""
+    refresh_patience_seconds: float = 5.0
+    """How long a `refresh` waits for the probe before its full heartbeat goes out."""
+    register_again_guard_seconds: float = 10.0
+    """A second request to register again within this backs off instead."""
+    longest_retry_after_seconds: float = 3600.0
+    drain_deadline_seconds: float = 600.0
+    drain_grace_seconds: float = 5.0
+    """How long after a drain's deadline the session waits for the registry's status."""
+
+
+# Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +106,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The probe or the owner's configuration now says this; sent whenever it may have changed."""
+    """The probe's result or the owner's configuration, sent whenever it may have changed."""
 
     declaration: Declaration
     running_jobs: tuple[str, ...] | None = None
@@ -29,12 +114,12 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class OwnerChanged:
-    """The owner changed what only a registration tells, such as the endpoint; `Declared` follows (§3.1)."""
+    """The owner changed what only a registration carries, such as the endpoint; `Declared` follows (§3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultFound:
-    """Something of the machine failed that belongs to no job, such as a GPU (§3.3)."""
+    """Something on the machine failed that belongs to no job, such as a GPU (§3.3)."""
 
     code: str
     message: str
@@ -47,18 +132,18 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailed:
-    """No WebSocket came of an attempt: refused, timed out, or answered with an HTTP status."""
+    """An attempt to connect failed: refused, timed out, or answered with an HTTP status."""
 
     detail: str
     http_status: int | None = None
     retry_after_seconds: float | None = None
     lasting: bool = False
-    """True where only a person can mend it: there is no haste."""
+    """True where only a person can fix it: the retry can wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """The registry said something."""
+    """A message of the registry arrived."""
 
     message: FromRegistry
 
@@ -73,7 +158,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The process is to end: say goodbye and leave; with `drain`, after its jobs."""
+    """The process is to end: unregister and leave; with `drain`, after its jobs."""
 
     reason: str
     drain: bool = False
@@ -82,7 +167,7 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class DrainRequested:
-    """The owner wants the machine emptied: no new jobs, offline after the last, and to stay so (§3.6)."""
+    """The owner drains the machine: no new jobs, offline after the last one, until resumed (§3.6)."""
 
     reason: str
     deadline_seconds: float | None = None
@@ -91,16 +176,16 @@ class DrainRequested:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequested:
-    """The owner takes the machine back: lifts a drain of his own, and has it register."""
+    """The owner resumes the machine: ends a drain of the owner's own, and registers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequested:
-    """The owner wants the machine probed again, and the registry told of all of it."""
+    """The owner requests a new probe, and a heartbeat with all of its result."""
 
 
 OwnerRequest = DrainRequested | ResumeRequested | RefreshRequested
-"""What the owner of the machine asks of the agent that runs on it."""
+"""What the machine's owner requests of the agent that runs on it."""
 
 Event = (
     Started
@@ -116,7 +201,7 @@ Event = (
 )
 
 
-# What a session asks its shell to do, in the imperative, to be carried out in order.
+# Actions
 
 
 class Credential(StrEnum):
@@ -137,7 +222,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Close the WebSocket, or give up opening it, and hear no more of it: no event of it follows."""
+    """Close the WebSocket, or stop opening it; no further event of it follows."""
 
     code: int
     reason: str
@@ -145,14 +230,14 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message that is ready as it stands."""
+    """Send a complete message."""
 
     message: NodeRegister | NodeUnregister | NodeError
 
 
 @dataclass(frozen=True, slots=True)
 class SendHeartbeat:
-    """Compose a beat from the newest reading and send it; the shell adds time and figures."""
+    """Compose a heartbeat from the newest reading and send it; the shell adds time and figures."""
 
     node_id: str
     sequence: int
@@ -163,7 +248,7 @@ class SendHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """Store the registry's verdict before anything else is sent."""
+    """Store the id and token that the registry assigned, before anything else is sent."""
 
     node_id: str
     node_token: str | None = field(default=None, repr=False)
@@ -171,14 +256,14 @@ class StoreIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveIdentity:
-    """Set the stored identity aside, keeping a copy for the operator."""
+    """Move the stored identity aside, where the operator can find it."""
 
     node_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Read the machine again now; the outcome comes back as `Declared`."""
+    """Read the machine again now; the result comes back as `Declared`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,133 +289,24 @@ Action = (
 )
 
 
-# The spans a session keeps to, in seconds. None of them is read from an environment here.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """How patient, how eager and how steady a session is."""
-
-    backoff_first_seconds: float = 1.0
-    backoff_ceiling_seconds: float = 60.0
-    stability_seconds: float = 120.0
-    """Registered for so long, a session forgets its earlier failures."""
-    startup_jitter_seconds: float = 1.0
-    """The first connection waits a random part of this, so that a fleet does not arrive as one."""
-    ack_timeout_seconds: float = 10.0
-    """No answer to `node_register` within this is a failed attempt (§3.3)."""
-    heartbeat_interval_seconds: float = 15.0
-    """Used when an ack names only the warm-up interval."""
-    warmup_interval_seconds: float = 2.0
-    """Used when an ack names only the steady interval."""
-    fallback_interval_seconds: float = 10.0
-    """Used always when the ack names neither: an older scheduler (§3.4)."""
-    minimum_interval_seconds: float = 0.05
-    maximum_interval_seconds: float = 3600.0
-    change_heartbeat_seconds: float = 1.0
-    """A change is told by a beat of its own, but never sooner than this after the last one."""
-    refresh_patience_seconds: float = 5.0
-    """How long a `refresh` waits for the probe before its full beat goes out."""
-    register_again_guard_seconds: float = 10.0
-    """A second order to register again within this backs off instead."""
-    longest_retry_after_seconds: float = 3600.0
-    drain_deadline_seconds: float = 600.0
-    drain_grace_seconds: float = 5.0
-    """How long past a drain's deadline the session waits for the registry's verdict."""
-
-
-# What a session went through last, and the error that tells it.
-#
-# The hierarchy: `SessionError` (ours; no peer can cause one)
-# ├ `IllegalEventError`: the shell broke its promise
-# └ `NothingDeclaredError`: the machine broke its own (see `registration`).
-
-
-_REMEMBERED = 32
-
-
-class State(StrEnum):
-    """Where a session stands."""
-
-    IDLE = "idle"
-    """Not started."""
-    WAITING_GPU = "waiting_gpu"
-    """Nothing connects until the probe declares a usable GPU."""
-    BACKING_OFF = "backing_off"
-    """Waiting to try again."""
-    CONNECTING = "connecting"
-    AWAITING_ACK = "awaiting_ack"
-    """`node_register` is sent, its answer is not here."""
-    REGISTERED = "registered"
-    """Acknowledged and beating."""
-    LEAVING = "leaving"
-    """Asked to drain: still beating, waiting to be told `offline`."""
-    YIELDED = "yielded"
-    """A newer session holds the identity; this one does not fight."""
-    DRAINED = "drained"
-    """Emptied, as its owner asked; nothing connects until he resumes it."""
-    STOPPED = "stopped"
-
-
-STATE_PHRASES = {
-    State.IDLE: "it has not begun",
-    State.WAITING_GPU: "it waits for a GPU",
-    State.BACKING_OFF: "it waits to try again",
-    State.CONNECTING: "it connects",
-    State.AWAITING_ACK: "it waits for the registry's answer",
-    State.YIELDED: "a newer session has its id",
-    State.DRAINED: "it is drained, as its owner asked",
-    State.STOPPED: "it ends",
-}
-"""What a session does while the registry does not hear it, in words for people."""
-
-
-class SessionError(Exception):
-    """Base of what a session machine raises."""
-
-
-class IllegalEventError(SessionError):
-    """An event that cannot happen in this state; nothing was changed."""
-
-    def __init__(self, event: object, story: str) -> None:
-        super().__init__(f"{type(event).__name__} cannot happen now. The story so far:\n{story}")
-
-
-class TransitionLog:
-    """The last transitions, oldest first."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=_REMEMBERED)
-
-    def record(self, now: float, move: tuple[State, State], cause: str) -> None:
-        """Keep one transition, from and to."""
-        self._lines.append(f"{now:.3f} {move[0]} → {move[1]}: {cause}")
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines) or "nothing happened yet"
-
-
-# A session as its owner may look at it: one frozen picture, for `status`.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSnapshot:
-    """Where a session stands. Instants are monotonic seconds."""
+    """A session at one moment, for `status`."""
 
     state: State
     node_id: str | None
-    verdict: NodeStatusMessage | None
-    """The status that the registry gave this node last, with its reason; None before the first ack."""
+    registry_status: NodeStatusMessage | None
+    """The last status that the registry gave this node, with its reason; None before the first ack."""
     next_attempt_at: float | None
-    """When the session tries again, while it is backing off."""
+    """When the session connects again, while it is backing off."""
     last_refusal: str | None
     """Why the last attempt failed, or no other is made, as a sentence; None once registered."""
     sequence: int
-    """Number of the last beat sent."""
+    """Number of the last heartbeat."""
     interval_seconds: float | None
-    """Between beats, while registered."""
+    """Between two heartbeats, while registered."""
     models_left_out: tuple[str, ...] = ()
     drain_reason: str | None = None
-    """Why the owner wants the machine emptied; None where he does not."""
+    """Why the owner drains the machine; None without such a drain."""
     drain_until: float | None = None
     """When that drain ends, whatever still runs."""

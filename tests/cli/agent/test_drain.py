@@ -84,7 +84,7 @@ def test_what_is_not_the_owners_to_lift_is_refused_with_the_next_step(
     tmp_path: Path, status: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(verdict=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
+    agent.stands = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 6
     assert words in capsys.readouterr().err

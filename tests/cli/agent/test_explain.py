@@ -35,7 +35,7 @@ def test_while_the_registry_is_away_that_is_why_no_job_comes(
 
 def test_a_machine_without_an_id_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.WAITING_GPU, node_id=None, verdict=None, inventory=None)
+    agent.stands = snapshot(state=State.WAITING_GPU, node_id=None, registry_status=None, inventory=None)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["why", "--socket", str(served.path)]) == 0
     assert capsys.readouterr().out.startswith("This machine takes no job now\n")

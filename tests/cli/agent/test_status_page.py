@@ -58,7 +58,7 @@ def test_the_registrys_word_stands_first_with_its_reason() -> None:
 
 
 def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() -> None:
-    said = page(verdict=DEGRADED)
+    said = page(registry_status=DEGRADED)
     assert said[:3] == [
         "node-A  degraded  (gpu_unavailable)",
         "no usable GPU",
@@ -72,7 +72,7 @@ def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() ->
     ("stands", "head"),
     [
         (
-            {"state": State.BACKING_OFF, "last_refusal": "connection refused", "verdict": DEGRADED},
+            {"state": State.BACKING_OFF, "last_refusal": "connection refused", "registry_status": DEGRADED},
             [
                 "node-A  not connected",
                 f"{UNHEARD} it waits to try again: connection refused.",
@@ -93,7 +93,7 @@ def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() ->
             ],
         ),
         (
-            {"verdict": None, "node_id": None},
+            {"registry_status": None, "node_id": None},
             ["no id yet  connected", "The registry has not said yet how it judges this node."],
         ),
     ],
@@ -128,13 +128,13 @@ def test_before_the_first_probe_there_is_a_page_too() -> None:
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_it_fits_the_terminal(columns: int) -> None:
-    whole = answer(jobs=(JOB,), verdict=DEGRADED, drain_reason="new fans", drain_until=200.0)
+    whole = answer(jobs=(JOB,), registry_status=DEGRADED, drain_reason="new fans", drain_until=200.0)
     assert all(line_width(one) <= columns for one in status_page(whole, columns, UNICODE_GLYPHS, now=NOW))
 
 
 def test_no_word_of_the_registry_steers_the_terminal() -> None:
     evil = READY.model_copy(update={"reason": "\x1b[2J", "reason_code": "\x1b"})
-    assert not any("\x1b" in one for one in page(verdict=evil))
+    assert not any("\x1b" in one for one in page(registry_status=evil))
 
 
 MOMENT = Instant(monotonic=100.0, wall=NOW)
@@ -167,7 +167,7 @@ def test_while_the_registry_is_away_the_next_attempt_and_the_age_of_its_word_are
 def test_before_anything_is_known_nothing_is_guessed() -> None:
     said = told(
         state=State.WAITING_GPU,
-        verdict=None,
+        registry_status=None,
         inventory=None,
         link_since=None,
         last_heartbeat_at=None,

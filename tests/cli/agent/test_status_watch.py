@@ -50,7 +50,7 @@ def test_a_terminal_shows_each_change_and_is_given_back_whole(tmp_path: Path) ->
         OnTerminal("status", "--watch", "--socket", str(served.path)) as watch,
     ):
         watch.await_words("Ctrl-C ends")
-        agent.stands = snapshot(verdict=DEGRADED)
+        agent.stands = snapshot(registry_status=DEGRADED)
         watch.await_words("no usable GPU")
         watch.send(signal.SIGINT)
         assert watch.wait() == 0
@@ -82,7 +82,7 @@ def test_a_pipe_gets_the_page_then_a_line_for_each_change(tmp_path: Path) -> Non
     agent = FakeAgent()
     with serving(tmp_path / "s", agent=agent) as served, watching("--socket", str(served.path)) as watch:
         until(watch, "No models")
-        agent.stands = snapshot(verdict=DEGRADED)
+        agent.stands = snapshot(registry_status=DEGRADED)
         assert until(watch, "degraded").rstrip().endswith("  node-A is degraded: no usable GPU")
         agent.stands = snapshot(state=State.BACKING_OFF, last_refusal="connection refused")
         assert until(watch, "not connected").rstrip().endswith("node-A is not connected: connection refused")
@@ -97,7 +97,7 @@ def test_json_is_a_document_on_a_line_for_each_change(tmp_path: Path) -> None:
         watching("--json", "--socket", str(served.path)) as watch,
     ):
         assert json.loads(until(watch, "{"))["ready"] is True
-        agent.stands = snapshot(verdict=DEGRADED)
+        agent.stands = snapshot(registry_status=DEGRADED)
         assert json.loads(until(watch, "{"))["ready"] is False
 
 
@@ -148,7 +148,7 @@ def answer(*jobs: str, now: float = 100.0, **more: object) -> dict[str, Any]:
     ("after", "told"),
     [
         (answer(now=200.0), []),
-        (answer(verdict=DEGRADED), ["node-A is degraded: no usable GPU"]),
+        (answer(registry_status=DEGRADED), ["node-A is degraded: no usable GPU"]),
         (
             answer(state=State.BACKING_OFF, last_refusal="connection refused"),
             ["node-A is not connected: connection refused"],
@@ -188,7 +188,7 @@ def test_what_ended_is_told_too() -> None:
 @pytest.mark.parametrize(
     ("now", "words"),
     [
-        (answer(node_id=None, verdict=None), "no id yet is connected"),
+        (answer(node_id=None, registry_status=None), "no id yet is connected"),
         (answer(state=State.WAITING_GPU), "node-A is not connected"),
         (answer(state=State.DRAINED, drain_reason="x", drain_until=1.0), "node-A is drained: x"),
     ],

@@ -60,13 +60,13 @@ def test_the_registrys_reason_is_told_with_what_would_clear_it() -> None:
             "details": StatusDetails(clears_when="it is back"),
         }
     )
-    (one,) = told(verdict=degraded)["objections"]
+    (one,) = told(registry_status=degraded)["objections"]
     assert one["have"] == "degraded (model_missing): a model is missing"
     assert one["clears_when"] == "it is back"
 
 
 def test_before_the_first_status_that_is_the_reason() -> None:
-    (one,) = told(verdict=None)["objections"]
+    (one,) = told(registry_status=None)["objections"]
     assert one["have"] == "no status yet"
 
 
@@ -134,7 +134,7 @@ def test_a_busy_machine_is_told_by_the_usual_limit() -> None:
 def test_every_reason_is_one_of_the_protocols() -> None:
     everything = told(
         5,
-        verdict=None,
+        registry_status=None,
         drain_reason="x",
         owner=Owner(max_concurrent_jobs=1),
         public_jobs=PublicJobsState(wanted=False),

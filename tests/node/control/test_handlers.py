@@ -98,7 +98,7 @@ async def test_what_can_be_resumed_is(standing: dict[str, object]) -> None:
 @pytest.mark.parametrize("status", ["draining", "offline"])
 async def test_an_operators_drain_is_only_his_to_lift_and_the_refusal_names_the_command(status: str) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(verdict=READY.model_copy(update={"status": status}))
+    agent.stands = snapshot(registry_status=READY.model_copy(update={"status": status}))
     reply = await asked(RESUME, OPERATOR, agent=agent)
     assert isinstance(reply, Refusal)
     assert reply.code == "operators_drain"

@@ -44,7 +44,7 @@ def test_before_anything_is_known_everything_is_null() -> None:
     document = told(
         state=State.WAITING_GPU,
         node_id=None,
-        verdict=None,
+        registry_status=None,
         inventory=None,
         state_since=None,
         last_heartbeat_at=None,
@@ -71,7 +71,7 @@ def test_a_drain_of_the_owner_is_told_with_what_is_left_of_it() -> None:
 
 def test_a_leaving_node_is_heard_and_one_that_is_degraded_is_not_ready() -> None:
     assert is_ready(snapshot(state=State.LEAVING))
-    assert not is_ready(snapshot(verdict=READY.model_copy(update={"status": "degraded"})))
+    assert not is_ready(snapshot(registry_status=READY.model_copy(update={"status": "degraded"})))
 
 
 def test_what_keeps_public_jobs_out_is_told() -> None:

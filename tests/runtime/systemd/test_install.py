@@ -1,5 +1,3 @@
-""""""
-
 import os
 import stat
 from collections.abc import Callable

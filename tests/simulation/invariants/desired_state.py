@@ -216,7 +216,7 @@ class OwnDrainInvariants(Observer):
         if wish != agent.wish:
             since = self._scene.world.now
             self._since[agent.name] = agent.wish, since
-        view = agent.machine.view
+        view = agent.machine.snapshot
         if view.drain_reason is not None or view.state in _ENDING:
             return
         if self._taken_back.get(view.node_id or "", -1.0) >= since:
@@ -224,4 +224,4 @@ class OwnDrainInvariants(Observer):
         family = [one for one in self._scene.agents if one.family == agent.family]
         twins = len(family) > 1  # registers under the same id
         kept = twins or self._over.get(agent.name) == agent.wish
-        hold(Invariant.OWN_DRAIN_KEPT, kept, f"{agent.name} forgot its drain:\n{agent.machine.story()}")
+        hold(Invariant.OWN_DRAIN_KEPT, kept, f"{agent.name} forgot its drain:\n{agent.machine.transition_log()}")

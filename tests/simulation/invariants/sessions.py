@@ -302,5 +302,5 @@ class AgentInvariants(Observer):
         else:
             waits = state is State.YIELDED
         if not waits:
-            detail = f"{agent.name} is {state} and waits for nothing:\n{machine.story()}"
+            detail = f"{agent.name} is {state} and waits for nothing:\n{machine.transition_log()}"
             hold(Invariant.AGENT_MOVES, holds=False, detail=detail)

@@ -44,7 +44,7 @@ def explain_document(snapshot: Snapshot, jobs_in_flight: int | None, *, moment: 
 
 
 def _of_the_session(snapshot: Snapshot, moment: Instant) -> Iterator[dict[str, str]]:
-    session, verdict = snapshot.session, snapshot.session.verdict
+    session, verdict = snapshot.session, snapshot.session.registry_status
     if session.state not in CONNECTED:
         left = moment.until(session.next_attempt_at)
         again = "the registry hears it" + ("" if left is None else f"; it tries again in {left:.0f} s")

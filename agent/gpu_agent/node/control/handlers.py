@@ -155,7 +155,7 @@ class RequestHandler:
 
 def _nothing_to_resume(snapshot: Snapshot) -> Refusal | None:
     """A node never lifts an operator's drain (§3.6), and one that works has nothing to be resumed."""
-    session, verdict = snapshot.session, snapshot.session.verdict
+    session, verdict = snapshot.session, snapshot.session.registry_status
     if session.drain_reason is not None or session.state is not State.REGISTERED:
         return None
     if verdict is not None and verdict.status in _EMPTYING:

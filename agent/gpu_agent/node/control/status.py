@@ -77,7 +77,7 @@ def status_document(
 
 def is_ready(snapshot: Snapshot) -> bool:
     """Whether the registry hears this node and has said last that it is ready."""
-    verdict = snapshot.session.verdict
+    verdict = snapshot.session.registry_status
     return snapshot.session.state in CONNECTED and verdict is not None and verdict.status == NodeStatus.READY
 
 
@@ -99,7 +99,7 @@ def _session(snapshot: Snapshot, moment: Instant) -> dict[str, Any]:
 
 
 def _status(snapshot: Snapshot, moment: Instant) -> dict[str, Any] | None:
-    verdict = snapshot.session.verdict
+    verdict = snapshot.session.registry_status
     if verdict is None:
         return None
     details = verdict.details
