@@ -1,6 +1,6 @@
 """Why a GPU is not `ok`: every reason code, what it does to health, and the next step.
 
-One table, extended by a row. It observes nothing and remembers nothing.
+One table, extended by a row. Codes go to the wire and into logs: they never change.
 """
 
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from gpu_agent.wire.inventory import Health, HealthReason
 
 
 class Clears(StrEnum):
-    """When a cause counts as ended. Clean readings are asked for besides, except where nothing was known."""
+    """When a cause counts as ended. Clean readings are needed as well, except where nothing was known."""
 
     READING = "reading"
-    """Every reading says anew whether it is there."""
+    """Every reading gives it, or not."""
     RESET = "reset"
-    """An event: it ends when the GPU was reset or its driver loaded anew."""
+    """An event: it ends when the GPU was reset or its driver reloaded."""
     RETURN = "return"
-    """An event that takes the GPU away: it ends when the GPU, gone since, answers again, or at a reset."""
+    """An event that takes the GPU away: it ends when the GPU answers again, or at a reset."""
     PROGRAMS = "programs"
     """An event that hit programs: it ends when they are gone, a while after it, or at a reset."""
     QUIET = "quiet"
@@ -43,16 +43,16 @@ REASONS: dict[str, ReasonEntry] = {
     "gpu_reset_required": ReasonEntry(Health.LOST, "the GPU refuses work until it is reset", "reset GPU"),
     "gpu_silent": ReasonEntry(
         Health.LOST,
-        "the GPU's system processor failed, so it is asked no more: that would hang",
+        "the GPU's system processor failed, so the agent no longer queries it: that would hang",
         "reset GPU, with the agent stopped",
     ),
     "gpu_inaccessible": ReasonEntry(
-        Health.UNKNOWN, "the driver lists the GPU and will not open it", "check access to /dev/nvidia*"
+        Health.UNKNOWN, "the driver lists the GPU and does not open it", "check access to /dev/nvidia*"
     ),
     "mig_without_slices": ReasonEntry(
         Health.UNKNOWN,
-        "MIG is on and the GPU has no slices, so no program can use it",
-        "make slices with `nvidia-smi mig -cgi`, or turn MIG off",
+        "MIG is on and the GPU has no MIG devices, so no program can use it",
+        "create MIG devices with `nvidia-smi mig -cgi`, or turn MIG off",
     ),
     "row_remap_pending": ReasonEntry(
         Health.DEGRADED, "memory rows wait to be remapped at the next reset", "reset GPU"
@@ -115,7 +115,7 @@ REASONS: dict[str, ReasonEntry] = {
         "see `dmesg` for Xid or NVRM messages; reboot if it stays",
     ),
     "nvml_child_died": ReasonEntry(
-        Health.UNKNOWN, "the process that asks the driver keeps dying", "run `gpu-agent probe` to see why"
+        Health.UNKNOWN, "the process that queries the driver keeps dying", "run `gpu-agent probe` to see why"
     ),
     "driver_broken": ReasonEntry(
         Health.UNKNOWN, "the NVIDIA driver does not work", "run `gpu-agent probe` to see why"

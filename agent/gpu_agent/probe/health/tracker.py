@@ -1,9 +1,10 @@
 """Each GPU's health over time: successive readings in, the same readings with health out.
 
 It remembers what one reading cannot know: since when something is wrong, which GPUs vanished, how long
-nothing was read; `history` knows the rest of each GPU's past. Time is handed in. A cause that cleared counts
-until so many clean readings (probation) have passed, unless it only meant that nothing was known. The first
-reading ever is trusted at once.
+nothing was read; `history` remembers the events and counters of each GPU. Time is handed in.
+
+A cause that cleared still counts until so many clean readings (probation) have passed, unless it only meant
+that nothing was known. The first reading ever is trusted at once.
 """
 
 from collections.abc import Iterable
@@ -15,15 +16,6 @@ from gpu_agent.probe.health.reasons import REASONS, health_from, reason
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
 
-# Each GPU's health over time: one reading after another in, the same readings with health out.
-#
-# It remembers what a single reading cannot know: since when something is wrong, who was there
-# and is gone, how long nothing was heard; `history` knows the rest of each GPU's past. It reads
-# no clock and asks no driver; time is handed in.
-#
-# A cause that cleared is forgotten after so many clean readings (probation), unless it only
-# meant that nothing was known. The first reading ever is trusted at once.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedReading:
@@ -31,7 +23,7 @@ class MissedReading:
 
     reason: Literal["nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"]
     since: float
-    """Monotonic seconds: when the first ask went out that has had no answer."""
+    """Monotonic seconds: when the first request was sent that has had no answer."""
     detail: str
 
 
@@ -44,21 +36,22 @@ class _ActiveReason:
 
 
 class HealthTracker:
-    """Turns successive results of the probe into reports whose health has a memory."""
+    """Turns successive readings into reports whose health has a memory."""
 
     def __init__(self, stale_after_seconds: float = 60.0, *, clean_readings_needed: int = 3) -> None:
         self._stale_after_seconds = stale_after_seconds
         self._clean_readings_needed = clean_readings_needed
         self._known: dict[str, Gpu] = {}
-        self._held: dict[str, dict[str, _ActiveReason]] = {}
+        self._active: dict[str, dict[str, _ActiveReason]] = {}
         self._histories: dict[str, GpuHistory] = {}
         self._last_good: GpuReport | None = None
         self._last_good_at: float | None = None
 
     def observe(self, result: GpuReport | MissedReading, *, now_wall: float, now_mono: float) -> GpuReport:
-        """Take in what the probe returned at this moment, and say how the GPUs are.
+        """Observe the result of a reading at this moment, and return it with each GPU's health.
 
-        `now_wall` is Unix time and ends up in reasons; `now_mono`, monotonic seconds, measures ages.
+        `now_wall` is Unix time and becomes the `since` of reasons; `now_mono`, monotonic seconds, measures
+        ages.
         """
         if isinstance(result, MissedReading):
             return self._missed(result, now_wall=now_wall, now_mono=now_mono)
@@ -77,26 +70,27 @@ class HealthTracker:
         read = self._identified(result.gpus)
         listed = {gpu.uuid for gpu in read}
         vanished = [gpu for uuid, gpu in self._known.items() if uuid not in listed]
-        gone = [
+        lost = [
             replace(_without_figures(gpu), reasons=(reason("gpu_lost", detail=_VANISHED),))
             for gpu in vanished
-            if gpu.parent_uuid is None  # a MIG slice goes when its owner wants another layout
+            if gpu.parent_uuid is None
         ]
-        for slice_ in (gpu for gpu in vanished if gpu.parent_uuid is not None):
-            self._known.pop(slice_.uuid)
-            self._held.pop(slice_.uuid, None)
-            self._histories.pop(slice_.uuid, None)
+        for gpu in vanished:
+            if gpu.parent_uuid is not None:  # a MIG device goes when its GPU is partitioned again
+                self._known.pop(gpu.uuid)
+                self._active.pop(gpu.uuid, None)
+                self._histories.pop(gpu.uuid, None)
         self._known.update((gpu.uuid, gpu) for gpu in read if not gpu.uuid.startswith(UNIDENTIFIED))
-        judged = [self._judged(gpu, now_wall, now_mono) for gpu in (*read, *gone)]
-        return replace(result, gpus=_in_order(_as_well_as_its_parent(judged)))
+        judged = [self._judged(gpu, now_wall, now_mono) for gpu in (*read, *lost)]
+        return replace(result, gpus=_in_order(_with_reasons_of_parents(judged)))
 
     def _identified(self, gpus: tuple[Gpu, ...]) -> list[Gpu]:
-        """Give a GPU that could not say who it is the identity last seen in its place."""
+        """Give an unidentified GPU the identity that was last read at its index."""
         listed = {gpu.uuid for gpu in gpus}
         absent = {
             gpu.index: gpu
             for uuid, gpu in self._known.items()
-            if uuid not in listed and gpu.parent_uuid is None  # slices have their GPU's index
+            if uuid not in listed and gpu.parent_uuid is None  # MIG devices have their GPU's index
         }
         return [
             replace(_without_figures(absent[gpu.index]), reasons=gpu.reasons, events=gpu.events)
@@ -106,42 +100,42 @@ class HealthTracker:
         ]
 
     def _judged(self, gpu: Gpu, now_wall: float, now_mono: float) -> Gpu:
-        """Lay this reading's reasons over those that are still held, each with its first moment."""
-        held = self._held.get(gpu.uuid, {})
+        """Add the reasons that are still active to those of this reading, each with its first moment."""
+        active = self._active.get(gpu.uuid, {})
         if gpu.asleep and not gpu.events:
-            return self._sleeping(gpu, held)
+            return self._suspended(gpu, active)
         history = self._histories.setdefault(gpu.uuid, GpuHistory())
         causes = history.causes(gpu, now_wall=now_wall, now_mono=now_mono)
-        now_given = {given.code: given for given in (*gpu.reasons, *causes)}
-        kept = {
+        given = {one.code: one for one in (*gpu.reasons, *causes)}
+        after = {
             code: _ActiveReason(old.reason, old.clean + 1) if _covers(gpu, code) else old
-            for code, old in held.items()
-            if code not in now_given and self._on_probation(gpu, old)
+            for code, old in active.items()
+            if code not in given and self._on_probation(gpu, old)
         }
-        for code, given in now_given.items():
-            since = held[code].reason.since if code in held else given.since
-            kept[code] = _ActiveReason(replace(given, since=now_wall if since is None else since))
-        self._held[gpu.uuid] = kept
-        reasons = tuple(self._worded(each) for each in kept.values())
+        for code, one in given.items():
+            since = active[code].reason.since if code in active else one.since
+            after[code] = _ActiveReason(replace(one, since=now_wall if since is None else since))
+        self._active[gpu.uuid] = after
+        reasons = tuple(self._with_progress(each) for each in after.values())
         return replace(gpu, health=health_from(reasons), reasons=reasons)
 
-    def _sleeping(self, gpu: Gpu, held: dict[str, _ActiveReason]) -> Gpu:
-        """Leave health as it was: a sleeping GPU was not asked, so no cause clears and no count goes on."""
-        proven = (each for code, each in held.items() if REASONS[code].health is not Health.UNKNOWN)
-        reasons = tuple(self._worded(each) for each in proven)
+    def _suspended(self, gpu: Gpu, active: dict[str, _ActiveReason]) -> Gpu:
+        """Leave health as it was: a suspended GPU was not read, so no cause clears and no count goes on."""
+        proven = (each for code, each in active.items() if REASONS[code].health is not Health.UNKNOWN)
+        reasons = tuple(self._with_progress(each) for each in proven)
         return replace(gpu, health=health_from(reasons), reasons=reasons)
 
-    def _on_probation(self, gpu: Gpu, held: _ActiveReason) -> bool:
+    def _on_probation(self, gpu: Gpu, active: _ActiveReason) -> bool:
         """Whether a reason that this reading did not give still counts."""
-        if REASONS[held.reason.code].health is Health.UNKNOWN:
+        if REASONS[active.reason.code].health is Health.UNKNOWN:
             return False
-        return not _covers(gpu, held.reason.code) or held.clean + 1 < self._clean_readings_needed
+        return not _covers(gpu, active.reason.code) or active.clean + 1 < self._clean_readings_needed
 
-    def _worded(self, held: _ActiveReason) -> HealthReason:
-        if held.clean == 0:
-            return held.reason
-        progress = f"cleared, {held.clean} of {self._clean_readings_needed} clean readings"
-        return replace(held.reason, detail=f"{held.reason.detail} ({progress})")
+    def _with_progress(self, active: _ActiveReason) -> HealthReason:
+        if active.clean == 0:
+            return active.reason
+        progress = f"cleared, {active.clean} of {self._clean_readings_needed} clean readings"
+        return replace(active.reason, detail=f"{active.reason.detail} ({progress})")
 
     def _missed(self, missed: MissedReading, *, now_wall: float, now_mono: float) -> GpuReport:
         age = self.age_seconds(now_mono)
@@ -158,17 +152,17 @@ class HealthTracker:
         )
 
     def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
-        """List every GPU ever seen, without figures, with these reasons beside those it had."""
-        overcast = [self._overcast(gpu, why, now_wall) for gpu in self._known.values()]
-        return _in_order(_as_well_as_its_parent(overcast))
+        """List every known GPU, without figures, with these reasons beside those it had."""
+        unread = [self._unread(gpu, why, now_wall) for gpu in self._known.values()]
+        return _in_order(_with_reasons_of_parents(unread))
 
-    def _overcast(self, gpu: Gpu, why: list[HealthReason], now_wall: float) -> Gpu:
-        """Add what makes every GPU unknown; nothing was read, so no cause clears and no count goes on."""
-        held = self._held.setdefault(gpu.uuid, {})
+    def _unread(self, gpu: Gpu, why: list[HealthReason], now_wall: float) -> Gpu:
+        """Add reasons that concern every GPU; nothing was read, so no cause clears and no count goes on."""
+        active = self._active.setdefault(gpu.uuid, {})
         for each in why:
-            first = held[each.code].reason.since if each.code in held else each.since
-            held[each.code] = _ActiveReason(replace(each, since=now_wall if first is None else first))
-        reasons = tuple(self._worded(each) for each in held.values())
+            first = active[each.code].reason.since if each.code in active else each.since
+            active[each.code] = _ActiveReason(replace(each, since=now_wall if first is None else first))
+        reasons = tuple(self._with_progress(each) for each in active.values())
         return replace(_without_figures(gpu), health=health_from(reasons), reasons=reasons)
 
 
@@ -177,12 +171,15 @@ _FIELD_OF = {
     **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
     **dict.fromkeys((code for code in REASONS if code.startswith("recovery_")), "recovery_action"),
 }
-"""Reason → the figure that tells of it; where several share one, `unknowns` names what was not told."""
+"""Reason → the field that gives it.
+
+Where several share one, `unknowns` names the reason that was not read.
+"""
 _VANISHED = "the driver no longer lists the GPU"
 
 
 def _covers(gpu: Gpu, code: str) -> bool:
-    """Whether this reading would have given the reason: what it does not say, it does not clear."""
+    """Whether this reading would have given the reason: a reading clears only what it covers."""
     if any(given.code in _UNREAD for given in gpu.reasons):
         return False
     if code in gpu.unknowns:
@@ -191,7 +188,7 @@ def _covers(gpu: Gpu, code: str) -> bool:
 
 
 def _without_figures(gpu: Gpu) -> Gpu:
-    """Keep who a GPU is and drop how it was."""
+    """The identity of a GPU, without its figures and reasons."""
     return Gpu(
         uuid=gpu.uuid,
         name=gpu.name,
@@ -206,8 +203,8 @@ def _without_figures(gpu: Gpu) -> Gpu:
     )
 
 
-def _as_well_as_its_parent(gpus: list[Gpu]) -> Iterable[Gpu]:
-    """Lay each GPU's reasons upon its MIG slices: what ails the whole ails the part."""
+def _with_reasons_of_parents(gpus: list[Gpu]) -> Iterable[Gpu]:
+    """Add each GPU's reasons to its MIG devices: a fault of the GPU is a fault of its MIG devices."""
     reasons_of = {gpu.uuid: gpu.reasons for gpu in gpus}
     for gpu in gpus:
         own = {each.code for each in gpu.reasons}
@@ -220,27 +217,22 @@ def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
     return tuple(sorted(gpus, key=lambda gpu: (gpu.index is None, gpu.index or 0, gpu.uuid)))
 
 
-# GPUs that are left alone between two readings that somebody asked for, because polling them is off.
-#
-# They are shown by who they are and how well they were; what moves from one moment to the next is unknown,
-# and
-# says so. It judges nothing and keeps nothing.
+# ---- while polling is off
 
-
-_WHY = "polling of GPUs is off (poll_gpus): read only when asked"
-_STAYS = frozenset(
+_POLLING_IS_OFF = "polling of GPUs is off (poll_gpus): read only on request"
+_CONSTANT = frozenset(
     {"uuid", "name", "index", "vendor", "memory_mb", "memory_kind", "compute_capability", "pci_bus_id"}
     | {"mig_enabled", "parent_uuid", "visible", "asleep", "health", "reasons", "events", "unknowns"}
 )
-_MOVES = tuple(field.name for field in fields(Gpu) if field.name not in _STAYS)
+_FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in _CONSTANT)
 
 
 def strip_figures(report: GpuReport) -> GpuReport:
-    """Take the figures out of a report that was read and judged."""
-    return replace(report, gpus=tuple(_without_moving_figures(gpu) for gpu in report.gpus))
+    """The report between two readings on request: identity and health stay, figures are unknown."""
+    return replace(report, gpus=tuple(_unpolled(gpu) for gpu in report.gpus))
 
 
-def _without_moving_figures(gpu: Gpu) -> Gpu:
-    unread = Gpu(**{name: getattr(gpu, name) for name in _STAYS - {"events", "unknowns"}})
-    unknowns = {name: why for name, why in gpu.unknowns.items() if name in _STAYS}
-    return replace(unread, unknowns={**unknowns, **dict.fromkeys(_MOVES, _WHY)})
+def _unpolled(gpu: Gpu) -> Gpu:
+    constant = Gpu(**{name: getattr(gpu, name) for name in _CONSTANT - {"events", "unknowns"}})
+    unknowns = {name: why for name, why in gpu.unknowns.items() if name in _CONSTANT}
+    return replace(constant, unknowns={**unknowns, **dict.fromkeys(_FIGURES, _POLLING_IS_OFF)})

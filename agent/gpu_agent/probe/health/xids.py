@@ -1,7 +1,8 @@
 """The NVIDIA driver's error numbers (Xids): which of them speak of the GPU's health, and the next step.
 
-One table, from NVIDIA's catalogue of Xids. A number that is not in it, and one that an application
-brings about by itself, is told and never counts. It decides nothing about when a cause has ended.
+One table, from NVIDIA's catalogue of Xids (https://docs.nvidia.com/deploy/xid-errors/). A number that is not
+in the table, or that an application causes by itself, is reported and never changes health. When a cause ends
+is `reasons`' matter.
 """
 
 from dataclasses import dataclass
