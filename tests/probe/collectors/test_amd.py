@@ -180,7 +180,7 @@ def card(folder: Path, files: Mapping[str, str]) -> Path:
 
 
 def amd_card_read(device: Path) -> Gpu:
-    return Card(device, 0, products={}).gpu()
+    return Card(device, 0, model_names={}).read()
 
 
 def test_a_cards_files_become_its_figures(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_sleeping_card_is_not_woken(tmp_path: Path) -> None:
     gpu = amd_card_read(device)
     assert (gpu.uuid, gpu.memory_mb, gpu.health) == ("AMD-d0e5f1a2b3c4d5e6", 24576, Health.OK)
     assert (gpu.asleep, gpu.utilization_percent) == (True, None)
-    assert gpu.unknowns["power_w"] == "the GPU sleeps, and is not woken to be asked"
+    assert gpu.unknowns["power_w"] == "the GPU is suspended and was not read, so as not to wake it"
 
 
 @pytest.mark.parametrize("file", FILES_OF)

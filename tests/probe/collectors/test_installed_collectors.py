@@ -1,4 +1,4 @@
-""""""
+"""Which collectors are installed, and whether a package may provide one."""
 
 import sys
 import zipfile
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.collectors import protocol as collectors
+from gpu_agent.probe.collectors import runner
 from gpu_agent.probe.collectors.amd import AmdGpus
-from gpu_agent.probe.collectors.protocol import find_collectors, may_provide
+from gpu_agent.probe.collectors.runner import find_collectors, may_provide
 from tests.probe.collectors.fake_collector import GOOD, bring
 
 
-def test_the_agents_own_second_collector_is_found_as_any_other() -> None:
+def test_the_agents_own_collector_is_found_like_any_other() -> None:
     found = {one.name: one for one in find_collectors()}
     assert found["amd"].load() is AmdGpus
 
@@ -26,12 +26,12 @@ def test_a_package_adds_a_collector_by_an_entry_point(
     assert [one.name for one in find_collectors()] == ["amd", "intel"]
 
 
-def test_only_the_wanted_ones_run_and_nvml_always_does_so_it_needs_no_naming() -> None:
+def test_only_the_wanted_collectors_are_found_and_nvml_needs_no_naming() -> None:
     assert [one.name for one in find_collectors(["nvml", "amd", "amd"])] == ["amd"]
     assert find_collectors([]) == ()
 
 
-def test_a_wanted_collector_that_nobody_brings_says_which_there_are() -> None:
+def test_a_wanted_collector_that_is_not_installed_names_those_that_are() -> None:
     (absent,) = find_collectors(["rocm"])
     with pytest.raises(LookupError, match="no package brings a collector 'rocm'; there are: amd, nvml"):
         absent.load()
@@ -48,45 +48,45 @@ def test_a_package_that_cannot_be_imported_is_not_imported_to_be_found(
 GROUP = "some.group"
 
 
-def package(place: Path, name: str, listing: str | None) -> None:
-    folder = place / f"{name}-1.0.dist-info"
+def package(path: Path, name: str, listing: str | None) -> None:
+    folder = path / f"{name}-1.0.dist-info"
     folder.mkdir(parents=True)
     if listing is not None:
         (folder / "entry_points.txt").write_text(listing)
 
 
-def asked(*places: Path) -> bool:
-    return may_provide(GROUP, beside="ours", places=map(str, places))
+def provided(*paths: Path) -> bool:
+    return may_provide(GROUP, beside="ours", paths=map(str, paths))
 
 
 def test_a_package_that_brings_one_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     package(tmp_path / "a", "plain", None)
     package(tmp_path / "a", "other", "[console_scripts]\nx = y:z\n")
-    assert asked(tmp_path / "nowhere", tmp_path / "a") is False
+    assert provided(tmp_path / "nowhere", tmp_path / "a") is False
     package(tmp_path / "b", "theirs", f"[{GROUP}]\nx = y:Z\n")
-    assert asked(tmp_path / "a", tmp_path / "b") is True
+    assert provided(tmp_path / "a", tmp_path / "b") is True
 
 
-def test_the_one_that_is_known_already_does_not_count(tmp_path: Path) -> None:
+def test_our_own_package_does_not_count(tmp_path: Path) -> None:
     package(tmp_path, "ours", f"[{GROUP}]\nx = y:Z\n")
-    assert asked(tmp_path) is False
+    assert provided(tmp_path) is False
     package(tmp_path, "ours_too", f"[{GROUP}]\nx = y:Z\n")
-    assert asked(tmp_path) is True
+    assert provided(tmp_path) is True
 
 
-def test_what_cannot_be_seen_into_may_bring_anything(tmp_path: Path) -> None:
+def test_a_zip_of_packages_may_provide_anything(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "packages.zip", "w"):
         pass
-    assert asked(tmp_path / "packages.zip") is True
+    assert provided(tmp_path / "packages.zip") is True
 
 
 def test_it_agrees_with_the_librarys_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if not Path(place).is_file()])
-    for group in (collectors.GROUP, "console_scripts", "pytest11"):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path).is_file()])
+    for group in (runner.GROUP, "console_scripts", "pytest11"):
         theirs = [one for one in entry_points(group=group) if one.dist and one.dist.name != "gpu-agent"]
         assert may_provide(group, beside="gpu_agent") is bool(theirs)
 
 
 def test_our_own_collectors_are_those_of_the_package() -> None:
-    ours = entry_points(group=collectors.GROUP)
-    assert {one.name: one.value for one in ours} == collectors.OURS
+    ours = entry_points(group=runner.GROUP)
+    assert {one.name: one.load() for one in ours} == {name: load() for name, load in runner.OURS.items()}

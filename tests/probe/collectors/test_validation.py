@@ -81,7 +81,7 @@ def test_a_gpu_that_can_be_true_passes_unchanged() -> None:
 def test_a_figure_that_cannot_be_true_is_unknown_with_what_was_said(field: str, said: object) -> None:
     gpu = admit(**{field: said})
     assert getattr(gpu, field) is None
-    assert gpu.unknowns[field].startswith("its collector said ")
+    assert gpu.unknowns[field].startswith("its collector reported ")
     assert replace(gpu, unknowns=WHOLE.unknowns, **{field: getattr(WHOLE, field)}) == WHOLE
 
 

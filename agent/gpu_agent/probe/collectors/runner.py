@@ -1,45 +1,45 @@
-"""Runs collectors, which are third-party code, and merges their reports with NVML's.
+"""Finds and runs collectors, which are third-party code, and merges their reports with NVML's.
 
-One of the three places where every exception is caught. A report passes validation before anyone sees it.
-GPUs are told apart by uuid and PCI address; the first reading to list one has it.
+One of the three places where every exception is caught. A report passes validation before anything else uses
+it. GPUs are told apart by uuid and PCI address; the first report to list a GPU has it.
 """
 
+import importlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from gpu_agent.probe.collectors.protocol import (
-    INTERFACE,
-    Collector,
-    InstalledCollector,
-    Surroundings,
-    find_collectors,
-)
+from gpu_agent.probe.collectors.protocol import INTERFACE, Collector, InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.validation import validate
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
-# The border to collectors: made, asked and listened to here, and whatever goes wrong there is a value
-# here.
-#
-# One of the three places where every exception is caught: a collector is somebody else's code. It
-# starts no thread and keeps no deadline; whoever asks does, since a collector may never return.
+GROUP = "gpu_agent.collectors"
+NVML = "nvml"
+"""The name of the agent's own reading beside the collectors'."""
 
-
+_OUR_PACKAGE = "gpu_agent"
+_METADATA = (".dist-info", ".egg-info")
+_LISTING = "entry_points.txt"
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorFailure:
-    """No report: the collector could not be loaded, raised, or said what cannot be admitted."""
+    """No report: the collector could not be loaded, raised, or gave an invalid report."""
 
     detail: str
     """A sentence with the next step."""
 
 
 class CollectorRunner:
-    """One collector behind its border; it is made at the first read, and again after one that failed."""
+    """One collector; it is made at the first read, and again after a read that failed.
+
+    It starts no thread and has no deadline: the caller does, since a collector may never return.
+    """
 
     def __init__(self, installed: InstalledCollector, surroundings: Surroundings) -> None:
         self.name = installed.name
@@ -48,40 +48,39 @@ class CollectorRunner:
         self._collector: Collector | None = None
 
     def read(self, deadline_seconds: float) -> GpuReport | CollectorFailure:
-        """Ask it once. Blocks for as long as the collector does, and raises nothing of its."""
+        """Read once. Blocks for as long as the collector does, and raises none of its exceptions."""
         return _catch_everything(lambda: self._read(deadline_seconds), self._failed)
 
     def _read(self, deadline_seconds: float) -> GpuReport | CollectorFailure:
         if self._collector is None:
-            self._collector = self._made()
+            self._collector = self._make()
         return validate(self._collector.read(deadline_seconds))
 
     def _failed(self, error: BaseException) -> CollectorFailure:
         self._collector = None
         return CollectorFailure(failed_sentence(self.name, error))
 
-    def _made(self) -> Collector:
+    def _make(self) -> Collector:
         make = self._installed.load()
         if not callable(make):
             raise TypeError(f"its entry point names {type(make).__name__}, which cannot be called")
         made = make(self._surroundings)
-        written_for = getattr(made, "interface", None)
-        if written_for != INTERFACE:
+        interface = getattr(made, "interface", None)
+        if interface != INTERFACE:
             raise TypeError(
-                f"it was written for interface {written_for!r} and this agent has {INTERFACE}: update it"
+                f"it was written for interface {interface!r} and this agent has {INTERFACE}: update it"
             )
         collector: Collector = made
         return collector
 
 
 def failed_sentence(name: str, error: BaseException) -> str:
-    """Say that a collector failed and how, with the next step; its own words are cut and kept on one line."""
-    words = " ".join("".join(each if each.isprintable() else " " for each in _error_text(error)).split())[
-        :200
-    ]
-    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    """Say that a collector failed and how, with the next step; its own text is cut and stays on one line."""
+    text = _catch_everything(lambda: str(error), lambda _: "")  # `__str__` is the collector's code too
+    text = " ".join("".join(each if each.isprintable() else " " for each in text).split())[:200]
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return (
-        f"The collector {name!r} failed ({said}): update or remove the package that brings it, "
+        f"The collector {name!r} failed ({what}): update or remove the package that brings it, "
         "or leave it out of the setting `collectors`."
     )
 
@@ -94,32 +93,24 @@ def silent_sentence(name: str, seconds: float) -> str:
     )
 
 
-def _error_text(error: BaseException) -> str:
-    """What it says of itself, by code of the collector's too."""
-    return _catch_everything(lambda: str(error), lambda _: "")
-
-
 def _catch_everything(work: Callable[[], _T], failed: Callable[[BaseException], _T]) -> _T:
     try:
         return work()
-    except BaseException as error:  # noqa: BLE001 - the border; a thread of ours has no Ctrl-C to heed
+    except BaseException as error:  # noqa: BLE001 - the border; a thread of ours has no Ctrl-C to handle
         return failed(error)
 
 
-# One reading of every collector for a command: all at once, each in a thread, none waited for too long.
-#
-# What does not answer in time is left behind with its thread, which never keeps the program from
-# ending. Asks nobody twice; the daemon, which does, has a shell of its own.
+# ---- one reading of every collector, for a command
 
 
 @dataclass(frozen=True, slots=True)
 class StartedCollectors:
-    """Collectors that were asked, and when."""
+    """Collectors that are being read, each in a thread that never keeps the program from ending."""
 
-    asked: tuple[tuple[str, threading.Thread], ...]
+    threads: tuple[tuple[str, threading.Thread], ...]
     answers: dict[str, GpuReport | CollectorFailure]
     """Filled by the threads."""
-    asked_at: float
+    started_at: float
     """Monotonic seconds."""
     deadline_seconds: float
 
@@ -127,30 +118,30 @@ class StartedCollectors:
 def start_collectors(
     wanted: Iterable[str] | None, surroundings: Surroundings, *, deadline_seconds: float
 ) -> StartedCollectors:
-    """Ask those that are wanted (`None`: all that are installed); returns at once."""
-    asked_at = time.monotonic()
+    """Read the wanted collectors (`None`: all that are installed), all at once; returns at once."""
+    started_at = time.monotonic()
     answers: dict[str, GpuReport | CollectorFailure] = {}
 
-    def ask(attempt: CollectorRunner) -> None:
-        answers[attempt.name] = attempt.read(deadline_seconds)
+    def read(runner: CollectorRunner) -> None:
+        answers[runner.name] = runner.read(deadline_seconds)
 
-    attempts = [CollectorRunner(one, surroundings) for one in find_collectors(wanted)]
+    runners = [CollectorRunner(one, surroundings) for one in find_collectors(wanted)]
     threads = [
-        (one.name, threading.Thread(target=ask, args=(one,), name=f"collector-{one.name}", daemon=True))
-        for one in attempts
+        (one.name, threading.Thread(target=read, args=(one,), name=f"collector-{one.name}", daemon=True))
+        for one in runners
     ]
     for _, thread in threads:
         thread.start()
-    return StartedCollectors(tuple(threads), answers, asked_at, deadline_seconds)
+    return StartedCollectors(tuple(threads), answers, started_at, deadline_seconds)
 
 
 def collect_reports(started: StartedCollectors) -> dict[str, GpuReport]:
-    """Fetch the answers; whoever is silent at the deadline, counted from the ask, or failed, is broken."""
-    return {name: _answer(started, name, thread) for name, thread in started.asked}
+    """Fetch the reports; a collector that failed, or has not answered by the deadline, is broken."""
+    return {name: _report(started, name, thread) for name, thread in started.threads}
 
 
-def _answer(started: StartedCollectors, name: str, thread: threading.Thread) -> GpuReport:
-    thread.join(max(0.0, started.asked_at + started.deadline_seconds - time.monotonic()))
+def _report(started: StartedCollectors, name: str, thread: threading.Thread) -> GpuReport:
+    thread.join(max(0.0, started.started_at + started.deadline_seconds - time.monotonic()))
     answer = started.answers.get(name)
     if isinstance(answer, GpuReport):
         return answer
@@ -158,41 +149,41 @@ def _answer(started: StartedCollectors, name: str, thread: threading.Thread) -> 
     return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=detail)
 
 
-# All readings of one machine as one report: NVML's own, and what collectors found beside it.
-#
-# GPUs are told apart by uuid and by their place on the PCI bus, and the first to list one has it. A
-# reading that failed takes nothing from the others: its sentence stands in `detail`. Judges no GPU.
+# ---- one report out of all
 
 
-def merge_reports(own: GpuReport, others: Mapping[str, GpuReport]) -> GpuReport:
-    """Join NVML's report and the collectors', in their order; without others it is `own` itself."""
+def merge_reports(nvml: GpuReport, others: Mapping[str, GpuReport]) -> GpuReport:
+    """Merge NVML's report and the collectors', in their order; without others it is NVML's itself.
+
+    A reading that failed takes nothing from the others: its sentence stands in `detail`.
+    """
     if not others:
-        return own
-    everyone = (own, *others.values())
-    outcome = _outcome(own, everyone)
+        return nvml
+    reports = (nvml, *others.values())
+    outcome = _outcome(nvml, reports)
     return replace(
-        own,
+        nvml,
         outcome=outcome,
-        detail=" ".join(dict.fromkeys(_sentences(own, others.values(), outcome))) or None,
-        gpus=tuple(_renumber(_distinct(everyone))),
-        driver_version=next((one.driver_version for one in everyone if one.driver_version), None),
-        took_ms=max(one.took_ms for one in everyone),
+        detail=" ".join(dict.fromkeys(_sentences(nvml, others.values(), outcome))) or None,
+        gpus=tuple(_renumber(_distinct(reports))),
+        driver_version=next((one.driver_version for one in reports if one.driver_version), None),
+        took_ms=max(one.took_ms for one in reports),
     )
 
 
-def _outcome(own: GpuReport, everyone: Iterable[GpuReport]) -> Outcome:
-    """`ok` where any reading gave GPUs; else what is broken goes before what is merely not there."""
-    if any(one.outcome is Outcome.OK and one.gpus for one in everyone):
+def _outcome(nvml: GpuReport, reports: Iterable[GpuReport]) -> Outcome:
+    """`ok` where any reading has GPUs; else a broken driver counts before one that is not there."""
+    if any(one.outcome is Outcome.OK and one.gpus for one in reports):
         return Outcome.OK
-    broken = any(one.outcome is Outcome.DRIVER_BROKEN for one in everyone)
-    return Outcome.DRIVER_BROKEN if broken else own.outcome
+    broken = any(one.outcome is Outcome.DRIVER_BROKEN for one in reports)
+    return Outcome.DRIVER_BROKEN if broken else nvml.outcome
 
 
-def _sentences(own: GpuReport, others: Iterable[GpuReport], outcome: Outcome) -> Iterator[str]:
-    """A failure is always told; that somebody's driver is not there, only where nothing else is."""
-    found = outcome is Outcome.OK and own.outcome is not Outcome.OK
-    if own.detail and not (found and own.outcome is Outcome.NO_DRIVER):
-        yield own.detail
+def _sentences(nvml: GpuReport, others: Iterable[GpuReport], outcome: Outcome) -> Iterator[str]:
+    """Report every failure; report a driver that is not there only where no GPU was found."""
+    found = outcome is Outcome.OK and nvml.outcome is not Outcome.OK
+    if nvml.detail and not (found and nvml.outcome is Outcome.NO_DRIVER):
+        yield nvml.detail
     for one in others:
         if one.detail and (one.outcome is Outcome.DRIVER_BROKEN or outcome is not Outcome.OK):
             yield one.detail
@@ -201,16 +192,16 @@ def _sentences(own: GpuReport, others: Iterable[GpuReport], outcome: Outcome) ->
 def _distinct(reports: Iterable[GpuReport]) -> Iterator[tuple[int, Gpu]]:
     """Each GPU once, with the number of the report that it is from."""
     uuids: set[str] = set()
-    places: set[str] = set()
+    addresses: set[str] = set()
     for number, report in enumerate(reports):
-        listed = [gpu for gpu in report.gpus if gpu.uuid not in uuids and _pci_address(gpu) not in places]
+        listed = [gpu for gpu in report.gpus if gpu.uuid not in uuids and _pci_address(gpu) not in addresses]
         uuids.update(gpu.uuid for gpu in listed)
-        places.update(place for gpu in listed if (place := _pci_address(gpu)))
+        addresses.update(address for gpu in listed if (address := _pci_address(gpu)))
         yield from ((number, gpu) for gpu in listed)
 
 
 def _pci_address(gpu: Gpu) -> str | None:
-    """Where a GPU sits, with the domain as short as it is; slices share their parent's place."""
+    """The PCI address with a short domain; a MIG device has its GPU's, so it has none of its own."""
     if gpu.pci_bus_id is None or gpu.parent_uuid is not None:
         return None
     domain, _, rest = gpu.pci_bus_id.lower().partition(":")
@@ -218,7 +209,7 @@ def _pci_address(gpu: Gpu) -> str | None:
 
 
 def _renumber(gpus: Iterable[tuple[int, Gpu]]) -> Iterator[Gpu]:
-    """Go on counting where the report before ended: an index is one GPU's."""
+    """Continue each report's indices where the report before ended: an index is one GPU's."""
     current, first, following = 0, 0, 0
     for number, gpu in gpus:
         if number != current:
@@ -226,3 +217,73 @@ def _renumber(gpus: Iterable[tuple[int, Gpu]]) -> Iterator[Gpu]:
         index = None if gpu.index is None else gpu.index + first
         following = max(following, 0 if index is None else index + 1)
         yield gpu if index == gpu.index else replace(gpu, index=index)
+
+
+# ---- which collectors are installed
+
+
+def find_collectors(wanted: Iterable[str] | None = None) -> tuple[InstalledCollector, ...]:
+    """List the collectors of all packages by name, or the wanted ones among them; each name once."""
+    found = _entry_points()
+    names = sorted(found) if wanted is None else [name for name in dict.fromkeys(wanted) if name != NVML]
+    return tuple(
+        InstalledCollector(name, found.get(name) or _missing_collector(name, tuple(found))) for name in names
+    )
+
+
+def _entry_points() -> dict[str, Callable[[], object]]:
+    """Name → loader. `importlib.metadata` is loaded only where another package may provide a collector."""
+    if not may_provide(GROUP, beside=_OUR_PACKAGE):
+        return dict(OURS)
+    metadata = importlib.import_module("importlib.metadata")
+    return {point.name: point.load for point in metadata.entry_points(group=GROUP)}
+
+
+def _amd() -> object:
+    from gpu_agent.probe.collectors.amd import AmdGpus  # noqa: PLC0415 - loaded by the runner, as all are
+
+    return AmdGpus
+
+
+OURS: dict[str, Callable[[], object]] = {"amd": _amd}
+"""The collectors of this package, as its entry points name them."""
+
+
+def _missing_collector(name: str, present: tuple[str, ...]) -> Callable[[], object]:
+    def load() -> object:
+        there = ", ".join(sorted((NVML, *present)))
+        raise LookupError(f"no package brings a collector {name!r}; there are: {there}")
+
+    return load
+
+
+def may_provide(group: str, *, beside: str, paths: Iterable[str] | None = None) -> bool:
+    """Whether a package other than `beside` may provide entry points of a group; `paths`: of imports.
+
+    The packages' own files are read, because the standard library's search loads half of it first, and a
+    command must be quick. Where not all packages can be seen, the answer is yes.
+    """
+    for path in dict.fromkeys(sys.path if paths is None else paths):
+        if os.path.isfile(path):  # noqa: PTH113 - pathlib weighs
+            return True  # a zip, whose packages are not seen from here
+        if any(group in listing for listing in _listings(path or ".", beside)):
+            return True
+    return False
+
+
+def _listings(path: str, beside: str) -> Iterator[str]:
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - names are enough
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(_METADATA) and not name.startswith(f"{beside}-"):
+            yield _read_text(os.path.join(path, name, _LISTING))  # noqa: PTH118 - pathlib weighs
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
+            return file.read()
+    except OSError:
+        return ""

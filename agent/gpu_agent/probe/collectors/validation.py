@@ -1,7 +1,7 @@
 """Validation of a collector's report, field by field: the rest of the program never meets rubbish.
 
-A value that cannot be true becomes unknown, with what the collector said as its reason. A report whose GPUs
-cannot be told apart is refused as a whole.
+A value that cannot be true becomes unknown, with the collector's value as its reason. A report whose GPUs
+cannot be distinguished is refused as a whole. A new field of `Gpu` needs its rule in `_RULES`.
 """
 
 import math
@@ -30,18 +30,18 @@ _Kind = TypeVar("_Kind")
 
 
 class InvalidReportError(ValueError):
-    """A report that is none, or whose GPUs cannot be told apart: the collector's fault."""
+    """This is no report, or its GPUs cannot be distinguished: the collector's fault."""
 
 
-def validate(said: object) -> GpuReport:
+def validate(report: object) -> GpuReport:
     """Admit a report.
 
     Raises:
         Inadmissible: it is no report; the sentence says what is wrong with it.
     """
-    if not isinstance(said, GpuReport):
-        raise InvalidReportError(f"it gave {type(said).__name__} in place of a GpuReport")
-    outcome, listed = _field(said, "outcome"), _field(said, "gpus")
+    if not isinstance(report, GpuReport):
+        raise InvalidReportError(f"it gave {type(report).__name__} in place of a GpuReport")
+    outcome, listed = _field(report, "outcome"), _field(report, "gpus")
     if not isinstance(outcome, Outcome) or not isinstance(listed, tuple):
         raise InvalidReportError("its report has no outcome, or no tuple of GPUs")
     if len(listed) > MOST_GPUS:
@@ -51,51 +51,50 @@ def validate(said: object) -> GpuReport:
         raise InvalidReportError("it lists a uuid twice")
     return GpuReport(
         outcome=outcome,
-        detail=_text(said.detail, longest=_LONGEST_SENTENCE) or _default_detail(outcome),
+        detail=_text(report.detail, longest=_LONGEST_SENTENCE) or _default_detail(outcome),
         gpus=gpus,
-        driver_version=_text(said.driver_version),
-        took_ms=_number(0, math.inf)(said.took_ms) or 0.0,
+        driver_version=_text(report.driver_version),
+        took_ms=_number(0, math.inf)(report.took_ms) or 0.0,
     )
 
 
 def _default_detail(outcome: Outcome) -> str | None:
-    """What stands where no reason was given for what needs one."""
+    """The detail of a failed outcome that came without one."""
     if outcome is Outcome.OK:
         return None
     return f"A collector says {outcome.value} and not why: see the tools of its GPUs' vendor."
 
 
-def _gpu(said: object) -> Gpu:
-    if not isinstance(said, Gpu):
-        raise InvalidReportError(f"among its GPUs is {type(said).__name__}")
-    uuid, name = _text(said.uuid), _text(said.name)
+def _gpu(gpu: object) -> Gpu:
+    if not isinstance(gpu, Gpu):
+        raise InvalidReportError(f"among its GPUs is {type(gpu).__name__}")
+    uuid, name = _text(gpu.uuid), _text(gpu.name)
     if not uuid or not name:
-        raise InvalidReportError(f"a GPU has no uuid or no name: {_shown((said.uuid, said.name))}")
+        raise InvalidReportError(f"a GPU has no uuid or no name: {_shown((gpu.uuid, gpu.name))}")
     figures: dict[str, object] = {}
-    unknowns = _unknowns(said.unknowns)
-    for field, admit in _FIGURES.items():
-        given = getattr(said, field)
-        figures[field] = None if given is None else admit(given)
+    unknowns = _unknowns(gpu.unknowns)
+    for field, rule in _RULES.items():
+        given = getattr(gpu, field)
+        figures[field] = None if given is None else rule(given)
         if given is not None and figures[field] is None:
-            unknowns[field] = f"its collector said {_shown(given)}"
-    reasons = _reasons(said)
-    memory_kind = _field(said, "memory_kind")
-    kept = {field.name: figures[field.name] for field in fields(Gpu) if field.name in figures}
+            unknowns[field] = f"its collector reported {_shown(given)}"
+    reasons = _reasons(gpu)
+    memory_kind = _field(gpu, "memory_kind")
     return Gpu(
         uuid=uuid,
         name=name,
-        vendor=_text(said.vendor) or "unknown",
+        vendor=_text(gpu.vendor) or "unknown",
         memory_kind=memory_kind if isinstance(memory_kind, MemoryKind) else MemoryKind.UNKNOWN,
         health=health_from(reasons),
         reasons=reasons,
         unknowns=unknowns,
-        **kept,  # type: ignore[arg-type]  # each was admitted by the rule of its field
+        **figures,  # type: ignore[arg-type]  # each passed the rule of its field
     )
 
 
-def _reasons(said: Gpu) -> tuple[HealthReason, ...]:
-    """Keep reasons that the table knows; a fault told otherwise gets the code that stands for it."""
-    health, given = _field(said, "health"), _field(said, "reasons")
+def _reasons(gpu: Gpu) -> tuple[HealthReason, ...]:
+    """The reasons that the table has; any other fault gets the code of its health."""
+    health, given = _field(gpu, "health"), _field(gpu, "reasons")
     stated = [one for one in _listed(given, HealthReason) if _text(_field(one, "code"))]
     known = [
         reason(
@@ -108,19 +107,19 @@ def _reasons(said: Gpu) -> tuple[HealthReason, ...]:
     ]
     if health in (Health.OK, health_from(known)):
         return tuple(known)
-    code = _STANDING_FOR.get(health, _UNSURE) if isinstance(health, Health) else _UNSURE
+    code = _CODE_OF.get(health, _UNSURE) if isinstance(health, Health) else _UNSURE
     others = "; ".join(f"{_text(one.code)}: {_text(one.detail)}" for one in stated if one.code not in REASONS)
     return (*known, reason(code, detail=others or None))
 
 
 _UNSURE = "collector_unsure"
-_STANDING_FOR = {Health.DEGRADED: "collector_degraded", Health.LOST: "gpu_lost"}
+_CODE_OF = {Health.DEGRADED: "collector_degraded", Health.LOST: "gpu_lost"}
 
 
-def _field(by: object, name: str) -> object:
-    """What stands in a field, whatever the field's type promises: nobody checked it."""
-    said: object = getattr(by, name)
-    return said
+def _field(holder: object, name: str) -> object:
+    """The value of a field as an object: the field's type was never checked."""
+    value: object = getattr(holder, name)
+    return value
 
 
 def _listed(value: object, kind: type[_Kind]) -> list[_Kind]:
@@ -131,7 +130,7 @@ def _listed(value: object, kind: type[_Kind]) -> list[_Kind]:
 
 
 def _text(value: object, *, longest: int = _LONGEST_TEXT) -> str | None:
-    """Admit a text that can be printed: nothing in it steers a terminal, and it is not endless."""
+    """Accept a text that can be printed: nothing in it steers a terminal, and it is not endless."""
     if not isinstance(value, str):
         return None
     return "".join(letter if letter.isprintable() else " " for letter in value[:longest]).strip()
@@ -142,19 +141,19 @@ def _flag(value: object) -> bool | None:
 
 
 def _number(least: float, most: float) -> Callable[[object], float | None]:
-    def admit(value: object) -> float | None:
+    def check(value: object) -> float | None:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
         return float(value) if fits and isinstance(value, int | float) else None
 
-    return admit
+    return check
 
 
 def _count(least: int, most: int) -> Callable[[object], int | None]:
-    def admit(value: object) -> int | None:
+    def check(value: object) -> int | None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return value if whole and isinstance(value, int) and least <= value <= most else None
 
-    return admit
+    return check
 
 
 def _texts(value: object) -> tuple[str, ...] | None:
@@ -180,14 +179,14 @@ def _unknowns(value: object) -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
-    """Show what was said, shortly; its own `repr` is the collector's code, and may fail."""
+    """Show a value, shortly; its own `repr` is the collector's code, and may fail."""
     if isinstance(value, int | float | str | bytes | tuple):
         return f"{value!r:.60}"
     return type(value).__name__
 
 
 _PERCENT = _number(0, 100)
-_FIGURES: Mapping[str, Callable[[object], object]] = {
+_RULES: Mapping[str, Callable[[object], object]] = {
     "index": _count(0, MOST_GPUS),
     "memory_mb": _count(1, _MOST_MEMORY_MB),
     "memory_used_mb": _count(0, _MOST_MEMORY_MB),
