@@ -9,7 +9,7 @@ import pytest
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.scanner import DETAIL, DISK_SILENT, DiskPatience, ModelScanner
+from gpu_agent.probe.models.scanner import DISK_SILENT, UNREADABLE, DiskPatience, ModelScanner
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.wire.inventory import GpuReport, ModelStatus
 from tests.hung_disk import hung
@@ -33,7 +33,7 @@ def _held() -> HeldSource:
 
 async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads() -> None:
     source, well = _held(), HeldSource("/well", "well")
-    sources = Sources(catalogue=ModelScanner((source, well), patience=HASTY))
+    sources = Sources(scanner=ModelScanner((source, well), patience=HASTY))
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
         for _ in range(3):
             inventory = await next_one()
@@ -50,7 +50,7 @@ async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads()
 
 async def test_a_disk_that_hangs_leaves_the_figures_of_the_host_fresh(tmp_path: Path) -> None:
     source, host = _held(), CountingHost(root=tmp_path)
-    sources = Sources(host=host, catalogue=ModelScanner((source,), patience=HASTY))
+    sources = Sources(host=host, scanner=ModelScanner((source,), patience=HASTY))
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
         loads = [(await next_one()).host.load_1m for _ in range(4)]
         assert loads == sorted(set(loads), key=lambda load: load or 0), "each is of a reading of its own"
@@ -61,7 +61,7 @@ async def test_a_host_that_hangs_leaves_no_stale_figures_and_past_the_limit_no_m
     tmp_path: Path,
 ) -> None:
     host = CountingHost(root=tmp_path)
-    sources = Sources(host=host, catalogue=ModelScanner((HeldSource("/well"),)))
+    sources = Sources(host=host, scanner=ModelScanner((HeldSource("/well"),)))
     pace = replace(PACE, deadline_seconds=0.2, stale_after_seconds=0.5)
     async with probing(always(GOOD), sources, pace=pace) as (_, next_one):
         while not (await next_one()).models:
@@ -75,14 +75,14 @@ async def test_a_host_that_hangs_leaves_no_stale_figures_and_past_the_limit_no_m
         host.release.set()
         while (again := await next_one()).models[0].status is not ModelStatus.READY:
             pass
-    assert hanging.models[0].detail == DETAIL
+    assert hanging.models[0].detail == UNREADABLE
     assert again.host.load_1m is not None
 
 
 async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_them() -> None:
     source = HeldSource("/held")
-    catalogue = ModelScanner((source,), (Declaration(model_id="stated", version="1"),), patience=HASTY)
-    async with probing(always(GOOD), Sources(catalogue=catalogue), pace=QUICK) as (_, next_one):
+    scanner = ModelScanner((source,), (Declaration(model_id="stated", version="1"),), patience=HASTY)
+    async with probing(always(GOOD), Sources(scanner=scanner), pace=QUICK) as (_, next_one):
         while len((healthy := await next_one()).models) < 2:
             pass
         source.hold()
@@ -95,7 +95,7 @@ async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_t
         while (again := await next_one()).models[1].status is not ModelStatus.READY:
             pass
     assert hanging.models[0] == healthy.models[0], "the owner's word stands"
-    assert (hanging.models[1].status, hanging.models[1].detail) == (ModelStatus.ERROR, DETAIL)
+    assert (hanging.models[1].status, hanging.models[1].detail) == (ModelStatus.ERROR, UNREADABLE)
     assert again.models == healthy.models
     proven = [told.features_supported["emotion_detection"] for told in (healthy, hanging, again)]
     assert proven == [True, False, True]
@@ -106,7 +106,7 @@ async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
     source = _held()
-    sources = Sources(catalogue=ModelScanner((source,), patience=HASTY))
+    sources = Sources(scanner=ModelScanner((source,), patience=HASTY))
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
         for _ in range(5):
             await next_one()
@@ -122,8 +122,8 @@ async def test_a_place_that_cannot_be_searched_for_models_is_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    catalogue = ModelScanner([ModelFolders([tmp_path / "file"])])
-    async with probing(always(GOOD), Sources(catalogue=catalogue)) as (_, next_one):
+    scanner = ModelScanner([ModelFolders([tmp_path / "file"])])
+    async with probing(always(GOOD), Sources(scanner=scanner)) as (_, next_one):
         for _ in range(3):
             await next_one()
     assert _of_models(caplog) == ["models_unsearched"]
@@ -160,7 +160,7 @@ async def test_new_places_are_looked_at_at_once_and_whoever_named_them_waits_unt
     calm = replace(PACE, interval_seconds=30, deadline_seconds=20)
     async with probing(always(GOOD), pace=calm) as (prober, next_one):
         assert (await next_one()).models == ()
-        await prober.renew(Sources(catalogue=ModelScanner((), (Declaration(model_id="new", version="1"),))))
+        await prober.renew(Sources(scanner=ModelScanner((), (Declaration(model_id="new", version="1"),))))
         assert [model.model_id for model in (await next_one()).models] == ["new"]
 
 
@@ -169,7 +169,7 @@ async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
     async with probing(always(GOOD), pace=QUICK) as (prober, next_one):
         await next_one()
         async with asyncio.timeout(10):
-            await prober.renew(Sources(catalogue=ModelScanner((source,), patience=HASTY)))
+            await prober.renew(Sources(scanner=ModelScanner((source,), patience=HASTY)))
         assert source.looks == 1
         source.release.set()
 
@@ -179,9 +179,9 @@ async def test_while_a_disk_hangs_the_kernel_tells_of_changes_in_other_places(tm
     dead.mkdir()
     well.mkdir()
     calm = replace(QUICK, interval_seconds=3600)
-    catalogue = ModelScanner([ModelFolders([dead]), ModelFolders([well])], patience=HASTY)
+    scanner = ModelScanner([ModelFolders([dead]), ModelFolders([well])], patience=HASTY)
     with hung(dead):
-        async with probing(always(GOOD), Sources(catalogue=catalogue), pace=calm) as (_, next_one):
+        async with probing(always(GOOD), Sources(scanner=scanner), pace=calm) as (_, next_one):
             await next_one()
             await next_one()  # what is followed from now on is looked at once more
             (well / "new.gguf").write_bytes(b"GGUF")

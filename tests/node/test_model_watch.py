@@ -54,7 +54,7 @@ def test_a_simulations_models_stand_in_place_of_those_on_the_disks_beside_declar
             "declared_models": ({"model_id": "declared", "version": "1"},),
         }
     )
-    scan = open_sources(settings).catalogue.scan()
+    scan = open_sources(settings).scanner.scan()
     assert sorted(model.model_id for model in scan.models) == models
 
 
@@ -70,9 +70,9 @@ def _with_models(folder: Path, count: int) -> AgentSettings:
 async def test_new_places_are_looked_through_before_anybody_goes_by_them(tmp_path: Path) -> None:
     settings = _with_models(tmp_path, 20)
     no_time = 0.0
-    assert len(open_sources(settings).catalogue.scan(no_time).models) < 20
+    assert len(open_sources(settings).scanner.scan(no_time).models) < 20
     renewed = await reopen_sources(settings, ModelScanner(()))
-    assert len(renewed.catalogue.scan(no_time).models) == 20
+    assert len(renewed.scanner.scan(no_time).models) == 20
 
 
 async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
@@ -90,18 +90,18 @@ async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
         held.setattr(ModelScanner, "scan", hanging)
         renewed = await reopen_sources(settings, ModelScanner(()))
     release.set()
-    assert [model.model_id for model in renewed.catalogue.scan().models] == ["model-0"]
+    assert [model.model_id for model in renewed.scanner.scan().models] == ["model-0"]
 
 
 async def test_places_that_stay_keep_what_is_known_of_them(tmp_path: Path) -> None:
     settings = _with_models(tmp_path, 3)
-    before = open_sources(settings).catalogue
+    before = open_sources(settings).scanner
     before.scan()
     (tmp_path / "more").mkdir()
     more = settings.model_copy(update={"model_directories": (tmp_path, tmp_path / "more")})
-    after = (await reopen_sources(more, before)).catalogue
-    assert after.shelves[0] is before.shelves[0]
-    assert len(after.shelves) == 2
+    after = (await reopen_sources(more, before)).scanner
+    assert after.states[0] is before.states[0]
+    assert len(after.states) == 2
 
 
 async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gathers_threads(
@@ -118,10 +118,10 @@ async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gather
         kept = ModelScanner(())
         for _ in range(3):
             async with asyncio.timeout(15):
-                kept = (await reopen_sources(settings, kept)).catalogue
+                kept = (await reopen_sources(settings, kept)).scanner
             assert len(kept.scan().models) == 2
         await until(lambda: len(set(threading.enumerate()) - threads) == 1)
-    await until(lambda: not kept.shelves[0].out)
+    await until(lambda: not kept.states[0].busy)
     assert kept.scan().complete
 
 
@@ -132,12 +132,12 @@ class _Looks:
     """Counts what is asked for, and scans as the probe would."""
 
     def __init__(self, root: Path) -> None:
-        self.catalogue = ModelScanner([ModelFolders([root])])
+        self.scanner = ModelScanner([ModelFolders([root])])
         self.asked: asyncio.Queue[float] = asyncio.Queue()
         self.rescans = ModelWatcher(lambda: self.asked.put_nowait(time.monotonic()), every_seconds=5)
 
     def scan(self) -> None:
-        self.catalogue.scan(follow=self.rescans.follow)
+        self.scanner.scan(after_read=self.rescans.follow)
         self.rescans.scanned()
 
     async def next_one(self) -> float:
@@ -230,7 +230,7 @@ async def test_each_place_has_notices_of_its_own_which_go_with_it(tmp_path: Path
         assert listening() == before + 1
         (tmp_path / "more").mkdir()
         places = [ModelFolders([tmp_path]), ModelFolders([tmp_path / "more"])]
-        looks.catalogue = ModelScanner(places)
+        looks.scanner = ModelScanner(places)
         looks.scan()
         assert listening() == before + 2
         while not looks.asked.empty():

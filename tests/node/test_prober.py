@@ -22,7 +22,7 @@ from tests.node.prober_harness import GOOD, HUNG, PACE, always, probing
 async def test_each_probe_is_told_with_gpus_host_and_models() -> None:
     catalogue = ModelScanner((), (Declaration(model_id="whisper", version="1"),))
     patient = replace(PACE, deadline_seconds=20)
-    async with probing(always(GOOD), Sources(catalogue=catalogue), pace=patient) as (prober, next_one):
+    async with probing(always(GOOD), Sources(scanner=catalogue), pace=patient) as (prober, next_one):
         inventory = await next_one()
         assert [gpu.uuid for gpu in inventory.gpu.gpus] == ["GPU-1"]
         assert [model.model_id for model in inventory.models] == ["whisper"]

@@ -57,7 +57,7 @@ def inventory(outcome: Outcome, *gpus: Gpu) -> Inventory:
 
 def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
     sources = Sources(
-        catalogue=ModelScanner(
+        scanner=ModelScanner(
             [HubCache([tmp_path])], [Declaration(model_id="mood", version="1", kind="emotion")]
         ),
         policy=FeaturePolicy(advanced=("kv_cache",)),
@@ -75,8 +75,8 @@ def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
 
 def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("no folder")
-    catalogue = ModelScanner([HubCache([tmp_path / "hub"])])
-    document = to_document(take(GpuReport(outcome=Outcome.OK), Sources(catalogue=catalogue)))
+    scanner = ModelScanner([HubCache([tmp_path / "hub"])])
+    document = to_document(take(GpuReport(outcome=Outcome.OK), Sources(scanner=scanner)))
     assert document["models_unsearched"] == {str(tmp_path / "hub"): "it is not a folder"}
     assert document["models_complete"] is True
 
@@ -84,7 +84,7 @@ def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path
 def test_a_search_that_ran_out_of_its_time_says_so(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"models--{name}").mkdir()
-    sources = Sources(catalogue=ModelScanner([HubCache([tmp_path])]), scan_budget_seconds=0)
+    sources = Sources(scanner=ModelScanner([HubCache([tmp_path])]), scan_budget_seconds=0)
     assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
     assert take(GpuReport(outcome=Outcome.OK), sources).models_complete is False
 
@@ -162,7 +162,7 @@ def test_loading_it_loads_nothing_heavy() -> None:
 
 def test_without_options_the_hubs_own_places_are_searched(tmp_path: Path) -> None:
     sources = open_sources(ProbeOptions(), environ={"HF_HUB_CACHE": str(tmp_path / "hub")}, home=tmp_path)
-    assert tmp_path / "hub" in sources.catalogue.places
+    assert tmp_path / "hub" in sources.scanner.paths
 
 
 def test_folders_and_declarations_reach_the_catalogue(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_folders_and_declarations_reach_the_catalogue(tmp_path: Path) -> None:
         model_directories=(tmp_path / "models",),
         declared_models=(Declaration(model_id="declared/llm", version="1", kind="llm"),),
     )
-    found = open_sources(options, environ={}, home=tmp_path).catalogue.scan().models
+    found = open_sources(options, environ={}, home=tmp_path).scanner.scan().models
     assert {model.model_id for model in found} == {"mine/asr", "declared/llm"}
 
 

@@ -165,7 +165,7 @@ class Agent:
         self._public_pool.take_over(told.settings)
         self._prober.repace(told.settings.probe_interval_seconds)
         if MODEL_SEARCH.intersection(told.changed):
-            await self._prober.renew(await reopen_sources(told.settings, self._prober.catalogue))
+            await self._prober.renew(await reopen_sources(told.settings, self._prober.scanner))
         if SENT_AT_REGISTRATION.intersection(told.changed):
             await self._inbox.put((None, OwnerChanged()))
         if self._inventory is not None:

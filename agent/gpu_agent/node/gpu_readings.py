@@ -12,8 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.probe.collectors.runner import find_collectors
-from gpu_agent.probe.collectors.runner import CollectorFailure, CollectorRunner, silent_sentence
+from gpu_agent.probe.collectors.runner import (
+    CollectorFailure,
+    CollectorRunner,
+    find_collectors,
+    silent_sentence,
+)
 from gpu_agent.probe.health.reasons import REASONS, meaning
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
 from gpu_agent.runtime.logs import Logger

@@ -42,7 +42,7 @@ def open_sources(settings: AgentSettings, kept: ModelScanner | None = None) -> S
 
     What the catalogue before, if there is one, knows of places that stay is kept.
     """
-    found = snapshot_open_sources(settings.probe_options, environ=os.environ, home=user_home(), kept=kept)
+    found = snapshot_open_sources(settings.probe_options, environ=os.environ, home=user_home(), previous=kept)
     return found if settings.simulate is None else with_simulated_models(settings.simulate, found)
 
 
@@ -54,12 +54,12 @@ async def reopen_sources(settings: AgentSettings, kept: ModelScanner) -> Sources
     sources = open_sources(settings, kept)
 
     def look_through() -> None:
-        sources.catalogue.scan(FIRST_SCAN_SECONDS * _SHARE_OF_THE_SCAN)
+        sources.scanner.scan(FIRST_SCAN_SECONDS * _SHARE_OF_THE_SCAN)
 
     try:
         await in_thread("new places", look_through, deadline_seconds=FIRST_SCAN_SECONDS)
     except TimeoutError:
-        return open_sources(settings, sources.catalogue)  # that one is still being looked through
+        return open_sources(settings, sources.scanner)  # that one is still being looked through
     return sources
 
 
@@ -122,7 +122,7 @@ class ModelWatcher:
 
     def follow(self, shelf: SourceState) -> None:
         """Follow what was read of a shelf. It looks paths up: call it in the thread that looked there."""
-        places = shelf.places
+        places = shelf.watched_paths
         notices = self._notices.get(shelf) or (self._opened(shelf) if places else None)
         if notices is not None and notices.follow(places):
             self._unseen = True

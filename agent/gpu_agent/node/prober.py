@@ -120,9 +120,9 @@ class Prober:
         return self._interval() + 4 * self._pace.deadline_seconds
 
     @property
-    def catalogue(self) -> ModelScanner:
+    def scanner(self) -> ModelScanner:
         """Where it looks for models."""
-        return self._sources.catalogue
+        return self._sources.scanner
 
     async def renew(self, sources: Sources) -> None:
         """Look there from the next turn on, which is now, and wait until it is told; for no hung disk."""
@@ -152,8 +152,8 @@ class Prober:
             was_overdue = self._overdue
             await self._look_around(tasks, self._take)
             self._rescans.scanned()
-            catalogue = self._sources.catalogue
-            self._unsearched.note(catalogue.problems, catalogue.places)
+            scanner = self._sources.scanner
+            self._unsearched.note(scanner.problems, scanner.paths)
             if self._surroundings is not None:
                 if was_overdue or self._overdue:
                     await self._read_host_anew(tasks, self._surroundings)
@@ -237,7 +237,7 @@ class Prober:
 
     def _take(self) -> Inventory:
         sources = self._sources
-        inventory = take(_UNREAD, sources, simulated=self._simulated, follow=self._rescans.follow)
+        inventory = take(_UNREAD, sources, simulated=self._simulated, after_read=self._rescans.follow)
         self._turns.looked_at(sources)
         return inventory
 

@@ -1,9 +1,8 @@
 """One snapshot of the whole machine: the inventory that probe, registration and heartbeats share.
 
-`open_sources` follows from what the operator configured (`ProbeOptions`); `take` reads host and models beside
-a reading of the GPUs, which is handed in because it has a deadline of its own; `to_document` is the JSON
-form, `gpu-agent.probe/1`; `exit_code` says whether this machine could register. Features come from the
-configuration, plus what ready models prove.
+`open_sources` makes from the operator's `ProbeOptions` what there is to read; `take` reads host and models,
+beside a reading of the GPUs that is handed in because it has a deadline of its own; `to_document` is the JSON
+form, `gpu-agent.probe/1`; `exit_code` says whether this machine could register.
 """
 
 import time
@@ -16,15 +15,16 @@ from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
-from gpu_agent.probe.models.source import LazySource
+from gpu_agent.probe.models.source import LazySource, SourceFactory
 from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Model, ModelStatus, Outcome
 
-# The features that this machine claims.
-#
-# They come from the configuration, plus what its models prove: an enabled, ready `emotion` model is
-# emotion detection. It refuses to claim more than the configuration allows: a feature set to false
-# there stays false whatever the models prove, and no base feature comes from the advanced ones (A-6).
+SCHEMA = "gpu-agent.probe/1"
+
+COULD_REGISTER, NO_GPU, DRIVER_BROKEN = 0, 2, 3
+"""Exit codes of `gpu-agent probe`."""
+
+_FIRST_FIELDS = ("index", "uuid", "name", "memory_mb", "health")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,50 +32,74 @@ class FeaturePolicy:
     """What the configuration says about features."""
 
     stated: Mapping[str, bool] = field(default_factory=dict)
-    """True claims a feature, false forbids it; what is not named is left to the models."""
+    """True claims a feature, false forbids it; any other feature depends on the models."""
     advanced: tuple[str, ...] = ()
 
 
-def supported_features(policy: FeaturePolicy, models: Iterable[Model]) -> dict[str, bool]:
-    """`features_supported`: every base feature and every stated one, true or false."""
-    proven = {
-        PROVEN_BY_KIND[model.kind]
-        for model in models
-        if model.kind in PROVEN_BY_KIND and model.enabled and model.status is ModelStatus.READY
-    }
-    names = dict.fromkeys((*BASE_FEATURES, *sorted(policy.stated)))
-    return {name: policy.stated.get(name, name in proven) for name in names}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOptions:
+    """The probe's part of the agent's settings; `gpu-agent probe` and the agent share it."""
 
-
-def advanced_features(policy: FeaturePolicy) -> tuple[str, ...]:
-    """`advanced_features`: the stated ones that are no base features, each once, in the stated order."""
-    return tuple(name for name in dict.fromkeys(policy.advanced) if name not in BASE_FEATURES)
-
-
-# One look at the whole machine: the inventory that probe, registration and beats share.
-#
-# `take` composes it from a reading of the GPUs (real or simulated), the host, the catalogue of models
-# and the feature policy; `to_document` is its JSON form, `gpu-agent.probe/1`; `exit_code` says whether
-# this machine could register. It refuses to read the GPUs itself: they are read elsewhere, with a
-# deadline, and their reading is handed in.
-
-
-SCHEMA = "gpu-agent.probe/1"
-
-COULD_REGISTER, NO_GPU, DRIVER_BROKEN = 0, 2, 3
-"""Exit codes of `gpu-agent probe`."""
-
-_GPU_LEAD = ("index", "uuid", "name", "memory_mb", "health")
+    hub_roots: tuple[Path, ...] | None = None
+    """Hugging Face hub caches; `None` means the default paths of the hub's own library."""
+    ollama_roots: tuple[Path, ...] | None = None
+    """Ollama's model folders; `None` means Ollama's default paths."""
+    model_directories: tuple[Path, ...] = ()
+    cross_file_systems: bool = False
+    """Whether file systems that are mounted below one of those paths are searched too."""
+    declared_models: tuple[Declaration, ...] = ()
+    features: FeaturePolicy = field(default_factory=FeaturePolicy)
+    scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
+    patience: DiskPatience = field(default_factory=DiskPatience)
+    """With disks that do not answer."""
+    collectors: tuple[str, ...] | None = None
+    """Which collectors run beside NVML, by name; `None` means all that are installed."""
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    """What collectors are made with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What `take` reads besides the GPUs. Keep one per process: host and catalogue remember."""
+    """What `take` reads besides the GPUs. Keep one per process: host and scanner remember."""
 
     host: HostProbe = field(default_factory=HostProbe)
-    catalogue: ModelScanner = field(default_factory=lambda: ModelScanner(()))
+    scanner: ModelScanner = field(default_factory=lambda: ModelScanner(()))
     policy: FeaturePolicy = field(default_factory=FeaturePolicy)
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
+
+
+def open_sources(
+    options: ProbeOptions,
+    *,
+    environ: Mapping[str, str],
+    home: Path | None,
+    previous: ModelScanner | None = None,
+) -> Sources:
+    """Open what the options name; nothing is read yet. Keep the result for the life of the process.
+
+    The sources that the `previous` scanner has too go on in the new one, with all that is known of them.
+    """
+    hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
+    if hub_roots is None:
+        hub_roots = default_hub_paths(environ, home)
+    if ollama_roots is None:
+        ollama_roots = default_ollama_paths(environ, home)
+    kinds = (
+        ("huggingface", _load_huggingface, hub_roots),
+        ("ollama", _load_ollama, ollama_roots),
+        ("directory", _load_directory, options.model_directories),
+    )
+    sources = [
+        LazySource(name, load, (root,), cross_file_systems=options.cross_file_systems)
+        for name, load, roots in kinds
+        for root in dict.fromkeys(roots)
+    ]
+    states = () if previous is None else previous.states
+    return Sources(
+        scanner=ModelScanner(sources, options.declared_models, previous=states, patience=options.patience),
+        policy=options.features,
+        scan_budget_seconds=options.scan_budget_seconds,
+    )
 
 
 def take(
@@ -84,21 +108,22 @@ def take(
     *,
     simulated: bool = False,
     answers_within_seconds: float = 0.0,
-    follow: Callable[[SourceState], None] | None = None,
+    after_read: Callable[[SourceState], None] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Inventory:
-    """Read host and models now, beside the GPUs read already; the rest is for the catalogue's scan.
+    """Read host and models now, and join them with the reading of the GPUs.
 
-    Blocks for that scan's budget, and its patience with disks that do not answer.
+    Blocks for the scan's budget, and for its patience with disks that do not answer; `answers_within_seconds`
+    and `after_read` are the scan's.
     """
     began = monotonic()
     host = sources.host.read()
-    scan = sources.catalogue.scan(
-        sources.scan_budget_seconds, answers_within_seconds=answers_within_seconds, follow=follow
+    scan = sources.scanner.scan(
+        sources.scan_budget_seconds, answers_within_seconds=answers_within_seconds, after_read=after_read
     )
-    roomless = {f"cache_disks:{name}": why for name, why in scan.roomless.items()}
+    disk_unknowns = {f"cache_disks:{name}": why for name, why in scan.disk_unknowns.items()}
     return Inventory(
-        host=replace(host, cache_disks=scan.disks, unknowns={**host.unknowns, **roomless}),
+        host=replace(host, cache_disks=scan.disks, unknowns={**host.unknowns, **disk_unknowns}),
         gpu=gpu,
         models=scan.models,
         models_complete=scan.complete,
@@ -125,6 +150,9 @@ def able_to_serve(report: GpuReport) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in report.usable if gpu.memory_mb)
 
 
+# ---- the document
+
+
 def to_document(inventory: Inventory) -> dict[str, object]:
     """The inventory as `gpu-agent probe --json` prints it: unknown is null, the order of keys is fixed."""
     gpu = inventory.gpu
@@ -148,8 +176,8 @@ def to_document(inventory: Inventory) -> dict[str, object]:
 
 
 def _gpu(gpu: Gpu) -> dict[str, object]:
-    """One GPU, with what tells it apart in front."""
-    names = dict.fromkeys((*_GPU_LEAD, *(part.name for part in fields(gpu))))
+    """One GPU, its identity first."""
+    names = dict.fromkeys((*_FIRST_FIELDS, *(part.name for part in fields(gpu))))
     return {name: _plain(getattr(gpu, name)) for name in names}
 
 
@@ -163,94 +191,72 @@ def _plain(value: object) -> object:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
-# What an owner may tell the probe, and the sources that follow from it.
-#
-# One object for `gpu-agent probe` and the agent, so that they look in the same places. It reads no
-# file and no environment: those are handed in.
+# ---- features: stated in the configuration, or proven by a model (A-6)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOptions:
-    """The probe's part of the agent's settings."""
+def supported_features(policy: FeaturePolicy, models: Iterable[Model]) -> dict[str, bool]:
+    """`features_supported`: every base feature and every stated one, true or false.
 
-    hub_roots: tuple[Path, ...] | None = None
-    """Hugging Face hub caches; `None` means the places where the hub's own library keeps one."""
-    ollama_roots: tuple[Path, ...] | None = None
-    """Ollama's model folders; `None` means the places where Ollama keeps one."""
-    model_directories: tuple[Path, ...] = ()
-    cross_file_systems: bool = False
-    """Whether what is mounted below one of those places is searched too."""
-    declared_models: tuple[Declaration, ...] = ()
-    features: FeaturePolicy = field(default_factory=FeaturePolicy)
-    scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
-    patience: DiskPatience = field(default_factory=DiskPatience)
-    """With disks that do not answer."""
-    collectors: tuple[str, ...] | None = None
-    """Which collectors join NVML, by name; `None` means all that are installed."""
-    surroundings: Surroundings = field(default_factory=Surroundings)
-    """What collectors are told."""
-
-
-def open_sources(
-    options: ProbeOptions,
-    *,
-    environ: Mapping[str, str],
-    home: Path | None,
-    kept: ModelScanner | None = None,
-) -> Sources:
-    """Open the sources; keep them for the life of the process, since they remember.
-
-    Places that the catalogue before had too go on in this one, with what is known of them.
+    An enabled, ready `emotion` model proves emotion detection, unless the configuration sets it to false.
     """
-    hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
-    if hub_roots is None:
-        hub_roots = default_hub_paths(environ, home)
-    if ollama_roots is None:
-        ollama_roots = default_ollama_paths(environ, home)
-    kinds = (
-        ("huggingface", "huggingface:HubCache", hub_roots),
-        ("ollama", "ollama:OllamaStore", ollama_roots),
-        ("directory", "directory:ModelFolders", options.model_directories),
-    )
-    found = [
-        LazySource(name, kind, (root,), cross_file_systems=options.cross_file_systems)
-        for name, kind, roots in kinds
-        for root in dict.fromkeys(roots)
-    ]
-    shelves = () if kept is None else kept.shelves
-    return Sources(
-        catalogue=ModelScanner(found, options.declared_models, kept=shelves, patience=options.patience),
-        policy=options.features,
-        scan_budget_seconds=options.scan_budget_seconds,
-    )
+    proven = {
+        PROVEN_BY_KIND[model.kind]
+        for model in models
+        if model.kind in PROVEN_BY_KIND and model.enabled and model.status is ModelStatus.READY
+    }
+    names = dict.fromkeys((*BASE_FEATURES, *sorted(policy.stated)))
+    return {name: policy.stated.get(name, name in proven) for name in names}
 
 
-# Where models are by custom, for each program that keeps some. It looks at no disk.
+def advanced_features(policy: FeaturePolicy) -> tuple[str, ...]:
+    """`advanced_features`: the stated ones that are no base features, each once, in the stated order."""
+    return tuple(name for name in dict.fromkeys(policy.advanced) if name not in BASE_FEATURES)
+
+
+# ---- model sources: each is imported once one of its paths exists, and has default paths
+
+
+def _load_huggingface() -> SourceFactory:
+    from gpu_agent.probe.models.huggingface import HubCache  # noqa: PLC0415
+
+    return HubCache
+
+
+def _load_ollama() -> SourceFactory:
+    from gpu_agent.probe.models.ollama import OllamaStore  # noqa: PLC0415
+
+    return OllamaStore
+
+
+def _load_directory() -> SourceFactory:
+    from gpu_agent.probe.models.directory import ModelFolders  # noqa: PLC0415
+
+    return ModelFolders
 
 
 def default_hub_paths(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Where hub caches are: what the environment names, read as the library does, and the usual one."""
-    places = []
+    """The hub caches: those that the environment names, read as the hub's library does, and the usual one."""
+    paths = []
     if environ.get("HF_HUB_CACHE"):
-        places.append(_expand_home(environ["HF_HUB_CACHE"], home))
+        paths.append(_expand_home(environ["HF_HUB_CACHE"], home))
     if environ.get("HF_HOME"):
-        places.append(_expand_home(environ["HF_HOME"], home) / "hub")
+        paths.append(_expand_home(environ["HF_HOME"], home) / "hub")
     if environ.get("XDG_CACHE_HOME"):
-        places.append(_expand_home(environ["XDG_CACHE_HOME"], home) / "huggingface" / "hub")
+        paths.append(_expand_home(environ["XDG_CACHE_HOME"], home) / "huggingface" / "hub")
     if home is not None:
-        places.append(home / ".cache" / "huggingface" / "hub")
-    return tuple(dict.fromkeys(places))
+        paths.append(home / ".cache" / "huggingface" / "hub")
+    return tuple(dict.fromkeys(paths))
 
 
 def default_ollama_paths(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Where Ollama keeps models: where the environment says, the user's place, the service's."""
-    places = [Path(environ["OLLAMA_MODELS"])] if environ.get("OLLAMA_MODELS") else []
+    """Ollama's model folders: the environment's, the user's, and the service's."""
+    paths = [Path(environ["OLLAMA_MODELS"])] if environ.get("OLLAMA_MODELS") else []
     if home is not None:
-        places.append(home / ".ollama" / "models")
-    places.append(Path("/usr/share/ollama/.ollama/models"))
-    return tuple(dict.fromkeys(places))
+        paths.append(home / ".ollama" / "models")
+    paths.append(Path("/usr/share/ollama/.ollama/models"))
+    return tuple(dict.fromkeys(paths))
 
 
-def _expand_home(place: str, home: Path | None) -> Path:
-    """Read `~` as the home: systemd and images hand it over as it is written."""
-    return home / place[2:] if home is not None and place.startswith("~/") else Path(place)
+def _expand_home(path: str, home: Path | None) -> Path:
+    """Read `~` as the home: systemd and images pass it on as it is written."""
+    return home / path[2:] if home is not None and path.startswith("~/") else Path(path)

@@ -89,7 +89,7 @@ def test_a_model_cache_that_does_not_answer_is_named_and_the_other_models_are_li
         [ModelFolders([dead]), ModelFolders([well])], patience=DiskPatience(wait_seconds=0.1)
     )
     with hung(dead):
-        around = read_host_and_models(Sources(catalogue=scanner), within_seconds=2)
+        around = read_host_and_models(Sources(scanner=scanner), within_seconds=2)
     assert [model.model_id for model in around.models] == ["found"]
     assert around.models_unsearched == {str(dead): DISK_SILENT}
     assert [disk.path for disk in around.host.cache_disks] == [str(well)]

@@ -47,7 +47,7 @@ class Metered:
 
     def __init__(self, source: ModelSource) -> None:
         self.name = source.name
-        self.places = source.places
+        self.paths = source.paths
         self.source = source
         self.reads = 0
 
@@ -60,7 +60,7 @@ class Metered:
 
 
 def judge(seed: int) -> None:
-    """Make the tree of a seed and hold the catalogue to what must be true of any; raises `AssertionError`."""
+    """Make the tree of a seed and hold the scanner to what must be true of any; raises `AssertionError`."""
     dice = random.Random(seed)
     busy = seed % 3 == 0
     with tempfile.TemporaryDirectory(prefix=MARK, ignore_cleanup_errors=True) as folder:
@@ -83,8 +83,8 @@ def judge(seed: int) -> None:
 
 
 def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
-    """A catalogue within a budget of some units at a time, to the end; then whole, twice."""
-    catalogue = ModelScanner(
+    """A scanner within a budget of some units at a time, to the end; then whole, twice."""
+    scanner = ModelScanner(
         sources, [Declaration(model_id="a/b", kind="asr")], monotonic=lambda: clock(sources)
     )
     budget, complete = dice.randint(0, 3), False
@@ -92,17 +92,17 @@ def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
         if complete:
             break
         began = clock(sources)
-        scan = catalogue.scan(budget)
+        scan = scanner.scan(budget)
         assert clock(sources) - began <= max(1, budget), "a scan went beyond its budget"
         complete = scan.complete
         yield scan
     notices = InotifyWatcher.open()
     if notices is not None:
-        notices.follow([place for shelf in catalogue.shelves for place in shelf.places])
+        notices.follow([place for state in scanner.states for place in state.watched_paths])
         notices.drain()
         notices.close()
-    yield catalogue.scan(1e9)
-    yield catalogue.scan(1e9)
+    yield scanner.scan(1e9)
+    yield scanner.scan(1e9)
 
 
 def clock(sources: Sequence[Metered]) -> float:

@@ -14,7 +14,7 @@ class HeldSource:
 
     def __init__(self, place: str, *models: str) -> None:
         """`models` are what is found; the place need not be there."""
-        self.places = (Path(place),)
+        self.paths = (Path(place),)
         self.models = models or ("found",)
         self.release = threading.Event()
         self.release.set()
@@ -29,7 +29,7 @@ class HeldSource:
         """List them, once it may."""
         self.looks += 1
         self.release.wait(30)
-        root = Root(str(self.places[0]), None)
+        root = Root(str(self.paths[0]), None)
         return Listing(tuple(Unit(root, f"{root.path}/{name}", name) for name in self.models))
 
     def read(self, unit: Unit) -> Reading:

@@ -74,7 +74,7 @@ def test_loose_files_are_one_model_each_and_parts_are_one_together(tmp_path: Pat
     assert {name: model.status for name, model in models.items()} == {
         "small": ModelStatus.READY,
         "big": ModelStatus.ERROR,
-        "component": ModelStatus.DOWNLOADING,
+        "half": ModelStatus.DOWNLOADING,
     }
     write(tmp_path / "big-00002-of-00002.gguf")
     models, _ = found_in(tmp_path)

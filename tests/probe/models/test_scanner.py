@@ -15,7 +15,7 @@ from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.models.scanner import DETAIL, ModelScanner, Scan, mark_unreadable, merge_models
+from gpu_agent.probe.models.scanner import UNREADABLE, ModelScanner, Scan, mark_unreadable, merge_models
 from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import repository, revision, settle, whisper_files
@@ -33,7 +33,7 @@ class SlowSource:
     """A source each of whose units costs one second of a clock that the test moves."""
 
     name = "slow"
-    places = ()
+    paths = ()
 
     def __init__(self, clock: Clock, count: int) -> None:
         self.clock = clock
@@ -69,13 +69,13 @@ def statuses(scan: Scan) -> dict[str, ModelStatus]:
 def test_a_scan_ends_with_its_budget_and_the_next_begins_where_it_ended() -> None:
     clock = Clock()
     source = SlowSource(clock, 5)
-    catalogue = ModelScanner([source], monotonic=clock)
-    first = catalogue.scan(2)
+    scanner = ModelScanner([source], monotonic=clock)
+    first = scanner.scan(2)
     assert (source.read_names, first.complete) == (["u0", "u1"], False)
-    assert catalogue.scan(2).complete is False
+    assert scanner.scan(2).complete is False
     assert source.read_names[2:] == ["u2", "u3"]
     source.read_names.clear()
-    last = catalogue.scan(10)
+    last = scanner.scan(10)
     assert source.read_names[0] == "u4"
     assert last.complete is True
     assert [model.model_id for model in last.models] == source.names
@@ -84,18 +84,18 @@ def test_a_scan_ends_with_its_budget_and_the_next_begins_where_it_ended() -> Non
 def test_what_a_scan_does_not_reach_keeps_its_last_known_state() -> None:
     clock = Clock()
     source = SlowSource(clock, 3)
-    catalogue = ModelScanner([source], monotonic=clock)
-    catalogue.scan(10)
+    scanner = ModelScanner([source], monotonic=clock)
+    scanner.scan(10)
     source.version = "2"
-    assert [model.version for model in catalogue.scan(1).models] == ["2", "1", "1"]
-    assert [model.version for model in catalogue.scan(1).models] == ["2", "2", "1"]
-    assert [model.version for model in catalogue.scan(1).models] == ["2", "2", "2"]
+    assert [model.version for model in scanner.scan(1).models] == ["2", "1", "1"]
+    assert [model.version for model in scanner.scan(1).models] == ["2", "2", "1"]
+    assert [model.version for model in scanner.scan(1).models] == ["2", "2", "2"]
 
 
 def test_every_scan_gets_on_even_without_a_budget() -> None:
     clock = Clock()
-    catalogue = ModelScanner([SlowSource(clock, 3)], monotonic=clock)
-    assert [len(catalogue.scan(0).models) for _ in range(3)] == [1, 2, 3]
+    scanner = ModelScanner([SlowSource(clock, 3)], monotonic=clock)
+    assert [len(scanner.scan(0).models) for _ in range(3)] == [1, 2, 3]
 
 
 def test_an_unchanged_cache_is_not_read_again_and_a_changed_repository_is(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_an_unchanged_cache_is_not_read_again_and_a_changed_repository_is(tmp_pa
         each.snapshot(revision(1), whisper_files())
     settle(tmp_path)
     source = CountingHub(tmp_path)
-    catalogue = ModelScanner([source])
-    catalogue.scan()
+    scanner = ModelScanner([source])
+    scanner.scan()
     source.read_names.clear()
-    assert set(statuses(catalogue.scan()).values()) == {ModelStatus.READY}
+    assert set(statuses(scanner.scan()).values()) == {ModelStatus.READY}
     assert source.read_names == []
     next((made[1].path / "blobs").iterdir()).unlink()
-    assert statuses(catalogue.scan())["a/m1"] is ModelStatus.ERROR
+    assert statuses(scanner.scan())["a/m1"] is ModelStatus.ERROR
     assert source.read_names == ["models--a--m1"]
 
 
@@ -118,13 +118,13 @@ def test_each_part_of_a_repository_that_changes_makes_it_read_again(tmp_path: Pa
     made = repository(tmp_path, "a/b")
     made.snapshot(revision(1), whisper_files())
     made.snapshot(revision(2), whisper_files(), ref=None)
-    catalogue = ModelScanner([HubCache([tmp_path])])
+    scanner = ModelScanner([HubCache([tmp_path])])
 
     changes = count()
 
     def versions() -> dict[str, ModelStatus]:
         settle(tmp_path, seconds_later=next(changes))
-        return {model.version[:2]: model.status for model in catalogue.scan().models}
+        return {model.version[:2]: model.status for model in scanner.scan().models}
 
     whole = {"01": ModelStatus.READY, "02": ModelStatus.READY}
     assert versions() == whole
@@ -152,10 +152,10 @@ def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_p
     (tmp_path / "plain" / "deep" / "er").mkdir(parents=True)
     (tmp_path / "plain" / "deep" / "er" / "m.gguf").touch()
     roots = tmp_path / "hub", tmp_path / "plain", tmp_path / "none"
-    catalogue = ModelScanner([HubCache(roots[:1]), ModelFolders(roots[1:])])
-    catalogue.scan()
-    places = [place for shelf in catalogue.shelves for place in shelf.places]
-    folders = {path for path in places if os.path.isdir(path)}  # noqa: PTH112  as they are told
+    scanner = ModelScanner([HubCache(roots[:1]), ModelFolders(roots[1:])])
+    scanner.scan()
+    paths = [path for state in scanner.states for path in state.watched_paths]
+    folders = {path for path in paths if os.path.isdir(path)}  # noqa: PTH112  as they are told
     hub = {roots[0], made.path, made.path / "blobs", made.path / "refs", snapshot.parent, snapshot}
     plain = {roots[1], roots[1] / "deep", roots[1] / "deep" / "er"}
     assert folders == {str(path) for path in hub | plain}
@@ -164,23 +164,23 @@ def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_p
 def test_the_places_are_the_same_object_until_something_changed(tmp_path: Path) -> None:
     made = repository(tmp_path, "a/b")
     made.snapshot(revision(1), whisper_files())
-    catalogue = ModelScanner([HubCache([tmp_path])])
-    (shelf,) = catalogue.shelves
-    catalogue.scan()
-    places = shelf.places
-    catalogue.scan()
-    assert shelf.places is places
+    scanner = ModelScanner([HubCache([tmp_path])])
+    (state,) = scanner.states
+    scanner.scan()
+    paths = state.watched_paths
+    scanner.scan()
+    assert state.watched_paths is paths
     made.incomplete()
-    catalogue.scan()
-    assert shelf.places is not places
+    scanner.scan()
+    assert state.watched_paths is not paths
 
 
 def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(tmp_path: Path) -> None:
     repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     source = CountingHub(tmp_path)
-    catalogue = ModelScanner([source])
-    catalogue.scan()
-    catalogue.scan()
+    scanner = ModelScanner([source])
+    scanner.scan()
+    scanner.scan()
     assert source.read_names == ["models--a--b"] * 2
     later = time.time_ns() + 10_000_000_000
     patient = ModelScanner([source], wall_ns=lambda: later)
@@ -191,17 +191,17 @@ def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(
 
 
 def test_each_step_of_a_download_shows_in_the_next_scan(tmp_path: Path) -> None:
-    catalogue = ModelScanner([HubCache([tmp_path])])
-    assert statuses(catalogue.scan()) == {}
+    scanner = ModelScanner([HubCache([tmp_path])])
+    assert statuses(scanner.scan()) == {}
     made = repository(tmp_path, "a/b")
     made.ref("main", revision(1))
     component = made.incomplete()
-    assert statuses(catalogue.scan()) == {"a/b": ModelStatus.DOWNLOADING}
+    assert statuses(scanner.scan()) == {"a/b": ModelStatus.DOWNLOADING}
     component.unlink()
     made.snapshot(revision(1), whisper_files())
-    assert statuses(catalogue.scan()) == {"a/b": ModelStatus.READY}
+    assert statuses(scanner.scan()) == {"a/b": ModelStatus.READY}
     shutil.rmtree(made.path)
-    assert statuses(catalogue.scan()) == {}
+    assert statuses(scanner.scan()) == {}
 
 
 def test_a_file_that_grows_in_place_is_measured_again(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_file_that_grows_in_place_is_measured_again(tmp_path: Path) -> None:
     weights.parent.mkdir()
     weights.write_bytes(b"1")
     settle(tmp_path)
-    catalogue = ModelScanner([ModelFolders([tmp_path])])
-    assert catalogue.scan().models[0].size_bytes == 1
+    scanner = ModelScanner([ModelFolders([tmp_path])])
+    assert scanner.scan().models[0].size_bytes == 1
     with weights.open("ab") as file:
         file.write(b"23")
-    assert catalogue.scan().models[0].size_bytes == 3
+    assert scanner.scan().models[0].size_bytes == 3
 
 
 def test_a_model_found_twice_counts_once_and_the_ready_one_wins(tmp_path: Path) -> None:
@@ -259,18 +259,18 @@ WRITER = """
 
 
 def test_a_writer_at_work_never_makes_a_scan_raise(tmp_path: Path) -> None:
-    catalogue = ModelScanner([HubCache([tmp_path]), ModelFolders([tmp_path])])
+    scanner = ModelScanner([HubCache([tmp_path]), ModelFolders([tmp_path])])
     command = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), *sys.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout
         assert writer.stdout.readline() == b"ready\n"
         scans = 0
         while writer.poll() is None:
-            catalogue.scan()
+            scanner.scan()
             scans += 1
     assert writer.returncode == 0
     assert scans > 0
-    assert catalogue.scan().models == ()
+    assert scanner.scan().models == ()
     assert os.listdir(tmp_path) == []  # noqa: PTH208  nothing was left behind
 
 
@@ -292,7 +292,7 @@ def test_where_both_are_alike_the_first_counts() -> None:
 def test_a_found_model_is_in_error_with_the_reason(status: ModelStatus) -> None:
     model = Model(model_id="a/b", version="1", source="ollama", status=status, size_bytes=7)
     (told,) = mark_unreadable([model])
-    assert (told.status, told.detail, told.size_bytes) == (ModelStatus.ERROR, DETAIL, 7)
+    assert (told.status, told.detail, told.size_bytes) == (ModelStatus.ERROR, UNREADABLE, 7)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ def test_a_place_that_takes_longer_to_list_than_a_scan_may_last_is_read_neverthe
     now = 0.0
     slow, well = HeldSource("/slow", "a", "b"), HeldSource("/well", "c")
     slow.hold()
-    catalogue = ModelScanner([slow, well], patience=IMPATIENT, monotonic=lambda: now)
-    catalogue.scan(2)
+    scanner = ModelScanner([slow, well], patience=IMPATIENT, monotonic=lambda: now)
+    scanner.scan(2)
     now = 60.0
     slow.release.set()
-    assert settled(catalogue)
+    assert settled(scanner)
     assert slow.read_names == ["a", "b"]
 
 
@@ -29,7 +29,7 @@ def test_after_a_reload_what_was_not_looked_at_for_longest_still_comes_first() -
     before = ModelScanner([source], monotonic=clock)
     for _ in range(10):
         before.scan(2)
-    after = ModelScanner([source], kept=before.shelves, monotonic=clock)
+    after = ModelScanner([source], previous=before.states, monotonic=clock)
     source.read_names.clear()
     after.scan(2)
     after.scan(2)
@@ -41,14 +41,14 @@ def test_what_a_slow_disk_answers_after_the_models_were_counted_is_not_said_to_b
 ) -> None:
     slow = HeldSource("/slow", "slow")
     slow.hold()
-    catalogue = ModelScanner([slow], patience=IMPATIENT)
+    scanner = ModelScanner([slow], patience=IMPATIENT)
 
     def declare_late(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
         declared = apply_declarations(declarations, found)
         slow.release.set()
-        assert settled(catalogue)
+        assert settled(scanner)
         return declared
 
     monkeypatch.setattr("gpu_agent.probe.models.scanner.declare", declare_late)
-    scan = catalogue.scan()
+    scan = scanner.scan()
     assert (scan.models, scan.complete) == ((), False)

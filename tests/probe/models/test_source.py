@@ -1,4 +1,4 @@
-"""What the catalogue relies on holds for every source."""
+"""What the scanner relies on holds for every source."""
 
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from gpu_agent.probe.models.source import (
     Unit,
     reportable_models,
 )
+from gpu_agent.probe.snapshot import ProbeOptions, open_sources
 from gpu_agent.wire.inventory import Model
 from gpu_agent.wire.messages import InstalledModel
 from tests.probe.models.caches import repository as caches_repository
@@ -49,11 +50,8 @@ def test_a_unit_that_went_away_holds_no_models_and_is_no_problem(
     assert (reading.models, reading.problems) == ((), {})
 
 
-HUB = "huggingface:HubCache"
-
-
-def awaited(*roots: Path) -> LazySource:
-    return LazySource("huggingface", HUB, roots, cross_file_systems=False)
+def lazy(*roots: Path) -> LazySource:
+    return LazySource("huggingface", lambda: HubCache, roots, cross_file_systems=False)
 
 
 def repository(cache: Path) -> None:
@@ -67,15 +65,15 @@ def test_a_place_that_is_not_there_holds_nothing_and_loads_nothing(tmp_path: Pat
         "import sys; from pathlib import Path\n"
         "from gpu_agent.probe.snapshot import ProbeOptions, open_sources\n"
         f"sources = open_sources(ProbeOptions(ollama_roots=()), environ={{}}, home=Path({str(tmp_path)!r}))\n"
-        "assert sources.catalogue.scan(1.0).models == ()\n"
+        "assert sources.scanner.scan(1.0).models == ()\n"
         "sys.exit('gpu_agent.probe.models.huggingface' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
-    assert awaited(tmp_path / "nowhere", tmp_path / "x" / "y").units() == Listing()
+    assert lazy(tmp_path / "nowhere", tmp_path / "x" / "y").units() == Listing()
 
 
 def test_a_place_that_comes_is_read(tmp_path: Path) -> None:
-    source = awaited(tmp_path / "hub")
+    source = lazy(tmp_path / "hub")
     assert source.units() == Listing()
     repository(tmp_path / "hub")
     (unit,) = source.units().units
@@ -83,7 +81,7 @@ def test_a_place_that_comes_is_read(tmp_path: Path) -> None:
 
 
 def test_a_place_that_goes_again_holds_nothing(tmp_path: Path) -> None:
-    source = awaited(tmp_path / "hub")
+    source = lazy(tmp_path / "hub")
     repository(tmp_path / "hub")
     assert len(source.units().units) == 1
     (tmp_path / "hub").rename(tmp_path / "gone")
@@ -96,28 +94,28 @@ def test_a_place_that_cannot_be_looked_at_is_a_problem_and_not_absent(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    source = awaited(tmp_path / "hub")
+    source = lazy(tmp_path / "hub")
     with monkeypatch.context() as refusing:
         refusing.setattr("os.lstat", refuse)
         refusing.setattr("os.stat", refuse)
         assert list(source.units().problems) == [str(tmp_path / "hub")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "made", "name"),
-    [
-        (HUB, huggingface.HubCache, huggingface.SOURCE),
-        ("ollama:OllamaStore", ollama.OllamaStore, ollama.SOURCE),
-        ("directory:ModelFolders", directory.ModelFolders, directory.ModelFolders.name),
-    ],
-)
-def test_each_kind_is_the_one_that_it_stands_for(kind: str, made: type, name: str, tmp_path: Path) -> None:
-    source = LazySource(name, kind, [tmp_path], cross_file_systems=True)
-    source.units()
-    loaded = source._source
-    assert loaded is not None
-    assert type(loaded) is made
-    assert (loaded.name, source.name) == (name, name)
+def test_each_lazy_source_has_the_name_of_the_source_that_it_loads(tmp_path: Path) -> None:
+    options = ProbeOptions(hub_roots=(tmp_path,), ollama_roots=(tmp_path,), model_directories=(tmp_path,))
+    sources = open_sources(options, environ={}, home=None)
+    kinds = {}
+    for state in sources.scanner.states:
+        state.source.units()
+        assert isinstance(state.source, LazySource)
+        loaded = state.source._source
+        assert loaded is not None
+        kinds[state.source.name] = type(loaded), loaded.name
+    assert kinds == {
+        "huggingface": (huggingface.HubCache, huggingface.SOURCE),
+        "ollama": (ollama.OllamaStore, ollama.SOURCE),
+        "directory": (directory.ModelFolders, directory.SOURCE),
+    }
 
 
 LONG = "x" * (LONGEST_FIELD + 1)

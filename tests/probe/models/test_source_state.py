@@ -7,62 +7,66 @@ from tests.probe.models.stuck_source import HeldSource
 
 
 def look(
-    shelf: SourceState, claims: dict[tuple[str, str], SourceState] | None = None, *, scan: float = 1
+    state: SourceState, claims: dict[tuple[str, str], SourceState] | None = None, *, scan: float = 1
 ) -> None:
-    with shelf.taken() as mine:
+    with state.acquire() as mine:
         assert mine
-        shelf.begin({} if claims is None else claims)
-        shelf.read(scan, lambda: True)
+        state.list_units({} if claims is None else claims)
+        state.read(scan, lambda: True)
 
 
 def test_what_it_held_when_it_was_looked_at_last_is_known_while_somebody_looks() -> None:
-    shelf = SourceState(HeldSource("/held"))
-    look(shelf)
-    with shelf.taken():
-        assert shelf.out
-        assert list(shelf.holding.found) == [("found", "1")]
-    assert not shelf.out
+    state = SourceState(HeldSource("/held"))
+    look(state)
+    with state.acquire():
+        assert state.busy
+        assert list(state.contents.models) == [("found", "1")]
+    assert not state.busy
 
 
 def test_it_is_looked_at_by_one_thread_at_a_time_and_nobody_waits() -> None:
-    shelf = SourceState(HeldSource("/held"))
+    state = SourceState(HeldSource("/held"))
     others: list[bool] = []
 
     def other() -> None:
-        with shelf.taken() as mine:
+        with state.acquire() as mine:
             others.append(mine)
 
-    with shelf.taken() as mine:
+    with state.acquire() as mine:
         assert mine
         thread = threading.Thread(target=other)
         thread.start()
         thread.join(10)
     assert others == [False]
-    look(shelf)
+    look(state)
 
 
 def test_a_look_that_ends_early_says_so_and_the_next_begins_there() -> None:
     source = HeldSource("/held", "a", "b", "c")
-    shelf = SourceState(source)
+    state = SourceState(source)
     more = iter((True, False))
-    shelf.begin({})
-    shelf.read(1, lambda: next(more))
-    assert (list(shelf.holding.found), shelf.holding.complete, shelf.seen_to) == ([("a", "1")], False, 0)
-    look(shelf, scan=2)
+    state.list_units({})
+    state.read(1, lambda: next(more))
+    assert (list(state.contents.models), state.contents.complete, state.scanned_since) == (
+        [("a", "1")],
+        False,
+        0,
+    )
+    look(state, scan=2)
     assert source.read_names == ["a", "b", "c", "a"]
-    assert (shelf.holding.complete, shelf.seen_to) == (True, 2)
+    assert (state.contents.complete, state.scanned_since) == (True, 2)
 
 
 def test_what_was_found_is_the_same_object_until_it_changes(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").touch()
-    shelf = SourceState(ModelFolders([tmp_path]))
-    look(shelf)
-    found = shelf.holding.found
-    look(shelf)
-    assert shelf.holding.found is found
+    state = SourceState(ModelFolders([tmp_path]))
+    look(state)
+    found = state.contents.models
+    look(state)
+    assert state.contents.models is found
     (tmp_path / "b.gguf").touch()
-    look(shelf)
-    assert {model_id for model_id, _ in shelf.holding.found} == {"a", "b"}
+    look(state)
+    assert {model_id for model_id, _ in state.contents.models} == {"a", "b"}
 
 
 def test_a_root_that_two_shelves_lead_to_is_looked_at_by_one_until_that_one_has_it_no_more(
@@ -76,12 +80,12 @@ def test_a_root_that_two_shelves_lead_to_is_looked_at_by_one_until_that_one_has_
     claims: dict[tuple[str, str], SourceState] = {}
     look(by_link, claims)
     look(by_path, claims)
-    assert (len(by_link.holding.found), len(by_path.holding.found)) == (1, 0)
-    assert (len(by_link.places) > 0, len(by_path.places)) == (True, 0)
+    assert (len(by_link.contents.models), len(by_path.contents.models)) == (1, 0)
+    assert (len(by_link.watched_paths) > 0, len(by_path.watched_paths)) == (True, 0)
     link.unlink()
     look(by_link, claims)
     look(by_path, claims)
-    assert (len(by_link.holding.found), len(by_path.holding.found)) == (0, 1)
+    assert (len(by_link.contents.models), len(by_path.contents.models)) == (0, 1)
 
 
 def test_a_root_that_a_shelf_hangs_on_the_way_to_is_taken_over_by_one_that_gets_there(tmp_path: Path) -> None:
@@ -89,16 +93,16 @@ def test_a_root_that_a_shelf_hangs_on_the_way_to_is_taken_over_by_one_that_gets_
     one, other = SourceState(ModelFolders([tmp_path])), SourceState(ModelFolders([tmp_path]))
     claims: dict[tuple[str, str], SourceState] = {}
     look(one, claims)
-    with one.taken():
+    with one.acquire():
         look(other, claims)
-    assert len(other.holding.found) == 1
+    assert len(other.contents.models) == 1
 
 
 def test_the_room_on_its_disk_is_told_and_where_not_why(tmp_path: Path) -> None:
-    shelf = SourceState(ModelFolders([tmp_path, tmp_path / ("x" * 5000)]))
-    look(shelf)
-    assert [room.disk.path for room in shelf.holding.rooms] == [str(tmp_path)]
-    assert list(shelf.holding.roomless) == ["x" * 5000]
+    state = SourceState(ModelFolders([tmp_path, tmp_path / ("x" * 5000)]))
+    look(state)
+    assert [room.disk.path for room in state.contents.disks] == [str(tmp_path)]
+    assert list(state.contents.disk_unknowns) == ["x" * 5000]
 
 
 def test_a_root_that_was_taken_over_is_given_up_by_neither_until_the_other_holds_all_of_it(
@@ -110,13 +114,13 @@ def test_a_root_that_was_taken_over_is_given_up_by_neither_until_the_other_holds
     one, other = SourceState(ModelFolders([tmp_path])), SourceState(ModelFolders([tmp_path]))
     claims: dict[tuple[str, str], SourceState] = {}
     look(one, claims)
-    with one.taken():
-        other.begin(claims)
+    with one.acquire():
+        other.list_units(claims)
         other.read(2, lambda: False)
-    one.begin(claims)
+    one.list_units(claims)
     one.read(3, lambda: False)
     look(other, claims, scan=3)
-    assert (len(one.holding.found), len(other.holding.found)) == (3, 3)
+    assert (len(one.contents.models), len(other.contents.models)) == (3, 3)
     look(one, claims, scan=4)
     look(other, claims, scan=4)
-    assert (len(one.holding.found), len(other.holding.found)) == (3, 0)
+    assert (len(one.contents.models), len(other.contents.models)) == (3, 0)

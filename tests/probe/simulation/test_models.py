@@ -24,7 +24,7 @@ def told(line: str, *moments: float) -> list[dict[str, str]]:
 def test_stated_models_are_ready_and_of_their_kind_with_the_languages_of_their_names() -> None:
     (whisper, opus) = (
         with_simulated_models("L4; models: whisper=asr, Helsinki-NLP/opus-mt-zh-en=nmt", Sources())
-        .catalogue.scan()
+        .scanner.scan()
         .models
     )
     by_id = {model.model_id: model for model in (whisper, opus)}
@@ -52,9 +52,9 @@ def test_without_stated_models_those_of_the_machine_stay() -> None:
 
 def test_the_owner_may_still_declare_and_hide_models() -> None:
     declared = (Declaration(model_id="a", hidden=True), Declaration(model_id="c", version="1", kind="tts"))
-    sources = with_simulated_models("L4; models: a=asr, b=llm", Sources(catalogue=ModelScanner((), declared)))
-    assert sorted(model.model_id for model in sources.catalogue.scan().models) == ["b", "c"]
-    assert sources.catalogue.places == ()
+    sources = with_simulated_models("L4; models: a=asr, b=llm", Sources(scanner=ModelScanner((), declared)))
+    assert sorted(model.model_id for model in sources.scanner.scan().models) == ["b", "c"]
+    assert sources.scanner.paths == ()
 
 
 def test_a_line_that_cannot_be_read_is_refused() -> None:

@@ -155,7 +155,7 @@ async def _machine(asked: ProbeRequest) -> AsyncIterator[CheckResult]:
 
 async def _caches(asked: ProbeRequest, inventory: Inventory) -> AsyncIterator[CheckResult]:
     """Look at each place of models; of one that did not answer before nobody asks again."""
-    roots = open_sources(asked.options, environ=os.environ, home=user_home()).catalogue.places
+    roots = open_sources(asked.options, environ=os.environ, home=user_home()).scanner.paths
     if not roots:
         yield skipped("model caches", "none are looked into")
     for root in roots:

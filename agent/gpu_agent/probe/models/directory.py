@@ -53,12 +53,12 @@ class ModelFolders:
 
     def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are folders that hold models, each in a folder of its own or loose."""
-        self.places = tuple(roots)
+        self.paths = tuple(roots)
         self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit for what lies loose in a root, and one per folder in it."""
-        return list_units(self.places, _units_of, cross_file_systems=self._cross_file_systems)
+        return list_units(self.paths, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models in one folder of a root, however deep, or those loose in the root."""

@@ -37,12 +37,12 @@ class HubCache:
 
     def __init__(self, roots: Sequence[Path], *, cross_file_systems: bool = False) -> None:
         """`roots` are hub caches: the folders that hold `models--…`."""
-        self.places = tuple(roots)
+        self.paths = tuple(roots)
         self._cross_file_systems = cross_file_systems
 
     def units(self) -> Listing:
         """One unit per repository."""
-        return list_units(self.places, _units_of, cross_file_systems=self._cross_file_systems)
+        return list_units(self.paths, _units_of, cross_file_systems=self._cross_file_systems)
 
     def read(self, unit: Unit) -> Reading:
         """The models of one repository."""

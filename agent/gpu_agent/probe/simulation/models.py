@@ -28,15 +28,15 @@ def with_simulated_models(spec: str, sources: Sources) -> Sources:
     plans = parse_spec(spec).models
     if plans is None:
         return sources
-    stated = ModelScanner((SimulatedModels(plans, time.monotonic),), sources.catalogue.declarations)
-    return replace(sources, catalogue=stated)
+    stated = ModelScanner((SimulatedModels(plans, time.monotonic),), sources.scanner.declarations)
+    return replace(sources, scanner=stated)
 
 
 class SimulatedModels:
     """The stated models. Their time begins with the first listing."""
 
     name = "simulated"
-    places = ()
+    paths = ()
 
     def __init__(self, plans: Iterable[ModelPlan], clock: Callable[[], float]) -> None:
         """`clock` gives seconds of any one clock."""
