@@ -26,7 +26,7 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import ALL_NODES, NODES_IN_A_PIECE, NodeFilter, claims_page, explanation_json
 from gpu_agent.store.base import RegistryEvent
-from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeDetail, NodeTokenView
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeDetail, NodeSummary, NodeTokenView
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
@@ -55,11 +55,15 @@ def record(*, alive: bool = True, **fields: object) -> NodeRecord:
 
 
 def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
-    return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events)
+    return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events, stored=True)
+
+
+def summary(of: NodeRecord) -> NodeSummary:
+    return views.node_summary(of, CLOCK, thresholds=THRESHOLDS, stored=True)
 
 
 def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None:
-    shown = views.node_summary(record(), CLOCK, THRESHOLDS)
+    shown = summary(record())
     assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
     assert shown.clears_when is not None
     assert shown.clears_when.startswith("2 more healthy beats in a row")
@@ -101,11 +105,9 @@ def test_a_node_shows_its_granted_labels_and_its_token() -> None:
 
 
 def test_the_latest_reported_status_of_a_model_is_shown() -> None:
-    shown = views.node_summary(record(capability_state={"m": "downloading"}), CLOCK, THRESHOLDS)
+    shown = summary(record(capability_state={"m": "downloading"}))
     assert [(model.model_id, model.status) for model in shown.installed_models] == [("m", "downloading")]
-    assert [model.status for model in views.node_summary(record(), CLOCK, THRESHOLDS).installed_models] == [
-        "ready"
-    ]
+    assert [model.status for model in summary(record()).installed_models] == ["ready"]
 
 
 def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:

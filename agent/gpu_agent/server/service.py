@@ -192,7 +192,12 @@ class RegistryService:
     def nodes(self, wanted: NodeFilter = ALL_NODES, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Yield the wanted nodes by id, each as it is when the iterator reaches it."""
         return (
-            views.node_summary(record, self._clock, self._settings.thresholds)
+            views.node_summary(
+                record,
+                self._clock,
+                thresholds=self._settings.thresholds,
+                stored=self._fleet.is_stored(record.node_id),
+            )
             for record in self._fleet.nodes(after=after)
             if wanted.matches(record)
         )
@@ -207,6 +212,7 @@ class RegistryService:
             self._clock,
             thresholds=self._settings.thresholds,
             events=self._event_log.of(node_id),
+            stored=self._fleet.is_stored(node_id),
         )
 
     def claims(

@@ -67,18 +67,26 @@ class NodeFilter:
 ALL_NODES = NodeFilter()
 
 
-def node_summary(record: NodeRecord, clock: Clock, thresholds: Thresholds) -> api.NodeSummary:
+def node_summary(
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, stored: bool
+) -> api.NodeSummary:
     """Make a node's document for a list."""
-    return api.NodeSummary(**_summary_fields(record, clock, thresholds))
+    return api.NodeSummary(**_summary_fields(record, clock, thresholds), stored=stored)
 
 
 def node_detail(
-    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, events: tuple[api.RegistryEvent, ...]
+    record: NodeRecord,
+    clock: Clock,
+    *,
+    thresholds: Thresholds,
+    events: tuple[api.RegistryEvent, ...],
+    stored: bool,
 ) -> api.NodeDetail:
     """Make a node's full document."""
     usage = record.usage
     return api.NodeDetail(
         **_summary_fields(record, clock, thresholds),
+        stored=stored,
         previous_status=record.previous_status and record.previous_status.value,
         checks=tuple(
             api.CheckView(name=one.name, ok=one.ok, detail=one.detail)

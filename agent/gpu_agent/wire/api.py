@@ -189,6 +189,8 @@ class NodeSummary(ApiAnswer):
     address: str | None
     agent_version: str
     labels: dict[str, str]
+    stored: bool = True
+    """False while a change of this node waits for the store: a crash would undo what is shown of it."""
 
 
 class NodeList(ApiAnswer):

@@ -4,13 +4,12 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-import httpx
 import pytest
 
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from tests.server.api_harness import problem, serving
-from tests.server.harness import Node, node, running, until
+from tests.server.harness import node, running, until
 
 
 class SlowStore(MemoryStore):
@@ -28,28 +27,26 @@ class SlowStore(MemoryStore):
         super().save(batches)
 
 
-async def shown(api: httpx.AsyncClient, asked: Node) -> object:
-    return (await api.get(f"/v1/nodes/{asked.node_id}")).json()["cordoned"]
-
-
-async def test_a_change_is_not_shown_before_it_is_stored() -> None:
+async def test_a_node_says_stored_false_until_its_change_is_stored() -> None:
     store = SlowStore()
     async with running(store=store) as service, serving(service) as api, node(service) as ready:
         await ready.become_ready()
+        path = f"/v1/nodes/{ready.node_id}"
+        assert (await api.get(path)).json()["stored"] is True
         store.going.clear()
-        change = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
-        await until(lambda: store.waits, what="the save on its way")
-        looks = [asyncio.ensure_future(shown(api, ready)) for _ in range(3)]
-        listing = asyncio.ensure_future(api.get("/v1/nodes"))
-        await asyncio.sleep(0.1)
-        assert not any(one.done() for one in (*looks, listing))
+        change = asyncio.ensure_future(api.post(f"{path}/cordon", json={"reason": "new driver"}))
+        await until(lambda: store.waits, what="the save in progress")
+        shown, (listed,) = (await api.get(path)).json(), (await api.get("/v1/nodes")).json()["nodes"]
+        assert [(one["cordoned"], one["stored"]) for one in (shown, listed)] == [("new driver", False)] * 2
+        assert (await api.get(f"{path}/explain")).status_code == 200
+        assert not change.done()
         store.going.set()
-        assert await change is None
-        assert [await look for look in looks] == ["new driver"] * 3
-        assert (await listing).json()["nodes"][0]["cordoned"] == "new driver"
+        assert (await change).json()["stored"] is True
 
 
-async def test_reads_are_refused_while_the_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_claims_and_tokens_are_refused_while_the_store_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = SlowStore()
     async with running(store=store) as service, serving(service) as api, node(service) as ready:
         await ready.become_ready()
@@ -61,10 +58,11 @@ async def test_reads_are_refused_while_the_store_does_not_answer(monkeypatch: py
         monkeypatch.setattr(service, "settled", soon)
         store.going.clear()
         change = asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver"))
-        await until(lambda: store.waits, what="the save on its way")
-        for path in (f"/v1/nodes/{ready.node_id}", "/v1/nodes", "/v1/claims", "/v1/tokens"):
-            refused = await api.get(path)
+        await until(lambda: store.waits, what="the save in progress")
+        for method, path in (("GET", "/v1/claims"), ("GET", "/v1/tokens"), ("POST", "/v1/dispatch/select")):
+            refused = await api.request(method, path, json={})
             assert (refused.status_code, problem(refused)["code"]) == (503, "REGISTRY_BUSY")
+            assert refused.headers["retry-after"] == "1"
         assert (await api.get("/healthz")).status_code == 200
         store.going.set()
         await change

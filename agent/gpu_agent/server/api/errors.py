@@ -109,6 +109,8 @@ def problem_response(status: int, code: str, detail: str, **fields: object) -> J
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for nothing else
     response = problem_response(error.status_code, error.code, error.detail, **error.fields)
+    if error.code == ErrorCode.REGISTRY_BUSY:
+        response.headers["Retry-After"] = "1"
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -1,7 +1,8 @@
 """Nodes over HTTP: list them, show one, explain one, and drain, resume, cordon, refresh or remove one.
 
-A change is answered once it is stored, with the node as it is then. A list is written piece by piece, so
-that ten thousand nodes do not block the event loop.
+A change is answered once it is stored, with the node as it is then. Reads never wait for the store: a node
+says `stored: false` while a change of it is not stored. A list is written piece by piece, so that ten
+thousand nodes do not block the event loop.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.server.api.errors import once_stored, raise_if_refused, unknown_node, wait_until_stored
+from gpu_agent.server.api.errors import raise_if_refused, unknown_node
 from gpu_agent.server.api.routing import NodeId, Registry, api_router, needs, refusals
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
@@ -87,10 +88,9 @@ class ExplainQuery(ApiRequest):
 async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) -> StreamingResponse:
     """List nodes by id, each with its status and the reason for it."""
     nodes = registry.nodes(query.filter(), after=query.after)
-    await wait_until_stored(registry)
     head = {"auth": "on" if registry.auth_on else "off", "plaintext": registry.plaintext}
     return StreamingResponse(
-        _write_page(_read_pieces(registry, nodes, limit=query.limit), head=head, limit=query.limit),
+        _write_page(nodes, head=head, limit=query.limit),
         media_type="application/json",
     )
 
@@ -100,7 +100,7 @@ async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) 
 )
 async def show_node(node_id: NodeId, registry: Registry) -> NodeDetail:
     """Show all that the registry knows of a node."""
-    return await once_stored(registry, _node(registry, node_id))
+    return _node(registry, node_id)
 
 
 @router.get(
@@ -113,8 +113,7 @@ async def list_node_events(
     node_id: NodeId, query: Annotated[EventsQuery, Query()], registry: Registry
 ) -> EventList:
     """Show a node's latest events, oldest first."""
-    node = await once_stored(registry, _node(registry, node_id))
-    return EventList(node_id=node_id, events=node.events[-query.limit :])
+    return EventList(node_id=node_id, events=_node(registry, node_id).events[-query.limit :])
 
 
 @router.get(
@@ -127,7 +126,7 @@ async def explain_node(
     node_id: NodeId, query: Annotated[ExplainQuery, Query()], registry: Registry
 ) -> NodeExplanation:
     """Explain which jobs a node would refuse now, why, and what would change it."""
-    explanation = await once_stored(registry, registry.explain_node(node_id, query.model))
+    explanation = registry.explain_node(node_id, query.model)
     if explanation is None:
         raise unknown_node(node_id)
     return explanation
@@ -216,9 +215,9 @@ async def remove_node(node_id: NodeId, registry: Registry) -> None:
 
 
 async def changed_node(registry: RegistryService, node_id: str, refusal: Refusal | None) -> NodeDetail:
-    """Answer a change with the node as it is once the change is stored."""
+    """Answer a change, which is stored by now, with the node as it is."""
     raise_if_refused(refusal)
-    return await once_stored(registry, _node(registry, node_id))
+    return _node(registry, node_id)
 
 
 def _node(registry: RegistryService, node_id: str) -> NodeDetail:
@@ -228,27 +227,17 @@ def _node(registry: RegistryService, node_id: str) -> NodeDetail:
     return node
 
 
-async def _read_pieces(
-    registry: RegistryService, nodes: Iterator[NodeSummary], *, limit: int | None
-) -> AsyncIterator[list[NodeSummary]]:
-    """Read one node more than the limit, some at a time, each piece once it is stored."""
-    nodes = itertools.islice(nodes, None if limit is None else limit + 1)
-    while piece := list(itertools.islice(nodes, NODES_IN_A_PIECE)):
-        yield await once_stored(registry, piece)
-
-
 async def _write_page(
-    pieces: AsyncIterator[list[NodeSummary]], *, head: Mapping[str, object], limit: int | None
+    nodes: Iterator[NodeSummary], *, head: Mapping[str, object], limit: int | None
 ) -> AsyncIterator[bytes]:
-    """Write a page as `NodeList` reads it: the nodes, then their count and where the next page begins."""
+    """Write a page as `NodeList` reads it, in pieces: the nodes, their count, where the next page begins."""
     yield f'{json.dumps(head, separators=(",", ":"))[:-1]},"nodes":['.encode()
-    count, last, more = 0, "", False
-    async for piece in pieces:
-        room = len(piece) if limit is None else limit - count
-        shown, more = piece[:room], len(piece) > room
-        if shown:
-            yield (b"," if count else b"") + b",".join(node.model_dump_json().encode() for node in shown)
-            count, last = count + len(shown), shown[-1].node_id
+    count, last = 0, ""
+    page = itertools.islice(nodes, limit)
+    while piece := list(itertools.islice(page, NODES_IN_A_PIECE)):
+        yield (b"," if count else b"") + b",".join(node.model_dump_json().encode() for node in piece)
+        count, last = count + len(piece), piece[-1].node_id
         await asyncio.sleep(0)
+    more = limit is not None and next(nodes, None) is not None
     following = _OPTIONAL_TEXT.dump_json(last if more else None).decode()
     yield f'],"count":{count},"next":{following}}}'.encode()
