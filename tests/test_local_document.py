@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.local.connection import LONGEST_ANSWER_BYTES, LONGEST_REQUEST_BYTES
-from gpu_agent.node.control.requests import ASKS
+from gpu_agent.local.connection import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
+from gpu_agent.node.control.handlers import ASKS
 from gpu_agent.node.control.server import ControlLimits
-from gpu_agent.node.jobs import LONGEST_ID
+from gpu_agent.node.jobs import MAX_JOB_ID_LENGTH
 from gpu_agent.session.types import State
 from gpu_agent.wire.messages import NodeStatusMessage
 from tests.node.control_harness import FakeAgent, serving, snapshot
@@ -81,7 +81,7 @@ def test_every_state_is_explained() -> None:
 def test_every_refusal_is_explained_and_none_besides() -> None:
     given = {
         call.args[0].value
-        for source in (ROOT / "agent" / "gpu_agent" / "node" / "socket").glob("*.py")
+        for source in (ROOT / "agent" / "gpu_agent" / "node" / "control").glob("*.py")
         for call in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
         and getattr(call.func, "id", "") == "Refusal"
@@ -94,12 +94,12 @@ def test_every_refusal_is_explained_and_none_besides() -> None:
 def test_the_bounds_are_the_true_ones() -> None:
     said, bounds = PAGE.replace("\n", " "), ControlLimits()
     for words in (
-        f"at most {LONGEST_REQUEST_BYTES} bytes and comes within {bounds.question_seconds:g} s",
-        f"at most {LONGEST_ANSWER_BYTES // 2**20} MiB, is taken within {bounds.read_seconds:g} s",
+        f"at most {MAX_REQUEST_BYTES} bytes and comes within {bounds.question_seconds:g} s",
+        f"at most {MAX_ANSWER_BYTES // 2**20} MiB, is taken within {bounds.read_seconds:g} s",
         f"At most {bounds.connections} programs are connected at once, {bounds.per_user} of any one user",
         f"{bounds.kept_for_operators} places are kept for those who may give orders",
         f"did not get to it within {bounds.answer_seconds:g} s",
-        f"up to {LONGEST_ID} printable",
+        f"up to {MAX_JOB_ID_LENGTH} printable",
     ):
         assert words in said
 
@@ -110,7 +110,7 @@ def test_the_bounds_are_the_true_ones() -> None:
 def test_the_programs_that_are_shown_work(status: str, words: str, tmp_path: Path) -> None:
     with_job, asking = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     agent = FakeAgent()
-    agent.stands = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
+    agent.state = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
     with serving(tmp_path / "s", agent=agent) as served:
         environment = {"GPU_AGENT_SOCKET": str(served.path)}
         for program, said in (

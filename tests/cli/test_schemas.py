@@ -9,17 +9,17 @@ import pytest
 
 from gpu_agent.cli.agent.doctor import report_document
 from gpu_agent.cli.main import main
-from gpu_agent.cli.schema import NAMES, doctor_schema, probe_schema, schema_of, status_schema, why_schema
-from gpu_agent.node.control.explain import explain_document
-from gpu_agent.node.control.requests import AnnouncedJob
-from gpu_agent.node.control.status import Instant, status_document
+from gpu_agent.cli.schema import NAMES, doctor_schema, schema_of
+from gpu_agent.node.jobs import Job, Worker, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
 from gpu_agent.session.types import State
+from gpu_agent.wire.control import status_schema, why_schema
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import GpuReport, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import Check, StatusDetails
-from tests.node.control_harness import HOST, INVENTORY, READY, snapshot
+from gpu_agent.wire.probe_document import ProbeDocument, probe_schema
+from tests.node.control_harness import HOST, INVENTORY, READY, jobs_in_flight, status_of, why_of
 from tests.nvml_fake.control import FakeNvml
 
 
@@ -116,6 +116,7 @@ def test_what_the_probe_prints_of_any_machine_is_what_the_schema_says(
     code = main(["probe", "--json"])
     document = json.loads(capsys.readouterr().out)
     jsonschema.validate(document, strict(probe_schema()))
+    assert ProbeDocument.model_validate(document).model_dump(by_alias=True, mode="json") == document
     assert document["could_register"] is (code == 0)
 
 
@@ -162,7 +163,7 @@ def test_every_verdict_is_in_the_schema() -> None:
     [
         {"schema": "gpu-agent.doctor/2"},
         {"ok": None},
-        {"checks": [{"check": "DNS", "verdict": "maybe", "detail": "", "fix": None}]},
+        {"checks": [{"check": "DNS", "registry_status": "maybe", "detail": "", "fix": None}]},
         {"checks": [{"check": "DNS"}]},
     ],
 )
@@ -171,18 +172,23 @@ def test_another_document_is_refused(wrong: dict[str, Any]) -> None:
         jsonschema.validate({**ALL, **wrong}, doctor_schema())
 
 
-JOBS = (
-    AnnouncedJob("job-1", 0, 1.5, pid=4711, held_by="process", holder="process-4711-1"),
-    AnnouncedJob("job-2", 0, 1.5, pid=None, held_by="connection", holder="connection-2"),
-)
+JOBS = jobs_in_flight(Job("job-1", of_process(4711, 1), 0, 1.5), Job("job-2", Worker("connection-2"), 0, 1.5))
 DETAILS = StatusDetails(
     checks=(Check(name="gpu", ok=True, detail="fine"),), in_flight_jobs=2, clears_when="x"
 )
 UNKNOWN = dict.fromkeys(
-    ("node_id", "verdict", "inventory", "state_since", "link_since", "last_heartbeat_at", "interval_seconds")
+    (
+        "node_id",
+        "registry_status",
+        "inventory",
+        "state_since",
+        "link_since",
+        "last_heartbeat_at",
+        "interval_seconds",
+    )
 )
 STANDINGS: dict[str, dict[str, Any]] = {
-    "ready": {"verdict": READY.model_copy(update={"details": DETAILS, "since": 3.5})},
+    "ready": {"registry_status": READY.model_copy(update={"details": DETAILS, "since": 3.5})},
     "fresh": {**UNKNOWN, "state": State.WAITING_GPU},
     "away": {"state": State.BACKING_OFF, "next_attempt_at": 103.0, "last_refusal": "connection refused"},
     "drains": {"drain_reason": "new fans", "drain_until": 200.0},
@@ -193,10 +199,8 @@ STANDINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def document(**stands: object) -> dict[str, Any]:
-    moment = Instant(monotonic=100.0, wall=5000.0)
-    made = status_document(snapshot(**stands), JOBS, announced=True, started_at=4000.0, moment=moment)
-    return dict(json.loads(json.dumps(made)))
+def document(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - a snapshot's fields
+    return status_of(JOBS, **fields)
 
 
 @pytest.mark.parametrize("name", STANDINGS)
@@ -219,9 +223,9 @@ BROKEN = Model(model_id="m", version="1", status=ModelStatus.ERROR)
 WHY_SCHEMA_STANDINGS: dict[str, dict[str, Any]] = {
     "ready": {},
     "away": {"state": State.BACKING_OFF, "next_attempt_at": 103.0, "last_refusal": "connection refused"},
-    "fresh": {"state": State.IDLE, "node_id": None, "verdict": None, "inventory": None},
+    "fresh": {"state": State.IDLE, "node_id": None, "registry_status": None, "inventory": None},
     "drains": {"drain_reason": "new fans", "drain_until": 200.0},
-    "degraded": {"verdict": READY.model_copy(update={"status": "degraded"})},
+    "degraded": {"registry_status": READY.model_copy(update={"status": "degraded"})},
     "private and full": {"public_jobs": PublicJobsState(wanted=False), "owner": Owner(max_concurrent_jobs=0)},
     "no driver": {"inventory": replace(INVENTORY, gpu=GpuReport(outcome=Outcome.NO_DRIVER))},
     "broken and busy": {
@@ -232,11 +236,9 @@ WHY_SCHEMA_STANDINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", WHY_SCHEMA_STANDINGS)
 def test_whatever_is_refused_is_told_as_the_schema_says(name: str) -> None:
-    told = explain_document(
-        snapshot(**WHY_SCHEMA_STANDINGS[name]), 0, moment=Instant(monotonic=100.0, wall=5000.0)
-    )
-    assert (told["objections"] == []) is (name == "ready")
-    jsonschema.validate(json.loads(json.dumps(told)), strict(why_schema()))
+    answer = why_of(**WHY_SCHEMA_STANDINGS[name])
+    assert (answer["objections"] == []) is (name == "ready")
+    jsonschema.validate(answer, strict(why_schema()))
 
 
 def test_the_schema_is_one() -> None:

@@ -86,7 +86,7 @@ def test_it_starts_reloads_and_ends_past_it(machine: _Machine, registry: Registr
         agent.await_event("settings_reloaded", within_seconds=PATIENCE_SECONDS)
         told.become(well="ready", later="ready")
         place = str(machine.dead)
-        agent.await_event("models_unsearched", within_seconds=PATIENCE_SECONDS, place=place)
+        agent.await_event("model_scan_failed", within_seconds=PATIENCE_SECONDS, place=place)
         assert _waiting_for_the_disk(agent.pid) in (1, None)
         agent.end()
 

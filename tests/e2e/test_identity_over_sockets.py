@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gpu_agent.node.agent import Agent
+from gpu_agent.node.gpu_readings import open_gpus
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def state(self) -> State | None:
-        return None if self.agent is None else self.agent.view.state
+        return None if self.agent is None else self.agent.session.state
 
     def give(self, token: NewToken) -> None:
         (self.folder / "join").write_text(token.token)
@@ -169,7 +169,7 @@ async def test_of_a_cloned_machine_the_newest_wins_and_the_other_does_not_fight(
             await until(lambda: alpha.state is State.YIELDED, what="the older session yields")
             assert await ready(service) == node_id
             assert alpha.agent is not None
-            assert "SESSION_SUPERSEDED" in (alpha.agent.view.last_refusal or "")
+            assert "SESSION_SUPERSEDED" in (alpha.agent.session.last_refusal or "")
             await asyncio.sleep(
                 10 * QUICK.backoff_ceiling_seconds
             )  # time enough to come back, were it to fight

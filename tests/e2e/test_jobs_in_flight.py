@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.agent import Agent
+from gpu_agent.node.gpu_readings import open_gpus
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.jobs import Worker
-from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
@@ -63,14 +63,14 @@ async def test_a_drain_waits_for_announced_jobs_and_ends_with_the_last(tmp_path:
     ):
         node_id = await ready(service)
         worker = Worker("w")
-        agent.jobs.announced("job-1", worker)
-        agent.jobs.announced("job-2", worker)
+        agent.jobs.start("job-1", worker, uid=0, now=1.0)
+        agent.jobs.start("job-2", worker, uid=0, now=1.0)
         await until(lambda: seen(service, node_id).running_jobs == ("job-1", "job-2"), what="ids are told")
         await service.drain(node_id)
-        agent.jobs.finished("job-1")
+        agent.jobs.finish("job-1")
         await until(lambda: seen(service, node_id).running_jobs == ("job-2",), what="one is left")
         assert seen(service, node_id).status == "draining"
-        agent.jobs.gone(worker)
+        agent.jobs.remove_worker(worker)
         await until(lambda: seen(service, node_id).status == "offline", what="the drain is over")
         assert seen(service, node_id).reason_code == "drain_complete"
 

@@ -14,8 +14,7 @@ import jsonschema
 import pytest
 
 from gpu_agent import local
-from gpu_agent.cli import schema as status_schema
-from gpu_agent.cli import schema as why_schema
+from gpu_agent.wire.control import status_schema, why_schema
 from tests.cli.test_schemas import strict
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import GID, needs_root, output_of, started
@@ -49,7 +48,7 @@ class Machine:
 
     def status(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.command("status", "--json"))
-        jsonschema.validate(document, strict(status_schema.status_schema()))
+        jsonschema.validate(document, strict(status_schema()))
         return document
 
     def await_standing(self, **awaited: object) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def test_while_the_registry_is_gone_all_is_answered_and_says_so(tmp_path: Path) 
         assert page.startswith(f"{machine.node_id}  not connected\n")
         assert "before the connection was lost" in page
         why = json.loads(machine.command("why", "--json"))
-        jsonschema.validate(why, strict(why_schema.why_schema()))
+        jsonschema.validate(why, strict(why_schema()))
         assert (why["refuses_every_job"], why["objections"][0]["reason"]) == (True, "disconnected")
         assert "the registry is not connected" in machine.command("refresh")
         machine.command("drain", "--deadline", "1s", "--wait")

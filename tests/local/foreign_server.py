@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpu_agent.local.connection import LONGEST_REQUEST_BYTES
+from gpu_agent.local.connection import MAX_REQUEST_BYTES
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def answering_with(path: Path, words: bytes) -> Iterator[None]:
 
         def talk() -> None:
             with listener.accept()[0] as connection:
-                connection.recv(LONGEST_REQUEST_BYTES)
+                connection.recv(MAX_REQUEST_BYTES)
                 connection.sendall(words)
                 if not words:
                     connection.recv(1)

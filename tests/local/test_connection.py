@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.local.connection import (
-    LONGEST_REQUEST_BYTES,
+    MAX_REQUEST_BYTES,
     Connection,
     LocalError,
     NoAgentError,
@@ -77,7 +77,7 @@ def test_who_breaks_off_is_said_to_have_gone(tmp_path: Path) -> None:
 
 def test_a_question_that_is_too_long_is_not_sent(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served, pytest.raises(RefusedError, match="at the most"):
-        ask("job_start", path=served.path, job_id="x" * LONGEST_REQUEST_BYTES)
+        ask("job_start", path=served.path, job_id="x" * MAX_REQUEST_BYTES)
 
 
 def test_a_path_that_can_be_none_is_a_sentence() -> None:

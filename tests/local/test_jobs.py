@@ -119,7 +119,7 @@ def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_pa
 
 
 def test_an_agent_that_is_busy_keeps_no_job_from_running_and_is_told_later(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", bounds=ControlLimits(connections=1, kept_for_operators=0)) as served:
+    with serving(tmp_path / "s", limits=ControlLimits(connections=1, kept_for_operators=0)) as served:
         with Connection(served.path) as other:
             other.ask("status")
             with pytest.raises(local.RefusedError), local.job("job-0", path=served.path, required=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.local import socket_path as place
-from gpu_agent.local.socket_path import LONGEST_ADDRESS_BYTES, address_of, socket_path
+from gpu_agent.local.socket_path import MAX_ADDRESS_BYTES, address_of, socket_path
 from gpu_agent.node.identity import default_state_dir
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import needs_root, output_of, started
@@ -17,7 +17,7 @@ from tests.node.other_user import needs_root, output_of, started
 def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration and no service of this machine's takes part."""
     monkeypatch.setattr(place, "_CONFIGURATION", tmp_path / "agent.toml")
-    monkeypatch.setattr(place, "_UNIT_PLACE", tmp_path / "run" / "agent.sock")
+    monkeypatch.setattr(place, "_UNIT_PATH", tmp_path / "run" / "agent.sock")
 
 
 def configured(tmp_path: Path, words: str) -> None:
@@ -85,7 +85,7 @@ def test_a_path_of_any_length_can_be_listened_at_and_connected_to(tmp_path: Path
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     folder.mkdir(parents=True)
     path = folder / "agent.sock"
-    assert len(os.fsencode(path)) > LONGEST_ADDRESS_BYTES
+    assert len(os.fsencode(path)) > MAX_ADDRESS_BYTES
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         with address_of(path) as address:
             listener.bind(address)
@@ -107,9 +107,9 @@ def test_a_worker_pays_for_the_standard_library_alone() -> None:
 @needs_root
 def test_a_place_that_is_closed_to_the_asker_is_the_place_all_the_same() -> None:
     asks = (
-        "import sys\nfrom pathlib import Path\nfrom gpu_agent.local import conversation, faults, place\n"
-        "place._CONFIGURATION, place._UNIT_PLACE = Path('/nowhere'), Path(sys.argv[1])\n"
-        "try:\n    conversation.ask('status')\nexcept faults.NoAgentError as error:\n    print(error)"
+        "import sys\nfrom pathlib import Path\nfrom gpu_agent.local import NoAgentError, ask, socket_path\n"
+        "socket_path._CONFIGURATION, socket_path._UNIT_PATH = Path('/nowhere'), Path(sys.argv[1])\n"
+        "try:\n    ask('status')\nexcept NoAgentError as error:\n    print(error)"
     )
     with reachable_folder() as folder:
         (folder / "run").mkdir(mode=0o750)

@@ -1,24 +1,29 @@
-"""The local socket with an agent behind it that does nothing but remember, on a loop of its own.
+"""The control socket before a fake agent, served by an event loop of its own.
 
-So that tests can be what workers and commands are: programs that block.
+So tests can be what workers and commands are: programs that block.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from gpu_agent.node.control.access import AccessPolicy, own_uid
+from gpu_agent.node.control.access import AccessPolicy, listen
+from gpu_agent.node.control.explain import explain
+from gpu_agent.node.control.handlers import RequestHandler, encode_answer
 from gpu_agent.node.control.server import ControlLimits, ControlServer
-from gpu_agent.node.jobs import Jobs
+from gpu_agent.node.control.status import Instant, status_document
+from gpu_agent.node.jobs import Job, Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import Snapshot
-from gpu_agent.node.socket_file import listen
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.types import DrainRequested, OwnerRequest, ResumeRequested, SessionSnapshot, State
 from gpu_agent.wire.declaration import Owner
@@ -50,11 +55,11 @@ VIEW = SessionSnapshot(
 )
 
 
-def snapshot(**more: object) -> Snapshot:
-    """A ready node; fields of its session, or of the picture, as a test wants them."""
-    of_session = {name: value for name, value in more.items() if hasattr(VIEW, name)}
-    of_picture = {name: value for name, value in more.items() if name not in of_session}
-    standing = Snapshot(
+def snapshot(**fields: object) -> Snapshot:
+    """A ready node; `fields` replace those of its session, or of the snapshot."""
+    of_session = {name: value for name, value in fields.items() if hasattr(VIEW, name)}
+    of_snapshot = {name: value for name, value in fields.items() if name not in of_session}
+    ready = Snapshot(
         session=replace(VIEW, **of_session),  # type: ignore[arg-type]  # a test's own fields
         registry_url="ws://r:8080/ws/node",
         owner=Owner(accept_public_jobs=True),
@@ -66,33 +71,63 @@ def snapshot(**more: object) -> Snapshot:
         status_received_at=20.0,
         last_heartbeat_at=30.0,
     )
-    return replace(standing, **of_picture)  # type: ignore[arg-type]  # as above
+    return replace(ready, **of_snapshot)  # type: ignore[arg-type]  # as above
+
+
+NOW = Instant(monotonic=100.0, wall=5000.0)
+
+
+def jobs_in_flight(*jobs: Job) -> Jobs:
+    """Jobs as workers announced them."""
+    announced = Jobs()
+    for job in jobs:
+        assert announced.start(job.job_id, job.worker, uid=job.uid, now=job.since) is None
+    return announced
+
+
+def status_of(
+    jobs: Jobs | None = None, *, started_at: float = 4000.0, instant: Instant = NOW, **fields: object
+) -> dict[str, Any]:
+    """What the agent answers to `status`, as a reader of the socket parses it."""
+    document = status_document(snapshot(**fields), jobs or Jobs(), started_at=started_at, instant=instant)
+    return dict(json.loads(encode_answer(document))["answer"])
+
+
+def why_of(jobs: Jobs | None = None, **fields: object) -> dict[str, Any]:
+    """What the agent answers to `why`, as a reader of the socket parses it."""
+    document = explain(snapshot(**fields), jobs or Jobs(), instant=NOW)
+    return dict(json.loads(encode_answer(document))["answer"])
 
 
 class FakeAgent:
-    """What the socket needs of an agent."""
+    """An agent that records what the control socket asks of it."""
 
     def __init__(self) -> None:
         self.jobs = Jobs()
-        self.stands = snapshot()
-        self.orders: list[OwnerRequest] = []
+        self.state = snapshot()
+        self.requests: list[OwnerRequest] = []
         self.refreshed = 0
         self.stuck = False
 
     def snapshot(self) -> Snapshot:
-        return self.stands
+        return self.state
 
-    async def order(self, order: OwnerRequest) -> None:
+    async def submit(self, request: OwnerRequest) -> None:
         if self.stuck:
             await asyncio.Event().wait()
-        self.orders.append(order)
-        if isinstance(order, DrainRequested):
-            self.stands = snapshot(drain_reason=order.reason, drain_until=1e9)
-        if isinstance(order, ResumeRequested):
-            self.stands = snapshot()
+        self.requests.append(request)
+        if isinstance(request, DrainRequested):
+            self.state = snapshot(drain_reason=request.reason, drain_until=1e9)
+        if isinstance(request, ResumeRequested):
+            self.state = snapshot()
 
     async def refresh(self) -> None:
         self.refreshed += 1
+
+    def handler(self, policy: AccessPolicy, wall: Callable[[], float] = time.time) -> RequestHandler:
+        return RequestHandler(
+            self.jobs, policy, snapshot=self.snapshot, submit=self.submit, refresh=self.refresh, wall=wall
+        )
 
 
 class Served:
@@ -107,33 +142,34 @@ class Served:
 def serving(
     path: Path,
     *,
-    bounds: ControlLimits | None = None,
+    limits: ControlLimits | None = None,
     agent: FakeAgent | None = None,
     operators: int | None = None,
 ) -> Iterator[Served]:
     """Serve in a thread while the block runs."""
-    standing = agent or FakeAgent()
+    fake = agent or FakeAgent()
     loop = asyncio.new_event_loop()
-    serves = threading.Event()
-    # What is opened next has the number of the folder by which a long path was reached.
+    ready = threading.Event()
+    # The next file that is opened gets the number of the folder through which a long path was reached.
     with listen(path) as listener, Path(os.devnull).open("rb"):
-        house = AccessPolicy(own_uid(), path.lstat().st_gid, operators)
+        policy = AccessPolicy(os.geteuid(), path.lstat().st_gid, operators)
 
         async def serve() -> None:
             async with Tasks() as tasks:
-                tasks.start("socket", ControlServer(standing, house, bounds=bounds).serve(listener, tasks))
-                loop.call_soon(serves.set)
-                await ending.wait()
+                server = ControlServer(fake.handler(policy), policy, limits=limits)
+                tasks.start("socket", server.serve(listener, tasks))
+                loop.call_soon(ready.set)
+                await stopping.wait()
                 tasks.end()
 
-        ending = asyncio.Event()
+        stopping = asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
         thread.start()
-        assert serves.wait(10)
+        assert ready.wait(10)
         try:
-            yield Served(path, standing)
+            yield Served(path, fake)
         finally:
-            loop.call_soon_threadsafe(ending.set)
+            loop.call_soon_threadsafe(stopping.set)
             thread.join(10)
             assert not thread.is_alive()
             loop.close()

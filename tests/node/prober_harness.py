@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_agent.node.gpu_readings import Collectors
-from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.gpu_readings import Collectors, ReadGpus
+from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.snapshot import Sources
@@ -17,7 +17,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
 
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="A100", memory_mb=81920),))
 HUNG = MissedReading(reason="nvml_hung", since=0.0, detail="no answer")
-PACE = Pace(interval_seconds=0.01, deadline_seconds=0.05, stale_after_seconds=60, without_driver_seconds=0.01)
+PACE = Pace(interval_seconds=0.01, deadline_seconds=0.05, stale_after_seconds=60, retry_driver_seconds=0.01)
 
 
 class CountingHost(HostProbe):
@@ -49,11 +49,11 @@ async def probing(
     sources: Sources | None = None,
     *,
     pace: Pace = PACE,
-    collecting: Collectors | None = None,
+    collectors: Collectors | None = None,
 ) -> AsyncIterator[tuple[Prober, Callable[[], Awaitable[Inventory]]]]:
     found: asyncio.Queue[Inventory] = asyncio.Queue()
     prober = Prober(
-        read, sources or Sources(), pace=pace, simulated=True, listener=found.put, collecting=collecting
+        read, sources or Sources(), pace=pace, simulated=True, listener=found.put, collectors=collectors
     )
 
     async def next_one() -> Inventory:

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gpu_agent.node.agent import Agent
+from gpu_agent.node.gpu_readings import ReadGpus, open_gpus
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.node.prober import ReadGpus, open_gpus
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.types import Exit, SessionSettings

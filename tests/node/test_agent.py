@@ -11,9 +11,9 @@ from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.node.agent import Agent
 from gpu_agent.node.daemon import ExitCode, run
+from gpu_agent.node.gpu_readings import ReadGpus, open_gpus
 from gpu_agent.node.identity import IdentityFile, lock_state_dir
 from gpu_agent.node.jobs import Worker
-from gpu_agent.node.prober import ReadGpus, open_gpus
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.runtime.tasks import Tasks
@@ -37,7 +37,7 @@ async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_i
     async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
         async with asyncio.timeout(10):
             await scheduler.ready.wait()
-        await running.until(lambda: running.agent.view.registry_status.status == "ready")  # type: ignore[union-attr]  # registered
+        await running.until(lambda: running.agent.session.registry_status.status == "ready")  # type: ignore[union-attr]  # registered
         (node_id,) = scheduler.statuses
         assert IdentityFile(tmp_path).load().identity.node_id == node_id
         versions = [frame.get("capability_schema_version") for frame in scheduler.frames[:2]]
@@ -56,7 +56,7 @@ async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp
             (node_id,) = scheduler.statuses
             for _ in range(2):
                 await scheduler.__aexit__()
-                await running.until(lambda: running.agent.view.state is not State.REGISTERED)
+                await running.until(lambda: running.agent.session.state is not State.REGISTERED)
                 scheduler = OlderScheduler(port=port)  # noqa: PLW2901 - the next one at its place
                 await scheduler.__aenter__()
                 async with asyncio.timeout(10):
@@ -104,7 +104,7 @@ async def test_announced_jobs_are_named_in_beats_and_in_the_next_registration(tm
     async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
         assert (await registry.next("node_heartbeat")).get("running_jobs") is None
         worker = Worker("w")
-        assert running.agent.jobs.announced("job-1", worker) is None
+        assert running.agent.jobs.start("job-1", worker, uid=0, now=1.0) is None
         while (beat := await registry.next("node_heartbeat")).get("running_jobs") is None:
             pass
         assert (beat["running_jobs"], beat["resource_usage"]["running_jobs"]) == (["job-1"], 1)
@@ -112,7 +112,7 @@ async def test_announced_jobs_are_named_in_beats_and_in_the_next_registration(tm
         while told != ["job-1"]:
             await registry.say(type="node_control", command="reregister")
             told = (await registry.next("node_register")).get("running_jobs")
-        running.agent.jobs.gone(worker)
+        running.agent.jobs.remove_worker(worker)
         while (beat := await registry.next("node_heartbeat")).get("running_jobs") != []:
             pass
         assert beat["resource_usage"]["running_jobs"] == 0
@@ -171,7 +171,7 @@ async def test_a1_without_a_gpu_the_agent_never_connects_and_does_once_one_appea
         listening_registry() as registry,
         _agent_at(registry, tmp_path, read=read) as running,
     ):
-        await running.until(lambda: running.agent.view.last_refusal == "no usable GPU to declare")
+        await running.until(lambda: running.agent.session.last_refusal == "no usable GPU to declare")
         assert registry.connections == []
         card = Gpu(uuid="GPU-1", name="L4", memory_mb=24_000)
         reports.append(GpuReport(outcome=Outcome.OK, gpus=(card,)))

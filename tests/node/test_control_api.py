@@ -17,7 +17,7 @@ def agent_at(registry: BareRegistry, folder: Path) -> AbstractAsyncContextManage
 async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
-        snapshot = running.agent.front.snapshot()
+        snapshot = running.agent.snapshot()
         now = asyncio.get_running_loop().time()
         assert (snapshot.session.state, snapshot.session.node_id) == (State.REGISTERED, "node-A")
         assert snapshot.registry_url == registry.url
@@ -38,13 +38,13 @@ async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Pat
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         async with asyncio.timeout(5):
-            await running.agent.front.order(DrainRequested("new fans", 60))
-        assert running.agent.front.snapshot().session.drain_reason == "new fans"
+            await running.agent.submit(DrainRequested("new fans", 60))
+        assert running.agent.snapshot().session.drain_reason == "new fans"
         goodbye = await registry.next("node_unregister")
         assert (goodbye["drain"], goodbye["reason"]) == (True, "new fans")
         await registry.say(type="node_status", node_id="node-A", status="offline", reason="drained")
-        await running.until(lambda: running.agent.view.state is State.DRAINED)
-        await running.agent.front.order(ResumeRequested())
+        await running.until(lambda: running.agent.session.state is State.DRAINED)
+        await running.agent.submit(ResumeRequested())
         assert (await registry.next("node_register"))["node_id"] == "node-A"
         await running.stopped()
 
@@ -52,10 +52,10 @@ async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Pat
 async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_follows(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
-        before = running.agent.front.snapshot().inventory
+        before = running.agent.snapshot().inventory
         async with asyncio.timeout(5):
-            await running.agent.front.refresh()
-        assert running.agent.front.snapshot().inventory is not before
+            await running.agent.refresh()
+        assert running.agent.snapshot().inventory is not before
         while "hardware" not in await registry.next("node_heartbeat"):
             pass
         await running.stopped()
@@ -78,11 +78,11 @@ async def test_a_refresh_is_not_content_with_a_probe_that_was_under_way(tmp_path
         may_end.release()
         await registry.next("node_heartbeat")
         await begun.acquire()
-        before = running.agent.front.snapshot().inventory
-        refreshing = asyncio.ensure_future(running.agent.front.refresh())
+        before = running.agent.snapshot().inventory
+        refreshing = asyncio.ensure_future(running.agent.refresh())
         await asyncio.sleep(0)
         may_end.release()
-        await running.until(lambda: running.agent.front.snapshot().inventory is not before)
+        await running.until(lambda: running.agent.snapshot().inventory is not before)
         await begun.acquire()
         assert not refreshing.done()
         may_end.release()

@@ -10,8 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpu_agent.node.gpu_readings import AGAIN_SECONDS, Collectors, HealthLog, ReadingLog, open_collectors
-from gpu_agent.node.prober import open_gpus
+from gpu_agent.node.gpu_readings import (
+    REPEAT_EVENT_SECONDS,
+    Collectors,
+    HealthLog,
+    ReadingLog,
+    open_collectors,
+    open_gpus,
+)
 from gpu_agent.node.settings import load
 from gpu_agent.probe.collectors.amd import AmdGpus
 from gpu_agent.probe.collectors.protocol import InstalledCollector, Surroundings
@@ -288,7 +294,7 @@ NO_EVENTS: Mapping[str, int] = {}
 
 
 def gpu(
-    *codes: str, index: int = 0, events: Mapping[str, int] = NO_EVENTS, unheard: str | None = None
+    *codes: str, index: int = 0, events: Mapping[str, int] = NO_EVENTS, without_events: str | None = None
 ) -> Gpu:
     reasons = tuple(reason(code) for code in codes)
     return Gpu(
@@ -298,7 +304,7 @@ def gpu(
         health=health_from(reasons),
         reasons=reasons,
         events=events,
-        unknowns={} if unheard is None else {"events": unheard},
+        unknowns={} if without_events is None else {"events": without_events},
     )
 
 
@@ -310,9 +316,9 @@ class Logging:
         self._caplog = caplog
         self._log = HealthLog()
 
-    def note(self, now: float, *gpus: Gpu, heard: bool = True) -> list[dict[str, object]]:
+    def note(self, now: float, *gpus: Gpu, fresh: bool = True) -> list[dict[str, object]]:
         self._caplog.clear()
-        self._log.note(GpuReport(outcome=Outcome.OK, gpus=gpus), heard=heard, now=now)
+        self._log.note(GpuReport(outcome=Outcome.OK, gpus=gpus), fresh=fresh, now=now)
         return [
             {
                 "event": record.message,
@@ -371,12 +377,12 @@ def test_a_storm_of_events_is_a_line_a_minute_that_says_how_many(logging: Loggin
     ]
     assert [line["count"] for line in lines if line["uuid"] == "GPU-0"] == [10, 120, 120]
     assert [line["count"] for line in lines if line["uuid"] == "GPU-1"] == [1, 12, 12]
-    assert AGAIN_SECONDS == 60
+    assert REPEAT_EVENT_SECONDS == 60
 
 
 def test_a_reading_that_only_still_stands_tells_its_events_no_second_time(logging: Logging) -> None:
     assert len(logging.note(0, gpu(events={"xid_31": 1}))) == 1
-    assert logging.note(100, gpu(events={"xid_31": 1}), heard=False) == []
+    assert logging.note(100, gpu(events={"xid_31": 1}), fresh=False) == []
 
 
 def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Logging) -> None:
@@ -388,9 +394,14 @@ def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Lo
 
 
 def test_a_driver_that_tells_of_no_events_is_told_of_once_for_each_gpu(logging: Logging) -> None:
-    told = logging.note(0, gpu(unheard="too old"), gpu(index=1, unheard="too old"), gpu(index=2))
+    told = logging.note(
+        0, gpu(without_events="too old"), gpu(index=1, without_events="too old"), gpu(index=2)
+    )
     assert [(line["event"], line["index"], line["reason"]) for line in told] == [
         ("gpu_events_unavailable", 0, "too old"),
         ("gpu_events_unavailable", 1, "too old"),
     ]
-    assert logging.note(5, gpu(unheard="too old"), gpu(index=1, unheard="too old"), gpu(index=2)) == []
+    assert (
+        logging.note(5, gpu(without_events="too old"), gpu(index=1, without_events="too old"), gpu(index=2))
+        == []
+    )

@@ -22,7 +22,7 @@ HASTY = DiskPatience(wait_seconds=0.05, silent_after_seconds=0.0, stale_after_se
 
 
 def _of_models(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [message for message in caplog.messages if message.startswith(("models", "surroundings"))]
+    return [message for message in caplog.messages if message.startswith(("model_", "host_scan"))]
 
 
 def _held() -> HeldSource:
@@ -101,7 +101,7 @@ async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_t
     assert proven == [True, False, True]
 
 
-async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
+async def test_a_hung_disk_is_logged_once_and_again_when_it_answers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
@@ -110,15 +110,15 @@ async def test_a_disk_that_hangs_is_told_of_once_and_again_when_it_answers(
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
         for _ in range(5):
             await next_one()
-        assert _of_models(caplog) == ["models_unsearched"]
+        assert _of_models(caplog) == ["model_scan_failed"]
         source.release.set()
         while not (await next_one()).models:
             pass
         await next_one()
-    assert _of_models(caplog) == ["models_unsearched", "model_disk_recovered"]
+    assert _of_models(caplog) == ["model_scan_failed", "model_disk_recovered"]
 
 
-async def test_a_place_that_cannot_be_searched_for_models_is_told_of_once(
+async def test_a_folder_that_cannot_be_scanned_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -126,7 +126,7 @@ async def test_a_place_that_cannot_be_searched_for_models_is_told_of_once(
     async with probing(always(GOOD), Sources(scanner=scanner)) as (_, next_one):
         for _ in range(3):
             await next_one()
-    assert _of_models(caplog) == ["models_unsearched"]
+    assert _of_models(caplog) == ["model_scan_failed"]
 
 
 async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(
@@ -160,7 +160,9 @@ async def test_new_places_are_looked_at_at_once_and_whoever_named_them_waits_unt
     calm = replace(PACE, interval_seconds=30, deadline_seconds=20)
     async with probing(always(GOOD), pace=calm) as (prober, next_one):
         assert (await next_one()).models == ()
-        await prober.renew(Sources(scanner=ModelScanner((), (Declaration(model_id="new", version="1"),))))
+        await prober.replace_sources(
+            Sources(scanner=ModelScanner((), (Declaration(model_id="new", version="1"),)))
+        )
         assert [model.model_id for model in (await next_one()).models] == ["new"]
 
 
@@ -169,7 +171,7 @@ async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
     async with probing(always(GOOD), pace=QUICK) as (prober, next_one):
         await next_one()
         async with asyncio.timeout(10):
-            await prober.renew(Sources(scanner=ModelScanner((source,), patience=HASTY)))
+            await prober.replace_sources(Sources(scanner=ModelScanner((source,), patience=HASTY)))
         assert source.looks == 1
         source.release.set()
 

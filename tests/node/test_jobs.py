@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.jobs import (
-    LONGEST_ID,
+    MAX_JOB_ID_LENGTH,
     Jobs,
     Worker,
     mark_own_programs,
@@ -26,86 +26,97 @@ from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Outcome
 ONE, OTHER = Worker("one"), Worker("other", pid=7, started=70)
 
 
-def test_until_a_worker_announces_nobody_tells_and_from_then_on_none_is_none() -> None:
+def test_ids_are_none_until_a_worker_announces_and_empty_afterwards() -> None:
     jobs = Jobs()
-    told = [jobs.ids]
-    assert jobs.announced("a", ONE) is None
-    told.append(jobs.ids)
-    assert jobs.finished("a")
-    told.append(jobs.ids)
-    assert told == [None, ("a",), ()]
+    ids = [jobs.ids]
+    assert jobs.start("a", ONE, uid=0, now=1.0) is None
+    ids.append(jobs.ids)
+    assert jobs.finish("a")
+    ids.append(jobs.ids)
+    assert ids == [None, ("a",), ()]
 
 
 def test_jobs_are_named_oldest_first_and_each_once() -> None:
     jobs = Jobs()
     for job_id in ("b", "a", "b", "c"):
-        jobs.announced(job_id, ONE)
+        jobs.start(job_id, ONE, uid=0, now=1.0)
     assert jobs.ids == ("b", "a", "c")
 
 
 def test_a_job_that_is_not_in_flight_cannot_be_finished() -> None:
     jobs = Jobs()
-    assert not jobs.finished("a")
+    assert not jobs.finish("a")
     assert jobs.ids is None
-    jobs.announced("a", ONE)
-    assert [jobs.finished("a"), jobs.finished("a")] == [True, False]
+    jobs.start("a", ONE, uid=0, now=1.0)
+    assert [jobs.finish("a"), jobs.finish("a")] == [True, False]
 
 
-def test_a_workers_jobs_end_with_it_and_nobody_elses() -> None:
+def test_a_workers_jobs_end_with_it_and_no_others() -> None:
     jobs = Jobs()
     for job_id, worker in (("a", ONE), ("b", OTHER), ("c", ONE)):
-        jobs.announced(job_id, worker)
-    assert jobs.gone(ONE) == ("a", "c")
+        jobs.start(job_id, worker, uid=0, now=1.0)
+    assert jobs.remove_worker(ONE) == ("a", "c")
     assert (jobs.ids, jobs.workers) == (("b",), (OTHER,))
-    assert jobs.gone(ONE) == ()
+    assert jobs.remove_worker(ONE) == ()
 
 
 def test_a_job_that_another_worker_took_over_outlives_the_first() -> None:
     jobs = Jobs()
-    jobs.announced("a", ONE)
-    jobs.announced("a", OTHER)
-    assert jobs.gone(ONE) == ()
+    jobs.start("a", ONE, uid=0, now=1.0)
+    jobs.start("a", OTHER, uid=0, now=1.0)
+    assert jobs.remove_worker(ONE) == ()
     assert jobs.ids == ("a",)
-    assert jobs.gone(OTHER) == ("a",)
+    assert jobs.remove_worker(OTHER) == ("a",)
 
 
 def test_a_process_stays_one_worker_however_many_connections_it_had() -> None:
     jobs = Jobs()
     for number in range(3):
         worker = Worker(f"connection-{number}", pid=7, started=70)
-        jobs.announced(f"job-{number}", worker)
-        assert jobs.left(worker) == (f"job-{number}",)
+        jobs.start(f"job-{number}", worker, uid=0, now=1.0)
+        assert jobs.close_connection(worker) == (f"job-{number}",)
     assert (jobs.ids, jobs.workers) == ((), (of_process(7, 70),))
-    assert jobs.left(ONE) == ()
-    jobs.announced("a", ONE)
-    assert (jobs.left(ONE), jobs.workers) == (("a",), (of_process(7, 70),))
+    assert jobs.close_connection(ONE) == ()
+    jobs.start("a", ONE, uid=0, now=1.0)
+    assert (jobs.close_connection(ONE), jobs.workers) == (("a",), (of_process(7, 70),))
+
+
+def test_a_job_that_is_announced_again_keeps_its_beginning_and_changes_its_worker() -> None:
+    jobs = Jobs()
+    jobs.start("a", ONE, uid=5, now=100.0)
+    jobs.start("a", of_process(7, 70), uid=5, now=200.0)
+    (job,) = jobs.in_flight
+    assert (job.since, job.worker.kind, job.worker.pid) == (100.0, "process", 7)
+    assert [jobs.has_job(ONE), jobs.has_job(of_process(7, 70))] == [False, True]
+    jobs.close_connection(ONE)
+    assert jobs.in_flight == (job,)
 
 
 def test_a_worker_without_a_job_is_still_a_worker() -> None:
     jobs = Jobs()
-    jobs.announced("a", OTHER)
-    jobs.finished("a")
+    jobs.start("a", OTHER, uid=0, now=1.0)
+    jobs.finish("a")
     assert jobs.workers == (OTHER,)
 
 
-@pytest.mark.parametrize("job_id", ["", "x" * (LONGEST_ID + 1), "a\x1b[2J", "a\nb", "\ud800"])
+@pytest.mark.parametrize("job_id", ["", "x" * (MAX_JOB_ID_LENGTH + 1), "a\x1b[2J", "a\nb", "\ud800"])
 def test_an_id_that_no_registry_would_read_is_refused_and_counts_nothing(job_id: str) -> None:
     jobs = Jobs()
-    assert "characters that can be printed" in (jobs.announced(job_id, ONE) or "")
+    assert "characters that can be printed" in (jobs.start(job_id, ONE, uid=0, now=1.0) or "")
     assert jobs.ids is None
 
 
-def test_no_more_is_counted_than_a_beat_can_name() -> None:
+def test_no_more_jobs_are_counted_than_a_heartbeat_can_name() -> None:
     jobs = Jobs()
     refusal, number = None, 0
     while refusal is None:
         number += 1
-        refusal = jobs.announced(f'"{number}\u00e9' + "x" * 1000, ONE)
-    assert f"{number - 1} jobs are in flight, and no beat can name more" in refusal
+        refusal = jobs.start(f'"{number}\u00e9' + "x" * 1000, ONE, uid=0, now=1.0)
+    assert f"{number - 1} jobs are in flight, and no heartbeat can name more" in refusal
     assert jobs.ids is not None
     assert len(json.dumps(jobs.ids, ensure_ascii=False).encode()) <= JOB_IDS_ROOM_BYTES
-    jobs.finished(jobs.ids[0])
-    assert jobs.announced("a", ONE) is None
+    jobs.finish(jobs.ids[0])
+    assert jobs.start("a", ONE, uid=0, now=1.0) is None
 
 
 STAT = "{pid} (x) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
@@ -143,7 +154,7 @@ def test_a_process_that_cannot_be_seen_from_here_is_neither(tmp_path: Path) -> N
     ]
 
 
-def test_where_no_workers_process_is_known_nobody_knows_whose_they_are(tmp_path: Path) -> None:
+def test_without_a_known_worker_process_the_owner_is_unknown(tmp_path: Path) -> None:
     root = machine(tmp_path)
     for workers in ([], [Worker("w")]):
         seen = match_workers(report(10, 20), workers, root)
@@ -163,19 +174,19 @@ async def test_the_jobs_of_a_real_process_end_with_it(caplog: pytest.LogCaptureF
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
     here = process(child.pid)
     assert here is not None
-    assert jobs.announced("a", Worker("w", child.pid, here.started)) is None
+    assert jobs.start("a", Worker("w", child.pid, here.started), uid=0, now=1.0) is None
     held = report(child.pid, os.getpid())
     assert owners(await mark_owned(held, jobs)) == [True, False]
-    told = [jobs.ids]
+    ids = [jobs.ids]
     child.communicate(b"\n")
     assert owners(await mark_owned(held, jobs)) == [None, None]
-    told.append(jobs.ids)
-    assert told == [("a",), ()]
+    ids.append(jobs.ids)
+    assert ids == [("a",), ()]
     assert "worker_ended" in caplog.messages
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-async def test_a_worker_is_no_stranger_between_its_jobs_and_may_end_without_a_word(
+async def test_a_worker_between_jobs_is_ours_and_its_end_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     jobs = Jobs()
@@ -183,8 +194,8 @@ async def test_a_worker_is_no_stranger_between_its_jobs_and_may_end_without_a_wo
     here = process(child.pid)
     assert here is not None
     worker = Worker("connection-1", child.pid, here.started)
-    assert jobs.announced("a", worker) is None
-    jobs.left(worker)
+    assert jobs.start("a", worker, uid=0, now=1.0) is None
+    jobs.close_connection(worker)
     assert owners(await mark_owned(report(child.pid), jobs)) == [True]
     child.communicate(b"\n")
     await mark_owned(report(), jobs)
@@ -192,7 +203,7 @@ async def test_a_worker_is_no_stranger_between_its_jobs_and_may_end_without_a_wo
     assert "worker_ended" not in caplog.messages
 
 
-async def test_without_workers_nothing_is_looked_at() -> None:
+async def test_without_workers_no_process_is_read() -> None:
     held = report(1)
     assert await mark_owned(held, Jobs()) is held
 
@@ -228,9 +239,9 @@ def test_a_name_is_as_long_as_its_bytes(tmp_path: Path) -> None:
     assert owners(match_programs(own_programs_report(20), [name], root)) == [True]
 
 
-def test_gpus_that_tell_no_processes_stay_as_they_are(tmp_path: Path) -> None:
-    untold = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X"),))
-    assert match_programs(untold, ["x"], tmp_path) == untold
+def test_gpus_that_report_no_processes_stay_unchanged(tmp_path: Path) -> None:
+    without_processes = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="X"),))
+    assert match_programs(without_processes, ["x"], tmp_path) == without_processes
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpu_agent.node import liveness as supervised
 from gpu_agent.node.liveness import (
-    MOST_HELD_UP_SECONDS,
+    MAX_EVENT_SECONDS,
     PROBE_SLACK_SECONDS,
     Progress,
     find_stall,
@@ -28,8 +28,8 @@ from tests.service_manager import ServiceManager, service_manager
 from tests.waiting import until
 
 NOW = 1000.0
-LATE = MOST_HELD_UP_SECONDS + 1
-WELL = Progress(busy_since=None, deadline=NOW + 5, probed_at=NOW - 4, probe_patience_seconds=25)
+LATE = MAX_EVENT_SECONDS + 1
+WELL = Progress(busy_since=None, deadline=NOW + 5, probed_at=NOW - 4, max_probe_seconds=25)
 
 
 def test_an_agent_that_waits_for_its_deadline_is_well() -> None:
@@ -44,24 +44,24 @@ def test_a_registry_that_is_away_makes_nobody_ill_however_long_the_session_backs
 def test_an_event_that_does_not_end_is_told_with_its_age() -> None:
     stuck = replace(WELL, busy_since=NOW - LATE)
     assert find_stall(stuck, NOW) == f"one event has been under way for {LATE:.0f} s"
-    assert find_stall(replace(WELL, busy_since=NOW - MOST_HELD_UP_SECONDS), NOW) is None
+    assert find_stall(replace(WELL, busy_since=NOW - MAX_EVENT_SECONDS), NOW) is None
 
 
 def test_a_deadline_that_passed_and_woke_nobody_is_told() -> None:
     missed = replace(WELL, deadline=NOW - LATE)
     assert find_stall(missed, NOW) == f"the session's deadline passed {LATE:.0f} s ago"
-    assert find_stall(replace(WELL, deadline=NOW - MOST_HELD_UP_SECONDS), NOW) is None
+    assert find_stall(replace(WELL, deadline=NOW - MAX_EVENT_SECONDS), NOW) is None
 
 
 def test_a_deadline_that_passes_while_an_event_is_carried_out_has_that_event_s_time() -> None:
     assert find_stall(replace(WELL, deadline=NOW - LATE, busy_since=NOW - 1), NOW) is None
 
 
-def test_a_probe_that_does_not_come_round_is_told() -> None:
-    age = WELL.probe_patience_seconds + PROBE_SLACK_SECONDS
+def test_a_probe_loop_that_hangs_is_a_stall() -> None:
+    age = WELL.max_probe_seconds + PROBE_SLACK_SECONDS
     assert find_stall(replace(WELL, probed_at=NOW - age), NOW) is None
     standing = replace(WELL, probed_at=NOW - age - 1)
-    assert find_stall(standing, NOW) == f"the probe has not come round for {age + 1:.0f} s"
+    assert find_stall(standing, NOW) == f"no probe has begun for {age + 1:.0f} s"
 
 
 @pytest.mark.parametrize("name", ["busy_since", "deadline", "probed_at"])
@@ -101,7 +101,7 @@ async def _attended(
 
 def _well() -> Progress:
     now = asyncio.get_running_loop().time()
-    return Progress(busy_since=None, deadline=now + 3600, probed_at=now, probe_patience_seconds=25)
+    return Progress(busy_since=None, deadline=now + 3600, probed_at=now, max_probe_seconds=25)
 
 
 def _stuck() -> Progress:

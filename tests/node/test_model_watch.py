@@ -11,7 +11,7 @@ import pytest
 
 from gpu_agent.node import model_watch as sources
 from gpu_agent.node.model_watch import (
-    MOST_TOLD,
+    MAX_LOGGED,
     PAUSE_SECONDS,
     SETTLE_SECONDS,
     ModelWatcher,
@@ -79,10 +79,10 @@ async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = _with_models(tmp_path, 1)
-    monkeypatch.setattr(sources, "LOOK_THROUGH_SECONDS", 0.05)
+    monkeypatch.setattr(sources, "FIRST_SCAN_SECONDS", 0.05)
     release = threading.Event()
 
-    def hanging(_catalogue: ModelScanner, _budget_seconds: float) -> Scan:
+    def hanging(_scanner: ModelScanner, _budget_seconds: float) -> Scan:
         release.wait(30)
         return Scan()
 
@@ -138,7 +138,7 @@ class _Looks:
 
     def scan(self) -> None:
         self.scanner.scan(after_read=self.rescans.follow)
-        self.rescans.scanned()
+        self.rescans.after_scan()
 
     async def next_one(self) -> float:
         async with asyncio.timeout(5):
@@ -262,7 +262,7 @@ def test_each_place_is_told_once_for_each_reason_and_again_when_it_breaks_again(
     unsearched = UnreadableLog()
     for problems in ({"/a": LINK}, {"/a": LINK}, {"/a": "permission denied"}, {}, {"/a": LINK}):
         unsearched.note(problems, PLACES)
-    assert caplog.messages == ["models_unsearched"] * 3
+    assert caplog.messages == ["model_scan_failed"] * 3
 
 
 def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
@@ -277,13 +277,13 @@ def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
         {},
     ):
         unsearched.note(problems, PLACES)
-    answered = ["model_disk_recovered", "models_unsearched", "model_disk_recovered"]
-    assert caplog.messages == ["models_unsearched"] * 2 + answered
+    answered = ["model_disk_recovered", "model_scan_failed", "model_disk_recovered"]
+    assert caplog.messages == ["model_scan_failed"] * 2 + answered
 
 
 def test_of_many_places_a_few_are_told_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    UnreadableLog().note({f"/{number}": LINK for number in range(MOST_TOLD + 7)}, ())
-    assert len(caplog.records) == MOST_TOLD
+    UnreadableLog().note({f"/{number}": LINK for number in range(MAX_LOGGED + 7)}, ())
+    assert len(caplog.records) == MAX_LOGGED
     assert "'others': 7" in str(caplog.records[0].__dict__)
 
 
@@ -294,4 +294,4 @@ def test_a_place_that_is_no_longer_looked_into_is_not_said_to_answer(
     unsearched = UnreadableLog()
     unsearched.note({"/a": DISK_SILENT}, PLACES)
     unsearched.note({}, PLACES[1:])
-    assert caplog.messages == ["models_unsearched"]
+    assert caplog.messages == ["model_scan_failed"]

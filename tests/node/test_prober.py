@@ -1,14 +1,13 @@
 """"""
 
 import asyncio
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.node.gpu_readings import Collectors
-from gpu_agent.node.prober import Pace, ProbeTurns
+from gpu_agent.node.prober import Pace
 from gpu_agent.probe.collectors.protocol import InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.runner import CollectorRunner
 from gpu_agent.probe.health.tracker import MissedReading
@@ -135,7 +134,7 @@ async def test_with_polling_off_the_gpus_are_read_once_and_then_only_when_asked(
 @pytest.mark.parametrize(
     "unread", [HUNG, GpuReport(outcome=Outcome.NO_DRIVER), GpuReport(outcome=Outcome.OK)]
 )
-async def test_with_polling_off_gpus_are_looked_for_until_they_are_there(
+async def test_with_polling_off_gpus_are_read_until_a_reading_is_good(
     unread: GpuReport | MissedReading,
 ) -> None:
     answers = iter((unread, unread, GOOD))
@@ -149,10 +148,10 @@ async def test_with_polling_off_gpus_are_looked_for_until_they_are_there(
     assert next(answers, None) is None
 
 
-async def test_a_turn_that_is_due_in_half_a_minute_can_be_made_a_quick_one() -> None:
+async def test_a_new_interval_begins_at_once() -> None:
     async with probing(always(GOOD), pace=replace(PACE, interval_seconds=30)) as (prober, next_one):
         await next_one()
-        prober.repace(0.01)
+        prober.set_interval(0.01)
         await next_one()
         await next_one()
 
@@ -171,88 +170,57 @@ class _Radeon:
         return GpuReport(outcome=Outcome.OK, gpus=(gpu,))
 
 
-def _collecting_a_radeon() -> Collectors:
+def _one_radeon() -> Collectors:
     return Collectors(
         (CollectorRunner(InstalledCollector("amd", lambda: _Radeon), Surroundings()),), deadline_seconds=20
     )
 
 
 async def test_gpus_of_collectors_stand_beside_nvmls_and_are_as_fresh() -> None:
-    collecting = _collecting_a_radeon()
-    async with probing(always(GOOD), collecting=collecting) as (prober, next_one):
+    collectors = _one_radeon()
+    async with probing(always(GOOD), collectors=collectors) as (prober, next_one):
         inventory = await next_one()
         assert [gpu.uuid for gpu in inventory.gpu.gpus] == ["GPU-1", "AMD-1"]
         assert (prober.probe_age_seconds or 0) < 5
 
 
-async def test_without_an_nvidia_driver_collectors_are_asked_at_their_pace_and_nvml_at_its_own() -> None:
-    looks: list[int] = []
+async def test_without_an_nvidia_driver_collectors_are_read_at_each_probe_and_nvml_rarely() -> None:
+    reads_of_nvml: list[int] = []
 
     async def read() -> GpuReport:
-        looks.append(1)
+        reads_of_nvml.append(1)
         return GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver")
 
-    collecting = _collecting_a_radeon()
-    pace = Pace(interval_seconds=0.01, deadline_seconds=20, stale_after_seconds=60, without_driver_seconds=60)
-    async with probing(read, pace=pace, collecting=collecting) as (prober, next_one):
+    collectors = _one_radeon()
+    pace = Pace(interval_seconds=0.01, deadline_seconds=20, stale_after_seconds=60, retry_driver_seconds=60)
+    async with probing(read, pace=pace, collectors=collectors) as (prober, next_one):
         for _ in range(5):
             assert [gpu.uuid for gpu in (await next_one()).gpu.gpus] == ["AMD-1"]
-        assert len(looks) == 1
+        assert len(reads_of_nvml) == 1
         age = prober.probe_age_seconds
         assert age is not None
         assert age < 20
         prober.probe_now()
-        while len(looks) == 1:
+        while len(reads_of_nvml) == 1:
             await next_one()
 
 
-async def test_where_gpus_are_not_polled_collectors_leave_theirs_alone_too() -> None:
-    looks: list[int] = []
+async def test_with_polling_off_collectors_are_not_read_either() -> None:
+    reads_of_nvml: list[int] = []
 
     class Counting(_Radeon):
         def read(self, deadline_seconds: float) -> GpuReport:
-            looks.append(1)
+            reads_of_nvml.append(1)
             return super().read(deadline_seconds)
 
     attempt = CollectorRunner(InstalledCollector("amd", lambda: Counting), Surroundings())
     pace = replace(PACE, deadline_seconds=20, poll_gpus=False)
-    collecting = Collectors((attempt,), deadline_seconds=20)
+    collectors = Collectors((attempt,), deadline_seconds=20)
     absent = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver")
-    async with probing(always(absent), pace=pace, collecting=collecting) as (prober, next_one):
+    async with probing(always(absent), pace=pace, collectors=collectors) as (prober, next_one):
         for _ in range(4):
             assert [gpu.uuid for gpu in (await next_one()).gpu.gpus] == ["AMD-1"]
-        assert len(looks) == 1
+        assert len(reads_of_nvml) == 1
         prober.probe_now()
-        while len(looks) == 1:
+        while len(reads_of_nvml) == 1:
             await next_one()
-
-
-OLD, NEW = Sources(), Sources()
-
-
-def test_a_turn_that_begins_is_younger_than_the_one_before() -> None:
-    turns = ProbeTurns()
-    turns.began_at = 0.0
-    turns.begin()
-    assert 0 <= time.monotonic() - turns.began_at < 5
-
-
-@pytest.mark.parametrize(("looked", "waits"), [(OLD, True), (NEW, False)])
-async def test_a_look_that_began_at_the_old_places_is_not_what_was_waited_for(
-    looked: Sources, *, waits: bool
-) -> None:
-    turns = ProbeTurns()
-    async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(turns.renewed(within_seconds=10))
-        await asyncio.sleep(0)
-        turns.looked_at(looked)
-        turns.told(NEW)
-        await asyncio.sleep(0.02)
-        assert waiting.done() is not waits
-        turns.looked_at(NEW)
-        turns.told(NEW)
-    assert waiting.done()
-
-
-async def test_nobody_waits_for_ever() -> None:
-    await ProbeTurns().renewed(within_seconds=0.01)

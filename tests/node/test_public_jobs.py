@@ -53,16 +53,16 @@ def test_the_rest_of_what_the_owner_states_stays(tmp_path: Path) -> None:
 def test_who_wants_no_public_jobs_is_asked_no_limits(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 40", wanted=False)
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
-    assert public.standing == PublicJobsState(wanted=False)
-    assert not public.standing.accepted
+    assert public.state == PublicJobsState(wanted=False)
+    assert not public.state.accepted
 
 
 def test_jobs_in_flight_explain_the_use_of_a_gpu(tmp_path: Path) -> None:
     public, jobs = pool(tmp_path, "pause_while_in_use = true"), Jobs()
-    assert jobs.announced("job", Worker("w")) is None
+    assert jobs.start("job", Worker("w"), uid=0, now=1.0) is None
     for now in (0, 30, 60):
         assert public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs
-    jobs.finished("job")
+    jobs.finish("job")
     told = [public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs for now in (61, 81)]
     assert told == [True, False]
 
@@ -85,9 +85,9 @@ def test_each_change_of_what_keeps_them_out_is_logged_once(
         for now, celsius in enumerate([50, 90, 91, 92, 50, 50]):
             public.owner_at(report(celsius), Jobs(), now=now)
     assert [one.message for one in caplog.records] == ["public_jobs_paused", "public_jobs_resumed"]
-    assert public.standing.pauses == ()
+    assert public.state.pauses == ()
     public.owner_at(report(90), Jobs(), now=9)
-    again: PublicJobsState = public.standing
+    again: PublicJobsState = public.state
     assert [pause.limit for pause in again.pauses] == [Limit.TEMPERATURE]
 
 
@@ -101,7 +101,7 @@ def test_limits_that_a_reload_leaves_as_they_are_remember_what_they_saw(tmp_path
     limits = "[public_jobs]\nmax_temperature_c = 80\nresume_after_seconds = 10"
     public = PublicJobs(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
     assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
-    public.take_over(_settings(tmp_path, f"accept_public_jobs = true\nmax_concurrent_jobs = 3\n{limits}"))
+    public.apply(_settings(tmp_path, f"accept_public_jobs = true\nmax_concurrent_jobs = 3\n{limits}"))
     owner = public.owner_at(report(50), Jobs(), now=1)
     assert (owner.accept_public_jobs, owner.max_concurrent_jobs) == (False, 3)
 
@@ -109,15 +109,15 @@ def test_limits_that_a_reload_leaves_as_they_are_remember_what_they_saw(tmp_path
 def test_limits_that_a_reload_lifts_keep_nobody_out(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 10")
     assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
-    public.take_over(_settings(tmp_path, "accept_public_jobs = true"))
+    public.apply(_settings(tmp_path, "accept_public_jobs = true"))
     assert public.owner_at(report(90), Jobs(), now=1).accept_public_jobs
 
 
 def test_an_owner_who_wants_no_public_jobs_any_more_gets_none(tmp_path: Path) -> None:
     public = pool(tmp_path)
-    public.take_over(_settings(tmp_path, "accept_public_jobs = false"))
+    public.apply(_settings(tmp_path, "accept_public_jobs = false"))
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
-    assert public.standing == PublicJobsState(wanted=False)
+    assert public.state == PublicJobsState(wanted=False)
 
 
 def test_who_wanted_no_public_jobs_for_a_while_is_told_anew_what_keeps_them_out(
@@ -127,10 +127,10 @@ def test_who_wanted_no_public_jobs_for_a_while_is_told_anew_what_keeps_them_out(
     limits = "[public_jobs]\nmax_temperature_c = 80"
     with caplog.at_level(logging.INFO):
         public.owner_at(report(90), Jobs(), now=0)
-        public.take_over(_settings(tmp_path, f"accept_public_jobs = false\n{limits}"))
+        public.apply(_settings(tmp_path, f"accept_public_jobs = false\n{limits}"))
         public.owner_at(report(90), Jobs(), now=1)
-        assert public.standing == PublicJobsState(wanted=False)
-        public.take_over(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
+        assert public.state == PublicJobsState(wanted=False)
+        public.apply(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
         public.owner_at(report(90), Jobs(), now=2)
     assert [one.message for one in caplog.records] == ["public_jobs_paused", "public_jobs_paused"]
 
@@ -139,7 +139,7 @@ def test_limits_that_nobody_watches_since_gpus_are_not_polled_keep_public_jobs_o
     text = "accept_public_jobs = true\npoll_gpus = false\n[public_jobs]\npause_while_in_use = true"
     public = PublicJobs(_settings(tmp_path, text))
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
-    (pause,) = public.standing.pauses
+    (pause,) = public.state.pauses
     assert (pause.limit, pause.detail) == (Limit.IN_USE, "nobody watches the GPUs: poll_gpus is false")
 
 

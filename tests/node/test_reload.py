@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("logging_restored")
 async def _reload(running: RunningAgent, **changed: object) -> None:
     before = running.agent.settings
     read = AgentSettings.model_validate({**before.model_dump(), **changed})
-    await running.agent.take_over(merge_reloaded(before, read, at_once=RELOADABLE))
+    await running.agent.apply(merge_reloaded(before, read, at_once=RELOADABLE))
 
 
 async def _beat_with(registry: BareRegistry, key: str) -> object:

@@ -1,7 +1,5 @@
 """"""
 
-import grp
-import os
 import sys
 import zoneinfo
 from pathlib import Path
@@ -10,8 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from gpu_agent.node.settings import AgentSettings, PublicJobsSettings, group_id, load, systemd_socket_path
-from gpu_agent.node.socket_file import SocketUnavailableError
+from gpu_agent.node.settings import AgentSettings, PublicJobsSettings, load, systemd_socket_path
 from gpu_agent.runtime.config.fields import advanced_names
 from gpu_agent.runtime.config.load import SettingsError
 
@@ -371,18 +368,6 @@ def test_a_machine_without_time_zones_is_told_apart_from_a_wrong_name(
 
 
 NAMED = {"registry_url": "ws://r"}
-
-
-def test_a_group_is_found_by_name_or_number() -> None:
-    ours = grp.getgrgid(os.getgid())
-    assert group_id(ours.gr_name, "socket_group") == ours.gr_gid
-    assert group_id("54321", "socket_group") == 54321
-    assert group_id(None, "socket_group") is None
-
-
-def test_a_group_that_is_not_there_is_a_sentence_with_its_setting() -> None:
-    with pytest.raises(SocketUnavailableError, match=r"no group 'nobodies-own'.*socket_operators"):
-        group_id("nobodies-own", "socket_operators")
 
 
 @pytest.mark.parametrize("group", ["", "a b", "a\n", "-x"])

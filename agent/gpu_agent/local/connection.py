@@ -20,8 +20,8 @@ from gpu_agent.local.socket_path import VARIABLE, address_of, socket_path
 
 
 PROTOCOL = 1
-LONGEST_REQUEST_BYTES = 16 * 1024
-LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_REQUEST_BYTES = 16 * 1024
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
 PATIENCE_SECONDS = 5.0
 """How long a question may take that waits for nothing but the agent itself."""
 
@@ -50,8 +50,8 @@ class Connection:
         """Ask one thing; raises `LocalError`. A field that is None is left out."""
         given = {name: value for name, value in fields.items() if value is not None}
         request = json.dumps({"protocol": PROTOCOL, "ask": what, **given}).encode() + b"\n"
-        if len(request) > LONGEST_REQUEST_BYTES:
-            raise RefusedError(f"a question has {LONGEST_REQUEST_BYTES} bytes at the most", code="too_long")
+        if len(request) > MAX_REQUEST_BYTES:
+            raise RefusedError(f"a question has {MAX_REQUEST_BYTES} bytes at the most", code="too_long")
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.sendall(request)  # who is not let in is told so unasked
@@ -66,7 +66,7 @@ class Connection:
         """Return once the agent, or another thread by `close`, has ended the connection."""
         try:
             self._socket.settimeout(None)
-            while self._socket.recv(LONGEST_REQUEST_BYTES):
+            while self._socket.recv(MAX_REQUEST_BYTES):
                 pass
         except OSError:
             return
@@ -91,7 +91,7 @@ class Connection:
 
     def _line(self) -> bytes:
         while b"\n" not in self._unread:
-            if len(self._unread) > LONGEST_ANSWER_BYTES:
+            if len(self._unread) > MAX_ANSWER_BYTES:
                 raise OSError("its answer has no end")
             more = self._socket.recv(64 * 1024)
             if not more:

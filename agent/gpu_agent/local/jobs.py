@@ -1,6 +1,7 @@
 """Announces a worker's job to the agent for as long as the job runs.
 
-A job never waits for an agent: it is announced as soon as one answers, and again after each restart of the agent.
+A job never waits for an agent: it is announced as soon as one answers, and again after each restart of the
+agent.
 """
 
 import contextlib

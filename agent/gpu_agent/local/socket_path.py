@@ -10,9 +10,9 @@ from pathlib import Path
 SOCKET_NAME = "agent.sock"
 VARIABLE = "GPU_AGENT_SOCKET"
 _STATE_VARIABLE = "GPU_AGENT_STATE_DIR"
-_UNIT_PLACE = Path("/run/gpu-agent") / SOCKET_NAME
+_UNIT_PATH = Path("/run/gpu-agent") / SOCKET_NAME
 _CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
-LONGEST_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103
+MAX_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103
 """What the system takes for the address of a socket."""
 
 
@@ -29,8 +29,8 @@ def socket_path(environ: Mapping[str, str] | None = None) -> Path:
     configured = _configured(_CONFIGURATION)
     if "socket" in configured:
         return _expanded(configured["socket"])
-    if _seen(_UNIT_PLACE):
-        return _UNIT_PLACE
+    if _seen(_UNIT_PATH):
+        return _UNIT_PATH
     state_dir = configured.get("state_dir")
     return (_state_dir(given) if state_dir is None else _expanded(state_dir)) / SOCKET_NAME
 
@@ -38,7 +38,7 @@ def socket_path(environ: Mapping[str, str] | None = None) -> Path:
 @contextmanager
 def address_of(path: Path) -> Iterator[str]:
     """Give the address of a socket, by way of its open folder where the path is too long for one."""
-    if len(os.fsencode(path)) <= LONGEST_ADDRESS_BYTES or sys.platform != "linux":
+    if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES or sys.platform != "linux":
         yield str(path)
         return
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

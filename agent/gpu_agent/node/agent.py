@@ -8,19 +8,18 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.credentials import Credentials
-from gpu_agent.node.gpu_readings import Collectors
+from gpu_agent.node.gpu_readings import Collectors, ReadGpus
 from gpu_agent.node.identity import IdentityFile, store_identity, with_disk_deadline
 from gpu_agent.node.jobs import Jobs, mark_own_programs, mark_owned
 from gpu_agent.node.liveness import Progress
 from gpu_agent.node.log_limit import LogLimit
 from gpu_agent.node.model_watch import open_sources, reopen_sources
-from gpu_agent.node.prober import Pace, Prober, ReadGpus
+from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.public_jobs import PublicJobs
 from gpu_agent.node.report import FaultDetector, measure
 from gpu_agent.node.settings import MODEL_SEARCH, SENT_AT_REGISTRATION, AgentSettings
@@ -55,16 +54,10 @@ from gpu_agent.wire.declaration import declare, heartbeat
 from gpu_agent.wire.inventory import Inventory
 from gpu_agent.wire.messages import WireModel
 
-# The agent: one loop that feeds the session what happens and carries out, in order, what it asks for.
-#
-# Saves before it sends. Decides nothing: what to say and when is the session's, what is true of the
-# machine is the probe's. Leaves within five seconds of being asked to, or of the end of a drain.
-
-
-GOODBYE_SECONDS = 2.5
+CLOSE_SECONDS = 2.5
 """How long the last frames and the close of the WebSocket may take."""
-_MOST_WAITING = 16
-"""Events that may wait; a peer that sends more is read no further until they are handled."""
+_MAX_QUEUED_EVENTS = 16
+"""A peer that sends more is read no further until these are handled."""
 
 _LOG = Logger("node")
 
@@ -79,10 +72,10 @@ class Agent:
         read_gpus: ReadGpus,
         *,
         session: SessionSettings | None = None,
-        collecting: Collectors | None = None,
+        collectors: Collectors | None = None,
     ) -> None:
         self.jobs = Jobs()
-        """What workers announce; whoever hears them tells it here."""
+        """What workers announce; the control socket's handler updates it."""
         self._settings = settings
         self._identity = identity
         self._credentials = _credentials_of(settings, identity)
@@ -102,96 +95,124 @@ class Agent:
                 poll_gpus=settings.poll_gpus,
             ),
             simulated=settings.simulate is not None,
-            listener=self._probed,
-            collecting=collecting,
+            listener=self._on_probe,
+            collectors=collectors,
         )
-        self._inbox: asyncio.Queue[tuple[Link | asyncio.Event | None, Event]] = asyncio.Queue(_MOST_WAITING)
-        """What happened, with the link that it came over, or with what is to be set once it was taken."""
+        self._inbox: asyncio.Queue[tuple[Link | asyncio.Event | None, Event]] = asyncio.Queue(
+            _MAX_QUEUED_EVENTS
+        )
+        """Events, each with its link, or with an `asyncio.Event` to set once the session has handled it."""
         self._inventory: Inventory | None = None
+        self._probe_finished = asyncio.Event()
+        self._last_probe_began_at = -math.inf
+        """When the probe began that has ended last, in monotonic seconds."""
         self._link: Link | None = None
-        self._parting: Link | None = None
-        """The link that was closed last: its goodbye may still be on its way."""
+        self._closing_link: Link | None = None
+        """The link that was closed last: its last frames may still be on their way."""
         self._exit: Exit | None = None
         self._busy_since: float | None = None
-        self._repeats = LogLimit()
+        self._times = SessionTimes()
+        self._log_limit = LogLimit()
         self._faults = FaultDetector()
-        self._public_pool = PublicJobs(settings)
-        parts = Parts(self._machine, self._prober, self._public_pool, lambda: self._settings)
-        self.front = ControlApi(parts, self.jobs, self._take)
-        """What programs on this machine see."""
+        self._public_jobs = PublicJobs(settings)
 
     @property
-    def view(self) -> SessionSnapshot:
-        """The session as it stands, for `status`."""
+    def session(self) -> SessionSnapshot:
+        """The session's state now."""
         return self._machine.snapshot
 
     @property
     def settings(self) -> AgentSettings:
-        """Those that it runs with now."""
+        """The settings that apply now."""
         return self._settings
 
     @property
-    def signs(self) -> Progress:
-        """What tells whether this agent gets on."""
+    def progress(self) -> Progress:
+        """What `liveness` checks."""
         return Progress(
             busy_since=self._busy_since,
             deadline=self._machine.deadline,
-            probed_at=self._prober.turned_at,
-            probe_patience_seconds=self._prober.patience_seconds,
+            probed_at=self._prober.began_at,
+            max_probe_seconds=self._prober.max_round_seconds,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """All that the agent knows at this moment."""
+        return Snapshot(
+            session=self._machine.snapshot,
+            registry_url=self._settings.registry_url,
+            owner=self._settings.owner,
+            public_jobs=self._public_jobs.state,
+            inventory=self._inventory,
+            probe_age_seconds=self._prober.probe_age_seconds,
+            state_since=self._times.state_since,
+            link_since=self._times.link_since,
+            status_received_at=self._times.status_received_at,
+            last_heartbeat_at=self._times.last_heartbeat_at,
         )
 
     async def run(self, tasks: Tasks) -> Exit:
-        """Live until the session is over; returns how it ended."""
+        """Run until the session ends; returns how it ended."""
         tasks.start("prober", self._prober.run(tasks))
-        await self._carry_out_all(self._machine.handle(Started(), _now()), tasks)
+        await self._execute_all(self._machine.handle(Started(), _now()), tasks)
         while self._exit is None:
-            await self._carry_out_all(await self._next_actions(), tasks)
-        if self._parting is not None:
-            await self._parting.ended(within_seconds=GOODBYE_SECONDS)
+            await self._execute_all(await self._next_actions(), tasks)
+        if self._closing_link is not None:
+            await self._closing_link.ended(within_seconds=CLOSE_SECONDS)
         return self._exit
 
     async def stop(self, reason: str) -> None:
-        """Ask the session to say goodbye and end, after its jobs if that is set; once more, at once."""
+        """End the session, after its jobs with `drain_on_stop_seconds`; a second call ends it at once."""
         seconds = self._settings.drain_on_stop_seconds
-        asked = StopRequested(reason, drain=seconds > 0, deadline_seconds=seconds or None)
-        await self._inbox.put((None, asked))
+        stop = StopRequested(reason, drain=seconds > 0, deadline_seconds=seconds or None)
+        await self._inbox.put((None, stop))
 
-    async def take_over(self, told: Reloaded[AgentSettings]) -> None:
-        """Go on with settings that were read again; what the owner states is told with the next beat."""
-        self._settings = told.settings
-        if "log_level" in told.changed:
-            set_level(told.settings.log_level)
-        self._credentials = _credentials_of(told.settings, self._identity)
-        self._public_pool.take_over(told.settings)
-        self._prober.repace(told.settings.probe_interval_seconds)
-        if MODEL_SEARCH.intersection(told.changed):
-            await self._prober.renew(await reopen_sources(told.settings, self._prober.scanner))
-        if SENT_AT_REGISTRATION.intersection(told.changed):
+    async def submit(self, request: OwnerRequest) -> None:
+        """Pass the owner's request to the session, and return once the session has handled it."""
+        handled = asyncio.Event()
+        await self._inbox.put((handled, request))
+        await handled.wait()
+
+    async def refresh(self) -> None:
+        """Probe again and send the registry all of it; returns once such a probe has ended."""
+        called_at = time.monotonic()
+        await self.submit(RefreshRequested())
+        while self._last_probe_began_at < called_at:
+            self._probe_finished.clear()
+            await self._probe_finished.wait()
+
+    async def apply(self, reloaded: Reloaded[AgentSettings]) -> None:
+        """Apply settings that were read again; the next heartbeat carries what the owner states."""
+        settings, changed = reloaded.settings, reloaded.changed
+        self._settings = settings
+        if "log_level" in changed:
+            set_level(settings.log_level)
+        self._credentials = _credentials_of(settings, self._identity)
+        self._public_jobs.apply(settings)
+        self._prober.set_interval(settings.probe_interval_seconds)
+        if MODEL_SEARCH.intersection(changed):
+            await self._prober.replace_sources(await reopen_sources(settings, self._prober.scanner))
+        if SENT_AT_REGISTRATION.intersection(changed):
             await self._inbox.put((None, OwnerChanged()))
         if self._inventory is not None:
             await self._declare(self._inventory)
 
-    async def _take(self, order: OwnerRequest, taken: asyncio.Event) -> None:
-        await self._inbox.put((taken, order))
-
-    async def _probed(self, inventory: Inventory) -> None:
+    async def _on_probe(self, inventory: Inventory) -> None:
         gpus = await mark_owned(inventory.gpu, self.jobs)
-        inventory = replace(
-            inventory, gpu=await mark_own_programs(gpus, self._settings.public_jobs.own_programs)
-        )
-        self._inventory = inventory
-        self.front.probed(inventory)
+        gpus = await mark_own_programs(gpus, self._settings.public_jobs.own_programs)
+        self._inventory = inventory = replace(inventory, gpu=gpus)
+        self._last_probe_began_at = self._prober.began_at
+        self._probe_finished.set()
         await self._declare(inventory)
         for fault in self._faults.found_in(inventory.gpu):
-            if self._repeats.admit(fault.code, now=_now()) is not None:
+            if self._log_limit.admit(fault.code, now=_now()) is not None:
                 await self._inbox.put((None, fault))
 
     async def _declare(self, inventory: Inventory) -> None:
-        owner = self._public_pool.owner_at(inventory.gpu, self.jobs, now=_now())
-        declaration = declare(inventory, owner)
-        await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
+        owner = self._public_jobs.owner_at(inventory.gpu, self.jobs, now=_now())
+        await self._inbox.put((None, Declared(declare(inventory, owner), running_jobs=self.jobs.ids)))
 
-    async def _heard(self, link: Link, event: LinkEvent) -> None:
+    async def _on_link_event(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))
 
     async def _next_actions(self) -> list[Action]:
@@ -205,62 +226,65 @@ class Agent:
         finally:
             self._busy_since = _now()
         if isinstance(source, Link) and source is not self._link:
-            return []  # the session has let go of that link
+            return []  # the session has disconnected that link
         actions = self._machine.handle(event, _now())
         if isinstance(source, asyncio.Event):
             source.set()
         return actions
 
-    async def _carry_out_all(self, actions: list[Action], tasks: Tasks) -> None:
-        self.front.note(_now())
+    async def _execute_all(self, actions: list[Action], tasks: Tasks) -> None:
+        self._times.update(self._machine.snapshot, _now())
         for action in actions:
-            await self._carry_out(action, tasks)
+            await self._execute(action, tasks)
 
-    async def _carry_out(self, action: Action, tasks: Tasks) -> None:
+    async def _execute(self, action: Action, tasks: Tasks) -> None:
         match action:
             case Connect() | Disconnect():
-                await self._join_or_part(action, tasks)
+                await self._connect_or_disconnect(action, tasks)
             case Send(message):
                 self._send(message)
             case SendHeartbeat():
-                self._beat(action)
+                self._send_heartbeat(action)
             case StoreIdentity() | ArchiveIdentity():
                 await store_identity(self._identity, action)
-            case Probe() | LogEvent() | Exit():
-                self._note(action)
+            case Probe():
+                self._prober.probe_now()
+            case LogEvent():
+                self._log(action)
+            case Exit():
+                self._exit = action
             case _ as unreachable:
                 assert_never(unreachable)
 
-    async def _join_or_part(self, action: Connect | Disconnect, tasks: Tasks) -> None:
-        if isinstance(action, Connect):
-            token = await with_disk_deadline(
-                "credential", lambda: self._credentials.token_for(action.credential)
-            )
-            settings = self._settings
-            self._link = Link(
-                settings.registry_url,
-                token=token,
-                report=self._heard,
-                proxy=settings.proxy,
-                security=settings.security,
-            )
-            self._link.start(tasks)
-        elif self._link is not None:
-            self._link.close(action.code, action.reason)
-            self._parting, self._link = self._link, None
+    async def _connect_or_disconnect(self, action: Connect | Disconnect, tasks: Tasks) -> None:
+        if isinstance(action, Disconnect):
+            if self._link is not None:
+                self._link.close(action.code, action.reason)
+                self._closing_link, self._link = self._link, None
+            return
+        token = await with_disk_deadline("credential", lambda: self._credentials.token_for(action.credential))
+        settings = self._settings
+        self._link = Link(
+            settings.registry_url,
+            token=token,
+            report=self._on_link_event,
+            proxy=settings.proxy,
+            security=settings.security,
+        )
+        self._link.start(tasks)
 
     def _send(self, message: WireModel) -> None:
         if self._link is None:
             return
         try:
             self._link.send(encode(message))
-        except FrameError as error:  # ours; without an answer the session tries again later
+        except FrameError as error:  # our own fault; without an answer the session tries again later
             _LOG.error("message_not_sent", problem=str(error))
 
-    def _beat(self, beat: SendHeartbeat) -> None:
+    def _send_heartbeat(self, action: SendHeartbeat) -> None:
         if self._inventory is None:
             return
-        self.front.beat(_now())
+        self._times.last_heartbeat_at = _now()
         moment = measure(
             self._inventory,
             job_ids=self.jobs.ids,
@@ -269,34 +293,23 @@ class Agent:
         )
         self._send(
             heartbeat(
-                beat.node_id,
+                action.node_id,
                 self._inventory,
                 moment=moment,
-                changed=beat.changed,
-                sequence=beat.sequence,
-                job_count_required=not beat.knows_schemas,
+                changed=action.changed,
+                sequence=action.sequence,
+                job_count_required=not action.knows_schemas,
             )
         )
 
-    def _note(self, action: Probe | LogEvent | Exit) -> None:
-        match action:
-            case Probe():
-                self._prober.probe_now()
-            case LogEvent():
-                self._tell(action)
-            case Exit():
-                self._exit = action
-            case _ as unreachable:
-                assert_never(unreachable)
-
-    def _tell(self, note: LogEvent) -> None:
-        """Log it, unless the registry makes the session say the same again and again."""
-        # Another reason to wait is news, and comes no oftener than the session waits.
-        about = note.fields.get("why") if note.event == "session_backing_off" else None
-        also = self._repeats.admit(note.event, now=_now(), about=about)
-        if also is not None:
-            tell = _LOG.warning if note.problem else _LOG.info
-            tell(note.event, **note.fields, **also)
+    def _log(self, event: LogEvent) -> None:
+        """Log it, unless the registry makes the session repeat it again and again."""
+        # Another reason to back off is no repeat, and comes no oftener than the session backs off.
+        about = event.fields.get("why") if event.event == "session_backing_off" else None
+        suppressed = self._log_limit.admit(event.event, now=_now(), about=about)
+        if suppressed is not None:
+            log = _LOG.warning if event.problem else _LOG.info
+            log(event.event, **event.fields, **suppressed)
 
 
 def _credentials_of(settings: AgentSettings, identity: IdentityFile) -> Credentials:
@@ -306,81 +319,3 @@ def _credentials_of(settings: AgentSettings, identity: IdentityFile) -> Credenti
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-# The side of the agent that programs on its machine see: how it stands, and a way to ask something of it.
-#
-# An order becomes an event like any other and is taken in its turn. It decides nothing and carries
-# nothing out.
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What of the agent is looked at."""
-
-    machine: SessionMachine
-    prober: Prober
-    public_pool: PublicJobs
-    settings: Callable[[], AgentSettings]
-    """Those that hold now: they may be read again."""
-
-
-Take = Callable[[OwnerRequest, asyncio.Event], Awaitable[None]]
-
-
-class ControlApi:
-    """One agent's. `take` puts an order among what waits to be handled, and the event tells when it was."""
-
-    def __init__(self, parts: Parts, jobs: Jobs, take: Take) -> None:
-        self.jobs = jobs
-        self._parts = parts
-        self._take = take
-        self._course = SessionTimes()
-        self._inventory: Inventory | None = None
-        self._probed_anew = asyncio.Event()
-        self._probe_began_at = -math.inf
-        """When the one began that has ended last."""
-
-    def snapshot(self) -> Snapshot:
-        """All that is known at this moment."""
-        parts, settings = self._parts, self._parts.settings()
-        return Snapshot(
-            session=parts.machine.snapshot,
-            registry_url=settings.registry_url,
-            owner=settings.owner,
-            public_jobs=parts.public_pool.standing,
-            inventory=self._inventory,
-            probe_age_seconds=parts.prober.probe_age_seconds,
-            state_since=self._course.state_since,
-            link_since=self._course.link_since,
-            status_received_at=self._course.status_received_at,
-            last_heartbeat_at=self._course.last_heartbeat_at,
-        )
-
-    async def order(self, order: OwnerRequest) -> None:
-        """Have the session take what the owner asks, and return once it has."""
-        taken = asyncio.Event()
-        await self._take(order, taken)
-        await taken.wait()
-
-    async def refresh(self) -> None:
-        """Probe again and tell the registry all of it; returns once a probe has ended that began later."""
-        asked_at = time.monotonic()
-        await self.order(RefreshRequested())
-        while self._probe_began_at < asked_at:
-            self._probed_anew.clear()
-            await self._probed_anew.wait()
-
-    def probed(self, inventory: Inventory) -> None:
-        """A probe has ended."""
-        self._inventory = inventory
-        self._probe_began_at = self._parts.prober.turned_at
-        self._probed_anew.set()
-
-    def note(self, now: float) -> None:
-        """Something happened to the session. `now`: monotonic seconds."""
-        self._course.note(self._parts.machine.snapshot, now)
-
-    def beat(self, now: float) -> None:
-        """A beat goes out."""
-        self._course.beat(now)

@@ -1,4 +1,4 @@
-"""The agent as a process: its state directory, its NVML child, its control socket, its signals, its exit code.
+"""The agent as a process: state directory, NVML child, control socket, signals, exit code.
 
 It runs once in a process. `agent` holds the session's loop.
 """
@@ -11,8 +11,10 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.control.server import ControlServer, ControlSocket, open_control_socket
-from gpu_agent.node.gpu_readings import open_collectors
+from gpu_agent.node.control.access import ControlSocket, open_control_socket
+from gpu_agent.node.control.handlers import RequestHandler
+from gpu_agent.node.control.server import ControlServer
+from gpu_agent.node.gpu_readings import open_collectors, open_gpus
 from gpu_agent.node.identity import (
     IdentityError,
     IdentityFile,
@@ -21,7 +23,6 @@ from gpu_agent.node.identity import (
     lock_state_dir,
 )
 from gpu_agent.node.liveness import extend_stop, report_liveness
-from gpu_agent.node.prober import open_gpus
 from gpu_agent.node.settings import RELOADABLE, AgentSettings
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, configure
@@ -38,25 +39,25 @@ _LOG = Logger("node")
 class ExitCode(IntEnum):
     """How a run ends, as exit codes."""
 
-    LEFT = 0
-    """Asked to stop, and did."""
+    STOPPED = 0
+    """It was asked to stop, and did."""
     CRASHED = 1
-    """A fault of ours; the log has it."""
+    """An unexpected exception: the log has it."""
     UNUSABLE_STATE = 4
     """The state directory cannot be used, or another agent uses it."""
     REFUSED = 6
-    """The registry wants nothing of this node; a person must act."""
+    """The registry refuses this node for good; a person must act."""
 
 
 def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> ExitCode:
-    """Run the agent in this process until it is ended; `read` gives the settings anew."""
+    """Run the agent in this process until it ends; `read` reads the settings again."""
     configure(settings.log_level)
     log_unknown_variables(AgentSettings, os.environ)
     state_dir = settings.state_dir or default_state_dir()
     try:
-        with lock_state_dir(state_dir) as identity, open_control_socket(settings, state_dir) as door:
+        with lock_state_dir(state_dir) as identity, open_control_socket(settings, state_dir) as control:
             load_identity(identity)
-            return asyncio.run(_run(settings, identity, door, read=read))
+            return asyncio.run(_run(settings, identity, control, read=read))
     except IdentityError as error:
         _LOG.error("state_directory_unusable", problem=str(error))
         return ExitCode.UNUSABLE_STATE
@@ -67,7 +68,7 @@ def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> ExitCode:
 async def _run(
     settings: AgentSettings,
     identity: IdentityFile,
-    door: ControlSocket | None,
+    control: ControlSocket | None,
     *,
     read: Callable[[], AgentSettings],
 ) -> ExitCode:
@@ -80,44 +81,51 @@ async def _run(
         node_id=identity.identity.node_id,
         simulated=settings.simulate,
     )
-    # Agents that pretend side by side have GPUs of their own; else they are those `probe` shows.
-    apart = "" if settings.state_dir is None else f"\n{state_dir}"
-    reading = open_gpus(
+    # Simulated agents side by side have GPUs of their own; a single one has the GPUs that `probe` shows.
+    suffix = "" if settings.state_dir is None else f"\n{state_dir}"
+    gpus = open_gpus(
         simulate=settings.simulate,
-        seed=f"{platform.node()}{apart}",
+        seed=f"{platform.node()}{suffix}",
         deadline_seconds=settings.deadline_seconds,
         keep_open=settings.poll_gpus,
     )
-    async with reading as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus, collecting=open_collectors(settings))
-        if door is not None:
-            tasks.start("local-socket", ControlServer(agent.front, door.house).serve(door.listener, tasks))
-        ending = await _live(agent, tasks, read)
+    async with gpus as read_gpus, Tasks() as tasks:
+        agent = Agent(settings, identity, read_gpus, collectors=open_collectors(settings))
+        if control is not None:
+            tasks.start("control-socket", _serve_control(agent, control, tasks))
+        end = await _run_agent(agent, tasks, read)
         tasks.end()
-    _LOG.info("agent_ended", reason=ending.reason, failed=ending.failed)
-    return ExitCode.REFUSED if ending.failed else ExitCode.LEFT
+    _LOG.info("agent_ended", reason=end.reason, failed=end.failed)
+    return ExitCode.REFUSED if end.failed else ExitCode.STOPPED
 
 
-async def _live(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -> Exit:
-    """Let the agent run, hear signals meanwhile, and keep systemd informed."""
+async def _serve_control(agent: Agent, control: ControlSocket, tasks: Tasks) -> None:
+    handler = RequestHandler(
+        agent.jobs, control.policy, snapshot=agent.snapshot, submit=agent.submit, refresh=agent.refresh
+    )
+    await ControlServer(handler, control.policy).serve(control.listener, tasks)
+
+
+async def _run_agent(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -> Exit:
+    """Run the agent, handle signals meanwhile, and report to systemd."""
     systemd = SystemdNotifier(os.environ)
-    reloads = SettingsReloader(
-        agent.settings, read=read, at_once=RELOADABLE, take_over=agent.take_over, systemd=systemd
+    reloader = SettingsReloader(
+        agent.settings, read=read, at_once=RELOADABLE, take_over=agent.apply, systemd=systemd
     )
 
     def stop(number: signal.Signals) -> None:
         drain_seconds = agent.settings.drain_on_stop_seconds
         _LOG.info("agent_stopping", signal=number.name, drain_seconds=drain_seconds)
         systemd.stopping()
-        tasks.start("signal", agent.stop(f"the agent was stopped by {number.name}"))
+        tasks.start("stop", agent.stop(f"the agent was stopped by {number.name}"))
         if drain_seconds > 0:
-            tasks.start("stay", extend_stop(systemd, lambda: agent.signs))
+            tasks.start("extend-stop", extend_stop(systemd, lambda: agent.progress))
 
-    leaving, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
-    with signals_to_loop(leaving, stop), signals_to_loop(reloading, lambda _: reloads.ask()):
-        tasks.start("reloads", reloads.run())
-        tasks.start("supervised", report_liveness(systemd, lambda: agent.view, lambda: agent.signs))
+    stopping, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
+    with signals_to_loop(stopping, stop), signals_to_loop(reloading, lambda _: reloader.ask()):
+        tasks.start("reloader", reloader.run())
+        tasks.start("liveness", report_liveness(systemd, lambda: agent.session, lambda: agent.progress))
         systemd.ready()
-        ending = await agent.run(tasks)
+        end = await agent.run(tasks)
     systemd.stopping()
-    return ending
+    return end

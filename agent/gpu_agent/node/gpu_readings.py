@@ -1,13 +1,14 @@
-"""GPU readings beside NVML's: the collectors, and what the log says of readings and of GPU health.
+"""GPU readings of the agent: NVML's, each collector's beside it, and what the log says of them.
 
-Each collector runs in a thread of its own with a health tracker of its own. One that hangs keeps one thread
-and its last good reading for a while, and is not asked again before it answers. One that fails says why.
-The prober waits for none of them past the deadline.
+`GpuReader` merges all readings of one probe. Each collector runs in a thread of its own with a health
+tracker of its own. One that hangs keeps one thread and its last good reading for a while, and is not asked
+again before it answers. One that fails says why. The reader waits for none of them past the deadline.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,27 +17,62 @@ from gpu_agent.probe.collectors.runner import (
     CollectorFailure,
     CollectorRunner,
     find_collectors,
+    merge_reports,
     silent_sentence,
 )
 from gpu_agent.probe.health.reasons import REASONS, meaning
-from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
+from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
+from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
+from gpu_agent.probe.nvml.process import hung_sentence
+from gpu_agent.probe.simulation.gpus import SimulatedGpus
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 
-# The daemon's collectors: asked beside NVML, each in a thread of its own, with a memory of its own.
-#
-# One that hangs has one thread, keeps its last good reading for a while, and is not asked again before
-# it answers; one that fails says why. None is waited for past the deadline, and none hurts another.
-# Reads nothing itself, and knows no collector by name.
+ReadGpus = Callable[[], Awaitable[GpuReport | MissedReading]]
+
+RETRY_DRIVER_SECONDS = 30.0
+"""Each attempt to find a driver starts a process, which must not cost what reading one does."""
+REPEAT_EVENT_SECONDS = 60.0
+_CHILD_EXIT_SECONDS = 0.5
+"""How long the NVML child may take to end by itself when the agent exits."""
+
+_LOG = Logger("node.gpus")
 
 
-DEADLINE_SECONDS, STALE_AFTER_SECONDS = 5.0, 60.0
-_COLLECTOR_LOG = Logger("node.collectors")
+@asynccontextmanager
+async def open_gpus(
+    *, simulate: str | None, seed: str, deadline_seconds: float, keep_open: bool = True
+) -> AsyncIterator[ReadGpus]:
+    """Yield the function that reads this machine's NVIDIA GPUs, or those of a simulated machine.
+
+    `seed` distinguishes simulated machines. Without `keep_open` the driver is closed between two readings,
+    which lets a laptop's GPU sleep and makes each reading slower.
+    """
+    if simulate is not None:
+        gpus = SimulatedGpus(simulate, seed=seed)
+
+        async def read() -> GpuReport | MissedReading:
+            now = time.time()
+            hung = gpus.hung_seconds(now)
+            if hung is None:
+                return gpus.read(now)
+            since = time.monotonic() - hung
+            return MissedReading(reason="nvml_hung", since=since, detail=hung_sentence(deadline_seconds))
+
+        yield read
+        return
+    client = NvmlClient(
+        deadline_seconds=deadline_seconds, policy=ChildPolicy(goodbye_seconds=_CHILD_EXIT_SECONDS)
+    )
+    try:
+        yield client.read if keep_open else _close_after(client)
+    finally:
+        await client.close()
 
 
 def open_collectors(settings: AgentSettings) -> "Collectors":
-    """Open those that the owner wants; a machine that does not exist has nothing to collect from."""
+    """Open the configured collectors; a simulated machine has none."""
     options = settings.probe_options
     chosen = () if settings.simulate is not None else find_collectors(options.collectors)
     return Collectors(
@@ -46,34 +82,102 @@ def open_collectors(settings: AgentSettings) -> "Collectors":
     )
 
 
-class Collectors:
-    """Several collectors, asked together. All methods belong to one event loop."""
+class GpuReader:
+    """Reads NVML and the collectors, judges the GPUs' health, and logs what changes."""
 
     def __init__(
         self,
-        attempts: Iterable[CollectorRunner],
+        read_nvml: ReadGpus,
+        collectors: "Collectors",
         *,
-        deadline_seconds: float = DEADLINE_SECONDS,
-        stale_after_seconds: float = STALE_AFTER_SECONDS,
+        stale_after_seconds: float,
+        retry_driver_seconds: float = RETRY_DRIVER_SECONDS,
+        poll: bool = True,
+    ) -> None:
+        """`read_nvml` keeps its own deadline. Without `poll`, GPUs are read again only when requested."""
+        self._read_nvml = read_nvml
+        self._collectors = collectors
+        self._retry_driver_seconds = retry_driver_seconds
+        self._poll = poll
+        self._health = HealthTracker(stale_after_seconds)
+        self._health_log = HealthLog()
+        self._reading_log = ReadingLog()
+        self._unpolled: GpuReport | None = None
+        """The GPUs as last read, where they are not polled."""
+        self._without_driver: GpuReport | None = None
+        """NVML's last answer, if it was that there is no working driver."""
+        self._retry_driver_at = 0.0
+
+    @property
+    def age_seconds(self) -> float | None:
+        """Age of the last good reading; None when there never was one, and where GPUs are not polled."""
+        if self._unpolled is not None:
+            return None
+        ages = (self._health.age_seconds(time.monotonic()), self._collectors.age_seconds())
+        return min((age for age in ages if age is not None), default=None)
+
+    @property
+    def finds_none(self) -> bool:
+        """Whether this machine has neither a working NVIDIA driver nor a GPU of a collector."""
+        return self._without_driver is not None and self._collectors.age_seconds() is None
+
+    async def read(self, tasks: Tasks, *, requested: bool) -> GpuReport:
+        """Read all GPUs. `requested`: also those that are not polled, and a driver that was missing."""
+        if self._unpolled is not None and not requested:
+            return self._unpolled
+        self._collectors.begin(tasks)
+        reading = await self._nvml(retry=requested)
+        gpus = merge_reports(self._judge(reading), await self._collectors.reports())
+        good = isinstance(reading, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
+        self._unpolled = strip_figures(gpus) if good and not self._poll else None
+        return gpus
+
+    async def _nvml(self, *, retry: bool) -> GpuReport | MissedReading:
+        """Read NVML; where there is no driver, only every `retry_driver_seconds`."""
+        if self._without_driver is not None and not retry and time.monotonic() < self._retry_driver_at:
+            return self._without_driver
+        reading = await self._read_nvml()
+        self._reading_log.note(reading)
+        no_driver = isinstance(reading, GpuReport) and reading.outcome is not Outcome.OK
+        self._without_driver = reading if isinstance(reading, GpuReport) and no_driver else None
+        self._retry_driver_at = time.monotonic() + self._retry_driver_seconds
+        return reading
+
+    def _judge(self, reading: GpuReport | MissedReading) -> GpuReport:
+        now = time.monotonic()
+        gpus = self._health.observe(reading, now_wall=time.time(), now_mono=now)
+        self._health_log.note(gpus, fresh=isinstance(reading, GpuReport), now=now)
+        return gpus
+
+
+class Collectors:
+    """Several collectors, read together. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        runners: Iterable[CollectorRunner],
+        *,
+        deadline_seconds: float = 5.0,
+        stale_after_seconds: float = 60.0,
     ) -> None:
         self._deadline_seconds = deadline_seconds
-        self._asked = [_Collector(one, HealthTracker(stale_after_seconds)) for one in attempts]
+        self._collectors = [_Collector(one, HealthTracker(stale_after_seconds)) for one in runners]
         self._reports: dict[str, GpuReport] = {}
-        self._begun_at = 0.0
+        self._began_at = 0.0
 
     def begin(self, tasks: Tasks) -> None:
-        """Ask those that owe no answer; `tasks` is where their threads are waited for."""
-        self._begun_at = time.monotonic()
-        for one in self._asked:
-            one.ask(tasks, self._deadline_seconds)
+        """Ask each collector that does not still owe an answer; `tasks` waits for their threads."""
+        self._began_at = time.monotonic()
+        for collector in self._collectors:
+            collector.begin(tasks, self._deadline_seconds)
 
     async def reports(self) -> Mapping[str, GpuReport]:
-        """Each collector's report, when all have answered or the deadline, counted from `begin`, is over."""
-        owed = [one.task for one in self._asked if one.task is not None]
-        if owed:
-            left = self._begun_at + self._deadline_seconds - time.monotonic()
-            await asyncio.wait(owed, timeout=max(0.0, left))
-        self._reports = {one.name: one.report(self._deadline_seconds) for one in self._asked}
+        """Return each collector's report, once all have answered or the deadline since `begin` has passed."""
+        pending = [one.task for one in self._collectors if one.task is not None]
+        if pending:
+            left = self._began_at + self._deadline_seconds - time.monotonic()
+            await asyncio.wait(pending, timeout=max(0.0, left))
+        self._reports = {one.name: one.report(self._deadline_seconds) for one in self._collectors}
         return self._reports
 
     def age_seconds(self) -> float | None:
@@ -81,43 +185,43 @@ class Collectors:
         return min(self._ages(), default=None)
 
     def _ages(self) -> Iterator[float]:
-        for one in self._asked:
+        for one in self._collectors:
             report, age = self._reports.get(one.name), one.health.age_seconds(time.monotonic())
             if report is not None and report.gpus and age is not None:
                 yield age
 
 
 class _Collector:
-    """One collector, the answer that it owes, and what is remembered of it."""
+    """One collector, the answer that it owes, and its health tracker."""
 
-    def __init__(self, attempt: CollectorRunner, health: HealthTracker) -> None:
-        self.name = attempt.name
+    def __init__(self, runner: CollectorRunner, health: HealthTracker) -> None:
+        self.name = runner.name
         self.health = health
         self.task: asyncio.Task[GpuReport | CollectorFailure] | None = None
-        self._attempt = attempt
+        self._runner = runner
         self._health_log = HealthLog()
-        self._asked_at = 0.0
+        self._began_at = 0.0
         self._missing_since: float | None = None
         self._found: tuple[Outcome, int] = (Outcome.OK, 0)
 
-    def ask(self, tasks: Tasks, deadline_seconds: float) -> None:
+    def begin(self, tasks: Tasks, deadline_seconds: float) -> None:
         if self.task is None:
-            self._asked_at = time.monotonic()
+            self._began_at = time.monotonic()
             name = f"collector-{self.name}"
-            read = partial(self._attempt.read, deadline_seconds)
+            read = partial(self._runner.read, deadline_seconds)
             self.task = tasks.start(name, in_thread(name, read, deadline_seconds=None))
 
     def report(self, deadline_seconds: float) -> GpuReport:
         """Say how its GPUs are, from its answer or from its silence."""
-        result = self._result(deadline_seconds)
-        self._note(result)
+        reading = self._reading(deadline_seconds)
+        self._log(reading)
         now = time.monotonic()
-        report = self.health.observe(result, now_wall=time.time(), now_mono=now)
-        self._health_log.note(report, heard=isinstance(result, GpuReport), now=now)
+        report = self.health.observe(reading, now_wall=time.time(), now_mono=now)
+        self._health_log.note(report, fresh=isinstance(reading, GpuReport), now=now)
         return report
 
-    def _result(self, deadline_seconds: float) -> GpuReport | MissedReading:
-        since = self._asked_at if self._missing_since is None else self._missing_since
+    def _reading(self, deadline_seconds: float) -> GpuReport | MissedReading:
+        since = self._began_at if self._missing_since is None else self._missing_since
         if self.task is None or not self.task.done():
             return MissedReading(
                 reason="collector_hung", since=since, detail=silent_sentence(self.name, deadline_seconds)
@@ -125,27 +229,27 @@ class _Collector:
         answer, self.task = self.task.result(), None
         if isinstance(answer, CollectorFailure):
             return MissedReading(reason="collector_failed", since=since, detail=answer.detail)
-        waited = time.monotonic() - self._asked_at
-        return replace(answer, age_seconds=waited if waited > deadline_seconds else 0.0)
+        took = time.monotonic() - self._began_at
+        return replace(answer, age_seconds=took if took > deadline_seconds else 0.0)
 
-    def _note(self, result: GpuReport | MissedReading) -> None:
-        """Log what it found when that changes, that it went silent or failed, once, and that it is back."""
-        if not isinstance(result, MissedReading):
+    def _log(self, reading: GpuReport | MissedReading) -> None:
+        """Log once that it hangs or fails, once that it recovers, and each change of what it found."""
+        if not isinstance(reading, MissedReading):
             if self._missing_since is not None:
-                _COLLECTOR_LOG.info("collector_recovered", collector=self.name)
+                _LOG.info("collector_recovered", collector=self.name)
             self._missing_since = None
-            self._note_found(result)
+            self._log_found(reading)
         elif self._missing_since is None:
-            self._missing_since = result.since
-            _COLLECTOR_LOG.warning(
-                "collector_missed", collector=self.name, reason=result.reason, detail=result.detail
+            self._missing_since = reading.since
+            _LOG.warning(
+                "collector_missed", collector=self.name, reason=reading.reason, detail=reading.detail
             )
 
-    def _note_found(self, report: GpuReport) -> None:
+    def _log_found(self, report: GpuReport) -> None:
         found = (report.outcome, len(report.gpus))
         if found != self._found:
             self._found = found
-            _COLLECTOR_LOG.info(
+            _LOG.info(
                 "collector_probed",
                 collector=self.name,
                 outcome=report.outcome.value,
@@ -154,52 +258,36 @@ class _Collector:
             )
 
 
-# What changes about reading the GPUs, told in the log once each: that a driver hangs, answers, is there.
-#
-# It refuses to judge a GPU: what becomes of one stands in the log of its health.
-
-
-_READING_LOG = Logger("node.prober")
-
-
 class ReadingLog:
-    """Remembers what was told last."""
+    """Logs what changes about reading NVML: the driver hangs, answers again, is missing."""
 
     def __init__(self) -> None:
         self._outcome: Outcome | None = None
         self._missing: str | None = None
 
-    def note(self, result: GpuReport | MissedReading) -> None:
-        """Tell of a reading, if it is other than the one before."""
-        if isinstance(result, MissedReading):
+    def note(self, reading: GpuReport | MissedReading) -> None:
+        """Log a reading that differs from the one before."""
+        if isinstance(reading, MissedReading):
             if self._missing is None:
-                _READING_LOG.warning("gpu_reading_missed", reason=result.reason, detail=result.detail)
-            self._missing = result.reason
+                _LOG.warning("gpu_reading_missed", reason=reading.reason, detail=reading.detail)
+            self._missing = reading.reason
             return
         if self._missing is not None:
-            _READING_LOG.info("gpu_reading_recovered", reason=self._missing)
+            _LOG.info("gpu_reading_recovered", reason=self._missing)
             self._missing = None
-        if result.outcome is not self._outcome:
-            self._outcome = result.outcome
-            _READING_LOG.info(
-                "gpus_probed", outcome=result.outcome.value, detail=result.detail, gpu_count=len(result.gpus)
+        if reading.outcome is not self._outcome:
+            self._outcome = reading.outcome
+            _LOG.info(
+                "gpus_probed",
+                outcome=reading.outcome.value,
+                detail=reading.detail,
+                gpu_count=len(reading.gpus),
             )
-
-
-# What the log says of the GPUs' health: each change of it once, and what the driver told as events.
-#
-# It judges nothing: health is `probe.health`'s to say. An event that comes again and again is told once
-# a minute for each GPU, with how often it came.
-
-
-AGAIN_SECONDS = 60.0
-
-_HEALTH_LOG = Logger("node.health")
 
 
 @dataclass(slots=True)
 class _EventCount:
-    """How often an event came since it was last told, and when (monotonic seconds) it may be told again."""
+    """How often an event came since it was logged, and when (monotonic seconds) it may be logged again."""
 
     index: int | None
     not_before: float
@@ -207,24 +295,24 @@ class _EventCount:
 
 
 class HealthLog:
-    """Compares each report with the one before."""
+    """Logs each change of a GPU's health, and each of the driver's events at most once a minute per GPU."""
 
     def __init__(self) -> None:
         self._health: dict[str, Health] = {}
         self._events: dict[tuple[str, str], _EventCount] = {}
-        self._unheard: dict[str, str] = {}
+        self._without_events: dict[str, str] = {}
 
-    def note(self, report: GpuReport, *, heard: bool, now: float) -> None:
-        """Log what is new. `now`: monotonic seconds. `heard`: reading and events are fresh."""
+    def note(self, report: GpuReport, *, fresh: bool, now: float) -> None:
+        """Log what is new. `now`: monotonic seconds. `fresh`: reading and events are new."""
         for gpu in report.gpus:
-            self._note_health(gpu)
-            if heard:
+            self._log_health(gpu)
+            if fresh:
                 self._count_events(gpu, now)
-                self._note_unheard(gpu)
+                self._log_missing_events(gpu)
         self._health = {gpu.uuid: gpu.health for gpu in report.gpus}
-        self._tell_events(now)
+        self._log_events(now)
 
-    def _note_health(self, gpu: Gpu) -> None:
+    def _log_health(self, gpu: Gpu) -> None:
         before = self._health.get(gpu.uuid)
         if gpu.health is (before or Health.OK):
             return
@@ -238,38 +326,50 @@ class HealthLog:
             "action": "; ".join(dict.fromkeys(each.action for each in gpu.reasons if each.action)),
         }
         if gpu.health is Health.OK:
-            _HEALTH_LOG.info("gpu_health_changed", **fields)
+            _LOG.info("gpu_health_changed", **fields)
         else:
-            _HEALTH_LOG.warning("gpu_health_changed", **fields)
+            _LOG.warning("gpu_health_changed", **fields)
 
     def _count_events(self, gpu: Gpu, now: float) -> None:
         for code, count in gpu.events.items():
-            waiting = self._events.setdefault((gpu.uuid, code), _EventCount(gpu.index, now))
-            waiting.count += count
+            counted = self._events.setdefault((gpu.uuid, code), _EventCount(gpu.index, now))
+            counted.count += count
 
-    def _note_unheard(self, gpu: Gpu) -> None:
-        """Say once that a GPU's driver tells of no events: what is not heard does not count."""
-        why = gpu.unknowns.get("events")
-        if why is None and gpu.health is Health.OK and not gpu.asleep:
-            self._unheard.pop(gpu.uuid, None)
-        elif why is not None and self._unheard.get(gpu.uuid) != why:
-            _HEALTH_LOG.info("gpu_events_unavailable", uuid=gpu.uuid, index=gpu.index, reason=why)
-            self._unheard[gpu.uuid] = why
+    def _log_missing_events(self, gpu: Gpu) -> None:
+        """Log once that a GPU's driver reports no events: its Xids then count for nothing."""
+        reason = gpu.unknowns.get("events")
+        if reason is None and gpu.health is Health.OK and not gpu.asleep:
+            self._without_events.pop(gpu.uuid, None)
+        elif reason is not None and self._without_events.get(gpu.uuid) != reason:
+            _LOG.info("gpu_events_unavailable", uuid=gpu.uuid, index=gpu.index, reason=reason)
+            self._without_events[gpu.uuid] = reason
 
-    def _tell_events(self, now: float) -> None:
-        for (uuid, code), waiting in tuple(self._events.items()):
-            if now < waiting.not_before:
+    def _log_events(self, now: float) -> None:
+        for (uuid, code), counted in tuple(self._events.items()):
+            if now < counted.not_before:
                 continue
-            if not waiting.count:
-                del self._events[uuid, code]  # quiet for a minute: the next one is told at once
+            if not counted.count:
+                del self._events[uuid, code]  # none for a minute: the next one is logged at once
                 continue
-            _HEALTH_LOG.warning(
+            _LOG.warning(
                 "gpu_event",
                 uuid=uuid,
-                index=waiting.index,
+                index=counted.index,
                 code=code,
-                count=waiting.count,
+                count=counted.count,
                 counts=code in REASONS,
                 meaning=meaning(code),
             )
-            waiting.not_before, waiting.count = now + AGAIN_SECONDS, 0
+            counted.not_before, counted.count = now + REPEAT_EVENT_SECONDS, 0
+
+
+def _close_after(client: NvmlClient) -> ReadGpus:
+    """Close the driver after each reading, unless its child hangs: no second child starts beside that."""
+
+    async def read() -> GpuReport | MissedReading:
+        reading = await client.read()
+        if isinstance(reading, GpuReport):
+            await client.close()
+        return reading
+
+    return read

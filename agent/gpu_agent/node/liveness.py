@@ -1,4 +1,4 @@
-"""Liveness of the agent: it takes events, the session meets its deadlines, the probe loop turns. Reported to systemd.
+"""Liveness of the agent, reported to systemd: it handles events, meets deadlines and probes.
 
 A registry that is away is no stall: while the session backs off it meets its deadlines too. A driver or a
 disk that hangs is none either, since the probe goes on without it.
@@ -12,54 +12,12 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.sdnotify import SystemdNotifier, notify_liveness
 from gpu_agent.session.types import SessionSnapshot, State
 
-# Whether the agent gets on: its loop takes events, its session keeps deadlines, its probe comes round.
-#
-# It judges signs and a moment, and nothing else. A registry that is away is no sign of illness: while the
-# session backs off it keeps its deadlines as well as while it beats. A driver or a disk that hangs is none
-# either, since the probe goes on without them.
-
-
-MOST_HELD_UP_SECONDS = 15.0
-"""So long may one event take, or a deadline be late: a slow disk costs 1.5 s for each thing to be kept."""
+MAX_EVENT_SECONDS = 15.0
+"""How long the agent may handle one event, or a deadline be late: a slow disk costs 1.5 s for each write."""
 PROBE_SLACK_SECONDS = 30.0
-"""So much longer than it has any reason to may the probe need to come round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What an agent shows of itself. Instants are monotonic seconds."""
-
-    busy_since: float | None
-    """When it began with the event that it is at; None while it waits for one."""
-    deadline: float | None
-    """When its session wants to be woken; None when only an event can change anything."""
-    probed_at: float
-    """When its probe last began to look."""
-    probe_patience_seconds: float
-    """How long after that it begins again, however much hangs."""
-
-
-def find_stall(signs: Progress, now: float) -> str | None:
-    """Say what stands still, as a sentence; None when the agent gets on."""
-    if signs.busy_since is not None and now - signs.busy_since > MOST_HELD_UP_SECONDS:
-        return f"one event has been under way for {now - signs.busy_since:.0f} s"
-    if signs.busy_since is None and signs.deadline is not None:
-        late_seconds = now - signs.deadline
-        if late_seconds > MOST_HELD_UP_SECONDS:
-            return f"the session's deadline passed {late_seconds:.0f} s ago"
-    probe_seconds = now - signs.probed_at
-    if probe_seconds > signs.probe_patience_seconds + PROBE_SLACK_SECONDS:
-        return f"the probe has not come round for {probe_seconds:.0f} s"
-    return None
-
-
-# The agent as its service manager sees it: how it stands in a line, and a sign of life while it gets on.
-#
-# It lives while `pulse` finds nothing that ails it; what does is logged. Feeds no watchdog itself.
-
-
+"""How much longer than its longest round the prober may take."""
 EXTENSION_SECONDS = 30.0
-"""For so long an agent that drains asks to be waited for, three times within it."""
+"""How long a draining agent asks systemd to wait; it repeats that three times as often."""
 
 _STATE_LINES = {
     State.IDLE: "starting",
@@ -77,10 +35,38 @@ _NOT_CONNECTED = {
 _LOG = Logger("node")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Signs that the agent works. Instants are monotonic seconds."""
+
+    busy_since: float | None
+    """When it began to handle its current event; None while it waits for one."""
+    deadline: float | None
+    """When its session wants to be woken; None when only an event can change anything."""
+    probed_at: float
+    """When the prober's last round began."""
+    max_probe_seconds: float
+    """The longest time until the next round, whatever hangs."""
+
+
+def find_stall(progress: Progress, now: float) -> str | None:
+    """Say in a sentence what has stalled; None when nothing has."""
+    if progress.busy_since is not None and now - progress.busy_since > MAX_EVENT_SECONDS:
+        return f"one event has been under way for {now - progress.busy_since:.0f} s"
+    if progress.busy_since is None and progress.deadline is not None:
+        late_seconds = now - progress.deadline
+        if late_seconds > MAX_EVENT_SECONDS:
+            return f"the session's deadline passed {late_seconds:.0f} s ago"
+    probe_seconds = now - progress.probed_at
+    if probe_seconds > progress.max_probe_seconds + PROBE_SLACK_SECONDS:
+        return f"no probe has begun for {probe_seconds:.0f} s"
+    return None
+
+
 async def report_liveness(
-    systemd: SystemdNotifier, view: Callable[[], SessionSnapshot], signs: Callable[[], Progress]
+    systemd: SystemdNotifier, session: Callable[[], SessionSnapshot], progress: Callable[[], Progress]
 ) -> None:
-    """Look and tell until cancelled."""
+    """Check and report until cancelled; the log says when the agent stalls and when it recovers."""
 
     def changed(problem: str | None) -> None:
         if problem is None:
@@ -90,25 +76,25 @@ async def report_liveness(
 
     await notify_liveness(
         systemd,
-        standing=lambda: status_line(view()),
-        ailment=lambda: find_stall(signs(), asyncio.get_running_loop().time()),
+        standing=lambda: status_line(session()),
+        ailment=lambda: find_stall(progress(), asyncio.get_running_loop().time()),
         changed=changed,
     )
 
 
-async def extend_stop(systemd: SystemdNotifier, signs: Callable[[], Progress]) -> None:
-    """Ask for time to finish its jobs, a little at a time: an agent that stands still gets no more."""
-    while find_stall(signs(), asyncio.get_running_loop().time()) is None:
+async def extend_stop(systemd: SystemdNotifier, progress: Callable[[], Progress]) -> None:
+    """Ask systemd for time to finish the jobs, a little at a time; a stalled agent gets no more."""
+    while find_stall(progress(), asyncio.get_running_loop().time()) is None:
         systemd.extend(EXTENSION_SECONDS)
         await asyncio.sleep(EXTENSION_SECONDS / 3)
 
 
-def status_line(view: SessionSnapshot) -> str:
-    """Say in a line where a session stands, in the registry's words where it has given any."""
-    if (plain := _STATE_LINES.get(view.state)) is not None:
-        return plain
-    if (hindered := _NOT_CONNECTED.get(view.state)) is not None:
-        return hindered if view.last_refusal is None else f"{hindered}: {view.last_refusal}"
-    if view.registry_status is None:
-        return f"registered as {view.node_id}"
-    return f"{view.registry_status.status} as {view.node_id}: {view.registry_status.reason}"
+def status_line(session: SessionSnapshot) -> str:
+    """Say in a line what the session does, with the registry's reason where it has sent one."""
+    if (line := _STATE_LINES.get(session.state)) is not None:
+        return line
+    if (line := _NOT_CONNECTED.get(session.state)) is not None:
+        return line if session.last_refusal is None else f"{line}: {session.last_refusal}"
+    if session.registry_status is None:
+        return f"registered as {session.node_id}"
+    return f"{session.registry_status.status} as {session.node_id}: {session.registry_status.reason}"

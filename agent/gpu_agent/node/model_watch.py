@@ -1,4 +1,4 @@
-"""Where the agent looks for models: opens the sources, and rescans soon after the file system reports a change.
+"""The model sources of the agent: opened by the settings, and scanned again soon after a file changes.
 
 Each model source has an inotify watcher of its own, so that one on a disk that hangs does not silence the
 others. The first notification waits a little, since changes come in bursts; then one scan follows, and no
@@ -18,193 +18,156 @@ from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, SourceState
 from gpu_agent.probe.simulation.models import with_simulated_models
 from gpu_agent.probe.snapshot import Sources
-from gpu_agent.probe.snapshot import open_sources as snapshot_open_sources
+from gpu_agent.probe.snapshot import open_sources as open_probe_sources
 from gpu_agent.runtime.files import user_home
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread
 
-# Where host and models are read, as the settings have it: this machine's, or the models of a simulated
-# one.
-#
-# Opened for the life of the process, since they remember, and anew when other places are named. Opening
-# reads
-# nothing yet.
-
-
 FIRST_SCAN_SECONDS = 20.0
-"""How long new places may take until all of their models are known."""
-_SHARE_OF_THE_SCAN = 0.8
-"""A scan ends in the unit that it is at: the rest is left for that one."""
+"""How long the first scan of new sources may take."""
+_SCAN_SHARE = 0.8
+"""A scan's budget ends between two units: the rest of the time is for the last unit."""
+SETTLE_SECONDS = 0.2
+"""How long the rest of a burst of changes may take to arrive."""
+PAUSE_SECONDS = 0.8
+"""How long further changes wait after a scan was requested."""
+MAX_LOGGED = 10
+"""New problems that one scan may add to the log."""
+
+_NO_MORE = "this user may have no more inotify instances; raise the sysctl fs.inotify.max_user_instances"
+_LOG = Logger("node.models")
 
 
-def open_sources(settings: AgentSettings, kept: ModelScanner | None = None) -> Sources:
-    """Open them; models that a simulation states stand in place of those on the disks.
+def open_sources(settings: AgentSettings, before: ModelScanner | None = None) -> Sources:
+    """Open the configured model sources; a simulation's models replace those on the disks.
 
-    What the catalogue before, if there is one, knows of places that stay is kept.
+    Sources that the scanner `before` had too continue with what it knows. Opening reads nothing yet.
     """
-    found = snapshot_open_sources(settings.probe_options, environ=os.environ, home=user_home(), previous=kept)
+    found = open_probe_sources(settings.probe_options, environ=os.environ, home=user_home(), previous=before)
     return found if settings.simulate is None else with_simulated_models(settings.simulate, found)
 
 
-async def reopen_sources(settings: AgentSettings, kept: ModelScanner) -> Sources:
-    """Open them and look through them first, so that nothing seems to be missing while they are new.
+async def reopen_sources(settings: AgentSettings, before: ModelScanner) -> Sources:
+    """Open the sources and scan them first, so that no model seems to be missing at first.
 
-    A place on a disk that hangs is not waited for: the probe goes on without its answer, and says so.
+    The scan does not wait for a disk that hangs: the probe continues without it, and the log says so.
     """
-    sources = open_sources(settings, kept)
+    sources = open_sources(settings, before)
 
-    def look_through() -> None:
-        sources.scanner.scan(FIRST_SCAN_SECONDS * _SHARE_OF_THE_SCAN)
+    def scan() -> None:
+        sources.scanner.scan(FIRST_SCAN_SECONDS * _SCAN_SHARE)
 
     try:
-        await in_thread("new places", look_through, deadline_seconds=FIRST_SCAN_SECONDS)
+        await in_thread("first-model-scan", scan, deadline_seconds=FIRST_SCAN_SECONDS)
     except TimeoutError:
-        return open_sources(settings, sources.scanner)  # that one is still being looked through
+        return open_sources(settings, sources.scanner)  # the thread still uses that scanner
     return sources
 
 
-# Looking again when the file system says that models changed: soon, and not too often.
-#
-# Each shelf has notices of its own, so that one on a disk that hangs keeps nobody from hearing of the
-# others.
-#
-# The first notice is waited upon a little, since changes come in crowds; then comes one look, and no other
-# within a second, however much changes. A folder that is followed from now on counts as changed. Where the
-# kernel tells of no more folders, or of none, the looks at the probe's own pace must do, which is logged
-# once.
-# It refuses to know what changed: that is the scan's.
-
-
-SETTLE_SECONDS = 0.2
-"""How long the rest of a crowd of changes is waited for."""
-PAUSE_SECONDS = 0.8
-"""How long further changes wait after a look was asked for."""
-
-_NO_MORE = "this user may have no more notices; raise the sysctl fs.inotify.max_user_instances"
-_WATCH_LOG = Logger("node.models")
-
-
 class ModelWatcher:
-    """Asks for a look after each crowd of notices."""
+    """Requests a scan after each burst of changes that inotify reports."""
 
-    def __init__(self, look: Callable[[], None], *, every_seconds: float) -> None:
-        """`look` asks for one and does not wait for it; `every_seconds` there is one anyhow."""
-        self._look = look
+    def __init__(self, request_scan: Callable[[], None], *, every_seconds: float) -> None:
+        """`request_scan` does not wait for the scan; there is one `every_seconds` in any case."""
+        self._request_scan = request_scan
         self._every_seconds = every_seconds
-        self._ear: select.epoll | None = None
-        """Listens to all notices at once; `None` while nobody does."""
-        self._notices: weakref.WeakKeyDictionary[SourceState, InotifyWatcher] = weakref.WeakKeyDictionary()
-        """A shelf that is looked into no more takes its own along."""
+        self._epoll: select.epoll | None = None
+        """Polls all watchers at once; None while `run` does not."""
+        self._watchers: weakref.WeakKeyDictionary[SourceState, InotifyWatcher] = weakref.WeakKeyDictionary()
+        """A source that is scanned no more takes its watcher with it."""
         self._by_descriptor: dict[int, weakref.ref[InotifyWatcher]] = {}
         self._refused: str | None = None
-        """Why a shelf has none."""
-        self._unseen = False
-        self._heard = asyncio.Event()
-        """That something changed, or may have."""
-        self._told = False
+        """Why a source has no watcher."""
+        self._missed_changes = False
+        """Whether files may have changed before their folder was watched."""
+        self._changed = asyncio.Event()
+        self._limit_logged = False
 
     async def run(self) -> None:
-        """Go on until cancelled; end at once where the platform has no notices."""
+        """Run until cancelled; end at once where the platform has no inotify."""
         if not hasattr(select, "epoll"):
             return
-        with select.epoll() as ear:
-            self._ear = ear
+        with select.epoll() as epoll:
+            self._epoll = epoll
             try:
                 while True:
-                    await self._noticed(ear)
+                    await self._wait_for_change(epoll)
                     await asyncio.sleep(SETTLE_SECONDS)
-                    self._drain()
-                    self._look()
+                    for watcher in self._live():
+                        watcher.drain()
+                    self._request_scan()
                     await asyncio.sleep(PAUSE_SECONDS)
             finally:
-                self._ear = None
-                self._notices.clear()
+                self._epoll = None
+                self._watchers.clear()
 
-    def follow(self, shelf: SourceState) -> None:
-        """Follow what was read of a shelf. It looks paths up: call it in the thread that looked there."""
-        places = shelf.watched_paths
-        notices = self._notices.get(shelf) or (self._opened(shelf) if places else None)
-        if notices is not None and notices.follow(places):
-            self._unseen = True
+    def follow(self, source: SourceState) -> None:
+        """Watch the folders that a scan has read. It touches the disk: call it in the scan's thread."""
+        paths = source.watched_paths
+        watcher = self._watchers.get(source) or (self._open(source) if paths else None)
+        if watcher is not None and watcher.follow(paths):
+            self._missed_changes = True
 
-    def scanned(self) -> None:
-        """After each scan: ask for another where changes may have gone unnoticed, tell of a limit."""
-        if self._unseen:
-            self._unseen = False
-            self._heard.set()
-        limit = next((notices.limit for notices in self._live() if notices.limit), self._refused)
-        if limit and not self._told:
-            self._told = True
-            _WATCH_LOG.warning("model_watch_unavailable", problem=limit, every_seconds=self._every_seconds)
+    def after_scan(self) -> None:
+        """Request another scan where one may have missed changes, and log once that inotify has a limit."""
+        if self._missed_changes:
+            self._missed_changes = False
+            self._changed.set()
+        limit = next((watcher.limit for watcher in self._live() if watcher.limit), self._refused)
+        if limit and not self._limit_logged:
+            self._limit_logged = True
+            _LOG.warning("model_watch_unavailable", problem=limit, every_seconds=self._every_seconds)
 
-    async def _noticed(self, ear: select.epoll) -> None:
-        """Wait for a notice. Between two looks nobody listens: the kernel keeps what comes."""
+    async def _wait_for_change(self, epoll: select.epoll) -> None:
+        """Wait for a notification. Between two scans the kernel queues them."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(ear.fileno(), self._heard.set)
+        loop.add_reader(epoll.fileno(), self._changed.set)
         try:
-            await self._heard.wait()
+            await self._changed.wait()
         finally:
-            loop.remove_reader(ear.fileno())
-            self._heard.clear()
+            loop.remove_reader(epoll.fileno())
+            self._changed.clear()
 
-    def _opened(self, shelf: SourceState) -> InotifyWatcher | None:
-        ear = self._ear
-        if ear is None:
+    def _open(self, source: SourceState) -> InotifyWatcher | None:
+        epoll = self._epoll
+        if epoll is None:
             return None
-        notices = InotifyWatcher.open()
-        if notices is None:
+        watcher = InotifyWatcher.open()
+        if watcher is None:
             self._refused = _NO_MORE
             return None
         try:
-            ear.register(notices.descriptor, select.EPOLLIN)
+            epoll.register(watcher.descriptor, select.EPOLLIN)
         except (OSError, ValueError):
-            return None  # nobody listens any more: this thread was left behind on a disk that hung
-        self._by_descriptor[notices.descriptor] = weakref.ref(notices)
-        self._notices[shelf] = notices
-        return notices
-
-    def _drain(self) -> None:
-        for notices in self._live():
-            notices.drain()
+            return None  # closed meanwhile: this thread was left behind on a disk that hung
+        self._by_descriptor[watcher.descriptor] = weakref.ref(watcher)
+        self._watchers[source] = watcher
+        return watcher
 
     def _live(self) -> Iterator[InotifyWatcher]:
-        for kept in tuple(self._by_descriptor.values()):
-            if (notices := kept()) is not None:
-                yield notices
-
-
-# What could not be searched for models, told in the log once for each place and reason.
-#
-# A place whose disk answers again is told of too.
-#
-# It refuses to fill the log: of many new places it tells of a few, and how many there are besides.
-
-
-MOST_TOLD = 10
-"""New places that one look may add to the log."""
-
-_UNREADABLE_LOG = Logger("node.models")
+        for reference in tuple(self._by_descriptor.values()):
+            if (watcher := reference()) is not None:
+                yield watcher
 
 
 class UnreadableLog:
-    """Remembers what was told, for as long as it is so."""
+    """Logs once, for each folder and reason, that a scan failed, and that its disk answers again."""
 
     def __init__(self) -> None:
-        self._told: Mapping[str, str] = {}
+        self._logged: Mapping[str, str] = {}
 
     def note(self, problems: Mapping[str, str], places: Iterable[Path]) -> None:
-        """Tell of what is new; a place that was mended and breaks again is new again.
+        """Log what is new since the last scan.
 
-        `places` are those that are looked into: of a disk that is no longer among them nothing is known.
+        `places` are the folders that are scanned: about the disk of another one nothing is known any more.
         """
-        looked_into = set(map(str, places))
-        new = [(place, why) for place, why in problems.items() if self._told.get(place) != why]
-        silent = [place for place, why in self._told.items() if why == DISK_SILENT and place in looked_into]
-        back = [place for place in silent if problems.get(place) != DISK_SILENT]
-        self._told = dict(problems)
-        for place in back[:MOST_TOLD]:
-            _UNREADABLE_LOG.info("model_disk_recovered", place=place, others=max(0, len(back) - MOST_TOLD))
-        for place, why in new[:MOST_TOLD]:
-            _UNREADABLE_LOG.warning(
-                "models_unsearched", place=place, problem=why, others=max(0, len(new) - MOST_TOLD)
-            )
+        scanned = set(map(str, places))
+        new = [(place, why) for place, why in problems.items() if self._logged.get(place) != why]
+        silent = [place for place, why in self._logged.items() if why == DISK_SILENT and place in scanned]
+        recovered = [place for place in silent if problems.get(place) != DISK_SILENT]
+        self._logged = dict(problems)
+        for place in recovered[:MAX_LOGGED]:
+            others = max(0, len(recovered) - MAX_LOGGED)
+            _LOG.info("model_disk_recovered", place=place, others=others)
+        for place, why in new[:MAX_LOGGED]:
+            _LOG.warning("model_scan_failed", place=place, problem=why, others=max(0, len(new) - MAX_LOGGED))

@@ -265,26 +265,26 @@ class PublicJobs:
         self._owner = settings.owner
         self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
         self._told: frozenset[Limit] = frozenset()
-        self.standing = PublicJobsState(self._owner.accept_public_jobs)
+        self.state = PublicJobsState(self._owner.accept_public_jobs)
         """As of the last probe."""
 
-    def take_over(self, settings: AgentSettings) -> None:
+    def apply(self, settings: AgentSettings) -> None:
         """Go on with what the owner says now; limits that are as before remember what they saw."""
         if settings.public_jobs != self._settings.public_jobs:
             self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
         self._settings, self._owner = settings, settings.owner
-        self.standing = replace(self.standing, wanted=settings.accept_public_jobs)
+        self.state = replace(self.state, wanted=settings.accept_public_jobs)
 
     def owner_at(self, report: GpuReport, jobs: Jobs, *, now: float) -> Owner:
         """What the owner states at this moment, his limits considered. `now`: monotonic seconds."""
         if not self._owner.accept_public_jobs:
-            self.standing, self._told = PublicJobsState(wanted=False), frozenset()
+            self.state, self._told = PublicJobsState(wanted=False), frozenset()
             return self._owner
         local = _local(self._settings.public_jobs.time_zone)
         pauses = self._limits.judge(Now(report, bool(jobs.ids), local, now))
-        self.standing = PublicJobsState(wanted=True, pauses=pauses)
+        self.state = PublicJobsState(wanted=True, pauses=pauses)
         self._tell(pauses)
-        return replace(self._owner, accept_public_jobs=self.standing.accepted)
+        return replace(self._owner, accept_public_jobs=self.state.accepted)
 
     def _tell(self, pauses: tuple[Pause, ...]) -> None:
         limits = frozenset(pause.limit for pause in pauses)

@@ -5,7 +5,6 @@ It reads files and environment once. Each fault becomes a sentence with the next
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -36,7 +35,6 @@ from gpu_agent.node.setting_values import (
     fresh_reading,
     token_file,
 )
-from gpu_agent.node.socket_file import SocketUnavailableError
 from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.scanner import DiskPatience
@@ -158,9 +156,6 @@ class PublicJobsSettings(BaseModel):
 # It looks nothing up while settings are read: a directory of users may be slow, or away.
 
 
-if sys.platform != "win32":
-    import grp
-
 _RUNTIME_VARIABLE = "RUNTIME_DIRECTORY"
 """The variable by which systemd says where a unit's sockets belong."""
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}\$?")
@@ -174,20 +169,6 @@ def _check_group(value: str) -> str:
 
 Group = Annotated[str, AfterValidator(_check_group)]
 """A group of the system's, by name or number."""
-
-
-def group_id(group: str | None, setting: str) -> int | None:
-    """Look a group up; blocks. Raises `SocketUnavailableError` where there is none of that name."""
-    if group is None or group.isdecimal():
-        return None if group is None else int(group)
-    if sys.platform == "win32":
-        return None
-    try:
-        return grp.getgrnam(group).gr_gid
-    except (KeyError, OSError):
-        raise SocketUnavailableError(
-            f"there is no group {group!r} on this machine; make it, or name another one with {setting}"
-        ) from None
 
 
 def systemd_socket_path() -> Path | None:

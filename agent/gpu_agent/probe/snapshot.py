@@ -150,29 +150,32 @@ def able_to_serve(report: GpuReport) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in report.usable if gpu.memory_mb)
 
 
-# ---- the document
-
-
-def to_document(inventory: Inventory) -> dict[str, object]:
-    """The inventory as `gpu-agent probe --json` prints it: unknown is null, the order of keys is fixed."""
+def document_fields(inventory: Inventory) -> dict[str, object]:
+    """The fields of the probe's document in their order, with the inventory's own dataclasses as values."""
     gpu = inventory.gpu
     return {
         "schema": SCHEMA,
-        "outcome": gpu.outcome.value,
+        "outcome": gpu.outcome,
         "detail": gpu.detail,
         "could_register": exit_code(inventory) == COULD_REGISTER,
         "simulated": inventory.simulated,
-        "host": _plain(inventory.host),
-        "gpus": [_gpu(each) for each in gpu.gpus],
-        "models": _plain(inventory.models),
+        "host": inventory.host,
+        "gpus": gpu.gpus,
+        "models": inventory.models,
         "models_complete": inventory.models_complete,
-        "models_unsearched": _plain(inventory.models_unsearched),
-        "features_supported": _plain(inventory.features_supported),
-        "advanced_features": _plain(inventory.advanced_features),
+        "models_unsearched": inventory.models_unsearched,
+        "features_supported": inventory.features_supported,
+        "advanced_features": inventory.advanced_features,
         "driver_version": gpu.driver_version,
         "cuda_version": gpu.cuda_version,
         "took_ms": inventory.took_ms,
     }
+
+
+def to_document(inventory: Inventory) -> dict[str, object]:
+    """The inventory as `gpu-agent probe --json` prints it: unknown is null, the order of keys is fixed."""
+    plain = {name: _plain(value) for name, value in document_fields(inventory).items()}
+    return {**plain, "gpus": [_gpu(each) for each in inventory.gpu.gpus]}
 
 
 def _gpu(gpu: Gpu) -> dict[str, object]:

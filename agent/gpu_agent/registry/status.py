@@ -75,9 +75,7 @@ class StatusTransitions:
         record.reason = sentence(_asked(record.drain))
         self.settle(record, step)
         if record.status is NodeStatus.DRAINING and record.connection is not None:
-            step.add(
-                current_status(record, self._thresholds, connection=record.connection, now=step.now)
-            )
+            step.add(current_status(record, self._thresholds, connection=record.connection, now=step.now))
 
     def settle(self, record: NodeRecord, step: Step) -> None:
         """Let a draining node go offline once its jobs have ended or its deadline has passed.

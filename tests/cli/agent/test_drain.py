@@ -21,7 +21,7 @@ def test_the_owners_word_reaches_the_agent_with_its_reason_and_its_deadline(
     with serving(tmp_path / "s") as served:
         words = ["--deadline", "10m", "--reason", "new fans", "--socket", str(served.path)]
         assert main(["drain", *words]) == 0
-        assert served.agent.orders == [DrainRequested("new fans", 600)]
+        assert served.agent.requests == [DrainRequested("new fans", 600)]
     assert capsys.readouterr().out.startswith("node-A drains: new fans; no job is announced; over in")
 
 
@@ -38,7 +38,7 @@ def test_its_end_can_be_waited_for(tmp_path: Path) -> None:
         OnTerminal("drain", "--wait", "--reason", "new fans", "--socket", str(served.path)) as drain,
     ):
         drain.await_words("node-A drains, no job is announced")
-        agent.stands = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
+        agent.state = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
         drain.await_words("node-A is drained: new fans")
         assert drain.wait() == 0
 
@@ -61,16 +61,16 @@ def test_a_deadline_without_a_unit_is_refused(tmp_path: Path, words: list[str]) 
 
 def test_a_drained_machine_is_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
+    agent.state = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 0
-    assert agent.orders == [ResumeRequested()]
+    assert agent.requests == [ResumeRequested()]
     assert capsys.readouterr().out == "node-A registers; `gpu-agent status` shows what comes of it\n"
 
 
 def test_json_is_the_status__resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.BACKING_OFF, next_attempt_at=1e9)
+    agent.state = snapshot(state=State.BACKING_OFF, next_attempt_at=1e9)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--json", "--socket", str(served.path)]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "gpu-agent.status/1"
@@ -84,7 +84,7 @@ def test_what_is_not_the_owners_to_lift_is_refused_with_the_next_step(
     tmp_path: Path, status: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
+    agent.state = snapshot(registry_status=NodeStatusMessage(node_id="node-A", status=status, reason="so"))
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 6
     assert words in capsys.readouterr().err

@@ -16,7 +16,7 @@ def test_a_ready_machine_takes_jobs_and_what_only_the_registry_knows_is_named(
         assert main(["why", "--socket", str(served.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "node-A takes every job that fits it"
-    assert lines[-1].startswith("Only the registry knows whether an operator has cordoned it; which places")
+    assert lines[-1].startswith("Only the registry knows whether an operator has cordoned it; which slots")
     assert lines[-1].endswith("Ask it: gpu-agent registry why node-A")
 
 
@@ -24,18 +24,18 @@ def test_while_the_registry_is_away_that_is_why_no_job_comes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.BACKING_OFF, last_refusal="connection refused", next_attempt_at=1e9)
+    agent.state = snapshot(state=State.BACKING_OFF, last_refusal="connection refused", next_attempt_at=1e9)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["why", "--socket", str(served.path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("node-A takes no job now\n")
     assert "disconnected" in said
-    assert "it waits to try again: connection refused; until the registry hears it; it tries again in" in said
+    assert "it waits to try again: connection refused; until it is connected; it tries again in" in said
 
 
 def test_a_machine_without_an_id_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.WAITING_GPU, node_id=None, registry_status=None, inventory=None)
+    agent.state = snapshot(state=State.WAITING_GPU, node_id=None, registry_status=None, inventory=None)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["why", "--socket", str(served.path)]) == 0
     assert capsys.readouterr().out.startswith("This machine takes no job now\n")

@@ -13,8 +13,8 @@ import pytest
 from gpu_agent.cli.agent.probe_watch import JsonView, LinesView, ScreenView, is_late
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.output.text import Line, plain_text
-from gpu_agent.cli.schema import probe_schema
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
+from gpu_agent.wire.probe_document import probe_schema
 from tests.cli.hosts import HOST
 from tests.cli.terminal import OnTerminal
 from tests.nvml_fake.control import FakeNvml

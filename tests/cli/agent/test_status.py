@@ -58,7 +58,7 @@ def test_a_machine_without_a_driver_is_said_to_have_none(
 ) -> None:
     agent = FakeAgent()
     gpu = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it.")
-    agent.stands = snapshot(inventory=replace(INVENTORY, gpu=gpu))
+    agent.state = snapshot(inventory=replace(INVENTORY, gpu=gpu))
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0
     assert "probed anew: no driver: install it; the registry" in capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_a_machine_without_a_driver_is_said_to_have_none(
 
 def test_while_the_registry_is_away_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
-    agent.stands = snapshot(state=State.BACKING_OFF)
+    agent.state = snapshot(state=State.BACKING_OFF)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0
     assert "the registry is not connected, and is told when it is." in capsys.readouterr().out

@@ -8,8 +8,8 @@ import pytest
 from gpu_agent.cli.agent.status_page import activity_in_words, machine_inventory, status_facts, status_page
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.output.text import ASCII_GLYPHS, UNICODE_GLYPHS, line_width, plain_text
-from gpu_agent.node.control.requests import AnnouncedJob
-from gpu_agent.node.control.status import Instant, status_document
+from gpu_agent.node.control.status import Instant
+from gpu_agent.node.jobs import Job, Jobs, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.session.types import State
@@ -27,10 +27,11 @@ from gpu_agent.wire.inventory import (
 )
 from gpu_agent.wire.messages import Check, NodeStatusMessage, StatusDetails
 from tests.cli.hosts import HOST
-from tests.node.control_harness import INVENTORY, READY, snapshot
+from tests.node.control_harness import INVENTORY, READY, jobs_in_flight, status_of
 
 NOW = 1_700_000_000.0
-JOB = AnnouncedJob("job-1", 2345678, NOW - 60, pid=4711, held_by="process", holder="process-4711-1")
+JOB = Job("job-1", of_process(4711, 1), 2345678, NOW - 60)
+INSTANT = Instant(monotonic=100.0, wall=NOW)
 FAILS = StatusDetails(
     checks=(
         Check(name="gpu", ok=False, detail="no GPU is usable"),
@@ -44,9 +45,15 @@ DEGRADED = NodeStatusMessage(
 UNHEARD = "The agent runs, and the registry does not hear it:"
 
 
-def answer(jobs: tuple[AnnouncedJob, ...] = (), **more: object) -> dict[str, Any]:
-    moment = Instant(monotonic=100.0, wall=NOW)
-    return status_document(snapshot(**more), jobs, announced=True, started_at=NOW - 9, moment=moment)
+def announced_jobs(*jobs: Job) -> Jobs:
+    """Jobs of a machine where a worker has announced one before."""
+    announced = jobs_in_flight(Job("first", of_process(1, 1), 0, NOW), *jobs)
+    announced.finish("first")
+    return announced
+
+
+def answer(jobs: tuple[Job, ...] = (), **more: object) -> dict[str, Any]:
+    return status_of(announced_jobs(*jobs), started_at=NOW - 9, instant=INSTANT, **more)
 
 
 def page(columns: int | None = None, **more: Any) -> list[str]:  # noqa: ANN401 - parts of a picture
@@ -137,12 +144,10 @@ def test_no_word_of_the_registry_steers_the_terminal() -> None:
     assert not any("\x1b" in one for one in page(registry_status=evil))
 
 
-MOMENT = Instant(monotonic=100.0, wall=NOW)
-
-
 def told(*, announced: bool = False, **more: object) -> dict[str, str]:
     """The facts of an agent, by name."""
-    answer = status_document(snapshot(**more), [], announced=announced, started_at=NOW - 3600, moment=MOMENT)
+    jobs = announced_jobs() if announced else Jobs()
+    answer = status_of(jobs, started_at=NOW - 3600, instant=INSTANT, **more)
     return {name: plain_text(words) for name, words in status_facts(answer, now=NOW)}
 
 

@@ -11,13 +11,22 @@ import pytest
 
 from gpu_agent.cli.agent.status_watch import fit_lines, status_changes, summary_line
 from gpu_agent.cli.output.text import line, plain_text
-from gpu_agent.node.control.requests import AnnouncedJob
-from gpu_agent.node.control.status import Instant, status_document
+from gpu_agent.node.control.status import Instant
+from gpu_agent.node.jobs import Job, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.cli.terminal import OnTerminal
-from tests.node.control_harness import GPU, INVENTORY, READY, FakeAgent, serving, snapshot
+from tests.node.control_harness import (
+    GPU,
+    INVENTORY,
+    READY,
+    FakeAgent,
+    jobs_in_flight,
+    serving,
+    snapshot,
+    status_of,
+)
 from tests.programs import COMMAND, eventually
 
 DEGRADED = READY.model_copy(update={"status": "degraded", "reason": "no usable GPU"})
@@ -50,7 +59,7 @@ def test_a_terminal_shows_each_change_and_is_given_back_whole(tmp_path: Path) ->
         OnTerminal("status", "--watch", "--socket", str(served.path)) as watch,
     ):
         watch.await_words("Ctrl-C ends")
-        agent.stands = snapshot(registry_status=DEGRADED)
+        agent.state = snapshot(registry_status=DEGRADED)
         watch.await_words("no usable GPU")
         watch.send(signal.SIGINT)
         assert watch.wait() == 0
@@ -82,9 +91,9 @@ def test_a_pipe_gets_the_page_then_a_line_for_each_change(tmp_path: Path) -> Non
     agent = FakeAgent()
     with serving(tmp_path / "s", agent=agent) as served, watching("--socket", str(served.path)) as watch:
         until(watch, "No models")
-        agent.stands = snapshot(registry_status=DEGRADED)
+        agent.state = snapshot(registry_status=DEGRADED)
         assert until(watch, "degraded").rstrip().endswith("  node-A is degraded: no usable GPU")
-        agent.stands = snapshot(state=State.BACKING_OFF, last_refusal="connection refused")
+        agent.state = snapshot(state=State.BACKING_OFF, last_refusal="connection refused")
         assert until(watch, "not connected").rstrip().endswith("node-A is not connected: connection refused")
         watch.send_signal(signal.SIGINT)
         assert watch.wait(20) == 0
@@ -97,7 +106,7 @@ def test_json_is_a_document_on_a_line_for_each_change(tmp_path: Path) -> None:
         watching("--json", "--socket", str(served.path)) as watch,
     ):
         assert json.loads(until(watch, "{"))["ready"] is True
-        agent.stands = snapshot(registry_status=DEGRADED)
+        agent.state = snapshot(registry_status=DEGRADED)
         assert json.loads(until(watch, "{"))["ready"] is False
 
 
@@ -133,15 +142,10 @@ def test_what_there_is_no_room_for_is_counted(lines: int, shown: list[str]) -> N
 LOST = replace(GPU, health=Health.LOST)
 
 
-def job(name: str) -> AnnouncedJob:
-    return AnnouncedJob(name, 0, 1.5, pid=7, held_by="process", holder="process-7-1")
-
-
 def answer(*jobs: str, now: float = 100.0, **more: object) -> dict[str, Any]:
-    moment = Instant(monotonic=now, wall=5000.0 + now)
-    return status_document(
-        snapshot(**more), [job(one) for one in jobs], announced=True, started_at=1.0, moment=moment
-    )
+    announced = jobs_in_flight(*(Job(name, of_process(7, 1), 0, 1.5) for name in jobs))
+    instant = Instant(monotonic=now, wall=5000.0 + now)
+    return status_of(announced, started_at=1.0, instant=instant, **more)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """"""
 
+import grp
 import os
 import signal
 import socket
@@ -10,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.control.access import AccessPolicy, Peer, own_uid, peer_credentials
-from gpu_agent.node.socket_file import SocketUnavailableError, listen
+from gpu_agent.node.control.access import (
+    AccessPolicy,
+    Peer,
+    SocketUnavailableError,
+    group_id,
+    listen,
+    peer_credentials,
+)
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import GID, UID, needs_root, output_of, started
 
@@ -49,7 +56,7 @@ def test_the_kernel_says_who_has_connected() -> None:
     with ours, theirs:
         found = peer_credentials(ours)
     assert found is not None
-    assert (found.uid, found.pid) == (own_uid(), os.getpid())
+    assert (found.uid, found.pid) == (os.geteuid(), os.getpid())
     assert set(os.getgroups()) <= found.groups
 
 
@@ -75,8 +82,8 @@ def test_another_user_is_known_with_all_his_groups() -> None:
 
 
 HOLD = (
-    "import pathlib, sys\nfrom gpu_agent.node.socket_file import listening\n"
-    "with listening(pathlib.Path(sys.argv[1])):\n    print('listens', flush=True)\n    sys.stdin.read()"
+    "import pathlib, sys\nfrom gpu_agent.node.control.access import listen\n"
+    "with listen(pathlib.Path(sys.argv[1])):\n    print('listens', flush=True)\n    sys.stdin.read()"
 )
 
 
@@ -170,13 +177,13 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
 @needs_root
 def test_a_group_that_the_user_is_no_member_of_is_a_sentence() -> None:
     program = (
-        "import pathlib\nfrom gpu_agent.node.socket_file import *\n"
-        "try:\n    with listening(pathlib.Path(sys.argv[1]), group=7): print('listens')\n"
+        "import pathlib\nfrom gpu_agent.node.control.access import SocketUnavailableError, listen\n"
+        "try:\n    with listen(pathlib.Path(sys.argv[1]), group=7): print('listens')\n"
         "except SocketUnavailableError as error: print(error)"
     )
     with reachable_folder() as folder:
         os.chown(folder, UID, GID)
-        caller = started(program, str(folder / "s"), also_load="gpu_agent.node.socket_file")
+        caller = started(program, str(folder / "s"), also_load="gpu_agent.node.control.access")
         assert "cannot be given to group 7: the agent's user is no member of it" in output_of(caller)
         assert not (folder / "s").exists()
 
@@ -207,3 +214,15 @@ def test_a_socket_that_is_ours_no_more_is_left_alone(tmp_path: Path) -> None:
         path.unlink()
         path.write_text("somebody else's")
     assert path.read_text() == "somebody else's"
+
+
+def test_a_group_is_found_by_name_or_number() -> None:
+    ours = grp.getgrgid(os.getgid())
+    assert group_id(ours.gr_name, "socket_group") == ours.gr_gid
+    assert group_id("54321", "socket_group") == 54321
+    assert group_id(None, "socket_group") is None
+
+
+def test_a_group_that_is_not_there_is_a_sentence_with_its_setting() -> None:
+    with pytest.raises(SocketUnavailableError, match=r"no group 'nobodies-own'.*socket_operators"):
+        group_id("nobodies-own", "socket_operators")

@@ -1,19 +1,16 @@
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from gpu_agent.node.control.explain import explain_document
-from gpu_agent.node.control.status import Instant
+from gpu_agent.node.jobs import Job, Jobs, Worker
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.session.types import State
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import GpuReport, Health, HealthReason, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import StatusDetails
-from tests.node.control_harness import GPU, HOST, INVENTORY, READY, snapshot
+from tests.node.control_harness import GPU, HOST, INVENTORY, READY, jobs_in_flight, why_of
 
-NOW = Instant(monotonic=100.0, wall=5000.0)
 LOST = replace(
     GPU,
     health=Health.LOST,
@@ -21,16 +18,22 @@ LOST = replace(
 )
 
 
-def told(jobs: int | None = None, **more: object) -> dict[str, Any]:
-    return explain_document(snapshot(**more), jobs, moment=NOW)
+def jobs_of(count: int | None) -> Jobs | None:
+    if count is None:
+        return None
+    jobs = jobs_in_flight(Job("first", Worker("w"), 0, 1.0))
+    jobs.finish("first")
+    for number in range(count):
+        jobs.start(f"job-{number}", Worker("w"), uid=0, now=1.0)
+    return jobs
 
 
-def objections(jobs: int | None = None, **more: object) -> list[tuple[str, str]]:
-    return [(one["reason"], one["refuses"]) for one in told(jobs, **more)["objections"]]
+def objections(count: int | None = None, **fields: object) -> list[tuple[str, str]]:
+    return [(one["reason"], one["refuses"]) for one in why_of(jobs_of(count), **fields)["objections"]]
 
 
-def test_nothing_is_said_against_a_node_that_is_well_but_what_only_the_registry_knows() -> None:
-    document = told()
+def test_a_healthy_node_has_no_objection_and_names_what_only_the_registry_knows() -> None:
+    document = why_of()
     assert (document["objections"], document["refuses_every_job"]) == ([], False)
     assert document["ask"] == "gpu-agent registry why node-A"
     assert any("cordoned" in one for one in document["only_the_registry_knows"])
@@ -41,17 +44,17 @@ def test_nothing_is_said_against_a_node_that_is_well_but_what_only_the_registry_
     sorted(set(State) - {State.REGISTERED, State.LEAVING}),
     ids=lambda state: state.value,
 )
-def test_without_a_session_every_job_is_refused_and_the_last_status_says_nothing(state: State) -> None:
+def test_without_a_session_every_job_is_refused_whatever_the_last_status(state: State) -> None:
     assert objections(state=state) == [("disconnected", "every job")]
 
 
-def test_whoever_waits_is_told_how_long_and_why() -> None:
-    (one,) = told(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="refused")["objections"]
+def test_a_node_that_backs_off_says_how_long_and_why() -> None:
+    (one,) = why_of(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="refused")["objections"]
     assert one["have"] == "it waits to try again: refused"
-    assert one["clears_when"] == "the registry hears it; it tries again in 3 s"
+    assert one["clears_when"] == "it is connected; it tries again in 3 s"
 
 
-def test_the_registrys_reason_is_told_with_what_would_clear_it() -> None:
+def test_the_registrys_reason_comes_with_what_would_clear_it() -> None:
     degraded = READY.model_copy(
         update={
             "status": "degraded",
@@ -60,45 +63,45 @@ def test_the_registrys_reason_is_told_with_what_would_clear_it() -> None:
             "details": StatusDetails(clears_when="it is back"),
         }
     )
-    (one,) = told(registry_status=degraded)["objections"]
+    (one,) = why_of(registry_status=degraded)["objections"]
     assert one["have"] == "degraded (model_missing): a model is missing"
     assert one["clears_when"] == "it is back"
 
 
 def test_before_the_first_status_that_is_the_reason() -> None:
-    (one,) = told(registry_status=None)["objections"]
+    (one,) = why_of(registry_status=None)["objections"]
     assert one["have"] == "no status yet"
 
 
-def test_a_drain_of_the_owners_own_is_named_as_one() -> None:
-    (one,) = told(drain_reason="new fans", drain_until=160.0)["objections"]
-    assert one["have"] == "a drain that its owner asked for: new fans"
+def test_the_owners_drain_is_named_as_one() -> None:
+    (one,) = why_of(drain_reason="new fans", drain_until=160.0)["objections"]
+    assert one["have"] == "a drain by its owner: new fans"
     assert one["clears_when"] == "`gpu-agent resume`"
 
 
-def test_public_jobs_alone_are_refused_where_the_owner_does_not_want_them() -> None:
+def test_public_jobs_alone_are_refused_where_the_owner_does_not_accept_them() -> None:
     assert objections(public_jobs=PublicJobsState(wanted=False)) == [("not_in_public_pool", "public jobs")]
 
 
-def test_a_limit_that_pauses_public_jobs_is_told_with_its_figures() -> None:
+def test_a_limit_that_pauses_public_jobs_comes_with_its_figures() -> None:
     hot = PublicJobsState(wanted=True, pauses=(Pause(Limit.TEMPERATURE, "GPU 0 has 90 C, may have 80"),))
-    (one,) = told(public_jobs=hot)["objections"]
+    (one,) = why_of(public_jobs=hot)["objections"]
     assert (one["refuses"], one["have"]) == ("public jobs", "a pause: GPU 0 has 90 C, may have 80")
 
 
 @pytest.mark.parametrize(
-    ("jobs", "places", "full"), [(None, 2, False), (1, 2, False), (2, 2, True), (3, 2, True), (None, 0, True)]
+    ("jobs", "slots", "full"), [(None, 2, False), (1, 2, False), (2, 2, True), (3, 2, True), (None, 0, True)]
 )
-def test_a_node_without_a_free_place_takes_no_job(jobs: int | None, places: int, full: bool) -> None:  # noqa: FBT001 - a table
-    found = objections(jobs, owner=Owner(accept_public_jobs=True, max_concurrent_jobs=places))
+def test_a_node_without_a_free_slot_takes_no_job(jobs: int | None, slots: int, full: bool) -> None:  # noqa: FBT001 - a table
+    found = objections(jobs, owner=Owner(accept_public_jobs=True, max_concurrent_jobs=slots))
     assert found == ([("capacity_exceeded", "every job")] if full else [])
 
 
 def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
     inventory = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(GPU, replace(LOST, index=1))))
-    (one,) = told(inventory=inventory)["objections"]
+    (one,) = why_of(inventory=inventory)["objections"]
     assert (one["refuses"], one["have"]) == ("jobs on GPU 1", "lost: it has fallen off the bus (gpu_lost)")
-    assert one["clears_when"] == "it is mended: reboot"
+    assert one["clears_when"] == "it is repaired: reboot"
 
 
 def test_without_any_usable_gpu_every_job_is_refused() -> None:
@@ -108,7 +111,7 @@ def test_without_any_usable_gpu_every_job_is_refused() -> None:
         ("gpu_unavailable", "jobs on GPU 0"),
     ]
     broken = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="NVML does not answer: reboot.")
-    (one,) = told(inventory=replace(INVENTORY, gpu=broken))["objections"]
+    (one,) = why_of(inventory=replace(INVENTORY, gpu=broken))["objections"]
     assert one["have"] == "NVML does not answer: reboot."
     assert objections(inventory=None) == [("gpu_unavailable", "every job")]
 
@@ -119,21 +122,21 @@ def test_models_that_are_not_ready_refuse_the_jobs_that_ask_for_them() -> None:
         Model(model_id="off", version="1", enabled=False),
         Model(model_id="bad", version="2", status=ModelStatus.ERROR, detail="a shard is missing"),
     )
-    found = told(inventory=replace(INVENTORY, models=models))["objections"]
+    found = why_of(inventory=replace(INVENTORY, models=models))["objections"]
     assert [(one["refuses"], one["have"]) for one in found] == [
         ("jobs that ask for off", "disabled"),
         ("jobs that ask for bad", "error: a shard is missing"),
     ]
 
 
-def test_a_busy_machine_is_told_by_the_usual_limit() -> None:
+def test_a_busy_machine_is_judged_by_the_default_limit() -> None:
     busy = replace(INVENTORY, host=replace(HOST, cpu_percent=97.0))
     assert objections(inventory=busy) == [("resource_threshold_exceeded", "every job")]
 
 
 def test_every_reason_is_one_of_the_protocols() -> None:
-    everything = told(
-        5,
+    everything = why_of(
+        jobs_of(5),
         registry_status=None,
         drain_reason="x",
         owner=Owner(max_concurrent_jobs=1),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 
 from gpu_agent import local
-from gpu_agent.local.connection import LONGEST_REQUEST_BYTES, Connection
-from gpu_agent.node.control.access import own_uid
-from gpu_agent.node.control.server import REST_RATIO, ControlLimits, FairQueue, open_control_socket
+from gpu_agent.local.connection import MAX_REQUEST_BYTES, Connection
+from gpu_agent.node.control.access import open_control_socket
+from gpu_agent.node.control.server import REST_RATIO, ControlLimits, FairQueue
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.node.snapshot import Snapshot
 from tests.node.control_harness import FakeAgent, reachable_folder, serving
@@ -79,8 +80,8 @@ def test_a_job_ends_with_the_connection_that_announced_it(tmp_path: Path) -> Non
 
 
 def test_a_worker_is_waited_for_and_who_only_dawdles_is_not(tmp_path: Path) -> None:
-    bounds = ControlLimits(question_seconds=0.1)
-    with serving(tmp_path / "s", bounds=bounds) as served, Connection(served.path) as worker:
+    limits = ControlLimits(question_seconds=0.1)
+    with serving(tmp_path / "s", limits=limits) as served, Connection(served.path) as worker:
         worker.ask("job_start", job_id="job-1")
         with raw(served.path) as dawdler:
             dawdler.sendall(b'{"protocol": 1, "a')
@@ -102,15 +103,15 @@ def test_garbage_is_refused_in_words_and_the_next_question_is_answered(tmp_path:
 def test_a_line_without_an_end_is_refused_and_ends_the_connection(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served:
         with raw(served.path) as connection:
-            connection.sendall(b"x" * (LONGEST_REQUEST_BYTES + 1))
+            connection.sendall(b"x" * (MAX_REQUEST_BYTES + 1))
             assert reply(connection)["code"] == "too_long"
             assert ends(connection)
         assert local.ask("status", path=served.path)["ready"]
 
 
 def test_who_never_reads_is_dropped_and_costs_the_others_nothing(tmp_path: Path) -> None:
-    bounds = ControlLimits(read_seconds=0.2, pause_seconds=0)
-    with serving(tmp_path / "s", bounds=bounds) as served, raw(served.path) as deaf:
+    limits = ControlLimits(read_seconds=0.2, pause_seconds=0)
+    with serving(tmp_path / "s", limits=limits) as served, raw(served.path) as deaf:
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             deaf.sendall(STATUS * 100_000)
         assert local.ask("status", path=served.path)["ready"]
@@ -125,8 +126,8 @@ def test_a_path_that_is_too_long_for_an_address_is_served_all_the_same(tmp_path:
 
 
 def test_a_crowd_is_more_than_is_held_and_then_there_is_room_again(tmp_path: Path) -> None:
-    bounds = ControlLimits(connections=20, kept_for_operators=0)
-    with serving(tmp_path / "s", bounds=bounds) as served:
+    limits = ControlLimits(connections=20, kept_for_operators=0)
+    with serving(tmp_path / "s", limits=limits) as served:
         with ExitStack() as held:
             refused = 0
             for _ in range(TURNED_AWAY + 20):
@@ -150,7 +151,7 @@ def test_a_crowd_is_more_than_is_held_and_then_there_is_room_again(tmp_path: Pat
 def test_an_agent_that_does_not_get_to_it_says_so(tmp_path: Path) -> None:
     agent = FakeAgent()
     agent.stuck = True
-    with serving(tmp_path / "s", agent=agent, bounds=ControlLimits(answer_seconds=0.1)) as served:
+    with serving(tmp_path / "s", agent=agent, limits=ControlLimits(answer_seconds=0.1)) as served:
         with pytest.raises(local.RefusedError) as refused:
             local.ask("drain", path=served.path)
         assert refused.value.code == "overdue"
@@ -197,7 +198,7 @@ def test_an_operator_by_his_group_gives_orders() -> None:
         group = served.path.lstat().st_gid
         operator = started(ASK, str(served.path), '{"protocol": 1, "ask": "drain"}', groups=[group])
         assert json.loads(output_of(operator))["ok"]
-        assert len(served.agent.orders) == 1
+        assert len(served.agent.requests) == 1
 
 
 @needs_root
@@ -208,8 +209,8 @@ def test_members_cannot_shut_root_out() -> None:
         "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
         "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
     )
-    bounds = ControlLimits(connections=20, kept_for_operators=4)
-    with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
+    limits = ControlLimits(connections=20, kept_for_operators=4)
+    with reachable_folder() as folder, serving(folder / "s", limits=limits) as served:
         crowd = started(hold, str(served.path), LIST.decode(), groups=[served.path.lstat().st_gid])
         assert crowd.stdout is not None
         try:
@@ -239,10 +240,10 @@ def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
         "import socket, sys\n"
         "for _ in range(60):\n    s = socket.socket(1)\n    s.connect(sys.argv[1])\n    s.close()"
     )
-    agent, bounds = _Gated(), ControlLimits(connections=20, kept_for_operators=4)
+    agent, limits = _Gated(), ControlLimits(connections=20, kept_for_operators=4)
     with (
         reachable_folder() as folder,
-        serving(folder / "s", bounds=bounds, agent=agent) as served,
+        serving(folder / "s", limits=limits, agent=agent) as served,
         raw(served.path) as first,
     ):
         first.sendall(STATUS)
@@ -262,8 +263,8 @@ def test_one_user_cannot_shut_the_others_out() -> None:
         "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
         "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
     )
-    bounds = ControlLimits(connections=20, per_user=8, kept_for_operators=4)
-    with reachable_folder() as folder, serving(folder / "s", bounds=bounds) as served:
+    limits = ControlLimits(connections=20, per_user=8, kept_for_operators=4)
+    with reachable_folder() as folder, serving(folder / "s", limits=limits) as served:
         groups = [served.path.lstat().st_gid]
         crowd = started(hold, str(served.path), LIST.decode(), groups=groups)
         assert crowd.stdout is not None
@@ -277,11 +278,11 @@ def test_one_user_cannot_shut_the_others_out() -> None:
 
 
 async def test_a_user_who_asks_without_end_leaves_the_loop_its_time() -> None:
-    turns, loop = FairQueue(), asyncio.get_running_loop()
+    queue, loop = FairQueue(), asyncio.get_running_loop()
     busy: list[tuple[float, float]] = []
 
     async def ask() -> None:
-        async with turns.one(1000):
+        async with queue.turn(1000):
             began = loop.time()
             while loop.time() - began < 0.01:
                 pass
@@ -295,18 +296,18 @@ async def test_a_user_who_asks_without_end_leaves_the_loop_its_time() -> None:
 
 
 async def test_a_user_waits_for_no_other_one() -> None:
-    turns = FairQueue()
-    async with turns.one(1000), asyncio.timeout(10), turns.one(1001):
+    queue = FairQueue()
+    async with queue.turn(1000), asyncio.timeout(10), queue.turn(1001):
         pass
 
 
 async def test_a_turn_whose_waiting_was_given_up_is_nobodys() -> None:
-    turns = FairQueue()
-    async with turns.one(1000):
-        waiting = asyncio.ensure_future(turns.one(1000).__aenter__())
+    queue = FairQueue()
+    async with queue.turn(1000):
+        waiting = asyncio.ensure_future(queue.turn(1000).__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
-    async with asyncio.timeout(10), turns.one(1000):
+    async with asyncio.timeout(10), queue.turn(1000):
         pass
 
 
@@ -315,10 +316,10 @@ def settings(**more: object) -> AgentSettings:
 
 
 def test_it_stands_with_the_state_where_no_other_place_is_stated(tmp_path: Path) -> None:
-    with open_control_socket(settings(), tmp_path) as door:
-        assert door is not None
-        assert door.house.uid == own_uid()
-        assert door.house.group == (tmp_path / "agent.sock").lstat().st_gid
+    with open_control_socket(settings(), tmp_path) as control:
+        assert control is not None
+        assert control.policy.uid == os.geteuid()
+        assert control.policy.group == (tmp_path / "agent.sock").lstat().st_gid
     with open_control_socket(settings(socket=str(tmp_path / "other")), tmp_path):
         assert [path.name for path in tmp_path.iterdir() if path.is_socket()] == ["other"]
 
@@ -330,8 +331,8 @@ def test_without_a_socket_the_agent_goes_on_and_says_why(
     more: dict[str, object], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "agent.sock").write_text("in the way")
-    with open_control_socket(settings(**more), tmp_path) as door:
-        assert door is None
+    with open_control_socket(settings(**more), tmp_path) as control:
+        assert control is None
     (said,) = [record for record in caplog.records if record.message == "local_socket_unavailable"]
     assert why in said.fields["problem"]  # type: ignore[attr-defined]  # our own
     assert (tmp_path / "agent.sock").read_text() == "in the way"

@@ -1,47 +1,35 @@
-import json
 from dataclasses import replace
 
-from gpu_agent.node.control.status import MOST_MODELS, Instant, is_ready, status_document
+from gpu_agent.node.control.status import MAX_MODELS, is_ready
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.node.control_harness import INVENTORY, READY, snapshot
-
-NOW = Instant(monotonic=100.0, wall=5000.0)
-
-
-def told(**more: object) -> dict[str, object]:
-    document = status_document(snapshot(**more), [], announced=False, started_at=4000.0, moment=NOW)
-    return dict(json.loads(json.dumps(document)))  # it is to be sent
+from tests.node.control_harness import INVENTORY, READY, snapshot, status_of
 
 
 def test_instants_become_times_and_ages() -> None:
-    session = told()["session"]
-    assert isinstance(session, dict)
+    session = status_of()["session"]
     assert session["since"] == 4910.0
     assert (session["last_heartbeat_at"], session["last_heartbeat_age_seconds"]) == (4930.0, 70.0)
 
 
-def test_a_ready_node_says_so_and_why_it_thinks_so() -> None:
-    document = told()
+def test_a_ready_node_reports_its_status_with_its_age() -> None:
+    document = status_of()
     assert (document["connected"], document["ready"], document["node_id"]) == (True, True, "node-A")
-    verdict = document["status"]
-    assert isinstance(verdict, dict)
-    assert (verdict["status"], verdict["current"], verdict["received_age_seconds"]) == ("ready", True, 80.0)
+    status = document["status"]
+    assert (status["status"], status["current"], status["received_age_seconds"]) == ("ready", True, 80.0)
 
 
-def test_while_the_registry_is_away_its_last_word_is_told_as_an_old_one() -> None:
-    document = told(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="connection refused")
+def test_while_the_registry_is_away_its_last_status_is_not_current() -> None:
+    document = status_of(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="connection refused")
     assert (document["connected"], document["ready"]) == (False, False)
-    session, verdict = document["session"], document["status"]
-    assert isinstance(session, dict)
-    assert isinstance(verdict, dict)
+    session, status = document["session"], document["status"]
     assert (session["next_attempt_in_seconds"], session["why"]) == (3.0, "connection refused")
-    assert (verdict["status"], verdict["current"]) == ("ready", False)
+    assert (status["status"], status["current"]) == ("ready", False)
 
 
 def test_before_anything_is_known_everything_is_null() -> None:
-    document = told(
+    document = status_of(
         state=State.WAITING_GPU,
         node_id=None,
         registry_status=None,
@@ -51,33 +39,31 @@ def test_before_anything_is_known_everything_is_null() -> None:
     )
     assert (document["node_id"], document["status"], document["machine"]) == (None, None, None)
     session = document["session"]
-    assert isinstance(session, dict)
     assert (session["since"], session["last_heartbeat_at"], session["next_attempt_at"]) == (None, None, None)
 
 
-def test_a_drain_of_the_owner_is_told_with_what_is_left_of_it() -> None:
-    assert told()["drain"] is None
-    drain = told(drain_reason="new fans", drain_until=160.0)["drain"]
+def test_the_owners_drain_is_reported_with_the_time_that_is_left() -> None:
+    assert status_of()["drain"] is None
+    drain = status_of(drain_reason="new fans", drain_until=160.0)["drain"]
     assert drain == {
         "reason": "new fans",
         "over": False,
         "deadline_at": 5060.0,
         "deadline_in_seconds": 60.0,
     }
-    over = told(drain_reason="new fans", drain_until=90.0, state=State.DRAINED)["drain"]
-    assert isinstance(over, dict)
+    over = status_of(drain_reason="new fans", drain_until=90.0, state=State.DRAINED)["drain"]
     assert (over["over"], over["deadline_in_seconds"]) == (True, 0.0)
 
 
-def test_a_leaving_node_is_heard_and_one_that_is_degraded_is_not_ready() -> None:
+def test_a_leaving_node_is_ready_and_a_degraded_one_is_not() -> None:
     assert is_ready(snapshot(state=State.LEAVING))
     assert not is_ready(snapshot(registry_status=READY.model_copy(update={"status": "degraded"})))
 
 
-def test_what_keeps_public_jobs_out_is_told() -> None:
-    assert told()["accept_public_jobs"] is True
+def test_the_limits_that_pause_public_jobs_are_reported() -> None:
+    assert status_of()["accept_public_jobs"] is True
     hot = PublicJobsState(wanted=True, pauses=(Pause(Limit.TEMPERATURE, "too hot"),))
-    document = told(public_jobs=hot)
+    document = status_of(public_jobs=hot)
     assert document["accept_public_jobs"] is False
     assert document["public_jobs"] == {
         "wanted": True,
@@ -85,11 +71,10 @@ def test_what_keeps_public_jobs_out_is_told() -> None:
     }
 
 
-def test_of_very_many_models_those_that_cannot_serve_are_told_first() -> None:
-    models = [Model(model_id=f"m{number}", version="1") for number in range(MOST_MODELS + 5)]
+def test_of_very_many_models_those_that_cannot_serve_are_listed_first() -> None:
+    models = [Model(model_id=f"m{number}", version="1") for number in range(MAX_MODELS + 5)]
     broken = Model(model_id="broken", version="1", status=ModelStatus.ERROR)
     inventory = replace(INVENTORY, models=(*models, broken))
-    machine = told(inventory=inventory)["machine"]
-    assert isinstance(machine, dict)
-    assert (len(machine["models"]), machine["models_found"]) == (MOST_MODELS, MOST_MODELS + 6)
+    machine = status_of(inventory=inventory)["machine"]
+    assert (len(machine["models"]), machine["models_found"]) == (MAX_MODELS, MAX_MODELS + 6)
     assert machine["models"][0]["model_id"] == "broken"

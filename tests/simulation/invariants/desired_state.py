@@ -224,4 +224,8 @@ class OwnDrainInvariants(Observer):
         family = [one for one in self._scene.agents if one.family == agent.family]
         twins = len(family) > 1  # registers under the same id
         kept = twins or self._over.get(agent.name) == agent.wish
-        hold(Invariant.OWN_DRAIN_KEPT, kept, f"{agent.name} forgot its drain:\n{agent.machine.transition_log()}")
+        hold(
+            Invariant.OWN_DRAIN_KEPT,
+            kept,
+            f"{agent.name} forgot its drain:\n{agent.machine.transition_log()}",
+        )

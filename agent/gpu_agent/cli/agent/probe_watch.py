@@ -24,9 +24,9 @@ from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import BLANK, Line, Piece, glyphs, line, print_lines, terminal_columns, wrap
 from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.cli.registry.events import clock
-from gpu_agent.node.gpu_readings import open_collectors
+from gpu_agent.node.gpu_readings import open_collectors, open_gpus
 from gpu_agent.node.model_watch import open_sources
-from gpu_agent.node.prober import Pace, Prober, open_gpus
+from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.runtime.logs import configure
@@ -192,11 +192,11 @@ async def _watch(settings: AgentSettings, view: View) -> None:
                 interval_seconds=INTERVAL_SECONDS,
                 deadline_seconds=settings.deadline_seconds,
                 stale_after_seconds=settings.nvml_stale_after_seconds,
-                without_driver_seconds=WITHOUT_DRIVER_SECONDS,
+                retry_driver_seconds=WITHOUT_DRIVER_SECONDS,
             ),
             simulated=settings.simulate is not None,
             listener=listener,
-            collecting=open_collectors(settings),
+            collectors=open_collectors(settings),
         )
         with signals_to_loop(STOPPING + RELOADING, lambda _: tasks.end()):
             tasks.start("prober", prober.run(tasks))

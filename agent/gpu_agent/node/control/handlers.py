@@ -1,169 +1,253 @@
 """What the agent answers to each request on the control socket, once the caller is known.
 
-Nothing here waits for the registry: the session takes a drain or a resume, and `status` shows the outcome.
+A request is one line of JSON, read strictly; unknown fields are ignored. Nothing here waits for the
+registry: the session takes a drain or a resume, and `status` shows the outcome. No user ends or takes over
+another user's job, except root, the agent's own user and the socket's operators.
 """
 
 import asyncio
+import json
 import time
-from collections.abc import Callable
-from typing import Any, Protocol, assert_never
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, assert_never
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from gpu_agent.local.connection import PROTOCOL
 from gpu_agent.node.control.access import AccessPolicy, Peer
-from gpu_agent.node.control.explain import explain_document
-from gpu_agent.node.control.requests import (
-    AnnouncedJobs,
-    Drain,
-    JobFinish,
-    JobList,
-    JobStart,
-    Refresh,
-    Refusal,
-    Request,
-    Resume,
-    Status,
-    Why,
-    process_worker,
-)
-from gpu_agent.node.control.status import Instant, status_document
-from gpu_agent.node.jobs import Jobs, Worker
+from gpu_agent.node.control.explain import explain
+from gpu_agent.node.control.status import Instant, job_info, status_document
+from gpu_agent.node.jobs import Jobs, Worker, of_process
 from gpu_agent.node.snapshot import Snapshot
+from gpu_agent.probe.host.processes import counts_as_we_do, process
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.session.types import DrainRequested, OwnerRequest, ResumeRequested, State
 from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.control import (
+    DrainRequest,
+    JobFinishRequest,
+    JobListRequest,
+    JobsDocument,
+    JobStartRequest,
+    RefreshRequest,
+    Request,
+    ResumeRequest,
+    StatusDocument,
+    StatusRequest,
+    WhyDocument,
+    WhyRequest,
+)
 
-_EMPTYING = frozenset({NodeStatus.DRAINING, NodeStatus.OFFLINE})
+ASKS = ("status", "why", "refresh", "drain", "resume", "job_start", "job_finish", "job_list")
+"""What `ask` may be."""
+
+Answer = StatusDocument | WhyDocument | JobsDocument
+
+_DRAINED = frozenset({NodeStatus.DRAINING, NodeStatus.OFFLINE})
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="ask")])
 _LOG = Logger("node.control")
 
 
-class ControlledAgent(Protocol):
-    """What is needed of the agent."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is refused: a code for programs, a sentence for people."""
 
-    jobs: Jobs
-
-    def snapshot(self) -> Snapshot:
-        """The agent as it stands."""
-
-    async def order(self, order: OwnerRequest) -> None:
-        """Have the session take an order, and return once it has."""
-
-    async def refresh(self) -> None:
-        """Probe again, and return once that has ended."""
+    code: str
+    message: str
 
 
 class RequestHandler:
-    """All answers, for one agent."""
+    """Handles the requests to one agent, whose parts it calls: its jobs, its snapshot, and two actions."""
 
     def __init__(
-        self, agent: ControlledAgent, house: AccessPolicy, *, wall: Callable[[], float] = time.time
+        self,
+        jobs: Jobs,
+        policy: AccessPolicy,
+        *,
+        snapshot: Callable[[], Snapshot],
+        submit: Callable[[OwnerRequest], Awaitable[None]],
+        refresh: Callable[[], Awaitable[None]],
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._agent = agent
-        self._house = house
+        """`submit` returns once the session has handled the request, `refresh` once a probe has ended."""
+        self.jobs = jobs
+        self._policy = policy
+        self._snapshot = snapshot
+        self._submit = submit
+        self._refresh = refresh
         self._wall = wall
         self._started_at = wall()
-        self.jobs = AnnouncedJobs(agent.jobs, house)
 
-    async def heed(self, question: Request, peer: Peer) -> Refusal | None:
-        """Have done what is asked for, as far as it must be waited for; returns why it is not done."""
-        match question:
-            case Refresh():
-                await self._agent.refresh()
-            case Drain() | Resume():
-                return await self._ordered(question, peer)
-            case Status() | Why() | JobStart() | JobFinish() | JobList():
+    async def execute(self, request: Request, peer: Peer) -> Refusal | None:
+        """Do the part of a request that takes time; returns why it is refused."""
+        match request:
+            case RefreshRequest():
+                await self._refresh()
+            case DrainRequest() | ResumeRequest():
+                return await self._drain_or_resume(request, peer)
+            case StatusRequest() | WhyRequest() | JobStartRequest() | JobFinishRequest() | JobListRequest():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
         return None
 
-    def to(self, question: Request, peer: Peer, worker: Worker) -> dict[str, Any] | Refusal:
-        """Answer one question of somebody who has been let in, once it is heeded, and wait for nothing.
-
-        `worker` is who he is when he announces.
-        """
-        match question:
-            case Status() | Refresh() | Drain() | Resume():
-                return self._status()
-            case Why():
-                in_flight = self._agent.jobs.ids
-                return explain_document(
-                    self._agent.snapshot(),
-                    None if in_flight is None else len(in_flight),
-                    moment=self._moment(),
+    def answer(self, request: Request, peer: Peer, worker: Worker) -> Answer | Refusal:
+        """Answer an executed request without waiting; `worker` is the caller where it announces a job."""
+        refusal: Refusal | None = None
+        match request:
+            case StatusRequest() | RefreshRequest() | DrainRequest() | ResumeRequest():
+                return status_document(
+                    self._snapshot(), self.jobs, started_at=self._started_at, instant=self._instant()
                 )
-            case JobStart() | JobFinish() | JobList():
-                return self._of_jobs(question, peer, worker)
+            case WhyRequest():
+                return explain(self._snapshot(), self.jobs, instant=self._instant())
+            case JobStartRequest():
+                refusal = self._start_job(request, peer, worker)
+            case JobFinishRequest():
+                refusal = self._finish_job(request, peer)
+            case JobListRequest():
+                pass
             case _ as unreachable:
                 assert_never(unreachable)
+        return refusal or JobsDocument(in_flight=tuple(map(job_info, self.jobs.in_flight)))
 
-    def _status(self) -> dict[str, Any]:
-        listed = self.jobs.listed()
-        announced = self._agent.jobs.ids is not None
-        snapshot = self._agent.snapshot()
-        return status_document(
-            snapshot, listed, announced=announced, started_at=self._started_at, moment=self._moment()
-        )
-
-    async def _ordered(self, question: Drain | Resume, peer: Peer) -> Refusal | None:
-        if not self._house.may_operate(peer):
+    async def _drain_or_resume(self, request: DrainRequest | ResumeRequest, peer: Peer) -> Refusal | None:
+        if not self._policy.may_operate(peer):
             return Refusal(
                 "forbidden",
-                f"user {peer.uid} may look, but not {question.ask}: root and the agent's own user may, "
+                f"user {peer.uid} may look, but not {request.ask}: root and the agent's own user may, "
                 "and members of the group that socket_operators names",
             )
-        before = self._agent.snapshot()
-        if isinstance(question, Resume):
-            refusal = _nothing_to_resume(before)
+        if isinstance(request, ResumeRequest):
+            refusal = _refuse_resume(self._snapshot())
             if refusal is not None:
                 return refusal
-            await self._agent.order(ResumeRequested())
+            await self._submit(ResumeRequested())
         else:
-            reason = question.reason or "its owner drains it"
-            await self._agent.order(DrainRequested(reason, question.deadline_seconds))
-        _LOG.info("local_order_accepted", order=question.ask, uid=peer.uid, pid=peer.pid)
+            reason = request.reason or "its owner drains it"
+            await self._submit(DrainRequested(reason, request.deadline_seconds))
+        _LOG.info("local_order_accepted", order=request.ask, uid=peer.uid, pid=peer.pid)
         return None
 
-    def _of_jobs(
-        self, question: JobStart | JobFinish | JobList, peer: Peer, worker: Worker
-    ) -> dict[str, Any] | Refusal:
-        refusal: Refusal | None = None
-        match question:
-            case JobStart():
-                refusal = self._start(question, peer, worker)
-            case JobFinish():
-                refusal = self.jobs.finish(question.job_id, peer)
-            case JobList():
-                pass
-            case _ as unreachable:
-                assert_never(unreachable)
-        return refusal or {"in_flight": [job.document() for job in self.jobs.listed()]}
-
-    def _start(self, question: JobStart, peer: Peer, worker: Worker) -> Refusal | None:
+    def _start_job(self, request: JobStartRequest, peer: Peer, worker: Worker) -> Refusal | None:
+        refusal = self._refuse_foreign_job(request.job_id, peer)
+        if refusal is not None:
+            return refusal
         holder: Worker | Refusal = worker
-        held_by = "connection"
-        if question.pid is not None:
-            holder, held_by = (
-                process_worker(question.pid, peer, self._house, own_pid=question.own_pid),
-                "process",
-            )
+        if request.pid is not None:
+            holder = process_worker(request.pid, peer, self._policy, own_pid=request.own_pid)
         if isinstance(holder, Refusal):
             return holder
-        return self.jobs.start(question.job_id, holder, peer, held_by=held_by, now=self._wall())
+        problem = self.jobs.start(request.job_id, holder, uid=peer.uid, now=self._wall())
+        return None if problem is None else Refusal("not_counted", problem)
 
-    def _moment(self) -> Instant:
+    def _finish_job(self, request: JobFinishRequest, peer: Peer) -> Refusal | None:
+        refusal = self._refuse_foreign_job(request.job_id, peer)
+        if refusal is None and not self.jobs.finish(request.job_id):
+            return Refusal(
+                "unknown_job",
+                f"no job {request.job_id!r} is in flight here; `gpu-agent job list` shows all",
+            )
+        return refusal
+
+    def _refuse_foreign_job(self, job_id: str, peer: Peer) -> Refusal | None:
+        job = self.jobs.find(job_id)
+        if job is None or job.uid == peer.uid or self._policy.may_operate(peer):
+            return None
+        return Refusal("forbidden", f"job {job_id!r} is of user {job.uid}: ask that user, or root")
+
+    def _instant(self) -> Instant:
         return Instant(monotonic=asyncio.get_running_loop().time(), wall=self._wall())
 
 
-def _nothing_to_resume(snapshot: Snapshot) -> Refusal | None:
-    """A node never lifts an operator's drain (§3.6), and one that works has nothing to be resumed."""
-    session, verdict = snapshot.session, snapshot.session.registry_status
+def parse_request(line: bytes) -> Request | Refusal:
+    """Read one line."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return Refusal("malformed", "a question is one line of JSON")
+    if not isinstance(document, dict):
+        return Refusal("malformed", "a question is a JSON object")
+    if document.get("protocol") != PROTOCOL or document["protocol"] is True:
+        return Refusal("unsupported_protocol", f"this agent speaks protocol {PROTOCOL}; say so in `protocol`")
+    if document.get("ask") not in ASKS:
+        return Refusal("unknown_question", f"`ask` is one of {', '.join(ASKS)}")
+    try:
+        return _REQUEST.validate_python(document)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in problem["loc"][1:]) or "it"
+        return Refusal("malformed", f"{where}: {problem['msg']}")
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """Write an answer as a line."""
+    return _line({"protocol": PROTOCOL, "ok": True, "answer": answer.model_dump(by_alias=True)})
+
+
+def encode_refusal(refusal: Refusal) -> bytes:
+    """Write a refusal as a line."""
+    return _line({"protocol": PROTOCOL, "ok": False, "code": refusal.code, "message": refusal.message})
+
+
+def connection_worker(number: int, peer: Peer, root: Path = Path("/")) -> Worker:
+    """The worker behind a connection, with its process where `/proc` shows it."""
+    found = None if peer.pid is None else process(peer.pid, root)
+    if found is None:
+        return Worker(f"connection-{number}")
+    return Worker(f"connection-{number}", found.pid, found.started)
+
+
+def process_worker(
+    pid: int, peer: Peer, policy: AccessPolicy, *, own_pid: int | None = None, root: Path = Path("/")
+) -> Worker | Refusal:
+    """The worker that is one of the caller's own processes, by its pid. Reads `/proc`.
+
+    The pid is refused where the caller's `own_pid` differs from the kernel's, or where the kernel shows the
+    caller in another container: then the caller's pids are not the agent's.
+    """
+    if own_pid not in (None, peer.pid) or peer.pid is None or not counts_as_we_do(peer.pid, root):
+        return Refusal(
+            "unknown_process",
+            f"{pid} is a process id of another container, which means nothing to the agent: "
+            "use `gpu-agent job run`, which needs no number",
+        )
+    found, owner = process(pid, root), _owner(pid, root)
+    if found is None or owner is None:
+        return Refusal(
+            "unknown_process",
+            f"the agent sees no process {pid}: in another container, or where there is no /proc, "
+            "use `gpu-agent job run`, which needs no number",
+        )
+    if owner != peer.uid and not policy.may_operate(peer):
+        return Refusal("forbidden", f"process {pid} is of user {owner}: name one of your own")
+    return of_process(found.pid, found.started)
+
+
+def _refuse_resume(snapshot: Snapshot) -> Refusal | None:
+    """A node never lifts an operator's drain (§3.6), and a ready one has nothing to resume."""
+    session, status = snapshot.session, snapshot.session.registry_status
     if session.drain_reason is not None or session.state is not State.REGISTERED:
         return None
-    if verdict is not None and verdict.status in _EMPTYING:
+    if status is not None and status.status in _DRAINED:
         return Refusal(
             "operators_drain",
-            "an operator of the registry has drained this node, and only he takes it back: "
+            "an operator of the registry has drained this node, and only an operator can resume it: "
             f"`gpu-agent registry resume {session.node_id or 'ID'}`",
         )
     return Refusal(
         "nothing_to_resume", "this node is neither drained nor waiting: there is nothing to resume"
     )
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def _owner(pid: int, root: Path) -> int | None:
+    try:
+        return (root / "proc" / str(pid)).stat().st_uid
+    except OSError:
+        return None
