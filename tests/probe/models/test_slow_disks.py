@@ -49,6 +49,6 @@ def test_what_a_slow_disk_answers_after_the_models_were_counted_is_not_said_to_b
         assert settled(scanner)
         return declared
 
-    monkeypatch.setattr("gpu_agent.probe.models.scanner.declare", declare_late)
+    monkeypatch.setattr("gpu_agent.probe.models.scanner.apply_declarations", declare_late)
     scan = scanner.scan()
     assert (scan.models, scan.complete) == ((), False)

@@ -30,8 +30,8 @@ from gpu_agent.probe.simulation.spec import (
 )
 def test_a_machine_is_a_list_of_groups(spec: str, labels: list[str]) -> None:
     plans = parse_spec(spec).gpus
-    assert [plan.product.label for plan in plans] == labels
-    assert all((plan.slices, plan.faults) == ((), ()) for plan in plans)
+    assert [plan.gpu_model.label for plan in plans] == labels
+    assert all((plan.mig_profiles, plan.faults) == ((), ()) for plan in plans)
     assert parse_spec(spec).models is None
 
 
@@ -64,7 +64,7 @@ def test_a_hang_is_the_whole_drivers() -> None:
 
 def test_slices_are_those_of_each_gpu_of_the_group() -> None:
     plans = parse_spec("2xA100-80GB/7x1g.10gb,1xH100-80GB/3g.40gb+4g.40gb:lost").gpus
-    assert [[each.name for each in plan.slices] for plan in plans] == [
+    assert [[each.name for each in plan.mig_profiles] for plan in plans] == [
         ["1g.10gb"] * 7,
         ["1g.10gb"] * 7,
         ["3g.40gb", "4g.40gb"],
@@ -109,7 +109,7 @@ def test_models_are_stated_with_their_kinds_and_what_befalls_them() -> None:
         ("2xL4:lost#3", "names GPU 3 of a group of 2: count from #1 to #2"),
         ("2xL4:lost#0", "count from #1 to #2"),
         ("2xL4:hang#1", "the driver hangs for all: write hang without #"),
-        ("L4/1g.5gb", "L4-24GB cannot be cut into slices"),
+        ("L4/1g.5gb", "L4-24GB has no MIG"),
         ("A100-80GB/8x1g.10gb", "asks for 8 parts and 80 GB: A100-80GB has 7 and 80 GB"),
         ("L4;whisper=asr", "at character 4, 'whisper=asr' is no list of models: write for example ; models:"),
         ("L4; models: whisper", "at character 13, 'whisper' is no model: write its id and its kind"),
@@ -168,8 +168,8 @@ def test_the_layouts_that_operators_use_fit(label: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is no slice: write for example 7x1g.10gb"),
-        ("8g.80gb", "is no slice"),
+        ("", "is no MIG profile: write for example 7x1g.10gb"),
+        ("8g.80gb", "is no MIG profile"),
         ("1g.0gb", "has no memory"),
         ("0x1g.10gb", "asks for 0 parts"),
         ("4g.40gb+4g.40gb", "asks for 8 parts"),
@@ -186,7 +186,7 @@ def test_only_products_with_mig_can_be_cut() -> None:
         if product.mig:
             assert parse_mig_layout("1g.5gb", product)
         else:
-            with pytest.raises(SimulationError, match=r"cannot be cut into slices: leave out /1g\.5gb"):
+            with pytest.raises(SimulationError, match=r"has no MIG: leave out /1g\.5gb"):
                 parse_mig_layout("1g.5gb", product)
 
 

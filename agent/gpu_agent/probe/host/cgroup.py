@@ -3,10 +3,10 @@
 Understands version 1, version 2 and both at once (hybrid), in a container with or without a
 cgroup namespace. Every limit is the tightest one between our own group and the top of what is
 mounted, because a parent's limit binds its children. The group of the service that systemd runs this
-process as is passed over: what a unit grants the agent (`MemoryMax`) is not what the machine has for jobs.
+process as is skipped: what a unit grants the agent (`MemoryMax`) is not what the machine has for jobs.
 
-It refuses to guess: no limit is `None`, and so is a file that cannot be read, with its reason
-in `unknowns`. It writes nothing, and outside Linux it finds no group at all.
+No limit is `None`, and so is a file that cannot be read, with its reason in `unknowns`. Outside Linux there
+is no group at all.
 """
 
 import re
@@ -184,7 +184,7 @@ class _Reader:
     def memory_limit(self, directory: Path, *, version_2: bool) -> int | None:
         if version_2:
             limits = [self._value(directory / "memory.max")]
-        else:  # a container may not see its parents, but version 1 tells the tightest limit of them all
+        else:  # a container may not see its parents, but version 1 reports the tightest limit of them all
             limits = [
                 self._value(directory / "memory.limit_in_bytes"),
                 self._stat(directory / "memory.stat", "hierarchical_memory_limit"),

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.probe.host.host import disk_usage
+import psutil
+
 from gpu_agent.wire.inventory import CacheDisk
 
 
@@ -17,27 +18,27 @@ class DiskSpace:
     """What one file system has left."""
 
     device: int
-    """Which one it is."""
+    """Its device number."""
     disk: CacheDisk
 
 
 def disk_space_at(cache: Path) -> DiskSpace | str:
-    """The room at a cache; a reason where it cannot be told."""
-    for place in (cache, *cache.parents):
+    """The space at a cache, or the reason why it is unknown."""
+    for path in (cache, *cache.parents):
         try:
-            device = place.stat().st_dev
-            free_bytes, total_bytes = disk_usage(place)
+            device = path.stat().st_dev
+            usage = psutil.disk_usage(str(path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        return DiskSpace(device, CacheDisk(path=str(cache), free_bytes=free_bytes, total_bytes=total_bytes))
+        return DiskSpace(device, CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total))
     return "no folder above it is there"
 
 
-def distinct_disks(rooms: Iterable[DiskSpace]) -> tuple[CacheDisk, ...]:
+def distinct_disks(spaces: Iterable[DiskSpace]) -> tuple[CacheDisk, ...]:
     """Each file system once, under the name of the first cache on it."""
     first: dict[int, CacheDisk] = {}
-    for room in rooms:
-        first.setdefault(room.device, room.disk)
+    for space in spaces:
+        first.setdefault(space.device, space.disk)
     return tuple(first.values())

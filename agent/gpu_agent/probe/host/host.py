@@ -2,12 +2,12 @@
 
 Figures come twice: as this process's control group may use them, and (`machine_*`) as the machine
 has them. A reading that fails is data: `None` with its reason in `unknowns`, never an exception and
-never zero. It never blocks for a measurement: CPU load is the mean since the reading before. It
-refuses to look at disks when it reads the host: one that hangs must not keep it from that.
+never zero. CPU load is the mean since the reading before, so nothing blocks for a measurement. Disks are
+not read here: one that hangs must not block the host's reading.
 
 Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
-cannot tell (no `/proc`), the kernel is asked by system call; what even that does not answer stands
-as the least that must be true (one core, one MiB), with its reason.
+cannot read them (no `/proc`), a system call does; where even that fails they have the least
+value that must be true (one core, one MiB), with the reason.
 """
 
 import os
@@ -69,36 +69,36 @@ class HostProbe:
 
     def read(self) -> Host:
         """Read the host now."""
-        asked = _Attempts()
+        attempts = _Attempts()
         if self._facts is None:
             self._facts = _read_facts(self._root)
         cgroup = read_cgroup(self._root)
-        host = _cores_and_memory(cgroup, asked)
+        host = _cores_and_memory(cgroup, attempts)
         return replace(
             host,
-            cpu_percent=self._cpu_percent(cgroup, asked),
-            load_1m=asked.ask("load_1m", lambda: os.getloadavg()[0]),
-            hostname=asked.ask("hostname", socket.gethostname),
+            cpu_percent=self._cpu_percent(cgroup, attempts),
+            load_1m=attempts.read("load_1m", lambda: os.getloadavg()[0]),
+            hostname=attempts.read("hostname", socket.gethostname),
             cpu_physical_cores=self._facts.physical_cores,
             boot_id=self._facts.boot_id,
             kernel=self._facts.kernel,
             os=self._facts.os,
             virtualization=self._facts.virtualization,
-            unknowns={**self._facts.unknowns, **cgroup.unknowns, **asked.unknowns},
+            unknowns={**self._facts.unknowns, **cgroup.unknowns, **attempts.unknowns},
         )
 
-    def _cpu_percent(self, cgroup: Cgroup, asked: "_Attempts") -> float | None:
+    def _cpu_percent(self, cgroup: Cgroup, attempts: "_Attempts") -> float | None:
         """The busier of the machine and, where its CPU time is limited, our group; 0-100."""
         before = self._mark
-        mark = asked.ask("cpu_percent", lambda: _cpu_mark(self._monotonic(), cgroup))
+        mark = attempts.read("cpu_percent", lambda: _cpu_mark(self._monotonic(), cgroup))
         if mark is None:
             return None
         if before is None:
             self._mark = mark
-            asked.unknowns["cpu_percent"] = "measured between two readings; this is the first"
+            attempts.unknowns["cpu_percent"] = "measured between two readings; this is the first"
             return None
         if mark.total <= before.total or mark.at <= before.at:
-            asked.unknowns["cpu_percent"] = "no CPU time was counted since the reading before"
+            attempts.unknowns["cpu_percent"] = "no CPU time was counted since the reading before"
             return None
         self._mark = mark
         shares = [(mark.busy - before.busy) / (mark.total - before.total)]
@@ -109,8 +109,8 @@ class HostProbe:
 
 def read_by_system_calls(why: str) -> Host:
     """What the kernel answers without a file, where reading the files hangs, as those of a dead lxcfs do."""
-    asked = _Attempts()
-    total = asked.ask("memory_total_mb", _memory_by_system_call) or _MIB
+    attempts = _Attempts()
+    total = attempts.read("memory_total_mb", _memory_by_system_call) or _MIB
     unread = ("memory_used_mb", "memory_available_mb", "cpu_percent", "cpu_physical_cores", "boot_id")
     return Host(
         cpu_logical_cores=len(os.sched_getaffinity(0)) if _PLATFORM == "linux" else os.cpu_count() or 1,
@@ -119,24 +119,18 @@ def read_by_system_calls(why: str) -> Host:
         memory_used_mb=None,
         memory_available_mb=None,
         platform=_PLATFORM,
-        hostname=asked.ask("hostname", socket.gethostname),
-        unknowns={**dict.fromkeys(unread, why), **asked.unknowns},
+        hostname=attempts.read("hostname", socket.gethostname),
+        unknowns={**dict.fromkeys(unread, why), **attempts.unknowns},
     )
 
 
-def disk_usage(place: Path) -> tuple[int, int]:
-    """Free and total bytes of the disk under a folder; raises `OSError`, and blocks as long as it hangs."""
-    usage = psutil.disk_usage(str(place))
-    return usage.free, usage.total
-
-
 class _Attempts:
-    """Asks for one figure at a time, and keeps the reason where there is no answer."""
+    """Reads one figure at a time, and records the reason where there is none."""
 
     def __init__(self) -> None:
         self.unknowns: dict[str, str] = {}
 
-    def ask(self, name: str, read: Callable[[], _Read]) -> _Read | None:
+    def read(self, name: str, read: Callable[[], _Read]) -> _Read | None:
         try:
             return read()
         except _UNANSWERED as error:
@@ -145,25 +139,25 @@ class _Attempts:
 
 
 def _read_facts(root: Path) -> _Facts:
-    asked = _Attempts()
-    physical = asked.ask("cpu_physical_cores", lambda: psutil.cpu_count(logical=False))
+    attempts = _Attempts()
+    physical = attempts.read("cpu_physical_cores", lambda: psutil.cpu_count(logical=False))
     if physical is None:
-        asked.unknowns.setdefault("cpu_physical_cores", "this machine does not tell its cores' layout")
+        attempts.unknowns.setdefault("cpu_physical_cores", "this machine does not report its cores' layout")
     boot_id = hint = None
     if _PLATFORM == "linux":
-        boot_id = asked.ask("boot_id", lambda: (root / _BOOT_ID).read_text().strip())
+        boot_id = attempts.read("boot_id", lambda: (root / _BOOT_ID).read_text().strip())
         hint = virtualization.detect(root)
         if hint is None:
-            asked.unknowns["virtualization"] = "neither the firmware nor the processor tells"
+            attempts.unknowns["virtualization"] = "neither the firmware nor the processor says"
     else:
-        asked.unknowns["boot_id"] = asked.unknowns["virtualization"] = "read on Linux only"
+        attempts.unknowns["boot_id"] = attempts.unknowns["virtualization"] = "read on Linux only"
     return _Facts(
         physical_cores=physical,
         boot_id=boot_id or None,
-        kernel=asked.ask("kernel", platform.release),
-        os=asked.ask("os", _os_name),
+        kernel=attempts.read("kernel", platform.release),
+        os=attempts.read("os", _os_name),
         virtualization=hint,
-        unknowns=asked.unknowns,
+        unknowns=attempts.unknowns,
     )
 
 
@@ -175,11 +169,11 @@ def _os_name() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
-def _cores_and_memory(cgroup: Cgroup, asked: _Attempts) -> Host:
+def _cores_and_memory(cgroup: Cgroup, attempts: _Attempts) -> Host:
     """Cores and memory, the machine's cut to what the control group may use."""
-    cores = asked.ask("machine_logical_cores", psutil.cpu_count) or os.cpu_count()
-    memory = asked.ask("machine_memory_total_mb", psutil.virtual_memory)
-    total = memory.total if memory else asked.ask("memory_total_mb", _memory_by_system_call)
+    cores = attempts.read("machine_logical_cores", psutil.cpu_count) or os.cpu_count()
+    memory = attempts.read("machine_memory_total_mb", psutil.virtual_memory)
+    total = memory.total if memory else attempts.read("memory_total_mb", _memory_by_system_call)
     limit, used = cgroup.memory_limit_bytes, memory.total - memory.available if memory else None
     available = memory.available if memory else None
     if limit is not None and (total is None or limit < total):

@@ -1,7 +1,7 @@
 """Processes of this machine as `/proc` shows them: who started whom, and when. Linux only.
 
 A process that cannot be seen from here, such as one outside of our container whose number means
-another one or none, is unknown. It lists nothing: only what is asked for is looked at.
+another one or none, is unknown. Processes are not listed: only the requested ones are read.
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class Process:
 def process(pid: int, root: Path = Path("/")) -> Process | None:
     """Look at a process; None where there is none, or where it cannot be seen.
 
-    One that has ended and that nobody has waited for, as happens under a careless PID 1, is none.
+    A zombie, as a careless PID 1 leaves it, does not count.
     """
     try:
         with (root / "proc" / str(pid) / "stat").open("rb") as file:
             # The name may hold anything, parentheses and spaces too: what follows the last one is fixed.
-            told = file.read(_LONGEST_BYTES).rpartition(b")")[2].split()
-        ended = told[_STATE] in _ENDED and int(told[_THREADS]) <= 1  # else its first thread alone has
-        return None if ended else Process(pid, int(told[_PARENT]), int(told[_STARTED]))
+            fields = file.read(_LONGEST_BYTES).rpartition(b")")[2].split()
+        ended = fields[_STATE] in _ENDED and int(fields[_THREADS]) <= 1  # else its first thread alone has
+        return None if ended else Process(pid, int(fields[_PARENT]), int(fields[_STARTED]))
     except (OSError, ValueError, IndexError):
         return None
 
@@ -54,10 +54,10 @@ def counts_as_we_do(pid: int, root: Path = Path("/")) -> bool:
     """Whether the numbers that a process knows of others are ours; not where it is shown in a container."""
     try:
         with (root / "proc" / str(pid) / "status").open("rb") as file:
-            told = [line.split() for line in file if line.startswith(b"NSpid:")]
+            pids = [line.split() for line in file if line.startswith(b"NSpid:")]
     except OSError:
         return True
-    return all(len(numbers) <= _NAME_AND_NUMBER for numbers in told)
+    return all(len(numbers) <= _NAME_AND_NUMBER for numbers in pids)
 
 
 def lineage(pid: int, root: Path = Path("/")) -> tuple[Process, ...]:

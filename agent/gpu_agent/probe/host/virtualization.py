@@ -2,7 +2,7 @@
 
 The words are those of `systemd-detect-virt` (`docker`, `podman`, `wsl`, `kvm`, `vmware`, …, `none`),
 the innermost layer first. It is a hint for people, read from a handful of files: nothing decides by
-it, and it refuses to say `none` where the processor does not tell.
+it. `none` is returned only where the processor shows it.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ _FIRST_PROCESSOR_CHARS = 16_384
 
 
 def detect(root: Path = Path("/")) -> str | None:
-    """Name the innermost layer, `none` for bare metal, `None` when nothing tells. Linux only."""
+    """Name the innermost layer, `none` for bare metal, `None` when nothing shows it. Linux only."""
     for mark, name in _CONTAINER_MARKS:
         if _exists(root / mark):
             return name
@@ -57,9 +57,9 @@ def detect(root: Path = Path("/")) -> str | None:
 
 def _container(root: Path) -> str | None:
     for name in _CONTAINER_NAMES:
-        told = _text(root / name).strip()
-        if told:
-            return told
+        manager = _text(root / name).strip()
+        if manager:
+            return manager
     groups = [line.split(":", 2)[-1] for line in _text(root / _GROUPS).splitlines()]
     return next((name for mark, name in _GROUP_MARKS if any(mark in group for group in groups)), None)
 
@@ -76,7 +76,7 @@ def _machine(root: Path) -> str | None:
 
 
 def _flags(processors: str) -> frozenset[str] | None:
-    """The first x86 processor's flags; other processors do not tell."""
+    """The first x86 processor's flags; other processors have none."""
     for line in processors.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "flags":

@@ -1,1 +1,1 @@
-"""The models that this machine has: one module per kind of place where they are kept."""
+"""The models that this machine has: a scanner, and one module per kind of model cache."""

@@ -1,10 +1,8 @@
-"""Models as their owner states them, and what such a statement does to what was found.
+"""Models that the operator declares, and how a declaration changes what was found.
 
-A declaration speaks for its `model_id`. With a version it is the one model of that id and the found
-ones are hidden, after lending it what it leaves open. Without one it overrides, field by field, each
-version that was found. `hidden` takes the id off the list altogether.
-
-It refuses to check what the owner states: a declared model that was found nowhere is what he says.
+A declaration is about its `model_id`. With a version it is the only model of that id: found ones are hidden,
+and fill the fields that it leaves open. Without a version it overrides, field by field, each version that was
+found. `hidden` removes the id altogether. A declared model that was found nowhere is reported as declared.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +19,7 @@ _PREFERENCE = (ModelStatus.READY, ModelStatus.DOWNLOADING, ModelStatus.ERROR, Mo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What the configuration states of one model; `None` leaves it to what is found."""
+    """What the configuration states of one model; `None` takes what was found."""
 
     model_id: str
     version: str | None = None
@@ -35,7 +33,7 @@ class Declaration:
 
 
 def apply_declarations(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
-    """The models after the owner's word; declared ones first, in his order."""
+    """The models after all declarations; declared ones first, in their order."""
     by_id: dict[str, list[Model]] = {}
     for model in found:
         by_id.setdefault(model.model_id, []).append(model)
@@ -44,8 +42,8 @@ def apply_declarations(declarations: Sequence[Declaration], found: Iterable[Mode
         for declaration in declarations
         for model in _apply(declaration, by_id.get(declaration.model_id, []))
     ]
-    spoken_for = {declaration.model_id for declaration in declarations}
-    others = [model for model_id, models in by_id.items() if model_id not in spoken_for for model in models]
+    declared_ids = {declaration.model_id for declaration in declarations}
+    others = [model for model_id, models in by_id.items() if model_id not in declared_ids for model in models]
     return (*declared, *others)
 
 

@@ -28,22 +28,17 @@ from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, U
 from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, read_object, stem_of, whole_name
 from gpu_agent.wire.inventory import Model, ModelStatus
 
-# Models in plain folders that the owner configured.
-#
-# A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or files of weights;
-# what lies loose in a root is one model per file. A folder that is a model is not searched for others.
-# Its id is the stated `model_id`, else the folder's path from the root, else the file's name.
-#
-# It refuses to believe a broken `model.json` (the folder is then a model in error), to follow a link
-# out of the root, and to invent a version: without a stated one or a revision it is `unversioned`.
-
-
 SOURCE = "directory"
 
 _STATEMENT = "model.json"
 _TRITON = "config.pbtxt"
 _SERVED = (".safetensors", ".gguf", ".onnx", ".plan", ".engine")
 _VERSION_DIGITS = 12
+_NOTES = (".cache", "huggingface", "download")
+"""Where the hub's downloader notes the commit of each file, as the first line of `<file>.metadata`."""
+_NOTE = ".metadata"
+_REVISION = re.compile(rb"[0-9a-f]{40}(?=\s|$)")
+_NOTE_BYTES = 64
 
 
 class ModelFolders:
@@ -62,10 +57,10 @@ class ModelFolders:
 
     def read(self, unit: Unit) -> Reading:
         """The models in one folder of a root, however deep, or those loose in the root."""
-        search = _Search(FolderReader(unit.root, watch_files=True))
+        search = _FolderSearch(FolderReader(unit.root, watch_files=True))
         found = search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
-        models, untold = reportable_models(found, readable(unit.name) or ".")
-        return Reading(models, search.tree.watched, {**search.problems, **untold})
+        models, unreportable = reportable_models(found, readable(unit.name) or ".")
+        return Reading(models, search.tree.watched, {**search.problems, **unreportable})
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -79,7 +74,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
+class _FolderSearch:
     tree: FolderReader
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -236,16 +231,7 @@ def _text(value: object) -> str | None:
     return readable(value).strip() or None if isinstance(value, str) else None
 
 
-# The notes that the hub's own downloader leaves in a plain folder: which revision came down.
-#
-# `hf download --local-dir` writes `.cache/huggingface/download/<file>.metadata`, whose first line is
-# the commit. It refuses to take anything else for a revision.
-
-
-_NOTES = (".cache", "huggingface", "download")
-_NOTE = ".metadata"
-_REVISION = re.compile(rb"[0-9a-f]{40}(?=\s|$)")
-_HEAD_BYTES = 64
+# ---- the revision that `hf download --local-dir` notes in a folder
 
 
 def downloaded_revision(tree: FolderReader, folder: str) -> str | None:
@@ -255,7 +241,7 @@ def downloaded_revision(tree: FolderReader, folder: str) -> str | None:
             tree.enter(join_path(folder, *_NOTES[:depth]))  # a link on the way would lead out
         for entry in tree.folder(join_path(folder, *_NOTES)):
             if entry.name.endswith(_NOTE):
-                match = _REVISION.match(tree.head(entry.path, _HEAD_BYTES))
+                match = _REVISION.match(tree.head(entry.path, _NOTE_BYTES))
                 return match.group().decode() if match else None
     except OSError:
         return None  # no notes, or none that may be read

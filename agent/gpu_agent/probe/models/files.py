@@ -16,18 +16,11 @@ from typing import NamedTuple
 
 from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
 
-# A careful reader of folders that others write: bounded, read-only, never outside its root.
-#
-# It lists, measures and reads the heads of files below one `Root`, and notes the mark of everything
-# it looked at. It refuses to follow a link that leaves the root, to cross into another file system,
-# to open anything but a regular file, and to go deeper or further than its bounds. Everything that
-# goes wrong is an `OSError` (`Refused` is one), with a sentence that holds no path of this machine.
-
-
 # A Path per entry of a large cache costs more than the stat behind it:
 # ruff: noqa: PTH114, PTH115, PTH116
 
 
+MOUNTS = Path("/proc/self/mountinfo")
 MAX_DEPTH = 6
 """Folders below a unit's own."""
 MAX_ENTRIES = 20_000
@@ -36,13 +29,13 @@ MAX_ENTRIES = 20_000
 _READ_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes must not hold us
+    | getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer must not block
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
 _FOLDER_FLAGS = _READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
 _BY_DESCRIPTOR = os.scandir in os.supports_fd and os.readlink in os.supports_dir_fd
-"""What lies in an open folder is asked by its name alone: twice as fast as by its path."""
+"""Entries of an open folder are read by name alone: twice as fast as by path."""
 _OPENS_NO_LINK = hasattr(os, "O_NOFOLLOW")
 _OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of its own"
 _ELSEWHERE = "it is on another file system; add that as a root of its own"
@@ -63,7 +56,7 @@ class FoundFile(NamedTuple):
     path: str
     """Where its bytes are: the end of the link, if it is one."""
     size: int | None = 0
-    """Bytes; `None` where nobody asked yet: see `Tree.size`."""
+    """Bytes; `None` where it was not measured yet: see `FolderReader.size`."""
     problem: str | None = None
     """Why it is not whole."""
 
@@ -82,7 +75,7 @@ class FolderReader:
         self.watched: dict[str, Mark | None] = {}
 
     def enter(self, path: str) -> None:
-        """Make sure that a folder may be looked into, for one whose parts are watched in its place."""
+        """Check that a folder may be read, where its parts are watched instead of itself."""
         self.watched[path] = None
         self._check_folder(os.lstat(path))
         del self.watched[path]
@@ -284,12 +277,12 @@ def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
     status = os.stat(real)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError("it is not a folder")
-    layered = not cross_file_systems and is_overlay(status.st_dev)
-    return Root(real, None if cross_file_systems else status.st_dev, layered)
+    overlay = not cross_file_systems and is_overlay(status.st_dev)
+    return Root(real, None if cross_file_systems else status.st_dev, overlay)
 
 
 def reason(error: OSError) -> str:
-    """What went wrong, without the path that Python's own text would tell."""
+    """What went wrong, without the path that Python's own text would show."""
     return str(error) if isinstance(error, OutOfBoundsError) else (error.strerror or str(error)).lower()
 
 
@@ -309,10 +302,7 @@ def _close(opened: "int | str") -> None:
         os.close(opened)
 
 
-# The folders that are searched for models: opened once per scan, listed one level deep.
-#
-# A root that is not there holds no models and is no problem: caches come and go. One that may not be
-# looked at is a problem with a reason. A root named twice, also through a link, is listed once.
+# ---- roots: opened once per scan, and listed one level deep
 
 
 def list_units(
@@ -320,7 +310,8 @@ def list_units(
 ) -> Listing:
     """The units of each root; `units_of` may raise what listing a folder raises.
 
-    `cross_file_systems`: what is mounted below a root counts as part of it.
+    A root that does not exist has no models and is no problem: caches come and go. A root named twice, also
+    through a link, is listed once. `cross_file_systems`: file systems mounted below a root belong to it.
     """
     units: list[Unit] = []
     problems: dict[str, str] = {}
@@ -341,14 +332,14 @@ def list_units(
 
 @dataclass(frozen=True, slots=True)
 class RootEntries:
-    """What lies in a root that is not hidden, by name, and no more than the bound of a listing."""
+    """The entries of a root that are not hidden, by name, up to the bound of a listing."""
 
     shown: Sequence[os.DirEntry[str]]
     beyond: bool
     """There are more."""
 
     def check(self) -> None:
-        """Say so, once those that are shown were made units."""
+        """Raise where there are more; call it once the shown entries are units."""
         if self.beyond:
             raise OutOfBoundsError(f"it has more than {MAX_ENTRIES} entries; the rest was not looked at")
 
@@ -362,9 +353,7 @@ def list_root(root: Root) -> RootEntries:
     return RootEntries(listed[:MAX_ENTRIES], len(listed) > MAX_ENTRIES)
 
 
-# The names of files: put together as paths, and made readable for people and messages.
-#
-# It refuses to touch a disk: a name may be of a file that is not there.
+# ---- names
 
 
 def join_path(folder: str, *names: str) -> str:
@@ -379,19 +368,15 @@ def readable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
-# Which file systems are made of layers, as the kernel lists its mounts.
-#
-# Where the layers of an overlay lie on different file systems, as in a container whose image is fetched
-# piece by piece, a file there bears the number of its layer's, not that of the overlay. It looks at no
-# file but that list; where there is none, nothing is layered.
-
-
-MOUNTS = Path("/proc/self/mountinfo")
-_KIND = "overlay"
+# ---- overlays
 
 
 def is_overlay(device: int, mounts: Path = MOUNTS) -> bool:
-    """Tell whether the file system of this number is an overlay."""
+    """Whether the file system of this device number is an overlay.
+
+    The layers of an overlay may lie on several file systems, as in a container whose image is fetched piece
+    by piece: a file there has the device number of its layer, not of the overlay.
+    """
     try:
         listed = mounts.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -403,4 +388,4 @@ def is_overlay(device: int, mounts: Path = MOUNTS) -> bool:
 def _is_overlay(line: str, number: str) -> bool:
     """Read `id parent major:minor root place options … - kind source options`."""
     place, _, file_system = line.partition(" - ")
-    return place.split(" ")[2:3] == [number] and file_system.split(" ")[0] == _KIND
+    return place.split(" ")[2:3] == [number] and file_system.split(" ")[0] == "overlay"

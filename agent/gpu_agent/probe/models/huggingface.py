@@ -1,12 +1,11 @@
 """Models in Hugging Face hub caches, found without the library that made them.
 
-A model is one snapshot of a repository `models--org--name`, or a ref whose snapshot is not there
-(yet). It is ready when every entry of the snapshot resolves and no weights are empty; while the
-repository holds an `*.incomplete` blob, the snapshot being filled is `downloading`; a dangling link
-or ref is `error`.
+A model is one snapshot of a repository `models--org--name`, or a ref whose snapshot does not exist (yet). It
+is ready when every entry of the snapshot resolves and no weights are empty; while the repository holds an
+`*.incomplete` blob, the snapshot being filled is `downloading`; a dangling link or ref is `error`.
 
-It refuses to follow a link out of the cache, to write, to take datasets for models, and to read the
-heads of weights: the hub's library moves a blob into its place only when it is whole.
+No link is followed out of the cache, datasets are no models, and the heads of weights are not read: the hub's
+library moves a blob into its place only when it is whole.
 """
 
 import os
@@ -54,8 +53,8 @@ class HubCache:
             models = ()  # it went away while it was read
         except OSError as error:
             models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
-        told, problems = reportable_models(models, readable(unit.name))
-        return Reading(told, tree.watched, problems)
+        reportable, problems = reportable_models(models, readable(unit.name))
+        return Reading(reportable, tree.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:

@@ -30,81 +30,81 @@ _READ_BYTES = 65_536
 
 
 class InotifyWatcher:
-    """One inotify instance and the folders it follows."""
+    """One inotify instance and the folders that it watches."""
 
     def __init__(self, descriptor: int) -> None:
-        """`descriptor` is an inotify instance of one's own, which does not block; it goes with this."""
+        """`descriptor` is a non-blocking inotify instance; it is closed with this object."""
         self.descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
-        self._numbers: dict[str, int] = {}
-        self._none: set[str] = set()
-        """Places that are no folders, or not there: not asked again while they are wanted."""
+        self._watches: dict[str, int] = {}
+        self._no_folders: set[str] = set()
+        """Paths that are no folders: not tried again while they are wanted."""
         self._lost: set[int] = set()
         self._wanted: Collection[str] = ()
         self.limit: str | None = None
-        """Why some folders are not followed, in a sentence; `None` when all are."""
+        """Why some folders are not watched, in a sentence; `None` when all are."""
 
     @classmethod
     def open(cls) -> Self | None:
-        """An instance; `None` where the platform has none, or no more of them."""
+        """Open an instance; `None` where the platform has none, or grants no more."""
         if not sys.platform.startswith("linux"):
             return None
         descriptor = _libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         return None if descriptor < 0 else cls(descriptor)
 
-    def follow(self, places: Collection[str]) -> bool:
-        """Follow the folders among these places and no others; whether some are followed from now on only.
+    def follow(self, paths: Collection[str]) -> bool:
+        """Watch the folders among these paths and no others; True where some were not watched before.
 
-        Of what changed in those before, there is no notice. The same object as the last time costs nothing,
-        unless a folder was lost since. `limit` says why some are not followed.
+        Earlier changes in those are not reported. The same object as the last time costs nothing, unless a
+        watch was lost since. `limit` says why some are not watched.
         """
         lost, self._lost = self._lost, set()
-        if places is self._wanted and not lost:
+        if paths is self._wanted and not lost:
             return False
-        self._numbers = {path: number for path, number in self._numbers.items() if number not in lost}
-        self._let_go(places)
-        before = len(self._numbers)
-        new = (path for path in places if path not in self._numbers and path not in self._none)
-        self.limit = next(filter(None, map(self._take_on, new)), None)
-        self._wanted = () if self.limit else places
-        return len(self._numbers) > before
+        self._watches = {path: number for path, number in self._watches.items() if number not in lost}
+        self._remove_all_but(paths)
+        before = len(self._watches)
+        new = (path for path in paths if path not in self._watches and path not in self._no_folders)
+        self.limit = next(filter(None, map(self._add, new)), None)
+        self._wanted = () if self.limit else paths
+        return len(self._watches) > before
 
     def drain(self) -> None:
-        """Take all notices that wait: what they said is that one must look."""
+        """Discard all waiting events: their only meaning is that a scan is due."""
         while True:
             try:
                 data = os.read(self.descriptor, _READ_BYTES)
             except OSError:
                 return  # there are no more
-            self._note(data)
+            self._handle(data)
             if len(data) < _READ_BYTES // 2:
                 return
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close the instance and all watches."""
         self._close()
 
-    def _let_go(self, places: Collection[str]) -> None:
-        wanted = set(places)
-        self._none &= wanted
-        for path in [path for path in self._numbers if path not in wanted]:
-            _libc().inotify_rm_watch(self.descriptor, self._numbers.pop(path))
+    def _remove_all_but(self, paths: Collection[str]) -> None:
+        wanted = set(paths)
+        self._no_folders &= wanted
+        for path in [path for path in self._watches if path not in wanted]:
+            _libc().inotify_rm_watch(self.descriptor, self._watches.pop(path))
 
-    def _take_on(self, path: str) -> str | None:
-        if len(self._numbers) >= MOST_FOLDERS:
+    def _add(self, path: str) -> str | None:
+        if len(self._watches) >= MOST_FOLDERS:
             return f"more than {MOST_FOLDERS} folders hold models"
         number = _libc().inotify_add_watch(self.descriptor, os.fsencode(path), _ASKED)
         if number >= 0:
-            self._numbers[path] = number
+            self._watches[path] = number
             return None
         fault = ctypes.get_errno()
         if fault == errno.ENOSPC:
             return "this user may watch no more folders; raise the sysctl fs.inotify.max_user_watches"
-        if fault != errno.ENOENT:  # one that is not there yet is asked for again
-            self._none.add(path)
+        if fault != errno.ENOENT:  # a folder that does not exist yet is tried again
+            self._no_folders.add(path)
         return None
 
-    def _note(self, data: bytes) -> None:
+    def _handle(self, data: bytes) -> None:
         at = 0
         while at < len(data):
             number, mask, _, length = _EVENT.unpack_from(data, at)
@@ -115,5 +115,5 @@ class InotifyWatcher:
 
 @cache
 def _libc() -> ctypes.CDLL:
-    """The C library of this process, whose functions tell what went wrong."""
+    """The C library of this process, whose functions set errno."""
     return ctypes.CDLL(None, use_errno=True)

@@ -1,9 +1,9 @@
-"""What a model is for and which languages it takes, told from what its makers wrote about it.
+"""What a model is for and which languages it takes, by what its makers wrote about it.
 
-Precedence (probe page): the `architectures` of its `config.json`, then the `model_type`, then the
-pipeline tag in its card. A fact that decides nothing is passed over; where nothing decides, the
-kind is `other`. It refuses to guess a kind from a name, with one exception: a classifier's head says
-nothing of what it classifies, so one with "emotion" in its name counts as `emotion`.
+Precedence: the `architectures` of its `config.json`, then the `model_type`, then the pipeline tag in its
+card. A fact that decides nothing is skipped; where nothing decides, the kind is `other`. No kind is guessed
+from a name, with one exception: a classifier's head does not say what it classifies, so one with "emotion" in
+its name counts as `emotion`.
 """
 
 import re

@@ -1,12 +1,12 @@
-"""Models that Ollama keeps: manifests beside the blobs that they name.
+"""Models in Ollama's folders: manifests beside the blobs that they name.
 
-A model is one tag, `manifests/HOST/NAMESPACE/NAME/TAG`. It is ready when every blob that its manifest
-names is here with the stated size; one that has only its `-partial` file yet makes it `downloading`,
-one that is missing or of another size an `error`. Its version is the id that `ollama list` shows: the
-head of the manifest's digest.
+A model is one tag, `manifests/HOST/NAMESPACE/NAME/TAG`. It is ready when every blob that its manifest names
+is here with the stated size; a blob of which only the `-partial` file exists makes it `downloading`, a
+missing blob or one of another size an `error`. Its version is the id that `ollama list` shows: the head of
+the manifest's digest.
 
-It refuses to hash blobs, to follow a link out of its root, and to name a first download: Ollama writes
-the manifest last, and a partial blob without one belongs to no name.
+Blobs are not hashed, no link is followed out of the root, and a first download has no name: Ollama writes the
+manifest last, and a partial blob without one belongs to no model.
 """
 
 import hashlib
@@ -66,8 +66,8 @@ class OllamaStore:
         found = (
             _Tag(tree, unit.root, name, readable(tag.name), closed).model(tree.found(tag)) for tag in tags
         )
-        told, problems = reportable_models((model for model in found if model), name)
-        return Reading(told, tree.watched, problems)
+        reportable, problems = reportable_models((model for model in found if model), name)
+        return Reading(reportable, tree.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -96,7 +96,7 @@ def _closed(tree: FolderReader, root: Root) -> str | None:
     try:
         tree.enter(join_path(root.path, "blobs"))
     except FileNotFoundError:
-        return None  # each blob is told of as missing
+        return None  # each blob is reported as missing
     except OSError as error:
         return reason(error)
     return None
@@ -168,7 +168,7 @@ class _Tag:
             return {}
         found = self.tree.file(self._place(stated[0]), stated[0])
         if found is None or found.problem:
-            return {}  # told of among the blobs
+            return {}  # reported among the blobs
         try:
             text = self.tree.head(found.path, _MAX_CONFIG_BYTES)
         except OSError:

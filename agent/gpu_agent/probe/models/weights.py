@@ -15,12 +15,6 @@ from functools import lru_cache
 from gpu_agent.probe.models.files import FolderReader, FoundFile, reason
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, strings_in
 
-# What a folder of model files holds: its format, its size, what is missing, what it is for.
-#
-# Both the snapshots of a hub cache and plain folders are such folders. It judges files that were
-# found already, and reads no more than the heads of the few that describe the model.
-
-
 _MAX_JSON_BYTES = 1 << 20
 _MAX_CARD_BYTES = 16_384
 _FORMATS = {
@@ -42,13 +36,13 @@ UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".
 """What programs that fetch files add to the names of those not yet whole."""
 
 _LEAST_WEIGHTS_BYTES = 16 << 20
-"""Files that are larger together may hold weights in a format that has no name here."""
+"""Files that are larger together may hold weights in a format that `_FORMATS` lacks."""
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 _INDICES = (".safetensors.index.json", ".bin.index.json")
 
 
 class ModelFiles:
-    """A folder of model files."""
+    """The files of one folder: what they say, judged by names, sizes and a few heads."""
 
     def __init__(self, files: Sequence[FoundFile]) -> None:
         """Sort them out in one pass: a cache has tens of thousands."""
@@ -57,7 +51,7 @@ class ModelFiles:
         self._weights: list[tuple[str, FoundFile]] = []
         self._broken: list[FoundFile] = []
         self._sizes: dict[str, int] | None = None
-        """Bytes of weights by their format, once they were asked for."""
+        """Bytes of weights by their format, once they were measured."""
         self._empty: list[tuple[str, FoundFile]] = []
         for file in files:
             name = file.name
@@ -139,7 +133,7 @@ class ModelFiles:
         return self._by_name.get(name)
 
     def kind(self, tree: FolderReader, name: str) -> str:
-        """What the model `name` is for, by its own files; each is read only if those before do not tell."""
+        """What the model `name` is for, by its own files; each is read only if those before do not say."""
         facts = self._facts(tree, name)
         kind = kind_of(facts)
         if kind == "other":
@@ -167,7 +161,7 @@ class ModelFiles:
 
 @lru_cache(maxsize=4096)  # the same few names stand in thousands of folders
 def format_of(name: str) -> str | None:
-    """The format that a file's name tells, if it is one that holds weights."""
+    """The format of a file of weights, by its name; `None` for any other file."""
     return _FORMATS.get(name[name.rfind(".") :].lower())
 
 
@@ -218,10 +212,7 @@ def _head(tree: FolderReader, file: FoundFile, limit: int) -> bytes:
         return b""
 
 
-# Safetensors files by their heads, and the index that names their parts: is all of it here?
-#
-# A file says in its header where its last tensor ends. It refuses to read a tensor, and a header beyond a
-# bound: such a file is taken at its word.
+# ---- safetensors: the header of a file says where its last tensor ends
 
 
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -233,7 +224,10 @@ _MAX_INDEX_BYTES = 8 << 20
 
 
 def safetensors_problem(tree: FolderReader, file: FoundFile) -> str | None:
-    """What a file lacks of what its header says; `None` when it is whole or cannot be told."""
+    """What a file lacks of what its header says.
+
+    `None` when it is whole, or its header is too long to read.
+    """
     size = tree.size(file)
     try:
         length = int.from_bytes(tree.head(file.path, _LENGTH_BYTES), "little")
@@ -261,7 +255,7 @@ def indexed_files(tree: FolderReader, index: FoundFile) -> frozenset[str]:
 
 
 def _end_of_last_tensor(header: bytes) -> int:
-    """Where the last tensor ends, counted from the header's own end; 0 when the header does not tell."""
+    """Where the last tensor ends, counted from the header's own end; 0 when the header does not say."""
     ends = [0]
     for tensor in parse_object(header).values():
         match tensor:
@@ -272,10 +266,7 @@ def _end_of_last_tensor(header: bytes) -> int:
     return max(ends)
 
 
-# The head of a GGUF file: what architecture it says it is.
-#
-# Reads the metadata that stands before the tensors, from the first bytes that the caller hands in.
-# It refuses to follow the metadata past those bytes: what is not among them is not known.
+# ---- GGUF: the metadata before the tensors names the architecture
 
 
 GGUF_HEAD_BYTES = 65_536
@@ -302,7 +293,7 @@ _GGUF_KINDS = {
 
 
 def gguf_kind(head: bytes) -> str | None:
-    """The kind of model in a GGUF file that begins with `head`; `None` when it does not tell."""
+    """The kind of model in a GGUF file that begins with `head`; `None` when the head does not say."""
     try:
         for key, value in _gguf_strings(head):
             if key == "general.architecture":

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs through NVML: the child that asks the driver, and the parent that asks the child."""
+"""NVIDIA GPUs through NVML: the child process that calls the driver, and its clients."""

@@ -18,17 +18,17 @@ _HOT_CLOCK_SHARE = 0.4
 _USED_BEFORE_SECONDS = 86_400.0
 """For how long each seems to have run before its last reset."""
 _MOST_TOLD_APART = 24
-"""Resets to come that are told apart by the count before them."""
+"""So many resets to come are distinguished by the energy count before them."""
 _MEAN_POWER_SHARE = 0.4
 
 
-def apply_faults(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, told_until: float) -> Gpu:
-    """A reading with all that holds at `elapsed` seconds, and the events after `told_until` until then."""
+def apply_faults(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, sent_until: float) -> Gpu:
+    """A reading with the faults that hold at `elapsed` seconds, and the events since `sent_until`."""
     faults = tuple(faults)
     gpu = replace(gpu, energy_mj=_energy_mj(gpu, faults, elapsed))
     for fault in faults:
         if fault.holds_at(elapsed):
-            gpu = _apply(gpu, fault, new=fault.begins > told_until)
+            gpu = _apply(gpu, fault, new=fault.begins > sent_until)
     return gpu
 
 
@@ -39,7 +39,7 @@ def _apply(gpu: Gpu, fault: Fault, *, new: bool) -> Gpu:
 
 
 def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
-    """An event, told of the whole GPU once; one that takes it away does so until its fault ends."""
+    """An event of the whole GPU, reported once; one that takes the GPU away does so until its fault ends."""
     entry = REASONS.get(code)
     if new and gpu.parent_uuid is None:
         gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
@@ -55,7 +55,7 @@ def _unknown(gpu: Gpu) -> Gpu:
 
 
 def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
-    """Keep who it is; nothing else was answered."""
+    """Its identity; nothing else was read."""
     bare = Gpu(
         uuid=gpu.uuid,
         name=gpu.name,
@@ -73,14 +73,14 @@ def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
 
 
 def _degraded(gpu: Gpu) -> Gpu:
-    """Rows that wait to be remapped: told of the whole GPU, and the keeper lays it upon its slices."""
+    """Rows that wait to be remapped: the whole GPU's, and the tracker adds the reason to its MIG devices."""
     if gpu.parent_uuid is not None:
         return gpu
     return _with_reason(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
 
 
 def _hot(gpu: Gpu) -> Gpu:
-    """Throttled by its heat: a reason for the keeper once it lasts."""
+    """Throttled by its heat: a reason for the tracker once it lasts."""
     if gpu.parent_uuid is not None or gpu.temperature_c is None:
         return gpu
     clock = None if gpu.clock_sm_mhz is None else round(gpu.clock_sm_mhz * _HOT_CLOCK_SHARE)
@@ -88,8 +88,8 @@ def _hot(gpu: Gpu) -> Gpu:
 
 
 def _with_reason(gpu: Gpu, why: HealthReason) -> Gpu:
-    told = why.code in {each.code for each in gpu.reasons}
-    reasons = gpu.reasons if told else (*gpu.reasons, why)
+    given = why.code in {each.code for each in gpu.reasons}
+    reasons = gpu.reasons if given else (*gpu.reasons, why)
     return replace(gpu, reasons=reasons, health=health_from(reasons))
 
 

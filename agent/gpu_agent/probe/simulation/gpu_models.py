@@ -12,7 +12,7 @@ from gpu_agent.wire.inventory import MemoryKind
 
 
 class SimulationError(ValueError):
-    """What was asked to be simulated cannot be: the fault of whoever wrote it. Says what to write."""
+    """The spec cannot be simulated: the fault of its author. The sentence says what to write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class GpuModel:
     clock_memory_mhz: int
     memory_kind: MemoryKind = MemoryKind.DEDICATED
     mig: bool = False
-    """Whether it can be cut into slices."""
+    """Whether it has MIG."""
 
 
 _TABLE = """
@@ -69,34 +69,34 @@ def _parse_table() -> Iterator[GpuModel]:
 
 
 GPU_MODELS: tuple[GpuModel, ...] = tuple(_parse_table())
-"""Every product that can be simulated."""
+"""Every GPU model that can be simulated."""
 
 
 def find_gpu_model(text: str) -> GpuModel:
-    """The product that `text` names.
+    """The GPU model that `text` names.
 
     Raises:
         SimulationError: none, or more than one; the sentence says what to write instead.
     """
     wanted = _bare(text)
-    matches = [product for product in GPU_MODELS if wanted in (_bare(product.label), _family(product))]
+    matches = [model for model in GPU_MODELS if wanted in (_bare(model.label), _family(model))]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        labels = " or ".join(product.label for product in matches)
+        labels = " or ".join(model.label for model in matches)
         raise SimulationError(f"{text.strip()!r} comes in several sizes: write {labels}.")
-    by_bare = {_bare(product.label): product.label for product in GPU_MODELS}
+    by_bare = {_bare(model.label): model.label for model in GPU_MODELS}
     nearest = by_bare[get_close_matches(wanted, by_bare, n=1, cutoff=0.0)[0]]
-    accepted = ", ".join(product.label for product in GPU_MODELS)
+    accepted = ", ".join(model.label for model in GPU_MODELS)
     raise SimulationError(
         f"{text.strip()!r} is no GPU that can be simulated; the nearest is {nearest}. Accepted: {accepted}."
     )
 
 
 def _bare(text: str) -> str:
-    kept = "".join(letter for letter in text.lower() if letter.isalnum())
-    return kept.removesuffix("gb")
+    bare = "".join(letter for letter in text.lower() if letter.isalnum())
+    return bare.removesuffix("gb")
 
 
-def _family(product: GpuModel) -> str:
-    return _bare(product.label.partition("-")[0])
+def _family(model: GpuModel) -> str:
+    return _bare(model.label.partition("-")[0])

@@ -16,17 +16,6 @@ from gpu_agent.probe.simulation.faults import apply_faults
 from gpu_agent.probe.simulation.spec import GpuPlan, MigProfile, Simulation, parse_spec
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
-# GPUs that do not exist, for demos, load and tests: `8xH100-80GB`, `4xA100-80GB:lost#2@60s,2xL4-24GB`.
-#
-# They have what real ones have: true names and sizes, well-formed UUIDs that stay the same for one
-# machine, and figures that drift with time. Everything follows from the spec, the seed and the time
-# handed in, so a simulated machine tells the same story twice.
-#
-# What is asked for is read by `simulation`; what befalls them, by `simulated_faults`. It refuses to look
-# busy: load and memory stay under what would keep a job away, because a simulated
-# node is there to be given one. And it claims no driver, because there is none.
-
-
 _STEP_SECONDS = 20.0
 _UTILIZATION_PERCENT = (3.0, 65.0)
 _MEMORY_SHARE = (0.02, 0.45)
@@ -37,8 +26,8 @@ _IDLE_CLOCK_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class _Position:
-    """One simulated GPU: what stays the same."""
+class _SimulatedGpu:
+    """What stays the same of one simulated GPU."""
 
     index: int
     plan: GpuPlan
@@ -50,22 +39,22 @@ class SimulatedGpus:
     """A machine's simulated GPUs. It begins with the first reading: faults count their time from there."""
 
     def __init__(self, spec: str, *, seed: str) -> None:
-        """`seed` tells one machine from another: the same products and seed are the same GPUs, faults or not.
+        """The same GPU models and seed give the same GPUs, whatever their faults.
 
         Raises:
-            SimulationError: see `parse`.
+            SimulationError: see `parse_spec`.
         """
         self._simulation: Simulation = parse_spec(spec)
         plans = self._simulation.gpus
-        canonical = ",".join(plan.product.label for plan in plans)
-        self._places = tuple(
-            _Position(index, plan, key, _uuid(key))
+        canonical = ",".join(plan.gpu_model.label for plan in plans)
+        self._gpus = tuple(
+            _SimulatedGpu(index, plan, key, _uuid(key))
             for index, plan in enumerate(plans)
             for key in (f"{seed}\n{canonical}\n{index}",)
         )
         self._began: float | None = None
-        self._told_until = -1.0
-        """Up to when, in seconds since it began, events were told."""
+        self._sent_until = -1.0
+        """Up to when, in seconds since it began, events were reported."""
 
     def hung_seconds(self, now: float) -> float | None:
         """For how long the driver has not answered at `now`; None while it does."""
@@ -76,14 +65,14 @@ class SimulatedGpus:
 
     def read(self, now: float) -> GpuReport:
         """Their figures at `now`, in seconds of any one clock; each event once."""
-        elapsed, told_until = self._elapsed(now), self._told_until
-        self._told_until = max(elapsed, told_until)
+        elapsed, sent_until = self._elapsed(now), self._sent_until
+        self._sent_until = max(elapsed, sent_until)
         return GpuReport(
             outcome=Outcome.OK,
             gpus=tuple(
-                apply_faults(gpu, place.plan.faults, elapsed=elapsed, told_until=told_until)
-                for place in self._places
-                for gpu in _devices(place, now)
+                apply_faults(gpu, one.plan.faults, elapsed=elapsed, sent_until=sent_until)
+                for one in self._gpus
+                for gpu in _devices(one, now)
             ),
         )
 
@@ -93,23 +82,40 @@ class SimulatedGpus:
         return max(0.0, now - self._began)
 
 
-def _devices(place: _Position, now: float) -> Iterator[Gpu]:
-    """The GPU and its slices. One that is cut tells no use of its own: its slices do the work."""
-    whole = _reading(place, now)
-    if not place.plan.slices:
+def read_simulated_once(spec: str, *, seed: str, now: float) -> GpuReport:
+    """Read a simulated machine as a command does that looks once, at the start of the simulation.
+
+    Its first events count for health; later faults do not happen. `now` is Unix time.
+
+    Raises:
+        SimulationError: the line cannot be parsed.
+    """
+    gpus = SimulatedGpus(spec, seed=seed)
+    if gpus.hung_seconds(now) is not None:
+        return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=hung_sentence(DEADLINE_SECONDS))
+    return HealthTracker().observe(gpus.read(now), now_wall=now, now_mono=now)
+
+
+def _devices(one: _SimulatedGpu, now: float) -> Iterator[Gpu]:
+    """The GPU and its MIG devices.
+
+    A GPU in MIG mode reports no use of its own: its MIG devices do the work.
+    """
+    whole = _reading(one, now)
+    if not one.plan.mig_profiles:
         yield whole
         return
     unknowns = dict.fromkeys(
-        ("utilization_percent", "memory_utilization_percent"), "told of no GPU with MIG on"
+        ("utilization_percent", "memory_utilization_percent"), "not available for a GPU in MIG mode"
     )
     yield replace(
         whole, mig_enabled=True, utilization_percent=None, memory_utilization_percent=None, unknowns=unknowns
     )
-    for number, profile in enumerate(place.plan.slices):
-        yield _slice(whole, profile, seed=f"{place.seed}\nslice {number}", now=now)
+    for number, profile in enumerate(one.plan.mig_profiles):
+        yield _mig_device(whole, profile, seed=f"{one.seed}\nslice {number}", now=now)
 
 
-def _slice(whole: Gpu, profile: MigProfile, *, seed: str, now: float) -> Gpu:
+def _mig_device(whole: Gpu, profile: MigProfile, *, seed: str, now: float) -> Gpu:
     used_mb = round(profile.memory_mb * _between(_MEMORY_SHARE, _drift(f"{seed}\nmemory", now / 6)))
     return Gpu(
         uuid=f"MIG-{_uuid(seed).removeprefix('GPU-')}",
@@ -126,30 +132,30 @@ def _slice(whole: Gpu, profile: MigProfile, *, seed: str, now: float) -> Gpu:
     )
 
 
-def _reading(place: _Position, now: float) -> Gpu:
-    product = place.plan.product
-    load = _drift(f"{place.seed}\nload", now)
+def _reading(one: _SimulatedGpu, now: float) -> Gpu:
+    gpu_model = one.plan.gpu_model
+    load = _drift(f"{one.seed}\nload", now)
     utilization = _between(_UTILIZATION_PERCENT, load)
-    used_mb = round(product.memory_mb * _between(_MEMORY_SHARE, _drift(f"{place.seed}\nmemory", now / 6)))
+    used_mb = round(gpu_model.memory_mb * _between(_MEMORY_SHARE, _drift(f"{one.seed}\nmemory", now / 6)))
     power_share = _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * utilization / 100
-    warmth = _drift(f"{place.seed}\nair", now / 30)
+    warmth = _drift(f"{one.seed}\nair", now / 30)
     return Gpu(
-        uuid=place.uuid,
-        name=product.name,
-        index=place.index,
-        memory_mb=product.memory_mb,
+        uuid=one.uuid,
+        name=gpu_model.name,
+        index=one.index,
+        memory_mb=gpu_model.memory_mb,
         memory_used_mb=used_mb,
-        memory_free_mb=product.memory_mb - used_mb,
-        memory_kind=product.memory_kind,
-        compute_capability=product.compute_capability,
-        pci_bus_id=f"00000000:{place.index * 2 + 1:02X}:00.0",
+        memory_free_mb=gpu_model.memory_mb - used_mb,
+        memory_kind=gpu_model.memory_kind,
+        compute_capability=gpu_model.compute_capability,
+        pci_bus_id=f"00000000:{one.index * 2 + 1:02X}:00.0",
         utilization_percent=round(utilization, 1),
         memory_utilization_percent=round(utilization * 0.6, 1),
         temperature_c=round(_IDLE_TEMPERATURE_C + 4 * warmth + _TEMPERATURE_PER_POWER_SHARE_C * power_share),
-        power_w=round(product.power_limit_w * power_share, 1),
-        power_limit_w=product.power_limit_w,
-        clock_sm_mhz=round(product.clock_sm_mhz * _between((_IDLE_CLOCK_SHARE, 1.0), load)),
-        clock_memory_mhz=product.clock_memory_mhz,
+        power_w=round(gpu_model.power_limit_w * power_share, 1),
+        power_limit_w=gpu_model.power_limit_w,
+        clock_sm_mhz=round(gpu_model.clock_sm_mhz * _between((_IDLE_CLOCK_SHARE, 1.0), load)),
+        clock_memory_mhz=gpu_model.clock_memory_mhz,
         ecc_uncorrected=0,
         retirement_pending=False,
         throttle_reasons=(),
@@ -177,20 +183,3 @@ def _between(bounds: tuple[float, float], share: float) -> float:
 def _uuid(key: str) -> str:
     digits = sha256(key.encode()).hexdigest()
     return f"GPU-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
-
-
-# A simulated machine as a command sees it that looks once: at the moment when the simulation begins.
-#
-# What is to happen later does not happen to it. Keeps nothing for a second look.
-
-
-def read_simulated_once(spec: str, *, seed: str, now: float) -> GpuReport:
-    """Read it, with what its first events do to health; `now` in Unix time.
-
-    Raises:
-        SimulationError: the line cannot be read.
-    """
-    gpus = SimulatedGpus(spec, seed=seed)
-    if gpus.hung_seconds(now) is not None:
-        return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=hung_sentence(DEADLINE_SECONDS))
-    return HealthTracker().observe(gpus.read(now), now_wall=now, now_mono=now)

@@ -20,7 +20,7 @@ _STATUS = {"downloading": ModelStatus.DOWNLOADING, "error": ModelStatus.ERROR}
 
 
 def with_simulated_models(spec: str, sources: Sources) -> Sources:
-    """Put the models that the line states in place of those on the disks; where it states none, these stay.
+    """Replace the models on the disks by those that the line states; where it states none, they stay.
 
     Raises:
         SimulationError: the line cannot be read.
@@ -50,7 +50,7 @@ class SimulatedModels:
         return Listing(tuple(unit for unit in units if "gone" not in self._states(unit.name)))
 
     def read(self, unit: Unit) -> Reading:
-        """Say how one is; nothing is watched, so that each scan asks anew."""
+        """Read one model; nothing is watched, so that each scan reads it again."""
         states = self._states(unit.name)
         status = next((_STATUS[state] for state in states if state in _STATUS), ModelStatus.READY)
         source, target = languages_of(unit.name)

@@ -17,25 +17,34 @@ from gpu_agent.probe.health.xids import XIDS
 from gpu_agent.probe.models.kinds import KINDS
 from gpu_agent.probe.simulation.gpu_models import GpuModel, SimulationError, find_gpu_model
 
-# How a simulated GPU is cut into MIG slices: `7x1g.10gb`, `3g.40gb+2x1g.10gb`.
-#
-# A GPU has so many parts for computing and so much memory; slices that ask for more of either are
-# refused with what is left. It knows sizes, not the driver's rules of where a slice may lie.
-
-
+MAX_GPUS = 64
+"""How many GPUs one simulated machine may have."""
+FAULTS = ("lost", "degraded", "hot", "unknown", "hang")
+"""Faults of a GPU, besides `xidN`; a hang is the whole driver's."""
+MODEL_STATES = ("downloading", "error", "gone")
 MIG_COMPUTE_PARTS = 7
-"""Into how many parts for computing every GPU with MIG is cut, at most."""
-_CUT = re.compile(
+"""A GPU in MIG mode has at most so many compute parts."""
+_MIG_LAYOUT = re.compile(
     r"(?:(?P<count>[0-9]{1,3})\s*[x×]\s*)?(?P<compute>[1-7])g\.(?P<gb>[0-9]{1,4})gb",  # noqa: RUF001
     re.IGNORECASE,
 )
 _MIB_PER_GB = 1024
 _LEFT_BY_THE_DRIVER = 0.97
 
+_COUNT_DIGITS = 6  # more than any limit; int() of thousands of digits is refused
+_GROUP = re.compile(r"(?:(?P<count>[0-9]+)\s*[x×]\s*)?(?P<gpu_model>.*)", re.IGNORECASE)  # noqa: RUF001
+_MODELS = re.compile(r"\s*models\s*:", re.IGNORECASE)
+_FAULT = re.compile(
+    r"(?P<name>[a-z0-9]+)\s*(?:#\s*(?P<which>[0-9]{1,6}))?\s*(?:@(?P<when>.*))?", re.IGNORECASE
+)
+_TIME = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])\s*", re.IGNORECASE)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_Read = TypeVar("_Read")
+
 
 @dataclass(frozen=True, slots=True)
 class MigProfile:
-    """The size of one slice."""
+    """The size of one MIG device."""
 
     compute: int
     memory_gb: int
@@ -47,66 +56,13 @@ class MigProfile:
 
     @property
     def memory_mb(self) -> int:
-        """MiB; of a true slice, too, a little goes to the driver."""
+        """MiB; as with true MIG devices, the driver takes a little."""
         return round(self.memory_gb * _MIB_PER_GB * _LEFT_BY_THE_DRIVER)
-
-
-def parse_mig_layout(text: str, product: GpuModel) -> tuple[MigProfile, ...]:
-    """One profile for each slice.
-
-    Raises:
-        SimulationError: it cannot be read, or the product has not so much to cut.
-    """
-    if not product.mig:
-        raise SimulationError(f"{product.label} cannot be cut into slices: leave out /{text.strip()[:40]}.")
-    found: list[MigProfile] = []
-    for part in map(str.strip, text.split("+")):
-        match = _CUT.fullmatch(part)
-        if match is None:
-            raise SimulationError(
-                f"{part[:40]!r} is no slice: write for example 7x1g.10gb or 3g.40gb+4g.40gb."
-            )
-        profile = MigProfile(int(match["compute"]), int(match["gb"]))
-        if profile.memory_gb == 0:
-            raise SimulationError(f"{part!r} has no memory: write for example 1g.10gb.")
-        found += [profile] * int(match["count"] or 1)
-    compute, memory_mb = sum(each.compute for each in found), sum(each.memory_mb for each in found)
-    if not found or compute > MIG_COMPUTE_PARTS or memory_mb > product.memory_mb:
-        raise SimulationError(
-            f"{text.strip()[:40]!r} asks for {compute} parts and {sum(each.memory_gb for each in found)} GB: "
-            f"{product.label} has {MIG_COMPUTE_PARTS} and {round(product.memory_mb / _MIB_PER_GB)} GB."
-        )
-    return tuple(found)
-
-
-# What a simulated machine is to be, read from one line: GPUs, slices, models, and faults at stated times.
-#
-#     4xA100-80GB:lost#2@60s-120s, 1xH100-80GB/3g.40gb+2x1g.10gb ; models: whisper=asr, opus-mt-zh-en=nmt
-#
-# `docs/simulation.md` has the grammar. What cannot be read is answered with the place, counted in
-# characters from 1, and what to write there. It simulates nothing: `simulated` does.
-
-
-MAX_GPUS = 64
-"""How many GPUs one simulated machine may have."""
-FAULTS = ("lost", "degraded", "hot", "unknown", "hang")
-"""What may befall a GPU, besides `xidN`; a hang is the whole driver's."""
-MODEL_STATES = ("downloading", "error", "gone")
-
-_COUNT_DIGITS = 6  # more than any limit; int() of thousands of digits is refused
-_GROUP = re.compile(r"(?:(?P<count>[0-9]+)\s*[x×]\s*)?(?P<product>.*)", re.IGNORECASE)  # noqa: RUF001
-_MODELS = re.compile(r"\s*models\s*:", re.IGNORECASE)
-_FAULT = re.compile(
-    r"(?P<name>[a-z0-9]+)\s*(?:#\s*(?P<which>[0-9]{1,6}))?\s*(?:@(?P<when>.*))?", re.IGNORECASE
-)
-_TIME = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])\s*", re.IGNORECASE)
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that befalls a GPU or a model, in seconds from when the simulation begins."""
+    """A fault of a GPU or a model, in seconds from when the simulation begins."""
 
     name: str
     begins: float = 0.0
@@ -121,8 +77,8 @@ class Fault:
 class GpuPlan:
     """One GPU."""
 
-    product: GpuModel
-    slices: tuple[MigProfile, ...] = ()
+    gpu_model: GpuModel
+    mig_profiles: tuple[MigProfile, ...] = ()
     faults: tuple[Fault, ...] = ()
 
 
@@ -141,16 +97,16 @@ class Simulation:
 
     gpus: tuple[GpuPlan, ...]
     models: tuple[ModelPlan, ...] | None = None
-    """None where the line states none: then those on the disks are told."""
+    """None where the line states none: then the models on the disks are reported."""
     hangs: tuple[Fault, ...] = ()
     """When the driver does not answer."""
 
 
 def parse_spec(spec: str) -> Simulation:
-    """Read a line.
+    """Parse a line.
 
     Raises:
-        SimulationError: it cannot be read, or asks for what there is not; says where, and what to write.
+        SimulationError: it cannot be parsed, or names something unknown; says where, and what to write.
     """
     machine, semicolon, rest = spec.partition(";")
     plans: list[GpuPlan] = []
@@ -173,32 +129,32 @@ def _parts(text: str, separator: str, start: int = 0) -> Iterator[tuple[int, str
 
 
 def _placed(place: int, text: str, read: Callable[[str], _Read]) -> _Read:
-    """Read a part; what is wrong with it is told with its place in the line."""
+    """Parse a part; an error names its place in the line."""
     try:
         return read(text)
-    except _MisplacedError:
+    except _PlacedError:
         raise
     except SimulationError as error:
-        raise _MisplacedError(f"at character {place + 1}, {error}") from None
+        raise _PlacedError(f"at character {place + 1}, {error}") from None
 
 
-class _MisplacedError(SimulationError):
-    """One that names its place already."""
+class _PlacedError(SimulationError):
+    """An error that names its place already."""
 
 
 def _group(text: str, *, whole: str) -> tuple[list[GpuPlan], list[Fault]]:
     if not text:
         raise SimulationError(f"{whole[:60]!r} has an empty group: write for example 8xH100-80GB.")
-    written, *ailments = text.split(":")
-    named, slash, cut = written.partition("/")
-    count, product = _counted(named.strip())
-    profiles = parse_mig_layout(cut, product) if slash else ()
-    faults = [_fault(each.strip(), count) for each in ailments]
+    written, *faults_text = text.split(":")
+    named, slash, layout = written.partition("/")
+    count, gpu_model = _counted(named.strip())
+    profiles = parse_mig_layout(layout, gpu_model) if slash else ()
+    faults = [_fault(each.strip(), count) for each in faults_text]
     hangs = [fault for fault, _ in faults if fault.name == "hang"]
     plans = [
         GpuPlan(
-            product=product,
-            slices=profiles,
+            gpu_model=gpu_model,
+            mig_profiles=profiles,
             faults=tuple(f for f, which in faults if f.name != "hang" and which in (None, number)),
         )
         for number in range(1, min(count, MAX_GPUS + 1) + 1)
@@ -208,13 +164,41 @@ def _group(text: str, *, whole: str) -> tuple[list[GpuPlan], list[Fault]]:
 
 def _counted(text: str) -> tuple[int, GpuModel]:
     match = _GROUP.fullmatch(text)
-    count, wanted = (match["count"], match["product"]) if match else (None, text)
+    count, wanted = (match["count"], match["gpu_model"]) if match else (None, text)
     if not wanted:
         raise SimulationError(f"{text!r} names no GPU: write for example {text}H100-80GB.")
     gpus = int(count[:_COUNT_DIGITS]) if count else 1
     if gpus == 0:
         raise SimulationError(f"{text!r} asks for no GPU at all: write at least 1x.")
     return gpus, find_gpu_model(wanted)
+
+
+def parse_mig_layout(text: str, gpu_model: GpuModel) -> tuple[MigProfile, ...]:
+    """One profile for each MIG device, such as `3g.40gb+2x1g.10gb`.
+
+    Raises:
+        SimulationError: it cannot be parsed, or the GPU model is too small for it.
+    """
+    if not gpu_model.mig:
+        raise SimulationError(f"{gpu_model.label} has no MIG: leave out /{text.strip()[:40]}.")
+    found: list[MigProfile] = []
+    for part in map(str.strip, text.split("+")):
+        match = _MIG_LAYOUT.fullmatch(part)
+        if match is None:
+            raise SimulationError(
+                f"{part[:40]!r} is no MIG profile: write for example 7x1g.10gb or 3g.40gb+4g.40gb."
+            )
+        profile = MigProfile(int(match["compute"]), int(match["gb"]))
+        if profile.memory_gb == 0:
+            raise SimulationError(f"{part!r} has no memory: write for example 1g.10gb.")
+        found += [profile] * int(match["count"] or 1)
+    compute, memory_mb = sum(each.compute for each in found), sum(each.memory_mb for each in found)
+    if not found or compute > MIG_COMPUTE_PARTS or memory_mb > gpu_model.memory_mb:
+        raise SimulationError(
+            f"{text.strip()[:40]!r} asks for {compute} parts and {sum(each.memory_gb for each in found)} GB: "
+            f"{gpu_model.label} has {MIG_COMPUTE_PARTS} and {round(gpu_model.memory_mb / _MIB_PER_GB)} GB."
+        )
+    return tuple(found)
 
 
 def _fault(text: str, count: int) -> tuple[Fault, int | None]:
