@@ -92,7 +92,7 @@ async def test_every_example_does_what_it_says_one_after_the_other(tmp_path: Pat
                 assert answer.is_success, (command, answer.text)
                 if route.endswith("/resume"):
                     for _ in range(3):
-                        await node.beat()
+                        await node.heartbeat()
                     await node.hear_type("node_status", status="ready")
             assert service.node(node.node_id) is None
 

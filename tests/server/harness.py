@@ -84,7 +84,7 @@ def registration(**fields: object) -> dict[str, Any]:
     }
 
 
-def beat(node_id: str, **fields: object) -> dict[str, Any]:
+def heartbeat(node_id: str, **fields: object) -> dict[str, Any]:
     return {
         "type": "node_heartbeat",
         "node_id": node_id,
@@ -122,13 +122,13 @@ class Node:
         self.node_id = ack["node_id"]
         return ack
 
-    async def beat(self, **fields: object) -> None:
-        await self.say(beat(self.node_id, **fields))
+    async def heartbeat(self, **fields: object) -> None:
+        await self.say(heartbeat(self.node_id, **fields))
 
     async def become_ready(self, **fields: object) -> dict[str, Any]:
         await self.register(**fields)
         for _ in range(3):
-            await self.beat()
+            await self.heartbeat()
         return await self.hear_type("node_status", status="ready")
 
     async def closed(self) -> tuple[int, str]:

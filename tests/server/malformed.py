@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.server.harness import beat, registration
+from tests.server.harness import heartbeat, registration
 
 
 def without(message: dict[str, Any], *path: str | int) -> str:
@@ -27,7 +27,7 @@ def with_(message: dict[str, Any], value: object, *path: str | int) -> str:
 REGISTER = registration()
 
 
-BEAT = beat("node-1")
+HEARTBEAT = heartbeat("node-1")
 
 
 GPU = ("hardware", "gpus", 0)
@@ -80,18 +80,18 @@ MALFORMED: list[tuple[str, str | bytes, str]] = [
     ("features as a list", with_(REGISTER, ["asr"], "features_supported"), "$.features_supported"),
     ("a label that is a number", with_(REGISTER, {"zone": 1}, "labels"), "$.labels.zone"),
     ("NaN", with_(REGISTER, float("nan"), "hardware", "cpu_cores"), "$"),
-    ("Infinity in a field nobody knows", with_(REGISTER, float("inf"), "later"), "$"),
-    ("a beat without usage", without(BEAT, "resource_usage"), "$.resource_usage"),
-    ("a beat without an id", without(BEAT, "node_id"), "$.node_id"),
-    ("a beat with an empty id", with_(BEAT, "", "node_id"), "$.node_id"),
+    ("Infinity in a field that is unknown", with_(REGISTER, float("inf"), "later"), "$"),
+    ("a heartbeat without usage", without(HEARTBEAT, "resource_usage"), "$.resource_usage"),
+    ("a heartbeat without an id", without(HEARTBEAT, "node_id"), "$.node_id"),
+    ("a heartbeat with an empty id", with_(HEARTBEAT, "", "node_id"), "$.node_id"),
     (
-        "a beat with cpu as text",
-        with_(BEAT, "10", "resource_usage", "cpu_percent"),
+        "a heartbeat with cpu as text",
+        with_(HEARTBEAT, "10", "resource_usage", "cpu_percent"),
         "$.resource_usage.cpu_percent",
     ),
-    ("a beat whose time is text", with_(BEAT, "now", "timestamp"), "$.timestamp"),
-    ("a beat with -Infinity", with_(BEAT, float("-inf"), "resource_usage", "cpu_percent"), "$"),
-    ("figures without a uuid", with_(BEAT, [{}], "gpus"), "$.gpus[0].uuid"),
+    ("a heartbeat whose time is text", with_(HEARTBEAT, "now", "timestamp"), "$.timestamp"),
+    ("a heartbeat with -Infinity", with_(HEARTBEAT, float("-inf"), "resource_usage", "cpu_percent"), "$"),
+    ("figures without a uuid", with_(HEARTBEAT, [{}], "gpus"), "$.gpus[0].uuid"),
     ("a goodbye without an id", '{"type":"node_unregister"}', "$.node_id"),
     ("a fault without a code", '{"type":"node_error"}', "$.code"),
     ("deep nesting", '{"type":"node_heartbeat","x":' + "[" * 50_000 + "]" * 50_000 + "}", "$"),

@@ -43,7 +43,7 @@ def test_registrations_are_counted_and_refusals_by_code() -> None:
     assert (counters.registrations, counters.refusals) == (1, {"GPU_REQUIRED": 2})
 
 
-def test_changes_of_status_are_counted_by_what_changed_and_why() -> None:
+def test_status_changes_are_counted_by_both_statuses_and_reason() -> None:
     fields = {"node_id": "a", "from": "ready", "to": "offline", "reason_code": "heartbeat_timeout"}
     assert counted(LogEvent("node_status_changed", fields)).status_changes == {
         ("ready", "offline", "heartbeat_timeout"): 1
@@ -67,7 +67,7 @@ def test_the_first_status_of_a_node_is_counted_as_from_none() -> None:
         ("claim_reattached", "reattached"),
     ],
 )
-def test_what_became_of_claims_is_counted(event: str, outcome: str) -> None:
+def test_events_of_claims_are_counted(event: str, outcome: str) -> None:
     counters = counted(LogEvent(event, {"job_id": "j"}))
     assert counters.claims[outcome] == counters.claims.total() == 1
 
@@ -78,7 +78,7 @@ def test_a_failed_dispatch_counts_once_and_its_reasons_node_by_node() -> None:
     assert (counters.failures, counters.exclusions) == (2, {"cordoned": 6, "disconnected": 2})
 
 
-def test_what_is_not_counted_leaves_no_trace() -> None:
+def test_other_events_are_not_counted() -> None:
     counters = counted(LogEvent("drain_requested", {"node_id": "a"}))
     assert counters.registrations == counters.failures == counters.claims.total() == 0
 
@@ -102,7 +102,7 @@ def record(node_id: str, *gpus: GpuState, status: NodeStatus = NodeStatus.READY)
     )
 
 
-async def test_nodes_and_places_are_counted_by_status() -> None:
+async def test_nodes_and_slots_are_counted_by_status() -> None:
     busy, lost = record("a"), record("b", status=NodeStatus.OFFLINE)
     busy.max_concurrent_jobs, busy.reported_jobs, busy.connection = 8, 3, 1
     lost.cordoned, lost.drain = "broken", Drain(by_operator=True, deadline=1.0)
@@ -116,21 +116,21 @@ async def test_nodes_and_places_are_counted_by_status() -> None:
     assert counted.others == {"connected": 1, "cordoned": 1, "drained": 1, "claims": 0}
 
 
-async def test_gpus_are_counted_by_name_and_health_without_parents_of_slices() -> None:
-    headcount = await count_fleet(
+async def test_gpus_are_counted_by_name_and_health_without_parents_of_mig_devices() -> None:
+    counters = await count_fleet(
         [
             record("a", gpu("1"), gpu("2", health="lost")),
             record("b", gpu("1"), gpu("2", "H100", is_parent=True), gpu("3", "H100 MIG 1g.10gb")),
         ]
     )
-    assert headcount.gpus == {
+    assert counters.gpus == {
         ("NVIDIA L4", "ok"): 2,
         ("NVIDIA L4", "lost"): 1,
         ("H100 MIG 1g.10gb", "ok"): 1,
     }
 
 
-async def test_what_peers_name_as_they_like_is_bounded() -> None:
+async def test_names_that_peers_choose_are_bounded() -> None:
     odd = [gpu(str(number), f"{number:03d}{'x' * 500}", health=f"h{number}") for number in range(100)]
     gpus = (await count_fleet([record("a", *odd)])).gpus
     names = {name for name, _ in gpus}
@@ -141,11 +141,11 @@ async def test_what_peers_name_as_they_like_is_bounded() -> None:
     assert gpus.total() == 100
 
 
-async def test_a_gpus_name_steers_no_terminal_that_shows_the_figures() -> None:
+async def test_a_gpus_name_controls_no_terminal_that_shows_it() -> None:
     assert (await count_fleet([record("a", gpu("1", "L4\x1b[2J\r\n"))])).gpus == {("L4?[2J??", "ok"): 1}
 
 
-async def test_everybody_has_a_turn_between_two_slices_of_ten_thousand_nodes() -> None:
+async def test_other_tasks_run_while_ten_thousand_nodes_are_counted() -> None:
     """What a slice costs is a benchmark's to say."""
     fleet = [record(str(number), *(gpu(str(place)) for place in range(8))) for number in range(10_000)]
     counting, turns = asyncio.ensure_future(count_fleet(fleet)), 0
@@ -156,13 +156,13 @@ async def test_everybody_has_a_turn_between_two_slices_of_ten_thousand_nodes() -
     assert counting.result().gpus == {("NVIDIA L4", "ok"): 80_000}
 
 
-def test_beats_are_counted_over_the_period() -> None:
+def test_heartbeats_are_counted_over_the_period() -> None:
     meter = PerformanceMeter(now=10.0)
     assert meter.read(now=20.0, heartbeats=500).heartbeats_per_second == 50.0
     assert meter.read(now=30.0, heartbeats=500).heartbeats_per_second == 0.0
 
 
-def test_the_longest_lag_of_the_period_is_told_in_milliseconds() -> None:
+def test_the_largest_lag_of_the_period_is_in_milliseconds() -> None:
     meter = PerformanceMeter(now=0.0)
     for seconds in (0.001, 0.0254, 0.002):
         meter.lagged(seconds)
@@ -170,7 +170,7 @@ def test_the_longest_lag_of_the_period_is_told_in_milliseconds() -> None:
     assert meter.read(now=2.0, heartbeats=0).loop_lag_ms == 0.0
 
 
-def test_how_late_the_loop_was_is_told_at_the_median_and_the_99th_percentile() -> None:
+def test_lag_has_a_median_and_a_99th_percentile() -> None:
     meter = PerformanceMeter(now=0.0)
     for milliseconds in range(1, 201):
         meter.lagged(milliseconds / 1e3)
@@ -179,14 +179,14 @@ def test_how_late_the_loop_was_is_told_at_the_median_and_the_99th_percentile() -
     assert meter.read(now=2.0, heartbeats=0).loop_lag_p99_ms is None
 
 
-def test_the_99th_percentile_of_placements_is_told_in_microseconds() -> None:
+def test_the_99th_percentile_of_selections_is_in_microseconds() -> None:
     meter = PerformanceMeter(now=0.0)
     for microseconds in range(1, 201):
         meter.selected(microseconds / 1e6)
     assert meter.read(now=1.0, heartbeats=0).select_p99_us == 199.0
 
 
-def test_no_placement_has_no_percentile() -> None:
+def test_without_selections_there_is_no_percentile() -> None:
     assert PerformanceMeter(now=0.0).read(now=1.0, heartbeats=0).select_p99_us is None
 
 
@@ -202,19 +202,19 @@ def test_nothing_measured_is_nothing_counted() -> None:
     assert list(Histogram((1.0,)).cumulative()) == [(1.0, 0), (inf, 0)]
 
 
-def test_a_stall_counts_once_for_every_question_that_went_unanswered_in_it() -> None:
+def test_a_stall_counts_once_for_every_tick_that_it_delayed() -> None:
     assert lateness_of_ticks(0.0) == [0.0]
     assert lateness_of_ticks(0.015) == [0.015]
     assert lateness_of_ticks(0.05) == pytest.approx([0.05, 0.03, 0.01])
     assert len(lateness_of_ticks(1.0)) == pytest.approx(1.0 / LAG_SAMPLE_SECONDS, abs=1)
 
 
-def test_a_night_asleep_is_not_made_up_for_question_by_question() -> None:
+def test_a_night_of_suspension_counts_a_bounded_number_of_ticks() -> None:
     assert len(lateness_of_ticks(40_000.0)) < 1000
     assert lateness_of_ticks(40_000.0)[0] == 40_000.0
 
 
-async def test_a_loop_that_stands_still_is_seen_to_be_late() -> None:
+async def test_a_stalled_loop_is_measured_as_late() -> None:
     late: list[float] = []
     sampler = LagSampler(late.append, monotonic=time.monotonic)
     sampler.start()
@@ -227,7 +227,7 @@ async def test_a_loop_that_stands_still_is_seen_to_be_late() -> None:
     sampler.stop()
 
 
-async def test_stopped_it_asks_no_more() -> None:
+async def test_a_stopped_sampler_measures_no_more() -> None:
     late: list[float] = []
     sampler = LagSampler(late.append, monotonic=time.monotonic)
     sampler.stop()

@@ -22,7 +22,7 @@ from gpu_agent.server.limits import (
 )
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import NewToken
-from tests.server.harness import beat, node, registration, running, until
+from tests.server.harness import heartbeat, node, registration, running, until
 from tests.server.malformed import REGISTER
 from tests.server.raw_peer import masked, raw
 
@@ -39,7 +39,7 @@ async def test_exactly_the_frames_of_a_burst_are_received(burst: int) -> None:
         await peer.text()
         for received in range(burst):
             await until(partial(has_received, service, heartbeats=received), what="the heartbeat")
-            peer.writer.write(masked(json.dumps(beat("node-1")).encode()))
+            peer.writer.write(masked(json.dumps(heartbeat("node-1")).encode()))
         assert (await peer.reader.read()).rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
         assert has_received(service, heartbeats=burst - 1)
 
@@ -145,12 +145,12 @@ async def joined(service: RegistryService) -> tuple[str, str]:
     assert isinstance(made, NewToken)
     async with node(service, token=made.token) as one:
         ack = await one.register()
-        await one.beat()
+        await one.heartbeat()
         await one.hear_type("node_status")
     return ack["node_id"], ack["node_token"]
 
 
-async def test_a_node_that_connects_again_and_again_fills_neither_the_log_nor_the_past() -> None:
+async def test_a_node_that_reconnects_again_and_again_exceeds_no_quota() -> None:
     limits = Limits(close_timeout_seconds=0.3, messages_per_minute=0.001, message_burst=5)
     async with running(limits=limits, auth_on=True) as service:
         node_id, token = await joined(service)

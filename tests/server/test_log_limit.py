@@ -7,64 +7,66 @@ from gpu_agent.server import log_limit
 from gpu_agent.server.log_limit import OTHER_ORIGINS, LogLimit, origin_of
 from tests.server.harness import until
 
-LEFT_OUT = "violations_suppressed"
+SUPPRESSED = "violations_suppressed"
 
-Said = list[tuple[str, dict[str, Any]]]
+Logged = list[tuple[str, dict[str, Any]]]
 
 
-def quiet(said: Said, *, window_seconds: float = 60.0) -> LogLimit:
+def limit(logged: Logged, *, window_seconds: float = 60.0) -> LogLimit:
     def emit(event: str, /, **fields: object) -> None:
-        said.append((event, fields))
+        logged.append((event, fields))
 
     return LogLimit(emit, window_seconds=window_seconds)
 
 
-async def test_the_first_offence_is_told_and_the_others_are_counted_until_the_window_closes() -> None:
-    said: Said = []
-    one = quiet(said, window_seconds=0.05)
+async def test_the_first_violation_is_logged_and_the_others_are_counted_until_the_window_closes() -> None:
+    logged: Logged = []
+    one = limit(logged, window_seconds=0.05)
     for port in range(5):
         one.violation("frame_malformed", "10.0.0.1", address=f"10.0.0.1:{port}")
-    assert said == [("frame_malformed", {"address": "10.0.0.1:0"})]
-    await until(lambda: len(said) == 2, what="the window closed")
-    assert said[1] == (LEFT_OUT, {"violation": "frame_malformed", "origin": "10.0.0.1", "count": 4})
+    assert logged == [("frame_malformed", {"address": "10.0.0.1:0"})]
+    await until(lambda: len(logged) == 2, what="the window closed")
+    assert logged[1] == (SUPPRESSED, {"violation": "frame_malformed", "origin": "10.0.0.1", "count": 4})
     one.violation("frame_malformed", "10.0.0.1", address="10.0.0.1:9")
-    assert said[2] == ("frame_malformed", {"address": "10.0.0.1:9"})
+    assert logged[2] == ("frame_malformed", {"address": "10.0.0.1:9"})
     one.stop()
 
 
-async def test_a_single_offence_leaves_nothing_to_tell() -> None:
-    said: Said = []
-    one = quiet(said, window_seconds=0.01)
+async def test_a_single_violation_leaves_no_count_to_log() -> None:
+    logged: Logged = []
+    one = limit(logged, window_seconds=0.01)
     one.violation("frame_malformed", "10.0.0.1")
     await asyncio.sleep(0.05)
     one.stop()
-    assert len(said) == 1
+    assert len(logged) == 1
 
 
-async def test_another_origin_another_event_and_another_kind_are_told_each() -> None:
-    said: Said = []
-    one = quiet(said)
+async def test_another_origin_event_or_kind_is_logged_on_its_own() -> None:
+    logged: Logged = []
+    one = limit(logged)
     one.violation("connection_failed", "10.0.0.1", kind=1008)
     one.violation("connection_failed", "10.0.0.1", kind=1009)
     one.violation("connection_failed", "10.0.0.2", kind=1008)
     one.violation("frame_malformed", "10.0.0.1")
-    assert len(said) == 4
+    assert len(logged) == 4
     one.violation("connection_failed", "10.0.0.1", kind=1009)
     one.stop()
-    assert said[4:] == [
-        (LEFT_OUT, {"violation": "connection_failed", "kind": 1009, "origin": "10.0.0.1", "count": 1})
+    assert logged[4:] == [
+        (SUPPRESSED, {"violation": "connection_failed", "kind": 1009, "origin": "10.0.0.1", "count": 1})
     ]
 
 
 async def test_a_flood_from_very_many_addresses_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_limit, "MAX_WINDOWS", 3)
-    said: Said = []
-    one = quiet(said)
+    logged: Logged = []
+    one = limit(logged)
     for number in range(50):
         one.violation("frame_malformed", f"10.0.0.{number}")
-    assert len(said) == 4
+    assert len(logged) == 4
     one.stop()
-    assert said[4:] == [(LEFT_OUT, {"violation": "frame_malformed", "origin": OTHER_ORIGINS, "count": 46})]
+    assert logged[4:] == [
+        (SUPPRESSED, {"violation": "frame_malformed", "origin": OTHER_ORIGINS, "count": 46})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,5 +81,5 @@ async def test_a_flood_from_very_many_addresses_takes_bounded_memory(monkeypatch
         ("a socket", "a socket"),
     ],
 )
-def test_a_network_that_one_customer_is_given_is_one_origin(host: str, origin: str) -> None:
+def test_the_network_of_one_customer_is_one_origin(host: str, origin: str) -> None:
     assert origin_of(host) == origin

@@ -27,7 +27,7 @@ from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
-from tests.server.harness import LOOPBACK, Node, admit_all, beat, is_served, node, registration, until
+from tests.server.harness import LOOPBACK, Node, admit_all, heartbeat, is_served, node, registration, until
 from tests.server.malformed import MALFORMED
 
 Authenticate = Callable[[NodeConnection, Handshake], HandshakeRefusal | None]
@@ -62,7 +62,7 @@ async def received(
 async def test_each_message_becomes_its_event_with_the_connections_number(events: list[Event]) -> None:
     async with received(events) as (peer, handler):
         await peer.say(registration())
-        await peer.say(beat("node-1"))
+        await peer.say(heartbeat("node-1"))
         await peer.say({"type": "node_error", "code": "GPU_LOST"})
         await peer.say({"type": "node_unregister", "node_id": "node-1"})
         await until(lambda: len(events) == 4, what="four events")
@@ -73,7 +73,7 @@ async def test_each_message_becomes_its_event_with_the_connections_number(events
     assert {one.connection for one in events if isinstance(one, HeartbeatReceived | ConnectionLost)} == {1}
 
 
-async def test_every_registration_brings_a_fresh_id_and_its_address(events: list[Event]) -> None:
+async def test_every_registration_carries_a_generated_id_and_its_address(events: list[Event]) -> None:
     async with received(events) as (peer, _):
         for _ in range(2):
             await peer.say(registration())
@@ -84,7 +84,7 @@ async def test_every_registration_brings_a_fresh_id_and_its_address(events: list
     assert (arrived[0].address or "").startswith("127.0.0.1:")
 
 
-async def test_with_auth_on_a_registration_brings_what_its_handshake_presented_and_a_fresh_token(
+async def test_with_auth_on_a_registration_carries_its_credential_and_a_new_token(
     events: list[Event],
 ) -> None:
     presented = Credential(CredentialKind.JOIN, "0123abcd")
@@ -104,7 +104,7 @@ async def test_with_auth_on_a_registration_brings_what_its_handshake_presented_a
     assert first.text != second.text
 
 
-async def test_with_auth_off_a_registration_brings_neither(events: list[Event]) -> None:
+async def test_with_auth_off_a_registration_carries_neither(events: list[Event]) -> None:
     async with received(events) as (peer, _):
         await peer.say(registration())
         await until(lambda: events, what="a registration")
@@ -112,13 +112,13 @@ async def test_with_auth_off_a_registration_brings_neither(events: list[Event]) 
     assert (arrived.credential, arrived.fresh_token) == (None, None)
 
 
-async def test_the_round_trip_is_measured_at_registration_and_with_every_sixteenth_beat(
+async def test_the_round_trip_is_measured_at_registration_and_every_sixteenth_heartbeat(
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
         await peer.say(registration())
         for _ in range(2 * HEARTBEATS_PER_MEASUREMENT):
-            await peer.say(beat("node-1"))
+            await peer.say(heartbeat("node-1"))
         await until(lambda: len(events) == 1 + 2 * HEARTBEATS_PER_MEASUREMENT, what="all of them")
     measured = [one.round_trip_seconds is not None for one in events if isinstance(one, HeartbeatReceived)]
     assert measured == [*[False] * (HEARTBEATS_PER_MEASUREMENT - 1), True] * 2
@@ -126,21 +126,23 @@ async def test_the_round_trip_is_measured_at_registration_and_with_every_sixteen
     assert registered.round_trip_seconds is not None
 
 
-async def test_a_malformed_frame_is_no_event_and_names_every_fault(events: list[Event]) -> None:
+async def test_a_malformed_frame_causes_no_event_and_is_answered_with_every_error(
+    events: list[Event],
+) -> None:
     async with received(events) as (peer, _):
         await peer.say({"type": "node_register", "hardware": {"cpu_cores": "x"}})
-        told = await peer.hear()
+        answer = await peer.hear()
         assert events == []
-    assert [error["path"] for error in told["details"]["errors"]] == [
+    assert [error["path"] for error in answer["details"]["errors"]] == [
         "$.version",
         "$.hardware.cpu_cores",
         "$.hardware.memory_gb",
     ]
-    assert "docs/protocol.md" in told["message"]
-    assert json.dumps(told["node_id"]) == "null"
+    assert "docs/protocol.md" in answer["message"]
+    assert json.dumps(answer["node_id"]) == "null"
 
 
-async def test_r05_a_registration_of_another_structure_is_told_the_supported_schemas(
+async def test_r05_a_registration_of_another_major_version_is_answered_with_the_supported_schemas(
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
@@ -162,52 +164,52 @@ async def test_a_registration_that_cannot_be_read_is_logged_as_refused_with_its_
             await peer.say({"type": "node_heartbeat"})
             for _ in range(3):
                 await peer.hear()
-    told = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
-    assert [(event, fields["code"]) for event, fields in told] == [
+    logged = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
+    assert [(event, fields["code"]) for event, fields in logged] == [
         ("node_register_refused", "INVALID_MESSAGE"),
         ("node_register_refused", "INVALID_CAPABILITY_SCHEMA"),
         ("frame_malformed", "INVALID_MESSAGE"),
     ]
-    assert told[0][1]["problems"] == [
+    assert logged[0][1]["problems"] == [
         "$.version: required, but missing",
         "$.hardware: required, but missing",
     ]
 
 
-async def test_who_says_too_much_besides_beats_is_told_so_unheard_and_then_cut_off(
+async def test_messages_beyond_the_quota_are_rate_limited_and_then_end_the_connection(
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
         fault = {"type": "node_error", "code": "GPU_LOST"}
         for _ in range(Limits().message_burst + REFUSED_IN_A_ROW):
             await peer.say(fault)
-        told = [await peer.hear() for _ in range(REFUSED_IN_A_ROW)]
-        assert {one["code"] for one in told} == {"RATE_LIMITED"}
-        assert all(0 < one["retry_after_seconds"] <= 1 for one in told)
+        answers = [await peer.hear() for _ in range(REFUSED_IN_A_ROW)]
+        assert {one["code"] for one in answers} == {"RATE_LIMITED"}
+        assert all(0 < one["retry_after_seconds"] <= 1 for one in answers)
         assert (await peer.closed())[0] == 1008
     heard = [one for one in events if isinstance(one, FaultReported)]
     assert Limits().message_burst <= len(heard) <= Limits().message_burst + 2
 
 
-async def test_unreadable_frames_count_as_well_even_between_beats(events: list[Event]) -> None:
+async def test_unreadable_frames_count_against_the_quota_even_between_heartbeats(events: list[Event]) -> None:
     async with received(events) as (peer, _):
         for _ in range(Limits().message_burst + REFUSED_IN_A_ROW):
             await peer.socket.send("nonsense")
-            await peer.say(beat("node-1"))
+            await peer.say(heartbeat("node-1"))
         codes = [(await peer.hear())["code"] for _ in range(Limits().message_burst + REFUSED_IN_A_ROW)]
         assert codes[: Limits().message_burst] == ["INVALID_MESSAGE"] * Limits().message_burst
         assert set(codes[Limits().message_burst + 2 :]) == {"RATE_LIMITED"}
         assert (await peer.closed())[0] == 1008
 
 
-async def test_a_beat_of_another_node_is_an_offence_told_once(
+async def test_a_heartbeat_of_another_node_is_logged_once(
     events: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="gpu_agent.server.node_connection")
     async with received(events) as (peer, _):
         for _ in range(5):
-            await peer.say(beat("node-of-somebody-else"))
-        await until(lambda: len(events) == 5, what="five beats")
+            await peer.say(heartbeat("another-node"))
+        await until(lambda: len(events) == 5, what="five heartbeats")
     assert [record.message for record in caplog.records] == ["foreign_heartbeat", "violations_suppressed"]
 
 
@@ -216,15 +218,15 @@ def test_at_least_thirty_kinds_of_malformed_frames_are_tried() -> None:
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=[case[0] for case in MALFORMED])
-async def test_a_malformed_frame_is_told_its_path_and_the_socket_stays_open(
+async def test_a_malformed_frame_is_answered_with_its_path_and_the_socket_stays_open(
     service: RegistryService, other: Node, case: tuple[str, str | bytes, str]
 ) -> None:
     _, frame, path = case
     async with node(service) as broken:
         await broken.socket.send(frame, text=True)
-        told = await broken.hear()
-        assert (told["type"], told["code"]) == ("node_error", "INVALID_MESSAGE")
-        paths = [error["path"] for error in told["details"]["errors"]]
+        answer = await broken.hear()
+        assert (answer["type"], answer["code"]) == ("node_error", "INVALID_MESSAGE")
+        paths = [error["path"] for error in answer["details"]["errors"]]
         assert any(one == path or (path == "$" and one.startswith("$")) for one in paths), paths
         assert (await broken.register())["status"] == "registering"
     await is_served(other)

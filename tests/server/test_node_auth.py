@@ -52,7 +52,7 @@ async def refused(address: str, *values: str) -> tuple[int, str, str | None]:
     return response.status_code, response.body.decode(), response.headers.get("WWW-Authenticate")
 
 
-async def test_who_presents_nothing_is_401_and_told_how_to_come_by_a_token(service: RegistryService) -> None:
+async def test_a_handshake_without_a_token_is_401_with_the_next_step(service: RegistryService) -> None:
     status, sentence, challenge = await refused(url(service))
     assert (status, challenge) == (http.HTTPStatus.UNAUTHORIZED, "Bearer")
     assert "gpu-agent registry token create" in sentence
@@ -78,7 +78,7 @@ async def test_an_operators_token_is_403(service: RegistryService) -> None:
     assert (status, "join token" in sentence) == (http.HTTPStatus.FORBIDDEN, True)
 
 
-async def test_a_join_token_lets_in_and_the_node_token_that_comes_of_it_ever_after(
+async def test_a_join_token_is_accepted_and_then_the_node_token_that_it_brings(
     service: RegistryService,
 ) -> None:
     made = await join_token(service)
@@ -91,7 +91,7 @@ async def test_a_join_token_lets_in_and_the_node_token_that_comes_of_it_ever_aft
     assert "node_token" not in back
 
 
-async def test_the_query_may_carry_what_an_older_node_has_no_header_for(service: RegistryService) -> None:
+async def test_the_query_may_carry_the_token_of_an_older_node(service: RegistryService) -> None:
     made = await join_token(service)
     async with connect(url(service, f"/ws/node?token={made.token}"), proxy=None) as socket:
         assert (await Node(socket).register())["node_token"]
@@ -111,7 +111,7 @@ async def test_a_join_token_that_is_used_up_is_403(service: RegistryService) -> 
     assert (status, "used up" in sentence) == (http.HTTPStatus.FORBIDDEN, True)
 
 
-async def test_a_join_token_revoked_after_the_handshake_registers_nobody_any_more(
+async def test_a_join_token_revoked_after_the_handshake_registers_no_node(
     service: RegistryService,
 ) -> None:
     made = await join_token(service)
@@ -122,7 +122,7 @@ async def test_a_join_token_revoked_after_the_handshake_registers_nobody_any_mor
         assert await late.closed() == (1008, "UNAUTHORIZED")
 
 
-async def test_a_node_token_that_is_ended_at_once_ends_the_session_and_opens_nothing_more(
+async def test_a_node_token_rotated_at_once_ends_the_session_and_is_not_valid_any_more(
     service: RegistryService,
 ) -> None:
     made = await join_token(service)
@@ -134,7 +134,7 @@ async def test_a_node_token_that_is_ended_at_once_ends_the_session_and_opens_not
     assert (await refused(url(service), f"Bearer {token}"))[0] == http.HTTPStatus.UNAUTHORIZED
 
 
-async def test_a_full_registry_answers_503_before_it_looks_at_a_credential() -> None:
+async def test_a_full_registry_answers_503_before_it_checks_a_credential() -> None:
     limits = Limits(max_connections=1, close_timeout_seconds=0.2)
     async with running(auth_on=True, limits=limits) as service:
         made = await join_token(service)
@@ -142,7 +142,7 @@ async def test_a_full_registry_answers_503_before_it_looks_at_a_credential() -> 
             assert (await refused(url(service)))[0] == http.HTTPStatus.SERVICE_UNAVAILABLE
 
 
-async def test_with_auth_off_what_is_presented_counts_for_nothing() -> None:
+async def test_with_auth_off_a_presented_token_is_ignored() -> None:
     async with running() as service, node(service, token="whatever it is") as visitor:
         assert "node_token" not in await visitor.register()
 
@@ -164,7 +164,7 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
-async def test_tricks_with_headers_let_nobody_in_and_leave_no_secret_behind(
+async def test_malformed_headers_authenticate_no_peer_and_log_no_secret(
     service: RegistryService, trick: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = await join_token(service)
@@ -190,7 +190,7 @@ async def test_tricks_with_headers_let_nobody_in_and_leave_no_secret_behind(
 
 
 async def answered(service: RegistryService, *, origin: str, host: str) -> bytes:
-    """What a browser that shows a page of this origin is told first."""
+    """What a browser that shows a page of this origin receives first."""
     address = service.node_address
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
@@ -202,14 +202,14 @@ async def answered(service: RegistryService, *, origin: str, host: str) -> bytes
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:3000", "http://["])
-async def test_with_auth_off_a_web_page_of_another_origin_is_no_node(origin: str) -> None:
+async def test_with_auth_off_a_web_page_of_another_origin_is_refused(origin: str) -> None:
     async with running() as service:
         assert b" 403 " in await answered(service, origin=origin, host=str(service.node_address))
         async with node(service) as ours:
             await ours.register()
 
 
-async def test_with_auth_off_a_page_that_rebinds_its_name_to_this_machine_is_no_node() -> None:
+async def test_with_auth_off_a_page_whose_name_is_rebound_to_this_machine_is_refused() -> None:
     async with running() as service:
         evil, ours = (f"{name}:{service.node_address.port}" for name in ("evil.example", "localhost"))
         assert b" 403 " in await answered(service, origin=f"http://{evil}", host=evil)
@@ -225,13 +225,13 @@ def test_without_a_header_the_query_may_carry_the_token() -> None:
     assert Handshake(f"/ws/node?a=b&token={TOKEN}").token == TOKEN
 
 
-def test_the_header_goes_before_the_query_even_when_it_is_nobodys() -> None:
+def test_the_header_goes_before_the_query_even_when_it_is_unreadable() -> None:
     assert Handshake("/ws/node?token=query", (f"Bearer {TOKEN}",)).token == TOKEN
     assert Handshake(f"/ws/node?token={TOKEN}", ("Basic eDp5",)).token == UNREADABLE
 
 
 @pytest.mark.parametrize("target", ["/ws/node", "/ws/node?", "/ws/node?a=b", "/ws/node?xtoken=1"])
-def test_who_presents_nothing_has_no_token(target: str) -> None:
+def test_a_handshake_without_a_token_has_none(target: str) -> None:
     assert Handshake(target).token is None
 
 
@@ -248,11 +248,11 @@ def test_who_presents_nothing_has_no_token(target: str) -> None:
         "token=a+b",
     ],
 )
-def test_tricks_with_the_query_are_nobodys_token(query: str) -> None:
+def test_a_malformed_query_is_an_unreadable_token(query: str) -> None:
     assert Handshake(f"/ws/node?{query}").token == UNREADABLE
 
 
-def test_what_is_shown_of_a_handshake_holds_no_token() -> None:
+def test_the_repr_of_a_handshake_holds_no_token() -> None:
     shown = Handshake(f"/ws/node?token={TOKEN}", (f"Bearer {TOKEN}",))
     assert shown.path == "/ws/node"
     assert TOKEN not in repr(shown)
@@ -288,30 +288,30 @@ def test_no_header_is_no_token() -> None:
         ("Bearer\u00a0a",),
     ],
 )
-def test_tricks_are_nobodys_token(values: tuple[str, ...]) -> None:
+def test_a_malformed_header_is_an_unreadable_token(values: tuple[str, ...]) -> None:
     assert bearer_token(values) == UNREADABLE
 
 
-def test_on_loopback_the_names_are_known_and_elsewhere_nobody_can_know_them() -> None:
+def test_host_names_are_known_on_loopback_only() -> None:
     assert host_names(Address("127.0.0.7", 80)) == LOOPBACK_NAMES | {"127.0.0.7"}
     assert host_names(Address("10.0.0.1", 80)) is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8081", "LOCALHOST", "[::1]:8081"])
-def test_a_host_is_ours_by_its_name_whatever_its_port(host: str) -> None:
+def test_a_host_names_this_registry_whatever_its_port(host: str) -> None:
     assert names_this_host(host, LOOPBACK_NAMES)
 
 
 @pytest.mark.parametrize("host", ["evil.example:8081", "127.0.0.1.evil.example", "", "["])
-def test_any_other_host_is_not_ours_unless_all_may_be(host: str) -> None:
+def test_another_host_does_not_name_this_registry_where_names_are_known(host: str) -> None:
     assert not names_this_host(host, LOOPBACK_NAMES)
     assert names_this_host(host, None)
 
 
-def test_a_page_is_of_the_place_that_served_it_port_and_all() -> None:
+def test_a_page_has_the_origin_of_the_host_and_port_that_served_it() -> None:
     assert is_same_origin("http://Box:8081", "box:8081")
 
 
 @pytest.mark.parametrize("origin", ["http://box", "http://box:3000", "http://other:8081", "null", "http://["])
-def test_any_other_page_is_not(origin: str) -> None:
+def test_a_page_of_another_host_or_port_has_another_origin(origin: str) -> None:
     assert not is_same_origin(origin, "box:8081")

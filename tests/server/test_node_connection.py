@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_connection import round_trip_seconds, write_pieces
 from gpu_agent.server.service import RegistryService
-from tests.server.harness import QUICK, Node, beat, is_served, node, registration, running, until
+from tests.server.harness import QUICK, Node, heartbeat, is_served, node, registration, running, until
 from tests.server.malformed import REGISTER
 from tests.server.raw_peer import HANDSHAKE, fragmented, masked, pinged, raw
 
@@ -81,7 +81,7 @@ async def test_a_peer_that_never_finishes_its_handshake_is_dropped() -> None:
         await until(lambda: service.size.connections == 0, what="the connection dropped")
 
 
-async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other: Node) -> None:
+async def test_a_peer_that_reads_nothing_is_disconnected_and_others_are_served(other: Node) -> None:
     limits = Limits(max_unsent_bytes=2048, close_timeout_seconds=0.3)
     async with running(limits=limits) as service, raw(service) as deaf:
         assert isinstance(deaf.writer.transport, asyncio.Transport)
@@ -96,7 +96,7 @@ async def test_a_peer_that_reads_nothing_is_cut_off_and_others_are_served(other:
     await is_served(other)
 
 
-async def test_a_handshake_that_dribbles_is_cut_off_at_its_deadline(other: Node) -> None:
+async def test_a_handshake_that_arrives_byte_by_byte_ends_at_its_timeout(other: Node) -> None:
     limits = Limits(handshake_timeout_seconds=0.3, close_timeout_seconds=0.3)
     async with running(limits=limits) as service:
         _, writer = await asyncio.open_connection(*_host_and_port(service))
@@ -112,7 +112,9 @@ async def test_a_handshake_that_dribbles_is_cut_off_at_its_deadline(other: Node)
     await is_served(other)
 
 
-async def test_a_peer_that_came_in_has_until_the_registration_timeout(service: RegistryService) -> None:
+async def test_a_peer_after_its_handshake_has_until_the_registration_timeout(
+    service: RegistryService,
+) -> None:
     limits = Limits(handshake_timeout_seconds=0.1, registration_timeout_seconds=0.4)
     async with running(limits=limits) as patient, node(patient) as slow:
         await asyncio.sleep(0.2)
@@ -133,9 +135,7 @@ async def test_a_peer_that_came_in_has_until_the_registration_timeout(service: R
     ids=["pings", "pongs", "empty fragments", "long pings"],
 )
 @pytest.mark.parametrize("registers", [True, False], ids=["a node", "a stranger"])
-async def test_a_flood_of_tiny_frames_is_cut_off_with_1008(
-    frame: bytes, *, registers: bool, other: Node
-) -> None:
+async def test_a_flood_of_tiny_frames_closes_with_1008(frame: bytes, *, registers: bool, other: Node) -> None:
     async with running() as service, raw(service) as flood:
         if registers:
             flood.writer.write(masked(json.dumps(REGISTER).encode()))
@@ -147,10 +147,10 @@ async def test_a_flood_of_tiny_frames_is_cut_off_with_1008(
     await is_served(other)
 
 
-async def test_a_flood_of_beats_is_cut_off_with_1008(service: RegistryService, other: Node) -> None:
+async def test_a_flood_of_heartbeats_closes_with_1008(service: RegistryService, other: Node) -> None:
     async with node(service) as eager:
         await eager.register()
-        text = json.dumps(beat(eager.node_id))
+        text = json.dumps(heartbeat(eager.node_id))
         with contextlib.suppress(ConnectionClosed):
             for _ in range(Limits().frame_burst * 2):
                 await eager.socket.send(text)
@@ -158,16 +158,16 @@ async def test_a_flood_of_beats_is_cut_off_with_1008(service: RegistryService, o
     await is_served(other)
 
 
-async def test_a_node_may_beat_far_more_often_than_it_is_told(service: RegistryService) -> None:
+async def test_a_node_may_send_heartbeats_far_more_often_than_its_interval(service: RegistryService) -> None:
     async with node(service) as lively:
         await lively.register()
         for _ in range(200):
-            await lively.beat()
+            await lively.heartbeat()
         await lively.hear_type("node_status", status="ready")
 
 
-async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() -> None:
-    """The store may answer when the peer has long broken a rule and been told so."""
+async def test_an_ack_after_the_end_does_not_keep_the_connection_open() -> None:
+    """The store may answer after the peer has broken a rule and its connection has ended."""
     async with running(limits=Limits(close_timeout_seconds=0.2)) as service, raw(service) as broken:
         await until(lambda: service.size.connections == 1, what="the connection")
         (connection,) = service._connections._by_number.values()
@@ -177,7 +177,7 @@ async def test_an_ack_that_comes_after_the_end_does_not_keep_the_connection() ->
         await until(lambda: service.size.connections == 0, what="the connection dropped")
 
 
-async def test_a_peer_that_is_gone_before_it_is_told_of_its_end_breaks_nothing(
+async def test_a_peer_that_resets_before_our_close_frame_does_no_harm(
     service: RegistryService,
 ) -> None:
     loop, queue = asyncio.get_running_loop(), service._connections.fair_queue
@@ -233,7 +233,9 @@ async def test_a_frame_sent_right_behind_the_handshake_is_read(service: Registry
         assert json.loads(await eager.text())["type"] == "node_register_ack"
 
 
-async def test_a_goodbye_in_the_same_read_as_the_close_frame_is_heard(service: RegistryService) -> None:
+async def test_a_node_unregister_in_the_same_read_as_the_close_frame_is_handled(
+    service: RegistryService,
+) -> None:
     async with raw(service, behind=masked(json.dumps(REGISTER).encode())) as leaving:
         node_id = json.loads(await leaving.text())["node_id"]
         goodbye = {"type": "node_unregister", "node_id": node_id, "reason": "shutdown", "drain": False}
@@ -282,7 +284,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
     """Whole frames take a shorter way than split ones: both ways, mixed at will, read the same."""
     sizes = data.draw(st.lists(st.sampled_from([0, 40, 100, 300, 5_000, 70_000]), min_size=1, max_size=6))
     padded = [
-        json.dumps({"type": "nobody-knows", "mark": mark, "padding": "x" * size}).encode()
+        json.dumps({"type": "unknown", "mark": mark, "padding": "x" * size}).encode()
         for mark, size in enumerate(sizes)
     ]
     stream = b"".join(data.draw(st.sampled_from([masked, fragmented, pinged]))(one) for one in padded)
@@ -299,7 +301,7 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
     assert heard == padded
 
 
-async def test_the_pieces_go_out_in_order_and_the_empty_one_ends_our_half() -> None:
+async def test_pieces_are_written_in_order_and_an_empty_one_closes_our_half() -> None:
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
     write_pieces(transport, [b"a", b"bc", b""])
@@ -310,7 +312,7 @@ async def test_the_pieces_go_out_in_order_and_the_empty_one_ends_our_half() -> N
     transport.close()
 
 
-async def test_a_peer_that_is_gone_by_now_ends_the_whole_of_it() -> None:
+async def test_a_peer_that_has_reset_aborts_the_connection() -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         there = socket.create_connection(listener.getsockname())
@@ -340,7 +342,7 @@ def connection() -> Iterator[socket.socket]:
         yield connection
 
 
-def test_a_connection_on_this_machine_takes_less_than_a_second_there_and_back(
+def test_the_round_trip_on_this_machine_is_under_a_second(
     connection: socket.socket,
 ) -> None:
     seconds = round_trip_seconds(Transport(connection))
@@ -348,14 +350,14 @@ def test_a_connection_on_this_machine_takes_less_than_a_second_there_and_back(
     assert 0 < seconds < 1
 
 
-def test_of_a_connection_that_is_closed_or_was_never_made_nothing_is_known(connection: socket.socket) -> None:
+def test_a_closed_or_unconnected_socket_has_no_round_trip(connection: socket.socket) -> None:
     connection.close()
     assert round_trip_seconds(Transport(connection)) is None
     with socket.socket() as unused:
         assert round_trip_seconds(Transport(unused)) is None
 
 
-def test_where_the_kernel_does_not_tell_nothing_is_known(
+def test_without_tcp_info_there_is_no_round_trip(
     connection: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")

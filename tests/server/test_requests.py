@@ -41,7 +41,7 @@ def asked(loop: Loop, took: Callable[[float], None] = lambda _: None) -> FleetRe
     return FleetRequests(loop, {}, selected=took)  # type: ignore[arg-type] # all that it needs of a loop
 
 
-async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awaited() -> None:
+async def test_a_request_has_a_number_of_its_own_under_which_its_answer_is_awaited() -> None:
     answers: dict[int, asyncio.Future[Result]] = {}
     loop = Loop()
     asking = FleetRequests(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
@@ -52,7 +52,7 @@ async def test_a_question_has_a_number_of_its_own_under_which_the_answer_is_awai
     assert not first.done()
 
 
-async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
+async def test_the_time_to_choose_a_slot_is_reported_and_no_other() -> None:
     took: list[float] = []
     asking = asked(Loop(), took.append)
     asking.send(lambda ref: ReleaseRequested(ref, "job-1"))
@@ -60,7 +60,7 @@ async def test_what_choosing_a_place_took_is_told_and_nothing_else_is() -> None:
     assert took == [0.25]
 
 
-async def test_what_is_asked_within_a_trace_names_it() -> None:
+async def test_a_request_within_a_trace_carries_its_id() -> None:
     loop, took = Loop(), list[float]()
     with caused_by("trace-1"):
         asked(loop, took.append).send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
@@ -68,40 +68,40 @@ async def test_what_is_asked_within_a_trace_names_it() -> None:
     assert took == [0.25]
 
 
-async def test_nothing_can_be_asked_of_a_registry_that_does_not_run() -> None:
+async def test_a_request_to_a_registry_that_does_not_run_is_an_error() -> None:
     loop = Loop()
     loop.running = False
     with pytest.raises(RuntimeError, match="await start"):
         asked(loop).send(lambda ref: ReleaseRequested(ref, "job-1"))
 
 
-def test_only_a_refusal_is_one() -> None:
+def test_only_a_refusal_counts_as_refusal() -> None:
     assert as_refusal(None) is None
     refused = Refusal("X", "no")
     assert as_refusal(refused) is refused
 
 
-def test_a_place_is_told_with_wall_time_and_an_answer_that_is_none_is_our_mistake() -> None:
+def test_a_placement_has_wall_time_and_any_other_answer_is_a_bug() -> None:
     clock = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
     claim = Claim(
         job_id="job-1", node_id="node-1", gpu_uuids=(), endpoint=None, granted_at=90.0, expires_at=150.0
     )
-    told = as_placement(claim, clock)
-    assert isinstance(told, Placement)
-    assert told.expires_at == 1_000_050.0
-    nobody = NoAvailableNode("job-1")
-    assert as_placement(nobody, clock) is nobody
+    shown = as_placement(claim, clock)
+    assert isinstance(shown, Placement)
+    assert shown.expires_at == 1_000_050.0
+    no_node = NoAvailableNode("job-1")
+    assert as_placement(no_node, clock) is no_node
     with pytest.raises(RuntimeError, match="this is a bug"):
         as_placement(None, clock)
 
 
 @pytest.mark.parametrize("text", ["a", "4bf92f3577b34da6a3ce929d0e0e4736", "req-7:eu/west", "x" * 128])
-def test_printable_words_name_traces(text: str) -> None:
+def test_a_printable_word_is_a_trace_id(text: str) -> None:
     assert is_trace_id(text)
 
 
 @pytest.mark.parametrize("text", ["", "x" * 129, "a b", "a\nb", "a\0", "ä"])
-def test_what_would_upset_a_log_names_none(text: str) -> None:
+def test_a_text_that_would_spoil_a_log_is_no_trace_id(text: str) -> None:
     assert not is_trace_id(text)
     with pytest.raises(ValueError, match="is no trace id"), caused_by(text):
         pass
@@ -118,7 +118,7 @@ def test_a_trace_lasts_for_its_block() -> None:
     assert current_trace_id() is None
 
 
-async def test_tasks_side_by_side_have_traces_of_their_own() -> None:
+async def test_concurrent_tasks_have_traces_of_their_own() -> None:
     async def asking(trace_id: str) -> str | None:
         with caused_by(trace_id):
             await asyncio.sleep(0)

@@ -48,7 +48,7 @@ from tests.service_manager import ServiceManager, service_manager
 PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
 
 
-def test_it_says_where_it_listens_and_serves_both_ports() -> None:
+def test_it_logs_its_addresses_and_serves_both_ports() -> None:
     with Registry() as registry:
         listening = registry.await_event("registry_listening")
         assert {"node_listen", "operator_listen"} <= set(listening)
@@ -60,7 +60,7 @@ def test_it_says_where_it_listens_and_serves_both_ports() -> None:
             assert json.load(answer)["status"] == "ok"
 
 
-def test_it_logs_its_own_figures_as_often_as_it_is_told() -> None:
+def test_it_logs_its_own_figures_at_the_configured_interval() -> None:
     with Registry(environment={"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": "0.2"}) as registry:
         figures = registry.await_event("performance")
     assert {"beats_per_second", "loop_lag_ms", "select_p99_us", "nodes", "connections"} <= set(figures)
@@ -80,7 +80,7 @@ def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answe
         assert registry.events("registry_stopped")
 
 
-def test_a_taken_port_ends_it_with_the_next_step() -> None:
+def test_a_port_in_use_ends_it_with_the_next_step() -> None:
     with (
         Registry() as first,
         Program(
@@ -100,7 +100,7 @@ def test_a_taken_port_ends_it_with_the_next_step() -> None:
         assert "--node-listen" in second.events("registry_start_failed")[0]["problem"]
 
 
-async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
+async def test_an_operator_port_in_use_closes_the_nodes_port_again() -> None:
     with Address("127.0.0.1", 0).bind() as taken:
         operator = f"127.0.0.1:{taken.getsockname()[1]}"
         places = {"store": "memory", "node_listen": "127.0.0.1:0", "operator_listen": operator}
@@ -109,7 +109,7 @@ async def test_a_taken_operator_port_closes_the_nodes_port_again() -> None:
     assert gc.isenabled()
 
 
-def test_the_collector_is_left_alone_by_importing_this() -> None:
+def test_importing_the_module_does_not_change_the_garbage_collector() -> None:
     assert gc.get_threshold()[0] < 50_000
 
 
@@ -120,14 +120,14 @@ def refused_at_start(*arguments: str) -> tuple[int, str]:
         return code, str(program.events("registry_start_failed")[0]["problem"])
 
 
-def test_a_state_directory_that_is_open_to_others_ends_it_with_what_mends_it(tmp_path: Path) -> None:
+def test_a_state_directory_open_to_others_ends_it_with_the_fix(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     code, problem = refused_at_start("--state-dir", str(tmp_path))
     assert code == EXIT_UNUSABLE_STATE
     assert f"chmod 700 {tmp_path}" in problem
 
 
-def test_by_default_it_asks_for_tokens_and_leaves_the_first_one_in_its_state_directory(
+def test_by_default_it_requires_tokens_and_writes_the_first_one_to_its_state_directory(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "state"
@@ -153,7 +153,7 @@ def asked(url: str, token: str | None) -> int:
     return status
 
 
-def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
+def test_settings_that_open_the_registry_are_logged(tmp_path: Path) -> None:
     with Program(
         *("registry", "serve", "--store", "memory", "--state-dir", str(tmp_path)),
         *("--node-listen", "0.0.0.0:0", "--operator-listen", "127.0.0.1:0", "--insecure-plaintext"),
@@ -164,7 +164,7 @@ def test_what_lets_others_in_or_listen_is_said_plainly(tmp_path: Path) -> None:
         assert registry.await_event("registry_auth_disabled", within_seconds=20)
 
 
-def test_a_certificate_that_cannot_be_used_ends_it_with_what_mends_it(tmp_path: Path) -> None:
+def test_an_unusable_certificate_ends_it_with_the_fix(tmp_path: Path) -> None:
     made = Authority(tmp_path).issue()
     assert made.key_file is not None
     made.key_file.chmod(0o644)
@@ -194,7 +194,7 @@ def connect_to(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_a_database_that_cannot_be_used_ends_it_for_a_person_to_mend(tmp_path: Path) -> None:
+def test_an_unusable_database_ends_it_with_its_own_exit_code(tmp_path: Path) -> None:
     broken = tmp_path / "registry.db"
     broken.write_text("no database" * 100)
     with Program("registry", "serve", "--auth", "off", "--store", f"sqlite://{broken}") as registry:
@@ -213,7 +213,7 @@ def test_a_second_registry_on_the_same_database_is_refused_naming_the_first(tmp_
         assert f"process {first.pid}" in second.events("registry_start_failed")[0]["problem"]
 
 
-# The registry's program under a service manager: told when it is ready, lives, reloads and leaves.
+# The registry's program under a service manager: it reports ready, alive, reloading and stopping.
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def managed(folder: Path, written: str) -> Iterator[tuple[Program, ServiceManage
             yield program, manager
 
 
-def test_it_is_ready_when_both_ports_answer_and_lives_and_says_so_when_it_leaves(tmp_path: Path) -> None:
+def test_systemd_receives_ready_watchdog_and_stopping(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         listening = program.await_event("registry_listening")
         assert manager.heard == ["READY=1"]
@@ -241,7 +241,7 @@ def test_it_is_ready_when_both_ports_answer_and_lives_and_says_so_when_it_leaves
         assert program.wait(10) == 0
 
 
-def test_a_reload_takes_over_what_can_hold_at_once_and_names_what_waits(tmp_path: Path) -> None:
+def test_a_reload_takes_over_reloadable_settings_and_names_the_others(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         (tmp_path / "registry.toml").write_text(
             'log_level = "debug"\nperformance_interval_seconds = 0.2\nclaim_ttl_seconds = 5\n'
@@ -249,9 +249,9 @@ def test_a_reload_takes_over_what_can_hold_at_once_and_names_what_waits(tmp_path
         program.send(signal.SIGHUP)
         manager.hear_until("RELOADING=1", within_seconds=20)
         manager.hear_until("READY=1", within_seconds=20)
-        told = program.await_event("settings_reloaded")
-        assert told["changed"] == ["log_level", "performance_interval_seconds"]
-        assert told["waiting_for_restart"] == ["claim_ttl_seconds"]
+        reloaded = program.await_event("settings_reloaded")
+        assert reloaded["changed"] == ["log_level", "performance_interval_seconds"]
+        assert reloaded["waiting_for_restart"] == ["claim_ttl_seconds"]
         program.send(signal.SIGTERM)
         assert program.wait(10) == 0
 
@@ -265,7 +265,7 @@ def test_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
         assert not program.ended
 
 
-def test_a_registry_that_is_stopped_by_a_signal_feeds_nothing(tmp_path: Path) -> None:
+def test_a_registry_suspended_by_a_signal_feeds_no_watchdog(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         manager.hear_until("WATCHDOG=1", within_seconds=20)
         program.send(signal.SIGSTOP)
@@ -285,7 +285,7 @@ def _quiet(manager: ServiceManager) -> bool:
     return False
 
 
-async def test_each_minute_in_which_dispatches_failed_is_logged_once_when_it_is_over(
+async def test_each_minute_with_failed_dispatches_is_logged_once_when_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "gpu_agent")
@@ -314,7 +314,7 @@ async def test_each_minute_in_which_dispatches_failed_is_logged_once_when_it_is_
     assert abs(fields["window_start"] - time.time()) < 90
 
 
-async def test_the_time_to_choose_a_place_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_time_to_choose_a_slot_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gpu_agent")
     service = RegistryService(ServiceSettings(node_listen=LOOPBACK, auth_on=False), MemoryStore())
     service.select(Job(job_id="job-1"))
@@ -323,18 +323,18 @@ async def test_the_time_to_choose_a_place_is_reported(caplog: pytest.LogCaptureF
     assert 0 < line.fields["select_p99_us"] < 1e5  # type: ignore[attr-defined] # as above
 
 
-def test_what_can_hold_at_once_is_a_setting() -> None:
+def test_every_reloadable_name_is_a_setting() -> None:
     assert set(RegistrySettings.model_fields) >= RELOADABLE
 
 
-def test_what_the_fleet_judges_by_waits_for_a_restart() -> None:
+def test_thresholds_wait_for_a_restart() -> None:
     assert not RELOADABLE & {one.name for one in fields(Thresholds)}
-    told = merge_reloaded(RegistrySettings(), RegistrySettings(claim_ttl_seconds=5), at_once=RELOADABLE)
-    assert told.waiting == ("claim_ttl_seconds",)
+    merged = merge_reloaded(RegistrySettings(), RegistrySettings(claim_ttl_seconds=5), at_once=RELOADABLE)
+    assert merged.waiting == ("claim_ttl_seconds",)
 
 
 @pytest.mark.usefixtures("logging_restored")
-async def test_what_holds_at_once_is_taken_over() -> None:
+async def test_reloadable_settings_are_taken_over() -> None:
     renewed = LiveSettings(RegistrySettings())
     settings = RegistrySettings(log_level="debug", performance_interval_seconds=7)
     await renewed.take_over(Reloaded(settings, ("log_level", "performance_interval_seconds")))
@@ -370,17 +370,17 @@ def open_files_asked(*, hard: int, wanted: int) -> tuple[int, int]:
     return int(room), int(files)
 
 
-def test_the_limit_is_raised_as_far_as_it_goes_and_some_files_are_kept_back() -> None:
+def test_the_limit_of_open_files_is_raised_and_some_files_are_reserved() -> None:
     assert open_files_asked(hard=4096, wanted=16384) == (4096 - 512, 4096)
     assert open_files_asked(hard=4096, wanted=1000) == (1000, 4096)
 
 
-def test_there_is_always_room_for_somebody() -> None:
+def test_at_least_one_connection_is_allowed() -> None:
     assert open_files_asked(hard=128, wanted=1000) == (1, 128)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
-def test_a_registry_that_may_not_have_its_connections_says_so() -> None:
+def test_a_registry_with_too_few_open_files_logs_it() -> None:
     with Registry(environment={"GPU_REGISTRY_MAX_CONNECTIONS": "1000000"}) as registry:
         limited = registry.await_event("connections_limited")
     assert limited["wanted"] == 1_000_000
@@ -396,12 +396,14 @@ def test_a_registry_that_may_not_have_its_connections_says_so() -> None:
         (Address("10.0.0.1", 80), "http://10.0.0.1:80"),
     ],
 )
-async def test_it_is_left_as_this_machine_reaches_it(tmp_path: Path, listens: Address, reached: str) -> None:
+async def test_the_endpoint_file_holds_the_address_that_this_machine_reaches(
+    tmp_path: Path, listens: Address, reached: str
+) -> None:
     await PublishedEndpoint(tmp_path, listens, None).write()
     assert read_endpoint_file(tmp_path) == Endpoint(reached)
 
 
-async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path: Path) -> None:
+async def test_the_endpoint_file_follows_the_key_and_is_removed_at_the_end(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     own, next_one = authority.issue(), authority.issue()
     assert own.key_file is not None
@@ -425,7 +427,7 @@ async def test_a_key_that_changed_is_told_and_all_is_removed_at_the_end(tmp_path
     assert not (tmp_path / ENDPOINT_FILE).exists()
 
 
-async def test_without_a_directory_nothing_is_left() -> None:
+async def test_without_a_directory_no_endpoint_file_is_written() -> None:
     left = PublishedEndpoint(None, Address("127.0.0.1", 8081), None)
     await left.write()
     staying = asyncio.ensure_future(left.remove_at_end())
@@ -434,12 +436,12 @@ async def test_without_a_directory_nothing_is_left() -> None:
     await asyncio.wait([staying])
 
 
-async def test_a_disk_that_refuses_it_or_does_not_answer_is_told_of(
+async def test_a_disk_that_refuses_the_endpoint_file_or_does_not_answer_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     await PublishedEndpoint(tmp_path / "absent", Address("127.0.0.1", 8081), None).write()
     monkeypatch.setattr(own_address, "WRITE_SECONDS", 0.0)
     await PublishedEndpoint(tmp_path, Address("127.0.0.1", 8081), None).write()
-    told = [vars(one)["fields"]["problem"] for one in caplog.records]
-    assert told == ["No such file or directory", "the disk does not answer"]
+    problems = [vars(one)["fields"]["problem"] for one in caplog.records]
+    assert problems == ["No such file or directory", "the disk does not answer"]

@@ -45,14 +45,16 @@ async def test_r01_no_gpu_is_refused_and_no_record_is_made(service: RegistryServ
     assert list(service.nodes()) == []
 
 
-async def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(service: RegistryService) -> None:
+async def test_s01_healthy_heartbeats_make_a_node_ready_and_it_receives_its_status(
+    service: RegistryService,
+) -> None:
     async with node(service) as new:
-        told = await new.become_ready()
-        assert told["reason_code"] == "health_checks_passed"
-        assert told["previous_status"] == "registering"
-        assert abs(told["timestamp"] - time.time()) < 5
-        assert abs(told["since"] - time.time()) < 5
-        assert {check["name"]: check["ok"] for check in told["details"]["checks"]}["gpus"]
+        status = await new.become_ready()
+        assert status["reason_code"] == "health_checks_passed"
+        assert status["previous_status"] == "registering"
+        assert abs(status["timestamp"] - time.time()) < 5
+        assert abs(status["since"] - time.time()) < 5
+        assert {check["name"]: check["ok"] for check in status["details"]["checks"]}["gpus"]
 
 
 async def test_s06_silence_ends_offline_and_closes_with_1001() -> None:
@@ -61,12 +63,12 @@ async def test_s06_silence_ends_offline_and_closes_with_1001() -> None:
     )
     async with running(quick) as service, node(service) as silent:
         await silent.register()
-        told = await silent.hear_type("node_status", status="offline")
-        assert told["reason_code"] == "heartbeat_timeout"
+        status = await silent.hear_type("node_status", status="offline")
+        assert status["reason_code"] == "heartbeat_timeout"
         assert (await silent.closed())[0] == 1001
 
 
-async def test_the_same_job_gets_the_same_place_and_another_gets_none(
+async def test_the_same_job_gets_the_same_slot_and_another_gets_none(
     service: RegistryService, ready: Node
 ) -> None:
     first = await placed(service, "job-1")
@@ -78,7 +80,7 @@ async def test_the_same_job_gets_the_same_place_and_another_gets_none(
     assert refused.counts == {ExclusionReason.CAPACITY_EXCEEDED: 1}
 
 
-async def test_a_released_place_is_free_again_and_a_second_release_says_so(
+async def test_a_released_slot_is_free_again_and_a_second_release_is_refused(
     service: RegistryService, ready: Node
 ) -> None:
     await placed(service, "job-1")
@@ -112,7 +114,7 @@ async def test_explain_gives_every_node_its_reason(service: RegistryService, rea
         ]
 
 
-async def test_a_drained_node_finishes_its_job_goes_offline_and_comes_back_by_resume(
+async def test_a_drained_node_finishes_its_job_goes_offline_and_returns_with_resume(
     service: RegistryService, ready: Node
 ) -> None:
     await placed(service, "job-1")
@@ -139,13 +141,13 @@ async def test_a_cordoned_node_stays_ready_and_takes_no_job(service: RegistrySer
     await placed(service, "job-1")
 
 
-async def test_a_removed_node_is_forgotten_and_sent_away(service: RegistryService, ready: Node) -> None:
+async def test_a_removed_node_is_unknown_and_disconnected(service: RegistryService, ready: Node) -> None:
     assert await service.remove(ready.node_id) is None
     assert service.node(ready.node_id) is None
     assert (await ready.closed())[0] == 1001
 
 
-async def test_what_is_asked_of_an_unknown_node_is_refused(service: RegistryService) -> None:
+async def test_requests_for_an_unknown_node_are_refused(service: RegistryService) -> None:
     for answer in (
         await service.drain("node-x"),
         await service.resume("node-x"),
@@ -157,16 +159,14 @@ async def test_what_is_asked_of_an_unknown_node_is_refused(service: RegistryServ
     assert service.node("node-x") is None
 
 
-async def test_a_node_that_says_it_in_a_fault_has_it_in_its_history(
-    service: RegistryService, ready: Node
-) -> None:
+async def test_a_fault_that_a_node_reports_is_in_its_history(service: RegistryService, ready: Node) -> None:
     fault = {"type": "node_error", "node_id": ready.node_id, "code": "GPU_LOST", "message": "gone"}
     await ready.say(fault)
 
-    def told() -> list[RegistryEvent]:
+    def faults() -> list[RegistryEvent]:
         return [one for one in known(service, ready.node_id).events if one.event == "node_fault_reported"]
 
-    (event,) = await until(told, what="the fault in the history")
+    (event,) = await until(faults, what="the fault in the history")
     assert event.fields["code"] == "GPU_LOST"
 
 
@@ -176,7 +176,7 @@ async def test_a_nodes_history_begins_with_its_registration(service: RegistrySer
     assert "node_status_changed" in events
 
 
-async def test_events_are_followed_while_they_happen(service: RegistryService) -> None:
+async def test_events_arrive_as_they_happen(service: RegistryService) -> None:
     heard: list[str] = []
 
     async def follow() -> None:
@@ -194,13 +194,13 @@ async def test_events_are_followed_while_they_happen(service: RegistryService) -
 
 
 async def test_an_older_node_is_served() -> None:
-    """§9: no schema, no state, no gpu_percent; its first beat comes late, and it ignores what it is told."""
+    """§9: no schema, no state, no gpu_percent; its first heartbeat is late, and it ignores all messages."""
     thresholds = Thresholds(warmup_heartbeat_interval_seconds=0.05, scan_interval_seconds=0.05)
     async with running(thresholds) as service, node(service) as older:
         await older.register(node_id="older-1", platform="linux", features_supported={})
         await asyncio.sleep(0.5)  # ten warm-up intervals, as 15 s are to a registry of 2 s
         for _ in range(3):
-            await older.beat()
+            await older.heartbeat()
         await until(lambda: known(service, "older-1").status == "ready", what="the older node ready")
         await older.socket.close()
         async with node(service) as returned:
@@ -219,7 +219,7 @@ async def test_r06_a_connected_id_is_a_conflict_and_a_disconnected_one_may_retur
         assert (await other.register(node_id=ready.node_id))["node_id"] == ready.node_id
 
 
-async def test_asking_a_registry_that_does_not_run_says_so() -> None:
+async def test_a_request_to_a_registry_that_has_not_started_is_an_error() -> None:
     service = RegistryService(ServiceSettings(node_listen=LOOPBACK), MemoryStore())
     with pytest.raises(RuntimeError, match="start"):
         await service.claim(Job(job_id="job-1"))
@@ -227,13 +227,13 @@ async def test_asking_a_registry_that_does_not_run_says_so() -> None:
         _ = service.node_address
 
 
-async def test_performance_counts_beats_and_placements_of_the_period(
+async def test_performance_counts_heartbeats_and_selections_of_the_period(
     service: RegistryService, ready: Node
 ) -> None:
     service.performance()
-    await ready.beat()
+    await ready.heartbeat()
     await placed(service, "job-1")
-    await until(lambda: service.health.messages.heartbeats == 4, what="the beat taken in")
+    await until(lambda: service.health.messages.heartbeats == 4, what="the heartbeat received")
     figures = service.performance()
     assert figures.heartbeats_per_second > 0
     assert figures.select_p99_us is not None
@@ -245,7 +245,7 @@ def _hardware() -> dict[str, object]:
     return {"hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [{"name": "L4", "memory_gb": 24}]}}
 
 
-async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: Node) -> None:
+async def test_explain_node_names_why_it_gets_no_job(service: RegistryService, ready: Node) -> None:
     await service.cordon(ready.node_id, reason="noisy fan")
     account = service.explain_node(ready.node_id, "other")
     assert account is not None
@@ -259,14 +259,14 @@ async def test_a_node_says_why_it_gets_no_job(service: RegistryService, ready: N
     assert service.explain_node("node-x") is None
 
 
-async def test_a_node_is_told_to_probe_or_to_register_again(service: RegistryService, ready: Node) -> None:
+async def test_a_node_receives_refresh_and_reregister(service: RegistryService, ready: Node) -> None:
     assert await service.refresh(ready.node_id) is None
     assert (await ready.hear_type("node_control"))["command"] == "refresh"
     assert await service.reregister(ready.node_id) is None
     assert (await ready.hear_type("node_control"))["command"] == "reregister"
 
 
-async def test_nothing_can_be_told_to_a_node_that_is_not_connected(service: RegistryService) -> None:
+async def test_commands_to_a_node_that_is_not_connected_are_refused(service: RegistryService) -> None:
     async with node(service) as gone:
         await gone.become_ready()
     await until(lambda: not known(service, gone.node_id).connected, what="the connection is gone")
@@ -276,7 +276,7 @@ async def test_nothing_can_be_told_to_a_node_that_is_not_connected(service: Regi
     assert "registers by itself" in refused.message
 
 
-async def test_a_dry_run_says_which_place_a_claim_would_get_and_reserves_none(
+async def test_select_returns_the_slot_that_a_claim_would_get_and_reserves_none(
     service: RegistryService, ready: Node
 ) -> None:
     chosen = service.select(Job(job_id="job-1"))
@@ -291,7 +291,7 @@ async def test_a_dry_run_says_which_place_a_claim_would_get_and_reserves_none(
     assert service.exclusions() == []
 
 
-# The facade and its store: what cannot be kept, what comes back, and a disk that stands still.
+# The facade and its store: failed saves, restarts, and a disk that hangs.
 
 
 async def test_a_registration_that_cannot_be_saved_is_told_busy_and_leaves_no_record() -> None:
@@ -306,7 +306,7 @@ async def test_a_registration_that_cannot_be_saved_is_told_busy_and_leaves_no_re
         assert (await unlucky.register())["status"] == "registering"
 
 
-async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_place_free() -> None:
+async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_slot_free() -> None:
     store = FailingStore()
     async with running(store=store) as service, node(service) as ready:
         await ready.become_ready(max_concurrent_jobs=1)
@@ -319,13 +319,13 @@ async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_place_free
         await placed(service, "job-2")
 
 
-async def test_what_was_kept_comes_back_disconnected_after_a_restart() -> None:
-    kept = MemoryStore()
-    async with running(store=kept) as service:
+async def test_stored_nodes_are_disconnected_after_a_restart() -> None:
+    store = MemoryStore()
+    async with running(store=store) as service:
         async with node(service) as ready:
             await ready.become_ready()
             await placed(service, "job-1")
-        loaded = kept.load()
+        loaded = store.load()
     again = MemoryStore()
     again.save([Batch(loaded.changes, loaded.recent)])
     async with running(store=again) as service:
@@ -334,7 +334,7 @@ async def test_what_was_kept_comes_back_disconnected_after_a_restart() -> None:
         assert (await service.explain(Job(job_id="job-2"))).counts == {ExclusionReason.DISCONNECTED: 1}
 
 
-async def test_a_document_that_cannot_be_read_stops_nobody() -> None:
+async def test_an_unreadable_document_does_not_stop_the_registry() -> None:
     store = MemoryStore()
     store.save([Batch([Change(DocumentKind.NODE, "node-1", {"written_at": 1.0, "document": {"odd": True}})])])
     store.save([Batch([Change(DocumentKind.NODE, "node-2", {"odd": True})])])
@@ -342,11 +342,11 @@ async def test_a_document_that_cannot_be_read_stops_nobody() -> None:
         assert (await new.register())["status"] == "registering"
 
 
-async def test_a_great_fleet_is_taken_back_in_slices() -> None:
-    kept = MemoryStore()
-    async with running(store=kept) as service, node(service) as one:
+async def test_a_large_fleet_is_loaded_in_slices() -> None:
+    store = MemoryStore()
+    async with running(store=store) as service, node(service) as one:
         await one.register()
-        (change,) = (change for change in kept.load().changes if change.kind is DocumentKind.NODE)
+        (change,) = (change for change in store.load().changes if change.kind is DocumentKind.NODE)
     again = MemoryStore()
     again.save([Batch([_renamed(change, f"node-{number}") for number in range(2000)])])
     service = RegistryService(ServiceSettings(node_listen=LOOPBACK), again)
@@ -356,12 +356,10 @@ async def test_a_great_fleet_is_taken_back_in_slices() -> None:
         seen.add(service.size.nodes)
         await asyncio.sleep(0)
     await service.stop()
-    assert seen - {0, 2000}, "nobody had a turn while the fleet was taken back"
+    assert seen - {0, 2000}, "no other task ran while the fleet was loaded"
 
 
-async def test_a_disk_that_stands_still_keeps_no_node_from_its_verdict_nor_the_registry_from_stopping() -> (
-    None
-):
+async def test_a_hanging_disk_delays_neither_a_status_nor_the_stop() -> None:
     thresholds = replace(QUICK, heartbeat_timeout_seconds=1.0)
     store = StuckStore()
     async with running(thresholds, store=store) as service, node(service) as silent:
@@ -377,7 +375,7 @@ async def test_a_disk_that_stands_still_keeps_no_node_from_its_verdict_nor_the_r
         store.turning.set()
 
 
-async def test_what_is_on_its_way_when_the_registry_stops_is_kept_and_answered() -> None:
+async def test_changes_in_progress_when_the_registry_stops_are_stored_and_answered() -> None:
     store = StuckStore()
     async with running(store=store) as service, node(service) as ready:
         await ready.become_ready()

@@ -42,7 +42,7 @@ def test_file_then_environment_then_flags(tmp_path: Path, monkeypatch: pytest.Mo
     assert thresholds.heartbeat_timeout_seconds == 3.5
 
 
-def test_a_flag_that_was_not_given_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_that_was_not_given_overrides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_REGISTRY_NODE_LISTEN", "[::1]:0")
     assert load({"node_listen": None}).node_listen == Address("::1", 0)
 
@@ -58,14 +58,14 @@ def test_lists_are_written_with_commas_outside_the_file(
     assert load({"required_models": "c"}, config=config).required_models == ("c",)
 
 
-def test_tokens_are_asked_for_unless_told_otherwise() -> None:
+def test_tokens_are_required_by_default() -> None:
     assert load({}).auth_on
     assert not load({"auth": "off"}).auth_on
     assert not load({"insecure_no_auth": True}).auth_on
 
 
 @pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
-def test_auth_is_off_where_others_get_in_only_by_the_dangerous_flag(name: str) -> None:
+def test_auth_off_beyond_loopback_needs_the_dangerous_flag(name: str) -> None:
     public = {name: "0.0.0.0:8080", "tls_cert_file": "registry.pem"}
     assert load(public).auth_on
     with pytest.raises(SettingsError, match=rf"{name} 0\.0\.0\.0:8080 .*--insecure-no-auth"):
@@ -76,7 +76,7 @@ def test_auth_is_off_where_others_get_in_only_by_the_dangerous_flag(name: str) -
 
 @pytest.mark.parametrize("name", ["node_listen", "operator_listen"])
 @pytest.mark.parametrize("address", ["0.0.0.0:8080", "10.0.0.1:8080", "[::]:8080", "registry.example:8080"])
-def test_without_tls_others_get_in_only_by_the_dangerous_flag(name: str, address: str) -> None:
+def test_plaintext_beyond_loopback_needs_the_dangerous_flag(name: str, address: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load({name: address})
     for words in (f"{name} {address}", "--tls-cert-file", "127.0.0.1", "--insecure-plaintext"):
@@ -87,7 +87,7 @@ def test_without_tls_others_get_in_only_by_the_dangerous_flag(name: str, address
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "[::1]:0", "127.9.9.9:0"])
-def test_on_loopback_no_tls_is_asked_for(address: str) -> None:
+def test_on_loopback_tls_is_not_required(address: str) -> None:
     assert load({"node_listen": address, "operator_listen": address}).tls_files is None
 
 
@@ -100,7 +100,7 @@ def test_on_loopback_no_tls_is_asked_for(address: str) -> None:
         ({"tls_cert_file": "c", "tls_client_auth": "never"}, "tls_client_auth"),
     ],
 )
-def test_keys_for_tls_that_do_not_agree_are_refused(flags: dict[str, object], sentence: str) -> None:
+def test_tls_settings_that_contradict_each_other_are_refused(flags: dict[str, object], sentence: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load(flags)
     assert sentence in str(refused.value)
@@ -156,7 +156,7 @@ def test_a_wrong_value_is_named_with_its_setting(flags: dict[str, object], sente
     assert sentence in str(refused.value)
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     with pytest.raises(SettingsError) as refused:
         load({"claim_ttl_seconds": "x", "node_listen": "y"})
     assert len(str(refused.value).splitlines()) == 2
@@ -182,7 +182,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00a", b"x = " + b"[" * 5000], ids=["not UTF-8", "too deep"])
-def test_a_file_that_is_no_toml_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_toml_is_named_in_the_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "registry.toml"
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"registry\.toml is not valid TOML"):

@@ -36,7 +36,7 @@ from gpu_agent.store.sqlite import SqliteStore
         ("sqlite:///srv/a b/r.db", "/srv/a b/r.db"),
     ],
 )
-def test_a_place_on_disk_is_a_whole_path(place: str, path: str) -> None:
+def test_a_url_names_an_absolute_path(place: str, path: str) -> None:
     assert database_path(check_location(place), Path("/state")) == Path(path)
 
 
@@ -63,12 +63,12 @@ def test_memory_has_no_path() -> None:
         "valkey://host",
     ],
 )
-def test_any_other_place_is_refused_with_what_may_be_written(place: str) -> None:
+def test_any_other_location_is_refused_with_the_valid_forms(place: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///PATH"):
         check_location(place)
 
 
-def test_the_state_directory_is_made_for_the_default(tmp_path: Path) -> None:
+def test_the_state_directory_is_created_for_the_default(tmp_path: Path) -> None:
     store = open_store("sqlite", tmp_path / "state")
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state" / FILE).exists()
@@ -92,7 +92,7 @@ def test_a_second_registry_on_the_same_file_is_refused_naming_the_first_ones_pro
     open_store(place, tmp_path).close()
 
 
-def test_a_file_that_cannot_be_used_is_let_go_again(tmp_path: Path) -> None:
+def test_an_unusable_file_is_unlocked_again(tmp_path: Path) -> None:
     path = tmp_path / "r.db"
     path.write_text("no database" * 100)
     with pytest.raises(UnusableError):
@@ -100,19 +100,19 @@ def test_a_file_that_cannot_be_used_is_let_go_again(tmp_path: Path) -> None:
     lock_database(path).release()
 
 
-def test_a_place_that_cannot_be_locked_is_told_with_the_next_step() -> None:
+def test_a_location_that_cannot_be_locked_is_an_error_with_the_next_step() -> None:
     with pytest.raises(StoreError, match="check the owner"):
-        lock_database(Path("/proc/nobody/r.db"))
+        lock_database(Path("/proc/absent/r.db"))
 
 
-def test_each_place_has_its_keeper(tmp_path: Path) -> None:
+def test_each_location_opens_its_store(tmp_path: Path) -> None:
     assert isinstance(open_store("memory", tmp_path), MemoryStore)
     on_disk = open_store(f"sqlite://{tmp_path / 'r.db'}", tmp_path)
     assert isinstance(on_disk, SqliteStore)
     on_disk.close()
 
 
-def test_a_registry_whose_state_is_elsewhere_keeps_out_of_anothers_directory(tmp_path: Path) -> None:
+def test_a_registry_whose_state_is_elsewhere_refuses_anothers_state_directory(tmp_path: Path) -> None:
     refuse_foreign_state_dir(tmp_path, "memory")
     (tmp_path / FILE).touch()
     for place in ("memory", f"sqlite://{tmp_path}/other.db"):
@@ -123,7 +123,7 @@ def test_a_registry_whose_state_is_elsewhere_keeps_out_of_anothers_directory(tmp
         refuse_foreign_state_dir(tmp_path, place)
 
 
-def test_what_belongs_to_a_database_lies_beside_the_file_whatever_leads_to_it(tmp_path: Path) -> None:
+def test_the_lock_and_journal_are_beside_the_file_itself_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link.db").symlink_to(tmp_path / "disk" / "r.db")
     place = f"sqlite://{tmp_path / 'link.db'}"
@@ -145,13 +145,13 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_directory_that_others_may_only_read_is_taken(tmp_path: Path) -> None:
+def test_a_directory_that_others_may_only_read_is_accepted(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     secure_location(tmp_path / "r.db")
 
 
 @pytest.mark.parametrize("open_to", [0o770, 0o707, 0o1777, 0o722])
-def test_a_directory_that_others_may_write_is_refused_with_another_to_name(
+def test_a_directory_that_others_may_write_is_refused_with_the_next_step(
     tmp_path: Path, open_to: int
 ) -> None:
     tmp_path.chmod(open_to)
@@ -159,7 +159,7 @@ def test_a_directory_that_others_may_write_is_refused_with_another_to_name(
         secure_location(tmp_path / "r.db")
 
 
-def test_neither_may_the_directory_be_in_which_a_linked_file_lies(tmp_path: Path) -> None:
+def test_the_directory_of_a_linked_file_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o777)
     (tmp_path / "r.db").symlink_to(tmp_path / "shared" / "r.db")
@@ -177,7 +177,7 @@ def test_a_file_that_others_may_write_is_refused_untouched(tmp_path: Path, open_
     assert mode(path) == open_to
 
 
-def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_a_file_that_others_may_read_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "r.db"
     path.touch(mode=0o644)
     secure_location(path)
@@ -200,7 +200,7 @@ def test_another_users_directory_is_refused(tmp_path: Path) -> None:
         secure_location(tmp_path / "r.db")
 
 
-def test_no_registry_starts_on_what_is_refused_and_its_place_is_let_go(tmp_path: Path) -> None:
+def test_a_refused_database_is_not_opened_and_is_unlocked_again(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(UnusableError):
         open_store(f"sqlite://{tmp_path / 'r.db'}", tmp_path / "state")
@@ -220,14 +220,14 @@ def place_of(path: Path) -> str:
     return f"sqlite://{path}"
 
 
-def test_a_backup_lies_where_a_registry_looks(backup: Path, tmp_path: Path) -> None:
+def test_restore_puts_a_backup_where_a_registry_looks(backup: Path, tmp_path: Path) -> None:
     done = restore(backup, "sqlite", tmp_path / "state", replace=False)
     assert (done.path, done.holds.nodes, done.before) == (tmp_path / "state" / "registry.db", 1, None)
     with closing(open_store("sqlite", tmp_path / "state")) as store:
         assert [change.key for change in store.load().changes] == ["node-1"]
 
 
-def test_a_database_that_is_there_goes_only_when_told_so(backup: Path, tmp_path: Path) -> None:
+def test_an_existing_database_is_replaced_only_with_replace(backup: Path, tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     path.write_text("precious")
     with pytest.raises(DatabaseExistsError):
@@ -238,7 +238,7 @@ def test_a_database_that_is_there_goes_only_when_told_so(backup: Path, tmp_path:
     assert done.before.read_text() == "precious"
 
 
-def test_nothing_is_changed_under_a_registry_that_runs(backup: Path, tmp_path: Path) -> None:
+def test_restore_changes_nothing_under_a_running_registry(backup: Path, tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     with (
         closing(open_store(place_of(path), tmp_path)) as store,
@@ -249,7 +249,7 @@ def test_nothing_is_changed_under_a_registry_that_runs(backup: Path, tmp_path: P
     assert list(tmp_path.glob("*replaced*")) == []
 
 
-def test_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
+def test_a_file_that_is_no_backup_changes_nothing(tmp_path: Path) -> None:
     path, text = tmp_path / "registry.db", tmp_path / "text"
     path.write_text("precious")
     text.write_text("no backup" * 1000)
@@ -262,15 +262,13 @@ def test_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_registry_that_keeps_nothing_on_disk_has_no_place_for_it(backup: Path, tmp_path: Path) -> None:
+def test_a_memory_store_cannot_be_restored(backup: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="sqlite:///PATH"):
         restore(backup, "memory", tmp_path, replace=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives links away")
-def test_root_replaces_no_file_of_the_machine_to_which_the_registrys_user_has_made_a_link(
-    backup: Path, tmp_path: Path
-) -> None:
+def test_root_replaces_no_file_behind_a_link_of_the_registrys_user(backup: Path, tmp_path: Path) -> None:
     (precious := tmp_path / "shadow").write_text("precious")
     (state := tmp_path / "state").mkdir()
     (state / "registry.db").symlink_to(precious)

@@ -24,11 +24,11 @@ from gpu_agent.server.node_connection import RETRY_AFTER_SECONDS
 from gpu_agent.server.tls import NOT_ENCRYPTED, READ_BYTES, Encryption, TlsConnection, TlsFiles
 from tests.authority import Authority
 from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger
-from tests.server.harness import beat, running, until
+from tests.server.harness import heartbeat, running, until
 
 
 class Installed:
-    """The files that a registry is told of, and what is put into their places."""
+    """The certificate files of a registry, and how to replace them."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder / "authority")
@@ -48,7 +48,7 @@ def installed(tmp_path: Path) -> Installed:
     return made
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
     return [(one.getMessage(), vars(one)["fields"]) for one in caplog.records]
 
 
@@ -57,7 +57,7 @@ def _everything_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
 
-async def test_a_renewed_certificate_is_taken_when_asked_and_told(
+async def test_a_reload_uses_a_renewed_certificate_and_logs_it(
     installed: Installed, caplog: pytest.LogCaptureFixture
 ) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
@@ -67,11 +67,11 @@ async def test_a_renewed_certificate_is_taken_when_asked_and_told(
     assert encryption.context is not before
     assert encryption.ends_at == read_certificate_file(installed.own.cert_file).ends_at
     fields = {"file": str(installed.own.cert_file), "days": 200, "pin": encryption.pin}
-    assert told(caplog) == [("certificate_loaded", fields)]
+    assert logged(caplog) == [("certificate_loaded", fields)]
     assert encryption.pin == pin_of(read_certificate_file(installed.own.cert_file))
 
 
-async def test_files_that_did_not_change_are_not_read_again_unasked(installed: Installed) -> None:
+async def test_unchanged_files_are_read_again_only_by_force(installed: Installed) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
     before = encryption.context
     assert await encryption.reload(force=False)
@@ -81,7 +81,7 @@ async def test_files_that_did_not_change_are_not_read_again_unasked(installed: I
 
 
 @pytest.mark.parametrize("wrong", ["garbage", "component", "expired", "gone", "readable for all"])
-async def test_one_that_cannot_be_used_changes_nothing_and_is_told_once(
+async def test_an_unusable_certificate_changes_nothing_and_is_logged_once(
     installed: Installed, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
@@ -102,7 +102,7 @@ async def test_one_that_cannot_be_used_changes_nothing_and_is_told_once(
     for _ in range(3):
         await encryption.reload(force=False)
     assert encryption.context is before
-    ((event, fields),) = told(caplog)
+    ((event, fields),) = logged(caplog)
     assert event == "certificate_unusable"
     assert fields["days"] == 59
     assert str(installed.own.cert_file.parent) in fields["problem"]
@@ -111,7 +111,7 @@ async def test_one_that_cannot_be_used_changes_nothing_and_is_told_once(
     assert encryption.context is not before
 
 
-async def test_the_files_are_looked_after_in_the_background(
+async def test_the_files_are_checked_in_the_background(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
@@ -125,7 +125,7 @@ async def test_the_files_are_looked_after_in_the_background(
 
 
 @pytest.mark.parametrize(("to_days", "days"), [(13.5, 13), (0.5, 0), (-0.5, -1)])
-async def test_an_end_that_is_near_or_past_is_told_once_a_day(
+async def test_an_expiry_that_is_near_or_past_is_logged_once_a_day(
     installed: Installed,
     to_days: float,
     days: int,
@@ -139,23 +139,25 @@ async def test_an_end_that_is_near_or_past_is_told_once_a_day(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await encryption.watch()
-    assert told(caplog) == [("certificate_expiring", {"file": str(installed.own.cert_file), "days": days})]
+    assert logged(caplog) == [("certificate_expiring", {"file": str(installed.own.cert_file), "days": days})]
 
 
-async def test_one_that_lasts_is_not_told_of(installed: Installed, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_certificate_with_time_left_is_not_logged(
+    installed: Installed, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await Encryption(TlsFiles(own=installed.own)).watch()
-    assert told(caplog) == []
+    assert logged(caplog) == []
 
 
-async def test_a_disk_that_does_not_answer_leaves_what_is_there(
+async def test_a_disk_that_does_not_answer_leaves_the_certificate_in_use(
     installed: Installed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encryption = Encryption(TlsFiles(own=installed.own))
     monkeypatch.setattr(tls, "_READ_TIMEOUT_SECONDS", 0.0)
     assert not await encryption.reload()
-    assert "does not answer" in told(caplog)[0][1]["problem"]
+    assert "does not answer" in logged(caplog)[0][1]["problem"]
 
 
 async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_once_it_answers(
@@ -175,13 +177,13 @@ async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_
     assert await encryption.reload()
 
 
-def test_whom_to_ask_for_a_certificate_is_part_of_it(installed: Installed) -> None:
+def test_client_certificates_are_part_of_the_context(installed: Installed) -> None:
     files = TlsFiles(own=installed.own, client_ca_file=installed.authority.file)
     assert Encryption(files).context.verify_mode is ssl.CERT_REQUIRED
     assert files.files == (*installed.own.files, installed.authority.file)
 
 
-def test_a_start_without_a_certificate_says_what_to_mend(tmp_path: Path) -> None:
+def test_a_start_without_a_certificate_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(TlsFileError, match="cannot be read"):
         Encryption(TlsFiles(own=OwnCertificate(tmp_path / "absent.pem")))
 
@@ -198,25 +200,25 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-async def test_a_node_is_served_over_tls_up_to_the_longest_frame_and_the_goodbye(
+async def test_a_node_is_served_over_tls_up_to_the_longest_frame_and_the_close_frame(
     authority: Authority,
 ) -> None:
     async with encrypted(authority) as service, node(service, authority.trusting()) as peer:
         await peer.become_ready()
-        frame = json.dumps(beat(peer.node_id, junk=""))
+        frame = json.dumps(heartbeat(peer.node_id, junk=""))
         await peer.socket.send(frame.replace('"junk": ""', f'"junk": "{"x" * (2**20 - len(frame))}"'))
         await peer.register(node_id=peer.node_id)
         await service.remove(peer.node_id)
         assert await peer.closed() == (1001, "an operator removed its record")
 
 
-async def test_a_node_that_says_goodbye_first_is_answered(authority: Authority) -> None:
+async def test_a_node_that_closes_first_is_answered(authority: Authority) -> None:
     async with encrypted(authority) as service:
         async with node(service, authority.trusting()) as peer:
             await peer.become_ready()
             await peer.socket.close(1001, "leaving")
             assert peer.socket.close_code == 1001
-        await until(lambda: service.size.connections == 0, what="nobody connected")
+        await until(lambda: service.size.connections == 0, what="no connection")
 
 
 async def test_many_frames_in_few_records_are_all_handed_on(authority: Authority) -> None:
@@ -225,12 +227,12 @@ async def test_many_frames_in_few_records_are_all_handed_on(authority: Authority
         before = service.health.messages.heartbeats
         for number in range(300):
             peer.socket.transport.pause_reading()
-            await peer.socket.send(json.dumps(beat(peer.node_id, sequence=number)))
+            await peer.socket.send(json.dumps(heartbeat(peer.node_id, sequence=number)))
         peer.socket.transport.resume_reading()
-        await until(lambda: service.health.messages.heartbeats == before + 300, what="300 beats")
+        await until(lambda: service.health.messages.heartbeats == before + 300, what="300 heartbeats")
 
 
-async def test_whoever_is_slow_with_a_handshake_is_counted_and_cut_off(
+async def test_a_slow_handshake_is_counted_and_ended(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -238,11 +240,11 @@ async def test_whoever_is_slow_with_a_handshake_is_counted_and_cut_off(
         async with stranger(service.node_address.port) as (reader, _):
             await until(lambda: service.size.connections == 1, what="one connected")
             assert await ended(reader) == b""
-        await until(lambda: service.size.connections == 0, what="nobody connected")
+        await until(lambda: service.size.connections == 0, what="no connection")
     assert "handshake_timed_out" in [one.getMessage() for one in caplog.records]
 
 
-async def test_a_client_that_stops_in_the_middle_of_its_hello_is_cut_off(authority: Authority) -> None:
+async def test_a_client_that_stops_in_the_middle_of_its_hello_is_disconnected(authority: Authority) -> None:
     async with encrypted(authority, QUICK) as service:
         async with stranger(service.node_address.port) as (reader, writer):
             writer.write(hello(authority)[:100])
@@ -252,7 +254,7 @@ async def test_a_client_that_stops_in_the_middle_of_its_hello_is_cut_off(authori
             assert await ended(reader)  # what it would have to answer, and then no more
 
 
-async def test_too_many_handshakes_at_a_time_cost_the_one_that_takes_longest(authority: Authority) -> None:
+async def test_of_too_many_handshakes_the_oldest_ends(authority: Authority) -> None:
     async with (
         encrypted(authority, Limits(max_handshakes=3, close_timeout_seconds=0.3)) as service,
         contextlib.AsyncExitStack() as crowd,
@@ -264,7 +266,7 @@ async def test_too_many_handshakes_at_a_time_cost_the_one_that_takes_longest(aut
             await honest.become_ready()
 
 
-async def test_a_full_house_says_so_behind_tls_too(authority: Authority) -> None:
+async def test_a_full_registry_answers_503_behind_tls_too(authority: Authority) -> None:
     async with (
         encrypted(authority, Limits(max_connections=1, close_timeout_seconds=0.3)) as service,
         node(service, authority.trusting()) as first,
@@ -296,7 +298,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize(("said", "reason"), GARBAGE)
-async def test_what_is_no_tls_ends_the_connection_and_is_told(
+async def test_input_that_is_no_tls_ends_the_connection_and_is_logged(
     authority: Authority, said: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -304,11 +306,11 @@ async def test_what_is_no_tls_ends_the_connection_and_is_told(
         async with stranger(service.node_address.port) as (reader, writer):
             writer.write(said)
             assert len(await ended(reader)) < 100
-        await until(lambda: service.size.connections == 0, what="nobody connected")
+        await until(lambda: service.size.connections == 0, what="no connection")
         async with node(service, authority.trusting()) as honest:
             await honest.become_ready()
-    told = [one.getMessage() for one in caplog.records if one.getMessage() != "violations_suppressed"]
-    assert {"tls_handshake_failed", "handshake_timed_out"} & set(told)
+    events = [one.getMessage() for one in caplog.records if one.getMessage() != "violations_suppressed"]
+    assert {"tls_handshake_failed", "handshake_timed_out"} & set(events)
     assert all(reason in fields["reason"] and fields["address"] for fields in refusals(caplog))
 
 
@@ -320,19 +322,19 @@ async def test_an_oversized_record_after_the_handshake_ends_the_connection(
         await peer.become_ready()
         raw = peer.socket.transport.get_extra_info("socket")
         os.write(raw.fileno(), b"\x17" + LATEST + b"\xff\xff" + b"x" * 70_000)
-        await until(lambda: service.size.connections == 0, what="nobody connected")
+        await until(lambda: service.size.connections == 0, what="no connection")
     (refusal,) = refusals(caplog)
     assert refusal["node_id"] == peer.node_id
 
 
-async def test_whoever_speaks_http_in_the_clear_is_told_what_to_write(authority: Authority) -> None:
+async def test_plain_http_is_answered_with_the_right_scheme(authority: Authority) -> None:
     async with encrypted(authority) as service, stranger(service.node_address.port) as (reader, writer):
         writer.write(b"GET /ws/node HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await ended(reader) == NOT_ENCRYPTED
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-async def test_a_socket_that_ends_without_tls_s_goodbye_is_an_end_like_any_other(
+async def test_a_socket_that_ends_without_close_notify_is_an_ordinary_end(
     authority: Authority, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -343,11 +345,11 @@ async def test_a_socket_that_ends_without_tls_s_goodbye_is_an_end_like_any_other
             raw.shutdown(1)
         else:
             peer.socket.transport.abort()
-        await until(lambda: service.size.connections == 0, what="nobody connected")
+        await until(lambda: service.size.connections == 0, what="no connection")
     assert refusals(caplog) == []
 
 
-async def test_a_peer_that_reads_nothing_is_cut_off_behind_tls_too(
+async def test_a_peer_that_reads_nothing_is_disconnected_behind_tls_too(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -362,7 +364,7 @@ async def test_a_peer_that_reads_nothing_is_cut_off_behind_tls_too(
     assert "slow_consumer_dropped" in [one.getMessage() for one in caplog.records]
 
 
-async def test_a_connection_that_is_gone_leaves_nothing_for_the_collector(authority: Authority) -> None:
+async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(authority: Authority) -> None:
     async with encrypted(authority) as service:
         async with node(service, authority.trusting()) as peer:
             await peer.become_ready()
@@ -377,7 +379,7 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_collector(author
             gc.collect()
             gc.disable()
         try:
-            await until(lambda: service.size.connections == 0, what="nobody connected")
+            await until(lambda: service.size.connections == 0, what="no connection")
             await until(lambda: not any(one() for one in left), what=f"nothing left of {left}")
         finally:
             gc.enable()
@@ -428,7 +430,7 @@ async def test_a_new_certificate_counts_for_new_connections_and_ends_none(
             assert (await client.get(f"https://localhost:{port}/healthz")).status_code == 200
 
 
-async def test_a_long_answer_passes_whole(authority: Authority) -> None:
+async def test_a_long_answer_arrives_whole(authority: Authority) -> None:
     encryption = Encryption(TlsFiles(own=authority.issue()))
     async with (
         running() as service,

@@ -30,7 +30,7 @@ from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeDetail, NodeSu
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
-from tests.server.harness import Node, beat, registration
+from tests.server.harness import Node, heartbeat, registration
 
 THRESHOLDS = Thresholds()
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
@@ -46,9 +46,11 @@ def record(*, alive: bool = True, **fields: object) -> NodeRecord:
     assert isinstance(message, NodeRegister)
     fleet.handle(RegistrationReceived(1, message, fresh_id="node-X", address="10.0.0.1:5"), 90.0)
     if alive:
-        heartbeat = decode_from_node(json.dumps(beat("node-1", gpus=[FIGURES], probe_age_seconds=1.5)))
-        assert isinstance(heartbeat, NodeHeartbeat)
-        fleet.handle(HeartbeatReceived(1, heartbeat), 97.5)
+        first_heartbeat = decode_from_node(
+            json.dumps(heartbeat("node-1", gpus=[FIGURES], probe_age_seconds=1.5))
+        )
+        assert isinstance(first_heartbeat, NodeHeartbeat)
+        fleet.handle(HeartbeatReceived(1, first_heartbeat), 97.5)
     found = fleet.node("node-1")
     assert found is not None
     return found

@@ -50,7 +50,7 @@ def said(socket: WebSocket) -> bytes:
     return b"".join(socket.outgoing())
 
 
-def test_frames_behind_the_request_are_heard_after_it_is_answered() -> None:
+def test_frames_behind_the_request_are_received_after_its_answer() -> None:
     socket = websocket()
     assert heard(socket, REQUEST + masked(b"{}") + masked(b"", opcode=9)) == [
         Handshake("/ws/node"),
@@ -69,7 +69,7 @@ def test_a_request_is_read_byte_by_byte_as_well() -> None:
     assert socket.between_frames
 
 
-def test_a_handshake_that_never_ends_is_told_that_it_is_too_long() -> None:
+def test_a_handshake_that_never_ends_is_refused_as_too_long() -> None:
     socket = websocket(max_handshake_bytes=200)
     heard(socket, b"GET /ws/node HTTP/1.1\r\n")
     for _ in range(4):
@@ -100,7 +100,7 @@ def test_a_handshake_that_never_ends_is_told_that_it_is_too_long() -> None:
         b"GET /ws/node HTTP/1.1\r\n" + b"A: b\r\n" * 129 + b"\r\n",
     ],
 )
-def test_what_is_no_request_ends_the_connection_and_is_told_once(request_bytes: bytes) -> None:
+def test_input_that_is_no_request_ends_the_connection_and_is_reported_once(request_bytes: bytes) -> None:
     socket = websocket()
     assert heard(socket, request_bytes) == []
     assert socket.violation() is not None
@@ -124,16 +124,16 @@ def test_what_is_no_request_ends_the_connection_and_is_told_once(request_bytes: 
         REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
 )
-def test_a_request_for_something_else_is_answered_with_its_fault(request_bytes: bytes) -> None:
+def test_a_request_for_something_else_is_answered_with_its_error(request_bytes: bytes) -> None:
     socket = websocket()
     for event in socket.receive(request_bytes):
         assert isinstance(event, Handshake)
         assert socket.answer(None) >= 400
     assert said(socket).startswith((b"HTTP/1.1 4", b"HTTP/1.1 505"))
-    assert socket.violation() is None  # whoever answers tells it
+    assert socket.violation() is None  # the caller that answers reports it
 
 
-def test_a_refusal_says_how_to_go_on() -> None:
+def test_a_refusal_states_the_next_step() -> None:
     socket = websocket()
     for _ in socket.receive(REQUEST):
         refusal = HandshakeRefusal(http.HTTPStatus.UNAUTHORIZED, "Who are you?", retry_after_seconds=7)
@@ -145,19 +145,19 @@ def test_a_refusal_says_how_to_go_on() -> None:
     assert not socket.open
 
 
-def test_an_answer_without_a_question_is_our_own_fault() -> None:
+def test_an_answer_without_a_handshake_is_a_bug() -> None:
     with pytest.raises(RuntimeError, match="no handshake"):
         websocket().answer(None)
 
 
-def test_compression_is_offered_in_vain() -> None:
+def test_offered_compression_is_declined() -> None:
     socket = websocket()
     offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
     heard(socket, REQUEST.replace(b"Host: x\r\n", b"Host: x\r\n" + offer * 20))
     assert b"permessage-deflate" not in said(socket)
 
 
-def test_fragments_are_put_together_and_each_part_is_told() -> None:
+def test_fragments_are_joined_and_each_part_is_reported() -> None:
     socket = opened()
     assert heard(socket, masked(b"ab", fin=False) + masked(b"", opcode=0, fin=False)) == [
         OtherFrame.PART,
@@ -180,7 +180,7 @@ def test_fragments_are_put_together_and_each_part_is_told() -> None:
         (b"\x09\x80" + b"\0" * 4, 1002),  # a ping in parts
         (b"\x89\xfe\x00\x7e" + b"\0" * 130, 1002),  # a ping of 126 bytes
         (b"\x80\x80" + b"\0" * 4, 1002),  # continues nothing
-        (b"\x01\x80" + b"\0" * 4 + b"\x81\x80" + b"\0" * 4, 1002),  # begins anew in the middle
+        (b"\x01\x80" + b"\0" * 4 + b"\x81\x80" + b"\0" * 4, 1002),  # begins another message in the middle
         (b"\x88\x81" + b"\0" * 5, 1002),  # a close frame of one byte
         (b"\x88\x82" + b"\0" * 4 + b"\x03\xed", 1002),  # 1005 may not be sent
         (b"\x88\x84" + b"\0" * 4 + b"\x03\xe8\xff\xff", 1007),  # a reason that is no UTF-8
@@ -189,7 +189,7 @@ def test_fragments_are_put_together_and_each_part_is_told() -> None:
     ],
     ids=str,
 )
-def test_a_broken_rule_closes_with_its_code_and_nothing_more_counts(odd: bytes, code: int) -> None:
+def test_a_broken_rule_closes_with_its_code_and_the_rest_is_ignored(odd: bytes, code: int) -> None:
     socket = opened()
     assert masked(b"{}") not in heard(socket, odd)
     broken = socket.violation()
@@ -199,17 +199,17 @@ def test_a_broken_rule_closes_with_its_code_and_nothing_more_counts(odd: bytes, 
     assert heard(socket, masked(b"{}")) == []
 
 
-def test_a_text_that_is_no_utf8_is_left_to_whoever_reads_messages() -> None:
+def test_a_text_that_is_no_utf8_is_left_to_the_message_handler() -> None:
     assert heard(opened(), masked(b"\xff\xfe")) == [b"\xff\xfe"]
 
 
-def test_a_peer_that_only_hangs_up_broke_no_rule() -> None:
+def test_a_peer_that_only_disconnects_broke_no_rule() -> None:
     for socket in (websocket(), opened()):
         socket.receive_eof()
         assert socket.violation() is None
 
 
-def test_a_close_is_answered_and_over() -> None:
+def test_a_close_frame_is_answered_and_ends_the_connection() -> None:
     socket = opened()
     assert heard(socket, masked(b"\x03\xe8", opcode=8) + masked(b"{}")) == [OtherFrame.CONTROL]
     assert said(socket) == b"\x88\x02\x03\xe8"
@@ -217,7 +217,7 @@ def test_a_close_is_answered_and_over() -> None:
     assert socket.violation() is None
 
 
-def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> None:
+def test_a_failure_is_reported_once_and_the_rest_of_the_read_is_ignored() -> None:
     socket = opened(max_frame_bytes=100_000)
     flood = masked(b"x" * 600) * 20
     texts = 0
@@ -230,7 +230,7 @@ def test_failing_is_said_once_and_the_rest_of_what_was_read_does_not_count() -> 
     assert socket.violation() is None
 
 
-def test_a_beat_is_known_by_its_head_and_read_without_the_parser() -> None:
+def test_a_heartbeat_is_recognised_by_its_head_and_read_without_the_parser() -> None:
     frame = masked(b"x" * 200)
     kind, length, mask = FRAME_HEAD.unpack_from(frame)
     assert (kind, length) == (WHOLE_TEXT_FRAME, 200)
@@ -242,7 +242,7 @@ def test_a_beat_is_known_by_its_head_and_read_without_the_parser() -> None:
     [masked(b"x" * 10), masked(b"x" * 200, opcode=9), masked(b"x" * 200, fin=False), masked(b"x" * 70_000)],
     ids=["short", "no text", "a part", "long"],
 )
-def test_no_other_frame_has_the_head_of_a_beat(frame: bytes) -> None:
+def test_no_other_frame_has_the_head_of_a_heartbeat(frame: bytes) -> None:
     assert FRAME_HEAD.unpack_from(frame)[0] != WHOLE_TEXT_FRAME
 
 

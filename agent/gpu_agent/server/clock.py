@@ -1,7 +1,7 @@
-"""The registry's two clocks: monotonic seconds, by which it judges, and wall time, which it tells.
+"""The registry's two clocks: monotonic seconds for decisions, and wall time for what it sends and logs.
 
 Wall time is computed from a monotonic moment when it is asked for, so that a step of the
-system's clock moves what is told and never a verdict.
+system's clock changes what is shown and never a decision.
 """
 
 import time

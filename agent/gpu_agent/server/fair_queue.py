@@ -27,7 +27,7 @@ class FairQueue:
 
     Urgent work comes first, such as everything that completes what was begun: a connection that was accepted
     is served before another one is. Other work has its patience: beyond it, it gets a share of its own, so
-    that a peer that came in vain can at least be told so. Otherwise work runs in the order in which it came,
+    that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order in which it came,
     and at once while the turn has time left.
     """
 

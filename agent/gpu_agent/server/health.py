@@ -2,7 +2,7 @@
 
 A disk that is full or fails does not make a registry that must be restarted, and one that hangs only after
 minutes: what is known is still served meanwhile, and changes that cannot be stored are refused. After that
-only a restart can tell a disk that hangs from a thread that does.
+only a restart shows whether the disk hangs or the thread.
 """
 
 import asyncio

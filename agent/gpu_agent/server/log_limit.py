@@ -1,8 +1,8 @@
 """Limits how often the log repeats a protocol violation: once a minute for each kind and origin.
 
 The first is logged, the others are counted and reported when the minute ends: a flood must neither fill the
-log nor pass unseen. Peers are told apart by where they come from, not by connection: one that breaks a rule
-on each new connection is still one peer.
+log nor pass unseen. Peers are distinguished by where they come from, not by connection: one that breaks a
+rule on each new connection is still one peer.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class LogLimit:
 
 
 def origin_of(host: str) -> str:
-    """Return what a peer is told apart by: its address, or the /64 network of an IPv6 address."""
+    """Return what identifies a peer here: its address, or the /64 network of an IPv6 address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

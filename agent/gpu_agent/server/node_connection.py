@@ -1,10 +1,10 @@
 """One node's socket, and what all of them share: text frames arrive and leave within the limits of §2.
 
-A heartbeat must not pay for a queue, a future and a task switch: a frame is handled inside the callback that
-read it, so a slow registry leaves bytes in the kernel and thereby slows its peers. There is no task per
-connection and no receive queue: only what is not a single whole frame of a registered node waits in the fair
-queue when many connections are busy. `benchmarks/beats.py` holds the figures. Knows no message type and no
-status.
+A heartbeat must not pay for a queue, a future and a task switch: a frame is handled inside the callback
+that read it, so a slow registry leaves bytes in the kernel and thereby slows its peers. There is no task
+per connection and no receive queue: only what is not a single whole frame of a registered node waits in the
+fair queue when many connections are busy. `benchmarks/heartbeats.py` holds the figures. Knows no message
+type and no status.
 """
 
 import asyncio

@@ -245,8 +245,8 @@ class RegistryService:
 
     async def explain(self, job: Job) -> Explanation:
         """Return for every node whether it is eligible for a job, and why not (A-3); reserves nothing."""
-        verdicts = await collect_in_slices(self._fleet.explaining(job, self._clock.monotonic()))
-        return Explanation.of(job.job_id, verdicts)
+        eligibility = await collect_in_slices(self._fleet.explaining(job, self._clock.monotonic()))
+        return Explanation.of(job.job_id, eligibility)
 
     def explain_node(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
         """Return which jobs a node is excluded for now, and why; None where there is none with this id."""

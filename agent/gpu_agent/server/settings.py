@@ -50,7 +50,7 @@ Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
 class RegistrySettings(BaseSettings):
-    """All that `registry serve` can be told. Times are seconds."""
+    """All settings of `registry serve`. Times are seconds."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
@@ -327,7 +327,7 @@ class RegistrySettings(BaseSettings):
         if self.auth == "off" and not self.insecure_no_auth and self.open_listeners:
             name, address = next(iter(self.open_listeners.items()))
             raise ValueError(
-                f"{name} {address} is reached from other machines, and with auth off anybody there could act "
+                f"{name} {address} is reached from other machines, and with auth off any of them could act "
                 "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
                 "trust every machine, use --insecure-no-auth"
             )
@@ -337,7 +337,7 @@ class RegistrySettings(BaseSettings):
         return self
 
     def _tls_problem(self) -> str:
-        """Say what the settings for TLS want; empty where they agree."""
+        """Return what is wrong with the TLS settings, and the next step; empty where they agree."""
         if self.tls_cert_file is None:
             for name in ("tls_key_file", "tls_client_ca_file"):
                 if getattr(self, name) is not None:
@@ -349,15 +349,16 @@ class RegistrySettings(BaseSettings):
         if self.plaintext_listeners and not self.insecure_plaintext:
             name, address = next(iter(self.plaintext_listeners.items()))
             return (
-                f"{name} {address} is reached from other machines, and without TLS who listens on the way "
-                "reads every token. Name a certificate with --tls-cert-file and --tls-key-file, or listen on "
-                "127.0.0.1, or, on a network where you trust every machine, use --insecure-plaintext"
+                f"{name} {address} is reached from other machines, and without TLS everybody on the "
+                "network path reads every token. Name a certificate with --tls-cert-file and --tls-key-file, "
+                "or listen on 127.0.0.1, or, on a network where you trust every machine, use "
+                "--insecure-plaintext"
             )
         return ""
 
     @property
     def auth_on(self) -> bool:
-        """Whether tokens are asked for."""
+        """Whether tokens are required."""
         return self.auth == "on" and not self.insecure_no_auth
 
     @property
@@ -368,12 +369,12 @@ class RegistrySettings(BaseSettings):
 
     @property
     def plaintext_listeners(self) -> Mapping[str, Address]:
-        """Those of them that are not encrypted."""
+        """The listeners that other machines reach without encryption."""
         return {} if self.tls_cert_file is not None else self.open_listeners
 
     @property
     def tls_files(self) -> TlsFiles | None:
-        """What both ports are encrypted with; None leaves them readable."""
+        """The certificate files of both ports; None without TLS."""
         if self.tls_cert_file is None:
             return None
         return TlsFiles(
@@ -384,17 +385,17 @@ class RegistrySettings(BaseSettings):
 
     @property
     def state_folder(self) -> Path:
-        """Where the registry keeps what it writes."""
+        """The directory that the registry writes to."""
         return self.state_dir or default_state_dir()
 
     @property
     def thresholds(self) -> Thresholds:
-        """What the fleet judges by."""
+        """The thresholds by which the fleet decides."""
         return Thresholds(**{one.name: getattr(self, one.name) for one in fields(Thresholds)})
 
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None."""
+    """Load all sources; raises `SettingsError`. Flags that were not given are absent or None."""
     return load_settings(
         RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=lambda _: None
     )

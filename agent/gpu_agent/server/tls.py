@@ -89,7 +89,7 @@ class Encryption:
 
     @property
     def pin(self) -> str:
-        """The pin of the key in use: it identifies the registry, whoever issued the certificate."""
+        """The pin of the key in use: it identifies the registry, whatever authority issued it."""
         return self._loaded.pin
 
     @property

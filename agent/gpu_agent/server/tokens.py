@@ -226,7 +226,7 @@ def digest_of(text: str) -> str:
 async def write_admin_token(tokens: TokenService, folder: Path) -> None:
     """Write a new admin token to `folder` where no admin token is valid; raises `StateDirectoryError`.
 
-    Without one nobody could ever create another. The file is written before the token is stored: a crash in
+    Without one, no other could ever be created. The file is written before the token is stored: a crash in
     between leaves a file with no valid token, which the next start replaces. A file whose token is valid is
     never replaced.
     """
