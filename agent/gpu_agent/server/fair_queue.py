@@ -25,10 +25,10 @@ T = TypeVar("T")
 class FairQueue:
     """Runs work that may wait, in turns of one event loop.
 
-    Urgent work comes first, such as everything that completes what was begun: a connection that was accepted
-    is served before another one is. Other work has its patience: beyond it, it gets a share of its own, so
-    that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order in which it came,
-    and at once while the turn has time left.
+    Urgent work comes first, such as everything that completes what was begun: a connection that was
+    accepted is served before another one is. Other work has its patience: beyond it, it gets a share of its
+    own, so that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order in
+    which it came, and at once while the turn has time left.
     """
 
     def __init__(self, *, monotonic: Callable[[], float], patience_seconds: float) -> None:
