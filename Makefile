@@ -5,11 +5,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test simulate e2e system drivers trees crashes lint house journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help setup demo test test-fast simulate e2e system drivers trees crashes lint house journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## make the virtual environment with everything that the other verbs need
 
@@ -28,8 +28,17 @@ $(READY): pyproject.toml
 demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-C
 	@$(BIN)/gpu-agent demo $(DEMO)
 
-test: $(READY) ## every test, JOBS files at a time; those that need root are skipped without it
-	$(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile $(ARGS)
+test: $(READY) ## every test, JOBS files at a time, and how long it took; those that need root are skipped without it
+	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile $(ARGS); code=$$?; \
+	  echo "make test took $$(( $$(date +%s) - begun )) s"; exit $$code
+
+# Tests that start no other program, for `test-fast`.
+FAST := tests/wire tests/session tests/registry tests/store tests/probe/health tests/runtime/config tests/cli/output
+
+test-fast: $(READY) ## what a change needs, in under a minute: lint, and the tests that start no other program
+	$(BIN)/ruff check --quiet .
+	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),4) --dist worksteal $(or $(ARGS),$(FAST)); code=$$?; \
+	  echo "make test-fast took $$(( $$(date +%s) - begun )) s"; exit $$code
 
 simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-499) $(if $(NODES),--nodes $(NODES)) $(if $(TRACE),--trace)

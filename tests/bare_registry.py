@@ -10,6 +10,8 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.waiting import patience
+
 ACK: Mapping[str, object] = {
     "type": "node_register_ack",
     "node_id": "node-A",
@@ -42,7 +44,7 @@ class BareRegistry:
 
     async def next(self, kind: str) -> dict[str, Any]:
         """The next frame of a type; those before it are passed over."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(patience(15)):
             while (frame := await self.frames.get())["type"] != kind:
                 pass
         return frame

@@ -14,20 +14,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tests.waiting import patience
+
 T = TypeVar("T")
 
 COMMAND: tuple[str, ...] = (str(Path(sys.executable).with_name("gpu-agent")),)
 
 
 def eventually(look: Callable[[], T | None], *, within_seconds: float, what: str) -> T:
-    """Look until there is something to see; fails with `what` when the time is over."""
-    deadline = time.monotonic() + within_seconds
+    """Look until there is something to see; fails with `what` when the time is over.
+
+    `within_seconds` is for an idle machine; a busy one gets more (`tests.waiting`).
+    """
+    began = time.monotonic()
     while True:
         seen = look()
         if seen is not None and seen is not False:
             return seen
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_seconds} s: {what}")
+        if time.monotonic() - began > patience(within_seconds):
+            raise AssertionError(f"not within {patience(within_seconds):.0f} s: {what}")
         threading.Event().wait(0.02)
 
 
@@ -91,7 +96,7 @@ class Program:
         assert self.wait(10) == 0, self.told()
 
     def wait(self, within_seconds: float) -> int:
-        code = self._process.wait(within_seconds)
+        code = self._process.wait(patience(within_seconds))
         self._reader.join(5)
         return code
 
@@ -104,10 +109,10 @@ class Program:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(6)
+                self._process.wait(patience(6))
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(5)
+                self._process.wait(patience(5))
         self._reader.join(5)
         assert self._process.stderr is not None
         self._process.stderr.close()
@@ -154,7 +159,7 @@ class Registry(Program):
         return int(self.api.rsplit(":", 1)[1])
 
     def get(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(self.api + path, timeout=5) as response:  # noqa: S310 - loopback, ours
+        with urllib.request.urlopen(self.api + path, timeout=patience(5)) as response:  # noqa: S310 - loopback, ours
             document: dict[str, Any] = json.load(response)
             return document
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.waiting import patience
+
 
 class ServiceManager:
     """Listens at one address, and keeps all that it heard."""
@@ -22,7 +24,7 @@ class ServiceManager:
 
     def hear(self, *, within_seconds: float = 5) -> str:
         """Wait for the next datagram."""
-        self._socket.settimeout(within_seconds)
+        self._socket.settimeout(patience(within_seconds))
         self.heard.append(self._socket.recv(4096).decode())
         return self.heard[-1]
 

@@ -110,6 +110,8 @@ def test_a_unit_is_exposed_as_little_as_it_promises(unit: str) -> None:
     done = subprocess.run(
         [*security, SYSTEMD / unit], check=False, capture_output=True, text=True, timeout=60
     )
+    if done.returncode != 0 and not Path("/run/systemd").is_dir():
+        pytest.skip("systemd-analyze needs /run/systemd, which systemd or root makes")
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze judges running services only")
     level = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)

@@ -103,9 +103,8 @@ def _walls(unit: str) -> Iterator[tuple[Path, str]]:
 
 
 def _way(path: Path) -> Iterator[Path]:
-    """Yield every place on the way to a path, from the root on, with those that links lead to."""
-    resolved = path.resolve()
-    for way in (path.absolute(), resolved) if resolved != path.absolute() else (resolved,):
+    """Yield every directory on the way to a path, from the root on: first where links lead to, then the links'."""
+    for way in dict.fromkeys((path.resolve(), path.absolute())):
         yield from reversed(way.parents)
         yield way
 
