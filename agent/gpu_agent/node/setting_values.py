@@ -14,7 +14,8 @@ from gpu_agent.probe.simulation.spec import parse_spec
 from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.logs import contains_token
 from gpu_agent.runtime.tls.certificate import parse_pin
-from gpu_agent.wire.messages import MAX_LABELS, Name, Text
+from gpu_agent.wire.codes import MAX_LABELS
+from gpu_agent.wire.messages import Name, Text
 
 NODE_PATH = "/ws/node"
 DEFAULT_PORT = 8080

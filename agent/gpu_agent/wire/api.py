@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 
-from gpu_agent.wire.messages import MAX_LABELS
-from gpu_agent.wire.messages import NodeId as WireNodeId
+from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
 
 DAY_SECONDS = 86_400.0
 MAX_TTL_SECONDS = 3_650 * DAY_SECONDS
@@ -35,6 +34,7 @@ Labels = Annotated[
 ]
 Sentence = Annotated[str, StringConstraints(max_length=500)]
 Note = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
+NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID_PATTERN}$")]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
 Ttl = Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
 
@@ -102,7 +102,7 @@ class JoinTokenRequest(ApiRequest):
     labels: Labels = Field(default_factory=dict)
     """Granted to every node that joins with it."""
     note: Note = ""
-    node_id: WireNodeId | None = None
+    node_id: NodeId | None = None
     """The only node that may join with it, known or not; null: any."""
 
 

@@ -1,4 +1,4 @@
-"""Error, reason and close codes and statuses, with what each asks of the agent; the names of base features.
+"""Error, reason and close codes and statuses, with what each asks of the agent; base features; node ids.
 
 Source: node protocol §3.1 (features), §3.3 (errors) and §4 (statuses and reasons).
 """
@@ -118,6 +118,12 @@ CODES: dict[ErrorCode, CodeEntry] = {
 
 ALIASES: dict[str, ErrorCode] = {"NO_GPU_AVAILABLE": ErrorCode.GPU_REQUIRED}
 """Codes of older schedulers, read as ours (§3.3, §9)."""
+
+NODE_ID_PATTERN = "[A-Za-z0-9._-]{1,128}"
+"""A node id, whole (§3.1)."""
+
+MAX_LABELS = 256
+"""Of one node, and of one demand."""
 
 SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = ("1.0", "1.1")
 

@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
+
 # The field types that messages share: how tolerant reading is, in one place.
 #
 # Reading is strict about types (a string is not a number, a bool is not an int)
@@ -36,7 +38,7 @@ MAX_INTEGER = 2**53
 MAX_MAGNITUDE = 1e15
 """Beyond any figure of a machine; sums and products of such numbers stay finite."""
 
-MAX_GPUS, MAX_REASONS, MAX_LABELS, MAX_FEATURES = 1024, 64, 256, 1024
+MAX_GPUS, MAX_REASONS, MAX_FEATURES = 1024, 64, 1024
 MAX_MODELS, MAX_JOBS = 20_000, 20_000
 """More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
 
@@ -126,7 +128,7 @@ Name = Annotated[str, StringConstraints(max_length=1024)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 """Words for a person."""
 
-NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID_PATTERN}$")]
 """A node's identity."""
 
 SuggestedNodeId = Annotated[
