@@ -51,6 +51,11 @@ async def test_prometheus_reads_the_metrics(api: httpx.AsyncClient, ready: Node)
     answer = await api.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert 'gpu_registry_nodes{status="ready"} 1.0' in answer.text
+    await api.get("/v1/nodes/node-x")
+    counted = (
+        'gpu_registry_http_request_seconds_count{method="GET",route="/v1/nodes/{node_id}",status="404"} 1.0'
+    )
+    assert counted in (await api.get("/metrics")).text
     assert ready.node_id not in answer.text
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from gpu_agent.registry.settings import Thresholds
@@ -65,9 +66,9 @@ async def show_readiness(registry: Registry) -> Readiness:
     response_class=Response,
     responses={200: _METRICS},
 )
-async def show_metrics(registry: Registry) -> Response:
+async def show_metrics(request: Request, registry: Registry) -> Response:
     """Show the registry's metrics in Prometheus' text format."""
-    text = await metrics.exposition(registry.health)
+    text = await metrics.exposition(registry.health, request.app.state.metrics)
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

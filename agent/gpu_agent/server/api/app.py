@@ -26,6 +26,7 @@ from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.http_headers import host_names
 from gpu_agent.server.log_limit import LogLimit
+from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
 from gpu_agent.version import __version__
@@ -58,12 +59,14 @@ class ApiServer:
         tls: Encryption | None = None,
     ) -> None:
         self._streams = EventStreams()
+        metrics = RequestMetrics()
         self._checks = RequestChecks(
-            hosts=host_names(address), tokens=service.tokens if service.auth_on else None
+            hosts=host_names(address), tokens=service.tokens if service.auth_on else None, metrics=metrics
         )
         self._connections = ConnectionLimit(LogLimit(_LOG.info))
         app = create_app()
-        app.state.registry, app.state.checks, app.state.streams = service, self._checks, self._streams
+        app.state.registry, app.state.checks = service, self._checks
+        app.state.streams, app.state.metrics = self._streams, metrics
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -94,7 +97,7 @@ class ApiServer:
 
 
 def create_app() -> FastAPI:
-    """Declare the API. Its `state` needs `registry`, `checks` and `streams` before the first request."""
+    """Declare the API. Its `state` needs `registry`, `checks`, `streams` and `metrics` before a request."""
     app = FastAPI(
         title="gpu-agent registry",
         version=__version__,

@@ -9,6 +9,7 @@ constant time.
 """
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.api.errors import ApiError
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host
 from gpu_agent.server.log_limit import LogLimit, origin_of
+from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.requests import caused_by, current_trace_id, is_trace_id
 from gpu_agent.server.tokens import TokenService
 
@@ -65,12 +67,12 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the checks before FastAPI's own handler."""
-        handler, needed = super().get_route_handler(), needed_role(self)
+        handler = super().get_route_handler()
 
         async def check_and_handle(request: Request) -> Response:
             checks = cast("RequestChecks", request.app.state.checks)
             with caused_by(trace_id_of(request.headers.items())):
-                return await checks.handle(request, needed, handler)
+                return await checks.handle(request, self, handler)
 
         return check_and_handle
 
@@ -84,21 +86,24 @@ def needed_role(route: APIRoute) -> Role | None:
 class RequestChecks:
     """The checks of one API server. Without tokens, as with auth off, every caller may do everything."""
 
-    def __init__(self, *, hosts: frozenset[str] | None, tokens: TokenService | None) -> None:
+    def __init__(
+        self, *, hosts: frozenset[str] | None, tokens: TokenService | None, metrics: RequestMetrics
+    ) -> None:
+        self._metrics = metrics
         self._hosts = hosts
         """Names under which this registry may be called; None where they cannot be known."""
         self._tokens = tokens
         self._bodies_bytes = 0
         self._log_limit = LogLimit(_LOG.warning)
 
-    async def handle(self, request: Request, needed: Role | None, handler: Handler) -> Response:
-        """Check a request, then let its route answer; raises `ApiError`."""
-        _check_path(request)
-        caller = request.state.caller = self._authorize(request, needed)
-        if request.method in _READING or needed is Role.READ:
-            return await self._read_and_handle(request, handler)
+    async def handle(self, request: Request, route: APIRoute, handler: Handler) -> Response:
+        """Check a request, then let its route answer; raises `ApiError`. Logs changes and measures all."""
+        began, needed = time.monotonic(), needed_role(route)
+        caller: Caller | None = None
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         try:
+            _check_path(request)
+            caller = request.state.caller = self._authorize(request, needed)
             response = await self._read_and_handle(request, handler)
             status = response.status_code
         except HTTPException as refused:
@@ -108,7 +113,14 @@ class RequestChecks:
             status = HTTPStatus.UNPROCESSABLE_ENTITY.value
             raise
         finally:
-            _LOG.info("operator_request", **self._call(request, caller.credential), status=status)
+            if caller is not None and request.method not in _READING and needed is not Role.READ:
+                _LOG.info("operator_request", **self._call(request, caller.credential), status=status)
+            self._metrics.observe(
+                method=request.method,
+                route=route.path_format,
+                status=status,
+                seconds=time.monotonic() - began,
+            )
         return response
 
     def stop(self) -> None:
