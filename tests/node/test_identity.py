@@ -104,7 +104,7 @@ def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes
     assert loaded.identity == Identity()
     assert loaded.moved_to == tmp_path / f"{FILE}.corrupt-1"
     assert loaded.moved_to.read_bytes() == content
-    assert loaded.why
+    assert loaded.reason
     assert not (tmp_path / FILE).exists()
 
 
@@ -129,7 +129,7 @@ def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_tou
     file = IdentityFile(tmp_path)
     for number in range(1, 13):
         file.save(f"node-{number}", None)
-        assert file.forget_id() == tmp_path / f"{FILE}.conflict-{number}"
+        assert file.archive_id() == tmp_path / f"{FILE}.conflict-{number}"
     kept = {path.name for path in tmp_path.iterdir()} - {FILE, *others}
     assert kept == {f"{FILE}.conflict-{number}" for number in range(8, 13)}
     assert all((tmp_path / name).exists() for name in others)
@@ -140,7 +140,7 @@ def test_a_directory_in_a_copy_s_place_does_not_keep_an_id_from_being_forgotten(
     file = IdentityFile(tmp_path)
     for number in range(1, 8):
         file.save(f"node-{number}", None)
-        assert file.forget_id()
+        assert file.archive_id()
 
 
 def test_a_link_in_the_file_s_place_is_neither_read_nor_written_through(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_pipe_in_the_file_s_place_does_not_hang(tmp_path: Path) -> None:
 def test_forgetting_keeps_the_token_and_a_copy_for_the_operator(tmp_path: Path) -> None:
     file = IdentityFile(tmp_path)
     file.save("node-A", "s3cret")
-    copy = file.forget_id()
+    copy = file.archive_id()
     assert copy == tmp_path / f"{FILE}.conflict-1"
     assert json.loads(copy.read_text())["node_id"] == "node-A"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -174,7 +174,7 @@ def test_forgetting_keeps_the_token_and_a_copy_for_the_operator(tmp_path: Path) 
 
 
 def test_forgetting_nothing_leaves_no_copy(tmp_path: Path) -> None:
-    assert IdentityFile(tmp_path).forget_id() is None
+    assert IdentityFile(tmp_path).archive_id() is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,9 +327,9 @@ async def test_a_forgotten_identity_leaves_a_copy_that_is_told_of(
         await store_identity(identity, StoreIdentity("node-1", None))
         await store_identity(identity, ArchiveIdentity("node-1"))
         assert identity.identity.node_id is None
-    assert "identity_discarded" in caplog.messages
-    (record,) = [one for one in caplog.records if one.getMessage() == "identity_discarded"]
-    assert record.__dict__["fields"]["kept_as"] == str(tmp_path / f"{FILE}.conflict-1")
+    assert "identity_archived" in caplog.messages
+    (record,) = [one for one in caplog.records if one.getMessage() == "identity_archived"]
+    assert record.__dict__["fields"]["copy"] == str(tmp_path / f"{FILE}.conflict-1")
 
 
 def test_an_identity_that_cannot_be_read_is_told_of_and_set_aside(

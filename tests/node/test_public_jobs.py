@@ -38,11 +38,11 @@ def report(celsius: float = 50, percent: float = 0) -> GpuReport:
 
 def test_a_limit_turns_the_owners_word_off_and_on_again(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 10")
-    told = [
+    accepted = [
         public.owner_at(report(celsius), Jobs(), now=now).accept_public_jobs
         for now, celsius in [(0, 50), (1, 90), (2, 50), (12, 50)]
     ]
-    assert told == [True, False, False, True]
+    assert accepted == [True, False, False, True]
 
 
 def test_the_rest_of_what_the_owner_states_stays(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_jobs_in_flight_explain_the_use_of_a_gpu(tmp_path: Path) -> None:
     for now in (0, 30, 60):
         assert public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs
     jobs.finish("job")
-    told = [public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs for now in (61, 81)]
-    assert told == [True, False]
+    accepted = [public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs for now in (61, 81)]
+    assert accepted == [True, False]
 
 
 @pytest.mark.parametrize(("zone", "open_hour"), [("Etc/GMT-14", 14), ("Etc/GMT+10", 14)])
@@ -77,7 +77,7 @@ def test_the_hours_are_those_of_the_owners_time_zone(
     assert public.owner_at(report(), Jobs(), now=0).accept_public_jobs
 
 
-def test_each_change_of_what_keeps_them_out_is_logged_once(
+def test_each_change_of_the_pausing_limits_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 0")
@@ -106,7 +106,7 @@ def test_limits_that_a_reload_leaves_as_they_are_remember_what_they_saw(tmp_path
     assert (owner.accept_public_jobs, owner.max_concurrent_jobs) == (False, 3)
 
 
-def test_limits_that_a_reload_lifts_keep_nobody_out(tmp_path: Path) -> None:
+def test_limits_that_a_reload_removes_pause_nothing(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 10")
     assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
     public.apply(_settings(tmp_path, "accept_public_jobs = true"))
@@ -120,7 +120,7 @@ def test_an_owner_who_wants_no_public_jobs_any_more_gets_none(tmp_path: Path) ->
     assert public.state == PublicJobsState(wanted=False)
 
 
-def test_who_wanted_no_public_jobs_for_a_while_is_told_anew_what_keeps_them_out(
+def test_accepting_public_jobs_again_logs_the_pausing_limits_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     public = pool(tmp_path, "max_temperature_c = 80")
@@ -135,12 +135,12 @@ def test_who_wanted_no_public_jobs_for_a_while_is_told_anew_what_keeps_them_out(
     assert [one.message for one in caplog.records] == ["public_jobs_paused", "public_jobs_paused"]
 
 
-def test_limits_that_nobody_watches_since_gpus_are_not_polled_keep_public_jobs_out(tmp_path: Path) -> None:
+def test_limits_on_gpus_that_are_not_polled_pause_public_jobs(tmp_path: Path) -> None:
     text = "accept_public_jobs = true\npoll_gpus = false\n[public_jobs]\npause_while_in_use = true"
     public = PublicJobs(_settings(tmp_path, text))
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
     (pause,) = public.state.pauses
-    assert (pause.limit, pause.detail) == (Limit.IN_USE, "nobody watches the GPUs: poll_gpus is false")
+    assert (pause.limit, pause.detail) == (Limit.IN_USE, "the GPUs are not read: poll_gpus is false")
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the platform has no such call")
@@ -149,13 +149,13 @@ def test_the_machines_time_zone_is_followed_when_it_is_set_anew(
 ) -> None:
     monkeypatch.setattr("gpu_agent.node.public_jobs.time.time", lambda: 0.0)
     public = pool(tmp_path, 'schedule = ["14:00-15:00"]')
-    told = []
+    accepted = []
     for zone in ("Etc/GMT+2", "Etc/GMT-14", "Etc/GMT+2"):
         monkeypatch.setenv("TZ", zone)
-        told.append(public.owner_at(report(), Jobs(), now=0).accept_public_jobs)
+        accepted.append(public.owner_at(report(), Jobs(), now=0).accept_public_jobs)
     monkeypatch.undo()
     time.tzset()
-    assert told == [False, True, False]
+    assert accepted == [False, True, False]
 
 
 MONDAY_NOON = datetime.fromisoformat("2026-11-23T12:00")
@@ -178,27 +178,27 @@ def kept_out(pauses: tuple[Pause, ...]) -> list[Limit]:
 
 
 def test_without_limits_nothing_keeps_public_jobs_out() -> None:
-    assert Limits(PublicJobsSettings()).judge(at(0, hot(119), replace(GPU, processes=(FOREIGN,)))) == ()
+    assert Limits(PublicJobsSettings()).check(at(0, hot(119), replace(GPU, processes=(FOREIGN,)))) == ()
 
 
 def test_outside_its_hours_a_schedule_keeps_them_out_and_says_until_when() -> None:
     limits = Limits(PublicJobsSettings(schedule=("mon-fri 18:00-08:00",)))
-    (pause,) = limits.judge(at(0))
-    assert pause == Pause(Limit.SCHEDULE, "public jobs are let in again on mon 18:00")
-    assert limits.judge(at(1, local=MONDAY_NOON.replace(hour=18))) == ()
+    (pause,) = limits.check(at(0))
+    assert pause == Pause(Limit.SCHEDULE, "public jobs start again on mon 18:00")
+    assert limits.check(at(1, local=MONDAY_NOON.replace(hour=18))) == ()
 
 
 def test_a_schedule_opens_at_once_and_closes_at_once() -> None:
     limits = Limits(PublicJobsSettings(schedule=("mon 12:00-13:00",), resume_after_seconds=600))
-    hours = [limits.judge(at(n, local=MONDAY_NOON.replace(hour=11 + n))) == () for n in range(3)]
+    hours = [limits.check(at(n, local=MONDAY_NOON.replace(hour=11 + n))) == () for n in range(3)]
     assert hours == [False, True, False]
 
 
 def test_the_hottest_gpu_counts_and_is_named_with_the_figures() -> None:
     limits = Limits(PublicJobsSettings(max_temperature_c=80))
     warm = replace(hot(79.5), index=1, uuid="GPU-1")
-    assert limits.judge(at(0, GPU, warm)) == ()
-    (pause,) = limits.judge(at(1, GPU, replace(warm, temperature_c=80)))
+    assert limits.check(at(0, GPU, warm)) == ()
+    (pause,) = limits.check(at(1, GPU, replace(warm, temperature_c=80)))
     assert pause == Pause(Limit.TEMPERATURE, "GPU 1 has 80 °C, and the limit is 80 °C")
 
 
@@ -206,30 +206,30 @@ def test_a_temperature_must_fall_well_below_its_limit_and_stay_there() -> None:
     limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
     just_cooler, cool = hot(80 - COOLER_C), hot(79 - COOLER_C)
     readings = [(0, hot(81)), (10, just_cooler), (100, cool), (150, just_cooler), (160, cool), (219, cool)]
-    assert all(kept_out(limits.judge(at(seconds, gpu))) for seconds, gpu in readings)
-    assert limits.judge(at(220, cool)) == ()
-    assert limits.judge(at(221, just_cooler)) == ()
+    assert all(kept_out(limits.check(at(seconds, gpu))) for seconds, gpu in readings)
+    assert limits.check(at(220, cool)) == ()
+    assert limits.check(at(221, just_cooler)) == ()
 
 
 def test_a_limit_that_is_over_says_for_how_long_it_is_still_waited() -> None:
     limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
-    limits.judge(at(0, hot(90)))
-    (pause,) = limits.judge(at(1, hot(40)))
-    assert pause.detail.endswith("let in again after 60 s of that")
+    limits.check(at(0, hot(90)))
+    (pause,) = limits.check(at(1, hot(40)))
+    assert pause.detail.endswith("start again after 60 s of that")
 
 
 def test_without_patience_a_limit_ends_with_its_cause() -> None:
     limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=0))
-    assert kept_out(limits.judge(at(0, hot(90))))
-    assert limits.judge(at(1, hot(40))) == ()
+    assert kept_out(limits.check(at(0, hot(90))))
+    assert limits.check(at(1, hot(40))) == ()
 
 
 def test_a_reading_that_is_missed_changes_nothing() -> None:
     limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
-    assert limits.judge(at(0, hot(50))) == ()
-    assert limits.judge(at(1, hot(None))) == ()
-    limits.judge(at(2, hot(90)))
-    assert kept_out(limits.judge(at(3, hot(None))))
+    assert limits.check(at(0, hot(50))) == ()
+    assert limits.check(at(1, hot(None))) == ()
+    limits.check(at(2, hot(90)))
+    assert kept_out(limits.check(at(3, hot(None))))
 
 
 @pytest.mark.parametrize(
@@ -240,21 +240,19 @@ def test_a_reading_that_is_missed_changes_nothing() -> None:
         (PublicJobsSettings(pause_while_in_use=True), replace(GPU, processes=None)),
     ],
 )
-def test_a_limit_that_nobody_can_watch_keeps_them_out_until_the_first_reading(
-    settings: PublicJobsSettings, gpu: Gpu
-) -> None:
+def test_a_limit_pauses_public_jobs_until_its_first_reading(settings: PublicJobsSettings, gpu: Gpu) -> None:
     limits = Limits(settings)
-    (pause,) = limits.judge(at(0, gpu))
-    assert "tell" in pause.detail or "told" in pause.detail
-    assert limits.judge(at(1, GPU)) == ()
+    (pause,) = limits.check(at(0, gpu))
+    assert "no " in pause.detail
+    assert limits.check(at(1, GPU)) == ()
 
 
 def test_one_usable_gpu_with_enough_free_memory_is_enough() -> None:
     limits = Limits(PublicJobsSettings(min_free_memory_mb=8000, resume_after_seconds=0))
     full = replace(GPU, memory_free_mb=7999)
     sick = replace(GPU, uuid="GPU-1", index=1, health=Health.LOST)
-    assert limits.judge(at(0, full, GPU)) == ()
-    (pause,) = limits.judge(at(1, full, sick))
+    assert limits.check(at(0, full, GPU)) == ()
+    (pause,) = limits.check(at(1, full, sick))
     assert pause.detail == "7999 MB are free on GPU 0, the most of all, and the limit is 8000 MB"
 
 
@@ -265,45 +263,45 @@ def test_a_process_that_no_worker_announced_is_somebody_elses(
     processes: tuple[GpuProcess, ...], *, used: bool
 ) -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True))
-    assert kept_out(limits.judge(at(0, replace(GPU, processes=processes)))) == [Limit.IN_USE] * used
+    assert kept_out(limits.check(at(0, replace(GPU, processes=processes)))) == [Limit.IN_USE] * used
 
 
 def test_a_game_is_somebody_elses_use_once_it_has_lasted() -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True, resume_after_seconds=5))
     game = replace(GPU, utilization_percent=95)
-    assert limits.judge(at(0, game)) == ()
-    assert limits.judge(at(BUSY_SECONDS - 1, game)) == ()
-    (pause,) = limits.judge(at(BUSY_SECONDS, game))
+    assert limits.check(at(0, game)) == ()
+    assert limits.check(at(BUSY_SECONDS - 1, game)) == ()
+    (pause,) = limits.check(at(BUSY_SECONDS, game))
     assert pause.detail == "GPU 0 is in use at 95 %, and no job is in flight"
     idle = replace(GPU, utilization_percent=2)
-    assert kept_out(limits.judge(at(BUSY_SECONDS + 1, idle)))
-    assert limits.judge(at(BUSY_SECONDS + 6, idle)) == ()
+    assert kept_out(limits.check(at(BUSY_SECONDS + 1, idle)))
+    assert limits.check(at(BUSY_SECONDS + 6, idle)) == ()
 
 
-def test_use_that_a_job_or_a_process_of_ours_explains_is_nobody_elses() -> None:
+def test_use_that_a_job_or_an_own_process_explains_is_no_other_users() -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True))
     busy, ours = (replace(GPU, utilization_percent=95, processes=one) for one in ((), (MINE,)))
     for seconds in range(0, 100, 10):
-        assert limits.judge(at(seconds, busy, working=True)) == ()
+        assert limits.check(at(seconds, busy, working=True)) == ()
     for seconds in range(100, 200, 10):
-        assert limits.judge(at(seconds, ours)) == ()
+        assert limits.check(at(seconds, ours)) == ()
 
 
-def test_where_no_processes_are_told_use_beside_a_job_is_not_known_and_changes_nothing() -> None:
+def test_without_a_process_list_use_beside_a_job_is_unknown_and_changes_nothing() -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True))
-    untold = replace(GPU, processes=None, utilization_percent=90)
-    assert limits.judge(at(0, replace(untold, utilization_percent=1))) == ()
-    assert limits.judge(at(10, untold, working=True)) == ()
+    without_processes = replace(GPU, processes=None, utilization_percent=90)
+    assert limits.check(at(0, replace(without_processes, utilization_percent=1))) == ()
+    assert limits.check(at(10, without_processes, working=True)) == ()
 
 
-def test_a_sleeping_gpu_is_in_nobodys_use() -> None:
+def test_a_sleeping_gpu_is_not_in_use() -> None:
     asleep = replace(GPU, asleep=True, processes=None, utilization_percent=None)
-    assert Limits(PublicJobsSettings(pause_while_in_use=True)).judge(at(0, asleep)) == ()
+    assert Limits(PublicJobsSettings(pause_while_in_use=True)).check(at(0, asleep)) == ()
 
 
-def test_all_that_keeps_them_out_is_told_together() -> None:
+def test_all_pausing_limits_are_reported_together() -> None:
     limits = Limits(PublicJobsSettings(schedule=("sun",), max_temperature_c=30, pause_while_in_use=True))
-    pauses = limits.judge(at(0, replace(GPU, processes=(FOREIGN,))))
+    pauses = limits.check(at(0, replace(GPU, processes=(FOREIGN,))))
     assert kept_out(pauses) == [Limit.SCHEDULE, Limit.TEMPERATURE, Limit.IN_USE]
 
 
@@ -312,13 +310,13 @@ def test_a_gpu_that_sleeps_is_cool_and_free_though_it_is_not_asked() -> None:
         PublicJobsSettings(max_temperature_c=80, min_free_memory_mb=20000, pause_while_in_use=True)
     )
     sleeping = Gpu(uuid="GPU-0", name="X", index=0, memory_mb=24000, asleep=True)
-    assert limits.judge(at(0, sleeping)) == ()
-    assert kept_out(limits.judge(at(1, sleeping, replace(hot(90), uuid="GPU-1")))) == [Limit.TEMPERATURE]
+    assert limits.check(at(0, sleeping)) == ()
+    assert kept_out(limits.check(at(1, sleeping, replace(hot(90), uuid="GPU-1")))) == [Limit.TEMPERATURE]
 
 
-def test_a_schedule_needs_nobody_to_watch_the_gpus() -> None:
+def test_a_schedule_needs_no_gpu_reading() -> None:
     limits = Limits(
         PublicJobsSettings(schedule=("mon",), max_temperature_c=80, min_free_memory_mb=1), polled=False
     )
-    assert kept_out(limits.judge(at(0))) == [Limit.TEMPERATURE, Limit.FREE_MEMORY]
-    assert Limits(PublicJobsSettings(schedule=("mon",)), polled=False).judge(at(0)) == ()
+    assert kept_out(limits.check(at(0))) == [Limit.TEMPERATURE, Limit.FREE_MEMORY]
+    assert Limits(PublicJobsSettings(schedule=("mon",)), polled=False).check(at(0)) == ()

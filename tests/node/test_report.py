@@ -28,7 +28,7 @@ def _inventory(*gpus: Gpu, **host: object) -> Inventory:
     )
 
 
-def test_the_host_s_load_and_memory_are_told() -> None:
+def test_the_hosts_load_and_memory_are_reported() -> None:
     moment = measure(_inventory(), job_ids=None, timestamp_ms=1, probe_age_seconds=0.12345)
     assert (moment.cpu_percent, moment.mem_percent) == (12.5, 25.0)
     assert (moment.timestamp_ms, moment.probe_age_seconds, moment.running_job_ids) == (1, 0.123, None)
@@ -40,12 +40,12 @@ def test_without_a_measured_cpu_load_the_load_average_stands_in(load: float | No
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).cpu_percent == percent
 
 
-def test_memory_in_use_follows_from_what_is_available_when_it_is_not_told() -> None:
+def test_memory_use_follows_from_the_available_memory_where_it_is_unknown() -> None:
     inventory = _inventory(memory_used_mb=None)
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).mem_percent == 30.0
 
 
-def test_a_load_that_nobody_can_tell_is_no_idleness() -> None:
+def test_an_unknown_load_counts_as_full() -> None:
     inventory = _inventory(cpu_percent=None, load_1m=None)
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).cpu_percent == 100.0
 
@@ -66,7 +66,7 @@ def test_memory_that_the_host_does_not_tell_is_asked_of_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("free", [-1, 1001])
-def test_memory_that_nobody_can_tell_counts_as_full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+def test_unknown_memory_counts_as_full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     answers = {"SC_PHYS_PAGES": 1000, "SC_AVPHYS_PAGES": free}
     monkeypatch.setattr(os, "sysconf", answers.__getitem__, raising=False)
     assert _percent_without_an_answer_of_the_host() == 100.0
@@ -91,15 +91,15 @@ def test_where_no_gpu_tells_its_processes_the_number_of_jobs_is_unknown() -> Non
     silent = _inventory(Gpu(uuid="a", name="A", processes=None), Gpu(uuid="b", name="B", processes=None))
     assert count_compute_processes(silent.gpu) is None
     assert measure(silent, job_ids=None, timestamp_ms=1, probe_age_seconds=None).running_jobs is None
-    told = measure(silent, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)
-    assert told.running_jobs == 1
+    figures = measure(silent, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)
+    assert figures.running_jobs == 1
     assert count_compute_processes(_inventory(Gpu(uuid="a", name="A", processes=())).gpu) == 0
 
 
 def test_announced_jobs_are_counted_and_named_and_gpu_processes_are_a_guess_without_ids() -> None:
     busy = _inventory(Gpu(uuid="a", name="A", processes=(GpuProcess(pid=1), GpuProcess(pid=2))))
-    told = measure(busy, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)
-    assert (told.running_jobs, told.running_job_ids) == (1, ("x",))
+    figures = measure(busy, job_ids=("x",), timestamp_ms=1, probe_age_seconds=None)
+    assert (figures.running_jobs, figures.running_job_ids) == (1, ("x",))
     idle = measure(busy, job_ids=(), timestamp_ms=1, probe_age_seconds=None)
     assert (idle.running_jobs, idle.running_job_ids) == (0, ())
     guessed = measure(busy, job_ids=None, timestamp_ms=1, probe_age_seconds=None)

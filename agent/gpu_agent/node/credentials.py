@@ -15,20 +15,20 @@ from gpu_agent.node.identity import IdentityFile
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.session.types import Credential
 
-_LONGEST = 4096
-_NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-"""A pipe into which nobody writes would hold each attempt's thread for ever."""
+_MAX_BYTES = 4096
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Opening a pipe without a writer would block the thread for ever."""
 _PIPE_SECONDS = 1.0
-"""How long one that hands the token on, as a shell's `<(…)` does, may take."""
-_ANYBODY = 0o007
-"""Not the group: where a service manager grants a file by a list, its mask shows there."""
+"""How long the writer of a pipe, such as a shell's `<(…)`, may take."""
+_OTHERS = 0o007
+"""Not the group: there the mask of an access control list shows."""
 _NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
 _LOG = Logger("node")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where the agent's tokens are; a join token's file goes before the token itself."""
+    """The agent's tokens; a join token's file takes precedence over the token itself."""
 
     identity: IdentityFile
     join_token_file: Path | None = None
@@ -54,26 +54,26 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """What a join token's file holds."""
+    """The content of a join token's file."""
 
     token: str | None = field(repr=False)
     problem: str = ""
     """Why there is no token in it."""
     exposed_mode: str | None = None
-    """The file's mode, where everybody on the machine may get at it."""
+    """The file's mode, where every user of the machine may read or write it."""
 
 
 def read_token_file(file: Path) -> TokenFile:
     """Read a join token's file; logs nothing."""
     try:
-        with os.fdopen(os.open(file, os.O_RDONLY | _NOT_WAITING), "rb", buffering=0) as opened:
+        with os.fdopen(os.open(file, os.O_RDONLY | _NON_BLOCKING), "rb", buffering=0) as opened:
             mode = os.fstat(opened.fileno()).st_mode
             if stat.S_ISFIFO(mode):
                 select.select([opened], [], [], _PIPE_SECONDS)
-            text = (opened.read(_LONGEST) or b"").decode("ascii", "replace")
+            text = (opened.read(_MAX_BYTES) or b"").decode("ascii", "replace")
     except OSError as error:
         return TokenFile(None, error.strerror or str(error))
-    open_to_all = mode & _ANYBODY and os.name == "posix" and not file.is_symlink()
+    open_to_all = mode & _OTHERS and os.name == "posix" and not file.is_symlink()
     token = parse_token(text)
     return TokenFile(
         token,
@@ -83,18 +83,18 @@ def read_token_file(file: Path) -> TokenFile:
 
 
 def parse_token(text: str) -> str | None:
-    """Return the token that a text is; None for what cannot be one."""
+    """Return the token in a text; None where it holds none."""
     token = text.strip()
     return token if token and token.isascii() and token.isprintable() else None
 
 
 def _join_token_of(file: Path) -> str | None:
-    held = read_token_file(file)
-    if held.exposed_mode is not None:
-        _LOG.warning("join_token_exposed", file=str(file), mode=held.exposed_mode)
-    if held.token is None:
-        _warn_unreadable(str(file), held.problem)
-    return held.token
+    found = read_token_file(file)
+    if found.exposed_mode is not None:
+        _LOG.warning("join_token_exposed", file=str(file), mode=found.exposed_mode)
+    if found.token is None:
+        _warn_unreadable(str(file), found.problem)
+    return found.token
 
 
 def _warn_unreadable(source: str, reason: str) -> None:

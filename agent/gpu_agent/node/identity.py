@@ -25,24 +25,21 @@ from gpu_agent.runtime.state_dir import user_state_dir
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.session.types import ArchiveIdentity, StoreIdentity
 
-# Who this agent is: the id and the token that a registry gave it, kept in the state directory.
-#
-# Written whole or not at all, readable by its owner alone, never through a link. A file that cannot
-# be understood is kept aside and said so; it is never overwritten, and the agent starts afresh. Of
-# what is kept aside the newest few stay, so that a conflict without end does not fill the disk.
-# One agent at a time holds a directory: see `hold`.
-
-
 FILE = "identity.json"
 LOCK_FILE = "agent.lock"
 _FORMAT = 1
-_LARGEST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODE = 0o600
 _FOLDER_MODE = 0o700
 _OTHERS_MAY_WRITE = 0o022
-KEPT_ASIDE = 5
-"""Copies of each kind that are kept for the operator."""
+MAX_COPIES = 5
+"""Files of each kind that are moved aside and stay for the operator."""
+DISK_SECONDS = 1.5
+"""How long the event loop waits for the state directory."""
+
+_T = TypeVar("_T")
+_LOG = Logger("node")
 
 
 class IdentityError(Exception):
@@ -51,7 +48,7 @@ class IdentityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a registry gave this node; None until it did."""
+    """What a registry issued to this node; None before."""
 
     node_id: str | None = None
     node_token: str | None = field(default=None, repr=False)
@@ -63,25 +60,25 @@ class Loaded:
 
     identity: Identity
     moved_to: Path | None = None
-    """Where a file went that could not be understood."""
-    why: str = ""
+    """The new path of a file that could not be parsed."""
+    reason: str = ""
 
 
 def default_state_dir() -> Path:
-    """Return the platform's place for this user's program state."""
+    """Return the platform's directory for this user's program state."""
     return user_state_dir("gpu-agent")
 
 
 def read_identity(folder: Path) -> Identity:
-    """Read a state directory's identity without taking hold of it or mending anything.
+    """Read a state directory's identity without locking it or changing anything.
 
-    Raises `FileNotFoundError` where there is none, `OSError` from the disk, `ValueError` for what is none.
+    Raises `FileNotFoundError` where there is none, `OSError` from the disk, `ValueError` for a corrupt file.
     """
-    return _parse(_read(folder / FILE, mending=False))
+    return _parse(_read(folder / FILE, fix_mode=False))
 
 
 def find_exposure(folder: Path) -> str | None:
-    """Say why another user could put an identity of his own there; None when nobody can."""
+    """Say why another user could replace the identity there; None where no other user can."""
     if not hasattr(os, "geteuid"):
         return None
     found = folder.stat()
@@ -93,18 +90,18 @@ def find_exposure(folder: Path) -> str | None:
 
 
 class IdentityFile:
-    """The identity in one state directory. All methods raise `IdentityError` when the disk says no."""
+    """The identity in one state directory. All methods raise `IdentityError` when the disk fails."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE
         self._identity = Identity()
         self._unwritten = False
-        """True while the disk does not hold what the registry said last."""
+        """Whether the disk lacks what the registry issued last."""
 
     @property
     def exposed(self) -> str | None:
-        """Say why another user could put an identity of his own here; None when nobody can."""
+        """Say why another user could replace the identity; None where no other user can."""
         return find_exposure(self.folder)
 
     @property
@@ -113,7 +110,7 @@ class IdentityFile:
         return self._identity
 
     def load(self) -> Loaded:
-        """Read it; a corrupt file is moved aside, and an empty identity takes its place."""
+        """Read it; a corrupt file is moved aside, and an empty identity replaces it."""
         try:
             text = _read(self.path)
         except FileNotFoundError:
@@ -123,15 +120,15 @@ class IdentityFile:
         try:
             self._identity = _parse(text)
         except ValueError as error:
-            return Loaded(self._identity, self._keep_aside(), str(error))
+            return Loaded(self._identity, self._move_aside(), str(error))
         return Loaded(self._identity)
 
     def save(self, node_id: str, node_token: str | None) -> None:
-        """Store a registry's verdict. Without a new token the old one stays, unless the id is another.
+        """Store what a registry issued. Without a new token the old one stays, unless the id differs.
 
-        What cannot be written serves this process all the same, for a join token may be used up by now.
-        But a token that should follow another of the same id does not: the old one proves it until the
-        new one is used, and is all that a restart would find.
+        An identity that cannot be written still serves this process, because its join token may be consumed.
+        The exception is a new token for the same id: the old token is valid until the new one is used, and a
+        restart would find only the old one.
         """
         known = self._identity
         same = known.node_id in (None, node_id)
@@ -145,19 +142,19 @@ class IdentityFile:
             self._unwritten = False
         self._identity = changed
 
-    def forget_id(self) -> Path | None:
-        """Forget the id, not the token; returns where a copy is kept for the operator."""
+    def archive_id(self) -> Path | None:
+        """Remove the id, not the token; returns the path of a copy for the operator."""
         if self._identity.node_id is None:
             return None
-        copy = self._next_aside("conflict")
+        copy = self._next_copy("conflict")
         self._write(self._identity, copy)
-        self._drop_oldest_aside("conflict")
+        self._remove_oldest_copies("conflict")
         self._identity = replace(self._identity, node_id=None)
         self._write(self._identity, self.path)
         return copy
 
     def _write(self, identity: Identity, path: Path) -> None:
-        """Write beside, flush to the disk, then put in place: a crash leaves the old or the new file."""
+        """Write beside, flush to the disk, then rename: a crash leaves the old file or the new one."""
         document = {"format": _FORMAT, "node_id": identity.node_id, "node_token": identity.node_token}
         beside = self.folder / f".{FILE}.{secrets.token_hex(4)}"
         try:
@@ -169,27 +166,27 @@ class IdentityFile:
                 beside.unlink()
             raise IdentityError(f"{path} cannot be written {_reason(error)}") from error
 
-    def _keep_aside(self) -> Path:
-        aside = self._next_aside("corrupt")
+    def _move_aside(self) -> Path:
+        aside = self._next_copy("corrupt")
         try:
             self.path.rename(aside)
         except OSError as error:
             raise IdentityError(f"{self.path} cannot be moved aside {_reason(error)}") from error
-        self._drop_oldest_aside("corrupt")
+        self._remove_oldest_copies("corrupt")
         return aside
 
-    def _next_aside(self, why: str) -> Path:
-        return self.folder / f"{FILE}.{why}-{max(self._aside(why), default=0) + 1}"
+    def _next_copy(self, reason: str) -> Path:
+        return self.folder / f"{FILE}.{reason}-{max(self._copies(reason), default=0) + 1}"
 
-    def _drop_oldest_aside(self, why: str) -> None:
-        copies = self._aside(why)
-        for number in sorted(copies)[:-KEPT_ASIDE]:
-            with contextlib.suppress(OSError):  # it stays, and is tried again next time
+    def _remove_oldest_copies(self, reason: str) -> None:
+        copies = self._copies(reason)
+        for number in sorted(copies)[:-MAX_COPIES]:
+            with contextlib.suppress(OSError):  # the next call tries again
                 copies[number].unlink()
 
-    def _aside(self, why: str) -> dict[int, Path]:
-        """Find what was kept for one reason, by number: the higher, the newer."""
-        numbered = re.compile(rf"{re.escape(FILE)}\.{why}-([1-9][0-9]{{0,8}})")
+    def _copies(self, reason: str) -> dict[int, Path]:
+        """Find the copies of one kind by their number: the highest is the newest."""
+        numbered = re.compile(rf"{re.escape(FILE)}\.{reason}-([1-9][0-9]{{0,8}})")
         try:
             found = [(numbered.fullmatch(path.name), path) for path in self.folder.iterdir()]
         except OSError as error:
@@ -199,9 +196,9 @@ class IdentityFile:
 
 @contextmanager
 def lock_state_dir(folder: Path) -> Iterator[IdentityFile]:
-    """Hold a state directory for as long as the block runs; make it if it is not there.
+    """Lock a state directory while the block runs; create it where it is missing.
 
-    Raises `IdentityError`: another agent holds it (its process id is named), or the disk says no.
+    Raises `IdentityError`: another agent has locked it (its process id is named), or the disk fails.
     """
     try:
         planted = foreign_link(folder)
@@ -226,6 +223,37 @@ def lock_state_dir(folder: Path) -> Iterator[IdentityFile]:
         lock.release()
 
 
+def load_identity(identity: IdentityFile) -> None:
+    """Load the identity, and log what is wrong with its directory or its file."""
+    if (exposed := identity.exposed) is not None:
+        fix = f"run `chmod 700 {identity.folder}`, as its owner"
+        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed, fix=fix)
+    loaded = identity.load()
+    if loaded.moved_to is not None:
+        _LOG.warning("identity_corrupt", moved_to=str(loaded.moved_to), reason=loaded.reason)
+
+
+async def store_identity(identity: IdentityFile, action: StoreIdentity | ArchiveIdentity) -> None:
+    """Store or archive the identity. If the disk fails the session continues, and a restart lacks it."""
+    if isinstance(action, StoreIdentity):
+        node_id, node_token = action.node_id, action.node_token
+        await with_disk_deadline("identity", lambda: identity.save(node_id, node_token))
+        return
+    copy = await with_disk_deadline("identity", identity.archive_id)
+    _LOG.warning("identity_archived", node_id=action.node_id, copy=None if copy is None else str(copy))
+
+
+async def with_disk_deadline(name: str, work: Callable[[], _T]) -> _T | None:
+    """Run disk work in a thread with a deadline; None, and a log line, when it fails."""
+    try:
+        return await in_thread(name, work, deadline_seconds=DISK_SECONDS)
+    except IdentityError as error:
+        _LOG.error("disk_failed", what=name, problem=str(error))
+    except TimeoutError:
+        _LOG.error("disk_failed", what=name, problem=f"no answer within {DISK_SECONDS:g} s")
+    return None
+
+
 _FIXES: dict[int | None, str] = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within that user's quota",
@@ -237,25 +265,25 @@ _FIXES: dict[int | None, str] = {
 
 
 def _reason(error: OSError) -> str:
-    """Say what the disk said, and the next step."""
+    """The disk's error, and the next step."""
     fix = _FIXES.get(error.errno, "check its owner and permissions")
     return f"({error.strerror or error}); {fix}, or name another directory with --state-dir"
 
 
-def _read(path: Path, *, mending: bool = True) -> str:
-    """Read a regular file, never through a link; what is not text comes back as it can be shown."""
+def _read(path: Path, *, fix_mode: bool = True) -> str:
+    """Read a regular file, never through a link; bytes that are no text are replaced."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is no regular file")
-        if mending and found.st_mode & ~_MODE & 0o777 and _is_ours_alone(found):
+        if fix_mode and found.st_mode & ~_MODE & 0o777 and _is_ours_alone(found):
             os.fchmod(descriptor, _MODE)  # restored from a backup, say: it holds a credential
-        return file.read(_LARGEST_BYTES).decode("utf-8", "replace")
+        return file.read(_MAX_BYTES).decode("utf-8", "replace")
 
 
 def _is_ours_alone(found: os.stat_result) -> bool:
-    """A file with a second name may be somebody else's, who wants its mode changed by us."""
+    """A file with a second name may be another user's, planted so that we change its mode."""
     return hasattr(os, "fchmod") and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
@@ -291,46 +319,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# The agent's disk: its identity read, saved and forgotten, each with an end to the waiting.
-#
-# A disk that fails or hangs is told of and costs only what it was to keep: the session goes on without.
-
-
-DISK_SECONDS = 1.5
-"""How long the state directory may hold the agent up."""
-
-_T = TypeVar("_T")
-_LOG = Logger("node")
-
-
-def load_identity(identity: IdentityFile) -> None:
-    """Read what is remembered, and tell of what is wrong with it."""
-    if (exposed := identity.exposed) is not None:
-        fix = f"run `chmod 700 {identity.folder}`, as its owner"
-        _LOG.warning("state_directory_exposed", state_dir=str(identity.folder), reason=exposed, fix=fix)
-    loaded = identity.load()
-    if loaded.moved_to is not None:
-        _LOG.warning("identity_corrupt", moved_to=str(loaded.moved_to), reason=loaded.why)
-
-
-async def store_identity(identity: IdentityFile, action: StoreIdentity | ArchiveIdentity) -> None:
-    """Bring the identity to the disk. If that fails the session goes on; a restart will miss it."""
-    if isinstance(action, StoreIdentity):
-        node_id, node_token = action.node_id, action.node_token
-        await with_disk_deadline("identity", lambda: identity.save(node_id, node_token))
-        return
-    copy = await with_disk_deadline("identity", identity.forget_id)
-    _LOG.warning("identity_discarded", node_id=action.node_id, kept_as=None if copy is None else str(copy))
-
-
-async def with_disk_deadline(name: str, work: Callable[[], _T]) -> _T | None:
-    """Do what touches the disk, for so long; None, and a line in the log, when it fails."""
-    try:
-        return await in_thread(name, work, deadline_seconds=DISK_SECONDS)
-    except IdentityError as error:
-        _LOG.error("disk_failed", what=name, problem=str(error))
-    except TimeoutError:
-        _LOG.error("disk_failed", what=name, problem=f"no answer within {DISK_SECONDS:g} s")
-    return None

@@ -16,16 +16,12 @@ from gpu_agent.session.types import FaultFound
 from gpu_agent.wire.declaration import HeartbeatFigures
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory
 
-# The figures of one beat that come from the machine as a whole, out of the newest inventory.
-#
-# Two figures must be on the wire whatever is known (§3.4), and unknown is never 0. CPU load is measured
-# between two readings, so for the first beat, and where it cannot be measured, the load average stands
-# in for it. Memory in use follows from what is available where it is not told; where the host gave
-# neither, the kernel is asked by system call. A figure that still nobody can tell counts as full: a
-# machine that does not know how busy it is takes no job on hope, and its registry's reason shows it.
-
-
 _FULL = 100.0
+_MAX_NAMED = 4
+_MAX_LENGTH = 4000
+"""Characters of a fault's sentences: a message holds 4096, and a driver's text may have any number."""
+_OF_ALL_GPUS = ("nvml_hung", "nvml_child_died", "driver_broken", "no_driver")
+"""Reasons that all GPUs of the machine share, whose sentence describes them all."""
 
 
 def measure(
@@ -35,9 +31,9 @@ def measure(
     timestamp_ms: int,
     probe_age_seconds: float | None,
 ) -> HeartbeatFigures:
-    """Say how the machine is at the moment of a beat; `job_ids` are None where no worker announces any.
+    """Measure the machine for a heartbeat; `job_ids` is None where no worker announces jobs.
 
-    A beat without ids tells its registry that the number is a guess (§5: it never delays a drain).
+    A heartbeat without ids marks the number of jobs as a guess (§5: it never delays a drain).
     """
     return HeartbeatFigures(
         timestamp_ms=timestamp_ms,
@@ -52,10 +48,10 @@ def measure(
 def count_compute_processes(report: GpuReport) -> int | None:
     """Count the processes that hold a GPU: the jobs in flight, where no worker announces any.
 
-    None where no GPU tells its processes. Where some do, theirs are counted: at least so many run.
+    None where no GPU reports its processes. Where some do, only theirs are counted.
     """
-    told = [gpu.processes for gpu in report.gpus if gpu.processes is not None]
-    return len({process.pid for processes in told for process in processes}) if told else None
+    known = [gpu.processes for gpu in report.gpus if gpu.processes is not None]
+    return len({process.pid for processes in known for process in processes}) if known else None
 
 
 def _cpu_percent(host: Host) -> float:
@@ -70,7 +66,7 @@ def _memory_percent(host: Host) -> float:
     available = host.memory_available_mb
     if host.memory_used_mb is not None:
         return _share(host.memory_used_mb, host.memory_total_mb)
-    # A control group may hide its use; what is available is the machine's then.
+    # A control group may hide its use; the available memory is the machine's then.
     for total in (host.memory_total_mb, host.machine_memory_total_mb):
         if available is not None and total is not None and available <= total:
             return _share(total - available, total)
@@ -78,7 +74,7 @@ def _memory_percent(host: Host) -> float:
 
 
 def _memory_percent_by_system_call() -> float:
-    """Pages that are not free, caches among them: more than programs need, but never too little."""
+    """Pages that are not free, including caches: more than programs use, never less."""
     try:
         total, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf, macOS no such name
@@ -90,28 +86,15 @@ def _share(used: float, total: float) -> float:
     return round(min(_FULL, max(0.0, 100 * used / total)), 1)
 
 
-# Faults of the machine that the registry is told of, for the node's history (§3.3).
-#
-# One for each kind and probe: the GPUs that were lost since the last, or what keeps all of them from
-# being read. That a GPU is well again is no fault, and its health travels with every beat anyway.
-
-
-_MOST_NAMED = 4
-_LONGEST = 4000
-"""Characters of a fault's sentences: a message holds 4096 at most, and a driver's words may be any number."""
-_OF_ALL_GPUS = ("nvml_hung", "nvml_child_died", "driver_broken", "no_driver")
-"""Reasons that every GPU of the machine has together, and whose sentence says all."""
-
-
 class FaultDetector:
-    """Compares each report with the one before."""
+    """Finds the faults that are new since the last report."""
 
     def __init__(self) -> None:
         self._lost: frozenset[str] = frozenset()
         self._unread: str | None = None
 
     def found_in(self, report: GpuReport) -> tuple[FaultFound, ...]:
-        """Name what failed since the report before."""
+        """Return the faults that are new in this report."""
         lost = [gpu for gpu in report.gpus if gpu.health is Health.LOST and gpu.parent_uuid is None]
         newly = [gpu for gpu in lost if gpu.uuid not in self._lost]
         self._lost = frozenset(gpu.uuid for gpu in lost)
@@ -119,14 +102,14 @@ class FaultDetector:
         return (*faults, *self._of_all(report))
 
     def _of_all(self, report: GpuReport) -> tuple[FaultFound, ...]:
-        given = {each.code: each.detail for gpu in report.gpus for each in gpu.reasons}
-        unread = next((code for code in _OF_ALL_GPUS if code in given), None)
+        details = {each.code: each.detail for gpu in report.gpus for each in gpu.reasons}
+        unread = next((code for code in _OF_ALL_GPUS if code in details), None)
         before, self._unread = self._unread, unread
-        return (FaultFound(unread.upper(), _cut(given[unread])),) if unread and unread != before else ()
+        return (FaultFound(unread.upper(), _cut(details[unread])),) if unread and unread != before else ()
 
 
 def _of_lost(gpus: list[Gpu]) -> str:
-    named = [f"GPU {gpu.index} ({gpu.uuid}): {_why(gpu)}" for gpu in gpus[:_MOST_NAMED]]
+    named = [f"GPU {gpu.index} ({gpu.uuid}): {_why(gpu)}" for gpu in gpus[:_MAX_NAMED]]
     more = len(gpus) - len(named)
     return " ".join([*named, f"And {more} more."] if more else named)
 
@@ -137,4 +120,4 @@ def _why(gpu: Gpu) -> str:
 
 
 def _cut(words: str) -> str:
-    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+    return words if len(words) <= _MAX_LENGTH else f"{words[:_MAX_LENGTH]}…"

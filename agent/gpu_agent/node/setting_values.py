@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_settings import NoDecode
 
+from gpu_agent.node.schedule import parse
 from gpu_agent.probe.simulation.gpu_models import SimulationError
 from gpu_agent.probe.simulation.spec import parse_spec
 from gpu_agent.runtime.config.fields import ConfigPath
@@ -20,12 +22,13 @@ from gpu_agent.wire.messages import Name, Text
 NODE_PATH = "/ws/node"
 DEFAULT_PORT = 8080
 OLDEST_READING_SECONDS = 60.0
-"""A beat whose `probe_age_seconds` is over this is unhealthy (§4)."""
+"""A heartbeat whose `probe_age_seconds` exceeds this counts as unhealthy (§4)."""
 _JOIN_PREFIX = "gpuj_"
 _SECRETS = re.compile(r"(?i)[?&#][^=&#?]*(?:token|key|secret|passw|auth)[^=&#?]*=")
 """Parts of a URL that are named as only secrets are."""
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}\$?")
 NO_CREDENTIALS = "no credentials go into a URL"
-"""How the fault begins whose value must not be shown: it may hold the secret."""
+"""The beginning of a fault whose value must not be shown: it may hold the secret."""
 
 
 def check_registry_url(value: str) -> str:
@@ -57,7 +60,7 @@ def _corrected(value: str) -> str:
 
 
 def check_simulation(value: str | None) -> str | None:
-    """Refuse a machine that nobody can make up; the value stays as it was written."""
+    """Refuse a machine that cannot be simulated; the value stays as it was written."""
     if value is not None:
         try:
             parse_spec(value)
@@ -104,10 +107,44 @@ def _pins(value: object) -> object:
 
 
 def _refuse_token(text: str) -> str:
-    """Refuse a token in what every operator and scheduler is told."""
+    """Refuse a token in a value that every operator and scheduler receives."""
     if contains_token(text):
-        raise ValueError("this holds a token, and it is told to whoever asks the registry: take it out")
+        raise ValueError("this holds a token, and the registry shows it to all its users: take it out")
     return text
+
+
+def _split_hours(value: object) -> object:
+    """Accept `a; b` where a list of hours is meant: a variable has no lists."""
+    if not isinstance(value, str):
+        return value
+    return tuple(entry.strip() for entry in value.split(";") if entry.strip())
+
+
+def _check_hours(entry: str) -> str:
+    parse([entry])
+    return entry
+
+
+def _check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(_unknown_zone()) from None
+    return name
+
+
+def _unknown_zone() -> str:
+    try:
+        ZoneInfo("UTC")
+    except ZoneInfoNotFoundError:  # as in many slim images
+        return "this machine has no time zones; install its package tzdata, or `pip install tzdata`"
+    return "this machine knows no such time zone; write it like Europe/Berlin"
+
+
+def _check_group(value: str) -> str:
+    if not _GROUP.fullmatch(value):
+        raise ValueError("a group is a name or a number")
+    return value
 
 
 Folders = Annotated[tuple[ConfigPath, ...], BeforeValidator(_paths), NoDecode]
@@ -126,6 +163,12 @@ Labels = Annotated[
 ]
 Endpoint = Annotated[Text, AfterValidator(_refuse_token)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_hours)], ...], BeforeValidator(_split_hours), NoDecode
+]
+TimeZone = Annotated[str, AfterValidator(_check_zone)]
+Group = Annotated[str, AfterValidator(_check_group)]
+"""A group of the system's, by name or number; looked up only when the socket is created."""
 
 
 def fresh_reading(most_seconds: float) -> AfterValidator:

@@ -4,21 +4,18 @@ It reads files and environment once. Each fault becomes a sentence with the next
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.local.socket_path import SOCKET_NAME
 from gpu_agent.node.connection.proxy import ProxySetting
 from gpu_agent.node.connection.tls import Security
-from gpu_agent.node.schedule import parse
 from gpu_agent.node.setting_values import (
     DEFAULT_PORT,
     NO_CREDENTIALS,
@@ -26,10 +23,13 @@ from gpu_agent.node.setting_values import (
     OLDEST_READING_SECONDS,
     Endpoint,
     Folders,
+    Group,
+    Hours,
     Labels,
     Names,
     Pins,
     Span,
+    TimeZone,
     check_registry_url,
     check_simulation,
     fresh_reading,
@@ -47,54 +47,69 @@ from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import ModelStatus
 from gpu_agent.wire.messages import Name
 
-# The table `[public_jobs]`: when and how far the owner of a machine lets jobs of the public pool in.
-#
-# It checks what was written and judges nothing: `limits` does.
+DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
+ENVIRONMENT_PREFIX = "GPU_AGENT_"
+MAX_DRAIN_SECONDS = 86_400.0
+MAX_PAUSE_SECONDS = 86_400.0
+MAX_INTERVAL_SECONDS, MAX_DEADLINE_SECONDS = 30.0, 10.0
+"""One interval, one GPU reading and one scan of the disks together stay below `OLDEST_READING_SECONDS`."""
 
+SENT_AT_REGISTRATION = frozenset({"endpoint", "features", "advanced_features"})
+"""Settings that only a registration carries (§3.1): a change of one makes the agent register again."""
 
-LONGEST_PAUSE_SECONDS = 86_400.0
+MODEL_SEARCH = frozenset(
+    {
+        "hub_roots",
+        "ollama_roots",
+        "model_directories",
+        "cross_file_systems",
+        "declared_models",
+        "features",
+        "advanced_features",
+    }
+)
+"""Settings of the model sources: a change of one opens them again."""
 
+RELOADABLE = (
+    SENT_AT_REGISTRATION
+    | MODEL_SEARCH
+    | {
+        "join_token_file",
+        "join_token",
+        "proxy",
+        "tls_ca_file",
+        "tls_pin",
+        "tls_cert_file",
+        "tls_key_file",
+        "insecure_plaintext",
+        "log_level",
+        "probe_interval_seconds",
+        "drain_on_stop_seconds",
+        "accept_public_jobs",
+        "public_jobs",
+        "labels",
+        "max_concurrent_jobs",
+    }
+)
+"""Settings that a running agent applies when it reads them again; all others wait for a restart."""
 
-def _split_hours(value: object) -> object:
-    """Accept `a; b` where a list of hours is meant: a variable has no lists."""
-    if not isinstance(value, str):
-        return value
-    return tuple(entry.strip() for entry in value.split(";") if entry.strip())
-
-
-def _check_hours(entry: str) -> str:
-    parse([entry])
-    return entry
-
-
-def _check_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(_unknown_zone()) from None
-    return name
-
-
-def _unknown_zone() -> str:
-    try:
-        ZoneInfo("UTC")
-    except ZoneInfoNotFoundError:  # as in many slim images
-        return "this machine has no time zones; install its package tzdata, or `pip install tzdata`"
-    return "this machine knows no such time zone; write it like Europe/Berlin"
+_CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd says where it put a unit's credentials."""
+_CREDENTIAL = "join-token"
+_RUNTIME_DIRECTORY = "RUNTIME_DIRECTORY"
+"""The variable by which systemd says where a unit's sockets belong."""
+_DISK_WAIT_SECONDS = 1.0
+_DISK_WAIT_SHARE = 0.2
+"""Of the deadline, for the first disk that does not answer; all further ones take as long together."""
 
 
 class PublicJobsSettings(BaseModel):
-    """What must hold for public jobs to be let in, besides `accept_public_jobs`.
-
-    What is not set asks for nothing.
-    """
+    """The table `[public_jobs]`: what must hold for public jobs to start, besides `accept_public_jobs`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schedule: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_hours)], ...],
-        BeforeValidator(_split_hours),
-        NoDecode,
+        Hours,
         Setting(
             'when public jobs may start: `"mon-fri 18:00-08:00"`, `"sat-sun"`, `"22:00-06:00"`; `[]` '
             "is always. Hours past midnight belong to the day on which they begin",
@@ -102,7 +117,7 @@ class PublicJobsSettings(BaseModel):
         ),
     ] = ()
     time_zone: Annotated[
-        Annotated[str, AfterValidator(_check_zone)] | None,
+        TimeZone | None,
         Setting(
             "the time zone of these hours, such as `Europe/Berlin`; else the machine's",
             kind="name",
@@ -143,57 +158,12 @@ class PublicJobsSettings(BaseModel):
     ] = ()
     resume_after_seconds: Annotated[
         float,
-        Field(ge=0, le=LONGEST_PAUSE_SECONDS, allow_inf_nan=False),
+        Field(ge=0, le=MAX_PAUSE_SECONDS, allow_inf_nan=False),
         Setting(
             "how long a reading must be good again before public jobs may start; a schedule takes effect at "
             "once"
         ),
     ] = 60.0
-
-
-# What the owner says of the local socket: groups by name or number, found when the socket is made.
-#
-# It looks nothing up while settings are read: a directory of users may be slow, or away.
-
-
-_RUNTIME_VARIABLE = "RUNTIME_DIRECTORY"
-"""The variable by which systemd says where a unit's sockets belong."""
-_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}\$?")
-
-
-def _check_group(value: str) -> str:
-    if not _GROUP.fullmatch(value):
-        raise ValueError("a group is a name or a number")
-    return value
-
-
-Group = Annotated[str, AfterValidator(_check_group)]
-"""A group of the system's, by name or number."""
-
-
-def systemd_socket_path() -> Path | None:
-    """Find the place that a unit is given for its sockets; None outside of one."""
-    runtime = os.environ.get(_RUNTIME_VARIABLE, "").partition(":")[0]
-    return Path(runtime) / SOCKET_NAME if runtime else None
-
-
-# The agent's settings: defaults ← `agent.toml` ← `GPU_AGENT_*` ← flags, checked and frozen.
-#
-# Reads files and environment once and changes nothing. What is wrong comes back as
-# `SettingsError`, a sentence for each fault with the next step.
-
-
-DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
-ENVIRONMENT_PREFIX = "GPU_AGENT_"
-LONGEST_DRAIN_SECONDS = 86400.0
-LONGEST_INTERVAL_SECONDS, LONGEST_DEADLINE_SECONDS = 30.0, 10.0
-"""One interval, a GPU reading and a look at the disks, each as late as it may be, stay under that."""
-_CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-"""The variable by which systemd says where it put a unit's credentials."""
-_CREDENTIAL = "join-token"
-_WAIT_SECONDS = 1.0
-_SHARE_OF_A_WAIT = 0.2
-"""Of the time for a look, for the first disk that does not answer; all further ones take as long together."""
 
 
 class DeclaredModel(BaseModel):
@@ -213,7 +183,7 @@ class DeclaredModel(BaseModel):
 
 
 class AgentSettings(BaseSettings):
-    """All that `gpu-agent run` can be told. Times are seconds."""
+    """All settings of `gpu-agent run`. Times are seconds."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
@@ -359,12 +329,12 @@ class AgentSettings(BaseSettings):
     probe_interval_seconds: Annotated[
         float,
         Field(ge=0.1, allow_inf_nan=False),
-        fresh_reading(LONGEST_INTERVAL_SECONDS),
+        fresh_reading(MAX_INTERVAL_SECONDS),
         Setting("the time between two readings of the machine", kind="seconds, 0.1 to 30"),
     ] = 5.0
     deadline_seconds: Annotated[
         Span,
-        fresh_reading(LONGEST_DEADLINE_SECONDS),
+        fresh_reading(MAX_DEADLINE_SECONDS),
         Setting(
             "the longest time for one reading; after it the agent goes on without",
             kind="seconds, at most 10",
@@ -384,7 +354,7 @@ class AgentSettings(BaseSettings):
 
     drain_on_stop_seconds: Annotated[
         float,
-        Field(ge=0, le=LONGEST_DRAIN_SECONDS, allow_inf_nan=False),
+        Field(ge=0, le=MAX_DRAIN_SECONDS, allow_inf_nan=False),
         Setting(
             "the longest time that a stop (SIGTERM, Ctrl-C, `systemctl stop` and `restart`) waits for "
             "running jobs while no new ones start; 0 stops at once. A second signal, or a registry that "
@@ -485,17 +455,17 @@ class AgentSettings(BaseSettings):
     def _agree_on_tls(self) -> Self:
         if self.tls_key_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_key_file is named and tls_cert_file is not: name the certificate too")
-        told = [name for name in ("tls_ca_file", "tls_pin", "tls_cert_file") if getattr(self, name)]
-        if told and urlsplit(self.registry_url).scheme != "wss":
+        tls = [name for name in ("tls_ca_file", "tls_pin", "tls_cert_file") if getattr(self, name)]
+        if tls and urlsplit(self.registry_url).scheme != "wss":
             raise ValueError(
-                f"{told[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
+                f"{tls[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
                 "there, or leave the settings for TLS out"
             )
         return self
 
     @property
     def security(self) -> Security:
-        """How the registry is known, and what this node proves itself with besides its token."""
+        """How the agent authenticates the registry, and itself besides its token."""
         return Security(
             ca_file=self.tls_ca_file,
             pins=frozenset(self.tls_pin),
@@ -505,7 +475,7 @@ class AgentSettings(BaseSettings):
 
     @property
     def owner(self) -> Owner:
-        """What the owner states beside what the probe finds."""
+        """What the owner states, beside what the probe finds."""
         return Owner(
             accept_public_jobs=self.accept_public_jobs,
             labels=dict(self.labels),
@@ -515,7 +485,7 @@ class AgentSettings(BaseSettings):
 
     @property
     def probe_options(self) -> ProbeOptions:
-        """What the probe is told."""
+        """The options of the probe."""
         return ProbeOptions(
             hub_roots=self.hub_roots,
             ollama_roots=self.ollama_roots,
@@ -524,7 +494,7 @@ class AgentSettings(BaseSettings):
             declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
             patience=DiskPatience(
-                wait_seconds=min(_WAIT_SECONDS, self.deadline_seconds * _SHARE_OF_A_WAIT),
+                wait_seconds=min(_DISK_WAIT_SECONDS, self.deadline_seconds * _DISK_WAIT_SHARE),
                 stale_after_seconds=self.nvml_stale_after_seconds,
             ),
             collectors=self.collectors,
@@ -533,9 +503,9 @@ class AgentSettings(BaseSettings):
 
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSettings:
-    """Read all layers; raises `SettingsError`. Flags that were not given are left out or None.
+    """Read all sources; raises `SettingsError`. Options that were not given are left out or None.
 
-    Where no layer says which join token to send, one that systemd hands the unit is taken.
+    Where no source names a socket or a join token, systemd's runtime directory and credential apply.
     """
     settings = load_settings(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
     if settings.socket is None:
@@ -545,15 +515,21 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSet
     return settings
 
 
+def systemd_socket_path() -> Path | None:
+    """Find the socket's path in the unit's runtime directory; None outside of a unit."""
+    runtime = os.environ.get(_RUNTIME_DIRECTORY, "").partition(":")[0]
+    return Path(runtime) / SOCKET_NAME if runtime else None
+
+
 def _systemd_credential() -> Path | None:
-    """Find the unit's credential; a blank one stands for none."""
+    """Find the unit's credential; a blank one counts as none."""
     folder = os.environ.get(_CREDENTIALS_DIRECTORY)
     if not folder:
         return None
     path = Path(folder) / _CREDENTIAL
     try:
         return path if path.is_file() and path.read_bytes().strip() else None
-    except OSError:  # whoever opens it for its token says why it cannot
+    except OSError:  # the reader of the token says why it cannot be read
         return path
 
 
@@ -565,50 +541,5 @@ def _sentence(error: ErrorDetails) -> str | None:
             f"--registry wss://HOST:{DEFAULT_PORT}{NODE_PATH}"
         )
     if name in ("join_token", "join_token_file", "proxy") or problem.startswith(NO_CREDENTIALS):
-        return f"{name}: {problem}"  # whatever it is, it may be the secret
+        return f"{name}: {problem}"  # without the value: it may be the secret
     return None
-
-
-# Which settings a running agent takes over when they are read again, and what of it they concern.
-#
-# Names only: reading and taking over is done elsewhere. What is not named here waits for a restart.
-
-
-SENT_AT_REGISTRATION = frozenset({"endpoint", "features", "advanced_features"})
-"""What only a registration tells (§3.1)."""
-
-MODEL_SEARCH = frozenset(
-    {
-        "hub_roots",
-        "ollama_roots",
-        "model_directories",
-        "cross_file_systems",
-        "declared_models",
-        "features",
-        "advanced_features",
-    }
-)
-"""What the probe goes by where it looks for models."""
-
-RELOADABLE = (
-    SENT_AT_REGISTRATION
-    | MODEL_SEARCH
-    | {
-        "join_token_file",
-        "join_token",
-        "proxy",
-        "tls_ca_file",
-        "tls_pin",
-        "tls_cert_file",
-        "tls_key_file",
-        "insecure_plaintext",
-        "log_level",
-        "probe_interval_seconds",
-        "drain_on_stop_seconds",
-        "accept_public_jobs",
-        "public_jobs",
-        "labels",
-        "max_concurrent_jobs",
-    }
-)
-"""All that a running agent can take over."""

@@ -19,7 +19,7 @@ _STATE, _IDENTITY, _JOIN = "state directory", "identity", "join token"
 
 
 def check_state(settings: AgentSettings) -> Iterator[CheckResult]:
-    """Yield a finding for the state directory, the identity in it, and the join token."""
+    """Yield a result for the state directory, for the identity in it, and for the join token."""
     folder = settings.state_dir or default_state_dir()
     yield _folder(folder)
     yield _identity(folder)
@@ -27,12 +27,12 @@ def check_state(settings: AgentSettings) -> Iterator[CheckResult]:
 
 
 def available_tokens(settings: AgentSettings) -> Tokens:
-    """Gather what the agent could present; what cannot be read is none."""
+    """Return the tokens that the agent could present, as far as they can be read."""
     try:
-        kept = read_identity(settings.state_dir or default_state_dir())
+        identity = read_identity(settings.state_dir or default_state_dir())
     except (OSError, ValueError):
-        kept = Identity()
-    return Tokens(node=kept.node_token, join=_join_of(settings))
+        identity = Identity()
+    return Tokens(node=identity.node_token, join=_join_of(settings))
 
 
 def _folder(folder: Path) -> CheckResult:
@@ -43,59 +43,63 @@ def _folder(folder: Path) -> CheckResult:
         return _missing_folder(folder)
     except OSError as error:
         fix = "run this as the agent's user, or name another directory with --state-dir"
-        return fail(_STATE, f"{folder} cannot be looked at ({error.strerror})", fix)
+        return fail(_STATE, f"{folder} cannot be read ({error.strerror})", fix)
     if not stat.S_ISDIR(found.st_mode):
         return fail(_STATE, f"{folder} is no directory", "move it away, or name another with --state-dir")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        fix = "run this as the agent's user, or give the directory to the one who runs it"
-        return fail(_STATE, f"{folder} belongs to user {found.st_uid}, and we may not write there", fix)
+        fix = "run this as the agent's user, or give the directory to that user"
+        return fail(
+            _STATE, f"{folder} belongs to user {found.st_uid}, and this user may not write there", fix
+        )
     if exposed is not None:
         return warn(_STATE, f"{folder}: {exposed}", f"run `chmod 700 {folder}`, as its owner")
     return ok(_STATE, f"{folder}, mode {stat.S_IMODE(found.st_mode):04o}{_running_agent(folder)}")
 
 
 def _missing_folder(folder: Path) -> CheckResult:
-    """The agent makes it; whether it may is its parent's to say."""
+    """The agent creates it, if its user may write to the parent directory."""
     parent = next((above for above in folder.parents if above.exists()), folder)
     if os.access(parent, os.W_OK | os.X_OK):
-        return ok(_STATE, f"{folder} is not there yet; the agent makes it")
-    fix = "make it for the agent's user, or name another with --state-dir"
-    return fail(_STATE, f"{folder} is not there, and we may not make it in {parent}", fix)
+        return ok(_STATE, f"{folder} is missing; the agent creates it")
+    fix = "create it for the agent's user, or name another with --state-dir"
+    return fail(_STATE, f"{folder} is missing, and this user may not create it in {parent}", fix)
 
 
 def _running_agent(folder: Path) -> str:
     try:
         process = lock_holder(folder / LOCK_FILE)
-    except OSError:  # never used, or a platform that does not tell
+    except OSError:  # never used, or a platform without that information
         return ""
     return "; no agent runs on it" if process is None else f"; an agent runs on it (process {process or '?'})"
 
 
 def _identity(folder: Path) -> CheckResult:
     try:
-        kept = read_identity(folder)
+        identity = read_identity(folder)
     except FileNotFoundError:
-        return skipped(_IDENTITY, "none yet: the registry gives one at the first registration")
+        return skipped(_IDENTITY, "none yet: the registry issues one at the first registration")
     except OSError as error:
         fix = "run this as the agent's user"
         return fail(_IDENTITY, f"it cannot be read ({error.strerror or error})", fix)
     except ValueError as error:
-        fix = "nothing: the agent keeps it aside and registers anew; restore it from a backup if there is one"
-        return warn(_IDENTITY, f"the file cannot be understood: {error}", fix)
-    proof = "with a token of its own" if kept.node_token is not None else "without a token of its own"
-    return ok(_IDENTITY, f"{kept.node_id or 'no id'}, {proof}")
+        fix = (
+            "nothing: the agent moves it aside and registers again; restore it from a backup if there is one"
+        )
+        return warn(_IDENTITY, f"the file cannot be parsed: {error}", fix)
+    proof = "with a token of its own" if identity.node_token is not None else "without a token of its own"
+    return ok(_IDENTITY, f"{identity.node_id or 'no id'}, {proof}")
 
 
 def _join_token(settings: AgentSettings) -> CheckResult:
     file = settings.join_token_file
     if file is not None:
-        held = read_token_file(file)
-        if held.token is None:
+        found = read_token_file(file)
+        if found.token is None:
             fix = "name the file that holds the join token, readable by the agent's user"
-            return fail(_JOIN, f"{file}: {held.problem}", fix)
-        if held.exposed_mode is not None:
+            return fail(_JOIN, f"{file}: {found.problem}", fix)
+        if found.exposed_mode is not None:
             fix = f"run `chmod 600 {file}`, and have the token replaced if others may have read it"
-            return warn(_JOIN, f"everybody on this machine may read {file} (mode {held.exposed_mode})", fix)
+            return warn(_JOIN, f"everybody on this machine may read {file} (mode {found.exposed_mode})", fix)
         return ok(_JOIN, f"in {file}")
     if settings.join_token is None:
         return skipped(_JOIN, "none given")
