@@ -89,23 +89,27 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
     """Find the best able node as a plain loop over all of them does: the baseline, cheapest tests first."""
     best, best_rating = None, -1.0
     for record in records:
-        if record.status is not NodeStatus.READY or not record.connected or record.cordoned is not None:
-            continue
-        if record.in_flight_jobs >= record.max_concurrent_jobs or record.usage is None:
-            continue
-        if not record.ready_models.issuperset(job.required_models):
-            continue
-        if not record.features.issuperset(job.required_features) or (
-            job.public and not record.accept_public_jobs
+        if (
+            record.status is not NodeStatus.READY
+            or not record.connected
+            or record.desired.cordoned is not None
         ):
             continue
-        if any(record.labels.get(name) != value for name, value in job.labels.items()) or not _fits(
+        if record.in_flight_jobs >= record.declared.max_concurrent_jobs or record.liveness.usage is None:
+            continue
+        if not record.declared.ready_models.issuperset(job.required_models):
+            continue
+        if not record.declared.features.issuperset(job.required_features) or (
+            job.public and not record.declared.registration.accept_public_jobs
+        ):
+            continue
+        if any(record.declared.labels.get(name) != value for name, value in job.labels.items()) or not _fits(
             record, job
         ):
             continue
-        usage = record.usage
+        usage = record.liveness.usage
         rating = (
-            4.5 * (1 - record.in_flight_jobs / record.max_concurrent_jobs)
+            4.5 * (1 - record.in_flight_jobs / record.declared.max_concurrent_jobs)
             - (usage.gpu_percent or 50) / 40
             - (usage.gpu_mem_percent or 50) / 50
         )
@@ -140,7 +144,7 @@ def ask(fleet: Fleet, question: Question, times: int) -> tuple[list[float], list
     for _ in range(times):
         record = fleet.dice.choice(fleet.records)
         fleet.heartbeat(record)
-        fleet.dispatch.refresh(record)
+        fleet.dispatch.update(record)
         job = question(fleet.dice)
         start = time.perf_counter_ns()
         answer = fleet.dispatch.select(job, 0.0)
@@ -165,7 +169,7 @@ def beat_costs(fleet: Fleet, rounds: int) -> tuple[list[float], list[float]]:
 
 def _refresh_all(dispatch: Dispatch, records: Sequence[NodeRecord]) -> None:
     for record in records:
-        dispatch.refresh(record)
+        dispatch.update(record)
 
 
 def claim_costs(fleet: Fleet, times: int) -> list[float]:

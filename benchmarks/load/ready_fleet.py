@@ -4,10 +4,10 @@ import random
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.gpus import Gpus, GpuState
-from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.node import Declared, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister, ResourceUsage
+from gpu_agent.wire.messages import Hardware, NodeRegister, ResourceUsage
 
 PRODUCTS = (  # name, MiB, GPUs per node, share of the fleet
     ("NVIDIA H100 80GB HBM3", 81559, (8,), 8),
@@ -43,10 +43,11 @@ class Fleet:
     def __init__(self, size: int, dice: random.Random) -> None:
         self.dice = dice
         self.dispatch = Dispatch(Thresholds(), dice.random)
-        self._plain = NodeRegister(version="bench", hardware=Hardware(cpu_cores=32, memory_gb=128))
+        self._private = NodeRegister(version="bench", hardware=Hardware(cpu_cores=32, memory_gb=128))
+        self._public = self._private.model_copy(update={"accept_public_jobs": True})
         self.records = [self._record(number) for number in range(size)]
         for record in self.records:
-            self.dispatch.refresh(record)
+            self.dispatch.update(record)
 
     def heartbeat(self, record: NodeRecord) -> None:
         """Give a node new figures, as a heartbeat does."""
@@ -54,7 +55,7 @@ class Fleet:
         use = dice.random() ** 2
         for gpu in record.gpus.values():
             gpu.memory_used_mb = int((gpu.memory_mb or 0) * min(max(dice.gauss(use, 0.1), 0.01), 0.99))
-        record.usage = ResourceUsage(
+        record.liveness.usage = ResourceUsage(
             cpu_percent=min(dice.expovariate(1 / 25), 100),
             mem_percent=dice.uniform(10, 88),
             gpu_percent=min(100, dice.expovariate(1 / 30)),
@@ -68,25 +69,23 @@ class Fleet:
             GpuState(uuid=f"GPU-{number:06}-{index}", name=name, memory_mb=memory_mb)
             for index in range(dice.choice(sizes))
         )
-        places = dice.choice((2, 4, 4, 8))
+        slots = dice.choice((2, 4, 4, 8))
+        declared = Declared(
+            registration=self._public if dice.random() < PUBLIC_SHARE else self._private,
+            ready_models=frozenset(dice.choices(MODELS, MODEL_SHARES, k=dice.randint(2, 16))),
+            features=frozenset(dice.sample(FEATURES, dice.randint(0, 4))),
+            labels={"zone": dice.choice(ZONES), "rack": f"rack-{number // NODES_PER_RACK}"},
+            max_concurrent_jobs=slots,
+        )
+        reported = slots if dice.random() < FULL_SHARE else dice.randrange(slots)
         record = NodeRecord(
             node_id=f"node-{number:08X}",
-            registration=self._plain,
-            hardware=Hardware(
-                cpu_cores=32,
-                memory_gb=128,
-                gpus=tuple(GpuDeclaration(name=name, uuid=uuid, memory_mb=memory_mb) for uuid in gpus),
-            ),
+            declared=declared,
             registered_at=0.0,
             status=NodeStatus.READY,
             connection=number,
             gpus=gpus,
-            ready_models=frozenset(dice.choices(MODELS, MODEL_SHARES, k=dice.randint(2, 16))),
-            features=frozenset(dice.sample(FEATURES, dice.randint(0, 4))),
-            labels={"zone": dice.choice(ZONES), "rack": f"rack-{number // NODES_PER_RACK}"},
-            accept_public_jobs=dice.random() < PUBLIC_SHARE,
-            max_concurrent_jobs=places,
-            reported_jobs=places if dice.random() < FULL_SHARE else dice.randrange(places),
+            jobs=ReportedJobs.of(None, reported),
         )
         self.heartbeat(record)
         return record

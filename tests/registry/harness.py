@@ -32,7 +32,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.unstored import split_answers
@@ -61,6 +61,13 @@ def gpus(count: int, *, memory_gb: int | None = 80) -> tuple[GpuDeclaration, ...
 
 def hardware(count: int = 1, *, memory_gb: int | None = 80) -> Hardware:
     return Hardware(cpu_cores=32, memory_gb=256, gpus=gpus(count, memory_gb=memory_gb))
+
+
+def node_record(message: NodeRegister | None = None, node_id: str = "node-1", **facts: Any) -> NodeRecord:
+    """A record as a registration makes it, before anything is derived from the declaration."""
+    facts.setdefault("registered_at", 0.0)
+    declared = Declared(registration=message or declaration())
+    return NodeRecord(node_id=node_id, declared=declared, **facts)
 
 
 def declaration(node_id: str | None = None, **parts: Any) -> NodeRegister:

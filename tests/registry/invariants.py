@@ -65,20 +65,20 @@ class Watched:
     def _has_calmed_down(self, record: NodeRecord) -> None:
         limits = self.registry.thresholds
         recent = [at for at in record.exits if self.registry.now - at < limits.flap_window_seconds]
-        flapped = [step for step in record.story if step.target is NodeStatus.DEGRADED][-1]
+        flapped = [step for step in record.history if step.target is NodeStatus.DEGRADED][-1]
         assert flapped.reason_code is not ReasonCode.FLAPPING or len(recent) < limits.flap_limit
         assert len(record.exits) <= limits.flap_limit
 
     def _claims_stand_on_ready_nodes(self, actions: Sequence[Effect]) -> None:
         for note in notes(actions, "job_assigned"):
             record = self.registry.node(str(note.fields["node_id"]))
-            assert (record.status, record.connected, record.cordoned) == ("ready", True, None)
+            assert (record.status, record.connected, record.desired.cordoned) == ("ready", True, None)
 
     def _everybody_is_counted(self) -> None:
         anew = FleetCounters()
         for record in self.registry.fleet.nodes():
             anew.count(record)
-        kept = self.registry.fleet._census
+        kept = self.registry.fleet._counters
         assert (kept.live, kept.warming) == (anew.live, anew.warming)
 
     def _one_connection_per_node(self) -> None:
@@ -86,6 +86,6 @@ class Watched:
         live = [record.connection for record in records if record.connection is not None]
         assert len(live) == len(set(live))
         for record in records:
-            drained = record.drain is not None and record.drain.by_operator
+            drained = record.desired.drain is not None and record.desired.drain.by_operator
             if record.status == "offline" and not drained:
                 assert record.connection is None

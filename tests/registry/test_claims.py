@@ -95,7 +95,7 @@ def test_releasing_or_renewing_what_is_not_held_is_refused_with_what_to_do() -> 
         refused = answer(registry.do(event))
         assert isinstance(refused, Refusal)
         assert refused.code == "CLAIM_NOT_FOUND"
-        assert "claim a place anew" in refused.message
+        assert "claim a slot again" in refused.message
 
 
 def test_a_released_place_is_free_again() -> None:
@@ -212,7 +212,7 @@ def test_what_was_lost_is_found_with_the_node_that_had_it_until_it_is_dropped() 
     lost.add(claim("job-1"), 0.0)
     assert lost.of("node-2", running("job-1"), 1.0) == []
     assert lost.of("node-1", running("job-1", "job-2"), 1.0) == [claim("job-1")]
-    lost.drop("job-1", 1.0)
+    lost.remove("job-1", 1.0)
     assert lost.of("node-1", running("job-1"), 1.0) == []
 
 
@@ -250,9 +250,9 @@ def test_what_is_dropped_or_was_lost_with_a_forgotten_node_is_not_found() -> Non
     lost = LostClaims(TTL)
     for job_id in ("job-1", "job-2"):
         lost.add(claim(job_id), 0.0)
-    assert lost.drop("job-1", 0.0) == claim("job-1")
-    assert lost.drop("job-1", 0.0) is None
-    lost.forget("node-1")
+    assert lost.remove("job-1", 0.0) == claim("job-1")
+    assert lost.remove("job-1", 0.0) is None
+    lost.remove_node("node-1")
     assert (len(lost), lost.of("node-1", running("job-1", "job-2"), 0.0)) == (0, [])
 
 

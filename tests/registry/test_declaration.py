@@ -4,13 +4,13 @@ from gpu_agent.registry import declaration as declared
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
-from tests.registry.harness import Registry, beat, declaration, gpus, hardware, model
+from tests.registry.harness import Registry, beat, declaration, gpus, hardware, model, node_record
 
 SETTINGS = Thresholds()
 
 
 def node(message: NodeRegister) -> NodeRecord:
-    record = NodeRecord(node_id="n", registration=message, hardware=message.hardware, registered_at=0.0)
+    record = node_record(message)
     declared.write_declaration(record, message, SETTINGS)
     return record
 
@@ -43,20 +43,20 @@ def test_the_parent_of_mig_slices_takes_no_job_its_slices_do() -> None:
 
 def test_models_are_ready_by_capability_state_where_it_speaks_else_by_their_own_status() -> None:
     installed = (model("a"), model("b"), model("c", status="downloading"), model("d", enabled=False))
-    assert node(declaration(installed_models=installed)).ready_models == {"a", "b"}
+    assert node(declaration(installed_models=installed)).declared.ready_models == {"a", "b"}
     spoken = declaration(
         installed_models=installed, capability_state={"b": "error", "c": "ready", "d": "ready"}
     )
-    assert node(spoken).ready_models == {"a", "c"}
+    assert node(spoken).declared.ready_models == {"a", "c"}
 
 
 def test_a_model_that_only_capability_state_names_is_not_installed() -> None:
-    assert node(declaration(capability_state={"ghost": "ready"})).ready_models == frozenset()
+    assert node(declaration(capability_state={"ghost": "ready"})).declared.ready_models == frozenset()
 
 
 def test_versions_of_one_model_share_an_id_that_is_ready_if_any_is() -> None:
     installed = (model("a", status="error"), model("a"))
-    assert node(declaration(installed_models=installed)).ready_models == {"a"}
+    assert node(declaration(installed_models=installed)).declared.ready_models == {"a"}
 
 
 def test_a6_advanced_features_never_decide_a_base_feature() -> None:
@@ -64,7 +64,7 @@ def test_a6_advanced_features_never_decide_a_base_feature() -> None:
         features_supported={"speaker_identification": True, "kv_cache": True, "voice_style_detection": None},
         advanced_features=("emotion_detection", "batched_inference"),
     )
-    assert node(message).features == {"speaker_identification", "kv_cache", "batched_inference"}
+    assert node(message).declared.features == {"speaker_identification", "kv_cache", "batched_inference"}
 
 
 @pytest.mark.parametrize(
@@ -79,34 +79,34 @@ def test_a6_a_ready_model_proves_its_base_feature_unless_the_node_declares_it_fa
     flags: dict[str, bool | None], expected: set[str]
 ) -> None:
     message = declaration(installed_models=(model("e", kind="emotion"),), features_supported=flags)
-    assert node(message).features == expected
+    assert node(message).declared.features == expected
 
 
 def test_capacity_is_the_nodes_own_or_the_default() -> None:
-    assert node(declaration()).max_concurrent_jobs == SETTINGS.default_max_concurrent_jobs
-    assert node(declaration(max_concurrent_jobs=0)).max_concurrent_jobs == 0
+    assert node(declaration()).declared.max_concurrent_jobs == SETTINGS.default_max_concurrent_jobs
+    assert node(declaration(max_concurrent_jobs=0)).declared.max_concurrent_jobs == 0
 
 
 def test_a_beat_that_brings_nothing_replaces_nothing() -> None:
     record = node(declaration(labels={"zone": "a"}))
-    told = record.registration
+    told = record.declared.registration
     assert not declared.replace_parts(record, beat(), SETTINGS)
-    assert record.registration is told
+    assert record.declared.registration is told
 
 
 def test_an_older_capability_state_does_not_speak_for_newer_models() -> None:
     record = node(declaration(installed_models=(model("a"),), capability_state={"a": "error", "b": "error"}))
     declared.replace_parts(record, beat(installed_models=(model("b"),)), SETTINGS)
-    assert record.ready_models == {"b"}
+    assert record.declared.ready_models == {"b"}
     declared.replace_parts(record, beat(capability_state={"b": "downloading"}), SETTINGS)
-    assert record.ready_models == frozenset()
+    assert record.declared.ready_models == frozenset()
 
 
 def test_new_hardware_replaces_every_gpu() -> None:
     record = node(declaration(hardware=hardware(2)))
     declared.replace_parts(record, beat(hardware=hardware(3)), SETTINGS)
-    assert (len(record.gpus), record.hardware) == (3, hardware(3))
-    assert record.registration.hardware == hardware(3)
+    assert (len(record.gpus), record.declared.registration.hardware) == (3, hardware(3))
+    assert record.declared.registration.hardware == hardware(3)
 
 
 def test_r03_every_gpu_of_a_node_is_recorded() -> None:

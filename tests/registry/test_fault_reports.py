@@ -1,6 +1,6 @@
 from gpu_agent.registry.actions import Effect, LogEvent
 from gpu_agent.registry.events import ConnectionLost, FaultReported
-from gpu_agent.registry.registration import NOTED_PER_MINUTE
+from gpu_agent.registry.registration import FAULTS_PER_WINDOW
 from gpu_agent.wire.messages import NodeError
 from tests.registry.harness import Registry, notes, of
 
@@ -35,12 +35,12 @@ def test_of_many_faults_a_minute_some_are_noted_and_the_rest_counted_when_it_is_
     registry = Registry()
     registry.ready()
     registry.ready(2)
-    assert len(notes(faults(registry, 200), "node_fault_reported")) == NOTED_PER_MINUTE
+    assert len(notes(faults(registry, 200), "node_fault_reported")) == FAULTS_PER_WINDOW
     assert len(notes(faults(registry, 1, connection=2), "node_fault_reported")) == 1
     registry.do(ConnectionLost(1))
     done = registry.pass_time(61.0)
     (note,) = notes(done, "node_faults_left_out")
-    assert note.fields == {"node_id": "node-1", "count": 200 - NOTED_PER_MINUTE}
+    assert note.fields == {"node_id": "node-1", "count": 200 - FAULTS_PER_WINDOW}
     assert not notes(registry.pass_time(600.0), "node_faults_left_out")
 
 

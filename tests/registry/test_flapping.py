@@ -6,8 +6,8 @@ import pytest
 
 from gpu_agent.registry.actions import DocumentKind, Effect, SendStatus
 from gpu_agent.registry.events import ConnectionLost, ResumeRequested, UnregistrationReceived
+from gpu_agent.registry.lifecycle import clears_when
 from gpu_agent.registry.persistence import StoredDocument
-from gpu_agent.registry.status import clears_when
 from gpu_agent.wire.messages import NodeUnregister
 from tests.registry.harness import Registry, figures, of, proof, statuses
 
@@ -95,12 +95,12 @@ def test_what_clears_it_names_both_conditions_and_the_seconds_left() -> None:
     registry = flapping()
     (told,) = [one for one in of(SendStatus, registry.done) if one.reason_code == "flapping"]
     assert told.clears_when == (
-        "3 more healthy beats in a row, and in 588 s, when fewer than 3 exits within 600 s are left; "
+        "3 more healthy heartbeats in a row, and in 588 s, when fewer than 3 exits within 600 s are left; "
         "failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
     )
     again = [one.clears_when for one in of(SendStatus, registry.beats(9, every=15.0)) if one.periodic]
     assert again[-1] is not None
-    assert again[-1].startswith("its beats stay healthy, and in 501 s")
+    assert again[-1].startswith("its heartbeats stay healthy, and in 501 s")
 
 
 def test_damping_needs_no_waking_of_its_own() -> None:
@@ -109,8 +109,10 @@ def test_damping_needs_no_waking_of_its_own() -> None:
     before = registry.fleet.deadline
     assert before is not None
     assert before < registry.node().exits[0] + 600.0
-    looks = registry.fleet._deadlines._due["node-1"]
-    assert looks == min(registry.node().next_status_at, registry.node().heard_at + 45.0, looks)
+    looks = registry.fleet._sweep._deadlines._due["node-1"]
+    assert looks == min(
+        registry.node().schedule.next_status_at, registry.node().liveness.last_seen_at + 45.0, looks
+    )
 
 
 def test_exits_by_silence_count_too() -> None:
@@ -168,7 +170,7 @@ def test_between_its_last_exit_and_the_next_beat_it_waits_for_one_beat_more() ->
     record = registry.node()
     registry.beats(39, every=15.0)
     registry.now = record.exits[0] + 601.0
-    assert clears_when(record, registry.thresholds, registry.now) == "one more healthy beat"
+    assert clears_when(record, registry.thresholds, registry.now) == "one more healthy heartbeat"
 
 
 def test_registering_is_no_exit_and_wipes_none() -> None:

@@ -17,24 +17,22 @@ from gpu_agent.registry.actions import (
     unknown_node_message,
     unknown_token_message,
 )
-from gpu_agent.registry.deadlines import Deadlines, silent_until
+from gpu_agent.registry.deadlines import silent_until
 from gpu_agent.registry.events import (
     ClaimRequested,
     Event,
     HeartbeatReceived,
+    RemovalRequested,
     RenewalRequested,
     ResumeRequested,
     Traced,
 )
-from gpu_agent.registry.fleet import NodeIndexes
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.pacing import FleetCounters
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.registry.settings import Policy
-from gpu_agent.registry.step import Step
 from tests.registry.fuzz import Unruly
-from tests.registry.harness import Registry, beat, codes, declaration, hardware, notes, of
+from tests.registry.harness import Registry, beat, codes, hardware, node_record, notes, of
 from tests.registry.invariants import Watched
 from tests.registry.random_events import TURNS, Burst
 
@@ -209,53 +207,46 @@ def test_an_unknown_id_is_named_with_the_command_that_lists_the_known_ones() -> 
     assert token == "no token '3f9a01bc' is known: `gpu-agent registry token list` lists them"
 
 
-def test_a_node_is_entered_where_a_step_touched_it_and_struck_out_once_it_is_gone() -> None:
+def test_a_removed_node_has_no_deadline_no_count_and_no_token() -> None:
     registry = Registry()
     registry.ready()
-    house, deadlines, census = registry.fleet._wishes._house, Deadlines(), FleetCounters()
-    filing, step = NodeIndexes(house, deadlines, census), Step(registry.now)
-
-    filing.file(step)
-    assert (deadlines.planned, census.live) == (0, 0)
-    step.touched["node-1"] = None
-    filing.file(step)
-    assert deadlines.planned == 1
-    assert census.live == 1
-    assert house.tokens.credential("digest of node-1", registry.now) is not None
-
-    house.roster.drop(registry.node())
-    filing.file(step)
-    assert (deadlines.planned, census.live) == (0, 0)
-    assert house.tokens.credential("digest of node-1", registry.now) is None
+    fleet = registry.fleet
+    assert fleet._sweep.deadline is not None
+    assert fleet._counters.live == 1
+    assert fleet.credential("digest of node-1", registry.now) is not None
+    registry.do(RemovalRequested(registry.ref(), "node-1"))
+    assert list(fleet._sweep._deadlines._due) == []
+    assert fleet._counters.live == 0
+    assert fleet.credential("digest of node-1", registry.now) is None
 
 
-def roster_with_node() -> tuple[NodeTable, NodeRecord]:
-    roster = NodeTable()
-    record = NodeRecord(node_id="n", registration=declaration(), hardware=hardware(), registered_at=0.0)
-    roster.add(record)
-    roster.bind(record, 1)
-    return roster, record
+def table_with_node() -> tuple[NodeTable, NodeRecord]:
+    nodes = NodeTable()
+    record = node_record()
+    nodes.add(record)
+    nodes.bind(record, 1)
+    return nodes, record
 
 
 def test_a_bound_connection_stands_for_its_node_until_it_ends() -> None:
-    roster, record = roster_with_node()
-    assert (roster.bound, record.connection) == ({1: record}, 1)
-    assert roster.ended(1) is record
-    assert (roster.bound, record.connection) == ({}, None)
-    assert roster.ended(1) is None
+    nodes, record = table_with_node()
+    assert (nodes.by_connection, record.connection) == ({1: record}, 1)
+    assert nodes.connection_ended(1) is record
+    assert (nodes.by_connection, record.connection) == ({}, None)
+    assert nodes.connection_ended(1) is None
 
 
 def test_a_dismissed_connection_is_not_listened_to_and_is_forgotten_when_it_ends() -> None:
-    roster, record = roster_with_node()
-    roster.dismiss(1)
-    assert roster.dismissed(1)
+    nodes, record = table_with_node()
+    nodes.dismiss(1)
+    assert nodes.is_dismissed(1)
     assert record.connection is None
-    assert roster.ended(1) is None
-    assert not roster.dismissed(1)
+    assert nodes.connection_ended(1) is None
+    assert not nodes.is_dismissed(1)
 
 
 def test_a_dropped_node_is_not_known_and_its_connection_stands_for_nobody() -> None:
-    roster, record = roster_with_node()
-    roster.drop(record)
-    roster.drop(record)
-    assert (roster.records, roster.bound) == ({}, {})
+    nodes, record = table_with_node()
+    nodes.remove(record)
+    nodes.remove(record)
+    assert (nodes.records, nodes.by_connection) == ({}, {})

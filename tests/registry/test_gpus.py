@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given, strategies
 
-from gpu_agent.registry.dispatch.index import LEVEL_MB
 from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
 from gpu_agent.wire.messages import GpuFigures
 from tests.registry.harness import figures
@@ -100,10 +99,6 @@ def test_a_difference_counts_when_free_memory_is_in_another_step(size: int, befo
     subject.write(figures(memory_used_mb=before), exactly=False)
     differs = (size - before) // STEP_MB != (size - after) // STEP_MB
     assert subject.write(figures(memory_used_mb=after), exactly=False) == differs
-
-
-def test_the_steps_are_those_in_which_dispatch_files_free_memory() -> None:
-    assert STEP_MB == LEVEL_MB
 
 
 def test_where_memory_is_not_known_every_beat_counts() -> None:

@@ -6,7 +6,7 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
-from tests.registry.harness import beat, declaration, figures, hardware, model
+from tests.registry.harness import beat, declaration, figures, hardware, model, node_record
 
 DEFAULTS = Thresholds()
 
@@ -15,10 +15,13 @@ def node(
     message: NodeHeartbeat | None, told: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
 ) -> NodeRecord:
     told = told or declaration(hardware=hardware(2))
-    record = NodeRecord(node_id="node-1", registration=told, hardware=told.hardware, registered_at=0.0)
+    record = node_record(told)
     declared.write_declaration(record, told, thresholds)
     if message is not None:
-        record.usage, record.probe_age_seconds = message.resource_usage, message.probe_age_seconds
+        record.liveness.usage, record.liveness.probe_age_seconds = (
+            message.resource_usage,
+            message.probe_age_seconds,
+        )
         record.gpus.write(message.gpus, exactly=False)
     return record
 
@@ -75,7 +78,7 @@ def test_what_a_node_writes_of_its_gpus_is_clipped_and_few_kinds_of_trouble_are_
     short = tuple(one.model_copy(update={"health": f"h{place:02}"}) for place, one in enumerate(figures(40)))
     assert failing(node(beat(gpus=short), told))["gpus"] == (
         "0 of 40 GPUs usable; 1 h00: no reason given; 1 h01: no reason given; 1 h02: no reason given; "
-        "1 h03: no reason given; 1 h04: no reason given; and 35 other troubles"
+        "1 h03: no reason given; 1 h04: no reason given; and 35 other problems"
     )
 
 

@@ -37,7 +37,7 @@ def test_a_number_of_jobs_that_is_not_known_leaves_what_is_claimed_and_changes_n
     assert registry.node().in_flight_jobs == 2
     unknown = ResourceUsage(cpu_percent=5.0, mem_percent=5.0)
     registry.beat(running_jobs=None, resource_usage=unknown)
-    assert (registry.node().reported_jobs, registry.node().in_flight_jobs) == (None, 0)
+    assert (registry.node().jobs.count, registry.node().in_flight_jobs) == (None, 0)
     assert registry.beat(running_jobs=None, resource_usage=unknown) == []
 
 
@@ -56,7 +56,7 @@ def test_a_node_that_turns_out_to_be_near_is_chosen_before_one_that_is_far() -> 
     registry.do(HeartbeatReceived(2, beat("node-2"), round_trip_seconds=0.002))
     assert registry.claim("job-1").node_id == "node-2"
     assert registry.beat(2) == []
-    assert registry.node("node-2").round_trip_seconds == 0.002
+    assert registry.node("node-2").liveness.round_trip_seconds == 0.002
 
 
 @pytest.mark.parametrize("status", ["registering", "ready"])
@@ -158,11 +158,11 @@ def test_a_hung_driver_degrades_a_node_with_nvml_hung_in_its_checks_and_it_recov
 def test_a_beat_from_another_connection_is_from_an_unknown_node_and_counts_for_nothing() -> None:
     registry = Registry()
     record = registry.ready()
-    heard = record.heard_at
+    heard = record.liveness.last_seen_at
     registry.pass_time(5.0)
     assert codes(registry.do(HeartbeatReceived(2, beat("node-1"))), 2) == ["UNKNOWN_NODE"]
     assert codes(registry.do(HeartbeatReceived(1, beat("node-2")))) == ["UNKNOWN_NODE"]
-    assert record.heard_at == heard
+    assert record.liveness.last_seen_at == heard
 
 
 def test_a_beat_after_the_connection_was_lost_is_from_an_unknown_node() -> None:
@@ -184,11 +184,11 @@ def test_each_part_that_a_beat_brings_replaces_the_declared_one_without_a_change
         gpus=figures(2),
     )
     assert told == []
-    assert record.accept_public_jobs
-    assert record.labels == {"rack": "7"}
-    assert record.max_concurrent_jobs == 9
+    assert record.declared.registration.accept_public_jobs
+    assert record.declared.labels == {"rack": "7"}
+    assert record.declared.max_concurrent_jobs == 9
     assert (len(record.gpus), record.gpus.usable) == (2, 2)
-    assert record.ready_models == {"nmt"}
+    assert record.declared.ready_models == {"nmt"}
 
 
 def test_what_a_beat_replaces_decides_the_next_claim() -> None:
@@ -245,13 +245,13 @@ def test_a_beat_of_absurd_figures_stops_no_clock() -> None:
 def test_a_beat_that_declares_two_gpus_under_one_uuid_is_refused_and_counts_for_nothing() -> None:
     registry = Registry()
     registry.ready()
-    before = registry.node().last_heartbeat_at
+    before = registry.node().liveness.last_heartbeat_at
     registry.pass_time(5.0)
     twins = hardware(1).model_copy(update={"gpus": hardware(1).gpus * 2})
     done = registry.beat(hardware=twins)
     assert codes(done) == ["INVALID_MESSAGE"]
-    assert registry.node().last_heartbeat_at == before
-    assert registry.node().hardware == hardware(1)
+    assert registry.node().liveness.last_heartbeat_at == before
+    assert registry.node().declared.registration.hardware == hardware(1)
 
 
 def test_a_beat_before_any_registration_is_from_an_unknown_node() -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from gpu_agent.registry.actions import Effect, Send
+from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential, CredentialKind, NodeToken, NodeTokens
+from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ConnectionLost,
     CordonRequested,
@@ -15,12 +17,14 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RemovalRequested,
 )
-from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.registration import Identities
+from gpu_agent.registry.node import NodeTable
+from gpu_agent.registry.registration import Admission
+from gpu_agent.registry.removal import NodeRemoval
+from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.tokens import Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
-from tests.registry.harness import JOIN, Registry, codes, declaration, hardware, notes, of, proof
+from tests.registry.harness import JOIN, Registry, codes, declaration, node_record, notes, of, proof
 
 # ruff: noqa: ANN401 - what a token is like is passed through as it is
 
@@ -39,14 +43,12 @@ def roster_with(
     status: NodeStatus = NodeStatus.READY, *, connection: int | None = 1, keys: NodeTokens | None = None
 ) -> NodeTable:
     roster = NodeTable()
-    record = NodeRecord(
+    record = node_record(
         node_id="node-A",
-        registration=declaration(),
-        hardware=hardware(),
         registered_at=NOW - 312,
         status=status,
         address="10.0.0.7",
-        keys=keys or NodeTokens(current=NodeToken("key-node-A", "digest")),
+        tokens=keys or NodeTokens(current=NodeToken("key-node-A", "digest")),
     )
     roster.add(record)
     if connection is not None:
@@ -63,8 +65,12 @@ def verdict(
         told = {"uses": 1, "node_id": credential.node_id, "digest": credential.token_id} | token
         tokens.put(Token(token_id=credential.token_id, kind=credential.kind, created_at=NOW, **told))
     for record in roster.records.values():
-        tokens.fit(record)
-    return Identities(roster, tokens, auth_off=auth_off).decide(event, NOW)
+        tokens.update_node(record)
+    thresholds = Thresholds()
+    dispatch = Dispatch(thresholds, lambda: 0.0)
+    claims = ClaimRequests(thresholds, dispatch, debug=lambda: False)
+    removal = NodeRemoval(thresholds, roster, dispatch=dispatch, claims=claims)
+    return Admission(Policy(auth_off=auth_off), roster, tokens, removal=removal).decide(event, NOW)
 
 
 def decide(event: RegistrationReceived, roster: NodeTable, *, auth_off: bool = False, **token: Any) -> str:
@@ -142,7 +148,7 @@ def test_with_auth_off_the_message_names_no_token() -> None:
 
 def test_an_id_whose_connection_is_open_is_not_taken_over_though_its_node_is_suspected() -> None:
     roster = roster_with()
-    roster.records["node-A"].suspected_until = 9.0
+    roster.records["node-A"].liveness.suspected_until = 9.0
     decided = verdict(arrival("node-A", None), roster, auth_off=True)
     assert isinstance(decided, NodeError)
     assert "(ready, connected)" in decided.message
@@ -178,7 +184,7 @@ def test_an_id_drawn_twice_is_drawn_again() -> None:
 @pytest.mark.parametrize("ended", [{"revoked_at": NOW}, {"expires_at": NOW}])
 def test_a_join_token_that_ended_since_the_handshake_lets_nobody_in(ended: dict[str, Any]) -> None:
     assert decide(arrival(None), NodeTable(), **ended) == "UNAUTHORIZED"
-    assert "ask for a new one" in refusal(arrival(None), NodeTable(), **ended)
+    assert "request a new one" in refusal(arrival(None), NodeTable(), **ended)
 
 
 def test_a_join_token_that_is_no_longer_known_lets_nobody_in() -> None:
@@ -339,9 +345,9 @@ def test_no_sequence_lets_more_nodes_in_than_a_token_has_uses(dice: Random) -> N
         registry.pass_time(dice.choice((0.0, 1.0, 20.0)))
         (few,) = [token for token in registry.fleet.tokens() if token.token_id == "few"]
         records = registry.fleet.nodes()
-        assert few.spent + sum(one.connection is not None and not one.keys.spent for one in records) <= 3
+        assert few.spent + sum(one.connection is not None and not one.tokens.spent for one in records) <= 3
         for record in records:
-            for key in record.keys.all:
+            for key in record.tokens.all:
                 found = registry.fleet.credential(key.digest, registry.now)
                 assert found == Credential(CredentialKind.NODE, key.token_id, record.node_id)
 

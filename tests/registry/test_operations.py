@@ -41,7 +41,7 @@ def test_after_an_operators_drain_the_session_stays_open_and_beats_are_recorded(
     assert closed(done) == []
     registry.beats(10)
     assert (record.status, record.connection) == ("offline", 1)
-    assert record.last_heartbeat_at == registry.now
+    assert record.liveness.last_heartbeat_at == registry.now
     assert of(SendStatus, done)[-1].clears_when == "an operator resumes the node"
 
 
@@ -50,7 +50,7 @@ def test_resume_takes_a_drained_node_back_without_a_new_registration() -> None:
     record = registry.ready()
     registry.drain()
     assert statuses(registry.do(ResumeRequested(registry.ref(), "node-1"))) == ["registering"]
-    assert (record.reason_code, record.drain) == ("resumed", None)
+    assert (record.reason_code, record.desired.drain) == ("resumed", None)
     registry.beats(2)
     assert record.status == "registering"
     registry.beats(1)
@@ -82,7 +82,7 @@ def test_resume_of_a_drained_node_that_is_gone_lets_it_come_back_by_registering(
     registry.drain()
     registry.do(ConnectionLost(1))
     registry.do(ResumeRequested(registry.ref(), "node-1"))
-    assert (record.status, record.drain) == ("offline", None)
+    assert (record.status, record.desired.drain) == ("offline", None)
     registry.come_back(2)
     registry.pass_time(2.0)
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_a_drained_node_that_registers_anew_is_never_schedulable_in_between() ->
     for turn in range(3):
         assert registry.claim(f"job-{turn}").counts == {"status_not_ready": 1}
         registry.beat(2, "node-1")
-    assert [step.target.value for step in record.story[-4:]] == [
+    assert [step.target.value for step in record.history[-4:]] == [
         "registering",
         "ready",
         "draining",
@@ -150,7 +150,7 @@ def test_a_cordon_excludes_a_node_from_new_jobs_and_nothing_else() -> None:
     record = registry.ready()
     assert registry.claim("job-1").node_id == "node-1"
     assert statuses(registry.do(CordonRequested(registry.ref(), "node-1", "new fans"))) == []
-    assert (record.status, record.cordoned) == ("ready", "new fans")
+    assert (record.status, record.desired.cordoned) == ("ready", "new fans")
     assert registry.claim("job-2").counts == {"cordoned": 1}
     registry.do(CordonRequested(registry.ref(), "node-1", None))
     assert registry.claim("job-2").node_id == "node-1"
@@ -200,8 +200,8 @@ def test_no_drain_is_longer_than_any_job_may_take() -> None:
     record = registry.ready()
     registry.beat(running_jobs=("job-1",))
     registry.drain(deadline_seconds=1e15)
-    assert record.drain is not None
-    assert record.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
+    assert record.desired.drain is not None
+    assert record.desired.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
 
 
 def test_a_draining_node_is_told_of_another_deadline_and_of_another_reason() -> None:
@@ -212,8 +212,8 @@ def test_a_draining_node_is_told_of_another_deadline_and_of_another_reason() -> 
     again = registry.do(DrainRequested(registry.ref(), "node-1", 90.0, "new fans"))
     (told,) = of(SendStatus, again)
     assert (told.status, told.drain_deadline) == ("draining", registry.now + 90.0)
-    assert told.reason == record.reason == "an operator asked for it to be emptied: new fans"
-    assert [step.target.value for step in record.story].count("draining") == 1
+    assert told.reason == record.reason == "an operator requested a drain: new fans"
+    assert [step.target.value for step in record.history].count("draining") == 1
     registry.beats(6, every=10.0, running_jobs=("job-1",))
     assert record.status == "draining"
     registry.beats(4, every=10.0, running_jobs=("job-1",))
@@ -225,9 +225,9 @@ def test_an_operator_takes_over_a_drain_that_the_node_asked_for() -> None:
     record = registry.ready()
     registry.claim("job-1")
     registry.do(UnregistrationReceived(1, NodeUnregister(node_id="node-1", reason="reboot", drain=True)))
-    assert record.reason == "the node itself asked for it to be emptied: reboot"
+    assert record.reason == "the node itself requested a drain: reboot"
     registry.drain()
-    assert record.reason == "an operator asked for it to be emptied: maintenance"
+    assert record.reason == "an operator requested a drain: maintenance"
     registry.do(ReleaseRequested(registry.ref(), "job-1"))
     assert (record.status, record.connection) == ("offline", 1)
 
@@ -261,7 +261,7 @@ def test_a_wish_outlives_silence_while_it_comes_true() -> None:
     registry.drain()
     registry.pass_time(46.0)
     assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
-    assert record.drain is not None
+    assert record.desired.drain is not None
     registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
@@ -274,7 +274,7 @@ def test_resume_of_a_node_that_is_not_drained_changes_nothing() -> None:
     registry = Registry()
     record = registry.ready()
     assert statuses(registry.do(ResumeRequested(registry.ref(), "node-1"))) == []
-    assert (record.status, record.healthy_beats) == ("ready", 3)
+    assert (record.status, record.liveness.healthy_heartbeats) == ("ready", 3)
 
 
 def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
@@ -287,7 +287,7 @@ def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
     for _ in range(3):
         registry.pass_time(2.0)
         registry.beat(2, "node-1")
-    assert (record.status, record.cordoned) == ("ready", "new fans")
+    assert (record.status, record.desired.cordoned) == ("ready", "new fans")
     assert registry.claim("job-1").counts == {"cordoned": 1}
 
 
@@ -298,7 +298,7 @@ def test_an_order_is_passed_on_to_the_nodes_connection_and_noted(command: Comman
     registry.stored.clear()
     done = registry.do(ControlRequested(registry.ref(), "node-1", command))
     assert [(one.connection, one.message) for one in of(Send, done)] == [
-        (1, NodeControl(command=command.value, reason="an operator asked for it"))
+        (1, NodeControl(command=command.value, reason="an operator requested it"))
     ]
     assert answer(done) is None
     (note,) = notes(done, "node_control_sent")
@@ -314,7 +314,7 @@ def test_an_order_to_a_node_without_an_open_session_is_refused_with_what_to_expe
     assert isinstance(refused, Refusal)
     assert refused.code == NODE_NOT_CONNECTED
     assert refused.message == (
-        "node 'node-1' has no open session (ready), so nobody would hear: "
+        "node 'node-1' has no open session (ready), so it cannot receive this: "
         "it registers by itself once its agent runs and reaches the registry"
     )
 

@@ -15,7 +15,7 @@ from gpu_agent.registry.events import (
     RemovalRequested,
 )
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.pacing import SPREAD, FleetCounters, interval_for, warmup_interval_for, worth_telling
+from gpu_agent.registry.pacing import SPREAD, FleetCounters, interval_for, warmup_interval_for, worth_sending
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -56,10 +56,10 @@ def test_the_rate_is_a_setting() -> None:
 
 
 def test_a_longer_interval_is_told_at_once_and_a_shorter_one_when_it_matters() -> None:
-    assert not worth_telling(15.0, 15.1)
-    assert worth_telling(15.0, 15.5)
-    assert not worth_telling(30.0, 25.0)
-    assert worth_telling(30.0, 15.0)
+    assert not worth_sending(15.0, 15.1)
+    assert worth_sending(15.0, 15.5)
+    assert not worth_sending(30.0, 25.0)
+    assert worth_sending(30.0, 15.0)
 
 
 def test_fifty_thousand_settled_nodes_beat_under_the_rate_and_evenly() -> None:
@@ -140,7 +140,7 @@ def restarted() -> Registry:
         before.ready(connection)
     fresh = Registry(max_heartbeats_per_second=FLEET_RATE)
     dice = Random(7)  # noqa: S311
-    fresh.fleet._pacer._draw = dice.random
+    fresh.fleet._sweep._pacer._draw = dice.random
     fresh.restore(
         [
             StoredDocument(DocumentKind(kind), key, document, 0.0)
@@ -190,19 +190,19 @@ def test_a_fleet_that_grows_is_told_longer_intervals_and_one_that_shrinks_shorte
         registry.register(connection)
     told = [one for one in of(SendStatus, registry.beats(3, every=10.0)) if one.connection == 1]
     grown = told[-1].heartbeat_interval_seconds
-    assert grown == pytest.approx(41.0 * (1 + SPREAD * record.pace))
+    assert grown == pytest.approx(41.0 * (1 + SPREAD * record.schedule.share))
     registry.beats(30, every=10.0)
-    assert record.interval_seconds < 13.0
+    assert record.schedule.interval_seconds < 13.0
 
 
 def test_a_node_keeps_its_place_within_the_spread() -> None:
     registry = Registry(heartbeat_interval_seconds=10.0, max_heartbeats_per_second=1.0)
-    registry.fleet._pacer._draw = iter([0.25] * 3 + [0.75] * 300).__next__
+    registry.fleet._sweep._pacer._draw = iter([0.25] * 3 + [0.75] * 300).__next__
     record = registry.ready()
     for connection in range(2, 42):
         registry.register(connection)
     registry.beats(10, every=10.0)
-    assert record.pace == 0.25
+    assert record.schedule.share == 0.25
 
 
 def counts(*records: NodeRecord) -> tuple[int, int]:
@@ -232,8 +232,8 @@ def test_a_node_is_counted_as_it_was_last_and_not_once_it_is_forgotten() -> None
     record.status = NodeStatus.READY
     census.count(record)
     assert (census.live, census.warming) == (1, 0)
-    census.forget("node-A")
-    census.forget("node-A")
+    census.remove("node-A")
+    census.remove("node-A")
     assert census.live == 0
 
 
@@ -255,5 +255,5 @@ def test_the_fleets_census_is_what_counting_anew_finds_whatever_happens() -> Non
                 registry.pass_time(10.0 * dice.random())
             case _:
                 registry.beat(connection)
-        census = registry.fleet._census
+        census = registry.fleet._counters
         assert (census.live, census.warming) == counts(*registry.fleet.nodes())

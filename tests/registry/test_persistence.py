@@ -16,7 +16,7 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
 )
 from gpu_agent.registry.job import Claim
-from gpu_agent.registry.persistence import Keeping, StoredDocument, UnreadableDocumentError
+from gpu_agent.registry.persistence import Documents, StoredDocument, UnreadableDocumentError
 from gpu_agent.registry.settings import Thresholds
 from tests.registry.harness import Registry, codes, declaration, model, notes, proof, statuses
 
@@ -55,37 +55,31 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats
         registry.thresholds,
         registry.now,
     )
-    beaten = {
-        "usage",
-        "probe_age_seconds",
-        "running_jobs",
+    not_stored = {
         "claims",
         "connection",
         "gpus",
-        "healthy_beats",
-        "heard_at",
+        "history",
         "issued_on",
-        "last_heartbeat_at",
-        "load",
-        "next_status_at",
-        "pace",
-        "recent",
-        "reported_job_ids",
-        "story",
-        "warmup_until",
-        "written",
+        "jobs",
+        "liveness",
+        "schedule",
         "registered_at",
         "since",
-        "drain",
+        "desired",
     }
     for field in fields(record):
-        if field.name not in beaten:
+        if field.name not in not_stored:
             assert getattr(restored, field.name) == getattr(record, field.name), field.name
+    assert list(restored.gpus) == list(record.gpus)
+    assert restored.schedule.interval_seconds == record.schedule.interval_seconds
+    assert restored.schedule.timeout_seconds == record.schedule.timeout_seconds
+    assert restored.desired.cordoned == "new fans"
     assert restored.registered_at == pytest.approx(record.registered_at - age)
     assert restored.since == pytest.approx(record.since - age)
-    assert restored.drain is not None
-    assert record.drain is not None
-    assert restored.drain.deadline == pytest.approx(record.drain.deadline - age)
+    assert restored.desired.drain is not None
+    assert record.desired.drain is not None
+    assert restored.desired.drain.deadline == pytest.approx(record.desired.drain.deadline - age)
 
 
 def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
@@ -127,7 +121,7 @@ def test_a_registration_is_written_once_however_often_a_status_is_saved() -> Non
 @pytest.mark.parametrize("kind", list(DocumentKind))
 def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: DocumentKind) -> None:
     read = documents.load_node if kind is DocumentKind.NODE else documents.load_claim
-    with pytest.raises(UnreadableDocumentError, match=f"the kept {kind} 'x' .* and was left out"):
+    with pytest.raises(UnreadableDocumentError, match=f"the stored {kind} 'x' .* and was left out"):
         read(StoredDocument(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
 
 
@@ -194,7 +188,7 @@ def test_an_operators_drain_and_cordon_outlive_a_restart_and_its_deadline_counts
     registry.do(ConnectionLost(1))
     fresh = restart(registry, away=290.0, heartbeat_timeout_seconds=600.0)
     record = fresh.node()
-    assert (record.status, record.cordoned) == ("draining", "new fans")
+    assert (record.status, record.desired.cordoned) == ("draining", "new fans")
     fresh.pass_time(9.0)
     assert record.status == "draining"
     fresh.pass_time(2.0)
@@ -241,7 +235,7 @@ def test_a_node_that_was_kept_before_there_were_tokens_comes_back_and_may_be_rec
     older = {name: part for name, part in document.items() if name not in ("keys", "granted_labels")}
     registry.kept[DocumentKind.NODE, "node-1"] = (older, at)
     fresh = restart(registry)
-    assert fresh.node().keys.all == ()
+    assert fresh.node().tokens.all == ()
     assert codes(fresh.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
     fresh.do(JoinTokenRequested(ref=1, token_id="back", digest="d", node_id="node-1"))
     fresh.arrive(Credential(CredentialKind.JOIN, "back", "node-1"), 3)
@@ -273,13 +267,13 @@ def test_a_document_of_a_token_that_is_none_of_ours_is_left_out_and_said_so() ->
     assert "'t'" in str(note.fields["detail"])
 
 
-def keeping(registry: Registry) -> Keeping:
-    return registry.fleet._keeping
+def keeping(registry: Registry) -> Documents:
+    return registry.fleet._documents
 
 
 @pytest.mark.parametrize("kind", list(DocumentKind))
 def test_what_is_not_there_any_more_is_let_go(kind: DocumentKind) -> None:
-    change = keeping(Registry()).written((kind, "gone"), 1000.0)
+    change = keeping(Registry()).change_of((kind, "gone"), 1000.0)
     assert (change.kind, change.key, change.document) == (kind, "gone", None)
 
 
@@ -289,17 +283,17 @@ def test_what_is_kept_of_a_node_and_its_claim_is_taken_back_node_first() -> None
     registry.claim("job-1")
     kept = []
     for key in ((DocumentKind.CLAIM, "job-1"), (DocumentKind.NODE, "node-1")):
-        document = keeping(registry).written(key, registry.now).document
+        document = keeping(registry).change_of(key, registry.now).document
         assert document is not None
         kept.append(StoredDocument(*key, document, 0.0))
-    steps = list(keeping(fresh).taking_back(kept, fresh.now))
+    steps = list(keeping(fresh).load_each(kept, fresh.now))
     assert list(fresh.node().claims) == ["job-1"]
     assert [(list(step.touched), list(step.changed)) for step in steps] == [(["node-1"], []), ([], [])]
 
 
 def test_what_cannot_be_read_changes_nothing_and_is_noted() -> None:
     registry = Registry()
-    (step,) = keeping(registry).taking_back(
+    (step,) = keeping(registry).load_each(
         [StoredDocument(DocumentKind.NODE, "node-1", {}, 0.0)], registry.now
     )
     assert registry.fleet.size == 0

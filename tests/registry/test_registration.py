@@ -101,7 +101,11 @@ def test_registering_again_on_the_same_connection_keeps_the_id_and_starts_over()
     registry.register(1, None, hardware=hardware(2))
     assert record.status == "registering"
     assert len(record.gpus) == 2
-    assert (record.healthy_beats, record.recent, record.usage) == (0, (), None)
+    assert (record.liveness.healthy_heartbeats, record.liveness.recent, record.liveness.usage) == (
+        0,
+        (),
+        None,
+    )
     registry.beats(2)
     assert record.status == "registering"
     registry.beats(1)
@@ -139,7 +143,7 @@ def test_late_frames_of_a_superseded_session_are_ignored() -> None:
     assert registry.do(goodbye(1)) == []
     assert registry.register(1) == []
     assert record.status == "registering"
-    assert record.healthy_beats == 0
+    assert record.liveness.healthy_heartbeats == 0
     registry.do(ConnectionLost(1))
     assert record.connection == 2
 
@@ -165,10 +169,14 @@ def test_a_registration_leaves_no_figure_of_the_session_before() -> None:
     record = registry.ready()
     message = declaration("node-1")
     registry.do(RegistrationReceived(1, message, "unused", proof("node-1"), round_trip_seconds=0.02))
-    assert (record.usage, record.last_heartbeat_at, record.probe_age_seconds) == (None, None, None)
-    assert record.round_trip_seconds == 0.02
+    assert (record.liveness.usage, record.liveness.last_heartbeat_at, record.liveness.probe_age_seconds) == (
+        None,
+        None,
+        None,
+    )
+    assert record.liveness.round_trip_seconds == 0.02
     registry.do(RegistrationReceived(1, message, "unused", proof("node-1")))
-    assert record.round_trip_seconds is None
+    assert record.liveness.round_trip_seconds is None
 
 
 def test_a_registration_that_lists_no_jobs_leaves_none_of_the_session_before() -> None:
@@ -176,7 +184,7 @@ def test_a_registration_that_lists_no_jobs_leaves_none_of_the_session_before() -
     record = registry.ready()
     registry.beat(running_jobs=("job-1", "job-2"))
     registry.arrive(proof("node-1"), 1, "node-1")
-    assert (record.in_flight_jobs, record.running_jobs, record.reported_job_ids) == (0, None, None)
+    assert (record.in_flight_jobs, record.jobs.in_order, record.jobs.ids) == (0, None, None)
 
 
 def test_what_arrived_and_what_was_registered_is_noted() -> None:
@@ -216,8 +224,8 @@ def test_a_goodbye_that_asks_for_a_drain_lets_the_jobs_finish() -> None:
     record = registry.ready()
     registry.beat(running_jobs=("job-1",))
     assert statuses(registry.do(goodbye(drain=True, deadline_seconds=30))) == ["draining"]
-    assert record.drain is not None
-    assert record.drain.deadline == registry.now + 30
+    assert record.desired.drain is not None
+    assert record.desired.drain.deadline == registry.now + 30
     left = registry.beat(running_jobs=())
     assert statuses(left) == ["offline"]
     assert closed(left) == [(1, 1001)]
@@ -231,7 +239,7 @@ def test_a_drain_that_the_node_asked_for_ends_when_it_registers_again() -> None:
     registry.do(ConnectionLost(1))
     again = registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
     assert statuses(again, 2) == ["registering"]
-    assert (record.reason_code, record.drain) == ("resumed", None)
+    assert (record.reason_code, record.desired.drain) == ("resumed", None)
 
 
 def test_a_drain_asked_while_registering_is_remembered_and_ends_offline_once_the_node_is_healthy() -> None:
@@ -239,7 +247,7 @@ def test_a_drain_asked_while_registering_is_remembered_and_ends_offline_once_the
     record = registry.ready()
     registry.register(1, "node-1")
     assert statuses(registry.do(goodbye(drain=True))) == ["registering"]
-    assert record.drain is not None
+    assert record.desired.drain is not None
     left = registry.beats(3)
     assert statuses(left) == ["ready", "draining", "offline"]
     assert (record.reason_code, closed(left)) == ("drain_complete", [(1, 1001)])
@@ -260,8 +268,8 @@ def test_a_node_may_ask_again_for_its_drain_with_another_deadline() -> None:
     registry.beat(running_jobs=("job-1",))
     registry.do(goodbye(drain=True, deadline_seconds=30))
     (told,) = of(SendStatus, registry.do(goodbye(drain=True, deadline_seconds=90)))
-    assert record.drain is not None
-    assert record.drain.deadline == told.drain_deadline == registry.now + 90
+    assert record.desired.drain is not None
+    assert record.desired.drain.deadline == told.drain_deadline == registry.now + 90
 
 
 def test_a_node_cannot_ask_for_a_drain_that_never_ends() -> None:
@@ -269,8 +277,8 @@ def test_a_node_cannot_ask_for_a_drain_that_never_ends() -> None:
     record = registry.ready()
     registry.beat(running_jobs=("job-1",))
     registry.do(goodbye(drain=True, deadline_seconds=1e15))
-    assert record.drain is not None
-    assert record.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
+    assert record.desired.drain is not None
+    assert record.desired.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
 
 
 @pytest.mark.parametrize("drain", [False, True])
@@ -279,7 +287,7 @@ def test_a_goodbyes_reason_is_quoted_and_no_longer_than_a_quote(*, drain: bool) 
     record = registry.ready()
     left = registry.do(goodbye(drain=drain, reason="r" * 4000))
     assert all(len(one.reason) < 300 for one in of(SendStatus, left) + of(CloseConnection, left))
-    assert record.drain is None or len(record.drain.reason) == 200
+    assert record.desired.drain is None or len(record.desired.drain.reason) == 200
 
 
 def test_a_goodbye_for_a_node_of_another_connection_is_refused() -> None:
@@ -294,9 +302,9 @@ def test_a_goodbye_never_shortens_or_lifts_an_operators_drain() -> None:
     record = registry.ready()
     registry.beat(running_jobs=("job-1",))
     registry.drain()
-    drain = record.drain
+    drain = record.desired.drain
     assert statuses(registry.do(goodbye(drain=True, deadline_seconds=0))) == ["draining"]
-    assert record.drain is drain
+    assert record.desired.drain is drain
 
 
 def test_a_goodbye_after_an_operators_drain_closes_the_open_session() -> None:
@@ -388,7 +396,7 @@ def test_a_simulated_node_is_refused_unless_allowed() -> None:
     assert codes(Registry().register(simulated=True)) == ["SIMULATED_NODE_REFUSED"]
     registry = Registry(allow_simulated=True)
     registry.register(simulated=True)
-    assert registry.node().simulated
+    assert registry.node().declared.registration.simulated
 
 
 def test_r04_a_registration_without_a_schema_version_is_taken_as_1_0() -> None:

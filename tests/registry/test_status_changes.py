@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 
-from gpu_agent.registry import status as telling
 from gpu_agent.registry.actions import SendStatus
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -13,23 +12,24 @@ from gpu_agent.registry.lifecycle import (
     HISTORY_LENGTH,
     TRANSITIONS,
     IllegalTransitionError,
+    change_status,
+    clears_when,
     describe_history,
+    heartbeats_needed,
     status_of,
-    transition,
 )
-from gpu_agent.registry.node import Drain, NodeRecord, NodeTable, Transition
+from gpu_agent.registry.node import Drain, NodeRecord, NodeTable, ReportedJobs, Transition
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.status import StatusTransitions
+from gpu_agent.registry.status import StatusTransitions, current_status
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.unstored import UnstoredChanges
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 from tests.registry.harness import (
     Registry,
     closed,
-    declaration,
     figures,
-    hardware,
+    node_record,
     notes,
     of,
     proof,
@@ -43,27 +43,25 @@ class Bench:
     """Verdicts on one registering node, connected as 1."""
 
     def __init__(self) -> None:
-        thresholds, self.roster = Thresholds(), NodeTable()
+        thresholds, self.nodes = Thresholds(), NodeTable()
         dispatch = Dispatch(thresholds, lambda: 0.0)
-        claiming = ClaimRequests(thresholds, dispatch, debug=lambda: False)
-        self.verdicts = StatusTransitions(
-            thresholds, self.roster, dispatch=dispatch, claiming=claiming, unstored=UnstoredChanges()
+        claims = ClaimRequests(thresholds, dispatch, debug=lambda: False)
+        self.transitions = StatusTransitions(
+            thresholds, self.nodes, dispatch=dispatch, claims=claims, unstored=UnstoredChanges()
         )
-        self.record = NodeRecord(
-            node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0
-        )
-        self.roster.add(self.record)
-        self.roster.bind(self.record, 1)
-        self.give(NodeStatus.REGISTERING, ReasonCode.REGISTERED)
+        self.record = node_record()
+        self.nodes.add(self.record)
+        self.nodes.bind(self.record, 1)
+        self.change(NodeStatus.REGISTERING, ReasonCode.REGISTERED)
 
-    def give(self, target: NodeStatus, code: ReasonCode) -> Step:
+    def change(self, target: NodeStatus, code: ReasonCode) -> Step:
         step = Step(NOW)
-        self.verdicts.give(self.record, target, code, reason="because", step=step)
+        self.transitions.change(self.record, target, code, reason="because", step=step)
         return step
 
 
 def test_a_verdict_is_noted_kept_and_told() -> None:
-    step = Bench().give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    step = Bench().change(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
     assert [note.fields for note in step.logged] == [
         {"node_id": "node-1", "from": "registering", "to": "ready", "reason_code": "health_checks_passed"}
     ]
@@ -75,7 +73,7 @@ def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
     bench = Bench()
     step = Step(NOW)
     with pytest.raises(IllegalTransitionError):
-        bench.verdicts.give(
+        bench.transitions.change(
             bench.record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED, reason="", step=step
         )
     assert bench.record.status == "registering"
@@ -85,9 +83,9 @@ def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
 @pytest.mark.parametrize("by_operator", [True, False])
 def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> None:  # noqa: FBT001 - a parameter of the claim
     bench = Bench()
-    bench.record.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
-    bench.record.last_heartbeat_at = NOW
-    step = bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    bench.record.desired.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
+    bench.record.liveness.last_heartbeat_at = NOW
+    step = bench.change(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
     assert statuses(step.effects) == ["ready", "draining", "offline"]
     assert closed(step.effects) == ([] if by_operator else [(1, CloseCode.GOING_AWAY)])
     assert bench.record.connected is by_operator
@@ -95,16 +93,17 @@ def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> 
 
 def test_a_wish_whose_deadline_has_passed_does_not_wait_for_jobs() -> None:
     bench = Bench()
-    bench.record.drain = Drain(by_operator=True, deadline=NOW)
-    bench.record.reported_job_ids = frozenset({"job-1"})
-    bench.give(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
+    bench.record.desired.drain = Drain(by_operator=True, deadline=NOW)
+    bench.record.jobs = ReportedJobs.of(("job-1",), None)
+    bench.change(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
     assert bench.record.reason_code == "drain_deadline"
 
 
 def test_only_a_draining_node_can_be_settled() -> None:
     bench, step = Bench(), Step(NOW)
-    bench.verdicts.settle(bench.record, step)
-    bench.verdicts.drain(bench.record, step)
+    bench.transitions.finish_drain(bench.record, step)
+    bench.record.desired.drain = Drain(by_operator=True, deadline=NOW)
+    bench.transitions.apply_drain(bench.record, step)
     assert bench.record.status == "registering"
     assert step.effects == []
 
@@ -112,17 +111,17 @@ def test_only_a_draining_node_can_be_settled() -> None:
 @pytest.mark.parametrize("code", [ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED])
 def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(code: ReasonCode) -> None:
     bench = Bench()
-    bench.record.drain = Drain(by_operator=True, deadline=NOW + 60)
-    step = bench.give(NodeStatus.OFFLINE, code)
+    bench.record.desired.drain = Drain(by_operator=True, deadline=NOW + 60)
+    step = bench.change(NodeStatus.OFFLINE, code)
     assert (statuses(step.effects), closed(step.effects)) == (["offline"], [(1, CloseCode.GOING_AWAY)])
-    assert bench.roster.dismissed(1)
+    assert bench.nodes.is_dismissed(1)
     assert bench.record.connection is None
 
 
 def test_a_disconnected_node_is_told_nothing() -> None:
     bench = Bench()
-    bench.roster.unbind(1)
-    assert bench.give(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).effects == []
+    bench.nodes._unbind(1)
+    assert bench.change(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).effects == []
 
 
 def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None:
@@ -170,8 +169,8 @@ def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> N
 def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     registry = Registry()
     record = registry.ready()
-    assert record.usage is not None
-    guess = record.usage.model_copy(update={"running_jobs": 3})
+    assert record.liveness.usage is not None
+    guess = record.liveness.usage.model_copy(update={"running_jobs": 3})
     registry.beat(running_jobs=None, resource_usage=guess)
     assert record.in_flight_jobs == 3
     registry.drain()
@@ -182,8 +181,8 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
 def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
     registry = Registry()
     record = registry.ready(capability_schema_version=schema)
-    assert record.usage is not None
-    counted = record.usage.model_copy(update={"running_jobs": 1})
+    assert record.liveness.usage is not None
+    counted = record.liveness.usage.model_copy(update={"running_jobs": 1})
     registry.beat(running_jobs=None, resource_usage=counted)
     registry.drain()
     assert record.status == "draining"
@@ -228,7 +227,7 @@ def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> No
     assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
     (told,) = of(SendStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
     assert told.clears_when is not None
-    assert told.clears_when.startswith("a beat shows that no job runs")
+    assert told.clears_when.startswith("a heartbeat shows that no job runs")
     fresh.beat(running_jobs=("job-2",))
     assert fresh.node().status == "draining"
     assert statuses(fresh.beat(running_jobs=())) == ["offline"]
@@ -243,7 +242,7 @@ def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> Non
     fresh.do(ReleaseRequested(fresh.ref(), "job-1"))
     fresh.pass_time(20.0)
     assert fresh.node().reason_code == "drain_deadline"
-    assert fresh.node().reason == "the drain's deadline passed before the node said what runs"
+    assert fresh.node().reason == "the drain's deadline passed before the node reported its jobs"
 
 
 def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
@@ -257,14 +256,14 @@ def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for
 
 
 def clears(registry: Registry) -> str | None:
-    return telling.clears_when(registry.node(), registry.thresholds, registry.now)
+    return clears_when(registry.node(), registry.thresholds, registry.now)
 
 
 def test_a_status_tells_what_stands_behind_it() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
-    told = telling.current_status(record, registry.thresholds, connection=1, now=registry.now, periodic=True)
+    told = current_status(record, registry.thresholds, now=registry.now, periodic=True)
     assert (told.node_id, told.status, told.reason_code) == ("node-1", "ready", "health_checks_passed")
     assert (told.previous_status, told.since, told.periodic) == ("registering", record.since, True)
     assert (told.healthy_beats, told.beats_needed, told.in_flight_jobs) == (3, 0, 1)
@@ -281,10 +280,10 @@ def test_a_status_tells_what_stands_behind_it() -> None:
 def test_a_registering_node_hears_how_many_beats_are_missing() -> None:
     registry = Registry()
     registry.register()
-    assert clears(registry) == "3 more healthy beats in a row"
+    assert clears(registry) == "3 more healthy heartbeats in a row"
     registry.beats(2)
-    assert clears(registry) == "one more healthy beat"
-    assert telling.heartbeats_needed(registry.node(), registry.thresholds) == 1
+    assert clears(registry) == "one more healthy heartbeat"
+    assert heartbeats_needed(registry.node(), registry.thresholds) == 1
 
 
 def test_a_degraded_node_hears_what_fails() -> None:
@@ -292,7 +291,7 @@ def test_a_degraded_node_hears_what_fails() -> None:
     registry.ready()
     told = of(SendStatus, registry.beat(gpus=figures(health="lost", reasons=("xid_79",))))
     assert told[0].clears_when == (
-        "3 more healthy beats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+        "3 more healthy heartbeats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
     )
 
 
@@ -309,7 +308,7 @@ def test_a_node_that_is_wanted_empty_hears_that_it_will_drain() -> None:
     registry = Registry()
     registry.register()
     registry.drain()
-    assert clears(registry) == "3 more healthy beats in a row, and then it drains, as asked"
+    assert clears(registry) == "3 more healthy heartbeats in a row, and then it drains, as requested"
 
 
 def test_a_draining_node_hears_what_it_waits_for() -> None:
@@ -339,8 +338,8 @@ def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guess
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
-    assert record.usage is not None
-    guess = record.usage.model_copy(update={"running_jobs": 7})
+    assert record.liveness.usage is not None
+    guess = record.liveness.usage.model_copy(update={"running_jobs": 7})
     registry.beat(running_jobs=None, resource_usage=guess)
     registry.drain()
     assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
@@ -401,10 +400,10 @@ ARROWS_OF_THE_PAGE = {
 
 
 def node(status: NodeStatus | None) -> NodeRecord:
-    record = NodeRecord(node_id="node-1", registration=declaration(), hardware=hardware(), registered_at=0.0)
+    record = node_record()
     if status is not None:
         record.status = status
-        record.story = (Transition(at=1.0, source=None, target=status, reason_code=ReasonCode.REGISTERED),)
+        record.history = (Transition(at=1.0, source=None, target=status, reason_code=ReasonCode.REGISTERED),)
     return record
 
 
@@ -419,12 +418,12 @@ def test_every_arrow_of_the_page_exists_and_no_other(
     record = node(source)
     before = repr(record)
     if reason_code in ARROWS_OF_THE_PAGE.get((source, target), "").split():
-        transition(record, target, reason_code=reason_code, reason="because", now=7.0)
+        change_status(record, target, reason_code=reason_code, reason="because", now=7.0)
         assert (record.status, record.reason_code, record.reason) == (target, reason_code, "because")
         assert (record.previous_status, record.since) == (source, 7.0)
     else:
         with pytest.raises(IllegalTransitionError):
-            transition(record, target, reason_code=reason_code, reason="because", now=7.0)
+            change_status(record, target, reason_code=reason_code, reason="because", now=7.0)
         assert repr(record) == before
 
 
@@ -434,12 +433,12 @@ def test_the_table_holds_nothing_beyond_the_page() -> None:
 
 def test_an_illegal_arrow_is_refused_with_the_nodes_story() -> None:
     record = node(None)
-    transition(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=10.0)
-    transition(record, READY, reason_code=ReasonCode.HEALTH_CHECKS_PASSED, reason="", now=16.0)
+    change_status(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=10.0)
+    change_status(record, READY, reason_code=ReasonCode.HEALTH_CHECKS_PASSED, reason="", now=16.0)
     with pytest.raises(IllegalTransitionError) as refused:
-        transition(record, READY, reason_code=ReasonCode.RECOVERED, reason="", now=17.0)
+        change_status(record, READY, reason_code=ReasonCode.RECOVERED, reason="", now=17.0)
     assert str(refused.value) == (
-        "node node-1: no arrow ready → ready for recovered; its story: "
+        "node node-1: no transition ready → ready for recovered; its history: "
         "none → registering (registered, -6.000 s) → ready (health_checks_passed, 0.000 s)"
     )
 
@@ -447,12 +446,12 @@ def test_an_illegal_arrow_is_refused_with_the_nodes_story() -> None:
 def test_a_record_without_a_story_has_no_status_yet() -> None:
     assert status_of(node(None)) is None
     assert status_of(node(READY)) is READY
-    assert describe_history(()) == "not begun"
+    assert describe_history(()) == "none yet"
 
 
 def test_a_story_keeps_only_the_last_changes() -> None:
     record = node(None)
     for turn in range(HISTORY_LENGTH + 3):
-        transition(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=float(turn))
-    assert len(record.story) == HISTORY_LENGTH
-    assert record.story[-1].at == HISTORY_LENGTH + 2
+        change_status(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=float(turn))
+    assert len(record.history) == HISTORY_LENGTH
+    assert record.history[-1].at == HISTORY_LENGTH + 2

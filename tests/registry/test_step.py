@@ -1,14 +1,13 @@
 """What one event leads to is collected in order, each document once."""
 
 from gpu_agent.registry.actions import Answer, DocumentKind, Level, LogEvent, Refusal
-from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.step import Step
-from tests.registry.harness import declaration, hardware
+from tests.registry.harness import node_record
 
 
 def test_a_document_is_written_once_and_its_nodes_deadline_is_scheduled_again() -> None:
     step = Step(1.0)
-    record = NodeRecord(node_id="n", registration=declaration(), hardware=hardware(), registered_at=0.0)
+    record = node_record(node_id="n")
     step.change_node(record)
     step.change_claim("job-1")
     step.change_node(record)

@@ -84,13 +84,13 @@ def test_while_the_store_fails_requests_are_refused_at_once_and_change_nothing(e
     registry.claim("job-1")
     failing(registry)
     before = registry.fleet.node("node-1")
-    known = (registry.fleet.tokens(), registry.fleet.claims(), before and before.drain)
+    known = (registry.fleet.tokens(), registry.fleet.claims(), before and before.desired.drain)
     refused = answer(registry.do(event))
     assert isinstance(refused, Refusal)
     assert refused.code == "REGISTRY_BUSY"
     assert "has changed nothing: send the same request again" in refused.message
     after = registry.fleet.node("node-1")
-    assert (registry.fleet.tokens(), registry.fleet.claims(), after and after.drain) == known
+    assert (registry.fleet.tokens(), registry.fleet.claims(), after and after.desired.drain) == known
 
 
 def test_a_stored_claim_is_renewed_while_the_store_fails_and_an_unstored_one_is_not() -> None:
@@ -254,10 +254,13 @@ def test_a_declaration_of_more_than_half_a_megabyte_is_refused_before_it_changes
     assert codes(registry.register(1, installed_models=models)) == ["INVALID_MESSAGE"]
     assert registry.fleet.node("node-1") is None
     registry.ready()
-    before = registry.node().last_heartbeat_at
+    before = registry.node().liveness.last_heartbeat_at
     registry.pass_time(5.0)
     assert codes(registry.beat(installed_models=models)) == ["INVALID_MESSAGE"]
-    assert (registry.node().last_heartbeat_at, registry.node().models) == (before, ())
+    assert (
+        registry.node().liveness.last_heartbeat_at,
+        registry.node().declared.registration.installed_models,
+    ) == (before, ())
 
 
 def test_text_that_takes_more_room_in_the_store_than_on_the_wire_counts_as_it_is_stored() -> None:

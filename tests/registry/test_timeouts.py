@@ -7,7 +7,7 @@ import pytest
 from gpu_agent.registry.actions import Effect, Refusal, SendStatus
 from gpu_agent.registry.deadlines import Deadlines, next_deadline, purge_at, silent_until
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, RenewalRequested
-from gpu_agent.registry.node import Drain, NodeRecord
+from gpu_agent.registry.node import Drain, Liveness, NodeRecord, Schedule
 from gpu_agent.registry.pacing import SPREAD
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.step import Step
@@ -19,8 +19,7 @@ from tests.registry.harness import (
     answer,
     closed,
     codes,
-    declaration,
-    hardware,
+    node_record,
     notes,
     of,
     proof,
@@ -40,7 +39,7 @@ def test_s02_a_node_that_does_not_get_ready_in_time_is_degraded_with_its_reason(
     assert (record.status, record.reason_code) == ("degraded", "warmup_timeout")
     assert record.since == pytest.approx(1060.0, abs=1.0)
     assert record.reason == (
-        "0 of 3 healthy beats in a row within 60 s; failing: "
+        "0 of 3 healthy heartbeats in a row within 60 s; failing: "
         "probe_age: last good GPU reading 99 s ago, limit 60 s"
     )
 
@@ -110,23 +109,23 @@ def test_a_node_is_told_a_longer_interval_when_the_fleet_has_grown() -> None:
         heartbeat_interval_seconds=1.0, node_status_interval_seconds=5.0, max_heartbeats_per_second=1.0
     )
     record = registry.ready()
-    assert record.interval_seconds == pytest.approx(1.0, rel=0.1)
+    assert record.schedule.interval_seconds == pytest.approx(1.0, rel=0.1)
     for connection in range(2, 12):
         registry.register(connection)
     told = [one for one in of(SendStatus, registry.beats(6, every=1.0)) if one.connection == 1]
     assert told[-1].heartbeat_interval_seconds == pytest.approx(11.0 * (1 + SPREAD / 2))
-    assert record.timeout_seconds == 45.0
+    assert record.schedule.timeout_seconds == 45.0
 
 
 def test_a_node_that_may_still_beat_slowly_keeps_its_longer_timeout_for_one_more_interval() -> None:
     registry = Registry(heartbeat_interval_seconds=15.0, node_status_interval_seconds=60.0)
     record = registry.ready()
-    record.interval_seconds = 40.0
+    record.schedule.interval_seconds = 40.0
     first = registry.beats(6, every=10.0)
     assert of(SendStatus, first)[0].heartbeat_interval_seconds == 15.0
-    assert record.timeout_seconds == 120.0
+    assert record.schedule.timeout_seconds == 120.0
     registry.beats(6, every=10.0)
-    assert record.timeout_seconds == 45.0
+    assert record.schedule.timeout_seconds == 45.0
 
 
 def test_a_drain_past_its_deadline_takes_a_node_offline_with_its_jobs() -> None:
@@ -236,7 +235,7 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
     registry = fleet_of(12, node_status_interval_seconds=72.0)
     beat_on(registry, range(2, 13), 10.0)
     registry.pass_time(40.0)
-    assert registry.node("node-2").suspected_until is not None
+    assert registry.node("node-2").liveness.suspected_until is not None
     registry.beat(2)
     beat_on(registry, range(3, 13), 40.0)
     assert registry.node("node-2").status == "ready"
@@ -247,7 +246,7 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
 def test_a_suspected_node_that_registers_is_not_suspected_any_more() -> None:
     registry = fleet_of(12)
     beat_on(registry, range(1, 6), 60.0)
-    assert registry.node("node-9").suspected_until is not None
+    assert registry.node("node-9").liveness.suspected_until is not None
     registry.arrive(proof("node-9"), 20, "node-9")
     for _ in range(3):
         registry.beat(20, "node-9")
@@ -275,14 +274,15 @@ def test_ten_live_nodes_are_enough_to_suspect_the_registry_and_nine_are_not(coun
 @pytest.mark.parametrize(("seconds", "silent"), [(20.0, 0), (20.001, FEWEST_NODES)])
 def test_a_node_is_silent_after_more_than_two_of_its_intervals(seconds: float, silent: int) -> None:
     heard = [
-        nodes_node(f"node-{place}", heard_at=1000.0, interval_seconds=10.0) for place in range(FEWEST_NODES)
+        nodes_node(f"node-{place}", last_seen_at=1000.0, interval_seconds=10.0)
+        for place in range(FEWEST_NODES)
     ]
     assert suspect_silent_nodes(heard, Step(1000.0 + seconds)) == heard[:silent]
 
 
 @pytest.mark.parametrize("status", NodeStatus)
 def test_every_node_that_is_not_offline_lives_and_may_be_waited_for(status: NodeStatus) -> None:
-    heard = [nodes_node(f"node-{place}", heard_at=1000.0, status=status) for place in range(FEWEST_NODES)]
+    heard = [nodes_node(f"node-{place}", last_seen_at=1000.0, status=status) for place in range(FEWEST_NODES)]
     waited_for = suspect_silent_nodes(heard, Step(2000.0))
     assert waited_for == ([] if status is NodeStatus.OFFLINE else heard)
 
@@ -291,17 +291,13 @@ SETTINGS = Thresholds()
 
 
 def node(status: NodeStatus, *, connection: int | None = 1) -> NodeRecord:
-    return NodeRecord(
-        node_id="node-1",
-        registration=declaration(),
-        hardware=hardware(),
+    return node_record(
         registered_at=100.0,
-        heard_at=100.0,
         since=100.0,
         status=status,
         connection=connection,
-        next_status_at=160.0,
-        warmup_until=130.0,
+        liveness=Liveness(last_seen_at=100.0, warmup_until=130.0),
+        schedule=Schedule(next_status_at=160.0),
     )
 
 
@@ -310,9 +306,9 @@ def test_a_node_is_reached_once_at_its_time() -> None:
     deadlines.at("a", 10.0)
     deadlines.at("b", 5.0)
     assert deadlines.earliest == 5.0
-    assert list(deadlines.reached(4.9)) == []
-    assert list(deadlines.reached(10.0)) == ["b", "a"]
-    assert list(deadlines.reached(99.0)) == []
+    assert list(deadlines.due(4.9)) == []
+    assert list(deadlines.due(10.0)) == ["b", "a"]
+    assert list(deadlines.due(99.0)) == []
     assert deadlines.earliest is None
 
 
@@ -320,17 +316,17 @@ def test_an_earlier_look_replaces_a_later_one_and_not_the_other_way_round() -> N
     deadlines = Deadlines()
     deadlines.at("a", 10.0)
     deadlines.at("a", 20.0)
-    assert list(deadlines.reached(10.0)) == ["a"]
+    assert list(deadlines.due(10.0)) == ["a"]
     deadlines.at("a", 20.0)
     deadlines.at("a", 15.0)
-    assert list(deadlines.reached(30.0)) == ["a"]
+    assert list(deadlines.due(30.0)) == ["a"]
 
 
 def test_a_forgotten_node_is_not_reached() -> None:
     deadlines = Deadlines()
     deadlines.at("a", 10.0)
-    deadlines.forget("a")
-    assert list(deadlines.reached(99.0)) == []
+    deadlines.cancel("a")
+    assert list(deadlines.due(99.0)) == []
 
 
 def test_looks_that_were_given_up_take_no_room_for_long() -> None:
@@ -339,10 +335,10 @@ def test_looks_that_were_given_up_take_no_room_for_long() -> None:
         deadlines.at(node_id, 7.0)
     for _ in range(10_000):
         deadlines.at("c", 604_800.0)
-        deadlines.forget("c")
+        deadlines.cancel("c")
     deadlines.at("c", 8.0)
     assert deadlines.entries < 100
-    assert list(deadlines.reached(9.0)) == ["a", "b", "c"]
+    assert list(deadlines.due(9.0)) == ["a", "b", "c"]
 
 
 def test_nobody_waits_for_ever() -> None:
@@ -354,7 +350,7 @@ def test_nobody_waits_for_ever() -> None:
 def test_a_silent_node_times_out_after_its_timeout_and_a_suspected_one_when_it_was_given_until() -> None:
     record = node(NodeStatus.READY)
     assert silent_until(record) == 145.0
-    record.suspected_until = 190.0
+    record.liveness.suspected_until = 190.0
     assert silent_until(record) == 190.0
 
 
@@ -362,7 +358,7 @@ def test_the_next_look_is_the_first_thing_that_time_may_change() -> None:
     assert next_deadline(node(NodeStatus.REGISTERING), SETTINGS) == 130.0
     assert next_deadline(node(NodeStatus.READY), SETTINGS) == 145.0
     draining = node(NodeStatus.DRAINING)
-    draining.drain = Drain(by_operator=True, deadline=120.0)
+    draining.desired.drain = Drain(by_operator=True, deadline=120.0)
     assert next_deadline(draining, SETTINGS) == 120.0
     assert next_deadline(node(NodeStatus.OFFLINE), SETTINGS) == 145.0
     assert next_deadline(node(NodeStatus.OFFLINE, connection=None), SETTINGS) == 100.0 + 604800.0
@@ -372,10 +368,10 @@ def test_a_record_is_let_go_only_when_offline_alone_and_unwished() -> None:
     assert purge_at(node(NodeStatus.READY, connection=None), SETTINGS) == inf
     assert purge_at(node(NodeStatus.OFFLINE), SETTINGS) == inf
     cordoned = node(NodeStatus.OFFLINE, connection=None)
-    cordoned.cordoned = ""
+    cordoned.desired.cordoned = ""
     assert purge_at(cordoned, SETTINGS) == inf
     by_itself = node(NodeStatus.OFFLINE, connection=None)
-    by_itself.drain = Drain(by_operator=False, deadline=0.0)
+    by_itself.desired.drain = Drain(by_operator=False, deadline=0.0)
     assert purge_at(by_itself, SETTINGS) < inf
 
 

@@ -36,7 +36,7 @@ from tests.registry.harness import (
     codes,
     declaration,
     figures,
-    hardware,
+    node_record,
     notes,
     of,
     proof,
@@ -58,13 +58,7 @@ def operator(expires_at: float | None = None) -> Token:
 
 def node(*keys: NodeToken) -> NodeRecord:
     current = keys[0] if keys else None
-    return NodeRecord(
-        node_id="node-1",
-        registration=declaration(),
-        hardware=hardware(),
-        registered_at=NOW,
-        keys=NodeTokens(current=current, following=keys[1:]),
-    )
+    return node_record(registered_at=NOW, tokens=NodeTokens(current=current, following=keys[1:]))
 
 
 def test_a_token_is_found_by_its_digest_for_as_long_as_it_lives() -> None:
@@ -80,27 +74,27 @@ def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
     tokens = TokenTable(604800.0)
     tokens.put(operator().revoked(NOW))
     assert tokens.credential("digest of op", NOW) is None
-    tokens.drop("op")
-    tokens.drop("op")
+    tokens.remove("op")
+    tokens.remove("op")
     assert tokens.by_id == {}
 
 
 def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> None:
     tokens, record = TokenTable(604800.0), node(NodeToken("a", "digest of a"), NodeToken("b", "digest of b"))
-    tokens.fit(record)
-    tokens.fit(record)
+    tokens.update_node(record)
+    tokens.update_node(record)
     assert tokens.credential("digest of a", NOW) == Credential(CredentialKind.NODE, "a", "node-1")
-    record.keys = record.keys.proven_by("b")
-    tokens.fit(record)
+    record.tokens = record.tokens.used("b")
+    tokens.update_node(record)
     assert tokens.credential("digest of a", NOW) is None
     assert tokens.credential("digest of b", NOW) == Credential(CredentialKind.NODE, "b", "node-1")
 
 
 def test_the_keys_of_a_node_that_is_let_go_open_nothing() -> None:
     tokens = TokenTable(604800.0)
-    tokens.fit(node(NodeToken("a", "digest of a")))
-    tokens.forget("node-1")
-    tokens.forget("node-1")
+    tokens.update_node(node(NodeToken("a", "digest of a")))
+    tokens.remove_node("node-1")
+    tokens.remove_node("node-1")
     assert tokens.credential("digest of a", NOW) is None
 
 
@@ -199,7 +193,7 @@ def test_a_node_that_is_gone_is_rotated_when_it_is_back() -> None:
     registry.ready()
     registry.do(ConnectionLost(1))
     assert of(Send, registry.do(RotationRequested(1, "node-1"))) == []
-    assert registry.node().keys.rotating
+    assert registry.node().tokens.rotating
 
 
 def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_back() -> None:
@@ -360,18 +354,18 @@ def test_a_use_that_was_spent_stays_spent_when_its_token_is_long_forgotten() -> 
     registry.pass_time(11.0)
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
     registry.beat()
-    assert registry.node().keys.spent
+    assert registry.node().tokens.spent
 
 
 def test_granted_labels_go_before_what_the_node_says_and_outlive_everything() -> None:
     registry = with_token(Registry(), labels={"zone": "b"})
     arrive(registry, 1, ONCE, "t1", zone="a", disk="fast")
-    assert registry.node().labels == {"zone": "b", "disk": "fast"}
+    assert registry.node().declared.labels == {"zone": "b", "disk": "fast"}
     registry.beat(labels={"zone": "c", "rack": "4"})
-    assert registry.node().labels == {"zone": "b", "rack": "4"}
+    assert registry.node().declared.labels == {"zone": "b", "rack": "4"}
     arrive(registry, 2, node_credential("t1"), "t2", zone="d")
-    assert registry.node().labels == {"zone": "b"}
-    assert restarted(registry).node().labels == {"zone": "b"}
+    assert registry.node().declared.labels == {"zone": "b"}
+    assert restarted(registry).node().declared.labels == {"zone": "b"}
 
 
 def test_a_node_that_has_its_id_back_keeps_its_labels_and_its_operators_wishes() -> None:
@@ -384,8 +378,8 @@ def test_a_node_that_has_its_id_back_keeps_its_labels_and_its_operators_wishes()
     assert told_token(told) == "secret t2"
     assert (codes(told, 1), closed(told)) == (["SESSION_SUPERSEDED"], [(1, 1008)])
     assert stands_for(registry, "digest t1") is None
-    assert registry.node().labels == {"zone": "b"}
-    assert registry.node().drain is not None
+    assert registry.node().declared.labels == {"zone": "b"}
+    assert registry.node().desired.drain is not None
 
 
 def test_a_rotated_node_is_told_another_token_and_the_old_one_proves_it_until_the_new_one_does() -> None:
@@ -454,7 +448,7 @@ def test_a_rotation_goes_on_after_a_restart() -> None:
 def test_with_auth_off_nobody_is_told_a_token() -> None:
     registry = Registry(auth_off=True)
     assert told_token(registry.register()) is None
-    assert registry.node().keys.all == ()
+    assert registry.node().tokens.all == ()
 
 
 def test_a_token_is_told_only_when_one_was_issued() -> None:
@@ -475,12 +469,12 @@ def test_who_joins_has_one_key_whose_use_is_not_spent_yet() -> None:
 def test_while_a_node_is_rotated_both_its_keys_prove_it() -> None:
     keys = NodeTokens(current=OLD).with_rotation().followed_by(FreshToken("new", "secret", "digest of new"))
     assert (keys.has("old"), keys.has("new"), keys.has("other")) == (True, True, False)
-    assert keys.proven_by("old") is keys
+    assert keys.used("old") is keys
 
 
 def test_the_first_proof_of_a_new_key_ends_the_old_one_and_the_rotation() -> None:
     keys = NodeTokens(current=OLD, following=(NEW,), rotating=True)
-    assert keys.proven_by("new") == NodeTokens(current=NEW)
+    assert keys.used("new") == NodeTokens(current=NEW)
 
 
 def test_a_key_that_was_told_proves_its_node_though_another_was_told_since() -> None:
@@ -489,8 +483,8 @@ def test_a_key_that_was_told_proves_its_node_though_another_was_told_since() -> 
     keys = NodeTokens(current=OLD, following=(NEW,), rotating=True)
     keys = keys.followed_by(FreshToken("third", "secret", "digest of third"))
     assert keys.all == (OLD, NEW, third)
-    assert keys.proven_by("new") == NodeTokens(current=NEW, following=(third,), rotating=True)
-    assert keys.proven_by("third") == NodeTokens(current=third)
+    assert keys.used("new") == NodeTokens(current=NEW, following=(third,), rotating=True)
+    assert keys.used("third") == NodeTokens(current=third)
 
 
 def test_however_often_a_node_is_rotated_it_has_few_keys() -> None:

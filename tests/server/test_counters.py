@@ -8,7 +8,7 @@ import pytest
 
 from gpu_agent.registry.actions import LogEvent
 from gpu_agent.registry.gpus import Gpus, GpuState
-from gpu_agent.registry.node import Drain, NodeRecord
+from gpu_agent.registry.node import Declared, Drain, NodeRecord, ReportedJobs
 from gpu_agent.server.counters import (
     LAG_SAMPLE_SECONDS,
     MAX_GPU_NAME_LENGTH,
@@ -94,8 +94,7 @@ def gpu(uuid: str, name: str = "NVIDIA L4", *, health: str = "ok", is_parent: bo
 def record(node_id: str, *gpus: GpuState, status: NodeStatus = NodeStatus.READY) -> NodeRecord:
     return NodeRecord(
         node_id=node_id,
-        registration=REGISTRATION,
-        hardware=HARDWARE,
+        declared=Declared(registration=REGISTRATION),
         registered_at=0.0,
         status=status,
         gpus=Gpus(gpus),
@@ -104,8 +103,9 @@ def record(node_id: str, *gpus: GpuState, status: NodeStatus = NodeStatus.READY)
 
 async def test_nodes_and_slots_are_counted_by_status() -> None:
     busy, lost = record("a"), record("b", status=NodeStatus.OFFLINE)
-    busy.max_concurrent_jobs, busy.reported_jobs, busy.connection = 8, 3, 1
-    lost.cordoned, lost.drain = "broken", Drain(by_operator=True, deadline=1.0)
+    busy.declared = Declared(registration=REGISTRATION, max_concurrent_jobs=8)
+    busy.jobs, busy.connection = ReportedJobs.of(None, 3), 1
+    lost.desired.cordoned, lost.desired.drain = "broken", Drain(by_operator=True, deadline=1.0)
     counted = await count_fleet([busy, lost])
     assert (counted.statuses["ready"], counted.statuses["offline"], counted.statuses["degraded"]) == (
         1,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import TypeAdapter
@@ -68,7 +69,7 @@ def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None
     shown = summary(record())
     assert (shown.status, shown.reason_code, shown.since) == ("registering", "registered", 999_990.0)
     assert shown.clears_when is not None
-    assert shown.clears_when.startswith("2 more healthy beats in a row")
+    assert shown.clears_when.startswith("2 more healthy heartbeats in a row")
     assert shown.last_heartbeat_age_seconds == 2.5
     (gpu,) = shown.gpus
     assert (gpu.uuid, gpu.memory_mb, gpu.memory_used_mb, gpu.utilization_percent) == (UUID, 23034, 1000, 40.0)
@@ -79,7 +80,7 @@ def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None
 def test_a_round_trip_is_shown_in_milliseconds_where_it_is_known() -> None:
     shown = record()
     assert detail(shown).round_trip_ms is None
-    shown.round_trip_seconds = 0.0123456
+    shown.liveness.round_trip_seconds = 0.0123456
     assert detail(shown).round_trip_ms == 12.346
 
 
@@ -97,7 +98,7 @@ def test_a_node_shows_its_granted_labels_and_its_token() -> None:
     known = record(labels={"zone": "a"})
     assert (detail(known).token, detail(known).granted_labels) == (None, {})
     known.granted_labels = {"team": "red"}
-    known.keys = tokens_of_joining_node(
+    known.tokens = tokens_of_joining_node(
         FreshToken("0123abcd", "gpun_x", "digest"), "89abcdef"
     ).with_rotation()
     shown = detail(known)
@@ -126,7 +127,7 @@ def test_a_node_in_full_has_checks_and_what_would_change_its_status() -> None:
 
 def test_a_drain_is_shown_with_its_deadline_as_unix_time() -> None:
     drained = record()
-    drained.drain = Drain(by_operator=True, deadline=160.0, reason="new driver")
+    drained.desired.drain = Drain(by_operator=True, deadline=160.0, reason="new driver")
     shown = detail(drained).drain
     assert shown is not None
     assert (shown.deadline, shown.reason) == (1_000_060.0, "new driver")
@@ -135,7 +136,7 @@ def test_a_drain_is_shown_with_its_deadline_as_unix_time() -> None:
 def test_a_view_is_a_copy() -> None:
     live = record(labels={"zone": "a"})
     shown = detail(live)
-    live.labels["zone"] = "b"
+    live.declared = replace(live.declared, labels={"zone": "b"})
     live.reason = "changed"
     assert (shown.labels["zone"], shown.reason) != ("b", "changed")
 
@@ -193,7 +194,7 @@ def test_a_selection_has_a_score_unless_the_job_holds_a_claim() -> None:
 def test_a_minute_of_failures_is_shown_by_names() -> None:
     counted, reason = RefusalCounters(), ExclusionReason.CORDONED
     examples = {reason: (Excluded("node-1", reason, "none", "fans"),)}
-    counted.failed(NoAvailableNode("job-1", {reason: 3}, examples), 70.0)
+    counted.count(NoAvailableNode("job-1", {reason: 3}, examples), 70.0)
     (window,) = counted.windows(100.0)
     shown = views.exclusions_view(window, CLOCK)
     assert (shown.window_start, shown.window_end, shown.failed) == (999_960.0, 1_000_020.0, 1)

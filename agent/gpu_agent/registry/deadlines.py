@@ -1,7 +1,7 @@
-"""When each node must be checked next: a lazy heap with one living entry per node.
+"""When each node must be checked next: a lazy heap with one valid entry per node.
 
-A heartbeat moves a deadline later and touches nothing here: an entry that comes up early is checked and put back. Only
-the heartbeat of a suspected node moves its deadline earlier, so that node is scheduled again.
+A heartbeat moves a deadline later and touches nothing here: an entry that comes up early is checked and put
+back. Only the heartbeat of a suspected node moves its deadline earlier, so that node is scheduled again.
 """
 
 import heapq
@@ -13,77 +13,71 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 
-# When each node must be looked at next: a lazy heap with one living entry per node.
-#
-# A beat moves a deadline later and touches nothing here: an entry that comes up early is
-# looked at and put back. The one beat that moves it earlier, that of a suspected node, must be
-# planned anew. Knows times, not what to do about them.
-
-
 _FEW = 64
-"""So many entries that were given up are no reason to tidy up."""
+"""A heap with at most this many outdated entries is not rebuilt."""
 
 
 class Deadlines:
-    """Which node is due when; times are monotonic seconds."""
+    """Which key is due when; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
-        self._turn = count()
+        self._order = count()
 
     @property
     def earliest(self) -> float | None:
-        """When the first entry comes up; None when no node waits for anything."""
+        """When the first entry comes up; None when nothing is scheduled."""
         return self._heap[0][0] if self._heap else None
 
     @property
     def entries(self) -> int:
-        """How many entries are kept, with those that were given up and will be passed over."""
+        """How many entries the heap holds, with the outdated ones."""
         return len(self._heap)
 
     @property
-    def planned(self) -> int:
-        """How many nodes wait for a look."""
+    def scheduled(self) -> int:
+        """How many keys are scheduled."""
         return len(self._due)
 
-    def at(self, node_id: str, due: float) -> None:
-        """Look at a node at `due` at the latest; an earlier look that is planned stays."""
-        if due == inf or self._due.get(node_id, inf) <= due:
+    def at(self, key: str, due: float) -> None:
+        """Schedule a key at `due` at the latest; an earlier time that is scheduled stays."""
+        if due == inf or self._due.get(key, inf) <= due:
             return
-        self._due[node_id] = due
-        heapq.heappush(self._heap, (due, next(self._turn), node_id))
+        self._due[key] = due
+        heapq.heappush(self._heap, (due, next(self._order), key))
         if len(self._heap) > 2 * len(self._due) + _FEW:
-            self._tidy_up()
+            self._rebuild()
 
-    def forget(self, node_id: str) -> None:
-        """Plan no further look at a node."""
-        self._due.pop(node_id, None)
+    def cancel(self, key: str) -> None:
+        """Schedule a key no longer."""
+        self._due.pop(key, None)
 
-    def reached(self, now: float) -> Iterator[str]:
-        """Take out the nodes whose time has come; each must be planned anew by `at`."""
+    def due(self, now: float) -> Iterator[str]:
+        """Take out the keys that are due; each must be scheduled again by `at`."""
         while self._heap and self._heap[0][0] <= now:
-            due, _, node_id = heapq.heappop(self._heap)
-            if self._due.get(node_id) == due:
-                del self._due[node_id]
-                yield node_id
+            due, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) == due:
+                del self._due[key]
+                yield key
 
-    def _tidy_up(self) -> None:
-        """Drop what was given up: a node that comes and goes leaves a look a week ahead each time."""
-        self._heap = [(due, next(self._turn), node_id) for node_id, due in self._due.items()]
+    def _rebuild(self) -> None:
+        """Drop outdated entries: a node that comes and goes leaves one a week ahead each time."""
+        self._heap = [(due, next(self._order), key) for key, due in self._due.items()]
         heapq.heapify(self._heap)
 
 
 def silent_until(record: NodeRecord) -> float:
     """Return when a silent node times out (§4)."""
-    if record.suspected_until is not None:
-        return record.suspected_until
-    return record.heard_at + record.timeout_seconds
+    suspected_until = record.liveness.suspected_until
+    if suspected_until is not None:
+        return suspected_until
+    return record.liveness.last_seen_at + record.schedule.timeout_seconds
 
 
 def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
-    """Return when an offline record is let go; never while it carries an operator's wish or a connection."""
-    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.has_desired_state:
+    """Return when an offline record is removed; never while an operator needs it, or it is connected."""
+    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.desired.by_operator:
         return inf
     if not record.acknowledged:
         return record.since
@@ -92,15 +86,15 @@ def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
 
 def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when time alone may next change something about a node; infinity for never."""
-    looks = [purge_at(record, thresholds)]
+    times = [purge_at(record, thresholds)]
     if record.connection is not None:
-        looks.append(record.next_status_at)
+        times.append(record.schedule.next_status_at)
     if record.connection is not None or record.status is not NodeStatus.OFFLINE:
-        looks.append(silent_until(record))
+        times.append(silent_until(record))
     if record.faults.left_out:
-        looks.append(record.faults.until)
+        times.append(record.faults.until)
     if record.status is NodeStatus.REGISTERING:
-        looks.append(record.warmup_until)
-    if record.status is NodeStatus.DRAINING and record.drain is not None:
-        looks.append(record.drain.deadline)
-    return min(looks)
+        times.append(record.liveness.warmup_until)
+    if record.status is NodeStatus.DRAINING and record.desired.drain is not None:
+        times.append(record.desired.drain.deadline)
+    return min(times)

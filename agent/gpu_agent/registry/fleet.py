@@ -9,8 +9,8 @@ from typing import assert_never
 from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential
-from gpu_agent.registry.deadlines import Deadlines, next_deadline
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
+from gpu_agent.registry.dispatch.explain import NodeExplanation
 from gpu_agent.registry.dispatch.refusals import (
     Eligible,
     Excluded,
@@ -45,20 +45,19 @@ from gpu_agent.registry.events import (
     Traced,
     UnregistrationReceived,
 )
-from gpu_agent.registry.explain import NodeExplanation, explain_node
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.operations import Operations
 from gpu_agent.registry.pacing import FleetCounters, Pacer
-from gpu_agent.registry.persistence import Keeping, StoredDocument
-from gpu_agent.registry.registration import OfflineEviction, Registrations
+from gpu_agent.registry.persistence import Documents, StoredDocument
+from gpu_agent.registry.registration import Admission, Registrations, Sessions
+from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
-from gpu_agent.registry.status import House, StatusTransitions
+from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.timers import Sweep, exclude_silent_nodes, resume_timeouts
-from gpu_agent.registry.token_issuing import TokenRequests
-from gpu_agent.registry.tokens import Token, TokenTable
+from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
+from gpu_agent.registry.tokens import Token, TokenRequests, TokenTable
 from gpu_agent.registry.unstored import RESTART_SECONDS, UnstoredChanges, busy_error
 
 _SCAN_SHARE = 0.5
@@ -83,40 +82,51 @@ class Fleet:
         debug: Callable[[], bool] = lambda: False,
     ) -> None:
         self.thresholds = thresholds
-        self._roster = NodeTable()
+        self._nodes = NodeTable()
         self._tokens = TokenTable(thresholds.offline_retention_seconds)
-        self._deadlines = Deadlines()
-        self._census = FleetCounters()
-        self._pacer = Pacer(thresholds, self._census, draw)
-        self._dispatch = Dispatch(thresholds, draw)
-        claiming = ClaimRequests(thresholds, self._dispatch, debug=debug)
+        self._counters = FleetCounters()
         self._unstored = UnstoredChanges()
-        verdicts = StatusTransitions(
+        self._dispatch = Dispatch(thresholds, draw)
+        self._claims = ClaimRequests(thresholds, self._dispatch, debug=debug)
+        self._transitions = StatusTransitions(
+            thresholds, self._nodes, dispatch=self._dispatch, claims=self._claims, unstored=self._unstored
+        )
+        self._removal = NodeRemoval(thresholds, self._nodes, dispatch=self._dispatch, claims=self._claims)
+        pacer = Pacer(thresholds, self._counters, draw)
+        self._heartbeats = Heartbeats(
             thresholds,
-            self._roster,
+            self._tokens,
             dispatch=self._dispatch,
-            claiming=claiming,
-            unstored=self._unstored,
+            claims=self._claims,
+            transitions=self._transitions,
+            debug=debug,
         )
-        house = House(
-            thresholds=thresholds,
-            policy=Policy(allow_simulated=allow_simulated, auth_off=auth_off),
-            pacer=self._pacer,
-            roster=self._roster,
-            tokens=self._tokens,
+        policy = Policy(allow_simulated=allow_simulated, auth_off=auth_off)
+        self._registrations = Registrations(
+            thresholds,
+            self._nodes,
+            self._tokens,
+            admission=Admission(policy, self._nodes, self._tokens, removal=self._removal),
+            pacer=pacer,
+            transitions=self._transitions,
+        )
+        self._sessions = Sessions(
+            self._nodes, self._transitions, dispatch=self._dispatch, removal=self._removal
+        )
+        self._operations = Operations(
+            self._nodes, self._transitions, dispatch=self._dispatch, removal=self._removal
+        )
+        self._token_requests = TokenRequests(self._nodes, self._tokens, self._dispatch)
+        self._sweep = Sweep(
+            thresholds,
+            self._nodes,
+            pacer=pacer,
             dispatch=self._dispatch,
-            claiming=claiming,
-            verdicts=verdicts,
+            transitions=self._transitions,
+            removal=self._removal,
         )
-        self._claiming, self._verdicts = claiming, verdicts
-        self._beats = Heartbeats(house, debug=debug)
-        self._sessions = Registrations(house)
-        self._wishes = Operations(house)
-        self._issuing = TokenRequests(house)
-        self._rounds = Sweep(house, self._deadlines)
-        self._keeping = Keeping(house)
-        self._filing = NodeIndexes(house, self._deadlines, self._census)
-        self._crowd = OfflineEviction(house) if auth_off else None
+        self._documents = Documents(thresholds, self._nodes, self._tokens, dispatch=self._dispatch)
+        self._evicts = auth_off
         self._scan_every_seconds = thresholds.scan_interval_seconds * _SCAN_SHARE
         self._scan_from = 0.0
 
@@ -125,14 +135,14 @@ class Fleet:
         """When `wake` has something to do (monotonic seconds); at most twice per scan interval."""
         if self._unstored.store_fails:
             return self._scan_from
-        waiting = (self._deadlines.earliest, self._dispatch.next_expiry, self._tokens.deadline)
+        waiting = (self._sweep.deadline, self._dispatch.next_expiry, self._tokens.deadline)
         due = [time for time in waiting if time is not None]
         return max(min(due), self._scan_from) if due else None
 
     @property
     def size(self) -> int:
         """How many nodes are known, whatever their status."""
-        return len(self._roster.records)
+        return len(self._nodes.records)
 
     def is_stored(self, node_id: str) -> bool:
         """Say whether the store holds a node as it is."""
@@ -141,7 +151,10 @@ class Fleet:
     def handle(self, event: Event, now: float) -> Output:
         """Take one event in; returns what to store and what to do then."""
         if isinstance(event, HeartbeatReceived):
-            consequences = self._beats.arrived(event, now)
+            if self._nodes.is_dismissed(event.connection):
+                return NOTHING
+            record = self._nodes.by_connection.get(event.connection)
+            consequences = self._heartbeats.handle(event, record, now)
             return NOTHING if consequences is None else self._finish(consequences)
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
         rare = event.asked if isinstance(event, Traced) else event
@@ -162,9 +175,11 @@ class Fleet:
             self._exclude_silent(step)
             self._scan_from = now + self.thresholds.scan_interval_seconds
             return self._finish(step)
-        self._rounds.go(step)
-        self._issuing.purge(step)
-        self._scan_from = now + (0.0 if self._rounds.unfinished else self._scan_every_seconds)
+        ended = self._end_claims(step)
+        self._sweep.run(step)
+        self._token_requests.purge(step)
+        unfinished = self._sweep.unfinished or ended == MOST_AT_ONCE
+        self._scan_from = now + (0.0 if unfinished else self._scan_every_seconds)
         return self._finish(step)
 
     def restore(self, kept: Iterable[StoredDocument], now: float) -> list[Output]:
@@ -173,13 +188,13 @@ class Fleet:
 
     def restoring(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Output]:
         """Load document by document, so that the caller can let others have a turn; to be run to its end."""
-        for step in self._keeping.taking_back(kept, now):
-            self._filing.file(step)
+        for step in self._documents.load_each(kept, now):
+            self._update_indexes(step)
             yield self._output(step)
         step = Step(now)
         step.log("registry_restored", {"nodes": self.size})
-        if self._crowd is not None:  # whom it may let go is known only now that the claims are
-            step.touched.update(dict.fromkeys(self._roster.records))
+        if self._evicts:  # whom it may let go is known only now that the claims are
+            step.touched.update(dict.fromkeys(self._nodes.records))
         yield self._finish(step)
 
     def nodes(self, *, after: str | None = None) -> list[NodeRecord]:
@@ -187,13 +202,13 @@ class Fleet:
 
         With `after` only those whose ids come behind it.
         """
-        records = self._roster.records
+        records = self._nodes.records
         ids = records if after is None else [node_id for node_id in records if node_id > after]
         return [records[node_id] for node_id in sorted(ids)]
 
     def node(self, node_id: str) -> NodeRecord | None:
         """Return one node's record, to be read at once and not kept; None when the id is not known."""
-        return self._roster.records.get(node_id)
+        return self._nodes.records.get(node_id)
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Say of every node whether it could take a job, and why not (A-3)."""
@@ -201,7 +216,7 @@ class Fleet:
 
     def explaining(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
         """Explain a job node by node, for those who must not stop for a whole fleet."""
-        return self._dispatch.explaining(job, now)
+        return self._dispatch.explain_each(job, now)
 
     def select(self, job: Job, now: float) -> Choice | Claim | NoAvailableNode:
         """Say what `ClaimAsked` would be answered: the claim that is held, the best place, or why nobody.
@@ -213,16 +228,15 @@ class Fleet:
 
     def why(self, node_id: str, now: float, model: str | None = None) -> NodeExplanation | None:
         """Say which jobs a node would be refused now, and why; None when the id is not known."""
-        view = self._dispatch.view(node_id)
-        return None if view is None else explain_node(view, now, model)
+        return self._dispatch.explain_node(node_id, now, model)
 
     def exclusions(self, now: float) -> Sequence[ExclusionWindow]:
         """Count what dispatches failed on in the last hour, by the minute."""
-        return self._claiming.exclusions.windows(now)
+        return self._claims.refusals.windows(now)
 
     def finished_exclusions(self, now: float) -> Sequence[ExclusionWindow]:
         """Return the minutes that ended since this was last asked and in which dispatches failed."""
-        return self._claiming.exclusions.finished(now)
+        return self._claims.refusals.finished(now)
 
     def claims(self) -> list[Claim]:
         """Return every claim that is held, by its job."""
@@ -251,7 +265,7 @@ class Fleet:
     def _take(self, event: RareEvent, step: Step) -> None:
         match event:
             case RegistrationReceived() | UnregistrationReceived() | FaultReported() | ConnectionLost():
-                self._node_did(event, step)
+                self._handle_node(event, step)
             case (
                 DrainRequested()
                 | ResumeRequested()
@@ -259,13 +273,13 @@ class Fleet:
                 | RemovalRequested()
                 | ControlRequested()
             ):
-                self._wishes.asked(event, step)
+                self._operations.handle(event, step)
             case ClaimRequested() | RenewalRequested() | ReleaseRequested():
-                self._scheduler_asked(event, step)
+                self._handle_claim(event, step)
             case (
                 JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
             ):
-                self._issuing.asked(event, step)
+                self._token_requests.handle(event, step)
             case Stored():
                 self._unstored.confirm(event.number)
             case StoreFailed():
@@ -283,7 +297,7 @@ class Fleet:
         """
         if isinstance(event, NodeEvent):
             if isinstance(event, RegistrationReceived):
-                if not self._roster.dismissed(event.connection):
+                if not self._nodes.is_dismissed(event.connection):
                     step.immediate.append(Send(event.connection, busy_error(event.message.node_id)))
                 return True
             return isinstance(event, UnregistrationReceived) and not event.message.drain
@@ -301,7 +315,7 @@ class Fleet:
     def _store_failed(self, event: StoreFailed, step: Step) -> None:
         """Delete what nobody was sent: the store does so once it answers."""
         for token_id in self._unstored.fail(event.problem):
-            self._tokens.drop(token_id)
+            self._tokens.remove(token_id)
             step.change_token(token_id)
             step.log("token_purged", {"token_id": token_id, "reason": "its text was sent to no one"})
         self._scan_from = step.now
@@ -310,7 +324,7 @@ class Fleet:
         """Decide by time again; a long outage counts as a restart (§4)."""
         restarted = event.outage_seconds >= RESTART_SECONDS
         self._unstored.recover()
-        records = self._roster.records.values()
+        records = self._nodes.records.values()
         moved = resume_timeouts(records, step.now, restarted=restarted)
         step.touched.update(dict.fromkeys(record.node_id for record in moved))
         if restarted:
@@ -318,47 +332,52 @@ class Fleet:
         self._scan_from = step.now
 
     def _exclude_silent(self, step: Step) -> None:
-        silent = exclude_silent_nodes(self._roster.records.values(), step.now)
-        self._dispatch.doubt(silent)
+        silent = exclude_silent_nodes(self._nodes.records.values(), step.now)
+        self._dispatch.update_suspected(silent)
         step.touched.update(dict.fromkeys(record.node_id for record in silent))
 
-    def _node_did(self, event: NodeEvent, step: Step) -> None:
+    def _handle_node(self, event: NodeEvent, step: Step) -> None:
         if isinstance(event, ConnectionLost):
-            self._sessions.lost(event.connection, step)
-        elif self._roster.dismissed(event.connection):
+            self._sessions.connection_lost(event.connection, step)
+        elif self._nodes.is_dismissed(event.connection):
             return
         elif isinstance(event, RegistrationReceived):
-            self._sessions.register(event, step)
+            self._registrations.register(event, step)
         elif isinstance(event, UnregistrationReceived):
-            self._sessions.goodbye(event, step)
+            self._sessions.unregister(event, step)
         else:
-            self._sessions.fault(event, step)
+            self._sessions.report_fault(event, step)
 
-    def _scheduler_asked(
-        self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step
-    ) -> None:
+    def _handle_claim(self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step) -> None:
         if not self._unstored.store_fails:
             cause, step.trace_id = step.trace_id, None  # no request is the cause of claims that expire
-            self._rounds.end_claims(
+            self._end_claims(
                 step, of_job=event.job.job_id if isinstance(event, ClaimRequested) else event.job_id
             )
             step.trace_id = cause
         match event:
             case ClaimRequested():
-                self._claiming.ask(event, step)
+                self._claims.claim(event, step)
             case RenewalRequested():
-                self._claiming.renew(event, step, stored=self._is_claim_stored(event.job_id))
+                self._claims.renew(event, step, stored=self._is_claim_stored(event.job_id))
             case ReleaseRequested():
-                record = self._roster.records.get(self._claiming.release(event, step) or "")
+                record = self._nodes.records.get(self._claims.release(event, step) or "")
                 if record is not None:
-                    self._verdicts.settle(record, step)
+                    self._transitions.finish_drain(record, step)
             case _ as unreachable:
                 assert_never(unreachable)
 
+    def _end_claims(self, step: Step, *, of_job: str | None = None) -> int:
+        """End claims whose time is over, that of `of_job` in any case; returns how many."""
+        ended = self._claims.expire(step, most=MOST_AT_ONCE, of_job=of_job)
+        for node_id in dict.fromkeys(claim.node_id for claim in ended):
+            self._transitions.finish_drain(self._nodes.records[node_id], step)
+        return len(ended)
+
     def _finish(self, step: Step) -> Output:
-        if self._crowd is not None and not self._unstored.store_fails:
-            self._crowd.evict(step)
-        self._filing.file(step)
+        if self._evicts and not self._unstored.store_fails:
+            self._removal.evict(step)
+        self._update_indexes(step)
         return self._output(step)
 
     def _output(self, step: Step) -> Output:
@@ -366,32 +385,19 @@ class Fleet:
         effects = (*step.logged, *step.effects)
         if not (step.changed or effects or step.immediate):
             return NOTHING
-        changes = tuple(self._keeping.written(key, step.now) for key in step.changed)
+        changes = tuple(self._documents.change_of(key, step.now) for key in step.changed)
         number = self._unstored.add(step) if changes else None
         return Output(changes, effects, number, tuple(step.immediate))
 
-
-# The lists kept of nodes beside their records: a node is entered anew in each whenever a step touched it.
-
-
-class NodeIndexes:
-    """Keeps the deadlines, the census and the nodes' tokens as the records are."""
-
-    def __init__(self, house: House, deadlines: Deadlines, census: FleetCounters) -> None:
-        self._house = house
-        self._deadlines = deadlines
-        self._census = census
-
-    def file(self, step: Step) -> None:
-        """Enter whom a step touched, and strike out whom it let go."""
-        house = self._house
+    def _update_indexes(self, step: Step) -> None:
+        """Update the deadlines, the counters and the nodes' tokens by the nodes that a step touched."""
         for node_id in step.touched:
-            record = house.roster.records.get(node_id)
+            record = self._nodes.records.get(node_id)
             if record is None:
-                self._deadlines.forget(node_id)
-                house.tokens.forget(node_id)
-                self._census.forget(node_id)
+                self._sweep.cancel(node_id)
+                self._tokens.remove_node(node_id)
+                self._counters.remove(node_id)
             else:
-                house.tokens.fit(record)
-                self._census.count(record)
-                self._deadlines.at(node_id, next_deadline(record, house.thresholds))
+                self._tokens.update_node(record)
+                self._counters.count(record)
+                self._sweep.schedule(record)

@@ -1,8 +1,8 @@
 """A node's GPUs: declared once, reported again by each heartbeat.
 
-A fleet of 5 000 nodes has 40 000 GPUs, more than a core's cache holds. A heartbeat that touched each of them cost more
-than everything else in it. So the figures of a healthy heartbeat are stored in one row per node, and reach the GPUs
-only when something reads them. A GPU that was never declared is not added.
+A fleet of 5 000 nodes has 40 000 GPUs, more than a core's cache holds. A heartbeat that touched each of them
+cost more than everything else in it. So the figures of a healthy heartbeat are stored in one row per node,
+and reach the GPUs only when something reads them. A GPU that was never declared is not added.
 """
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView

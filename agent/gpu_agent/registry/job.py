@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A job's demands and the places reserved for it (§5).
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a job states; every demand left out is no demand."""
+    """What a job states; a demand that is left out is no demand."""
 
     job_id: str
     required_models: tuple[str, ...] = ()
@@ -16,7 +14,7 @@ class Job:
     public: bool = False
     gpu_count: int = 1
     gpu_name: str | None = None
-    """Matches a GPU whose name contains it, whatever the case."""
+    """Matches a GPU whose name contains it, in upper or lower case."""
     min_gpu_memory_mb: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     allowed_nodes: tuple[str, ...] | None = None
@@ -26,7 +24,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A reserved place for one job on one node. Times are monotonic seconds."""
+    """A slot reserved for one job on one node. Times are monotonic seconds."""
 
     job_id: str
     node_id: str
@@ -39,12 +37,9 @@ class Claim:
     affinity_key: str | None = None
 
 
-# A job's demands in the form in which filters and index ask for them.
-
-
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a node must have for a job; made once per question."""
+    """A job's demands as filters and index read them; made once per query."""
 
     job: Job
     allowed: frozenset[str] | None

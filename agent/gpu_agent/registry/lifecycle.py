@@ -1,28 +1,32 @@
-"""The life of one node: which status may follow which, and for what reason (§4).
+"""The life of one node: which status may follow which, for what reason, and what would change it (§4).
 
-A node that registers has only declared what it could do; it is `registering` until it has
-proven, beat by beat, that it can. Then it is `ready`, the only status that takes jobs. A
-node that fails is `degraded` rather than gone: it still beats, and comes back by beating
-well. A node that is to leave is `draining`: it finishes what it has and takes nothing new.
-Whatever has fallen silent, left or been emptied is `offline`.
+A node that registers has only declared what it could do. It is `registering` until it has proven, heartbeat
+by heartbeat, that it can. Then it is `ready`, the only status that takes jobs. A node that fails is
+`degraded` rather than gone: it still sends heartbeats, and comes back when they are healthy. A node that is
+to leave is `draining`: it finishes what it has and takes nothing new. A node that has fallen silent, left or
+finished draining is `offline`.
 
-Two ways lead back to the start. A registration does, from everywhere but an operator's
-drain: a machine that restarted must prove itself anew. And `resume` does, from `draining`
-and from `offline` with an open session: there the node has not restarted, so it need not
-register, but nobody vouched for it while it was away. A drain that the node itself asked
-for ends when it registers again (§3.6); that is the same arrow, taken by the node.
+Two ways lead back to the start. A registration does, from everywhere but an operator's drain: a machine that
+restarted must prove itself again. And `resume` does, from `draining` and from `offline` with an open session:
+there the node has not restarted, so it need not register, but nothing vouched for it while it was away. A
+drain that the node itself requested ends when it registers again (§3.6); that is the same transition, taken
+by the node.
 
-There is no arrow from `draining` to `ready`, none from `offline` to anything but
-`registering`, and none from `offline` to itself: a verdict on a node that is offline
-already is no news. A node that registers while it drains for an operator keeps its status.
+There is no transition from `draining` to `ready`, none from `offline` to anything but `registering`, and none
+from `offline` to itself: a node that is offline already changes nothing. A node that registers while it
+drains for an operator keeps its status.
 
-This module holds the table and the one function that follows it. When an arrow is due is
-decided elsewhere; what is told, saved and closed because of it, too.
+This module holds the table, the one function that follows it, and the sentence that says what would change a
+status. Other modules decide when a transition is due, and what is stored, sent and closed because of it.
 """
 
 from collections.abc import Mapping
+from typing import assert_never
 
+from gpu_agent.registry import health
 from gpu_agent.registry.node import NodeRecord, Transition
+from gpu_agent.registry.quoting import sentence
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
 HISTORY_LENGTH = 12
@@ -58,47 +62,103 @@ TRANSITIONS: Mapping[tuple[NodeStatus | None, NodeStatus], frozenset[ReasonCode]
     (NodeStatus.DEGRADED, NodeStatus.OFFLINE): _LEFT,
     (NodeStatus.DRAINING, NodeStatus.OFFLINE): _LEFT | {ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE},
 }
-"""From, to, and the reasons that may be given; no other arrow exists."""
+"""From, to, and the reasons that may be given; no other transition exists."""
 
 
 class IllegalTransitionError(Exception):
-    """An arrow that the table does not hold was asked for: our own mistake; nothing was changed."""
+    """A transition that the table does not hold: our own mistake; nothing was changed."""
 
     def __init__(self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode) -> None:
         self.node_id = record.node_id
         super().__init__(
-            f"node {record.node_id}: no arrow {_name(status_of(record))} → {target} for {reason_code}; "
-            f"its story: {describe_history(record.story)}"
+            f"node {record.node_id}: no transition {_name(status_of(record))} → {target} for {reason_code}; "
+            f"its history: {describe_history(record.history)}"
         )
 
 
 def status_of(record: NodeRecord) -> NodeStatus | None:
-    """Return a node's status; None for a record whose story has not begun."""
-    return record.status if record.story else None
+    """Return a node's status; None for a record that has had no transition."""
+    return record.status if record.history else None
 
 
-def transition(
+def change_status(
     record: NodeRecord, target: NodeStatus, *, reason_code: ReasonCode, reason: str, now: float
 ) -> Transition:
-    """Follow one arrow; raises `IllegalTransitionError`, changing nothing, where none exists."""
+    """Make one transition; raises `IllegalTransitionError`, changing nothing, where the table has none."""
     source = status_of(record)
     if reason_code not in TRANSITIONS.get((source, target), frozenset()):
         raise IllegalTransitionError(record, target, reason_code)
     transition = Transition(at=now, source=source, target=target, reason_code=reason_code)
-    record.story = (*record.story, transition)[-HISTORY_LENGTH:]
+    record.history = (*record.history, transition)[-HISTORY_LENGTH:]
     record.previous_status, record.status = source, target
     record.reason_code, record.reason, record.since = reason_code, reason, now
     return transition
 
 
-def describe_history(story: tuple[Transition, ...]) -> str:
-    """Write a story as one line, oldest first; times are seconds before its end."""
-    if not story:
-        return "not begun"
-    end = story[-1].at
-    first = _name(story[0].source)
-    steps = (f"→ {one.target} ({one.reason_code}, {one.at - end:.3f} s)" for one in story)
+def describe_history(history: tuple[Transition, ...]) -> str:
+    """Write a history as one line, oldest first; times are seconds before its end."""
+    if not history:
+        return "none yet"
+    end = history[-1].at
+    first = _name(history[0].source)
+    steps = (f"→ {one.target} ({one.reason_code}, {one.at - end:.3f} s)" for one in history)
     return f"{first} {' '.join(steps)}"
+
+
+def heartbeats_needed(record: NodeRecord, thresholds: Thresholds) -> int:
+    """Return how many more healthy heartbeats in a row make the node ready; 0 where they do not decide."""
+    if record.status in (NodeStatus.REGISTERING, NodeStatus.DEGRADED):
+        return max(0, thresholds.healthy_heartbeats_needed - record.liveness.healthy_heartbeats)
+    return 0
+
+
+def clears_when(record: NodeRecord, thresholds: Thresholds, now: float) -> str | None:
+    """Say what would change the status; None for a ready node."""
+    match record.status:
+        case NodeStatus.READY:
+            return None
+        case NodeStatus.REGISTERING | NodeStatus.DEGRADED:
+            return _after_healthy_heartbeats(record, thresholds, now)
+        case NodeStatus.DRAINING:
+            return _when_drained(record)
+        case NodeStatus.OFFLINE:
+            return _when_it_may_return(record)
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _after_healthy_heartbeats(record: NodeRecord, thresholds: Thresholds, now: float) -> str:
+    needed = heartbeats_needed(record, thresholds)
+    wanted = f"{needed} more healthy heartbeats in a row" if needed > 1 else "one more healthy heartbeat"
+    until = health.damped_until(record, thresholds)
+    if until is not None and now < until:
+        exits = f"fewer than {thresholds.flap_limit} exits within {thresholds.flap_window_seconds:g} s"
+        first = wanted if needed else "its heartbeats stay healthy"
+        wanted = f"{first}, and in {until - now:.0f} s, when {exits} are left"
+    if record.desired.drain is not None:
+        wanted += ", and then it drains, as requested"
+    failing = [check for check in health.checks(record, thresholds) if not check.ok]
+    if failing:
+        wanted += "; failing now: " + "; ".join(f"{check.name} ({check.detail})" for check in failing)
+    return sentence(wanted)
+
+
+def _when_it_may_return(record: NodeRecord) -> str:
+    drain = record.desired.drain
+    if drain is None or not drain.by_operator:
+        return "the node registers again"
+    back = "" if record.connection is not None else ", and it registers again"
+    return "an operator resumes the node" + back
+
+
+def _when_drained(record: NodeRecord) -> str:
+    jobs = record.jobs_to_finish
+    if jobs == 0 and not record.jobs_known:
+        return "a heartbeat shows that no job runs, or the deadline passes: then it goes offline"
+    if jobs == 0:
+        return "nothing runs any more: it goes offline at once"
+    running = "its last job ends" if jobs == 1 else f"its {jobs} jobs end"
+    return f"{running} or the deadline passes: then it goes offline"
 
 
 def _name(status: NodeStatus | None) -> str:

@@ -1,12 +1,13 @@
 """What operators request for a node: drain, resume, cordon, uncordon, remove, refresh, reregister (§3.6, §4).
 
-The desired state of a node survives restarts of both sides. A control message is not stored: a node that is not
-connected cannot receive it, so the request is refused.
+The desired state of a node survives restarts of both sides. A control message is not stored: a node that is
+not connected cannot receive it, so the request is refused.
 """
 
 from typing import assert_never
 
 from gpu_agent.registry.actions import Level, Send, unknown_node_message
+from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ControlRequested,
     CordonRequested,
@@ -15,143 +16,98 @@ from gpu_agent.registry.events import (
     RemovalRequested,
     ResumeRequested,
 )
-from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS, Drain, NodeRecord, NodeTable
-from gpu_agent.registry.registration import remove_node, restart_warmup
-from gpu_agent.registry.status import House
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.removal import NodeRemoval
+from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl
 
-# What operators wish of a node: empty it, take it back, give it no new jobs, let go of its record (§4).
-#
-# A wish outlives restarts of both sides. Every wish is saved before it is answered, and
-# undone when the save fails.
-
-
-class Operations:
-    """Takes operators' wishes."""
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-
-    def asked(self, event: NodeRequest, step: Step) -> None:
-        """Do what an operator asks."""
-        match event:
-            case DrainRequested():
-                self._drain(event, step)
-            case ResumeRequested():
-                self._resume(event, step)
-            case CordonRequested():
-                self._cordon(event, step)
-            case RemovalRequested():
-                self._removal(event, step)
-            case ControlRequested():
-                send_control(event, self._house.roster, step)
-            case _ as unreachable:
-                assert_never(unreachable)
-
-    def _drain(self, event: DrainRequested, step: Step) -> None:
-        """Empty a node: at once where its status allows, else as soon as it may work."""
-        record = self._asked_of(event.ref, event.node_id, step)
-        if record is None:
-            return
-        seconds = event.deadline_seconds
-        if seconds is None:
-            seconds = self._house.thresholds.drain_deadline_seconds
-        seconds = min(seconds, LONGEST_DRAIN_SECONDS)
-        record.drain = Drain(by_operator=True, deadline=step.now + seconds, reason=event.reason)
-        step.log(
-            "drain_requested",
-            {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds},
-        )
-        if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
-            self._house.verdicts.drain(record, step)
-        elif record.status is NodeStatus.DRAINING:
-            self._house.verdicts.update_drain(record, step)
-        step.answer(event.ref)
-
-    def _resume(self, event: ResumeRequested, step: Step) -> None:
-        """Take a node back: it proves itself anew where its session is open, else once it registers."""
-        record = self._asked_of(event.ref, event.node_id, step)
-        if record is None:
-            return
-        record.drain = None
-        step.log("resume_requested", {"node_id": record.node_id})
-        emptied = record.status is NodeStatus.OFFLINE and record.connection is not None
-        if record.status is NodeStatus.DRAINING or emptied:
-            restart_warmup(record, self._house.thresholds, step.now)
-            self._house.verdicts.give(
-                record,
-                NodeStatus.REGISTERING,
-                ReasonCode.RESUMED,
-                reason="an operator resumed it; its health is not proven yet",
-                step=step,
-            )
-        step.answer(event.ref)
-
-    def _cordon(self, event: CordonRequested, step: Step) -> None:
-        """Give a node no new jobs, or lift that; its status stays."""
-        record = self._asked_of(event.ref, event.node_id, step)
-        if record is None:
-            return
-        record.cordoned = event.reason
-        self._house.dispatch.refresh(record)
-        wish = "node_uncordoned" if event.reason is None else "node_cordoned"
-        step.log(wish, {"node_id": record.node_id, "reason": event.reason})
-        step.answer(event.ref)
-
-    def _removal(self, event: RemovalRequested, step: Step) -> None:
-        """Let go of a node's record; a node that still lives is sent away first."""
-        record = self._asked_of(event.ref, event.node_id, step)
-        if record is None:
-            return
-        reason = "an operator removed its record"
-        if record.status is NodeStatus.OFFLINE:
-            self._house.verdicts.close(record, reason, step)
-        else:
-            self._house.verdicts.give(
-                record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
-            )
-        remove_node(record, self._house, step)
-        step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
-        step.answer(event.ref)
-
-    def _asked_of(self, ref: int, node_id: str, step: Step) -> NodeRecord | None:
-        """Find the node a wish is about, and remember how it was; refuse where there is none."""
-        record = self._house.roster.records.get(node_id)
-        if record is None:
-            step.refuse(ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(node_id))
-            return None
-        step.change_node(record)
-        return record
-
-
-# What an operator tells a node to do now: probe again, or register again (§3.6).
-#
-# Nothing of it is kept and no status changes by it: a node that is not connected has nobody who would
-# hear, so the order is refused rather than remembered.
-
-
 NODE_NOT_CONNECTED = "NODE_NOT_CONNECTED"
 """No session of the node is open."""
 
-_REASON = "an operator asked for it"
+
+class Operations:
+    """Handles operators' requests for nodes."""
+
+    def __init__(
+        self, nodes: NodeTable, transitions: StatusTransitions, *, removal: NodeRemoval, dispatch: Dispatch
+    ) -> None:
+        self._nodes = nodes
+        self._transitions = transitions
+        self._removal = removal
+        self._dispatch = dispatch
+
+    def handle(self, event: NodeRequest, step: Step) -> None:
+        """Do what an operator requests, or refuse it where the node is not known."""
+        record = self._nodes.records.get(event.node_id)
+        if record is None:
+            step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
+            return
+        if isinstance(event, ControlRequested):
+            _control(record, event, step)
+            return
+        step.change_node(record)
+        match event:
+            case DrainRequested():
+                self._drain(record, event, step)
+            case ResumeRequested():
+                self._resume(record, step)
+            case CordonRequested():
+                self._cordon(record, event, step)
+            case RemovalRequested():
+                self._remove(record, step)
+            case _ as unreachable:
+                assert_never(unreachable)
+        step.answer(event.ref)
+
+    def _drain(self, record: NodeRecord, event: DrainRequested, step: Step) -> None:
+        """Drain a node: at once where its status allows, otherwise once it becomes ready or degraded."""
+        seconds = self._transitions.set_drain(
+            record, by_operator=True, seconds=event.deadline_seconds, reason=event.reason, now=step.now
+        )
+        fields = {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds}
+        step.log("drain_requested", fields)
+        self._transitions.apply_drain(record, step)
+
+    def _resume(self, record: NodeRecord, step: Step) -> None:
+        """Resume a node: it proves itself again where its session is open, otherwise once it registers."""
+        record.desired.drain = None
+        step.log("resume_requested", {"node_id": record.node_id})
+        drained = record.status is NodeStatus.OFFLINE and record.connection is not None
+        if record.status is NodeStatus.DRAINING or drained:
+            reason = "an operator resumed it; its health is not proven yet"
+            self._transitions.resume(record, reason=reason, step=step)
+
+    def _cordon(self, record: NodeRecord, event: CordonRequested, step: Step) -> None:
+        """Give a node no new jobs, or lift that; its status stays."""
+        record.desired.cordoned = event.reason
+        self._dispatch.update(record)
+        changed = "node_uncordoned" if event.reason is None else "node_cordoned"
+        step.log(changed, {"node_id": record.node_id, "reason": event.reason})
+
+    def _remove(self, record: NodeRecord, step: Step) -> None:
+        """Remove a node's record; the session of a node that is alive is closed first."""
+        reason = "an operator removed its record"
+        if record.status is NodeStatus.OFFLINE:
+            self._transitions.close(record, reason, step)
+        else:
+            self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
+        self._removal.remove(record, step)
+        step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
 
 
-def send_control(event: ControlRequested, roster: NodeTable, step: Step) -> None:
-    """Pass an operator's order on to a node, or say why nobody would hear it."""
-    record = roster.records.get(event.node_id)
-    if record is None:
-        step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
-        return
+def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:
+    """Send a node an operator's command, or say why it cannot receive it."""
     if record.connection is None:
         step.refuse(
             event.ref,
             NODE_NOT_CONNECTED,
-            f"node {event.node_id!r} has no open session ({record.status}), so nobody would hear: "
+            f"node {event.node_id!r} has no open session ({record.status}), so it cannot receive this: "
             "it registers by itself once its agent runs and reaches the registry",
         )
         return
-    step.add(Send(record.connection, NodeControl(command=event.command.value, reason=_REASON)))
+    message = NodeControl(command=event.command.value, reason="an operator requested it")
+    step.add(Send(record.connection, message))
     step.log("node_control_sent", {"node_id": record.node_id, "command": event.command.value})
     step.answer(event.ref)

@@ -1,42 +1,43 @@
-"""How a node, a claim and a token are serialized for the store, and loaded again after a restart (§4, restart).
+"""How nodes, claims and tokens are serialized for the store, and loaded after a restart (§4, restart).
 
 The registry knows no wall time, so a document holds spans relative to the moment when it was written:
-`…_in_seconds` ahead of it, `…_ago_seconds` before it. The shell stores that moment as wall time beside the document
-and passes the document's age when it is loaded: deadlines then count the time while the registry was down. Figures of
-heartbeats are not stored.
+`…_in_seconds` ahead of it, `…_ago_seconds` before it. The shell stores that moment as wall time beside the
+document and passes the document's age when it is loaded: deadlines then count the time while the registry was
+down. Figures of heartbeats are not stored.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import inf
-from typing import Any
+from typing import Any, TypeVar, assert_never
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
-from gpu_agent.registry import declaration as declared
+from gpu_agent.registry import declaration
 from gpu_agent.registry.actions import Change, DocumentKind, Level
 from gpu_agent.registry.credentials import CredentialKind, NodeToken, NodeTokens, Role
+from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.job import Claim
-from gpu_agent.registry.node import Drain, NodeRecord, Transition
+from gpu_agent.registry.node import (
+    DesiredState,
+    Drain,
+    Liveness,
+    NodeRecord,
+    NodeTable,
+    Schedule,
+    Transition,
+)
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.status import House
 from gpu_agent.registry.step import Key, Step
-from gpu_agent.registry.tokens import Token
+from gpu_agent.registry.tokens import Token, TokenTable
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
-
-# What the store keeps of a node, a claim and a token, as JSON-able documents, and back.
-#
-# The registry knows no wall time, so a document holds spans relative to the moment it was
-# written: `…_in_seconds` ahead of it, `…_ago_seconds` behind it. The shell writes that one
-# moment beside the document as wall time, and on the way back hands in the document's age:
-# deadlines then count the time that the registry was away. Figures of beats are not kept.
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """One kept document as the store gave it back."""
+    """One document as the store returned it."""
 
     kind: DocumentKind
     key: str
@@ -46,11 +47,61 @@ class StoredDocument:
 
 
 class UnreadableDocumentError(Exception):
-    """A kept document is not one of ours: the machine's fault, or another version's."""
+    """A stored document that this version did not write: a damaged one, or another version's."""
 
     def __init__(self, kind: DocumentKind, key: str, detail: str) -> None:
         self.kind, self.key, self.detail = kind, key, detail
-        super().__init__(f"the kept {kind} {key!r} cannot be read ({detail}) and was left out")
+        super().__init__(f"the stored {kind} {key!r} cannot be read ({detail}) and was left out")
+
+
+class Documents:
+    """Writes the documents of nodes, claims and tokens as they are, and loads them."""
+
+    def __init__(
+        self, thresholds: Thresholds, nodes: NodeTable, tokens: TokenTable, *, dispatch: Dispatch
+    ) -> None:
+        self._thresholds = thresholds
+        self._nodes = nodes
+        self._tokens = tokens
+        self._dispatch = dispatch
+
+    def change_of(self, key: Key, now: float) -> Change:
+        """Write the change that stores one thing as it is now, or deletes it."""
+        kind, name = key
+        if kind is DocumentKind.CLAIM:
+            claim = self._dispatch.claim_of(name)
+            return Change(kind, name, None if claim is None else serialize_claim(claim, now))
+        if kind is DocumentKind.TOKEN:
+            token = self._tokens.by_id.get(name)
+            return Change(kind, name, None if token is None else serialize_token(token, now))
+        record = self._nodes.records.get(name)
+        return Change(kind, name, None if record is None else serialize_node(record, now))
+
+    def load_each(self, documents: Iterable[StoredDocument], now: float) -> Iterator[Step]:
+        """Load what was stored, one by one; a document that cannot be read is logged and left out."""
+        # A claim needs its node, and the store returns documents in any order.
+        for one in sorted(documents, key=lambda one: one.kind is DocumentKind.CLAIM):
+            step = Step(now)
+            try:
+                self._load(one, step)
+            except UnreadableDocumentError as error:
+                step.log("document_unreadable", {"detail": str(error)}, Level.WARNING)
+            yield step
+
+    def _load(self, stored: StoredDocument, step: Step) -> None:
+        match stored.kind:
+            case DocumentKind.NODE:
+                record = load_node(stored, self._thresholds, step.now)
+                self._nodes.add(record)
+                self._dispatch.update(record)
+                step.touched[record.node_id] = None
+            case DocumentKind.TOKEN:
+                self._tokens.put(load_token(stored, step.now))
+            case DocumentKind.CLAIM:
+                if self._dispatch.attach(load_claim(stored, self._thresholds, step.now)) is None:
+                    step.change_claim(stored.key)
+            case _ as unreachable:
+                assert_never(unreachable)
 
 
 class _Document(BaseModel):
@@ -125,10 +176,10 @@ class _ClaimDocument(_Document):
 
 def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
     """Write a node's document."""
-    drain = record.drain
+    drain = record.desired.drain
     return {
         "node_id": record.node_id,
-        "registration": _written(record),
+        "registration": record.declared.document,
         "status": record.status.value,
         "previous_status": record.previous_status and record.previous_status.value,
         "reason_code": record.reason_code.value,
@@ -137,8 +188,8 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
         "registered_ago_seconds": now - record.registered_at,
         "epoch": record.epoch,
         "address": record.address,
-        "interval_seconds": record.interval_seconds,
-        "cordoned": record.cordoned,
+        "interval_seconds": record.schedule.interval_seconds,
+        "cordoned": record.desired.cordoned,
         "exits_ago_seconds": [now - at for at in record.exits],
         "drain": drain
         and {
@@ -146,7 +197,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
             "deadline_in_seconds": drain.deadline - now,
             "reason": drain.reason,
         },
-        "keys": asdict(record.keys),
+        "keys": asdict(record.tokens),
         "granted_labels": dict(record.granted_labels),
     }
 
@@ -185,164 +236,119 @@ def serialize_token(token: Token, now: float) -> dict[str, Any]:
     }
 
 
-def load_node(restored: StoredDocument, thresholds: Thresholds, now: float) -> NodeRecord:
-    """Read a node back: its last status, disconnected, with one full timeout from now (§4)."""
-    written = now - max(0.0, restored.age_seconds)
-    try:
-        kept = _NodeDocument.model_validate_json(to_json(dict(restored.document)))
-    except ValidationError as error:
-        raise UnreadableDocumentError(restored.kind, restored.key, _first(error)) from None
-    since = written - kept.since_ago_seconds
-    record = NodeRecord(
-        node_id=kept.node_id,
-        registration=kept.registration,
-        hardware=kept.registration.hardware,
-        registered_at=written - kept.registered_ago_seconds,
-        status=kept.status,
-        previous_status=kept.previous_status,
-        reason_code=kept.reason_code,
-        reason=kept.reason,
-        since=since,
-        story=(
-            Transition(
-                at=since, source=kept.previous_status, target=kept.status, reason_code=kept.reason_code
-            ),
-        ),
-        epoch=kept.epoch,
-        address=kept.address,
-        interval_seconds=kept.interval_seconds,
-        timeout_seconds=thresholds.node_timeout_seconds(kept.interval_seconds),
-        heard_at=now,
-        warmup_until=now + thresholds.warmup_timeout_seconds,
-        next_status_at=inf,
-        cordoned=kept.cordoned,
-        drain=None if kept.drain is None else _drain(kept.drain, written),
-        exits=tuple(written - ago for ago in kept.exits_ago_seconds),
-        keys=_keys(kept.keys),
-        granted_labels=kept.granted_labels,
+def load_node(stored: StoredDocument, thresholds: Thresholds, now: float) -> NodeRecord:
+    """Read a node: its last status, disconnected, with one full timeout from now (§4)."""
+    written = now - max(0.0, stored.age_seconds)
+    document = _validated(_NodeDocument, stored)
+    since, drain = written - document.since_ago_seconds, document.drain
+    last = Transition(
+        at=since,
+        source=document.previous_status,
+        target=document.status,
+        reason_code=document.reason_code,
     )
-    declared.write_declaration(record, kept.registration, thresholds)
-    return record
+    return NodeRecord(
+        node_id=document.node_id,
+        declared=declaration.derive(document.registration, document.granted_labels, thresholds),
+        gpus=declaration.gpus_of(document.registration.hardware),
+        registered_at=written - document.registered_ago_seconds,
+        status=document.status,
+        previous_status=document.previous_status,
+        reason_code=document.reason_code,
+        reason=document.reason,
+        since=since,
+        history=(last,),
+        exits=tuple(written - ago for ago in document.exits_ago_seconds),
+        epoch=document.epoch,
+        address=document.address,
+        liveness=Liveness(last_seen_at=now, warmup_until=now + thresholds.warmup_timeout_seconds),
+        schedule=Schedule(
+            interval_seconds=document.interval_seconds,
+            timeout_seconds=thresholds.node_timeout_seconds(document.interval_seconds),
+            next_status_at=inf,
+        ),
+        desired=DesiredState(
+            cordoned=document.cordoned, drain=None if drain is None else _drain(drain, written)
+        ),
+        tokens=_node_tokens(document.keys),
+        granted_labels=document.granted_labels,
+    )
 
 
-def load_token(restored: StoredDocument, now: float) -> Token:
-    """Read a token back; what is left of its life counts the time that the registry was away."""
-    written = now - max(0.0, restored.age_seconds)
-    try:
-        kept = _TokenDocument.model_validate_json(to_json(dict(restored.document)))
-    except ValidationError as error:
-        raise UnreadableDocumentError(restored.kind, restored.key, _first(error)) from None
-    ends, ended, used_up = kept.expires_in_seconds, kept.revoked_ago_seconds, kept.used_up_ago_seconds
+def load_token(stored: StoredDocument, now: float) -> Token:
+    """Read a token; what is left of its life counts the time while the registry was down."""
+    written = now - max(0.0, stored.age_seconds)
+    document = _validated(_TokenDocument, stored)
+    ends, ended, used_up = (
+        document.expires_in_seconds,
+        document.revoked_ago_seconds,
+        document.used_up_ago_seconds,
+    )
     return Token(
-        token_id=kept.token_id,
-        kind=kept.kind,
-        digest=kept.digest,
-        created_at=written - kept.created_ago_seconds,
+        token_id=document.token_id,
+        kind=document.kind,
+        digest=document.digest,
+        created_at=written - document.created_ago_seconds,
         expires_at=None if ends is None else written + ends,
         revoked_at=None if ended is None else written - ended,
-        note=kept.note,
-        uses=kept.uses,
-        spent=kept.spent,
+        note=document.note,
+        uses=document.uses,
+        spent=document.spent,
         used_up_at=None if used_up is None else written - used_up,
-        labels=kept.labels,
-        node_id=kept.node_id,
-        role=kept.role,
-        name=kept.name,
+        labels=document.labels,
+        node_id=document.node_id,
+        role=document.role,
+        name=document.name,
     )
 
 
-def load_claim(restored: StoredDocument, thresholds: Thresholds, now: float) -> Claim:
-    """Read a claim back, with one fresh TTL from now (§4)."""
-    try:
-        kept = _ClaimDocument.model_validate_json(to_json(dict(restored.document)))
-    except ValidationError as error:
-        raise UnreadableDocumentError(restored.kind, restored.key, _first(error)) from None
+def load_claim(stored: StoredDocument, thresholds: Thresholds, now: float) -> Claim:
+    """Read a claim, with one fresh TTL from now (§4)."""
+    document = _validated(_ClaimDocument, stored)
     return Claim(
-        job_id=kept.job_id,
-        node_id=kept.node_id,
-        gpu_uuids=kept.gpu_uuids,
-        endpoint=kept.endpoint,
-        granted_at=now - max(0.0, restored.age_seconds) - kept.granted_ago_seconds,
+        job_id=document.job_id,
+        node_id=document.node_id,
+        gpu_uuids=document.gpu_uuids,
+        endpoint=document.endpoint,
+        granted_at=now - max(0.0, stored.age_seconds) - document.granted_ago_seconds,
         expires_at=now + thresholds.claim_ttl_seconds,
-        memory_mb=kept.memory_mb,
-        affinity_key=kept.affinity_key,
+        memory_mb=document.memory_mb,
+        affinity_key=document.affinity_key,
     )
 
 
-def _written(record: NodeRecord) -> dict[str, Any]:
-    """Write a declaration once, however often the status of its node is saved."""
-    if record.written is None or record.written[0] is not record.registration:
-        record.written = (record.registration, record.registration.model_dump(mode="json"))
-    return record.written[1]
+_Model = TypeVar("_Model", bound=_Document)
 
 
-def _keys(kept: _KeysDocument) -> NodeTokens:
+def _validated(model: type[_Model], stored: StoredDocument) -> _Model:
+    try:
+        return model.model_validate_json(to_json(dict(stored.document)))
+    except ValidationError as error:
+        raise UnreadableDocumentError(stored.kind, stored.key, _first(error)) from None
+
+
+def _node_tokens(document: _KeysDocument) -> NodeTokens:
     return NodeTokens(
-        current=None if kept.current is None else _key(kept.current),
-        following=tuple(_key(one) for one in kept.following),
-        rotating=kept.rotating,
-        joined_by=kept.joined_by,
-        spent=kept.spent,
+        current=None if document.current is None else _node_token(document.current),
+        following=tuple(_node_token(one) for one in document.following),
+        rotating=document.rotating,
+        joined_by=document.joined_by,
+        spent=document.spent,
     )
 
 
-def _key(kept: _KeyDocument) -> NodeToken:
-    return NodeToken(kept.token_id, kept.digest)
+def _node_token(document: _KeyDocument) -> NodeToken:
+    return NodeToken(document.token_id, document.digest)
 
 
-def _drain(kept: _DrainDocument, written: float) -> Drain:
+def _drain(document: _DrainDocument, written: float) -> Drain:
     return Drain(
-        by_operator=kept.by_operator, deadline=written + kept.deadline_in_seconds, reason=kept.reason
+        by_operator=document.by_operator,
+        deadline=written + document.deadline_in_seconds,
+        reason=document.reason,
     )
 
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     return f"{'.'.join(str(step) for step in first['loc']) or 'document'}: {first['msg']}"
-
-
-# What the fleet keeps of each thing as it stands, and how it takes a kept thing back (§4, restart).
-#
-# How a document reads is `documents`'; when something is saved, `saves`'.
-
-
-class Keeping:
-    """Writes the house's documents, and fills the house from them."""
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-
-    def written(self, key: Key, now: float) -> Change:
-        """Write the change that keeps one thing as it is now, or lets it go."""
-        kind, name = key
-        if kind is DocumentKind.CLAIM:
-            claim = self._house.dispatch.claim_of(name)
-            return Change(kind, name, None if claim is None else serialize_claim(claim, now))
-        if kind is DocumentKind.TOKEN:
-            token = self._house.tokens.by_id.get(name)
-            return Change(kind, name, None if token is None else serialize_token(token, now))
-        record = self._house.roster.records.get(name)
-        return Change(kind, name, None if record is None else serialize_node(record, now))
-
-    def taking_back(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Step]:
-        """Know again what was kept, thing by thing; what cannot be read is noted and left out."""
-        # Claims stand on nodes, in whatever order the store gives them back.
-        for one in sorted(kept, key=lambda one: one.kind is DocumentKind.CLAIM):
-            step = Step(now)
-            try:
-                self._take_back(one, step)
-            except UnreadableDocumentError as error:
-                step.log("document_unreadable", {"detail": str(error)}, Level.WARNING)
-            yield step
-
-    def _take_back(self, kept: StoredDocument, step: Step) -> None:
-        house = self._house
-        if kept.kind is DocumentKind.NODE:
-            record = load_node(kept, house.thresholds, step.now)
-            house.roster.add(record)
-            house.dispatch.refresh(record)
-            step.touched[record.node_id] = None
-        elif kept.kind is DocumentKind.TOKEN:
-            house.tokens.put(load_token(kept, step.now))
-        elif not house.claiming.restore(load_claim(kept, house.thresholds, step.now)):
-            step.change_claim(kept.key)

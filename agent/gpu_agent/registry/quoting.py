@@ -1,7 +1,7 @@
 """Text that a node wrote, clipped where a message or a log event quotes it.
 
-A node may write a megabyte; the registry stores, logs, sends and shows what it quotes. So no quote and no sentence is
-longer than a person would read.
+A node may write a megabyte; the registry stores, logs, sends and shows what it quotes. So no quote and no
+sentence is longer than a person would read.
 """
 
 LONGEST_QUOTE = 200

@@ -1,112 +1,30 @@
 """What time alone changes: timeouts, warm-up, drain deadlines, periodic statuses, retention, expired claims.
 
-Thousands of nodes may be due in the same instant, as after a restart, and everything else waits meanwhile. So one
-sweep takes a limited number and leaves the rest to the next one, which follows at once. Before the first timeout of a
-sweep the registry checks whether most of the fleet is silent: then it suspects itself (§4, mass silence).
+Thousands of nodes may be due in the same instant, as after a restart, and everything else waits meanwhile. So
+one sweep takes a limited number and leaves the rest to the next one, which follows at once. Before the first
+timeout of a sweep the registry checks whether most of the fleet is silent: then it suspects itself (§4, mass
+silence).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from math import inf
 
 from gpu_agent.registry import deadlines, health
-from gpu_agent.registry import registration as faults
-from gpu_agent.registry import status as telling
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.deadlines import Deadlines
-from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.registration import purge_node
-from gpu_agent.registry.status import House
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.pacing import Pacer
+from gpu_agent.registry.registration import log_left_out_faults
+from gpu_agent.registry.removal import NodeRemoval
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
-# What time alone does to a node: silence, warm-up, a drain's deadline, the periodic status, retention.
-#
-# Called for the nodes whose time has come, in no particular order. Reads no clock.
-
-
-class TimeoutChecks:
-    """Looks at nodes whose time has come."""
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._thresholds = house.thresholds
-        self._suspicion_asked = False
-        """True once it was asked, for those who are due together, whether most of the fleet is silent."""
-
-    def look(self, records: Sequence[NodeRecord], step: Step, *, goes_on: bool = False) -> None:
-        """Draw the consequences of the time for each of these nodes.
-
-        `goes_on` says that they are more of those that were due at the last look: what was found of the
-        fleet as a whole then is not asked again.
-        """
-        self._suspicion_asked = goes_on and self._suspicion_asked
-        if not self._suspicion_asked and any(_timed_out(record, step.now) for record in records):
-            self._suspicion_asked = True
-            self._house.dispatch.doubt(suspect_silent_nodes(self._house.roster.records.values(), step))
-        for record in records:
-            self._look_at(record, step)
-            step.touched[record.node_id] = None
-
-    def _look_at(self, record: NodeRecord, step: Step) -> None:
-        now = step.now
-        faults.log_left_out_faults(record, step)
-        if _timed_out(record, now):
-            self._time_out(record, step)
-        elif record.status is NodeStatus.REGISTERING and now >= record.warmup_until:
-            self._end_warmup(record, step)
-        elif record.status is NodeStatus.DRAINING:
-            self._house.verdicts.settle(record, step)
-        elif now >= deadlines.purge_at(record, self._thresholds):
-            purge_node(record, self._house, why="offline for too long", step=step)
-        if record.connection is not None and now >= record.next_status_at:
-            self._tell_again(record, record.connection, step)
-
-    def _time_out(self, record: NodeRecord, step: Step) -> None:
-        silent = step.now - record.heard_at
-        reason = f"silent for {silent:.0f} s; its timeout is {record.timeout_seconds:g} s"
-        if record.status is NodeStatus.OFFLINE:
-            self._house.verdicts.close(record, reason, step)
-            self._house.dispatch.refresh(record)
-            return
-        step.log(
-            "heartbeat_timeout",
-            {"node_id": record.node_id, "last_seen_ms": round(silent * 1000)},
-            Level.WARNING,
-        )
-        self._house.verdicts.give(
-            record, NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT, reason=reason, step=step
-        )
-
-    def _end_warmup(self, record: NodeRecord, step: Step) -> None:
-        needed, limit = self._thresholds.healthy_heartbeats_needed, self._thresholds.warmup_timeout_seconds
-        reason = f"{record.healthy_beats} of {needed} healthy beats in a row within {limit:g} s"
-        failing = [check for check in health.checks(record, self._thresholds) if not check.ok]
-        if failing:
-            reason += "; failing: " + "; ".join(f"{check.name}: {check.detail}" for check in failing)
-        self._house.verdicts.give(
-            record, NodeStatus.DEGRADED, ReasonCode.WARMUP_TIMEOUT, reason=reason, step=step
-        )
-
-    def _tell_again(self, record: NodeRecord, connection: int, step: Step) -> None:
-        """Tell a node its status once more, and a new interval where the fleet has grown or shrunk."""
-        self._house.pacer.adjust(record, step.now)
-        step.add(
-            telling.current_status(
-                record, self._thresholds, connection=connection, now=step.now, periodic=True
-            )
-        )
-
-
-def _timed_out(record: NodeRecord, now: float) -> bool:
-    listening = record.connection is not None or record.status is not NodeStatus.OFFLINE
-    return listening and now >= deadlines.silent_until(record)
-
-
-# The guard against blaming the fleet for the registry's own deafness (§4, mass silence).
-#
-# Asked before a timeout verdict. Moves deadlines; gives no verdict itself.
-
+MOST_AT_ONCE = 64
+"""Nodes that are checked, and claims that are ended, in one sweep: some 10 ms of work."""
 
 FEWEST_NODES = 10
 """With fewer live nodes, most of them silent is no sign of anything."""
@@ -118,25 +36,120 @@ MISSED_SLACK_SECONDS = 1.0
 """A node that is silent for longer than so many intervals and this is disconnected (§4, Connections)."""
 
 
-def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[NodeRecord]:
-    """Return the nodes to wait for once more: those silent, when over half of the live ones are.
+class Sweep:
+    """Checks nodes whose time has come."""
 
-    Each is marked, which moves its deadline to its last beat + 2 timeouts and excludes it from
-    dispatch as disconnected until it beats. A node is waited for once.
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        nodes: NodeTable,
+        *,
+        pacer: Pacer,
+        dispatch: Dispatch,
+        transitions: StatusTransitions,
+        removal: NodeRemoval,
+    ) -> None:
+        self._thresholds = thresholds
+        self._nodes = nodes
+        self._pacer = pacer
+        self._dispatch = dispatch
+        self._transitions = transitions
+        self._removal = removal
+        self._deadlines = Deadlines()
+        self.unfinished = False
+        """True while a sweep has left nodes that are due."""
+        self._silence_checked = False
+        """True once the nodes that are due together were checked for mass silence."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the next node is due; None when none is."""
+        return self._deadlines.earliest
+
+    def schedule(self, record: NodeRecord) -> None:
+        """Schedule a node's next check."""
+        self._deadlines.at(record.node_id, deadlines.next_deadline(record, self._thresholds))
+
+    def cancel(self, node_id: str) -> None:
+        """Check a node no longer."""
+        self._deadlines.cancel(node_id)
+
+    def run(self, step: Step) -> None:
+        """Check the nodes that are due, or a part of them."""
+        due = list(islice(self._deadlines.due(step.now), MOST_AT_ONCE))
+        records = [record for node_id in due if (record := self._nodes.records.get(node_id))]
+        self._check_silence(records, step)
+        for record in records:
+            self._check(record, step)
+            step.touched[record.node_id] = None
+        self.unfinished = len(due) == MOST_AT_ONCE
+
+    def _check_silence(self, records: list[NodeRecord], step: Step) -> None:
+        """Check for mass silence before the first timeout among nodes that are due together."""
+        self._silence_checked = self.unfinished and self._silence_checked
+        if not self._silence_checked and any(_timed_out(record, step.now) for record in records):
+            self._silence_checked = True
+            self._dispatch.update_suspected(suspect_silent_nodes(self._nodes.records.values(), step))
+
+    def _check(self, record: NodeRecord, step: Step) -> None:
+        now = step.now
+        log_left_out_faults(record, step)
+        if _timed_out(record, now):
+            self._time_out(record, step)
+        elif record.status is NodeStatus.REGISTERING and now >= record.liveness.warmup_until:
+            self._end_warmup(record, step)
+        elif record.status is NodeStatus.DRAINING:
+            self._transitions.finish_drain(record, step)
+        elif now >= deadlines.purge_at(record, self._thresholds):
+            self._removal.purge(record, reason="offline for too long", step=step)
+        if record.connection is not None and now >= record.schedule.next_status_at:
+            self._pacer.adjust(record, step.now)
+            self._transitions.send(record, step, periodic=True)
+
+    def _time_out(self, record: NodeRecord, step: Step) -> None:
+        silent = step.now - record.liveness.last_seen_at
+        reason = f"silent for {silent:.0f} s; its timeout is {record.schedule.timeout_seconds:g} s"
+        if record.status is NodeStatus.OFFLINE:
+            self._transitions.close(record, reason, step)
+            return
+        fields = {"node_id": record.node_id, "last_seen_ms": round(silent * 1000)}
+        step.log("heartbeat_timeout", fields, Level.WARNING)
+        self._transitions.change(
+            record, NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT, reason=reason, step=step
+        )
+
+    def _end_warmup(self, record: NodeRecord, step: Step) -> None:
+        healthy, needed = record.liveness.healthy_heartbeats, self._thresholds.healthy_heartbeats_needed
+        limit = self._thresholds.warmup_timeout_seconds
+        reason = f"{healthy} of {needed} healthy heartbeats in a row within {limit:g} s"
+        failing = health.failing_checks(record, self._thresholds)
+        if failing:
+            reason += f"; failing: {failing}"
+        self._transitions.change(
+            record, NodeStatus.DEGRADED, ReasonCode.WARMUP_TIMEOUT, reason=reason, step=step
+        )
+
+
+def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[NodeRecord]:
+    """Return the nodes that get more time: the silent ones, when over half of the live ones are silent.
+
+    Each is marked. That moves its deadline to its last heartbeat + 2 timeouts, and excludes it from dispatch
+    as disconnected until its next heartbeat. A node gets more time only once.
     """
     live, silent = 0, list[NodeRecord]()
-    for record in records:  # of all nodes, while nobody else has a turn: no calls in it
+    for record in records:  # all nodes in one go: no calls in this loop
         if record.status is not NodeStatus.OFFLINE:
             live += 1
-            if step.now - record.heard_at > SILENT_INTERVALS * record.interval_seconds:
+            if step.now - record.liveness.last_seen_at > SILENT_INTERVALS * record.schedule.interval_seconds:
                 silent.append(record)
     if live < FEWEST_NODES or len(silent) * 2 <= live:
         return []
-    waited_for = [record for record in silent if record.suspected_until is None]
+    waited_for = [record for record in silent if record.liveness.suspected_until is None]
     if not waited_for:
         return []
     for record in waited_for:
-        record.suspected_until = record.heard_at + 2 * record.timeout_seconds
+        liveness = record.liveness
+        liveness.suspected_until = liveness.last_seen_at + 2 * record.schedule.timeout_seconds
     step.log(
         "mass_disconnect_suspected",
         {"live": live, "silent": len(silent), "waited_for": len(waited_for)},
@@ -146,19 +159,20 @@ def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[Node
 
 
 def exclude_silent_nodes(records: Iterable[NodeRecord], now: float) -> list[NodeRecord]:
-    """Return the nodes that have fallen silent while the store fails, when nothing is decided by time (§4).
+    """Return the nodes that have fallen silent while the store fails, when time decides nothing (§4).
 
-    Each is marked: until it is heard it is excluded from dispatch as disconnected.
+    Each is marked: until its next heartbeat it is excluded from dispatch as disconnected.
     """
     silent = [
         record
         for record in records
         if record.connection is not None
-        and record.suspected_until is None
-        and now - record.heard_at > MISSED_INTERVALS * record.interval_seconds + MISSED_SLACK_SECONDS
+        and record.liveness.suspected_until is None
+        and now - record.liveness.last_seen_at
+        > MISSED_INTERVALS * record.schedule.interval_seconds + MISSED_SLACK_SECONDS
     ]
     for record in silent:
-        record.suspected_until = inf
+        record.liveness.suspected_until = inf
     return silent
 
 
@@ -169,49 +183,17 @@ def resume_timeouts(records: Iterable[NodeRecord], now: float, *, restarted: boo
     """
     moved = []
     for record in records:
-        if record.suspected_until is not None:
-            heard_at = now if restarted else record.heard_at
-            if record.suspected_until == inf or restarted:
-                record.suspected_until = heard_at + record.timeout_seconds
+        liveness = record.liveness
+        if liveness.suspected_until is not None:
+            if liveness.suspected_until == inf or restarted:
+                last_seen_at = now if restarted else liveness.last_seen_at
+                liveness.suspected_until = last_seen_at + record.schedule.timeout_seconds
             moved.append(record)
         elif restarted:
-            record.heard_at = now
+            liveness.last_seen_at = now
     return moved
 
 
-# One round through what time has made due: claims that end, nodes to look at; a part of them at a time.
-#
-# Thousands may be due in the same instant, as after a restart or an outage, and everybody else waits
-# while they are dealt with. So a round takes so many and leaves the rest to the next, which follows at
-# once.
-
-
-MOST_AT_ONCE = 64
-"""Nodes that are looked at, and claims that are ended, in one round: some 10 ms of work."""
-
-
-class Sweep:
-    """Goes round the house."""
-
-    def __init__(self, house: House, deadlines: Deadlines) -> None:
-        self._house = house
-        self._deadlines = deadlines
-        self._watch = TimeoutChecks(house)
-        self.unfinished = False
-        """True while a round has left something that is due."""
-
-    def go(self, step: Step) -> None:
-        """Deal with what is due, or with a part of it."""
-        ended = self.end_claims(step)
-        reached = list(islice(self._deadlines.reached(step.now), MOST_AT_ONCE))
-        records = self._house.roster.records
-        looked_at = [record for node_id in reached if (record := records.get(node_id))]
-        self._watch.look(looked_at, step, goes_on=self.unfinished)
-        self.unfinished = MOST_AT_ONCE in (ended, len(reached))
-
-    def end_claims(self, step: Step, *, of_job: str | None = None) -> int:
-        """End claims whose time has passed, that of `of_job` in any case, and say how many ended."""
-        ended = self._house.claiming.expire(step, most=MOST_AT_ONCE, of_job=of_job)
-        for node_id in dict.fromkeys(claim.node_id for claim in ended):
-            self._house.verdicts.settle(self._house.roster.records[node_id], step)
-        return len(ended)
+def _timed_out(record: NodeRecord, now: float) -> bool:
+    may_time_out = record.connection is not None or record.status is not NodeStatus.OFFLINE
+    return may_time_out and now >= deadlines.silent_until(record)

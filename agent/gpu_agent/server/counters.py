@@ -239,11 +239,11 @@ def lateness_of_ticks(late: float) -> list[float]:
 def _count(record: NodeRecord, counters: FleetCounters) -> None:
     status, others = record.status.value, counters.others
     counters.statuses[status] += 1
-    counters.slots[status] += record.max_concurrent_jobs
+    counters.slots[status] += record.declared.max_concurrent_jobs
     counters.occupied[status] += record.in_flight_jobs
     others["connected"] += record.connected
-    others["cordoned"] += record.cordoned is not None
-    others["drained"] += record.drain is not None
+    others["cordoned"] += record.desired.cordoned is not None
+    others["drained"] += record.desired.drain is not None
     others["claims"] += len(record.claims)
     counters.gpu_lists[record.gpus.names, record.gpus.healths] += 1
 

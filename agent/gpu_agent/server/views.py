@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from gpu_agent.registry import declaration, health, status
+from gpu_agent.registry import declaration, health, lifecycle
 from gpu_agent.registry.credentials import NodeTokens
 from gpu_agent.registry.dispatch.dispatch import Choice
+from gpu_agent.registry.dispatch.explain import NodeExplanation
+from gpu_agent.registry.dispatch.filters import NodeExclusion
 from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionWindow, Explanation, NoAvailableNode
-from gpu_agent.registry.explain import NodeExclusion, NodeExplanation
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import Drain, NodeRecord
@@ -57,9 +58,9 @@ class NodeFilter:
             return False
         if self.connected is not None and record.connected is not self.connected:
             return False
-        if self.model is not None and self.model not in record.ready_models:
+        if self.model is not None and self.model not in record.declared.ready_models:
             return False
-        if any(record.labels.get(name) != value for name, value in self.labels.items()):
+        if any(record.declared.labels.get(name) != value for name, value in self.labels.items()):
             return False
         return self.gpu_name is None or _has_gpu(record.gpus.names, self.gpu_name.lower())
 
@@ -83,7 +84,7 @@ def node_detail(
     stored: bool,
 ) -> api.NodeDetail:
     """Make a node's full document."""
-    usage = record.usage
+    usage = record.liveness.usage
     return api.NodeDetail(
         **_summary_fields(record, clock, thresholds),
         stored=stored,
@@ -92,27 +93,27 @@ def node_detail(
             api.CheckView(name=one.name, ok=one.ok, detail=one.detail)
             for one in health.checks(record, thresholds)
         ),
-        healthy_heartbeats=record.healthy_beats,
-        heartbeats_needed=status.heartbeats_needed(record, thresholds),
-        drain=None if record.drain is None else _drain(record.drain, clock),
+        healthy_heartbeats=record.liveness.healthy_heartbeats,
+        heartbeats_needed=lifecycle.heartbeats_needed(record, thresholds),
+        drain=None if record.desired.drain is None else _drain(record.desired.drain, clock),
         granted_labels=dict(record.granted_labels),
-        token=_token(record.keys),
-        features=tuple(sorted(record.features)),
+        token=_token(record.tokens),
+        features=tuple(sorted(record.declared.features)),
         cpu_percent=None if usage is None else usage.cpu_percent,
         mem_percent=None if usage is None else usage.mem_percent,
-        probe_age_seconds=record.probe_age_seconds,
-        platform=record.registration.platform,
-        cpu_cores=record.hardware.cpu_cores,
-        memory_gb=record.hardware.memory_gb,
-        driver_version=record.hardware.driver_version,
-        cuda_version=record.hardware.cuda_version,
-        capability_schema_version=declaration.schema_of(record.registration),
-        heartbeat_interval_seconds=record.interval_seconds,
-        heartbeat_timeout_seconds=record.timeout_seconds,
+        probe_age_seconds=record.liveness.probe_age_seconds,
+        platform=record.declared.registration.platform,
+        cpu_cores=record.declared.registration.hardware.cpu_cores,
+        memory_gb=record.declared.registration.hardware.memory_gb,
+        driver_version=record.declared.registration.hardware.driver_version,
+        cuda_version=record.declared.registration.hardware.cuda_version,
+        capability_schema_version=declaration.schema_of(record.declared.registration),
+        heartbeat_interval_seconds=record.schedule.interval_seconds,
+        heartbeat_timeout_seconds=record.schedule.timeout_seconds,
         session_epoch=record.epoch,
-        round_trip_ms=_milliseconds(record.round_trip_seconds),
+        round_trip_ms=_milliseconds(record.liveness.round_trip_seconds),
         claimed_jobs=tuple(record.claims),
-        running_jobs=None if record.reported_job_ids is None else tuple(sorted(record.reported_job_ids)),
+        running_jobs=None if record.jobs.ids is None else tuple(sorted(record.jobs.ids)),
         events=events,
     )
 
@@ -121,8 +122,8 @@ def node_explanation(explanation: NodeExplanation) -> api.NodeExplanation:
     """Make the document that explains which jobs a node would refuse."""
     return api.NodeExplanation(
         node_id=explanation.node_id,
-        refuses_every_job=explanation.refuses_every_job,
-        objections=tuple(_refusal_reason(one) for one in explanation.objections),
+        refuses_every_job=explanation.excludes_every_job,
+        objections=tuple(_refusal_reason(one) for one in explanation.exclusions),
         limits=tuple(_refusal_reason(one) for one in explanation.limits),
         model=explanation.model and api.ModelState.model_validate(explanation.model, from_attributes=True),
     )
@@ -224,26 +225,29 @@ def known_gpu_uuids(uuids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) -> dict[str, Any]:
+    declared = record.declared.registration
     return {
         "node_id": record.node_id,
         "status": record.status.value,
         "reason_code": record.reason_code.value,
         "reason": record.reason,
         "since": clock.wall_at(record.since),
-        "clears_when": status.clears_when(record, thresholds, clock.monotonic()),
+        "clears_when": lifecycle.clears_when(record, thresholds, clock.monotonic()),
         "connected": record.connected,
         "gpus": tuple(_gpu(gpu) for gpu in record.gpus.values()),
-        "installed_models": tuple(_model(model, record.capability_state) for model in record.models),
+        "installed_models": tuple(
+            _model(model, declared.capability_state) for model in declared.installed_models
+        ),
         "in_flight_jobs": record.in_flight_jobs,
-        "max_concurrent_jobs": record.max_concurrent_jobs,
-        "accept_public_jobs": record.accept_public_jobs,
-        "last_heartbeat_age_seconds": _age(record.last_heartbeat_at, clock),
-        "simulated": record.simulated,
-        "cordoned": record.cordoned,
-        "endpoint": record.endpoint,
+        "max_concurrent_jobs": record.declared.max_concurrent_jobs,
+        "accept_public_jobs": declared.accept_public_jobs,
+        "last_heartbeat_age_seconds": _age(record.liveness.last_heartbeat_at, clock),
+        "simulated": declared.simulated,
+        "cordoned": record.desired.cordoned,
+        "endpoint": declared.endpoint,
         "address": record.address,
-        "agent_version": record.registration.version,
-        "labels": dict(record.labels),
+        "agent_version": declared.version,
+        "labels": dict(record.declared.labels),
     }
 
 
@@ -293,7 +297,7 @@ def _excluded_node(one: Excluded) -> api.ExcludedNode:
 def _refusal_reason(one: NodeExclusion) -> api.RefusalReason:
     return api.RefusalReason(
         reason=one.reason.value,
-        refuses=one.refuses,
+        refuses=one.jobs,
         need=one.need,
         have=one.have,
         clears_when=one.clears_when,

@@ -21,7 +21,7 @@ class Played:
         self.records = {record.node_id: record for record in random_fleet(dice)}
         self.dispatch = Dispatch(Thresholds(), dice.random)
         for record in self.records.values():
-            self.dispatch.refresh(record)
+            self.dispatch.update(record)
 
     def step(self) -> None:
         """Let something happen."""
@@ -35,27 +35,16 @@ class Played:
     def node_changes(self) -> None:
         record = self.records[self.dice.choice(NODE_IDS)]
         changed = random_node(self.dice, record.node_id)
-        for name in (
-            "status",
-            "connection",
-            "cordoned",
-            "gpus",
-            "usage",
-            "ready_models",
-            "features",
-            "labels",
-        ):
+        for name in ("status", "connection", "desired", "gpus", "liveness", "declared", "jobs"):
             setattr(record, name, getattr(changed, name))
-        record.max_concurrent_jobs = changed.max_concurrent_jobs
-        record.reported_job_ids = changed.reported_job_ids
-        self.dispatch.refresh(record)
+        self.dispatch.update(record)
 
     def gpus_report(self) -> None:
         record = self.records[self.dice.choice(NODE_IDS)]
         for state in record.gpus.values():
             state.memory_used_mb = self.dice.randrange(25_000)
             state.health = self.dice.choice(("ok", "lost"))
-        self.dispatch.refresh(record)
+        self.dispatch.update(record)
 
     def job_is_placed(self) -> None:
         wanted = random_job(self.dice)

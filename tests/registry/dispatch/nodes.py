@@ -1,10 +1,14 @@
 """Nodes to dispatch to: ready, connected, near, idle, and whatever a test says beside that."""
+# ruff: noqa: ANN401 - facts of any type are passed through as they are
+
+from dataclasses import fields, replace
+from typing import Any
 
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.node import Declared, Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
@@ -12,22 +16,41 @@ from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, Reso
 HARDWARE = Hardware(cpu_cores=8, memory_gb=32)
 
 
-def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **facts: object) -> NodeRecord:
-    """Build a record with one idle 24 GiB GPU unless `facts` say otherwise."""
+def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **facts: Any) -> NodeRecord:
+    """Build a record with one idle 24 GiB GPU; `facts` are named like the fields of its groups."""
     record = NodeRecord(
         node_id=node_id,
-        registration=NodeRegister(version="1.0", hardware=HARDWARE),
-        hardware=HARDWARE,
         registered_at=0.0,
         status=status,
         connection=1,
-        round_trip_seconds=0.001,
+        declared=Declared(registration=NodeRegister(version="1.0", hardware=HARDWARE)),
         gpus=gpus(gpu("GPU-0")),
-        usage=usage(),
+        liveness=Liveness(round_trip_seconds=0.001, usage=usage()),
     )
-    for name, value in facts.items():
-        setattr(record, name, value)
+    change(record, **facts)
     return record
+
+
+def change(record: NodeRecord, **facts: Any) -> None:
+    """Change facts of a node, as its heartbeats, its declaration and its operators would."""
+    groups = (record, record.liveness, record.schedule, record.desired)
+    declared = {name: facts.pop(name) for name in tuple(facts) if name in _DECLARED}
+    sent = {name: facts.pop(name) for name in tuple(facts) if name in _SENT}
+    jobs = {name: facts.pop(name) for name in tuple(facts) if name in _JOBS}
+    if sent:
+        declared["registration"] = record.declared.registration.model_copy(update=sent)
+    if declared:
+        record.declared = replace(record.declared, **declared)
+    if jobs:
+        record.jobs = replace(record.jobs, **jobs)
+    for name, value in facts.items():
+        (group,) = [group for group in groups if hasattr(group, name)]
+        setattr(group, name, value)
+
+
+_DECLARED = {field.name for field in fields(Declared)}
+_JOBS = {field.name for field in fields(ReportedJobs)}
+_SENT = frozenset(NodeRegister.model_fields) - _DECLARED
 
 
 def gpu(
@@ -70,7 +93,7 @@ def dispatching(*records: NodeRecord, chance: float = 0.0, **settings: float) ->
     """Build a dispatch that knows these nodes and always draws `chance`."""
     dispatch = Dispatch(Thresholds(**settings), lambda: chance)  # type: ignore[arg-type] # floats only
     for record in records:
-        dispatch.refresh(record)
+        dispatch.update(record)
     return dispatch
 
 

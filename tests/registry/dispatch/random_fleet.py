@@ -52,8 +52,8 @@ def random_node(dice: Random, node_id: str) -> NodeRecord:
         labels={name: dice.choice("ab") for name in some(dice, ("zone", "rack"))},
         accept_public_jobs=dice.random() < 1 / 2,
         max_concurrent_jobs=dice.choice((0, 1, 2, 3, 3)),
-        reported_jobs=dice.choice((0, 0, 1, 2)),
-        reported_job_ids=dice.choice((None, None, frozenset({"job-0"}), frozenset({"foreign"}))),
+        count=dice.choice((0, 0, 1, 2)),
+        ids=dice.choice((None, None, frozenset({"job-0"}), frozenset({"foreign"}))),
     )
 
 

@@ -23,7 +23,18 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.model_check import Played
-from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
+from tests.registry.dispatch.nodes import (
+    change,
+    chosen,
+    claimed,
+    dispatching,
+    gpu,
+    gpus,
+    job,
+    node,
+    refused,
+    usage,
+)
 from tests.registry.dispatch.random_fleet import NODE_IDS
 
 TTL = 60.0
@@ -35,26 +46,24 @@ def test_d01_only_a_ready_node_is_chosen(status: NodeStatus) -> None:
     dispatch = dispatching(record)
     assert refused(dispatch, job()) == {ExclusionReason.STATUS_NOT_READY: 1}
     record.status = NodeStatus.READY
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert chosen(dispatch, job()).node_id == "node-A"
 
 
 def test_d02_a_public_job_is_placed_in_the_public_pool_only() -> None:
-    dispatch = dispatching(node("private"), node("public", accept_public_jobs=True, reported_jobs=3))
+    dispatch = dispatching(node("private"), node("public", accept_public_jobs=True, count=3))
     assert chosen(dispatch, job(public=True)).node_id == "public"
     assert chosen(dispatch, job()).node_id == "private"
 
 
 def test_d03_a_job_is_placed_where_there_are_enough_gpus_of_its_kind() -> None:
-    pair = node(
-        "pair", gpus=gpus(gpu("a", name="NVIDIA H100"), gpu("b", name="NVIDIA H100")), reported_jobs=3
-    )
+    pair = node("pair", gpus=gpus(gpu("a", name="NVIDIA H100"), gpu("b", name="NVIDIA H100")), count=3)
     dispatch = dispatching(node("single", gpus=gpus(gpu("c", name="NVIDIA H100"))), pair)
     assert chosen(dispatch, job(gpu_name="H100", gpu_count=2)).node_id == "pair"
 
 
 def test_d04_a_job_is_placed_where_its_models_are_ready() -> None:
-    serving = node("serving", ready_models=frozenset({"asr", "nmt"}), reported_jobs=3)
+    serving = node("serving", ready_models=frozenset({"asr", "nmt"}), count=3)
     dispatch = dispatching(node("bare"), serving)
     assert chosen(dispatch, job(required_models=("nmt", "asr"))).node_id == "serving"
 
@@ -153,13 +162,13 @@ def test_a_nodes_claims_are_lost_with_it_and_attached_when_found_running() -> No
     dispatch = dispatching(record)
     claim = claimed(dispatch, job(min_gpu_memory_mb=20_000))
     record.status = NodeStatus.OFFLINE
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert dispatch.lose("node-A") == [claim]
     assert dispatch.claim_of("job-1") is None
     record.status = NodeStatus.READY
-    record.reported_job_ids = frozenset({"job-1"})
+    change(record, ids=frozenset({"job-1"}))
     record.gpus["GPU-0"].memory_used_mb = 20_000
-    dispatch.refresh(record)
+    dispatch.update(record)
     again = replace(claim, expires_at=500.0)
     assert dispatch.attach(again) == again
     assert dispatch.claim_of("job-1") == again
@@ -168,10 +177,10 @@ def test_a_nodes_claims_are_lost_with_it_and_attached_when_found_running() -> No
 
 
 def test_a_lost_claim_is_not_attached_when_its_job_is_claimed_elsewhere() -> None:
-    dispatch = dispatching(node("node-A", reported_jobs=1))
+    dispatch = dispatching(node("node-A", count=1))
     claim = claimed(dispatch, job())
     dispatch.lose("node-A")
-    dispatch.refresh(node("node-B"))
+    dispatch.update(node("node-B"))
     elsewhere = claimed(dispatch, job())
     assert elsewhere.node_id == "node-B"
     assert dispatch.attach(claim) is None
@@ -200,7 +209,7 @@ def test_a_claim_may_be_attached_to_a_gpu_that_is_no_longer_there() -> None:
     claim = claimed(dispatch, job(min_gpu_memory_mb=1_000))
     dispatch.release("job-1")
     record.gpus = gpus(gpu("GPU-new"))
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert dispatch.attach(claim) == claim
     assert dispatch.release("job-1") == claim
 
@@ -208,7 +217,7 @@ def test_a_claim_may_be_attached_to_a_gpu_that_is_no_longer_there() -> None:
 def test_a_forgotten_node_takes_its_claims_with_it() -> None:
     dispatch = dispatching(node())
     claimed(dispatch, job())
-    dispatch.forget("node-A")
+    dispatch.remove("node-A")
     assert dispatch.claim_of("job-1") is None
     assert dispatch.next_expiry is None
     assert refused(dispatch, job()) == {}
@@ -218,8 +227,8 @@ def test_fewer_slots_keep_existing_claims() -> None:
     record = node()
     dispatch = dispatching(record)
     held = [claimed(dispatch, job(f"job-{n}")) for n in range(3)]
-    record.max_concurrent_jobs = 1
-    dispatch.refresh(record)
+    change(record, max_concurrent_jobs=1)
+    dispatch.update(record)
     assert [dispatch.claim_of(claim.job_id) for claim in held] == held
     assert refused(dispatch, job("job-9")) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
 
@@ -229,7 +238,7 @@ def test_a_drain_keeps_claims_and_takes_no_new_job() -> None:
     dispatch = dispatching(record)
     claim = claimed(dispatch, job())
     record.status = NodeStatus.DRAINING
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert dispatch.claim_of("job-1") is claim
     assert refused(dispatch, job("job-2")) == {ExclusionReason.STATUS_NOT_READY: 1}
 
@@ -238,7 +247,7 @@ def test_a_record_that_comes_to_stand_for_a_node_has_its_claims() -> None:
     dispatch = dispatching(node())
     claim = claimed(dispatch, job())
     successor = node()
-    dispatch.refresh(successor)
+    dispatch.update(successor)
     assert successor.claims == {"job-1": claim}
 
 
@@ -247,7 +256,7 @@ def test_a_warm_node_is_preferred_to_one_that_is_little_better() -> None:
     dispatch = dispatching(warm, idle)
     claimed(dispatch, job(affinity_key="session-1"))
     idle.status = NodeStatus.READY
-    dispatch.refresh(idle)
+    dispatch.update(idle)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")) == Choice(
         "warm", ("GPU-0",), None, score(warm, 1, Thresholds()) + Thresholds().affinity_bonus
     )
@@ -260,12 +269,12 @@ def test_a_warm_node_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
     dispatch = dispatching(warm, idle)
     claimed(dispatch, job(affinity_key="session-1"))
     idle.status = NodeStatus.READY
-    dispatch.refresh(idle)
-    warm.reported_jobs, warm.usage = 3, usage(gpu_percent=85, gpu_memory=85)
-    dispatch.refresh(warm)
+    dispatch.update(idle)
+    change(warm, count=3, usage=usage(gpu_percent=85, gpu_memory=85))
+    dispatch.update(warm)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
-    warm.reported_jobs, warm.usage, warm.connection = 0, usage(), None
-    dispatch.refresh(warm)
+    change(warm, count=0, usage=usage(), connection=None)
+    dispatch.update(warm)
     assert chosen(dispatch, job("job-2", affinity_key="session-1")).node_id == "idle"
 
 
@@ -291,7 +300,7 @@ def test_a_claim_that_is_over_ends_with_those_before_it_or_when_it_is_asked_for(
 def test_the_affinity_bonus_is_a_setting(bonus: int, favoured: str) -> None:
     dispatch = dispatching(node("warm", max_concurrent_jobs=2), affinity_bonus=bonus)
     claimed(dispatch, job("job-1", affinity_key="talk"))
-    dispatch.refresh(node("idle"))
+    dispatch.update(node("idle"))
     assert chosen(dispatch, job("job-2", affinity_key="talk")).node_id == favoured
 
 
@@ -364,32 +373,32 @@ def test_of_many_claims_that_are_over_so_many_end_the_earliest_first() -> None:
 
 def test_the_node_that_last_held_a_key_is_warm_for_it() -> None:
     affinities = AffinityTable()
-    affinities.hold("session-7", "node-A", 0.0)
-    affinities.hold("session-7", "node-B", 5.0)
-    assert affinities.warm("session-7", 6.0) == "node-B"
+    affinities.remember("session-7", "node-A", 0.0)
+    affinities.remember("session-7", "node-B", 5.0)
+    assert affinities.node_of("session-7", 6.0) == "node-B"
 
 
 def test_a_node_cools_down() -> None:
     affinities = AffinityTable()
-    affinities.hold("session-7", "node-A", 0.0)
-    assert affinities.warm("session-7", AFFINITY_SECONDS) == "node-A"
-    assert affinities.warm("session-7", AFFINITY_SECONDS + 1) is None
+    affinities.remember("session-7", "node-A", 0.0)
+    assert affinities.node_of("session-7", AFFINITY_SECONDS) == "node-A"
+    assert affinities.node_of("session-7", AFFINITY_SECONDS + 1) is None
 
 
 def test_no_key_is_no_affinity() -> None:
     affinities = AffinityTable()
-    affinities.hold(None, "node-A", 0.0)
-    assert affinities.warm(None, 0.0) is None
+    affinities.remember(None, "node-A", 0.0)
+    assert affinities.node_of(None, 0.0) is None
 
 
 def test_the_key_held_longest_ago_is_forgotten_first() -> None:
     affinities = AffinityTable()
     for number in range(REMEMBERED_KEYS):
-        affinities.hold(str(number), "node-A", 0.0)
-    affinities.hold("0", "node-A", 1.0)
-    affinities.hold("one more", "node-A", 1.0)
-    assert affinities.warm("1", 1.0) is None
-    assert affinities.warm("0", 1.0) == affinities.warm("one more", 1.0) == "node-A"
+        affinities.remember(str(number), "node-A", 0.0)
+    affinities.remember("0", "node-A", 1.0)
+    affinities.remember("one more", "node-A", 1.0)
+    assert affinities.node_of("1", 1.0) is None
+    assert affinities.node_of("0", 1.0) == affinities.node_of("one more", 1.0) == "node-A"
 
 
 def view_of(record: NodeRecord, **claims: int) -> Candidate:

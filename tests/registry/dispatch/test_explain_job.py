@@ -23,13 +23,13 @@ from tests.registry.dispatch.random_fleet import random_fleet, random_job
 def index_of(*filed: NodeRecord) -> Index:
     index = Index(Thresholds())
     for record in filed:
-        index.file(record)
+        index.update(record)
     return index
 
 
 def explained_by(index: Index, wanted: Job, warm: str | None = None) -> Explanation:
     return Explanation.of(
-        wanted.job_id, explain_each(index, Demand.of(wanted), warm=warm, affinity_bonus=200)
+        wanted.job_id, explain_each(index, Demand.of(wanted), affinity_node=warm, affinity_bonus=200)
     )
 
 
@@ -62,7 +62,7 @@ def test_a8_a_fleet_of_which_every_node_is_excluded_is_refused_under_its_code_wi
         node("cordoned", cordoned="fans"),
         node("bare-1"),
         node("bare-2"),
-        node("full", ready_models=frozenset({"asr"}), reported_jobs=4),
+        node("full", ready_models=frozenset({"asr"}), count=4),
         node("hot", ready_models=frozenset({"asr"}), usage=usage(gpu_percent=99)),
     )
     refused = count_refusal(index_of(*fleet), Demand.of(job(required_models=("asr",))))
@@ -100,7 +100,7 @@ def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
 def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> None:
     fleet = (
         node("idle"),
-        node("loaded", reported_jobs=2),
+        node("loaded", count=2),
         node("away", connection=None),
         node("hot", usage=usage(gpu_percent=99)),
     )
@@ -113,16 +113,16 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
 
 
 def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
-    index = index_of(node("idle"), node("warm", reported_jobs=1))
+    index = index_of(node("idle"), node("warm", count=1))
     assert explained_by(index, job(), "warm").able == ("warm", "idle")
 
 
 def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
     index = index_of(node("node-A"), node("node-B"), node("node-C", connection=None))
-    verdicts = explain_each(index, Demand.of(job()), warm=None, affinity_bonus=200)
-    assert next(verdicts) == Eligible("node-A", index.views["node-A"].score)
-    index.drop("node-B")
-    index.file(node("node-D"))
+    verdicts = explain_each(index, Demand.of(job()), affinity_node=None, affinity_bonus=200)
+    assert next(verdicts) == Eligible("node-A", index.candidates["node-A"].score)
+    index.remove("node-B")
+    index.update(node("node-D"))
     (gone,) = verdicts
     assert isinstance(gone, Excluded)
     assert (gone.node_id, gone.reason) == ("node-C", ExclusionReason.DISCONNECTED)

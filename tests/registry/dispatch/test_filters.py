@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_agent.registry.dispatch import filters as naming
+from gpu_agent.registry.dispatch import filters
 from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
 from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason
@@ -11,7 +11,7 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
-from tests.registry.dispatch.nodes import HARDWARE, gpu, gpus, job, model, node, usage
+from tests.registry.dispatch.nodes import HARDWARE, change, gpu, gpus, job, model, node, usage
 
 
 def verdict(record: NodeRecord, wanted: Job) -> Excluded | None:
@@ -26,7 +26,7 @@ def account(record: NodeRecord, wanted: Job) -> tuple[ExclusionReason, str, str]
 
 
 def test_the_filters_are_all_eleven_in_the_order_of_the_protocol() -> None:
-    assert [reason for reason, _ in FILTERS] == list(ExclusionReason)
+    assert list(dict.fromkeys(one.reason for one in FILTERS)) == list(ExclusionReason)
 
 
 def test_a_ready_idle_node_takes_a_job_without_demands() -> None:
@@ -106,7 +106,7 @@ def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None
 def test_d04_a_node_without_the_model_ready_takes_no_job(
     installed: tuple[object, ...], state: dict[str, str] | None, have: str
 ) -> None:
-    record = node(models=installed, capability_state=state, ready_models=frozenset({"asr"}))
+    record = node(installed_models=installed, capability_state=state, ready_models=frozenset({"asr"}))
     wanted = job(required_models=("asr", "nmt"))
     assert account(record, wanted) == (ExclusionReason.MODEL_NOT_AVAILABLE, "model nmt", have)
 
@@ -134,9 +134,9 @@ def test_d04_a_node_with_another_label_takes_no_job(labels: dict[str, str], have
 
 
 def test_d05_a_full_node_takes_no_job() -> None:
-    assert account(node(reported_jobs=4), job()) == (
+    assert account(node(count=4), job()) == (
         ExclusionReason.CAPACITY_EXCEEDED,
-        "a free place",
+        "a free slot",
         "4 of 4 taken",
     )
 
@@ -177,7 +177,7 @@ def test_unknown_figures_and_figures_at_their_limit_pass() -> None:
 
 
 def test_the_first_filter_that_fails_is_the_reason() -> None:
-    record = node(connection=None, cordoned="x", reported_jobs=9)
+    record = node(connection=None, cordoned="x", count=9)
     found = verdict(record, job(required_models=("asr",)))
     assert found is not None
     assert found.reason is ExclusionReason.DISCONNECTED
@@ -190,14 +190,14 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
         (node(status=NodeStatus.DRAINING), ExclusionReason.STATUS_NOT_READY),
         (node(connection=None), ExclusionReason.DISCONNECTED),
         (node(cordoned=""), ExclusionReason.CORDONED),
-        (node(reported_jobs=4), ExclusionReason.CAPACITY_EXCEEDED),
+        (node(count=4), ExclusionReason.CAPACITY_EXCEEDED),
         (node(usage=usage(cpu=100)), ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED),
     ],
 )
 def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(
     record: NodeRecord, reason: ExclusionReason | None
 ) -> None:
-    assert unschedulable_reason(record, record.in_flight_jobs, Thresholds()) is reason
+    assert unschedulable_reason(record, Thresholds()) is reason
     found = verdict(record, job())
     assert (None if found is None else found.reason) is reason
 
@@ -224,7 +224,7 @@ LONG = "x" * 1000
 def test_no_account_of_a_node_is_longer_than_a_sentence_whatever_it_declares(wanted: Job) -> None:
     record = node(
         gpus=gpus(*(gpu(f"GPU-{place}", name=LONG) for place in range(40))),
-        models=(model("asr", status=LONG),),
+        installed_models=(model("asr", status=LONG),),
         features=frozenset(f"{place}{LONG}" for place in range(40)),
         labels={"zone": LONG},
     )
@@ -250,40 +250,40 @@ def test_occupied_places_are_all_ids_that_are_claimed_or_told_else_the_larger_nu
 ) -> None:
     record = node(
         claims=dict.fromkeys(claims),
-        reported_job_ids=None if ids is None else frozenset(ids),
-        reported_jobs=number,
+        ids=None if ids is None else frozenset(ids),
+        count=number,
         max_concurrent_jobs=occupied,
     )
     reason, _, have = account(record, job())
     assert (reason, have) == (ExclusionReason.CAPACITY_EXCEEDED, f"{occupied} of {occupied} taken")
-    record.max_concurrent_jobs += 1
+    change(record, max_concurrent_jobs=occupied + 1)
     assert verdict(record, job()) is None
 
 
 def test_many_names_are_a_few_in_order_and_a_count() -> None:
-    assert naming.listed(["b", "a"]) == "a, b"
-    assert naming.listed(map(str, range(10, 22))) == "10, 11, 12, 13, 14, 15, 16, 17 and 4 more"
-    assert naming.listed(["b", "a"], in_order=True) == "b, a"
-    assert naming.listed([]) == "none"
+    assert filters.listed(["b", "a"]) == "a, b"
+    assert filters.listed(map(str, range(10, 22))) == "10, 11, 12, 13, 14, 15, 16, 17 and 4 more"
+    assert filters.listed(["b", "a"], in_order=True) == "b, a"
+    assert filters.listed([]) == "none"
 
 
 def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:
     states = [gpu(str(place), name=f"NVIDIA L{place // 12}") for place in range(16)]
-    assert naming.gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
+    assert filters._gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
 
 
 def test_gpus_are_named_with_their_health() -> None:
     parent = gpu("m", name="NVIDIA H100")
     parent.is_parent = True
     record = node(gpus=gpus(gpu("a"), gpu("b", health="lost"), parent))
-    assert naming.gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
-    assert naming.gpus(node(gpus=gpus())) == "no GPU"
+    assert filters._gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
+    assert filters._gpus(node(gpus=gpus())) == "no GPU"
 
 
 def test_free_memory_is_told_gpu_by_gpu_and_debt_counts_as_none() -> None:
-    assert naming.memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
-    assert naming.memory([1] * 10).endswith("1 MiB and 2 more")
-    assert naming.memory([]) == "no GPU"
+    assert filters._memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
+    assert filters._memory([1] * 10).endswith("1 MiB and 2 more")
+    assert filters._memory([]) == "no GPU"
 
 
 @pytest.mark.parametrize(
@@ -299,12 +299,12 @@ def test_free_memory_is_told_gpu_by_gpu_and_debt_counts_as_none() -> None:
 def test_the_state_of_a_model_is_one_word(
     installed: tuple[object, ...], reported: dict[str, str] | None, state: str
 ) -> None:
-    assert naming.model_state(node(models=installed, capability_state=reported), "m") == state
+    assert filters.model_state(node(installed_models=installed, capability_state=reported), "m") == state
 
 
 def test_a_model_that_can_serve_is_ready_whatever_its_other_versions_are() -> None:
-    record = node(models=(model("m", status="error"), model("m")), ready_models=frozenset({"m"}))
-    assert naming.model_state(record, "m") == "ready"
+    record = node(installed_models=(model("m", status="error"), model("m")), ready_models=frozenset({"m"}))
+    assert filters.model_state(record, "m") == "ready"
 
 
 def test_a_demand_left_out_is_no_demand() -> None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from gpu_agent.registry.dispatch.candidate import GpuSet
 from gpu_agent.registry.dispatch.explain import count_refusal
 from gpu_agent.registry.dispatch.filters import first_exclusion
-from gpu_agent.registry.dispatch.index import LEVEL_MB, GpuSets, Index
+from gpu_agent.registry.dispatch.index import GpuCounts, Index
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
+from tests.registry.dispatch.nodes import change, gpu, gpus, job, node, usage
 from tests.registry.dispatch.random_fleet import NODE_IDS, random_fleet, random_job, random_node
 
 DICE = st.randoms(use_true_random=True)
@@ -24,7 +25,7 @@ DICE = st.randoms(use_true_random=True)
 def index_of(*filed: NodeRecord) -> Index:
     index = Index(Thresholds())
     for record in filed:
-        index.file(record)
+        index.update(record)
     return index
 
 
@@ -40,11 +41,11 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Ran
     for _ in range(40):
         node_id = dice.choice(NODE_IDS)
         if dice.random() < 1 / 4:
-            index.drop(node_id)
+            index.remove(node_id)
         else:
-            index.file(random_node(dice, node_id))
+            index.update(random_node(dice, node_id))
         demand = Demand.of(random_job(dice))
-        able = [view for view in index.views.values() if first_exclusion(view, demand) is None]
+        able = [view for view in index.candidates.values() if first_exclusion(view, demand) is None]
         found = index.best(demand, dice.random)
         assert (found in able) if able else found is None
         if found is not None:
@@ -56,9 +57,9 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Ran
 def test_nothing_is_left_of_nodes_that_were_let_go(dice: Random) -> None:
     index = index_of(*random_fleet(dice), *random_fleet(dice))
     for node_id in NODE_IDS:
-        index.drop(node_id)
-    assert not any(index.standing.values())
-    index.file(node("node-new"))
+        index.remove(node_id)
+    assert not any(index.unschedulable.values())
+    index.update(node("node-new"))
     for wanted in (job(required_models=("asr",)), job(public=True), job(labels={"zone": "a"})):
         assert best(index, wanted) is None
     assert best(index, job()) == "node-new"
@@ -72,13 +73,11 @@ def test_equals_are_chosen_from_at_random() -> None:
 def test_a_node_changed_in_place_is_found_by_what_it_is_now() -> None:
     record = node()
     index = index_of(record)
-    record.ready_models = frozenset({"asr"})
-    record.labels["zone"] = "a"
-    index.file(record)
+    change(record, ready_models=frozenset({"asr"}), labels={"zone": "a"})
+    index.update(record)
     assert best(index, job(required_models=("asr",), labels={"zone": "a"})) == "node-A"
-    record.labels["zone"] = "b"
-    record.ready_models = frozenset()
-    index.file(record)
+    change(record, ready_models=frozenset(), labels={"zone": "b"})
+    index.update(record)
     assert best(index, job(labels={"zone": "a"})) is None
     assert best(index, job(required_models=("asr",))) is None
 
@@ -88,15 +87,15 @@ def test_gpus_that_fail_fill_up_or_are_replaced_count_as_they_are_now() -> None:
     index = index_of(record)
     assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) == "node-A"
     record.gpus["a"].memory_used_mb = 5_000
-    index.file(record)
+    index.update(record)
     assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) is None
     assert best(index, job(min_gpu_memory_mb=24_000)) == "node-A"
     record.gpus["b"].health = "lost"
-    index.file(record)
+    index.update(record)
     assert best(index, job(min_gpu_memory_mb=24_000)) is None
     assert best(index, job(gpu_count=2)) is None
     record.gpus = gpus(gpu("c", name="NVIDIA H200", memory_mb=143_771))
-    index.file(record)
+    index.update(record)
     assert best(index, job(gpu_name="h200", min_gpu_memory_mb=140_000)) == "node-A"
 
 
@@ -104,14 +103,14 @@ def test_where_no_gpu_tells_its_memory_use_the_nodes_mean_is_followed() -> None:
     record = node(gpus=gpus(gpu("a", memory_mb=20_000, used_mb=None)), usage=usage(gpu_memory=90))
     index = index_of(record)
     assert best(index, job(min_gpu_memory_mb=10_000)) is None
-    record.usage = usage(gpu_memory=10)
-    index.file(record)
+    record.liveness.usage = usage(gpu_memory=10)
+    index.update(record)
     assert best(index, job(min_gpu_memory_mb=10_000)) == "node-A"
 
 
 def test_nodes_within_one_step_below_the_memory_needed_are_passed_over() -> None:
-    short = [node(f"short-{n}", gpus=gpus(gpu("g", used_mb=LEVEL_MB - n))) for n in range(1, 4)]
-    enough = node("enough", gpus=gpus(gpu("g", used_mb=10)), reported_jobs=3)
+    short = [node(f"short-{n}", gpus=gpus(gpu("g", used_mb=STEP_MB - n))) for n in range(1, 4)]
+    enough = node("enough", gpus=gpus(gpu("g", used_mb=10)), count=3)
     assert best(index_of(*short, enough), job(min_gpu_memory_mb=24_560)) == "enough"
 
 
@@ -119,10 +118,10 @@ def test_a_node_that_has_changed_since_it_was_filed_is_never_the_answer() -> Non
     stale = [node(node_id) for node_id in ("node-A", "node-B", "node-C")]
     index = index_of(*stale)
     for record in stale:
-        record.cordoned = "fans"
+        record.desired.cordoned = "fans"
     assert best(index, job(min_gpu_memory_mb=24_000)) is None
     assert best(index, job()) is None
-    index.file(node("node-D", reported_jobs=1))
+    index.update(node("node-D", count=1))
     assert best(index, job()) == "node-D"
 
 
@@ -134,20 +133,20 @@ def test_gpus_larger_than_any_step_are_still_told_apart_by_the_filters() -> None
 
 def test_another_record_may_come_to_stand_for_a_node() -> None:
     index = index_of(node(ready_models=frozenset({"asr"})))
-    index.file(node(ready_models=frozenset({"nmt"})))
+    index.update(node(ready_models=frozenset({"nmt"})))
     assert best(index, job(required_models=("asr",))) is None
     assert best(index, job(required_models=("nmt",))) == "node-A"
-    assert len(index.views) == 1
+    assert len(index.candidates) == 1
 
 
 def test_a_slot_serves_one_node_after_another() -> None:
     index = index_of(node("node-A"), node("node-B"))
-    freed = index.views["node-A"].slot
-    index.drop("node-A")
-    index.drop("node-A")
+    freed = index.candidates["node-A"].position
+    index.remove("node-A")
+    index.remove("node-A")
     with pytest.raises(KeyError):
         index.at(freed)
-    assert index.file(node("node-C")).slot == freed
+    assert index.update(node("node-C")).position == freed
 
 
 @pytest.mark.parametrize(
@@ -175,39 +174,39 @@ def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reas
         accept_public_jobs=True,
     )
     index = index_of(rich)
-    freed = index.views["rich"].slot
+    freed = index.candidates["rich"].position
     assert best(index, wanted) == "rich"
-    index.drop("rich")
+    index.remove("rich")
     assert best(index, wanted) is None
     assert count_refusal(index, Demand.of(wanted)).counts == {}
-    assert index.file(node("bare")).slot == freed
+    assert index.update(node("bare")).position == freed
     assert best(index, wanted) is None
     assert count_refusal(index, Demand.of(wanted)).counts == {reason: 1}
-    index.drop("bare")
-    index.file(rich)
+    index.remove("bare")
+    index.update(rich)
     assert best(index, wanted) == "rich"
 
 
 def test_a_freed_slot_remembers_neither_the_score_nor_the_standing_of_its_node() -> None:
-    index = index_of(node("best"), node("good", reported_jobs=1))
-    freed = index.views["best"].slot
+    index = index_of(node("best"), node("good", count=1))
+    freed = index.candidates["best"].position
     for following, reported_jobs, expected in (("again", 0, "again"), ("worst", 2, "good")):
-        index.drop(index.at(freed).record.node_id)
-        assert index.file(node(following, reported_jobs=reported_jobs)).slot == freed
+        index.remove(index.at(freed).record.node_id)
+        assert index.update(node(following, count=reported_jobs)).position == freed
         assert best(index, job()) == expected
-    index.drop("worst")
-    index.file(node("away", connection=None))
-    index.drop("good")
+    index.remove("worst")
+    index.update(node("away", connection=None))
+    index.remove("good")
     assert best(index, job()) is None
     assert count_refusal(index, Demand.of(job())).counts == {ExclusionReason.DISCONNECTED: 1}
-    index.drop("away")
-    index.file(node("best"))
-    assert (best(index, job()), len(index.views)) == ("best", 1)
+    index.remove("away")
+    index.update(node("best"))
+    assert (best(index, job()), len(index.candidates)) == ("best", 1)
 
 
 def test_standing_counts_nodes_by_what_bars_them() -> None:
-    index = index_of(node("node-A"), node("node-B", connection=None), node("node-C", reported_jobs=4))
-    assert {reason: bits.bit_count() for reason, bits in index.standing.items() if bits} == {
+    index = index_of(node("node-A"), node("node-B", connection=None), node("node-C", count=4))
+    assert {reason: bits.bit_count() for reason, bits in index.unschedulable.items() if bits} == {
         None: 1,
         ExclusionReason.DISCONNECTED: 1,
         ExclusionReason.CAPACITY_EXCEEDED: 1,
@@ -221,32 +220,32 @@ def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -
     at_once, one_by_one = index_of(*fleet), index_of(*fleet)
     doubted = [record for record in fleet if dice.random() < 2 / 3]
     for record in doubted:
-        record.suspected_until = 9.0
-    at_once.file_doubts(doubted)
+        record.liveness.suspected_until = 9.0
+    at_once.update_suspected(doubted)
     for record in doubted:
-        one_by_one.file(record)
-    assert at_once.standing == one_by_one.standing
-    assert [view.barred for view in at_once.views.values()] == [
-        view.barred for view in one_by_one.views.values()
+        one_by_one.update(record)
+    assert at_once.unschedulable == one_by_one.unschedulable
+    assert [view.unschedulable for view in at_once.candidates.values()] == [
+        view.unschedulable for view in one_by_one.candidates.values()
     ]
 
 
 def test_without_weights_each_able_node_is_drawn_as_likely_as_any_other() -> None:
     index = Index(Thresholds(weight_load=0, weight_gpu_use=0, weight_free_memory=0))
     for place, node_id in enumerate(NODE_IDS):
-        index.file(node(node_id, reported_jobs=place % 4))
+        index.update(node(node_id, count=place % 4))
     assert {best(index, job(), place / 8) for place in range(8)} == set(NODE_IDS)
 
 
 def test_the_weights_decide_who_is_best() -> None:
-    busy, full = node("busy", usage=usage(gpu_percent=80)), node("full", reported_jobs=3)
+    busy, full = node("busy", usage=usage(gpu_percent=80)), node("full", count=3)
     for favoured, weights in (
         ("full", Thresholds(weight_gpu_use=900, weight_load=100)),
         ("busy", Thresholds(weight_gpu_use=100, weight_load=900)),
     ):
         index = Index(weights)
         for record in (busy, full):
-            index.file(record)
+            index.update(record)
         assert best(index, job()) == favoured
 
 
@@ -261,7 +260,7 @@ DEMANDS = st.tuples(st.sampled_from(["", "rtx", "l4", "h100", "mi300"]), st.inte
 def test_answers_stay_right_while_nodes_change(
     steps: list[tuple[int, GpuSet | None] | tuple[str, int]],
 ) -> None:
-    sets, held = GpuSets(), dict.fromkeys(range(10), None)
+    sets, held = GpuCounts(), dict.fromkeys(range(10), None)
     state: dict[int, GpuSet | None] = dict(held)
     for first, second in steps:
         if isinstance(first, int) and not isinstance(second, int):
@@ -277,7 +276,7 @@ def test_answers_stay_right_while_nodes_change(
 
 
 def test_more_different_demands_than_are_remembered_are_still_answered() -> None:
-    sets = GpuSets()
+    sets = GpuCounts()
     sets.move(3, None, (("h100", 8),))
     answers = [sets.holders(f"{'x' * n}h100", 1) for n in range(300)]
     assert answers == [1 << 3] + [0] * 299

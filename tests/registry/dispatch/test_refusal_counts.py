@@ -23,8 +23,8 @@ def failure(job_id: str = "job-1", **nodes: ExclusionReason) -> NoAvailableNode:
 
 def test_failures_of_a_minute_are_counted_together() -> None:
     counted = RefusalCounters()
-    counted.failed(failure("job-1", a=FULL, b=GONE), 120.0)
-    counted.failed(failure("job-2", a=FULL, c=FULL), 179.9)
+    counted.count(failure("job-1", a=FULL, b=GONE), 120.0)
+    counted.count(failure("job-2", a=FULL, c=FULL), 179.9)
     (window,) = counted.windows(179.9)
     assert (window.start, window.end, window.failed) == (120.0, 180.0, 2)
     assert window.counts == {FULL: 3, GONE: 1}
@@ -34,8 +34,8 @@ def test_failures_of_a_minute_are_counted_together() -> None:
 
 def test_the_next_minute_is_counted_apart_and_one_without_failures_is_left_out() -> None:
     counted = RefusalCounters()
-    counted.failed(failure(a=FULL), 10.0)
-    counted.failed(failure(a=GONE), 200.0)
+    counted.count(failure(a=FULL), 10.0)
+    counted.count(failure(a=GONE), 200.0)
     assert [(window.start, dict(window.counts)) for window in counted.windows(200.0)] == [
         (0.0, {FULL: 1}),
         (180.0, {GONE: 1}),
@@ -45,7 +45,7 @@ def test_the_next_minute_is_counted_apart_and_one_without_failures_is_left_out()
 def test_an_hour_is_remembered_and_no_more() -> None:
     counted = RefusalCounters()
     for minute in range(3 * WINDOWS):
-        counted.failed(failure(a=FULL), minute * WINDOW_SECONDS)
+        counted.count(failure(a=FULL), minute * WINDOW_SECONDS)
     now = (3 * WINDOWS - 1) * WINDOW_SECONDS
     assert len(counted.windows(now)) == WINDOWS
     assert len(counted.windows(now + WINDOW_SECONDS)) == WINDOWS - 1
@@ -55,9 +55,9 @@ def test_an_hour_is_remembered_and_no_more() -> None:
 def test_an_example_is_shown_once_as_it_was_last_and_no_more_than_a_few_are() -> None:
     counted = RefusalCounters()
     many = {f"node-{number}": FULL for number in range(2 * EXAMPLES_PER_REASON)}
-    counted.failed(failure("job-1", **many), 0.0)
+    counted.count(failure("job-1", **many), 0.0)
     again = NoAvailableNode("job-2", {FULL: 1}, {FULL: (Excluded("node-0", FULL, "a place", "4 of 4"),)})
-    counted.failed(again, 1.0)
+    counted.count(again, 1.0)
     (window,) = counted.windows(1.0)
     assert [one.node_id for one in window.examples[FULL]] == list(many)[:EXAMPLES_PER_REASON]
     assert window.examples[FULL][0].have == "4 of 4"
@@ -66,7 +66,7 @@ def test_an_example_is_shown_once_as_it_was_last_and_no_more_than_a_few_are() ->
 def test_only_the_last_jobs_are_named_and_none_at_length() -> None:
     counted = RefusalCounters()
     for number in range(100):
-        counted.failed(failure(f"{number}-{'x' * 10_000}"), 0.0)
+        counted.count(failure(f"{number}-{'x' * 10_000}"), 0.0)
     (window,) = counted.windows(0.0)
     assert [job_id.split("-")[0] for job_id in window.last_jobs] == [str(n) for n in range(100)][-LAST_JOBS:]
     assert max(map(len, window.last_jobs)) == LONGEST_QUOTE
@@ -74,9 +74,9 @@ def test_only_the_last_jobs_are_named_and_none_at_length() -> None:
 
 def test_a_window_that_is_over_is_returned_once() -> None:
     counted = RefusalCounters()
-    counted.failed(failure(a=FULL), 130.0)
+    counted.count(failure(a=FULL), 130.0)
     assert counted.finished(179.0) == ()
-    counted.failed(failure(a=FULL), 180.0)
+    counted.count(failure(a=FULL), 180.0)
     assert [window.start for window in counted.finished(200.0)] == [120.0]
     assert counted.finished(239.9) == ()
     assert [window.start for window in counted.finished(240.0)] == [180.0]

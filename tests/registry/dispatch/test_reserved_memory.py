@@ -33,7 +33,7 @@ def test_unknown_memory_stays_unknown() -> None:
 
 def test_a_promise_counts_until_the_node_shows_it() -> None:
     one, promise = gpu("GPU-0", memory_mb=24_000, used_mb=2_000), ReservedMemory()
-    promise.make(10_000, 2_000, shown=False)
+    promise.add(10_000, 2_000, shown=False)
     free = []
     for one.memory_used_mb in (2_000, 8_000, 12_000, 15_000):
         free.append(free_mb(node(), one, {"GPU-0": promise}))
@@ -42,10 +42,10 @@ def test_a_promise_counts_until_the_node_shows_it() -> None:
 
 def test_promises_on_one_gpu_add_up() -> None:
     promise = ReservedMemory()
-    promise.make(10_000, 2_000, shown=False)
-    promise.make(5_000, 8_000, shown=False)
+    promise.add(10_000, 2_000, shown=False)
+    promise.add(5_000, 8_000, shown=False)
     assert promise.unshown_mb(8_000) == 9_000
-    promise.end(10_000)
+    promise.remove(10_000)
     assert promise.unshown_mb(8_000) == 0
     assert promise.unshown_mb(2_000) == 5_000
     assert promise.claims == 1
@@ -53,20 +53,20 @@ def test_promises_on_one_gpu_add_up() -> None:
 
 def test_never_more_than_all_needs_is_taken_off_when_others_leave_the_gpu() -> None:
     promise = ReservedMemory()
-    promise.make(4_000, 20_000, shown=False)
+    promise.add(4_000, 20_000, shown=False)
     assert promise.unshown_mb(0) == 4_000
 
 
 def test_a_job_that_runs_already_is_not_counted_twice() -> None:
     promise = ReservedMemory()
-    promise.make(10_000, 12_000, shown=True)
+    promise.add(10_000, 12_000, shown=True)
     assert promise.unshown_mb(12_000) == 0
 
 
 def test_what_is_promised_on_a_gpu_declared_no_more_is_taken_off_every_gpu() -> None:
     gone, kept = ReservedMemory(), ReservedMemory()
-    gone.make(10_000, 0, shown=False)
-    kept.make(5_000, 1_000, shown=False)
+    gone.add(10_000, 0, shown=False)
+    kept.add(5_000, 1_000, shown=False)
     record = node(gpus=gpus(gpu("#0", memory_mb=24_000, used_mb=1_000), gpu("#1", memory_mb=24_000)))
     promises = {"GPU-0": gone, "#0": kept}
     assert [free_mb(record, one, promises) for one in record.gpus.values()] == [8_000, 14_000]
@@ -77,7 +77,7 @@ def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_g
     dispatch = dispatching(record)
     claimed(dispatch, job("job-1", min_gpu_memory_mb=20_000))
     record.gpus = gpus(gpu("#0"))
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
     assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).gpu_uuids == ("#0",)
     dispatch.release("job-1")
@@ -89,13 +89,12 @@ def test_what_foreign_processes_use_is_not_free_and_comes_back_when_they_end() -
     dispatch = dispatching(record)
     assert refused(dispatch, job(min_gpu_memory_mb=10_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
     record.gpus["GPU-0"].memory_used_mb = 2_000
-    dispatch.refresh(record)
+    dispatch.update(record)
     claimed(dispatch, job(min_gpu_memory_mb=10_000))
     record.gpus["GPU-0"].memory_used_mb = 0
-    dispatch.refresh(record)
-    view = dispatch.view("node-A")
-    assert view is not None
-    assert free_mb(record, record.gpus["GPU-0"], view.promises) == 14_000
+    dispatch.update(record)
+    candidate = dispatch._index.candidates["node-A"]
+    assert free_mb(record, record.gpus["GPU-0"], candidate.reserved) == 14_000
 
 
 def test_memory_that_a_claim_needs_is_not_promised_twice() -> None:
@@ -114,7 +113,7 @@ def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
     dispatch = dispatching(record)
     claimed(dispatch, job(min_gpu_memory_mb=20_000))
     record.gpus["GPU-0"].memory_used_mb = 1_500
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
     dispatch.release("job-1")
     assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).node_id == "node-A"
@@ -125,7 +124,7 @@ def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
     dispatch = dispatching(record)
     claimed(dispatch, job(min_gpu_memory_mb=10_000))
     record.gpus["GPU-0"].memory_used_mb = 10_000
-    dispatch.refresh(record)
+    dispatch.update(record)
     assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).node_id == "node-A"
 
 

@@ -10,13 +10,13 @@ from gpu_agent.registry.dispatch import scoring
 from gpu_agent.registry.dispatch.filters import unschedulable_reason
 from gpu_agent.registry.dispatch.scoring import best_score, load_of
 from gpu_agent.registry.dispatch.scoring import score as scoring_score
-from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.node import Liveness, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import ResourceUsage
 from tests.registry.dispatch.nodes import node as nodes_node
 from tests.registry.dispatch.nodes import usage
-from tests.registry.harness import declaration, hardware
+from tests.registry.harness import node_record
 
 WEIGHTS = Thresholds()
 BEST_SCORE = best_score(WEIGHTS)
@@ -165,19 +165,11 @@ usages = strategies.builds(
 
 
 def node(usage: ResourceUsage) -> NodeRecord:
-    return NodeRecord(
-        node_id="n",
-        registration=declaration(),
-        hardware=hardware(),
-        registered_at=0.0,
-        status=NodeStatus.READY,
-        connection=1,
-        usage=usage,
-    )
+    return node_record(status=NodeStatus.READY, connection=1, liveness=Liveness(usage=usage))
 
 
 @given(usages, usages)
 def test_beats_of_the_same_load_are_the_same_to_dispatch(one: ResourceUsage, other: ResourceUsage) -> None:
     if load_of(one, SETTINGS) == load_of(other, SETTINGS):
         assert scoring_score(node(one), 0, SETTINGS) == scoring_score(node(other), 0, SETTINGS)
-        assert unschedulable_reason(node(one), 0, SETTINGS) == unschedulable_reason(node(other), 0, SETTINGS)
+        assert unschedulable_reason(node(one), SETTINGS) == unschedulable_reason(node(other), SETTINGS)

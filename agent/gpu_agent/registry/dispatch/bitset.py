@@ -1,7 +1,7 @@
 """Bitsets: sets of small numbers as integers, and columns of small numbers as planes of bits.
 
-An integer of n bits is a set of up to n positions. `&` intersects two of them in 0.3 µs for 100 000 positions, far
-faster than a scan in Python.
+An integer of n bits is a set of up to n positions. `&` intersects two of them in 0.3 µs for 100 000
+positions, far faster than a scan in Python.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,46 +15,46 @@ FEW = 32
 
 
 def members(bits: int) -> Iterator[int]:
-    """List a set's slots, highest first."""
+    """List a set's positions, highest first."""
     while bits:
-        slot = bits.bit_length() - 1
-        yield slot
-        bits ^= 1 << slot
+        position = bits.bit_length() - 1
+        yield position
+        bits ^= 1 << position
 
 
-def bitset_of(slots: Sequence[int]) -> int:
-    """Make a set of many slots at once, in time that does not grow with its square."""
-    octets = bytearray(max(slots, default=0) // 8 + 1)
-    for slot in slots:
-        octets[slot >> 3] |= 1 << (slot & 7)
+def bitset_of(positions: Sequence[int]) -> int:
+    """Make a set of many positions at once, in time that does not grow with its square."""
+    octets = bytearray(max(positions, default=0) // 8 + 1)
+    for position in positions:
+        octets[position >> 3] |= 1 << (position & 7)
     return int.from_bytes(octets, "little")
 
 
 def pick(bits: int, chance: float) -> int:
-    """Pick a slot of a set that is not empty, each as likely as any other; `chance` is from [0, 1)."""
+    """Pick a position of a set that is not empty, each as likely as any other; `chance` is from [0, 1)."""
     if not bits & (bits - 1):
         return bits.bit_length() - 1
     return _nth(bits, int(chance * bits.bit_count()))
 
 
 def _nth(bits: int, skipped: int) -> int:
-    """Find the slot that has so many below it, by halving."""
+    """Find the position that has so many below it, by halving."""
     base = 0
     while (width := bits.bit_length()) > 1:
-        component = width >> 1
-        low = bits & ((1 << component) - 1)
+        half = width >> 1
+        low = bits & ((1 << half) - 1)
         below = low.bit_count()
         if skipped < below:
             bits = low
         else:
             skipped -= below
-            base += component
-            bits >>= component
+            base += half
+            bits >>= half
     return base
 
 
 class Column:
-    """A number below `2 ** width` for each slot, kept as one set of slots per binary digit."""
+    """A number below `2 ** width` for each position, as one set of positions per binary digit."""
 
     __slots__ = ("_planes", "top")
 
@@ -64,7 +64,7 @@ class Column:
         """The largest number that fits."""
 
     def change(self, bit: int, old: int, new: int) -> None:
-        """Replace a slot's number; `bit` is `1 << slot`, and an unset slot holds 0."""
+        """Replace a position's number; `bit` is `1 << position`, and an unset position holds 0."""
         differing = old ^ new
         place = 0
         while differing:
@@ -94,7 +94,7 @@ class Column:
 
 
 class Postings(Generic[_Key]):
-    """Which slots hold a key. A key that nobody holds takes no room."""
+    """Which positions hold a key. A key without holders takes no room."""
 
     __slots__ = ("_few", "_many")
 
@@ -103,47 +103,47 @@ class Postings(Generic[_Key]):
         self._many: dict[_Key, int] = {}
 
     def holders(self, key: _Key) -> int:
-        """Return the set of slots that hold the key."""
+        """Return the set of positions that hold the key."""
         many = self._many.get(key)
         return _united(self._few.get(key, ())) if many is None else many
 
     def __iter__(self) -> Iterator[_Key]:
-        """List the keys that somebody holds."""
+        """List the keys that have holders."""
         yield from self._few
         yield from self._many
 
-    def move(self, slot: int, old: AbstractSet[_Key], new: AbstractSet[_Key]) -> None:
-        """Let a slot hold the keys of `new` where it held those of `old`."""
+    def move(self, position: int, old: AbstractSet[_Key], new: AbstractSet[_Key]) -> None:
+        """Let a position hold the keys of `new` where it held those of `old`."""
         for key in old - new:
-            self._drop(key, slot)
+            self._remove(key, position)
         for key in new - old:
-            self._add(key, slot)
+            self._add(key, position)
 
-    def _add(self, key: _Key, slot: int) -> None:
+    def _add(self, key: _Key, position: int) -> None:
         if key in self._many:
-            self._many[key] |= 1 << slot
+            self._many[key] |= 1 << position
             return
         few = self._few.setdefault(key, set())
-        few.add(slot)
+        few.add(position)
         if len(few) > FEW:
             self._many[key] = _united(self._few.pop(key))
 
-    def _drop(self, key: _Key, slot: int) -> None:
+    def _remove(self, key: _Key, position: int) -> None:
         if key in self._many:
-            left = self._many[key] ^ 1 << slot
+            left = self._many[key] ^ 1 << position
             if left:
                 self._many[key] = left
             else:
                 del self._many[key]
             return
         few = self._few[key]
-        few.remove(slot)
+        few.remove(position)
         if not few:
             del self._few[key]
 
 
-def _united(slots: Iterable[int]) -> int:
+def _united(positions: Iterable[int]) -> int:
     bits = 0
-    for slot in slots:
-        bits |= 1 << slot
+    for position in positions:
+        bits |= 1 << position
     return bits

@@ -1,13 +1,29 @@
-"""Explain a job: each node's reason, or counts per reason for a job that no node can take (A-3, A-8).
+"""Explain a job: each node's reason, or counts per reason where no node can take it.
 
-Chooses no node. Counting uses the index, so that a full fleet refuses as fast as it accepts. Only nodes over a resource
-limit are checked one by one, and only for a job that states a need of memory.
+Explain a node: what excludes it.
+
+Chooses no node. Counting uses the index, so a full fleet refuses as fast as it accepts: only nodes over a
+resource limit are checked one by one, and only for a job that states a need of memory (A-3, A-8).
+
+An exclusion of a node is a state that may pass: its status, a failed GPU, a model that is not ready, no free
+slot. A *limit* is what the node is: so many GPUs, these models, those labels. Both together are complete: a
+filter excludes the node from a job if and only if one of them names such jobs.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from gpu_agent.registry.dispatch.bitset import members
-from gpu_agent.registry.dispatch.filters import first_exclusion
+from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.filters import (
+    EVERY_JOB,
+    FILTERS,
+    GpuKey,
+    NodeExclusion,
+    NodeQuestion,
+    first_exclusion,
+    model_state,
+)
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.dispatch.refusals import (
     EXAMPLES_PER_REASON,
@@ -17,59 +33,116 @@ from gpu_agent.registry.dispatch.refusals import (
     NoAvailableNode,
 )
 from gpu_agent.registry.job import Demand
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.quoting import quoted
 
-_WHATEVER_THE_JOB = (ExclusionReason.STATUS_NOT_READY, ExclusionReason.DISCONNECTED, ExclusionReason.CORDONED)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One installed version of a model; `status` is what the node reports."""
+
+    version: str
+    enabled: bool
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """The state of one model on a node."""
+
+    model_id: str
+    ready: bool
+    state: str
+    """`ready`, `disabled`, `not installed`, or the status of the first enabled version."""
+    versions: tuple[ModelVersion, ...]
+    reported: str | None
+    """What `capability_state` says of it, which wins over the versions' own status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeExplanation:
+    """Which jobs a node is excluded from at this moment, and why."""
+
+    node_id: str
+    exclusions: tuple[NodeExclusion, ...]
+    """In the order of the filters; empty for a node that takes every job within its limits."""
+    limits: tuple[NodeExclusion, ...]
+    model: ModelState | None = None
+
+    @property
+    def excludes_every_job(self) -> bool:
+        """True while the node takes no job at all."""
+        return any(one.jobs == EVERY_JOB for one in self.exclusions)
+
+
+def explain_node(candidate: Candidate, now: float, model: str | None = None) -> NodeExplanation:
+    """Explain one node; `model` asks for the state of that model besides."""
+    asked = NodeQuestion(candidate, now, model)
+    found = [exclusion for one in FILTERS for exclusion in one.exclusions(asked)]
+    return NodeExplanation(
+        node_id=candidate.record.node_id,
+        exclusions=tuple(one for one in found if not one.is_limit),
+        limits=tuple(one for one in found if one.is_limit),
+        model=None if model is None else _model(candidate.record, model),
+    )
 
 
 def explain_each(
-    index: Index, demand: Demand, *, warm: str | None, affinity_bonus: int
+    index: Index, demand: Demand, *, affinity_node: str | None, affinity_bonus: int
 ) -> Iterator[Eligible | Excluded]:
-    """Judge the nodes that there are now, one by one, each as it is when its turn comes.
-
-    `warm` is the node that earns the bonus.
-    """
-    for node_id in tuple(index.views):
-        view = index.views.get(node_id)
-        if view is None:
+    """Explain a job node by node, each as it is at that moment; `affinity_node` gets the bonus."""
+    for node_id in tuple(index.candidates):
+        candidate = index.candidates.get(node_id)
+        if candidate is None:
             continue
-        verdict = first_exclusion(view, demand)
-        yield verdict or Eligible(node_id, view.score + (affinity_bonus if node_id == warm else 0))
+        bonus = affinity_bonus if node_id == affinity_node else 0
+        yield first_exclusion(candidate, demand) or Eligible(node_id, candidate.score + bonus)
 
 
 def count_refusal(index: Index, demand: Demand) -> NoAvailableNode:
-    """Count what every node failed on, for a job that no node can take, with a few examples each."""
+    """Count what excludes each node, for a job that no node can take, with a few examples of each reason."""
     counts: dict[ExclusionReason, int] = {}
     examples: dict[ExclusionReason, list[Excluded]] = {}
-    for reason, fallen in _fallen(index, demand):
-        if not fallen:
+    for reason, excluded in _excluded(index, demand):
+        if not excluded:
             continue
-        counts[reason] = counts.get(reason, 0) + fallen.bit_count()
+        counts[reason] = counts.get(reason, 0) + excluded.bit_count()
         shown = examples.setdefault(reason, [])
-        for slot in members(fallen):
+        for position in members(excluded):
             if len(shown) == EXAMPLES_PER_REASON:
                 break
-            verdict = first_exclusion(index.at(slot), demand)
-            if verdict is not None:
-                shown.append(verdict)
+            example = first_exclusion(index.at(position), demand)
+            if example is not None:
+                shown.append(example)
     return NoAvailableNode(
         demand.job.job_id, counts, {reason: tuple(shown) for reason, shown in examples.items()}
     )
 
 
-def _fallen(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, int]]:
-    """Run all nodes through the filters in order: the reason, and the slots that fall to it."""
-    for reason in _WHATEVER_THE_JOB:
-        yield reason, index.standing[reason]
-    full = index.standing[ExclusionReason.CAPACITY_EXCEEDED]
-    over_limits = index.standing[ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED]
-    left = index.standing[None] | full | over_limits
-    for reason, passing in index.demanded(demand):
-        yield reason, left & ~passing
-        left &= passing
-    yield ExclusionReason.CAPACITY_EXCEEDED, left & full
-    left &= ~full
-    roomy = index.roomy(demand, left)
-    # No node is able, so those that are open and seem roomy lack memory by less than a step.
-    enough = index.with_memory(demand, roomy & over_limits) if demand.memory_mb else roomy
-    yield ExclusionReason.CAPACITY_EXCEEDED, left ^ enough
-    yield ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, enough
+def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, int]]:
+    """Ask the filters of all nodes, in order: the reason, and the positions that it excludes."""
+    left = 0
+    for positions in index.unschedulable.values():
+        left |= positions
+    for one, query in index.queries:
+        passing = query(demand, left)
+        if one.key is GpuKey.FREE_MEMORY and demand.memory_mb:
+            # No node is eligible, so those that are open to jobs and pass the index lack less than a step.
+            passing = index.with_memory(demand, passing & ~index.unschedulable[None])
+        yield one.reason, left ^ passing
+        left = passing
+
+
+def _model(record: NodeRecord, model: str) -> ModelState:
+    registration = record.declared.registration
+    return ModelState(
+        model_id=model,
+        ready=model in record.declared.ready_models,
+        state=model_state(record, model),
+        versions=tuple(
+            ModelVersion(version=one.version, enabled=one.enabled, status=quoted(one.status))
+            for one in registration.installed_models
+            if one.model_id == model
+        ),
+        reported=(registration.capability_state or {}).get(model),
+    )

@@ -1,4 +1,4 @@
-"""The answers of dispatch: exclusion reasons, `NO_AVAILABLE_NODE`, and counts of the last hour's failures (§5)."""
+"""The answers of dispatch: exclusion reasons, `NO_AVAILABLE_NODE`, and counts of the last hour (§5)."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -8,11 +8,12 @@ from operator import attrgetter
 
 from gpu_agent.registry.quoting import quoted
 
-# The verdicts of dispatch: exclusion reasons in the order they are tried, and a refusal's account (§5).
-
-
 NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
 EXAMPLES_PER_REASON = 5
+
+WINDOW_SECONDS = 60.0
+WINDOWS = 60
+LAST_JOBS = 5
 
 
 class ExclusionReason(StrEnum):
@@ -33,7 +34,7 @@ class ExclusionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """One node's reason for one job: what the job needs, what the node has."""
+    """Why one node cannot take one job: what the job needs, what the node has."""
 
     node_id: str
     reason: ExclusionReason
@@ -43,7 +44,7 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
-    """A node that could take a job, and how good a place it is."""
+    """A node that could take a job, and its score."""
 
     node_id: str
     score: int
@@ -51,7 +52,7 @@ class Eligible:
 
 @dataclass(frozen=True, slots=True)
 class NoAvailableNode:
-    """Nobody is left (A-8): how many nodes fell to each reason, with a few examples."""
+    """No node is eligible (A-8): how many nodes each reason excluded, with a few examples."""
 
     job_id: str
     counts: Mapping[ExclusionReason, int] = field(default_factory=dict)
@@ -59,75 +60,109 @@ class NoAvailableNode:
 
     @property
     def code(self) -> str:
-        """What a scheduler is told (§5)."""
+        """The code that a scheduler receives (§5)."""
         return NO_AVAILABLE_NODE
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Every node's answer to one job, on request (A-3)."""
+    """Each node's answer to one job, on request (A-3)."""
 
     job_id: str
     able: tuple[str, ...]
-    """Best first."""
+    """The eligible nodes, best first."""
     excluded: tuple[Excluded, ...]
 
     @classmethod
-    def of(cls, job_id: str, verdicts: Iterable[Eligible | Excluded]) -> "Explanation":
-        """Put the verdicts on all nodes together."""
-        able, excluded = list[Eligible](), list[Excluded]()
-        for one in verdicts:
+    def of(cls, job_id: str, answers: Iterable[Eligible | Excluded]) -> "Explanation":
+        """Collect the answers of all nodes."""
+        eligible, excluded = list[Eligible](), list[Excluded]()
+        for one in answers:
             if isinstance(one, Eligible):
-                able.append(one)
+                eligible.append(one)
             else:
                 excluded.append(one)
-        able.sort(key=attrgetter("score"), reverse=True)
-        return cls(job_id, tuple(one.node_id for one in able), tuple(excluded))
+        eligible.sort(key=attrgetter("score"), reverse=True)
+        return cls(job_id, tuple(one.node_id for one in eligible), tuple(excluded))
 
     @property
     def counts(self) -> dict[ExclusionReason, int]:
-        """How many nodes fell to each reason."""
+        """How many nodes each reason excluded."""
         counted: dict[ExclusionReason, int] = {}
         for one in self.excluded:
             counted[one.reason] = counted.get(one.reason, 0) + 1
         return counted
 
 
-# How many dispatches failed of late, and on what: counted by the minute for an hour.
-#
-# Counts what is told; judges nothing. What it remembers is bounded, whatever fails.
-
-
-WINDOW_SECONDS = 60.0
-WINDOWS = 60
-LAST_JOBS = 5
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExclusionWindow:
-    """One window in which dispatches failed. Times are monotonic seconds."""
+    """One minute in which dispatches failed. Times are monotonic seconds."""
 
     start: float
     end: float
     failed: int
-    """Dispatches that found nobody."""
+    """Dispatches that found no node."""
     counts: Mapping[ExclusionReason, int]
-    """How many nodes fell to each reason, over all of them."""
+    """How many nodes each reason excluded, over all of them."""
     examples: Mapping[ExclusionReason, tuple[Excluded, ...]]
     """Different nodes, a few for each reason."""
     last_jobs: tuple[str, ...]
-    """The ids of the last few that failed, the newest last."""
+    """The ids of the last few jobs that failed, the newest last."""
+
+
+class RefusalCounters:
+    """The minutes of the last hour in which dispatches failed, the oldest first; bounded, whatever fails."""
+
+    def __init__(self) -> None:
+        self._windows: deque[_Window] = deque()
+        self._finished_until = 0.0
+
+    def count(self, refusal: NoAvailableNode, now: float) -> None:
+        """Count a dispatch that found no node."""
+        window = self._current(now)
+        window.failed += 1
+        window.jobs.append(quoted(refusal.job_id))
+        for reason, count in refusal.counts.items():
+            window.counts[reason] = window.counts.get(reason, 0) + count
+        for reason, shown in refusal.examples.items():
+            nodes = window.examples.setdefault(reason, {})
+            for one in shown:
+                if one.node_id in nodes or len(nodes) < EXAMPLES_PER_REASON:
+                    nodes[one.node_id] = one
+
+    def windows(self, now: float) -> tuple[ExclusionWindow, ...]:
+        """Return the minutes of the last hour; the current one is the last, if anything failed in it."""
+        self._drop_old(now)
+        return tuple(window.snapshot() for window in self._windows)
+
+    def finished(self, now: float) -> tuple[ExclusionWindow, ...]:
+        """Return the minutes that are over, each of them once."""
+        over = [one for one in self.windows(now) if self._finished_until < one.end <= now]
+        self._finished_until = max(self._finished_until, now)
+        return tuple(over)
+
+    def _current(self, now: float) -> "_Window":
+        start = now // WINDOW_SECONDS * WINDOW_SECONDS
+        if not self._windows or self._windows[-1].start < start:
+            self._windows.append(_Window(start))
+        self._drop_old(now)
+        return self._windows[-1]
+
+    def _drop_old(self, now: float) -> None:
+        oldest = (now // WINDOW_SECONDS - WINDOWS + 1) * WINDOW_SECONDS
+        while self._windows and self._windows[0].start < oldest:
+            self._windows.popleft()
 
 
 @dataclass(slots=True)
-class _Counted:
+class _Window:
     start: float
     failed: int = 0
     counts: dict[ExclusionReason, int] = field(default_factory=dict)
     examples: dict[ExclusionReason, dict[str, Excluded]] = field(default_factory=dict)
     jobs: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_JOBS))
 
-    def shown(self) -> ExclusionWindow:
+    def snapshot(self) -> ExclusionWindow:
         return ExclusionWindow(
             start=self.start,
             end=self.start + WINDOW_SECONDS,
@@ -136,47 +171,3 @@ class _Counted:
             examples={reason: tuple(nodes.values()) for reason, nodes in self.examples.items()},
             last_jobs=tuple(self.jobs),
         )
-
-
-class RefusalCounters:
-    """The windows of the last hour in which something failed, the oldest first."""
-
-    def __init__(self) -> None:
-        self._windows: deque[_Counted] = deque()
-        self._finished_until = 0.0
-
-    def failed(self, verdict: NoAvailableNode, now: float) -> None:
-        """Count a dispatch that found nobody."""
-        window = self._at(now)
-        window.failed += 1
-        window.jobs.append(quoted(verdict.job_id))
-        for reason, count in verdict.counts.items():
-            window.counts[reason] = window.counts.get(reason, 0) + count
-        for reason, shown in verdict.examples.items():
-            nodes = window.examples.setdefault(reason, {})
-            for one in shown:
-                if one.node_id in nodes or len(nodes) < EXAMPLES_PER_REASON:
-                    nodes[one.node_id] = one
-
-    def windows(self, now: float) -> tuple[ExclusionWindow, ...]:
-        """Return the windows of the last hour; the one that is running is the last, if anything failed."""
-        self._forget_old(now)
-        return tuple(window.shown() for window in self._windows)
-
-    def finished(self, now: float) -> tuple[ExclusionWindow, ...]:
-        """Return the windows that are over, each of them once."""
-        over = [one for one in self.windows(now) if self._finished_until < one.end <= now]
-        self._finished_until = max(self._finished_until, now)
-        return tuple(over)
-
-    def _at(self, now: float) -> _Counted:
-        start = now // WINDOW_SECONDS * WINDOW_SECONDS
-        if not self._windows or self._windows[-1].start < start:
-            self._windows.append(_Counted(start))
-        self._forget_old(now)
-        return self._windows[-1]
-
-    def _forget_old(self, now: float) -> None:
-        oldest = (now // WINDOW_SECONDS - WINDOWS + 1) * WINDOW_SECONDS
-        while self._windows and self._windows[0].start < oldest:
-            self._windows.popleft()

@@ -1,0 +1,57 @@
+"""How a node's record is removed, and which goes first where too many are offline.
+
+With auth off anybody may register under a fresh id, again and again. So of the records that are offline, that
+no operator has a request for and that have no token, only `max_offline_records` stay.
+"""
+
+from math import inf
+
+from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.deadlines import Deadlines, purge_at
+from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.step import Step
+
+
+class NodeRemoval:
+    """Removes nodes from the table, from dispatch and from the store."""
+
+    def __init__(
+        self, thresholds: Thresholds, nodes: NodeTable, *, dispatch: Dispatch, claims: ClaimRequests
+    ) -> None:
+        self._thresholds = thresholds
+        self._nodes = nodes
+        self._dispatch = dispatch
+        self._claims = claims
+        self._offline = Deadlines()
+
+    def remove(self, record: NodeRecord, step: Step) -> None:
+        """Remove a node: its tokens prove nothing any more."""
+        self._nodes.remove(record)
+        self._dispatch.remove(record.node_id)
+        self._claims.remove_node(record.node_id)
+        step.change_node(record)
+
+    def purge(self, record: NodeRecord, *, reason: str, step: Step) -> None:
+        """Remove a record without an operator's request, and log why."""
+        self.remove(record, step)
+        offline = max(0.0, step.now - record.since)
+        fields = {"node_id": record.node_id, "offline_seconds": round(offline), "reason": reason}
+        step.log("node_purged", fields)
+
+    def evict(self, step: Step) -> None:
+        """Remove the nodes longest offline until no more than allowed are left."""
+        for node_id in step.touched:
+            self._offline.cancel(node_id)
+            record = self._nodes.records.get(node_id)
+            if record is not None and self._may_be_evicted(record):
+                self._offline.at(node_id, record.since)
+        while self._offline.scheduled > self._thresholds.max_offline_records:
+            node_id = next(self._offline.due(inf))
+            self.purge(self._nodes.records[node_id], reason="too many are offline", step=step)
+
+    def _may_be_evicted(self, record: NodeRecord) -> bool:
+        """An operator let in a node with a token, and auth may be on again tomorrow."""
+        purgeable = purge_at(record, self._thresholds) < inf
+        return purgeable and not record.claims and not record.tokens.all
