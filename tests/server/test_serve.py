@@ -244,7 +244,7 @@ def test_systemd_receives_ready_watchdog_and_stopping(tmp_path: Path) -> None:
 def test_a_reload_takes_over_reloadable_settings_and_names_the_others(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         (tmp_path / "registry.toml").write_text(
-            'log_level = "debug"\nperformance_interval_seconds = 0.2\nclaim_ttl_seconds = 5\n'
+            'log_level = "debug"\nclaim_ttl_seconds = 5\n[advanced]\nperformance_interval_seconds = 0.2\n'
         )
         program.send(signal.SIGHUP)
         manager.hear_until("RELOADING=1", within_seconds=20)

@@ -294,19 +294,31 @@ async def test_select_returns_the_slot_that_a_claim_would_get_and_reserves_none(
 # The facade and its store: failed saves, restarts, and a disk that hangs.
 
 
-async def test_a_registration_that_cannot_be_saved_is_told_busy_and_leaves_no_record() -> None:
+async def test_a_registration_that_cannot_be_saved_gets_busy_and_can_be_repeated() -> None:
     store = FailingStore()
     async with running(store=store) as service, node(service) as unlucky:
         store.full = True
         await unlucky.say(registration())
         refused = await unlucky.hear()
         assert (refused["code"], refused["retry_after_seconds"] > 0) == ("REGISTRY_BUSY", True)
-        assert list(service.nodes()) == []
+        (record,) = service.nodes()
+        assert not record.stored
         store.full = False
+        await until(lambda: service.store_problem is None, what="the store works again")
         assert (await unlucky.register())["status"] == "registering"
 
 
-async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_slot_free() -> None:
+async def test_a_node_whose_ack_was_never_sent_leaves_no_record_when_it_disconnects() -> None:
+    store = FailingStore()
+    async with running(store=store) as service:
+        async with node(service) as unlucky:
+            store.full = True
+            await unlucky.say(registration())
+            assert (await unlucky.hear())["code"] == "REGISTRY_BUSY"
+        await until(lambda: not list(service.nodes()), what="the record removed")
+
+
+async def test_a_claim_whose_save_fails_gets_busy_and_is_granted_once_the_store_works() -> None:
     store = FailingStore()
     async with running(store=store) as service, node(service) as ready:
         await ready.become_ready(max_concurrent_jobs=1)
@@ -316,7 +328,9 @@ async def test_a_claim_that_cannot_be_saved_is_refused_and_leaves_the_slot_free(
         assert refused.code == "REGISTRY_BUSY"
         assert "the disk is full" in refused.message
         store.full = False
-        await placed(service, "job-2")
+        await until(lambda: service.store_problem is None, what="the store works again")
+        await placed(service, "job-1")
+        assert isinstance(await service.claim(Job(job_id="job-2")), NoAvailableNode)
 
 
 async def test_stored_nodes_are_disconnected_after_a_restart() -> None:
@@ -366,12 +380,12 @@ async def test_a_hanging_disk_delays_neither_a_status_nor_the_stop() -> None:
         await silent.become_ready()
         store.turning.clear()
         claiming = asyncio.ensure_future(service.claim(Job(job_id="job-1")))
-        await until(lambda: known(service, silent.node_id).status == "offline", what="a verdict")
+        await until(lambda: known(service, silent.node_id).status == "offline", what="the status")
         assert not claiming.done()
         began = time.monotonic()
         await service.stop()
         assert time.monotonic() - began < 4
-        assert claiming.cancelled() or claiming.exception() is not None
+        assert claiming.cancelled() or isinstance(claiming.result(), Refusal)
         store.turning.set()
 
 

@@ -230,7 +230,7 @@ async def write_admin_token(tokens: TokenService, folder: Path) -> None:
     between leaves a file with no valid token, which the next start replaces. A file whose token is valid is
     never replaced.
     """
-    if any(token.role is Role.ADMIN and token.state is TokenState.LIVE for token in tokens.all()):
+    if any(token.role == Role.ADMIN.value and token.state == TokenState.LIVE.value for token in tokens.all()):
         return
     path = folder / OPERATOR_TOKEN_FILE
     if tokens.authenticate(_read_token(path)) is not None:
