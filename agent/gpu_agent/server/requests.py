@@ -6,7 +6,7 @@ A response arrives once the changes that it depends on are stored.
 import asyncio
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,6 +20,10 @@ from gpu_agent.server.views import placement
 from gpu_agent.wire.api import Placement
 
 _TRACE_ID = re.compile(r"[!-~]{1,128}")
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+"""W3C Trace Context: version, trace, parent, flags; what later versions append is not ours to read."""
 _trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
@@ -74,6 +78,19 @@ def as_placement(result: Result, clock: Clock) -> Placement | NoAvailableNode | 
 def is_trace_id(text: str) -> bool:
     """Whether a text can be a trace id: 1 to 128 printable characters of ASCII, no spaces."""
     return _TRACE_ID.fullmatch(text) is not None
+
+
+def trace_id_of(headers: Iterable[tuple[str, str]]) -> str | None:
+    """Return the trace that a request names: `traceparent`, else `X-Request-Id`.
+
+    A header that is malformed or sent twice names none; that is no reason to refuse a request.
+    """
+    values = [(name.lower(), value.strip()) for name, value in headers]
+    parents = [value for name, value in values if name == "traceparent"]
+    if len(parents) == 1 and (parent := _TRACEPARENT.fullmatch(parents[0])) is not None:
+        return parent["trace"]
+    requests = [value for name, value in values if name == "x-request-id"]
+    return requests[0] if len(requests) == 1 and is_trace_id(requests[0]) else None
 
 
 def current_trace_id() -> str | None:

@@ -29,6 +29,12 @@ async def test_a_name_that_was_rebound_to_this_machine_is_refused(api: httpx.Asy
     assert await refusal(answer) == (403, "HOST_NOT_ALLOWED")
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nodes/x/resume"])
+async def test_a_malformed_host_is_no_internal_error(api: httpx.AsyncClient, path: str) -> None:
+    answer = await api.post(path, json={}, headers={"host": "["})
+    assert answer.status_code in (403, 404)
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://127.0.0.1:3000", "http://localhost"]
 )

@@ -5,7 +5,7 @@ import logging
 import httpx
 import pytest
 
-from gpu_agent.server.api.auth import trace_id_of
+from gpu_agent.server.requests import trace_id_of
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import Node, node
 

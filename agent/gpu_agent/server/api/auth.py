@@ -1,16 +1,15 @@
 """Checks every request to the operators' API before its route runs: role, host, origin, body.
 
 The checks run in the route class: FastAPI reads and parses the body before it solves dependencies, so that
-a check as a dependency would let a stranger fill the registry's memory. They fail closed: a route that
-declares no role needs an admin. Each call that may change something is logged with the id and the name of
-its token, never with the token; a caller without a valid token is logged once a minute. A token is looked
-up by the digest of its 256 random bits: how long that takes reveals nothing, so no comparison needs
-constant time.
+a check as a dependency would let a stranger fill the registry's memory. Starlette's host check answers
+plain text, this one a problem document. The checks fail closed: a route that declares no role needs an
+admin. Each call that may change something is logged with the id and the name of its token, never with the
+token; a caller without a valid token is logged once a minute. A token is looked up by the digest of its 256
+random bits: how long that takes reveals nothing, so no comparison needs constant time.
 """
 
-import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -28,7 +27,7 @@ from gpu_agent.server.api.errors import ApiError
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
-from gpu_agent.server.requests import caused_by, current_trace_id, is_trace_id
+from gpu_agent.server.requests import caused_by, current_trace_id, trace_id_of
 from gpu_agent.server.tokens import TokenService
 
 ROLE = "x-role"
@@ -43,11 +42,6 @@ MAX_BODIES_BYTES = 32 * 1024 * 1024
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_LOGGED_PATH = 300
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
-)
-"""W3C Trace Context: version, trace, parent, flags; what later versions append is not ours to read."""
-
 _LOG = Logger("server.operator")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -216,24 +210,11 @@ class RequestChecks:
         trace_id = current_trace_id()
         return {
             "method": request.method,
-            "path": request.url.path[:_MAX_LOGGED_PATH],
+            "path": request.scope["path"][:_MAX_LOGGED_PATH],
             "token_id": None if credential is None else credential.token_id,
             "name": None if self._tokens is None or credential is None else self._tokens.name_of(credential),
             **({} if trace_id is None else {"trace_id": trace_id}),
         }
-
-
-def trace_id_of(headers: Iterable[tuple[str, str]]) -> str | None:
-    """Return the trace that a request names: `traceparent`, else `X-Request-Id`.
-
-    A header that is malformed or sent twice names none; that is no reason to refuse a request.
-    """
-    values = [(name.lower(), value.strip()) for name, value in headers]
-    parents = [value for name, value in values if name == "traceparent"]
-    if len(parents) == 1 and (parent := _TRACEPARENT.fullmatch(parents[0])) is not None:
-        return parent["trace"]
-    requests = [value for name, value in values if name == "x-request-id"]
-    return requests[0] if len(requests) == 1 and is_trace_id(requests[0]) else None
 
 
 def _check_path(request: Request) -> None:

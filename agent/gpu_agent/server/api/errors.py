@@ -130,7 +130,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.BAD_REQUEST:
         detail = "the request cannot be read: $: not valid JSON"
         return problem_response(status, "INVALID_REQUEST", detail)
-    detail = f"there is no {request.method} {request.url.path} here: /docs lists what there is"
+    detail = f"there is no {request.method} {request.scope['path']} here: /docs lists what there is"
     if status == HTTPStatus.NOT_FOUND:
         return problem_response(status, "NOT_FOUND", detail)
     response = problem_response(status, "METHOD_NOT_ALLOWED", detail)
