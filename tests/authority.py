@@ -48,7 +48,7 @@ class Authority:
 
 
 def self_signed(folder: Path, name: str = "localhost") -> OwnCertificate:
-    """A certificate that nobody vouches for but itself, as `openssl` makes one."""
+    """A self-signed certificate, as `openssl` makes one."""
     folder.mkdir(parents=True, exist_ok=True)
     cert, key = folder / "self.pem", folder / "self.key"
     subprocess.run(

@@ -1,5 +1,5 @@
 """A registry that does as little as the protocol allows, for tests of the agent: it answers each
-registration with what it was told to, and keeps what it hears.
+registration with a fixed answer, and records all messages.
 """
 
 import asyncio

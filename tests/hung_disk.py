@@ -1,7 +1,7 @@
-"""A disk that hangs for real: a FUSE file system that nobody serves, mounted over a folder.
+"""A disk that hangs for real: a FUSE file system without a server, mounted over a folder.
 
 Whatever looks at the folder meanwhile waits in the kernel; when the disk comes back, those that waited
-are told that it was away, and the folder is as it was. Needs root and `/dev/fuse`; it skips elsewhere.
+get an error, and the folder is as it was. Needs root and `/dev/fuse`; it skips elsewhere.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ def hung(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            os.close(device)  # whoever waits is let go
+            os.close(device)  # waiting threads get an error
             device = -1
             _libc().umount2(os.fsencode(folder), _DETACH)
     finally:

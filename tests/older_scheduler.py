@@ -1,6 +1,6 @@
 """A stand-in for the older scheduler of §9, as it was seen on the wire; also a program:
 
-    python tests/older_scheduler.py [--port 0] [--beats-needed 3]
+    python tests/older_scheduler.py [--port 0] [--heartbeats-needed 3]
 
 It answers bad frames with silence, says `error` instead of `node_error`, knows schema 1.0 only and
 states no versions when it refuses another, keeps an id in conflict for ever, acknowledges with four
@@ -25,9 +25,9 @@ _SILENCE_SECONDS = 15.0
 class OlderScheduler:
     """Listens on 127.0.0.1 while the block lasts. What it has seen is there to be looked at."""
 
-    def __init__(self, *, port: int = 0, beats_needed: int = 3, chatty: bool = False) -> None:
+    def __init__(self, *, port: int = 0, heartbeats_needed: int = 3, chatty: bool = False) -> None:
         self.port = port
-        self.beats_needed = beats_needed
+        self.heartbeats_needed = heartbeats_needed
         self.statuses: dict[str, str] = {}
         """By node id; an id once known stays known."""
         self.frames: list[dict[str, Any]] = []
@@ -145,7 +145,7 @@ class _Connection:
         if frame.get("node_id") != self._node_id or not isinstance(frame.get("resource_usage"), dict):
             return
         self._beats += 1
-        if self._beats == self._scheduler.beats_needed:
+        if self._beats == self._scheduler.heartbeats_needed:
             self._scheduler.statuses[str(self._node_id)] = "ready"
             self._scheduler.ready.set()
             self._say(
@@ -166,7 +166,7 @@ class _Connection:
 
 
 def _parses(frame: dict[str, Any]) -> bool:
-    """Tell whether its strict reader takes the frame; what it does not take it drops in silence."""
+    """Whether its strict reader accepts the frame; others it drops in silence."""
     hardware = frame.get("hardware")
     if not isinstance(hardware, dict) or not isinstance(hardware.get("gpus"), list):
         return False
@@ -189,7 +189,9 @@ def _is_integer(value: object) -> bool:
 
 
 async def _main(arguments: argparse.Namespace) -> None:
-    scheduler = OlderScheduler(port=arguments.port, beats_needed=arguments.beats_needed, chatty=True)
+    scheduler = OlderScheduler(
+        port=arguments.port, heartbeats_needed=arguments.heartbeats_needed, chatty=True
+    )
     async with scheduler:
         print(json.dumps({"listening": scheduler.url}), flush=True)  # noqa: T201 - a program's output
         await asyncio.Event().wait()
@@ -198,7 +200,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The older scheduler of §9.")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--beats-needed", type=int, default=3)
+    parser.add_argument("--heartbeats-needed", type=int, default=3)
     try:
         asyncio.run(_main(parser.parse_args()))
     except KeyboardInterrupt:

@@ -2,8 +2,8 @@
 
 Both machines speak one grammar (`handle`, `deadline`, `wake`), so one playbook serves both.
 An expectation is an action to be equal to, a type to be an instance of, or a question
-that the action must answer with true. Actions of the types in `unheard` are kept in
-`heard` and expected by nobody. Whatever else an event caused must be expected before
+that the action must answer with true. Actions of the types in `unheard` are collected in
+`heard` and need not be expected. Whatever else an event caused must be expected before
 the next event, and before the end.
 """
 

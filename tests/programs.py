@@ -1,4 +1,4 @@
-"""Real programs under test: started, listened to, and ended whatever happens."""
+"""Real programs under test: started, followed by their logs, and ended in any case."""
 
 import json
 import os
@@ -79,21 +79,23 @@ class Program:
                 if all(line.get(name) == value for name, value in fields.items()):
                     return line
             if self._process.poll() is not None:
-                raise AssertionError(f"ended with {self._process.returncode}: {self.told()}")
+                raise AssertionError(f"ended with {self._process.returncode}: {self.output()}")
             return None
 
-        return eventually(look, within_seconds=within_seconds, what=f"{event} {fields}; said: {self.told()}")
+        return eventually(
+            look, within_seconds=within_seconds, what=f"{event} {fields}; said: {self.output()}"
+        )
 
-    def told(self) -> str:
+    def output(self) -> str:
         return "\n".join([*(json.dumps(line) for line in self.lines[-15:]), *self.other[-15:]])
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def end(self) -> None:
-        """Ask it to leave, and see it do so."""
+        """Stop it with SIGTERM and check its exit code."""
         self.send(signal.SIGTERM)
-        assert self.wait(10) == 0, self.told()
+        assert self.wait(10) == 0, self.output()
 
     def wait(self, within_seconds: float) -> int:
         code = self._process.wait(patience(within_seconds))
@@ -208,7 +210,7 @@ class Agent(Program):
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""systemd as a service sees it: a datagram socket that hears what it is told."""
+"""systemd as a service sees it: a datagram socket that records what it receives."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from tests.waiting import patience
 
 
 class ServiceManager:
-    """Listens at one address, and keeps all that it heard."""
+    """Listens at one address, and records all that it receives."""
 
     def __init__(self, address: str) -> None:
         self.heard: list[str] = []
@@ -29,13 +29,13 @@ class ServiceManager:
         return self.heard[-1]
 
     def hear_until(self, begins: str, *, within_seconds: float = 5) -> str:
-        """Wait for a datagram that begins so; those before it are kept too."""
+        """Wait for a datagram that begins so; those before it are recorded too."""
         while True:
-            if (told := self.hear(within_seconds=within_seconds)).startswith(begins):
-                return told
+            if (received := self.hear(within_seconds=within_seconds)).startswith(begins):
+                return received
 
     def heard_so_far(self) -> list[str]:
-        """All that was told until now."""
+        """All that was received until now."""
         self._socket.settimeout(0)
         while True:
             try:

@@ -23,7 +23,7 @@ ROW = re.compile(r"^\| `([A-Z]+ /\S*)` \| (\w+) \| ([^|]+) \| `(curl .*)` \|$", 
 ROUTES = ROW.findall(TEXT)
 
 
-def test_every_route_is_listed_with_its_role_and_what_it_does() -> None:
+def test_every_route_is_listed_with_its_role_and_meaning() -> None:
     declared = {
         (f"{method} {path}", (route.openapi_extra or {})[ROLE], route.summary)
         for (method, path), route in API_ROUTES.items()
@@ -66,7 +66,7 @@ class Curl:
         return await api.request(self.method, self.url, content=self.body, headers=self.headers)
 
 
-async def test_every_example_does_what_it_says_one_after_the_other(tmp_path: Path) -> None:
+async def test_every_example_does_what_it_says_in_order(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "registry.db")
     async with running(store=store, auth_on=True) as service, serving(service) as api:
         join = await service.tokens.create_join()

@@ -13,4 +13,4 @@ def test_a_child_that_has_ended_since_it_was_listed_is_passed_over() -> None:
     child.communicate(b"\n")
     oneself = psutil.Process(os.getpid())
     assert called(oneself.name(), [listed, oneself]) == oneself
-    assert called("nobody is called so", [listed, oneself]) is None
+    assert called("absent", [listed, oneself]) is None

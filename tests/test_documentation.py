@@ -45,13 +45,13 @@ def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:
     assert [model.model_id for model in settings.declared_models] == ["my/model", "my/experiment"]
 
 
-def test_all_that_can_be_declared_of_a_model_is_named() -> None:
+def test_every_field_of_a_declared_model_is_named() -> None:
     written = (DOCS / "settings.md").read_text(encoding="utf-8")
     paragraph = written.split("A `[[declared_models]]` table names", 1)[1].split("\n\n", 1)[0]
     assert set(quoted(paragraph)) == {*DeclaredModel.model_fields, *(status.value for status in ModelStatus)}
 
 
-def test_the_exclusions_are_listed_in_the_order_that_they_are_tried() -> None:
+def test_the_exclusion_reasons_are_listed_in_the_order_of_the_filters() -> None:
     table = rows("operating.md", "Why a node did not get a job")
     listed = [quoted(row[0])[0] for row in table]
     assert listed == [reason.value for reason in ExclusionReason]
@@ -79,7 +79,7 @@ BOUNDED_LISTS = [
 
 
 @pytest.mark.parametrize(("name", "of_length"), BOUNDED_LISTS)
-def test_what_the_protocol_calls_a_bound_is_one(name: str, of_length: Callable[[int], object]) -> None:
+def test_the_bounds_of_the_protocol_page_hold(name: str, of_length: Callable[[int], object]) -> None:
     longest = bound(name)
     NodeRegister.model_validate_json(json.dumps(frame(**{name: of_length(longest)})))
     with pytest.raises(ValidationError) as refused:
@@ -88,18 +88,18 @@ def test_what_the_protocol_calls_a_bound_is_one(name: str, of_length: Callable[[
 
 
 @pytest.mark.parametrize(("name", "listed"), [("gpus", {"uuid": "GPU-1"}), ("reasons", "too hot")])
-def test_what_a_beat_lists_of_gpus_is_bounded_as_stated(name: str, listed: object) -> None:
-    def beat(length: int) -> str:
+def test_the_gpus_of_a_heartbeat_are_bounded_as_stated(name: str, listed: object) -> None:
+    def heartbeat(length: int) -> str:
         gpus = [listed] * length if name == "gpus" else [{"uuid": "GPU-1", "reasons": [listed] * length}]
         usage = {"cpu_percent": 1, "mem_percent": 1}
         return json.dumps({"node_id": "n", "timestamp": 1, "resource_usage": usage, "gpus": gpus})
 
-    NodeHeartbeat.model_validate_json(beat(bound(name)))
+    NodeHeartbeat.model_validate_json(heartbeat(bound(name)))
     with pytest.raises(ValidationError):
-        NodeHeartbeat.model_validate_json(beat(bound(name) + 1))
+        NodeHeartbeat.model_validate_json(heartbeat(bound(name) + 1))
 
 
-def test_the_codes_that_close_a_connection_are_told_with_the_true_limits() -> None:
+def test_the_close_codes_are_listed_with_the_true_limits() -> None:
     why = {row[0]: row[1] for row in rows("protocol.md", "Limits", table=1)}
     assert list(why) == ["1001", "1003", "1002, 1007", "1008", "1009", "1011", "1013"]
     assert f"within {Limits().registration_timeout_seconds:g} s" in why["1008"]
@@ -109,11 +109,11 @@ def test_the_codes_that_close_a_connection_are_told_with_the_true_limits() -> No
     assert f"over {MAX_FRAME_BYTES // 2**20} MiB" in why["1009"]
 
 
-def test_every_limit_is_told_with_its_value() -> None:
+def test_every_limit_is_listed_with_its_value() -> None:
     table = {quoted(row[0])[0]: row[1] for row in rows("operating.md", "What a stranger may cost")}
     assert set(table) == {one.name for one in fields(Limits)}
-    for name, told in table.items():
-        assert told.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
+    for name, written in table.items():
+        assert written.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
 
 
 @pytest.mark.parametrize("name", ["probe", "doctor", "status", "why"])
@@ -127,7 +127,7 @@ def test_a_refusal_names_as_many_faults_as_stated() -> None:
     assert f"lists the faults, up to {MAX_REPORTED_ERRORS}," in written
 
 
-def test_all_that_can_be_simulated_is_named() -> None:
+def test_every_part_of_a_simulation_is_named() -> None:
     written = (DOCS / "simulation.md").read_text(encoding="utf-8")
     named = set(quoted(written.split("- **product**", 1)[1].split("- **slices**", 1)[0]))
     assert named >= {product.label for product in GPU_MODELS}
@@ -147,8 +147,8 @@ def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
 
 
 def test_every_reading_of_a_gpu_is_explained() -> None:
-    told = [quoted(row[0])[0] for row in rows("gpus.md", "The readings")]
-    assert sorted(told) == sorted(one.name for one in fields(Gpu))
+    listed = [quoted(row[0])[0] for row in rows("gpus.md", "The readings")]
+    assert sorted(listed) == sorted(one.name for one in fields(Gpu))
 
 
 def test_the_page_on_models_names_every_source_and_every_state() -> None:

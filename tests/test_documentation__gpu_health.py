@@ -13,10 +13,10 @@ AT_ONCE = "at once"
 
 
 def test_every_reason_of_a_gpus_health_is_explained_as_the_table_has_it() -> None:
-    told = {
+    listed = {
         quoted(row[0])[0]: (quoted(row[1])[0], row[3], row[4]) for row in rows("gpu-health.md", "The reasons")
     }
-    assert told == {
+    assert listed == {
         code: (
             entry.health.value,
             entry.action,

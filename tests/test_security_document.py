@@ -32,7 +32,7 @@ def run(script: str, folder: Path) -> str:
 
 
 @needs_openssl
-def test_the_authority_of_five_commands_vouches_for_the_registry(tmp_path: Path) -> None:
+def test_the_authority_of_five_commands_issues_the_registrys_certificate(tmp_path: Path) -> None:
     script = blocks("sh", "A registry with a certificate")[0]
     assert len(script.splitlines()) == 5
     assert run(script, tmp_path).strip().endswith("registry.pem: OK")
@@ -43,7 +43,7 @@ def test_the_authority_of_five_commands_vouches_for_the_registry(tmp_path: Path)
 
 
 @needs_openssl
-def test_a_node_with_a_certificate_of_the_clients_authority_is_let_in(tmp_path: Path) -> None:
+def test_a_node_with_a_certificate_of_the_clients_authority_is_accepted(tmp_path: Path) -> None:
     run(blocks("sh", "A registry with a certificate")[0], tmp_path)
     for ending in ("pem", "key"):
         shutil.copy(tmp_path / f"ca.{ending}", tmp_path / f"clients.{ending}")

@@ -57,17 +57,17 @@ def test_the_registry_is_not_restarted_while_its_settings_are_wrong() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_has_the_time_to_stop_that_its_program_takes(unit: str) -> None:
+def test_a_unit_allows_the_time_that_its_program_takes_to_stop(unit: str) -> None:
     assert int(entries(unit)["TimeoutStopSec"]) >= LONGEST_STOP_SECONDS
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_comes_back_after_a_fault(unit: str) -> None:
+def test_a_unit_restarts_after_a_failure(unit: str) -> None:
     assert entries(unit)["Restart"] == "on-failure"
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_waits_until_its_program_says_that_it_is_ready_lives_and_reloads(unit: str) -> None:
+def test_a_unit_follows_ready_watchdog_and_reload_notifications(unit: str) -> None:
     settings = entries(unit)
     assert settings["Type"] == "notify"
     assert int(settings["WatchdogSec"]) >= WATCHDOG_LOOKS * LIVENESS_CHECK_SECONDS
@@ -75,7 +75,7 @@ def test_a_unit_waits_until_its_program_says_that_it_is_ready_lives_and_reloads(
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_no_unit_opens_ports_to_everybody(unit: str) -> None:
+def test_no_unit_sets_a_dangerous_flag(unit: str) -> None:
     assert "insecure" not in (SYSTEMD / unit).read_text(encoding="utf-8")
 
 
@@ -131,7 +131,7 @@ def test_systemd_understands_each_line_of_a_unit(unit: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_runs_as_a_user_whom_its_sysusers_file_makes(unit: str, tmp_path: Path) -> None:
+def test_a_unit_runs_as_the_user_that_its_sysusers_file_creates(unit: str, tmp_path: Path) -> None:
     sysusers = program("systemd-sysusers")
     source = SYSTEMD / f"{unit.removesuffix('.service')}.sysusers.conf"
     (tmp_path / "etc").mkdir()
@@ -146,7 +146,7 @@ def test_a_unit_runs_as_a_user_whom_its_sysusers_file_makes(unit: str, tmp_path:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_is_started_again_for_ever_and_ever_later(unit: str) -> None:
+def test_a_unit_restarts_without_end_at_growing_intervals(unit: str) -> None:
     settings = entries(unit)
     assert settings["StartLimitIntervalSec"] == "0"
     assert int(settings["RestartSec"]) < int(settings["RestartMaxDelaySec"])
@@ -167,20 +167,20 @@ def test_the_agents_unit_shows_it_the_whole_machine() -> None:
     assert settings["ProtectHome"] == "read-only"
 
 
-def test_the_agents_unit_opens_nvidias_devices_before_their_driver_is_there() -> None:
+def test_the_agents_unit_allows_nvidia_devices_before_their_driver_is_loaded() -> None:
     settings = entries("gpu-agent.service")
     assert settings["DevicePolicy"] == "closed"
     assert "char-195 rw" in settings["DeviceAllow"]
 
 
-def test_everybody_reaches_the_agents_local_socket_whom_its_own_mode_lets_in() -> None:
+def test_the_unit_restricts_the_local_socket_no_more_than_the_sockets_mode() -> None:
     settings = entries("gpu-agent.service")
     assert settings["RuntimeDirectory"] == "gpu-agent"
     assert int(settings["RuntimeDirectoryMode"], 8) & 0o001
     assert settings["RuntimeDirectoryPreserve"] == "restart"  # containers mount it
 
 
-def test_the_agents_unit_lets_it_give_its_socket_to_a_group() -> None:
+def test_the_agents_unit_allows_it_to_give_its_socket_to_a_group() -> None:
     """`@privileged` has `@chown` in it, so it must be allowed again behind that."""
     filters = entries("gpu-agent.service")["SystemCallFilter"].split(", ")
     assert filters.index("@chown") > next(n for n, one in enumerate(filters) if "@privileged" in one)

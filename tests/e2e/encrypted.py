@@ -104,10 +104,10 @@ def await_why(agent: Agent, words: str, *, within_seconds: float = 40) -> str:
     """Wait until an agent says that it backs off for this reason."""
 
     def look() -> str | None:
-        told = [str(line["why"]) for line in agent.events("session_backing_off")]
-        return next((why for why in told if words in why), None)
+        reasons = [str(line["why"]) for line in agent.events("session_backing_off")]
+        return next((why for why in reasons if words in why), None)
 
     try:
         return eventually(look, within_seconds=within_seconds, what=repr(words))
     except AssertionError as late:
-        raise AssertionError(f"{late}; said: {agent.told()}") from None
+        raise AssertionError(f"{late}; said: {agent.output()}") from None

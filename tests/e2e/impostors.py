@@ -1,4 +1,4 @@
-"""Whoever listens where an agent's registry should be, and remembers every byte that it is told."""
+"""A listener where an agent's registry should be, which records every byte that it receives."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ class Impostor:
 
     def __init__(self, context: ssl.SSLContext | None, words: bytes = b"") -> None:
         self.heard = b""
-        """All that it was told, decrypted."""
+        """All that it received, decrypted."""
         self.visits = 0
         self._context = context
         self._words = words

@@ -1,4 +1,4 @@
-"""Programs on a machine that mean its agent harm, over its local socket, all at once, until told to stop.
+"""Hostile programs on a machine that attack its agent over its local socket until they are stopped.
 
 Run as a program of its own, by whatever user: `main(SOCKET, SECONDS)`. It says when it begins, and in the end
 how many attempts of each kind it made.

@@ -48,7 +48,7 @@ def registry() -> Iterator[Registry]:
 
 
 def _waiting_for_the_disk(pid: int) -> int | None:
-    """How many threads do, as the kernel tells; `None` where it does not."""
+    """How many threads wait, as the kernel shows; `None` where it does not."""
     places = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # it ended
@@ -57,7 +57,7 @@ def _waiting_for_the_disk(pid: int) -> int | None:
     return len(waiting) if set(places) - {"0"} else None
 
 
-class _Told:
+class _ShownModels:
     """What the registry knows of the agent's models."""
 
     def __init__(self, registry: Registry) -> None:
@@ -73,32 +73,34 @@ class _Told:
         return {model["model_id"]: model["status"] for model in node["installed_models"]}
 
 
-def test_it_starts_reloads_and_ends_past_it(machine: _Machine, registry: Registry, tmp_path: Path) -> None:
+def test_an_agent_starts_reloads_and_stops_beside_a_hanging_disk(
+    machine: _Machine, registry: Registry, tmp_path: Path
+) -> None:
     with (
         hung(machine.dead),
         Agent(registry.node_url, tmp_path / "state", "--config", str(machine.config)) as agent,
     ):
-        told = _Told(registry)
-        told.become(well="ready")
+        models = _ShownModels(registry)
+        models.become(well="ready")
         machine.add(machine.later, "later")
         machine.name_places(machine.dead, machine.well, machine.later)
         agent.send(signal.SIGHUP)
         agent.await_event("settings_reloaded", within_seconds=PATIENCE_SECONDS)
-        told.become(well="ready", later="ready")
+        models.become(well="ready", later="ready")
         place = str(machine.dead)
         agent.await_event("model_scan_failed", within_seconds=PATIENCE_SECONDS, place=place)
         assert _waiting_for_the_disk(agent.pid) in (1, None)
         agent.end()
 
 
-def test_only_what_was_found_on_it_is_in_error_until_it_answers_again(
+def test_only_models_on_the_hanging_disk_are_in_error_until_it_answers_again(
     machine: _Machine, registry: Registry, tmp_path: Path
 ) -> None:
     with Agent(registry.node_url, tmp_path / "state", "--config", str(machine.config)) as agent:
-        told = _Told(registry)
-        told.become(dead="ready", well="ready")
+        models = _ShownModels(registry)
+        models.become(dead="ready", well="ready")
         with hung(machine.dead):
-            told.become(dead="error", well="ready")
+            models.become(dead="error", well="ready")
             assert agent.events("host_scan_overdue") == []
-        told.become(dead="ready", well="ready")
+        models.become(dead="ready", well="ready")
         agent.await_event("model_disk_recovered", place=str(machine.dead))

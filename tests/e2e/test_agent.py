@@ -13,7 +13,7 @@ from tests.programs import Agent, Registry
 pytestmark = pytest.mark.e2e
 
 
-def test_an_agent_becomes_ready_and_comes_back_with_its_id(tmp_path: Path) -> None:
+def test_an_agent_becomes_ready_and_returns_with_its_id(tmp_path: Path) -> None:
     with Registry("--allow-simulated") as registry:
         with Agent(registry.node_url, tmp_path) as agent:
             node = registry.await_ready(1, within_seconds=20)[0]
@@ -26,7 +26,7 @@ def test_an_agent_becomes_ready_and_comes_back_with_its_id(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_an_asked_agent_says_goodbye_and_leaves_within_5_seconds(
+def test_sigterm_makes_an_agent_unregister_and_exit_within_5_seconds(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with Registry("--allow-simulated") as registry, Agent(registry.node_url, tmp_path) as agent:
@@ -39,17 +39,17 @@ def test_an_asked_agent_says_goodbye_and_leaves_within_5_seconds(
         assert gone["reason_code"] == "unregistered"
 
 
-def test_a_registry_leaves_within_5_seconds_with_nodes_connected(tmp_path: Path) -> None:
+def test_sigterm_ends_a_registry_with_connected_nodes_within_5_seconds(tmp_path: Path) -> None:
     with Registry("--allow-simulated") as registry, Agent(registry.node_url, tmp_path):
         registry.await_ready(1, within_seconds=20)
         registry.send(signal.SIGTERM)
         assert registry.wait(5) == 0
 
 
-def test_a_simulated_node_is_refused_unless_allowed_and_the_agent_says_so(tmp_path: Path) -> None:
+def test_a_simulated_node_is_refused_unless_allowed_and_the_agent_logs_it(tmp_path: Path) -> None:
     with Registry() as registry, Agent(registry.node_url, tmp_path) as agent:
         assert agent.wait(10) != 0
-        assert "SIMULATED_NODE_REFUSED" in agent.told()
+        assert "SIMULATED_NODE_REFUSED" in agent.output()
         assert registry.nodes() == []
 
 
@@ -58,10 +58,10 @@ def test_a_second_agent_on_the_same_state_directory_ends_naming_the_first(tmp_pa
         registry.await_ready(1, within_seconds=20)
         with Agent(registry.node_url, tmp_path) as second:
             assert second.wait(10) != 0
-            assert str(first.pid) in second.told()
+            assert str(first.pid) in second.output()
 
 
-def test_a_corrupt_identity_is_kept_aside_and_a_fresh_id_is_taken(tmp_path: Path) -> None:
+def test_a_corrupt_identity_is_renamed_and_a_new_id_is_assigned(tmp_path: Path) -> None:
     with Registry("--allow-simulated") as registry:
         with Agent(registry.node_url, tmp_path) as agent:
             old = registry.await_ready(1, within_seconds=20)[0]["node_id"]

@@ -1,4 +1,4 @@
-"""What another user of the machine may have put where the programs write: refused or told, nothing lost."""
+"""What another user of the machine may have put where the programs write: refused or logged, nothing lost."""
 
 import os
 import socket
@@ -31,10 +31,10 @@ def state(tmp_path: Path) -> Path:
 def victim(tmp_path: Path) -> Iterator[Path]:
     """A file that links lead to; it is as it was in the end."""
     file = tmp_path / "victim"
-    file.write_text("kept\n")
+    file.write_text("unchanged\n")
     file.chmod(0o644)
     yield file
-    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("kept\n", 0o644)
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("unchanged\n", 0o644)
 
 
 def refused(*words: str | Path) -> str:
@@ -65,7 +65,7 @@ REFUSALS = pytest.mark.parametrize("refusing", [agent_refused, registry_refused]
 
 @needs_root
 @REFUSALS
-def test_a_strangers_link_in_the_state_directorys_place_is_refused(
+def test_another_users_link_instead_of_the_state_directory_is_refused(
     refusing: Callable[[Path], str], tmp_path: Path, state: Path
 ) -> None:
     link = tmp_path / "link"
@@ -77,7 +77,7 @@ def test_a_strangers_link_in_the_state_directorys_place_is_refused(
 
 
 @REFUSALS
-def test_a_file_in_the_state_directorys_place_is_refused(
+def test_a_file_instead_of_the_state_directory_is_refused(
     refusing: Callable[[Path], str], victim: Path
 ) -> None:
     said = refusing(victim)
@@ -95,7 +95,7 @@ def test_links_inside_the_state_directory_are_not_followed(name: str, state: Pat
 
 
 @pytest.mark.parametrize("name", ["agent.lock", "identity.json"])
-def test_pipes_inside_the_state_directory_hold_nobody_up(name: str, state: Path) -> None:
+def test_pipes_inside_the_state_directory_delay_nothing(name: str, state: Path) -> None:
     os.mkfifo(state / name)
     said = agent_refused(state)
     assert name in said
@@ -104,13 +104,13 @@ def test_pipes_inside_the_state_directory_hold_nobody_up(name: str, state: Path)
 
 @needs_root
 @pytest.mark.parametrize("owner", [0, UID])
-def test_a_state_directory_that_others_may_write_is_told_with_what_to_do(owner: int, state: Path) -> None:
+def test_a_state_directory_that_others_may_write_is_logged_with_the_fix(owner: int, state: Path) -> None:
     os.chown(state, owner, owner)
     state.chmod(0o700 if owner else 0o777)
     with Agent(NOWHERE, state) as agent:
-        told = agent.await_event("state_directory_exposed")
+        logged = agent.await_event("state_directory_exposed")
         unreachable = agent.await_event("local_socket_unavailable")
-    assert (told["state_dir"], told["fix"]) == (str(state), f"run `chmod 700 {state}`, as its owner")
+    assert (logged["state_dir"], logged["fix"]) == (str(state), f"run `chmod 700 {state}`, as its owner")
     assert str(state) in unreachable["problem"]
 
 
@@ -127,7 +127,7 @@ def test_a_registrys_state_directory_that_others_may_enter_is_refused(
     assert list(state.iterdir()) == []
 
 
-def test_an_identity_that_others_may_read_is_closed_and_kept(state: Path) -> None:
+def test_an_identity_that_others_may_read_is_made_private_and_used(state: Path) -> None:
     file = state / "identity.json"
     file.write_text(IDENTITY)
     file.chmod(0o644)
@@ -136,16 +136,16 @@ def test_an_identity_that_others_may_read_is_closed_and_kept(state: Path) -> Non
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (IDENTITY, 0o600)
 
 
-def test_an_identity_that_is_none_is_kept_aside(state: Path) -> None:
+def test_an_invalid_identity_is_renamed(state: Path) -> None:
     (state / "identity.json").write_text("{torn")
     with Agent(NOWHERE, state) as agent:
-        told = agent.await_event("identity_corrupt")
+        logged = agent.await_event("identity_corrupt")
         agent.await_event("agent_started")
-    assert Path(told["kept_aside"]).read_text() == "{torn"
+    assert Path(logged["kept_aside"]).read_text() == "{torn"
 
 
 @pytest.mark.parametrize("what", ["a file", "a link", "a folder"])
-def test_what_stands_in_the_sockets_place_is_told_and_left_alone(
+def test_a_file_at_the_sockets_path_is_logged_and_not_changed(
     what: str, tmp_path: Path, state: Path, victim: Path
 ) -> None:
     place = state / "agent.sock"
@@ -158,23 +158,23 @@ def test_what_stands_in_the_sockets_place_is_told_and_left_alone(
             place.mkdir()
     before = place.lstat()
     with Agent(NOWHERE, state) as agent:
-        told = agent.await_event("local_socket_unavailable")
+        logged = agent.await_event("local_socket_unavailable")
         agent.await_event("agent_started")
-    assert f"{place} is there and is " in told["problem"]
-    assert "move it away" in told["problem"]
+    assert f"{place} is there and is " in logged["problem"]
+    assert "move it away" in logged["problem"]
     assert place.lstat() == before
     assert tmp_path.is_dir()
 
 
 @needs_root
-def test_another_users_socket_is_told_and_left_alone(state: Path) -> None:
+def test_another_users_socket_is_logged_and_not_changed(state: Path) -> None:
     place = state / "agent.sock"
     with closing(socket.socket(socket.AF_UNIX)) as theirs:
         theirs.bind(str(place))
         theirs.listen()
         given_away(place)
         with Agent(NOWHERE, state) as agent:
-            told = agent.await_event("local_socket_unavailable")
+            logged = agent.await_event("local_socket_unavailable")
             agent.await_event("agent_started")
-        assert f"{place} is a socket of user {UID}" in told["problem"]
+        assert f"{place} is a socket of user {UID}" in logged["problem"]
         assert place.is_socket()

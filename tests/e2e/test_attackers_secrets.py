@@ -100,8 +100,8 @@ async def _listen_to_an_agent(folder: Path) -> None:
             answer = await asyncio.to_thread(status, state / "agent.sock")
             said = all_said(agent)
     assert shown == [f"Bearer {JOIN}", f"Bearer {NODE}"]
-    told = json.dumps(frames) + answer + said
-    assert [secret for secret in map(secret_part, (JOIN, NODE)) if secret in told] == []
+    text = json.dumps(frames) + answer + said
+    assert [secret for secret in map(secret_part, (JOIN, NODE)) if secret in text] == []
 
 
 def presented(connection: object) -> str:
@@ -111,7 +111,7 @@ def presented(connection: object) -> str:
 
 
 def status(place: Path) -> str:
-    """What the agent tells of itself on this machine."""
+    """What the agent shows of itself on this machine."""
     words = [*COMMAND, "status", "--json", "--socket", str(place)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     assert '"node-A"' in ended.stdout, ended.stderr

@@ -72,7 +72,7 @@ def known_agent(running: ExitStack, url: str, folder: Path, *arguments: str) -> 
     return running.enter_context(Agent(url, folder, *words, simulate="1xT4-16GB"))
 
 
-def test_whoever_cannot_prove_to_be_the_registry_is_told_no_token_and_the_log_says_why(
+def test_an_unauthenticated_registry_receives_no_token_and_the_log_says_why(
     running: ExitStack, tmp_path: Path
 ) -> None:
     ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
@@ -104,8 +104,8 @@ def test_whoever_cannot_prove_to_be_the_registry_is_told_no_token_and_the_log_sa
         await_why(agent, case.words, within_seconds=60)
         assert impostor.visits
         assert [secret for secret in SECRETS if secret in impostor.heard] == [], case.name
-        assert NODE_TOKEN not in agent.told()
-        assert JOIN_TOKEN not in agent.told()
+        assert NODE_TOKEN not in agent.output()
+        assert JOIN_TOKEN not in agent.output()
 
 
 def test_a_registry_that_sends_agents_elsewhere_is_not_followed(running: ExitStack, tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_a_registry_that_sends_agents_elsewhere_is_not_followed(running: ExitSta
         eventually(
             lambda one=sending: one.visits > 1,  # type: ignore[misc]  # the loop's own
             within_seconds=60,
-            what=f"another attempt; said: {agent.told()}",
+            what=f"another attempt; said: {agent.output()}",
         )
     assert (below.visits, beside.visits, below.heard, beside.heard) == (0, 0, b"", b"")
 
 
-def test_a_registry_that_comes_back_without_tls_is_refused_until_it_has_it_again(
+def test_a_registry_that_restarts_without_tls_is_refused_until_it_has_it_again(
     running: ExitStack, tmp_path: Path
 ) -> None:
     place = Encrypted(tmp_path, running)

@@ -69,7 +69,7 @@ class Besieged:
             yield encrypted
 
     def assert_cut_off(self, opened: socket.socket) -> None:
-        """What it is told first, if anything, is short."""
+        """The first answer, if any, is short."""
         heard = b""
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             while piece := opened.recv(65536):
@@ -92,9 +92,9 @@ class Besieged:
             *self.registry.events("tls_handshake_failed"),
             *self.registry.events("handshake_timed_out"),
         ]
-        told = Counter((line["event"], line.get("reason"), line["part"]) for line in refusals)
-        assert told
-        assert {what: count for what, count in told.items() if count > WINDOWS} == {}
+        logged = Counter((line["event"], line.get("reason"), line["part"]) for line in refusals)
+        assert logged
+        assert {what: count for what, count in logged.items() if count > WINDOWS} == {}
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ ATTACKS = (
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_an_attack_ends_the_attackers_connection_and_touches_nobody_else(
+def test_an_attack_ends_the_attackers_connection_and_no_other(
     besieged: Besieged, attack: Callable[[Besieged, int], None]
 ) -> None:
     for _ in range(8):
@@ -175,7 +175,7 @@ def test_an_attack_ends_the_attackers_connection_and_touches_nobody_else(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to ask for another handshake")
-def test_nobody_can_have_the_registry_shake_hands_again(besieged: Besieged) -> None:
+def test_no_client_can_make_the_registry_renegotiate(besieged: Besieged) -> None:
     """Each would cost it a signature, and no new connection."""
     for port in besieged.ports:
         words = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-legacy_renegotiation"]
@@ -185,7 +185,7 @@ def test_nobody_can_have_the_registry_shake_hands_again(besieged: Besieged) -> N
     besieged.assert_that_nobody_noticed()
 
 
-def test_a_crowd_that_never_ends_its_handshake_is_cut_off_and_honest_ones_come_in_meanwhile(
+def test_many_endless_handshakes_are_ended_and_honest_peers_connect_meanwhile(
     besieged: Besieged,
 ) -> None:
     registry, place = besieged.registry, besieged.place

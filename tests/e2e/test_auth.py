@@ -29,7 +29,7 @@ def opens(registry: Registry, token: str) -> bool:
 
 
 def await_words(words: str, agent: Agent) -> None:
-    eventually(lambda: words in agent.told(), within_seconds=10, what=words)
+    eventually(lambda: words in agent.output(), within_seconds=10, what=words)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     assert [secret for secret in place.secrets if secret in place.shown()] == []
 
 
-def test_an_agent_joins_once_and_comes_back_by_the_token_it_was_given(place: Place) -> None:
+def test_an_agent_joins_once_and_returns_with_its_own_token(place: Place) -> None:
     registry = place.registry()
     agent = place.agent(registry, "a", join_token=made_by_command(place, registry, "token", "create"))
     node = place.await_ready(registry)
@@ -58,7 +58,7 @@ def test_an_agent_joins_once_and_comes_back_by_the_token_it_was_given(place: Pla
     assert place.await_ready(registry)["node_id"] == node["node_id"]
 
 
-def test_a_node_that_lost_its_state_has_its_id_back_by_a_token_made_for_it(place: Place) -> None:
+def test_a_node_that_lost_its_state_takes_its_id_back_with_a_reclaim_token(place: Place) -> None:
     registry = place.registry()
     agent = place.agent(registry, "a", join_token=place.join_token(registry))
     node = place.await_ready(registry)
@@ -73,16 +73,16 @@ def test_a_node_that_lost_its_state_has_its_id_back_by_a_token_made_for_it(place
     place.secrets.add(old)
 
 
-def test_without_a_token_or_with_a_wrong_one_an_agent_is_refused_and_says_what_to_do(place: Place) -> None:
+def test_without_a_valid_token_an_agent_is_refused_and_logs_the_next_step(place: Place) -> None:
     registry = place.registry()
-    nobody = place.agent(registry, "nobody")
+    without_token = place.agent(registry, "without_token")
     wrong = place.agent(registry, "wrong", join_token="gpuj_00000000_" + "x" * 43)
-    for agent in (nobody, wrong):
+    for agent in (without_token, wrong):
         await_words("ask its operator for a join token", agent)
     assert place.nodes(registry) == []
 
 
-def test_a_revoked_join_token_lets_nobody_in_and_sends_nobody_away(place: Place) -> None:
+def test_a_revoked_join_token_admits_no_node_and_disconnects_none(place: Place) -> None:
     registry = place.registry()
     made = place.make(registry, kind="join", uses=5)
     place.agent(registry, "first", join_token=made["token"])
@@ -109,7 +109,7 @@ def test_after_kill_9_of_the_registry_tokens_and_nodes_are_as_they_were(place: P
     assert place.await_ready(second)["node_id"] == node["node_id"]
 
 
-def test_each_role_may_do_what_it_is_for_and_no_more(place: Place) -> None:
+def test_each_role_may_do_its_own_actions_and_no_more(place: Place) -> None:
     registry = place.registry()
     place.agent(registry, "a", join_token=place.join_token(registry))
     node_id = place.await_ready(registry)["node_id"]
@@ -130,14 +130,14 @@ def test_each_role_may_do_what_it_is_for_and_no_more(place: Place) -> None:
     assert place.ask(registry, "GET", "/v1/nodes", token=place.node_token("a"))[0] == 401
 
     def who_drained() -> list[str]:
-        told = registry.events("operator_request")
-        return [one["name"] for one in told if one["path"].endswith("/drain")]
+        logged = registry.events("operator_request")
+        return [one["name"] for one in logged if one["path"].endswith("/drain")]
 
     eventually(lambda: len(who_drained()) > 1, within_seconds=10, what="both drains in the log")
     assert who_drained() == ["operate", "admin"]
 
 
-def test_of_two_agents_with_copies_of_one_state_the_newest_wins_and_the_other_says_why_it_yields(
+def test_of_two_agents_with_one_state_the_newest_wins_and_the_other_logs_why_it_stops(
     place: Place,
 ) -> None:
     registry = place.registry()
@@ -159,7 +159,7 @@ def test_of_two_agents_with_copies_of_one_state_the_newest_wins_and_the_other_sa
     assert clone.events("node_registered")
 
 
-def test_an_older_nodes_token_in_the_url_lets_it_in_and_is_shown_nowhere(place: Place) -> None:
+def test_an_older_nodes_token_in_the_url_is_accepted_and_shown_nowhere(place: Place) -> None:
     registry = place.registry()
     token = place.join_token(registry)
     with connect(f"{registry.node_url}?token={token}", proxy=None) as socket:
@@ -176,7 +176,7 @@ def test_an_older_nodes_token_in_the_url_lets_it_in_and_is_shown_nowhere(place: 
     place.secrets.add(ack["node_token"])
 
 
-def test_the_command_line_finds_the_token_that_the_registry_left_on_this_machine(place: Place) -> None:
+def test_the_command_line_finds_the_admin_token_on_this_machine(place: Place) -> None:
     registry = place.registry()
     words = [*COMMAND, "registry", "nodes", "--api", registry.api]
     plain = {**PLAIN, "HOME": str(place.folder)}
@@ -192,7 +192,7 @@ def test_the_command_line_finds_the_token_that_the_registry_left_on_this_machine
     assert (without.returncode, "--token-file FILE" in without.stderr) == (6, True)
 
 
-def test_after_an_older_backup_was_restored_a_node_whose_token_is_newer_has_a_way_back(place: Place) -> None:
+def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place) -> None:
     first = place.registry("--store", "sqlite")
     agent = place.agent(first, "a", join_token=place.join_token(first))
     node_id = place.await_ready(first)["node_id"]

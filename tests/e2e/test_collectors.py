@@ -60,7 +60,7 @@ def amd_machine(folder: Path) -> dict[str, str]:
     return {"GPU_AGENT_SYS_DIR": str(folder / "sys"), "HOME": str(folder / "home")}
 
 
-def test_amd_gpus_stand_beside_nvidias_in_one_document(tmp_path: Path) -> None:
+def test_amd_and_nvidia_gpus_are_in_one_document(tmp_path: Path) -> None:
     environment = {**amd_machine(tmp_path), **FakeNvml(tmp_path, gpus=2).environment()}
     code, document, _ = probed(environment)
     assert (code, document["outcome"], document["detail"]) == (0, "ok", None)
@@ -74,7 +74,7 @@ def test_amd_gpus_stand_beside_nvidias_in_one_document(tmp_path: Path) -> None:
     assert document["gpus"][2]["memory_mb"] == 192 * 1024
 
 
-def test_a_machine_with_amd_gpus_alone_could_register_and_says_whose_they_are(tmp_path: Path) -> None:
+def test_a_machine_with_amd_gpus_alone_can_register_and_names_the_vendor(tmp_path: Path) -> None:
     environment = {**amd_machine(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
     code, document, _ = probed(environment)
     assert (code, document["outcome"], document["detail"]) == (0, "ok", None)
@@ -85,13 +85,13 @@ def test_a_machine_with_amd_gpus_alone_could_register_and_says_whose_they_are(tm
     ]
 
 
-def test_the_owner_may_leave_collectors_out(tmp_path: Path) -> None:
+def test_the_owner_may_disable_collectors(tmp_path: Path) -> None:
     environment = {**amd_machine(tmp_path), "LD_LIBRARY_PATH": str(tmp_path), "GPU_AGENT_COLLECTORS": "nvml"}
     code, document, _ = probed(environment)
     assert (code, document["outcome"], document["gpus"]) == (2, "no_driver", [])
 
 
-def test_one_that_hangs_and_one_that_raises_are_told_within_the_deadline_and_cost_no_gpu(
+def test_a_hanging_and_a_raising_collector_are_reported_in_time_and_cost_no_gpu(
     tmp_path: Path,
 ) -> None:
     bring(tmp_path, "stuck", HANGS)
@@ -106,14 +106,14 @@ def test_one_that_hangs_and_one_that_raises_are_told_within_the_deadline_and_cos
     assert seconds < 15
 
 
-def test_one_that_prints_does_not_spoil_the_document(tmp_path: Path) -> None:
+def test_a_collector_that_prints_does_not_spoil_the_document(tmp_path: Path) -> None:
     loud = "print('loading')\n" + GOOD.replace("        gpu =", "        print('reading')\n        gpu =")
     bring(tmp_path, "loud", loud)
     code, document, _ = probed({"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)})
     assert (code, [gpu["uuid"] for gpu in document["gpus"]]) == (0, ["INTEL-1"])
 
 
-def test_the_documents_example_is_a_whole_collector(tmp_path: Path) -> None:
+def test_the_example_in_the_docs_is_a_whole_collector(tmp_path: Path) -> None:
     (source,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     bring(tmp_path, "acme", source, names="AcmeGpus")
     card = tmp_path / "sys" / "class" / "acme" / "0"

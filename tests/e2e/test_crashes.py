@@ -12,21 +12,21 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.skipif(sys.platform != "linux", reason="traps are set through LD_PRELOAD")
 @pytest.mark.timeout(300)
-def test_whatever_point_a_registry_dies_at_nothing_acknowledged_is_lost() -> None:
+def test_wherever_a_registry_is_killed_no_acknowledged_change_is_lost() -> None:
     tally = campaign.run(2, seed=20261124)
     assert tally.losses == []
     assert tally.errors == []
     assert tally.acknowledged > 50
 
 
-def test_what_was_acknowledged_and_is_not_found_is_a_loss() -> None:
+def test_an_acknowledged_change_that_is_missing_is_a_loss() -> None:
     ledger = Ledger()
     with ledger.asking("claim/1", ANYWHERE, absent=None) as answered:
         answered("node-1")
     assert ledger.compare({"claim/1": None}) != []
 
 
-def test_what_was_asked_without_an_answer_may_be_found_either_way() -> None:
+def test_a_change_without_an_answer_may_be_there_or_not() -> None:
     for found in (None, "node-2"):
         ledger = Ledger()
         with ledger.asking("claim/1", ANYWHERE, absent=None):
@@ -34,7 +34,7 @@ def test_what_was_asked_without_an_answer_may_be_found_either_way() -> None:
         assert ledger.compare({"claim/1": found}) == []
 
 
-def test_a_claim_that_was_asked_is_not_a_loss_of_another_node_once_it_was_answered() -> None:
+def test_an_answered_claim_is_not_a_loss_of_another_node() -> None:
     ledger = Ledger()
     with ledger.asking("claim/1", ANYWHERE, absent=None) as answered:
         answered("node-1")

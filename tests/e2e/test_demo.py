@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
 
 def processes_in(folder: Path, *, called: str = "") -> list[int]:
-    """Pids of living processes that were given this folder as their TMPDIR, whoever started them."""
+    """Pids of living processes that were given this folder as their TMPDIR, whatever started them."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():

@@ -29,7 +29,7 @@ def _job(folder: Path, verb: str, job_id: str) -> None:
 def _busy(
     registry: Registry, folder: Path, seconds: float, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Agent, str]]:
-    """An agent that is ready, with a job that no beat has told yet; its node's id.
+    """An agent that is ready, with a job that no heartbeat has reported yet; its node's id.
 
     It drains for so long when it is stopped.
     """
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_the_wait(tmp_path: Path) -> None:
         assert registry.await_status(node_id, "offline", within_seconds=5)["reason_code"] == "unregistered"
 
 
-def test_a_stop_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
+def test_a_stop_waits_no_longer_than_configured(tmp_path: Path) -> None:
     with (
         Registry("--allow-simulated", environment=PACE) as registry,
         _busy(registry, tmp_path, 1) as (agent, node_id),
@@ -77,7 +77,7 @@ def test_a_stop_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
         assert registry.await_status(node_id, "offline", within_seconds=5)["reason_code"] == "drain_deadline"
 
 
-def test_a_registry_that_goes_away_ends_the_wait(tmp_path: Path) -> None:
+def test_a_registry_that_stops_ends_the_wait(tmp_path: Path) -> None:
     with (
         Registry("--allow-simulated", environment=PACE) as registry,
         _busy(registry, tmp_path, 60) as (agent, node_id),
@@ -89,7 +89,7 @@ def test_a_registry_that_goes_away_ends_the_wait(tmp_path: Path) -> None:
         assert agent.wait(8) == 0
 
 
-def test_a_registry_that_is_away_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_for_an_unreachable_registry(tmp_path: Path) -> None:
     drain = {"GPU_AGENT_DRAIN_ON_STOP_SECONDS": "60"}
     with Agent("ws://127.0.0.1:9/ws/node", tmp_path, environment=drain) as agent:
         agent.await_event("session_backing_off", within_seconds=15)

@@ -1,4 +1,4 @@
-"""What was answered is kept: over kills at any moment, over a full disk, over a restore."""
+"""Acknowledged changes are stored: after kills at any moment, a full disk, a restore."""
 
 import asyncio
 import random
@@ -79,7 +79,7 @@ def histories(api: Api) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.timeout(240)
-def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents_return(
+def test_after_kills_at_any_moment_all_acknowledged_changes_are_there_and_all_agents_return(
     tmp_path: Path,
 ) -> None:
     dice = random.Random(7)  # noqa: S311 - moments, not secrets
@@ -90,7 +90,7 @@ def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents
         restarted.api.post(f"/v1/nodes/{cordoned}/cordon", {"reason": "dust"})
         held: set[str] = set()
         for turn in range(KILLS):
-            told = histories(restarted.api)
+            before = histories(restarted.api)
             killer = threading.Timer(dice.uniform(0.05, 0.5), restarted.killed)
             killer.start()
             held |= claim_until_it_is_gone(restarted.api, f"job-{turn}")
@@ -98,7 +98,7 @@ def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents
             restarted.started()
             for node_id, events in histories(restarted.api).items():
                 known = {event["id"]: event for event in events}
-                assert all(known[event["id"]] == event for event in told[node_id])
+                assert all(known[event["id"]] == event for event in before[node_id])
             assert held <= {claim["job_id"] for claim in restarted.api.get("/v1/claims")["claims"]}
             restarted.registry.await_ready(AGENTS // 2, within_seconds=COMING_BACK_SECONDS)
         assert len(held) > KILLS
@@ -106,7 +106,7 @@ def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents
         eventually(
             lambda: restarted.api.get(f"/v1/nodes/{drained}")["status"] == "offline",
             within_seconds=COMING_BACK_SECONDS,
-            what="the end of the drain, which begins anew when the agent is back",
+            what="the end of the drain, which begins again when the agent is back",
         )
         assert sorted(node["node_id"] for node in restarted.registry.nodes()) == ids
         assert restarted.api.get(f"/v1/nodes/{drained}")["drain"]["reason"] == "fans"
@@ -114,20 +114,20 @@ def test_after_kills_at_any_moment_all_that_was_answered_is_there_and_all_agents
 
 
 def claim_until_it_is_gone(api: Api, prefix: str) -> set[str]:
-    """Claim places until nobody answers any more; returns the jobs that were promised one."""
-    promised: set[str] = set()
+    """Claim slots until the registry answers no more; returns the jobs that have one."""
+    claimed: set[str] = set()
     for number in range(10_000):
         try:
             answer = api.attempt("POST", "/v1/claims", {"job_id": f"{prefix}-{number}"})
         except Failure:
-            return promised
+            return claimed
         if not isinstance(answer, Problem):
-            promised.add(answer["job_id"])
-    raise AssertionError("nobody killed it")
+            claimed.add(answer["job_id"])
+    raise AssertionError("the registry was not killed")
 
 
 @pytest.mark.timeout(120)
-def test_a_full_disk_refuses_what_must_be_kept_and_all_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_refuses_changes_until_there_is_room(tmp_path: Path) -> None:
     with (
         mounted(tmp_path / "disk", kib=4096) as disk,
         fleet(f"sqlite://{disk / 'registry.db'}", tmp_path, 2) as restarted,
@@ -162,9 +162,7 @@ def busy(api: Api) -> Problem | None:
 
 
 @pytest.mark.timeout(120)
-def test_a_backup_that_is_restored_brings_the_fleet_of_then_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_restored_backup_brings_back_its_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place, backup = f"sqlite://{tmp_path / 'registry.db'}", tmp_path / "backup.db"
     with fleet(place, tmp_path, 2) as restarted:
         first, second = sorted(node["node_id"] for node in restarted.registry.nodes())
@@ -191,7 +189,7 @@ async def kept_fleet(path: Path, count: int) -> None:
 
 
 async def statuses_over_time(path: Path, *, until_seconds: float) -> list[tuple[float, Counter[str], int]]:
-    """Start a registry to which nobody comes back, and look at its nodes for a while; its start counts."""
+    """Start a registry to which no node returns, and look at its nodes for a while; its start counts."""
     seen: list[tuple[float, Counter[str], int]] = []
     began = time.monotonic()
     async with running(HASTY, store=SqliteStore(path)) as service:
@@ -211,7 +209,7 @@ async def test_after_a_restart_nodes_have_one_full_timeout_before_they_are_silen
     assert all(counted == {"offline": 3} for passed, counted, _ in seen if passed > timeout + 3.0)
 
 
-async def test_after_a_restart_to_which_nobody_comes_back_the_registry_suspects_itself_first(
+async def test_after_a_restart_without_any_node_the_registry_suspects_itself_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await kept_fleet(tmp_path / "registry.db", 12)

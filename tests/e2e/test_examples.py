@@ -37,7 +37,7 @@ def test_a_scheduler_of_forty_lines_places_jobs_on_a_real_agent(tmp_path: Path) 
     assert sorted(line for line in said.splitlines() if "done" in line) == ["job-0 is done", "job-1 is done"]
 
 
-def test_the_schedulers_example_is_as_short_as_it_says() -> None:
+def test_the_example_scheduler_is_as_short_as_it_says() -> None:
     lines = (EXAMPLES / "scheduler.py").read_text().split('"""\n', 1)[1].splitlines()
     assert len([line for line in lines if line.strip()]) <= 55
 
@@ -53,8 +53,8 @@ class Asker:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.api + path, data=data, method=method, headers=headers)  # noqa: S310
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
-            told = answer.read()
-            return json.loads(told) if told else None
+            content = answer.read()
+            return json.loads(content) if content else None
 
     def history(self, node_id: str) -> list[dict[str, Any]]:
         events = self.ask("GET", f"/v1/nodes/{node_id}/events")["events"]
@@ -90,8 +90,8 @@ class Fleet:
 
 
 @pytest.mark.timeout(120)
-def test_the_log_alone_tells_every_nodes_history_as_the_api_shows_it(tmp_path: Path) -> None:
-    """Over registrations, claims, wishes, a node that is killed, one that is forgotten, and a restart."""
+def test_the_log_alone_yields_every_nodes_history_as_the_api_shows_it(tmp_path: Path) -> None:
+    """Over registrations, claims, drains, a node that is killed, one that is removed, and a restart."""
     store = ("--store", f"sqlite://{tmp_path}/registry.db", "--allow-simulated", "--max-cpu-percent=100")
     quick = (
         "--heartbeat-timeout-seconds=3",
@@ -110,8 +110,8 @@ def test_the_log_alone_tells_every_nodes_history_as_the_api_shows_it(tmp_path: P
         )
         asker.ask("POST", f"/v1/nodes/{fleet.drained}/resume")
         second.await_ready(2, within_seconds=20)
-        told = asker.histories()
-        newest = max(event["id"] for events in told.values() for event in events)
+        histories = asker.histories()
+        newest = max(event["id"] for events in histories.values() for event in events)
 
         def logged() -> bool:
             """The pipe is read by a thread of its own."""
@@ -122,5 +122,5 @@ def test_the_log_alone_tells_every_nodes_history_as_the_api_shows_it(tmp_path: P
     command = [sys.executable, str(EXAMPLES / "history_from_log.py")]
     log = "\n".join(map(json.dumps, lines))
     printed = subprocess.run(command, input=log, capture_output=True, text=True, check=True)
-    assert json.loads(printed.stdout) == told
-    assert set(told) == {fleet.cordoned, fleet.drained, fleet.lost}
+    assert json.loads(printed.stdout) == histories
+    assert set(histories) == {fleet.cordoned, fleet.drained, fleet.lost}

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 PROGRAM = Path(__file__).parent.parent.parent / "benchmarks" / "fleet_load.py"
 
 
-def test_three_hundred_nodes_come_stay_are_lost_and_come_back() -> None:
+def test_three_hundred_nodes_connect_stay_are_lost_and_return() -> None:
     measured = subprocess.run(
         [sys.executable, str(PROGRAM), "--nodes", "300", "--minutes", "0.1", "--quick", "--check"],
         capture_output=True,

@@ -10,17 +10,22 @@ from tests.programs import Agent, Registry, eventually
 
 pytestmark = pytest.mark.e2e
 
-BEAT_SECONDS = 4
+HEARTBEAT_SECONDS = 4
 CONFIGURATION = "probe_interval_seconds = 0.5\n"
 
 
-def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(tmp_path: Path) -> None:
+def test_an_xid_makes_its_gpu_lost_within_two_heartbeats_and_a_reset_clears_it(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=8)
     (tmp_path / "agent.toml").write_text(CONFIGURATION)
-    beats = ("--heartbeat-interval-seconds", str(BEAT_SECONDS), "--warmup-heartbeat-interval-seconds", "0.2")
+    heartbeat_options = (
+        "--heartbeat-interval-seconds",
+        str(HEARTBEAT_SECONDS),
+        "--warmup-heartbeat-interval-seconds",
+        "0.2",
+    )
     config = ("--config", str(tmp_path / "agent.toml"))
     with (
-        Registry(*beats) as registry,
+        Registry(*heartbeat_options) as registry,
         Agent(
             registry.node_url,
             tmp_path / "state",
@@ -39,7 +44,7 @@ def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(t
         fake.happen(("xid", 3, 79), ("xid", 5, 31))
         lost = eventually(
             lambda: gpus() if gpus()[ill]["health"] == "lost" else None,
-            within_seconds=2 * BEAT_SECONDS,
+            within_seconds=2 * HEARTBEAT_SECONDS,
             what="lost",
         )
         assert lost[ill]["reasons"] == ["xid_79"]
@@ -62,14 +67,14 @@ def test_an_xid_makes_its_gpu_lost_within_two_beats_and_a_reset_brings_it_back(t
         agent.await_event("gpu_health_changed", uuid=ill, to="ok")
         eventually(
             lambda: gpus()[ill]["health"] == "ok" and gpus()[ill]["usable"],
-            within_seconds=2 * BEAT_SECONDS,
+            within_seconds=2 * HEARTBEAT_SECONDS,
             what="ok again",
         )
         assert len(agent.events("gpu_health_changed")) == 2
 
 
 def reset(fake: FakeNvml, index: int) -> None:
-    """Let the GPU count its energy anew, and go on counting once that was read."""
+    """Let the GPU count its energy from 0, and go on counting once that was read."""
     asked = f"nvmlDeviceGetTotalEnergyConsumption {index}"
     fake.set("energy_mj", index, 12)
     before = fake.calls().count(asked)

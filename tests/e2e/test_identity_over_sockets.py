@@ -56,14 +56,14 @@ class Machine:
     async def running(self) -> AsyncIterator[Agent]:
         config = self.folder / "agent.toml"
         config.touch()
-        told = {
+        options = {
             "registry_url": self._url,
             "state_dir": self.folder,
             "simulate": "1xL4-24GB",
             "probe_interval_seconds": 0.1,
             "join_token_file": self.folder / "join",
         }
-        settings = load(told, config=config)
+        settings = load(options, config=config)
         identity = IdentityFile(self.folder)
         identity.load()
         gpus = open_gpus(simulate=settings.simulate, seed=str(self.folder), deadline_seconds=1)
@@ -108,7 +108,7 @@ async def ready(service: RegistryService, node_id: str | None = None) -> str:
     return (await until(look, what=f"{node_id or 'a node'} is ready"))[0]
 
 
-async def test_an_agent_joins_once_and_proves_itself_ever_after(
+async def test_an_agent_joins_once_and_authenticates_with_its_own_token_afterwards(
     service: RegistryService, machine: Callable[[str], Machine]
 ) -> None:
     alpha = machine("alpha")
@@ -128,7 +128,7 @@ async def test_an_agent_joins_once_and_proves_itself_ever_after(
     assert first.split("_", 2)[2] not in repr((detail, service.tokens.all()))
 
 
-async def test_an_agent_whose_record_was_let_go_joins_anew_under_its_id(
+async def test_an_agent_whose_record_was_removed_joins_again_under_its_id(
     service: RegistryService, machine: Callable[[str], Machine]
 ) -> None:
     alpha = machine("alpha")
@@ -157,7 +157,7 @@ async def test_a_rotated_agent_stores_its_new_token_and_the_old_one_ends_when_it
     assert service.tokens.authenticate(alpha.stored["node_token"]) is not None
 
 
-async def test_of_a_cloned_machine_the_newest_wins_and_the_other_does_not_fight(
+async def test_of_a_cloned_machine_the_newest_wins_and_the_other_stops(
     service: RegistryService, machine: Callable[[str], Machine]
 ) -> None:
     alpha, beta = machine("alpha"), machine("beta")
@@ -178,7 +178,7 @@ async def test_of_a_cloned_machine_the_newest_wins_and_the_other_does_not_fight(
             assert [one.node_id for one in service.nodes()] == [node_id]
 
 
-async def test_a_machine_that_lost_its_state_has_its_id_its_labels_and_its_cordon_back(
+async def test_a_machine_that_lost_its_state_takes_back_its_id_labels_and_cordon(
     service: RegistryService, machine: Callable[[str], Machine]
 ) -> None:
     alpha, new_disk = machine("alpha"), machine("new-disk")
@@ -197,7 +197,7 @@ async def test_a_machine_that_lost_its_state_has_its_id_its_labels_and_its_cordo
     assert service.tokens.authenticate(new_disk.stored["node_token"]) is not None
 
 
-async def test_an_agent_whose_token_was_ended_at_once_comes_back_by_a_reclaim_token_without_a_restart(
+async def test_an_agent_whose_token_was_revoked_at_once_returns_with_a_reclaim_token_without_a_restart(
     service: RegistryService, machine: Callable[[str], Machine]
 ) -> None:
     alpha = machine("alpha")

@@ -65,7 +65,9 @@ async def test_a_drain_waits_for_announced_jobs_and_ends_with_the_last(tmp_path:
         worker = Worker("w")
         agent.jobs.start("job-1", worker, uid=0, now=1.0)
         agent.jobs.start("job-2", worker, uid=0, now=1.0)
-        await until(lambda: seen(service, node_id).running_jobs == ("job-1", "job-2"), what="ids are told")
+        await until(
+            lambda: seen(service, node_id).running_jobs == ("job-1", "job-2"), what="the ids are reported"
+        )
         await service.drain(node_id)
         agent.jobs.finish("job-1")
         await until(lambda: seen(service, node_id).running_jobs == ("job-2",), what="one is left")
@@ -75,7 +77,7 @@ async def test_a_drain_waits_for_announced_jobs_and_ends_with_the_last(tmp_path:
         assert seen(service, node_id).reason_code == "drain_complete"
 
 
-async def test_processes_on_the_gpus_are_counted_as_a_guess_that_delays_no_drain(
+async def test_processes_on_the_gpus_are_counted_as_an_estimate_that_delays_no_drain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=2)

@@ -83,16 +83,16 @@ def _handshake_and_ack(request: bytes) -> bytes:
 def _ends_within_five_seconds(agent: Agent) -> None:
     asked = time.monotonic()
     agent.send(signal.SIGTERM)
-    assert agent.wait(8) == 0, agent.told()
+    assert agent.wait(8) == 0, agent.output()
     assert time.monotonic() - asked < 5
-    assert agent.events("agent_ended"), agent.told()
+    assert agent.events("agent_ended"), agent.output()
     assert not agent.events("task_crashed")
 
 
 @pytest.mark.parametrize("piece", [_nothing, _half_a_handshake], ids=["silent", "half a handshake"])
 def test_while_the_handshake_is_not_answered(tmp_path: Path, piece: Callable[[bytes], bytes]) -> None:
     with _deaf(piece) as peer, Agent(peer.url, tmp_path) as agent:
-        assert peer.has_spoken.wait(10), agent.told()
+        assert peer.has_spoken.wait(10), agent.output()
         _ends_within_five_seconds(agent)
 
 
@@ -132,11 +132,11 @@ def test_while_it_waits_for_a_gpu(tmp_path: Path) -> None:
 
 def test_while_it_awaits_an_ack(tmp_path: Path) -> None:
     with _deaf(_handshake) as peer, Agent(peer.url, tmp_path) as agent:
-        assert peer.has_spoken.wait(10), agent.told()
+        assert peer.has_spoken.wait(10), agent.output()
         _ends_within_five_seconds(agent)
 
 
-def test_while_the_driver_hangs_and_the_registry_is_deaf(tmp_path: Path) -> None:
+def test_while_the_driver_hangs_and_the_registry_does_not_read(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=1)
     (tmp_path / "agent.toml").write_text("probe_interval_seconds = 0.1\n[advanced]\ndeadline_seconds = 0.5\n")
     configured = ("--config", str(tmp_path / "agent.toml"))

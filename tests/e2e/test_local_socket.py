@@ -58,7 +58,7 @@ class Machine:
             status = local.ask("status", path=self.socket, patience_seconds=PATIENCE)
             return status if all(status[name] == value for name, value in awaited.items()) else None
 
-        return eventually(look, within_seconds=PATIENCE, what=f"{awaited}; {self.agent.told()}")
+        return eventually(look, within_seconds=PATIENCE, what=f"{awaited}; {self.agent.output()}")
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def node_of(registry: Registry, machine: Machine) -> dict[str, Any]:
     return registry.get(f"/v1/nodes/{machine.node_id}")
 
 
-def test_a_drain_waits_for_the_job_and_resume_brings_the_machine_back(tmp_path: Path) -> None:
+def test_a_drain_waits_for_the_job_and_resume_ends_it(tmp_path: Path) -> None:
     with Registry("--allow-simulated", *PACE) as registry, machine_at(registry, tmp_path) as machine:
         page = machine.command("status")
         assert page.startswith(f"{machine.node_id}  ready  (health_checks_passed)\n")
@@ -87,8 +87,8 @@ def test_a_drain_waits_for_the_job_and_resume_brings_the_machine_back(tmp_path: 
                 what="the registry counts the job",
             )
             assert "job-1" in machine.command("job", "list")
-            told = machine.command("drain", "--deadline", "10m", "--reason", "new fans")
-            assert told.startswith(f"{machine.node_id} drains: new fans; 1 job in flight; over in ")
+            drained = machine.command("drain", "--deadline", "10m", "--reason", "new fans")
+            assert drained.startswith(f"{machine.node_id} drains: new fans; 1 job in flight; over in ")
             draining = registry.await_status(machine.node_id, "draining", within_seconds=PATIENCE)
             assert draining["in_flight_jobs"] == 1
             status = machine.await_standing(ready=False)["status"]
@@ -104,7 +104,7 @@ def test_a_drain_waits_for_the_job_and_resume_brings_the_machine_back(tmp_path: 
         assert machine.await_standing(ready=True)["drain"] is None
 
 
-def test_an_operators_drain_is_not_the_owners_to_lift(tmp_path: Path) -> None:
+def test_the_owner_cannot_end_an_operators_drain(tmp_path: Path) -> None:
     with Registry("--allow-simulated", *PACE) as registry, machine_at(registry, tmp_path) as machine:
         subprocess.run([*COMMAND, "registry", "drain", machine.node_id, "--api", registry.api], check=True)
         machine.await_standing(ready=False)
@@ -115,7 +115,7 @@ def test_an_operators_drain_is_not_the_owners_to_lift(tmp_path: Path) -> None:
         assert "nothing to resume" in machine.command("resume", code=6)
 
 
-def test_while_the_registry_is_gone_all_is_answered_and_says_so(tmp_path: Path) -> None:
+def test_while_the_registry_is_unreachable_every_request_is_answered_and_says_so(tmp_path: Path) -> None:
     with ExitStack() as running:
         registry = running.enter_context(Registry("--allow-simulated", *PACE))
         machine = running.enter_context(machine_at(registry, tmp_path))
@@ -130,7 +130,7 @@ def test_while_the_registry_is_gone_all_is_answered_and_says_so(tmp_path: Path) 
             session = local.ask("status", path=machine.socket)["session"]
             return session["next_attempt_in_seconds"] is not None
 
-        eventually(waits, within_seconds=PATIENCE, what="the next attempt is told")
+        eventually(waits, within_seconds=PATIENCE, what="the next attempt is shown")
         page = machine.command("status")
         assert page.startswith(f"{machine.node_id}  not connected\n")
         assert "before the connection was lost" in page
@@ -185,7 +185,7 @@ def test_a_job_outlives_the_agent_and_is_announced_to_the_next_one(tmp_path: Pat
 
 
 @needs_root
-def test_another_user_gets_as_far_as_his_group_does() -> None:
+def test_another_user_may_do_what_its_group_may() -> None:
     asks = (
         "import sys\nfrom pathlib import Path\nfrom gpu_agent import local\n"
         "try:\n    print(local.ask(sys.argv[2], path=Path(sys.argv[1]))['node_id'])\n"
@@ -198,12 +198,12 @@ def test_another_user_gets_as_far_as_his_group_does() -> None:
         agent = running.enter_context(Agent(registry.node_url, folder / "state", environment=at))
         agent.await_event("local_socket_listening", within_seconds=20, group=GID + 1)
 
-        def told(ask: str, *groups: int) -> str:
+        def output(ask: str, *groups: int) -> str:
             who = started(asks, str(folder / "s"), ask, groups=groups, also_load="gpu_agent.local")
             return output_of(who)
 
-        assert told("status").startswith("this user may not talk to the agent")
+        assert output("status").startswith("this user may not talk to the agent")
         registry.await_ready(1, within_seconds=PATIENCE)
-        assert told("status", GID + 1).strip() == registry.nodes()[0]["node_id"]
-        assert "socket_operators" in told("drain", GID + 1)
+        assert output("status", GID + 1).strip() == registry.nodes()[0]["node_id"]
+        assert "socket_operators" in output("drain", GID + 1)
         assert local.ask("status", path=folder / "s")["drain"] is None

@@ -65,20 +65,20 @@ class Besieged:
     def process(self) -> psutil.Process:
         return psutil.Process(self.agent.pid)
 
-    def beats(self) -> bool:
-        """Whether its registry has nothing against it."""
+    def is_healthy(self) -> bool:
+        """Whether its registry shows it ready and connected."""
         node = self.registry.nodes()[0]
         return bool(
             node["status"] == "ready" and node["connected"] and node["last_heartbeat_age_seconds"] < 6
         )
 
     def ask_as_owner(self) -> None:
-        """An honest owner is answered, and nobody has drained the machine."""
+        """An honest owner is answered, and the machine is not drained."""
         status = local.ask("status", path=self.socket, patience_seconds=30)
         assert (status["ready"], status["drain"]) == (True, None), status
 
     def answers(self) -> bool:
-        """Whether whoever asks now is answered."""
+        """Whether a request is answered now."""
         try:
             return bool(local.ask("status", path=self.socket, patience_seconds=20)["ready"])
         except local.RefusedError:
@@ -132,13 +132,13 @@ def neighbour_of(siege: Besieged) -> Iterator["subprocess.Popen[str] | None"]:
         asks.wait(10)
 
 
-def test_nobody_on_the_machine_keeps_the_agent_from_its_work_or_others_from_it(tmp_path: Path) -> None:
+def test_no_program_on_the_machine_stops_the_agent_or_its_other_clients(tmp_path: Path) -> None:
     with besieged(tmp_path) as siege:
         answered = 0
         with attacked(siege.socket) as attackers, neighbour_of(siege) as asks:
             while attackers.poll() is None:
-                assert siege.beats(), siege.registry.nodes()
-                if AS_ROOT:  # else the attackers have the places that are kept for orders
+                assert siege.is_healthy(), siege.registry.nodes()
+                if AS_ROOT:  # else the attackers have the connections that are reserved for operators
                     siege.ask_as_owner()
                     answered += 1
                 time.sleep(0.1)

@@ -11,7 +11,7 @@ from tests.programs import Agent, Registry
 pytestmark = pytest.mark.e2e
 
 
-def test_jobs_are_placed_on_slices_and_never_on_the_gpu_that_is_cut_or_has_none(tmp_path: Path) -> None:
+def test_jobs_run_on_mig_devices_and_never_on_their_parent_or_an_unpartitioned_gpu(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.cut(0, 1, 4)
     fake.cut(1)

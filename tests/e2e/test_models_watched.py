@@ -1,4 +1,4 @@
-"""A real agent tells a real registry of its models as they come, break and go, long before its next look."""
+"""A real agent reports models that appear, break or disappear long before its next full scan."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ pytestmark = [
 ]
 
 WITHIN_SECONDS = 3.0
-"""Two from the change to the beat, and one that a beat may wait for the one before it."""
+"""Two from the change to the heartbeat, and one that a heartbeat may wait for the one before it."""
 
 
 class _Watched:
-    """A hub cache, the agent that tells of it, and what the registry knows."""
+    """A hub cache, the agent that reports it, and what the registry knows."""
 
     def __init__(self, hub: Path, registry: Registry) -> None:
         self.hub = hub
@@ -54,7 +54,7 @@ def watched(tmp_path: Path) -> Iterator[_Watched]:
         yield _Watched(hub, registry)
 
 
-def test_a_model_that_comes_breaks_and_goes_shows_in_the_registry_within_two_seconds_and_a_beat(
+def test_a_model_that_appears_breaks_or_disappears_is_reported_within_two_seconds_and_a_heartbeat(
     watched: _Watched,
 ) -> None:
     made: list[Repository] = []

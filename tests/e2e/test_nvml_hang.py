@@ -1,4 +1,4 @@
-"""A driver call that hangs: beats go on, health becomes unknown, and it recovers by itself."""
+"""A driver call that hangs: heartbeats go on, health becomes unknown, and it recovers by itself."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ nvml_stale_after_seconds = 4.0
 """
 
 
-def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_path: Path) -> None:
+def test_a_hanging_driver_degrades_the_node_until_it_answers_again(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     (tmp_path / "agent.toml").write_text(CONFIGURATION)
     with (
@@ -45,7 +45,7 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
 
         def degraded() -> dict[str, Any] | None:
             node = registry.get(f"/v1/nodes/{node_id}")
-            assert node["last_heartbeat_age_seconds"] < 3, "beats must go on while the driver hangs"
+            assert node["last_heartbeat_age_seconds"] < 3, "heartbeats must go on while the driver hangs"
             ages.append(node["probe_age_seconds"])
             return node if node["status"] == "degraded" else None
 
@@ -54,12 +54,12 @@ def test_a_hanging_driver_degrades_the_node_and_an_answering_one_heals_it(tmp_pa
         assert "nvml_hung" in json.dumps(node["checks"])
         assert max(ages) > 3, "the age of the last good reading must grow"
 
-        def told() -> bool:
+        def reported() -> bool:
             events = registry.get(f"/v1/nodes/{node_id}/events")["events"]
             faults = [event["fields"]["code"] for event in events if event["event"] == "node_fault_reported"]
             return faults == ["NVML_HUNG"]
 
-        eventually(told, within_seconds=5, what="the fault in the node's history")
+        eventually(reported, within_seconds=5, what="the fault in the node's history")
 
         fake.unset("hang", "nvmlDeviceGetUtilizationRates", "0")
         recovered = registry.await_status(node_id, "ready", within_seconds=30)

@@ -20,7 +20,7 @@ ELSEWHERE = {"serve", "backup", "restore", "token"}
 
 
 class Operator:
-    """Whoever types commands; remembers which."""
+    """An operator who types commands; records which."""
 
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.folder = folder
@@ -134,7 +134,7 @@ def _place_jobs(operator: Operator, node_id: str) -> None:
     assert operator.ask("explain", *demands)["able"] == [node_id]
     operator.run("release", "job/1")
     assert operator.ask("claims")["claims"] == []
-    assert "model_not_available" in operator.run("claim", "job-2", "--model", "nobody/has-this", code=7)
+    assert "model_not_available" in operator.run("claim", "job-2", "--model", "absent/model", code=7)
     assert operator.ask("exclusions")["windows"][-1]["counts"] == {"model_not_available": 1}
     assert "model_not_available" in operator.run("exclusions")
 

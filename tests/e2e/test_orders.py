@@ -40,7 +40,7 @@ def order(registry: Registry, node_id: str, command: str) -> dict[str, Any]:
 
 @contextmanager
 def settled(tmp_path: Path) -> Iterator[tuple[Registry, Agent, str]]:
-    """A registry and an agent that is ready there, and from then on beats and probes rarely."""
+    """A registry and an agent that is ready there, and from then on sends heartbeats and probes rarely."""
     models = tmp_path / "models"
     models.mkdir()
     environment = {
@@ -56,7 +56,7 @@ def settled(tmp_path: Path) -> Iterator[tuple[Registry, Agent, str]]:
         yield registry, agent, node["node_id"]
 
 
-def test_a_refresh_probes_at_once_and_tells_all_that_it_finds(tmp_path: Path) -> None:
+def test_a_refresh_probes_at_once_and_reports_all_that_it_finds(tmp_path: Path) -> None:
     with settled(tmp_path) as (registry, agent, node_id):
         (tmp_path / "models" / "new.gguf").write_bytes(b"weights")
         assert registry.get(f"/v1/nodes/{node_id}")["installed_models"] == []
@@ -71,7 +71,7 @@ def test_a_refresh_probes_at_once_and_tells_all_that_it_finds(tmp_path: Path) ->
         assert registry.get(f"/v1/nodes/{node_id}")["last_heartbeat_age_seconds"] < SOON_SECONDS
 
 
-def test_a_node_that_is_to_register_again_does_so_on_the_same_connection(tmp_path: Path) -> None:
+def test_a_reregister_command_makes_the_node_register_on_the_same_connection(tmp_path: Path) -> None:
     with settled(tmp_path) as (registry, agent, node_id):
         before = registry.get(f"/v1/nodes/{node_id}")
         assert order(registry, node_id, "reregister")["node_id"] == node_id
@@ -87,7 +87,7 @@ def test_a_node_that_is_to_register_again_does_so_on_the_same_connection(tmp_pat
         assert registry.events("node_disconnected") == []
 
 
-def test_an_order_to_a_node_whose_agent_is_gone_is_refused_with_what_to_expect(tmp_path: Path) -> None:
+def test_a_command_to_a_node_without_an_agent_is_refused_with_the_next_step(tmp_path: Path) -> None:
     with settled(tmp_path) as (registry, agent, node_id):
         agent.send(signal.SIGKILL)
         registry.await_event("node_disconnected", node_id=node_id)

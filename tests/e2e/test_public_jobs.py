@@ -31,7 +31,7 @@ def candidate(registry: Registry, node_id: str) -> bool:
     return node_id in explained(registry, public=True)["able"]
 
 
-def test_d01_a_limit_keeps_public_jobs_out_until_it_is_over_and_private_ones_come_as_ever(
+def test_d01_a_limit_excludes_public_jobs_while_it_lasts_and_private_ones_never(
     tmp_path: Path,
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=1)
@@ -55,7 +55,7 @@ def test_d01_a_limit_keeps_public_jobs_out_until_it_is_over_and_private_ones_com
 
         fake.set("temperature", 0, 95)
         agent.await_event("public_jobs_paused", limits=["max_temperature_c"])
-        eventually(lambda: not candidate(registry, node_id), within_seconds=5, what="kept out")
+        eventually(lambda: not candidate(registry, node_id), within_seconds=5, what="excluded")
         (excluded,) = explained(registry, public=True)["excluded"]
         assert (excluded["node_id"], excluded["reason"]) == (node_id, "not_in_public_pool")
         assert explained(registry, public=False)["able"] == [node_id]

@@ -58,7 +58,7 @@ def hear(socket: ClientConnection) -> dict[str, Any]:
     return message
 
 
-def beat(socket: ClientConnection, node_id: str, **fields: object) -> None:
+def heartbeat(socket: ClientConnection, node_id: str, **fields: object) -> None:
     usage = {"cpu_percent": 1.0, "mem_percent": 2.0, "gpu_percent": 3.0, "running_jobs": 0}
     message = {
         "type": "node_heartbeat",
@@ -99,14 +99,16 @@ def test_r04_an_absent_schema_version_means_1_0(node: ClientConnection, version:
     assert ask(node, registration(**version))["capability_schema_version"] == "1.0"
 
 
-def test_r05_an_unknown_schema_version_is_refused_and_the_next_try_is_heard(node: ClientConnection) -> None:
+def test_r05_an_unknown_schema_version_is_refused_and_the_next_attempt_is_handled(
+    node: ClientConnection,
+) -> None:
     refusal = ask(node, registration(capability_schema_version="9.9"))
     assert refusal["code"] == "INVALID_CAPABILITY_SCHEMA"
     assert refusal["details"]["supported"] == ["1.0", "1.1"]
     assert ask(node, registration(capability_schema_version="1.1"))["type"] == "node_register_ack"
 
 
-def test_r06_a_live_id_without_proof_is_a_conflict_that_says_how_to_go_on(
+def test_r06_a_live_id_without_proof_is_a_conflict_with_the_next_step(
     registry: Registry, node: ClientConnection
 ) -> None:
     node_id = ask(node, registration())["node_id"]
@@ -117,42 +119,44 @@ def test_r06_a_live_id_without_proof_is_a_conflict_that_says_how_to_go_on(
         assert ask(other, registration())["node_id"] != node_id
 
 
-def test_s01_healthy_beats_make_a_node_ready_and_it_is_told(
+def test_s01_healthy_heartbeats_make_a_node_ready_and_it_receives_its_status(
     registry: Registry, node: ClientConnection
 ) -> None:
     node_id = ask(node, registration())["node_id"]
     for _ in range(2):
-        beat(node, node_id)
+        heartbeat(node, node_id)
     two_heard = eventually(
         lambda: one if (one := registry.get(f"/v1/nodes/{node_id}"))["healthy_heartbeats"] == 2 else None,
         within_seconds=3,
-        what="two healthy beats",
+        what="two healthy heartbeats",
     )
     assert two_heard["status"] == "registering"
-    beat(node, node_id)
-    told = hear(node)
-    while told["status"] == "registering":
-        told = hear(node)
-    assert (told["type"], told["node_id"], told["status"]) == ("node_status", node_id, "ready")
-    assert told["reason_code"] == "health_checks_passed"
-    assert abs(told["timestamp"] - time.time()) < 60
+    heartbeat(node, node_id)
+    status = hear(node)
+    while status["status"] == "registering":
+        status = hear(node)
+    assert (status["type"], status["node_id"], status["status"]) == ("node_status", node_id, "ready")
+    assert status["reason_code"] == "health_checks_passed"
+    assert abs(status["timestamp"] - time.time()) < 60
 
 
 def test_s06_silence_ends_offline_within_the_timeout_and_a_second(
     registry: Registry, node: ClientConnection
 ) -> None:
     node_id = ask(node, registration())["node_id"]
-    beat(node, node_id)
+    heartbeat(node, node_id)
     silent_since = time.monotonic()
     gone = registry.await_status(node_id, "offline", within_seconds=TIMEOUT_SECONDS + 3)
     assert TIMEOUT_SECONDS - 0.1 <= time.monotonic() - silent_since <= TIMEOUT_SECONDS + 1
     assert gone["reason_code"] == "heartbeat_timeout"
 
 
-def test_d06_nobody_left_is_a_code_with_counted_reasons(registry: Registry, node: ClientConnection) -> None:
+def test_d06_no_eligible_node_is_a_code_with_counted_reasons(
+    registry: Registry, node: ClientConnection
+) -> None:
     node_id = ask(node, registration())["node_id"]
     for _ in range(3):
-        beat(node, node_id)
+        heartbeat(node, node_id)
     eventually(
         lambda: next(
             (n for n in registry.nodes() if n["node_id"] == node_id and n["status"] == "ready"), None
@@ -162,7 +166,7 @@ def test_d06_nobody_left_is_a_code_with_counted_reasons(registry: Registry, node
     )
     request = urllib.request.Request(  # noqa: S310 - loopback, ours
         registry.api + "/v1/claims",
-        data=json.dumps({"job_id": "job-1", "required_models": ["nobody/has-this"]}).encode(),
+        data=json.dumps({"job_id": "job-1", "required_models": ["absent/model"]}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with pytest.raises(urllib.error.HTTPError) as refused:

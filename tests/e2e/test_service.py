@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 WATCHDOG = {"WATCHDOG_USEC": "400000"}
 
 
-def test_an_agent_is_ready_and_alive_without_a_registry_and_says_that_it_stops(tmp_path: Path) -> None:
+def test_systemd_receives_ready_watchdog_and_stopping_of_an_agent_without_a_registry(tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
         environment = {**manager.environment, **WATCHDOG}
         url = f"ws://127.0.0.1:{free_port()}/ws/node"
@@ -30,7 +30,7 @@ def test_an_agent_is_ready_and_alive_without_a_registry_and_says_that_it_stops(t
         assert "STOPPING=1" in manager.heard_so_far()
 
 
-def test_an_agents_status_is_the_registrys_word(tmp_path: Path) -> None:
+def test_systemds_status_line_shows_the_nodes_status(tmp_path: Path) -> None:
     with (
         service_manager(tmp_path) as manager,
         Registry("--allow-simulated") as registry,
@@ -54,7 +54,7 @@ def _configured(folder: Path, registry: Registry, **labels: str) -> Path:
     return file
 
 
-def test_a_reload_tells_new_labels_on_the_same_session_and_a_faulty_file_changes_nothing(
+def test_a_reload_reports_new_labels_on_the_same_session_and_a_faulty_file_changes_nothing(
     tmp_path: Path,
 ) -> None:
     with service_manager(tmp_path) as manager, Registry("--allow-simulated") as registry:

@@ -24,7 +24,7 @@ def probed(line: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_fault_and_a_models_error_come_and_go_in_the_registry(tmp_path: Path) -> None:
+def test_a_simulated_fault_and_a_models_error_appear_in_the_registry_and_clear(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text("probe_interval_seconds = 0.3\n")
     with (
         Registry(
@@ -46,9 +46,9 @@ def test_a_fault_and_a_models_error_come_and_go_in_the_registry(tmp_path: Path) 
 
         def seen(healths: list[str], opus: str) -> dict[str, Any] | None:
             node = registry.get(f"/v1/nodes/{node_id}")
-            told = [gpu["health"] for gpu in node["gpus"]]
+            shown = [gpu["health"] for gpu in node["gpus"]]
             states = {model["model_id"]: model["status"] for model in node["installed_models"]}
-            return node if (told, states.get("opus-mt-zh-en")) == (healths, opus) else None
+            return node if (shown, states.get("opus-mt-zh-en")) == (healths, opus) else None
 
         well, ill = ["ok"] * 7, ["ok"] * 3 + ["lost"] * 3 + ["ok"]
         eventually(lambda: seen(ill, "error"), within_seconds=20, what=str(ill))
@@ -57,7 +57,7 @@ def test_a_fault_and_a_models_error_come_and_go_in_the_registry(tmp_path: Path) 
         assert node["status"] == "ready"
 
 
-def test_one_look_sees_slices_unified_memory_and_the_stated_models() -> None:
+def test_one_probe_shows_mig_devices_unified_memory_and_the_stated_models() -> None:
     done = probed(LINE)
     document = json.loads(done.stdout)
     assert (done.returncode, document["simulated"], len(document["gpus"])) == (0, True, 7)
@@ -65,7 +65,7 @@ def test_one_look_sees_slices_unified_memory_and_the_stated_models() -> None:
     assert sorted(model["model_id"] for model in document["models"]) == ["opus-mt-zh-en", "whisper"]
 
 
-def test_a_line_that_cannot_be_read_exits_4_with_the_place() -> None:
+def test_an_invalid_simulation_line_exits_4_with_the_position() -> None:
     done = probed("1xL4, 2xA100-80GB:lsot")
     assert (done.returncode, done.stdout) == (4, "")
     assert (

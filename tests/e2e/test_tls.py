@@ -38,7 +38,7 @@ def pin_at(url: str) -> str:
     )
 
 
-def test_commands_beside_an_encrypted_registry_need_to_be_told_nothing(place: Encrypted) -> None:
+def test_commands_beside_an_encrypted_registry_need_no_options(place: Encrypted) -> None:
     """Whatever name its certificate is for, and whatever its ports are."""
     pin = place.certify(place.authority, "registry.example")
     registry = place.registry()
@@ -60,7 +60,7 @@ def test_commands_beside_an_encrypted_registry_need_to_be_told_nothing(place: En
     assert not (place.state / "operator.json").exists()
 
 
-def test_a_renewed_certificate_is_shown_to_who_comes_next_and_nobody_is_sent_away(place: Encrypted) -> None:
+def test_a_renewed_certificate_serves_new_connections_and_ends_none(place: Encrypted) -> None:
     place.trust(place.authority)
     registry = place.registry()
     place.make_join_token()
@@ -97,10 +97,10 @@ def test_an_agent_takes_another_authority_without_a_restart(place: Encrypted) ->
     assert place.await_ready()[0]["node_id"] == node["node_id"]
 
 
-def test_a_file_that_cannot_be_used_is_told_by_the_log_and_by_status_and_there_is_no_haste(
+def test_an_unusable_file_is_in_the_log_and_the_status_and_attempts_are_far_apart(
     place: Encrypted,
 ) -> None:
-    """Only a person can mend it."""
+    """Only a person can fix it."""
     place.known.write_text("half a file")
     (place.folder / "join.token").write_text("gpuj_00000000_none")
     agent = place.agent("wss://localhost:9/ws/node", "a")
@@ -131,7 +131,7 @@ def test_an_agent_takes_another_pin_by_a_reload(place: Encrypted) -> None:
     agent.await_event("node_registered", within_seconds=40)
 
 
-def test_a_node_and_an_operator_prove_themselves_with_certificates_where_they_are_asked_to(
+def test_nodes_and_operators_authenticate_with_certificates_where_required(
     place: Encrypted,
 ) -> None:
     place.trust(place.authority)
@@ -153,7 +153,9 @@ def test_a_node_and_an_operator_prove_themselves_with_certificates_where_they_ar
     assert any("certificate verify failed" in line["reason"] for line in refused)
 
 
-def test_a_token_goes_to_another_machine_unencrypted_only_where_the_danger_is_named(place: Encrypted) -> None:
+def test_a_token_is_sent_unencrypted_to_another_machine_only_with_the_dangerous_flag(
+    place: Encrypted,
+) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
             asked.connect(("192.0.2.1", 9))

@@ -46,7 +46,7 @@ def test_the_base_install_names_the_extra_that_the_registry_needs(installed: Pat
     assert "gpu-agent[registry]" in refused.stderr
 
 
-def test_the_wheel_brings_the_units_and_settings_that_a_service_is_made_of(installed: Path) -> None:
+def test_the_wheel_contains_the_units_and_example_settings_of_a_service(installed: Path) -> None:
     site = next((installed.parent / "lib").glob("python*/site-packages"))
     for file in (ROOT / "systemd").iterdir():
         assert (site / "gpu_agent" / "systemd" / file.name).read_bytes() == file.read_bytes()

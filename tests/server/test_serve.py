@@ -139,7 +139,7 @@ def test_by_default_it_requires_tokens_and_writes_the_first_one_to_its_state_dir
         assert asked(f"{api}/healthz", None) == 200
         assert registry.events("registry_auth_disabled") == []
         assert registry.events("registry_listens_plaintext") == []
-        assert token not in registry.told()
+        assert token not in registry.output()
 
 
 def asked(url: str, token: str | None) -> int:

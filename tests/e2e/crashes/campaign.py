@@ -91,7 +91,7 @@ class Campaign:
             self.tally.missed_traps += point is not Point.ANY_INSTANT
             registry.send(signal.SIGKILL)
         code = registry.wait(10)
-        assert code == -signal.SIGKILL, f"ended with {code} by itself: {registry.told()}"
+        assert code == -signal.SIGKILL, f"ended with {code} by itself: {registry.output()}"
         self._trap.disarm()
         self.tally.kills[point] += 1
         self._begin_again(point)
@@ -160,7 +160,7 @@ class Campaign:
         losses = self._ledger.compare(self._seen())
         for thing in self._ledger.things("claim/"):
             if self._ledger.only(thing) is None:
-                self._ledger.forget(thing)  # released, and nobody asks for it again
+                self._ledger.forget(thing)  # released, and never claimed again
         self.tally.losses += losses
         self.tally.acknowledged = self._ledger.acknowledged
         self.tally.errors += self._workload.errors
@@ -172,11 +172,11 @@ class Campaign:
         held = {claim["job_id"]: claim["node_id"] for claim in self._all_claims()}
         for thing in self._ledger.things("claim/"):
             seen[thing] = held.get(thing.removeprefix("claim/"))
-        for wish in ("drained", "cordoned"):
-            for thing in self._ledger.things(f"{wish}/"):
-                node = self._door.ask("GET", f"/v1/nodes/{thing.removeprefix(f'{wish}/')}").document
+        for action in ("drained", "cordoned"):
+            for thing in self._ledger.things(f"{action}/"):
+                node = self._door.ask("GET", f"/v1/nodes/{thing.removeprefix(f'{action}/')}").document
                 drain = node["drain"]
-                seen[thing] = node["cordoned"] if wish == "cordoned" else drain and drain["reason"]
+                seen[thing] = node["cordoned"] if action == "cordoned" else drain and drain["reason"]
         for thing in self._ledger.things("token/"):
             token_id = thing.removeprefix("token/")
             secret = self._workload.secrets[token_id]
@@ -200,9 +200,9 @@ def run(
     *,
     seed: int,
     points: tuple[Point, ...] = tuple(Point),
-    told: Callable[[Tally], None] = lambda _: None,
+    report: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:
-    """Kill a registry so many times at each of these points, by turns; `told` hears of each round."""
+    """Kill a registry so many times at each of these points; `report` receives each round's tally."""
     with tempfile.TemporaryDirectory(prefix="gpu-agent-crashes-") as folder, ExitStack() as running:
         campaign = Campaign(Path(folder), running, seed=seed)
         for _ in range(kills):
@@ -210,7 +210,7 @@ def run(
                 campaign.kill(point)
                 if campaign.tally.losses:
                     return campaign.tally
-            told(campaign.tally)
+            report(campaign.tally)
         return campaign.tally
 
 
@@ -219,7 +219,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many at each point (default 200)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tally = run(arguments.kills, seed=arguments.seed, told=lambda tally: print(tally, file=sys.stderr))
+    tally = run(arguments.kills, seed=arguments.seed, report=lambda tally: print(tally, file=sys.stderr))
     print(tally)
     for loss in tally.losses:
         print(f"LOST {loss}")

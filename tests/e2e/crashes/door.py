@@ -7,7 +7,7 @@ from typing import Any
 
 
 class NoAnswerError(Exception):
-    """The request may have been carried out or not: nobody knows."""
+    """The request may have been carried out or not: the outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Door:
                 headers=headers,
             )
             response = connection.getresponse()
-            told = response.read()
-            return Answer(response.status, json.loads(told) if told else None)
+            body = response.read()
+            return Answer(response.status, json.loads(body) if body else None)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NoAnswerError(f"{method} {path}: {error!r}") from error
         finally:

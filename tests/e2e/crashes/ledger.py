@@ -1,6 +1,6 @@
 """What was acknowledged, and what was asked without an answer: the states that a thing may be in.
 
-Whoever changes a thing says so before the request leaves and again when its answer comes. An
+A client that changes a thing records it before the request is sent and again when its answer arrives. An
 answer leaves one possible state, a request without one leaves both; what is then seen must be
 one of them, and is from then on the only one.
 """

@@ -23,7 +23,7 @@ class Workload:
     ) -> None:
         self._ledger = ledger
         self._port, self._admin = port, admin
-        self._claimable, self._wished = list(claimable), list(wished)
+        self._claimable, self._operated = list(claimable), list(wished)
         self._stopping = threading.Event()
         self._numbers = iter(range(10**9))
         self.secrets: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Workload:
     def run_until(self, ended: Callable[[], bool], *, seed: int, within_seconds: float) -> None:
         """Work until the registry has ended, or the time is over."""
         self._stopping.clear()
-        jobs = (self._claims, self._claims, self._wishes, self._tokens)
+        jobs = (self._claims, self._claims, self._operate, self._tokens)
         threads = [
             threading.Thread(target=self._work, args=(job, _dice(seed, place), place))
             for place, job in enumerate(jobs)
@@ -56,7 +56,7 @@ class Workload:
                 self._stopping.wait(0.02)
 
     def _expect(self, answer: Answer, *codes: int) -> bool:
-        """Note an answer that nobody should get; True when it was granted."""
+        """Record an unexpected answer; True when the request was granted."""
         if not answer.granted and answer.status not in codes:
             self.errors.append(f"{answer.status}: {answer.document}")
         return answer.granted
@@ -83,15 +83,15 @@ class Workload:
             if self._expect(door.ask("DELETE", f"/v1/claims/{thing.removeprefix('claim/')}")):
                 answered(None)
 
-    def _wishes(self, door: Door, dice: random.Random, _place: int) -> None:
-        node_id = dice.choice(self._wished)
-        wish = dice.choice(("drain", "resume", "cordon", "uncordon"))
-        thing = f"drained/{node_id}" if wish in ("drain", "resume") else f"cordoned/{node_id}"
-        reason = f"wish {time.monotonic_ns()}"
-        wanted = reason if wish in ("drain", "cordon") else None
+    def _operate(self, door: Door, dice: random.Random, _place: int) -> None:
+        node_id = dice.choice(self._operated)
+        action = dice.choice(("drain", "resume", "cordon", "uncordon"))
+        thing = f"drained/{node_id}" if action in ("drain", "resume") else f"cordoned/{node_id}"
+        reason = f"action {time.monotonic_ns()}"
+        wanted = reason if action in ("drain", "cordon") else None
         body = {"reason": reason} if wanted else {}
         with self._ledger.asking(thing, wanted, absent=None) as answered:
-            if self._expect(door.ask("POST", f"/v1/nodes/{node_id}/{wish}", body)):
+            if self._expect(door.ask("POST", f"/v1/nodes/{node_id}/{action}", body)):
                 answered(wanted)
 
     def _tokens(self, door: Door, dice: random.Random, _place: int) -> None:
