@@ -31,7 +31,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendStatus:
-    """Tell a node the status it has (§3.5); the shell adds wall times."""
+    """Send a node its status (§3.5); the shell adds wall times."""
 
     connection: int
     node_id: str

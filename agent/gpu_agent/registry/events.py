@@ -1,6 +1,7 @@
-"""What happens to the fleet, in the past tense. Connections are numbers given by the shell.
+"""What happens to the fleet, in the past tense.
 
-`ref` names a request that waits for an `Answer`; the shell makes it.
+Connections are numbers that the shell assigns. `ref` names a request that waits for an `Answer`; the shell
+draws it.
 """
 
 from collections.abc import Mapping
@@ -24,19 +25,19 @@ class RegistrationReceived:
     """What the connection presented at its handshake; None with auth off."""
     address: str | None = None
     fresh_token: FreshToken | None = None
-    """Drawn by the shell for this registration, told in the ack if issued; None with auth off."""
+    """Drawn by the shell for this registration, sent in the ack if issued; None with auth off."""
     round_trip_seconds: float | None = None
-    """What the connection's network takes there and back; None where that is not known."""
+    """Of the connection's network; None where it is not measured."""
 
 
 @dataclass(slots=True)
 class HeartbeatReceived:
-    """A node said it lives. Not frozen: made once per beat, on the hottest path."""
+    """A heartbeat arrived. Not frozen: made once per heartbeat, on the hottest path."""
 
     connection: int
     message: NodeHeartbeat
     round_trip_seconds: float | None = None
-    """What the connection's network takes there and back, where it was measured anew."""
+    """Of the connection's network, where it was measured since the last heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class ConnectionLost:
 
 @dataclass(frozen=True, slots=True)
 class DrainRequested:
-    """An operator wants a node emptied; None takes the default deadline."""
+    """An operator wants a node drained; None takes the default deadline."""
 
     ref: int
     node_id: str
@@ -74,7 +75,7 @@ class DrainRequested:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequested:
-    """An operator wants a drained node back."""
+    """An operator resumes a node."""
 
     ref: int
     node_id: str
@@ -82,7 +83,7 @@ class ResumeRequested:
 
 @dataclass(frozen=True, slots=True)
 class CordonRequested:
-    """An operator wants no new jobs on a node (`reason`), or lifts that (None)."""
+    """An operator cordons a node (`reason`), or lifts the cordon (None)."""
 
     ref: int
     node_id: str
@@ -98,17 +99,17 @@ class RemovalRequested:
 
 
 class Command(StrEnum):
-    """What a node can be told to do (§3.6)."""
+    """What a registry can command a node (§3.6)."""
 
     REFRESH = "refresh"
-    """Probe again, and send a full beat."""
+    """Probe again, and send a full heartbeat."""
     REREGISTER = "reregister"
     """Send `node_register` again, on the same connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRequested:
-    """An operator wants a node told to do something now."""
+    """An operator sends a node a command."""
 
     ref: int
     node_id: str
@@ -117,7 +118,7 @@ class ControlRequested:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequested:
-    """A scheduler wants a place for a job."""
+    """A scheduler claims a slot for a job."""
 
     ref: int
     job: Job
@@ -125,7 +126,7 @@ class ClaimRequested:
 
 @dataclass(frozen=True, slots=True)
 class RenewalRequested:
-    """A scheduler keeps a claim for one more TTL."""
+    """A scheduler renews a claim for one more TTL."""
 
     ref: int
     job_id: str
@@ -133,7 +134,7 @@ class RenewalRequested:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequested:
-    """A scheduler gives a place back."""
+    """A scheduler releases a claim."""
 
     ref: int
     job_id: str
@@ -141,7 +142,7 @@ class ReleaseRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinTokenRequested:
-    """An operator lets nodes join, or one node have its id back; the shell has drawn the token."""
+    """An operator lets nodes join, or gives one node its id back; the shell has drawn the token."""
 
     ref: int
     token_id: str
@@ -153,14 +154,14 @@ class JoinTokenRequested:
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     node_id: str | None = None
-    """The only id that may be had by it; None for a token that any node may join by."""
+    """The only id that it gives; None for a token that any node may join by."""
     reclaims: bool = True
-    """That id must be known: it is given back."""
+    """That id must be known: the token gives it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorTokenRequested:
-    """Somebody may read, operate or administer; the shell has drawn the token."""
+    """An operator creates a token to read, operate or administer; the shell has drawn it."""
 
     ref: int
     token_id: str
@@ -172,7 +173,7 @@ class OperatorTokenRequested:
 
 @dataclass(frozen=True, slots=True)
 class RevocationRequested:
-    """An operator ends a join or an operator token."""
+    """An operator revokes a join or an operator token."""
 
     ref: int
     token_id: str
@@ -180,7 +181,7 @@ class RevocationRequested:
 
 @dataclass(frozen=True, slots=True)
 class RotationRequested:
-    """An operator wants a node to have another token; `at_once` lets the old one prove nothing any more."""
+    """An operator rotates a node's token; with `at_once` the old one proves nothing from now on."""
 
     ref: int
     node_id: str
@@ -219,9 +220,9 @@ OperatorRequest = NodeRequest | ClaimRequested | RenewalRequested | ReleaseReque
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """Something was asked within a trace of the asker's: whatever is noted because of it names that (§8)."""
+    """A request within a trace: each event that is logged because of it names the trace (§8)."""
 
-    asked: OperatorRequest
+    request: OperatorRequest
     trace_id: str
 
 

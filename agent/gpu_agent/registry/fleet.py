@@ -67,9 +67,8 @@ _SCAN_SHARE = 0.5
 class Fleet:
     """The registry's machine. Times are monotonic seconds.
 
-    `draw` returns numbers from [0, 1). With `auth_off` an id that is offline or disconnected may be
-    taken over by whoever names it. `debug` tells at each moment whether a note of every beat and every
-    exclusion is wanted.
+    `draw` returns numbers from [0, 1). With `auth_off` any node that suggests an id may take it over while it
+    is offline or disconnected. `debug` returns whether to log each heartbeat's checks and each exclusion.
     """
 
     def __init__(
@@ -157,15 +156,15 @@ class Fleet:
             consequences = self._heartbeats.handle(event, record, now)
             return NOTHING if consequences is None else self._finish(consequences)
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
-        rare = event.asked if isinstance(event, Traced) else event
+        rare = event.request if isinstance(event, Traced) else event
         if not (self._unstored.store_fails and self._refuse(rare, step)):
-            self._take(rare, step)
+            self._route(rare, step)
         return self._finish(step)
 
     def wake(self, now: float) -> Output:
-        """Draw the consequences of time alone; harmless when early.
+        """Do what time alone makes due; harmless when early.
 
-        Of many that are due at once some are left for a next call, for which `deadline` asks at once.
+        Of many that are due at once some are left for the next call, and `deadline` is then now.
         """
         deadline = self.deadline
         if deadline is None or now < deadline:
@@ -182,64 +181,64 @@ class Fleet:
         self._scan_from = now + (0.0 if unfinished else self._scan_every_seconds)
         return self._finish(step)
 
-    def restore(self, kept: Iterable[StoredDocument], now: float) -> list[Output]:
+    def restore(self, documents: Iterable[StoredDocument], now: float) -> list[Output]:
         """Load what the store holds (§4, restart): call it once, before the first event."""
-        return list(self.restoring(kept, now))
+        return list(self.restore_each(documents, now))
 
-    def restoring(self, kept: Iterable[StoredDocument], now: float) -> Iterator[Output]:
-        """Load document by document, so that the caller can let others have a turn; to be run to its end."""
-        for step in self._documents.load_each(kept, now):
+    def restore_each(self, documents: Iterable[StoredDocument], now: float) -> Iterator[Output]:
+        """Load document by document, so that the caller can let other tasks run; to be run to its end."""
+        for step in self._documents.load_each(documents, now):
             self._update_indexes(step)
             yield self._output(step)
         step = Step(now)
         step.log("registry_restored", {"nodes": self.size})
-        if self._evicts:  # whom it may let go is known only now that the claims are
+        if self._evicts:  # a node with claims stays, and only now they are all loaded
             step.touched.update(dict.fromkeys(self._nodes.records))
         yield self._finish(step)
 
     def nodes(self, *, after: str | None = None) -> list[NodeRecord]:
-        """Return every node's record, by id: the fleet's own, to be read at once and not kept.
+        """Return every node's record, by id, or those with ids greater than `after`.
 
-        With `after` only those whose ids come behind it.
+        The records are the fleet's own: read them at once, and hold none of them.
         """
         records = self._nodes.records
         ids = records if after is None else [node_id for node_id in records if node_id > after]
         return [records[node_id] for node_id in sorted(ids)]
 
     def node(self, node_id: str) -> NodeRecord | None:
-        """Return one node's record, to be read at once and not kept; None when the id is not known."""
+        """Return one node's record, the fleet's own: read it at once; None when the id is not known."""
         return self._nodes.records.get(node_id)
 
     def explain(self, job: Job, now: float) -> Explanation:
-        """Say of every node whether it could take a job, and why not (A-3)."""
-        return Explanation.of(job.job_id, self.explaining(job, now))
+        """Explain a job: which nodes could take it, and what excludes each other one (A-3)."""
+        return Explanation.of(job.job_id, self.explain_each(job, now))
 
-    def explaining(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
-        """Explain a job node by node, for those who must not stop for a whole fleet."""
+    def explain_each(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
+        """Explain a job node by node, so that the caller can let other tasks run."""
         return self._dispatch.explain_each(job, now)
 
     def select(self, job: Job, now: float) -> Choice | Claim | NoAvailableNode:
-        """Say what `ClaimAsked` would be answered: the claim that is held, the best place, or why nobody.
+        """Return what a claim request would get: the job's claim, the best node, or why there is none.
 
-        Reserves nothing, and a refusal counts nowhere.
+        Reserves nothing, and counts no refusal.
         """
         held = self._dispatch.claim_of(job.job_id)
         return held if held is not None and held.expires_at > now else self._dispatch.select(job, now)
 
-    def why(self, node_id: str, now: float, model: str | None = None) -> NodeExplanation | None:
-        """Say which jobs a node would be refused now, and why; None when the id is not known."""
+    def explain_node(self, node_id: str, now: float, model: str | None = None) -> NodeExplanation | None:
+        """Explain which jobs a node is excluded from now; None when the id is not known."""
         return self._dispatch.explain_node(node_id, now, model)
 
     def exclusions(self, now: float) -> Sequence[ExclusionWindow]:
-        """Count what dispatches failed on in the last hour, by the minute."""
+        """Return what excluded nodes in the failed dispatches of the last hour, by the minute."""
         return self._claims.refusals.windows(now)
 
     def finished_exclusions(self, now: float) -> Sequence[ExclusionWindow]:
-        """Return the minutes that ended since this was last asked and in which dispatches failed."""
+        """Return the minutes with failed dispatches that ended since the last call."""
         return self._claims.refusals.finished(now)
 
     def claims(self) -> list[Claim]:
-        """Return every claim that is held, by its job."""
+        """Return every claim."""
         return self._dispatch.claims()
 
     def claim_of(self, job_id: str) -> Claim | None:
@@ -247,7 +246,7 @@ class Fleet:
         return self._dispatch.claim_of(job_id)
 
     def credential(self, digest: str, now: float) -> Credential | None:
-        """Say what the token of this digest stands for now; None when it opens nothing."""
+        """Return what the token of this digest stands for now; None when it opens nothing."""
         return self._tokens.credential(digest, now)
 
     def token(self, token_id: str) -> Token | None:
@@ -255,14 +254,14 @@ class Fleet:
         return self._tokens.by_id.get(token_id)
 
     def reserved(self, token_id: str) -> int:
-        """Count the nodes that came by a join token and have not beaten yet."""
+        """Count the nodes that joined by a token and have sent no heartbeat yet."""
         return len(self._tokens.reserved(token_id))
 
     def tokens(self) -> list[Token]:
         """Return every join and operator token, the oldest first."""
         return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))
 
-    def _take(self, event: RareEvent, step: Step) -> None:
+    def _route(self, event: RareEvent, step: Step) -> None:
         match event:
             case RegistrationReceived() | UnregistrationReceived() | FaultReported() | ConnectionLost():
                 self._handle_node(event, step)
@@ -313,7 +312,7 @@ class Fleet:
         return claim is not None and not self._unstored.holds((DocumentKind.CLAIM, job_id))
 
     def _store_failed(self, event: StoreFailed, step: Step) -> None:
-        """Delete what nobody was sent: the store does so once it answers."""
+        """Delete the tokens whose text was sent to no one: the store does so once it answers."""
         for token_id in self._unstored.fail(event.problem):
             self._tokens.remove(token_id)
             step.change_token(token_id)

@@ -17,28 +17,28 @@ from typing import Any
 from gpu_agent.wire.messages import GpuFigures
 
 STEP_MB = 256
-"""Free memory is told apart in such steps by those who choose a node."""
+"""Dispatch knows free memory in steps of this size."""
 
 NOT_REPORTED = "not_reported"
-"""The reason of a GPU that was declared and is missing from a beat which lists the others."""
+"""The reason of a GPU that was declared and is missing from a heartbeat which lists others."""
 
 _USABLE = frozenset({"ok", "degraded"})
 
-_TOLD = itemgetter(
+_FIGURES = itemgetter(
     "uuid", "health", "reasons", "memory_used_mb", "utilization_percent", "temperature_c", "power_w"
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class GpuState:
-    """A GPU of a node: what was declared, and what the last beat said of it."""
+    """A GPU of a node: what was declared, and what the last heartbeat reported."""
 
     uuid: str
     name: str
     memory_mb: int | None
     parent_uuid: str | None = None
     is_parent: bool = False
-    """True for a GPU cut into MIG slices: it counts in no total and takes no job."""
+    """True for the parent of MIG devices: it counts in no total and takes no job."""
     health: str = "ok"
     reasons: tuple[str, ...] = ()
     utilization_percent: float | None = None
@@ -48,7 +48,7 @@ class GpuState:
 
     @property
     def usable(self) -> bool:
-        """True when a job may be placed on it."""
+        """True when it can take a job."""
         return not self.is_parent and self.health in _USABLE
 
 
@@ -56,16 +56,16 @@ class Gpus(Mapping[str, GpuState]):
     """The GPUs of one node by UUID, in the order in which they were declared."""
 
     __slots__ = (
-        "_behind",
+        "_all_ok",
         "_in_one_row",
+        "_ok_healths",
         "_order",
         "_placeable",
         "_row",
+        "_row_is_newer",
         "_sizes",
         "_states",
         "_steps",
-        "_well",
-        "_well_healths",
         "names",
         "usable",
     )
@@ -73,29 +73,29 @@ class Gpus(Mapping[str, GpuState]):
     def __init__(self, states: Iterable[GpuState] = ()) -> None:
         self._states = {state.uuid: state for state in states}
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
-        """As declared; None for the parent of MIG slices, which counts in no total."""
+        """As declared; None for the parent of MIG devices, which counts in no total."""
         self._order = "\n".join(self._states)
-        """One comparison tells that a beat lists the GPUs as they were declared, and touches one string."""
+        """The keys as one string: one comparison shows whether a heartbeat lists them in this order."""
         self._in_one_row = not any("\n" in uuid for uuid in self._states)
-        """False where the comparison would take one GPU for two; then each is written by itself."""
+        """False where that comparison is not safe; then each GPU is written by itself."""
         self._sizes = _known_sizes(self._states.values())
         self._steps: list[int] | None = None
         self._row = b""
-        """The last beat's figures where all were well: memory in use of each, then use, heat and power."""
-        self._well_healths = ("ok",) * len(self._states)
-        self._behind = False
+        """The last heartbeat's figures where all were ok: memory in use of each, then use, heat and power."""
+        self._ok_healths = ("ok",) * len(self._states)
+        self._row_is_newer = False
         """True while the row is newer than the states."""
-        self._well = False
-        """True when the last beat named every GPU in order, all of them well."""
+        self._all_ok = False
+        """True when the last heartbeat listed every GPU in order, and all of them ok."""
         self._placeable = sum(not state.is_parent for state in self._states.values())
         self.usable = sum(state.usable for state in self._states.values())
-        """How many a job may be placed on, by the last beat."""
+        """How many can take a job, by the last heartbeat."""
 
     def write(self, figures: tuple[GpuFigures, ...] | None, *, exactly: bool) -> bool:
-        """Write one beat's figures; says whether those who choose a node could tell the difference.
+        """Write the figures of one heartbeat; returns whether dispatch must know of the difference.
 
-        `exactly` asks for any difference in memory, not in whole steps of it. None (a node that
-        reports no figures) makes every GPU usable (§4).
+        With `exactly` any difference in memory counts, not only one of whole steps. None (a node that reports
+        no figures) makes every GPU usable (§4).
         """
         if figures is None:
             self._assume_usable()
@@ -103,11 +103,11 @@ class Gpus(Mapping[str, GpuState]):
         if not figures or len(figures) != len(self._states):
             self._write_each(figures)
             return True
-        # Column by column, and from the models' own dictionaries: asked for by name, each of these
-        # figures would cost ten times as much, and all of them a sixth of what a beat may.
-        uuids, healths, reasons, used, *others = zip(*map(_TOLD, map(vars, figures)), strict=True)
+        # Column by column, and from the models' own dictionaries: reading each figure by its name costs ten
+        # times as much, and all of them a sixth of what a heartbeat may cost.
+        uuids, healths, reasons, used, *others = zip(*map(_FIGURES, map(vars, figures)), strict=True)
         in_order = "\n".join(uuids) == self._order and self._in_one_row
-        if healths != self._well_healths or any(reasons) or not in_order:
+        if healths != self._ok_healths or any(reasons) or not in_order:
             self._write_each(figures)
             return True
         row = _row(used, *others)
@@ -116,30 +116,30 @@ class Gpus(Mapping[str, GpuState]):
             differs = row[: 8 * len(used)] != self._row[: 8 * len(used)] or None in used
         else:
             differs = steps != self._steps
-        differs = differs or not self._well
+        differs = differs or not self._all_ok
         self._row, self._steps = row, steps
-        self._behind = self._well = True
+        self._row_is_newer = self._all_ok = True
         self.usable = self._placeable
         return differs
 
     @property
     def healths(self) -> tuple[str, ...]:
         """The health of each."""
-        return self._well_healths if self._well else tuple(state.health for state in self._states.values())
+        return self._ok_healths if self._all_ok else tuple(state.health for state in self._states.values())
 
     @property
     def free_steps(self) -> list[int] | None:
-        """How many whole steps of memory are free on each, in order; None where that is not known of all."""
-        if self._well:
+        """How many whole steps of memory are free on each, in order; None where one is unknown."""
+        if self._all_ok:
             return self._steps
         return _steps(self._sizes, [state.memory_used_mb for state in self._states.values()])
 
     def keys(self) -> KeysView[str]:
-        """Look at their names alone, whatever the beats have said since."""
+        """Return their keys alone, without reading the figures."""
         return self._states.keys()
 
     def values(self) -> ValuesView[GpuState]:
-        """Look at all of them."""
+        """Return them all, with their newest figures."""
         return self._up_to_date().values()
 
     def __getitem__(self, uuid: str) -> GpuState:
@@ -152,8 +152,8 @@ class Gpus(Mapping[str, GpuState]):
         return len(self._states)
 
     def _up_to_date(self) -> dict[str, GpuState]:
-        if self._behind:
-            self._behind = False
+        if self._row_is_newer:
+            self._row_is_newer = False
             figures = [_known(figure) for figure in _layout(4 * len(self._states)).unpack(self._row)]
             states = self._states.values()
             for state, used, use, heat, power in zip(states, *_columns(figures, len(states)), strict=True):
@@ -163,8 +163,8 @@ class Gpus(Mapping[str, GpuState]):
         return self._states
 
     def _write_each(self, figures: tuple[GpuFigures, ...]) -> None:
-        """Write figures of which not all are well, or which do not name the GPUs as declared."""
-        self._behind = self._well = False
+        """Write figures of which not all are ok, or which do not list the GPUs as declared."""
+        self._row_is_newer = self._all_ok = False
         missing = dict(self._states)
         for one in self._matched(figures):
             state = missing.pop(one.uuid, None)
@@ -175,7 +175,7 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = sum(state.usable for state in self._states.values())
 
     def _matched(self, figures: tuple[GpuFigures, ...]) -> Iterable[GpuFigures]:
-        """Give GPUs declared without a UUID the figures of their place."""
+        """Give GPUs declared without a UUID the figures of their position."""
         nameless = all(uuid.startswith("#") for uuid in self._states)
         if not nameless or len(figures) != len(self._states):
             return figures
@@ -184,21 +184,21 @@ class Gpus(Mapping[str, GpuState]):
         ]
 
     def _assume_usable(self) -> None:
-        self._behind = self._well = False
+        self._row_is_newer = self._all_ok = False
         for state in self._states.values():
             _write_one(state, GpuFigures(uuid=state.uuid))
         self.usable = self._placeable
 
 
 def _known_sizes(states: Iterable[GpuState]) -> tuple[int, ...] | None:
-    """Return the memory of each, one object for all that are of a size; None where one's is not known."""
+    """Return the memory of each, with one object for each size; None where one is unknown."""
     sizes = [state.memory_mb for state in states]
     one_of_each = {size: size for size in sizes if size is not None}
     return None if None in sizes else tuple(one_of_each[size] for size in sizes if size is not None)
 
 
 def _steps(sizes: tuple[int, ...] | None, used: Sequence[Any]) -> list[int] | None:
-    """Tell free memory in steps; None where it is not known of all."""
+    """Return free memory in steps; None where one is unknown."""
     if sizes is None or None in used:
         return None
     return [(size - one) // STEP_MB for size, one in zip(sizes, used, strict=True)]
@@ -209,13 +209,13 @@ def _row(*columns: Sequence[float | None]) -> bytes:
     layout = _layout(len(figures))
     try:
         return layout.pack(*figures)
-    except error:  # not every figure is told
+    except error:  # a figure is unknown
         return layout.pack(*(nan if figure is None else figure for figure in figures))
 
 
 @cache
 def _layout(count: int) -> Struct:
-    """Lay out so many figures; no more than a message may hold."""
+    """Return the layout of so many figures; a message limits how many."""
     return Struct(f"{count}d")
 
 

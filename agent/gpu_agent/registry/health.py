@@ -14,7 +14,7 @@ from collections import Counter
 
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.node import Declared, NodeRecord, Transition
-from gpu_agent.registry.quoting import quoted, sentence
+from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, InstalledModel
@@ -132,12 +132,12 @@ def _gpus(record: NodeRecord) -> Check:
     named = [f"{count} {problem}" for problem, count in sorted(problems.items())[:_NAMED_PROBLEMS]]
     if len(problems) > len(named):
         named.append(f"and {len(problems) - len(named)} other problems")
-    return Check(name="gpus", ok=record.gpus.usable > 0, detail=sentence("; ".join((detail, *named))))
+    return Check(name="gpus", ok=record.gpus.usable > 0, detail=clip_sentence("; ".join((detail, *named))))
 
 
 def _problem(gpu: GpuState) -> str:
-    reasons = quoted(", ".join(gpu.reasons)) or "no reason given"
-    return f"{quoted(gpu.health)}: {reasons}"
+    reasons = clip_quote(", ".join(gpu.reasons)) or "no reason given"
+    return f"{clip_quote(gpu.health)}: {reasons}"
 
 
 def _gpu_percent(percent: float | None) -> Check:

@@ -161,6 +161,6 @@ def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
 
 
 def _write_round_trip(liveness: Liveness, seconds: float) -> bool:
-    """Write what was measured; returns whether dispatch can tell the difference."""
+    """Write what was measured; returns whether dispatch must know of the difference."""
     before, liveness.round_trip_seconds = liveness.round_trip_seconds, seconds
     return nearness(before) != nearness(seconds)

@@ -25,7 +25,7 @@ from typing import assert_never
 
 from gpu_agent.registry import health
 from gpu_agent.registry.node import NodeRecord, Transition
-from gpu_agent.registry.quoting import sentence
+from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
@@ -140,7 +140,7 @@ def _after_healthy_heartbeats(record: NodeRecord, thresholds: Thresholds, now: f
     failing = [check for check in health.checks(record, thresholds) if not check.ok]
     if failing:
         wanted += "; failing now: " + "; ".join(f"{check.name} ({check.detail})" for check in failing)
-    return sentence(wanted)
+    return clip_sentence(wanted)
 
 
 def _when_it_may_return(record: NodeRecord) -> str:

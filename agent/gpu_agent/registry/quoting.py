@@ -11,15 +11,15 @@ LONGEST_SENTENCE = 1000
 _CUT = "…"
 
 
-def quoted(text: str) -> str:
-    """Quote one thing that somebody else wrote."""
-    return _clipped(text, LONGEST_QUOTE)
+def clip_quote(text: str) -> str:
+    """Clip one thing that a node wrote."""
+    return _clip(text, LONGEST_QUOTE)
 
 
-def sentence(text: str) -> str:
-    """Say a sentence that may hold quotes."""
-    return _clipped(text, LONGEST_SENTENCE)
+def clip_sentence(text: str) -> str:
+    """Clip a sentence that may hold quotes."""
+    return _clip(text, LONGEST_SENTENCE)
 
 
-def _clipped(text: str, longest: int) -> str:
+def _clip(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT

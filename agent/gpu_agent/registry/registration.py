@@ -15,7 +15,7 @@ from gpu_agent.registry.events import FaultReported, RegistrationReceived, Unreg
 from gpu_agent.registry.heartbeat import unknown_node
 from gpu_agent.registry.node import Declared, NodeRecord, NodeTable, ReportedJobs
 from gpu_agent.registry.pacing import Pacer
-from gpu_agent.registry.quoting import quoted
+from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
@@ -170,7 +170,7 @@ class Sessions:
             self._transitions.send(record, step)
             self._transitions.close(record, "the node unregistered", step)
         elif not message.drain:
-            reason = "the node unregistered" + (f": {quoted(message.reason)}" if message.reason else "")
+            reason = "the node unregistered" + (f": {clip_quote(message.reason)}" if message.reason else "")
             self._transitions.change(
                 record, NodeStatus.OFFLINE, ReasonCode.UNREGISTERED, reason=reason, step=step
             )
@@ -192,7 +192,11 @@ class Sessions:
             return
         counter.noted += 1
         fault = event.message
-        fields = {"node_id": record.node_id, "code": quoted(fault.code), "message": quoted(fault.message)}
+        fields = {
+            "node_id": record.node_id,
+            "code": clip_quote(fault.code),
+            "message": clip_quote(fault.message),
+        }
         step.log("node_fault_reported", fields, Level.WARNING)
 
     def connection_lost(self, connection: int, step: Step) -> None:
@@ -210,7 +214,7 @@ class Sessions:
         """Start the drain that the node requests; an operator's, which a node never lifts, goes before."""
         drain = record.desired.drain
         if drain is None or not drain.by_operator:
-            seconds, reason = event.message.deadline_seconds, quoted(event.message.reason)
+            seconds, reason = event.message.deadline_seconds, clip_quote(event.message.reason)
             self._transitions.set_drain(
                 record, by_operator=False, seconds=seconds, reason=reason, now=step.now
             )
@@ -332,7 +336,7 @@ def log_left_out_faults(record: NodeRecord, step: Step) -> None:
 
 def _log_received(event: RegistrationReceived, step: Step) -> None:
     fields: dict[str, object] = {
-        "schema_version": quoted(declaration.schema_of(event.message)),
+        "schema_version": clip_quote(declaration.schema_of(event.message)),
         "gpu_count": len(event.message.hardware.gpus),
         "address": event.address,
     }

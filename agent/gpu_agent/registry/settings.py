@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-# The settings of §4 and §5, one frozen object. Values are seconds unless named otherwise.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What the registry judges by; defaults are the protocol's."""
+    """What the registry decides by; the defaults are the protocol's."""
 
     heartbeat_interval_seconds: float = 15.0
     warmup_heartbeat_interval_seconds: float = 2.0
@@ -31,14 +29,14 @@ class Thresholds:
     required_models: tuple[str, ...] = ()
     offline_retention_seconds: float = 604800.0
     max_offline_records: int = 4096
-    """With auth off, when anybody may come under ever new ids: beyond so many the oldest is let go."""
+    """With auth off, when nodes may register under ever new ids: beyond so many the oldest is removed."""
     probe_age_limit_seconds: float = 60.0
-    """A beat whose GPU reading is older than this is not healthy."""
+    """A heartbeat whose GPU reading is older than this is not healthy."""
     max_cpu_percent: float = 90.0
     max_gpu_percent: float = 90.0
     max_memory_percent: float = 90.0
     weight_load: int = 500
-    """What a node scores for free places, all of them; the other weights likewise."""
+    """The score of a node with all slots free; the other weights likewise."""
     weight_gpu_use: int = 280
     weight_free_memory: int = 220
     weight_round_trip: int = 100
@@ -46,16 +44,13 @@ class Thresholds:
     """For the node that last held a job's affinity key."""
 
     def node_timeout_seconds(self, interval_seconds: float) -> float:
-        """A node's timeout: at least three of the intervals it was given (§4)."""
+        """Return a node's timeout: at least three of its intervals (§4)."""
         return max(self.heartbeat_timeout_seconds, 3 * interval_seconds)
-
-
-# Whom a registry takes: beside the thresholds, by which it judges them.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One registry's choices; the defaults are the strict ones."""
+    """Which nodes the registry admits; the defaults are the strict ones."""
 
     allow_simulated: bool = False
     auth_off: bool = False

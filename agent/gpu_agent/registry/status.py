@@ -10,7 +10,7 @@ from gpu_agent.registry.actions import CloseConnection, SendStatus
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS, Drain, NodeRecord, NodeTable
-from gpu_agent.registry.quoting import sentence
+from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.step import STATUS_CHANGED, Step
 from gpu_agent.registry.unstored import UnstoredChanges
@@ -82,7 +82,7 @@ class StatusTransitions:
         if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
             self._start_drain(record, step)
         elif record.status is NodeStatus.DRAINING and record.desired.drain is not None:
-            record.reason = sentence(_drain_reason(record.desired.drain))
+            record.reason = clip_sentence(_drain_reason(record.desired.drain))
             self.finish_drain(record, step)
             if record.status is NodeStatus.DRAINING:
                 self.send(record, step)
@@ -147,7 +147,7 @@ class StatusTransitions:
     def _change(
         self, record: NodeRecord, target: NodeStatus, reason_code: ReasonCode, *, reason: str, step: Step
     ) -> None:
-        clipped = sentence(reason)
+        clipped = clip_sentence(reason)
         change = lifecycle.change_status(
             record, target, reason_code=reason_code, reason=clipped, now=step.now
         )

@@ -40,7 +40,7 @@ class Step:
         self.immediate: list[Answer | Send] = []
         """Answers that depend on nothing that is not stored."""
         self.tokens_created: list[str] = []
-        """Tokens whose text is sent with this step's answer, and to nobody if that is not sent."""
+        """Tokens whose text is sent with this step's answer, and to no one if that is not sent."""
         self.registered: list[NodeRecord] = []
         """Nodes whose acknowledgement is among the effects."""
         self.touched: dict[str, None] = {}

@@ -1,9 +1,9 @@
-"""Which changes the store has not confirmed yet, and whom the registry could not answer because of that (§4).
+"""Which changes the store has not confirmed yet, and which answers wait for them (§4).
 
 A change shapes the registry's own decisions at once, but nothing that depends on it is sent before it is
 stored. A save that fails is never undone: the shell retries the newest document of each key until the store
-holds it. Whoever waited was refused with `REGISTRY_BUSY`, so two things must go again that nobody knows of: a
-token whose text was sent to no one, and the record of a node that was never acknowledged.
+holds it. Requests that waited were refused with `REGISTRY_BUSY`, so two things that no one knows of are
+deleted: a token whose text was sent to no one, and the record of a node that was never acknowledged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from gpu_agent.registry.actions import Answer, CloseConnection, Refusal, Send
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.quoting import sentence
+from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.step import Key, Step
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
@@ -59,7 +59,7 @@ class UnstoredChanges:
         return self._number
 
     def confirm(self, number: int) -> None:
-        """Take note that every output up to this one is stored, and its effects are carried out."""
+        """Record that every output up to this one is stored, and its effects are carried out."""
         _forget(self._keys, number)
         _forget(self._tokens, number)
         numbers = {node_id: at for node_id, (at, _) in self._registered.items()}
@@ -67,7 +67,7 @@ class UnstoredChanges:
             self._registered.pop(node_id)[1].acknowledged = True
 
     def fail(self, problem: str) -> list[str]:
-        """Take note that nobody who waits is answered; returns the tokens that nobody knows of."""
+        """Record that no waiting request is answered; returns the tokens that no one knows of."""
         self.store_fails, self.problem = True, problem
         self._registered.clear()
         unsent = list(self._tokens)
@@ -75,7 +75,7 @@ class UnstoredChanges:
         return unsent
 
     def recover(self) -> None:
-        """Take note that all that waited is stored."""
+        """Record that all that waited is stored."""
         self.store_fails, self.problem = False, ""
 
     def refusal(self) -> Refusal:
@@ -84,13 +84,13 @@ class UnstoredChanges:
             "the registry cannot store anything at the moment, and has changed nothing: send the same "
             "request again in a moment"
         )
-        return Refusal(ErrorCode.REGISTRY_BUSY, sentence(f"{message}; {self.problem}"))
+        return Refusal(ErrorCode.REGISTRY_BUSY, clip_sentence(f"{message}; {self.problem}"))
 
 
 def split_answers(effects: Sequence[_Effect], problem: str) -> tuple[list[Answer | Send], list[_Effect]]:
-    """Separate what somebody waits for: returns a refusal with `REGISTRY_BUSY` for each, and the rest.
+    """Separate the answers that wait: returns a refusal with `REGISTRY_BUSY` for each, and the rest.
 
-    A node waits for an acknowledgement or a refusal, but for no last word before its connection is closed.
+    A node waits for an acknowledgement or a refusal, but for no message before its connection is closed.
     """
     closed = {effect.connection for effect in effects if isinstance(effect, CloseConnection)}
     refusals: list[Answer | Send] = []
@@ -107,7 +107,7 @@ def split_answers(effects: Sequence[_Effect], problem: str) -> tuple[list[Answer
 
 
 def busy_error(node_id: str | None) -> NodeError:
-    """Tell a node to register again in a moment; why the store fails is not its business."""
+    """Ask a node to register again in a moment, without the reason why the store fails."""
     return NodeError(
         node_id=node_id,
         code=ErrorCode.REGISTRY_BUSY,
@@ -118,7 +118,7 @@ def busy_error(node_id: str | None) -> NodeError:
 
 def _outcome_unknown(problem: str) -> Refusal:
     message = "the outcome is not known yet: send the same request again"
-    return Refusal(ErrorCode.REGISTRY_BUSY, sentence(f"{message}; {problem}"))
+    return Refusal(ErrorCode.REGISTRY_BUSY, clip_sentence(f"{message}; {problem}"))
 
 
 def _up_to(numbers: Mapping[_Name, int], last: int) -> list[_Name]:

@@ -151,7 +151,7 @@ class RegistryService:
         self._event_log.restore(stored)
         self._lag.start()
         documents = stored_documents(stored.changes, self._clock.wall())
-        consequences = collect_in_slices(self._fleet.restoring(documents, self._clock.monotonic()))
+        consequences = collect_in_slices(self._fleet.restore_each(documents, self._clock.monotonic()))
         for output in await consequences:
             self._loop.take(output)
         self._loop.start()
@@ -245,12 +245,12 @@ class RegistryService:
 
     async def explain(self, job: Job) -> Explanation:
         """Return for every node whether it is eligible for a job, and why not (A-3); reserves nothing."""
-        eligibility = await collect_in_slices(self._fleet.explaining(job, self._clock.monotonic()))
+        eligibility = await collect_in_slices(self._fleet.explain_each(job, self._clock.monotonic()))
         return Explanation.of(job.job_id, eligibility)
 
     def explain_node(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
         """Return which jobs a node is excluded for now, and why; None where there is none with this id."""
-        explanation = self._fleet.why(node_id, self._clock.monotonic(), model)
+        explanation = self._fleet.explain_node(node_id, self._clock.monotonic(), model)
         return None if explanation is None else views.node_explanation(explanation)
 
     def finished_exclusions(self) -> list[ExclusionsView]:

@@ -34,7 +34,7 @@ from gpu_agent.registry.dispatch.refusals import (
 )
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.quoting import quoted
+from gpu_agent.registry.quoting import clip_quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ def _model(record: NodeRecord, model: str) -> ModelState:
         ready=model in record.declared.ready_models,
         state=model_state(record, model),
         versions=tuple(
-            ModelVersion(version=one.version, enabled=one.enabled, status=quoted(one.status))
+            ModelVersion(version=one.version, enabled=one.enabled, status=clip_quote(one.status))
             for one in registration.installed_models
             if one.model_id == model
         ),

@@ -25,7 +25,7 @@ from gpu_agent.registry.dispatch.candidate import Candidate, free_mb, usable_gpu
 from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.quoting import quoted, sentence
+from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 
@@ -120,7 +120,7 @@ def first_exclusion(candidate: Candidate, demand: Demand) -> Excluded | None:
     for one in FILTERS:
         shortfall = one.shortfall(candidate, demand)
         if shortfall is not None:
-            need, have = sentence(shortfall.need), sentence(shortfall.have)
+            need, have = clip_sentence(shortfall.need), clip_sentence(shortfall.have)
             return Excluded(candidate.record.node_id, one.reason, need, have)
     return None
 
@@ -157,7 +157,7 @@ def model_state(record: NodeRecord, model: str) -> str:
     if not any(one.enabled for one in installed):
         return "disabled"
     stated = (registration.capability_state or {}).get(model)
-    return quoted(stated or next(one.status for one in installed if one.enabled))
+    return clip_quote(stated or next(one.status for one in installed if one.enabled))
 
 
 def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none") -> str:
@@ -165,7 +165,7 @@ def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none")
     known = list(names) if in_order else sorted(names)
     shown = known[:SHOWN_NAMES]
     more = len(known) - len(shown)
-    return ", ".join(map(quoted, shown)) + (f" and {more} more" if more else "") if shown else empty
+    return ", ".join(map(clip_quote, shown)) + (f" and {more} more" if more else "") if shown else empty
 
 
 # Filters that exclude a node whatever the job.
@@ -310,7 +310,7 @@ def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
         yield _exclusion(
             ExclusionReason.MODEL_NOT_AVAILABLE,
             _model_missing(asked.candidate, model),
-            jobs=f"jobs that need model {quoted(model)}",
+            jobs=f"jobs that need model {clip_quote(model)}",
             clears_when=_when_model_ready(record, model),
         )
     yield _exclusion(
@@ -359,7 +359,7 @@ def _jobs_with_features(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 
 def _label_missing(candidate: Candidate, label: tuple[str, str]) -> Shortfall:
     labels, (name, value) = candidate.record.declared.labels, label
-    have = f"{name}={quoted(labels[name])}" if name in labels else f"no {name}"
+    have = f"{name}={clip_quote(labels[name])}" if name in labels else f"no {name}"
     return Shortfall(f"label {name}={value}", have)
 
 
@@ -401,9 +401,9 @@ def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 def _more_gpus(usable: list[tuple[str, int]]) -> str:
     total = sum(count for _, count in usable)
     if len(usable) > 1:
-        each = ", ".join(f"{count} {quoted(name)}" for name, count in usable)
+        each = ", ".join(f"{count} {clip_quote(name)}" for name, count in usable)
         return f"jobs that need more than {total} GPUs ({each}), or GPUs of another name"
-    other = f", or GPUs that are no {quoted(usable[0][0])}" if usable else ""
+    other = f", or GPUs that are no {clip_quote(usable[0][0])}" if usable else ""
     return f"jobs that need more than {total} GPU{'' if total == 1 else 's'}{other}"
 
 
@@ -411,7 +411,7 @@ def _gpus(record: NodeRecord) -> str:
     """List a node's GPUs with the health of each; equal ones are counted."""
     equal = Counter((gpu.name, "MIG parent" if gpu.is_parent else gpu.health) for gpu in record.gpus.values())
     parts = (
-        f"{f'{count}x ' if count > 1 else ''}{quoted(name)} {quoted(state)}"
+        f"{f'{count}x ' if count > 1 else ''}{clip_quote(name)} {clip_quote(state)}"
         for (name, state), count in equal.items()
     )
     return listed(parts, in_order=True) if equal else "no GPU"
@@ -467,10 +467,10 @@ def _exclusion(
 ) -> NodeExclusion:
     return NodeExclusion(
         reason=reason,
-        jobs=sentence(jobs),
-        need=sentence(shortfall.need),
-        have=sentence(shortfall.have),
-        clears_when=sentence(clears_when),
+        jobs=clip_sentence(jobs),
+        need=clip_sentence(shortfall.need),
+        have=clip_sentence(shortfall.have),
+        clears_when=clip_sentence(clears_when),
         is_limit=is_limit,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
 
-from gpu_agent.registry.quoting import quoted
+from gpu_agent.registry.quoting import clip_quote
 
 NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
 EXAMPLES_PER_REASON = 5
@@ -121,7 +121,7 @@ class RefusalCounters:
         """Count a dispatch that found no node."""
         window = self._current(now)
         window.failed += 1
-        window.jobs.append(quoted(refusal.job_id))
+        window.jobs.append(clip_quote(refusal.job_id))
         for reason, count in refusal.counts.items():
             window.counts[reason] = window.counts.get(reason, 0) + count
         for reason, shown in refusal.examples.items():
