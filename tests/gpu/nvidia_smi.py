@@ -52,14 +52,14 @@ def rows(text: str) -> list[dict[str, str]]:
     return [dict(zip(QUERY, (cell.strip() for cell in line), strict=True)) for line in lines if line]
 
 
-def differences(document: Mapping[str, Any], told: Sequence[Mapping[str, str]]) -> list[str]:
+def differences(document: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Say where the probe's document and the rows do not agree."""
     whole = {gpu["uuid"]: gpu for gpu in document["gpus"] if not gpu["parent_uuid"]}
-    found = [f"{row['uuid']} is missing" for row in told if row["uuid"] not in whole]
+    found = [f"{row['uuid']} is missing" for row in rows if row["uuid"] not in whole]
     found += [
-        f"{uuid} is not known to {PROGRAM}" for uuid in whole if uuid not in {row["uuid"] for row in told}
+        f"{uuid} is not known to {PROGRAM}" for uuid in whole if uuid not in {row["uuid"] for row in rows}
     ]
-    for row in told:
+    for row in rows:
         if row["uuid"] in whole:
             found += _of_one(whole[row["uuid"]], row)
         if row["driver_version"] != document["driver_version"]:

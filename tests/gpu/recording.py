@@ -1,9 +1,9 @@
-"""Keeps what the probe says of a true machine, without what tells which machine it was.
+"""Records what the probe reports of a true machine, without what identifies the machine.
 
     python -m tests.gpu.recording NAME      writes tests/gpu/data/NAME.json
 
 UUIDs become others that are the same wherever they were; names of the machine, its boot, its paths and its
-models go. What is kept is what a driver of that kind says.
+models go. The rest is what a driver of that kind reports.
 """
 
 import json
@@ -21,15 +21,15 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 def scrubbed(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document without serials; the original is left alone."""
     text = json.dumps({**document, "models": []})
-    kept: dict[str, Any] = json.loads(_UUID.sub(_other, text))
-    host = kept["host"]
+    recorded: dict[str, Any] = json.loads(_UUID.sub(_other, text))
+    host = recorded["host"]
     host["hostname"] = host["boot_id"] = None
     host["cache_disks"] = []
-    host["unknowns"] = {**host["unknowns"], "hostname": "not kept", "boot_id": "not kept"}
-    for gpu in kept["gpus"]:
+    host["unknowns"] = {**host["unknowns"], "hostname": "not recorded", "boot_id": "not recorded"}
+    for gpu in recorded["gpus"]:
         for process in gpu["processes"] or ():
             process["pid"] = 1
-    return kept
+    return recorded
 
 
 def _other(found: re.Match[str]) -> str:
@@ -42,8 +42,8 @@ def main() -> int:
     command = [sys.executable, "-m", "gpu_agent.cli", "probe", "--json"]
     seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     DATA.mkdir(exist_ok=True)
-    kept = DATA / f"{sys.argv[1]}.json"
-    kept.write_text(json.dumps(scrubbed(json.loads(seen.stdout)), indent=2) + "\n", encoding="utf-8")
+    recorded = DATA / f"{sys.argv[1]}.json"
+    recorded.write_text(json.dumps(scrubbed(json.loads(seen.stdout)), indent=2) + "\n", encoding="utf-8")
     return 0
 
 

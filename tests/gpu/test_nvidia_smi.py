@@ -13,7 +13,7 @@ from tests.gpu.nvidia_smi import PROGRAM, QUERY, asked, differences, rows, why_n
 
 SKIP = why_not()
 on_a_true_machine = pytest.mark.skipif(SKIP is not None, reason=SKIP or "")
-TOLD = (
+ROWS = (
     "0, GPU-aa, NVIDIA H100 80GB HBM3, 00000000:1A:00.0, 9.0, 81559, "
     "1024, 79000, 41, 700.00, 570.124.06, Disabled\n"
     "1, GPU-bb, Tesla T4, 00000000:3B:00.0, 7.5, 15360, "
@@ -22,7 +22,7 @@ TOLD = (
 
 
 def document() -> dict[str, Any]:
-    """What a probe would say that agrees with `TOLD`."""
+    """A probe document that agrees with `ROWS`."""
     h100 = {
         "index": 0,
         "uuid": "GPU-aa",
@@ -54,7 +54,7 @@ def probed() -> tuple[dict[str, Any], float]:
 
 
 def test_a_document_that_agrees_has_no_differences() -> None:
-    assert differences(document(), rows(TOLD)) == []
+    assert differences(document(), rows(ROWS)) == []
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_a_document_that_agrees_has_no_differences() -> None:
         ("uuid", "GPU-cc"),
     ],
 )
-def test_a_document_that_says_otherwise_is_noticed(field: str, value: object) -> None:
+def test_a_document_that_differs_is_noticed(field: str, value: object) -> None:
     otherwise = document()
     otherwise["gpus"][0][field] = value
-    assert differences(otherwise, rows(TOLD))
+    assert differences(otherwise, rows(ROWS))
 
 
 def test_another_driver_is_noticed() -> None:
-    assert differences({**document(), "driver_version": "535.1"}, rows(TOLD))
+    assert differences({**document(), "driver_version": "535.1"}, rows(ROWS))
 
 
 @on_a_true_machine
-def test_the_probe_says_what_nvidia_smi_says() -> None:
-    told = asked()
+def test_the_probe_agrees_with_nvidia_smi() -> None:
+    listed = asked()
     found, _ = probed()
     assert found["outcome"] == "ok"
-    assert differences(found, told) == []
+    assert differences(found, listed) == []
 
 
 @on_a_true_machine
@@ -99,7 +99,7 @@ def test_what_the_probe_does_not_know_has_a_reason() -> None:
 def test_the_probe_takes_no_longer_than_nvidia_smi_does_by_half() -> None:
     ours = statistics.median(probed()[1] for _ in range(5))
     theirs = statistics.median(_timed() for _ in range(5))
-    print(f"probe {ours * 1000:.0f} ms, {PROGRAM} {theirs * 1000:.0f} ms")  # noqa: T201 - a figure to be kept
+    print(f"probe {ours * 1000:.0f} ms, {PROGRAM} {theirs * 1000:.0f} ms")  # noqa: T201 - a figure for the log
     assert ours <= max(1.5 * theirs, 0.5)
 
 

@@ -89,7 +89,7 @@ class Campaign:
         self._errors = (folder / "errors").open("w+b")
         self._child: subprocess.Popen[bytes] | None = None
         self._unread = b""
-        self._keeper = HealthTracker()
+        self._tracker = HealthTracker()
         self._loop = asyncio.Runner()
         self._probe: NvmlClient | None = None
         self._last_id = 0
@@ -158,8 +158,8 @@ class Campaign:
             raise BrokenPromiseError(f"no answer: {line!r}")
         self.tally.gpus += len(answer.report.gpus)
         if seed % KEPT_FOR == 0:
-            self._keeper = HealthTracker()  # it knows every GPU that it ever saw
-        judge(answer.report, self._keeper, now=float(seed), by_schema=seed % SCHEMA_EVERY == 0)
+            self._tracker = HealthTracker()  # it knows every GPU that it ever saw
+        judge(answer.report, self._tracker, now=float(seed), by_schema=seed % SCHEMA_EVERY == 0)
 
     def _through_the_command(self) -> None:
         began = time.monotonic()
@@ -173,17 +173,17 @@ class Campaign:
             self._probe = NvmlClient(
                 deadline_seconds=DEADLINE_SECONDS, env=self._fakes[0].environment(), policy=policy
             )
-        keeper = HealthTracker()
+        tracker = HealthTracker()
         for _ in range(2):
             began = time.monotonic()
             result = self._loop.run(self._probe.read())
             self._in_time(began)
             if isinstance(result, GpuReport):
-                judge(result, keeper, now=began)
+                judge(result, tracker, now=began)
             else:
                 assert isinstance(result, MissedReading)
                 assert result.detail
-                assert keeper.observe(result, now_wall=began, now_mono=began).outcome is not Outcome.OK
+                assert tracker.observe(result, now_wall=began, now_mono=began).outcome is not Outcome.OK
 
     def _in_time(self, began: float) -> None:
         took = time.monotonic() - began
@@ -238,7 +238,7 @@ class Campaign:
         return said
 
     def _surroundings(self, dice: random.Random) -> None:
-        """Now and then, change what the kernel tells of power, memory, the module and the device nodes."""
+        """Now and then, change what the kernel reports of power, memory, the module and the device nodes."""
         if dice.random() > SURROUNDINGS_CHANGE:
             return
         for index in range(8):
@@ -267,7 +267,7 @@ def _made(folder: Path) -> Path:
 
 
 def run(folder: Path, seeds: Iterable[int], *, every: int = 0) -> Tally:
-    """Play all seeds; tells how it goes after each so many."""
+    """Play all seeds; prints the tally after each `every` cases."""
     with Campaign(folder) as campaign:
         for seed in seeds:
             campaign.play(seed)

@@ -1,4 +1,4 @@
-"""The NVML child under test: started with a fake NVML, asked in its own words."""
+"""The NVML child under test: started with a fake NVML, queried by its own protocol."""
 
 import json
 import subprocess
@@ -14,22 +14,22 @@ from tests.nvml_fake.control import FakeNvml
 
 
 class ChildUnderTest:
-    """One child process and its protocol, unadorned; what it told of events lies in the next reading."""
+    """One child process and its protocol; events that it sent are added to the next reading."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self._last_id = 0
-        self._heard: dict[str, Counter[str]] = {}
+        self._events: dict[str, Counter[str]] = {}
 
     def read(self, **more: object) -> dict[str, Any]:
         self._last_id += 1
         self.send({"id": self._last_id, "request": "read", **more})
         while "id" not in (answer := self.line()):
             for uuid, counts in answer["events"].items():
-                self._heard.setdefault(uuid, Counter()).update(counts)
+                self._events.setdefault(uuid, Counter()).update(counts)
         assert answer["id"] == self._last_id
         for gpu in answer.get("gpus", ()):
-            counts = self._heard.pop(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}", None)
+            counts = self._events.pop(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}", None)
             if counts is not None:
                 gpu["events"] = dict(counts)
         return answer
@@ -60,12 +60,12 @@ def child_of(environment: Mapping[str, str], *, root: Path | None = None) -> Ite
 
 
 def gpus_of(fake: FakeNvml, *, root: Path | None = None) -> list[dict[str, Any]]:
-    """What a child says of the fake's GPUs at its first reading."""
+    """What a child reports of the fake's GPUs at its first reading."""
     with child_of(fake.environment(), root=root) as child:
         gpus: list[dict[str, Any]] = child.read()["gpus"]
         return gpus
 
 
 def gpu_of(fake: FakeNvml, *, root: Path | None = None) -> dict[str, Any]:
-    """What it says of the first one."""
+    """The first GPU as a child reports it."""
     return gpus_of(fake, root=root)[0]

@@ -1,4 +1,4 @@
-"""The hand on the fake NVML: says what its GPUs are and which calls fail, hang, crash or lie.
+"""Control of the fake NVML: states what its GPUs are and which calls fail, hang, crash or lie.
 
 The control file holds one statement a line; DEV is a device index, `3/1` for the MIG slice in slot 1
 of device 3, or `*` for every one.
@@ -8,7 +8,7 @@ of device 3, or `*` for every one.
     log PATH                                   every call is noted there: `PID CALL [DEV]`
     name DEV NVIDIA H100 80GB HBM3             and uuid, memory_total, temperature …: facts of a device
     process DEV PID BYTES                      one line for each process on a device
-    xid DEV NUMBER                             the driver tells of that Xid, once for each such line;
+    xid DEV NUMBER                             the driver gives that Xid, once for each such line;
                                                `happen` adds one. `double_bit_error DEV 1` likewise
     slice DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE   that slot of `mig_slots DEV` holds a slice
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
@@ -37,7 +37,7 @@ _WORDS_OF_KEY = {
     **dict.fromkeys(("count", "driver_version", "nvml_version", "cuda_version", "log"), 1),
     **dict.fromkeys(("error", "delay", "hang", "crash", "exit", "print", "complain", "process"), 3),
 }
-"""How many leading words tell one statement from another; for facts of a device it is 2."""
+"""How many leading words identify a statement; for facts of a device it is 2."""
 
 H100_BYTES = 85_520_809_984
 HELD = "nvml-fake-held"
@@ -78,7 +78,7 @@ class FakeNvml:
         self._write()
 
     def happen(self, *events: tuple[object, ...]) -> None:
-        """Let the driver tell of events, as `("xid", 3, 79)`: each counts, also the same one again."""
+        """Let the driver give events, as `("xid", 3, 79)`: each counts, also the same one again."""
         for event in events:
             self._happened += 1
             self._lines["event", str(self._happened)] = " ".join(str(word) for word in event)

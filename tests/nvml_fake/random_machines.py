@@ -1,7 +1,7 @@
 """Machines with drivers that misbehave at random: the fake's statements, drawn from dice that are handed in.
 
 Values are what drivers were seen to answer and what none should. Each machine is a list of
-lines for the control file; it is told besides whether a call of it may hang or end the process.
+lines for the control file; it also says whether a call may hang or end the process.
 """
 
 import random

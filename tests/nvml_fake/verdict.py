@@ -1,7 +1,7 @@
 """What must hold of every report, whatever the driver said: the property behind the random machines.
 
 A report is judged as all its readers would take it: as a document by the published schema, as a
-registration and as a beat on the wire, and as a reading for the health of each GPU.
+registration and as a heartbeat on the wire, and as a reading for the health of each GPU.
 """
 
 import functools
@@ -10,7 +10,6 @@ from dataclasses import fields
 
 import jsonschema
 
-from gpu_agent.cli import schema as probe_schema
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.probe.nvml.memory import ABSURD_BYTES, MIB
 from gpu_agent.probe.snapshot import to_document
@@ -24,6 +23,7 @@ from gpu_agent.wire.declaration import (
     registration,
 )
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
+from gpu_agent.wire.probe_document import probe_schema
 
 _HOST = Host(
     cpu_logical_cores=8,
@@ -50,7 +50,7 @@ _NOFIGURES = frozenset(
 FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in _NOFIGURES)
 
 
-def judge(report: GpuReport, keeper: HealthTracker, *, now: float, by_schema: bool = True) -> None:
+def judge(report: GpuReport, tracker: HealthTracker, *, now: float, by_schema: bool = True) -> None:
     """Fail where a report is not what it must be; `by_schema` takes its time."""
     assert report.outcome is Outcome.OK or report.detail, "a driver that does not work says why"
     assert "speaks another version" not in (report.detail or ""), report.detail
@@ -60,7 +60,7 @@ def judge(report: GpuReport, keeper: HealthTracker, *, now: float, by_schema: bo
         _judge_gpu(gpu)
     parents = {gpu.parent_uuid for gpu in report.gpus if gpu.parent_uuid}
     assert not [gpu.uuid for gpu in report.usable if gpu.uuid in parents]
-    _judge_as_told(keeper.observe(report, now_wall=now, now_mono=now), by_schema=by_schema)
+    _judge_as_told(tracker.observe(report, now_wall=now, now_mono=now), by_schema=by_schema)
 
 
 def _judge_gpu(gpu: Gpu) -> None:
@@ -89,4 +89,4 @@ def _judge_as_told(report: GpuReport, *, by_schema: bool) -> None:
 
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(probe_schema.probe_schema())
+    return jsonschema.Draft202012Validator(probe_schema())

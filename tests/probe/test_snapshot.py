@@ -81,7 +81,7 @@ def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path
     assert document["models_complete"] is True
 
 
-def test_a_search_that_ran_out_of_its_time_says_so(tmp_path: Path) -> None:
+def test_a_scan_that_ran_out_of_its_budget_is_incomplete(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"models--{name}").mkdir()
     sources = Sources(scanner=ModelScanner([HubCache([tmp_path])]), scan_budget_seconds=0)
@@ -160,12 +160,12 @@ def test_loading_it_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_without_options_the_hubs_own_places_are_searched(tmp_path: Path) -> None:
+def test_without_options_the_default_hub_paths_are_searched(tmp_path: Path) -> None:
     sources = open_sources(ProbeOptions(), environ={"HF_HUB_CACHE": str(tmp_path / "hub")}, home=tmp_path)
     assert tmp_path / "hub" in sources.scanner.paths
 
 
-def test_folders_and_declarations_reach_the_catalogue(tmp_path: Path) -> None:
+def test_folders_and_declarations_reach_the_scanner(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps({"model_id": "mine/asr", "version": "3", "kind": "asr"}))

@@ -1,4 +1,4 @@
-"""Trees of sysfs as the amdgpu driver writes them, after the kernel's documentation, made anew for a test."""
+"""Trees of sysfs as the amdgpu driver writes them, after the kernel's documentation, made for one test."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +49,7 @@ MI300X: Mapping[str, str] = {
     "ras/gfx_err_count": "ue: 0\nce: 0",
     "ras/gpu_vram_bad_pages": "0x00000001 : 0x00001000 : R",
 }
-"""A card for a data centre: its product told, RAS counters, the power of the moment."""
+"""A card for a data centre: with a product name, RAS counters, the power of the moment."""
 
 STRIX_HALO: Mapping[str, str] = {
     "vendor": "0x1002",

@@ -37,7 +37,7 @@ def read(folder: Path, names: Path = Path("/nowhere")) -> GpuReport:
     return AmdGpus(Surroundings(sys_dir=folder), names=names).read(5)
 
 
-def test_cards_are_listed_in_the_order_of_their_places_whatever_the_kernel_calls_them(tmp_path: Path) -> None:
+def test_cards_are_listed_in_the_order_of_their_pci_addresses(tmp_path: Path) -> None:
     sysfs = Sysfs(tmp_path)
     sysfs.card(0, "0000:83:00.0", MI300X)
     sysfs.card(1, "0000:03:00.0", RX_7900)
@@ -49,7 +49,7 @@ def test_cards_are_listed_in_the_order_of_their_places_whatever_the_kernel_calls
     ]
 
 
-def test_cards_whose_driver_gives_them_the_same_id_are_told_apart_by_their_slots(tmp_path: Path) -> None:
+def test_cards_with_the_same_id_are_named_by_their_pci_addresses(tmp_path: Path) -> None:
     sysfs = Sysfs(tmp_path)
     for number in range(2):
         sysfs.card(number, f"0000:0{number + 1}:00.0", MI300X)
@@ -72,7 +72,7 @@ def test_a_machine_without_an_amd_gpu_has_none(tmp_path: Path, made: str) -> Non
     assert read(tmp_path) == GpuReport(outcome=Outcome.OK)
 
 
-def test_a_gpu_without_its_driver_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_gpu_without_its_driver_is_reported_with_the_next_step(tmp_path: Path) -> None:
     Sysfs(tmp_path).card(0, "0000:03:00.0", RX_7900, driver=None)
     report = read(tmp_path)
     assert (report.outcome, report.gpus) == (Outcome.NO_DRIVER, ())
@@ -126,24 +126,24 @@ def test_a_product_is_named_by_the_driver_else_by_libdrms_table_else_by_its_pci_
 
 
 def test_uncorrected_errors_that_grow_degrade_the_card_and_those_from_before_do_not(tmp_path: Path) -> None:
-    sysfs, keeper = Sysfs(tmp_path), HealthTracker()
+    sysfs, tracker = Sysfs(tmp_path), HealthTracker()
     device = sysfs.card(0, "0000:03:00.0", {**MI300X, "ras/umc_err_count": "ue: 2\nce: 0"})
-    (gpu,) = keeper.observe(read(tmp_path), now_wall=0, now_mono=0).gpus
+    (gpu,) = tracker.observe(read(tmp_path), now_wall=0, now_mono=0).gpus
     assert (gpu.health, gpu.ecc_uncorrected) == (Health.OK, 2)
     (device / "ras" / "umc_err_count").write_text("ue: 3\nce: 0\n")
-    (gpu,) = keeper.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
+    (gpu,) = tracker.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
     assert (gpu.health, [one.code for one in gpu.reasons]) == (Health.DEGRADED, ["ecc_uncorrected"])
 
 
-def test_a_card_that_is_taken_out_is_lost_and_one_that_falls_asleep_keeps_its_health(tmp_path: Path) -> None:
-    sysfs, keeper = Sysfs(tmp_path), HealthTracker()
+def test_a_removed_card_is_lost_and_a_suspended_card_has_its_health_unchanged(tmp_path: Path) -> None:
+    sysfs, tracker = Sysfs(tmp_path), HealthTracker()
     device = sysfs.card(0, "0000:03:00.0", RX_7900)
-    keeper.observe(read(tmp_path), now_wall=0, now_mono=0)
+    tracker.observe(read(tmp_path), now_wall=0, now_mono=0)
     (device / "power" / "runtime_status").write_text("suspended\n")
-    (gpu,) = keeper.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
+    (gpu,) = tracker.observe(read(tmp_path), now_wall=5, now_mono=5).gpus
     assert (gpu.health, gpu.asleep) == (Health.OK, True)
     (tmp_path / "class" / "drm" / "card0" / "device").unlink()
-    (gpu,) = keeper.observe(read(tmp_path), now_wall=10, now_mono=10).gpus
+    (gpu,) = tracker.observe(read(tmp_path), now_wall=10, now_mono=10).gpus
     assert (gpu.health, gpu.uuid, [one.code for one in gpu.reasons]) == (
         Health.LOST,
         "AMD-d0e5f1a2b3c4d5e6",
@@ -151,7 +151,7 @@ def test_a_card_that_is_taken_out_is_lost_and_one_that_falls_asleep_keeps_its_he
     )
 
 
-def test_the_drivers_own_version_is_told_where_it_has_one(tmp_path: Path) -> None:
+def test_the_drivers_own_version_is_reported_where_it_has_one(tmp_path: Path) -> None:
     Sysfs(tmp_path).card(0, "0000:03:00.0", RX_7900)
     assert read(tmp_path).driver_version is None
     module = tmp_path / "module" / "amdgpu"
@@ -203,7 +203,7 @@ def test_what_nvidia_alone_has_is_unknown_with_that_reason(tmp_path: Path) -> No
         assert gpu.unknowns[name]
 
 
-def test_the_power_of_the_moment_stands_where_there_is_no_mean(tmp_path: Path) -> None:
+def test_the_current_power_is_read_where_there_is_no_average(tmp_path: Path) -> None:
     assert amd_card_read(card(tmp_path, MI300X)).power_w == 642
 
 
@@ -252,7 +252,7 @@ def test_a_card_that_fell_off_the_bus_is_lost_with_its_identity_and_without_figu
     assert gpu.unknowns["temperature_c"] == "the GPU has fallen off the PCI bus"
 
 
-def test_a_sleeping_card_is_not_woken(tmp_path: Path) -> None:
+def test_a_suspended_card_is_not_woken(tmp_path: Path) -> None:
     """Reading these files wakes the card: they are pipes here, and a reader of one would wait for ever."""
     device = card(tmp_path, {**RX_7900, "power/runtime_status": "suspended"})
     awake = ("gpu_busy_percent", "mem_busy_percent", "config", *(f for f in RX_7900 if f.startswith("hwmon")))
@@ -291,7 +291,7 @@ def test_a_damaged_file_costs_its_own_figure_and_no_other(tmp_path: Path, file: 
 
 @given(st.dictionaries(st.sampled_from(sorted({*MI300X, *RX_7900})), st.binary(max_size=40), max_size=24))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-def test_whatever_the_files_say_the_card_is_told_of_and_nothing_absurd_of_it(
+def test_whatever_the_files_hold_the_card_is_listed_without_absurd_figures(
     tmp_path_factory: pytest.TempPathFactory, said: dict[str, bytes]
 ) -> None:
     device = card(tmp_path_factory.mktemp("sys"), MI300X)
@@ -325,7 +325,7 @@ def test_a_number_is_read_or_unknown(tmp_path: Path, said: bytes, base: int, mea
     assert read_number(tmp_path / "f", base=base) == means
 
 
-def test_what_is_no_file_is_unknown_and_says_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_unknown_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("missing", "folder", "x" * 300, "nul\0"):
         assert read_text(tmp_path / name) is None
@@ -339,7 +339,7 @@ def test_no_more_is_read_than_the_bound(tmp_path: Path) -> None:
     assert len(read_text(tmp_path / "endless") or "") == 65_536
 
 
-def test_what_a_file_says_is_shown_shortly(tmp_path: Path) -> None:
+def test_a_files_content_is_shown_shortly(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("not a number at all, and rather long at that")
     assert read_failure(tmp_path / "f") == "f says 'not a number at all, and rather long at'"
     (tmp_path / "f").write_text("")

@@ -141,11 +141,11 @@ def test_one_that_hangs_and_one_that_cannot_be_loaded_leave_the_third_its_gpus(
     assert "ModuleNotFoundError" in (reports["torn"].detail or "")
 
 
-def test_where_none_is_wanted_none_is_asked() -> None:
+def test_an_empty_list_runs_no_collector() -> None:
     assert collect_reports(start_collectors([], Surroundings(), deadline_seconds=1)) == {}
 
 
-def test_all_are_asked_where_nothing_is_said(tmp_path: Path) -> None:
+def test_all_collectors_run_by_default(tmp_path: Path) -> None:
     started = start_collectors(None, Surroundings(sys_dir=tmp_path), deadline_seconds=20)
     assert collect_reports(started)["amd"].gpus == ()
 
@@ -180,7 +180,7 @@ def test_a_gpu_that_two_collectors_list_is_the_first_ones() -> None:
     assert report.gpus == NVIDIA
 
 
-def test_slices_share_their_parents_place() -> None:
+def test_mig_devices_share_their_gpus_address() -> None:
     slices = tuple(
         Gpu(uuid=f"MIG-{n}", name="1g", parent_uuid="GPU-0", pci_bus_id=NVIDIA[0].pci_bus_id)
         for n in range(3)

@@ -43,11 +43,11 @@ WHOLE = Gpu(
 
 
 def report(*gpus: object) -> GpuReport:
-    return GpuReport(outcome=Outcome.OK, gpus=gpus)  # type: ignore[arg-type]  # anything may be told
+    return GpuReport(outcome=Outcome.OK, gpus=gpus)  # type: ignore[arg-type]  # anything may be reported
 
 
-def admit(**told: object) -> Gpu:
-    (gpu,) = validate(report(replace(WHOLE, **told))).gpus  # type: ignore[arg-type]
+def validated(**fields: object) -> Gpu:
+    (gpu,) = validate(report(replace(WHOLE, **fields))).gpus  # type: ignore[arg-type]
     return gpu
 
 
@@ -78,8 +78,8 @@ def test_a_gpu_that_can_be_true_passes_unchanged() -> None:
         ("pci_bus_id", 7),
     ],
 )
-def test_a_figure_that_cannot_be_true_is_unknown_with_what_was_said(field: str, said: object) -> None:
-    gpu = admit(**{field: said})
+def test_a_figure_that_cannot_be_true_is_unknown_with_the_value_as_reason(field: str, said: object) -> None:
+    gpu = validated(**{field: said})
     assert getattr(gpu, field) is None
     assert gpu.unknowns[field].startswith("its collector reported ")
     assert replace(gpu, unknowns=WHOLE.unknowns, **{field: getattr(WHOLE, field)}) == WHOLE
@@ -99,7 +99,7 @@ def test_a_figure_that_cannot_be_true_is_unknown_with_what_was_said(field: str, 
         (report(*[WHOLE] * (MOST_GPUS + 1)), "lists 1025 GPUs"),
     ],
 )
-def test_gpus_that_cannot_be_told_apart_are_refused(said: object, says: str) -> None:
+def test_gpus_with_the_same_uuid_are_refused(said: object, says: str) -> None:
     with pytest.raises(InvalidReportError, match=says):
         validate(said)
 
@@ -110,27 +110,27 @@ def test_a_driver_that_is_not_well_never_goes_without_a_sentence(
     outcome: Outcome, detail: str | None
 ) -> None:
     assert "and not why" in (validate(GpuReport(outcome=outcome, detail=detail)).detail or "")
-    told = validate(GpuReport(outcome=outcome, detail="It is old: update it." + "x" * 9000)).detail or ""
-    assert told.startswith("It is old: update it.")
-    assert len(told) == 1024
+    detail = validate(GpuReport(outcome=outcome, detail="It is old: update it." + "x" * 9000)).detail or ""
+    assert detail.startswith("It is old: update it.")
+    assert len(detail) == 1024
 
 
 def test_nothing_in_a_text_steers_a_terminal_or_is_endless() -> None:
-    gpu = admit(name="\x1b[31mRadeon\x07" + "x" * 900)
+    gpu = validated(name="\x1b[31mRadeon\x07" + "x" * 900)
     assert gpu.name.isprintable()
     assert len(gpu.name) <= 256
 
 
 def test_a_reason_of_the_table_decides_the_health_and_keeps_its_moment() -> None:
     why = HealthReason(code="retired_pages_pending", detail="3 pages", since=5.0)
-    gpu = admit(health=Health.OK, reasons=(why,))
+    gpu = validated(health=Health.OK, reasons=(why,))
     assert gpu.health is Health.DEGRADED
     assert [(one.code, one.detail, one.since) for one in gpu.reasons] == [(why.code, "3 pages", 5.0)]
     assert gpu.reasons[0].action == "reset GPU"
 
 
 @pytest.mark.parametrize(
-    ("told", "health", "code"),
+    ("reported", "health", "code"),
     [
         (Health.DEGRADED, Health.DEGRADED, "collector_degraded"),
         (Health.LOST, Health.LOST, "gpu_lost"),
@@ -138,17 +138,17 @@ def test_a_reason_of_the_table_decides_the_health_and_keeps_its_moment() -> None
         ("melted", Health.UNKNOWN, "collector_unsure"),
     ],
 )
-def test_a_fault_that_the_table_does_not_know_has_a_code_that_stands_for_it(
-    told: object, health: Health, code: str
+def test_a_fault_that_the_table_lacks_gets_a_code_by_its_health(
+    reported: object, health: Health, code: str
 ) -> None:
-    gpu = admit(health=told, reasons=(HealthReason(code="vendor_7", detail="fan stopped"), "rubbish"))
+    gpu = validated(health=reported, reasons=(HealthReason(code="vendor_7", detail="fan stopped"), "rubbish"))
     assert [one.code for one in gpu.reasons] == [code]
     assert gpu.reasons[0].detail == "vendor_7: fan stopped"
     assert gpu.health is health
 
 
 def test_no_reason_is_made_up_for_a_gpu_that_is_well() -> None:
-    gpu = admit(reasons=(HealthReason(code="vendor_note", detail="all is well"),))
+    gpu = validated(reasons=(HealthReason(code="vendor_note", detail="all is well"),))
     assert (gpu.health, gpu.reasons) == (Health.OK, ())
 
 
@@ -168,11 +168,11 @@ _ANYTHING = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from([field.name for field in fields(Gpu)]), _ANYTHING))
-def test_whatever_a_collector_says_of_a_gpu_is_admitted_or_refused_and_never_passes_as_it_is(
-    told: dict[str, Any],
+def test_whatever_a_collector_reports_is_validated_or_refused(
+    reported: dict[str, Any],
 ) -> None:
     try:
-        (gpu,) = validate(report(replace(WHOLE, **told))).gpus
+        (gpu,) = validate(report(replace(WHOLE, **reported))).gpus
     except InvalidReportError:
         return
     assert gpu.uuid.isprintable()

@@ -60,7 +60,7 @@ def test_an_xid_of_an_application_or_an_unknown_one_never_counts(code: str) -> N
 
 
 @pytest.mark.parametrize("code", RESET_CODES)
-def test_an_event_that_a_reset_ends_stands_until_the_count_of_energy_begins_anew(code: str) -> None:
+def test_an_event_that_a_reset_clears_is_active_until_the_energy_count_restarts(code: str) -> None:
     past = Past()
     assert past.at(0, gpu(events={code: 1}, energy_mj=9_000)) == [code]
     assert past.at(1, gpu(energy_mj=9_500)) == [code]
@@ -77,7 +77,7 @@ def test_one_lying_count_of_energy_is_no_reset() -> None:
         assert past.at(now, gpu(energy_mj=1_000_000 + now, ecc=3)) == ["xid_95"]
 
 
-def test_a_count_of_energy_that_fell_and_stands_still_is_no_reset_until_it_grows() -> None:
+def test_an_energy_count_that_fell_is_a_reset_only_once_it_grows() -> None:
     past = Past()
     past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
     for now in range(1, 5):
@@ -85,7 +85,7 @@ def test_a_count_of_energy_that_fell_and_stands_still_is_no_reset_until_it_grows
     assert past.at(5, gpu(energy_mj=900)) == []
 
 
-def test_a_count_of_energy_that_fell_and_is_not_told_then_proves_nothing() -> None:
+def test_an_energy_count_that_fell_and_is_then_unknown_proves_no_reset() -> None:
     past = Past()
     past.at(0, gpu(events={"xid_95": 1}, energy_mj=1_000_000))
     past.at(1, gpu(energy_mj=1))
@@ -144,7 +144,7 @@ def test_a_gpu_that_fell_off_the_bus_and_still_answers_is_not_believed() -> None
     assert past.at(1, gpu(energy_mj=9_001)) == ["xid_79"]
 
 
-def test_an_event_that_comes_with_the_reset_itself_stands() -> None:
+def test_an_event_that_comes_with_the_reset_itself_stays_active() -> None:
     past = Past()
     past.at(0, gpu(energy_mj=9_000))
     assert past.at(1, gpu(events={"xid_48": 1}, energy_mj=2)) == ["xid_48"]
@@ -160,7 +160,7 @@ def test_an_event_that_hit_programs_ends_when_all_of_them_are_gone(code: str) ->
 
 
 @pytest.mark.parametrize("pids", [None, ()])
-def test_where_nobody_knows_which_programs_were_hit_time_ends_it(pids: tuple[int, ...] | None) -> None:
+def test_an_event_that_hit_unknown_programs_ends_by_time(pids: tuple[int, ...] | None) -> None:
     past = Past()
     past.at(0, gpu(events={"xid_94": 1}, pids=pids))
     assert past.at(QUIET_SECONDS - 1, gpu(pids=(9,))) == ["xid_94"]
@@ -174,13 +174,13 @@ def test_programs_that_run_on_keep_an_event_for_so_long_only() -> None:
     assert past.at(QUIET_SECONDS, gpu(pids=(7,))) == []
 
 
-def test_what_is_not_said_about_programs_ends_nothing() -> None:
+def test_unknown_processes_end_no_event() -> None:
     past = Past()
     past.at(0, gpu(events={"xid_94": 1}, pids=(7,)))
     assert past.at(1, gpu("gpu_lost", pids=None, throttle=None)) == ["xid_94"]
 
 
-def test_an_event_that_hit_no_program_waits_for_quiet_and_each_return_begins_it_anew() -> None:
+def test_an_event_that_hit_no_program_ends_when_quiet_since_its_last_time() -> None:
     past = Past()
     past.at(0, gpu(events={"xid_92": 1}, pids=(7,)))
     assert past.at(500, gpu(events={"xid_92": 2})) == ["xid_92"]
@@ -188,11 +188,11 @@ def test_an_event_that_hit_no_program_waits_for_quiet_and_each_return_begins_it_
     assert past.at(QUIET_SECONDS + 500, gpu()) == []
 
 
-def test_an_event_that_came_often_says_how_often() -> None:
+def test_an_event_that_came_often_has_its_count() -> None:
     past = Past()
     past.at(0, gpu(events={"xid_94": 2}))
-    (told,) = past.reasons(1, gpu(events={"xid_94": 3}))
-    assert "(5 times)" in told.detail
+    (cause,) = past.reasons(1, gpu(events={"xid_94": 3}))
+    assert "(5 times)" in cause.detail
 
 
 def test_errors_that_grow_count_and_errors_of_before_do_not() -> None:
@@ -200,9 +200,9 @@ def test_errors_that_grow_count_and_errors_of_before_do_not() -> None:
     assert past.at(0, gpu(ecc=12)) == []
     assert past.at(1, gpu(ecc=12)) == []
     assert past.at(2, gpu(ecc=None)) == []
-    (told,) = past.reasons(3, gpu(ecc=15))
-    assert told.code == "ecc_uncorrected"
-    assert "(3 times)" in told.detail
+    (cause,) = past.reasons(3, gpu(ecc=15))
+    assert cause.code == "ecc_uncorrected"
+    assert "(3 times)" in cause.detail
     assert past.at(4, gpu(ecc=15)) == ["ecc_uncorrected"]
     assert past.at(3 + QUIET_SECONDS, gpu(ecc=15)) == []
 
@@ -219,15 +219,15 @@ def test_errors_that_came_since_a_reset_are_new_however_many_there_were_before(e
     past = Past()
     past.at(0, gpu(ecc=12, energy_mj=5_000))
     assert past.at(1, gpu(ecc=errors, energy_mj=3)) == []
-    (told,) = past.reasons(2, gpu(ecc=errors, energy_mj=4))
-    assert f"({errors} times)" in told.detail
+    (cause,) = past.reasons(2, gpu(ecc=errors, energy_mj=4))
+    assert f"({errors} times)" in cause.detail
 
 
 def test_errors_that_came_after_their_count_was_cleared_are_new() -> None:
     past = Past()
     past.at(0, gpu(ecc=12, energy_mj=5_000))
-    (told,) = past.reasons(1, gpu(ecc=2, energy_mj=5_001))
-    assert "(2 times)" in told.detail
+    (cause,) = past.reasons(1, gpu(ecc=2, energy_mj=5_001))
+    assert "(2 times)" in cause.detail
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_slowness_counts_once_it_is_held_over_a_minute_and_since_it_began(sign: 
     past = Past()
     for now in range(0, 61, 5):
         assert past.at(now, gpu(throttle=(sign, "hw_slowdown"))) == []
-    (told,) = past.reasons(65, gpu(throttle=(sign,)))
-    assert (told.code, told.since) == (code, WALL)
+    (cause,) = past.reasons(65, gpu(throttle=(sign,)))
+    assert (cause.code, cause.since) == (code, WALL)
     assert past.at(70, gpu()) == []
 
 
@@ -261,13 +261,13 @@ def test_slowness_for_another_reason_is_no_illness(sign: str) -> None:
         assert past.at(now, gpu(throttle=(sign,))) == []
 
 
-def test_two_looks_with_nothing_in_between_do_not_make_a_minute() -> None:
+def test_two_readings_with_nothing_in_between_do_not_make_a_minute() -> None:
     past = Past()
     past.at(0, gpu(throttle=("hw_thermal_slowdown",)))
     assert past.at(61, gpu(throttle=("hw_thermal_slowdown",))) == []
 
 
-def test_a_reading_that_says_nothing_about_slowness_neither_proves_nor_clears_it() -> None:
+def test_unknown_throttle_reasons_neither_start_nor_end_a_slowdown() -> None:
     past = Past()
     for now in range(0, 66, 5):
         past.at(now, gpu(throttle=("hw_thermal_slowdown",)))

@@ -49,9 +49,9 @@ MISSES = st.sampled_from(["missed", "broken"])
 
 @dataclass(slots=True)
 class Course:
-    """A keeper led through readings, with a plain account of each GPU's clean readings beside it."""
+    """A tracker led through readings, with a plain account of each GPU's clean readings beside it."""
 
-    keeper: HealthTracker = field(default_factory=HealthTracker)
+    tracker: HealthTracker = field(default_factory=HealthTracker)
     clean: dict[str, int] = field(default_factory=dict)
     energy: dict[int, int] = field(default_factory=dict)
     now: float = 0.0
@@ -69,7 +69,7 @@ class Course:
 
     def _observe(self, result: GpuReport | MissedReading) -> GpuReport:
         self.now += SECONDS
-        return self.keeper.observe(result, now_wall=WALL + self.now, now_mono=self.now)
+        return self.tracker.observe(result, now_wall=WALL + self.now, now_mono=self.now)
 
     def _gpu(self, index: int, look: Look) -> Gpu:
         gpu = Gpu(
@@ -94,7 +94,7 @@ class Course:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(*[LOOKS] * GPUS) | MISSES, min_size=1, max_size=40))
-def test_no_gpu_is_ok_while_something_is_said_of_it_or_before_three_clean_readings(
+def test_no_gpu_is_ok_with_a_reason_or_before_three_clean_readings(
     steps: list[tuple[Look, ...] | str],
 ) -> None:
     course = Course()
@@ -140,7 +140,7 @@ def test_every_gpu_is_ok_again_once_it_was_reset_and_read_in_peace(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(*[LOOKS] * GPUS) | MISSES, min_size=2, max_size=40))
-def test_a_reason_keeps_its_first_moment_as_long_as_it_stands(steps: list[tuple[Look, ...] | str]) -> None:
+def test_an_active_reason_has_its_first_since(steps: list[tuple[Look, ...] | str]) -> None:
     course = Course()
     before: dict[tuple[str, str], float | None] = {}
     for step in steps:

@@ -32,7 +32,7 @@ def test_the_worst_reason_decides(codes: list[str], worst: Health) -> None:
     assert health_from(reason(code) for code in codes) is worst
 
 
-def test_what_nobody_knew_ends_with_the_next_reading() -> None:
+def test_an_unknown_health_ends_with_the_next_reading() -> None:
     unknown = [entry for entry in REASONS.values() if entry.health is Health.UNKNOWN]
     assert {entry.clears for entry in unknown} == {Clears.READING}
 

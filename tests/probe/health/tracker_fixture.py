@@ -1,4 +1,4 @@
-"""A keeper of health with a clock of its own, and readings for it."""
+"""A health tracker with a clock of its own, and readings for it."""
 
 from gpu_agent.probe.health.reasons import health_from, reason
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
@@ -31,14 +31,14 @@ def hung(since: float) -> MissedReading:
     return MissedReading(reason="nvml_hung", since=since, detail="NVML did not answer: reboot.")
 
 
-class Keeping:
-    """A keeper and a hand on its clock."""
+class TrackedGpus:
+    """A tracker, and the time of each reading."""
 
     def __init__(self, stale_after_seconds: float = 60.0) -> None:
-        self.keeper = HealthTracker(stale_after_seconds)
+        self.tracker = HealthTracker(stale_after_seconds)
 
     def at(self, now: float, result: GpuReport | MissedReading) -> GpuReport:
-        return self.keeper.observe(result, now_wall=WALL + now, now_mono=now)
+        return self.tracker.observe(result, now_wall=WALL + now, now_mono=now)
 
     def healths(self, now: float, result: GpuReport | MissedReading) -> list[Health]:
         return [each.health for each in self.at(now, result).gpus]

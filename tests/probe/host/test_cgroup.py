@@ -140,7 +140,7 @@ def test_version_1_without_limits_writes_huge_numbers_and_has_none(tmp_path: Pat
     assert version_1(tmp_path, "/", files) == Cgroup()
 
 
-def test_version_1_tells_the_limit_of_parents_that_a_container_cannot_see(tmp_path: Path) -> None:
+def test_version_1_gives_the_limit_of_parents_that_a_container_cannot_see(tmp_path: Path) -> None:
     files = {
         "memory/memory.limit_in_bytes": "9223372036854771712",
         "memory/memory.stat": f"cache 1\nhierarchical_memory_limit {3 * GIB}\n",

@@ -104,7 +104,7 @@ def test_a_group_that_uses_up_its_quota_is_at_full_load(tmp_path: Path) -> None:
 
 
 @LINUX_ONLY
-def test_what_this_kernel_does_not_tell_is_unknown_with_its_reason(tmp_path: Path) -> None:
+def test_what_this_kernel_lacks_is_unknown_with_its_reason(tmp_path: Path) -> None:
     host = HostProbe(root=tmp_path).read()
     assert (host.boot_id, host.virtualization) == (None, None)
     assert host.unknowns["boot_id"].startswith("FileNotFoundError")
@@ -112,7 +112,7 @@ def test_what_this_kernel_does_not_tell_is_unknown_with_its_reason(tmp_path: Pat
 
 
 @LINUX_ONLY
-def test_without_a_proc_to_read_cores_and_memory_are_asked_of_the_kernel(
+def test_without_proc_cores_and_memory_are_read_by_system_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
@@ -123,7 +123,7 @@ def test_without_a_proc_to_read_cores_and_memory_are_asked_of_the_kernel(
     assert {"machine_memory_total_mb", "cpu_percent"} <= set(host.unknowns)
 
 
-def test_what_no_file_is_read_for_is_told_where_reading_files_hangs() -> None:
+def test_the_host_is_read_by_system_calls_where_files_hang() -> None:
     host = read_by_system_calls("the machine did not answer")
     assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
     assert host.hostname

@@ -17,8 +17,8 @@ def put(
     folder = root / "proc" / str(pid)
     folder.mkdir(parents=True)
     letter, threads = state.split()
-    told = STAT.format(pid=pid, name=name, state=letter, parent=parent, threads=threads, started=started)
-    (folder / "stat").write_text(told)
+    stat = STAT.format(pid=pid, name=name, state=letter, parent=parent, threads=threads, started=started)
+    (folder / "stat").write_text(stat)
 
 
 @pytest.mark.parametrize("name", ["python3", "a b", "x) S 99 (y", "((", ""])
@@ -34,7 +34,7 @@ def test_a_process_that_is_not_there_or_cannot_be_read_is_unknown(tmp_path: Path
     assert process(43, tmp_path) is None
 
 
-def test_a_process_that_ended_unwaited_for_is_none_and_one_whose_first_thread_ended_is_one(
+def test_a_zombie_is_no_process_unless_other_threads_run(
     tmp_path: Path,
 ) -> None:
     put(tmp_path, 42, 7, 1234, state="Z 1")
@@ -51,12 +51,12 @@ def test_a_real_zombie_is_no_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "same"), [("NSpid:\t42\n", True), ("NSpid:\t42\t7\n", False), ("Name:\tx\n", True)]
+    ("pids", "same"), [("NSpid:\t42\n", True), ("NSpid:\t42\t7\n", False), ("Name:\tx\n", True)]
 )
-def test_who_is_in_a_container_of_his_own_counts_otherwise(tmp_path: Path, told: str, *, same: bool) -> None:
+def test_a_process_in_a_container_has_other_pids(tmp_path: Path, pids: str, *, same: bool) -> None:
     assert counts_as_we_do(42, tmp_path)  # nothing shows otherwise
     put(tmp_path, 42, 7, 1234)
-    (tmp_path / "proc" / "42" / "status").write_text(f"Name:\tx\n{told}Threads:\t1\n")
+    (tmp_path / "proc" / "42" / "status").write_text(f"Name:\tx\n{pids}Threads:\t1\n")
     assert counts_as_we_do(42, tmp_path) is same
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 LONG_AGO = 1_600_000_000
 LONG = 1_000_000
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def open_folder() -> Iterator[Path]:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Be nobody, where one is root: to root no folder is closed."""
+    """Drop root, where the tests run as root: for root no folder is closed."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED_UID)
     try:
         yield
     finally:

@@ -140,11 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _answer(self, *, body: bool) -> None:
-        told = self.hub.answer(self.path)
-        if told is None:
+        answer = self.hub.answer(self.path)
+        if answer is None:
             self._head(404, {}, 0)
             return
-        headers, data, name = told
+        headers, data, name = answer
         began = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
         self._head(206 if began else 200, headers, len(data) - began)
         if body:
@@ -166,4 +166,4 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(data)
         except OSError:
-            return  # whoever asked was killed
+            return  # the client was killed

@@ -1,4 +1,4 @@
-"""Trees of folders that nobody in his right mind would keep models in, made from a seed."""
+"""Odd trees of folders, made from a seed."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 from gpu_agent.probe.models.files import MAX_DEPTH
 from tests.probe.models.caches import revision, tensors
 
-SECRET = "kept-elsewhere"
+SECRET = "stored-elsewhere"
 """Part of what lies outside the root, in the layouts that are searched for: nothing of it may be found."""
 MARK = "no-name-of-a-model"
-"""Part of every path of a tree: what is told must not hold it."""
+"""Part of every path of a tree: no report may hold it."""
 CHANGE_SECONDS = 0.0005
 """How often the writer changes something."""
 PLACES = ("blobs", "refs", "snapshots", "manifests", "registry.ollama.ai", "library", "llama3", "1", "a")
@@ -118,7 +118,7 @@ class Tree:
         return self.dice.choice(about + beyond)
 
     def disturb(self, stop: threading.Event) -> None:
-        """Change things until told to stop."""
+        """Change things until stopped."""
         while not stop.wait(CHANGE_SECONDS):
             folder, folders, files = self.dice.choice(list(os.walk(self.root)) or [(str(self.root), [], [])])
             with suppress(OSError):

@@ -1,9 +1,10 @@
-"""Trees that nobody in his right mind would keep models in, made from a seed, and what must hold of any.
+"""Odd trees of models, made from a seed, and what must hold for each.
 
     python -m tests.probe.models.random_trees [--trees 1000] [--seed 0]
 
 Broken links, loops, folders closed to the reader, files of a terabyte that take no room, names that are no
-text, half manifests, and in one of three a writer at work. A fault is told with the seed that repeats it.
+text, half manifests, and in one of three a writer at work. A failure is printed with the seed that repeats
+it.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def judge(seed: int) -> None:
             one, other = (replace(scan, disks=()) for scan in scans[-2:])  # others use the disk too
             assert one == other, "two looks at the same tree differ"
         for scan in {(scan.models, *scan.problems.items()): scan for scan in scans}.values():
-            assert_tellable(scan, folder)
+            assert_reportable(scan, folder)
 
 
 def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
@@ -110,8 +111,8 @@ def clock(sources: Sequence[Metered]) -> float:
     return float(sum(source.reads for source in sources))
 
 
-def assert_tellable(scan: Scan, folder: str) -> None:
-    """What is told is a message that its reader takes, and holds no path of this machine."""
+def assert_reportable(scan: Scan, folder: str) -> None:
+    """The scan fits a message that its reader accepts, and holds no path of this machine."""
     inventory = Inventory(
         host=HOST,
         gpu=GpuReport(outcome=Outcome.NO_DRIVER),
@@ -120,7 +121,7 @@ def assert_tellable(scan: Scan, folder: str) -> None:
     )
     frame = encode(registration(declare(inventory, Owner()), node_id=None))
     decode_from_node(frame)
-    assert MARK not in frame, "a path was told"
+    assert MARK not in frame, "a path was reported"
     assert SECRET not in frame, "a link was followed out of the root"
     for text in (*scan.problems.values(), *(model.detail or "" for model in scan.models)):
         assert folder not in text, "a reason holds a path"
@@ -132,7 +133,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  a count
 
 
-def play(seeds: Sequence[int], told: Callable[[str], object]) -> int:
+def play(seeds: Sequence[int], report: Callable[[str], object]) -> int:
     """Judge the trees of these seeds; how many faults there were."""
     faults = 0
     for seed in seeds:
@@ -140,7 +141,7 @@ def play(seeds: Sequence[int], told: Callable[[str], object]) -> int:
             judge(seed)
         except Exception as fault:  # noqa: BLE001  whatever it is, its seed is wanted
             faults += 1
-            told(f"seed {seed}: {type(fault).__name__}: {fault}")
+            report(f"seed {seed}: {type(fault).__name__}: {fault}")
     return faults
 
 

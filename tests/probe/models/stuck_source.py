@@ -39,7 +39,7 @@ class HeldSource:
 
 
 class Clock:
-    """Moves when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0

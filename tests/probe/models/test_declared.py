@@ -19,7 +19,7 @@ def test_what_is_not_declared_stays_as_it_was_found() -> None:
     assert apply_declarations([], [FOUND, OTHER]) == (FOUND, OTHER)
 
 
-def test_a_declared_model_that_was_found_nowhere_is_what_the_owner_says() -> None:
+def test_a_declared_model_that_was_found_nowhere_is_as_declared() -> None:
     stated = Declaration(model_id="opus-mt-en-de", version="3", kind="nmt", enabled=False)
     assert apply_declarations([stated], [OTHER]) == (
         Model(

@@ -103,7 +103,7 @@ def test_files_that_an_index_names_and_that_are_not_here_are_counted(tmp_path: P
     assert (models["m"].status, models["m"].size_bytes) == (ModelStatus.READY, 2 * len(tensors()))
 
 
-def test_an_engine_tells_what_it_was_built_from(tmp_path: Path) -> None:
+def test_an_engine_names_what_it_was_built_from(tmp_path: Path) -> None:
     config = {"pretrained_config": {"architecture": "LlamaForCausalLM"}}
     write(tmp_path / "m" / "config.json", json.dumps(config))
     write(tmp_path / "m" / "rank0.engine")
@@ -129,7 +129,7 @@ def test_a_root_that_is_itself_a_model_is_one_model(tmp_path: Path) -> None:
     assert list(models) == ["whole"]
 
 
-def test_a_download_of_the_hub_into_a_folder_tells_its_revision(tmp_path: Path) -> None:
+def test_a_download_of_the_hub_into_a_folder_gives_its_revision(tmp_path: Path) -> None:
     write(tmp_path / "m" / "model.safetensors", tensors())
     write(
         tmp_path / "m" / ".cache" / "huggingface" / "download" / "config.json.metadata",
@@ -174,7 +174,7 @@ def test_a_link_to_itself_hides_nothing(tmp_path: Path) -> None:
     assert (list(models), problems) == (["m"], {})
 
 
-def test_folders_without_models_are_silent(tmp_path: Path) -> None:
+def test_folders_without_models_are_no_problem(tmp_path: Path) -> None:
     write(tmp_path / "src" / "main.py")
     write(tmp_path / ".git" / "model.json", "{}")
     assert found_in(tmp_path) == ({}, {})
@@ -203,7 +203,7 @@ def grow(path: Path, tree: object) -> None:
 
 @settings(max_examples=200)
 @given(st.dictionaries(NAMES, TREES, max_size=3))
-def test_no_tree_of_files_makes_it_raise_or_tell_a_path(tree: dict[str, object]) -> None:
+def test_no_tree_of_files_makes_a_source_raise_or_show_a_path(tree: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         grow(root, tree)

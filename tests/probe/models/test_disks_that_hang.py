@@ -39,7 +39,7 @@ def become(true: Callable[[], bool]) -> bool:
 
 
 def settled(scanner: ModelScanner) -> bool:
-    """Whether nobody is left behind any more, now or soon."""
+    """Whether no thread hangs any more, now or soon."""
     return become(lambda: not any(state.busy for state in scanner.states))
 
 
@@ -58,14 +58,14 @@ def test_a_disk_that_hangs_takes_its_own_models_along_and_no_others() -> None:
     assert statuses(scan) == {**ready, "b": ModelStatus.ERROR, "new": ModelStatus.READY}
     assert {model.detail for model in scan.models if model.status is ModelStatus.ERROR} == {UNREADABLE}
     assert (scan.problems, scan.complete) == ({"/b": DISK_SILENT}, True), (
-        "it is told of, and the rest was reached"
+        "it is reported, and the rest was reached"
     )
     assert scan.disk_unknowns == {"b": "no answer"}
     assert statuses(after) == {**ready, "new": ModelStatus.READY}
     assert (after.problems, after.complete) == ({}, True)
 
 
-def test_until_its_silence_has_lasted_its_models_stand_and_nothing_is_said() -> None:
+def test_models_of_a_silent_disk_stay_until_the_silence_has_lasted() -> None:
     source = HeldSource("/a", "a")
     scanner = ModelScanner([source], patience=LENIENT)
     scanner.scan()
@@ -86,7 +86,7 @@ def test_a_model_that_another_disk_holds_too_is_ready_by_that_one() -> None:
     assert statuses(scan) == {"both": ModelStatus.READY}
 
 
-def test_each_disk_that_hangs_keeps_one_thread_and_is_asked_once() -> None:
+def test_each_disk_that_hangs_holds_one_thread_and_is_read_once() -> None:
     held = [HeldSource(f"/held-{number}") for number in range(4)]
     well = HeldSource("/well", "well")
     scanner = ModelScanner([well, *held], patience=HASTY)
@@ -111,7 +111,7 @@ def test_time_that_is_lost_on_a_disk_that_hangs_is_not_taken_from_the_others() -
     held.release.set()
 
 
-def test_whoever_looks_once_waits_in_the_end_for_a_slow_disk() -> None:
+def test_a_single_scan_waits_in_the_end_for_a_slow_disk() -> None:
     slow = HeldSource("/slow", "slow")
     slow.hold()
     waker = threading.Timer(0.5, slow.release.set)
@@ -122,7 +122,7 @@ def test_whoever_looks_once_waits_in_the_end_for_a_slow_disk() -> None:
     assert (statuses(scan), scan.complete, scan.problems) == ({"slow": ModelStatus.READY}, True, {})
 
 
-def test_whoever_looks_once_is_told_which_place_did_not_answer_in_time() -> None:
+def test_a_single_scan_names_the_path_that_did_not_answer_in_time() -> None:
     held, well = HeldSource("/held"), HeldSource("/well", "well")
     held.hold()
     scanner = ModelScanner([held, well], patience=DiskPatience(wait_seconds=0.05))
@@ -131,7 +131,7 @@ def test_whoever_looks_once_is_told_which_place_did_not_answer_in_time() -> None
     assert (statuses(scan), scan.problems) == ({"well": ModelStatus.READY}, {"/held": DISK_SILENT})
 
 
-def test_a_catalogue_of_other_places_goes_on_with_the_shelves_that_stay() -> None:
+def test_a_new_scanner_goes_on_with_the_source_states_that_stay() -> None:
     stays, goes, comes = (HeldSource(f"/{name}", name) for name in "abc")
     before = ModelScanner([stays, goes], patience=LENIENT)
     before.scan()
@@ -141,10 +141,10 @@ def test_a_catalogue_of_other_places_goes_on_with_the_shelves_that_stay() -> Non
     scan = after.scan()
     stays.release.set()
     assert list(statuses(scan)) == ["a", "c"]
-    assert stays.looks == 2, "nobody asks a disk that hangs a second time"
+    assert stays.looks == 2, "a disk that hangs is not read a second time"
 
 
-def test_the_budget_is_shared_among_the_places_and_what_one_does_not_need_is_for_the_others() -> None:
+def test_the_budget_is_shared_among_the_sources_and_what_one_does_not_need_is_for_the_others() -> None:
     clock = Clock()
     many = CostlySource(clock, "/many", *"abcdefgh")
     few, none = CostlySource(clock, "/few", "x", "y"), CostlySource(clock, "/none")
@@ -157,7 +157,7 @@ def test_the_budget_is_shared_among_the_places_and_what_one_does_not_need_is_for
     assert scanner.scan(20).complete
 
 
-def test_a_mount_that_answers_nothing_not_even_stat_costs_nobody_else(tmp_path: Path) -> None:
+def test_a_mount_that_hangs_in_stat_delays_no_other_source(tmp_path: Path) -> None:
     roots = [tmp_path / name for name in ("one", "two", "three")]
     for root in roots:
         (root / root.name).mkdir(parents=True)
@@ -173,10 +173,10 @@ def test_a_mount_that_answers_nothing_not_even_stat_costs_nobody_else(tmp_path: 
     after = scanner.scan()
     assert set(before) == {"one", "two", "three"}
     for scan, new in ((first, set[str]()), (second, {"later"})):
-        told = {model.model_id: model.detail for model in scan.models}
-        assert set(told) == set(before) | new
-        assert told["two"] == UNREADABLE
-        assert UNREADABLE not in (told["one"], told["three"])
+        details = {model.model_id: model.detail for model in scan.models}
+        assert set(details) == set(before) | new
+        assert details["two"] == UNREADABLE
+        assert UNREADABLE not in (details["one"], details["three"])
         assert scan.problems == {str(roots[1]): DISK_SILENT}
     assert statuses(after) == {**before, "later": before["one"]}
     assert os.listdir(roots[1]) == ["two"]  # noqa: PTH208
@@ -190,7 +190,7 @@ def states(count: int) -> list[SourceState]:
     return [SourceState(HeldSource(f"/{number}")) for number in range(count)]
 
 
-def test_each_shelf_is_visited_in_order_and_hears_how_many_come_after() -> None:
+def test_each_source_is_read_in_order_with_the_number_of_those_after_it() -> None:
     way = states(3)
     visited: list[tuple[SourceState, int]] = []
 
@@ -214,7 +214,7 @@ def test_one_that_wants_more_is_visited_again_when_all_others_were() -> None:
     assert visited == [one, two, one, one]
 
 
-def test_one_that_hangs_is_left_behind_and_another_goes_the_rest_of_the_way() -> None:
+def test_a_hanging_thread_is_left_behind_and_another_reads_the_rest() -> None:
     one, two, three = way = states(3)
     release = threading.Event()
     visited: list[SourceState] = []
@@ -231,7 +231,7 @@ def test_one_that_hangs_is_left_behind_and_another_goes_the_rest_of_the_way() ->
     assert ScanThread([three], visit).made_progress(PATIENT_SECONDS)
     release.set()
     assert thread.ended.wait(PATIENT_SECONDS)
-    assert visited == [one, three, two], "whoever was left behind goes no further"
+    assert visited == [one, three, two], "a thread that was left behind goes no further"
 
 
 def test_one_that_gets_on_slowly_is_waited_for() -> None:
@@ -240,18 +240,18 @@ def test_one_that_gets_on_slowly_is_waited_for() -> None:
 
     def visit(state: SourceState, _: int) -> bool:
         for _ in range(4):
-            ticks.wait(0.5)  # nobody sets it
+            ticks.wait(0.5)  # never set
             state.progress_at += 0.5
         return False
 
     assert ScanThread([state], visit).made_progress(1.5)
 
 
-def test_a_walk_that_breaks_off_is_told_by_its_thread_and_never_passes_for_whole(
+def test_a_scan_thread_that_fails_raises_and_is_never_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[type[BaseException]] = []
-    monkeypatch.setattr(threading, "excepthook", lambda ended: told.append(ended.exc_type))
+    raised: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: raised.append(ended.exc_type))
 
     def visit(_: SourceState, __: int) -> bool:
         raise ZeroDivisionError
@@ -259,4 +259,4 @@ def test_a_walk_that_breaks_off_is_told_by_its_thread_and_never_passes_for_whole
     thread = ScanThread(states(1), visit)
     with pytest.raises(RuntimeError, match="scan of the model sources failed"):
         thread.made_progress(PATIENT_SECONDS)
-    eventually(lambda: told == [ZeroDivisionError], within_seconds=PATIENT_SECONDS, what="its end told")
+    eventually(lambda: raised == [ZeroDivisionError], within_seconds=PATIENT_SECONDS, what="its end")

@@ -58,7 +58,7 @@ def test_files_are_found_at_any_depth_with_their_sizes(tmp_path: Path) -> None:
     assert {file.name: tree.size(file) for file in tree.files(str(tmp_path))} == {"a/b/deep": 3, "top": 1}
 
 
-def test_a_folder_that_opens_and_then_tells_nothing_is_closed_again(
+def test_a_folder_that_opens_and_has_no_status_is_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(_descriptor: int) -> os.stat_result:
@@ -117,7 +117,7 @@ def test_depth_and_number_of_entries_are_bounded(tmp_path: Path, monkeypatch: py
         FolderReader(open_root(tmp_path)).folder(str(deep))
 
 
-def test_a_head_is_no_longer_than_asked_and_only_of_regular_files(tmp_path: Path) -> None:
+def test_a_head_is_no_longer_than_requested_and_only_of_regular_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     os.mkfifo(tmp_path / "pipe")
     tree = FolderReader(open_root(tmp_path))
@@ -126,7 +126,7 @@ def test_a_head_is_no_longer_than_asked_and_only_of_regular_files(tmp_path: Path
         tree.head(str(tmp_path / "pipe"), 4)
 
 
-def test_what_was_read_is_watched_and_what_failed_is_looked_at_again(tmp_path: Path) -> None:
+def test_what_was_read_is_watched_and_what_failed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     tree = FolderReader(open_root(tmp_path), watch_files=True)
     list(tree.files(str(tmp_path)))
@@ -207,7 +207,7 @@ def test_a_folder_whose_parts_are_watched_is_entered_and_not_watched_itself(tmp_
 
 
 @pytest.mark.usefixtures("ways")
-def test_what_is_mounted_below_a_root_counts_only_where_its_owner_says_so(mounted: Path) -> None:
+def test_file_systems_mounted_below_a_root_count_only_where_configured(mounted: Path) -> None:
     root, other = mounted.parent, str(mounted)
     (mounted / "weights").write_bytes(b"123")
     (root / "link").symlink_to(mounted / "weights")
@@ -218,9 +218,9 @@ def test_what_is_mounted_below_a_root_counts_only_where_its_owner_says_so(mounte
     linked = FolderReader(open_root(root)).file(str(root / "link"), "link")
     assert linked is not None
     assert "another file system" in str(linked.problem)
-    told = FolderReader(open_root(root, cross_file_systems=True))
-    assert [file.name for file in told.files(str(root))] == ["link", "mounted/weights"]
-    assert told.head(str(mounted / "weights"), 3) == b"123"
+    reader = FolderReader(open_root(root, cross_file_systems=True))
+    assert [file.name for file in reader.files(str(root))] == ["link", "mounted/weights"]
+    assert reader.head(str(mounted / "weights"), 3) == b"123"
 
 
 def every_entry(root: Root) -> Iterator[Unit]:
@@ -249,7 +249,7 @@ def test_a_root_that_is_not_there_is_no_problem_and_one_that_is_no_folder_is(tmp
     assert [unit.name for unit in listing.units] == ["unit"]
 
 
-def test_a_root_that_may_not_be_looked_at_is_a_problem() -> None:
+def test_a_root_that_may_not_be_read_is_a_problem() -> None:
     with open_folder() as folder:
         closed = folder / "closed"
         closed.mkdir(mode=0)
@@ -266,7 +266,7 @@ def test_entries_are_sorted_and_shown(tmp_path: Path) -> None:
     entries.check()
 
 
-def test_of_a_hundred_thousand_entries_the_bound_is_kept_and_the_rest_is_told_of(tmp_path: Path) -> None:
+def test_a_folder_of_a_hundred_thousand_entries_is_read_up_to_the_bound(tmp_path: Path) -> None:
     for number in range(100_000):
         os.symlink("nothing", f"{tmp_path}/{number}")  # noqa: PTH211  as many Paths would take longest
     listing = list_units([tmp_path], all_and_check)

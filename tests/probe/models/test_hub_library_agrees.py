@@ -105,7 +105,7 @@ def blob_of(cache: Path, repository: str, name: str) -> Path:
 def test_what_breaks_afterwards_is_an_error_with_its_reason_and_hides_nothing_that_the_library_finds(
     hub: LocalHub, cache: Path
 ) -> None:
-    names = ("lost", "linkless", "emptied", "refless", "adrift", "whole")
+    names = ("lost", "linkless", "emptied", "refless", "dangling", "whole")
     for name in names:
         hub.commit(f"a/{name}", {**WHISPER, "name": name.encode()})
         hub.fetched(cache, f"a/{name}")
@@ -113,7 +113,7 @@ def test_what_breaks_afterwards_is_an_error_with_its_reason_and_hides_nothing_th
     shutil.rmtree(cache / "models--a--linkless" / "blobs")
     shutil.rmtree(cache / "models--a--emptied" / "snapshots")
     shutil.rmtree(cache / "models--a--refless" / "refs")
-    (cache / "models--a--adrift" / "refs" / "main").write_text("f" * 40)
+    (cache / "models--a--dangling" / "refs" / "main").write_text("f" * 40)
     (cache / "models--not-a-repository").touch()
     details = {(name, model.status): model.detail for (name, _), model in found_in(cache).items()}
     assert details == {
@@ -124,8 +124,8 @@ def test_what_breaks_afterwards_is_an_error_with_its_reason_and_hides_nothing_th
         ): f".gitattributes: its link leads nowhere (and {len(WHISPER)} more)",
         ("a/emptied", ModelStatus.ERROR): "ref main names a snapshot that is not here",
         ("a/refless", ModelStatus.READY): None,
-        ("a/adrift", ModelStatus.READY): None,
-        ("a/adrift", ModelStatus.ERROR): "ref main names a snapshot that is not here",
+        ("a/dangling", ModelStatus.READY): None,
+        ("a/dangling", ModelStatus.ERROR): "ref main names a snapshot that is not here",
         ("a/whole", ModelStatus.READY): None,
         ("not-a-repository", ModelStatus.ERROR): "it is not a folder",
     }

@@ -184,7 +184,7 @@ def test_one_broken_repository_does_not_hide_another(tmp_path: Path) -> None:
     }
 
 
-def test_opus_models_tell_their_languages(tmp_path: Path) -> None:
+def test_opus_models_have_the_languages_of_their_names(tmp_path: Path) -> None:
     repository(tmp_path, "Helsinki-NLP/opus-mt-en-de").snapshot(
         ONE, {"config.json": '{"architectures": ["MarianMTModel"]}', "pytorch_model.bin": "x"}
     )

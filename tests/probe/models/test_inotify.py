@@ -23,7 +23,7 @@ def notices() -> Iterator[InotifyWatcher]:
 
 
 def noticed(notices: InotifyWatcher, *, within_seconds: float = 5) -> bool:
-    """Whether the kernel told of something; takes what it told."""
+    """Whether the kernel reported something; takes the report."""
     ready, _, _ = select.select([notices.descriptor], [], [], within_seconds)
     notices.drain()
     return bool(ready)
@@ -46,7 +46,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_changes_in_a_followed_folder_is_told(
+def test_a_change_in_a_watched_folder_is_reported(
     tmp_path: Path, notices: InotifyWatcher, change: Callable[[Path], object]
 ) -> None:
     folder = tmp_path / "folder"
@@ -59,9 +59,7 @@ def test_what_changes_in_a_followed_folder_is_told(
     assert noticed(notices)
 
 
-def test_reading_a_folder_and_writing_on_and_on_is_told_of_by_nobody(
-    tmp_path: Path, notices: InotifyWatcher
-) -> None:
+def test_reading_a_folder_and_writing_a_file_are_no_changes(tmp_path: Path, notices: InotifyWatcher) -> None:
     with (tmp_path / "file").open("wb", buffering=0) as file:
         notices.follow([str(tmp_path)])
         file.write(b"more")
@@ -81,9 +79,7 @@ def test_links_and_folders_below_are_not_followed(tmp_path: Path, notices: Inoti
     assert silent(notices)
 
 
-def test_what_is_no_longer_wanted_is_let_go_and_the_rest_stays(
-    tmp_path: Path, notices: InotifyWatcher
-) -> None:
+def test_unwanted_watches_are_removed_and_the_rest_stays(tmp_path: Path, notices: InotifyWatcher) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
@@ -96,7 +92,9 @@ def test_what_is_no_longer_wanted_is_let_go_and_the_rest_stays(
     assert noticed(notices)
 
 
-def test_the_same_places_cost_nothing_until_one_is_lost(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_following_the_same_paths_costs_nothing_until_a_watch_is_lost(
+    tmp_path: Path, notices: InotifyWatcher
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     places = [str(tmp_path), str(folder)]
@@ -128,9 +126,7 @@ def test_names_of_bytes_that_are_no_text_are_followed(tmp_path: Path, notices: I
     assert noticed(notices)
 
 
-def test_a_crowd_beyond_what_the_kernel_keeps_is_told_as_well(
-    tmp_path: Path, notices: InotifyWatcher
-) -> None:
+def test_an_overflow_of_the_kernels_queue_is_a_change_too(tmp_path: Path, notices: InotifyWatcher) -> None:
     notices.follow([str(tmp_path)])
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     for number in range(most // 2 + 10):  # each is made and closed
@@ -139,7 +135,7 @@ def test_a_crowd_beyond_what_the_kernel_keeps_is_told_as_well(
     assert silent(notices)
 
 
-def test_a_bound_of_our_own_is_told(
+def test_reaching_our_own_watch_limit_is_reported(
     tmp_path: Path, notices: InotifyWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
@@ -159,8 +155,8 @@ print(notices.limit)
 """
 
 
-def test_the_kernels_limit_is_told_with_what_to_raise_and_what_fits_is_followed(tmp_path: Path) -> None:
-    """The limit is lowered for a user namespace of its own, so nobody else notices."""
+def test_the_kernels_limit_is_reported_with_the_sysctl_and_what_fits_is_watched(tmp_path: Path) -> None:
+    """The limit is lowered for a user namespace of its own, so no other process notices."""
     folders = [str(tmp_path / name) for name in "abcd"]
     for folder in folders:
         Path(folder).mkdir()
@@ -173,8 +169,10 @@ def test_the_kernels_limit_is_told_with_what_to_raise_and_what_fits_is_followed(
     if possible.returncode:
         pytest.skip(f"no user namespace may be made here: {possible.stderr.strip()}")
     command = [*apart, sys.executable, "-c", LIMITED, *folders]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-    assert told == [
+    printed = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=30
+    ).stdout.splitlines()
+    assert printed == [
         "True this user may watch no more folders; raise the sysctl fs.inotify.max_user_watches",
         "None",
     ]

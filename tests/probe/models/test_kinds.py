@@ -40,7 +40,7 @@ from gpu_agent.probe.models.kinds import (
         ("", "other"),
     ],
 )
-def test_an_architecture_tells_the_kind(architecture: str, kind: str) -> None:
+def test_an_architecture_gives_the_kind(architecture: str, kind: str) -> None:
     assert kind_of(Facts(name="a/b", architectures=(architecture,))) == kind
 
 
@@ -79,7 +79,7 @@ def test_a_sentence_encoder_is_an_embedding_whatever_it_is_built_on() -> None:
         ("facebook/nllb-200-distilled-600M", (None, None)),
     ],
 )
-def test_opus_names_tell_the_languages(name: str, languages: tuple[str | None, str | None]) -> None:
+def test_opus_names_give_the_languages(name: str, languages: tuple[str | None, str | None]) -> None:
     assert languages_of(name) == languages
 
 

@@ -24,7 +24,7 @@ def test_a_link_out_of_the_cache_is_not_followed(tmp_path: Path) -> None:
     assert str(tmp_path) not in model.detail
 
 
-def test_a_repository_that_is_a_link_says_what_to_do(tmp_path: Path) -> None:
+def test_a_repository_that_is_a_link_names_the_next_step(tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     hub.mkdir()
     repository(tmp_path / "big-disk", "a/b").snapshot(ONE, whisper_files())
@@ -34,7 +34,7 @@ def test_a_repository_that_is_a_link_says_what_to_do(tmp_path: Path) -> None:
     assert model.detail == "it is a link; add the folder it leads to as a root of its own"
 
 
-def test_blobs_kept_outside_the_cache_by_a_link_are_not_followed(tmp_path: Path) -> None:
+def test_links_to_blobs_outside_the_cache_are_not_followed(tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     made = repository(hub, "a/b")
     made.snapshot(ONE, whisper_files())
@@ -72,7 +72,7 @@ def test_a_name_of_bytes_that_are_no_text_still_makes_a_model_for_the_wire(tmp_p
     assert model.status is ModelStatus.READY
 
 
-def test_a_pipe_in_place_of_a_config_holds_nobody(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_config_blocks_nothing(tmp_path: Path) -> None:
     folder = repository(tmp_path, "a/b").snapshot(ONE, {"model.safetensors": "x"})
     os.mkfifo(folder / "config.json")
     (model,) = models_in(tmp_path)

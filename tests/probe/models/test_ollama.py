@@ -74,7 +74,7 @@ def test_a_tag_whose_blobs_are_whole_is_ready_with_the_id_that_ollama_shows(tmp_
     assert found_in(tmp_path) == ({"llama3:8b": ready}, {})
 
 
-def test_what_everybodys_names_begin_with_is_left_out_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_ollamas_default_host_and_namespace_are_left_out_of_the_id(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in (f"{USUAL}/a/latest", "registry.ollama.ai/ada/b/q4", "hf.co/org/c/Q8_0", "own/library/d/1"):
         store.model(name)
@@ -96,7 +96,7 @@ def test_two_tags_of_one_name_are_two_models(tmp_path: Path) -> None:
     ("family", "kind"),
     [("llama", "llm"), ("nomic-bert", "embedding"), ("clip", "vision"), (None, "other")],
 )
-def test_the_family_that_ollama_noted_tells_the_kind(tmp_path: Path, family: str | None, kind: str) -> None:
+def test_the_family_in_ollamas_config_gives_the_kind(tmp_path: Path, family: str | None, kind: str) -> None:
     Store(tmp_path).model(config={"model_format": "gguf"} | ({"model_family": family} if family else {}))
     models, _ = found_in(tmp_path)
     assert models["llama3:8b"].kind == kind
@@ -186,7 +186,7 @@ def test_no_folder_on_the_way_to_a_manifest_may_be_a_link(tmp_path: Path, name: 
     assert list(problems.values()) == ["it is a link; add the folder it leads to as a root of its own"]
 
 
-def test_blobs_behind_a_link_are_not_looked_at(tmp_path: Path) -> None:
+def test_blobs_behind_a_link_are_not_read(tmp_path: Path) -> None:
     root = tmp_path / "root"
     Store(root).model()
     (root / "blobs").rename(tmp_path / "blobs")
@@ -242,10 +242,10 @@ def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path
         return model.status
 
     assert status() is ModelStatus.READY
-    weights.rename(tmp_path / "kept")
+    weights.rename(tmp_path / "aside")
     settle(tmp_path)
     assert status() is ModelStatus.ERROR
-    (tmp_path / "kept").rename(f"{weights}-partial")
+    (tmp_path / "aside").rename(f"{weights}-partial")
     settle(tmp_path)
     assert status() is ModelStatus.DOWNLOADING
     Path(f"{weights}-partial").rename(weights)

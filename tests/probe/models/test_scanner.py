@@ -146,7 +146,7 @@ def test_each_part_of_a_repository_that_changes_makes_it_read_again(tmp_path: Pa
     assert versions() == {}
 
 
-def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_path: Path) -> None:
+def test_the_watched_paths_are_the_roots_the_units_and_their_parents(tmp_path: Path) -> None:
     made = repository(tmp_path / "hub", "a/b")
     snapshot = made.snapshot(revision(1), whisper_files())
     (tmp_path / "plain" / "deep" / "er").mkdir(parents=True)
@@ -155,13 +155,13 @@ def test_the_places_of_changes_are_the_roots_the_units_and_what_holds_them(tmp_p
     scanner = ModelScanner([HubCache(roots[:1]), ModelFolders(roots[1:])])
     scanner.scan()
     paths = [path for state in scanner.states for path in state.watched_paths]
-    folders = {path for path in paths if os.path.isdir(path)}  # noqa: PTH112  as they are told
+    folders = {path for path in paths if os.path.isdir(path)}  # noqa: PTH112  as they are reported
     hub = {roots[0], made.path, made.path / "blobs", made.path / "refs", snapshot.parent, snapshot}
     plain = {roots[1], roots[1] / "deep", roots[1] / "deep" / "er"}
     assert folders == {str(path) for path in hub | plain}
 
 
-def test_the_places_are_the_same_object_until_something_changed(tmp_path: Path) -> None:
+def test_the_watched_paths_are_the_same_object_until_something_changed(tmp_path: Path) -> None:
     made = repository(tmp_path, "a/b")
     made.snapshot(revision(1), whisper_files())
     scanner = ModelScanner([HubCache([tmp_path])])
@@ -175,7 +175,7 @@ def test_the_places_are_the_same_object_until_something_changed(tmp_path: Path) 
     assert state.watched_paths is not paths
 
 
-def test_a_change_that_could_hide_behind_the_same_time_stamp_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_unit_that_may_have_changed_within_one_time_stamp_is_read_again(tmp_path: Path) -> None:
     repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     source = CountingHub(tmp_path)
     scanner = ModelScanner([source])
@@ -225,7 +225,7 @@ def test_a_model_found_twice_counts_once_and_the_ready_one_wins(tmp_path: Path) 
     assert len(scan.models) == 1
 
 
-def test_the_owners_word_stands_above_what_is_found(tmp_path: Path) -> None:
+def test_a_declaration_overrides_what_is_found(tmp_path: Path) -> None:
     repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     repository(tmp_path, "c/d").snapshot(revision(1), whisper_files())
     declarations = [Declaration(model_id="a/b", hidden=True), Declaration(model_id="c/d", kind="vad")]
@@ -291,8 +291,8 @@ def test_where_both_are_alike_the_first_counts() -> None:
 @pytest.mark.parametrize("status", [ModelStatus.READY, ModelStatus.DOWNLOADING])
 def test_a_found_model_is_in_error_with_the_reason(status: ModelStatus) -> None:
     model = Model(model_id="a/b", version="1", source="ollama", status=status, size_bytes=7)
-    (told,) = mark_unreadable([model])
-    assert (told.status, told.detail, told.size_bytes) == (ModelStatus.ERROR, UNREADABLE, 7)
+    (marked,) = mark_unreadable([model])
+    assert (marked.status, marked.detail, marked.size_bytes) == (ModelStatus.ERROR, UNREADABLE, 7)
 
 
 @pytest.mark.parametrize(

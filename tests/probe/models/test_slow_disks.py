@@ -11,7 +11,7 @@ from tests.probe.models.test_disks_that_hang import settled
 IMPATIENT = DiskPatience(wait_seconds=0.05, silent_after_seconds=30.0)
 
 
-def test_a_place_that_takes_longer_to_list_than_a_scan_may_last_is_read_nevertheless() -> None:
+def test_a_source_that_lists_longer_than_the_budget_is_read_nevertheless() -> None:
     now = 0.0
     slow, well = HeldSource("/slow", "a", "b"), HeldSource("/well", "c")
     slow.hold()
@@ -23,7 +23,7 @@ def test_a_place_that_takes_longer_to_list_than_a_scan_may_last_is_read_neverthe
     assert slow.read_names == ["a", "b"]
 
 
-def test_after_a_reload_what_was_not_looked_at_for_longest_still_comes_first() -> None:
+def test_after_a_reload_the_longest_unread_unit_still_comes_first() -> None:
     clock = Clock()
     source = CostlySource(clock, "/many", *"abcd")
     before = ModelScanner([source], monotonic=clock)
@@ -36,7 +36,7 @@ def test_after_a_reload_what_was_not_looked_at_for_longest_still_comes_first() -
     assert sorted(source.read_names) == ["a", "b", "c", "d"]
 
 
-def test_what_a_slow_disk_answers_after_the_models_were_counted_is_not_said_to_be_among_them(
+def test_a_scan_is_incomplete_where_a_slow_disk_answers_after_the_models_were_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slow = HeldSource("/slow", "slow")

@@ -60,7 +60,7 @@ def repository(cache: Path) -> None:
     (snapshot / "config.json").write_text("{}")
 
 
-def test_a_place_that_is_not_there_holds_nothing_and_loads_nothing(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_loads_no_source(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from gpu_agent.probe.snapshot import ProbeOptions, open_sources\n"
@@ -72,7 +72,7 @@ def test_a_place_that_is_not_there_holds_nothing_and_loads_nothing(tmp_path: Pat
     assert lazy(tmp_path / "nowhere", tmp_path / "x" / "y").units() == Listing()
 
 
-def test_a_place_that_comes_is_read(tmp_path: Path) -> None:
+def test_a_path_that_appears_is_read(tmp_path: Path) -> None:
     source = lazy(tmp_path / "hub")
     assert source.units() == Listing()
     repository(tmp_path / "hub")
@@ -80,7 +80,7 @@ def test_a_place_that_comes_is_read(tmp_path: Path) -> None:
     assert [model.model_id for model in source.read(unit).models] == ["org/name"]
 
 
-def test_a_place_that_goes_again_holds_nothing(tmp_path: Path) -> None:
+def test_a_path_that_disappears_has_no_models(tmp_path: Path) -> None:
     source = lazy(tmp_path / "hub")
     repository(tmp_path / "hub")
     assert len(source.units().units) == 1
@@ -88,7 +88,7 @@ def test_a_place_that_goes_again_holds_nothing(tmp_path: Path) -> None:
     assert source.units() == Listing()
 
 
-def test_a_place_that_cannot_be_looked_at_is_a_problem_and_not_absent(
+def test_a_path_that_cannot_be_read_is_a_problem_and_not_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -132,12 +132,12 @@ LONG = "x" * (LONGEST_FIELD + 1)
     ],
     ids=["empty", "separators", "blank", "long id", "long version"],
 )
-def test_a_model_that_no_message_could_carry_is_a_problem_of_its_place(model: Model, word: str) -> None:
+def test_a_model_that_no_message_could_carry_is_a_problem_of_its_folder(model: Model, word: str) -> None:
     good = Model(model_id="good", version="1")
-    models, problems = reportable_models([model, good], "place")
+    models, problems = reportable_models([model, good], "folder")
     assert models == (good,)
-    assert word in problems["place"]
-    assert len(problems["place"]) < LONGEST_FIELD
+    assert word in problems["folder"]
+    assert len(problems["folder"]) < LONGEST_FIELD
 
 
 def test_remarks_that_are_too_long_are_left_out_and_the_model_stays() -> None:
@@ -150,21 +150,21 @@ def test_remarks_that_are_too_long_are_left_out_and_the_model_stays() -> None:
         revision=LONG,
         size_bytes=LARGEST_SIZE_BYTES + 1,
     )
-    assert reportable_models([model], "place") == ((Model(model_id="m", version="1"),), {})
+    assert reportable_models([model], "folder") == ((Model(model_id="m", version="1"),), {})
 
 
-def test_what_is_told_at_the_bounds_fits_the_message() -> None:
+def test_fields_at_the_bounds_fit_the_message() -> None:
     edge = "x" * LONGEST_FIELD
     model = Model(
         model_id=edge, version=edge, src_lang=edge, dialect=edge, revision=edge, size_bytes=LARGEST_SIZE_BYTES
     )
-    ((told,), _) = reportable_models([model], "place")
-    assert told == model
+    ((reported,), _) = reportable_models([model], "folder")
+    assert reported == model
     InstalledModel(
-        model_id=told.model_id,
-        version=told.version,
-        src_lang=told.src_lang,
-        dialect=told.dialect,
-        revision=told.revision,
-        size_bytes=told.size_bytes,
+        model_id=reported.model_id,
+        version=reported.version,
+        src_lang=reported.src_lang,
+        dialect=reported.dialect,
+        revision=reported.revision,
+        size_bytes=reported.size_bytes,
     )

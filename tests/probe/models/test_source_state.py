@@ -15,7 +15,7 @@ def look(
         state.read(scan, lambda: True)
 
 
-def test_what_it_held_when_it_was_looked_at_last_is_known_while_somebody_looks() -> None:
+def test_the_last_contents_are_known_while_a_thread_reads() -> None:
     state = SourceState(HeldSource("/held"))
     look(state)
     with state.acquire():
@@ -24,7 +24,7 @@ def test_what_it_held_when_it_was_looked_at_last_is_known_while_somebody_looks()
     assert not state.busy
 
 
-def test_it_is_looked_at_by_one_thread_at_a_time_and_nobody_waits() -> None:
+def test_a_source_is_read_by_one_thread_at_a_time_and_no_other_waits() -> None:
     state = SourceState(HeldSource("/held"))
     others: list[bool] = []
 
@@ -41,7 +41,7 @@ def test_it_is_looked_at_by_one_thread_at_a_time_and_nobody_waits() -> None:
     look(state)
 
 
-def test_a_look_that_ends_early_says_so_and_the_next_begins_there() -> None:
+def test_a_read_that_ends_early_is_incomplete_and_the_next_begins_there() -> None:
     source = HeldSource("/held", "a", "b", "c")
     state = SourceState(source)
     more = iter((True, False))
@@ -69,7 +69,7 @@ def test_what_was_found_is_the_same_object_until_it_changes(tmp_path: Path) -> N
     assert {model_id for model_id, _ in state.contents.models} == {"a", "b"}
 
 
-def test_a_root_that_two_shelves_lead_to_is_looked_at_by_one_until_that_one_has_it_no_more(
+def test_a_root_of_two_sources_is_read_by_one_of_them(
     tmp_path: Path,
 ) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
@@ -88,7 +88,7 @@ def test_a_root_that_two_shelves_lead_to_is_looked_at_by_one_until_that_one_has_
     assert (len(by_link.contents.models), len(by_path.contents.models)) == (0, 1)
 
 
-def test_a_root_that_a_shelf_hangs_on_the_way_to_is_taken_over_by_one_that_gets_there(tmp_path: Path) -> None:
+def test_a_root_that_one_source_hangs_on_is_taken_over_by_another(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").touch()
     one, other = SourceState(ModelFolders([tmp_path])), SourceState(ModelFolders([tmp_path]))
     claims: dict[tuple[str, str], SourceState] = {}
@@ -98,7 +98,7 @@ def test_a_root_that_a_shelf_hangs_on_the_way_to_is_taken_over_by_one_that_gets_
     assert len(other.contents.models) == 1
 
 
-def test_the_room_on_its_disk_is_told_and_where_not_why(tmp_path: Path) -> None:
+def test_the_space_on_its_disk_is_known_or_has_a_reason(tmp_path: Path) -> None:
     state = SourceState(ModelFolders([tmp_path, tmp_path / ("x" * 5000)]))
     look(state)
     assert [room.disk.path for room in state.contents.disks] == [str(tmp_path)]

@@ -56,7 +56,7 @@ def test_an_empty_file_counts_among_the_weights_of_the_main_format_alone(tmp_pat
     assert ModelFiles((FoundFile("config.json", "", size=0),)).empty(tree) is None
 
 
-def test_the_first_broken_file_stands_for_all_and_counts_them() -> None:
+def test_the_first_broken_file_is_named_with_the_count_of_the_others() -> None:
     broken = [FoundFile(name, "", problem="its link leads nowhere") for name in "ab"]
     assert ModelFiles(broken).broken == "a: its link leads nowhere (and 1 more)"
     assert ModelFiles(broken[:1]).broken == "a: its link leads nowhere"
@@ -73,11 +73,11 @@ def test_the_first_broken_file_stands_for_all_and_counts_them() -> None:
         (["config.json"], None),
     ],
 )
-def test_weights_that_are_not_here_are_told_by_those_that_are(names: list[str], missing: str | None) -> None:
+def test_missing_weights_are_known_by_those_that_exist(names: list[str], missing: str | None) -> None:
     assert contents(*names).missing == missing
 
 
-def test_unfinished_files_are_told_by_their_endings() -> None:
+def test_unfinished_files_are_known_by_their_suffixes() -> None:
     assert contents("a.gguf.part", "b.incomplete", "c").unfinished == 2
     assert whole_name("a.gguf.part") == "a.gguf"
     assert whole_name("a.gguf") == "a.gguf"
@@ -85,13 +85,13 @@ def test_unfinished_files_are_told_by_their_endings() -> None:
     assert fetch_progress(2) == "2 files are still being fetched"
 
 
-def test_names_tell_format_and_stem() -> None:
+def test_names_give_format_and_stem() -> None:
     assert (format_of("x.gguf"), format_of("x.txt"), format_of("x")) == ("gguf", None, None)
     assert stem_of("big-00001-of-00002.gguf") == "big"
     assert stem_of("small.q4.gguf") == "small.q4"
 
 
-def test_the_kind_is_told_by_the_config_then_the_card_then_the_weights(tmp_path: Path) -> None:
+def test_the_kind_is_from_the_config_then_the_card_then_the_weights(tmp_path: Path) -> None:
     gguf = b"GGUF\x03\0\0\0" + bytes(8) + (1).to_bytes(8, "little")
     for value in (b"general.architecture", b"bert"):
         gguf += len(value).to_bytes(8, "little") + value
@@ -147,12 +147,12 @@ def counted(key: str, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("architecture", "kind"), [("llama", "llm"), ("qwen3", "llm"), ("bert", "embedding"), ("whisper", "asr")]
 )
-def test_the_architecture_tells_the_kind(architecture: str, kind: str) -> None:
+def test_the_gguf_architecture_gives_the_kind(architecture: str, kind: str) -> None:
     entries = counted("general.quantization_version", 2), named("general.architecture", architecture)
     assert gguf_kind(head(*entries)) == kind
 
 
-def test_what_does_not_tell_is_not_known() -> None:
+def test_a_gguf_head_without_an_architecture_has_no_kind() -> None:
     array = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 10**9)
     assert gguf_kind(b"") is None
     assert gguf_kind(b"not a model at all, though long enough to be one") is None
@@ -194,7 +194,7 @@ def test_a_whole_file_lacks_nothing(tmp_path: Path, content: bytes) -> None:
         (headed(b""), "it has no header of a safetensors file"),
     ],
 )
-def test_what_is_cut_short_or_something_else_is_told(tmp_path: Path, content: bytes, lacks: str) -> None:
+def test_a_short_or_foreign_safetensors_file_is_a_problem(tmp_path: Path, content: bytes, lacks: str) -> None:
     assert safetensors_problem(*file(tmp_path, content)) == lacks
 
 
@@ -202,7 +202,7 @@ def test_what_is_cut_short_or_something_else_is_told(tmp_path: Path, content: by
     "header",
     [b"{", b'{"t": 7}', b'{"t": {"data_offsets": 7}}', b'{"t": {"data_offsets": ["a", null]}}', b"{" * 9000],
 )
-def test_a_header_that_tells_nothing_is_taken_at_its_word(tmp_path: Path, header: bytes) -> None:
+def test_a_header_without_offsets_is_trusted(tmp_path: Path, header: bytes) -> None:
     assert safetensors_problem(*file(tmp_path, headed(header))) is None
 
 
@@ -219,7 +219,7 @@ def test_an_index_names_each_part_once_and_a_broken_one_none(tmp_path: Path) -> 
         assert indexed_files(*file(tmp_path, broken)) == set()
 
 
-def test_what_went_away_is_told_or_empty(tmp_path: Path) -> None:
+def test_a_file_that_went_away_is_a_problem_or_empty(tmp_path: Path) -> None:
     gone = FoundFile("m", str(tmp_path / "m"), 100)
     tree = FolderReader(open_root(tmp_path))
     assert safetensors_problem(tree, gone) == "no such file or directory"

@@ -57,7 +57,7 @@ def test_the_library_is_opened_once_not_at_every_reading(tmp_path: Path) -> None
     assert fake.calls().count("nvmlDeviceGetTemperature 1") == 3
 
 
-def test_a_fresh_reading_opens_the_library_anew(tmp_path: Path) -> None:
+def test_a_reading_with_reopen_opens_the_library_again(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as child:
         child.read()
@@ -103,7 +103,7 @@ def test_a_library_that_does_not_load_is_a_broken_driver_not_a_missing_one(tmp_p
         ("IRQ_ISSUE", "nvidia-smi"),
     ],
 )
-def test_a_driver_that_will_not_start_is_broken_and_says_the_next_step(
+def test_a_driver_that_does_not_initialize_is_broken_with_the_next_step(
     tmp_path: Path, code: str, next_step: str
 ) -> None:
     fake = FakeNvml(tmp_path)
@@ -168,7 +168,7 @@ def test_what_a_library_prints_never_meets_the_answers(tmp_path: Path) -> None:
         assert len(child.read()["gpus"]) == 2
 
 
-def test_the_child_ends_when_asked_and_when_its_stdin_ends(tmp_path: Path) -> None:
+def test_the_child_ends_on_request_and_when_its_stdin_ends(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as asked:
         asked.read()
@@ -224,11 +224,11 @@ def tree(root: Path, *addresses: str) -> str:
     return str(root)
 
 
-def test_where_none_is_silent_no_place_is_left_out(tmp_path: Path) -> None:
+def test_without_quarantined_gpus_no_position_is_left_out(tmp_path: Path) -> None:
     assert quarantined_positions({}, 2, root=tree(tmp_path, "0000:1a:00.0", "0000:1b:00.0")) == {}
 
 
-def test_a_silent_gpu_is_where_the_kernel_lists_it_though_another_is_gone(tmp_path: Path) -> None:
+def test_a_quarantined_gpu_is_where_the_kernel_lists_it(tmp_path: Path) -> None:
     assert quarantined_positions(SILENT, 2, root=tree(tmp_path, "0000:1b:00.0", "0000:1c:00.0")) == {0: WHO}
 
 
@@ -237,7 +237,7 @@ def test_addresses_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert quarantined_positions(SILENT, 3, root=root) == {1: WHO}
 
 
-def test_a_silent_gpu_that_the_kernel_no_longer_lists_hides_no_other(tmp_path: Path) -> None:
+def test_a_quarantined_gpu_that_the_kernel_no_longer_lists_hides_no_other(tmp_path: Path) -> None:
     assert quarantined_positions(SILENT, 2, root=tree(tmp_path, "0000:1a:00.0", "0000:1c:00.0")) == {}
 
 
@@ -247,7 +247,7 @@ def test_where_the_kernels_list_does_not_fit_the_gpu_is_where_it_was(tmp_path: P
     assert quarantined_positions(SILENT, 1, root=str(tmp_path / "none")) == {}
 
 
-def test_a_gpu_whose_address_was_never_told_is_where_it_was(tmp_path: Path) -> None:
+def test_a_quarantined_gpu_without_an_address_is_at_its_last_index(tmp_path: Path) -> None:
     silent: dict[str, dict[str, object]] = {"unidentified-0": {"index": 0, "why": "xid_120"}}
     assert quarantined_positions(silent, 1, root=tree(tmp_path, "0000:1b:00.0")) == {
         0: {"index": 0, "why": "xid_120"}

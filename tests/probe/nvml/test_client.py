@@ -1,4 +1,4 @@
-"""The daemon's way to the driver, with real children and the fake library."""
+"""The daemon's client, with real children and the fake library."""
 
 import asyncio
 import ctypes.util
@@ -106,7 +106,7 @@ async def test_the_wait_before_a_restart_doubles_up_to_a_ceiling_and_a_reading_r
         assert working._restart_wait_seconds == 0.0
 
 
-async def test_a_driver_mended_after_it_was_broken_is_seen_by_a_new_child(tmp_path: Path) -> None:
+async def test_a_fixed_driver_is_found_by_a_new_child(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("error", "nvmlInitWithFlags", "*", "LIB_RM_VERSION_MISMATCH")
     async with probing(fake) as probe:
@@ -117,7 +117,7 @@ async def test_a_driver_mended_after_it_was_broken_is_seen_by_a_new_child(tmp_pa
     assert len(fake.callers()) == 2
 
 
-async def test_a_lost_gpu_is_looked_for_anew_from_time_to_time_only(tmp_path: Path) -> None:
+async def test_the_library_is_opened_again_for_a_lost_gpu_only_from_time_to_time(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     async with probing(fake, policy=ChildPolicy(reopen_lost_after_seconds=3600)) as patient:
         fake.set("error", "nvmlDeviceGetName", 1, "GPU_IS_LOST")
@@ -130,7 +130,7 @@ async def test_a_lost_gpu_is_looked_for_anew_from_time_to_time_only(tmp_path: Pa
         assert (await report_from(eager)).gpus[1].health is Health.OK
 
 
-async def test_a_lost_gpu_is_not_looked_for_while_that_would_wake_another(tmp_path: Path) -> None:
+async def test_the_library_is_not_opened_again_while_that_would_wake_a_gpu(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     power = tmp_path / "sys/bus/pci/devices" / fake.fact("pci_bus_id", 0).lower()[4:] / "power"
     power.mkdir(parents=True)
@@ -191,18 +191,18 @@ async def test_a_driver_that_arrives_after_the_start_is_found_without_a_restart(
 # A child with one child: what is heard late, twice or never.
 
 
-def talk(code: str, told: list[bytes] | None = None) -> tuple[ChildConnection, list[int]]:
+def connect(code: str, other_lines: list[bytes] | None = None) -> tuple[ChildConnection, list[int]]:
     ends: list[int] = []
     process: subprocess.Popen[bytes] = spawn((sys.executable, "-c", code), env=None)
     loop = asyncio.get_running_loop()
-    lines: list[bytes] = [] if told is None else told
+    lines: list[bytes] = [] if other_lines is None else other_lines
     return ChildConnection(
         process, loop, on_end=lambda _, status: ends.append(status), on_line=lines.append
     ), ends
 
 
-async def test_an_answer_to_an_older_ask_does_not_pay_a_newer_one() -> None:
-    child, _ = talk(
+async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> None:
+    child, _ = connect(
         "import sys\n"
         "first = sys.stdin.readline(); second = sys.stdin.readline()\n"
         'print(\'{"id": 1, "outcome": "no_driver"}\'); print(\'{"id": 2, "outcome": "ok"}\', flush=True)\n'
@@ -218,8 +218,8 @@ async def test_an_answer_to_an_older_ask_does_not_pay_a_newer_one() -> None:
     assert await child.wait_ended(20)
 
 
-async def test_an_end_pays_what_is_owed_with_nothing_and_is_told_once() -> None:
-    child, ends = talk("import sys; sys.stdin.readline(); sys.exit(7)")
+async def test_an_end_completes_the_request_with_none_and_is_reported_once() -> None:
+    child, ends = connect("import sys; sys.stdin.readline(); sys.exit(7)")
     assert await asyncio.wait_for(child.request(reopen=False), 20) is None
     assert await child.wait_ended(20)
     assert ends == [7]
@@ -227,16 +227,16 @@ async def test_an_end_pays_what_is_owed_with_nothing_and_is_told_once() -> None:
 
 
 async def test_a_child_that_does_not_end_in_time_is_not_gone() -> None:
-    child, _ = talk("import sys; sys.stdin.read()")
+    child, _ = connect("import sys; sys.stdin.read()")
     assert not await child.wait_ended(0.01)
     child.end()
     assert await child.wait_ended(20)
 
 
-async def test_what_is_told_before_an_end_is_passed_on_though_the_answer_never_comes() -> None:
-    told: list[bytes] = []
-    child, _ = talk(
-        "import sys; sys.stdin.readline(); print('{\"events\": {}}', flush=True); sys.exit(7)", told
+async def test_events_before_an_end_are_passed_on_though_the_answer_never_comes() -> None:
+    other_lines: list[bytes] = []
+    child, _ = connect(
+        "import sys; sys.stdin.readline(); print('{\"events\": {}}', flush=True); sys.exit(7)", other_lines
     )
     assert await asyncio.wait_for(child.request(reopen=False), 20) is None
-    assert told == [b'{"events": {}}\n']
+    assert other_lines == [b'{"events": {}}\n']

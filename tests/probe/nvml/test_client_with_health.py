@@ -1,4 +1,4 @@
-"""From the driver's mouth to a GPU's health: the daemon's probe and the keeper, with the fake library."""
+"""From the driver's mouth to a GPU's health: the daemon's probe and the tracker, with the fake library."""
 
 import asyncio
 import time
@@ -18,23 +18,23 @@ LOOK_ANEW_AT_ONCE = ChildPolicy(
 
 
 class Watched:
-    """A fake machine under the eyes of the daemon's probe and keeper."""
+    """A fake machine under the eyes of the daemon's probe and tracker."""
 
     def __init__(self, fake: FakeNvml, policy: ChildPolicy, *, deadline_seconds: float = 20) -> None:
         self.fake = fake
         self.probe = NvmlClient(deadline_seconds=deadline_seconds, env=fake.environment(), policy=policy)
-        self._keeper = HealthTracker()
+        self._tracker = HealthTracker()
 
     async def look(self) -> tuple[Gpu, ...]:
         result = await self.probe.read()
-        return self._keeper.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
+        return self._tracker.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
 
     async def look_until_read(self) -> tuple[Gpu, ...]:
         """Look until the driver answers again."""
         async with asyncio.timeout(30):
             while isinstance(result := await self.probe.read(), MissedReading):
                 pass
-        return self._keeper.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
+        return self._tracker.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus
 
     async def healths(self) -> list[Health]:
         return [gpu.health for gpu in await self.look()]
@@ -70,7 +70,7 @@ async def test_a_gpu_that_falls_off_the_bus_says_why_and_is_well_three_readings_
     assert probation[probation.index(OK) :] == [OK] * (5 - probation.index(OK))
 
 
-async def test_while_a_gpu_is_silent_the_library_is_not_opened_anew_as_that_would_ask_it(
+async def test_while_a_gpu_is_quarantined_the_library_is_not_opened_again(
     watched: Watched,
 ) -> None:
     await watched.look()
@@ -106,7 +106,7 @@ async def test_errors_that_grow_count_until_the_programs_they_hit_are_gone(watch
     assert [(await watched.healths())[0] for _ in range(4)] == [DEGRADED, DEGRADED, OK, OK]
 
 
-async def test_an_event_heard_by_a_child_that_then_died_is_told_by_the_next_once(watched: Watched) -> None:
+async def test_an_event_sent_before_a_child_died_is_reported_once_by_the_next_child(watched: Watched) -> None:
     await watched.look()
     watched.fake.happen(("xid", 0, 95))
     watched.fake.set("exit", "nvmlDeviceGetTemperature", 1, 1)
@@ -118,7 +118,7 @@ async def test_an_event_heard_by_a_child_that_then_died_is_told_by_the_next_once
     assert (later.events, later.health) == ({}, LOST)
 
 
-async def test_an_event_heard_before_a_hang_that_ended_the_child_is_told_by_the_next_once(
+async def test_an_event_sent_before_a_hang_is_reported_once_by_the_next_child(
     tmp_path: Path,
 ) -> None:
     policy = ChildPolicy(end_hung_after_seconds=0.0)
@@ -134,7 +134,7 @@ async def test_an_event_heard_before_a_hang_that_ended_the_child_is_told_by_the_
     await watched.probe.close()
 
 
-async def test_a_silent_gpu_is_asked_by_no_later_child_either(watched: Watched) -> None:
+async def test_a_quarantined_gpu_is_queried_by_no_later_child(watched: Watched) -> None:
     await watched.look()
     watched.fake.happen(("xid", 1, 119))
     watched.fake.set("hang", "nvmlDeviceGetHandleByIndex_v2", 1)

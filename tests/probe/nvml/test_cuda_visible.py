@@ -1,4 +1,4 @@
-"""CUDA_VISIBLE_DEVICES, as CUDA reads it, told beside each GPU."""
+"""CUDA_VISIBLE_DEVICES, as CUDA reads it, reported beside each GPU."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def shown(listed: str, gpus: list[Values] | None = None, **environ: str) -> list
         ("MIG-GPU-ab02/8/0", ["MIG-02"]),
     ],
 )
-def test_places_uuids_their_beginnings_and_mig_ids_are_understood(listed: str, expected: list[str]) -> None:
+def test_indices_uuids_their_prefixes_and_mig_ids_are_understood(listed: str, expected: list[str]) -> None:
     assert shown(listed) == expected
 
 
@@ -73,13 +73,13 @@ def test_what_names_nothing_ends_the_list_and_what_is_named_twice_empties_it(
     assert shown(listed) == expected
 
 
-def test_without_the_variable_nothing_is_said() -> None:
+def test_without_the_variable_visible_is_absent() -> None:
     gpus = machine()
     mark(gpus, {})
     assert all("visible" not in one for one in gpus)
 
 
-def test_places_among_unlike_gpus_are_unknown_unless_cuda_counts_by_bus_id() -> None:
+def test_indices_among_unlike_gpus_are_unknown_unless_cuda_counts_by_bus_id() -> None:
     unlike = [gpu("GPU-1", "RTX 4090"), gpu("GPU-2", "GT 1030")]
     assert shown("1", unlike) == []
     assert all("visible" not in one and "CUDA_DEVICE_ORDER" in str(one["unknowns"]) for one in unlike)
@@ -87,7 +87,7 @@ def test_places_among_unlike_gpus_are_unknown_unless_cuda_counts_by_bus_id() -> 
     assert shown("GPU-1", unlike) == ["GPU-1"]
 
 
-def test_the_child_tells_what_its_own_environment_shows(tmp_path: Path) -> None:
+def test_the_child_reports_what_its_own_environment_shows(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of({**fake.environment(), "CUDA_VISIBLE_DEVICES": "2,0"}) as child:
         gpus = child.read()["gpus"]

@@ -1,4 +1,4 @@
-"""One place in the driver's list: handles, identities, and GPUs that sleep."""
+"""One GPU in the driver's list: handles, identities, and suspended GPUs."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def power(root: Path, fake: FakeNvml, index: int, status: str) -> None:
     (folder / "runtime_status").write_text(f"{status}\n")
 
 
-def test_a_gpu_that_sleeps_is_not_asked_and_shown_as_it_was_known(tmp_path: Path) -> None:
+def test_a_suspended_gpu_is_not_queried_and_has_its_last_identity(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     power(tmp_path, fake, 1, "active")
     with child_of(fake.environment(), root=tmp_path) as child:
@@ -40,7 +40,7 @@ def test_a_gpu_that_sleeps_is_not_asked_and_shown_as_it_was_known(tmp_path: Path
     assert again == awake
 
 
-def test_the_slices_of_a_gpu_that_sleeps_sleep_too(tmp_path: Path) -> None:
+def test_the_mig_devices_of_a_suspended_gpu_are_suspended_too(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.cut(0, 2)
     with child_of(fake.environment(), root=tmp_path) as child:
@@ -51,22 +51,22 @@ def test_the_slices_of_a_gpu_that_sleeps_sleep_too(tmp_path: Path) -> None:
     assert [gpu["asleep"] for gpu in asleep] == [True, True]
 
 
-def test_a_gpu_is_asked_once_even_asleep_since_nobody_knows_it_yet(tmp_path: Path) -> None:
+def test_a_suspended_gpu_is_read_once_to_learn_its_identity(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     power(tmp_path, fake, 0, "suspended")
     with child_of(fake.environment(), root=tmp_path) as child:
         assert child.read()["gpus"][0]["uuid"] == fake.fact("uuid", 0)
 
 
-def test_an_identity_that_was_not_told_is_asked_for_again(tmp_path: Path) -> None:
+def test_an_unknown_identity_is_read_again(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("error", "nvmlDeviceGetUUID", 0, "TIMEOUT")
     with child_of(fake.environment()) as child:
         assert "uuid" not in child.read()["gpus"][0]
         fake.unset("error")
-        told = child.read()["gpus"][0]
-    assert told["uuid"] == fake.fact("uuid", 0)
-    assert told["unknowns"] == {}
+        again = child.read()["gpus"][0]
+    assert again["uuid"] == fake.fact("uuid", 0)
+    assert again["unknowns"] == {}
 
 
 # Whether a PCI device sleeps, read from a tree like the kernel's.
@@ -91,7 +91,9 @@ def tree(tmp_path: Path, status: bytes) -> str:
         (b"", False),
     ],
 )
-def test_only_what_the_kernel_calls_suspended_sleeps(tmp_path: Path, *, status: bytes, asleep: bool) -> None:
+def test_only_what_the_kernel_calls_suspended_is_suspended(
+    tmp_path: Path, *, status: bytes, asleep: bool
+) -> None:
     assert is_suspended("00000000:1A:00.0", root=tree(tmp_path, status)) is asleep
 
 

@@ -70,7 +70,7 @@ def test_without_the_module_there_is_none_to_be_seen(tmp_path: Path) -> None:
     assert not is_module_loaded(str(tmp_path))
 
 
-def test_a_node_closed_by_its_mode_says_whose_it_is_and_which_group_opens_it() -> None:
+def test_a_node_closed_by_its_mode_names_its_user_and_group() -> None:
     refused = OSError(errno.EACCES, "Permission denied")
     sentence = closed_sentence("/dev/nvidiactl", status(0o660), refused)
     assert sentence.startswith("/dev/nvidiactl (crw-rw---- root:root) may not be opened by the agent's user")
@@ -78,7 +78,7 @@ def test_a_node_closed_by_its_mode_says_whose_it_is_and_which_group_opens_it() -
     assert "NVreg_DeviceFileMode=0666" in closed_sentence("/dev/nvidia0", status(0o600), refused)
 
 
-def test_a_node_that_its_mode_opens_and_the_control_group_closes_says_so() -> None:
+def test_a_node_closed_by_the_control_group_is_reported_as_such() -> None:
     refused = OSError(errno.EPERM, "Operation not permitted")
     sentence = closed_sentence("/dev/nvidia0", status(0o666), refused)
     assert sentence.startswith("/dev/nvidia0 (crw-rw-rw- root:root) is closed to the agent's control group")
@@ -91,7 +91,7 @@ def test_a_node_that_does_not_open_for_another_reason_quotes_it() -> None:
     assert "does not open (Input/output error): see `dmesg`" in sentence
 
 
-def test_an_owner_without_a_name_is_told_by_number() -> None:
+def test_a_user_without_a_name_is_reported_by_number() -> None:
     refused = OSError(errno.EACCES, "Permission denied")
     assert "54321:54322" in closed_sentence("/dev/nvidiactl", status(0o660, owner=(54321, 54322)), refused)
 
@@ -104,7 +104,7 @@ def test_one_missing_node_is_missing_and_two_are() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_another_user_is_told_that_the_mode_keeps_it_out(tmp_path: Path) -> None:
+def test_another_user_learns_that_the_mode_closes_the_node(tmp_path: Path) -> None:
     root = tree(tmp_path, "nvidiactl", "nvidia0", "nvidia1", "nvidia-uvm")
     tmp_path.chmod(0o755)
     (tmp_path / "dev" / "nvidiactl").chmod(0o600)

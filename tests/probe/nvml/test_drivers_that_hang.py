@@ -50,7 +50,7 @@ async def test_while_a_child_is_stuck_no_other_is_started_and_its_late_answer_is
     assert len(fake.callers()) == 1
 
 
-async def test_a_late_answer_that_lay_waiting_says_how_old_it_is(tmp_path: Path) -> None:
+async def test_a_late_answer_has_its_age(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     async with probing(fake, 0.4) as probe:
         await report_from(probe)
@@ -77,7 +77,7 @@ async def test_an_answer_that_took_longer_than_the_deadline_is_as_old_as_its_que
     assert 0.6 <= slow.age_seconds <= waited_seconds
 
 
-async def test_a_child_that_stays_stuck_is_asked_to_end_never_killed_and_never_doubled(
+async def test_a_stuck_child_gets_sigterm_never_sigkill_and_no_second_child_beside_it(
     tmp_path: Path,
 ) -> None:
     fake = FakeNvml(tmp_path)

@@ -1,4 +1,4 @@
-"""What the driver tells of as it happens, heard by the child against the fake library."""
+"""Events of the driver, read by the child from the fake library."""
 
 from pathlib import Path
 
@@ -8,37 +8,37 @@ from gpu_agent.probe.nvml.events import MOST_AT_ONCE, RETRY_AFTER_READINGS
 from gpu_agent.probe.nvml.readings import TIMEOUT_SECONDS, TOO_SLOW
 from tests.nvml_fake.child import ChildUnderTest, child_of
 from tests.nvml_fake.control import FakeNvml, built_library
-from tests.probe.nvml.event_readings import heard, listened
+from tests.probe.nvml.event_readings import events_of, read_with_events
 
 
 def open_files(child: ChildUnderTest) -> int:
     return len(list(Path(f"/proc/{child.process.pid}/fd").iterdir()))
 
 
-def test_an_event_is_heard_once_by_the_gpu_that_it_happened_to(tmp_path: Path) -> None:
+def test_an_event_is_reported_once_for_its_gpu(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        assert heard(child) == [{}, {}, {}]
+        assert events_of(child) == [{}, {}, {}]
         fake.happen(("xid", 1, 79))
-        assert heard(child) == [{}, {"xid_79": 1}, {}]
-        assert heard(child) == [{}, {}, {}]
+        assert events_of(child) == [{}, {"xid_79": 1}, {}]
+        assert events_of(child) == [{}, {}, {}]
 
 
 def test_the_same_event_again_and_others_beside_it_are_all_counted(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.happen(("xid", 0, 31), ("xid", 0, 31), ("xid", 0, 94), ("double_bit_error", 0, 1))
-        assert heard(child) == [{"xid_31": 2, "xid_94": 1, "ecc_uncorrected": 1}]
+        assert events_of(child) == [{"xid_31": 2, "xid_94": 1, "ecc_uncorrected": 1}]
         fake.happen(("xid", 0, 31))
-        assert heard(child) == [{"xid_31": 1}]
+        assert events_of(child) == [{"xid_31": 1}]
 
 
-def test_what_happened_before_anybody_listened_is_not_heard(tmp_path: Path) -> None:
+def test_events_before_the_registration_are_not_reported(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.happen(("xid", 0, 79))
     with child_of(fake.environment()) as child:
-        assert heard(child) == [{}]
+        assert events_of(child) == [{}]
 
 
 def test_a_reading_that_does_not_listen_opens_no_event_set(tmp_path: Path) -> None:
@@ -48,14 +48,14 @@ def test_a_reading_that_does_not_listen_opens_no_event_set(tmp_path: Path) -> No
     assert not [call for call in fake.calls() if "Event" in call and "Clocks" not in call]
 
 
-def test_a_gpu_is_registered_for_once_and_asked_only_for_what_it_supports(tmp_path: Path) -> None:
+def test_a_gpu_is_registered_once_and_only_for_events_that_it_supports(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("supported_events", 1, 8)  # Xids, and no double-bit errors
     with child_of(fake.environment()) as child:
         for _ in range(3):
-            heard(child)
+            events_of(child)
         fake.happen(("double_bit_error", 0, 1), ("double_bit_error", 1, 1), ("xid", 1, 48))
-        assert heard(child) == [{"ecc_uncorrected": 1}, {"xid_48": 1}]
+        assert events_of(child) == [{"ecc_uncorrected": 1}, {"xid_48": 1}]
     assert fake.calls().count("nvmlDeviceRegisterEvents 0") == 1
     assert fake.calls().count("nvmlDeviceRegisterEvents 1") == 1
 
@@ -63,10 +63,10 @@ def test_a_gpu_is_registered_for_once_and_asked_only_for_what_it_supports(tmp_pa
 def test_a_storm_is_taken_in_parts(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.happen(*[("xid", 0, 31)] * (MOST_AT_ONCE + 10))
-        assert heard(child) == [{"xid_31": MOST_AT_ONCE}]
-        assert heard(child) == [{"xid_31": 10}]
+        assert events_of(child) == [{"xid_31": MOST_AT_ONCE}]
+        assert events_of(child) == [{"xid_31": 10}]
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_a_storm_is_taken_in_parts(tmp_path: Path) -> None:
         ("nvmlEventSetWait_v2", "INVALID_ARGUMENT", "Invalid Argument"),
     ],
 )
-def test_a_driver_that_tells_of_no_events_says_why_and_all_else_is_read(
+def test_a_driver_without_events_gives_the_reason_and_all_else_is_read(
     tmp_path: Path, call: str, code: str, why: str
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("error", call, "*", code)
     with child_of(fake.environment()) as child:
-        first = listened(child)
+        first = read_with_events(child)
         opened = open_files(child)
-        again = [listened(child) for _ in range(5)][-1]
+        again = [read_with_events(child) for _ in range(5)][-1]
         assert open_files(child) == opened
     for gpu in (*first, *again):
         assert why in gpu["unknowns"].pop("events")
@@ -100,35 +100,35 @@ def test_a_driver_that_tells_of_no_events_says_why_and_all_else_is_read(
     )
 
 
-def test_a_gpu_whose_events_failed_to_come_once_is_heard_again_after_a_while(tmp_path: Path) -> None:
+def test_events_that_failed_once_are_tried_again_after_some_readings(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.set("error", "nvmlEventSetWait_v2", 0, "UNKNOWN")
-        assert "Unknown Error" in listened(child)[0]["unknowns"]["events"]
+        assert "Unknown Error" in read_with_events(child)[0]["unknowns"]["events"]
         for _ in range(RETRY_AFTER_READINGS):
-            assert "events" in listened(child)[0]["unknowns"]
+            assert "events" in read_with_events(child)[0]["unknowns"]
         fake.unset("error")
-        later = [listened(child)[0] for _ in range(RETRY_AFTER_READINGS)]
+        later = [read_with_events(child)[0] for _ in range(RETRY_AFTER_READINGS)]
         assert "events" not in later[-1]["unknowns"]
         fake.happen(("xid", 0, 79))
-        assert heard(child) == [{"xid_79": 1}, {}]
+        assert events_of(child) == [{"xid_79": 1}, {}]
 
 
-def test_one_gpu_that_tells_of_no_events_leaves_the_others_heard(tmp_path: Path) -> None:
+def test_one_gpu_without_events_does_not_affect_the_others(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("supported_events", 0, 0)
     with child_of(fake.environment()) as child:
-        assert "events" in listened(child)[0]["unknowns"]
+        assert "events" in read_with_events(child)[0]["unknowns"]
         fake.happen(("xid", 0, 48), ("xid", 1, 48))
-        assert heard(child) == [{}, {"xid_48": 1}]
+        assert events_of(child) == [{}, {"xid_48": 1}]
 
 
 @pytest.mark.parametrize("missing", ["nvmlEventSetWait_v2", "nvmlEventSetFree"])
 def test_a_driver_that_lacks_the_calls_is_read_without_them(tmp_path: Path, missing: str) -> None:
     fake = FakeNvml(tmp_path, library=built_library(missing))
     with child_of(fake.environment()) as child:
-        (gpu,) = listened(child)
+        (gpu,) = read_with_events(child)
         assert gpu["reasons"] == []
         assert gpu["temperature_c"]
         if missing != "nvmlEventSetFree":
@@ -138,80 +138,78 @@ def test_a_driver_that_lacks_the_calls_is_read_without_them(tmp_path: Path, miss
 @pytest.mark.parametrize(
     "call", ["nvmlDeviceGetSupportedEventTypes", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"]
 )
-def test_a_gpu_lost_while_it_is_listened_to_is_lost_and_the_others_are_heard_on(
-    tmp_path: Path, call: str
-) -> None:
+def test_a_gpu_lost_while_its_events_are_read_is_lost_and_the_others_go_on(tmp_path: Path, call: str) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
         if call == "nvmlEventSetWait_v2":
-            heard(child)
+            events_of(child)
         fake.set("error", call, 1, "GPU_IS_LOST")
-        gpus = listened(child)
+        gpus = read_with_events(child)
         assert [[one["code"] for one in gpu["reasons"]] for gpu in gpus] == [[], ["gpu_lost"], []]
         fake.happen(("xid", 0, 31), ("xid", 2, 31))
-        assert heard(child) == [{"xid_31": 1}, {}, {"xid_31": 1}]
+        assert events_of(child) == [{"xid_31": 1}, {}, {"xid_31": 1}]
 
 
-def test_what_a_gpu_told_before_it_was_lost_is_heard_with_the_loss(tmp_path: Path) -> None:
+def test_events_before_a_loss_are_reported_with_the_loss(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.set("error", "nvmlDeviceGetTemperature", 1, "GPU_IS_LOST")
         fake.happen(("xid", 1, 79))
-        lost = listened(child)[1]
+        lost = read_with_events(child)[1]
         calls_at_loss = len(fake.calls())
-        heard(child)
+        events_of(child)
     assert lost["events"] == {"xid_79": 1}
     assert lost["reasons"][0]["code"] == "gpu_lost"
     assert fake.calls().count("nvmlEventSetFree") == 1, "its set is freed, and the other's still needed"
     assert not [call for call in fake.calls()[calls_at_loss:] if call.endswith(" 1")]
 
 
-def test_an_event_that_comes_while_the_library_is_opened_anew_is_not_lost(tmp_path: Path) -> None:
+def test_an_event_during_a_reopening_of_the_library_is_not_lost(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.happen(("xid", 1, 63))
-        assert heard(child, reopen=True) == [{}, {"xid_63": 1}]
+        assert events_of(child, reopen=True) == [{}, {"xid_63": 1}]
         fake.happen(("xid", 1, 64))
-        assert heard(child) == [{}, {"xid_64": 1}]
+        assert events_of(child) == [{}, {"xid_64": 1}]
 
 
-def test_an_event_taken_by_a_reading_that_then_failed_is_told_by_the_next(tmp_path: Path) -> None:
+def test_an_event_taken_by_a_failed_reading_is_reported_by_the_next(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.happen(("xid", 0, 63))
         fake.set("error", "nvmlDeviceGetTemperature", 1, "DRIVER_NOT_LOADED")
         assert child.read(events=True)["outcome"] == "driver_broken"
         fake.unset("error")
-        assert heard(child) == [{"xid_63": 1}, {}]
+        assert events_of(child) == [{"xid_63": 1}, {}]
 
 
-def test_a_list_of_gpus_that_changes_keeps_what_was_heard(tmp_path: Path) -> None:
+def test_events_survive_a_change_of_the_list_of_gpus(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         fake.happen(("xid", 0, 63))
         fake.set("count", 2)
-        assert heard(child) == [{"xid_63": 1}, {}]
+        assert events_of(child) == [{"xid_63": 1}, {}]
         fake.happen(("xid", 1, 63))
-        assert heard(child) == [{}, {"xid_63": 1}]
+        assert events_of(child) == [{}, {"xid_63": 1}]
 
 
 def test_opening_the_library_again_and_again_leaves_no_file_open(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=8)
     with child_of(fake.environment()) as child:
-        heard(child)
+        events_of(child)
         opened = open_files(child)
         for _ in range(20):
-            heard(child, reopen=True)
+            events_of(child, reopen=True)
         assert open_files(child) == opened
     assert fake.calls().count("nvmlEventSetCreate") == 8 * 21
     assert fake.calls().count("nvmlEventSetFree") == 8 * 20
 
 
-def test_an_event_is_told_before_the_gpu_is_asked_anything_else(tmp_path: Path) -> None:
+def test_an_event_is_sent_before_the_gpu_is_queried(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
         child.read(events=True)
@@ -222,15 +220,13 @@ def test_an_event_is_told_before_the_gpu_is_asked_anything_else(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [119, 120])
-def test_a_gpu_whose_own_processor_failed_is_not_asked_again_as_that_would_hang(
-    tmp_path: Path, number: int
-) -> None:
+def test_a_gpu_whose_own_processor_failed_is_not_queried_again(tmp_path: Path, number: int) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        before = listened(child)
+        before = read_with_events(child)
         fake.happen(("xid", 1, number))
         fake.set("hang", "nvmlDeviceGetTemperature", 1)
-        first, second = listened(child), listened(child)
+        first, second = read_with_events(child), read_with_events(child)
         fake.unset("hang")
     assert first[1]["reasons"] == [{"code": "gpu_silent", "detail": f"xid_{number}"}]
     assert first[1]["uuid"] == before[1]["uuid"]
@@ -238,38 +234,40 @@ def test_a_gpu_whose_own_processor_failed_is_not_asked_again_as_that_would_hang(
     assert [gpu["temperature_c"] for gpu in (first[0], first[2], second[0], second[2])] == [40, 42, 40, 42]
 
 
-def test_a_silent_gpu_is_not_asked_again_though_the_list_changes_or_the_library_is_opened_anew(
+def test_a_quarantined_gpu_is_not_queried_after_the_list_changes_or_the_library_is_opened_again(
     tmp_path: Path,
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        listened(child)
+        read_with_events(child)
         fake.happen(("xid", 1, 119))
-        silent = listened(child)[1]
+        silent = read_with_events(child)[1]
         calls_before = len(fake.calls())
         fake.set("count", 2)
-        shorter = listened(child)[1]
+        shorter = read_with_events(child)[1]
         fake.set("count", 3)
-        longer = listened(child)[1]
-        anew = listened(child, reopen=True)[1]
+        longer = read_with_events(child)[1]
+        reopened = read_with_events(child, reopen=True)[1]
     assert silent.pop("events") == {"xid_119": 1}
-    for later in (shorter, longer, anew):
+    for later in (shorter, longer, reopened):
         assert {name: later[name] for name in ("uuid", "name", "reasons")} == {
             name: silent[name] for name in ("uuid", "name", "reasons")
         }
     assert not [call for call in fake.calls()[calls_before:] if call.endswith(" 1") and "Wait" not in call]
 
 
-def test_a_gpu_that_falls_silent_while_the_library_is_opened_anew_is_not_asked(tmp_path: Path) -> None:
+def test_a_gpu_quarantined_while_the_library_is_opened_again_is_not_queried(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:
-        listened(child)
+        read_with_events(child)
         fake.happen(("xid", 1, 120))
         fake.set("hang", "nvmlDeviceGetHandleByIndex_v2", 1)
-        assert listened(child, reopen=True)[1]["reasons"] == [{"code": "gpu_silent", "detail": "xid_120"}]
+        assert read_with_events(child, reopen=True)[1]["reasons"] == [
+            {"code": "gpu_silent", "detail": "xid_120"}
+        ]
 
 
-def test_another_child_that_is_told_of_a_silent_gpu_asks_it_nothing_wherever_it_is_now(
+def test_another_child_never_queries_a_quarantined_gpu_wherever_it_is_now(
     tmp_path: Path,
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
@@ -278,18 +276,18 @@ def test_another_child_that_is_told_of_a_silent_gpu_asks_it_nothing_wherever_it_
     fake.set("hang", "*", 0)
     who = {"uuid": "GPU-a", "pci_bus_id": "00000000:1A:00.0", "index": 1, "why": "xid_119"}
     with child_of(fake.environment(), root=tmp_path) as child:
-        silent, other = listened(child, quarantined={"GPU-a": who})
+        silent, other = read_with_events(child, quarantined={"GPU-a": who})
     assert (silent["uuid"], silent["index"]) == ("GPU-a", 0)
     assert silent["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
     assert (other["reasons"], other["temperature_c"]) == ([], 41)
 
 
-def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_that_question_only(
+def test_a_gpu_whose_processor_fails_during_a_query_delays_the_others_for_that_query_only(
     tmp_path: Path,
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        listened(child)
+        read_with_events(child)
         for call in ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage"):
             fake.set("delay", call, 1, round(1000 * TIMEOUT_SECONDS) + 100)
         slow = child.read(events=True)
@@ -306,7 +304,7 @@ def test_a_gpu_whose_processor_fails_under_a_question_holds_the_others_up_for_th
 def test_a_gpu_that_is_slow_over_every_answer_holds_the_others_up_no_longer(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     with child_of(fake.environment()) as child:
-        listened(child)
+        read_with_events(child)
         fake.set("delay", "*", 1, round(250 * TIMEOUT_SECONDS))
         slow = child.read(events=True)
     assert slow["took_ms"] < 1000 * (TIMEOUT_SECONDS + 2)

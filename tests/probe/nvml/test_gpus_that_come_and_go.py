@@ -34,15 +34,15 @@ def test_a_lost_gpu_keeps_its_identity_and_its_handle_is_never_used_again(
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "identity"),
     [
         ("nvmlDeviceGetName", ["uuid"]),
         ("nvmlDeviceGetPciInfo_v3", ["uuid", "name", "compute_capability"]),
         ("nvmlDeviceGetTemperature", ["uuid", "name", "compute_capability", "pci_bus_id", "memory_mb"]),
     ],
 )
-def test_a_gpu_lost_while_it_is_first_read_is_known_by_what_it_told_before(
-    tmp_path: Path, call: str, told: list[str]
+def test_a_gpu_lost_during_its_first_reading_has_the_identity_read_before(
+    tmp_path: Path, call: str, identity: list[str]
 ) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("error", call, 0, "GPU_IS_LOST")
@@ -52,11 +52,11 @@ def test_a_gpu_lost_while_it_is_first_read_is_known_by_what_it_told_before(
     assert lost == still
     assert lost["reasons"][0]["code"] == "gpu_lost"
     known = ["uuid", "name", "compute_capability", "pci_bus_id", "memory_mb"]
-    assert [name for name in known if name in lost] == told
+    assert [name for name in known if name in lost] == identity
     assert "memory_used_mb" not in lost
 
 
-def test_a_gpu_lost_at_its_first_sight_is_listed_by_its_place(tmp_path: Path) -> None:
+def test_a_gpu_lost_at_its_first_reading_is_listed_by_its_index(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     fake.set("error", "nvmlDeviceGetHandleByIndex_v2", 0, "GPU_IS_LOST")
     with child_of(fake.environment()) as child:
@@ -66,7 +66,7 @@ def test_a_gpu_lost_at_its_first_sight_is_listed_by_its_place(tmp_path: Path) ->
     assert well["uuid"] == fake.fact("uuid", 1)
 
 
-def test_a_lost_gpu_comes_back_when_the_library_is_opened_anew(tmp_path: Path) -> None:
+def test_a_lost_gpu_comes_back_when_the_library_is_opened_again(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("error", "nvmlDeviceGetName", 0, "GPU_IS_LOST")
     with child_of(fake.environment()) as child:
@@ -130,7 +130,7 @@ def test_a_count_of_gpus_that_no_machine_has_is_not_believed(tmp_path: Path) -> 
     assert gpus[1]["uuid"] == fake.fact("uuid", 1)
 
 
-def test_two_gpus_with_one_uuid_are_told_apart(tmp_path: Path) -> None:
+def test_of_two_gpus_with_one_uuid_the_second_is_unidentified(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=3)
     fake.set("uuid", 2, fake.fact("uuid", 0))
     with child_of(fake.environment()) as child:

@@ -76,14 +76,14 @@ def test_a_driver_without_gpus_names_the_node_that_hides_them(tmp_path: Path, sa
 
 
 @pytest.mark.parametrize("value", ["void", "none", "", " VOID "])
-def test_a_container_that_was_given_no_gpus_is_told_the_variable(tmp_path: Path, value: str) -> None:
+def test_a_container_without_gpus_gets_the_variable_that_hides_them(tmp_path: Path, value: str) -> None:
     answer = answer_of(FakeNvml(tmp_path, gpus=0), tmp_path, NVIDIA_VISIBLE_DEVICES=value)
     assert f"NVIDIA_VISIBLE_DEVICES={value.strip()} keeps every GPU out of this container" in answer["detail"]
 
 
 @without_real_driver
 @pytest.mark.parametrize("value", ["compute", "compute,graphics", ""])
-def test_a_container_without_the_utility_capability_is_told_to_add_it(tmp_path: Path, value: str) -> None:
+def test_a_container_without_the_utility_capability_gets_the_fix(tmp_path: Path, value: str) -> None:
     fake = FakeNvml(tmp_path, library=tmp_path / "driver")
     answer = answer_of(fake, tmp_path, NVIDIA_DRIVER_CAPABILITIES=value)
     assert answer["outcome"] == "no_driver"

@@ -12,7 +12,7 @@ MEMINFO = "MemTotal:       125829120 kB\nMemFree:         1048576 kB\nMemAvailab
 
 
 def spark(tmp_path: Path) -> FakeNvml:
-    """A machine whose GPU has no memory of its own, as NVML tells it there."""
+    """A machine whose GPU has no memory of its own, as NVML reports it there."""
     fake = FakeNvml(tmp_path)
     fake.set("name", 0, "NVIDIA GB10")
     fake.set("compute_capability", 0, "12.1")
@@ -42,7 +42,7 @@ def test_memory_falls_back_to_the_older_call_whose_used_holds_the_reserve(tmp_pa
     assert "may count what it reserves as used" in older["unknowns"]["memory_reserved_mb"]
 
 
-def test_a_driver_without_the_newer_memory_call_is_asked_the_older_one(tmp_path: Path) -> None:
+def test_a_driver_without_the_newer_memory_call_is_read_by_the_older_one(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, library=built_library("nvmlDeviceGetMemoryInfo_v2"))
     gpu = gpu_of(fake)
     assert gpu["memory_used_mb"] == 1024 + 512
@@ -84,7 +84,7 @@ def test_absurd_reserve_leaves_the_rest_of_memory_known(tmp_path: Path) -> None:
     assert "memory_reserved_mb" in gpu["unknowns"]
 
 
-def test_an_integrated_gpu_has_the_machines_memory_and_says_unified(tmp_path: Path) -> None:
+def test_an_integrated_gpu_has_the_machines_memory_as_unified(tmp_path: Path) -> None:
     gpu = gpu_of(spark(tmp_path), root=tree(tmp_path, MEMINFO))
     assert gpu["memory_kind"] == "unified"
     assert (gpu["memory_mb"], gpu["memory_used_mb"], gpu["memory_free_mb"]) == (122_880, 20_480, 102_400)
@@ -92,7 +92,7 @@ def test_an_integrated_gpu_has_the_machines_memory_and_says_unified(tmp_path: Pa
 
 
 @pytest.mark.parametrize("meminfo", [None, "", "MemTotal: many kB\n", "MemTotal: 0 kB\n", "MemTotal\n: 1\n"])
-def test_an_integrated_gpu_whose_machine_does_not_tell_its_memory_is_unified_and_unknown(
+def test_an_integrated_gpu_without_meminfo_is_unified_and_of_unknown_size(
     tmp_path: Path, meminfo: str | None
 ) -> None:
     gpu = gpu_of(spark(tmp_path), root=tree(tmp_path, meminfo))
@@ -101,13 +101,13 @@ def test_an_integrated_gpu_whose_machine_does_not_tell_its_memory_is_unified_and
     assert "memory_mb" not in gpu
 
 
-def test_a_kernel_that_does_not_tell_what_is_available_leaves_use_unknown(tmp_path: Path) -> None:
+def test_without_memavailable_the_use_is_unknown(tmp_path: Path) -> None:
     gpu = gpu_of(spark(tmp_path), root=tree(tmp_path, "MemTotal: 1048576 kB\n"))
     assert gpu["memory_mb"] == 1024
     assert "available" in gpu["unknowns"]["memory_used_mb"]
 
 
-def test_an_integrated_gpu_that_tells_its_memory_is_believed(tmp_path: Path) -> None:
+def test_an_integrated_gpu_that_reports_its_memory_is_believed(tmp_path: Path) -> None:
     fake = spark(tmp_path)
     fake.unset("error")
     assert gpu_of(fake)["memory_kind"] == "dedicated"

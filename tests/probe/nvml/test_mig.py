@@ -17,7 +17,7 @@ def cut(tmp_path: Path, *slots: int, gpus: int = 1) -> FakeNvml:
     return fake
 
 
-def test_slices_are_listed_after_their_gpu_with_their_own_identity_and_memory(tmp_path: Path) -> None:
+def test_mig_devices_are_listed_after_their_gpu_with_their_own_identity_and_memory(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1, gpus=2)
     parent, first, second, whole = gpus_of(fake)
     assert (parent["uuid"], whole["uuid"]) == (fake.fact("uuid", 0), fake.fact("uuid", 1))
@@ -37,7 +37,7 @@ def test_an_empty_slot_is_passed_over_and_not_the_end(tmp_path: Path) -> None:
     assert [gpu["uuid"][-1] for gpu in gpus_of(fake)[1:]] == ["0", "5", "6"]
 
 
-def test_use_and_heat_are_told_of_the_gpu_and_not_of_its_slices(tmp_path: Path) -> None:
+def test_use_and_temperature_are_the_gpus_and_not_its_mig_devices(tmp_path: Path) -> None:
     parent, slice_ = gpus_of(cut(tmp_path, 2))
     assert parent["unknowns"]["utilization_percent"] == "not available for a GPU in MIG mode"
     assert parent["temperature_c"] == 40
@@ -46,14 +46,14 @@ def test_use_and_heat_are_told_of_the_gpu_and_not_of_its_slices(tmp_path: Path) 
         assert name not in slice_
 
 
-def test_the_processes_of_a_slice_are_its_own(tmp_path: Path) -> None:
+def test_the_processes_of_a_mig_device_are_its_own(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1)
     fake.set("process", "0/1", 77, 1 << 30)
     _, first, second = gpus_of(fake)
     assert (first["processes"], second["processes"]) == ([], [{"pid": 77, "memory_mb": 1024}])
 
 
-def test_places_are_on_the_slices_and_not_on_the_gpu_that_is_cut(tmp_path: Path) -> None:
+def test_jobs_run_on_the_mig_devices_and_not_on_their_gpu(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1, gpus=2)
     with child_of(fake.environment()) as child:
         child.send({"id": 1, "request": "read"})
@@ -65,7 +65,7 @@ def test_places_are_on_the_slices_and_not_on_the_gpu_that_is_cut(tmp_path: Path)
     ]
 
 
-def test_a_gpu_with_mig_on_and_no_slice_serves_nobody_and_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_gpu_in_mig_mode_without_mig_devices_serves_no_job_and_names_the_fix(tmp_path: Path) -> None:
     fake = cut(tmp_path)
     with child_of(fake.environment()) as child:
         child.send({"id": 1, "request": "read"})
@@ -89,7 +89,7 @@ def test_slots_that_cannot_be_counted_are_a_reason_and_no_claim_that_there_are_n
     assert parent["reasons"] == []
 
 
-def test_one_slice_that_cannot_be_opened_never_hides_the_others(tmp_path: Path) -> None:
+def test_one_mig_device_that_cannot_be_opened_never_hides_the_others(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1, 2)
     fake.set("error", "nvmlDeviceGetMigDeviceHandleByIndex", "0/1", "NO_PERMISSION")
     parent, first, third = gpus_of(fake)
@@ -97,7 +97,7 @@ def test_one_slice_that_cannot_be_opened_never_hides_the_others(tmp_path: Path) 
     assert parent["unknowns"]["mig_devices"] == "slot 1: the agent's user may not read it"
 
 
-def test_a_slice_that_does_not_tell_its_uuid_goes_by_its_instances(tmp_path: Path) -> None:
+def test_a_mig_device_without_a_uuid_is_named_by_its_instances(tmp_path: Path) -> None:
     fake = cut(tmp_path, 3)
     fake.set("error", "nvmlDeviceGetUUID", "0/3", "NOT_SUPPORTED")
     parent, slice_ = gpus_of(fake)
@@ -117,7 +117,7 @@ def test_a_slice_that_does_not_tell_its_uuid_goes_by_its_instances(tmp_path: Pat
         ("nvmlDeviceGetMemoryInfo_v2", "0/0"),
     ],
 )
-def test_a_gpu_lost_while_its_slices_are_read_is_lost_with_the_slices_that_it_had(
+def test_a_gpu_lost_while_its_mig_devices_are_read_is_lost_with_them(
     tmp_path: Path, *, call: str, device: str
 ) -> None:
     fake = cut(tmp_path, 0, 1, gpus=2)
@@ -131,7 +131,7 @@ def test_a_gpu_lost_while_its_slices_are_read_is_lost_with_the_slices_that_it_ha
     assert "memory_used_mb" not in after[1]
 
 
-def test_a_driver_that_goes_away_while_slices_are_counted_is_broken_as_a_whole(tmp_path: Path) -> None:
+def test_a_driver_that_goes_away_while_mig_devices_are_counted_is_broken_as_a_whole(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0)
     fake.set("error", "nvmlDeviceGetMaxMigDeviceCount", 0, "UNINITIALIZED")
     with child_of(fake.environment()) as child:
@@ -160,7 +160,7 @@ def test_a_new_layout_is_seen_at_the_next_reading(tmp_path: Path) -> None:
         assert len(child.read()["gpus"]) == 1
 
 
-def test_a_mode_that_is_not_told_for_once_takes_no_slice_away(tmp_path: Path) -> None:
+def test_an_unknown_mig_mode_removes_no_mig_device(tmp_path: Path) -> None:
     fake = cut(tmp_path, 0, 1)
     with child_of(fake.environment()) as child:
         before = child.read()["gpus"]
@@ -174,7 +174,7 @@ def test_a_mode_that_is_not_told_for_once_takes_no_slice_away(tmp_path: Path) ->
     ("call", "device", "unread"),
     [("nvmlDeviceGetMigDeviceHandleByIndex", "0/1", 1), ("nvmlDeviceGetMaxMigDeviceCount", "0", 2)],
 )
-def test_a_slice_that_was_there_and_cannot_be_opened_is_unknown_and_not_gone(
+def test_a_mig_device_that_cannot_be_opened_any_more_is_unknown_and_not_gone(
     tmp_path: Path, *, call: str, device: str, unread: int
 ) -> None:
     fake = cut(tmp_path, 0, 1)

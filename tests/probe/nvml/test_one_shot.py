@@ -51,7 +51,7 @@ def test_an_answer_from_a_child_that_will_not_end_still_counts() -> None:
     assert child.process.wait(10) == -signal.SIGTERM
 
 
-def test_a_child_that_exits_is_a_broken_driver_quoting_what_it_said_last(tmp_path: Path) -> None:
+def test_a_child_that_exits_is_a_broken_driver_with_its_last_stderr_line(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("complain", "nvmlInitWithFlags", "*", "vendor library: cannot open device, giving up")
     fake.set("exit", "nvmlInitWithFlags", "*", 1)
@@ -88,21 +88,21 @@ def test_the_quick_path_loads_neither_asyncio_nor_pydantic() -> None:
     assert seen.stdout.strip() == "[]"
 
 
-def test_a_child_that_is_not_needed_is_let_go_at_once(tmp_path: Path) -> None:
+def test_a_child_that_is_not_needed_is_ended_at_once(tmp_path: Path) -> None:
     child = start_child(env=FakeNvml(tmp_path).environment())
     dismiss(child)
     assert child.process is not None
     assert child.process.poll() is not None
 
 
-def test_a_child_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+def test_a_child_that_cannot_be_started_has_a_reason(tmp_path: Path) -> None:
     child = start_child((str(tmp_path / "missing"),))
     assert child.process is None
     assert "could not be started" in (child.failure or "")
     dismiss(child)
 
 
-def test_a_child_that_heeds_nobody_is_left_behind_alive() -> None:
+def test_a_child_that_ignores_sigterm_is_left_alive() -> None:
     deaf = "import signal, sys; signal.signal(15, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

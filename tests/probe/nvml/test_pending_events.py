@@ -1,4 +1,4 @@
-"""Events that were told before an answer, kept for the reading that lists their GPU."""
+"""Events that came before an answer, held for the reading that lists their GPU."""
 
 import json
 
@@ -8,7 +8,7 @@ from gpu_agent.probe.nvml.client import PendingEvents
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 
-def told(pending: PendingEvents, **events: dict[str, int]) -> None:
+def send(pending: PendingEvents, **events: dict[str, int]) -> None:
     pending.add(json.dumps({"events": events}).encode())
 
 
@@ -22,33 +22,33 @@ def events(pending: PendingEvents, reading: GpuReport) -> list[dict[str, int]]:
     return [dict(gpu.events) for gpu in pending.merge_into(reading).gpus]
 
 
-def test_what_was_told_lies_in_the_next_reading_and_in_no_other() -> None:
+def test_pending_events_are_in_the_next_reading_and_in_no_other() -> None:
     pending = PendingEvents()
-    told(pending, a={"xid_95": 1})
-    told(pending, a={"xid_95": 2, "xid_31": 1}, b={"xid_48": 1})
+    send(pending, a={"xid_95": 1})
+    send(pending, a={"xid_95": 2, "xid_31": 1}, b={"xid_48": 1})
     assert events(pending, report("a", "b", "c")) == [{"xid_95": 3, "xid_31": 1}, {"xid_48": 1}, {}]
     assert events(pending, report("a", "b", "c")) == [{}, {}, {}]
 
 
-def test_a_driver_that_is_broken_now_takes_nothing_of_what_was_told() -> None:
+def test_a_broken_driver_takes_no_pending_events() -> None:
     pending = PendingEvents()
-    told(pending, a={"xid_95": 1})
+    send(pending, a={"xid_95": 1})
     assert events(pending, report(outcome=Outcome.DRIVER_BROKEN)) == []
     assert events(pending, report("a")) == [{"xid_95": 1}]
 
 
-def test_a_gpu_that_can_no_longer_say_who_it_is_is_told_of_by_its_place() -> None:
+def test_pending_events_of_an_unidentified_gpu_are_found_by_its_index() -> None:
     pending = PendingEvents()
     pending.merge_into(report("a", "b"))
-    told(pending, b={"xid_79": 1})
+    send(pending, b={"xid_79": 1})
     assert events(pending, report("a", "unidentified-1")) == [{}, {"xid_79": 1}]
     assert events(pending, report("a", "b")) == [{}, {}]
 
 
-def test_what_a_return_ends_is_not_told_of_a_gpu_that_returned_and_the_rest_is() -> None:
+def test_pending_events_that_a_return_clears_are_dropped_and_the_rest_is_reported() -> None:
     pending = PendingEvents()
     pending.merge_into(report("a", "b"))
-    told(pending, b={"xid_79": 1, "xid_95": 1, "xid_31": 1})
+    send(pending, b={"xid_79": 1, "xid_95": 1, "xid_31": 1})
     assert events(pending, report("a")) == [{}]
     assert events(pending, report("a", "b")) == [{}, {"xid_95": 1, "xid_31": 1}]
 
@@ -65,13 +65,13 @@ def test_what_a_return_ends_is_not_told_of_a_gpu_that_returned_and_the_rest_is()
         b'{"events": {"a": {"xid_95": "x"}}}',
     ],
 )
-def test_a_line_that_tells_of_no_events_is_passed_over(line: bytes) -> None:
+def test_a_line_without_events_is_ignored(line: bytes) -> None:
     pending = PendingEvents()
     pending.add(line)
     assert events(pending, report("a")) == [{}]
 
 
-def test_a_gpu_that_must_not_be_asked_is_known_from_then_on() -> None:
+def test_a_quarantined_gpu_is_remembered() -> None:
     pending = PendingEvents()
     assert pending.quarantined == {}
     who = {"uuid": "b", "index": 1, "why": "xid_119"}

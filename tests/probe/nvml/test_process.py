@@ -18,12 +18,12 @@ def test_a_death_by_a_signal_without_a_name_gives_its_number() -> None:
     assert "was ended by signal 255" in death_sentence(-255)
 
 
-def test_a_death_by_exit_quotes_the_last_thing_said() -> None:
+def test_a_death_by_exit_quotes_the_last_line_of_stderr() -> None:
     sentence = death_sentence(3, b"first\nNo \xff device\n\n")
     assert "left with exit status 3, saying 'No \ufffd device'" in sentence
 
 
-def test_a_hang_says_how_long_was_waited() -> None:
+def test_a_hang_names_the_deadline() -> None:
     assert "within 2.5 s (nvml_hung)" in hung_sentence(2.5)
 
 

@@ -33,7 +33,7 @@ def test_processes_that_the_driver_will_not_list_are_unknown_and_no_older_call_i
 
 
 @pytest.mark.parametrize(("without", "asked"), [((V3,), V2), ((V3, V2), V1)])
-def test_an_older_driver_is_asked_by_the_newest_call_that_it_has(
+def test_an_older_driver_is_read_by_the_newest_call_that_it_has(
     tmp_path: Path, *, without: tuple[str, ...], asked: str
 ) -> None:
     fake = FakeNvml(tmp_path, library=built_library(*without))
@@ -43,7 +43,7 @@ def test_an_older_driver_is_asked_by_the_newest_call_that_it_has(
     assert f"{asked} 0" in fake.calls()
 
 
-def test_a_driver_that_can_list_no_processes_at_all_says_that_it_is_too_old(tmp_path: Path) -> None:
+def test_a_driver_without_any_process_call_is_too_old(tmp_path: Path) -> None:
     gpu = gpu_of(FakeNvml(tmp_path, library=built_library(V3, V2, V1)))
     assert "too old" in gpu["unknowns"]["processes"]
 
@@ -58,7 +58,7 @@ def test_an_older_drivers_error_is_the_reason(tmp_path: Path) -> None:
     assert gpu_of(fake)["unknowns"]["processes"] == "the agent's user may not read it"
 
 
-def test_the_series_with_wrong_lists_is_not_asked_and_told_to_be_updated(tmp_path: Path) -> None:
+def test_a_driver_with_wrong_process_lists_is_not_queried_and_must_be_updated(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("driver_version", "535.54.03")
     fake.set("process", 0, 4242, 1 << 30)

@@ -1,4 +1,4 @@
-"""What one GPU says or will not say, through the true binding in the child."""
+"""The values of one GPU and the reasons for unknown ones, through the true binding in the child."""
 
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def test_throttle_reasons_are_named_also_by_older_drivers_and_idleness_is_none(t
     assert gpu_of(fake)["throttle_reasons"] == ["sw_power_cap", "hw_thermal_slowdown"]
 
 
-def test_a_name_that_is_no_utf8_is_kept_as_far_as_it_can_be_read(tmp_path: Path) -> None:
+def test_a_name_that_is_no_utf8_is_read_as_far_as_possible(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("name", 0, "RTX \udcff\udcfe 4090")
     assert gpu_of(fake)["name"] == "RTX \ufffd\ufffd 4090"
@@ -132,7 +132,7 @@ def test_a_field_that_finds_the_gpu_lost_loses_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uuid", ["unidentified-0", "\x1b[31mGPU", "名前", "GPU-\x07"])
-def test_what_could_not_be_told_is_no_uuid(tmp_path: Path, uuid: str) -> None:
+def test_an_unprintable_uuid_is_unknown(tmp_path: Path, uuid: str) -> None:
     fake = FakeNvml(tmp_path)
     fake.set("uuid", 0, uuid)
     gpu = gpu_of(fake)
@@ -144,7 +144,7 @@ def test_what_could_not_be_told_is_no_uuid(tmp_path: Path, uuid: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 101, 2**32 - 1])
-def test_a_number_out_of_bounds_cannot_be_told(value: int) -> None:
+def test_a_number_out_of_range_is_unknown(value: int) -> None:
     with pytest.raises(UnknownValueError, match=f"answered {value}, which cannot be"):
         check_range(value, 0, 100)
     assert check_range(0, 0, 100) == 0
@@ -156,9 +156,9 @@ def test_what_is_no_utf8_is_read_as_far_as_it_can_be() -> None:
     assert salvage_text(raised.value) == "RTX \ufffd"
 
 
-@pytest.mark.parametrize(("told", "read"), [("H100", "H100"), (b"H100", "H100"), (b"H\xff", "H\ufffd")])
-def test_a_text_may_come_as_bytes(told: object, read: str) -> None:
-    assert as_text(told) == read
+@pytest.mark.parametrize(("value", "read"), [("H100", "H100"), (b"H100", "H100"), (b"H\xff", "H\ufffd")])
+def test_a_text_may_come_as_bytes(value: object, read: str) -> None:
+    assert as_text(value) == read
 
 
 def test_a_uuid_that_is_no_text_is_unknown_and_the_rest_counts(tmp_path: Path) -> None:

@@ -95,13 +95,13 @@ def test_retirement_is_unknown_only_when_neither_way_of_asking_works() -> None:
     assert (no_way.retirement_pending, no_way.unknowns) == (None, {"retirement_pending": "not supported"})
 
 
-def test_a_lost_gpu_is_lost_and_says_what_the_driver_said() -> None:
+def test_a_lost_gpu_is_lost_with_the_drivers_message() -> None:
     gpu = gpu_of(reasons=[{"code": "gpu_lost", "detail": "reading power_w: GPU is lost"}])
     assert gpu.health is Health.LOST
     assert "reading power_w: GPU is lost" in gpu.reasons[0].detail
 
 
-def test_a_gpu_without_identity_is_told_apart_by_its_place() -> None:
+def test_an_unidentified_gpu_has_a_stand_in_uuid_by_its_index() -> None:
     report = report_of(gpus=[{"index": 4}])
     assert (report.gpus[0].uuid, report.gpus[0].name) == ("unidentified-4", "unidentified GPU 4")
 

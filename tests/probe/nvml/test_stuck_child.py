@@ -23,7 +23,7 @@ print(flush=True)
 sys.stdin.read()
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel tells is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux only")
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def deaf() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def test_a_child_that_nobody_asked_to_end_is_not_left_behind(deaf: subprocess.Popen[bytes]) -> None:
+def test_a_child_without_a_pending_sigterm_is_not_stuck(deaf: subprocess.Popen[bytes]) -> None:
     assert deaf.poll() is None
     assert find_stuck_child(NAME) is None
 
 
-def test_a_child_that_was_asked_to_end_and_cannot_is_found_until_it_ends(
+def test_a_child_with_a_pending_sigterm_is_found_until_it_ends(
     deaf: subprocess.Popen[bytes],
 ) -> None:
     deaf.terminate()

@@ -16,10 +16,12 @@ START = 1_700_000_000.0
 
 
 def course(spec: str, moments: Iterator[int] | range) -> dict[int, tuple[Gpu, ...]]:
-    """What the keeper says of the machine at each second that it is read."""
-    machine, keeper = SimulatedGpus(spec, seed="m"), HealthTracker()
+    """What the tracker says of the machine at each second that it is read."""
+    machine, tracker = SimulatedGpus(spec, seed="m"), HealthTracker()
     return {
-        after: keeper.observe(machine.read(START + after), now_wall=START + after, now_mono=float(after)).gpus
+        after: tracker.observe(
+            machine.read(START + after), now_wall=START + after, now_mono=float(after)
+        ).gpus
         for after in moments
     }
 
@@ -63,7 +65,7 @@ def test_heat_degrades_once_it_has_lasted_a_minute() -> None:
     assert 240 <= first(seen, Health.OK, after=130) <= 255
 
 
-def test_an_applications_own_xid_is_told_and_never_counts() -> None:
+def test_an_xid_of_an_application_never_changes_health() -> None:
     seen = course("L4:xid31@60s", range(0, 100, 5))
     assert seen[60][0].events == {"xid_31": 1}
     assert {gpu.health for gpu, *_ in seen.values()} == {Health.OK}
@@ -77,18 +79,18 @@ def test_a_gpu_that_does_not_answer_keeps_its_identity_and_has_no_figures(fault:
     assert (gpu.temperature_c, gpu.memory_used_mb, gpu.utilization_percent) == (None, None, None)
 
 
-def test_what_ails_the_whole_gpu_ails_its_slices_and_no_other_gpu() -> None:
+def test_a_fault_of_the_whole_gpu_concerns_its_mig_devices_and_no_other_gpu() -> None:
     seen = course("2xA100-80GB/2x3g.40gb:lost#1@10s", range(0, 20, 5))
     assert [gpu.health.value for gpu in seen[10]] == ["lost"] * 3 + ["ok"] * 3
 
 
-def test_what_was_told_of_the_whole_gpu_leaves_its_slices_with_it() -> None:
+def test_a_reason_of_the_whole_gpu_clears_from_its_mig_devices_with_it() -> None:
     seen = course("A100-80GB/2x3g.40gb:degraded@0s-10s", range(0, 40, 5))
     assert [gpu.health.value for gpu in seen[5]] == ["degraded"] * 3
     assert [gpu.health.value for gpu in seen[35]] == ["ok"] * 3
 
 
-def test_a_reset_is_seen_by_the_energy_counted_anew() -> None:
+def test_a_reset_is_seen_by_the_restarted_energy_count() -> None:
     seen = course("L4:xid119@60s-120s", range(0, 130, 5))
     before, after = seen[115][0].energy_mj, seen[120][0].energy_mj
     assert before is not None
@@ -109,15 +111,15 @@ _FAULTS = st.builds(
     st.lists(_FAULTS, max_size=4),
     st.lists(st.integers(0, 900), min_size=1, max_size=12),
 )
-def test_whatever_befalls_a_gpu_can_be_true_and_is_over_when_all_has_ended(
+def test_random_histories_have_plausible_health_and_end_ok(
     product: str, faults: list[str], moments: list[int]
 ) -> None:
-    machine, keeper = SimulatedGpus(product + "".join(faults), seed="m"), HealthTracker()
+    machine, tracker = SimulatedGpus(product + "".join(faults), seed="m"), HealthTracker()
     healths: list[Health] = []
     for after in (0, *sorted(moments), *range(1000, 1020, 5)):
         report = machine.read(START + after)
         plain = replace(report, gpus=tuple(replace(gpu, events={}) for gpu in report.gpus))
         assert validate(plain) == plain
-        judged = keeper.observe(report, now_wall=START + after, now_mono=float(after))
+        judged = tracker.observe(report, now_wall=START + after, now_mono=float(after))
         healths = [gpu.health for gpu in judged.gpus]
     assert set(healths) == {Health.OK}

@@ -9,7 +9,7 @@ from gpu_agent.probe.snapshot import Sources
 from gpu_agent.wire.inventory import ModelStatus
 
 
-def told(line: str, *moments: float) -> list[dict[str, str]]:
+def statuses(line: str, *moments: float) -> list[dict[str, str]]:
     """Each model's state, at each moment that the catalogue scans."""
     now = iter(moments)
     current = [0.0]
@@ -35,7 +35,7 @@ def test_stated_models_are_ready_and_of_their_kind_with_the_languages_of_their_n
 
 
 def test_a_models_states_come_and_go_at_their_times() -> None:
-    seen = told("L4; models: a=asr:downloading@0s-30s:error@60s-90s, b=llm:gone@60s", 5, 34, 35, 65, 95)
+    seen = statuses("L4; models: a=asr:downloading@0s-30s:error@60s-90s, b=llm:gone@60s", 5, 34, 35, 65, 95)
     assert seen == [
         {"a": "downloading", "b": "ready"},
         {"a": "downloading", "b": "ready"},

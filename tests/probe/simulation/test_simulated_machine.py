@@ -65,13 +65,13 @@ def test_figures_drift_and_do_not_jump(now: float) -> None:
     assert abs(before.utilization_percent - after.utilization_percent) < 5
 
 
-def test_faults_and_slices_leave_the_identities_as_they_are() -> None:
+def test_faults_and_mig_devices_leave_the_identities_as_they_are() -> None:
     plain = SimulatedGpus("2xA100-80GB", seed="m").read(0).gpus
-    told = SimulatedGpus("2xA100-80GB/2x1g.10gb:lost#1", seed="m").read(0).gpus
-    assert [gpu.uuid for gpu in plain] == [gpu.uuid for gpu in told if gpu.parent_uuid is None]
+    faulty = SimulatedGpus("2xA100-80GB/2x1g.10gb:lost#1", seed="m").read(0).gpus
+    assert [gpu.uuid for gpu in plain] == [gpu.uuid for gpu in faulty if gpu.parent_uuid is None]
 
 
-def test_a_cut_gpu_lists_its_slices_and_the_places_are_theirs() -> None:
+def test_a_gpu_in_mig_mode_is_listed_with_its_mig_devices() -> None:
     report = SimulatedGpus("A100-80GB/3g.40gb+2x1g.10gb,L4", seed="m").read(50)
     whole, *slices, other = report.gpus
     assert (whole.mig_enabled, whole.utilization_percent) == (True, None)
@@ -91,13 +91,13 @@ def test_a_fault_counts_its_time_from_the_first_reading() -> None:
     assert healths == [["ok", "ok"], ["ok", "ok"], ["ok", "lost"], ["ok", "lost"], ["ok", "ok"]]
 
 
-def test_an_event_is_told_once_however_often_is_read_and_also_when_a_reading_came_late() -> None:
+def test_an_event_is_reported_once_even_when_a_reading_came_late() -> None:
     machine = SimulatedGpus("L4:xid94@60s", seed="m")
-    told = [dict(machine.read(100 + after).gpus[0].events) for after in (0, 59, 200, 201)]
-    assert told == [{}, {}, {"xid_94": 1}, {}]
+    events = [dict(machine.read(100 + after).gpus[0].events) for after in (0, 59, 200, 201)]
+    assert events == [{}, {}, {"xid_94": 1}, {}]
 
 
-def test_a_hang_tells_since_when_and_ends() -> None:
+def test_a_hang_has_a_start_and_an_end() -> None:
     machine = SimulatedGpus("L4:hang@60s-90s", seed="m")
     assert [machine.hung_seconds(100 + after) for after in (0, 60, 80, 90)] == [None, 0, 20, None]
 

@@ -46,7 +46,7 @@ def test_a_machine_is_a_list_of_groups(spec: str, labels: list[str]) -> None:
         ("unknown@0s", Fault(name="unknown")),
     ],
 )
-def test_a_fault_befalls_every_gpu_of_its_group_from_one_moment_to_another(fault: str, means: Fault) -> None:
+def test_a_fault_holds_for_every_gpu_of_its_group_between_two_moments(fault: str, means: Fault) -> None:
     plans = parse_spec(f"2xL4:{fault},1xT4").gpus
     assert [plan.faults for plan in plans] == [(means,), (means,), ()]
 
@@ -62,7 +62,7 @@ def test_a_hang_is_the_whole_drivers() -> None:
     assert [[fault.name for fault in plan.faults] for plan in simulation.gpus] == [["hot"], ["hot"]]
 
 
-def test_slices_are_those_of_each_gpu_of_the_group() -> None:
+def test_mig_devices_are_those_of_each_gpu_of_the_group() -> None:
     plans = parse_spec("2xA100-80GB/7x1g.10gb,1xH100-80GB/3g.40gb+4g.40gb:lost").gpus
     assert [[each.name for each in plan.mig_profiles] for plan in plans] == [
         ["1g.10gb"] * 7,
@@ -71,7 +71,7 @@ def test_slices_are_those_of_each_gpu_of_the_group() -> None:
     ]
 
 
-def test_models_are_stated_with_their_kinds_and_what_befalls_them() -> None:
+def test_models_are_stated_with_their_kinds_and_faults() -> None:
     simulation = parse_spec(
         "L4 ; models: whisper=asr, org/opus-mt-zh-en = nmt:error@60s-90s, llama3:8b=llm:gone"
     )
@@ -119,7 +119,7 @@ def test_models_are_stated_with_their_kinds_and_what_befalls_them() -> None:
         ("L4; models: a=asr:error#1", "no state of a model"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_answered_with_the_place_and_what_to_write(spec: str, says: str) -> None:
+def test_a_spec_error_names_the_place_and_what_to_write(spec: str, says: str) -> None:
     with pytest.raises(SimulationError, match=re.escape(says)):
         parse_spec(spec)
 
@@ -141,7 +141,7 @@ def test_any_text_is_parsed_or_answered(spec: str) -> None:
 A100 = find_gpu_model("A100-80GB")
 
 
-def test_slices_of_several_sizes_are_one_list() -> None:
+def test_mig_profiles_of_several_sizes_are_one_list() -> None:
     assert parse_mig_layout("3g.40gb + 2x1G.10GB", A100) == (
         MigProfile(3, 40),
         MigProfile(1, 10),
@@ -216,7 +216,7 @@ def test_case_spaces_dashes_and_a_single_size_may_be_left_out(text: str, label: 
     assert find_gpu_model(text).label == label
 
 
-def test_a_family_of_several_sizes_must_be_told_apart() -> None:
+def test_a_family_of_several_sizes_needs_the_size() -> None:
     with pytest.raises(SimulationError, match="'A100' comes in several sizes: write A100-80GB or A100-40GB"):
         find_gpu_model("A100")
 

@@ -1,7 +1,8 @@
 """Finds and runs collectors, which are third-party code, and merges their reports with NVML's.
 
 One of the three places where every exception is caught. A report passes validation before anything else uses
-it. GPUs are told apart by uuid and PCI address; the first report to list a GPU has it.
+it. GPUs
+are distinguished by uuid and PCI address; the first report to list a GPU has it.
 """
 
 import importlib

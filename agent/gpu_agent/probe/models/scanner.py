@@ -155,7 +155,7 @@ class ModelScanner:
 
     def _read_sources(self, budget: "_ScanBudget") -> list["ScanThread"]:
         """Read all sources that no thread is in; returns the threads that had to be left behind."""
-        left_behind: list[ScanThread] = []
+        hung: list[ScanThread] = []
         wait_seconds = self._patience.wait_seconds
         ready = (state for state in self.states if not state.busy)
         waiting = tuple(sorted(ready, key=lambda state: state.scanned_since))  # stable: longest unread first
@@ -164,10 +164,10 @@ class ModelScanner:
             if thread.made_progress(wait_seconds):
                 break
             waiting = thread.abandon()
-            left_behind.append(thread)
+            hung.append(thread)
             budget.exclude(thread.current, lost_seconds=wait_seconds)
             wait_seconds = max(wait_seconds / 2, _LEAST_WAIT_SECONDS)
-        return left_behind
+        return hung
 
     def _all_problems(self, silent: set["SourceState"]) -> dict[str, str]:
         problems: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """What the NVIDIA driver has put on this machine: its library, its kernel module, its device nodes.
 
-Read from files alone, for whoever must say why NVML does not answer. It loads no library and opens
-no device, which could wake a GPU or hang: `device_nodes` does, once the driver has refused.
+Read from files alone, to say why NVML does not answer. No library is loaded and no device opened, which could
+wake a GPU or hang: `device_nodes` opens devices, once the driver has refused.
 """
 
 import os
