@@ -166,7 +166,7 @@ def test_a_token_is_sent_unencrypted_to_another_machine_only_with_the_dangerous_
     place.make_join_token()
     url = f"ws://{own}:{registry.node_port}/ws/node"
     careful = place.agent(url, "careful")
-    await_why(careful, "is not encrypted, and who listens on the way to that machine could take")
+    await_why(careful, "is not encrypted, and anyone on the network path could read")
     reckless = place.agent(url, "reckless", "--insecure-plaintext")
     reckless.await_event("token_sent_plaintext", within_seconds=20)
     reckless.await_event("node_registered", within_seconds=20)

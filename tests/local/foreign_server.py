@@ -11,7 +11,7 @@ from gpu_agent.local.connection import MAX_REQUEST_BYTES
 
 @contextmanager
 def answering_with(path: Path, words: bytes) -> Iterator[None]:
-    """Something listens there that is no agent of ours, and says this to whoever asks."""
+    """Something listens there that is no agent of ours, and sends this to any caller."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()

@@ -31,7 +31,7 @@ def test_a_refusal_is_raised_with_its_code(tmp_path: Path) -> None:
     assert refused.value.code == "unknown_job"
 
 
-def test_a_refusal_that_came_unasked_is_read_although_nobody_hears_the_question(tmp_path: Path) -> None:
+def test_a_refusal_before_the_request_is_read(tmp_path: Path) -> None:
     refusal = b'{"ok": false, "code": "busy", "message": "later"}\n'
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
@@ -76,7 +76,7 @@ def test_who_breaks_off_is_said_to_have_gone(tmp_path: Path) -> None:
 
 
 def test_a_question_that_is_too_long_is_not_sent(tmp_path: Path) -> None:
-    with serving(tmp_path / "s") as served, pytest.raises(RefusedError, match="at the most"):
+    with serving(tmp_path / "s") as served, pytest.raises(RefusedError, match="at most"):
         ask("job_start", path=served.path, job_id="x" * MAX_REQUEST_BYTES)
 
 

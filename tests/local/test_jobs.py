@@ -118,7 +118,7 @@ def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_pa
                 os.killpg(worker.pid, signal.SIGKILL)
 
 
-def test_an_agent_that_is_busy_keeps_no_job_from_running_and_is_told_later(tmp_path: Path) -> None:
+def test_a_busy_agent_delays_no_job_and_receives_it_later(tmp_path: Path) -> None:
     with serving(tmp_path / "s", limits=ControlLimits(connections=1, kept_for_operators=0)) as served:
         with Connection(served.path) as other:
             other.ask("status")
@@ -135,11 +135,11 @@ def test_a_job_that_is_done_waits_for_no_answer_of_an_agent_that_hangs(tmp_path:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         announcement = Announcement("job-1", tmp_path / "s")
-        keeper = threading.Thread(target=announcement.keep)
-        keeper.start()
+        thread = threading.Thread(target=announcement.maintain)
+        thread.start()
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(1024)
             announcement.end()
-            keeper.join(PATIENCE_SECONDS * 0.8)
-            assert not keeper.is_alive()
+            thread.join(PATIENCE_SECONDS * 0.8)
+            assert not thread.is_alive()

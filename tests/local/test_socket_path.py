@@ -28,7 +28,7 @@ def test_without_anything_it_is_with_the_state_as_the_agent_itself_places_it() -
     assert socket_path() == default_state_dir() / "agent.sock"
 
 
-def test_a_users_state_may_be_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_state_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
     assert socket_path() == Path("/srv/state/gpu-agent/agent.sock") == default_state_dir() / "agent.sock"
 
@@ -45,7 +45,7 @@ def test_a_variable_goes_before_the_configuration_and_that_before_the_services_p
     assert socket_path({"GPU_AGENT_STATE_DIR": "/s", "GPU_AGENT_SOCKET": "/x"}) == Path("/x")
 
 
-def test_who_has_no_home_looks_where_the_agent_of_such_a_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_finds_the_agent_of_such_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_number: int) -> object:
         raise KeyError
 
@@ -114,6 +114,8 @@ def test_a_place_that_is_closed_to_the_asker_is_the_place_all_the_same() -> None
     with reachable_folder() as folder:
         (folder / "run").mkdir(mode=0o750)
         place_of_unit = folder / "run" / "agent.sock"
-        told = output_of(started(asks, str(place_of_unit), also_load="gpu_agent.local"))
-    assert told.startswith(f"this user may not talk to the agent at {place_of_unit}: its group is let in")
-    assert "gpasswd -a USER gpu-agent" in told
+        output = output_of(started(asks, str(place_of_unit), also_load="gpu_agent.local"))
+    assert output.startswith(
+        f"this user may not talk to the agent at {place_of_unit}: its group, its own user and root may"
+    )
+    assert "gpasswd -a USER gpu-agent" in output

@@ -1,7 +1,7 @@
-"""What programs on a GPU machine say to the agent that runs there, over its local socket.
+"""Requests of programs on a GPU machine to the agent that runs there, over its local socket.
 
-A worker announces its jobs: `with gpu_agent.local.job("job-7"): ...`. Whoever is curious asks, as the
-commands do: `ask("status")`. It loads the standard library alone.
+A worker announces its jobs: `with gpu_agent.local.job("job-7"): ...`. Any program may ask for the state:
+`ask("status")`. It imports the standard library alone.
 """
 
 from gpu_agent.local.connection import LocalError, NoAgentError, RefusedError, ask

@@ -14,31 +14,54 @@ from typing import Any, Self
 
 from gpu_agent.local.socket_path import VARIABLE, address_of, socket_path
 
-# Questions to the agent of this machine, one at a time, each answered within its time.
-#
-# `docs/local.md` says what may be asked, and how. It refuses to read an answer that has no end.
-
-
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 PATIENCE_SECONDS = 5.0
-"""How long a question may take that waits for nothing but the agent itself."""
+"""How long a request may take that needs no probe and no session."""
+
+_NOT_NOW = ("busy", "overdue")
+
+
+class LocalError(Exception):
+    """Base of the errors between a program and the agent on its machine: a sentence with the next step.
+
+    The hierarchy: `LocalError`
+    ├ `NoAgentError` (no agent answers: the machine's fault)
+    └ `RefusedError` (the agent refuses: the caller's fault; `code` is for programs).
+    """
+
+
+class NoAgentError(LocalError):
+    """No agent answers."""
+
+
+class RefusedError(LocalError):
+    """The agent refuses a request."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def not_now(self) -> bool:
+        """Whether the agent is only busy: the same request may succeed in a moment."""
+        return self.code in _NOT_NOW
 
 
 def ask(
     what: str, *, path: Path | None = None, patience_seconds: float = PATIENCE_SECONDS, **fields: object
 ) -> dict[str, Any]:
-    """Ask the agent one thing and return its answer; raises `LocalError`.
+    """Send the agent one request and return its answer; raises `LocalError`.
 
-    Without `path` the socket is looked for where an agent of this machine puts it.
+    Without `path` the socket is where an agent of this machine listens.
     """
-    with Connection(path, patience_seconds=patience_seconds) as conversation:
-        return conversation.ask(what, **fields)
+    with Connection(path, patience_seconds=patience_seconds) as connection:
+        return connection.ask(what, **fields)
 
 
 class Connection:
-    """One connection to the agent. What it announced ends with it."""
+    """One connection to the agent. Jobs that it announced end with it."""
 
     def __init__(self, path: Path | None = None, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Connect; raises `NoAgentError`."""
@@ -47,14 +70,14 @@ class Connection:
         self._unread = b""
 
     def ask(self, what: str, **fields: object) -> dict[str, Any]:
-        """Ask one thing; raises `LocalError`. A field that is None is left out."""
+        """Send one request and return its answer; raises `LocalError`. A field that is None is left out."""
         given = {name: value for name, value in fields.items() if value is not None}
         request = json.dumps({"protocol": PROTOCOL, "ask": what, **given}).encode() + b"\n"
         if len(request) > MAX_REQUEST_BYTES:
-            raise RefusedError(f"a question has {MAX_REQUEST_BYTES} bytes at the most", code="too_long")
+            raise RefusedError(f"a question has at most {MAX_REQUEST_BYTES} bytes", code="too_long")
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._socket.sendall(request)  # who is not let in is told so unasked
+                self._socket.sendall(request)  # the agent refuses some callers before it reads
             line = self._line()
         except TimeoutError:
             raise NoAgentError(f"the agent at {self.path} does not answer; look at its log") from None
@@ -72,12 +95,12 @@ class Connection:
             return
 
     def abandon(self) -> None:
-        """Let go of our copy of it, after a fork: it goes on for whom it belongs to."""
+        """Close this process's copy, after a fork: the parent's connection stays open."""
         self._socket.close()
 
     def close(self) -> None:
-        """End it, whoever waits on it."""
-        with contextlib.suppress(OSError):  # the agent was quicker
+        """End the connection, also while another thread waits on it."""
+        with contextlib.suppress(OSError):  # the agent closed it first
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -118,9 +141,9 @@ def _connected(path: Path, patience_seconds: float) -> socket.socket:
 
 
 def _connect(opened: socket.socket, address: str, patience_seconds: float) -> None:
-    """Connect, waiting in the kernel's queue where many do so at once.
+    """Connect, waiting in the kernel's queue where many connect at once.
 
-    A socket with a timeout of Python's own is turned away there, not kept waiting.
+    With a timeout of Python's own, the kernel would refuse the connection instead of queueing it.
     """
     if sys.platform == "linux":
         whole, part = divmod(patience_seconds, 1.0)
@@ -141,7 +164,7 @@ def _why_not(path: Path, error: OSError) -> str:
         )
     if isinstance(error, PermissionError):
         return (
-            f"this user may not talk to the agent at {path}: its group is let in, its own user and root; "
+            f"this user may not talk to the agent at {path}: its group, its own user and root may; "
             "join it (`gpasswd -a USER gpu-agent` where it is a service), or see the setting socket_group"
         )
     if isinstance(error, TimeoutError | BlockingIOError):
@@ -160,35 +183,3 @@ def _read(line: bytes, path: Path) -> dict[str, Any]:
         message = str(reply.get("message", "it gave no reason"))
         raise RefusedError(message, code=str(reply.get("code", "refused")))
     return dict(reply["answer"])
-
-
-# What goes wrong between a program and the agent on its machine. Each is a sentence with the next step.
-
-
-_NOT_NOW = ("busy", "overdue")
-
-
-class LocalError(Exception):
-    """Base of what goes wrong between a program and the agent on its machine; a sentence.
-
-    The hierarchy: `LocalError`
-    ├ `NoAgentError` (nobody answers there: the machine's fault)
-    └ `RefusedError` (the agent says no: the caller's fault; `code` is for programs).
-    """
-
-
-class NoAgentError(LocalError):
-    """No agent answers."""
-
-
-class RefusedError(LocalError):
-    """The agent refuses what was asked."""
-
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-    @property
-    def not_now(self) -> bool:
-        """Whether the agent only does not get to it: asked again in a moment, it may do it."""
-        return self.code in _NOT_NOW

@@ -13,31 +13,31 @@ _STATE_VARIABLE = "GPU_AGENT_STATE_DIR"
 _UNIT_PATH = Path("/run/gpu-agent") / SOCKET_NAME
 _CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
 MAX_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103
-"""What the system takes for the address of a socket."""
+"""The longest address of a socket on this system."""
 
 
 def socket_path(environ: Mapping[str, str] | None = None) -> Path:
-    """Find where an agent of this machine listens, by the rule by which it chooses the place.
+    """Find where an agent of this machine listens, by the agent's own rule.
 
-    The variables of its settings, then its configuration, then the service's place, then this user's.
+    The order: the variables of its settings, its configuration, the service's path, this user's path.
     """
     given = os.environ if environ is None else environ
     if given.get(VARIABLE):
-        return _expanded(given[VARIABLE])
+        return _expand(given[VARIABLE])
     if given.get(_STATE_VARIABLE):
-        return _expanded(given[_STATE_VARIABLE]) / SOCKET_NAME
-    configured = _configured(_CONFIGURATION)
+        return _expand(given[_STATE_VARIABLE]) / SOCKET_NAME
+    configured = _read_configuration(_CONFIGURATION)
     if "socket" in configured:
-        return _expanded(configured["socket"])
-    if _seen(_UNIT_PATH):
+        return _expand(configured["socket"])
+    if _exists(_UNIT_PATH):
         return _UNIT_PATH
     state_dir = configured.get("state_dir")
-    return (_state_dir(given) if state_dir is None else _expanded(state_dir)) / SOCKET_NAME
+    return (_state_dir(given) if state_dir is None else _expand(state_dir)) / SOCKET_NAME
 
 
 @contextmanager
 def address_of(path: Path) -> Iterator[str]:
-    """Give the address of a socket, by way of its open folder where the path is too long for one."""
+    """Return the address of a socket, through its open folder where the path is too long."""
     if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES or sys.platform != "linux":
         yield str(path)
         return
@@ -48,8 +48,8 @@ def address_of(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def _expanded(written: str) -> Path:
-    """Read `~` as a home where there is one: in many containers there is none, and jobs run all the same."""
+def _expand(written: str) -> Path:
+    """Expand `~` where there is a home; many containers have none, and jobs must run there too."""
     path = Path(written)
     try:
         return path.expanduser()
@@ -57,8 +57,8 @@ def _expanded(written: str) -> Path:
         return path
 
 
-def _seen(path: Path) -> bool:
-    """Whether something is there; a folder that is closed to us hides an agent that is not ours."""
+def _exists(path: Path) -> bool:
+    """Whether the path exists; a folder that this user may not enter hides another user's agent."""
     try:
         path.lstat()
     except PermissionError:
@@ -68,8 +68,8 @@ def _seen(path: Path) -> bool:
     return True
 
 
-def _configured(file: Path) -> dict[str, str]:
-    """What the agent's configuration says of places; nothing where it cannot be read."""
+def _read_configuration(file: Path) -> dict[str, str]:
+    """The paths in the agent's configuration; none where it cannot be read."""
     try:
         with file.open("rb") as opened:
             document = tomllib.load(opened)
@@ -79,11 +79,11 @@ def _configured(file: Path) -> dict[str, str]:
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
-    """This user's place for the agent's state, as platformdirs gives it to the agent."""
-    home = _expanded("~")
+    """This user's state directory, as platformdirs returns it to the agent."""
+    home = _expand("~")
     if not home.is_absolute():
-        home = Path("/nonexistent")  # as the agent has it for who has no home
+        home = Path("/nonexistent")  # as the agent does for a user without a home
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "gpu-agent"
-    kept = environ.get("XDG_STATE_HOME", "")
-    return (Path(kept) if kept.strip() else home / ".local" / "state") / "gpu-agent"
+    state_home = environ.get("XDG_STATE_HOME", "")
+    return (Path(state_home) if state_home.strip() else home / ".local" / "state") / "gpu-agent"

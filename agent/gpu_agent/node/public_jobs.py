@@ -139,7 +139,7 @@ class Limits:
     """The owner's limits, and which of them pause public jobs; the caller brings readings and time."""
 
     def __init__(self, settings: PublicJobsSettings, *, polled: bool = True) -> None:
-        """Without `polled` GPUs are not read all the time, and every limit that depends on them is unknown."""
+        """Without `polled`, GPUs are read on request only, and limits that depend on them are unknown."""
         self._settings = settings
         self._polled = polled
         self._schedule = parse(settings.schedule) if settings.schedule else None

@@ -66,7 +66,7 @@ async def test_a_join_token_that_a_registry_knows_is_accepted_and_not_spent() ->
         assert len(list(service.nodes())) == 1
 
 
-async def test_a_node_token_goes_first_and_a_refused_one_is_told_of() -> None:
+async def test_the_node_token_goes_first_and_a_refused_one_is_reported() -> None:
     async with running(auth_on=True) as service:
         made = await service.tokens.create_join(uses=None)
         assert isinstance(made, NewToken)
@@ -79,7 +79,7 @@ async def test_a_node_token_goes_first_and_a_refused_one_is_told_of() -> None:
     assert "the join token is accepted; the node token is refused" in found["credential"].detail
 
 
-async def test_a_token_that_nobody_knows_fails_in_the_registrys_own_words() -> None:
+async def test_an_unknown_token_fails_in_the_registrys_own_words() -> None:
     async with running(auth_on=True) as service:
         found = await checked(url(service), join=UNKNOWN_TOKEN)
     assert found["credential"].verdict is CheckStatus.FAIL
@@ -90,28 +90,28 @@ async def test_a_token_that_nobody_knows_fails_in_the_registrys_own_words() -> N
     assert found["clock"].verdict is CheckStatus.OK
 
 
-async def test_where_a_token_is_asked_for_and_there_is_none_the_way_to_one_is_told() -> None:
+async def test_a_missing_token_says_how_to_get_one() -> None:
     async with running(auth_on=True) as service:
         found = await checked(url(service))
     assert found["credential"].verdict is CheckStatus.FAIL
     assert "gpu-agent registry token create" in (found["credential"].fix or "")
 
 
-async def test_a_registry_that_asks_for_no_token_is_told_of_and_shown_none() -> None:
+async def test_a_registry_without_auth_is_a_warning_and_receives_no_token() -> None:
     async with running() as service:
         found = await checked(url(service), join=UNKNOWN_TOKEN)
     assert found["credential"].verdict is CheckStatus.WARN
     assert "auth is off" in found["credential"].detail
 
 
-async def test_a_name_that_nobody_has_ends_the_way_and_the_rest_says_why() -> None:
+async def test_an_unknown_host_fails_and_skips_the_other_steps() -> None:
     found = await checked("ws://no-such-host.invalid:8080/ws/node")
     assert found["DNS"].verdict is CheckStatus.FAIL
     assert "no-such-host.invalid cannot be looked up" in found["DNS"].detail
     assert {found[name].detail for name in STEPS[1:]} == {"not tried, since DNS failed"}
 
 
-async def test_a_closed_port_is_told_with_what_may_be_behind_it() -> None:
+async def test_a_closed_port_comes_with_its_likely_cause() -> None:
     found = await checked(f"ws://127.0.0.1:{free_port()}/ws/node")
     assert "(Connection refused)" in found["TCP"].detail
     assert found["DNS"].detail == "127.0.0.1 is an address already"
@@ -142,16 +142,16 @@ async def test_what_is_no_registry_fails_at_the_handshake() -> None:
     assert "/ws/node" in (found["WebSocket"].fix or "")
 
 
-async def test_a_registry_that_is_full_is_waited_for_and_shown_no_token() -> None:
+async def test_a_full_registry_is_a_warning_and_receives_no_token() -> None:
     async with answering("503 Service Unavailable", Retry_After="7") as port:
         found = await checked(f"ws://127.0.0.1:{port}/ws/node", join=UNKNOWN_TOKEN)
     assert found["WebSocket"].verdict is CheckStatus.WARN
-    assert "come again in 7 s" in found["WebSocket"].detail
+    assert "try again in 7 s" in found["WebSocket"].detail
     assert found["credential"].verdict is CheckStatus.SKIPPED
 
 
 @pytest.mark.parametrize(("seconds", "side"), [(-90, "ahead of"), (90, "behind")])
-async def test_a_clock_that_is_wrong_is_told_by_how_much(seconds: float, side: str) -> None:
+async def test_a_wrong_clock_is_reported_by_how_much(seconds: float, side: str) -> None:
     async with answering("401 Unauthorized", Date=formatdate(time.time() + seconds, usegmt=True)) as port:
         found = await checked(f"ws://127.0.0.1:{port}/ws/node")
     assert found["clock"].verdict is CheckStatus.WARN
@@ -164,18 +164,18 @@ async def test_an_answer_without_a_time_says_nothing_of_clocks() -> None:
     assert found["clock"].verdict is CheckStatus.SKIPPED
 
 
-async def test_a_proxy_that_is_away_is_told_of_as_such() -> None:
+async def test_a_proxy_that_is_away_is_named() -> None:
     found = await checked("ws://registry.invalid/ws/node", Proxy("127.0.0.1", free_port()))
     assert found["TCP"].verdict is CheckStatus.FAIL
     assert "the proxy http://127.0.0.1:" in found["TCP"].detail
 
 
 @pytest.mark.parametrize(("scheme", "step"), [("wss", "TLS"), ("ws", "WebSocket")])
-async def test_a_proxy_that_opens_no_way_is_what_is_to_be_mended(scheme: str, step: str) -> None:
+async def test_a_proxy_that_opens_no_way_fails_its_step(scheme: str, step: str) -> None:
     async with ConnectProxy(answer=REFUSED) as proxy:
         found = await checked(f"{scheme}://registry.invalid/ws/node", Proxy.parse(proxy.url()))
     assert found[step].verdict is CheckStatus.FAIL
-    assert f"the proxy http://127.0.0.1:{proxy.port} opens no way" in found[step].detail
+    assert f"the proxy http://127.0.0.1:{proxy.port} opens no tunnel" in found[step].detail
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return made
 
 
-async def test_a_trusted_certificate_is_told_with_its_end(authority: Authority) -> None:
+async def test_a_trusted_certificate_comes_with_its_expiry(authority: Authority) -> None:
     async with answering("401 Unauthorized", server_context(authority.issue())) as port:
         found = await checked(f"wss://localhost:{port}/ws/node")
     assert found["TLS"].verdict is CheckStatus.OK
@@ -223,7 +223,7 @@ async def test_a_certificate_of_an_unknown_authority_is_not_trusted(
     assert "`tls_ca_file`" in (found["TLS"].fix or "")
 
 
-async def test_a_key_that_is_pinned_is_enough_and_its_pin_is_told(tmp_path: Path) -> None:
+async def test_a_pinned_key_is_enough_and_its_pin_is_reported(tmp_path: Path) -> None:
     own = self_signed(tmp_path, "elsewhere.example")
     pin = pin_of(read_certificate_file(own.cert_file))
     async with answering("401 Unauthorized", server_context(own)) as port:
@@ -237,14 +237,14 @@ async def test_a_key_that_is_pinned_is_enough_and_its_pin_is_told(tmp_path: Path
     assert found["WebSocket"].verdict is CheckStatus.OK
 
 
-async def test_a_file_that_cannot_be_used_is_what_is_to_be_mended(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_used_fails_its_step(tmp_path: Path) -> None:
     async with answering("401 Unauthorized") as port:
         url = f"wss://localhost:{port}/ws/node"
         found = await checked(url, security=Security(ca_file=tmp_path / "absent.pem"))
     assert f"{tmp_path / 'absent.pem'} cannot be read" in found["TLS"].detail
 
 
-async def test_a_registry_that_wants_a_certificate_of_ours_says_so(tmp_path: Path) -> None:
+async def test_a_registry_that_requires_a_client_certificate_says_so(tmp_path: Path) -> None:
     ours = Authority(tmp_path / "ours")
     encryption = Encryption(TlsFiles(own=ours.issue(), client_ca_file=ours.file))
     async with running(tls=encryption) as service:
@@ -255,7 +255,7 @@ async def test_a_registry_that_wants_a_certificate_of_ours_says_so(tmp_path: Pat
         assert found["WebSocket"].verdict is CheckStatus.OK
 
 
-async def test_a_token_that_is_not_sent_in_the_clear_is_told_so() -> None:
+async def test_a_token_that_is_not_sent_in_plaintext_is_reported() -> None:
     async with ConnectProxy() as proxy, running(auth_on=True) as service:
         through = Proxy.parse(proxy.url())
         found = await checked(url(service), through, join=UNKNOWN_TOKEN)
@@ -273,14 +273,14 @@ async def test_a_certificate_that_ends_soon_is_a_warning(authority: Authority) -
     assert "ends in 3 days" in found["TLS"].detail or "ends in 4 days" in found["TLS"].detail
 
 
-async def test_tls_where_none_is_spoken_is_told_to_be_left_away() -> None:
+async def test_tls_at_a_plaintext_port_says_to_write_ws() -> None:
     async with answering("401 Unauthorized") as port:
         found = await checked(f"wss://localhost:{port}/ws/node")
     assert "speaks no TLS" in found["TLS"].detail
     assert "ws://" in (found["TLS"].fix or "")
 
 
-async def test_tls_that_nobody_answers_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_without_an_answer_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "TLS_SECONDS", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -289,7 +289,7 @@ async def test_tls_that_nobody_answers_costs_its_deadline(monkeypatch: pytest.Mo
     assert "no TLS handshake within" in found["TLS"].detail
 
 
-async def test_tokens_that_travel_readable_beyond_this_machine_are_a_warning() -> None:
+async def test_tokens_in_plaintext_beyond_this_machine_are_a_warning() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
             asked.connect(("192.0.2.1", 9))
@@ -302,7 +302,7 @@ async def test_tokens_that_travel_readable_beyond_this_machine_are_a_warning() -
     assert found["TLS"].verdict is CheckStatus.WARN
 
 
-async def test_the_way_through_a_proxy_is_walked_as_the_link_goes_it(authority: Authority) -> None:
+async def test_the_check_goes_through_the_proxy_as_the_link_does(authority: Authority) -> None:
     """The registry's name is the proxy's to look up."""
     async with (
         ConnectProxy() as proxy,

@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
-from gpu_agent.node.connection.handshake import HandshakeFailure, open_websocket, retry_after_seconds
+from gpu_agent.node.connection.handshake import (
+    HandshakeFailure,
+    open_websocket,
+    retry_after_seconds,
+    try_handshake,
+)
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import Security
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
@@ -20,6 +25,7 @@ from gpu_agent.runtime.tls.contexts import OwnCertificate, server_context
 from gpu_agent.server.tls import Encryption, TlsFiles
 from tests.authority import Authority, self_signed
 from tests.connect_proxy import ConnectProxy
+from tests.node.connection.link_harness import answering, refuse, served_by
 from tests.server.harness import running
 
 TOKEN = "gpun_00000000_s3cret"
@@ -31,26 +37,26 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @asynccontextmanager
-async def listening(context: ssl.SSLContext | None, heard: list[str] | None = None) -> AsyncIterator[int]:
-    """A WebSocket server that keeps what tokens it is shown."""
+async def listening(context: ssl.SSLContext | None, received: list[str] | None = None) -> AsyncIterator[int]:
+    """A WebSocket server that records the tokens it receives."""
 
-    async def keep(connection: ServerConnection) -> None:
-        if heard is not None and connection.request is not None:
-            heard.append(connection.request.headers.get("Authorization", ""))
+    async def record(connection: ServerConnection) -> None:
+        if received is not None and connection.request is not None:
+            received.append(connection.request.headers.get("Authorization", ""))
         await connection.wait_closed()
 
-    async with serve(keep, "127.0.0.1", 0, ssl=context) as server:
+    async with serve(record, "127.0.0.1", 0, ssl=context) as server:
         yield next(iter(server.sockets)).getsockname()[1]
 
 
 @asynccontextmanager
 async def saying(
-    words: bytes, heard: list[bytes], context: ssl.SSLContext | None = None
+    words: bytes, received: list[bytes], context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """A server that answers whatever it hears with these words, and keeps what it heard."""
+    """A server that answers anything with these bytes, and records what it received."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(4096))
+        received.append(await reader.read(4096))
         writer.write(words)
         writer.close()
 
@@ -58,13 +64,13 @@ async def saying(
         yield server.sockets[0].getsockname()[1]
 
 
-async def told(port: int, security: Security, *, scheme: str = "wss", token: str | None = TOKEN) -> str:
-    """Try, and say what became of it: "open", or the sentence of the failure."""
-    came = await open_websocket(f"{scheme}://localhost:{port}/ws/node", token, security=security)
-    if isinstance(came, HandshakeFailure):
-        assert TOKEN not in repr(came)
-        return came.failure.detail
-    await came.close()
+async def outcome_of(port: int, security: Security, *, scheme: str = "wss", token: str | None = TOKEN) -> str:
+    """Try, and return "open", or the sentence of the failure."""
+    result = await open_websocket(f"{scheme}://localhost:{port}/ws/node", token, security=security)
+    if isinstance(result, HandshakeFailure):
+        assert TOKEN not in repr(result)
+        return result.failure.detail
+    await result.close()
     return "open"
 
 
@@ -75,35 +81,35 @@ def pins_of(*own: OwnCertificate) -> frozenset[str]:
 async def test_a_registry_is_known_by_an_authority_or_by_its_pin(
     authority: Authority, tmp_path: Path
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     own = self_signed(tmp_path, "elsewhere.example")
-    async with listening(server_context(own), heard) as port:
-        assert await told(port, Security(pins=pins_of(own))) == "open"
-        assert "signed by itself alone" in await told(port, Security())
-    async with listening(server_context(authority.issue()), heard) as port:
-        assert await told(port, Security(ca_file=authority.file)) == "open"
-        assert "an authority unknown here issued it" in await told(port, Security())
-    assert heard == [f"Bearer {TOKEN}"] * 2
+    async with listening(server_context(own), received) as port:
+        assert await outcome_of(port, Security(pins=pins_of(own))) == "open"
+        assert "signed by itself alone" in await outcome_of(port, Security())
+    async with listening(server_context(authority.issue()), received) as port:
+        assert await outcome_of(port, Security(ca_file=authority.file)) == "open"
+        assert "an authority unknown here issued it" in await outcome_of(port, Security())
+    assert received == [f"Bearer {TOKEN}"] * 2
 
 
-async def test_whoever_has_another_key_than_the_pinned_hears_not_one_byte(
+async def test_a_peer_with_another_key_than_the_pinned_receives_not_one_byte(
     authority: Authority, tmp_path: Path
 ) -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
     security = Security(ca_file=authority.file, pins=pins_of(self_signed(tmp_path)))
-    async with saying(b"HTTP/1.1 200 OK\r\n\r\n", heard, server_context(authority.issue())) as port:
-        said = await told(port, security)
+    async with saying(b"HTTP/1.1 200 OK\r\n\r\n", received, server_context(authority.issue())) as port:
+        said = await outcome_of(port, security)
     assert "which is none of `tls_pin`" in said
-    assert set(heard) <= {b""}
+    assert set(received) <= {b""}
 
 
-async def test_a_broken_file_is_told_at_once_and_there_is_no_haste(tmp_path: Path) -> None:
+async def test_a_broken_file_is_a_lasting_failure(tmp_path: Path) -> None:
     absent = tmp_path / "absent.pem"
-    came = await open_websocket("wss://localhost:9/", None, security=Security(ca_file=absent))
-    assert isinstance(came, HandshakeFailure)
-    assert came.failure.lasting
-    assert f"{absent} cannot be read" in came.failure.detail
-    assert came.trouble is not None
+    result = await open_websocket("wss://localhost:9/", None, security=Security(ca_file=absent))
+    assert isinstance(result, HandshakeFailure)
+    assert result.failure.lasting
+    assert f"{absent} cannot be read" in result.failure.detail
+    assert result.tls_problem is not None
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -121,20 +127,20 @@ async def test_a_registry_that_asks_for_a_certificate_is_understood(
             (stranger.issue("node"), "does not accept this side's certificate"),
             (authority.issue("node", from_days=-9, to_days=-1), "does not accept this side's certificate"),
         ):
-            assert words in await told(port, Security(ca_file=authority.file, own=own))
+            assert words in await outcome_of(port, Security(ca_file=authority.file, own=own))
 
 
-async def test_what_speaks_otherwise_than_it_is_spoken_to_is_told(authority: Authority) -> None:
-    heard: list[bytes] = []
+async def test_plaintext_and_tls_at_the_wrong_port_are_named(authority: Authority) -> None:
+    received: list[bytes] = []
     trusting = Security(ca_file=authority.file)
-    async with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n", heard) as port:
-        assert "speaks no TLS" in await told(port, trusting)
+    async with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n", received) as port:
+        assert "speaks no TLS" in await outcome_of(port, trusting)
     async with running(tls=Encryption(TlsFiles(own=authority.issue()))) as service:
-        said = await told(service.node_address.port, trusting, scheme="ws")
+        said = await outcome_of(service.node_address.port, trusting, scheme="ws")
     assert said == "that port is encrypted: write wss:// in the registry's URL"
 
 
-async def test_tls_that_is_too_old_is_told(authority: Authority) -> None:
+async def test_tls_that_is_too_old_is_named(authority: Authority) -> None:
     old = server_context(authority.issue())
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version = ssl.TLSVersion.TLSv1
@@ -142,42 +148,42 @@ async def test_tls_that_is_too_old_is_told(authority: Authority) -> None:
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
     async with listening(old) as port:  # hangs up without a word, as asyncio's do
-        said = await told(port, Security(ca_file=authority.file))
+        said = await outcome_of(port, Security(ca_file=authority.file))
     assert "what listens there hung up in the middle of the handshake: see whether it speaks TLS" in said
 
 
-async def test_a_token_does_not_leave_this_machine_unencrypted_unless_the_danger_is_named() -> None:
-    """Behind a proxy nobody is this machine."""
-    heard: list[str] = []
-    async with ConnectProxy() as proxy, listening(None, heard) as port:
+async def test_no_token_leaves_this_machine_in_plaintext_unless_the_settings_allow_it() -> None:
+    """Behind a proxy no host is this machine."""
+    received: list[str] = []
+    async with ConnectProxy() as proxy, listening(None, received) as port:
         url, through = f"ws://localhost:{port}/ws/node", Proxy.parse(proxy.url())
-        came = await open_websocket(url, TOKEN, proxy=through)
-        assert isinstance(came, HandshakeFailure)
-        assert came.failure.lasting
-        assert "not encrypted, and who listens on the way" in came.failure.detail
-        assert heard == []
+        result = await open_websocket(url, TOKEN, proxy=through)
+        assert isinstance(result, HandshakeFailure)
+        assert result.failure.lasting
+        assert "not encrypted, and anyone on the network path could" in result.failure.detail
+        assert received == []
         for token, security in ((None, Security()), (TOKEN, Security(insecure_plaintext=True))):
-            came = await open_websocket(url, token, proxy=through, security=security)
-            assert not isinstance(came, HandshakeFailure)
-            await came.close()
-    assert heard == ["", f"Bearer {TOKEN}"]
+            result = await open_websocket(url, token, proxy=through, security=security)
+            assert not isinstance(result, HandshakeFailure)
+            await result.close()
+    assert received == ["", f"Bearer {TOKEN}"]
 
 
 async def test_on_this_machine_a_token_may_go_unencrypted() -> None:
     async with listening(None) as port:
-        assert await told(port, Security(), scheme="ws") == "open"
+        assert await outcome_of(port, Security(), scheme="ws") == "open"
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
-async def test_nobody_is_sent_on_to_another_place(authority: Authority, status: str) -> None:
-    heard: list[bytes] = []
+async def test_no_redirect_is_followed(authority: Authority, status: str) -> None:
+    received: list[bytes] = []
     elsewhere: list[str] = []
     async with listening(None, elsewhere) as other:
         words = f"HTTP/1.1 {status}\r\nLocation: ws://localhost:{other}/ws/node\r\nContent-Length: 0\r\n\r\n"
-        async with saying(words.encode(), heard, server_context(authority.issue())) as port:
-            said = await told(port, Security(ca_file=authority.file))
-    assert "sends agents to another place, where none goes" in said
-    assert len(heard) == 1
+        async with saying(words.encode(), received, server_context(authority.issue())) as port:
+            said = await outcome_of(port, Security(ca_file=authority.file))
+    assert "redirects to another place, which no agent follows" in said
+    assert len(received) == 1
     assert elsewhere == []
 
 
@@ -203,7 +209,7 @@ NOW = 1_795_517_679.0
         (["Mon, 99 Foo 2024 25:61:61 GMT"], None),
     ],
 )
-def test_the_first_that_makes_sense_counts(written: list[str], seconds: float | None) -> None:
+def test_the_first_valid_header_counts(written: list[str], seconds: float | None) -> None:
     assert retry_after_seconds(written, now=NOW) == seconds
 
 
@@ -214,3 +220,30 @@ _WORDS = st.sampled_from(["Mon,", "1", "Jan", "2024", "99999999999999999999", "0
 def test_nothing_that_a_peer_writes_raises(written: list[str]) -> None:
     seconds = retry_after_seconds(written, now=NOW)
     assert seconds is None or seconds >= 0
+
+
+async def test_a_tried_handshake_sends_no_frame() -> None:
+    received: list[object] = []
+
+    async def listen(connection: ServerConnection) -> None:
+        received.extend([frame async for frame in connection])
+
+    async with served_by(listen) as url:
+        failure, date = await try_handshake(url, "s3cret")
+    assert (failure, received) == (None, [])
+    assert date is not None
+
+
+async def test_a_refused_handshake_has_its_status_and_its_text() -> None:
+    async with served_by(refuse, process_request=answering(401)) as url:
+        failure, date = await try_handshake(url, None)
+    assert failure is not None
+    assert (failure.failure.http_status, failure.text) == (401, "no")
+    assert date is not None
+
+
+async def test_a_handshake_with_a_closed_port_says_why() -> None:
+    failure, date = await try_handshake("ws://127.0.0.1:9/ws/node", None)
+    assert failure is not None
+    assert "cannot be reached" in failure.failure.detail
+    assert date is None

@@ -16,7 +16,6 @@ from websockets.http11 import Request
 
 from gpu_agent.node.connection import handshake as opening
 from gpu_agent.node.connection import link as link_module
-from gpu_agent.node.connection.link import try_handshake
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.session.types import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
@@ -87,7 +86,7 @@ async def test_a_connection_that_is_cut_is_reported_without_a_code() -> None:
     assert lost.code is None
 
 
-async def test_closing_sends_what_is_unsent_says_the_code_and_reports_nothing_more() -> None:
+async def test_closing_sends_the_queued_frames_and_the_code_and_reports_nothing_more() -> None:
     frames: list[str | bytes] = []
     closed: asyncio.Queue[tuple[int | None, str | None]] = asyncio.Queue()
 
@@ -116,7 +115,7 @@ async def test_a_peer_that_never_answers_a_close_costs_two_seconds_at_most() -> 
         assert asyncio.get_running_loop().time() - began < 3
 
 
-async def test_frames_that_are_no_messages_are_passed_over() -> None:
+async def test_frames_that_are_no_messages_are_ignored() -> None:
     async def handler(connection: ServerConnection) -> None:
         for frame in ("", "{", "[]", '{"type":"node_dance"}', '{"type":"node_status"}', b"\x00\xff"):
             await connection.send(frame)
@@ -159,7 +158,7 @@ async def test_a_frame_over_the_limit_ends_the_connection() -> None:
         assert isinstance(await heard.next(), Disconnected)
 
 
-async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_link_whose_peer_reads_nothing_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "SEND_SECONDS", 0.1)
     release = asyncio.Event()
 
@@ -175,7 +174,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPa
         release.set()
 
 
-async def test_more_unsent_frames_than_may_wait_cut_the_peer_off() -> None:
+async def test_too_many_unsent_frames_abort_the_link() -> None:
     release = asyncio.Event()
 
     async def deaf(connection: ServerConnection) -> None:
@@ -184,7 +183,7 @@ async def test_more_unsent_frames_than_may_wait_cut_the_peer_off() -> None:
 
     async with served_by(deaf) as url, linked(url) as (link, heard):
         assert await heard.next() == Connected()
-        for _ in range(link_module.MOST_UNSENT + 1):
+        for _ in range(link_module.MAX_UNSENT + 1):
             link.send("x")
         assert isinstance(await heard.next(), Disconnected)
         release.set()
@@ -211,7 +210,7 @@ async def _saying(words: bytes, accepted: asyncio.Event | None = None) -> AsyncI
                 await writer.wait_closed()
 
 
-async def test_closing_while_connecting_gives_up_at_once() -> None:
+async def test_closing_while_connecting_cancels_at_once() -> None:
     accepted = asyncio.Event()
     async with _saying(b"", accepted) as url, linked(url) as (link, heard):
         async with asyncio.timeout(5):
@@ -229,7 +228,7 @@ async def test_a_server_that_is_silent_in_the_handshake_is_a_failed_attempt(
         assert await heard.next() == ConnectFailed("no WebSocket came up within 0.1 s")
 
 
-async def test_nobody_there_is_a_failed_attempt() -> None:
+async def test_a_closed_port_is_a_failed_attempt() -> None:
     async with OlderScheduler() as scheduler:
         url = scheduler.url
     async with linked(url) as (_, heard):
@@ -244,7 +243,7 @@ async def test_an_http_answer_is_reported_with_its_status(status: int) -> None:
 
 
 @pytest.mark.parametrize("auth_on", [True, False])
-async def test_a_registrys_other_port_is_told_from_one_that_refuses_a_token(*, auth_on: bool) -> None:
+async def test_a_registrys_operator_port_differs_from_a_refused_token(*, auth_on: bool) -> None:
     """An agent that was sent to 8081 asked for another join token, again and again."""
     async with running(auth_on=auth_on) as service, serving(service) as operators:
         url = f"ws://{operators.base_url.netloc.decode()}/ws/node"
@@ -293,7 +292,7 @@ async def test_a_redirect_is_not_followed() -> None:
     async with served_by(refuse, process_request=refusing) as url, linked(url, "s3cret") as (_, heard):
         failed = await heard.next()
     assert isinstance(failed, ConnectFailed)
-    assert "sends agents to another place, where none goes" in failed.detail
+    assert "redirects to another place, which no agent follows" in failed.detail
 
 
 async def test_what_speaks_no_http_is_no_registry() -> None:
@@ -344,7 +343,7 @@ async def test_the_environment_names_no_proxy_for_a_link(monkeypatch: pytest.Mon
         assert await heard.next() == Connected()
 
 
-async def test_a_proxy_that_opens_no_way_fails_the_attempt_by_its_own_name_and_without_a_status() -> None:
+async def test_a_proxy_without_a_tunnel_fails_the_attempt_by_its_own_name() -> None:
     """Its 407 is no word of the registry's about our token."""
     async with ConnectProxy(user="me:s3cret") as proxy:
         wrong = Proxy.parse(proxy.url("me:wrong@"))
@@ -352,29 +351,4 @@ async def test_a_proxy_that_opens_no_way_fails_the_attempt_by_its_own_name_and_w
             failed = await heard.next()
     assert isinstance(failed, ConnectFailed)
     assert failed.http_status is None
-    assert f"the proxy http://me:[redacted]@127.0.0.1:{proxy.port} opens no way" in failed.detail
-
-
-async def test_who_knocks_is_let_in_and_leaves_without_a_word() -> None:
-    heard: list[object] = []
-
-    async def listen(connection: ServerConnection) -> None:
-        heard.extend([frame async for frame in connection])
-
-    async with served_by(listen) as url:
-        answer = await try_handshake(url, "s3cret")
-    assert (answer.failure, answer.words, heard) == (None, "", [])
-    assert answer.date is not None
-
-
-async def test_who_knocks_and_is_refused_hears_the_status_and_the_words() -> None:
-    async with served_by(refuse, process_request=answering(401)) as url:
-        answer = await try_handshake(url, None)
-    assert answer.failure is not None
-    assert (answer.failure.http_status, answer.words) == (401, "no")
-
-
-async def test_who_knocks_where_nobody_is_hears_why() -> None:
-    answer = await try_handshake("ws://127.0.0.1:9/ws/node", None)
-    assert answer.failure is not None
-    assert "cannot be reached" in answer.failure.detail
+    assert f"the proxy http://me:[redacted]@127.0.0.1:{proxy.port} opens no tunnel" in failed.detail

@@ -85,18 +85,18 @@ def test_no_variable_but_our_own_names_a_proxy(monkeypatch: pytest.MonkeyPatch, 
 # The way through it
 
 
-async def test_a_way_goes_through_the_proxy_to_the_host_that_was_meant() -> None:
+async def test_a_connection_goes_through_the_proxy_to_the_host() -> None:
     async with ConnectProxy() as proxy:
         assert await said_through(Proxy.parse(proxy.url())) == b"hello"
         (asked,) = proxy.asked
         assert asked.startswith("127.0.0.1:")
 
 
-async def test_without_a_proxy_the_way_is_straight() -> None:
+async def test_without_a_proxy_the_connection_is_direct() -> None:
     assert await said_through(None) == b"hello"
 
 
-async def test_a_proxy_is_told_user_and_password() -> None:
+async def test_a_proxy_receives_user_and_password() -> None:
     async with ConnectProxy(user="me:s3cret") as proxy:
         assert await said_through(Proxy.parse(proxy.url("me:s3cret@"))) == b"hello"
 
@@ -112,7 +112,7 @@ async def test_a_proxy_that_wants_other_credentials_says_how_to_write_them(user:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (REFUSED, r"opens no way to 127\.0\.0\.1:\d+: it answers HTTP 403"),
+        (REFUSED, r"opens no tunnel to 127\.0\.0\.1:\d+: it answers HTTP 403"),
         (ASKS, "asks for a user"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not as an HTTP proxy does"),
         (b"HTTP/1.1 200 OK\r\n", "not as an HTTP proxy does"),
@@ -121,7 +121,7 @@ async def test_a_proxy_that_wants_other_credentials_says_how_to_write_them(user:
     ],
     ids=["forbidden", "asks", "no proxy", "torn", "endless", "silent"],
 )
-async def test_a_proxy_that_opens_no_way_is_named_with_what_it_said(answer: bytes, said: str) -> None:
+async def test_a_proxy_without_a_tunnel_is_named_with_its_answer(answer: bytes, said: str) -> None:
     async with ConnectProxy(answer=answer) as proxy:
         with pytest.raises(ProxyError, match=said) as refused:
             await said_through(Proxy.parse(proxy.url()))
@@ -133,15 +133,15 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
         await said_through(Proxy("127.0.0.1", free_port()))
 
 
-async def test_a_proxy_that_holds_on_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_never_answers_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_module, "ANSWER_SECONDS", 0.1)
 
-    nobody_answers = socket.create_server(("127.0.0.1", 0))
-    with nobody_answers, pytest.raises(ProxyError, match="opened no way within"):
-        await said_through(Proxy(*nobody_answers.getsockname()))
+    no_answer = socket.create_server(("127.0.0.1", 0))
+    with no_answer, pytest.raises(ProxyError, match="opened no tunnel within"):
+        await said_through(Proxy(*no_answer.getsockname()))
 
 
-async def test_what_the_host_says_first_is_left_to_whoever_reads_it() -> None:
+async def test_the_hosts_first_bytes_stay_unread() -> None:
     """A host may speak in the same packet as the proxy's answer."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -167,7 +167,7 @@ async def test_the_first_address_that_answers_is_taken() -> None:
         opened.close()
 
 
-async def test_a_silent_peer_will_be_given_up_by_the_kernel() -> None:
+async def test_the_kernel_drops_a_silent_peer() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         opened = await connect_directly("127.0.0.1", server.sockets[0].getsockname()[1])

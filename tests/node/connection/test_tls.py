@@ -7,11 +7,11 @@ import pytest
 from gpu_agent.node.connection import tls
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import (
-    ClearTextError,
+    PlaintextError,
     Security,
     context_for,
-    in_the_clear,
-    refuse_clear_text,
+    is_readable,
+    refuse_plaintext,
     unverified_context,
     wants_tls,
 )
@@ -22,7 +22,7 @@ from tests.handshakes import shake_hands
 URL = "wss://localhost/ws/node"
 
 
-async def test_the_files_are_read_anew_for_every_attempt(tmp_path: Path) -> None:
+async def test_the_files_are_read_for_every_attempt(tmp_path: Path) -> None:
     one, other = Authority(tmp_path / "one"), Authority(tmp_path / "other")
     known = tmp_path / "ca.pem"
     security = Security(ca_file=known)
@@ -40,13 +40,13 @@ async def test_without_encryption_nothing_is_read(tmp_path: Path) -> None:
     assert await context_for("ws://localhost/", Security(ca_file=tmp_path / "absent")) is None
 
 
-async def test_a_disk_that_does_not_answer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "READ_SECONDS", 0.0)
     with pytest.raises(TlsFileError, match="disk with the files for TLS does not answer"):
         await context_for(URL, Security())
 
 
-def test_to_look_at_a_certificate_nobody_needs_to_vouch_for_it(tmp_path: Path) -> None:
+def test_a_certificate_is_read_without_verification(tmp_path: Path) -> None:
     assert shake_hands(unverified_context(), server_context(self_signed(tmp_path, "elsewhere.example")))
     assert unverified_context().verify_mode is ssl.CERT_NONE
 
@@ -65,24 +65,24 @@ def test_to_look_at_a_certificate_nobody_needs_to_vouch_for_it(tmp_path: Path) -
         ("ws://h/", ("", 0), None, True),
     ],
 )
-def test_what_leaves_this_machine_unencrypted_is_in_the_clear(
+def test_what_leaves_this_machine_unencrypted_is_is_readable(
     url: str, peer: tuple[object, ...], proxy: Proxy | None, *, readable: bool
 ) -> None:
-    assert in_the_clear(url, peer, proxy) is readable
+    assert is_readable(url, peer, proxy) is readable
 
 
-def test_a_sockets_own_word_for_its_peer_is_understood() -> None:
+def test_a_sockets_peer_address_is_understood() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as opened,
     ):
-        assert not in_the_clear("ws://h/", opened.getpeername(), None)
+        assert not is_readable("ws://h/", opened.getpeername(), None)
 
 
-def test_a_token_in_the_clear_is_refused_unless_the_danger_is_named() -> None:
-    with pytest.raises(ClearTextError, match=r"ws://10\.0\.0\.1:8080 is not encrypted.*insecure_plaintext"):
-        refuse_clear_text("ws://10.0.0.1:8080/ws/node", Security())
-    refuse_clear_text("ws://10.0.0.1:8080/ws/node", Security(insecure_plaintext=True))
+def test_a_token_in_plaintext_is_refused_unless_the_settings_allow_it() -> None:
+    with pytest.raises(PlaintextError, match=r"ws://10\.0\.0\.1:8080 is not encrypted.*insecure_plaintext"):
+        refuse_plaintext("ws://10.0.0.1:8080/ws/node", Security())
+    refuse_plaintext("ws://10.0.0.1:8080/ws/node", Security(insecure_plaintext=True))
 
 
 @pytest.mark.parametrize(

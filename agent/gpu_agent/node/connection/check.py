@@ -15,14 +15,14 @@ from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from gpu_agent.node.connection.link import HandshakeResult, try_handshake
+from gpu_agent.node.connection.handshake import HandshakeFailure, try_handshake
 from gpu_agent.node.connection.proxy import Address, Proxy, ProxyError, connect_address, resolve, tunnel
 from gpu_agent.node.connection.tls import (
     DEFAULT,
     TERMS,
     Security,
     context_for,
-    in_the_clear,
+    is_readable,
     unverified_context,
 )
 from gpu_agent.runtime.check_results import CheckResult, CheckStatus, fail, ok, skipped, warn
@@ -32,12 +32,12 @@ from gpu_agent.runtime.tls.errors import TlsProblem, explain_tls_error
 
 TLS_SECONDS = 5.0
 EXPIRY_DAYS = 14
-"""A certificate that ends sooner is told of."""
+"""A certificate that expires sooner is reported."""
 SKEW_SECONDS = 5.0
-"""Clocks may differ by that: the header is whole seconds, and the answer took its time."""
+"""Clocks may differ by that: the header has whole seconds, and the answer took a while."""
 STEPS = ("DNS", "TCP", "TLS", "WebSocket", "credential", "clock")
 
-_HAND_OVER = (
+_WHERE_TO_PUT_IT = (
     "name its file with --join-token-file; the service's own is /etc/gpu-agent/join-token, which it reads "
     "when it starts"
 )
@@ -47,7 +47,7 @@ _UNAUTHORIZED, _FORBIDDEN, _BUSY = 401, 403, 503
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """What the agent could present."""
+    """The tokens that the agent could present."""
 
     node: str | None = field(default=None, repr=False)
     join: str | None = field(default=None, repr=False)
@@ -56,19 +56,26 @@ class Tokens:
 async def check_connection(
     url: str, tokens: Tokens, proxy: Proxy | None = None, *, security: Security = DEFAULT
 ) -> AsyncIterator[CheckResult]:
-    """Yield a finding for each of `STEPS`; those behind a failed one say that they were not tried."""
-    way = _Check(url, tokens, proxy=proxy, security=security)
-    steps = (way.look_up, way.connect, way.encrypt, way.shake_hands, way.show_credential, way.compare_clocks)
+    """Yield a result for each of `STEPS`; steps after a failed one are skipped."""
+    check = _Check(url, tokens, proxy=proxy, security=security)
+    steps = (
+        check.look_up,
+        check.connect,
+        check.encrypt,
+        check.shake_hands,
+        check.show_credential,
+        check.compare_clocks,
+    )
     failed = ""
     for name, step in zip(STEPS, steps, strict=True):
-        finding = skipped(name, f"not tried, since {failed} failed") if failed else await step()
-        if finding.verdict is CheckStatus.FAIL and name != "credential":
+        result = skipped(name, f"not tried, since {failed} failed") if failed else await step()
+        if result.verdict is CheckStatus.FAIL and name != "credential":
             failed = name
-        yield finding
+        yield result
 
 
 class _Check:
-    """One walk: what a step finds out, the next ones use."""
+    """One check: each step uses what the steps before it found."""
 
     def __init__(self, url: str, tokens: Tokens, *, proxy: Proxy | None, security: Security) -> None:
         parts = urlsplit(url)
@@ -78,10 +85,12 @@ class _Check:
         self._port = parts.port or (443 if self._secure else 80)
         self._proxy, self._security = proxy, security
         self._first = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
-        """What is connected to: the registry's host, or the proxy before it."""
+        """Where the TCP connection goes: the registry's host, or the proxy."""
         self._addresses: list[Address] = []
         self._address: Address | None = None
-        self._answer = HandshakeResult(None)
+        self._failure: HandshakeFailure | None = None
+        self._date: str | None = None
+        """The `Date` header of the answer."""
         self._answered_at = 0.0
 
     async def look_up(self) -> CheckResult:
@@ -141,35 +150,35 @@ class _Check:
         return self._of_certificate(found)
 
     async def shake_hands(self) -> CheckResult:
-        self._answer = answer = await self._knocked(None)
-        status = None if answer.failure is None else answer.failure.http_status
-        if answer.failure is None or status in (_UNAUTHORIZED, _FORBIDDEN):
+        self._failure = failure = await self._try_handshake(None)
+        status = None if failure is None else failure.failure.http_status
+        if failure is None or status in (_UNAUTHORIZED, _FORBIDDEN):
             return ok("WebSocket", "a registry answers")
         if status == _BUSY:
-            wait = answer.failure.retry_after_seconds
-            later = "" if wait is None else f"; it asks to come again in {wait:.0f} s"
+            wait = failure.failure.retry_after_seconds
+            later = "" if wait is None else f"; it asks to try again in {wait:.0f} s"
             return warn(
                 "WebSocket",
                 f"the registry is starting or full{later}",
                 "wait; if it stays so, see the registry's log",
             )
-        if answer.trouble is not None:
-            return _failed("WebSocket", answer.trouble)
+        if failure.tls_problem is not None:
+            return _failed("WebSocket", failure.tls_problem)
         return fail(
             "WebSocket",
-            answer.failure.detail + (f": {_first_line(answer.words)}" if answer.words else ""),
+            failure.failure.detail + (f": {_first_line(failure.text)}" if failure.text else ""),
             "name the registry's port for nodes and its path, as in ws://HOST:8080/ws/node, or wss:// where "
             "it is encrypted",
         )
 
     async def show_credential(self) -> CheckResult:
-        if self._answer.failure is None:
+        if self._failure is None:
             return warn(
                 "credential",
                 "the registry lets anybody in (auth is off), so no token was tried",
-                "keep that to a trusted network, or start the registry with auth on",
+                "restrict that to a trusted network, or start the registry with auth on",
             )
-        if self._answer.failure.http_status == _BUSY:
+        if self._failure.failure.http_status == _BUSY:
             return skipped("credential", "not tried: the registry is starting or full")
         shown = [("node token", self._tokens.node), ("join token", self._tokens.join)]
         kinds = [(kind, token) for kind, token in shown if token is not None]
@@ -177,25 +186,25 @@ class _Check:
             return fail(
                 "credential",
                 "the registry asks for a token, and this machine has none",
-                f"have its operator make one (`gpu-agent registry token create`), and {_HAND_OVER}",
+                f"have its operator make one (`gpu-agent registry token create`), and {_WHERE_TO_PUT_IT}",
             )
         refusals: list[str] = []
         for kind, token in kinds:
-            answer = await self._knocked(token)
-            if answer.failure is None:
-                return _let_in(kind, refusals)
-            if answer.trouble is not None:
-                return _failed("credential", answer.trouble)
-            refusals.append(f"the {kind} is refused: {_why(answer.words) or answer.failure.detail}")
+            failure = await self._try_handshake(token)
+            if failure is None:
+                return _accepted(kind, refusals)
+            if failure.tls_problem is not None:
+                return _failed("credential", failure.tls_problem)
+            refusals.append(f"the {kind} is refused: {_reason(failure.text) or failure.failure.detail}")
         return fail(
             "credential",
             "; ".join(refusals).rstrip("."),
-            f"ask the registry's operator for a new join token, and {_HAND_OVER}",
+            f"ask the registry's operator for a new join token, and {_WHERE_TO_PUT_IT}",
         )
 
     async def compare_clocks(self) -> CheckResult:
         try:
-            theirs = parsedate_to_datetime(self._answer.date or "").timestamp()
+            theirs = parsedate_to_datetime(self._date or "").timestamp()
         except ValueError:
             return skipped("clock", "the registry's answer carries no time")
         skew = self._answered_at - theirs
@@ -208,45 +217,47 @@ class _Check:
             "set it by NTP (`timedatectl set-ntp true`): times in logs and certificates are judged by it",
         )
 
-    async def _knocked(self, token: str | None) -> HandshakeResult:
-        answer = await try_handshake(self._url, token, proxy=self._proxy, security=self._security)
+    async def _try_handshake(self, token: str | None) -> HandshakeFailure | None:
+        failure, self._date = await try_handshake(
+            self._url, token, proxy=self._proxy, security=self._security
+        )
         self._answered_at = time.time()
-        return answer
+        return failure
 
     def _of_certificate(self, found: Certificate) -> CheckResult:
-        """Tell of a certificate that was taken: how long it lasts, and its pin."""
+        """The validity of an accepted certificate, and its pin."""
         whose = "has a key that `tls_pin` names" if self._security.pinned_alone else f"is for {self._host}"
         left_days = (found.ends_at - time.time()) / _DAY_SECONDS
-        told = f"the certificate {whose} and ends in {left_days:.0f} days; its pin is {pin_of(found)}"
+        detail = f"the certificate {whose} and ends in {left_days:.0f} days; its pin is {pin_of(found)}"
         if left_days >= EXPIRY_DAYS:
-            return ok("TLS", told)
-        after = "its date counts for nothing here" if self._security.pinned_alone else "the agent refuses it"
-        return warn("TLS", told, f"have it renewed: {after} from then on")
+            return ok("TLS", detail)
+        after = "its date is not checked here" if self._security.pinned_alone else "the agent refuses it"
+        return warn("TLS", detail, f"have it renewed: {after} from then on")
 
     async def _not_encrypted(self, error: OSError | ValueError) -> CheckResult:
-        """Say why no encrypted connection came about, and which key there is where one is not trusted."""
-        trouble = explain_tls_error(error, self._host, TERMS)
+        """Why no encrypted connection came about, with the pin of a key that is not trusted."""
+        problem = explain_tls_error(error, self._host, TERMS)
         seen = ""
         if isinstance(error, ssl.SSLCertVerificationError):
             with contextlib.suppress(OSError, ValueError):
                 async with asyncio.timeout(TLS_SECONDS):
                     seen = f"; its pin is {pin_of(await self._certificate(unverified_context()))}"
-        return _failed("TLS", replace(trouble, what=f"{trouble.what}{seen}"))
+        return _failed("TLS", replace(problem, what=f"{problem.what}{seen}"))
 
     def _unencrypted(self) -> CheckResult:
         assert self._address is not None  # noqa: S101 - the step before found it
-        if not in_the_clear(self._url, self._address[1], self._proxy):
+        if not is_readable(self._url, self._address[1], self._proxy):
             return skipped("TLS", "ws:// is not encrypted; the connection stays on this machine")
         return warn(
             "TLS",
-            "ws:// is not encrypted: who listens on the way would read a token, so the agent sends none there"
+            "ws:// is not encrypted: anyone on the network path could read a token, so the agent sends none"
             if not self._security.insecure_plaintext
-            else "ws:// is not encrypted, and insecure_plaintext lets tokens travel there for all to read",
+            else "ws:// is not encrypted, and insecure_plaintext sends tokens there for all to read",
             "give the registry a certificate and write wss://, or use a tunnel (`docs/security.md`)",
         )
 
     async def _certificate(self, context: ssl.SSLContext | None) -> Certificate:
-        """Shake hands and read whose key it is; raises `OSError`, and `ValueError` where there is none."""
+        """Shake hands and read the certificate; raises `OSError`, and `ValueError` where there is none."""
         assert self._address is not None  # noqa: S101 - the step before found it
         opened = await connect_address(*self._address)
         with contextlib.ExitStack() as undo:
@@ -260,27 +271,27 @@ class _Check:
         return parse_der(der or b"")
 
 
-def _failed(check: str, trouble: TlsProblem) -> CheckResult:
-    return fail(check, trouble.what, trouble.fix)
+def _failed(check: str, problem: TlsProblem) -> CheckResult:
+    return fail(check, problem.what, problem.fix)
 
 
-def _let_in(kind: str, refusals: list[str]) -> CheckResult:
+def _accepted(kind: str, refusals: list[str]) -> CheckResult:
     if not refusals:
         return ok("credential", f"the {kind} is accepted")
     return warn(
         "credential",
         f"the {kind} is accepted; {'; '.join(refusals).rstrip('.')}",
-        "nothing, if this node was forgotten on purpose: it will come back under a new token",
+        "nothing, if this node was removed on purpose: it will come back with a new token",
     )
 
 
-def _first_line(words: str) -> str:
-    return words.partition("\n")[0].strip()
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].strip()
 
 
-def _why(words: str) -> str:
-    """What a registry says against a token, without its advice: the doctor has its own."""
-    return _first_line(words).partition(": ask ")[0]
+def _reason(text: str) -> str:
+    """Why a registry refuses a token, without its advice: the doctor has its own."""
+    return _first_line(text).partition(": ask ")[0]
 
 
 def _is_address(host: str) -> bool:

@@ -15,11 +15,10 @@ from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.node.connection.handshake import HandshakeFailure, open_websocket
 from gpu_agent.node.connection.proxy import Proxy
-from gpu_agent.node.connection.tls import DEFAULT, Security, in_the_clear
+from gpu_agent.node.connection.tls import DEFAULT, Security, is_readable
 from gpu_agent.node.log_limit import LogLimit
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.runtime.tls.errors import TlsProblem
 from gpu_agent.session.types import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.codec import FrameError, UnknownMessageError, decode_from_registry
 
@@ -27,10 +26,9 @@ LinkEvent = Connected | ConnectFailed | MessageReceived | Disconnected
 Report = Callable[["Link", LinkEvent], Awaitable[None]]
 
 SEND_SECONDS = 10.0
-MOST_UNSENT = 64
-"""Frames that may wait for a slow peer before it is given up."""
+MAX_UNSENT = 64
+"""Frames that may wait for a slow peer; a link with more is aborted."""
 
-_GOING_AWAY = 1001
 _LOG = Logger("node.link")
 
 
@@ -40,37 +38,8 @@ class _Close:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeResult:
-    """What came of a handshake alone."""
-
-    failure: ConnectFailed | None
-    """None: let in."""
-    date: str | None = None
-    """The answer's `Date` header."""
-    words: str = ""
-    """What a refusal said of itself."""
-    trouble: TlsProblem | None = None
-    """What to mend, where it is of TLS or of what may be sent in the clear."""
-
-
-async def try_handshake(
-    url: str, token: str | None, *, proxy: Proxy | None = None, security: Security = DEFAULT
-) -> HandshakeResult:
-    """Shake hands and leave at once, without a word of the protocol: to find out what a link would meet."""
-    connection = await open_websocket(url, token, proxy=proxy, security=security)
-    if isinstance(connection, HandshakeFailure):
-        return HandshakeResult(connection.failure, connection.date, connection.words, connection.trouble)
-    try:
-        date = connection.response.headers.get_all("Date") if connection.response else []
-        await connection.close(_GOING_AWAY, "looked whether this way is open")
-    finally:
-        connection.transport.abort()
-    return HandshakeResult(None, next(iter(date), None))
-
-
 class Link:
-    """Opens at `start`; told to `send` and to `close`; ends by itself when the peer does."""
+    """Opens at `start`; ends after `close`, or when the peer ends it."""
 
     def __init__(
         self,
@@ -83,29 +52,29 @@ class Link:
     ) -> None:
         """`token` goes into the handshake's Authorization header, and nowhere else.
 
-        A listener that gets events of several links tells them apart by the link.
+        `report` receives each event with its link, so that it can serve several links.
         """
         self._url = url
         self._token = token
         self._proxy = proxy
         self._security = security
         self._report = report
-        self._outbox: asyncio.Queue[str | _Close] = asyncio.Queue(MOST_UNSENT)
+        self._outbox: asyncio.Queue[str | _Close] = asyncio.Queue(MAX_UNSENT)
         self._connection: ClientConnection | None = None
         self._closing = False
-        self._repeats = LogLimit()
+        self._log_limit = LogLimit()
         self._task: asyncio.Task[None]
 
     def start(self, tasks: Tasks) -> None:
-        """Begin to connect; `Connected` or `ConnectFailed` is reported."""
+        """Begin to connect; the first event is `Connected` or `ConnectFailed`."""
         self._task = tasks.start("link", self._run())
 
     def send(self, text: str) -> None:
-        """Send a frame after those before it. Never waits; a peer that takes nothing is cut off."""
+        """Queue a frame. Never waits; a link whose peer reads nothing is aborted."""
         self._put(text)
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye after what is still unsent, or give up connecting; reports nothing from now on."""
+        """Close after the queued frames, or stop connecting; no event is reported from now on."""
         if self._closing:
             return
         self._closing = True
@@ -115,7 +84,7 @@ class Link:
             self._put(_Close(code, reason))
 
     async def ended(self, *, within_seconds: float) -> None:
-        """Wait for the last packet, but not for longer."""
+        """Wait until the link has ended, at most for so long."""
         await asyncio.wait({self._task}, timeout=within_seconds)
 
     def _put(self, out: str | _Close) -> None:
@@ -128,18 +97,18 @@ class Link:
     async def _run(self) -> None:
         connection = await open_websocket(self._url, self._token, proxy=self._proxy, security=self._security)
         if isinstance(connection, HandshakeFailure):
-            await self._tell(connection.failure)
+            await self._emit(connection.failure)
             return
         self._connection = connection
-        if self._token is not None and in_the_clear(self._url, connection.remote_address, self._proxy):
+        if self._token is not None and is_readable(self._url, connection.remote_address, self._proxy):
             _LOG.warning("token_sent_plaintext", registry=self._url)
         try:
-            await self._tell(Connected())
-            await self._tell(await self._converse(connection))
+            await self._emit(Connected())
+            await self._emit(await self._exchange_frames(connection))
         finally:
-            connection.transport.abort()  # closed by now, unless the agent ends in the middle
+            connection.transport.abort()  # closed already, unless this task was cancelled
 
-    async def _converse(self, connection: ClientConnection) -> Disconnected:
+    async def _exchange_frames(self, connection: ClientConnection) -> Disconnected:
         async with Tasks() as tasks:
             tasks.start("link-writer", self._write(connection))
             lost = await self._read(connection)
@@ -149,7 +118,7 @@ class Link:
     async def _read(self, connection: ClientConnection) -> Disconnected:
         try:
             while True:
-                await self._take(await connection.recv())
+                await self._receive(await connection.recv())
         except ConnectionClosed as closed:
             because = f" ({closed.__cause__})" if isinstance(closed.__cause__, OSError) else ""
             return Disconnected(closed.rcvd.code if closed.rcvd else None, f"{closed}{because}")
@@ -169,25 +138,25 @@ class Link:
             _LOG.warning("link_stalled", seconds=SEND_SECONDS)
             connection.transport.abort()
 
-    async def _take(self, frame: str | bytes) -> None:
-        """Read one frame; one that is no message is logged, and the link goes on."""
+    async def _receive(self, frame: str | bytes) -> None:
+        """Decode one frame; one that is no message is logged, and the link stays open."""
         if isinstance(frame, bytes):
-            self._complain("it is binary")
+            self._log_ignored("it is binary")
             return
         try:
             message = decode_from_registry(frame)
         except FrameError as error:
-            self._complain(str(error), newer_peer=isinstance(error, UnknownMessageError))
+            self._log_ignored(str(error), newer_peer=isinstance(error, UnknownMessageError))
         else:
-            await self._tell(MessageReceived(message))
+            await self._emit(MessageReceived(message))
 
-    def _complain(self, reason: str, *, newer_peer: bool = False) -> None:
-        also = self._repeats.admit("frame_ignored", now=time.monotonic())
-        if also is not None:
-            tell = _LOG.info if newer_peer else _LOG.warning
-            tell("frame_ignored", reason=reason, **also)
+    def _log_ignored(self, reason: str, *, newer_peer: bool = False) -> None:
+        suppressed = self._log_limit.admit("frame_ignored", now=time.monotonic())
+        if suppressed is not None:
+            log = _LOG.info if newer_peer else _LOG.warning
+            log("frame_ignored", reason=reason, **suppressed)
 
-    async def _tell(self, event: LinkEvent) -> None:
-        """Report; as long as the listener is busy, nothing more is read."""
+    async def _emit(self, event: LinkEvent) -> None:
+        """Report an event; nothing more is read while the receiver is busy."""
         if not self._closing:
             await self._report(self, event)

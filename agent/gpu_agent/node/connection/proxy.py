@@ -22,30 +22,30 @@ from gpu_agent.runtime.logs import REDACTED
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.version import __version__
 
-# The HTTP proxy on the way to the registry: where it is, and a tunnel through it (CONNECT).
-#
-# Only what the settings name is used: no variable of the environment, no list of exceptions. It speaks no
-# TLS to the proxy, and shows the password to nobody but it. Whatever the proxy does comes as a
-# `ProxyError`.
-
-
+RESOLVE_SECONDS = 5.0
+CONNECT_SECONDS = 4.0
+"""For one address, so that a host with a dead IPv6 address is still reached by its IPv4 one."""
+UNACKNOWLEDGED_SECONDS = 30
+"""A peer that has not acknowledged sent bytes for so long is gone."""
 ANSWER_SECONDS = 5.0
-"""How long a proxy may take to open the way, beside the time to reach it."""
-MOST_ANSWER_BYTES = 16 * 1024
+"""How long a proxy may take to open the tunnel, beside the time to connect."""
+MAX_ANSWER_BYTES = 16 * 1024
 
 _EXAMPLE = "write it like http://proxy.example:3128"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 _END = b"\r\n\r\n"
-_ASKS_FOR_CREDENTIALS = 407
+_PROXY_AUTHENTICATION_REQUIRED = 407
+
+Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 class ProxyError(OSError):
-    """The proxy cannot be reached, or opens no way: a sentence with the next step."""
+    """The proxy cannot be reached, or opens no tunnel: a sentence with the next step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy; what it shows of itself holds no password."""
+    """An HTTP proxy; its text form never shows the password."""
 
     host: str
     port: int
@@ -57,7 +57,7 @@ class Proxy:
         """Read `http://HOST:PORT`, perhaps with `USER:PASSWORD@`; raises `ValueError` without the value."""
         parts, port = _split(written)
         if parts.scheme != "http":
-            raise ValueError(f"only an HTTP proxy is known, which opens a way by CONNECT: {_EXAMPLE}")
+            raise ValueError(f"only an HTTP proxy with CONNECT is supported: {_EXAMPLE}")
         if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(f"it names a host and a port and nothing else: {_EXAMPLE}")
         if not port:
@@ -74,7 +74,7 @@ class Proxy:
 
     @property
     def authorization(self) -> str | None:
-        """What it is told of the user."""
+        """The `Proxy-Authorization` header."""
         if self.user is None:
             return None
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -114,19 +114,19 @@ async def connect_tcp(proxy: Proxy | None, host: str, port: int) -> socket.socke
 
 
 async def tunnel(opened: socket.socket, proxy: Proxy, *, host: str, port: int) -> None:
-    """Have the proxy at the other end of a socket open the way to a host; raises `ProxyError`."""
+    """Ask the proxy at the other end of a socket for a tunnel to a host; raises `ProxyError`."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await loop.sock_sendall(opened, _request(proxy, _authority(host, port)))
             answer = await _answer(opened)
     except TimeoutError:
-        raise ProxyError(f"the proxy {proxy} opened no way within {ANSWER_SECONDS:g} s") from None
+        raise ProxyError(f"the proxy {proxy} opened no tunnel within {ANSWER_SECONDS:g} s") from None
     except ConnectionError as error:
         raise ProxyError(f"the proxy {proxy} hung up ({error.strerror or error})") from None
     refusal = _refusal(answer)
     if refusal is not None:
-        raise ProxyError(f"the proxy {proxy} opens no way to {_authority(host, port)}: {refusal}")
+        raise ProxyError(f"the proxy {proxy} opens no tunnel to {_authority(host, port)}: {refusal}")
 
 
 def _request(proxy: Proxy, authority: str) -> bytes:
@@ -137,10 +137,10 @@ def _request(proxy: Proxy, authority: str) -> bytes:
 
 
 async def _answer(opened: socket.socket) -> bytes:
-    """Read the head of the answer and nothing behind it, which is the registry's."""
+    """Read the head of the answer; what follows comes from the registry."""
     loop = asyncio.get_running_loop()
     answer = b""
-    while _END not in answer and len(answer) < MOST_ANSWER_BYTES:
+    while _END not in answer and len(answer) < MAX_ANSWER_BYTES:
         part = await loop.sock_recv(opened, 1 if answer.endswith((b"\r", b"\n")) else len(_END))
         if not part:
             break
@@ -149,33 +149,18 @@ async def _answer(opened: socket.socket) -> bytes:
 
 
 def _refusal(answer: bytes) -> str | None:
-    """Why the way is not open, if it is not."""
+    """Why there is no tunnel, if there is none."""
     status = _STATUS.match(answer)
     if status is None or _END not in answer:
         return "it answers, but not as an HTTP proxy does"
     code = int(status[1])
-    if code == _ASKS_FOR_CREDENTIALS:
+    if code == _PROXY_AUTHENTICATION_REQUIRED:
         return "it asks for a user and a password that it knows: http://USER:PASSWORD@HOST:PORT"
     return None if code // 100 == 2 else f"it answers HTTP {code}"  # noqa: PLR2004 - success, in HTTP's counting
 
 
 def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-# A TCP connection to a host, within a deadline, that notices when its peer is gone.
-#
-# Speaks no protocol over it. Names are looked up in a thread that is left behind when it hangs,
-# because a dead resolver must not keep the agent from leaving.
-
-
-RESOLVE_SECONDS = 5.0
-CONNECT_SECONDS = 4.0
-"""For one address, so that a host with a dead IPv6 address is still reached by its IPv4 one."""
-UNACKNOWLEDGED_SECONDS = 30
-"""Sent bytes that nobody acknowledged for so long mean that the peer is gone."""
-
-Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 async def connect_directly(host: str, port: int) -> socket.socket:
@@ -220,7 +205,7 @@ async def connect_address(family: socket.AddressFamily, address: tuple[object, .
 
 
 def _set_keepalive(opened: socket.socket) -> None:
-    """Ask the kernel to give a silent peer up: there are no pings in this protocol."""
+    """Let the kernel drop a silent peer: this protocol has no pings."""
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
