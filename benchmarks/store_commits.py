@@ -88,8 +88,8 @@ async def registrations(registry: Registry, nodes: int) -> tuple[float, Lag]:
         while not await registry.loop.settled():
             pass
         took = time.perf_counter() - began
-    if registry.hands.acks != nodes:
-        raise SystemExit(f"{registry.hands.acks} of {nodes} nodes were acknowledged")
+    if registry.executor.acks != nodes:
+        raise SystemExit(f"{registry.executor.acks} of {nodes} nodes were acknowledged")
     return took, lag
 
 

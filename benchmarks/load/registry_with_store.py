@@ -3,17 +3,23 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_agent.registry.actions import Action, Answer, Result, Send, SendStatus
+from gpu_agent.registry.actions import Answer, Output, Result, Send, SendStatus
 from gpu_agent.registry.events import ClaimRequested, Event
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.effects import Clerk, Doing, Open, Publish, Ready, status_message
+from gpu_agent.server.effects import (
+    Executable,
+    Prepared,
+    PublishEvent,
+    UpdateHistories,
+    prepare,
+    status_message,
+)
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.writer import Writer
@@ -22,36 +28,32 @@ from gpu_agent.wire.codec import encode
 
 
 @dataclass
-class Hands:
-    """Does what the carrier does, but for writing to sockets."""
+class Executor:
+    """Does what the server's executor does, except for writing to sockets."""
 
-    chronicle: RegistryEventLog = field(default_factory=RegistryEventLog)
+    event_log: RegistryEventLog = field(default_factory=RegistryEventLog)
     clock: Clock = field(default_factory=Clock)
     acks: int = 0
     answers: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Have a clerk."""
-        self._clerk = Clerk(self.chronicle, self.clock)
+    def prepare(self, output: Output) -> Prepared:
+        """Sort an output."""
+        return prepare(output, event_log=self.event_log, clock=self.clock)
 
-    def make_ready(self, actions: Sequence[Action]) -> Ready:
-        """Sort a list."""
-        return self._clerk.make_ready(actions)
-
-    def carry_out(self, doing: Doing) -> None:
-        """Do one thing."""
-        match doing:
+    def execute(self, effect: Executable) -> None:
+        """Carry out one effect."""
+        match effect:
             case Send(message=message):
                 encode(message)
                 self.acks += 1
             case SendStatus():
-                encode(status_message(doing, self.clock))
+                encode(status_message(effect, self.clock))
             case Answer(ref, result):
                 self.answers.pop(ref).set_result(result)
-            case Publish(event):
-                self.chronicle.add(event)
-            case Open(changes):
-                self.chronicle.keep(changes)
+            case PublishEvent(event):
+                self.event_log.add(event)
+            case UpdateHistories(changes):
+                self.event_log.keep(changes)
             case _:
                 pass
 
@@ -60,11 +62,11 @@ class Registry:
     """A fleet with a database."""
 
     def __init__(self, path: Path) -> None:
-        self.hands = Hands()
+        self.executor = Executor()
         self.writer = Writer(SqliteStore(path))
         self.loop = FleetLoop(
             Fleet(Thresholds(), random.random, auth_off=True),
-            self.hands,
+            self.executor,
             self.writer,
             clock=Clock(),
             scan_interval_seconds=1.0,
@@ -81,7 +83,7 @@ class Registry:
         """Claim a place for a new job; returns the seconds until the answer."""
         self._ref += 1
         ref, began = self._ref, time.perf_counter()
-        answer = self.hands.answers[ref] = asyncio.get_running_loop().create_future()
+        answer = self.executor.answers[ref] = asyncio.get_running_loop().create_future()
         self.do(ClaimRequested(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
         if not isinstance(await answer, Claim):
             raise SystemExit(f"no place was left for job {ref}")

@@ -1,14 +1,11 @@
 """A registry to play with: its fleet, its clock, its store's answers, and what it told each connection."""
 # ruff: noqa: ANN401 - parts of messages are passed through as they are
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from gpu_agent.registry.actions import (
     Answer,
-    Change,
     CloseConnection,
     DocumentKind,
     Effect,
@@ -25,9 +22,6 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
-    Stored,
-    StoreFailed,
-    StoreRecovered,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
@@ -35,7 +29,6 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.unstored import split_answers
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     GpuFigures,
@@ -47,6 +40,7 @@ from gpu_agent.wire.messages import (
     NodeUnregister,
     ResourceUsage,
 )
+from tests.fleet_shell import FleetShell
 
 _Kind = TypeVar("_Kind")
 
@@ -115,7 +109,7 @@ def model(model_id: str, **parts: Any) -> InstalledModel:
 
 
 class Registry:
-    """A fleet with a clock. Its store keeps everything unless `store_fails`."""
+    """A fleet with a clock, and a store that can fail."""
 
     def __init__(
         self,
@@ -135,14 +129,11 @@ class Registry:
         )
         self.auth_off = auth_off
         self.now = 1000.0
-        self.store_fails = self.failing = False
-        self._waiting = deque[Output]()
-        self.kept: dict[tuple[DocumentKind, str], tuple[Mapping[str, object], float]] = {}
-        """What the store holds, and when it was written."""
-        self.stored: list[Change] = []
-        """Every change that was stored, in order."""
         self.done: list[Effect] = []
         """Everything that was carried out."""
+        self._shell = FleetShell(self.fleet, now=lambda: self.now, execute=self.done.append)
+        self.kept = self._shell.documents
+        self.stored = self._shell.stored
         self._refs = iter(range(1, 1_000_000))
         if not auth_off:
             self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
@@ -158,7 +149,7 @@ class Registry:
         return self.carry_out(self.fleet.handle(event, self.now))
 
     def restore(self, kept: list[StoredDocument]) -> list[Effect]:
-        return [done for output in self.fleet.restore(kept, self.now) for done in self.carry_out(output)]
+        return self.carry_out(*self.fleet.restore(kept, self.now))
 
     def wake(self) -> list[Effect]:
         return self.carry_out(self.fleet.wake(self.now))
@@ -227,67 +218,31 @@ class Registry:
         assert record is not None
         return record
 
-    def carry_out(self, output: Output) -> list[Effect]:
-        """Do what the shell does: store first; while the store fails nothing is carried out."""
-        done: list[Effect] = [*output.immediate]
-        if output.changes or output.effects:
-            self._waiting.append(output)
-            if self.store_fails:
-                done += self._fail()
-            else:
-                done += self.__carry_out_waiting()
-        self.done += done
-        return done
+    @property
+    def failing(self) -> bool:
+        return self._shell.failing
 
-    def __carry_out_waiting(self) -> list[Effect]:
-        done: list[Effect] = []
-        while self._waiting:
-            output = self._waiting.popleft()
-            self.keep(output)
-            if output.number is not None:
-                done += self.carry_out(self.fleet.handle(Stored(output.number), self.now))
-            done += output.effects
-        return done
+    def carry_out(self, *outputs: Output) -> list[Effect]:
+        """Do what the server's loop does; returns what was carried out."""
+        count = len(self.done)
+        for output in outputs:
+            self._shell.carry_out(output)
+        return self.done[count:]
 
-    def _fail(self) -> list[Effect]:
-        """Refuse whoever waits, as the shell does."""
-        refusals: list[Effect] = []
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        for output in waiting:
-            refused, rest = split_answers(output.effects, "disk full")
-            refusals += refused
-            self._waiting.append(replace(output, effects=tuple(rest)))
-        if not self.failing:
-            self.failing = True
-            refusals += self.carry_out(self.fleet.handle(StoreFailed("disk full"), self.now))
-        return refusals
-
-    def let_store_fail(self, *, fails: bool) -> None:
+    def let_store_fail(self, *, fails: bool = True) -> None:
         """Let the store fail, or answer again, from now on."""
-        self.store_fails = fails
-        if not fails and self.failing:
-            self.recover()
+        self._shell.let_store_fail(fails=fails)
 
     def recover(self, *, outage_seconds: float = 1.0) -> list[Effect]:
         """Let the store answer again, and store all that waits."""
-        self.store_fails = self.failing = False
-        done = self.__carry_out_waiting()
-        self.done += done
-        return done + self.carry_out(self.fleet.handle(StoreRecovered(outage_seconds), self.now))
+        count = len(self.done)
+        self._shell.let_store_fail(fails=False, outage_seconds=outage_seconds)
+        return self.done[count:]
 
     @property
     def kept_names(self) -> list[str]:
         """The nodes and claims that the store holds."""
         return sorted(name for kind, name in self.kept if kind is not DocumentKind.TOKEN)
-
-    def keep(self, output: Output) -> None:
-        self.stored += output.changes
-        for change in output.changes:
-            if change.document is None:
-                self.kept.pop((change.kind, change.key), None)
-            else:
-                self.kept[change.kind, change.key] = (change.document, self.now)
 
 
 def of(kind: type[_Kind], actions: Sequence[Effect]) -> list[_Kind]:

@@ -37,7 +37,7 @@ def restart(registry: Registry, *, away: float = 0.0, **thresholds: Any) -> Regi
         )
         for (kind, key), (document, at) in registry.kept.items()
     ]
-    fresh.kept = {key: (document, LATER) for key, (document, _) in registry.kept.items()}
+    fresh.kept.update({key: (document, LATER) for key, (document, _) in registry.kept.items()})
     fresh.restore(kept)
     return fresh
 

@@ -31,7 +31,7 @@ JOIN_REQUEST = JoinTokenRequested(ref=7, token_id="new", digest="digest of new")
 def failing(registry: Registry) -> Registry:
     """Let the store fail from now on, which a drain of another node shows."""
     registry.ready(9)
-    registry.store_fails = True
+    registry.let_store_fail()
     registry.do(CordonRequested(registry.ref(), "node-9", "it shows that the store fails"))
     return registry
 
@@ -39,7 +39,7 @@ def failing(registry: Registry) -> Registry:
 def test_who_waits_for_a_save_that_fails_learns_that_the_outcome_is_not_known() -> None:
     registry = Registry()
     registry.ready()
-    registry.store_fails = True
+    registry.let_store_fail()
     refused = registry.claim("job-1")
     assert isinstance(refused, Refusal)
     assert refused.code == "REGISTRY_BUSY"
@@ -50,7 +50,7 @@ def test_who_waits_for_a_save_that_fails_learns_that_the_outcome_is_not_known() 
 def test_a_change_whose_save_failed_stands_and_is_stored_once_the_store_answers() -> None:
     registry = Registry()
     registry.ready()
-    registry.store_fails = True
+    registry.let_store_fail()
     registry.claim("job-1")
     assert registry.fleet.claim_of("job-1") is not None
     assert ("claim", "job-1") not in registry.kept
@@ -98,7 +98,7 @@ def test_a_stored_claim_is_renewed_while_the_store_fails_and_an_unstored_one_is_
     registry.ready()
     first = registry.claim("job-1")
     registry.pass_time(10.0)
-    registry.store_fails = True
+    registry.let_store_fail()
     registry.claim("job-2")
     renewed = answer(registry.do(RenewalRequested(7, "job-1")))
     assert isinstance(renewed, Claim)
@@ -125,7 +125,7 @@ def test_a_node_cannot_register_while_the_store_fails_and_leaves_no_record() -> 
 
 def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connection() -> None:
     registry = Registry()
-    registry.store_fails = True
+    registry.let_store_fail()
     assert codes(registry.register(1)) == ["REGISTRY_BUSY"]
     assert registry.fleet.node("node-1") is not None
     registry.do(ConnectionLost(1))
@@ -136,7 +136,7 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
 
 def test_a_node_that_registers_again_on_the_same_connection_is_acknowledged_and_stays() -> None:
     registry = Registry()
-    registry.store_fails = True
+    registry.let_store_fail()
     registry.register(1)
     registry.recover()
     assert ack(registry.register(1)).node_id == "node-1"
@@ -147,7 +147,7 @@ def test_a_node_that_registers_again_on_the_same_connection_is_acknowledged_and_
 def test_a_known_node_whose_new_session_was_not_acknowledged_stays() -> None:
     registry = Registry()
     registry.ready()
-    registry.store_fails = True
+    registry.let_store_fail()
     assert codes(registry.come_back(2), 2) == ["REGISTRY_BUSY"]
     registry.do(ConnectionLost(2))
     registry.recover()
@@ -156,7 +156,7 @@ def test_a_known_node_whose_new_session_was_not_acknowledged_stays() -> None:
 
 def test_a_token_that_nobody_was_sent_is_deleted() -> None:
     registry = Registry()
-    registry.store_fails = True
+    registry.let_store_fail()
     assert answer(registry.do(JOIN_REQUEST)).code == "REGISTRY_BUSY"
     assert registry.fleet.credential("digest of new", registry.now) is None
     registry.recover()

@@ -143,7 +143,7 @@ def test_a_made_token_is_kept_found_noted_and_listed() -> None:
 
 def test_a_token_that_cannot_be_saved_is_undone_and_refused() -> None:
     registry = Registry()
-    registry.store_fails = True
+    registry.let_store_fail()
     assert refused(registry, OPERATOR) == "REGISTRY_BUSY"
     assert listed(registry) == ["join"]
     assert stands_for(registry, "digest of op") is None

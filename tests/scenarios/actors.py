@@ -34,8 +34,10 @@ from gpu_agent.session.types import (
 from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.declaration import Owner, declare, heartbeat
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, MemoryKind, Model, ModelStatus, Outcome
-from tests.scenarios.harness import JOIN_TOKEN
 from tests.scenarios.transcript import EPOCH
+
+JOIN_TOKEN = "welcome"
+"""Every machine of the harness has this join token, unless it is said to have another."""
 
 TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
 """Notes that say once more what a message before them said."""

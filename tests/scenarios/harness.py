@@ -4,23 +4,20 @@ Both sides are the pure machines themselves. Frames travel as the bytes that the
 and in no time; the clock jumps from one deadline to the next. So a play is always played alike.
 """
 
-import json
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from typing import assert_never
 
 from gpu_agent.registry.actions import (
-    Action,
     Answer,
     CloseConnection,
-    DocumentKind,
+    Effect,
     Level,
     LogEvent,
     Result,
-    Save,
     Send,
     SendStatus,
 )
@@ -32,12 +29,9 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
-    Saved,
-    SaveFailed,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import TokenState
 from gpu_agent.server.clock import Clock
@@ -53,7 +47,8 @@ from gpu_agent.wire.messages import (
     NodeRegisterAck,
     NodeUnregister,
 )
-from tests.scenarios.actors import Actor, Agent, Dial, Frame, HangUp, OlderNode, Outward, Told
+from tests.fleet_shell import FleetShell
+from tests.scenarios.actors import JOIN_TOKEN, Actor, Agent, Dial, Frame, HangUp, OlderNode, Outward, Told
 from tests.scenarios.transcript import EPOCH, Line, Transcript, said_by_node, said_by_registry
 
 # The registry's side of the wire: the pure fleet with a store, tokens and a log, all of them played.
@@ -73,10 +68,6 @@ _TOLD_BY_THE_MESSAGE = {
     "node_token_issued",
 }
 """Notes that say once more what a message or an answer says."""
-
-
-JOIN_TOKEN = "welcome"
-"""Every machine of the theatre has this join token, unless it is said to have another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +93,6 @@ class ScenarioRegistry:
         close: Callable[[int, int, str], None],
     ) -> None:
         self.running = True
-        self.store_works = True
         self.answers: dict[int, Result] = {}
         """By `ref`, until they are read."""
         self._house = house
@@ -112,13 +102,16 @@ class ScenarioRegistry:
         self._send_frame, self._close = send, close
         self._names: dict[int, str] = {}
         self._credentials: dict[int, Credential | None] = {}
-        self._kept: dict[tuple[DocumentKind, str], tuple[str, float]] = {}
         self._drawn = count()
         self._tokens_drawn = 0
         self._fresh = self._draw()
-        self.fleet = self._new_fleet()
+        self._shell = self._new_shell()
         if not house.auth_off:
             self._make_join_token()
+
+    @property
+    def fleet(self) -> Fleet:
+        return self._shell.fleet
 
     @property
     def deadline(self) -> float:
@@ -130,21 +123,24 @@ class ScenarioRegistry:
         return self._house.auth_off
 
     def wake(self) -> None:
-        self._carry_out(self.fleet.wake(self._now()))
+        self._shell.carry_out(self.fleet.wake(self._now()))
 
     def stop(self) -> None:
         """Be gone: every connection with it, and all that was not stored."""
         self.running = False
 
     def start(self) -> None:
-        """Begin anew from what the store kept."""
+        """Begin anew from what the store holds."""
         self.running = True
-        self.fleet = self._new_fleet()
-        kept = [
-            StoredDocument(kind, key, json.loads(text), self._now() - at)
-            for (kind, key), (text, at) in self._kept.items()
-        ]
-        self._carry_out(self.fleet.restore(kept, self._now()))
+        stored, documents = self._shell.load(), self._shell.documents
+        self._shell = self._new_shell()
+        self._shell.documents.update(documents)
+        for output in self.fleet.restore(stored, self._now()):
+            self._shell.carry_out(output)
+
+    def let_store_fail(self, *, fails: bool) -> None:
+        """Let the store fail from now on, or answer again."""
+        self._shell.let_store_fail(fails=fails)
 
     def turns_away(self, token: str | None) -> int | None:
         """Say with which status a handshake with this token fails; None when it succeeds."""
@@ -183,7 +179,7 @@ class ScenarioRegistry:
             self.handle(self._event(connection, message))
 
     def handle(self, event: Event) -> None:
-        self._carry_out(self.fleet.handle(event, self._now()))
+        self._shell.carry_out(self.fleet.handle(event, self._now()))
 
     def _event(self, connection: int, message: FromNode) -> Event:
         match message:
@@ -208,41 +204,21 @@ class ScenarioRegistry:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _carry_out(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Save):
-                if not self._saved(action):
-                    break  # nothing that stands behind it is told
-            else:
-                self._carry_out_one(action)
-
-    def _carry_out_one(self, action: Send | SendStatus | CloseConnection | Answer | LogEvent) -> None:
-        match action:
+    def _execute(self, effect: Effect) -> None:
+        match effect:
             case Send(connection, message):
                 self._say(connection, message)
             case SendStatus():
-                self._say(action.connection, status_message(action, self._clock))
+                self._say(effect.connection, status_message(effect, self._clock))
             case CloseConnection(connection, code, reason):
                 self._write("registry → {}", self._names[connection], f"closes ({code}): {reason}")
                 self._close(connection, code, reason)
             case Answer(ref, result):
                 self.answers[ref] = result
             case LogEvent():
-                self._note(action)
+                self._note(effect)
             case _ as unreachable:
                 assert_never(unreachable)
-
-    def _saved(self, save: Save) -> bool:
-        if not self.store_works:
-            self.handle(SaveFailed(save.save, "disk full"))
-            return False
-        for change in save.changes:
-            if change.document is None:
-                self._kept.pop((change.kind, change.key), None)
-            else:
-                self._kept[change.kind, change.key] = (json.dumps(change.document), self._now())
-        self.handle(Saved(save.save))
-        return True
 
     def _say(self, connection: int, message: FromRegistry) -> None:
         if isinstance(message, NodeRegisterAck) and message.node_id == self._fresh:
@@ -264,17 +240,17 @@ class ScenarioRegistry:
     def _write(self, who: str, node: str, text: str) -> None:
         self._transcript.add(Line(self._now(), who, node, text))
 
-    def _new_fleet(self) -> Fleet:
-        return Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
+    def _new_shell(self) -> FleetShell:
+        fleet = Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
+        return FleetShell(fleet, now=self._now, execute=self._execute)
 
     def _credential(self, token: str | None) -> Credential | None:
         return None if token is None else self.fleet.credential(digest_of(token), self._now())
 
     def _make_join_token(self) -> None:
         made = JoinTokenRequested(ref=0, token_id=JOIN_TOKEN, digest=digest_of(JOIN_TOKEN), uses=None)
-        for action in self.fleet.handle(made, self._now()):
-            if isinstance(action, Save):
-                self._saved(action)
+        output = self.fleet.handle(made, self._now())
+        self._shell.carry_out(replace(output, effects=()))
 
     def _draw(self) -> str:
         """The first ids are easy to tell apart; all are `node-` and 8 hex digits, upper case (§3.1)."""

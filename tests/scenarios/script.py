@@ -27,8 +27,8 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.inventory import ModelStatus
-from tests.scenarios.actors import Agent, Box, OlderNode, Stranger
-from tests.scenarios.harness import JOIN_TOKEN, Harness, RegistrySetup, digest_of
+from tests.scenarios.actors import JOIN_TOKEN, Agent, Box, OlderNode, Stranger
+from tests.scenarios.harness import Harness, RegistrySetup, digest_of
 from tests.scenarios.transcript import Line, answered, explained, token_listed
 
 # How a command of a scenario finds what it does: those who know directions teach them here.
@@ -132,7 +132,7 @@ def _registry(theatre: Harness, said: dict[str, str]) -> None:
 
 @direction(r"store (?P<what>fails|works)")
 def _store(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.registry.store_works = said["what"] == "works"
+    theatre.registry.let_store_fail(fails=said["what"] == "fails")
 
 
 @direction(

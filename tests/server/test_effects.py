@@ -1,22 +1,23 @@
-""""""
+"""Effects are prepared for the store in order, and carried out on sockets, the log and the event log."""
 
 import asyncio
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
 from gpu_agent.registry.actions import (
-    Action,
     Answer,
     Change,
     CloseConnection,
     DocumentKind,
+    Effect,
     Level,
     LogEvent,
+    Output,
     Refusal,
     Result,
-    Save,
     Send,
     SendStatus,
 )
@@ -26,13 +27,14 @@ from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.effects import (
     DOCUMENT,
     WRITTEN_AT,
-    Clerk,
     EffectsExecutor,
-    Open,
-    Publish,
-    restored,
+    Prepared,
+    PublishEvent,
+    UpdateHistories,
+    merge,
+    prepare,
     status_message,
-    unkept,
+    stored_documents,
     without_repeated_refusals,
 )
 from gpu_agent.server.event_log import RegistryEventLog
@@ -48,8 +50,8 @@ from tests.server.harness import admit_all
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
 
 
-class HeardBoard(NodeConnections):
-    """Connections that record what they are asked to do."""
+class RecordingConnections(NodeConnections):
+    """Writes down what it is asked to do."""
 
     def __init__(self) -> None:
         def arrived(connection: NodeConnection, payload: bytes) -> None:
@@ -59,35 +61,40 @@ class HeardBoard(NodeConnections):
             raise AssertionError(connection)
 
         super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, authenticate=admit_all)
-        self.heard: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def send(self, number: int, text: str) -> None:
-        self.heard.append(("send", number, text))
+        self.calls.append(("send", number, text))
 
     def identify(self, number: int, node_id: str) -> None:
-        self.heard.append(("identify", number, node_id))
+        self.calls.append(("identify", number, node_id))
 
     def close(self, number: int, code: int, reason: str) -> None:
-        self.heard.append(("close", number, code, reason))
+        self.calls.append(("close", number, code, reason))
 
 
-def carrier(*, board: HeardBoard | None = None, chronicle: RegistryEventLog | None = None) -> EffectsExecutor:
+def executor(
+    *, listener: RecordingConnections | None = None, event_log: RegistryEventLog | None = None
+) -> EffectsExecutor:
     return EffectsExecutor(
-        chronicle or RegistryEventLog(), board or HeardBoard(), clock=CLOCK, counters=EventCounters()
+        event_log or RegistryEventLog(),
+        listener or RecordingConnections(),
+        clock=CLOCK,
+        counters=EventCounters(),
     )
 
 
 async def test_an_ack_lets_its_connection_stay() -> None:
-    board = HeardBoard()
-    hands = carrier(board=board)
-    hands.carry_out(Send(3, NodeRegisterAck(node_id="node-1")))
-    hands.carry_out(Send(3, NodeControl(command="refresh")))
-    assert [one[:2] for one in board.heard] == [("send", 3), ("identify", 3), ("send", 3)]
+    listener = RecordingConnections()
+    subject = executor(listener=listener)
+    subject.execute(Send(3, NodeRegisterAck(node_id="node-1")))
+    subject.execute(Send(3, NodeControl(command="refresh")))
+    assert [one[:2] for one in listener.calls] == [("send", 3), ("identify", 3), ("send", 3)]
 
 
 async def test_a_status_is_written_with_wall_times() -> None:
-    board = HeardBoard()
-    carrier(board=board).carry_out(
+    listener = RecordingConnections()
+    executor(listener=listener).execute(
         SendStatus(
             connection=4,
             node_id="node-1",
@@ -97,60 +104,60 @@ async def test_a_status_is_written_with_wall_times() -> None:
             since=99.0,
         )
     )
-    ((_, number, text),) = board.heard
+    ((_, number, text),) = listener.calls
     assert number == 4
     assert '"since":999999.0' in str(text)
 
 
 async def test_a_message_too_long_to_be_sent_costs_its_own_connection_only() -> None:
-    board = HeardBoard()
-    hands = carrier(board=board)
-    hands.carry_out(Send(3, NodeControl(command="refresh", reason="x" * 2**21)))
-    ((kind, number, code, _),) = board.heard
+    listener = RecordingConnections()
+    subject = executor(listener=listener)
+    subject.execute(Send(3, NodeControl(command="refresh", reason="x" * 2**21)))
+    ((kind, number, code, _),) = listener.calls
     assert (kind, number, code) == ("close", 3, 1011)
 
 
 async def test_a_connection_is_closed_with_its_code() -> None:
-    board = HeardBoard()
-    carrier(board=board).carry_out(CloseConnection(5, 1001, "gone"))
-    assert board.heard == [("close", 5, 1001, "gone")]
+    listener = RecordingConnections()
+    executor(listener=listener).execute(CloseConnection(5, 1001, "gone"))
+    assert listener.calls == [("close", 5, 1001, "gone")]
 
 
 async def test_an_answer_reaches_who_waits_and_nobody_else() -> None:
-    hands = carrier()
+    subject = executor()
     waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    hands.answers[1] = waiting
-    hands.carry_out(Answer(2, None))
+    subject.answers[1] = waiting
+    subject.execute(Answer(2, None))
     assert not waiting.done()
-    hands.carry_out(Answer(1, Refusal("NO", "no")))
+    subject.execute(Answer(1, Refusal("NO", "no")))
     assert await waiting == Refusal("NO", "no")
-    assert hands.answers == {}
+    assert subject.answers == {}
 
 
 async def test_an_answer_for_somebody_who_left_is_dropped() -> None:
-    hands = carrier()
+    subject = executor()
     waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    hands.answers[1] = waiting
+    subject.answers[1] = waiting
     waiting.cancel()
-    hands.carry_out(Answer(1, None))
-    assert hands.answers == {}
+    subject.execute(Answer(1, None))
+    assert subject.answers == {}
 
 
 async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nodes_history(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    chronicle = RegistryEventLog()
-    hands = carrier(chronicle=chronicle)
-    kept = Save(1, (Change(DocumentKind.NODE, "node-1", {}),))
-    notes = [
+    event_log = RegistryEventLog()
+    subject = executor(event_log=event_log)
+    logged = (
         LogEvent("node_registered", {"node_id": "node-1", "gpu_count": 2}),
         LogEvent("claim_lost", {"job_id": "j"}, Level.WARNING),
         LogEvent("health_check", {"node_id": "node-1"}, Level.DEBUG),
         LogEvent("dispatch_failed", {"job_id": "j"}),
-    ]
+    )
+    output = Output((Change(DocumentKind.NODE, "node-1", {}),), logged, 1)
     with caplog.at_level(logging.DEBUG, logger="gpu_agent"):
-        for doing in hands.make_ready([kept, *notes]).doings:
-            hands.carry_out(doing)
+        for effect in subject.prepare(output).effects:
+            subject.execute(effect)
     assert [
         (one.levelname, one.getMessage(), one.__dict__["fields"].get("event_id")) for one in caplog.records
     ] == [
@@ -159,55 +166,63 @@ async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nod
         ("DEBUG", "health_check", None),
         ("INFO", "dispatch_failed", None),
     ]
-    (event,) = chronicle.of("node-1")
+    (event,) = event_log.of("node-1")
     assert event == RegistryEvent(1_000_000.0, "node_registered", "node-1", {"gpu_count": 2}, 1)
 
 
-def clerk() -> Clerk:
-    return Clerk(RegistryEventLog(), CLOCK)
+def prepared(*outputs: Output) -> list[Prepared]:
+    event_log = RegistryEventLog()
+    return [prepare(output, event_log=event_log, clock=CLOCK) for output in outputs]
 
 
-def test_a_save_and_the_events_of_its_list_are_kept_together_each_document_with_its_time() -> None:
+def test_changes_and_events_are_stored_together_and_each_document_with_its_time() -> None:
     changes = (Change(DocumentKind.NODE, "node-1", {"a": 1}), Change(DocumentKind.CLAIM, "job-1", None))
     dated = [Change(DocumentKind.NODE, "node-1", {WRITTEN_AT: 1_000_000.0, DOCUMENT: {"a": 1}}), changes[1]]
     event = RegistryEvent(1_000_000.0, "job_assigned", "node-1", {"job_id": "job-1"}, 1)
-    note = LogEvent("job_assigned", {"job_id": "job-1", "node_id": "node-1"})
-    ready = clerk().make_ready([Save(7, changes), note, Answer(1, None)])
-    assert (ready.save, ready.batch) == (7, Batch(dated, [event]))
-    assert ready.doings == [Open(dated), Publish(event, Level.INFO), Answer(1, None)]
+    logged = LogEvent("job_assigned", {"job_id": "job-1", "node_id": "node-1"})
+    (ready,) = prepared(Output(changes, (logged, Answer(1, None)), 7))
+    assert ready.batch == Batch(dated, [event])
+    assert ready.effects == [UpdateHistories(dated), PublishEvent(event, Level.INFO), Answer(1, None)]
 
 
-def test_a_list_that_only_tells_keeps_nothing() -> None:
-    actions: list[Action] = [
+def test_effects_alone_store_nothing() -> None:
+    effects = (
         LogEvent("health_check", {}, Level.DEBUG),
         LogEvent("dispatch_failed", {}),
         Answer(1, None),
-    ]
-    ready = clerk().make_ready(actions)
-    assert (ready.batch, ready.save, ready.doings) == (None, None, actions)
+    )
+    assert prepared(Output(effects=effects)) == [Prepared(None, list(effects))]
 
 
-def test_events_without_a_save_are_kept_too_and_numbers_grow() -> None:
-    subject = clerk()
-    first = subject.make_ready([LogEvent("one"), LogEvent("two")]).batch
-    second = subject.make_ready([LogEvent("three")]).batch
-    assert first is not None
-    assert second is not None
-    assert [one.id for one in (*first.events, *second.events)] == [1, 2, 3]
+def test_events_without_changes_are_stored_too_and_their_numbers_grow() -> None:
+    two, one = Output(effects=(LogEvent("one"), LogEvent("two"))), Output(effects=(LogEvent("three"),))
+    batches = [ready.batch for ready in prepared(two, one)]
+    assert [event.id for batch in batches if batch for event in batch.events] == [1, 2, 3]
 
 
-def test_what_could_not_be_kept_is_told_without_a_number() -> None:
-    told = unkept(clerk().make_ready([LogEvent("one"), Answer(1, None)]).doings)
-    assert told == [Publish(RegistryEvent(1_000_000.0, "one"), Level.INFO), Answer(1, None)]
+def test_merged_outputs_keep_each_keys_newest_document_and_each_nodes_last_status() -> None:
+    ready, degraded = told(), replace(told(), status=NodeStatus.DEGRADED)
+    close = CloseConnection(1, 1001, "gone")
+    first = Output((Change(DocumentKind.NODE, "n", {"a": 1}),), (LogEvent("one"), ready, close), 1)
+    second = Output((Change(DocumentKind.NODE, "n", {"a": 2}),), (LogEvent("two"), degraded), 2)
+    merged = merge(prepared(first, second))
+    assert merged.batch is not None
+    assert [change.document for change in merged.batch.changes] == [{WRITTEN_AT: 1e6, DOCUMENT: {"a": 2}}]
+    assert [event.event for event in merged.batch.events] == ["one", "two"]
+    events = [PublishEvent(event, Level.INFO) for event in merged.batch.events]
+    histories = UpdateHistories(list(merged.batch.changes))
+    assert merged.effects == [histories, events[0], close, events[1], degraded]
 
 
-def test_what_was_kept_comes_back_with_its_age_and_what_has_no_date_is_passed_over() -> None:
+def test_a_stored_document_comes_back_with_its_age_and_one_without_a_date_is_passed_over() -> None:
     kept = [
         Change(DocumentKind.NODE, "node-1", {WRITTEN_AT: 1_000_000.0, DOCUMENT: {"a": 1}}),
         Change(DocumentKind.NODE, "node-2", {DOCUMENT: {"a": 1}}),
         Change(DocumentKind.NODE, "node-3", None),
     ]
-    assert list(restored(kept, 1_000_060.0)) == [StoredDocument(DocumentKind.NODE, "node-1", {"a": 1}, 60.0)]
+    assert list(stored_documents(kept, 1_000_060.0)) == [
+        StoredDocument(DocumentKind.NODE, "node-1", {"a": 1}, 60.0)
+    ]
 
 
 def told(**fields: object) -> SendStatus:
@@ -269,7 +284,7 @@ def test_what_is_unknown_is_left_out() -> None:
     assert "drain_deadline" not in document["details"]
 
 
-def refusal(*, code: str = "GPU_REQUIRED", address: str = "10.0.0.1:4000") -> list[Action]:
+def refusal(*, code: str = "GPU_REQUIRED", address: str = "10.0.0.1:4000") -> list[Effect]:
     return [
         LogEvent("node_register_received", {"gpu_count": 0, "address": address}),
         LogEvent("node_register_refused", {"node_id": None, "code": code, "address": address}, Level.WARNING),
@@ -277,7 +292,7 @@ def refusal(*, code: str = "GPU_REQUIRED", address: str = "10.0.0.1:4000") -> li
     ]
 
 
-def levels(actions: list[Action]) -> list[Level]:
+def levels(actions: list[Effect]) -> list[Level]:
     return [one.level for one in actions if isinstance(one, LogEvent)]
 
 
@@ -311,7 +326,7 @@ async def test_the_first_refusal_of_an_address_and_code_is_told_and_the_next_are
 
 async def test_a_registration_that_is_accepted_is_always_told() -> None:
     log_limit = LogLimit()
-    accepted: list[Action] = [
+    accepted: list[Effect] = [
         LogEvent("node_register_received", {"address": "10.0.0.1:1"}),
         LogEvent("node_registered", {"node_id": "node-1"}),
     ]

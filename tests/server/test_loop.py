@@ -1,209 +1,447 @@
-"""The loop's own promises, on a machine that is told what to answer."""
+"""The loop stores before it sends, in order, retries what fails, and keeps the fleet's deadlines."""
 
 import asyncio
 import itertools
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from gpu_agent.registry.actions import Action, Answer, Level, LogEvent, Refusal
-from gpu_agent.registry.events import ConnectionLost, Event, Saved, SaveFailed
-from gpu_agent.server import writer
+from gpu_agent.registry.actions import (
+    NOTHING,
+    Answer,
+    Change,
+    DocumentKind,
+    Effect,
+    LogEvent,
+    Output,
+    Refusal,
+    Send,
+    SendStatus,
+)
+from gpu_agent.registry.events import ConnectionLost, Event, Stored, StoreFailed, StoreRecovered
+from gpu_agent.server import loop as loop_module
 from gpu_agent.server.clock import Clock
+from gpu_agent.server.effects import Executable, Prepared, PublishEvent, UpdateHistories, prepare
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
 from gpu_agent.server.writer import Writer
-from tests.server.driven_loop import Disk, Hands, Scripted, driven, save
+from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.server.harness import until
-from tests.server.loop_texts import STALLED, STATUS, TELLING
+
+LOGGED = LogEvent("logged")
 
 
-async def test_actions_are_carried_out_in_order_once_their_save_is_kept() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    machine.answers[ConnectionLost(1)] = [save(1), TELLING, Answer(1, None)]
-    loop = driven(machine, hands, store=disk)
+class Scripted:
+    """A machine whose outputs are written down beforehand."""
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self.outputs: dict[Event, Output] = {}
+        self.received: list[Event] = []
+        self.woken: list[float] = []
+        self.on_waking = NOTHING
+
+    def handle(self, event: Event, now: float) -> Output:  # noqa: ARG002 - the machine's grammar
+        self.received.append(event)
+        return self.outputs.get(event, NOTHING)
+
+    def wake(self, now: float) -> Output:
+        self.woken.append(now)
+        self.deadline = None
+        return self.on_waking
+
+
+class Executor:
+    """Prepares as the true executor does, and carries effects out by writing them down."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.executed: list[Executable] = []
+        self.published: list[RegistryEvent] = []
+        self.lags: list[float] = []
+        self.work: Callable[[str], None] = lambda _: None
+        self._event_log = RegistryEventLog()
+
+    def prepare(self, output: Output) -> Prepared:
+        return prepare(output, event_log=self._event_log, clock=Clock())
+
+    def execute(self, effect: Executable) -> None:
+        if isinstance(effect, UpdateHistories):
+            return
+        if isinstance(effect, PublishEvent):
+            self.published.append(effect.event)
+        name = named(effect)
+        self.work(name)
+        self.done.append(name)
+        self.executed.append(effect)
+
+
+class Disk(MemoryStore):
+    """Can be full, can stop to turn, and can store something and say that it failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = self.lies = False
+        self.commits: list[int] = []
+        self.turning = threading.Event()
+        self.turning.set()
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        self.turning.wait(10)
+        if self.full:
+            raise StoreError("full")
+        super().save(batches)
+        self.commits.append(len(batches))
+        if self.lies:
+            raise StoreError("the connection broke")
+
+    def documents(self) -> dict[str, object]:
+        return {change.key: (change.document or {})["document"] for change in self.load().changes}
+
+
+def named(effect: Executable) -> str:
+    match effect:
+        case PublishEvent(event):
+            return event.event
+        case LogEvent(name):
+            return name
+        case Answer(ref, Refusal(code)):
+            return f"answer {ref}: {code}"
+        case Answer(ref):
+            return f"answer {ref}"
+        case Send(connection, NodeError(code=code)):
+            return f"send {connection}: {code}"
+        case _:
+            return type(effect).__name__
+
+
+def driven(
+    machine: Scripted,
+    executor: Executor,
+    *,
+    scan: float = 30.0,
+    store: Store | None = None,
+    clock: Clock | None = None,
+) -> FleetLoop:
+    loop = FleetLoop(
+        machine,
+        executor,
+        Writer(store or Disk()),
+        clock=clock or Clock(),
+        scan_interval_seconds=scan,
+        lagged=executor.lags.append,
+    )
+    loop.start()
+    return loop
+
+
+def output(number: int, *effects: Effect, key: str = "node-1") -> Output:
+    return Output((Change(DocumentKind.NODE, key, {"number": number}),), effects, number)
+
+
+def told(node_id: str, status: NodeStatus) -> SendStatus:
+    return SendStatus(
+        connection=3,
+        node_id=node_id,
+        status=status,
+        reason_code=ReasonCode.HEALTH_CHECKS_PASSED,
+        reason="well",
+        since=1.0,
+    )
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait for long."""
+    monkeypatch.setattr(loop_module, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(loop_module, "RETRY_SECONDS", 0.02)
+
+
+async def test_effects_are_carried_out_in_order_once_their_changes_are_stored() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED, Answer(1, None))
+    loop = driven(machine, executor, store=disk)
     disk.turning.clear()
     loop.handle(ConnectionLost(1))
     assert not await loop.settled(within_seconds=0.05)
-    assert hands.done == []
+    assert executor.done == []
     disk.turning.set()
     assert await loop.settled()
-    assert hands.done == ["told", "answer 1"]
-    assert machine.heard == [ConnectionLost(1), Saved(1)]
-    assert [one.document for one in disk.load().changes] != []
-    assert [one.event for one in disk.load().recent] == ["told"]
+    assert executor.done == ["logged", "answer 1"]
+    assert machine.received == [ConnectionLost(1), Stored(1)]
+    assert disk.documents() == {"node-1": {"number": 1}}
+    assert [one.event for one in disk.load().recent] == ["logged"]
 
 
-async def test_a_list_that_keeps_nothing_waits_for_those_before_it() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
-    machine.answers[ConnectionLost(2)] = [Answer(2, None)]
-    loop = driven(machine, hands, store=disk)
-    loop.handle(ConnectionLost(2))
-    assert hands.done == ["answer 2"]
-    loop.handle(ConnectionLost(1))
-    loop.handle(ConnectionLost(2))
-    assert hands.done == ["answer 2"]
+async def test_what_gathers_while_one_commit_runs_is_stored_by_the_next_one() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    loop = driven(machine, executor, store=disk)
+    disk.turning.clear()
+    for number in range(1, 4):
+        machine.outputs[ConnectionLost(number)] = output(number, key=f"node-{number}")
+        loop.handle(ConnectionLost(number))
+    disk.turning.set()
     assert await loop.settled()
-    assert hands.done == ["answer 2", "told", "answer 2"]
+    assert disk.commits == [1, 2]
+    assert [event for event in machine.received if isinstance(event, Stored)] == [Stored(1), Stored(3)]
 
 
-async def test_nothing_that_stood_behind_a_failed_save_is_told_and_what_comes_later_is() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    disk.refused = {"node-1"}
-    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
-    machine.answers[SaveFailed(1, "full")] = [LogEvent("refused", level=Level.DEBUG)]
-    machine.answers[ConnectionLost(2)] = [save(2, "node-2"), LogEvent("later")]
-    loop = driven(machine, hands, store=disk)
+async def test_an_output_that_changes_nothing_waits_for_those_before_it() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED)
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(2, None),))
+    loop = driven(machine, executor, store=disk)
+    loop.handle(ConnectionLost(2))
+    assert executor.done == ["answer 2"]
     loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
-    while len(hands.done) < 2:
-        assert await loop.settled()
-    assert hands.done == ["later", "refused"]
-
-
-async def test_an_event_that_cannot_be_kept_is_told_without_a_number() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    disk.full = True
-    machine.answers[ConnectionLost(1)] = [TELLING, Answer(1, None)]
-    loop = driven(machine, hands, store=disk)
-    loop.handle(ConnectionLost(1))
+    assert executor.done == ["answer 2"]
     assert await loop.settled()
-    assert hands.done == ["told", "answer 1"]
-    assert [one.id for one in hands.published] == [None]
+    assert executor.done == ["answer 2", "logged", "answer 2"]
 
 
-async def test_while_the_store_does_not_answer_requests_are_refused_and_what_waits_stays_bounded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(writer, "STALL_SECONDS", 0.05)
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    machine.answers[ConnectionLost(1)] = [save(1), TELLING]
-    machine.answers[ConnectionLost(2)] = [save(2, "node-2"), Answer(2, None)]
-    machine.answers[SaveFailed(2, STALLED)] = [Answer(2, Refusal("REGISTRY_BUSY", "again"))]
-    machine.answers[ConnectionLost(3)] = [STATUS, LogEvent("seen"), Answer(3, None)]
-    loop = driven(machine, hands, store=disk)
+async def test_an_immediate_answer_waits_for_nothing() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED)
+    machine.outputs[ConnectionLost(2)] = Output(immediate=(Answer(2, None),))
+    loop = driven(machine, executor, store=disk)
     disk.turning.clear()
     loop.handle(ConnectionLost(1))
-    await until(lambda: loop._writer.overwhelmed, what="a stalled store")
     loop.handle(ConnectionLost(2))
-    loop.handle(ConnectionLost(3))
-    assert hands.done == ["answer 2", "seen", "answer 3"]
-    assert [one.id for one in hands.published] == [None]
-    assert len(loop._courses) == 1
+    assert executor.done == ["answer 2"]
     disk.turning.set()
     assert await loop.settled()
-    assert hands.done[3:] == ["told"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_when_a_save_fails_whoever_waits_is_refused_and_the_rest_follows_once_it_is_stored() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    disk.full = True
+    ack = NodeRegisterAck(node_id="node-1")
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED, Answer(1, None), Send(4, ack))
+    loop = driven(machine, executor, store=disk)
+    loop.handle(ConnectionLost(1))
+    await until(lambda: machine.received[-1] == StoreFailed("full"), what="a store that fails")
+    assert executor.done == ["answer 1: REGISTRY_BUSY", "send 4: REGISTRY_BUSY"]
+    assert loop.store_problem == "full"
+    assert not await loop.settled()
+    disk.full = False
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert await loop.settled()
+    assert executor.done[2:] == ["logged"]
+    assert disk.documents() == {"node-1": {"number": 1}}
+    (recovered,) = [event for event in machine.received if isinstance(event, StoreRecovered)]
+    assert 0 < recovered.outage_seconds < 5
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_store_without_an_answer_in_time_has_failed_and_one_that_answers_late_has_recovered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="gpu_agent")
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None), LOGGED)
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(2, None),))
+    loop = driven(machine, executor, store=disk)
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    await until(lambda: loop.store_problem, what="a store that has not answered")
+    assert "the store has not answered for 0.05 s" in str(loop.store_problem)
+    loop.handle(ConnectionLost(2))
+    assert executor.done == ["answer 1: REGISTRY_BUSY", "answer 2: REGISTRY_BUSY"]
+    disk.turning.set()
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert await loop.settled()
+    assert executor.done[2:] == ["logged"]
+    kinds = [type(event) for event in machine.received[2:]]
+    assert kinds == [ConnectionLost, Stored, StoreRecovered]
+    messages = [one.getMessage() for one in caplog.records if one.name.endswith("registry")]
+    assert [one for one in messages if one.startswith("store")] == ["store_failing", "store_recovered"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_what_was_stored_although_the_save_failed_is_stored_again_and_events_are_not_doubled() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    disk.lies = True
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED)
+    loop = driven(machine, executor, store=disk)
+    loop.handle(ConnectionLost(1))
+    await until(lambda: loop.store_problem, what="a store that fails")
+    disk.lies = False
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert await loop.settled()
+    assert executor.done == ["logged"]
+    assert [one.event for one in disk.load().recent] == ["logged"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_the_newest_document_of_a_key_is_stored_last() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    disk.full = True
+    loop = driven(machine, executor, store=disk)
+    for number in (1, 2, 3):
+        machine.outputs[ConnectionLost(number)] = output(number)
+        loop.handle(ConnectionLost(number))
+    await until(lambda: loop.store_problem, what="a store that fails")
+    disk.full = False
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert disk.documents() == {"node-1": {"number": 3}}
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_however_long_the_store_fails_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "MOST_WAITING", 20)
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    disk.full = True
+    loop = driven(machine, executor, store=disk)
+    for number in range(1, 300):
+        status = told(f"node-{number % 3}", NodeStatus.READY if number % 2 else NodeStatus.DEGRADED)
+        change = output(
+            number, status, LogEvent("health_check", level=LOGGED.level), key=f"node-{number % 3}"
+        )
+        machine.outputs[ConnectionLost(number)] = change
+        loop.handle(ConnectionLost(number))
+        if number == 1:
+            await until(lambda: loop.store_problem, what="a store that fails")
+        assert len(loop._queue) <= 22
+    disk.full = False
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert await loop.settled()
+    assert disk.documents() == {
+        "node-0": {"number": 297},
+        "node-1": {"number": 298},
+        "node-2": {"number": 299},
+    }
+    sent = [effect.node_id for effect in executor.executed if isinstance(effect, SendStatus)]
+    assert len(sent) < 30
+    assert set(sent[-3:]) == {"node-0", "node-1", "node-2"}
+    assert machine.received[-2:] == [Stored(299), machine.received[-1]]
+
+
+async def test_after_standing_still_the_store_has_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "ANSWER_SECONDS", 0.05)
+    jump = 0.0
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None))
+    loop = driven(machine, executor, store=disk, clock=Clock(monotonic=lambda: time.monotonic() + jump))
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    jump = 60.0
+    await asyncio.sleep(0.07)
+    disk.turning.set()
+    assert await loop.settled()
+    assert executor.done == ["answer 1"]
 
 
 async def test_many_answers_at_once_are_carried_out_in_slices() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
-    hands.work = lambda _: time.sleep(SLICE_SECONDS / 50)
-    loop = driven(machine, hands, store=disk)
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    executor.work = lambda _: time.sleep(SLICE_SECONDS / 50)
+    loop = driven(machine, executor, store=disk)
     disk.turning.clear()
     for number in range(1, 201):
-        machine.answers[ConnectionLost(number)] = [save(number, f"node-{number}"), Answer(number, None)]
+        machine.outputs[ConnectionLost(number)] = output(number, Answer(number, None), key=f"node-{number}")
         loop.handle(ConnectionLost(number))
     disk.turning.set()
     longest = began = 0.0
-    while len(hands.done) < 200:
+    while len(executor.done) < 200:
         began = time.monotonic()
         await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - began)
-    assert hands.done == [f"answer {number}" for number in range(1, 201)]
+    assert executor.done == [f"answer {number}" for number in range(1, 201)]
     assert longest < 10 * SLICE_SECONDS
 
 
-async def test_after_an_action_that_breaks_what_waited_behind_it_is_still_told() -> None:
-    machine, hands, disk = Scripted(), Hands(), Disk()
+async def test_after_an_effect_that_breaks_what_waited_behind_it_is_still_carried_out() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    machine.answers[ConnectionLost(1)] = [save(1, "a"), Answer(1, None), Answer(2, None)]
-    machine.answers[ConnectionLost(2)] = [save(2, "b"), Answer(3, None)]
+    machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None), Answer(2, None), key="a")
+    machine.outputs[ConnectionLost(2)] = output(2, Answer(3, None), key="b")
 
     def work(name: str) -> None:
         if name == "answer 1":
             raise ZeroDivisionError
 
-    hands.work = work
-    loop = driven(machine, hands, store=disk)
+    executor.work = work
+    loop = driven(machine, executor, store=disk)
     loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
     assert await loop.settled()
-    assert hands.done == ["answer 3"]
+    assert executor.done == ["answer 3"]
     assert len(failures) == 1
 
 
-async def test_what_carrying_out_brings_about_waits_its_turn() -> None:
-    machine, hands = Scripted(), Hands()
-    machine.answers[ConnectionLost(1)] = [Answer(1, None), Answer(2, None)]
-    machine.answers[ConnectionLost(2)] = [Answer(3, None)]
-    loop = driven(machine, hands)
-    hands.work = lambda name: loop.handle(ConnectionLost(2)) if name == "answer 1" else None
+async def test_what_an_effect_leads_to_waits_its_turn() -> None:
+    machine, executor = Scripted(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=(Answer(1, None), Answer(2, None)))
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(3, None),))
+    loop = driven(machine, executor)
+    executor.work = lambda name: loop.handle(ConnectionLost(2)) if name == "answer 1" else None
     loop.handle(ConnectionLost(1))
-    assert hands.done == ["answer 1", "answer 2", "answer 3"]
+    assert executor.done == ["answer 1", "answer 2", "answer 3"]
 
 
-async def test_a_long_list_lets_others_have_their_turn_and_keeps_its_order() -> None:
-    machine, hands = Scripted(), Hands()
-    answers = [Answer(number, None) for number in range(200)]
-    machine.answers[ConnectionLost(1)] = answers
-    machine.answers[ConnectionLost(2)] = [Answer(200, None)]
-    hands.work = lambda _: time.sleep(SLICE_SECONDS / 50)
-    loop = driven(machine, hands)
+async def test_many_effects_let_others_have_their_turn_and_keep_their_order() -> None:
+    machine, executor = Scripted(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=tuple(Answer(number, None) for number in range(200)))
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(200, None),))
+    executor.work = lambda _: time.sleep(SLICE_SECONDS / 50)
+    loop = driven(machine, executor)
     loop.handle(ConnectionLost(1))
-    assert len(hands.done) < len(answers)
+    assert len(executor.done) < 200
     loop.handle(ConnectionLost(2))
     assert await loop.settled()
-    assert hands.done == [f"answer {number}" for number in range(201)]
+    assert executor.done == [f"answer {number}" for number in range(201)]
 
 
-async def test_a_stopped_loop_is_deaf() -> None:
-    machine, hands = Scripted(), Hands()
-    loop = driven(machine, hands, scan=0.02)
+async def test_a_stopped_loop_ignores_every_event() -> None:
+    machine, executor = Scripted(), Executor()
+    loop = driven(machine, executor, scan=0.02)
     loop.stop()
     loop.handle(ConnectionLost(1))
     await asyncio.sleep(0.1)  # five scan intervals
-    assert (machine.heard, machine.woken) == ([], [])
+    assert (machine.received, machine.woken) == ([], [])
 
 
-async def test_an_action_that_breaks_is_dropped_with_its_list_and_the_loop_goes_on() -> None:
-    machine, hands = Scripted(), Hands()
-    machine.answers[ConnectionLost(1)] = [Answer(1, None), Answer(2, None)]
-    machine.answers[ConnectionLost(2)] = [Answer(3, None)]
+async def test_an_effect_that_breaks_is_dropped_with_its_output_and_the_loop_goes_on() -> None:
+    machine, executor = Scripted(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=(Answer(1, None), Answer(2, None)))
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(3, None),))
 
     def work(name: str) -> None:
         if name == "answer 1":
             raise ZeroDivisionError
 
-    hands.work = work
-    loop = driven(machine, hands)
+    executor.work = work
+    loop = driven(machine, executor)
     with pytest.raises(ZeroDivisionError):
         loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
-    assert hands.done == ["answer 3"]
-
-
-# When the loop wakes its machine.
+    assert executor.done == ["answer 3"]
 
 
 async def test_the_machine_is_woken_at_its_deadline() -> None:
-    machine, hands = Scripted(), Hands()
+    machine, executor = Scripted(), Executor()
     machine.deadline = time.monotonic() + 0.05
-    machine.on_waking = [Answer(1, None)]
+    machine.on_waking = Output(effects=(Answer(1, None),))
     wanted = machine.deadline
-    driven(machine, hands)
+    driven(machine, executor)
     async with asyncio.timeout(5):
-        while not hands.done:  # noqa: ASYNC110 - the loop under test has no event for it
+        while not executor.done:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
     assert machine.woken[0] >= wanted
-    assert len(hands.lags) == 1
+    assert len(executor.lags) == 1
 
 
 async def test_a_deadline_that_moves_nearer_is_kept() -> None:
-    machine, hands = Scripted(), Hands()
-    machine.answers[ConnectionLost(1)] = [Answer(1, None)]
-    loop = driven(machine, hands)
+    machine, executor = Scripted(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=(Answer(1, None),))
+    loop = driven(machine, executor)
     machine.deadline = time.monotonic() + 0.05
     loop.handle(ConnectionLost(1))
     async with asyncio.timeout(5):
@@ -213,7 +451,7 @@ async def test_a_deadline_that_moves_nearer_is_kept() -> None:
 
 async def test_without_a_deadline_the_machine_is_looked_at_once_a_scan_interval() -> None:
     machine = Scripted()
-    driven(machine, Hands(), scan=0.05)
+    driven(machine, Executor(), scan=0.05)
     async with asyncio.timeout(5):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
@@ -221,8 +459,8 @@ async def test_without_a_deadline_the_machine_is_looked_at_once_a_scan_interval(
 
 
 async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
-    machine, hands = Scripted(), Hands()
-    machine.on_waking = [Answer(1, None)]
+    machine, executor = Scripted(), Executor()
+    machine.on_waking = Output(effects=(Answer(1, None),))
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     thrice = asyncio.Event()
@@ -232,8 +470,8 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
             thrice.set()
         raise RuntimeError("boom")
 
-    hands.work = breaks
-    loop = driven(machine, hands, scan=0.01)
+    executor.work = breaks
+    loop = driven(machine, executor, scan=0.01)
     await asyncio.wait_for(thrice.wait(), 5)
     loop.stop()
     assert len(failures) >= 2
@@ -242,7 +480,7 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
 async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_anybody_is_judged() -> None:
     """A registry that was stopped for a minute must not call silent whoever it did not listen to."""
     jump = 0.0
-    machine, hands = Scripted(), Hands()
+    machine, executor = Scripted(), Executor()
     waited = ConnectionLost(7)
     woken = asyncio.Event()
     heard_when_woken: list[list[Event]] = []
@@ -251,12 +489,12 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
         if lag > FROZEN_SECONDS:
             asyncio.get_running_loop().call_soon(loop.handle, waited)
         if lag <= FROZEN_SECONDS and jump:
-            heard_when_woken.append(list(machine.heard))
+            heard_when_woken.append(list(machine.received))
             woken.set()
 
     loop = FleetLoop(
         machine,
-        hands,
+        executor,
         Writer(Disk()),
         clock=Clock(monotonic=lambda: time.monotonic() + jump),
         scan_interval_seconds=0.02,
@@ -270,10 +508,10 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
 
 
 async def test_a_machine_that_is_always_late_is_still_woken() -> None:
-    machine, hands = Scripted(), Hands()
+    machine, executor = Scripted(), Executor()
     steps = itertools.count()
     clock = Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps))
-    loop = driven(machine, hands, scan=0.02, clock=clock)
+    loop = driven(machine, executor, scan=0.02, clock=clock)
     async with asyncio.timeout(5):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - nothing tells when a machine is woken
             await asyncio.sleep(0.01)
@@ -281,20 +519,20 @@ async def test_a_machine_that_is_always_late_is_still_woken() -> None:
 
 
 async def test_a_machine_that_has_left_something_is_woken_again_at_once_after_others_had_a_turn() -> None:
-    machine, hands = Scripted(), Hands()
+    machine, executor = Scripted(), Executor()
     turns: list[int] = []
 
     class Large(Scripted):
-        def wake(self, now: float) -> Sequence[Action]:
+        def wake(self, now: float) -> Output:
             super().wake(now)
             self.deadline = now if len(self.woken) < 50 else None
             asyncio.get_running_loop().call_soon(turns.append, len(self.woken))
-            return ()
+            return NOTHING
 
     machine = Large()
     machine.deadline = time.monotonic()
     began = time.monotonic()
-    driven(machine, hands)
+    driven(machine, executor)
     async with asyncio.timeout(5):
         while len(machine.woken) < 50:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0)
@@ -304,16 +542,16 @@ async def test_a_machine_that_has_left_something_is_woken_again_at_once_after_ot
 
 async def test_what_is_timed_is_the_machines_own_thinking() -> None:
     class Slow(Scripted):
-        def handle(self, event: Event, now: float) -> Sequence[Action]:
+        def handle(self, event: Event, now: float) -> Output:
             time.sleep(0.02)
             return super().handle(event, now)
 
-    machine, hands = Slow(), Hands()
-    machine.answers[ConnectionLost(1)] = [TELLING]
-    hands.work = lambda _: time.sleep(0.2)
-    loop = driven(machine, hands)
+    machine, executor = Slow(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=(LOGGED,))
+    executor.work = lambda _: time.sleep(0.2)
+    loop = driven(machine, executor)
     assert 0.02 <= loop.timed(ConnectionLost(1)) < 0.2
     await loop.settled()
-    assert hands.done == ["told"]
+    assert executor.done == ["logged"]
     loop.stop()
     assert loop.timed(ConnectionLost(1)) == 0.0

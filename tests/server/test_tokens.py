@@ -26,7 +26,7 @@ from gpu_agent.server.tokens import (
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import MAX_NOTE, MAX_TTL_SECONDS, NewToken
 from tests.server.disks import FailingStore
-from tests.server.harness import node, running
+from tests.server.harness import node, running, until
 
 
 def made(result: NewToken | Refusal) -> NewToken:
@@ -118,6 +118,9 @@ async def test_a_token_that_cannot_be_stored_is_never_sent() -> None:
         refused = await service.tokens.create_join()
         assert isinstance(refused, Refusal)
         assert service.tokens.all() == ()
+        store.full = False
+        await until(lambda: service.store_problem is None, what="a store that answers again")
+        assert store.load().changes == []
 
 
 async def test_tokens_outlive_a_restart_and_their_time_goes_on() -> None:

@@ -30,7 +30,7 @@ class Cluster:
 
     def records(self) -> list[NodeRecord]:
         """Every node that the registry knows, in no order that matters."""
-        return list(self.fleet._roster.records.values())
+        return list(self.fleet._nodes.records.values())
 
     def claims(self) -> dict[str, Claim]:
         """Every claim that the registry holds."""

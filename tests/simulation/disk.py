@@ -1,4 +1,4 @@
-"""The disk under the registry: a true store that can be full, slow or fail, and tells what it has kept."""
+"""The disk under the registry: a true store that can be full, hang or fail, and tells what it has stored."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -29,8 +29,12 @@ class DiskFaults:
     full_until: float = 0.0
     slow_until: float = 0.0
     slow_seconds: float = 1.5
+    hangs_until: float = 0.0
+    """No commit ends before."""
     fails_next: int = 0
     """So many commits will fail."""
+    unknown_next: int = 0
+    """So many commits will be stored and reported as failed."""
 
 
 class SimulatedDisk:
@@ -40,32 +44,33 @@ class SimulatedDisk:
         self.trouble = DiskFaults()
         self.power_fails = False
         """While it is true a commit is torn."""
-        self.kept: Callable[[Sequence[Batch]], None]
+        self.stored: Callable[[Sequence[Batch]], None]
         self._world = world
         self._medium = medium
         self._quick_seconds = quick_seconds
 
     def commit_seconds(self) -> float:
         """Draw how long a commit takes."""
-        slow = self.trouble.slow_until > self._world.now
-        return self._world.soon(self.trouble.slow_seconds if slow else self._quick_seconds)
+        trouble, now = self.trouble, self._world.now
+        slow = trouble.slow_until > now
+        seconds = self._world.soon(trouble.slow_seconds if slow else self._quick_seconds)
+        return max(seconds, trouble.hangs_until - now)
 
     def load(self) -> Loaded:
         """Return all that is kept."""
         return self._medium.load()
 
     def save(self, batches: Sequence[Batch]) -> None:
-        """Keep all or none."""
+        """Store all or none; after an error it may be either."""
         self._fail_if_due()
         if self.power_fails:
             self._medium.save_torn(batches)
             raise StoreError("the power failed")
         self._medium.save(batches)
-        self.kept(batches)
-
-    def probe(self) -> None:
-        """Raise while nothing can be saved."""
-        self._fail_if_due()
+        self.stored(batches)
+        if self.trouble.unknown_next:
+            self.trouble.unknown_next -= 1
+            raise StoreError("the answer of the store was lost")
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
         """Nobody asks for it here."""

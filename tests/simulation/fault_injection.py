@@ -35,6 +35,8 @@ class FaultInjector:
             Fault.DISK_FULL: self._fill_disk,
             Fault.SAVE_ERROR: self._fail_saves,
             Fault.SLOW_DISK: self._slow_disk,
+            Fault.HUNG_DISK: self._hang_disk,
+            Fault.SAVE_UNKNOWN: self._lose_store_answers,
             Fault.WALL_JUMP: self._jump,
             Fault.AGENT_CRASH: self._agent_crashes,
             Fault.AGENT_CRASH_AT_ACTION: self._agent_crashes_soon,
@@ -69,7 +71,8 @@ class FaultInjector:
         registry = self._scene.registry
         trouble = registry.disk.trouble
         trouble.full_until = trouble.slow_until = 0.0
-        trouble.fails_next = 0
+        trouble.fails_next = trouble.unknown_next = 0
+        trouble.hangs_until = 0.0
         registry.crashes_in = None
         if not registry.running:
             registry.start()
@@ -158,6 +161,14 @@ class FaultInjector:
 
     def _fail_saves(self) -> None:
         self._scene.registry.disk.trouble.fails_next += self._dice.choice((1, 1, 2))
+
+    def _hang_disk(self) -> None:
+        seconds = self._dice.choice((3.0, 6.0, 20.0, 60.0))
+        self._world.say("disk", f"hangs for {seconds:g} s")
+        self._scene.registry.disk.trouble.hangs_until = self._world.now + seconds
+
+    def _lose_store_answers(self) -> None:
+        self._scene.registry.disk.trouble.unknown_next += self._dice.choice((1, 1, 2))
 
     def _slow_disk(self) -> None:
         self._world.say("disk", "is slow")

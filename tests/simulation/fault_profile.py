@@ -23,6 +23,8 @@ class Fault(StrEnum):
     DISK_FULL = "nothing can be saved for a while"
     SAVE_ERROR = "single saves fail"
     SLOW_DISK = "saves take seconds"
+    HUNG_DISK = "saves have no answer for a while"
+    SAVE_UNKNOWN = "single saves are stored and reported as failed"
     WALL_JUMP = "the registry's wall clock jumps"
     AGENT_CRASH = "agents crash"
     AGENT_CRASH_AT_ACTION = "agents crash between two actions"

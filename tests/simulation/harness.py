@@ -21,7 +21,12 @@ from tests.simulation.invariants.claims import CapacityInvariants, ClaimInvarian
 from tests.simulation.invariants.desired_state import DesiredStateInvariants, OwnDrainInvariants
 from tests.simulation.invariants.sessions import AgentInvariants, CredentialInvariants, SessionInvariants
 from tests.simulation.invariants.statuses import FlappingInvariants, TimeoutInvariants, TransitionInvariants
-from tests.simulation.invariants.storage import EventInvariants, StoreFirstInvariants, StoreInvariants
+from tests.simulation.invariants.storage import (
+    EventInvariants,
+    OutageInvariants,
+    StoreFirstInvariants,
+    StoreInvariants,
+)
 from tests.simulation.network import Network
 from tests.simulation.registry_process import RegistryProcess
 from tests.simulation.settling import Settling
@@ -101,6 +106,7 @@ class _Stage:
                 StoreFirstInvariants(scene),
                 EventInvariants(),
                 StoreInvariants(),
+                OutageInvariants(scene),
                 FlappingInvariants(scene),
                 TimeoutInvariants(scene),
                 ReasonInvariants(scene),

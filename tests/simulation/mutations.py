@@ -1,32 +1,34 @@
 """Rules of the product broken on purpose, one at a time, each with the promise that is seen to break."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import deadlines, lifecycle
+from gpu_agent.registry import deadlines, declaration, lifecycle
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
-from gpu_agent.registry import saves as reversal
 from gpu_agent.registry import timers as silence
-from gpu_agent.registry import token_issuing as proving
-from gpu_agent.registry.actions import Action, Save
-from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry import tokens as proving
+from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send
 from gpu_agent.registry.dispatch import explain, filters, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
+from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.registration import Registrations
-from gpu_agent.registry.saves import Saves, Undo, UnkeptQueue
+from gpu_agent.registry.persistence import Documents, StoredDocument
+from gpu_agent.registry.registration import Registrations, Sessions
+from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.token_issuing import TokenRequests
-from gpu_agent.server import effects as clerk
+from gpu_agent.registry.tokens import TokenRequests
+from gpu_agent.registry.unstored import UnstoredChanges
+from gpu_agent.server import effects
+from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.session.backoff import ConnectionAttempts
@@ -53,27 +55,19 @@ def under(*troubles: Fault, nodes: int = 8, auth_off: bool = False) -> Callable[
 
 def without(*reasons: ExclusionReason) -> Patch:
     """Let dispatch overlook these reasons."""
-    left = tuple(one for one in filters.FILTERS if one[0] not in reasons)
-    barred = filters.unschedulable_reason
+    table = tuple(one for one in filters.FILTERS if one.reason not in reasons)
+    states = tuple(one for one in filters._NODE_STATES if one[0] not in reasons)
 
-    def overlooking(record: NodeRecord, in_flight: int, limits: Any) -> ExclusionReason | None:
-        found = barred(record, in_flight, limits)
-        return None if found in reasons else found
-
-    def apply() -> AbstractContextManager[Any]:
-        return patch.multiple(index, barred=overlooking, exclusion=_judging(left))
+    @contextmanager
+    def apply() -> Iterator[None]:
+        with (
+            patch.object(filters, "FILTERS", table),
+            patch.object(filters, "_NODE_STATES", states),
+            patch.object(index, "FILTERS", table),
+        ):
+            yield
 
     return apply
-
-
-def _judging(left: Sequence[tuple[ExclusionReason, Any]]) -> Callable[..., Any]:
-    exclusion = filters.first_exclusion
-
-    def judge(view: Any, demand: Any) -> Any:
-        with patch.object(filters, "FILTERS", left):
-            return exclusion(view, demand)
-
-    return judge
 
 
 def method(owner: object, name: str, replacement: Callable[..., Any]) -> Patch:
@@ -88,21 +82,54 @@ def around(owner: object, name: str, remake: Callable[..., Any]) -> Patch:
 
 def node_document(**parts: object) -> Patch:
     """Keep a node's document without some of its parts."""
-    return around(documents, "of_node", lambda of_node, *given: {**of_node(*given), **parts})
+    return around(documents, "serialize_node", lambda write, *given: {**write(*given), **parts})
 
 
-def told_first(sealed: Callable[..., list[Action]], saves: Saves, step: Step) -> list[Action]:
-    actions = sealed(saves, step)
-    return [
-        *(one for one in actions if not isinstance(one, Save)),
-        *(one for one in actions if isinstance(one, Save)),
-    ]
+def sent_first(write: Callable[..., Output], fleet: Fleet, step: Step) -> Output:
+    output = write(fleet, step)
+    early = tuple(one for one in output.effects if isinstance(one, Answer | Send))
+    rest = tuple(one for one in output.effects if not isinstance(one, Answer | Send))
+    return replace(output, effects=rest, immediate=(*output.immediate, *early))
 
 
-def not_waiting(act: Callable[..., None], loop: FleetLoop, actions: Sequence[Action]) -> None:
-    act(loop, actions)
-    loop._courses[-1].waits = False
-    loop._carry()
+def not_waiting(take: Callable[..., None], loop: FleetLoop, output: Output) -> None:
+    take(loop, output)
+    if output.changes and loop._queue:
+        entry = loop._queue[-1]
+        while entry.effects:
+            loop._executor.execute(entry.effects.popleft())
+
+
+def taken_for_stored(committed: Callable[..., None], loop: FleetLoop, whole: Any, _problem: Any) -> None:
+    committed(loop, whole, None)
+
+
+def answered_anyhow(_split: Callable[..., Any], effects: Sequence[Any], _problem: str) -> Any:
+    answers = [one for one in effects if isinstance(one, Answer | Send)]
+    return answers, [one for one in effects if not isinstance(one, Answer | Send)]
+
+
+def time_goes_on(fail: Callable[..., Any], unstored: UnstoredChanges, problem: str) -> Any:
+    unsent = fail(unstored, problem)
+    unstored.store_fails = False
+    return unsent
+
+
+def nothing_is_unsent(fail: Callable[..., Any], unstored: UnstoredChanges, problem: str) -> list[str]:
+    fail(unstored, problem)
+    return []
+
+
+def lost_and_not_purged(lost: Callable[..., None], sessions: Sessions, *given: Any) -> None:
+    with patch.object(NodeRemoval, "purge", lambda *_, **__: None):
+        lost(sessions, *given)
+
+
+def without_claims(
+    load: Callable[..., None], documents: Documents, stored: StoredDocument, step: Step
+) -> None:
+    if stored.kind is not DocumentKind.CLAIM:
+        load(documents, stored, step)
 
 
 def claimed_anew(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: float) -> Any:
@@ -133,28 +160,13 @@ def recovering(move: Callable[..., Any], record: NodeRecord, target: NodeStatus,
     """Name another reason than the table knows, and let the table not mind."""
     if named["reason_code"] is ReasonCode.HEALTH_CHECKS_PASSED:
         named["reason_code"] = ReasonCode.RECOVERED
-    with patch.object(lifecycle, "ARROWS", _WITH_RECOVERY):
+    with patch.object(lifecycle, "TRANSITIONS", _WITH_RECOVERY):
         return move(record, target, **named)
 
 
 def spent_for_nothing(_spend: Callable[..., None], record: NodeRecord, _tokens: object, step: Step) -> None:
-    record.keys = replace(record.keys, spent=True)
+    record.tokens = replace(record.tokens, spent=True)
     step.change_node(record)
-
-
-def last_first(take: Callable[..., Any], queue: UnkeptQueue) -> Any:
-    keys, told = take(queue)
-    return keys, told[::-1]
-
-
-def everything_back(
-    parts_of: Callable[..., dict[str, Any]], before: NodeRecord, *given: Any
-) -> dict[str, Any]:
-    back = {
-        name: getattr(before, name)
-        for name in ("registration", "labels", "ready_models", "max_concurrent_jobs")
-    }
-    return {**parts_of(before, *given), **back}
 
 
 def no_drain(begin: Callable[..., Any], conversation: Any, now: float) -> Any:
@@ -232,7 +244,7 @@ MUTATIONS = (
     Mutation(
         "claims are not taken back after a restart",
         Invariant.CLAIM_KEPT,
-        method(ClaimRequests, "restore", lambda *_: True),
+        around(Documents, "_load", without_claims),
         under(*CRASHES),
     ),
     Mutation(
@@ -249,23 +261,17 @@ MUTATIONS = (
         "a removed node is not let go on the disk",
         Invariant.WISH_KEPT,
         around(
-            clerk.Clerk,
+            effects,
             "_dated",
             lambda dated, *given: [one for one in dated(*given) if one.document is not None],
         ),
         under(*CRASHES, Fault.FORGET),
     ),
     Mutation(
-        "what could not be kept is not undone",
-        Invariant.WISH_KEPT,
-        method(Undo, "put_back", lambda *_, **__: None),
-        under(Fault.SAVE_ERROR, *WISHES),
-    ),
-    Mutation(
-        "what is undone takes beats with it",
+        "what a heartbeat replaces is not written",
         Invariant.TOLD_IS_KNOWN,
-        around(reversal, "parts_of_node", everything_back),
-        under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.CHANGE, *WISHES, nodes=3),
+        method(declaration, "replace_parts", lambda *_: None),
+        under(Fault.CHANGE, nodes=3),
     ),
     Mutation(
         "an owner's drain ends with its connection",
@@ -274,12 +280,15 @@ MUTATIONS = (
         under(Fault.CUT, Fault.OWNER),
     ),
     Mutation(
-        "the fleet tells before it saves", Invariant.SAVED_FIRST, around(Saves, "sealed", told_first), under()
+        "the fleet sends before it stores",
+        Invariant.SAVED_FIRST,
+        around(Fleet, "_output", sent_first),
+        under(),
     ),
     Mutation(
         "the loop does not wait for the disk",
         Invariant.SAVED_FIRST,
-        around(FleetLoop, "act", not_waiting),
+        around(FleetLoop, "take", not_waiting),
         under(Fault.SLOW_DISK),
     ),
     Mutation(
@@ -289,10 +298,40 @@ MUTATIONS = (
         under(Fault.REGISTRY_CRASH),
     ),
     Mutation(
-        "verdicts that waited are told backwards",
-        Invariant.HISTORY_IN_ORDER,
-        around(UnkeptQueue, "take", last_first),
-        under(Fault.DISK_FULL, Fault.GPU, Fault.CUT),
+        "a failed save is taken for stored",
+        Invariant.SAVED_FIRST,
+        around(FleetLoop, "_committed", taken_for_stored),
+        under(Fault.SAVE_ERROR),
+    ),
+    Mutation(
+        "whoever waits for a save that failed is answered as if it were stored",
+        Invariant.SAVED_FIRST,
+        around(loop_module, "split_answers", answered_anyhow),
+        under(Fault.SAVE_ERROR, Fault.HUNG_DISK),
+    ),
+    Mutation(
+        "time decides while the store fails",
+        Invariant.NO_BLIND_DECISION,
+        around(UnstoredChanges, "fail", time_goes_on),
+        under(Fault.HUNG_DISK, Fault.DRAIN, Fault.POWER_LOSS),
+    ),
+    Mutation(
+        "a long outage of the store is no restart",
+        Invariant.NO_FALSE_VERDICT,
+        lambda: patch("gpu_agent.registry.fleet.RESTART_SECONDS", inf),
+        under(Fault.HUNG_DISK, Fault.CUT, Fault.AGENT_FREEZE),
+    ),
+    Mutation(
+        "a token whose text was sent to nobody lives on",
+        Invariant.NOBODY_UNTOLD,
+        around(UnstoredChanges, "fail", nothing_is_unsent),
+        under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.TOKENS),
+    ),
+    Mutation(
+        "the record of a node that was never acknowledged stays",
+        Invariant.NOBODY_UNTOLD,
+        around(Sessions, "connection_lost", lost_and_not_purged),
+        under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.STATE_LOST),
     ),
     Mutation(
         "events are numbered anew after a restart",
@@ -303,7 +342,7 @@ MUTATIONS = (
     Mutation(
         "a superseded connection is not dismissed",
         Invariant.SUPERSEDED_IS_DEAF,
-        method(NodeTable, "dismissed", lambda *_: False),
+        method(NodeTable, "is_dismissed", lambda *_: False),
         under(Fault.CLONE, Fault.AGENT_CRASH, Fault.SLOW_DISK),
     ),
     Mutation(
@@ -315,19 +354,23 @@ MUTATIONS = (
     Mutation(
         "epochs begin anew with each registration",
         Invariant.EPOCHS_GROW,
-        around(Registrations, "_begin", same_epoch),
+        around(Registrations, "_begin_session", same_epoch),
         under(Fault.CUT),
     ),
     Mutation(
         "the fleet's silence is never the registry's own",
         Invariant.NO_FALSE_VERDICT,
-        method(silence, "suspected", lambda *_: []),
+        method(silence, "suspect_silent_nodes", lambda *_: []),
         under(Fault.PARTITION, nodes=12),
     ),
     Mutation(
         "a node's timeout is half of what it was given",
         Invariant.NO_FALSE_VERDICT,
-        around(deadlines, "silent_until", lambda until, record: until(record) - record.timeout_seconds / 2),
+        around(
+            deadlines,
+            "silent_until",
+            lambda until, record: until(record) - record.schedule.timeout_seconds / 2,
+        ),
         under(Fault.CUT, Fault.AGENT_FREEZE),
     ),
     Mutation(
@@ -339,25 +382,25 @@ MUTATIONS = (
     Mutation(
         "a registering node recovers, which the page does not know",
         Invariant.KNOWN_ARROW,
-        around(lifecycle, "move", recovering),
+        around(lifecycle, "transition", recovering),
         under(),
     ),
     Mutation(
         "a draining node is made ready behind the table's back",
         Invariant.HISTORY_IN_ORDER,
-        around(Heartbeats, "_judge", ready_behind_its_back),
+        around(Heartbeats, "_change_status", ready_behind_its_back),
         under(Fault.DRAIN),
     ),
     Mutation(
         "a node that flaps is ready as soon as it beats well",
         Invariant.FLAPS_ARE_DAMPED,
-        lambda: patch.multiple(flapping, is_damped=lambda *_: False, holds=lambda *_: None),
+        lambda: patch.multiple(flapping, is_damped=lambda *_: False, flapping_reason=lambda *_: None),
         under(Fault.GPU, Fault.MODEL, nodes=2),
     ),
     Mutation(
         "a node back from too many silences gets jobs at once",
         Invariant.FLAPS_ARE_DAMPED,
-        method(flapping, "holds", lambda *_: None),
+        method(flapping, "flapping_reason", lambda *_: None),
         under(Fault.PARTITION, nodes=2),
     ),
     Mutation(
@@ -369,14 +412,14 @@ MUTATIONS = (
     Mutation(
         "a token that is rotated at once lives on",
         Invariant.CREDENTIAL_KEPT,
-        method(TokenRequests, "_end_keys", lambda *_: None),
+        method(TokenRequests, "_end_node_tokens", lambda *_: None),
         under(Fault.TOKENS),
     ),
     Mutation(
         "the first beat spends no use",
         Invariant.USES_COUNTED,
         lambda: patch(
-            "gpu_agent.registry.heartbeat.spend",
+            "gpu_agent.registry.heartbeat.consume_join_use",
             lambda *given: spent_for_nothing(proving.consume_join_use, *given),
         ),
         under(Fault.TOKENS, Fault.STATE_LOST),
@@ -408,7 +451,7 @@ MUTATIONS = (
     Mutation(
         "an explanation leaves a node out",
         Invariant.EVERY_REASON,
-        lambda: patch("gpu_agent.registry.dispatch.dispatch.judged", first_left_out),
+        lambda: patch("gpu_agent.registry.dispatch.dispatch.explain_each", first_left_out),
         under(),
     ),
 )

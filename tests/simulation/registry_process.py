@@ -4,16 +4,16 @@ It may crash between any two things that it does; then a new process begins with
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never, cast
 
 from gpu_agent.registry.actions import (
-    Action,
     Answer,
     CloseConnection,
     Level,
     LogEvent,
+    Output,
     Result,
-    Save,
     Send,
     SendStatus,
 )
@@ -28,7 +28,15 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.effects import Clerk, Doing, Open, Publish, Ready, restored, status_message
+from gpu_agent.server.effects import (
+    Executable,
+    Prepared,
+    PublishEvent,
+    UpdateHistories,
+    prepare,
+    status_message,
+    stored_documents,
+)
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.node_auth import NodeAuth
@@ -77,14 +85,15 @@ class RegistryProcess:
         self._clock = Clock(monotonic=lambda: world.now, wall=world.wall)
         self._played: SimulatedLoop
         self._loop: FleetLoop
-        self._clerk: Clerk
+        self._event_log: RegistryEventLog
         self._door: NodeAuth
-        self._saves: dict[int, tuple[Batch, Save]] = {}
+        self._batches: dict[int, tuple[Batch, Output]] = {}
+        """By the id of a batch: the output whose changes it holds, until that is stored for good."""
         self._connections: dict[int, Connection] = {}
         self._deaf: set[int] = set()
         self._replies: dict[int, Reply] = {}
         self._numbers = self._refs = 0
-        disk.kept = self._kept
+        disk.stored = self._stored
 
     def start(self) -> None:
         """Begin a process with what the disk kept."""
@@ -93,8 +102,7 @@ class RegistryProcess:
         self._played = SimulatedLoop(
             world, busy_until=lambda: self.busy_until, work_seconds=self.disk.commit_seconds
         )
-        chronicle = RegistryEventLog()
-        self._clerk = Clerk(chronicle, self._clock)
+        self._event_log = RegistryEventLog()
         desk = TokenService(self.fleet, self._nobody_asks, clock=self._clock)
         self._door = NodeAuth(None if self._climate.auth_off else desk)
         self._loop = FleetLoop(
@@ -107,12 +115,13 @@ class RegistryProcess:
         )
         self.running = True
         loaded = self.disk.load()
-        chronicle.restore(loaded)
-        actions = self.fleet.restore(restored(loaded.changes, world.wall()), world.now)
+        self._event_log.restore(loaded)
+        outputs = self.fleet.restore(stored_documents(loaded.changes, world.wall()), world.now)
         self._say(f"starts with {self.fleet.size} nodes")
-        self.watch.restored(actions, loaded)
+        self.watch.restored(loaded)
         self._played.enter(self._loop.start)
-        self._played.enter(lambda: self._loop.act(actions))
+        for output in outputs:
+            self._played.enter(partial(self._loop.take, output))
 
     def crash(self, *, agents_learn_within: float) -> None:
         """End the process at once."""
@@ -125,7 +134,7 @@ class RegistryProcess:
         self._played.crash()
         self.disk.power_fails = False
         self.disk.crash()
-        self._saves.clear()
+        self._batches.clear()
         self._connections.clear()
         self._deaf.clear()
         self._replies.clear()
@@ -179,44 +188,43 @@ class RegistryProcess:
 
     # What the loop calls.
 
-    def make_ready(self, actions: Sequence[Action]) -> Ready:
-        """Sort a list as the true clerk does, and remember which save its batch holds."""
-        ready = self._clerk.make_ready(actions)
-        save = next((one for one in actions if isinstance(one, Save)), None)
-        if ready.batch is not None and save is not None:
-            self._saves[id(ready.batch)] = (ready.batch, save)
+    def prepare(self, output: Output) -> Prepared:
+        """Prepare an output as the true executor does, and remember which batch holds it."""
+        prepared = prepare(output, event_log=self._event_log, clock=self._clock)
+        if prepared.batch is not None and output.changes:
+            self._batches[id(prepared.batch)] = (prepared.batch, output)
             changes = " ".join(
-                f"{'-' if one.document is None else '+'}{one.kind}:{one.key}" for one in save.changes
+                f"{'-' if one.document is None else '+'}{one.kind}:{one.key}" for one in output.changes
             )
-            self._say(f"wants {save.save} kept: {changes}")
-        return ready
+            self._say(f"wants {output.number} stored: {changes}")
+        return prepared
 
-    def carry_out(self, doing: Doing) -> None:
-        """Do one thing, or crash before it."""
+    def execute(self, effect: Executable) -> None:
+        """Carry out one effect, or crash before it."""
         if self.crashes_in is not None:
             self.crashes_in -= 1
             if self.crashes_in < 0:
                 self.crash(agents_learn_within=self._world.dice.choice((0.1, 3.0)))
                 raise ProcessCrashedError
-        match doing:
+        match effect:
             case Send() | SendStatus() | CloseConnection():
-                self._speak(doing)
+                self._send_to_node(effect)
             case Answer(ref, result):
                 reply = self._replies.pop(ref, None)
                 if reply is not None:
                     reply(result)
-            case Publish() | LogEvent() | Open():
-                self._log(doing)
+            case PublishEvent() | LogEvent() | UpdateHistories():
+                self._log(effect)
             case _ as unreachable:
                 assert_never(unreachable)
-        self.watch.carried(doing)
+        self.watch.executed(effect)
 
-    def _speak(self, doing: Send | SendStatus | CloseConnection) -> None:
-        match doing:
+    def _send_to_node(self, effect: Send | SendStatus | CloseConnection) -> None:
+        match effect:
             case Send(number, message):
                 self._send(number, message)
             case SendStatus(connection=number):
-                self._send(number, status_message(doing, self._clock))
+                self._send(number, status_message(effect, self._clock))
             case CloseConnection(number, code, reason):
                 self._close(number, code, reason)
 
@@ -262,9 +270,9 @@ class RegistryProcess:
             self._deaf.add(number)
             self._network.close(connection, code, reason)
 
-    def _log(self, doing: Publish | LogEvent | Open) -> None:
-        if isinstance(doing, Publish) and doing.level is not Level.DEBUG:
-            event = doing.event
+    def _log(self, effect: PublishEvent | LogEvent | UpdateHistories) -> None:
+        if isinstance(effect, PublishEvent) and effect.level is not Level.DEBUG:
+            event = effect.event
             facts = " ".join(str(one) for one in event.fields.values())
             self._say(f"{event.id} {event.event} {event.node_id or ''} {facts}")
 
@@ -272,18 +280,15 @@ class RegistryProcess:
         if self._connections.get(connection.number) is connection and not connection.identified:
             self._close(connection.number, VIOLATION, "no valid node_register in time")
 
-    def _kept(self, batches: Sequence[Batch]) -> None:
-        saves = [self._saves.pop(id(batch))[1] for batch in batches if id(batch) in self._saves]
-        self.watch.kept(saves, batches)
+    def _stored(self, batches: Sequence[Batch]) -> None:
+        outputs = [self._batches[id(batch)][1] for batch in batches if id(batch) in self._batches]
+        self.watch.stored(outputs, batches)
 
     async def _nobody_asks(self, _asking: Callable[[int], Event]) -> Result:
         raise NotImplementedError("here operators ask at the desk of the simulation")
 
     def _say(self, what: str) -> None:
         self._world.say("registry", what)
-
-
-# The true fleet, watched.
 
 
 class ObservedFleet:
@@ -296,14 +301,14 @@ class ObservedFleet:
     def deadline(self) -> float | None:
         return self._fleet.deadline
 
-    def handle(self, event: Event, now: float) -> Sequence[Action]:
+    def handle(self, event: Event, now: float) -> Output:
         self._watch.before(event)
-        actions = self._fleet.handle(event, now)
-        self._watch.decided(event, actions)
-        return actions
+        output = self._fleet.handle(event, now)
+        self._watch.decided(event, output)
+        return output
 
-    def wake(self, now: float) -> Sequence[Action]:
+    def wake(self, now: float) -> Output:
         self._watch.before(None)
-        actions = self._fleet.wake(now)
-        self._watch.decided(None, actions)
-        return actions
+        output = self._fleet.wake(now)
+        self._watch.decided(None, output)
+        return output

@@ -95,7 +95,7 @@ class Settling:
             return f"{agent.name} believes to be {node_id}, whose connection it does not have"
         if not agent.box.may_work(self._scene.climate.thresholds):
             return None
-        wished = record.drain is not None and record.drain.by_operator
+        wished = record.desired.drain is not None and record.desired.drain.by_operator
         wanted = NodeStatus.OFFLINE if wished else NodeStatus.READY
         if record.status is not wanted:
             return f"{node_id} of {agent.name} is {record.status}: {record.reason}"
@@ -111,17 +111,17 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
     places = owner.max_concurrent_jobs
     leaves = agent.state is State.LEAVING  # and so registers no more, which alone tells where workers are
     known = (
-        record.accept_public_jobs,
-        record.endpoint,
-        record.labels,
-        record.max_concurrent_jobs,
-        record.ready_models,
+        record.declared.registration.accept_public_jobs,
+        record.declared.registration.endpoint,
+        record.declared.labels,
+        record.declared.max_concurrent_jobs,
+        record.declared.ready_models,
         list(record.gpus),
         record.gpus.usable,
     )
     true = (
         owner.accept_public_jobs,
-        record.endpoint if leaves else owner.endpoint,
+        record.declared.registration.endpoint if leaves else owner.endpoint,
         owner.labels,
         thresholds.default_max_concurrent_jobs if places is None else places,
         frozenset(box.models),

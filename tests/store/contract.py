@@ -201,9 +201,16 @@ class StoreContract(ABC):
         with pytest.raises(UnstorableError, match="no text"):
             keep(store, [], [event(1, key)])
 
-    def test_a_probe_changes_nothing_that_is_kept(self, store: Store) -> None:
-        keep(store, [Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1)])
-        before = store.load()
-        store.probe()
-        store.probe()
-        assert store.load() == before
+    def test_what_was_stored_already_may_be_saved_again_alone_or_with_later_batches(
+        self, store: Store
+    ) -> None:
+        """After a save whose outcome is unknown nobody knows whether it was."""
+        node = Change(DocumentKind.NODE, "node-1", {"a": 1})
+        first = Batch([node], [event(1), event(2)])
+        later = Batch([Change(DocumentKind.NODE, "node-1", {"a": 2})], [event(3)])
+        store.save([first])
+        store.save([first])
+        store.save([first, later])
+        assert kept(store) == {(DocumentKind.NODE, "node-1"): {"a": 2}}
+        assert [one.id for one in store.load().recent] == [1, 2, 3]
+        assert numbers(store) == {"node-1": [1, 2, 3]}

@@ -184,13 +184,12 @@ def resume_timeouts(records: Iterable[NodeRecord], now: float, *, restarted: boo
     moved = []
     for record in records:
         liveness = record.liveness
-        if liveness.suspected_until is not None:
-            if liveness.suspected_until == inf or restarted:
-                last_seen_at = now if restarted else liveness.last_seen_at
-                liveness.suspected_until = last_seen_at + record.schedule.timeout_seconds
-            moved.append(record)
-        elif restarted:
+        if restarted:
             liveness.last_seen_at = now
+        if liveness.suspected_until is not None:
+            if restarted or liveness.suspected_until == inf:
+                liveness.suspected_until = liveness.last_seen_at + record.schedule.timeout_seconds
+            moved.append(record)
     return moved
 
 

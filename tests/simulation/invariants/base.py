@@ -1,4 +1,4 @@
-"""What a simulation must never see, by name, and the error that says where it saw it."""
+"""The invariants of a simulation by name, and the observers that hold each step of each machine to them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import Protocol
 
-from gpu_agent.registry.actions import Action, LogEvent, Save
+from gpu_agent.registry.actions import Output
 from gpu_agent.registry.events import Event
-from gpu_agent.server.effects import Doing
+from gpu_agent.server.effects import Executable
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.store.base import Batch, Loaded
 
@@ -43,6 +43,8 @@ class Invariant(StrEnum):
     STORE_IS_A_PREFIX = "the store holds a prefix of what was saved"
     NO_CRASH = "no machine raises"
     PROMISES_ADD_UP = "promised GPU memory is what the claims need"
+    NO_BLIND_DECISION = "while the store fails, time decides nothing and no request changes anything"
+    NOBODY_UNTOLD = "a token or a node that nobody was told of is deleted"
 
 
 class InvariantError(AssertionError):
@@ -72,12 +74,6 @@ def only(*invariants: Invariant) -> Iterator[None]:
         _held.reset(token)
 
 
-# Those who watch: told of each step of each machine, they hold it to the invariants.
-#
-# `Watch` does nothing at all, so that each watcher overrides what it needs; `Watchers` calls those that
-# do.
-
-
 class ObservedAgent(Protocol):
     """What there is to see of an agent."""
 
@@ -94,25 +90,25 @@ class ObservedAgent(Protocol):
 
 
 class Observer:
-    """Sees what happens. The registry's shell and the agents' call these."""
+    """Sees what happens. Does nothing, so that each observer overrides what it needs."""
 
     def before(self, event: Event | None) -> None:
         """The registry is about to take an event in, or to be woken (None)."""
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        """It has, and asks for these actions; none of them is carried out yet."""
+    def decided(self, event: Event | None, output: Output) -> None:
+        """It has; none of its effects is carried out yet."""
 
-    def carried(self, doing: Doing) -> None:
-        """Something was told, closed or logged."""
+    def executed(self, effect: Executable) -> None:
+        """An effect was carried out."""
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
-        """Batches have reached the disk, and with them these saves."""
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
+        """Batches have reached the disk, and with them the changes of these outputs; perhaps once more."""
 
     def crashed(self) -> None:
         """The registry's process has ended."""
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
-        """A new process has read what was kept, and asks for these actions."""
+    def restored(self, loaded: Loaded) -> None:
+        """A new process has loaded what was stored."""
 
     def agent_moved(self, agent: ObservedAgent) -> None:
         """An agent has carried out all that its session asked for."""
@@ -122,47 +118,44 @@ class Observer:
 
 
 class Observers(Observer):
-    """Calls each watcher for what it watches, in order."""
+    """Calls each observer for what it overrides, in order."""
 
-    def __init__(self, watchers: Iterable[Observer]) -> None:
-        everyone = tuple(watchers)
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        everyone = tuple(observers)
         self._before: list[Callable[[Event | None], None]] = [
             one.before for one in everyone if type(one).before is not Observer.before
         ]
-        self._decided: list[Callable[[Event | None, Sequence[Action]], None]] = [
+        self._decided: list[Callable[[Event | None, Output], None]] = [
             one.decided for one in everyone if type(one).decided is not Observer.decided
         ]
-        self._carried: list[Callable[[Doing], None]] = [
-            one.carried for one in everyone if type(one).carried is not Observer.carried
+        self._executed: list[Callable[[Executable], None]] = [
+            one.executed for one in everyone if type(one).executed is not Observer.executed
         ]
         self._everyone = everyone
-        self._noted: dict[int, LogEvent] = {}
 
     def before(self, event: Event | None) -> None:
-        for watch in self._before:
-            watch(event)
+        for before in self._before:
+            before(event)
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        news = self._news(actions) if actions else actions
-        for watch in self._decided:
-            watch(event, news)
+    def decided(self, event: Event | None, output: Output) -> None:
+        for decided in self._decided:
+            decided(event, output)
 
-    def carried(self, doing: Doing) -> None:
-        for watch in self._carried:
-            watch(doing)
+    def executed(self, effect: Executable) -> None:
+        for executed in self._executed:
+            executed(effect)
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for one in self._everyone:
-            one.kept(saves, batches)
+            one.stored(outputs, batches)
 
     def crashed(self) -> None:
-        self._noted.clear()
         for one in self._everyone:
             one.crashed()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         for one in self._everyone:
-            one.restored(actions, loaded)
+            one.restored(loaded)
 
     def agent_moved(self, agent: ObservedAgent) -> None:
         for one in self._everyone:
@@ -171,10 +164,3 @@ class Observers(Observer):
     def glance(self) -> None:
         for one in self._everyone:
             one.glance()
-
-    def _news(self, actions: Sequence[Action]) -> Sequence[Action]:
-        """Leave out notes that were decided before: what was not saved is noted again with its next save."""
-        news = [one for one in actions if id(one) not in self._noted]
-        if isinstance(actions[0], Save):
-            self._noted.update((id(one), one) for one in news if isinstance(one, LogEvent))
-        return news

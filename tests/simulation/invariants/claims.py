@@ -4,120 +4,94 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpu_agent.registry.actions import Action, Answer, DocumentKind, LogEvent, Refusal, Save
+from gpu_agent.registry.actions import Answer, Effect, LogEvent, Output, Refusal
 from gpu_agent.registry.dispatch.refusals import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimRequested,
     ConnectionLost,
-    CordonRequested,
-    DrainRequested,
     Event,
     HeartbeatReceived,
+    OperatorRequest,
     ReleaseRequested,
-    RemovalRequested,
     RenewalRequested,
-    ResumeRequested,
-    Saved,
-    SaveFailed,
+    Stored,
 )
-from gpu_agent.registry.job import Claim, Demand, Job
+from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.server.effects import Doing
+from gpu_agent.server.effects import Executable
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, Observer, hold
 from tests.simulation.invariants.desired_state import DesiredStateInvariants
 
-_UNDOABLE = (
-    DrainRequested,
-    ResumeRequested,
-    CordonRequested,
-    RemovalRequested,
-    ClaimRequested,
-    RenewalRequested,
-    ReleaseRequested,
-)
 _ENDED = frozenset({"claim_expired", "claim_lost"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Promised:
     """A claim that a scheduler was told of, and after how many decisions it was decided."""
 
     claim: Claim
     turn: int
 
 
-@dataclass(slots=True)
-class _Excuse:
-    """Why a claim that was told may be gone."""
-
-    turn: int
-    save: int | None
-    undoable: bool
-
-
 class ClaimInvariants(Observer):
-    """Keeps account of what schedulers were promised."""
+    """Keeps account of what schedulers were promised.
+
+    A request that was answered with `REGISTRY_BUSY` may have taken effect or not: neither breaks a promise.
+    """
 
     def __init__(self, scene: Cluster) -> None:
         self._scene = scene
         self._turn = 0
-        self._told: dict[str, _Told] = {}
-        self._excuses: dict[str, list[_Excuse]] = {}
+        self._promised: dict[str, _Promised] = {}
+        self._ended: dict[str, int] = {}
+        """When a job's claim was last released, expired or lost."""
         self._released: dict[str, int] = {}
         """Jobs whose release was acknowledged, and when it was decided."""
-        self._found_again: dict[str, int] = {}
-        """When a registration last took up what was lost."""
-        self._asked: dict[str, int] = {}
+        self._granted_at: dict[str, int] = {}
         """When a claim was last granted for a job."""
         self._overdue: set[Claim] = set()
         """Claims that should have ended when they were last looked at."""
         self._glanced_at = 0.0
-        self._claimed: dict[int, _Told] = {}
-        self._given_back: dict[int, tuple[str, int]] = {}
+        self._grants: dict[int, _Promised] = {}
+        self._releases: dict[int, tuple[str, int]] = {}
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
         self._turn += 1
-        if not actions or isinstance(event, HeartbeatReceived):
-            self._take_notes(event, actions)
+        if isinstance(event, HeartbeatReceived):
+            self._take_ends(output.effects)
             return
-        match event:
-            case ClaimRequested() | RenewalRequested():
-                self._granted(event, actions)
-            case ReleaseRequested():
-                self._released_by(event, actions[0])
-            case SaveFailed(save=save):
-                self._undone(save)
-            case _:
-                pass
-        self._take_notes(event, actions)
-        if event is None or isinstance(event, _UNDOABLE):
+        if isinstance(event, ClaimRequested | RenewalRequested):
+            self._granted(event, (*output.immediate, *output.effects))
+        elif isinstance(event, ReleaseRequested) and not output.immediate:
+            self._releases[event.ref] = (event.job_id, self._turn)
+            self._ended[event.job_id] = self._turn
+        self._take_ends(output.effects)
+        if event is None or isinstance(event, OperatorRequest):
             self._check()
 
-    def carried(self, doing: Doing) -> None:
-        if not isinstance(doing, Answer):
+    def executed(self, effect: Executable) -> None:
+        if not isinstance(effect, Answer):
             return
-        claimed = self._claimed.pop(doing.ref, None)
-        released = self._given_back.pop(doing.ref, None)
-        if isinstance(doing.result, Refusal | NoAvailableNode):
+        granted = self._grants.pop(effect.ref, None)
+        released = self._releases.pop(effect.ref, None)
+        if isinstance(effect.result, Refusal | NoAvailableNode):
             return
-        if claimed is not None:
-            self._told[claimed.claim.job_id] = claimed
+        if granted is not None:
+            self._promised[granted.claim.job_id] = granted
         if released is not None:
             job_id, turn = released
-            self._told.pop(job_id, None)
+            self._promised.pop(job_id, None)
             self._released[job_id] = turn
 
     def crashed(self) -> None:
         self._overdue.clear()
-        self._claimed.clear()
-        self._given_back.clear()
-        for excuse in (excuse for excuses in self._excuses.values() for excuse in excuses):
-            excuse.save = None  # the next process counts its saves anew
+        self._grants.clear()
+        self._releases.clear()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         self._check()
 
     def glance(self) -> None:
@@ -126,86 +100,49 @@ class ClaimInvariants(Observer):
         if now - self._glanced_at <= self._scene.climate.thresholds.scan_interval_seconds:
             return  # no scan has been since
         self._glanced_at = now
+        if self._scene.fleet._unstored.store_fails:
+            self._overdue.clear()
+            return
         self._overdue = {claim for claim in self._scene.claims().values() if claim.expires_at < now}
-        # One whose renewal could not be kept is overdue all at once: it ends with the next scan.
         for claim in before & self._overdue:
             hold(Invariant.CLAIM_ENDS, holds=False, detail=f"{claim} ended long ago")
 
-    def _granted(self, event: ClaimRequested | RenewalRequested, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Answer) and isinstance(action.result, Claim):
-                claim = action.result
-                self._claimed[event.ref] = _Told(claim, self._turn)
-                self._asked[claim.job_id] = self._turn
+    def _granted(self, event: ClaimRequested | RenewalRequested, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Answer) and isinstance(effect.result, Claim):
+                claim = effect.result
+                self._grants[event.ref] = _Promised(claim, self._turn)
+                self._granted_at[claim.job_id] = self._turn
 
-    def _released_by(self, event: ReleaseRequested, first: Action) -> None:
-        self._given_back[event.ref] = (event.job_id, self._turn)
-        if isinstance(first, Save):
-            self._excuse(event.job_id, _Excuse(self._turn, first.save, undoable=True))
-
-    def _excuse(self, job_id: str, excuse: _Excuse) -> None:
-        self._excuses.setdefault(job_id, []).append(excuse)
-
-    def _take_notes(self, event: Event | None, actions: Sequence[Action]) -> None:
-        save = next((one.save for one in actions if isinstance(one, Save)), None)
-        for action in actions:
-            if isinstance(action, LogEvent) and action.event in _ENDED:
-                job_id = str(action.fields["job_id"])
-                lost = action.event == "claim_lost"
-                self._check_end(job_id, lost=lost, node_id=str(action.fields["node_id"]))
-                undoable = lost and isinstance(event, _UNDOABLE) and _is_granted(actions)
-                self._excuse(job_id, _Excuse(self._turn, save, undoable))
-            elif isinstance(action, LogEvent) and action.event == "claim_reattached":
-                self._found_again[str(action.fields["job_id"])] = self._turn
+    def _take_ends(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, LogEvent) and effect.event in _ENDED:
+                job_id = str(effect.fields["job_id"])
+                lost = effect.event == "claim_lost"
+                self._check_end(job_id, lost=lost, node_id=str(effect.fields["node_id"]))
+                self._ended[job_id] = self._turn
 
     def _check_end(self, job_id: str, *, lost: bool, node_id: str) -> None:
-        told = self._told.get(job_id)
+        promised = self._promised.get(job_id)
         record = self._scene.fleet.node(node_id)
         if lost:
             offline = record is None or record.status is NodeStatus.OFFLINE
             hold(Invariant.CLAIM_KEPT, offline, f"{job_id} was lost with {node_id}, which is not offline")
-        elif told is not None and told.claim.node_id == node_id:
-            due = told.claim.expires_at <= self._scene.world.now
-            hold(Invariant.CLAIM_KEPT, due, f"{job_id} was told to last until {told.claim.expires_at:.3f}")
-
-    def _undone(self, save: int) -> None:
-        """What a request that could not be saved brought about did not happen, nor what built on one.
-
-        A claim that is back because it was found again says nothing of that: it may be lost once more.
-        """
-        for job_id, excuses in self._excuses.items():
-            back, found_again = self._is_back(job_id), self._found_again.get(job_id, 0)
-            excuses[:] = [
-                one
-                for one in excuses
-                if one.save != save or not (one.undoable or (back and found_again < one.turn))
-            ]
-
-    def _is_back(self, job_id: str) -> bool:
-        told, held = self._told.get(job_id), self._scene.claims().get(job_id)
-        return told is not None and held is not None and held.granted_at == told.claim.granted_at
+        elif promised is not None and promised.claim.node_id == node_id:
+            due = promised.claim.expires_at <= self._scene.world.now
+            hold(Invariant.CLAIM_KEPT, due, f"{job_id} was told until {promised.claim.expires_at:.3f}")
 
     def _check(self) -> None:
         claims = self._scene.claims()
-        for job_id, told in self._told.items():
-            held = claims.get(job_id)
-            if any(excuse.turn > told.turn for excuse in self._excuses.get(job_id, ())):
+        for job_id, promised in self._promised.items():
+            if self._ended.get(job_id, 0) > promised.turn:
                 continue
-            if self._scene.fleet._saves._unkept.holds((DocumentKind.CLAIM, job_id)):
-                continue  # a verdict on it waits for the disk: what it was shows once it is noted
-            promised = (told.claim.node_id, told.claim.gpu_uuids)
-            if held is None or (held.node_id, held.gpu_uuids) != promised:
-                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} was told {promised}, has {held}")
+            held, claim = claims.get(job_id), promised.claim
+            if held is None or (held.node_id, held.gpu_uuids) != (claim.node_id, claim.gpu_uuids):
+                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} was told {claim}, has {held}")
         for job_id, turn in self._released.items():
-            if job_id in claims and self._asked.get(job_id, 0) < turn:
-                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} gave {claims[job_id]} back")
-
-
-def _is_granted(actions: Sequence[Action]) -> bool:
-    """Say whether somebody is to be told that what they asked for is done."""
-    return any(
-        isinstance(one, Answer) and not isinstance(one.result, Refusal | NoAvailableNode) for one in actions
-    )
+            if job_id in claims and self._granted_at.get(job_id, 0) < turn:
+                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} released {claims[job_id]}")
 
 
 # Who gets new claims, and that no place and no memory is promised twice.
@@ -223,14 +160,15 @@ class CapacityInvariants(Observer):
         if isinstance(event, ClaimRequested):
             self._held = self._scene.claims().get(event.job.job_id)
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
+        effects = output.effects
         if isinstance(event, ClaimRequested):
             claim = self._scene.claims().get(event.job.job_id)
             if self._held is None and claim is not None:
                 self._granted(claim)
             elif self._held is not None and self._held.expires_at > self._scene.world.now:
                 hold(Invariant.ONE_CLAIM, claim is self._held, f"{event.job.job_id} holds {claim} besides")
-        if actions and not isinstance(event, HeartbeatReceived | ConnectionLost | Saved):
+        if effects and not isinstance(event, HeartbeatReceived | ConnectionLost | Stored):
             self._audit()
 
     def glance(self) -> None:
@@ -242,16 +180,16 @@ class CapacityInvariants(Observer):
         trouble = self._why_not(record)
         hold(Invariant.ONLY_READY, trouble is None, f"{claim.job_id} was given to {claim.node_id}: {trouble}")
         jobs = {one.job_id for one in self._scene.claims().values() if one.node_id == claim.node_id}
-        taken = len(jobs | (record.reported_job_ids or set()))
-        room = record.max_concurrent_jobs
+        taken = len(jobs | (record.jobs.ids or set()))
+        room = record.declared.max_concurrent_jobs
         hold(Invariant.NO_PLACE_TWICE, taken <= room, f"{claim.node_id} has {room} places, {taken} taken")
 
     def _why_not(self, record: NodeRecord) -> str | None:
         if record.status is not NodeStatus.READY:
             return f"it is {record.status}"
-        if record.connection is None or record.suspected:
+        if not record.connected:
             return "it has no connection, or one in doubt"
-        if record.cordoned is not None or record.drain is not None:
+        if record.desired.cordoned is not None or record.desired.drain is not None:
             return "it is cordoned or to be drained"
         if self._wishes.must_stay_empty(record.node_id):
             return "an operator was told that it gets none"
@@ -260,20 +198,20 @@ class CapacityInvariants(Observer):
     def _audit(self) -> None:
         """Hold the book of claims, the records and the promised memory to each other."""
         claims = self._scene.claims()
-        views = self._scene.fleet._dispatch._index.views
-        standing = sum(len(view.record.claims) for view in views.values())
+        candidates = self._scene.fleet._dispatch._index.candidates
+        standing = sum(len(candidate.record.claims) for candidate in candidates.values())
         hold(
             Invariant.ONE_CLAIM, standing == len(claims), f"{standing} claims on nodes, {len(claims)} in all"
         )
         needs: Counter[tuple[str, str]] = Counter()
         for job_id, claim in claims.items():
-            view = views.get(claim.node_id)
-            if view is None or view.record.claims.get(job_id) is not claim:
+            candidate = candidates.get(claim.node_id)
+            if candidate is None or candidate.record.claims.get(job_id) is not claim:
                 hold(Invariant.ONE_CLAIM, holds=False, detail=f"{claim} is not on its node")
             for uuid in claim.gpu_uuids:
                 needs[claim.node_id, uuid] += claim.memory_mb
-        for node_id, view in views.items():
-            for uuid, promise in view.promises.items():
+        for node_id, candidate in candidates.items():
+            for uuid, promise in candidate.reserved.items():
                 if promise.needs_mb != needs.get((node_id, uuid)):
                     hold(
                         Invariant.PROMISES_ADD_UP,
@@ -314,14 +252,15 @@ class ReasonInvariants(Observer):
             settled = due is None or due > self._scene.world.now
             self._said = self._explained(event.job) if fresh and settled else None
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
+        effects = output.effects
         if not isinstance(event, ClaimRequested) or self._said is None:
             return
         said, self._said = self._said, None
-        for action in actions:
-            if not isinstance(action, Answer):
+        for effect in effects:
+            if not isinstance(effect, Answer):
                 continue
-            result = action.result
+            result = effect.result
             if isinstance(result, Claim):
                 hold(Invariant.EVERY_REASON, result.node_id in said.able, f"{result} was not able: {said}")
             elif isinstance(result, NoAvailableNode) and (said.able or dict(result.counts) != said.counts):
@@ -334,22 +273,22 @@ class ReasonInvariants(Observer):
             return
         self._glances += 1
         job = _WHAT_IF[self._glances % len(_WHAT_IF)]
-        said, demand = self._explained(job), Demand.of(job)
+        said = self._explained(job)
         excluded = {one.node_id: one for one in said.excluded}
         for turn in range(_ASKED_AT_ONCE):
             node_id = records[(self._glances + turn) % len(records)].node_id
-            self._ask_why(node_id, demand, excluded.get(node_id))
+            self._ask_why(node_id, excluded.get(node_id))
 
-    def _ask_why(self, node_id: str, demand: Demand, excluded: Excluded | None) -> None:
+    def _ask_why(self, node_id: str, excluded: Excluded | None) -> None:
         """A node says of itself that it refuses a job just when the explanation of the job says so."""
         why = self._scene.fleet.why(node_id, self._scene.world.now)
-        own = () if why is None else (*why.objections, *why.limits)
-        against = {one.reason for one in own if one.scope.covers(demand)}
+        assert why is not None
         if excluded is None:
-            hold(Invariant.EVERY_REASON, why and not against, f"{node_id} is able, but says {against}")
+            takes = not why.excludes_every_job
+            hold(Invariant.EVERY_REASON, takes, f"{node_id} is able, but says {why.exclusions}")
         else:
-            agrees = excluded.reason in against
-            hold(Invariant.EVERY_REASON, agrees, f"{excluded}, but it says of itself {against}")
+            agrees = excluded.reason in {one.reason for one in (*why.exclusions, *why.limits)}
+            hold(Invariant.EVERY_REASON, agrees, f"{excluded}, but it says of itself {why}")
 
     def _explained(self, job: Job) -> Explanation:
         said = self._scene.fleet.explain(job, self._scene.world.now)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from gpu_agent.registry.actions import Action, Answer, LogEvent, Refusal, Send
+from gpu_agent.registry.actions import Answer, Effect, LogEvent, Output, Refusal, Send
 from gpu_agent.registry.events import (
     CordonRequested,
     DrainRequested,
@@ -13,9 +13,10 @@ from gpu_agent.registry.events import (
     RemovalRequested,
     ResumeRequested,
 )
-from gpu_agent.server.effects import Doing
+from gpu_agent.server.effects import Executable
 from gpu_agent.session.types import State
 from gpu_agent.store.base import Loaded
+from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import NodeRegisterAck
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, ObservedAgent, Observer, hold
@@ -61,6 +62,11 @@ class PromisedValue(Generic[_Value]):
         """They were told that it is not."""
         self._open.pop(ref, None)
 
+    def unanswered(self, ref: int) -> None:
+        """The outcome is not known: it may be so, or not."""
+        if ref in self._open:
+            self._maybe.append(self._open.pop(ref))
+
     def lost(self) -> None:
         """The registry crashed: nobody will be told."""
         self._maybe += self._open.values()
@@ -89,7 +95,9 @@ class DesiredStateInvariants(Observer):
         """Nodes whose removal was acknowledged, until they register again."""
         self._removals: dict[int, str] = {}
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
+        if output.immediate:
+            return  # it was refused at once
         match event:
             case HeartbeatReceived():
                 return
@@ -104,30 +112,33 @@ class DesiredStateInvariants(Observer):
                 self._cordon(node_id).asked(ref, None)
                 self._removals[ref] = node_id
             case RegistrationReceived():
-                self._registered(actions)
+                self._registered(output.effects)
             case _:
                 pass
-        self._look(actions)
+        self._look(output.effects)
 
-    def carried(self, doing: Doing) -> None:
-        if not isinstance(doing, Answer):
+    def executed(self, effect: Executable) -> None:
+        if not isinstance(effect, Answer):
             return
-        refused = isinstance(doing.result, Refusal)
-        for wished in self._all():
-            if refused:
-                wished.refused(doing.ref)
+        refused = isinstance(effect.result, Refusal)
+        busy = isinstance(effect.result, Refusal) and effect.result.code == ErrorCode.REGISTRY_BUSY
+        for promised in self._all():
+            if busy:
+                promised.unanswered(effect.ref)
+            elif refused:
+                promised.refused(effect.ref)
             else:
-                wished.acknowledged(doing.ref)
-        node_id = self._removals.pop(doing.ref, None)
+                promised.acknowledged(effect.ref)
+        node_id = self._removals.pop(effect.ref, None)
         if node_id is not None and not refused:
             self._removed.add(node_id)
 
     def crashed(self) -> None:
         self._removals.clear()
-        for wished in self._all():
-            wished.lost()
+        for promised in self._all():
+            promised.lost()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         self.glance()
         for node_id in self.drains:
             self.drains[node_id].found(self._is(node_id)[0])
@@ -148,18 +159,18 @@ class DesiredStateInvariants(Observer):
         cordoned = cordon is not None and cordon.is_settled and cordon.settled is not None
         return drained or cordoned
 
-    def _registered(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
-                node_id = action.message.node_id
+    def _registered(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, NodeRegisterAck):
+                node_id = effect.message.node_id
                 self._removed.discard(node_id)
                 self._removals = {ref: one for ref, one in self._removals.items() if one != node_id}
 
-    def _look(self, actions: Sequence[Action]) -> None:
+    def _look(self, effects: Sequence[Effect]) -> None:
         """Look at the nodes that something was decided about."""
-        for action in actions:
-            if isinstance(action, LogEvent) and "node_id" in action.fields:
-                self._check(str(action.fields["node_id"]))
+        for effect in effects:
+            if isinstance(effect, LogEvent) and "node_id" in effect.fields:
+                self._check(str(effect.fields["node_id"]))
 
     def _check(self, node_id: str) -> None:
         drained, cordoned = self._is(node_id)
@@ -173,7 +184,7 @@ class DesiredStateInvariants(Observer):
         record = self._scene.fleet.node(node_id)
         if record is None:
             return _NONE
-        return record.drain is not None and record.drain.by_operator, record.cordoned
+        return record.desired.drain is not None and record.desired.drain.by_operator, record.desired.cordoned
 
     def _all(self) -> Iterator[PromisedValue[bool] | PromisedValue[str | None]]:
         yield from self.drains.values()
@@ -205,8 +216,8 @@ class OwnDrainInvariants(Observer):
         self._over: dict[str, int] = {}
         """The drain of each agent that an operator took back: it stays so under another id."""
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        if isinstance(event, ResumeRequested | RemovalRequested):
+    def decided(self, event: Event | None, output: Output) -> None:
+        if isinstance(event, ResumeRequested | RemovalRequested) and not output.immediate:
             self._taken_back[event.node_id] = self._scene.world.now
 
     def agent_moved(self, agent: ObservedAgent) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpu_agent.registry.actions import Action, Answer, CloseConnection, DocumentKind, Refusal, Save, Send
+from gpu_agent.registry.actions import NOTHING, Answer, CloseConnection, DocumentKind, Output, Refusal, Send
 from gpu_agent.registry.credentials import CredentialKind
 from gpu_agent.registry.events import (
     Event,
@@ -15,10 +15,9 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RemovalRequested,
     RotationRequested,
-    SaveFailed,
     UnregistrationReceived,
 )
-from gpu_agent.server.effects import Doing, Publish
+from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.server.tokens import digest_of
 from gpu_agent.session.types import State
 from gpu_agent.store.base import Batch, Loaded
@@ -38,8 +37,8 @@ class SessionInvariants(Observer):
         self.supersessions: Counter[str] = Counter()
         """Since they were last counted, by id."""
         self._scene = scene
-        self._told_to_go: dict[int, int | None] = {}
-        """Connections that the registry has decided to close, and in which save."""
+        self._told_to_go: set[int] = set()
+        """Connections that the registry has decided to close."""
         self._epochs: dict[str, int] = {}
         self._before: object = None
         self._deaf = False
@@ -49,34 +48,31 @@ class SessionInvariants(Observer):
         if self._deaf:
             self._before = self._picture()
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
         if self._deaf:
-            same = not actions and self._picture() == self._before
-            hold(Invariant.SUPERSEDED_IS_DEAF, same, f"{event} brought about {actions}")
+            same = output is NOTHING and self._picture() == self._before
+            hold(Invariant.SUPERSEDED_IS_DEAF, same, f"{event} led to {output}")
             self._deaf = False
-        if isinstance(event, SaveFailed):
-            self._told_to_go = {one: save for one, save in self._told_to_go.items() if save != event.save}
-        for action in actions:
-            if isinstance(action, CloseConnection):
-                save = actions[0].save if isinstance(actions[0], Save) else None
-                self._told_to_go[action.connection] = save
+        for effect in output.effects:
+            if isinstance(effect, CloseConnection):
+                self._told_to_go.add(effect.connection)
         if not isinstance(event, HeartbeatReceived):
             self._count_sessions()
 
-    def carried(self, doing: Doing) -> None:
-        if isinstance(doing, Publish):
-            if doing.event.event in GONE:
-                self._epochs.pop(str(doing.event.node_id), None)
-        elif isinstance(doing, Send):
-            message = doing.message
+    def executed(self, effect: Executable) -> None:
+        if isinstance(effect, PublishEvent):
+            if effect.event.event in GONE:
+                self._epochs.pop(str(effect.event.node_id), None)
+        elif isinstance(effect, Send):
+            message = effect.message
             if isinstance(message, NodeRegisterAck):
                 self._acknowledged(message)
             elif isinstance(message, NodeError) and message.code == ErrorCode.SESSION_SUPERSEDED:
                 self.supersessions[str(message.node_id)] += 1
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
-        for save in saves:
-            for change in save.changes:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
+        for output in outputs:
+            for change in output.changes:
                 if change.kind is DocumentKind.NODE and change.document is None:
                     self._epochs.pop(change.key, None)
 
@@ -90,13 +86,13 @@ class SessionInvariants(Observer):
         self._epochs[ack.node_id] = epoch
 
     def _count_sessions(self) -> None:
-        roster = self._scene.fleet._roster
+        nodes = self._scene.fleet._nodes
         connected = {
             record.connection: node_id
-            for node_id, record in roster.records.items()
+            for node_id, record in nodes.records.items()
             if record.connection is not None
         }
-        bound = {connection: record.node_id for connection, record in roster.bound.items()}
+        bound = {connection: record.node_id for connection, record in nodes.by_connection.items()}
         if connected != bound or len(set(bound.values())) != len(bound):
             hold(Invariant.ONE_SESSION, holds=False, detail=f"connections {bound}, records {connected}")
 
@@ -107,8 +103,8 @@ class SessionInvariants(Observer):
                 record.status,
                 record.epoch,
                 record.connection,
-                record.heard_at,
-                record.last_heartbeat_at,
+                record.liveness.last_seen_at,
+                record.liveness.last_heartbeat_at,
             )
             for record in self._scene.records()
         )
@@ -160,16 +156,15 @@ class CredentialInvariants(Observer):
         """Say whether a node's token must still open the registry."""
         return any(one.text == text and one.life is Life.OPENS for one in self._issued)
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        if actions and isinstance(actions[0], Save):
-            for change in actions[0].changes:
-                if change.kind is DocumentKind.NODE and change.document is None:
-                    self._let_go.setdefault(actions[0].save, []).extend(self._doubt(change.key))
+    def decided(self, event: Event | None, output: Output) -> None:
+        for change in output.changes:
+            if change.kind is DocumentKind.NODE and change.document is None:
+                self._let_go.setdefault(output.number or 0, []).extend(self._doubt(change.key))
         match event:
             case HeartbeatReceived():
-                self._beaten(event, actions)
+                self._beaten(event, output)
             case RegistrationReceived():
-                self._registered(event, actions)
+                self._registered(event, output)
             case RotationRequested(at_once=True) | RemovalRequested():
                 self._ends[event.ref] = self._doubt(event.node_id)
             case JoinTokenRequested(token_id=token_id, uses=int() as uses):
@@ -177,21 +172,21 @@ class CredentialInvariants(Observer):
             case _:
                 pass
 
-    def carried(self, doing: Doing) -> None:
-        if isinstance(doing, Answer):
-            ended = self._ends.pop(doing.ref, [])
-            if not isinstance(doing.result, Refusal):
+    def executed(self, effect: Executable) -> None:
+        if isinstance(effect, Answer):
+            ended = self._ends.pop(effect.ref, [])
+            if not isinstance(effect.result, Refusal):
                 _end(ended)
-        elif isinstance(doing, Send) and isinstance(doing.message, NodeRegisterAck):
-            _end(self._joined.pop(doing.connection, []))
+        elif isinstance(effect, Send) and isinstance(effect.message, NodeRegisterAck):
+            _end(self._joined.pop(effect.connection, []))
             for one in self._issued:
-                if one.text == doing.message.node_token and not one.doubtful:
+                if one.text == effect.message.node_token and not one.doubtful:
                     one.life = Life.OPENS
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         """A record that was let go takes its tokens with it."""
-        for save in saves:
-            _end(self._let_go.pop(save.save, []))
+        for output in outputs:
+            _end(self._let_go.pop(output.number or 0, []))
 
     def crashed(self) -> None:
         self._ends.clear()
@@ -199,7 +194,7 @@ class CredentialInvariants(Observer):
         self._joined.clear()
         self._coming.clear()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         self.glance()
 
     def glance(self) -> None:
@@ -214,9 +209,9 @@ class CredentialInvariants(Observer):
                 detail = f"{shown}… of {one.node_id} {one.life}, but stands for {credential}"
                 hold(Invariant.CREDENTIAL_KEPT, holds=False, detail=detail)
 
-    def _registered(self, event: RegistrationReceived, actions: Sequence[Action]) -> None:
+    def _registered(self, event: RegistrationReceived, output: Output) -> None:
         """Whoever comes by a join token, or by the newer of two tokens, ends what proved the node before."""
-        ack = next((one.message for one in actions if isinstance(one, Send) and _is_ack(one)), None)
+        ack = next((one.message for one in output.effects if isinstance(one, Send) and _is_ack(one)), None)
         if not isinstance(ack, NodeRegisterAck) or event.credential is None:
             return
         credential = event.credential
@@ -245,9 +240,9 @@ class CredentialInvariants(Observer):
         for one in told[1:-1]:
             one.life, one.doubtful = Life.MAY_OPEN, True
 
-    def _beaten(self, event: HeartbeatReceived, actions: Sequence[Action]) -> None:
+    def _beaten(self, event: HeartbeatReceived, output: Output) -> None:
         came = self._coming.get(event.connection)
-        if came is None or came[1] != event.message.node_id or not actions:
+        if came is None or came[1] != event.message.node_id or output is NOTHING:
             return
         token_id, node_id, epoch = self._coming.pop(event.connection)
         nodes = self._came.setdefault(token_id, set())

@@ -1,18 +1,21 @@
 """No arrow outside the table of §4, seen from outside: in the log, in what nodes are told, in their story."""
 
 from collections.abc import Collection, Sequence
+from math import inf
 
-from gpu_agent.registry.actions import Action, Send, SendStatus
+from gpu_agent.registry.actions import Effect, Output, Send, SendStatus
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
     HeartbeatReceived,
     RegistrationReceived,
-    SaveFailed,
+    StoreFailed,
+    StoreRecovered,
 )
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.timers import FEWEST_NODES
-from gpu_agent.server.effects import Doing, Publish
+from gpu_agent.registry.unstored import RESTART_SECONDS
+from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.store.base import Loaded, RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
@@ -56,14 +59,14 @@ class TransitionInvariants(Observer):
         self._logged: dict[str, str] = {}
         """Each node's status by its last move in the log."""
 
-    def carried(self, doing: Doing) -> None:
-        if isinstance(doing, SendStatus):
-            source = None if doing.previous_status is None else doing.previous_status.value
-            _check(doing.node_id, source, doing.status.value, reason=doing.reason_code.value)
-        elif isinstance(doing, Publish):
-            self._follow(doing.event)
+    def executed(self, effect: Executable) -> None:
+        if isinstance(effect, SendStatus):
+            source = None if effect.previous_status is None else effect.previous_status.value
+            _check(effect.node_id, source, effect.status.value, reason=effect.reason_code.value)
+        elif isinstance(effect, PublishEvent):
+            self._follow(effect.event)
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         """A process that crashed may have kept moves that it had no time to log: the next one has them."""
         self._logged.clear()
         for event in loaded.recent:
@@ -71,7 +74,7 @@ class TransitionInvariants(Observer):
 
     def glance(self) -> None:
         for record in self._scene.records():
-            for one in record.story:
+            for one in record.history:
                 source = None if one.source is None else one.source.value
                 _check(record.node_id, source, one.target.value, reason=one.reason_code.value)
 
@@ -113,10 +116,10 @@ class FlappingInvariants(Observer):
         self._just_ready: set[str] = set()
         """Nodes of which the last event was that they became ready."""
 
-    def carried(self, doing: Doing) -> None:
-        if not isinstance(doing, Publish) or doing.event.node_id is None:
+    def executed(self, effect: Executable) -> None:
+        if not isinstance(effect, PublishEvent) or effect.event.node_id is None:
             return
-        event, node_id = doing.event, doing.event.node_id
+        event, node_id = effect.event, effect.event.node_id
         just_ready = node_id in self._just_ready
         self._just_ready.discard(node_id)
         if event.event in GONE:
@@ -157,6 +160,8 @@ class FlappingInvariants(Observer):
 _SILENCE_SLACK_SECONDS = 1.0
 _SILENT_INTERVALS = 2
 _TIMEOUT_INTERVALS = 3
+_WAKES_WITHIN_SECONDS = 2.0
+"""After an outage of its store the registry may take so long to decide what was due meanwhile."""
 
 
 class TimeoutInvariants(Observer):
@@ -167,52 +172,67 @@ class TimeoutInvariants(Observer):
         self._heard: dict[str, float] = {}
         self._speaks: dict[int, str] = {}
         """Which connection registered which node."""
+        self._looks_from = 0.0
+        """When the registry has decided by time again for long enough; infinity while its store fails."""
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
+    def decided(self, event: Event | None, output: Output) -> None:
+        effects = output.effects
         if isinstance(event, HeartbeatReceived):
-            self._beat(event, actions)
+            self._beat(event, effects)
         elif isinstance(event, RegistrationReceived):
-            self._registered(event, actions)
+            self._registered(event, effects)
         elif isinstance(event, ConnectionLost):
             self._speaks.pop(event.connection, None)
-        elif isinstance(event, SaveFailed):
-            self._speaks = {number: one.node_id for number, one in self._scene.fleet._roster.bound.items()}
+        elif isinstance(event, StoreFailed):
+            self._looks_from = inf
+        elif isinstance(event, StoreRecovered):
+            self._recovered(event)
         elif event is None:
             self._check_verdicts()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         now = self._scene.world.now
         self._heard = {record.node_id: now for record in self._scene.records()}
         self._speaks = {}
+        self._looks_from = 0.0
 
     def glance(self) -> None:
         now = self._scene.world.now
+        if now < self._looks_from:
+            return
         scan = self._scene.climate.thresholds.scan_interval_seconds
         for record in self._scene.records():
             if record.status is NodeStatus.OFFLINE:
                 continue
-            timeout = self._timeout(record) * (2 if record.suspected else 1)
+            timeout = self._timeout(record) * (2 if record.liveness.suspected_until is not None else 1)
             silent = now - self._heard[record.node_id]
             if silent > timeout + scan + _SILENCE_SLACK_SECONDS:
                 detail = f"{record.node_id} is {record.status} after {silent:.1f} s, timeout {timeout:g} s"
                 hold(Invariant.SILENCE_NOTICED, holds=False, detail=detail)
 
-    def _beat(self, event: HeartbeatReceived, actions: Sequence[Action]) -> None:
+    def _recovered(self, event: StoreRecovered) -> None:
+        """A long outage of the store counts as a restart: everybody has one full timeout from now."""
+        now = self._scene.world.now
+        self._looks_from = now + _WAKES_WITHIN_SECONDS
+        if event.outage_seconds >= RESTART_SECONDS:
+            self._heard = dict.fromkeys(self._heard, now)
+
+    def _beat(self, event: HeartbeatReceived, effects: Sequence[Effect]) -> None:
         """Whoever beats is heard, unless the session is about to be told that its token has ended."""
         node_id = self._speaks.get(event.connection)
-        dismissed = event.connection not in self._scene.fleet._roster.bound
-        if node_id == event.message.node_id and not dismissed and not _refused(actions, event.connection):
+        dismissed = event.connection not in self._scene.fleet._nodes.by_connection
+        if node_id == event.message.node_id and not dismissed and not _refused(effects, event.connection):
             self._heard[node_id] = self._scene.world.now
 
-    def _registered(self, event: RegistrationReceived, actions: Sequence[Action]) -> None:
+    def _registered(self, event: RegistrationReceived, effects: Sequence[Effect]) -> None:
         """Whoever registers is heard, even if the disk has no room for it."""
         now = self._scene.world.now
         record = self._scene.fleet.node(event.message.node_id or "")
-        if record is not None and record.heard_at == now:
+        if record is not None and record.liveness.last_seen_at == now:
             self._heard[record.node_id] = now
-        for action in actions:
-            if isinstance(action, Send) and isinstance(action.message, NodeRegisterAck):
-                node_id = action.message.node_id
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, NodeRegisterAck):
+                node_id = effect.message.node_id
                 for number in [one for one, holder in self._speaks.items() if holder == node_id]:
                     del self._speaks[number]
                 self._speaks[event.connection] = node_id
@@ -244,18 +264,21 @@ class TimeoutInvariants(Observer):
             if record.status is not NodeStatus.OFFLINE or record.node_id in timed_out
         ]
         silent = sum(
-            now - self._heard[record.node_id] > _SILENT_INTERVALS * record.interval_seconds for record in live
+            now - self._heard[record.node_id] > _SILENT_INTERVALS * record.schedule.interval_seconds
+            for record in live
         )
         return len(live) >= FEWEST_NODES and silent * 2 > len(live)
 
     def _timeout(self, record: NodeRecord) -> float:
         """A node's timeout, by §4; a longer one that it was given before may still hold."""
         least = self._scene.climate.thresholds.heartbeat_timeout_seconds
-        return max(least, _TIMEOUT_INTERVALS * record.interval_seconds, record.timeout_seconds)
+        return max(
+            least, _TIMEOUT_INTERVALS * record.schedule.interval_seconds, record.schedule.timeout_seconds
+        )
 
 
-def _refused(actions: Sequence[Action], connection: int) -> bool:
+def _refused(effects: Sequence[Effect], connection: int) -> bool:
     return any(
-        isinstance(action, Send) and action.connection == connection and isinstance(action.message, NodeError)
-        for action in actions
+        isinstance(effect, Send) and effect.connection == connection and isinstance(effect.message, NodeError)
+        for effect in effects
     )

@@ -9,21 +9,35 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_agent.registry.actions import Action, Answer, DocumentKind, LogEvent, Save, Send, SendStatus
+from gpu_agent.registry.actions import (
+    Answer,
+    DocumentKind,
+    Effect,
+    LogEvent,
+    Output,
+    Refusal,
+    Send,
+    SendStatus,
+)
 from gpu_agent.registry.events import (
     ClaimRequested,
     CordonRequested,
     DrainRequested,
     Event,
+    JoinTokenRequested,
+    OperatorRequest,
+    RegistrationReceived,
     ReleaseRequested,
     RemovalRequested,
     RenewalRequested,
     ResumeRequested,
+    StoreFailed,
+    StoreRecovered,
 )
 from gpu_agent.registry.job import Claim
-from gpu_agent.server.effects import Doing, Publish
+from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.store.base import Batch, Loaded
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeRegisterAck
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, Observer, hold
@@ -64,23 +78,22 @@ class StoreFirstInvariants(Observer):
         self._claims: dict[str, _Pages] = {}
         self._open: dict[int, Asked] = {}
         self._paths: dict[int, dict[str, list[Document]]] = {}
-        """By save: the statuses that its step gave each node, one after the other."""
+        """By output: the statuses that its step gave each node, one after the other."""
         self._farewells: dict[int, dict[str, list[Document]]] = {}
-        """By save: the statuses that are told of each node once it is kept."""
+        """By output: the statuses that are told of each node once it is kept."""
 
-    def decided(self, event: Event | None, actions: Sequence[Action]) -> None:
-        if len(actions) > 1 and any(isinstance(one, Save) for one in actions[1:]):
-            hold(Invariant.SAVED_FIRST, holds=False, detail=f"{event}: a save stands behind {actions[0]}")
+    def decided(self, event: Event | None, output: Output) -> None:
         if isinstance(event, Asked):
             self._open[event.ref] = event
-        if actions and isinstance(actions[0], Save):
-            self._paths[actions[0].save] = _paths(actions)
-            self._farewells[actions[0].save] = _told(actions)
+        if output.number is not None:
+            self._paths[output.number] = _paths(output.effects)
+            self._farewells[output.number] = _told(output.effects)
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
-        for save in saves:
-            paths, farewells = self._paths.pop(save.save, {}), self._farewells.pop(save.save, {})
-            for change in save.changes:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
+        for output in outputs:
+            number = output.number or 0
+            paths, farewells = self._paths.pop(number, {}), self._farewells.pop(number, {})
+            for change in output.changes:
                 if change.kind is DocumentKind.CLAIM:
                     self._claims.setdefault(change.key, _Pages([])).kept.append(change.document)
                 elif change.kind is not DocumentKind.NODE:
@@ -95,14 +108,14 @@ class StoreFirstInvariants(Observer):
         self._paths.clear()
         self._farewells.clear()
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         for pages in (*self._nodes.values(), *self._claims.values()):
             del pages.kept[:-1]
 
-    def carried(self, doing: Doing) -> None:
-        match doing:
+    def executed(self, effect: Executable) -> None:
+        match effect:
             case SendStatus():
-                self._status_told(doing)
+                self._status_told(effect)
             case Send(message=NodeRegisterAck() as ack):
                 self._find(
                     self._nodes.get(ack.node_id),
@@ -112,7 +125,7 @@ class StoreFirstInvariants(Observer):
             case Answer(ref=ref):
                 asked = self._open.pop(ref, None)
                 if asked is not None:
-                    self._answered(asked, doing)
+                    self._answered(asked, effect)
             case LogEvent():
                 pass
             case _:
@@ -180,21 +193,21 @@ class StoreFirstInvariants(Observer):
                 pass
 
 
-def _paths(actions: Sequence[Action]) -> dict[str, list[Document]]:
+def _paths(effects: Sequence[Effect]) -> dict[str, list[Document]]:
     paths: dict[str, list[Document]] = {}
-    for action in actions:
-        if isinstance(action, LogEvent) and action.event == "node_status_changed":
-            passed = {"status": action.fields["to"], "reason_code": action.fields["reason_code"]}
-            paths.setdefault(str(action.fields["node_id"]), []).append(passed)
+    for effect in effects:
+        if isinstance(effect, LogEvent) and effect.event == "node_status_changed":
+            passed = {"status": effect.fields["to"], "reason_code": effect.fields["reason_code"]}
+            paths.setdefault(str(effect.fields["node_id"]), []).append(passed)
     return paths
 
 
-def _told(actions: Sequence[Action]) -> dict[str, list[Document]]:
+def _told(effects: Sequence[Effect]) -> dict[str, list[Document]]:
     told: dict[str, list[Document]] = {}
-    for action in actions:
-        if isinstance(action, SendStatus):
-            said = {"status": action.status.value, "reason_code": action.reason_code.value}
-            told.setdefault(action.node_id, []).append(said)
+    for effect in effects:
+        if isinstance(effect, SendStatus):
+            said = {"status": effect.status.value, "reason_code": effect.reason_code.value}
+            told.setdefault(effect.node_id, []).append(said)
     return told
 
 
@@ -220,14 +233,14 @@ class StoreInvariants(Observer):
     def __init__(self) -> None:
         self._documents: dict[tuple[DocumentKind, str], Mapping[str, object]] = {}
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for change in (change for batch in batches for change in batch.changes):
             if change.document is None:
                 self._documents.pop((change.kind, change.key), None)
             else:
                 self._documents[change.kind, change.key] = change.document
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         found = {(change.kind, change.key): change.document for change in loaded.changes}
         if found.keys() != self._documents.keys():
             differing = found.keys() ^ self._documents.keys()
@@ -248,20 +261,80 @@ class EventInvariants(Observer):
         self._newest_kept = 0
         self._newest_told = 0
 
-    def kept(self, saves: Sequence[Save], batches: Sequence[Batch]) -> None:
+    def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for event in (event for batch in batches for event in batch.events):
             assert event.id is not None
             self._kept.add(event.id)
             self._newest_kept = max(self._newest_kept, event.id)
 
-    def carried(self, doing: Doing) -> None:
-        if isinstance(doing, Publish) and doing.event.id is not None:
-            number = doing.event.id
+    def executed(self, effect: Executable) -> None:
+        if isinstance(effect, PublishEvent) and effect.event.id is not None:
+            number = effect.event.id
             kept = number in self._kept and number > self._newest_told
-            hold(Invariant.EVENTS_KEPT, kept, f"{doing.event} was told after {self._newest_told}")
+            hold(Invariant.EVENTS_KEPT, kept, f"{effect.event} was told after {self._newest_told}")
             self._newest_told = number
 
-    def restored(self, actions: Sequence[Action], loaded: Loaded) -> None:
+    def restored(self, loaded: Loaded) -> None:
         newest = max((event.id or 0 for event in loaded.recent), default=0)
         hold(Invariant.EVENTS_KEPT, newest == self._newest_kept, f"{newest} is back of {self._newest_kept}")
         self._kept.clear()
+
+
+_BY_TIME = frozenset({"heartbeat_timeout", "claim_expired", "claim_lost", "token_purged"})
+"""Log events of what only time decides."""
+
+_REASONS_BY_TIME = frozenset({"heartbeat_timeout", "warmup_timeout", "drain_deadline"})
+
+
+class OutageInvariants(Observer):
+    """Holds the registry to what it may do while its store fails, and to what it deletes for that."""
+
+    def __init__(self, scene: Cluster) -> None:
+        self._scene = scene
+        self._failing = False
+        self._created: dict[int, str] = {}
+        """By request: the tokens that it creates."""
+        self._unsent: set[str] = set()
+        """Tokens whose text was sent to nobody."""
+
+    def decided(self, event: Event | None, output: Output) -> None:
+        if isinstance(event, StoreFailed | StoreRecovered):
+            self._failing = isinstance(event, StoreFailed)
+        elif self._failing:
+            self._check(event, output)
+        if isinstance(event, JoinTokenRequested):
+            self._created[event.ref] = event.token_id
+
+    def executed(self, effect: Executable) -> None:
+        if isinstance(effect, Answer):
+            token_id = self._created.pop(effect.ref, None)
+            result = effect.result
+            if (
+                token_id is not None
+                and isinstance(result, Refusal)
+                and result.code == ErrorCode.REGISTRY_BUSY
+            ):
+                self._unsent.add(token_id)
+
+    def crashed(self) -> None:
+        self._failing = False
+        self._created.clear()
+        self._unsent.clear()
+
+    def glance(self) -> None:
+        for token_id in self._unsent:
+            gone = self._scene.fleet.token(token_id) is None
+            hold(Invariant.NOBODY_UNTOLD, gone, f"the text of {token_id} was sent to nobody, and it lives")
+        for record in self._scene.records():
+            untold = record.connection is None and not record.acknowledged
+            if untold and record.status is not NodeStatus.OFFLINE:
+                hold(Invariant.NOBODY_UNTOLD, holds=False, detail=f"{record.node_id} was never acknowledged")
+
+    def _check(self, event: Event | None, output: Output) -> None:
+        if isinstance(event, OperatorRequest | RegistrationReceived):
+            nothing = not output.changes
+            hold(Invariant.NO_BLIND_DECISION, nothing, f"{event} led to {output} while the store failed")
+        for effect in output.effects:
+            if isinstance(effect, LogEvent):
+                blind = effect.event in _BY_TIME or effect.fields.get("reason_code") in _REASONS_BY_TIME
+                hold(Invariant.NO_BLIND_DECISION, not blind, f"{effect} while the store failed")
