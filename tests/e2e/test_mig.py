@@ -13,8 +13,8 @@ pytestmark = pytest.mark.e2e
 
 def test_jobs_run_on_mig_devices_and_never_on_their_parent_or_an_unpartitioned_gpu(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
-    fake.cut(0, 1, 4)
-    fake.cut(1)
+    fake.enable_mig(0, 1, 4)
+    fake.enable_mig(1)
     slices = {fake.fact("uuid", "0/1"), fake.fact("uuid", "0/4")}
     with (
         Registry("--max-cpu-percent", "100", "--max-memory-percent", "100") as registry,

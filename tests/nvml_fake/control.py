@@ -1,6 +1,6 @@
 """Control of the fake NVML: states what its GPUs are and which calls fail, hang, crash or lie.
 
-The control file holds one statement a line; DEV is a device index, `3/1` for the MIG slice in slot 1
+The control file holds one statement a line; DEV is a device index, `3/1` for the MIG device in slot 1
 of device 3, or `*` for every one.
 
     count 8                                    how many devices there are
@@ -10,7 +10,8 @@ of device 3, or `*` for every one.
     process DEV PID BYTES                      one line for each process on a device
     xid DEV NUMBER                             the driver gives that Xid, once for each such line;
                                                `happen` adds one. `double_bit_error DEV 1` likewise
-    slice DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE   that slot of `mig_slots DEV` holds a slice
+    mig_device DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE
+                                               that slot of `mig_slots DEV` holds a MIG device
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
     delay CALL DEV MILLISECONDS                the call takes that long
     hang CALL DEV                              the call blocks, deaf to SIGTERM, until this line is gone;
@@ -97,17 +98,17 @@ class FakeNvml:
         self._lines = {(str(place),): line for place, line in enumerate(lines)}
         self._write()
 
-    def cut(self, device: int, *slots: int, count: int = 7) -> None:
-        """Turn MIG on, with a slice in each of these slots out of `count`."""
+    def enable_mig(self, device: int, *slots: int, count: int = 7) -> None:
+        """Turn MIG on, with a MIG device in each of these slots out of `count`."""
         self._state("mig", device, 1)
         self._state("mig_slots", device, count)
         for slot in slots:
-            slice_ = f"{device}/{slot}"
-            self._state("slice", slice_, 7 + slot, 0)
-            self._state("uuid", slice_, f"MIG-0000000{device:x}-fa4e-4000-8000-00000000000{slot:x}")
-            self._state("name", slice_, "NVIDIA H100 80GB HBM3 MIG 1g.10gb")
-            self._state("memory_total", slice_, H100_BYTES // 8)
-            self._state("memory_used", slice_, 64 << 20)
+            mig_device = f"{device}/{slot}"
+            self._state("mig_device", mig_device, 7 + slot, 0)
+            self._state("uuid", mig_device, f"MIG-0000000{device:x}-fa4e-4000-8000-00000000000{slot:x}")
+            self._state("name", mig_device, "NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+            self._state("memory_total", mig_device, H100_BYTES // 8)
+            self._state("memory_used", mig_device, 64 << 20)
         self._write()
 
     def fact(self, key: str, device: int | str) -> str:

@@ -2,7 +2,7 @@
  * An NVML of ours: the true ABI of NVIDIA's own nvml.h, driven by a plain-text file.
  *
  * Programs under test load it as libnvidia-ml.so.1 through LD_LIBRARY_PATH, so that the real binding runs
- * against real structs. Here: the library, and who a GPU is, does and suffers. MIG slices and processes
+ * against real structs. Here: the library, and who a GPU is, does and suffers. MIG devices and processes
  * have files of their own.
  */
 #include "nvml_fake.h"

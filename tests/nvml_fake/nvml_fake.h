@@ -16,7 +16,7 @@
 #define WORD_LENGTH 96
 #define WHOLE (-1)
 
-/* A GPU (`slot` is WHOLE), or the MIG slice in one of its slots. */
+/* A GPU (`slot` is WHOLE), or the MIG device in one of its slots. */
 struct nvmlDevice_st {
     int index;
     int slot;
@@ -38,7 +38,7 @@ extern int initialised;
 /* The lines as last read; `line_at` gives NULL behind the last one. */
 const struct line *line_at(int position);
 
-/* Whether a device word (`3`, `3/1` for a slice, `*` for every one) means this device; NULL is the machine. */
+/* Whether a device word (`3`, `3/1` for a MIG device, `*` for every one) means this device; NULL is the machine. */
 int means(const char *word, nvmlDevice_t device);
 
 /* The text after the first `skipped` words of a line, spaces and all. */

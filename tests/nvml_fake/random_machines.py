@@ -145,7 +145,7 @@ def _device(dice: random.Random, index: int) -> Iterator[str]:
         yield f"process {index} {dice.choice((1, dice.randrange(1 << 22)))} {dice.choice(NUMBERS)}"
     for slot in range(8):
         if dice.random() < HALF:
-            yield f"slice {index}/{slot} {7 + slot} 0"
+            yield f"mig_device {index}/{slot} {7 + slot} 0"
             yield from _facts(dice, f"{index}/{slot}", 100 + 10 * index + slot)
     if dice.random() < SOME:
         yield f"xid {index} {dice.choice((13, 31, 48, 63, 79, 94, 119, 4_000_000_000, 0))}"

@@ -15,7 +15,7 @@ def gpu(uuid: str, name: str = "H100", **more: object) -> Values:
 
 
 def machine() -> list[Values]:
-    """Four GPUs, of which the second one is cut into two slices."""
+    """Four GPUs; the second has two MIG devices."""
     return [
         gpu("GPU-aa01"),
         gpu("GPU-ab02"),

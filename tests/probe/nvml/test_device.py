@@ -42,7 +42,7 @@ def test_a_suspended_gpu_is_not_queried_and_has_its_last_identity(tmp_path: Path
 
 def test_the_mig_devices_of_a_suspended_gpu_are_suspended_too(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
-    fake.cut(0, 2)
+    fake.enable_mig(0, 2)
     with child_of(fake.environment(), root=tmp_path) as child:
         awake = child.read()["gpus"]
         power(tmp_path, fake, 0, "suspended")

@@ -152,13 +152,13 @@ _SEVERITY = (Health.OK, Health.DEGRADED, Health.UNKNOWN, Health.LOST)
 
 
 def reason(code: str, *, detail: str | None = None, since: float | None = None) -> HealthReason:
-    """Make a reason of a code that the table knows; `detail` takes the place of the table's sentence."""
+    """Make a reason of a code in the table; `detail` replaces the table's sentence."""
     entry = REASONS[code]
     return HealthReason(code=code, detail=detail or entry.detail, action=entry.action, since=since)
 
 
 def health_from(reasons: Iterable[HealthReason]) -> Health:
-    """Name the worst health that these reasons lead to; none leads to `ok`."""
+    """The worst health that these reasons lead to; without a reason it is `ok`."""
     found = (REASONS[each.code].health for each in reasons)
     return max(found, key=_SEVERITY.index, default=Health.OK)
 

@@ -55,7 +55,7 @@ def xid_code(xid: int) -> str:
 
 
 def xid_of_code(code: str) -> Xid | None:
-    """Give the row of a code made by `code_of`; None where the catalogue's row is not in the table."""
+    """The row of a code made by `xid_code`; None where the number is not in the table."""
     number = code.removeprefix(_PREFIX)
     return XIDS.get(int(number)) if number.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""Processes of this machine as `/proc` shows them: who started whom, and when. Linux only.
+"""Processes of this machine as `/proc` shows them: their parents and start times. Linux only.
 
 A process that cannot be seen from here, such as one outside of our container whose number means
 another one or none, is unknown. Processes are not listed: only the requested ones are read.

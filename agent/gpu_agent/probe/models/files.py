@@ -45,7 +45,7 @@ _NEW = tuple.__new__  # what a named tuple calls itself, by a detour that costs 
 
 
 class OutOfBoundsError(OSError):
-    """What was asked lies outside the bounds of this reader; the text says which."""
+    """The request is outside the bounds of this reader; the text says which."""
 
 
 class FoundFile(NamedTuple):
@@ -197,11 +197,11 @@ class FolderReader:
 
     def _linked(self, path: str, name: str) -> FoundFile:
         """What a link leads to, over whatever other links, inside the root."""
-        place = os.path.realpath(path)
-        if not place.startswith(self._inside):
+        end = os.path.realpath(path)
+        if not end.startswith(self._inside):
             return FoundFile(name, path, problem=_OUTSIDE)
         try:
-            return self._judged(name, place, os.lstat(place))
+            return self._judged(name, end, os.lstat(end))
         except OSError as error:
             return FoundFile(name, path, problem=_fault(error))
 
@@ -214,14 +214,14 @@ class FolderReader:
             return FoundFile(name, path, problem=_fault(error))
         return self._judged(name, path, status)
 
-    def _judged(self, name: str, place: str, status: os.stat_result) -> FoundFile:
+    def _judged(self, name: str, end: str, status: os.stat_result) -> FoundFile:
         if self._watch_files:
-            self.watched[place] = mark_of(status)
+            self.watched[end] = mark_of(status)
         if not self._root.holds(status):
-            return FoundFile(name, place, problem=_ELSEWHERE)
+            return FoundFile(name, end, problem=_ELSEWHERE)
         if not stat.S_ISREG(status.st_mode):
-            return FoundFile(name, place, problem="it is not a regular file")
-        return FoundFile(name, place, status.st_size)
+            return FoundFile(name, end, problem="it is not a regular file")
+        return FoundFile(name, end, status.st_size)
 
     def _opened(self, path: str) -> "tuple[int | str, os.stat_result]":
         """A real folder, open where that is possible, and its status; `_close` it."""
@@ -268,7 +268,7 @@ def mark_of(status: os.stat_result) -> Mark:
 
 
 def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
-    """A configured root, its own links followed; its owner says whether other file systems below it count.
+    """A configured root, its own links resolved; `cross_file_systems` as for `list_units`.
 
     Raises:
         OSError: it is not there, not a folder, or may not be looked at.
@@ -387,5 +387,5 @@ def is_overlay(device: int, mounts: Path = MOUNTS) -> bool:
 
 def _is_overlay(line: str, number: str) -> bool:
     """Read `id parent major:minor root place options … - kind source options`."""
-    place, _, file_system = line.partition(" - ")
-    return place.split(" ")[2:3] == [number] and file_system.split(" ")[0] == "overlay"
+    mount, _, file_system = line.partition(" - ")
+    return mount.split(" ")[2:3] == [number] and file_system.split(" ")[0] == "overlay"

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Self
 
 MOST_FOLDERS = 50_000
-"""Of one place. Each costs the kernel about a kilobyte."""
+"""Of one source. Each watch costs the kernel about a kilobyte."""
 
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF, _IGNORED = 0x400, 0x800, 0x8000

@@ -92,7 +92,7 @@ def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[U
 
 
 def _closed(tree: FolderReader, root: Root) -> str | None:
-    """Why the blobs may not be looked at, if so: a link in their folder's place would lead out."""
+    """Why the blobs may not be read, if so: their folder may be a link that leads out of the root."""
     try:
         tree.enter(join_path(root.path, "blobs"))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """The compute processes on a GPU, by the newest of the three calls that the driver has.
 
-Drivers from 535.43 to 535.85 answer with lists whose entries are shifted: they are not asked.
+Drivers from 535.43 to 535.85 answer with lists whose entries are shifted: they are not queried.
 Pids are those of the driver's namespace; whose they are is not decided here.
 """
 

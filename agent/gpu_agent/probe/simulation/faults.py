@@ -17,7 +17,7 @@ _HOT_C = 94.0
 _HOT_CLOCK_SHARE = 0.4
 _USED_BEFORE_SECONDS = 86_400.0
 """For how long each seems to have run before its last reset."""
-_MOST_TOLD_APART = 24
+_MOST_DISTINGUISHED = 24
 """So many resets to come are distinguished by the energy count before them."""
 _MEAN_POWER_SHARE = 0.4
 
@@ -103,7 +103,7 @@ def _energy_mj(gpu: Gpu, faults: tuple[Fault, ...], elapsed: float) -> int | Non
         return None
     resets = {fault.ends for fault in faults if isfinite(fault.ends)}
     past = [reset for reset in resets if reset <= elapsed]
-    to_come = min(len(resets) - len(past), _MOST_TOLD_APART)
+    to_come = min(len(resets) - len(past), _MOST_DISTINGUISHED)
     running = elapsed - max(past, default=0.0) + _USED_BEFORE_SECONDS * ((1 << to_come) - 1)
     return round(running * gpu.power_limit_w * _MEAN_POWER_SHARE * 1000)
 
