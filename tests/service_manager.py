@@ -12,7 +12,7 @@ class ServiceManager:
     """Listens at one address, and records all that it receives."""
 
     def __init__(self, address: str) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
@@ -25,8 +25,8 @@ class ServiceManager:
     def hear(self, *, within_seconds: float = 5) -> str:
         """Wait for the next datagram."""
         self._socket.settimeout(patience(within_seconds))
-        self.heard.append(self._socket.recv(4096).decode())
-        return self.heard[-1]
+        self.received.append(self._socket.recv(4096).decode())
+        return self.received[-1]
 
     def hear_until(self, begins: str, *, within_seconds: float = 5) -> str:
         """Wait for a datagram that begins so; those before it are recorded too."""
@@ -34,14 +34,14 @@ class ServiceManager:
             if (received := self.hear(within_seconds=within_seconds)).startswith(begins):
                 return received
 
-    def heard_so_far(self) -> list[str]:
+    def received_so_far(self) -> list[str]:
         """All that was received until now."""
         self._socket.settimeout(0)
         while True:
             try:
-                self.heard.append(self._socket.recv(4096).decode())
+                self.received.append(self._socket.recv(4096).decode())
             except BlockingIOError:
-                return self.heard
+                return self.received
 
     def close(self) -> None:
         self._socket.close()

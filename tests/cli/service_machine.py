@@ -29,7 +29,7 @@ class ServiceMachine:
         monkeypatch.setattr("gpu_agent.cli.service.program", self._program)
         monkeypatch.setattr("gpu_agent.cli.service.program_path", lambda: Path("/bin/sh"))
         user = folder.stat().st_uid  # the test's folders are its user's alone
-        monkeypatch.setattr("gpu_agent.cli.service.user_named", lambda name: User(name, user))
+        monkeypatch.setattr("gpu_agent.cli.service.find_user", lambda name: User(name, user))
         self.asks(0)
 
     def asks(self, uid: int) -> None:

@@ -27,7 +27,7 @@ def test_systemd_receives_ready_watchdog_and_stopping_of_an_agent_without_a_regi
                 manager.hear_until("WATCHDOG=1")
             agent.send(signal.SIGTERM)
             assert agent.wait(6) == 0
-        assert "STOPPING=1" in manager.heard_so_far()
+        assert "STOPPING=1" in manager.received_so_far()
 
 
 def test_systemds_status_line_shows_the_nodes_status(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_an_agent_that_cannot_start_is_never_ready(tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
         with Agent("ws://127.0.0.1:1", tmp_path / "state", environment=manager.environment) as agent:
             assert agent.wait(20) == 4
-        assert manager.heard_so_far() == []
+        assert manager.received_so_far() == []
 
 
 def _configured(folder: Path, registry: Registry, **labels: str) -> Path:

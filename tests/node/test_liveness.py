@@ -120,8 +120,8 @@ class _Agent:
 
 async def test_a_registry_that_is_away_feeds_the_watchdog_on(tmp_path: Path) -> None:
     async with _attended(tmp_path, _well) as manager:
-        await until(lambda: manager.heard_so_far().count("WATCHDOG=1") >= 3)
-    assert manager.heard[0] == "STATUS=not connected, will try again: connection refused"
+        await until(lambda: manager.received_so_far().count("WATCHDOG=1") >= 3)
+    assert manager.received[0] == "STATUS=not connected, will try again: connection refused"
 
 
 async def test_an_agent_that_stands_still_feeds_nothing_and_says_what_stands(
@@ -129,12 +129,12 @@ async def test_an_agent_that_stands_still_feeds_nothing_and_says_what_stands(
 ) -> None:
     agent = _Agent(_well)
     async with _attended(tmp_path, agent.signs) as manager:
-        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in manager.received_so_far())
         agent.look = _stuck
         await until(lambda: "agent_stalled" in caplog.messages)
-        fed = manager.heard_so_far().count("WATCHDOG=1")
+        fed = manager.received_so_far().count("WATCHDOG=1")
         await asyncio.sleep(0.05)
-        assert manager.heard_so_far().count("WATCHDOG=1") == fed
+        assert manager.received_so_far().count("WATCHDOG=1") == fed
     assert caplog.messages.count("agent_stalled") == 1
 
 
@@ -143,9 +143,9 @@ async def test_what_goes_on_again_feeds_again(tmp_path: Path, caplog: pytest.Log
     agent = _Agent(_stuck)
     async with _attended(tmp_path, agent.signs) as manager:
         await until(lambda: "agent_stalled" in caplog.messages)
-        assert "WATCHDOG=1" not in manager.heard_so_far()
+        assert "WATCHDOG=1" not in manager.received_so_far()
         agent.look = _well
-        await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in manager.received_so_far())
     assert caplog.messages == ["agent_stalled", "agent_recovered"]
 
 
@@ -159,7 +159,7 @@ async def test_an_agent_that_drains_asks_for_time_as_long_as_it_gets_on(
             staying = tasks.start(
                 "stay", supervised.extend_stop(SystemdNotifier(manager.environment), agent.signs)
             )
-            await until(lambda: manager.heard_so_far().count("EXTEND_TIMEOUT_USEC=30000") >= 3)
+            await until(lambda: manager.received_so_far().count("EXTEND_TIMEOUT_USEC=30000") >= 3)
             agent.look = _stuck
             await staying
 

@@ -10,7 +10,7 @@ def test_without_a_launcher_everything_stays() -> None:
     assert caller_environment(environ) == environ
 
 
-def test_what_the_launcher_set_goes_and_what_it_kept_comes_back() -> None:
+def test_what_the_launcher_set_goes_and_what_it_stored_comes_back() -> None:
     changed = {
         "PATH": "/bin",
         "PYTHONPATH": "/usr/lib/gpu-agent/lib",
@@ -21,8 +21,8 @@ def test_what_the_launcher_set_goes_and_what_it_kept_comes_back() -> None:
     assert caller_environment(changed) == own
 
 
-@pytest.mark.parametrize("kept", ["", "[]", "{", '{"PATH": "/x"}', '{"PYTHONPATH": 1}', "[" * 100_000])
-def test_what_the_launcher_cannot_have_kept_counts_for_nothing(kept: str) -> None:
-    assert caller_environment({"PATH": "/bin", "PYTHONSAFEPATH": "1", CALLER_VARIABLES: kept}) == {
+@pytest.mark.parametrize("stored", ["", "[]", "{", '{"PATH": "/x"}', '{"PYTHONPATH": 1}', "[" * 100_000])
+def test_what_the_launcher_cannot_have_stored_does_not_count(stored: str) -> None:
+    assert caller_environment({"PATH": "/bin", "PYTHONSAFEPATH": "1", CALLER_VARIABLES: stored}) == {
         "PATH": "/bin"
     }

@@ -14,7 +14,7 @@ SECRET = "gpuj_3f9a01bc_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
         (skipped("TLS", "not tried"), CheckStatus.SKIPPED, None),
     ],
 )
-def test_what_is_wrong_always_comes_with_its_mend(
+def test_what_is_wrong_always_comes_with_its_fix(
     finding: CheckResult, verdict: CheckStatus, fix: str | None
 ) -> None:
     assert (finding.verdict, finding.fix) == (verdict, fix)

@@ -11,7 +11,7 @@ from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link, 
 from tests.small_disk import Ballast, mounted
 
 
-def test_a_second_holder_is_told_the_first_one_s_process(tmp_path: Path) -> None:
+def test_a_second_holder_learns_the_first_one_s_process(tmp_path: Path) -> None:
     first = FileLock(tmp_path / "lock")
     with pytest.raises(AlreadyLockedError) as caught:
         FileLock(tmp_path / "lock")
@@ -21,8 +21,8 @@ def test_a_second_holder_is_told_the_first_one_s_process(tmp_path: Path) -> None
 
 
 def test_the_lock_is_freed_when_its_process_is_killed(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from gpu_agent.runtime.files import Lock\n"
-    program += "lock = Lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    program = "import sys; from pathlib import Path; from gpu_agent.runtime.files import FileLock\n"
+    program += "lock = FileLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "lock")],
         stdin=subprocess.PIPE,
@@ -88,7 +88,7 @@ def test_who_looks_from_outside_sees_the_holder_and_takes_nothing(tmp_path: Path
     FileLock(path).release()
 
 
-def test_a_list_of_locks_that_makes_no_sense_names_nobody(tmp_path: Path) -> None:
+def test_a_list_of_locks_that_makes_no_sense_names_no_process(tmp_path: Path) -> None:
     path, listed = tmp_path / "lock", tmp_path / "locks"
     path.touch()
     listed.write_text(f"\n1: -> FLOCK\n2: FLOCK ADVISORY WRITE 1 fe:00:{path.stat().st_ino}1 0 EOF\n")
@@ -138,7 +138,7 @@ def test_a_users_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert user_home() == tmp_path
 
 
-def test_a_user_whom_nobody_knows_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_number: int) -> object:
         raise KeyError
 

@@ -102,7 +102,7 @@ def test_lines_below_the_level_are_not_written() -> None:
     assert _line(stream)["event"] == "c"
 
 
-def test_libraries_are_heard_from_warning_on() -> None:
+def test_libraries_are_logged_from_warning_on() -> None:
     stream = io.StringIO()
     configure("debug", stream=stream)
     logging.getLogger("websockets.client").info("chatter")
@@ -117,7 +117,7 @@ def test_a_crash_carries_its_traceback() -> None:
     try:
         int("bad cable")
     except ValueError as error:
-        Logger("node").crash("task_crashed", error, task="beats")
+        Logger("node").crash("task_crashed", error, task="heartbeats")
     assert "ValueError: invalid literal" in str(_line(stream)["traceback"])
 
 

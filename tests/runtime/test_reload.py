@@ -29,13 +29,13 @@ AT_ONCE = frozenset({"colour", "size"})
 
 
 def test_what_can_hold_at_once_does() -> None:
-    told = merge_reloaded(Few(), Few(colour="blue", size=2), at_once=AT_ONCE)
-    assert told == Reloaded(Few(colour="blue", size=2), ("colour", "size"))
+    result = merge_reloaded(Few(), Few(colour="blue", size=2), at_once=AT_ONCE)
+    assert result == Reloaded(Few(colour="blue", size=2), ("colour", "size"))
 
 
 def test_what_cannot_is_named_and_stays_as_it_was() -> None:
-    told = merge_reloaded(Few(), Few(colour="blue", place="there"), at_once=AT_ONCE)
-    assert told == Reloaded(Few(colour="blue"), ("colour",), ("place",))
+    result = merge_reloaded(Few(), Few(colour="blue", place="there"), at_once=AT_ONCE)
+    assert result == Reloaded(Few(colour="blue"), ("colour",), ("place",))
 
 
 def test_what_waits_is_named_by_every_reload_until_the_restart() -> None:
@@ -53,11 +53,11 @@ class _Program:
     taken: "asyncio.Queue[Reloaded[Few]]" = field(default_factory=asyncio.Queue)
 
     async def reload(self) -> list[str]:
-        """Ask for a reload, wait until systemd has heard of its end; returns what systemd heard."""
-        heard = len(self.manager.heard)
-        self.reloads.ask()
-        await until(lambda: "READY=1" in self.manager.heard_so_far()[heard:])
-        return [told.split("\n")[0] for told in self.manager.heard[heard:]]
+        """Ask for a reload, wait until systemd has received its end; returns what systemd received."""
+        before = len(self.manager.received)
+        self.reloads.request()
+        await until(lambda: "READY=1" in self.manager.received_so_far()[before:])
+        return [message.split("\n")[0] for message in self.manager.received[before:]]
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ async def _program(folder: Path, read: Callable[[], Few]) -> AsyncIterator[_Prog
             tasks.end()
 
 
-async def test_a_reload_is_told_from_its_beginning_to_its_end_and_taken_over_between(
+async def test_a_reload_is_reported_from_its_beginning_to_its_end_and_taken_over_between(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="gpu_agent")
@@ -145,10 +145,10 @@ async def test_being_asked_while_it_reads_means_reading_once_more(tmp_path: Path
         return Few(size=2)
 
     async with _program(tmp_path, read) as program:
-        program.reloads.ask()
+        program.reloads.request()
         await until(reading.is_set)
-        program.reloads.ask()
-        program.reloads.ask()
+        program.reloads.request()
+        program.reloads.request()
         release.set()
         async with asyncio.timeout(5):
             assert [(await program.taken.get()).changed for _ in range(2)] == [("size",), ()]

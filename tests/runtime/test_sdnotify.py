@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.runtime.sdnotify import LONGEST_STATUS, SEND_SECONDS, SystemdNotifier, notify_liveness
+from gpu_agent.runtime.sdnotify import MAX_STATUS_LENGTH, SEND_SECONDS, SystemdNotifier, notify_liveness
 from gpu_agent.runtime.tasks import Tasks
 from tests.service_manager import ServiceManager, service_manager
 from tests.waiting import until
@@ -26,7 +26,7 @@ def test_each_state_is_one_datagram_in_the_words_of_sd_notify(manager: ServiceMa
     systemd.stopping()
     systemd.alive()
     systemd.extend(1.5)
-    assert manager.heard_so_far() == ["READY=1", "STOPPING=1", "WATCHDOG=1", "EXTEND_TIMEOUT_USEC=1500000"]
+    assert manager.received_so_far() == ["READY=1", "STOPPING=1", "WATCHDOG=1", "EXTEND_TIMEOUT_USEC=1500000"]
 
 
 def test_a_reload_says_when_it_began_by_the_monotonic_clock(manager: ServiceManager) -> None:
@@ -37,19 +37,19 @@ def test_a_reload_says_when_it_began_by_the_monotonic_clock(manager: ServiceMana
     assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
 
 
-def test_a_status_is_told_when_it_has_changed(manager: ServiceManager) -> None:
+def test_a_status_is_sent_when_it_has_changed(manager: ServiceManager) -> None:
     systemd = SystemdNotifier(manager.environment)
     systemd.status("connecting")
     systemd.status("connecting")
     systemd.status("ready")
-    assert manager.heard_so_far() == ["STATUS=connecting", "STATUS=ready"]
+    assert manager.received_so_far() == ["STATUS=connecting", "STATUS=ready"]
 
 
 def test_a_status_is_one_line_whatever_a_registry_put_into_it(manager: ServiceManager) -> None:
     SystemdNotifier(manager.environment).status("fine\nWATCHDOG=trigger" + "x" * 1000)
     line = manager.hear()
     assert line.startswith("STATUS=fine WATCHDOG=trigger")
-    assert len(line) == len("STATUS=") + LONGEST_STATUS
+    assert len(line) == len("STATUS=") + MAX_STATUS_LENGTH
 
 
 def test_a_socket_in_the_abstract_name_space_is_found() -> None:
@@ -62,9 +62,7 @@ def test_a_socket_in_the_abstract_name_space_is_found() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
-def test_without_a_socket_nobody_is_told_anything(
-    environ: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_socket_nothing_is_sent(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     systemd = SystemdNotifier({**environ, "WATCHDOG_USEC": "1000000"})
     systemd.ready()
     assert (systemd.listens, systemd.watchdog_seconds, caplog.messages) == (False, None, [])
@@ -76,10 +74,10 @@ def test_a_socket_that_is_gone_is_logged_once_and_costs_nothing(
     systemd = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     systemd.ready()
     systemd.alive()
-    assert caplog.messages == ["systemd_not_told"]
+    assert caplog.messages == ["systemd_notification_failed"]
 
 
-def test_a_systemd_that_does_not_read_holds_nobody_up_for_long(
+def test_a_systemd_that_does_not_read_blocks_only_for_a_moment(
     manager: ServiceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     systemd = SystemdNotifier(manager.environment)
@@ -87,7 +85,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up_for_long(
     while not caplog.messages:
         systemd.alive()
         assert time.monotonic() - began < 10
-    assert caplog.messages == ["systemd_not_told"]
+    assert caplog.messages == ["systemd_notification_failed"]
     began = time.monotonic()
     systemd.alive()
     assert time.monotonic() - began < SEND_SECONDS + 1
@@ -117,7 +115,7 @@ class _Program:
     manager: ServiceManager
     line: str = "well"
     problem: str | None = None
-    told: list[str | None] = field(default_factory=list)
+    reported: list[str | None] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -127,9 +125,9 @@ async def _supervised(folder: Path, *, watchdog: bool = True) -> AsyncIterator[_
         program = _Program(manager)
         looks = notify_liveness(
             SystemdNotifier(environ),
-            standing=lambda: program.line,
-            ailment=lambda: program.problem,
-            changed=program.told.append,
+            status_line=lambda: program.line,
+            find_problem=lambda: program.problem,
+            on_change=program.reported.append,
         )
         async with Tasks() as tasks:
             tasks.start("supervised", looks)
@@ -139,39 +137,39 @@ async def _supervised(folder: Path, *, watchdog: bool = True) -> AsyncIterator[_
 
 async def test_what_gets_on_feeds_the_watchdog_and_says_how_it_stands(tmp_path: Path) -> None:
     async with _supervised(tmp_path) as program:
-        await until(lambda: program.manager.heard_so_far().count("WATCHDOG=1") >= 3)
+        await until(lambda: program.manager.received_so_far().count("WATCHDOG=1") >= 3)
         program.line = "better"
-        await until(lambda: "STATUS=better" in program.manager.heard_so_far())
-    assert program.manager.heard[0] == "STATUS=well"
-    assert program.told == []
+        await until(lambda: "STATUS=better" in program.manager.received_so_far())
+    assert program.manager.received[0] == "STATUS=well"
+    assert program.reported == []
 
 
-async def test_what_stands_still_feeds_nothing_and_is_told_once_until_it_goes_on(tmp_path: Path) -> None:
+async def test_a_stalled_program_feeds_nothing_and_is_reported_once_until_it_recovers(tmp_path: Path) -> None:
     async with _supervised(tmp_path) as program:
-        await until(lambda: "WATCHDOG=1" in program.manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in program.manager.received_so_far())
         program.problem = "it hangs"
-        await until(lambda: program.told == ["it hangs"])
-        fed = program.manager.heard_so_far().count("WATCHDOG=1")
+        await until(lambda: program.reported == ["it hangs"])
+        fed = program.manager.received_so_far().count("WATCHDOG=1")
         program.line = "hanging"
-        await until(lambda: "STATUS=hanging" in program.manager.heard_so_far())
-        assert program.manager.heard.count("WATCHDOG=1") == fed
+        await until(lambda: "STATUS=hanging" in program.manager.received_so_far())
+        assert program.manager.received.count("WATCHDOG=1") == fed
         program.problem = None
-        await until(lambda: program.manager.heard_so_far().count("WATCHDOG=1") > fed)
-    assert program.told == ["it hangs", None]
+        await until(lambda: program.manager.received_so_far().count("WATCHDOG=1") > fed)
+    assert program.reported == ["it hangs", None]
 
 
 async def test_a_loop_that_stands_feeds_nothing(tmp_path: Path) -> None:
     async with _supervised(tmp_path) as program:
-        await until(lambda: "WATCHDOG=1" in program.manager.heard_so_far())
-        fed = len(program.manager.heard_so_far())
+        await until(lambda: "WATCHDOG=1" in program.manager.received_so_far())
+        fed = len(program.manager.received_so_far())
         deadline = asyncio.get_running_loop().time() + 0.1
         while asyncio.get_running_loop().time() < deadline:
             pass  # what never gives the loop back
-        assert len(program.manager.heard_so_far()) == fed
+        assert len(program.manager.received_so_far()) == fed
 
 
-async def test_what_is_late_since_the_whole_program_was_stopped_is_not_told(tmp_path: Path) -> None:
-    told: list[str | None] = []
+async def test_what_is_late_since_the_whole_program_was_stopped_is_not_reported(tmp_path: Path) -> None:
+    reported: list[str | None] = []
     loop = asyncio.get_running_loop()
     due_at = loop.time()
 
@@ -184,27 +182,30 @@ async def test_what_is_late_since_the_whole_program_was_stopped_is_not_told(tmp_
     with service_manager(tmp_path) as manager:
         looks = notify_liveness(
             SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "4000000"}),
-            standing=lambda: "well",
-            ailment=lambda: "late" if loop.time() - due_at > 0.5 else None,
-            changed=told.append,
+            status_line=lambda: "well",
+            find_problem=lambda: "late" if loop.time() - due_at > 0.5 else None,
+            on_change=reported.append,
         )
         async with Tasks() as tasks:
             tasks.start("supervised", looks)
             tasks.start("other", be_woken())
-            await until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+            await until(lambda: "WATCHDOG=1" in manager.received_so_far())
             time.sleep(2.0)  # noqa: ASYNC251 - past the next look and what was due behind it, as a stop does
-            fed = manager.heard_so_far().count("WATCHDOG=1")
-            await until(lambda: manager.heard_so_far().count("WATCHDOG=1") > fed)
+            fed = manager.received_so_far().count("WATCHDOG=1")
+            await until(lambda: manager.received_so_far().count("WATCHDOG=1") > fed)
             tasks.end()
-    assert told == []
+    assert reported == []
 
 
-async def test_without_a_service_manager_what_stands_still_is_told_all_the_same() -> None:
-    told: list[str | None] = []
+async def test_a_stalled_program_is_reported_without_a_service_manager_too() -> None:
+    reported: list[str | None] = []
     looks = notify_liveness(
-        SystemdNotifier({}), standing=lambda: "well", ailment=lambda: "it hangs", changed=told.append
+        SystemdNotifier({}),
+        status_line=lambda: "well",
+        find_problem=lambda: "it hangs",
+        on_change=reported.append,
     )
     async with Tasks() as tasks:
         tasks.start("supervised", looks)
-        await until(lambda: told == ["it hangs"])
+        await until(lambda: reported == ["it hangs"])
         tasks.end()

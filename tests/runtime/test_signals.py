@@ -55,7 +55,7 @@ def test_a_hang_up_ends_only_what_a_terminal_feeds(stdin: str, *, ends: bool) ->
     words = [
         sys.executable,
         "-c",
-        f"{close}from gpu_agent.runtime import signals; print(signals.hang_up_ends())",
+        f"{close}from gpu_agent.runtime import signals; print(signals.terminal_attached())",
     ]
     with os.fdopen(terminal), os.fdopen(fed) as end:
         asked = subprocess.run(
@@ -112,7 +112,7 @@ def test_signals_are_handed_on_and_the_code_is_the_program_s() -> None:
         assert started.wait(10) == 5
 
 
-def test_what_whoever_started_it_did_to_signals_changes_nothing() -> None:
+def test_how_the_parent_had_set_signals_changes_nothing() -> None:
     careless = (
         "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"

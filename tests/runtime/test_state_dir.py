@@ -27,14 +27,14 @@ def test_it_is_made_with_its_parents_for_its_owner_alone(tmp_path: Path) -> None
 
 def test_one_that_is_there_and_safe_is_taken_as_it_is(tmp_path: Path) -> None:
     prepare_state_dir(tmp_path / "state")
-    (tmp_path / "state" / "kept").touch()
+    (tmp_path / "state" / "file").touch()
     prepare_state_dir(tmp_path / "state")
-    assert (tmp_path / "state" / "kept").exists()
+    assert (tmp_path / "state" / "file").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's")
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o770, 0o707, 0o777])
-def test_one_that_others_may_enter_is_refused_with_the_command_that_mends_it(
+def test_one_that_others_may_enter_is_refused_with_the_command_that_fixes_it(
     tmp_path: Path, mode: int
 ) -> None:
     folder = tmp_path / "state"
@@ -66,7 +66,7 @@ def test_one_behind_a_strangers_link_is_refused_and_nothing_is_put_there(tmp_pat
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_a_file_in_its_place_is_told_with_the_next_step(tmp_path: Path) -> None:
+def test_a_file_in_its_place_is_refused_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     with pytest.raises(StateDirectoryError, match="--state-dir"):
         prepare_state_dir(tmp_path / "state")
@@ -89,7 +89,7 @@ def test_what_is_left_is_found_until_it_is_taken_back(tmp_path: Path) -> None:
     remove_endpoint_file(tmp_path)
 
 
-def test_nobody_but_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     write_endpoint_file(tmp_path, Endpoint("http://127.0.0.1:8081"))
     assert stat.S_IMODE((tmp_path / ENDPOINT_FILE).stat().st_mode) == 0o600
 
@@ -140,7 +140,7 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
 
 
-def test_state_is_kept_where_the_platform_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_stored_where_the_platform_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert user_state_dir("x") == tmp_path / "x"
 

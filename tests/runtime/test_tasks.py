@@ -20,9 +20,9 @@ async def test_a_crash_ends_the_group_with_the_task_s_name_and_cause() -> None:
     async def program() -> None:
         async with Tasks() as tasks:
             tasks.start("others", _forever())
-            tasks.start("beats", _crash())
+            tasks.start("heartbeats", _crash())
 
-    with pytest.raises(TaskCrashedError, match=r"task 'beats' crashed: ValueError: bad cable") as caught:
+    with pytest.raises(TaskCrashedError, match=r"task 'heartbeats' crashed: ValueError: bad cable") as caught:
         await program()
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -30,10 +30,12 @@ async def test_a_crash_ends_the_group_with_the_task_s_name_and_cause() -> None:
 async def test_a_crash_is_logged_with_its_name_and_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(TaskCrashedError):
         async with Tasks() as tasks:
-            tasks.start("beats", _crash())
+            tasks.start("heartbeats", _crash())
     (record,) = caplog.records
     assert record.getMessage() == "task_crashed"
-    assert json.dumps(record.__dict__["fields"]) == '{"task": "beats", "problem": "ValueError: bad cable"}'
+    assert (
+        json.dumps(record.__dict__["fields"]) == '{"task": "heartbeats", "problem": "ValueError: bad cable"}'
+    )
     assert record.exc_info is not None
 
 
@@ -129,7 +131,7 @@ async def test_while_many_of_a_name_hang_another_is_not_even_begun() -> None:
     assert await in_thread("a dead disk", lambda: 7, deadline_seconds=5) == 7
 
 
-async def test_threads_of_a_name_that_are_waited_for_shut_nobody_out() -> None:
+async def test_threads_of_a_name_that_are_awaited_block_no_other() -> None:
     release = threading.Event()
     async with asyncio.TaskGroup() as group:
         for _ in range(3 * MAX_STUCK_THREADS):
@@ -150,21 +152,21 @@ def test_a_hanging_thread_does_not_keep_the_loop_from_closing() -> None:
     release.set()
 
 
-async def test_a_worker_does_one_thing_after_another_in_one_thread_and_tells_what_each_came_to() -> None:
-    worker, told, all_told = Worker("disk"), list[object](), asyncio.Event()
+async def test_a_worker_does_one_thing_after_another_in_one_thread_and_reports_each_result() -> None:
+    worker, results, all_done = Worker("disk"), list[object](), asyncio.Event()
 
     def done(value: str | None, error: BaseException | None) -> None:
-        told.append(value or type(error))
-        if len(told) == 3:
-            all_told.set()
+        results.append(value or type(error))
+        if len(results) == 3:
+            all_done.set()
 
     def fail() -> str:
         raise OSError("disk gone")
 
     for work in (lambda: threading.current_thread().name, fail, lambda: threading.current_thread().name):
         worker.do(work, done)
-    await asyncio.wait_for(all_told.wait(), 5)
-    assert told == ["disk", OSError, "disk"]
+    await asyncio.wait_for(all_done.wait(), 5)
+    assert results == ["disk", OSError, "disk"]
     worker.end()
 
 

@@ -108,9 +108,9 @@ async def test_progress_feeds_the_watchdog(service: RegistryService, tmp_path: P
         systemd = SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "40000"})
         async with Tasks() as tasks:
             tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
-            await waiting_until(lambda: manager.heard_so_far().count("WATCHDOG=1") >= 3)
+            await waiting_until(lambda: manager.received_so_far().count("WATCHDOG=1") >= 3)
             tasks.end()
-    assert manager.heard[0] == f"STATUS=0 nodes, 0 connections; {ADDRESSES}"
+    assert manager.received[0] == f"STATUS=0 nodes, 0 connections; {ADDRESSES}"
 
 
 async def test_a_stall_is_logged_and_does_not_feed_the_watchdog(
@@ -126,9 +126,9 @@ async def test_a_stall_is_logged_and_does_not_feed_the_watchdog(
         async with Tasks() as tasks:
             tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
             await waiting_until(lambda: "registry_stalled" in caplog.messages)
-            assert "WATCHDOG=1" not in manager.heard_so_far()
+            assert "WATCHDOG=1" not in manager.received_so_far()
             monkeypatch.undo()
-            await waiting_until(lambda: "WATCHDOG=1" in manager.heard_so_far())
+            await waiting_until(lambda: "WATCHDOG=1" in manager.received_so_far())
             tasks.end()
     assert caplog.messages[-2:] == ["registry_stalled", "registry_recovered"]
 

@@ -232,7 +232,7 @@ def managed(folder: Path, written: str) -> Iterator[tuple[Program, ServiceManage
 def test_systemd_receives_ready_watchdog_and_stopping(tmp_path: Path) -> None:
     with managed(tmp_path, "") as (program, manager):
         listening = program.await_event("registry_listening")
-        assert manager.heard == ["READY=1"]
+        assert manager.received == ["READY=1"]
         where = f"nodes at {listening['node_listen']}, operators at {listening['operator_listen']}"
         assert manager.hear_until("STATUS=", within_seconds=20) == f"STATUS=0 nodes, 0 connections; {where}"
         manager.hear_until("WATCHDOG=1", within_seconds=20)

@@ -28,10 +28,10 @@ def test_a_page_names_every_option_of_its_command(parser: object) -> None:
 @pytest.mark.skipif(MANDOC is None, reason="no mandoc on this machine")
 @pytest.mark.parametrize("name", PAGES)
 def test_mandoc_finds_nothing_wrong_with_a_page(name: str) -> None:
-    told = subprocess.run(
+    linted = subprocess.run(
         [MANDOC or "", "-Tlint", "-Wwarning"], input=PAGES[name], capture_output=True, text=True, check=False
     )
-    assert told.stdout == ""
+    assert linted.stdout == ""
 
 
 @pytest.mark.skipif(MAN is None, reason="no man on this machine")

@@ -187,9 +187,9 @@ def test_frames_of_an_older_node_are_understood() -> None:
     register = decode_from_node(golden("older_node_register"))
     assert isinstance(register, NodeRegister)
     assert (register.capability_schema_version, register.capability_state) == (None, None)
-    beat = decode_from_node(golden("older_node_heartbeat"))
-    assert isinstance(beat, NodeHeartbeat)
-    assert (beat.resource_usage.gpu_percent, beat.gpus) == (None, None)
+    message = decode_from_node(golden("older_node_heartbeat"))
+    assert isinstance(message, NodeHeartbeat)
+    assert (message.resource_usage.gpu_percent, message.gpus) == (None, None)
 
 
 def test_a_token_is_not_in_the_representation_of_an_ack() -> None:

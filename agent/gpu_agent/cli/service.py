@@ -124,11 +124,11 @@ def run_install(arguments: argparse.Namespace) -> int:
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
-        here.refuse_without_systemd()
-        here.refuse_beside_a_package(component)
+        here.require_systemd()
+        here.refuse_beside_package(component)
         own = program(component.name)
         if not arguments.dry_run:
-            here.refuse_anybody_but_root(f"{own.path} service install")
+            here.require_root(f"{own.path} service install")
         plan = plan_install(component, own, place=here, user=find_user(component.service))
     except RefusedError as error:
         raise refused(error) from None
@@ -238,9 +238,9 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
-        here.refuse_without_systemd()
+        here.require_systemd()
         if not arguments.dry_run:
-            here.refuse_anybody_but_root(f"gpu-agent service uninstall {component.name}")
+            here.require_root(f"gpu-agent service uninstall {component.name}")
         plan = plan_uninstall(component, here, purge=arguments.purge)
     except RefusedError as error:
         raise refused(error) from None
@@ -257,7 +257,7 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
 
 def _uninstalled_lines(component: Component, plan: Plan) -> list[str]:
     first = "is no service of this machine any more." if plan.changed else "was no service; nothing was done."
-    kept = [f"Kept: {', '.join(map(str, plan.kept))}."] if plan.kept else []
+    kept = [f"Kept: {', '.join(map(str, plan.remaining))}."] if plan.remaining else []
     user = f"The user {component.service} stays: a file may still bear its number."
     return [
         f"The {component.name} {first}",
@@ -300,7 +300,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
-        here.refuse_without_systemd()
+        here.require_systemd()
         written = unit_files(component, program_path(), __version__, source=here.source)[component.unit_file]
         standing = service_status(component, written)
     except (RefusedError, UnwritablePathError) as error:
@@ -352,8 +352,8 @@ def _status_lines(component: Component, standing: ServiceStatus) -> Iterator[Lin
 
 
 def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
-    if standing.says is not None:
-        yield "it says", standing.says
+    if standing.status_text is not None:
+        yield "it says", standing.status_text
     if standing.main_pid is not None:
         yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"
     elif standing.result not in (None, "success"):

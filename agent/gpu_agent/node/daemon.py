@@ -122,7 +122,7 @@ async def _run_agent(agent: Agent, tasks: Tasks, read: Callable[[], AgentSetting
             tasks.start("extend-stop", extend_stop(systemd, lambda: agent.progress))
 
     stopping, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
-    with signals_to_loop(stopping, stop), signals_to_loop(reloading, lambda _: reloader.ask()):
+    with signals_to_loop(stopping, stop), signals_to_loop(reloading, lambda _: reloader.request()):
         tasks.start("reloader", reloader.run())
         tasks.start("liveness", report_liveness(systemd, lambda: agent.session, lambda: agent.progress))
         systemd.ready()

@@ -76,9 +76,9 @@ async def report_liveness(
 
     await notify_liveness(
         systemd,
-        standing=lambda: status_line(session()),
-        ailment=lambda: find_stall(progress(), asyncio.get_running_loop().time()),
-        changed=changed,
+        status_line=lambda: status_line(session()),
+        find_problem=lambda: find_stall(progress(), asyncio.get_running_loop().time()),
+        on_change=changed,
     )
 
 

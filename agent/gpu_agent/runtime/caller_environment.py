@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping
 
 CALLER_VARIABLES = "_GPU_AGENT_CALLERS_PYTHON"
-"""Where the launcher keeps them; without it no launcher has changed anything."""
+"""The variable in which the launcher stores them; without it nothing was changed."""
 _OF_PYTHON = "PYTHON"
 
 
 def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment back as it was before the launcher."""
+    """Return the environment as it was before the launcher."""
     if CALLER_VARIABLES not in environ:
         return dict(environ)
     own = {
@@ -22,14 +22,16 @@ def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return own | _read(environ[CALLER_VARIABLES])
 
 
-def _read(kept: str) -> dict[str, str]:
-    """What the launcher kept; nothing where somebody else wrote there."""
+def _read(stored: str) -> dict[str, str]:
+    """Read what the launcher stored; empty where something else wrote there."""
     try:
-        told = json.loads(kept)
+        values = json.loads(stored)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         return {}
     return {
-        name: value for name, value in told.items() if name.startswith(_OF_PYTHON) and isinstance(value, str)
+        name: value
+        for name, value in values.items()
+        if name.startswith(_OF_PYTHON) and isinstance(value, str)
     }

@@ -10,11 +10,6 @@ import stat
 import sys
 from pathlib import Path
 
-# A lock file that names the process which holds it; freed by the kernel when that process ends.
-#
-# Waits for nobody: a lock that is taken is an error at once. Who only looks does not take it.
-
-
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -23,11 +18,12 @@ else:
 _MODE = 0o600
 _LOCKED_AT = 1 << 20
 """On Windows a locked byte cannot be read, so the lock lies far behind the process id."""
-_LONGEST_PID = 20
-_PLACE = 5
-"""Which word of a line in `/proc/locks` says where the locked file is: `major:minor:inode`."""
+_MAX_PID_BYTES = 20
+_INODE_COLUMN = 5
+"""Which word of a line in `/proc/locks` names the locked file: `major:minor:inode`."""
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-"""How the platforms say that another process holds a lock."""
+"""How the platforms report that another process holds a lock."""
+_SUPERUSER = 0
 
 
 class AlreadyLockedError(Exception):
@@ -40,7 +36,11 @@ class AlreadyLockedError(Exception):
 
 
 class FileLock:
-    """A held lock. The file stays afterwards: removing it would let two processes lock two files."""
+    """A held lock on a file that names the process; the kernel frees it when the process ends.
+
+    It never waits: a taken lock is an error at once. The file stays after a release: removing it would let
+    two processes lock two files.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises `AlreadyLockedError`, or `OSError` from the disk."""
@@ -52,7 +52,7 @@ class FileLock:
         except OSError as error:
             if error.errno not in _TAKEN:
                 self.release()
-                raise  # a file system that cannot lock, say
+                raise  # such as a file system that cannot lock
             holder = _holder(self._descriptor)
             self.release()
             raise AlreadyLockedError(holder) from None
@@ -61,28 +61,57 @@ class FileLock:
             os.write(self._descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
-        """Let go of it; ending the process does the same."""
+        """Free it; the end of the process does the same."""
         os.close(self._descriptor)
 
 
 def lock_holder(path: Path, *, listed: Path = Path("/proc/locks")) -> int | None:
-    """Say from outside who holds a lock, without touching it: None where nobody does.
+    """Return which process holds a lock, without taking it: None for a free lock.
 
     Else its process id, as the holder wrote it; 0 where it wrote none that can be read.
 
-    Raises `OSError` where that cannot be told: no such file, or a platform that lists no locks.
+    Raises `OSError` where that is unknown: no such file, or a platform that lists no locks.
     """
     inode = str(path.stat().st_ino)
     for line in listed.read_text(encoding="ascii", errors="replace").splitlines():
         words = line.split()
-        if len(words) > _PLACE and words[1] == "FLOCK" and words[_PLACE].rpartition(":")[2] == inode:
-            written = path.read_text(encoding="ascii", errors="replace")[:_LONGEST_PID].strip()
+        if (
+            len(words) > _INODE_COLUMN
+            and words[1] == "FLOCK"
+            and words[_INODE_COLUMN].rpartition(":")[2] == inode
+        ):
+            written = path.read_text(encoding="ascii", errors="replace")[:_MAX_PID_BYTES].strip()
             return int(written) if written.isdigit() else 0
     return None
 
 
+def foreign_link(path: Path) -> str | None:
+    """Name a link on the way to a path that neither we nor root made, with the next step; None without one.
+
+    Who may make a link there chooses where our files go. Raises `OSError` where the way cannot be read.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    for step in (*reversed(path.absolute().parents), path.absolute()):
+        try:
+            found = step.lstat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), _SUPERUSER):
+            return f"{step} is a link that user {found.st_uid} has made; remove it"
+    return None
+
+
+def user_home() -> Path | None:
+    """Return this user's home directory; None for a user without one, as in many containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def _refuse_pipes(descriptor: int) -> None:
-    """A pipe would swallow the holder's name, and hold up who reads it."""
+    """A pipe would swallow the holder's name, and block its reader."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise OSError("it is no regular file")
 
@@ -98,41 +127,5 @@ def _lock(descriptor: int) -> None:
 
 def _holder(descriptor: int) -> int | None:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    written = os.read(descriptor, _LONGEST_PID).strip()
+    written = os.read(descriptor, _MAX_PID_BYTES).strip()
     return int(written) if written.isdigit() else None
-
-
-# Links that somebody else has put on the way to a place where we are about to write.
-#
-# Whoever may make a link there chooses where our files go. It looks, and touches nothing.
-
-
-_SUPERUSER = 0
-
-
-def foreign_link(path: Path) -> str | None:
-    """Say which link on the way to a place neither we nor root have made, with the next step; None is well.
-
-    Raises `OSError` where the way cannot be looked at.
-    """
-    if not hasattr(os, "geteuid"):
-        return None
-    for place in (*reversed(path.absolute().parents), path.absolute()):
-        try:
-            found = place.lstat()
-        except FileNotFoundError:
-            return None
-        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), _SUPERUSER):
-            return f"{place} is a link that user {found.st_uid} has made; remove it"
-    return None
-
-
-# This user's home, where there is one. It loads next to nothing: a probe pays for it.
-
-
-def user_home() -> Path | None:
-    """This user's home directory; None for a user who has none, as in many containers."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None

@@ -13,13 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-# Log lines: an event's identifier with fields, as JSON, or as text for a person at a terminal.
-#
-# Writes to stderr only. No credential leaves through here: a field named like one is redacted, at
-# any depth, and so is one of ours wherever it stands in a line; what names a token without being one
-# (`token_id`) stays. Formats no sentences: identifiers are for programs (§8).
-
-
 _ROOT = "gpu_agent"
 _MAX_DEPTH = 6
 _NO_CREDENTIALS = frozenset({"token_id", "token_ids"})
@@ -166,17 +159,9 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
 
 
-# Secrets taken out of words before anybody is shown them: tokens, and passwords in URLs.
-#
-# It knows none of them: it goes by their shape.
-
-
 REDACTED = "[redacted]"
-
 _SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
-
 _SOUNDS = re.compile(r"(?i)token|secret|passw|credential|api.?key")
-
 _PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
 """What stands between a URL's user and its host."""
 

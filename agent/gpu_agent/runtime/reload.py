@@ -18,7 +18,7 @@ from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.tasks import in_thread
 
 READ_SECONDS = 10.0
-"""How long the disk may take to give the settings."""
+"""How long reading the file may take."""
 
 _LOG = Logger("runtime")
 _Settings = TypeVar("_Settings", bound=BaseSettings)
@@ -26,18 +26,18 @@ _Settings = TypeVar("_Settings", bound=BaseSettings)
 
 @dataclass(frozen=True, slots=True)
 class Reloaded(Generic[_Settings]):
-    """What a reload comes to."""
+    """The result of a reload."""
 
     settings: _Settings
     """Those to run with from now on."""
     changed: tuple[str, ...] = ()
-    """The names of those that are other than before."""
+    """The names of the settings that changed and took effect."""
     waiting: tuple[str, ...] = ()
-    """The names of those that are written otherwise, and hold after a restart."""
+    """The names of the settings that changed and need a restart."""
 
 
 def merge_reloaded(running: _Settings, read: _Settings, *, at_once: AbstractSet[str]) -> Reloaded[_Settings]:
-    """Take over, of what was read, the settings that can hold `at_once`."""
+    """Take over those of the settings read that can take effect `at_once`."""
     names = type(running).model_fields
     differing = [name for name in names if getattr(running, name) != getattr(read, name)]
     changed = tuple(name for name in differing if name in at_once)
@@ -47,7 +47,7 @@ def merge_reloaded(running: _Settings, read: _Settings, *, at_once: AbstractSet[
 
 
 class SettingsReloader(Generic[_Settings]):
-    """Reads the settings again whenever it is asked to."""
+    """Reads the settings again on request."""
 
     def __init__(
         self,
@@ -64,17 +64,17 @@ class SettingsReloader(Generic[_Settings]):
         self._at_once = at_once
         self._take_over = take_over
         self._systemd = systemd
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def ask(self) -> None:
-        """Read them again, after the reading that is under way if there is one."""
-        self._asked.set()
+    def request(self) -> None:
+        """Request another reading, after one that is under way."""
+        self._requested.set()
 
     async def run(self) -> None:
         """Go on until cancelled."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             self._systemd.reloading()
             await self._reload()
             self._systemd.ready()
@@ -86,7 +86,7 @@ class SettingsReloader(Generic[_Settings]):
             _LOG.error("settings_not_reloaded", problem=str(error))
             return
         except TimeoutError:
-            _LOG.error("settings_not_reloaded", problem=f"no answer of the disk within {READ_SECONDS:g} s")
+            _LOG.error("settings_not_reloaded", problem=f"the disk did not answer within {READ_SECONDS:g} s")
             return
         result = merge_reloaded(self._running, read, at_once=self._at_once)
         self._running = result.settings

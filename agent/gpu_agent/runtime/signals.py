@@ -10,26 +10,23 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-# The signals that end or change a program, delivered as calls on its event loop.
-#
-# Decides nothing about what a signal means, and restores what was there before.
-
-
 STOPPING: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
 """Signals that ask a program to leave."""
-
 RELOADING: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name)
 )
 """Signals that ask a program to read its settings again; none on Windows."""
-
 _STDIN = 0
+_FROM_THE_KERNEL = 0x80
+"""`si_code` of what no process sent: a terminal's Ctrl-C, which goes to its whole foreground by itself."""
+_KILLED = 128
+"""Added, as shells do, to the number of the signal that killed the program."""
 
 
 def terminal_attached() -> bool:
-    """Tell whether a hang-up means that the terminal from which the program was started is gone.
+    """Whether a terminal feeds the program: then a hang-up means that it is gone, and the program stops.
 
-    Then it is a signal to leave; a program that no terminal feeds is asked to read its settings again.
+    Without a terminal a hang-up asks it to read its settings again.
     """
     return os.isatty(_STDIN)
 
@@ -46,6 +43,20 @@ def signals_to_loop(
     finally:
         for restore in undo:
             restore()
+
+
+def run_as_first_process(work: Callable[[], int]) -> int:
+    """Do the work and return its exit code; as PID 1 in a child, with the code in both processes."""
+    if os.getpid() != 1:
+        return work()
+    watched = {*STOPPING, *RELOADING, signal.SIGCHLD}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # our parent may have had it ignored: none would come
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)  # they may have been blocked before
+        return work()
+    return _supervise(child, watched)
 
 
 def _listen(
@@ -66,49 +77,19 @@ def _listen(
     return restore
 
 
-# What PID 1 of a container owes: signals reach the program, and no ended orphan stays a zombie.
-#
-# There the program runs as a child of a process that does nothing else, since who waits for any child
-# takes
-# from the program what it awaits of its own. Elsewhere nothing of this happens. It decides nothing about
-# signals, and ends with whatever code the program ends with.
-
-
-_FROM_THE_KERNEL = 0x80
-"""`si_code` of what no process sent: a terminal's Ctrl-C, which goes to its whole foreground by itself."""
-_KILLED = 128
-"""Added, as shells do, to the number of the signal that killed the program."""
-
-
-def run_as_first_process(work: Callable[[], int]) -> int:
-    """Do the work and return its exit code; as PID 1 in a child, with the code in both processes."""
-    if os.getpid() != 1:
-        return work()
-    watched = {*STOPPING, *RELOADING, signal.SIGCHLD}
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # whoever started us may have had it ignored: none would come
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    child = os.fork()
-    if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)  # and not as it was: they may have been blocked
-        return work()
-    return _watch_over(child, watched)
-
-
-def _watch_over(child: int, watched: set[signal.Signals]) -> int:
-    code = _bury_the_dead(child)  # some may have ended before anybody listened
+def _supervise(child: int, watched: set[signal.Signals]) -> int:
+    code = _reap_children(child)  # some may have ended before
     while code is None:
         arrived = signal.sigwaitinfo(watched)
         if arrived.si_signo == signal.SIGCHLD:
-            code = _bury_the_dead(child)
+            code = _reap_children(child)
         elif arrived.si_code != _FROM_THE_KERNEL:
             os.kill(child, arrived.si_signo)
     return code
 
 
-def _bury_the_dead(child: int) -> int | None:
-    """Take note of every child that has ended; gives the program's code when it is among them."""
+def _reap_children(child: int) -> int | None:
+    """Reap every child that has ended; returns the program's exit code when it is among them."""
     while True:
         ended, status = os.waitpid(-1, os.WNOHANG)
         if ended == child:

@@ -19,19 +19,17 @@ from platformdirs import user_state_path
 from gpu_agent.runtime.files import foreign_link
 from gpu_agent.runtime.tls.certificate import parse_pin
 
-# The registry's state directory: where it is, and that nobody but its owner can get at it.
-#
-# What it holds (the operators' first token, the database) is as good as the registry itself, so a
-# directory that others may enter is refused, not mended: what was in it may be known by now.
-
-
 UNIT_FOLDER = Path("/var/lib/gpu-registry")
-"""Where the systemd unit keeps it."""
+"""The directory of the systemd unit."""
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - a file's name
-"""Holds the admin token that the registry makes at its first start."""
-
+"""The admin token that the registry makes at its first start."""
+ENDPOINT_FILE = "operator.json"
 _MODE = 0o700
 _OTHERS = 0o077
+_FILE_MODE = 0o600
+_MAX_BYTES = 4096
+_NO_HOME = Path("/nonexistent")
+"""Debian's home for a user without one: nothing exists there."""
 
 
 class StateDirectoryError(Exception):
@@ -39,17 +37,26 @@ class StateDirectoryError(Exception):
 
 
 def default_state_dir() -> Path:
-    """Return the platform's place for this user's program state."""
+    """Return the registry's state directory for this user."""
     return user_state_dir("gpu-registry")
 
 
-def prepare_state_dir(folder: Path) -> None:
-    """Make the directory, mode 0700, if it is not there; raises `StateDirectoryError` when it is not safe."""
+def user_state_dir(name: str) -> Path:
+    """Return the directory where a program of this user stores its state."""
     try:
-        planted = foreign_link(folder)
-        if planted is not None:
+        found = user_state_path(name, appauthor=False)
+    except RuntimeError:
+        found = Path()
+    return found if found.is_absolute() else _NO_HOME / ".local" / "state" / name
+
+
+def prepare_state_dir(folder: Path) -> None:
+    """Make the directory, mode 0700, if it is missing; raises `StateDirectoryError` when it is not safe."""
+    try:
+        link = foreign_link(folder)
+        if link is not None:
             raise StateDirectoryError(
-                f"the state directory {folder} cannot be used: {planted}, or name another directory with "
+                f"the state directory {folder} cannot be used: {link}, or name another directory with "
                 "--state-dir"
             )
         folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
@@ -75,18 +82,6 @@ def prepare_state_dir(folder: Path) -> None:
         )
 
 
-# Where a registry's operator API is on its own machine: left in its state directory for commands there.
-#
-# With TLS its key's pin stands beside it, for no certificate is issued for 127.0.0.1 as a rule. Whoever
-# may
-# read the file may also read the operator token beside it, and trusts it as much. Judges nothing.
-
-
-ENDPOINT_FILE = "operator.json"
-_LARGEST_BYTES = 4096
-_LEFT_ADDRESS_MODE = 0o600
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An operator API's URL, and the pin of its key where it is encrypted."""
@@ -95,13 +90,13 @@ class Endpoint:
     pin: str | None = None
 
 
-def write_endpoint_file(folder: Path, left: Endpoint) -> None:
+def write_endpoint_file(folder: Path, endpoint: Endpoint) -> None:
     """Write it whole or not at all, for the directory's owner alone; raises `OSError`."""
     beside = folder / f".{ENDPOINT_FILE}.{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with os.fdopen(os.open(beside, flags, _LEFT_ADDRESS_MODE), "w", encoding="utf-8") as file:
-            file.write(json.dumps({"api": left.api, "pin": left.pin}) + "\n")
+        with os.fdopen(os.open(beside, flags, _FILE_MODE), "w", encoding="utf-8") as file:
+            file.write(json.dumps({"api": endpoint.api, "pin": endpoint.pin}) + "\n")
         beside.replace(folder / ENDPOINT_FILE)
     except OSError:
         with contextlib.suppress(OSError):
@@ -110,33 +105,17 @@ def write_endpoint_file(folder: Path, left: Endpoint) -> None:
 
 
 def remove_endpoint_file(folder: Path) -> None:
-    """Remove it, if it is there and can be."""
+    """Remove it, if it exists and can be removed."""
     with contextlib.suppress(OSError):
         (folder / ENDPOINT_FILE).unlink()
 
 
 def read_endpoint_file(folder: Path) -> Endpoint | None:
-    """Read it; None where there is none, where we may not read it, and where it is none."""
+    """Read it; None where it is missing, unreadable or invalid."""
     try:
         with (folder / ENDPOINT_FILE).open("rb") as file:
-            document = json.loads(file.read(_LARGEST_BYTES))
+            document = json.loads(file.read(_MAX_BYTES))
         api, pin = document["api"], document["pin"]
         return Endpoint(str(api), None if pin is None else parse_pin(str(pin)))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-# Places that the platform gives a process, where it gives one.
-
-
-_NO_HOME = Path("/nonexistent")
-"""What Debian writes down as the home of who has none: what is looked for there is not there."""
-
-
-def user_state_dir(name: str) -> Path:
-    """Where this user's programs keep their state, each by its name."""
-    try:
-        found = user_state_path(name, appauthor=False)
-    except RuntimeError:
-        found = Path()
-    return found if found.is_absolute() else _NO_HOME / ".local" / "state" / name

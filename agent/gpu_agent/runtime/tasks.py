@@ -1,8 +1,7 @@
 """Named, guarded tasks and threads: the only place that starts either.
 
-A crash is logged with the name of what crashed and ends the program; it is never
-swallowed, and no task outlives its group. Restarts nothing: that is a decision
-for whoever started the task.
+A crash is logged with the name of the task and ends the program; it is never swallowed, and no task outlives
+its group. Nothing is restarted here.
 """
 
 import asyncio
@@ -16,15 +15,15 @@ from gpu_agent.runtime.logs import Logger
 
 _T = TypeVar("_T")
 MAX_STUCK_THREADS = 4
-"""Threads of one name that may hang at once: who asks anew every minute gathers no crowd on a dead disk."""
-_LEFT_BEHIND = ", left behind"
-"""Stands behind the name of a thread whose answer was due."""
+"""Threads of one name that may hang at once: a call each minute on a dead disk does not add up."""
+_ABANDONED = ", abandoned"
+"""Follows the name of a thread whose answer is overdue."""
 
 _LOG = Logger("runtime")
 
 
 class TaskCrashedError(Exception):
-    """A task raised what nobody expected: our fault. Its cause is the exception itself."""
+    """A task raised an unexpected exception, which is the cause: our fault."""
 
     def __init__(self, name: str, cause: BaseException) -> None:
         self.name = name
@@ -83,36 +82,36 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pending: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], _T], done: Callable[[_T | None, BaseException | None], None]) -> None:
-        """Do this after all before it; `done` hears on this loop what it returned, or what it raised."""
+        """Do this after all before it; `done` receives on this loop what it returned, or what it raised."""
         loop = asyncio.get_running_loop()
 
-        def turn() -> None:
+        def run() -> None:
             try:
                 value = work()
-            except BaseException as error:  # noqa: BLE001 - whoever is told of it decides
+            except BaseException as error:  # noqa: BLE001 - `done` decides
                 _post(loop, done, None, error)
             else:
                 _post(loop, done, value, None)
 
-        self._asked.put(turn)
+        self._pending.put(run)
         if self._thread is None:
             self._thread = threading.Thread(
-                target=_work_off, args=(self._asked,), name=self._name, daemon=True
+                target=_run_all, args=(self._pending,), name=self._name, daemon=True
             )
             self._thread.start()
 
     def end(self) -> None:
-        """Let the thread go once it has done what it was given."""
-        self._asked.put(None)
+        """End the thread once it has done all that it was given."""
+        self._pending.put(None)
 
-    def leave_behind(self) -> None:
-        """Let its name show that nobody waits for it any more."""
+    def abandon(self) -> None:
+        """Show in its name that its answer is no longer awaited."""
         if self._thread is not None:
-            self._thread.name = self._name + _LEFT_BEHIND
+            self._thread.name = self._name + _ABANDONED
 
 
 async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: float | None) -> _T:
@@ -122,7 +121,7 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
     for good never keeps the program from ending. What `work` raises, this raises.
     While many of a name hang, no other is begun that would too: it is over at once.
     """
-    if _left_behind(name) >= MAX_STUCK_THREADS:
+    if _abandoned(name) >= MAX_STUCK_THREADS:
         raise TimeoutError
     answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
@@ -141,17 +140,17 @@ async def in_thread(name: str, work: Callable[[], _T], *, deadline_seconds: floa
         async with asyncio.timeout(deadline_seconds):
             return await answer
     except TimeoutError:
-        worker.leave_behind()
+        worker.abandon()
         raise
 
 
-def _left_behind(name: str) -> int:
-    return sum(one.name == name + _LEFT_BEHIND for one in threading.enumerate())
+def _abandoned(name: str) -> int:
+    return sum(one.name == name + _ABANDONED for one in threading.enumerate())
 
 
-def _work_off(asked: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
-    while (turn := asked.get()) is not None:
-        turn()
+def _run_all(pending: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (run := pending.get()) is not None:
+        run()
 
 
 def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:

@@ -112,9 +112,9 @@ async def report_to_systemd(systemd: SystemdNotifier, health: RegistryHealth, *,
     now: Callable[[], float] = asyncio.get_running_loop().time
     await notify_liveness(
         systemd,
-        standing=lambda: status_line(health, addresses),
-        ailment=lambda: health.liveness_problem(now()),
-        changed=changed,
+        status_line=lambda: status_line(health, addresses),
+        find_problem=lambda: health.liveness_problem(now()),
+        on_change=changed,
     )
 
 

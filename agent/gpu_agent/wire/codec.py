@@ -102,7 +102,7 @@ def encode(message: WireModel) -> str:
 
 def _decode(adapter: TypeAdapter[_Message], frame: bytes | str) -> _Message:
     try:
-        # Not by the adapter's own method, which costs a beat two more calls with seven arguments.
+        # Not by the adapter's own method, which costs a heartbeat two more calls with seven arguments.
         message: _Message = adapter.validator.validate_json(frame)
     except ValidationError as error:
         raise _frame_error(error, frame) from None
@@ -112,10 +112,9 @@ def _decode(adapter: TypeAdapter[_Message], frame: bytes | str) -> _Message:
 
 
 def _may_name_a_non_number(frame: bytes | str) -> bool:
-    """Cheap and over-careful: the words may also stand inside a string.
+    """Whether a frame may hold NaN or Infinity; the words may also be inside a string.
 
-    Their first letters are looked for first, which is many times quicker than a word, and a beat
-    seldom holds them.
+    The first letters are searched first: that is many times faster, and a heartbeat seldom holds them.
     """
     if isinstance(frame, bytes):
         return (b"N" in frame and b"NaN" in frame) or (b"I" in frame and b"Infinity" in frame)
@@ -178,7 +177,7 @@ def _claimed_schema(document: object) -> str | None:
 
 
 def _json_path(location: Sequence[int | str], document: object) -> str:
-    """Follow a pydantic location through the document, leaving out what names no place in it."""
+    """Follow a pydantic location through the document, without the steps that name nothing in it."""
     path, here = "$", document
     for position, step in enumerate(location):
         last = position == len(location) - 1

@@ -105,7 +105,7 @@ CODES: dict[ErrorCode, CodeEntry] = {
     ErrorCode.NODE_ID_CONFLICT: CodeEntry("the id is held by another", Reaction.FORGET_ID),
     ErrorCode.INVALID_MESSAGE: CodeEntry("malformed message", Reaction.RETRY_AT_CEILING),
     ErrorCode.UNKNOWN_NODE: CodeEntry(
-        "a beat for a node this session did not register", Reaction.REGISTER_AGAIN
+        "a heartbeat for a node this session did not register", Reaction.REGISTER_AGAIN
     ),
     ErrorCode.SESSION_SUPERSEDED: CodeEntry("a newer session proved the same identity", Reaction.YIELD),
     ErrorCode.UNAUTHORIZED: CodeEntry("credential missing or unknown", Reaction.RETRY_AT_CEILING),

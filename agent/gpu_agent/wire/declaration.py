@@ -22,23 +22,16 @@ from gpu_agent.wire.messages import (
     ResourceUsage,
 )
 
-# The declaration: what a node tells of itself, made from an inventory by rule.
-#
-# Holds the wire's rounding and leaving-out rules (§3.1) so that probe, registration
-# and beats cannot disagree. Decides nothing about when anything is sent; what changed
-# since is told by `beat`.
-
-
 MB_PER_GB = 1024
 NEWEST_SCHEMA = "1.1"
 JOB_IDS_ROOM_BYTES = 128 * 1024
-"""What the ids of jobs in flight may take of a frame: registrations and beats name them beside all else."""
+"""What the ids of jobs in flight may take of a frame: registrations and heartbeats list them too."""
 FRAME_ROOM_BYTES = 1024 * 1024 - JOB_IDS_ROOM_BYTES - 4096
-"""A registration is kept under the protocol's 1 MiB with some room to spare."""
-
+"""A registration stays under the protocol's 1 MiB, with some room to spare."""
 _LONGEST_ID = "x" * 128
 _STATE_ROOM_BYTES = 32
 """What a model's line in `capability_state` takes, besides its id."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +65,33 @@ class Declaration:
         return any(gpu.memory_gb for gpu in self.hardware.gpus)
 
 
-def whole_gb(memory_mb: int | None) -> int | None:
-    """Round MiB to whole GiB; a known memory is at least 1, an unknown one stays unknown."""
-    return None if memory_mb is None else max(1, round(memory_mb / MB_PER_GB))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclarationChanges:
+    """The parts of a declaration that a heartbeat replaces in full because they changed (§3.4)."""
+
+    installed_models: tuple[InstalledModel, ...] | None = None
+    capability_state: dict[str, str] | None = None
+    accept_public_jobs: bool | None = None
+    labels: dict[str, str] | None = None
+    max_concurrent_jobs: int | None = None
+    hardware: Hardware | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatFigures:
+    """What only the shell knows at the time of a heartbeat."""
+
+    timestamp_ms: int
+    cpu_percent: float
+    mem_percent: float
+    running_jobs: int | None
+    """None where no worker announces jobs and no GPU reports who uses it."""
+    running_job_ids: tuple[str, ...] | None
+    probe_age_seconds: float | None
 
 
 def declare(inventory: Inventory, owner: Owner) -> Declaration:
-    """Turn what was found into what is told, at the newest schema."""
+    """Make a declaration from an inventory, at the newest schema."""
     bare = Declaration(
         platform=inventory.host.platform,
         hardware=Hardware(
@@ -128,6 +141,66 @@ def registration(
     return whole if schema_version == NEWEST_SCHEMA else _cut_to_1_0(whole)
 
 
+def changes(sent: Declaration, current: Declaration) -> DeclarationChanges:
+    """Compare with the declaration that was sent last: what a heartbeat must replace."""
+    owner, before = current.owner, sent.owner
+    models_changed = current.installed_models != sent.installed_models
+    state_changed = dict(current.capability_state) != dict(sent.capability_state)
+    return DeclarationChanges(
+        installed_models=current.installed_models if models_changed else None,
+        capability_state=dict(current.capability_state) if models_changed or state_changed else None,
+        accept_public_jobs=_if_changed(before.accept_public_jobs, owner.accept_public_jobs),
+        labels=_if_changed(dict(before.labels), dict(owner.labels)),
+        max_concurrent_jobs=_if_changed(before.max_concurrent_jobs, owner.max_concurrent_jobs),
+        hardware=_if_changed(sent.hardware, current.hardware),
+    )
+
+
+def heartbeat(
+    node_id: str,
+    inventory: Inventory,
+    *,
+    moment: HeartbeatFigures,
+    changed: DeclarationChanges,
+    sequence: int,
+    job_count_required: bool = False,
+) -> NodeHeartbeat:
+    """Compose a heartbeat from the newest inventory and the moment's figures (§3.4).
+
+    `count_required`: an older scheduler may drop a heartbeat without a number of jobs (§9).
+    Only there an unknown number is sent as 0.
+    """
+    unknown_jobs = 0 if job_count_required else None
+    parents = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
+    counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in parents]
+    return NodeHeartbeat(
+        node_id=node_id,
+        timestamp=moment.timestamp_ms,
+        resource_usage=ResourceUsage(
+            cpu_percent=moment.cpu_percent,
+            mem_percent=moment.mem_percent,
+            gpu_percent=_mean([gpu.utilization_percent for gpu in counted]),
+            gpu_mem_percent=_memory_percent(counted),
+            running_jobs=unknown_jobs if moment.running_jobs is None else moment.running_jobs,
+        ),
+        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
+        probe_age_seconds=moment.probe_age_seconds,
+        running_jobs=moment.running_job_ids,
+        sequence=sequence,
+        installed_models=changed.installed_models,
+        capability_state=changed.capability_state,
+        accept_public_jobs=changed.accept_public_jobs,
+        labels=changed.labels,
+        max_concurrent_jobs=changed.max_concurrent_jobs,
+        hardware=changed.hardware,
+    )
+
+
+def whole_gb(memory_mb: int | None) -> int | None:
+    """Round MiB to whole GiB; a known memory is at least 1, an unknown one stays unknown."""
+    return None if memory_mb is None else max(1, round(memory_mb / MB_PER_GB))
+
+
 def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
     return GpuDeclaration(
         name=gpu.name,
@@ -149,22 +222,22 @@ def _fitting(
 ) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
     """Keep the models that fit a frame: disabled ones go first, then those not ready (§3.1)."""
     written = [(model.model_id, _installed(model)) for model in models]
-    tellable = [model for _, model in written if model is not None]
-    by_worth = sorted(tellable, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
-    kept: set[int] = set()
+    sendable = [model for _, model in written if model is not None]
+    by_worth = sorted(sendable, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
+    included: set[int] = set()
     for model in by_worth:
         room_bytes -= len(model.model_dump_json().encode()) + len(model.model_id.encode()) + _STATE_ROOM_BYTES
         if room_bytes < 0:
             break
-        kept.add(id(model))
+        included.add(id(model))
     return (
-        tuple(model for model in tellable if id(model) in kept),
-        tuple(model_id for model_id, model in written if model is None or id(model) not in kept),
+        tuple(model for model in sendable if id(model) in included),
+        tuple(model_id for model_id, model in written if model is None or id(model) not in included),
     )
 
 
 def _installed(model: Model) -> InstalledModel | None:
-    """One model as it is told; None for one that no reader would take, such as a nameless one."""
+    """Write one model; None for one that no reader would accept, such as a nameless one."""
     try:
         return InstalledModel(
             model_id=model.model_id,
@@ -215,94 +288,6 @@ def _cut_to_1_0(whole: NodeRegister) -> NodeRegister:
             "endpoint": None,
             "running_jobs": None,
         }
-    )
-
-
-# A beat: what changed of a declaration, and the newest figures, made into one message (§3.4).
-#
-# Unknown figures are absent, never 0. Decides nothing about when a beat is sent.
-
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclarationChanges:
-    """The parts of a declaration that a beat replaces in full because they changed (§3.4)."""
-
-    installed_models: tuple[InstalledModel, ...] | None = None
-    capability_state: dict[str, str] | None = None
-    accept_public_jobs: bool | None = None
-    labels: dict[str, str] | None = None
-    max_concurrent_jobs: int | None = None
-    hardware: Hardware | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatFigures:
-    """What only the shell knows at the moment of a beat."""
-
-    timestamp_ms: int
-    cpu_percent: float
-    mem_percent: float
-    running_jobs: int | None
-    """None where no worker announces jobs and no GPU tells who uses it."""
-    running_job_ids: tuple[str, ...] | None
-    probe_age_seconds: float | None
-
-
-def changes(told: Declaration, current: Declaration) -> DeclarationChanges:
-    """What a beat must replace, given what the registry was last told."""
-    owner, before = current.owner, told.owner
-    models_changed = current.installed_models != told.installed_models
-    state_changed = dict(current.capability_state) != dict(told.capability_state)
-    return DeclarationChanges(
-        installed_models=current.installed_models if models_changed else None,
-        capability_state=dict(current.capability_state) if models_changed or state_changed else None,
-        accept_public_jobs=_if_changed(before.accept_public_jobs, owner.accept_public_jobs),
-        labels=_if_changed(dict(before.labels), dict(owner.labels)),
-        max_concurrent_jobs=_if_changed(before.max_concurrent_jobs, owner.max_concurrent_jobs),
-        hardware=_if_changed(told.hardware, current.hardware),
-    )
-
-
-def heartbeat(
-    node_id: str,
-    inventory: Inventory,
-    *,
-    moment: HeartbeatFigures,
-    changed: DeclarationChanges,
-    sequence: int,
-    job_count_required: bool = False,
-) -> NodeHeartbeat:
-    """Compose a beat from the newest inventory and the moment's figures (§3.4).
-
-    `count_required`: an older scheduler may drop a beat without a number of jobs, in silence (§9).
-    There alone the unknown is told as 0.
-    """
-    unknown_jobs = 0 if job_count_required else None
-    slices_of = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
-    counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in slices_of]
-    return NodeHeartbeat(
-        node_id=node_id,
-        timestamp=moment.timestamp_ms,
-        resource_usage=ResourceUsage(
-            cpu_percent=moment.cpu_percent,
-            mem_percent=moment.mem_percent,
-            gpu_percent=_mean([gpu.utilization_percent for gpu in counted]),
-            gpu_mem_percent=_memory_percent(counted),
-            running_jobs=unknown_jobs if moment.running_jobs is None else moment.running_jobs,
-        ),
-        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
-        probe_age_seconds=moment.probe_age_seconds,
-        running_jobs=moment.running_job_ids,
-        sequence=sequence,
-        installed_models=changed.installed_models,
-        capability_state=changed.capability_state,
-        accept_public_jobs=changed.accept_public_jobs,
-        labels=changed.labels,
-        max_concurrent_jobs=changed.max_concurrent_jobs,
-        hardware=changed.hardware,
     )
 
 

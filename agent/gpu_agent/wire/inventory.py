@@ -72,7 +72,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU, or one MIG slice of one (`parent_uuid` set), with its last reading."""
+    """One GPU, or one MIG device of one (`parent_uuid` set), with its last reading."""
 
     uuid: str
     name: str
@@ -106,7 +106,7 @@ class Gpu:
     asleep: bool | None = None
     """True when it sleeps, to save power, and was not asked."""
     visible: bool | None = None
-    """Whether `CUDA_VISIBLE_DEVICES` shows it to programs; None where that is not set or does not tell."""
+    """Whether `CUDA_VISIBLE_DEVICES` shows it to programs; None where it is not set or names no such GPU."""
     health: Health = Health.OK
     reasons: tuple[HealthReason, ...] = ()
     events: Mapping[str, int] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class GpuReport:
 
     @property
     def usable(self) -> tuple[Gpu, ...]:
-        """The GPUs that a job may use: healthy enough, and not the parent of MIG slices."""
+        """The GPUs that a job may use: healthy enough, and not the parent of MIG devices."""
         parents = {gpu.parent_uuid for gpu in self.gpus if gpu.parent_uuid}
         return tuple(gpu for gpu in self.gpus if gpu.health.usable and gpu.uuid not in parents)
 
@@ -190,7 +190,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All that one probe found: the single source of `probe`, registration and beats."""
+    """All that one probe found: the single source of `probe`, registration and heartbeats."""
 
     host: Host
     gpu: GpuReport

@@ -25,19 +25,10 @@ from pydantic_core import CoreSchema
 
 from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
 
-# The field types that messages share: how tolerant reading is, in one place.
-#
-# Reading is strict about types (a string is not a number, a bool is not an int)
-# and tolerant about what the protocol says so: a fractional integer is rounded,
-# null stands for absent, unknown fields are ignored (§3.1, principle 4).
-
-
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
-
 MAX_MAGNITUDE = 1e15
 """Beyond any figure of a machine; sums and products of such numbers stay finite."""
-
 MAX_GPUS, MAX_REASONS, MAX_FEATURES = 1024, 64, 1024
 MAX_MODELS, MAX_JOBS = 20_000, 20_000
 """More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
@@ -115,34 +106,25 @@ class _ReadAsWhole:
 
 WireInt = Annotated[int, _ReadAsWhole(), WithJsonSchema({"type": "integer", "minimum": 0})]
 """A whole number on the wire; a fractional one is rounded when read."""
-
 Finite = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 """A number that can be reckoned with: finite, and so is its product with any other figure."""
-
 Seconds = Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 """A span in seconds; fractions allowed."""
-
 Name = Annotated[str, StringConstraints(max_length=1024)]
 """A word, name or id that the reader will keep, compare and print."""
-
 Text = Annotated[str, StringConstraints(max_length=4096)]
 """Words for a person."""
-
 NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID_PATTERN}$")]
 """A node's identity."""
-
 SuggestedNodeId = Annotated[
     Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,128}$")] | None,
     AfterValidator(_empty_is_absent),
 ]
 """An identity the node asks for; empty or null asks the registry to assign one."""
-
 SchemaVersion = Annotated[Name | None, AfterValidator(_empty_is_absent)]
 """A capability schema version; empty or null means "1.0"."""
-
 Flag = Annotated[bool, BeforeValidator(_null_is_false)]
 """A boolean for which null means false."""
-
 FeatureNames = Annotated[
     tuple[Name, ...],
     Strict(strict=False),
@@ -159,10 +141,7 @@ FeatureNames = Annotated[
     ),
 ]
 """Names of features, from a list or from an object of flags."""
-
-
 _Item = TypeVar("_Item")
-
 Listed = Annotated[
     tuple[_Item, ...], Strict(strict=False), Field(fail_fast=True), BeforeValidator(_null_is_empty_list)
 ]
@@ -181,23 +160,12 @@ def entries_at_most(most: int) -> BeforeValidator:
 
 
 _Value = TypeVar("_Value")
-
 Mapped = Annotated[dict[str, _Value], BeforeValidator(_null_is_empty_object)]
 """An object for which null means empty."""
-
-
-# Every message of the node protocol (§3) as a model, one union per direction.
-#
-# Models read tolerantly and write exactly; see `fields` for the rules. Which codes
-# and reasons exist is told by `codes`; how bytes become messages, by `codec`.
-
-
 ModelStates = Annotated[dict[str, Name], Field(max_length=MAX_MODELS), entries_at_most(MAX_MODELS)]
 """State by model id; versions of one model share a key."""
-
 Features = Annotated[Mapped[bool | None], Field(max_length=MAX_FEATURES), entries_at_most(MAX_FEATURES)]
 """Whether a feature is there, by its name; null is unknown."""
-
 JobIds = Annotated[tuple[Name, ...], Field(max_length=MAX_JOBS, fail_fast=True)]
 """Ids of jobs in flight."""
 
@@ -219,7 +187,7 @@ class GpuDeclaration(WireModel):
 
 
 class Hardware(WireModel):
-    """The machine as registered: whole GiB, whole cores. No GPU is told apart in the fleet (R-01)."""
+    """The machine as registered: whole GiB, whole cores. GPUs are not identified across the fleet (R-01)."""
 
     cpu_cores: WireInt
     memory_gb: WireInt
@@ -269,7 +237,7 @@ class NodeRegister(WireModel):
 
 
 class ResourceUsage(WireModel):
-    """The machine's load at a beat. Unknown figures are absent, never 0."""
+    """The machine's load at a heartbeat. Unknown figures are absent, never 0."""
 
     cpu_percent: Finite
     mem_percent: Finite
@@ -279,7 +247,7 @@ class ResourceUsage(WireModel):
 
 
 class GpuFigures(WireModel):
-    """One GPU's figures at a beat (schema 1.1)."""
+    """One GPU's figures at a heartbeat (schema 1.1)."""
 
     uuid: Name
     utilization_percent: Finite | None = None
@@ -403,7 +371,6 @@ FromNode = Annotated[
     Field(discriminator="type"),
 ]
 """What a node may say."""
-
 FromRegistry = Annotated[
     NodeRegisterAck | NodeError | NodeStatusMessage | NodeControl,
     Field(discriminator="type"),

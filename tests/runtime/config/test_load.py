@@ -140,7 +140,7 @@ class Demanding(Sample):
     must: int
 
 
-def test_what_is_lacking_is_told_with_the_variable_that_may_have_been_meant(
+def test_what_is_lacking_is_reported_with_the_variable_that_may_have_been_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAYERS_TEST_MUTS", "3")

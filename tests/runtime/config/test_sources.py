@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_nobody_states_is_a_default(tmp_path: Path) -> None:
+def test_what_no_layer_states_is_a_default(tmp_path: Path) -> None:
     origins = SettingSources(Sample, (), tmp_path / "absent.toml")
     assert origins.of(("number",)) is DEFAULT
     assert str(DEFAULT) == "default"
@@ -103,17 +103,17 @@ def test_a_file_that_cannot_be_read_states_nothing(tmp_path: Path) -> None:
         assert SettingSources(Sample, (), path).of(("number",)) is DEFAULT
 
 
-class StraysTable(BaseModel):
+class VariablesTable(BaseModel):
     limit: int = 3
 
 
-class StraysSample(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="STRAYS_TEST_", env_nested_delimiter="__")
+class VariablesSample(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="VARIABLES_TEST_", env_nested_delimiter="__")
 
     number: int = 1
     names: tuple[str, ...] = ()
-    table: StraysTable = StraysTable()
-    tables: tuple[StraysTable, ...] = ()
+    table: VariablesTable = VariablesTable()
+    tables: tuple[VariablesTable, ...] = ()
     free: dict[str, int] = Field(default_factory=dict)
     whole: Annotated[dict[str, int], NoDecode] = Field(default_factory=dict)
 
@@ -121,45 +121,52 @@ class StraysSample(BaseSettings):
 @pytest.mark.parametrize(
     ("variable", "nearest"),
     [
-        ("STRAYS_TEST_NUMMBER", "STRAYS_TEST_NUMBER"),
-        ("strays_test_nummber", "STRAYS_TEST_NUMBER"),
-        ("STRAYS_TEST_TABLE__LIMMIT", "STRAYS_TEST_TABLE__LIMIT"),
-        ("STRAYS_TEST_NAMES__0", "STRAYS_TEST_NAMES"),
-        ("STRAYS_TEST_TABLES__0__LIMIT", "STRAYS_TEST_TABLES"),
-        ("STRAYS_TEST_WHOLE__ANY", "STRAYS_TEST_WHOLE"),
-        ("STRAYS_TEST_ZZZZZZ", None),
-        ("STRAYS_TEST_", None),
+        ("VARIABLES_TEST_NUMMBER", "VARIABLES_TEST_NUMBER"),
+        ("variables_test_nummber", "VARIABLES_TEST_NUMBER"),
+        ("VARIABLES_TEST_TABLE__LIMMIT", "VARIABLES_TEST_TABLE__LIMIT"),
+        ("VARIABLES_TEST_NAMES__0", "VARIABLES_TEST_NAMES"),
+        ("VARIABLES_TEST_TABLES__0__LIMIT", "VARIABLES_TEST_TABLES"),
+        ("VARIABLES_TEST_WHOLE__ANY", "VARIABLES_TEST_WHOLE"),
+        ("VARIABLES_TEST_ZZZZZZ", None),
+        ("VARIABLES_TEST_", None),
     ],
 )
-def test_a_variable_that_is_no_settings_is_told_with_the_nearest(variable: str, nearest: str | None) -> None:
-    assert unknown_variables(StraysSample, [variable]) == [UnknownVariable(variable, nearest)]
+def test_a_variable_that_is_no_settings_is_reported_with_the_nearest(
+    variable: str, nearest: str | None
+) -> None:
+    assert unknown_variables(VariablesSample, [variable]) == [UnknownVariable(variable, nearest)]
 
 
 @pytest.mark.parametrize(
     "variable",
     [
-        *("STRAYS_TEST_NUMBER", "strays_test_number", "STRAYS_TEST_TABLE", "STRAYS_TEST_TABLE__LIMIT"),
-        *("STRAYS_TEST_FREE__ANY", "PATH"),
+        *(
+            "VARIABLES_TEST_NUMBER",
+            "variables_test_number",
+            "VARIABLES_TEST_TABLE",
+            "VARIABLES_TEST_TABLE__LIMIT",
+        ),
+        *("VARIABLES_TEST_FREE__ANY", "PATH"),
     ],
 )
 def test_a_settings_own_variable_is_none(variable: str) -> None:
-    assert unknown_variables(StraysSample, [variable]) == []
+    assert unknown_variables(VariablesSample, [variable]) == []
 
 
 @pytest.mark.parametrize(
     "variable",
     [
-        "STRAYS_TEST_PORT",
-        "STRAYS_TEST_SERVICE_HOST",
-        "STRAYS_TEST_SERVICE_PORT",
-        "STRAYS_TEST_SERVICE_PORT_METRICS",
-        "STRAYS_TEST_PORT_8080_TCP",
-        "STRAYS_TEST_PORT_8080_TCP_ADDR",
-        "STRAYS_TEST_METRICS_SERVICE_HOST",
+        "VARIABLES_TEST_PORT",
+        "VARIABLES_TEST_SERVICE_HOST",
+        "VARIABLES_TEST_SERVICE_PORT",
+        "VARIABLES_TEST_SERVICE_PORT_METRICS",
+        "VARIABLES_TEST_PORT_8080_TCP",
+        "VARIABLES_TEST_PORT_8080_TCP_ADDR",
+        "VARIABLES_TEST_METRICS_SERVICE_HOST",
     ],
 )
 def test_what_kubernetes_sets_for_a_service_of_that_name_is_none(variable: str) -> None:
-    assert unknown_variables(StraysSample, [variable]) == []
+    assert unknown_variables(VariablesSample, [variable]) == []
 
 
 @pytest.mark.parametrize("kind", [AgentSettings, RegistrySettings])
@@ -171,12 +178,12 @@ def test_what_commands_read_besides_is_none(kind: type[BaseSettings]) -> None:
 def test_each_is_logged_by_its_name_alone() -> None:
     stream = io.StringIO()
     logs.configure("info", stream=stream, human=False)
-    log_unknown_variables(StraysSample, {"STRAYS_TEST_NUMMBER": "s3cret"})
+    log_unknown_variables(VariablesSample, {"VARIABLES_TEST_NUMMBER": "s3cret"})
     said = json.loads(stream.getvalue())
     assert (said["event"], said["variable"], said["nearest"]) == (
         "variable_unknown",
-        "STRAYS_TEST_NUMMBER",
-        "STRAYS_TEST_NUMBER",
+        "VARIABLES_TEST_NUMMBER",
+        "VARIABLES_TEST_NUMBER",
     )
     assert "s3cret" not in stream.getvalue()
 

@@ -53,7 +53,7 @@ def write_all(place: Machine, component: Component = AGENT, program: Program = P
     run_steps([step for step in steps if isinstance(step, Write)], lambda _: None)
 
 
-def test_a_bare_machine_gets_unit_and_settings_and_systemd_is_told(place: Machine) -> None:
+def test_a_bare_machine_gets_unit_and_settings_and_systemd_is_reloaded(place: Machine) -> None:
     plan = plan_install(AGENT, PROGRAM, place=place, user=ANYBODY)
     written = [step.path for step in plan.steps if isinstance(step, Write)]
     assert {place.at(AGENT.unit_file), place.at(AGENT.settings_file)} <= set(written)
@@ -61,7 +61,7 @@ def test_a_bare_machine_gets_unit_and_settings_and_systemd_is_told(place: Machin
     assert (plan.changed, plan.new_settings) == (True, True)
 
 
-def test_users_are_made_before_systemd_is_told(place: Machine) -> None:
+def test_users_are_made_before_systemd_is_reloaded(place: Machine) -> None:
     runs = [
         step.words
         for step in plan_install(AGENT, PROGRAM, place=place, user=ANYBODY).steps
@@ -142,12 +142,12 @@ def test_a_path_that_no_unit_can_name_is_refused(place: Machine) -> None:
 
 def test_without_systemd_or_root_it_is_refused(place: Machine) -> None:
     with pytest.raises(RefusedError, match="not run by systemd"):
-        place.refuse_without_systemd()
+        place.require_systemd()
     place.at(Path("run/systemd/system")).mkdir(parents=True)
-    place.refuse_without_systemd()
-    place.refuse_anybody_but_root("x")
+    place.require_systemd()
+    place.require_root("x")
     with pytest.raises(RefusedError, match="sudo gpu-agent x"):
-        Machine(place.root, place.source, 1000).refuse_anybody_but_root("gpu-agent x")
+        Machine(place.root, place.source, 1000).require_root("gpu-agent x")
 
 
 def test_what_was_made_is_removed_and_what_is_the_owners_stays(place: Machine) -> None:
@@ -158,8 +158,8 @@ def test_what_was_made_is_removed_and_what_is_the_owners_stays(place: Machine) -
     assert plan.steps[0] == Run(("systemctl", "disable", "--now", AGENT.unit))
     removed = [step.path for step in plan.steps if isinstance(step, Remove)]
     assert place.at(AGENT.unit_file) in removed
-    assert plan.kept == (place.at(AGENT.settings_file), state, drop_in)
-    assert not set(removed) & set(plan.kept)
+    assert plan.remaining == (place.at(AGENT.settings_file), state, drop_in)
+    assert not set(removed) & set(plan.remaining)
 
 
 def test_a_purge_takes_settings_token_and_state_too(place: Machine) -> None:
@@ -172,7 +172,7 @@ def test_a_purge_takes_settings_token_and_state_too(place: Machine) -> None:
     assert not place.at(AGENT.state_dir).exists()
     assert not token.exists()
     assert other.exists()
-    assert plan.kept == ()
+    assert plan.remaining == ()
     assert RemoveEmpty(other.parent) in plan.steps
 
 
@@ -202,7 +202,7 @@ def test_somebody_elses_unit_is_not_removed(place: Machine) -> None:
         plan_uninstall(AGENT, place, purge=True)
 
 
-NOBODY = User("gpu-agent")
+UNKNOWN_USER = User("gpu-agent")
 OPEN = "[Service]\nProtectHome=read-only\n"
 ABOVE = frozenset(Path(__file__).resolve().parents)
 
@@ -231,7 +231,7 @@ def owner_of(folder: Path) -> User:
 
 
 def test_a_program_that_all_may_reach_is_reached() -> None:
-    assert first_inaccessible([Path("/bin/sh")], NOBODY, unit=OPEN) is None
+    assert first_inaccessible([Path("/bin/sh")], UNKNOWN_USER, unit=OPEN) is None
 
 
 def test_a_folder_that_is_closed_to_others_is_named(venv: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_what_is_not_there_is_not_reached(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_unit_hides_is_not_reached(path: str, unit: str, wall: str) -> None:
-    found = first_inaccessible([Path(path)], NOBODY, unit=f"[Service]\n# ProtectHome=no\n{unit}\n")
+    found = first_inaccessible([Path(path)], UNKNOWN_USER, unit=f"[Service]\n# ProtectHome=no\n{unit}\n")
     assert found is not None
     assert found.place == Path(wall)
     assert unit.partition("=")[0] in str(found)
@@ -310,22 +310,22 @@ def test_folders_that_are_made_on_the_way_are_open_to_all_whatever_the_mask(tmp_
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "link"
-    victim.write_text("kept")
+    victim.write_text("theirs")
     path.symlink_to(victim)
     Write(path, "ours").carry_out()
-    assert (victim.read_text(), path.is_symlink(), path.read_text()) == ("kept", False, "ours")
+    assert (victim.read_text(), path.is_symlink(), path.read_text()) == ("theirs", False, "ours")
 
 
 def test_removing_takes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_text("")
-    (tmp_path / "link").symlink_to(kept)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("")
+    (tmp_path / "link").symlink_to(folder)
     Remove(tmp_path / "link").carry_out()
-    assert (kept / "file").exists()
-    Remove(kept).carry_out()
-    assert not kept.exists()
-    Remove(kept).carry_out()
+    assert (folder / "file").exists()
+    Remove(folder).carry_out()
+    assert not folder.exists()
+    Remove(folder).carry_out()
 
 
 def test_a_folder_with_something_in_it_stays(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_folder_with_something_in_it_stays(tmp_path: Path) -> None:
     RemoveEmpty(folder).carry_out()
 
 
-def test_a_program_that_fails_is_told_by_its_last_line() -> None:
+def test_a_program_that_fails_is_reported_with_its_last_line() -> None:
     with pytest.raises(StepError, match=r"`sh -c .*` failed: no such luck"):
         Run(("sh", "-c", "echo first; echo no such luck >&2; exit 3")).carry_out()
     Run(("sh", "-c", "exit 3"), may_fail=True).carry_out()

@@ -34,14 +34,14 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MachinePrograms
     return found
 
 
-def test_a_service_that_runs_is_told_whole(programs: MachinePrograms, tmp_path: Path) -> None:
+def test_a_service_that_runs_is_reported_whole(programs: MachinePrograms, tmp_path: Path) -> None:
     file = tmp_path / "gpu-agent.service"
     file.write_text(OURS)
     programs.say("systemctl", RUNNING.format(file=file))
     standing = service_status(AGENT, OURS)
     assert (standing.origin, standing.version, standing.current) == (InstalledBy.PIP, "1.0", True)
     assert (standing.runs, standing.sub, standing.main_pid, standing.restarts) == (True, "running", 123, 2)
-    assert (standing.since, standing.says) == (1764360000.0, "connected, ready = yes")
+    assert (standing.since, standing.status_text) == (1764360000.0, "connected, ready = yes")
     assert standing.program == "/opt/my venv/gpu-agent"
     assert standing.lines == ("first", "last")
 
@@ -60,7 +60,7 @@ def test_a_unit_of_another_version_is_not_current(programs: MachinePrograms, tmp
         ("/etc/systemd/system/gpu-agent.service", InstalledBy.HAND),
     ],
 )
-def test_who_brought_a_unit_is_told_by_its_place(
+def test_what_installed_a_unit_follows_from_its_path(
     programs: MachinePrograms, file: str, origin: InstalledBy
 ) -> None:
     programs.say("systemctl", RUNNING.format(file=file))
@@ -76,7 +76,7 @@ def test_one_that_is_down_says_since_when_and_why(programs: MachinePrograms) -> 
     assert standing.result == "watchdog"
 
 
-def test_where_there_is_none_nothing_is_told(programs: MachinePrograms) -> None:
+def test_without_a_service_nothing_is_reported(programs: MachinePrograms) -> None:
     programs.say("systemctl", "LoadState=not-found\nActiveState=inactive\n")
     assert service_status(AGENT, OURS).origin is None
 
@@ -87,7 +87,7 @@ def test_a_log_that_may_not_be_read_is_empty(programs: MachinePrograms) -> None:
     assert service_status(AGENT, OURS).lines == ()
 
 
-def test_a_systemd_that_does_not_answer_is_told(programs: MachinePrograms) -> None:
+def test_a_systemd_that_does_not_answer_is_an_error(programs: MachinePrograms) -> None:
     programs.say("systemctl", "Failed to connect to bus\n", code=1)
     with pytest.raises(StepError, match="systemd does not answer: Failed to connect to bus"):
         service_status(AGENT, OURS)

@@ -29,7 +29,7 @@ def test_the_unit_is_the_packages_own_but_for_its_program(component: Component) 
 
 
 @pytest.mark.parametrize("component", COMPONENTS.values(), ids=COMPONENTS)
-def test_every_file_tells_who_wrote_it(component: Component) -> None:
+def test_every_file_names_its_writer(component: Component) -> None:
     for text in unit_files(component, PROGRAM, "1.2.3", source=shipped_units()).values():
         assert written_by_version(text) == "1.2.3"
     assert written_by_version((shipped_units() / component.unit).read_text(encoding="utf-8")) is None

@@ -35,7 +35,7 @@ def test_begin_end_and_key_are_those_that_another_library_reads(tmp_path: Path) 
         assert found.public_key_sha256 == hashlib.sha256(key).digest()
 
 
-def test_the_key_is_told_as_openssl_prints_it(tmp_path: Path) -> None:
+def test_the_key_is_that_which_openssl_prints(tmp_path: Path) -> None:
     made = self_signed(tmp_path)
     cut_out = subprocess.run(
         ["openssl", "x509", "-in", str(made.cert_file), "-pubkey", "-noout"], check=True, capture_output=True
@@ -95,8 +95,8 @@ def test_a_pin_is_what_openssl_says_of_the_key(tmp_path: Path) -> None:
         f"openssl x509 -in {own.cert_file} -pubkey -noout | openssl pkey -pubin -outform der "
         "| openssl dgst -sha256 -binary | base64"
     )
-    told = subprocess.run(["sh", "-c", line], check=True, capture_output=True, text=True).stdout.strip()
-    assert pin_of(read_certificate_file(own.cert_file)) == f"sha256//{told}"
+    printed = subprocess.run(["sh", "-c", line], check=True, capture_output=True, text=True).stdout.strip()
+    assert pin_of(read_certificate_file(own.cert_file)) == f"sha256//{printed}"
 
 
 def test_a_pin_is_read_as_it_is_written() -> None:
@@ -127,7 +127,7 @@ def test_with_pins_alone_a_certificate_is_taken_by_its_key_whatever_else_it_says
         )
 
 
-def test_another_key_is_refused_and_its_pin_told(authority: Authority) -> None:
+def test_another_key_is_refused_and_its_pin_named(authority: Authority) -> None:
     one, other = authority.issue(), authority.issue()
     held = frozenset({pin_of(read_certificate_file(one.cert_file))})
     for ca_file in (None, authority.file):
@@ -155,6 +155,6 @@ def test_with_an_authority_a_pin_is_asked_for_besides(authority: Authority) -> N
     assert shake_hands(client_context(ca_file=authority.file, own=None, pins=held), server_context(good))
 
 
-def test_a_peer_without_a_certificate_is_nobody() -> None:
+def test_a_peer_without_a_certificate_is_refused() -> None:
     with pytest.raises(PinError, match="unknown"):
         pins._check(None, frozenset())

@@ -108,9 +108,7 @@ def test_a_key_may_stand_in_the_certificates_file(authority: Authority, tmp_path
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_a_key_that_everybody_may_read_is_refused_with_what_mends_it(
-    authority: Authority, tmp_path: Path
-) -> None:
+def test_a_key_that_everybody_may_read_is_refused_with_the_fix(authority: Authority, tmp_path: Path) -> None:
     made = authority.issue()
     assert made.key_file is not None
     for mode in (0o644, 0o604, 0o602):
@@ -126,7 +124,7 @@ def test_a_key_that_everybody_may_read_is_refused_with_what_mends_it(
     server_context(OwnCertificate(made.cert_file, link))
 
 
-def test_a_key_behind_a_passphrase_is_refused_and_nobody_is_asked_for_it(
+def test_a_key_behind_a_passphrase_is_refused_without_a_question(
     authority: Authority, tmp_path: Path
 ) -> None:
     made, locked = authority.issue(), tmp_path / "locked.key"
@@ -169,7 +167,7 @@ def test_files_that_are_not_there_are_named(authority: Authority, tmp_path: Path
             attempt()
 
 
-def test_a_pipe_in_place_of_any_file_holds_nobody_up(authority: Authority, tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_any_file_blocks_nothing(authority: Authority, tmp_path: Path) -> None:
     own, pipe = authority.issue(), tmp_path / "pipe"
     os.mkfifo(pipe)
     for pair in (OwnCertificate(own.cert_file, pipe), OwnCertificate(pipe, own.key_file)):

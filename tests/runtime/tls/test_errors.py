@@ -17,7 +17,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority")
 
 
-def told(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
+def explained(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
     with pytest.raises(ssl.SSLError) as refused:
         shake_hands(client, server)
     return str(explain_tls_error(refused.value, "localhost", TERMS))
@@ -39,10 +39,10 @@ def test_a_certificate_that_is_wrong_says_how_and_what_to_do(authority: Authorit
         ),
         (stranger.issue(), "an authority unknown here issued it: name that authority's certificate in --ca"),
     ):
-        assert words in told(client, server_context(own))
+        assert words in explained(client, server_context(own))
 
 
-def test_another_key_than_the_pinned_is_told_with_its_pin() -> None:
+def test_another_key_than_the_pinned_is_reported_with_its_pin() -> None:
     said = str(explain_tls_error(PinError("sha256//x"), "localhost", TERMS))
     assert "has the pin sha256//x, which is none of --pin" in said
 
@@ -68,13 +68,13 @@ def test_where_no_pin_can_be_named_none_is_asked_for(authority: Authority, tmp_p
         ("SOMETHING_ELSE", r"no encrypted connection to localhost comes about (something else)"),
     ],
 )
-def test_what_the_peer_does_is_told_in_words(reason: str, words: str) -> None:
+def test_what_the_peer_does_is_explained(reason: str, words: str) -> None:
     error = ssl.SSLError(1, f"[SSL: {reason}]")
     error.reason = reason
     assert words in str(explain_tls_error(error, "localhost", TERMS))
 
 
-def test_a_connection_that_ends_in_a_handshake_is_told_so() -> None:
+def test_a_connection_that_ends_in_a_handshake_is_explained() -> None:
     eof = ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
     broken = ssl.SSLError(5, "[SYS] unknown error (_ssl.c:2427)")
     for error in (ConnectionResetError(), eof, broken):
@@ -100,5 +100,5 @@ def test_a_sentence_of_ours_is_parted_from_its_next_step() -> None:
     ],
 )
 def test_the_place_in_a_source_where_a_fault_was_found_is_left_out(error: OSError, words: str) -> None:
-    """Else one offence would be told once for each of them."""
+    """Else one violation would be logged once for each of them."""
     assert openssl_reason(error) == words

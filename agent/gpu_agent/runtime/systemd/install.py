@@ -25,17 +25,11 @@ from gpu_agent.runtime.systemd.units import (
     written_by_version,
 )
 
-# Whether the user of a service gets at the program that it is to run: by modes, and by the unit's own
-# walls.
-#
-# It judges, and opens nothing but folders on the way. What a list of further rights (an ACL) allows beyond
-# the
-# modes it does not see.
-
-
-if sys.platform != "win32":
-    import pwd
-
+_BOOTED = Path("run/systemd/system")
+"""There exactly where systemd is PID 1."""
+_RELOAD = ("systemctl", "daemon-reload")
+_MAX_PROGRAM_SECONDS = 120.0
+_FOLDER_MODE = 0o755
 _READ, _ENTER = 4, 1
 _OWNER_SHIFT, _GROUP_SHIFT, _OTHERS_SHIFT = 6, 3, 0
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
@@ -44,9 +38,27 @@ _SEEN_HOMES = frozenset({"no", "false", "off", "0", "read-only"})
 _YES = frozenset({"yes", "true", "on", "1", "disconnected"})
 
 
+class RefusedError(Exception):
+    """This machine or this user cannot do it: a sentence with the next step. Nothing was changed."""
+
+
+class StepError(Exception):
+    """A step failed on this machine: a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the service runs."""
+
+    path: Path
+    version: str
+    parts: tuple[Path, ...]
+    """Files that it needs: its interpreter, its libraries."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody by number; a user who is still to be made has none, and owns nothing."""
+    """A user with its number; one that does not exist yet has none, and owns nothing."""
 
     name: str
     uid: int | None = None
@@ -55,112 +67,39 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class AccessDenied:
-    """The place where the way ends."""
+    """Where the access to a path ends, and why."""
 
     place: Path
     why: str
     path: Path | None = None
-    """What it was the way to."""
+    """The path that cannot be reached."""
 
     def __str__(self) -> str:
-        """Say it as a part of a sentence."""
+        """Write it as a part of a sentence."""
         return f"{self.place} ({self.why})"
-
-
-def first_inaccessible(paths: Iterable[Path], user: User, *, unit: str) -> AccessDenied | None:
-    """Find the first place on the way to any of the paths where a user of that unit cannot go on."""
-    walls = tuple(_walls(unit))
-    for path in paths:
-        for place in _way(path):
-            for wall, why in walls:
-                if place.is_relative_to(wall):
-                    return AccessDenied(wall, why, path)
-            found = _forbidden(place, user)
-            if found is not None:
-                return replace(found, path=path)
-    return None
-
-
-def find_user(name: str) -> User:
-    """Look a user of this machine up."""
-    if sys.platform == "win32":
-        return User(name)
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        return User(name)
-    return User(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
-
-
-def _walls(unit: str) -> Iterator[tuple[Path, str]]:
-    """What the unit hides from its service."""
-    stated = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[:1].isalpha())
-    homes = stated.get("ProtectHome", "no").strip().lower()
-    if homes not in _SEEN_HOMES:
-        yield from ((folder, f"the unit says ProtectHome={homes}") for folder in _HOMES)
-    if stated.get("PrivateTmp", "no").strip().lower() in _YES:
-        yield from ((folder, "the unit says PrivateTmp=yes") for folder in _TEMPORARY)
-
-
-def _way(path: Path) -> Iterator[Path]:
-    """Yield every directory on the way to a path, from the root on: first where links lead to, then the links'."""
-    for way in dict.fromkeys((path.resolve(), path.absolute())):
-        yield from reversed(way.parents)
-        yield way
-
-
-def _forbidden(place: Path, user: User) -> AccessDenied | None:
-    try:
-        found = place.stat()
-    except OSError as error:
-        return AccessDenied(place, error.strerror or str(error))
-    needed = _ENTER if stat.S_ISDIR(found.st_mode) else _READ
-    if user.uid is not None and found.st_uid == user.uid:
-        shift = _OWNER_SHIFT
-    elif found.st_gid in user.gids:
-        shift = _GROUP_SHIFT
-    else:
-        shift = _OTHERS_SHIFT
-    if found.st_mode >> shift & needed:
-        return None
-    return AccessDenied(place, f"mode {stat.S_IMODE(found.st_mode):04o}, of user {found.st_uid}")
-
-
-# What is done to a machine, step by step: each can be said beforehand, and is then carried out.
-#
-# A file is put in place whole or not at all, and never through a link. The first step that fails ends the
-# walk.
-
-
-_LONGEST_SECONDS = 120.0
-_FOLDER_MODE = 0o755
-
-
-class StepError(Exception):
-    """A step failed: the machine's fault, a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Put a file there, in the place of one that is there, and make its folders."""
+    """Write a file, replacing an older one, and make its directories. Never through a link."""
 
     path: Path
     text: str
     mode: int = 0o644
 
     def __str__(self) -> str:
-        """Say it."""
+        """Name the step."""
         return f"write {self.path}"
 
     def carry_out(self) -> None:
-        """Do it."""
+        """Run the step."""
         _make(self.path.parent)
         beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             with os.fdopen(
                 os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.mode), "w", encoding="utf-8"
             ) as file:
-                os.fchmod(file.fileno(), self.mode)  # whatever the mask of whoever asks
+                os.fchmod(file.fileno(), self.mode)  # whatever the umask
                 file.write(self.text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -170,26 +109,18 @@ class Write:
             raise
 
 
-def _make(folder: Path) -> None:
-    """Make a folder and those above it, open to all: the service's user has to get in, whatever the mask."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    for place in reversed(missing):
-        place.mkdir()
-        place.chmod(_FOLDER_MODE)
-
-
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove a file or a link, or a folder with all that is in it."""
+    """Remove a file or a link, or a directory with its content."""
 
     path: Path
 
     def __str__(self) -> str:
-        """Say it."""
+        """Name the step."""
         return f"remove {self.path}"
 
     def carry_out(self) -> None:
-        """Do it; what a link leads to stays."""
+        """Run the step; the target of a link stays."""
         if self.path.is_dir() and not self.path.is_symlink():
             shutil.rmtree(self.path)
         else:
@@ -198,110 +129,55 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class RemoveEmpty:
-    """Remove a folder where nothing is left in it."""
+    """Remove a directory that is empty."""
 
     path: Path
 
     def __str__(self) -> str:
-        """Say it."""
+        """Name the step."""
         return f"remove {self.path} if it is empty"
 
     def carry_out(self) -> None:
-        """Do it."""
+        """Run the step."""
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a program of the machine to its end."""
+    """Run a program of the machine."""
 
     words: tuple[str, ...]
     may_fail: bool = False
 
     def __str__(self) -> str:
-        """Say it."""
+        """Name the step."""
         return f"run {' '.join(self.words)}"
 
     def carry_out(self) -> None:
-        """Do it."""
+        """Run the step."""
         code, said = run_program(self.words)
         if code != 0 and not self.may_fail:
-            told = said.strip().splitlines()
-            raise StepError(f"`{' '.join(self.words)}` failed: {told[-1] if told else f'exit code {code}'}")
+            lines = said.strip().splitlines()
+            raise StepError(f"`{' '.join(self.words)}` failed: {lines[-1] if lines else f'exit code {code}'}")
 
 
 Step = Write | Remove | RemoveEmpty | Run
 
 
-def run_steps(steps: Iterable[Step], done: Callable[[Step], None]) -> None:
-    """Do all of it in order, and tell of each that is done. Raises `StepError`."""
-    for step in steps:
-        try:
-            step.carry_out()
-        except OSError as error:
-            raise StepError(f"cannot {step} ({error.strerror or error})") from error
-        done(step)
-
-
-def run_program(words: tuple[str, ...]) -> tuple[int, str]:
-    """Run a program of the machine; its exit code and all that it said. Raises `StepError`."""
-    try:
-        done = subprocess.run(  # noqa: S603 - words of our own
-            words,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_LONGEST_SECONDS,
-        )
-    except FileNotFoundError:
-        raise StepError(f"this machine has no {words[0]}") from None
-    except subprocess.TimeoutExpired:
-        raise StepError(f"`{' '.join(words)}` did not end within {_LONGEST_SECONDS:g} s") from None
-    return done.returncode, done.stdout.decode("utf-8", "replace")
-
-
-# One half made a service of this machine, as the packages do it, and unmade again.
-#
-# It plans; the steps are carried out by whoever asked. It refuses what is not its own to touch: a
-# package's
-# service, and units that others wrote. Settings and state are never overwritten, and removed only on
-# demand.
-
-
-_BOOTED = Path("run/systemd/system")
-"""There exactly where systemd is PID 1."""
-_RELOAD = ("systemctl", "daemon-reload")
-
-
-class RefusedError(Exception):
-    """This machine, or who asks, is not one for it: a sentence with the next step. Nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What the service is to run."""
-
-    path: Path
-    version: str
-    parts: tuple[Path, ...]
-    """Files that it cannot run without: its interpreter, its libraries."""
-
-
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine: its root, the files that the program brought, and who asks."""
+    """The machine: its root, the files that the program brought, and the user who runs the command."""
 
     root: Path
     source: Path
     uid: int
 
     def at(self, path: Path) -> Path:
-        """Where a path from the root lies."""
+        """Return where a path from the root is."""
         return self.root / path
 
-    def refuse_without_systemd(self) -> None:
+    def require_systemd(self) -> None:
         """Raise `RefusedError` where systemd does not run this machine."""
         if not self.at(_BOOTED).is_dir():
             raise RefusedError(
@@ -309,17 +185,17 @@ class Machine:
                 "or by whatever starts others here"
             )
 
-    def refuse_anybody_but_root(self, command: str) -> None:
-        """Raise `RefusedError` where who asks may not change the machine."""
+    def require_root(self, command: str) -> None:
+        """Raise `RefusedError` for a user who may not change the machine."""
         if self.uid != 0:
             raise RefusedError(f"only root may do this: run it again as root, such as with `sudo {command}`")
 
     def unit_of_package(self, component: Component) -> Path | None:
-        """Find the unit that a package brought."""
+        """Find the unit of a package."""
         found = (self.at(path) for path in component.packaged_unit_files)
         return next((path for path in found if path.exists()), None)
 
-    def refuse_beside_a_package(self, component: Component) -> None:
+    def refuse_beside_package(self, component: Component) -> None:
         """Raise `RefusedError` where a package has made the half a service already."""
         packaged = self.unit_of_package(component)
         if packaged is None:
@@ -339,20 +215,20 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, and what was found on the way."""
+    """What is to be done."""
 
     steps: tuple[Step, ...]
     changed: bool
-    """Whether anything is other than it should be."""
+    """Whether anything differs from what it should be."""
     new_settings: bool = False
-    """Whether the settings are only now made, from the example."""
-    kept: tuple[Path, ...] = ()
-    """What stays, of what is there."""
+    """Whether the settings file is new, made from the example."""
+    remaining: tuple[Path, ...] = ()
+    """What stays on the machine."""
 
 
 def plan_install(component: Component, program: Program, *, place: Machine, user: User) -> Plan:
-    """Plan to make it a service; raises `RefusedError`."""
-    place.refuse_beside_a_package(component)
+    """Plan to install it as a service; raises `RefusedError`."""
+    place.refuse_beside_package(component)
     try:
         files = unit_files(component, program.path, program.version, source=place.source)
     except UnwritablePathError as error:
@@ -364,11 +240,11 @@ def plan_install(component: Component, program: Program, *, place: Machine, user
     new_settings = not os.path.lexists(settings)
     if new_settings:
         writes.append(Write(settings, example_settings(component, source=place.source)))
-    return Plan((*writes, *_taking_effect(component, place, files)), bool(writes), new_settings)
+    return Plan((*writes, *_activation(component, place, files)), bool(writes), new_settings)
 
 
 def plan_uninstall(component: Component, place: Machine, *, purge: bool) -> Plan:
-    """Plan to unmake the service, and with `purge` what it knew; raises `RefusedError`."""
+    """Plan to remove the service, and with `purge` its settings and state; raises `RefusedError`."""
     packaged = place.unit_of_package(component)
     ours = [place.at(path) for path in (component.unit_file, *_conf_files(component))]
     if packaged is not None and not os.path.lexists(ours[0]):
@@ -378,7 +254,7 @@ def plan_uninstall(component: Component, place: Machine, *, purge: bool) -> Plan
         )
     _refuse_files_of_others(ours)
     there = [path for path in ours if os.path.lexists(path)]
-    knows = [path for path in _knowledge(component, place) if os.path.lexists(path)]
+    data = [path for path in _owner_data(component, place) if os.path.lexists(path)]
     steps: list[Step] = []
     if ours[0] in there:
         steps.append(Run(("systemctl", "disable", "--now", component.unit)))
@@ -387,14 +263,116 @@ def plan_uninstall(component: Component, place: Machine, *, purge: bool) -> Plan
         steps.append(Run(_RELOAD))
         steps.append(Run(("systemctl", "reset-failed", component.unit), may_fail=True))
     if purge:
-        steps += [*map(Remove, knows), RemoveEmpty(place.at(component.settings_file).parent)]
+        steps += [*map(Remove, data), RemoveEmpty(place.at(component.settings_file).parent)]
     drop_ins = place.at(component.drop_ins)
-    kept = [*([] if purge else knows), *([drop_ins] if drop_ins.exists() else [])]
-    return Plan(tuple(steps), bool(there or (purge and knows)), kept=tuple(kept))
+    remaining = [*([] if purge else data), *([drop_ins] if drop_ins.exists() else [])]
+    return Plan(tuple(steps), bool(there or (purge and data)), remaining=tuple(remaining))
 
 
-def _taking_effect(component: Component, place: Machine, files: dict[Path, str]) -> Iterator[Step]:
-    """Yield what makes systemd know of the files; harmless again and again."""
+def run_steps(steps: Iterable[Step], done: Callable[[Step], None]) -> None:
+    """Run all steps in order; `done` receives each. Raises `StepError` at the first that fails."""
+    for step in steps:
+        try:
+            step.carry_out()
+        except OSError as error:
+            raise StepError(f"cannot {step} ({error.strerror or error})") from error
+        done(step)
+
+
+def run_program(words: tuple[str, ...]) -> tuple[int, str]:
+    """Run a program of the machine; returns its exit code and its output. Raises `StepError`."""
+    try:
+        done = subprocess.run(  # noqa: S603 - words of our own
+            words,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_MAX_PROGRAM_SECONDS,
+        )
+    except FileNotFoundError:
+        raise StepError(f"this machine has no {words[0]}") from None
+    except subprocess.TimeoutExpired:
+        raise StepError(f"`{' '.join(words)}` did not end within {_MAX_PROGRAM_SECONDS:g} s") from None
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def find_user(name: str) -> User:
+    """Look up a user of this machine."""
+    if sys.platform == "win32":
+        return User(name)
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return User(name)
+    return User(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
+
+
+def first_inaccessible(paths: Iterable[Path], user: User, *, unit: str) -> AccessDenied | None:
+    """Find the first directory or file on the way to any of the paths that a user of that unit cannot access.
+
+    ACLs beyond the file modes are not read.
+    """
+    hidden = tuple(_hidden_directories(unit))
+    for path in paths:
+        for place in _way(path):
+            for directory, why in hidden:
+                if place.is_relative_to(directory):
+                    return AccessDenied(directory, why, path)
+            found = _denied(place, user)
+            if found is not None:
+                return replace(found, path=path)
+    return None
+
+
+if sys.platform != "win32":
+    import pwd
+
+
+def _hidden_directories(unit: str) -> Iterator[tuple[Path, str]]:
+    """Yield the directories that the unit hides from its service, and why."""
+    stated = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[:1].isalpha())
+    homes = stated.get("ProtectHome", "no").strip().lower()
+    if homes not in _SEEN_HOMES:
+        yield from ((folder, f"the unit says ProtectHome={homes}") for folder in _HOMES)
+    if stated.get("PrivateTmp", "no").strip().lower() in _YES:
+        yield from ((folder, "the unit says PrivateTmp=yes") for folder in _TEMPORARY)
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """Yield every step on the way to a path, from the root on: first where links lead to."""
+    for way in dict.fromkeys((path.resolve(), path.absolute())):
+        yield from reversed(way.parents)
+        yield way
+
+
+def _denied(place: Path, user: User) -> AccessDenied | None:
+    try:
+        found = place.stat()
+    except OSError as error:
+        return AccessDenied(place, error.strerror or str(error))
+    needed = _ENTER if stat.S_ISDIR(found.st_mode) else _READ
+    if user.uid is not None and found.st_uid == user.uid:
+        shift = _OWNER_SHIFT
+    elif found.st_gid in user.gids:
+        shift = _GROUP_SHIFT
+    else:
+        shift = _OTHERS_SHIFT
+    if found.st_mode >> shift & needed:
+        return None
+    return AccessDenied(place, f"mode {stat.S_IMODE(found.st_mode):04o}, of user {found.st_uid}")
+
+
+def _make(folder: Path) -> None:
+    """Make a directory and those above it, open to all: the service's user must enter, whatever the umask."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir()
+        place.chmod(_FOLDER_MODE)
+
+
+def _activation(component: Component, place: Machine, files: dict[Path, str]) -> Iterator[Step]:
+    """Yield what makes systemd read the files; it can be repeated."""
     for kind, program in (
         ("sysusers", ("systemd-sysusers",)),
         ("tmpfiles", ("systemd-tmpfiles", "--create")),
@@ -408,8 +386,8 @@ def _conf_files(component: Component) -> list[Path]:
     return [conf_file(component, kind) for kind in ("sysusers", "tmpfiles")]
 
 
-def _knowledge(component: Component, place: Machine) -> Iterator[Path]:
-    """Yield the places of what is the owner's: settings, secrets, state."""
+def _owner_data(component: Component, place: Machine) -> Iterator[Path]:
+    """Yield the paths of the owner's data: settings, secrets, state."""
     settings = place.at(component.settings_file)
     yield settings
     yield from (settings.parent / name for name in component.secrets)
@@ -440,7 +418,7 @@ def _refuse_unreachable(program: Program, user: User, unit: str) -> None:
 
 
 def _text(path: Path) -> str | None:
-    """Read a file; None where there is none. What is not text is none of ours."""
+    """Read a file; None where it is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from gpu_agent.runtime.systemd.install import StepError, run_program
 from gpu_agent.runtime.systemd.units import Component, written_by_version
 
 LOG_LINES = 5
-"""How much of the log is shown."""
+"""So many lines of the log are shown."""
 _PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,MainPID,ActiveEnterTimestamp,InactiveEnterTimestamp,"
     "FragmentPath,StatusText,NRestarts,Result,ExecMainStatus,NeedDaemonReload,ExecStart"
@@ -19,39 +19,39 @@ _STARTED = re.compile(r"\{ path=(.*?) ; argv\[\]=")
 
 
 class InstalledBy(StrEnum):
-    """Who brought a unit."""
+    """What installed a unit."""
 
     PIP = "pip"
-    """`gpu-agent service install`, out of an environment of pip's."""
+    """`gpu-agent service install`, from an environment made with pip."""
     PACKAGE = "package"
     HAND = "hand"
-    """Somebody who put a unit of his own there."""
+    """An administrator who wrote a unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
-    """One look at a service. What nobody can say is None."""
+    """The state of a service at one moment. Unknown is None."""
 
     origin: InstalledBy | None
-    """None where there is no such service."""
+    """None without such a service."""
     file: Path | None = None
     program: str | None = None
     """What the unit starts, as systemd has read it."""
     version: str | None = None
     """The version that wrote the unit, where one of ours did."""
     current: bool | None = None
-    """Whether the unit is as this program would write it; only of one that it wrote."""
+    """Whether the unit is as this program would write it; only for one that it wrote."""
     unread: bool = False
-    """Whether the unit was changed since systemd read it."""
+    """Whether the unit has changed since systemd read it."""
     enabled: str | None = None
     active: str | None = None
     sub: str | None = None
     since: float | None = None
-    """When it came up, or went down where it is down: seconds since 1970."""
+    """When it started, or stopped where it is stopped: seconds since 1970."""
     main_pid: int | None = None
     restarts: int | None = None
-    says: str | None = None
-    """What the program tells systemd of itself."""
+    status_text: str | None = None
+    """The line that the program sends to systemd."""
     result: str | None = None
     exit_code: int | None = None
     lines: tuple[str, ...] = ()
@@ -59,40 +59,42 @@ class ServiceStatus:
 
     @property
     def runs(self) -> bool:
-        """Whether it is up."""
+        """Whether it is active."""
         return self.active == "active"
 
 
 def service_status(component: Component, written: str) -> ServiceStatus:
-    """Look at one service; `written` is the unit as it would be. Raises `StepError` if systemd is silent."""
-    code, said = run_program(
+    """Read the state of a service; `written` is the unit as it should be. Raises `StepError`."""
+    code, output = run_program(
         ("systemctl", "show", "--timestamp=unix", f"--property={_PROPERTIES}", component.unit),
     )
     if code != 0:
-        raise StepError(f"systemd does not answer: {said.strip() or f'exit code {code}'}")
-    told = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    if told.get("LoadState") == "not-found":
+        raise StepError(f"systemd does not answer: {output.strip() or f'exit code {code}'}")
+    properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    if properties.get("LoadState") == "not-found":
         return ServiceStatus(origin=None)
-    file = Path(told["FragmentPath"]) if told.get("FragmentPath") else None
+    file = Path(properties["FragmentPath"]) if properties.get("FragmentPath") else None
     text = _text(file)
     written_by = None if text is None else written_by_version(text)
-    entered = "ActiveEnterTimestamp" if told.get("ActiveState") == "active" else "InactiveEnterTimestamp"
+    entered = (
+        "ActiveEnterTimestamp" if properties.get("ActiveState") == "active" else "InactiveEnterTimestamp"
+    )
     return ServiceStatus(
         origin=_origin(component, file, ours=written_by is not None),
         file=file,
-        program=_program(told.get("ExecStart", "")),
+        program=_program(properties.get("ExecStart", "")),
         version=written_by,
         current=text == written if written_by else None,
-        unread=told.get("NeedDaemonReload") == "yes",
-        enabled=told.get("UnitFileState") or None,
-        active=told.get("ActiveState") or None,
-        sub=told.get("SubState") or None,
-        since=_seconds(told.get(entered, "")),
-        main_pid=_number(told, "MainPID") or None,
-        restarts=_number(told, "NRestarts"),
-        says=told.get("StatusText") or None,
-        result=told.get("Result") or None,
-        exit_code=_number(told, "ExecMainStatus"),
+        unread=properties.get("NeedDaemonReload") == "yes",
+        enabled=properties.get("UnitFileState") or None,
+        active=properties.get("ActiveState") or None,
+        sub=properties.get("SubState") or None,
+        since=_seconds(properties.get(entered, "")),
+        main_pid=_number(properties, "MainPID") or None,
+        restarts=_number(properties, "NRestarts"),
+        status_text=properties.get("StatusText") or None,
+        result=properties.get("Result") or None,
+        exit_code=_number(properties, "ExecMainStatus"),
         lines=_last_lines(component),
     )
 
@@ -105,7 +107,7 @@ def _origin(component: Component, file: Path | None, *, ours: bool) -> Installed
 
 
 def _last_lines(component: Component) -> tuple[str, ...]:
-    """Read the end of the log; nothing where whoever looks may not."""
+    """Read the end of the log; empty for a user who may not read it."""
     words = (
         "journalctl",
         "--no-pager",
@@ -115,10 +117,10 @@ def _last_lines(component: Component) -> tuple[str, ...]:
         f"--unit={component.unit}",
     )
     try:
-        code, said = run_program(words)
+        code, output = run_program(words)
     except StepError:
         return ()
-    return tuple(said.splitlines()) if code == 0 else ()
+    return tuple(output.splitlines()) if code == 0 else ()
 
 
 def _text(file: Path | None) -> str | None:
@@ -130,17 +132,17 @@ def _text(file: Path | None) -> str | None:
         return None
 
 
-def _program(told: str) -> str | None:
+def _program(stated: str) -> str | None:
     """Read `{ path=/usr/bin/gpu-agent ; argv[]=… }`."""
-    found = _STARTED.match(told)
+    found = _STARTED.match(stated)
     return found[1] if found else None
 
 
-def _seconds(told: str) -> float | None:
-    """Read `@1764360000`; systemd has none of what never happened."""
-    return float(told[1:]) if told.startswith("@") and told[1:].isdecimal() and told != "@0" else None
+def _seconds(stated: str) -> float | None:
+    """Read `@1764360000`; None for what never happened."""
+    return float(stated[1:]) if stated.startswith("@") and stated[1:].isdecimal() and stated != "@0" else None
 
 
-def _number(told: Mapping[str, str], name: str) -> int | None:
-    value = told.get(name, "")
+def _number(properties: Mapping[str, str], name: str) -> int | None:
+    value = properties.get(name, "")
     return int(value) if value.isdecimal() else None

@@ -13,7 +13,6 @@ import gpu_agent
 
 MARK = "# Written by `gpu-agent service install`"
 """How the first line begins of every file that is ours to replace and to remove."""
-
 _PACKAGED_PROGRAM = "/usr/bin/gpu-agent"
 _EXEC = re.compile(rf"(?m)^(Exec[A-Za-z]+=[-@:+!]*){re.escape(_PACKAGED_PROGRAM)}(?=\s)")
 _VERSION = re.compile(rf"{re.escape(MARK)} of version (\S+)\.\n")
@@ -89,7 +88,7 @@ def unit_files(component: Component, program: Path, version: str, *, source: Pat
     """
     head = (
         f"{MARK} of version {version}.\n"
-        "# The next one writes it anew, and `gpu-agent service uninstall` removes it. Changes of your own\n"
+        "# The next install replaces it, and `gpu-agent service uninstall` removes it. Changes of your own\n"
         f"# belong into a drop-in (`systemctl edit {component.service}`), which stays.\n"
     )
     unit = (source / component.unit).read_text(encoding="utf-8")

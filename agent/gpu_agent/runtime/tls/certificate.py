@@ -15,18 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# What this house reads of a certificate: when it begins and ends, and which public key it is for.
-#
-# The standard library tells that only of a certificate that a handshake has brought, and the key not at
-# all; so the few fields that lie before the key are walked (RFC 5280, DER). Judges nothing: whether to
-# trust a certificate is for OpenSSL to say.
-
-
+PIN_PREFIX = "sha256//"
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 _TIME = "%Y%m%d%H%M%SZ"
 _LONG_FORM = 0x80
-_LARGEST_BYTES = 1024 * 1024
+_MAX_BYTES = 1024 * 1024
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +34,19 @@ class Certificate:
     """Of the key's `SubjectPublicKeyInfo`, as RFC 7469 and curl pin it: a renewal may keep it."""
 
 
+class PinError(ssl.SSLError):
+    """A peer whose key is none of the pinned ones; `seen` is the pin of the key that it has."""
+
+    def __init__(self, seen: str) -> None:
+        super().__init__(f"the key there has the pin {seen}, which is none of those named")
+        self.seen = seen
+
+
 def parse_der(der: bytes) -> Certificate:
     """Read one certificate; raises `ValueError` for what is none."""
     (_, outer), *_ = _parts(der)
     (_, signed), *_ = _parts(outer)
-    parts = [part for part in _whole_parts(signed) if part[0] != _VERSION]
+    parts = [part for part in _raw_parts(signed) if part[0] != _VERSION]
     try:
         _serial, _algorithm, _issuer, validity, _subject, key = parts[:6]
     except ValueError:
@@ -57,80 +60,11 @@ def parse_der(der: bytes) -> Certificate:
 def read_certificate_file(path: Path) -> Certificate:
     """Read the first certificate of a PEM file; raises `OSError`, and `ValueError` for what is none."""
     with path.open("rb") as file:
-        text = file.read(_LARGEST_BYTES).decode("ascii", "replace")
+        text = file.read(_MAX_BYTES).decode("ascii", "replace")
     begin, end = text.find(_BEGIN), text.find(_END)
     if begin < 0 or end < begin:
         raise ValueError("it holds no certificate in PEM")
     return parse_der(ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)]))
-
-
-def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield tag and value of each part; raises `ValueError`."""
-    for part in _whole_parts(data):
-        yield part[0], _value(part)
-
-
-def _whole_parts(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        head, length = _extent(data[at:])
-        end = at + head + length
-        if end > len(data):
-            raise ValueError("it is cut off")
-        yield data[at:end]
-        at = end
-    if not data:
-        raise ValueError("it is empty where it should not be")
-
-
-def _value(part: bytes) -> bytes:
-    head, _ = _extent(part)
-    return part[head:]
-
-
-def _extent(data: bytes) -> tuple[int, int]:
-    """Return how long the head of a part is, and how long its value."""
-    try:
-        first = data[1]
-    except IndexError:
-        raise ValueError("it is cut off") from None
-    if first < _LONG_FORM:
-        return 2, first
-    digits = first - _LONG_FORM
-    if not 1 <= digits <= 4 or len(data) < 2 + digits:  # noqa: PLR2004 - four bytes tell any length there is
-        raise ValueError("a length in it is none")
-    return 2 + digits, int.from_bytes(data[2 : 2 + digits], "big")
-
-
-def _moment(tag: int, value: bytes) -> float:
-    """Read a time; one of two digits for its year lies between 1950 and 2049 (RFC 5280, 4.1.2.5.1)."""
-    if tag == _UTC_TIME:
-        value = (b"20" if value < b"5" else b"19") + value
-    elif tag != _GENERALIZED_TIME:
-        raise ValueError("it has no times where they should stand")
-    try:
-        return float(calendar.timegm(time.strptime(value.decode("ascii"), _TIME)))
-    except ValueError:
-        raise ValueError("a time in it is none") from None
-
-
-# Pins: who is known by a public key, and by nothing that somebody else says of it.
-#
-# A pin is `sha256//` and the base64 of the key's SHA-256 (`SubjectPublicKeyInfo`), as curl takes it
-# (`--pinnedpubkey`). It outlives a renewal that keeps the key. Compares only: reads no file and opens
-# nothing.
-
-
-PIN_PREFIX = "sha256//"
-_DIGEST_BYTES = 32
-
-
-class PinError(ssl.SSLError):
-    """A peer whose key is none of the pinned ones; `seen` is the pin of the key that it has."""
-
-    def __init__(self, seen: str) -> None:
-        super().__init__(f"the key there has the pin {seen}, which is none of those named")
-        self.seen = seen
 
 
 def parse_pin(written: str) -> str:
@@ -142,7 +76,8 @@ def parse_pin(written: str) -> str:
         decoded = b""
     if f"{kind}//" != PIN_PREFIX or len(decoded) != _DIGEST_BYTES:
         raise ValueError(
-            f"a pin is {PIN_PREFIX} and 44 letters of base64: the registry's log and `gpu-agent doctor` tell it"
+            f"a pin is {PIN_PREFIX} and 44 letters of base64: the registry's log and `gpu-agent doctor` "
+            "show it"
         )
     return _written(decoded)
 
@@ -169,6 +104,56 @@ def require_pins(context: ssl.SSLContext, pins: frozenset[str]) -> None:
 
     context.sslobject_class = PinnedObject
     context.sslsocket_class = PinnedSocket
+
+
+def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and value of each part; raises `ValueError`."""
+    for part in _raw_parts(data):
+        yield part[0], _value(part)
+
+
+def _raw_parts(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(data):
+        head, length = _extent(data[at:])
+        end = at + head + length
+        if end > len(data):
+            raise ValueError("it is cut off")
+        yield data[at:end]
+        at = end
+    if not data:
+        raise ValueError("it is empty where it should not be")
+
+
+def _value(part: bytes) -> bytes:
+    head, _ = _extent(part)
+    return part[head:]
+
+
+def _extent(data: bytes) -> tuple[int, int]:
+    """Return how long the head of a part is, and how long its value."""
+    try:
+        first = data[1]
+    except IndexError:
+        raise ValueError("it is cut off") from None
+    if first < _LONG_FORM:
+        return 2, first
+    digits = first - _LONG_FORM
+    if not 1 <= digits <= 4 or len(data) < 2 + digits:  # noqa: PLR2004 - four bytes hold any length
+        raise ValueError("a length in it is none")
+    return 2 + digits, int.from_bytes(data[2 : 2 + digits], "big")
+
+
+def _moment(tag: int, value: bytes) -> float:
+    """Read a time; one of two digits for its year lies between 1950 and 2049 (RFC 5280, 4.1.2.5.1)."""
+    if tag == _UTC_TIME:
+        value = (b"20" if value < b"5" else b"19") + value
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError("it has no times where they should stand")
+    try:
+        return float(calendar.timegm(time.strptime(value.decode("ascii"), _TIME)))
+    except ValueError:
+        raise ValueError("a time in it is none") from None
 
 
 def _check(der: bytes | None, pins: frozenset[str]) -> None:

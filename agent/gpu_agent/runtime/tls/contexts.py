@@ -21,7 +21,7 @@ _MISMATCH = "key values mismatch"
 
 
 class TlsFileError(Exception):
-    """A file cannot be used for TLS: the owner's to mend, a sentence with the next step."""
+    """A file cannot be used for TLS: the owner must fix it. A sentence with the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def client_context(
     else:
         _trust(context, ca_file)
     if own is not None:
-        _prove(context, own)
+        _load_own(context, own)
     return context
 
 
@@ -70,7 +70,7 @@ def server_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
-    _prove(context, own)
+    _load_own(context, own)
     if client_ca_file is not None:
         _trust(context, client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
@@ -81,7 +81,7 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
     """Trust each certificate of a file, an authority's as one that was signed by itself."""
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        _look(ca_file)
+        _check_file(ca_file)
         context.load_verify_locations(cafile=ca_file)
     except ssl.SSLError:
         raise TlsFileError(
@@ -91,11 +91,11 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
         raise _unreadable(ca_file, error) from None
 
 
-def _prove(context: ssl.SSLContext, own: OwnCertificate) -> None:
+def _load_own(context: ssl.SSLContext, own: OwnCertificate) -> None:
     holds_key = own.key_file or own.cert_file
     try:
         for path in own.files:
-            _look(path)
+            _check_file(path)
         exposed = _exposed_mode(holds_key)
     except OSError as error:
         raise _unreadable(Path(str(error.filename)), error) from None
@@ -117,15 +117,15 @@ def _prove(context: ssl.SSLContext, own: OwnCertificate) -> None:
         ) from None
 
 
-def _look(path: Path) -> None:
-    """Raises `OSError` where it cannot be opened. A pipe or a device would hold up whoever reads it."""
+def _check_file(path: Path) -> None:
+    """Raises `OSError` where it cannot be opened. A pipe or a device would block its reader."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise TlsFileError(f"{path} is no file: name one that holds a certificate or a key in PEM")
     path.open("rb").close()
 
 
 def _no_password() -> NoReturn:
-    """Instead of asking whoever sits at the terminal."""
+    """Instead of a question at the terminal."""
     raise ValueError(_ENCRYPTED)
 
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from gpu_agent.runtime.tls.certificate import PinError
 
-_PLACES = re.compile(r"^\[[^\]]*\] ?|\(_ssl\.c:\d+\)$")
+_SOURCE_LOCATION = re.compile(r"^\[[^\]]*\] ?|\(_ssl\.c:\d+\)$")
 """What Python puts around the words for which it has no name."""
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_NAME = frozenset({62, 64})
@@ -34,7 +34,7 @@ _REFUSES_OURS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsTerms:
-    """What this side calls the things that a person can mend."""
+    """What this side calls the things that a person can fix."""
 
     authority: str
     pin: str | None
@@ -88,8 +88,8 @@ def explain_tls_error(error: OSError | ValueError, host: str, terms: TlsTerms) -
 
 def openssl_reason(error: OSError | ValueError) -> str:
     """Say what OpenSSL calls it, in small letters and without the place in a source where it was found."""
-    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return _PLACES.sub("", str(told)).replace("_", " ").strip().lower()
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return _SOURCE_LOCATION.sub("", str(reason)).replace("_", " ").strip().lower()
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, host: str, terms: TlsTerms) -> TlsProblem:
