@@ -7,7 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
+from gpu_agent.probe.host.host import (
+    DiskSpace,
+    HostProbe,
+    disk_space_at,
+    distinct_disks,
+    read_by_system_calls,
+)
 
 MIB, GIB = 1 << 20, 1 << 30
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
@@ -137,3 +143,17 @@ def test_it_loads_where_the_system_is_not_linux() -> None:
         "p = h.HostProbe().read(); assert p.platform == 'windows' and p.boot_id is None, p"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_cache_that_is_not_there_yet_counts_where_it_would_be_made(tmp_path: Path) -> None:
+    cache = tmp_path / "none" / "hub"
+    rooms = [room for room in (disk_space_at(cache), disk_space_at(tmp_path)) if isinstance(room, DiskSpace)]
+    assert len(rooms) == 2
+    (disk,) = distinct_disks(rooms)
+    assert disk.path == str(cache)
+    assert 0 < disk.free_bytes <= disk.total_bytes
+
+
+def test_a_cache_that_cannot_be_measured_is_unknown_with_its_reason(tmp_path: Path) -> None:
+    assert "too long" in str(disk_space_at(tmp_path / ("x" * 5000)))
+    assert "null" in str(disk_space_at(Path("\0")))

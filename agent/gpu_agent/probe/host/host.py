@@ -1,9 +1,9 @@
-"""The machine around the GPUs: cores, memory and load.
+"""The machine around the GPUs: cores, memory, load, and the disks of model caches.
 
 Figures come twice: as this process's control group may use them, and (`machine_*`) as the machine
 has them. A reading that fails is data: `None` with its reason in `unknowns`, never an exception and
-never zero. CPU load is the mean since the reading before, so nothing blocks for a measurement. Disks are
-not read here: one that hangs must not block the host's reading.
+never zero. CPU load is the mean since the reading before, so nothing blocks for a measurement. A disk
+that hangs must not block the host's reading, so the model scanner reads disks.
 
 Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
 cannot read them (no `/proc`), a system call does; where even that fails they have the least
@@ -15,7 +15,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -25,7 +25,7 @@ import psutil
 
 from gpu_agent.probe.host import virtualization
 from gpu_agent.probe.host.cgroup import Cgroup, read_cgroup
-from gpu_agent.wire.inventory import Host
+from gpu_agent.wire.inventory import CacheDisk, Host
 
 _MIB = 1 << 20
 _PLATFORM = {"win32": "windows", "darwin": "macos"}.get(sys.platform, str(sys.platform))
@@ -220,3 +220,40 @@ def _cpu_mark(at: float, cgroup: Cgroup) -> _CpuMark:
     total = sum(times.values()) - counted_twice
     idle = times["idle"] + times.get("iowait", 0.0)
     return _CpuMark(at=at, busy=total - idle, total=total, ours=cgroup.cpu_used_seconds)
+
+
+# ---- disks: read by the model scanner, in a thread that can be left behind
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """What one file system has left."""
+
+    device: int
+    """Its device number."""
+    disk: CacheDisk
+
+
+def disk_space_at(cache: Path) -> DiskSpace | str:
+    """The space at a cache, or the reason why it is unknown; blocks as long as the disk hangs.
+
+    A cache that does not exist yet counts where it would be made.
+    """
+    for path in (cache, *cache.parents):
+        try:
+            device = path.stat().st_dev
+            usage = psutil.disk_usage(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        return DiskSpace(device, CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total))
+    return "no folder above it is there"
+
+
+def distinct_disks(spaces: Iterable[DiskSpace]) -> tuple[CacheDisk, ...]:
+    """Each file system once, under the name of the first cache on it."""
+    first: dict[int, CacheDisk] = {}
+    for space in spaces:
+        first.setdefault(space.device, space.disk)
+    return tuple(first.values())

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gpu_agent.probe.host.disks import DiskSpace, disk_space_at, distinct_disks
+from gpu_agent.probe.host.host import DiskSpace, disk_space_at, distinct_disks
 from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.declared import Declaration, apply_declarations, more_usable
 from gpu_agent.probe.models.files import mark_of
