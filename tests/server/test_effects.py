@@ -60,7 +60,7 @@ class RecordingConnections(NodeConnections):
         def lost(connection: NodeConnection) -> None:
             raise AssertionError(connection)
 
-        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, authenticate=admit_all)
+        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, refuse=admit_all)
         self.calls: list[tuple[object, ...]] = []
 
     def send(self, number: int, text: str) -> None:

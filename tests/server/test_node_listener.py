@@ -13,8 +13,8 @@ from websockets.exceptions import InvalidStatus
 
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_connection import RETRY_AFTER_SECONDS, NodeConnection, NodeConnections
-from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, NodeListener
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections
+from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 
 
@@ -27,10 +27,10 @@ def _ignore_loss(connection: NodeConnection) -> None:
 
 
 def listening(limits: Limits) -> tuple[NodeListener, NodeConnections]:
-    connections = NodeConnections(
+    listener = NodeListener(
         limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, authenticate=admit_all
     )
-    return NodeListener(connections), connections
+    return listener, listener.connections
 
 
 async def refused(address: str) -> InvalidStatus:

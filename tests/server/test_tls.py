@@ -20,7 +20,7 @@ from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError
 from gpu_agent.server import tls
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_connection import RETRY_AFTER_SECONDS
+from gpu_agent.server.node_listener import RETRY_AFTER_SECONDS
 from gpu_agent.server.tls import NOT_ENCRYPTED, READ_BYTES, Encryption, TlsConnection, TlsFiles
 from tests.authority import Authority
 from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger

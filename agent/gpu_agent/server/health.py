@@ -16,7 +16,7 @@ from gpu_agent.server.counters import EventCounters, PerformanceMeter
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
-from gpu_agent.server.node_connection import NodeConnections
+from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.writer import Writer
 from gpu_agent.wire.api import CheckView
@@ -43,7 +43,7 @@ class RegistryHealth:
 
     fleet: Fleet
     loop: FleetLoop
-    connections: NodeConnections
+    listener: NodeListener
     messages: MessageHandler
     event_log: RegistryEventLog
     meter: PerformanceMeter
@@ -54,7 +54,7 @@ class RegistryHealth:
     @property
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
-        return Size(nodes=self.fleet.size, connections=self.connections.size)
+        return Size(nodes=self.fleet.size, connections=self.listener.connections.size)
 
     @property
     def ready(self) -> bool:
@@ -63,7 +63,7 @@ class RegistryHealth:
 
     def readiness(self) -> tuple[CheckView, ...]:
         """Check whether the registry can do its work."""
-        running, closed, problem = self.loop.running, self.connections.closed_reason, self.loop.store_problem
+        running, closed, problem = self.loop.running, self.listener.closed_reason, self.loop.store_problem
         return (
             CheckView(
                 name="fleet",

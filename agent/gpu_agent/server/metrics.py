@@ -145,7 +145,12 @@ METRICS = (
         "Heartbeats in the last full minute.",
         lambda health, _: None if health.meter.last is None else health.meter.last.heartbeats_per_second,
     ),
-    Metric("connections", "gauge", "Open connections of nodes.", lambda health, _: health.connections.size),
+    Metric(
+        "connections",
+        "gauge",
+        "Open connections of nodes.",
+        lambda health, _: health.listener.connections.size,
+    ),
     Metric(
         "event_subscribers",
         "gauge",

@@ -33,9 +33,6 @@ from gpu_agent.server.websocket import (
 )
 from gpu_agent.wire.codes import CloseCode
 
-NODE_PATH = "/ws/node"
-RETRY_AFTER_SECONDS = 5
-
 CONNECTIONS_TO_REFUSE = 64
 """Beyond `max_connections` this many are open at a time to be refused with a 503; others are cut off."""
 
@@ -335,7 +332,7 @@ class NodeConnections:
         *,
         frame_arrived: Callable[[NodeConnection, bytes], None],
         connection_lost: Callable[[NodeConnection], None],
-        authenticate: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
+        refuse: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
@@ -345,14 +342,13 @@ class NodeConnections:
         self.fair_queue = FairQueue(monotonic=monotonic, patience_seconds=limits.handshake_patience_seconds)
         self.log_limit = LogLimit()
         self.memory = MemoryBudget(max_bytes=limits.max_held_bytes)
-        self.admitting = False
-        """Whether handshakes may succeed: not before the registry has started, and not while it stops."""
+        self.pending = PendingConnections(limits)
+        self.retries = RetrySchedule()
+        self.refuse = refuse
+        """Returns why a handshake is refused; None to accept it."""
         self._connection_lost = connection_lost
-        self._authenticate = authenticate
         self._by_number: dict[int, NodeConnection] = {}
         self._numbers = itertools.count(1)
-        self._pending = PendingConnections(limits)
-        self._retries = RetrySchedule()
         self._evicting = self._stopped = False
         self._shared_buffer = memoryview(bytearray(_READ_BYTES))
         self._shared_small_buffer = self._shared_buffer[:_UNREGISTERED_READ_BYTES]
@@ -363,13 +359,6 @@ class NodeConnections:
     def size(self) -> int:
         """How many connections are open."""
         return len(self._by_number)
-
-    @property
-    def closed_reason(self) -> str | None:
-        """Why a new node is refused, as the end of a sentence; None while nodes may connect."""
-        if not self.admitting:
-            return "is starting or stopping"
-        return "is full" if self.size > self.limits.max_connections else None
 
     def create(self) -> NodeConnection:
         """Return the protocol for a new socket."""
@@ -395,7 +384,7 @@ class NodeConnections:
 
     async def close_all(self) -> None:
         """Close all connections; those without an answer are aborted after the close timeout."""
-        self.admitting, self._stopped = False, True
+        self._stopped = True
         for connection in tuple(self._by_number.values()):
             connection.close(CloseCode.GOING_AWAY, _GOODBYE)
         try:
@@ -422,34 +411,20 @@ class NodeConnections:
         if self._stopped:  # accepted just before
             connection.abort()
             return
-        oldest = self._pending.connected(connection.number)
+        oldest = self.pending.connected(connection.number)
         if oldest is None and self.size > self.limits.max_connections + CONNECTIONS_TO_REFUSE:
-            oldest = self._pending.oldest_handshake()
+            oldest = self.pending.oldest_handshake()
         if oldest is not None:
             self._by_number[oldest].evict()
 
-    def refuse(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
-        """Return why a handshake is refused; None to accept it. A full registry checks no credential."""
-        if handshake.path != NODE_PATH:
-            return HandshakeRefusal(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")
-        problem = self.closed_reason
-        if problem is not None:
-            return _unavailable(problem)
-        if self._pending.is_full_for(connection.origin):
-            return _unavailable("waits for too many others to register")
-        if connection.waited_seconds > self.limits.handshake_patience_seconds:
-            seconds = self._retries.next_retry_seconds(self.monotonic())
-            return _unavailable("has more to do than it can", seconds=seconds)
-        return self._authenticate(connection, handshake)
-
     def handshake_succeeded(self, connection: NodeConnection) -> None:
         """A WebSocket is open."""
-        self._pending.handshake_succeeded(connection.number, connection.origin)
+        self.pending.handshake_succeeded(connection.number, connection.origin)
 
     def registered(self, connection: NodeConnection) -> None:
         """A node registered on a connection for the first time."""
-        self._pending.remove(connection.number)
-        self._retries.registered(self.monotonic())
+        self.pending.remove(connection.number)
+        self.retries.registered(self.monotonic())
 
     def record_held(self, connection: NodeConnection, held_bytes: int) -> None:
         """Record how many bytes are held for a connection; beyond the budget the largest are closed."""
@@ -463,7 +438,7 @@ class NodeConnections:
         """A socket is closed."""
         self.memory.record(connection.number, 0)
         del self._by_number[connection.number]
-        self._pending.remove(connection.number)
+        self.pending.remove(connection.number)
         if not self._by_number:
             self._empty.set()
         self.fair_queue.run(partial(self._connection_lost, connection), urgent=True)
@@ -502,12 +477,6 @@ def round_trip_seconds(transport: asyncio.BaseTransport) -> float | None:
     except (OSError, struct.error):  # the socket is closed, or an older kernel reports less
         return None
     return microseconds * _MICROSECOND if microseconds else None
-
-
-def _unavailable(problem: str, *, seconds: int = RETRY_AFTER_SECONDS) -> HandshakeRefusal:
-    return HandshakeRefusal(
-        http.HTTPStatus.SERVICE_UNAVAILABLE, f"The registry {problem}; try later.", seconds
-    )
 
 
 def _write_eof(transport: asyncio.Transport) -> None:

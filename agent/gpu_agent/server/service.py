@@ -42,7 +42,6 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import NodeAuth
-from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.requests import FleetRequests, as_placement, as_refusal
 from gpu_agent.server.tls import Encryption
@@ -107,14 +106,15 @@ class RegistryService:
             host_names=host_names(settings.node_listen),
             limits=settings.limits,
         )
-        self._connections = NodeConnections(
+        self._listener = NodeListener(
             settings.limits,
             frame_arrived=self._messages.frame_arrived,
             connection_lost=self._messages.connection_lost,
             authenticate=node_auth.authenticate,
+            tls=settings.tls,
             monotonic=self._clock.monotonic,
         )
-        self._listener = NodeListener(self._connections, tls=settings.tls)
+        self._connections = self._listener.connections
         self._events = EventCounters()
         self._effects = EffectsExecutor(
             self._event_log, self._connections, clock=self._clock, counters=self._events
@@ -134,7 +134,7 @@ class RegistryService:
         self.health = RegistryHealth(
             fleet=self._fleet,
             loop=self._loop,
-            connections=self._connections,
+            listener=self._listener,
             messages=self._messages,
             event_log=self._event_log,
             meter=self._meter,
