@@ -41,7 +41,8 @@ from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections
-from gpu_agent.store.base import Batch, RegistryEvent
+from gpu_agent.store.base import Batch
+from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck

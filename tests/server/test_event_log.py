@@ -19,8 +19,9 @@ from gpu_agent.server.event_log import (
     RegistryEventLog,
     Subscriber,
 )
-from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch, RegistryEvent
+from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import RegistryEvent
 from tests.server.sse import Parser
 
 KEPT = Change(DocumentKind.NODE, "node-1", {})

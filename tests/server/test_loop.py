@@ -27,8 +27,9 @@ from gpu_agent.server.effects import Executable, Prepared, PublishEvent, UpdateH
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
 from gpu_agent.server.writer import Writer
-from gpu_agent.store.base import Batch, RegistryEvent, Store, StoreError
+from gpu_agent.store.base import Batch, Store, StoreError
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.server.harness import until

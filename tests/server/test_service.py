@@ -13,9 +13,9 @@ from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNod
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.base import Batch, RegistryEvent
+from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
-from gpu_agent.wire.api import Placement, Selection
+from gpu_agent.wire.api import Placement, RegistryEvent, Selection
 from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, known, node, placed, registration, running, until
 

@@ -26,8 +26,14 @@ from gpu_agent.server import views
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import ALL_NODES, NODES_IN_A_PIECE, NodeFilter, claims_page, explanation_json
-from gpu_agent.store.base import RegistryEvent
-from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeDetail, NodeSummary, NodeTokenView
+from gpu_agent.wire.api import (
+    ExcludedNode,
+    ExplanationView,
+    NodeDetail,
+    NodeSummary,
+    NodeTokenView,
+    RegistryEvent,
+)
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister

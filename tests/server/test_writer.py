@@ -9,8 +9,9 @@ import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.server.writer import Writer
-from gpu_agent.store.base import Batch, RegistryEvent, StoreError
+from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import RegistryEvent
 
 
 class Disk(MemoryStore):

@@ -382,7 +382,7 @@ MUTATIONS = (
     Mutation(
         "a registering node recovers, which the page does not know",
         Invariant.KNOWN_ARROW,
-        around(lifecycle, "transition", recovering),
+        around(lifecycle, "change_status", recovering),
         under(),
     ),
     Mutation(

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.store.base import Batch, RegistryEvent
+from gpu_agent.store.base import Batch
 from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.wire.api import RegistryEvent
 from tests.simulation.disk import MemoryMedium, SqliteMedium
 from tests.simulation.fault_profile import Fault, dense_profile
 from tests.simulation.harness import run_seed

@@ -13,11 +13,11 @@ from gpu_agent.store.base import (
     RECENT_EVENTS,
     Batch,
     Loaded,
-    RegistryEvent,
     Store,
     StoreError,
     UnstorableError,
 )
+from gpu_agent.wire.api import RegistryEvent
 
 DOCUMENT = {
     "text": "é漢字 \u0000 \U0001f600",

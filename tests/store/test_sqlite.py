@@ -157,7 +157,7 @@ def test_another_process_that_keeps_the_file_locked_is_waited_for_then_named(
     store._database.execute("PRAGMA busy_timeout = 50")
     with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="another process keeps it locked"):
+        with pytest.raises(StoreError, match="another process holds its lock"):
             store.save([node(1)])
     store.save([node(1)])
 

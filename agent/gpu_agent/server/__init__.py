@@ -15,7 +15,7 @@ from gpu_agent.server.requests import caused_by
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.storage import open_store
 from gpu_agent.server.views import NodeFilter
-from gpu_agent.store.base import RegistryEvent, StoreError
+from gpu_agent.store.base import StoreError
 from gpu_agent.wire.api import (
     ClaimView,
     ExclusionsView,
@@ -23,6 +23,7 @@ from gpu_agent.wire.api import (
     NodeDetail,
     NodeSummary,
     Placement,
+    RegistryEvent,
     Selection,
     TokenView,
 )

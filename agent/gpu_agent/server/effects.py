@@ -28,7 +28,8 @@ from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_connection import NodeConnections
-from gpu_agent.store.base import RECENT_EVENTS, Batch, RegistryEvent
+from gpu_agent.store.base import RECENT_EVENTS, Batch
+from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.codes import CloseCode
 from gpu_agent.wire.messages import NodeRegisterAck, NodeStatusMessage, StatusDetails, WireModel

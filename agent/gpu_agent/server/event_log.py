@@ -14,7 +14,8 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Loaded, RegistryEvent
+from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Loaded
+from gpu_agent.wire.api import RegistryEvent
 
 # What happened, for whoever asks later or listens now: bounded, so that nobody's interest costs memory.
 #

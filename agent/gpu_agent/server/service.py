@@ -48,7 +48,7 @@ from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
 from gpu_agent.server.views import ALL_NODES, NodeFilter
 from gpu_agent.server.writer import Writer
-from gpu_agent.store.base import RegistryEvent, Store
+from gpu_agent.store.base import Store
 from gpu_agent.wire.api import (
     ClaimView,
     ExclusionsView,
@@ -56,6 +56,7 @@ from gpu_agent.wire.api import (
     NodeExplanation,
     NodeSummary,
     Placement,
+    RegistryEvent,
     Selection,
 )
 

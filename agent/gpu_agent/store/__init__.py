@@ -1,1 +1,1 @@
-"""What outlives a restart of the registry: one promise, kept in several ways."""
+"""Stores of the registry's state: one contract, fulfilled in memory and on disk."""

@@ -1,4 +1,4 @@
-"""Restores a backup of a registry's database; the database that it replaces stays beside it under another name.
+"""Restores a backup of a registry's database; the database before stays beside it under another name.
 
 Both files are checked first. At every moment a whole database lies in place: the one before, or the backup.
 The caller holds the lock, so that no registry uses either file.
@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.registry.actions import DocumentKind
-from gpu_agent.store import sqlite as sqlite_file
-from gpu_agent.store import sqlite as sqlite_schema
 from gpu_agent.store.base import StoreError
-from gpu_agent.store.sqlite import bad_backup, damaged_backup, database_error
+from gpu_agent.store.sqlite import (
+    bad_backup,
+    check_schema,
+    connect,
+    copy_database,
+    damaged_backup,
+    database_error,
+    find_damage,
+    sync,
+)
 
 _COUNT = "SELECT count(*) FROM documents WHERE kind = ?"
 
@@ -31,13 +38,13 @@ class Contents:
 
 
 def inspect_backup(path: Path) -> Contents:
-    """Look at a backup from end to end; raises `StoreError`, `UnusableError`."""
+    """Read a backup from end to end; raises `StoreError`, `UnusableError`."""
     try:
-        with closing(sqlite_file.connect(path, mode="ro")) as database:
-            found = sqlite_file.find_damage(database)
+        with closing(connect(path, mode="ro")) as database:
+            found = find_damage(database)
             if found is not None:
                 raise damaged_backup(path, f"it is damaged ({' '.join(found.split())})")
-            sqlite_schema.check_schema(database, str(path))
+            check_schema(database, str(path))
             nodes, claims, tokens = (
                 int(database.execute(_COUNT, (kind.value,)).fetchone()[0])
                 for kind in (DocumentKind.NODE, DocumentKind.CLAIM, DocumentKind.TOKEN)
@@ -53,16 +60,16 @@ def inspect_backup(path: Path) -> Contents:
 
 
 def replace_database(backup: Path, path: Path) -> Path | None:
-    """Put a copy of a backup at `path`, and say where what was there is kept; raises `StoreError`."""
+    """Put a copy of a backup at `path`; returns where the database before is now. Raises `StoreError`."""
     fresh = path.with_name(f".{path.name}.restoring")
     with suppress(FileNotFoundError):
         fresh.unlink()
-    sqlite_file.copy_database(backup, fresh)
+    copy_database(backup, fresh)
     try:
         _give_to_owner(fresh, path)
         before = _set_aside(path) if path.exists() else None
         fresh.replace(path)
-        sqlite_file.sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise database_error(path, error) from error
     finally:
@@ -71,13 +78,13 @@ def replace_database(backup: Path, path: Path) -> Path | None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Keep what is there under another name as well; what stands in its log is written into it first."""
+    """Give the present database another name as well; its log is written into it first."""
     with suppress(StoreError, sqlite3.Error):
-        inspect_backup(path)  # one that is damaged must not be opened to be written: that tidies its log away
-        with closing(sqlite_file.connect(path)) as database:
+        inspect_backup(path)  # a damaged one must not be opened for writing: that deletes its log
+        with closing(connect(path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = _free_name(path)
-    for ending in ("-wal", "-shm"):  # of a damaged one: what is in its log must not meet the backup
+    for ending in ("-wal", "-shm"):  # of a damaged one: its log must not be applied to the backup
         with suppress(FileNotFoundError):
             path.with_name(path.name + ending).rename(before.with_name(before.name + ending))
     try:
@@ -89,12 +96,12 @@ def _set_aside(path: Path) -> Path:
 
 def _free_name(path: Path) -> Path:
     stem = f"{path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    names = (path.with_name(stem if turn == 0 else f"{stem}-{turn}") for turn in range(1000))
+    names = (path.with_name(stem if number == 0 else f"{stem}-{number}") for number in range(1000))
     return next(name for name in names if not name.exists())
 
 
 def _give_to_owner(fresh: Path, path: Path) -> None:
-    """Leave a file that root puts there to the user who runs the registry; what a link names is not given."""
+    """Give a file that root wrote to the user who runs the registry; never follow a link."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return
     owner = (path if path.exists() else path.parent).stat()

@@ -1,7 +1,7 @@
-"""A keeper that forgets: what it holds lives as long as the process.
+"""A store without a disk: what it holds lives as long as the process.
 
-Everything is held as JSON text, so that what this keeper accepts every other one does
-too, and no caller can change what is kept from outside. Writes no file.
+Everything is held as JSON text, so that this store accepts what every other one does, and no caller can
+change it from outside. Writes no file.
 """
 
 from collections import deque
@@ -10,23 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.store import base as texts
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
     Batch,
     Loaded,
     NothingToBackUpError,
-    RegistryEvent,
     StoreError,
+    document_text,
+    fields_text,
+    parse_text,
 )
+from gpu_agent.wire.api import RegistryEvent
 
 _Written = tuple[RegistryEvent, str]
 """An event without its fields, and those as text."""
 
 
 class MemoryStore:
-    """Keeps everything in memory; a restart of the registry starts with nothing."""
+    """Holds everything in memory; a restart of the registry starts with nothing."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[DocumentKind, str], str] = {}
@@ -35,45 +37,45 @@ class MemoryStore:
         self._closed = False
 
     def load(self) -> Loaded:
-        """Return all that is kept; raises `StoreError` when closed."""
+        """Return all that is stored; raises `StoreError` when closed."""
         self._refuse_when_closed()
         return Loaded(
-            changes=[Change(kind, key, texts.parse_text(text)) for (kind, key), text in self._texts.items()],
+            changes=[Change(kind, key, parse_text(text)) for (kind, key), text in self._texts.items()],
             recent=_read(self._recent),
             histories={node_id: _read(events) for node_id, events in self._histories.items() if events},
         )
 
     def save(self, batches: Sequence[Batch]) -> None:
-        """Keep all of these or none; raises `StoreError` when closed, or for what JSON cannot hold."""
+        """Store all of these or none; raises `StoreError` when closed, or for what JSON cannot hold."""
         self._refuse_when_closed()
         written = [
             (
-                [(one.kind, one.key, texts.document_text(one)) for one in batch.changes],
-                [(replace(event, fields={}), texts.fields_text(event)) for event in batch.events],
+                [(one.kind, one.key, document_text(one)) for one in batch.changes],
+                [(replace(event, fields={}), fields_text(event)) for event in batch.events],
             )
             for batch in batches
         ]
         for documents, events in written:
             for kind, key, text in documents:
-                self._keep(kind, key, text)
+                self._store(kind, key, text)
             for event in events:
                 self._add(event)
 
-    def backup(self, target: Path, *, overwrite: bool = False) -> None:  # noqa: ARG002 - the promise's form
+    def backup(self, target: Path, *, overwrite: bool = False) -> None:  # noqa: ARG002 - the contract's signature
         """Refuse: nothing here outlives the process."""
         raise NothingToBackUpError(
-            f"nothing is written to {target}: this registry keeps everything in memory only; start it with "
+            f"nothing is written to {target}: this registry holds everything in memory only; start it with "
             "`--store sqlite:///PATH` to have something to back up"
         )
 
     def close(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._closed = True
         self._texts.clear()
         self._recent.clear()
         self._histories.clear()
 
-    def _keep(self, kind: DocumentKind, key: str, text: str | None) -> None:
+    def _store(self, kind: DocumentKind, key: str, text: str | None) -> None:
         if text is None:
             self._texts.pop((kind, key), None)
         else:
@@ -101,4 +103,4 @@ class MemoryStore:
 
 
 def _read(written: Iterable[_Written]) -> list[RegistryEvent]:
-    return [replace(event, fields=texts.parse_text(fields)) for event, fields in written]
+    return [replace(event, fields=parse_text(fields)) for event, fields in written]

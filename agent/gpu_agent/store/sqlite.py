@@ -1,8 +1,9 @@
 """The store on disk: one SQLite file, written by one registry.
 
-What `save` has returned for is on the disk, whatever happens to the process or the machine afterwards. A release
-reads every schema version up to its own and refuses a newer one untouched; it never overwrites a file that it
-cannot read. Any thread may use a store, one at a time; only a backup may run beside a save.
+When `save` has returned, its batches are on the disk, whatever happens to the process or the machine
+afterwards. A release reads every schema version up to its own and refuses a newer one untouched; it never
+overwrites a file that it cannot read. Any thread may use a store, one at a time; only a backup may run beside
+a save.
 """
 
 import errno
@@ -14,34 +15,29 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.store import base as texts
 from gpu_agent.store.base import (
     EVENTS_PER_NODE,
     RECENT_EVENTS,
     Batch,
     Loaded,
-    RegistryEvent,
     StoreError,
     UnusableError,
+    document_text,
+    fields_text,
+    parse_text,
 )
-
-# A keeper on disk: one SQLite file, written by one registry.
-#
-# What `save` has returned for is on the disk, whatever happens to the process or the machine
-# afterwards. Never overwrites a file that it cannot read. May be used from any thread, by one at a time;
-# a backup alone may run beside a save.
-
+from gpu_agent.wire.api import RegistryEvent
 
 _KINDS = frozenset(kind.value for kind in DocumentKind)
 
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
-_LET_GO = "DELETE FROM documents WHERE kind = ? AND key = ?"
+_DELETE = "DELETE FROM documents WHERE kind = ? AND key = ?"
 _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
 _ADD_EVENT = """INSERT OR IGNORE INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
     (SELECT key FROM documents WHERE kind = 'node' AND key = ?))"""
 _SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
     (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
-_FORGET_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
+_DELETE_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
 _DOCUMENTS = "SELECT kind, key, document FROM documents"
 _EVENTS = "SELECT at, event, node_id, fields, id, history FROM events ORDER BY id"
 
@@ -49,9 +45,9 @@ _Row = tuple[float, str, str | None, str, int, str | None]
 
 
 class SqliteStore:
-    """Keeps everything in the file at `path`, which is made when it is not there.
+    """Holds everything in the file at `path`, and makes the file where there is none.
 
-    The caller sees to it that nobody else writes the file; `released` is called once it is closed.
+    The caller holds the lock for writing the file; `released` is called once the file is closed.
     """
 
     def __init__(self, path: Path, *, released: Callable[[], None] = lambda: None) -> None:
@@ -62,11 +58,11 @@ class SqliteStore:
         self._identity = identity(path)
 
     def load(self) -> Loaded:
-        """Return all that is kept; documents of kinds that this release does not know stay where they are."""
+        """Return all that is stored; documents of kinds that this release does not know stay in the file."""
         database = self._open
         try:
             changes = [
-                Change(DocumentKind(kind), key, texts.parse_text(document))
+                Change(DocumentKind(kind), key, parse_text(document))
                 for kind, key, document in database.execute(_DOCUMENTS)
                 if kind in _KINDS
             ]
@@ -78,11 +74,11 @@ class SqliteStore:
         return _loaded(changes, events)
 
     def save(self, batches: Sequence[Batch]) -> None:
-        """Keep all of these in one transaction; raises `StoreError`."""
-        self._write(lambda database: _keep(database, batches))
+        """Store all of these in one transaction; raises `StoreError`."""
+        self._write(lambda database: _store(database, batches))
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
-        """Write all that is kept now to a file of its own; raises `StoreError`."""
+        """Write all that is stored now to a file of its own; raises `StoreError`."""
         _ = self._open
         copy_database(self.path, target, overwrite=overwrite)
 
@@ -115,53 +111,53 @@ class SqliteStore:
             raise database_error(self.path, error) from error
 
     def _refuse_when_gone(self) -> None:
-        """A file that was deleted or replaced can still be written, and all of that would be lost."""
+        """Raise where the file was deleted or replaced: what is written to it now would be lost."""
         if identity(self.path) != self._identity:
             raise StoreError(
                 f"the registry's database {self.path} was moved, deleted or replaced while the registry uses "
-                "it: nothing more can be kept until the registry is started again"
+                "it: nothing more can be stored until the registry is started again"
             )
 
 
-def _keep(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+def _store(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
     for batch in batches:
         for change in batch.changes:
             _change(database, change)
         for event in batch.events:
-            fields = texts.fields_text(event)
+            fields = fields_text(event)
             row = (event.id, event.at, event.event, event.node_id, fields, event.node_id)
             database.execute(_ADD_EVENT, row)
     events = [event for batch in batches for event in batch.events]
     if events:
         for node_id in {event.node_id for event in events if event.node_id is not None}:
             database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
-        database.execute(_FORGET_OLD, ((events[-1].id or 0) - RECENT_EVENTS,))
+        database.execute(_DELETE_OLD, ((events[-1].id or 0) - RECENT_EVENTS,))
 
 
 def _change(database: sqlite3.Connection, change: Change) -> None:
-    text = texts.document_text(change)
+    text = document_text(change)
     if text is not None:
         database.execute(_SAVE, (change.kind.value, change.key, text))
         return
-    database.execute(_LET_GO, (change.kind.value, change.key))
+    database.execute(_DELETE, (change.kind.value, change.key))
     if change.kind is DocumentKind.NODE:
         database.execute(_CLOSE_HISTORY, (change.key,))
 
 
 def _read_events(rows: Iterable[_Row]) -> Iterator[tuple[RegistryEvent, str | None]]:
-    """Read events, of which most say what others said: each name and each set of fields is held once."""
+    """Read events; most repeat the fields of others, so each name and each set of fields is held once."""
     names: dict[str | None, str | None] = {}
-    said: dict[str, Mapping[str, object]] = {}
+    known: dict[str, Mapping[str, object]] = {}
     for at, event, node_id, text, number, history in rows:
-        fields = said.get(text)
+        fields = known.get(text)
         if fields is None:
-            fields = said[text] = texts.parse_text(text)
+            fields = known[text] = parse_text(text)
         node = names.setdefault(node_id, node_id)
         yield RegistryEvent(at, sys.intern(event), node, fields, number), names.setdefault(history, history)
 
 
 def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str | None]]) -> Loaded:
-    """Sort the events, which come by id: the last of all, and each kept node's."""
+    """Sort the events, which come by id: the recent ones, and the history of each stored node."""
     recent: list[RegistryEvent] = []
     histories: dict[str, list[RegistryEvent]] = {}
     for event, history in events:
@@ -172,8 +168,7 @@ def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str
     return Loaded(changes, [one for one in recent if (one.id or 0) > oldest], histories)
 
 
-# A registry's database as a file: opened after a look at what it is, recognised, copied. Reads no tables.
-
+# The file
 
 MODE = 0o600
 
@@ -197,11 +192,11 @@ def open_database(path: Path) -> sqlite3.Connection:
         database = connect(path)
     except (OSError, sqlite3.Error) as error:
         raise database_error(path, error) from error
-    with ExitStack() as undo:
-        undo.callback(database.close)
+    with ExitStack() as on_error:
+        on_error.callback(database.close)
         try:
             check_integrity(database, path)
-            _keep_before_upgrade(database, path)
+            _copy_before_upgrade(database, path)
             prepare_schema(database, str(path))
             for setting in _SETTINGS:
                 database.execute(setting)
@@ -209,32 +204,32 @@ def open_database(path: Path) -> sqlite3.Connection:
             database.execute("COMMIT")
         except sqlite3.Error as error:
             raise database_error(path, error) from error
-        undo.pop_all()  # all is well: it stays open
+        on_error.pop_all()  # it stays open
     return database
 
 
 def check_integrity(database: sqlite3.Connection, path: Path) -> None:
-    """Raise `UnusableError` where what the database holds contradicts itself."""
+    """Raise `UnusableError` where the database is damaged."""
     found = find_damage(database)
     if found is not None:
         raise damaged_database(path, found)
 
 
 def find_damage(database: sqlite3.Connection) -> str | None:
-    """Say how what a database holds contradicts itself; None where it does not."""
+    """Return how a database contradicts itself; None where it does not."""
     (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     return None if found == "ok" else str(found)
 
 
 def identity(path: Path) -> Identity:
-    """Tell an open database, and the log beside it, from others that lie in the same place."""
+    """Return what tells an open database, and the log beside it, from others at the same path."""
     return tuple(_inode(each) for each in (path, path.with_name(f"{path.name}-wal")))
 
 
 def copy_database(path: Path, target: Path, *, overwrite: bool = False) -> None:
     """Write all that a database holds at this moment to another file; raises `StoreError`.
 
-    The target is whole or not there, and nobody but its owner may read it.
+    The target is complete or not there, and only its owner may read it.
     """
     if not overwrite and target.exists():
         raise StoreError(f"{target} is there already and was left as it is: name another file")
@@ -278,16 +273,16 @@ def sync(path: Path) -> None:
 def _copy(path: Path, part: Path) -> None:
     with closing(connect(path, mode="ro")) as source, closing(connect(part)) as copied:
         source.backup(copied)
-        copied.execute("PRAGMA journal_mode = DELETE")  # one file, that lies by itself
+        copied.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
 
 
-def _keep_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
-    """Copy a database of an older version before it is changed, for who wants to go back."""
+def _copy_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
+    """Copy a database of an older version before it is changed, for a way back."""
     older = older_version(database)
     if older is not None:
-        kept = path.with_name(f"{path.name}.v{older}")
-        if not kept.exists():
-            copy_database(path, kept)
+        before = path.with_name(f"{path.name}.v{older}")
+        if not before.exists():
+            copy_database(path, before)
 
 
 def _make(path: Path) -> None:
@@ -309,18 +304,15 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino)
 
 
-# The tables of a registry's database, their version, and the way from one version to the next.
-#
-# A release reads every version up to its own and refuses a newer one untouched. Opens nothing.
-
+# The schema
 
 APPLICATION_ID = 0x67707561
 """Says that a database is a registry's ("gpua")."""
 
 VERSION = 1
 
-# `history` is the node whose history an event belongs to; what belongs to none goes when it is old.
-# `probes` is written to see whether anything can be written; it holds nothing.
+# `history` is the node whose history an event belongs to; an event of no history is deleted when it is old.
+# `probes` is empty: earlier code wrote to it, and version 1 has it.
 _TABLES = (
     """CREATE TABLE documents (
         kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL,
@@ -337,7 +329,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {}
 
 
 def prepare_schema(database: sqlite3.Connection, path: str) -> None:
-    """Make the tables, or bring them up to date; raises `UnusableError` for what is not ours or too new."""
+    """Make or migrate the tables; raises `UnusableError` for another program's database, or a newer one."""
     if _is_empty(database):
         _run(database, _TABLES, version=VERSION)
         return
@@ -387,8 +379,7 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-# What is wrong with a database, as a sentence that ends in what to do next. Opens and mends nothing.
-
+# Errors: what is wrong with a database, as a sentence that ends in the next step
 
 _BACK = "put back a backup with `gpu-agent registry restore FILE`"
 _ROOM = "free some space: the registry goes on by itself"
@@ -399,8 +390,8 @@ _BY_NAME: tuple[tuple[str, str, str], ...] = (
     ("SQLITE_FULL", "the disk is full", _ROOM),
     ("SQLITE_NOTADB", "it is no database, or is damaged", f"nothing was changed in it: {_BACK}"),
     ("SQLITE_CORRUPT", "it is damaged", f"nothing was changed in it: {_BACK}"),
-    ("SQLITE_BUSY", "another process keeps it locked", "end whatever else uses the file"),
-    ("SQLITE_LOCKED", "another process keeps it locked", "end whatever else uses the file"),
+    ("SQLITE_BUSY", "another process holds its lock", "end whatever else uses the file"),
+    ("SQLITE_LOCKED", "another process holds its lock", "end whatever else uses the file"),
     ("SQLITE_READONLY", "it may not be written", _OWNER),
     ("SQLITE_CANTOPEN", "it cannot be opened", _OWNER),
     ("SQLITE_PERM", "it may not be used", _OWNER),
@@ -408,7 +399,7 @@ _BY_NAME: tuple[tuple[str, str, str], ...] = (
     ("SQLITE_PROTOCOL", "it cannot be locked", _LOCAL),
     ("SQLITE_NOLFS", "the file system takes no file as large as this", _LOCAL),
     ("SQLITE_IOERR_LOCK", "it cannot be locked", _LOCAL),
-    ("SQLITE_IOERR", "the disk failed", "look into the system's log and at the disk"),
+    ("SQLITE_IOERR", "the disk failed", "read the system's log and check the disk"),
 )
 """By the beginning of SQLite's own name for it, the more precise first."""
 
@@ -428,43 +419,43 @@ Fault = sqlite3.Error | OSError | OverflowError
 
 def database_error(path: Path, error: Fault) -> StoreError:
     """Say what is wrong with the database at `path`."""
-    problem, fix = _told(error)
+    problem, fix = _problem_and_fix(error)
     kind = UnusableError if _is_damage(error) else StoreError
     return kind(f"the registry's database {path} cannot be used: {problem}; {fix}")
 
 
 def copy_failed(target: Path, error: Fault) -> StoreError:
     """Say why a copy of a database could not be written."""
-    problem, fix = _told(error)
+    problem, fix = _problem_and_fix(error)
     if fix == _ROOM:
         fix = "free some space there, or name another place"
     return StoreError(f"no copy of the registry's database could be written to {target}: {problem}; {fix}")
 
 
 def damaged_database(path: Path, detail: str) -> UnusableError:
-    """Say that what the database holds contradicts itself."""
-    told = " ".join(detail.split())
+    """Say that a database is damaged."""
+    damage = " ".join(detail.split())
     return UnusableError(
-        f"the registry's database {path} cannot be used: it is damaged ({told}); nothing was changed in "
-        f"it: {_BACK}, or begin anew without it: move it away, and give each node a join token (with auth "
+        f"the registry's database {path} cannot be used: it is damaged ({damage}); nothing was changed in "
+        f"it: {_BACK}, or start without it: move it away, and give each node a join token (with auth "
         "off they come back by themselves)"
     )
 
 
 def bad_backup(path: Path, error: Fault) -> StoreError:
-    """Say why a backup cannot be put back."""
-    problem, fix = _told(error)
+    """Say why a backup cannot be restored."""
+    problem, fix = _problem_and_fix(error)
     if _is_damage(error):
         return damaged_backup(path, problem)
     return StoreError(f"the backup {path} cannot be used: {problem}; {fix}")
 
 
 def damaged_backup(path: Path, problem: str) -> UnusableError:
-    """Say that a backup is none, or holds what contradicts itself."""
+    """Say that a file is no backup, or a damaged one."""
     return UnusableError(f"the backup {path} cannot be used: {problem}; name another one")
 
 
-def _told(error: Fault) -> tuple[str, str]:
+def _problem_and_fix(error: Fault) -> tuple[str, str]:
     if isinstance(error, OSError):
         return error.strerror or str(error), _BY_NUMBER.get(error.errno or 0, _OWNER)
     name = _name(error)

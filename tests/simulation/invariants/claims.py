@@ -281,7 +281,7 @@ class ReasonInvariants(Observer):
 
     def _ask_why(self, node_id: str, excluded: Excluded | None) -> None:
         """A node says of itself that it refuses a job just when the explanation of the job says so."""
-        why = self._scene.fleet.why(node_id, self._scene.world.now)
+        why = self._scene.fleet.explain_node(node_id, self._scene.world.now)
         assert why is not None
         if excluded is None:
             takes = not why.excludes_every_job

@@ -16,7 +16,8 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.timers import FEWEST_NODES
 from gpu_agent.registry.unstored import RESTART_SECONDS
 from gpu_agent.server.effects import Executable, PublishEvent
-from gpu_agent.store.base import Loaded, RegistryEvent
+from gpu_agent.store.base import Loaded
+from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.simulation.cluster import Cluster
