@@ -1,5 +1,3 @@
-""""""
-
 import contextlib
 import socket
 import threading
@@ -27,7 +25,7 @@ def test_a_question_is_answered_and_several_over_one_connection(tmp_path: Path) 
 
 def test_a_refusal_is_raised_with_its_code(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served, pytest.raises(RefusedError) as refused:
-        ask("job_finish", path=served.path, job_id="nobody's")
+        ask("job_finish", path=served.path, job_id="unknown")
     assert refused.value.code == "unknown_job"
 
 

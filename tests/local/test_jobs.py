@@ -119,14 +119,14 @@ def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_pa
 
 
 def test_a_busy_agent_delays_no_job_and_receives_it_later(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", limits=ControlLimits(connections=1, kept_for_operators=0)) as served:
+    with serving(tmp_path / "s", limits=ControlLimits(connections=1, reserved_for_operators=0)) as served:
         with Connection(served.path) as other:
             other.ask("status")
             with pytest.raises(local.RefusedError), local.job("job-0", path=served.path, required=True):
                 pass
             running = local.job("job-1", path=served.path)
             assert not running.__enter__().announced
-        eventually(lambda: served.agent.jobs.ids == ("job-1",), within_seconds=20, what="it is told")
+        eventually(lambda: served.agent.jobs.ids == ("job-1",), within_seconds=20, what="the announcement")
         running.__exit__(None, None, None)
 
 

@@ -57,7 +57,7 @@ def test_a_user_without_a_home_finds_the_agent_of_such_a_user(monkeypatch: pytes
 
 @pytest.mark.parametrize("variable", ["GPU_AGENT_SOCKET", "GPU_AGENT_STATE_DIR"])
 def test_a_home_that_is_not_there_is_no_reason_to_fail(variable: str) -> None:
-    assert str(socket_path({variable: "~nobody-of-that-name/s"})).startswith("~nobody-of-that-name/s")
+    assert str(socket_path({variable: "~no-such-user/s"})).startswith("~no-such-user/s")
 
 
 @needs_root

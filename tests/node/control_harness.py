@@ -42,7 +42,10 @@ HOST = Host(
 GPU = Gpu(uuid="GPU-1", name="NVIDIA L4", index=0, memory_mb=24576, memory_used_mb=1024)
 INVENTORY = Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK, gpus=(GPU,)))
 READY = NodeStatusMessage(
-    node_id="node-A", status="ready", reason="3 healthy beats in a row", reason_code="health_checks_passed"
+    node_id="node-A",
+    status="ready",
+    reason="3 healthy heartbeats in a row",
+    reason_code="health_checks_passed",
 )
 VIEW = SessionSnapshot(
     state=State.REGISTERED,

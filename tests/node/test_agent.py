@@ -91,11 +91,11 @@ async def test_r02_a_registration_declares_the_machine_and_beats_carry_its_figur
         registration = await registry.next("node_register")
         assert registration["simulated"] is True
         assert [gpu["name"] for gpu in registration["hardware"]["gpus"]] == ["NVIDIA L4", "NVIDIA L4"]
-        beat = await registry.next("node_heartbeat")
-        assert beat["node_id"] == "node-A"
-        assert beat["sequence"] == 1
-        assert len(beat["gpus"]) == 2
-        assert beat["probe_age_seconds"] < 5
+        heartbeat = await registry.next("node_heartbeat")
+        assert heartbeat["node_id"] == "node-A"
+        assert heartbeat["sequence"] == 1
+        assert len(heartbeat["gpus"]) == 2
+        assert heartbeat["probe_age_seconds"] < 5
         assert (await registry.next("node_heartbeat"))["sequence"] == 2
         await running.stopped()
 
@@ -105,17 +105,17 @@ async def test_announced_jobs_are_named_in_beats_and_in_the_next_registration(tm
         assert (await registry.next("node_heartbeat")).get("running_jobs") is None
         worker = Worker("w")
         assert running.agent.jobs.start("job-1", worker, uid=0, now=1.0) is None
-        while (beat := await registry.next("node_heartbeat")).get("running_jobs") is None:
+        while (heartbeat := await registry.next("node_heartbeat")).get("running_jobs") is None:
             pass
-        assert (beat["running_jobs"], beat["resource_usage"]["running_jobs"]) == (["job-1"], 1)
-        told: object = None
-        while told != ["job-1"]:
+        assert (heartbeat["running_jobs"], heartbeat["resource_usage"]["running_jobs"]) == (["job-1"], 1)
+        job_ids: object = None
+        while job_ids != ["job-1"]:
             await registry.say(type="node_control", command="reregister")
-            told = (await registry.next("node_register")).get("running_jobs")
+            job_ids = (await registry.next("node_register")).get("running_jobs")
         running.agent.jobs.remove_worker(worker)
-        while (beat := await registry.next("node_heartbeat")).get("running_jobs") != []:
+        while (heartbeat := await registry.next("node_heartbeat")).get("running_jobs") != []:
             pass
-        assert beat["resource_usage"]["running_jobs"] == 0
+        assert heartbeat["resource_usage"]["running_jobs"] == 0
         await running.stopped()
 
 
@@ -155,9 +155,9 @@ async def test_a_refresh_sends_a_full_beat(tmp_path: Path) -> None:
     async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         await registry.say(type="node_control", command="refresh")
-        while "hardware" not in (beat := await registry.next("node_heartbeat")):
+        while "hardware" not in (heartbeat := await registry.next("node_heartbeat")):
             pass
-        assert beat["installed_models"] == []
+        assert heartbeat["installed_models"] == []
         await running.stopped()
 
 

@@ -79,12 +79,12 @@ def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
 ) -> None:
     credentials = _credentials(tmp_path, node_token=None, join_token=b"join-s3cret")
     file = tmp_path / "join"
-    told = []
+    warnings = []
     for mode in (0o600, 0o440, 0o644):
         file.chmod(mode)
         assert credentials.token_for(Credential.BEST) == "join-s3cret"
-        told.append([vars(one)["fields"] for one in caplog.records])
-    assert told == [[], [], [{"file": str(file), "mode": "0644"}]]
+        warnings.append([vars(one)["fields"] for one in caplog.records])
+    assert warnings == [[], [], [{"file": str(file), "mode": "0644"}]]
     file.rename(tmp_path / "mounted")
     file.symlink_to(tmp_path / "mounted")
     assert credentials.token_for(Credential.BEST) == "join-s3cret"

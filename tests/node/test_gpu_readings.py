@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import os
 import threading
@@ -95,7 +93,7 @@ GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="X-1", name="X", memory_mb=1
 
 
 class _Collector:
-    """Hangs while it is held, raises while it is told to, and counts how often it is asked."""
+    """Hangs while it is held, raises while it should, and counts how often it is asked."""
 
     interface = 1
 
@@ -119,20 +117,20 @@ def behind(collector: _Collector, name: str = "odd") -> CollectorRunner:
     return CollectorRunner(InstalledCollector(name, lambda: lambda _: collector), Surroundings())
 
 
-async def one_round(collecting: Collectors, tasks: Tasks, name: str = "odd") -> GpuReport:
-    collecting.begin(tasks)
-    return (await collecting.reports())[name]
+async def one_round(collectors: Collectors, tasks: Tasks, name: str = "odd") -> GpuReport:
+    collectors.begin(tasks)
+    return (await collectors.reports())[name]
 
 
 async def test_one_that_hangs_keeps_nobody_waiting_past_the_deadline_and_has_one_thread() -> None:
     stuck, well = _Collector(), _Collector()
     stuck.free.clear()
-    collecting = Collectors((behind(stuck, "stuck"), behind(well, "well")), deadline_seconds=0.1)
+    collectors = Collectors((behind(stuck, "stuck"), behind(well, "well")), deadline_seconds=0.1)
     async with Tasks() as tasks:
         for _ in range(3):
             began = time.monotonic()
-            collecting.begin(tasks)
-            reports = await collecting.reports()
+            collectors.begin(tasks)
+            reports = await collectors.reports()
             assert time.monotonic() - began < 5
             assert reports["well"].gpus == GOOD.gpus
             assert reports["stuck"].outcome is Outcome.DRIVER_BROKEN
@@ -144,19 +142,19 @@ async def test_one_that_hangs_keeps_nobody_waiting_past_the_deadline_and_has_one
 
 async def test_a_silent_ones_gpus_are_vouched_for_a_while_then_unknown_until_it_answers() -> None:
     collector = _Collector()
-    collecting = Collectors((behind(collector),), deadline_seconds=0.05, stale_after_seconds=0.3)
+    collectors = Collectors((behind(collector),), deadline_seconds=0.05, stale_after_seconds=0.3)
     async with Tasks() as tasks:
-        assert (await one_round(collecting, tasks)).gpus[0].health is Health.OK
+        assert (await one_round(collectors, tasks)).gpus[0].health is Health.OK
         collector.free.clear()
-        assert (await one_round(collecting, tasks)).gpus[0].health is Health.OK
+        assert (await one_round(collectors, tasks)).gpus[0].health is Health.OK
         async with asyncio.timeout(20):
-            while (report := await one_round(collecting, tasks)).gpus[0].health is Health.OK:
+            while (report := await one_round(collectors, tasks)).gpus[0].health is Health.OK:
                 pass
         assert [one.code for one in report.gpus[0].reasons] == ["collector_hung"]
         assert report.gpus[0].reasons[0].since is not None
         collector.free.set()
         async with asyncio.timeout(20):
-            while (await one_round(collecting, tasks)).gpus[0].health is not Health.OK:
+            while (await one_round(collectors, tasks)).gpus[0].health is not Health.OK:
                 pass
         tasks.end()
 
@@ -166,17 +164,17 @@ async def test_one_that_raises_is_a_reason_told_once_and_its_recovery_too(
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
     collector = _Collector()
-    collecting = Collectors((behind(collector),), deadline_seconds=20, stale_after_seconds=1e-6)
+    collectors = Collectors((behind(collector),), deadline_seconds=20, stale_after_seconds=1e-6)
     async with Tasks() as tasks:
-        await one_round(collecting, tasks)
+        await one_round(collectors, tasks)
         collector.error = ValueError("the library is too old")
-        await one_round(collecting, tasks)
-        report = await one_round(collecting, tasks)
+        await one_round(collectors, tasks)
+        report = await one_round(collectors, tasks)
         assert report.gpus[0].health is Health.UNKNOWN
         assert report.gpus[0].reasons[0].code == "collector_failed"
         assert "the library is too old" in report.gpus[0].reasons[0].detail
         collector.error = None
-        await one_round(collecting, tasks)
+        await one_round(collectors, tasks)
         tasks.end()
     assert caplog.messages.count("collector_missed") == 1
     assert caplog.messages.count("collector_recovered") == 1
@@ -187,10 +185,10 @@ async def test_one_that_raises_is_a_reason_told_once_and_its_recovery_too(
 async def test_the_age_is_that_of_the_newest_reading_that_gave_gpus() -> None:
     empty, full = _Collector(), _Collector()
     empty.report = GpuReport(outcome=Outcome.OK)
-    collecting = Collectors((behind(empty, "empty"),), deadline_seconds=20)
+    collectors = Collectors((behind(empty, "empty"),), deadline_seconds=20)
     async with Tasks() as tasks:
-        await one_round(collecting, tasks, "empty")
-        assert collecting.age_seconds() is None
+        await one_round(collectors, tasks, "empty")
+        assert collectors.age_seconds() is None
         both = Collectors((behind(empty, "empty"), behind(full, "full")), deadline_seconds=20)
         await one_round(both, tasks, "full")
         age = both.age_seconds()
@@ -202,15 +200,15 @@ async def test_the_age_is_that_of_the_newest_reading_that_gave_gpus() -> None:
 async def test_a_late_answer_counts_as_old_as_it_is() -> None:
     collector = _Collector()
     collector.free.clear()
-    collecting = Collectors((behind(collector),), deadline_seconds=0.05)
+    collectors = Collectors((behind(collector),), deadline_seconds=0.05)
     async with Tasks() as tasks:
-        await one_round(collecting, tasks)
-        await asyncio.sleep(0.2)  # the age that is to be told
+        await one_round(collectors, tasks)
+        await asyncio.sleep(0.2)  # the age that is to be reported
         collector.free.set()
         async with asyncio.timeout(20):
-            while not (await one_round(collecting, tasks)).gpus:
+            while not (await one_round(collectors, tasks)).gpus:
                 pass
-        age = collecting.age_seconds()
+        age = collectors.age_seconds()
         assert age is not None
         assert age > 0.2
         tasks.end()
@@ -222,15 +220,15 @@ async def test_many_rounds_leave_no_thread_and_no_open_file_behind(tmp_path: Pat
     surroundings = Surroundings(sys_dir=tmp_path)
     failing = _Collector()
     failing.error = OSError("no such device")
-    collecting = Collectors(
+    collectors = Collectors(
         (CollectorRunner(InstalledCollector("amd", lambda: AmdGpus), surroundings), behind(failing)),
         deadline_seconds=20,
     )
     async with Tasks() as tasks:
-        await one_round(collecting, tasks)
+        await one_round(collectors, tasks)
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - what is open, not what is where
         for _ in range(200):
-            assert len((await one_round(collecting, tasks, "amd")).gpus) == 1
+            assert len((await one_round(collectors, tasks, "amd")).gpus) == 1
         assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
         left = [thread for thread in threading.enumerate() if thread.name.startswith("collector-")]
         assert len(left) < 20  # of 400: those of the last rounds, which end by themselves
@@ -242,22 +240,22 @@ async def test_many_rounds_leave_no_thread_and_no_open_file_behind(tmp_path: Pat
 
 async def test_without_collectors_there_is_nothing_to_wait_for() -> None:
     async with Tasks() as tasks:
-        collecting = Collectors(())
-        collecting.begin(tasks)
-        assert await collecting.reports() == {}
+        collectors = Collectors(())
+        collectors.begin(tasks)
+        assert await collectors.reports() == {}
 
 
 @pytest.mark.parametrize(
-    ("told", "opened"),
+    ("fields", "opened"),
     [({"collectors": "amd"}, ["amd"]), ({"collectors": ()}, []), ({"simulate": "1xL4"}, [])],
 )
 async def test_the_owners_choice_is_what_is_opened_and_nothing_for_a_machine_that_does_not_exist(
-    told: dict[str, object], opened: list[str]
+    fields: dict[str, object], opened: list[str]
 ) -> None:
-    collecting = open_collectors(load({"registry_url": "ws://localhost/", **told}))
+    collectors = open_collectors(load({"registry_url": "ws://localhost/", **fields}))
     async with Tasks() as tasks:
-        collecting.begin(tasks)
-        assert list(await collecting.reports()) == opened
+        collectors.begin(tasks)
+        assert list(await collectors.reports()) == opened
         tasks.end()
 
 
@@ -340,33 +338,33 @@ def test_gpus_that_are_well_are_nothing_to_tell(logging: Logging) -> None:
 
 def test_a_change_is_told_once_with_from_to_and_why(logging: Logging) -> None:
     logging.note(0, gpu(), gpu(index=1))
-    (told,) = logging.note(5, gpu(), gpu("xid_79", "gpu_lost", index=1))
-    assert (told["event"], told["level"]) == ("gpu_health_changed", "WARNING")
-    assert (told["uuid"], told["from"], told["to"]) == ("GPU-1", "ok", "lost")
-    assert told["reasons"] == ["xid_79", "gpu_lost"]
-    assert "fallen off the bus" in str(told["detail"])
-    assert "reboot" in str(told["action"])
+    (line,) = logging.note(5, gpu(), gpu("xid_79", "gpu_lost", index=1))
+    assert (line["event"], line["level"]) == ("gpu_health_changed", "WARNING")
+    assert (line["uuid"], line["from"], line["to"]) == ("GPU-1", "ok", "lost")
+    assert line["reasons"] == ["xid_79", "gpu_lost"]
+    assert "fallen off the bus" in str(line["detail"])
+    assert "reboot" in str(line["action"])
     assert logging.note(10, gpu(), gpu("xid_79", index=1)) == []
 
 
 def test_a_recovery_is_told_at_info(logging: Logging) -> None:
     logging.note(0, gpu("xid_79"))
-    (told,) = logging.note(5, gpu())
-    assert (told["level"], told["from"], told["to"], told["reasons"]) == ("INFO", "lost", "ok", [])
+    (line,) = logging.note(5, gpu())
+    assert (line["level"], line["from"], line["to"], line["reasons"]) == ("INFO", "lost", "ok", [])
 
 
 def test_a_gpu_that_was_ill_from_the_start_is_told(logging: Logging) -> None:
-    (told,) = logging.note(0, gpu("row_remap_failed"))
-    assert (told["from"], told["to"]) == (None, "degraded")
+    (line,) = logging.note(0, gpu("row_remap_failed"))
+    assert (line["from"], line["to"]) == (None, "degraded")
 
 
 def test_an_event_is_told_with_its_meaning_and_whether_it_counts(logging: Logging) -> None:
-    told = logging.note(0, gpu(events={"xid_31": 3, "xid_9999": 1}), gpu(index=1))
-    assert [(line["event"], line["code"], line["count"], line["counts"]) for line in told] == [
+    lines = logging.note(0, gpu(events={"xid_31": 3, "xid_9999": 1}), gpu(index=1))
+    assert [(line["event"], line["code"], line["count"], line["counts"]) for line in lines] == [
         ("gpu_event", "xid_31", 3, False),
         ("gpu_event", "xid_9999", 1, False),
     ]
-    assert "catalogue" in str(told[1]["meaning"])
+    assert "catalogue" in str(lines[1]["meaning"])
 
 
 def test_a_storm_of_events_is_a_line_a_minute_that_says_how_many(logging: Logging) -> None:
@@ -394,10 +392,10 @@ def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Lo
 
 
 def test_a_driver_that_tells_of_no_events_is_told_of_once_for_each_gpu(logging: Logging) -> None:
-    told = logging.note(
+    lines = logging.note(
         0, gpu(without_events="too old"), gpu(index=1, without_events="too old"), gpu(index=2)
     )
-    assert [(line["event"], line["index"], line["reason"]) for line in told] == [
+    assert [(line["event"], line["index"], line["reason"]) for line in lines] == [
         ("gpu_events_unavailable", 0, "too old"),
         ("gpu_events_unavailable", 1, "too old"),
     ]

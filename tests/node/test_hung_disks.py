@@ -86,18 +86,18 @@ async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_t
         while len((healthy := await next_one()).models) < 2:
             pass
         source.hold()
-        told = [await next_one()]
-        while told[-1].models[1].status is ModelStatus.READY:
-            told.append(await next_one())
-        hanging = told[-1]
-        assert len(told) > 2, "within the limit they stand as they were"
+        inventories = [await next_one()]
+        while inventories[-1].models[1].status is ModelStatus.READY:
+            inventories.append(await next_one())
+        hanging = inventories[-1]
+        assert len(inventories) > 2, "within the limit they stay as they were"
         source.release.set()
         while (again := await next_one()).models[1].status is not ModelStatus.READY:
             pass
     assert hanging.models[0] == healthy.models[0], "the owner's word stands"
     assert (hanging.models[1].status, hanging.models[1].detail) == (ModelStatus.ERROR, UNREADABLE)
     assert again.models == healthy.models
-    proven = [told.features_supported["emotion_detection"] for told in (healthy, hanging, again)]
+    proven = [inventory.features_supported["emotion_detection"] for inventory in (healthy, hanging, again)]
     assert proven == [True, False, True]
 
 
@@ -187,7 +187,7 @@ async def test_while_a_disk_hangs_the_kernel_tells_of_changes_in_other_places(tm
             await next_one()
             await next_one()  # what is followed from now on is looked at once more
             (well / "new.gguf").write_bytes(b"GGUF")
-            while not (told := await next_one()).models:
+            while not (inventory := await next_one()).models:
                 pass
-    assert [model.model_id for model in told.models] == ["new"]
-    assert told.models_unsearched == {str(dead): DISK_SILENT}
+    assert [model.model_id for model in inventory.models] == ["new"]
+    assert inventory.models_unsearched == {str(dead): DISK_SILENT}

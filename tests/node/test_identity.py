@@ -1,5 +1,3 @@
-""""""
-
 import errno
 import json
 import os
@@ -118,8 +116,8 @@ def test_the_newest_five_corrupt_files_are_kept(tmp_path: Path) -> None:
     for number in range(1, 13):
         (tmp_path / FILE).write_text(f"x{number}")
         assert IdentityFile(tmp_path).load().moved_to == tmp_path / f"{FILE}.corrupt-{number}"
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {f"{FILE}.corrupt-{number}": f"x{number}" for number in range(8, 13)}
+    copies = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert copies == {f"{FILE}.corrupt-{number}": f"x{number}" for number in range(8, 13)}
 
 
 def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
@@ -130,8 +128,8 @@ def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_tou
     for number in range(1, 13):
         file.save(f"node-{number}", None)
         assert file.archive_id() == tmp_path / f"{FILE}.conflict-{number}"
-    kept = {path.name for path in tmp_path.iterdir()} - {FILE, *others}
-    assert kept == {f"{FILE}.conflict-{number}" for number in range(8, 13)}
+    copies = {path.name for path in tmp_path.iterdir()} - {FILE, *others}
+    assert copies == {f"{FILE}.conflict-{number}" for number in range(8, 13)}
     assert all((tmp_path / name).exists() for name in others)
 
 

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import threading
 import time
@@ -115,14 +113,14 @@ async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gather
     )
     with hung(dead):
         threads = set(threading.enumerate())
-        kept = ModelScanner(())
+        scanner = ModelScanner(())
         for _ in range(3):
             async with asyncio.timeout(15):
-                kept = (await reopen_sources(settings, kept)).scanner
-            assert len(kept.scan().models) == 2
+                scanner = (await reopen_sources(settings, scanner)).scanner
+            assert len(scanner.scan().models) == 2
         await until(lambda: len(set(threading.enumerate()) - threads) == 1)
-    await until(lambda: not kept.states[0].busy)
-    assert kept.scan().complete
+    await until(lambda: not scanner.states[0].busy)
+    assert scanner.scan().complete
 
 
 HAS_NOTICES = pytest.mark.skipif(InotifyWatcher.open() is None, reason="only Linux has inotify")

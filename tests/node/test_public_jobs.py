@@ -1,5 +1,3 @@
-""""""
-
 import logging
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Settings that a running agent takes over: it keeps its session, and tells what is new."""
+"""Settings that a running agent reloads: it stays registered, and sends what is new."""
 
 import json
 import logging
@@ -24,9 +24,9 @@ async def _reload(running: RunningAgent, **changed: object) -> None:
 
 async def _beat_with(registry: BareRegistry, key: str) -> object:
     while True:
-        beat = await registry.next("node_heartbeat")
-        if beat.get(key) is not None:
-            return beat[key]
+        heartbeat = await registry.next("node_heartbeat")
+        if heartbeat.get(key) is not None:
+            return heartbeat[key]
 
 
 async def test_what_an_owner_states_goes_out_with_the_next_beat_on_the_same_session(tmp_path: Path) -> None:
@@ -36,11 +36,11 @@ async def test_what_an_owner_states_goes_out_with_the_next_beat_on_the_same_sess
     ):
         await registry.next("node_heartbeat")
         await _reload(running, labels={"zone": "b"}, accept_public_jobs=True, max_concurrent_jobs=7)
-        beat = await registry.next("node_heartbeat")
-        while beat.get("labels") is None:
-            beat = await registry.next("node_heartbeat")
-        told = (beat["labels"], beat["accept_public_jobs"], beat["max_concurrent_jobs"])
-        assert told == ({"zone": "b"}, True, 7)
+        heartbeat = await registry.next("node_heartbeat")
+        while heartbeat.get("labels") is None:
+            heartbeat = await registry.next("node_heartbeat")
+        sent = (heartbeat["labels"], heartbeat["accept_public_jobs"], heartbeat["max_concurrent_jobs"])
+        assert sent == ({"zone": "b"}, True, 7)
         assert len(registry.connections) == 1
 
 
@@ -109,5 +109,5 @@ def test_only_settings_that_there_are_can_be_taken_over() -> None:
 def test_who_the_agent_is_and_whom_it_calls_waits_for_a_restart() -> None:
     fixed = {"registry_url": "ws://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
     read = RUNNING.model_copy(update={**fixed, "endpoint": "10.0.0.7:9000"})
-    told = merge_reloaded(RUNNING, read, at_once=RELOADABLE)
-    assert (told.changed, set(told.waiting)) == (("endpoint",), set(fixed))
+    result = merge_reloaded(RUNNING, read, at_once=RELOADABLE)
+    assert (result.changed, set(result.waiting)) == (("endpoint",), set(fixed))

@@ -1,5 +1,3 @@
-""""""
-
 import sys
 import zoneinfo
 from pathlib import Path
@@ -104,7 +102,7 @@ def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
 
 def test_a_home_that_nobody_has_is_refused_with_the_next_step() -> None:
     with pytest.raises(SettingsError, match="state_dir: it begins with ~"):
-        load({"registry_url": URL, "state_dir": "~nobody-of-that-name/state"})
+        load({"registry_url": URL, "state_dir": "~no-such-user/state"})
 
 
 def test_a_home_in_a_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

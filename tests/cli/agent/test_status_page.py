@@ -61,7 +61,7 @@ def page(columns: int | None = None, **more: Any) -> list[str]:  # noqa: ANN401 
 
 
 def test_the_registrys_word_stands_first_with_its_reason() -> None:
-    assert page()[:2] == ["node-A  ready  (health_checks_passed)", "3 healthy beats in a row"]
+    assert page()[:2] == ["node-A  ready  (health_checks_passed)", "3 healthy heartbeats in a row"]
 
 
 def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() -> None:

@@ -160,7 +160,7 @@ def answer(*jobs: str, now: float = 100.0, **more: object) -> dict[str, Any]:
         (answer("b", "a"), ["job b has begun", "job a has begun"]),
         (
             answer(drain_reason="new fans", drain_until=200.0),
-            ["node-A is ready: 3 healthy beats in a row; its owner drains it: new fans"],
+            ["node-A is ready: 3 healthy heartbeats in a row; its owner drains it: new fans"],
         ),
         (
             answer(public_jobs=PublicJobsState(wanted=True, pauses=(Pause(Limit.SCHEDULE, "not now"),))),

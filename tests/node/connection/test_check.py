@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.connection import check as rehearsal
+from gpu_agent.node.connection import check
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import DEFAULT, Security
@@ -281,7 +281,7 @@ async def test_tls_at_a_plaintext_port_says_to_write_ws() -> None:
 
 
 async def test_tls_without_an_answer_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "TLS_SECONDS", 0.05)
+    monkeypatch.setattr(check, "TLS_SECONDS", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import ssl
 from collections.abc import AsyncIterator

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import contextlib
 import shutil
@@ -191,7 +189,7 @@ async def test_too_many_unsent_frames_abort_the_link() -> None:
 
 @asynccontextmanager
 async def _saying(words: bytes, accepted: asyncio.Event | None = None) -> AsyncIterator[str]:
-    """A server of no protocol: says its words to whoever comes and hangs up; without words it holds on."""
+    """A server of no protocol: sends its bytes to any client and closes; without bytes it stays silent."""
     held: list[asyncio.StreamWriter] = []
 
     async def serve_one(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import logging
 import socket
@@ -191,7 +189,7 @@ async def test_a_host_that_does_not_answer_costs_its_deadline(monkeypatch: pytes
         listener.listen(0)
         address = listener.getsockname()
         held = []
-        for _ in range(8):  # fill the queue of a listener that accepts nobody
+        for _ in range(8):  # fill the queue of a listener that accepts no connection
             waiting = socket.socket()
             waiting.settimeout(0)
             waiting.connect_ex(address)

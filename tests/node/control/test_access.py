@@ -1,5 +1,3 @@
-""""""
-
 import grp
 import os
 import signal

@@ -28,7 +28,7 @@ def jobs_of(count: int | None) -> Jobs | None:
     return jobs
 
 
-def objections(count: int | None = None, **fields: object) -> list[tuple[str, str]]:
+def excluded_for(count: int | None = None, **fields: object) -> list[tuple[str, str]]:
     return [(one["reason"], one["refuses"]) for one in why_of(jobs_of(count), **fields)["objections"]]
 
 
@@ -45,7 +45,7 @@ def test_a_healthy_node_has_no_objection_and_names_what_only_the_registry_knows(
     ids=lambda state: state.value,
 )
 def test_without_a_session_every_job_is_refused_whatever_the_last_status(state: State) -> None:
-    assert objections(state=state) == [("disconnected", "every job")]
+    assert excluded_for(state=state) == [("disconnected", "every job")]
 
 
 def test_a_node_that_backs_off_says_how_long_and_why() -> None:
@@ -80,7 +80,7 @@ def test_the_owners_drain_is_named_as_one() -> None:
 
 
 def test_public_jobs_alone_are_refused_where_the_owner_does_not_accept_them() -> None:
-    assert objections(public_jobs=PublicJobsState(wanted=False)) == [("not_in_public_pool", "public jobs")]
+    assert excluded_for(public_jobs=PublicJobsState(wanted=False)) == [("not_in_public_pool", "public jobs")]
 
 
 def test_a_limit_that_pauses_public_jobs_comes_with_its_figures() -> None:
@@ -93,7 +93,7 @@ def test_a_limit_that_pauses_public_jobs_comes_with_its_figures() -> None:
     ("jobs", "slots", "full"), [(None, 2, False), (1, 2, False), (2, 2, True), (3, 2, True), (None, 0, True)]
 )
 def test_a_node_without_a_free_slot_takes_no_job(jobs: int | None, slots: int, full: bool) -> None:  # noqa: FBT001 - a table
-    found = objections(jobs, owner=Owner(accept_public_jobs=True, max_concurrent_jobs=slots))
+    found = excluded_for(jobs, owner=Owner(accept_public_jobs=True, max_concurrent_jobs=slots))
     assert found == ([("capacity_exceeded", "every job")] if full else [])
 
 
@@ -106,14 +106,14 @@ def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
 
 def test_without_any_usable_gpu_every_job_is_refused() -> None:
     unwell = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(LOST,)))
-    assert objections(inventory=unwell) == [
+    assert excluded_for(inventory=unwell) == [
         ("gpu_unavailable", "every job"),
         ("gpu_unavailable", "jobs on GPU 0"),
     ]
     broken = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="NVML does not answer: reboot.")
     (one,) = why_of(inventory=replace(INVENTORY, gpu=broken))["objections"]
     assert one["have"] == "NVML does not answer: reboot."
-    assert objections(inventory=None) == [("gpu_unavailable", "every job")]
+    assert excluded_for(inventory=None) == [("gpu_unavailable", "every job")]
 
 
 def test_models_that_are_not_ready_refuse_the_jobs_that_ask_for_them() -> None:
@@ -131,7 +131,7 @@ def test_models_that_are_not_ready_refuse_the_jobs_that_ask_for_them() -> None:
 
 def test_a_busy_machine_is_judged_by_the_default_limit() -> None:
     busy = replace(INVENTORY, host=replace(HOST, cpu_percent=97.0))
-    assert objections(inventory=busy) == [("resource_threshold_exceeded", "every job")]
+    assert excluded_for(inventory=busy) == [("resource_threshold_exceeded", "every job")]
 
 
 def test_every_reason_is_one_of_the_protocols() -> None:

@@ -1,5 +1,3 @@
-""""""
-
 import json
 import os
 from pathlib import Path
@@ -128,9 +126,9 @@ async def test_jobs_are_announced_listed_and_finished() -> None:
     }
     assert await asked(START, handler=handler) == in_flight
     assert await asked(JobListRequest(ask="job_list"), handler=handler) == in_flight
-    told = await asked(STATUS, handler=handler)
-    assert isinstance(told, dict)
-    assert told["jobs"] == {"announced": True, **in_flight}
+    status = await asked(STATUS, handler=handler)
+    assert isinstance(status, dict)
+    assert status["jobs"] == {"announced": True, **in_flight}
     finish = JobFinishRequest(ask="job_finish", job_id="job-1")
     assert await asked(finish, handler=handler) == {"in_flight": []}
     assert isinstance(await asked(finish, handler=handler), Refusal)

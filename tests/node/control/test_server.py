@@ -1,4 +1,4 @@
-"""The local socket under programs of every kind: polite ones, strangers, and those that mean harm."""
+"""The control socket under programs of every kind: correct ones, other users, and attackers."""
 
 import asyncio
 import contextlib
@@ -25,8 +25,8 @@ from tests.node.other_user import GID, UID, needs_root, output_of, started
 from tests.programs import eventually
 
 STATUS = b'{"protocol": 1, "ask": "status"}\n'
-TURNED_AWAY = 580
-"""With those that are held fewer than a process may open where nobody raised the usual limit."""
+REFUSED = 580
+"""Together with the open ones fewer than a process may open by default."""
 LIST = b'{"protocol": 1, "ask": "job_list"}\n'
 ASK = (
     "import socket, sys\ns = socket.socket(1)\ns.connect(sys.argv[1])\n"
@@ -63,7 +63,7 @@ def ends(connection: socket.socket) -> bool:
     return True
 
 
-def test_questions_are_answered_in_their_order(tmp_path: Path) -> None:
+def test_requests_are_answered_in_their_order(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served, raw(served.path) as connection:
         connection.sendall(STATUS + b'{"protocol": 1, "ask": "dance"}\n' + STATUS)
         assert reply(connection)["ok"]
@@ -79,20 +79,20 @@ def test_a_job_ends_with_the_connection_that_announced_it(tmp_path: Path) -> Non
         eventually(lambda: served.agent.jobs.ids == (), within_seconds=5, what="no job in flight")
 
 
-def test_a_worker_is_waited_for_and_who_only_dawdles_is_not(tmp_path: Path) -> None:
+def test_a_worker_may_be_silent_and_a_slow_caller_may_not(tmp_path: Path) -> None:
     limits = ControlLimits(question_seconds=0.1)
     with serving(tmp_path / "s", limits=limits) as served, Connection(served.path) as worker:
         worker.ask("job_start", job_id="job-1")
-        with raw(served.path) as dawdler:
-            dawdler.sendall(b'{"protocol": 1, "a')
-            assert ends(dawdler)
+        with raw(served.path) as slow:
+            slow.sendall(b'{"protocol": 1, "a')
+            assert ends(slow)
         assert worker.ask("job_list")["in_flight"][0]["job_id"] == "job-1"
 
 
 @pytest.mark.parametrize(
     "words", [b"GET / HTTP/1.1\r\n", b"\x00\xff\n", b"{}\n", b"\n", b"[" * 9000 + b"\n"], ids=repr
 )
-def test_garbage_is_refused_in_words_and_the_next_question_is_answered(tmp_path: Path, words: bytes) -> None:
+def test_garbage_is_refused_and_the_next_request_is_answered(tmp_path: Path, words: bytes) -> None:
     with serving(tmp_path / "s") as served, raw(served.path) as connection:
         connection.sendall(words)
         assert reply(connection)["code"] in ("malformed", "unsupported_protocol")
@@ -109,7 +109,7 @@ def test_a_line_without_an_end_is_refused_and_ends_the_connection(tmp_path: Path
         assert local.ask("status", path=served.path)["ready"]
 
 
-def test_who_never_reads_is_dropped_and_costs_the_others_nothing(tmp_path: Path) -> None:
+def test_a_caller_that_never_reads_is_disconnected(tmp_path: Path) -> None:
     limits = ControlLimits(read_seconds=0.2, pause_seconds=0)
     with serving(tmp_path / "s", limits=limits) as served, raw(served.path) as deaf:
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -125,17 +125,17 @@ def test_a_path_that_is_too_long_for_an_address_is_served_all_the_same(tmp_path:
         assert local.ask("status", path=served.path)["ready"]
 
 
-def test_a_crowd_is_more_than_is_held_and_then_there_is_room_again(tmp_path: Path) -> None:
-    limits = ControlLimits(connections=20, kept_for_operators=0)
+def test_more_connections_than_allowed_are_refused_until_one_closes(tmp_path: Path) -> None:
+    limits = ControlLimits(connections=20, reserved_for_operators=0)
     with serving(tmp_path / "s", limits=limits) as served:
         with ExitStack() as held:
             refused = 0
-            for _ in range(TURNED_AWAY + 20):
+            for _ in range(REFUSED + 20):
                 connection = held.enter_context(raw(served.path))
                 with contextlib.suppress(BrokenPipeError):  # refused already
                     connection.sendall(LIST)
                 refused += not reply(connection)["ok"]
-            assert refused == TURNED_AWAY
+            assert refused == REFUSED
             with pytest.raises(local.RefusedError, match="too many programs"):
                 local.ask("status", path=served.path)
 
@@ -148,7 +148,7 @@ def test_a_crowd_is_more_than_is_held_and_then_there_is_room_again(tmp_path: Pat
         eventually(answers, within_seconds=5, what="room again")
 
 
-def test_an_agent_that_does_not_get_to_it_says_so(tmp_path: Path) -> None:
+def test_an_agent_that_is_overdue_says_so(tmp_path: Path) -> None:
     agent = FakeAgent()
     agent.stuck = True
     with serving(tmp_path / "s", agent=agent, limits=ControlLimits(answer_seconds=0.1)) as served:
@@ -159,17 +159,17 @@ def test_an_agent_that_does_not_get_to_it_says_so(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_stranger_is_turned_away_even_where_the_sockets_mode_would_let_him_in() -> None:
+def test_another_user_is_refused_even_where_the_sockets_mode_admits_it() -> None:
     with reachable_folder() as folder, serving(folder / "s") as served:
         served.path.chmod(0o666)
-        stranger = started(ASK, str(served.path), STATUS.decode().strip())
-        told = json.loads(output_of(stranger))
-        assert (told["ok"], told["code"]) == (False, "forbidden")
-        assert f"user {UID} may not talk to this agent" in told["message"]
+        other = started(ASK, str(served.path), STATUS.decode().strip())
+        answer = json.loads(output_of(other))
+        assert (answer["ok"], answer["code"]) == (False, "forbidden")
+        assert f"user {UID} may not talk to this agent" in answer["message"]
 
 
 @needs_root
-def test_the_sockets_mode_alone_turns_a_stranger_away() -> None:
+def test_the_sockets_mode_alone_refuses_another_user() -> None:
     knock = (
         "import socket, sys\ntry:\n    socket.socket(1).connect(sys.argv[1])\n"
         "except PermissionError:\n    print('no')"
@@ -179,7 +179,7 @@ def test_the_sockets_mode_alone_turns_a_stranger_away() -> None:
 
 
 @needs_root
-def test_a_member_of_the_group_looks_and_announces_but_gives_no_orders() -> None:
+def test_a_member_of_the_group_reads_and_announces_but_does_not_operate() -> None:
     with reachable_folder() as folder, serving(folder / "s") as served:
         group = served.path.lstat().st_gid
         for ask, code in (
@@ -193,7 +193,7 @@ def test_a_member_of_the_group_looks_and_announces_but_gives_no_orders() -> None
 
 
 @needs_root
-def test_an_operator_by_his_group_gives_orders() -> None:
+def test_a_member_of_the_operators_group_drains() -> None:
     with reachable_folder() as folder, serving(folder / "s", operators=GID) as served:
         group = served.path.lstat().st_gid
         operator = started(ASK, str(served.path), '{"protocol": 1, "ask": "drain"}', groups=[group])
@@ -202,14 +202,14 @@ def test_an_operator_by_his_group_gives_orders() -> None:
 
 
 @needs_root
-def test_members_cannot_shut_root_out() -> None:
+def test_members_cannot_block_root() -> None:
     hold = (
         "import socket, sys, time\nheld = [socket.socket(1) for _ in range(30)]\n"
         "for s in held: s.connect(sys.argv[1])\n"
         "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
         "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
     )
-    limits = ControlLimits(connections=20, kept_for_operators=4)
+    limits = ControlLimits(connections=20, reserved_for_operators=4)
     with reachable_folder() as folder, serving(folder / "s", limits=limits) as served:
         crowd = started(hold, str(served.path), LIST.decode(), groups=[served.path.lstat().st_gid])
         assert crowd.stdout is not None
@@ -235,12 +235,12 @@ class _Gated(FakeAgent):
 
 
 @needs_root
-def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
+def test_members_that_connect_and_disconnect_at_once_do_not_block_root() -> None:
     come_and_go = (
         "import socket, sys\n"
         "for _ in range(60):\n    s = socket.socket(1)\n    s.connect(sys.argv[1])\n    s.close()"
     )
-    agent, limits = _Gated(), ControlLimits(connections=20, kept_for_operators=4)
+    agent, limits = _Gated(), ControlLimits(connections=20, reserved_for_operators=4)
     with (
         reachable_folder() as folder,
         serving(folder / "s", limits=limits, agent=agent) as served,
@@ -256,14 +256,14 @@ def test_members_who_come_and_go_all_at_once_do_not_shut_root_out() -> None:
 
 
 @needs_root
-def test_one_user_cannot_shut_the_others_out() -> None:
+def test_one_user_cannot_block_the_others() -> None:
     hold = (
         "import socket, sys, time\nheld = [socket.socket(1) for _ in range(12)]\n"
         "for s in held: s.connect(sys.argv[1])\n"
         "for s in held:\n    try: s.sendall(sys.argv[2].encode())\n    except BrokenPipeError: pass\n"
         "print(sum('busy' in s.makefile().readline() for s in held), flush=True)\ntime.sleep(60)"
     )
-    limits = ControlLimits(connections=20, per_user=8, kept_for_operators=4)
+    limits = ControlLimits(connections=20, per_user=8, reserved_for_operators=4)
     with reachable_folder() as folder, serving(folder / "s", limits=limits) as served:
         groups = [served.path.lstat().st_gid]
         crowd = started(hold, str(served.path), LIST.decode(), groups=groups)
@@ -277,7 +277,7 @@ def test_one_user_cannot_shut_the_others_out() -> None:
             output_of(crowd)
 
 
-async def test_a_user_who_asks_without_end_leaves_the_loop_its_time() -> None:
+async def test_a_user_with_endless_requests_leaves_the_loop_its_time() -> None:
     queue, loop = FairQueue(), asyncio.get_running_loop()
     busy: list[tuple[float, float]] = []
 
@@ -295,13 +295,13 @@ async def test_a_user_who_asks_without_end_leaves_the_loop_its_time() -> None:
     assert min(rests) > REST_RATIO * 0.009
 
 
-async def test_a_user_waits_for_no_other_one() -> None:
+async def test_a_user_does_not_wait_for_another() -> None:
     queue = FairQueue()
     async with queue.turn(1000), asyncio.timeout(10), queue.turn(1001):
         pass
 
 
-async def test_a_turn_whose_waiting_was_given_up_is_nobodys() -> None:
+async def test_a_cancelled_wait_takes_no_turn() -> None:
     queue = FairQueue()
     async with queue.turn(1000):
         waiting = asyncio.ensure_future(queue.turn(1000).__aenter__())
@@ -315,7 +315,7 @@ def settings(**more: object) -> AgentSettings:
     return load({"registry_url": "ws://r", **more})
 
 
-def test_it_stands_with_the_state_where_no_other_place_is_stated(tmp_path: Path) -> None:
+def test_the_socket_is_in_the_state_directory_by_default(tmp_path: Path) -> None:
     with open_control_socket(settings(), tmp_path) as control:
         assert control is not None
         assert control.policy.uid == os.geteuid()
@@ -327,7 +327,7 @@ def test_it_stands_with_the_state_where_no_other_place_is_stated(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "why"), [({}, "is no socket"), ({"socket_group": "nobodies-own"}, "there is no group")]
 )
-def test_without_a_socket_the_agent_goes_on_and_says_why(
+def test_without_a_socket_the_agent_continues_and_says_why(
     more: dict[str, object], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "agent.sock").write_text("in the way")
@@ -339,20 +339,20 @@ def test_without_a_socket_the_agent_goes_on_and_says_why(
 
 
 @needs_root
-def test_a_group_that_cannot_get_to_the_socket_is_told_of(
+def test_a_group_that_cannot_reach_the_socket_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def told() -> list[str]:
+    def logged() -> list[str]:
         return [record.message for record in caplog.records]
 
     with reachable_folder() as folder:
         with open_control_socket(settings(socket_group="54321", socket=str(folder / "s")), tmp_path):
-            assert "local_socket_unreachable" not in told()
+            assert "local_socket_unreachable" not in logged()
         shut = folder / "shut"
         shut.mkdir(mode=0o700)
         with open_control_socket(settings(socket=str(shut / "s")), tmp_path):
-            assert "local_socket_unreachable" not in told()
+            assert "local_socket_unreachable" not in logged()
         with open_control_socket(settings(socket_group="54321", socket=str(shut / "s")), tmp_path):
-            assert "local_socket_unreachable" in told()
+            assert "local_socket_unreachable" in logged()
     (said,) = [record for record in caplog.records if record.message == "local_socket_unreachable"]
     assert f"may not enter {shut}" in said.fields["problem"]  # type: ignore[attr-defined]  # our own

@@ -27,7 +27,7 @@ _MAX_MODELS = 50
 
 def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
     """Make the document."""
-    objections = (
+    reasons = (
         *_of_session(snapshot, instant),
         *_of_owner(snapshot, None if jobs.ids is None else len(jobs.ids)),
         *_of_machine(snapshot),
@@ -36,8 +36,8 @@ def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
         schema_id="gpu-agent.why/1",
         node_id=snapshot.session.node_id,
         connected=snapshot.session.state in CONNECTED,
-        refuses_every_job=any(one.refuses == _EVERY_JOB for one in objections),
-        objections=objections,
+        refuses_every_job=any(one.refuses == _EVERY_JOB for one in reasons),
+        objections=reasons,
         only_the_registry_knows=ONLY_THE_REGISTRY_KNOWS,
         ask=f"gpu-agent registry why {snapshot.session.node_id or 'ID'}",
     )

@@ -42,7 +42,7 @@ class ControlLimits:
     connections: int = 256
     per_user: int = 128
     """Of those, for each user who may not operate, so that no user blocks the others."""
-    kept_for_operators: int = 16
+    reserved_for_operators: int = 16
     """Of those, for root, the agent's own user and operators, so that other users cannot block them."""
     question_seconds: float = 10.0
     """For a request to arrive, on a connection that holds no job."""
@@ -129,7 +129,7 @@ class ControlServer:
         limits, accepted = self._limits, self._accepted.total()
         if self._policy.may_operate(peer):
             return accepted < limits.connections
-        return accepted < limits.connections - limits.kept_for_operators and (
+        return accepted < limits.connections - limits.reserved_for_operators and (
             self._accepted[peer.uid] < limits.per_user
         )
 
