@@ -1,7 +1,6 @@
-"""The metrics in Prometheus' text format, and that docs/metrics.md lists the same."""
+"""The metrics in Prometheus' text format."""
 
 import re
-from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,8 +9,6 @@ from gpu_agent.server.metrics import RequestMetrics, exposition
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
 from tests.server.harness import Node, node, registration
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 async def samples(service: RegistryService, requests: RequestMetrics | None = None) -> dict[str, float]:
@@ -73,16 +70,6 @@ async def test_requests_of_the_api_are_measured_by_route_method_and_status(servi
     labels = "('method', 'GET'), ('route', '/v1/nodes/{node_id}'), ('status', '404')"
     assert found[f"gpu_registry_http_request_seconds_sum[{labels}]"] == 0.2
     assert found[f"gpu_registry_http_request_seconds_count[{labels}]"] == 1
-
-
-def test_the_document_lists_every_metric_with_its_kind_labels_and_meaning() -> None:
-    written = DOCUMENT.read_text(encoding="utf-8").split("\n## Figures\n")[1].split("\n## ")[0]
-    table = [[cell.strip() for cell in row.split("|")[1:-1]] for row in written.strip().splitlines()[2:]]
-    listed = {
-        name.strip("`"): (kind, re.findall(r"`(\w+)`", labels), meaning)
-        for name, kind, labels, meaning in table
-    }
-    assert listed == {one.full_name: (one.kind, list(one.labels), one.meaning) for one in metrics.METRICS}
 
 
 def test_names_begin_alike_and_state_base_units() -> None:
