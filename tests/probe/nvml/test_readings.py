@@ -10,10 +10,15 @@ from gpu_agent.probe.nvml.errors import (
     UnknownValueError,
     Values,
     as_text,
-    check_range,
     salvage_text,
 )
-from gpu_agent.probe.nvml.readings import RECOVERY_ACTION_FIELD, RECOVERY_ACTIONS, Getter, run_getters
+from gpu_agent.probe.nvml.readings import (
+    RECOVERY_ACTION_FIELD,
+    RECOVERY_ACTIONS,
+    Getter,
+    check_range,
+    run_getters,
+)
 from tests.nvml_fake.child import gpu_of
 from tests.nvml_fake.control import FakeNvml
 

@@ -127,8 +127,6 @@ class Library:
         gpus = _without_duplicate_uuids(
             gpu for device in self._devices for gpu in device.read(driver_version, events)
         )
-        if events is not None:
-            events.explain(gpus)
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}
 

@@ -63,6 +63,12 @@ class Device:
         Raises:
             NVMLError: the whole driver has failed.
         """
+        gpus = self._read_or_explain(driver_version, events)
+        if events is not None and (why := events.failure(self.key)):
+            gpus[0]["unknowns"] = {**_mapping(gpus[0]["unknowns"]), "events": why}
+        return gpus
+
+    def _read_or_explain(self, driver_version: object, events: EventSets | None) -> list[Values]:
         if self.gone is not None:
             return self._without_figures(self.gone.code, self.gone.detail)
         if self.identity and is_suspended(self.identity.get("pci_bus_id"), root=self._root):

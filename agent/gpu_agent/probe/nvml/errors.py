@@ -68,13 +68,6 @@ def first_known(nvml: ModuleType, *calls: Callable[[], object]) -> object:
     return oldest()
 
 
-def check_range(value: int, low: int, high: int) -> int:
-    """Return the value; raises `UnknownValueError` for one that no GPU has."""
-    if not low <= value <= high:
-        raise UnknownValueError(f"the driver answered {value}, which cannot be")
-    return value
-
-
 def as_text(value: object) -> str:
     """Return the value as text: some bindings give bytes."""
     return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)

@@ -12,11 +12,10 @@ gives an event only once. Events are not judged here, with one exception: a GPU 
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from gpu_agent.probe.nvml.errors import GpuGoneError, Values, unknown_reason
-from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.probe.nvml.errors import GpuGoneError, unknown_reason
 
 MOST_AT_ONCE = 256
 """So many events of one GPU are taken in one reading: a storm must not delay it."""
@@ -84,13 +83,9 @@ class EventSets:
             self.drop(uuid)
         self._failed.clear()
 
-    def explain(self, gpus: Iterable[Values]) -> None:
-        """Write into a finished reading why a GPU has no events."""
-        for gpu in gpus:
-            uuid = str(gpu.get("uuid") or f"{UNIDENTIFIED}{gpu['index']}")
-            unknowns = gpu["unknowns"]
-            if uuid in self._failed and isinstance(unknowns, dict):
-                unknowns["events"] = self._failed[uuid]
+    def failure(self, uuid: str) -> str | None:
+        """Why a GPU has no events; None while they work."""
+        return self._failed.get(uuid)
 
     def _should_retry(self, uuid: str) -> bool:
         """Count a reading without events; a GPU whose events never worked is not retried."""

@@ -19,7 +19,6 @@ from gpu_agent.probe.nvml.errors import (
     UnknownValueError,
     Values,
     as_text,
-    check_range,
     first_known,
     is_driver_wide,
     raise_if_gone,
@@ -145,6 +144,13 @@ def _run(
         return {}, dict.fromkeys(fields, str(error))
     except UnicodeDecodeError:
         return {}, dict.fromkeys(fields, "the driver answered with a text that is no UTF-8")
+
+
+def check_range(value: int, low: int, high: int) -> int:
+    """Return the value; raises `UnknownValueError` for one that no GPU has."""
+    if not low <= value <= high:
+        raise UnknownValueError(f"the driver answered {value}, which cannot be")
+    return value
 
 
 # ---- identity
