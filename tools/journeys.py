@@ -5,8 +5,9 @@
     python -m tools.journeys --files                    the files too, in the order of their first calls
 
 Five journeys count all calls of `gpu_agent` from the event to its effect, less what an idle program calls in
-the same time. The sixth, a GPU reading on its way to the wire, counts the functions that are handed the power
-reading or return it, from the NVML child to the socket. Bodies of modules and classes do not count.
+the same time; what an idle program calls about as often does not count. The sixth, a GPU reading on its way
+to the wire, counts the functions that are handed the power reading or return it, from the NVML child to the
+socket. Bodies of modules and classes do not count.
 """
 
 import argparse
@@ -139,8 +140,8 @@ class Trace:
         await self.window("between")
         idle = self.counted(f"{name}-idle")
         acted = self.counted(name)
-        left = {place: count - idle.get(place, 0) for place, count in acted.items()}
-        return Journey(title, {place: count for place, count in left.items() if count > 0})
+        own = {place: count for place, count in acted.items() if count > 2 * idle.get(place, 0)}
+        return Journey(title, {place: count - idle.get(place, 0) for place, count in own.items()})
 
     def end(self) -> None:
         """Have every program leave."""

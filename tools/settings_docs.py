@@ -207,9 +207,10 @@ def _entries(keys: Iterable[Key]) -> Iterator[str]:
 def _head(component: Component) -> str:
     name = component.name
     return _comment(
-        f"/etc/gpu-agent/{name}.toml: settings of `{component.command}`. Every key is here. A line that begins "
-        "with # and no blank is off, and shows the default where there is one. Times are seconds. A variable "
-        f"overrides this file, an option overrides both. `gpu-agent config check {name}` lists all faults, "
+        f"/etc/gpu-agent/{name}.toml: settings of `{component.command}`. Every key is here. A line that "
+        "begins with # and no blank is off, and shows the default where there is one. Times are seconds. A "
+        "variable overrides this file, an option overrides both. "
+        f"`gpu-agent config check {name}` lists all faults, "
         f"`gpu-agent config show {name}` shows every value and where it comes from."
     )
 

@@ -2,7 +2,8 @@
 
 `tools.journeys` starts each program with this folder on its path and names a directory in JOURNEY_TRACE. The
 file `window` there holds what to record: a name, and perhaps values to follow. On a change of that file every
-process writes what it has counted to `<window>.<pid>.json`, begins anew, and confirms with `ready.<pid>`.
+process writes what it has counted to `<window>.<pid>.json`, starts again at 0, and confirms with
+`ready.<pid>`.
 """
 
 import json
@@ -76,7 +77,7 @@ class _Recorder:
 
     def _profile(self, frame: FrameType, event: str, value: object) -> None:
         code = frame.f_code
-        if _PACKAGE not in code.co_filename or not code.co_flags & _OPTIMIZED:
+        if _PACKAGE not in code.co_filename or not code.co_flags & _OPTIMIZED or _is_import(frame):
             return
         if self._values:
             passed = self._arguments(frame) if event == "call" else [value] if event == "return" else []
@@ -91,6 +92,17 @@ class _Recorder:
         code = frame.f_code
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         return [frame.f_locals.get(name) for name in names if name not in ("self", "cls")]
+
+
+def _is_import(frame: FrameType) -> bool:
+    """Whether the call is a part of importing a module of the package; running one as a program is not."""
+    caller = frame.f_back
+    while caller is not None:
+        code = caller.f_code
+        if code.co_name == "<module>" and _PACKAGE in code.co_filename:
+            return str(caller.f_globals.get("__name__")) != "__main__"
+        caller = caller.f_back
+    return False
 
 
 def _holds(value: object, wanted: tuple[str, ...], depth: int) -> bool:
