@@ -1,4 +1,4 @@
-"""Nodes that say whatever the wire lets through: extreme figures, odd names, a thing twice, a megabyte."""
+"""Fuzz: whatever the wire lets through, with extreme figures, odd names, things twice, a megabyte."""
 
 from random import Random
 from typing import TypeVar
@@ -44,14 +44,14 @@ HEALTHS = ("ok",) * 6 + ("degraded", "lost", "unknown", "", "x" * 1024)
 NODES = tuple(f"node-{number}" for number in range(1, 15))
 
 
-class Unruly:
-    """Draws what happens next to a fleet of such nodes; the same dice, the same happenings."""
+class Fuzzer:
+    """Draws the next event for a fleet of such nodes; the same dice give the same events."""
 
     def __init__(self, dice: Random) -> None:
         self.dice = dice
 
     def anything(self) -> Event:
-        """Draw something besides a beat that a node, an operator or a scheduler does."""
+        """Draw an event of a node, an operator or a scheduler that is no heartbeat."""
         node_id, job_id, connection = self._one(NODES), self._one(JOBS), self.dice.randint(1, 16)
         reason, seconds = self._one(("", "x" * 4096)), self._one((None, 0.0, 30.0, 1e15))
         return self._one(
@@ -116,8 +116,8 @@ class Unruly:
             fresh_token=fresh_token(node_id),
         )
 
-    def beat(self, node_id: str) -> NodeHeartbeat:
-        """Draw a beat; most of them bring figures only."""
+    def heartbeat(self, node_id: str) -> NodeHeartbeat:
+        """Draw a heartbeat; most of them bring figures only."""
         parts = {
             "gpus": self._one((None, self.figures())),
             "probe_age_seconds": self._one((None, 0.0, 61.0, 1e15)),
@@ -129,14 +129,14 @@ class Unruly:
             "hardware": self.hardware(),
             "accept_public_jobs": True,
         }
-        told = {name: part for name, part in parts.items() if self.dice.random() < 1 / 3}
+        chosen = {name: part for name, part in parts.items() if self.dice.random() < 1 / 3}
         return NodeHeartbeat.model_validate(
-            {"node_id": node_id, "timestamp": 0, "resource_usage": self.usage(), **told}
+            {"node_id": node_id, "timestamp": 0, "resource_usage": self.usage(), **chosen}
         )
 
-    def beat_arrived(self, connection: int, node_id: str) -> HeartbeatReceived:
-        """Draw a beat that a connection brings."""
-        return HeartbeatReceived(connection, self.beat(node_id))
+    def heartbeat_arrived(self, connection: int, node_id: str) -> HeartbeatReceived:
+        """Draw a heartbeat that a connection brings."""
+        return HeartbeatReceived(connection, self.heartbeat(node_id))
 
     def usage(self) -> ResourceUsage:
         """Draw a machine's load."""
@@ -164,7 +164,7 @@ class Unruly:
         return Hardware(cpu_cores=0, memory_gb=2**53, gpus=gpus)
 
     def figures(self) -> tuple[GpuFigures, ...]:
-        """Draw what is said of GPUs, declared or not."""
+        """Draw figures of GPUs, declared or not."""
         return tuple(
             GpuFigures(
                 uuid=self._one(NAMES),

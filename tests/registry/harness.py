@@ -1,4 +1,4 @@
-"""A registry to play with: its fleet, its clock, its store's answers, and what it told each connection."""
+"""A registry under test: a fleet with a clock and a store, and what it sends to each connection."""
 # ruff: noqa: ANN401 - parts of messages are passed through as they are
 
 from collections.abc import Sequence
@@ -65,17 +65,21 @@ def node_record(message: NodeRegister | None = None, node_id: str = "node-1", **
 
 
 def declaration(node_id: str | None = None, **parts: Any) -> NodeRegister:
-    told: dict[str, Any] = {"version": "1.0.0", "capability_schema_version": "1.1", "hardware": hardware()}
-    return NodeRegister(node_id=node_id, **(told | parts))
+    defaults: dict[str, Any] = {
+        "version": "1.0.0",
+        "capability_schema_version": "1.1",
+        "hardware": hardware(),
+    }
+    return NodeRegister(node_id=node_id, **(defaults | parts))
 
 
 def figures(count: int = 1, **parts: Any) -> tuple[GpuFigures, ...]:
-    told: dict[str, Any] = {"utilization_percent": 5.0, "memory_used_mb": 1000}
-    return tuple(GpuFigures(uuid=f"GPU-{place}", **(told | parts)) for place in range(count))
+    defaults: dict[str, Any] = {"utilization_percent": 5.0, "memory_used_mb": 1000}
+    return tuple(GpuFigures(uuid=f"GPU-{place}", **(defaults | parts)) for place in range(count))
 
 
 JOIN = Credential(CredentialKind.JOIN, "join")
-"""What a registry's first join token stands for; any number of nodes may come by it."""
+"""What a registry's first join token stands for; any number of nodes may join by it."""
 
 
 def fresh_token(node_id: str) -> FreshToken:
@@ -88,19 +92,19 @@ def proof(node_id: str) -> Credential:
     return Credential(CredentialKind.NODE, f"key-{node_id}", node_id)
 
 
-def beat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
-    told: dict[str, Any] = {
+def heartbeat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
+    defaults: dict[str, Any] = {
         "timestamp": 0,
         "resource_usage": ResourceUsage(cpu_percent=5.0, mem_percent=10.0, gpu_percent=5.0),
         "gpus": figures(),
         "probe_age_seconds": 1.0,
         "running_jobs": (),
     }
-    return NodeHeartbeat(node_id=node_id, **(told | parts))
+    return NodeHeartbeat(node_id=node_id, **(defaults | parts))
 
 
-def goodbye(connection: int = 1, **parts: Any) -> UnregistrationReceived:
-    """A node leaves."""
+def unregistration(connection: int = 1, **parts: Any) -> UnregistrationReceived:
+    """Return the event that a node unregisters."""
     return UnregistrationReceived(connection, NodeUnregister.model_validate({"node_id": "node-1", **parts}))
 
 
@@ -132,12 +136,12 @@ class Registry:
         self.done: list[Effect] = []
         """Everything that was carried out."""
         self._shell = FleetShell(self.fleet, now=lambda: self.now, execute=self.done.append)
-        self.kept = self._shell.documents
+        self.documents = self._shell.documents
         self.stored = self._shell.stored
         self._refs = iter(range(1, 1_000_000))
         if not auth_off:
             self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
-            self.kept.clear()
+            self.documents.clear()
             self.stored.clear()
             self.done.clear()
 
@@ -148,8 +152,8 @@ class Registry:
         """Let something happen; returns what was carried out because of it."""
         return self.carry_out(self.fleet.handle(event, self.now))
 
-    def restore(self, kept: list[StoredDocument]) -> list[Effect]:
-        return self.carry_out(*self.fleet.restore(kept, self.now))
+    def restore(self, stored: list[StoredDocument]) -> list[Effect]:
+        return self.carry_out(*self.fleet.restore(stored, self.now))
 
     def wake(self) -> list[Effect]:
         return self.carry_out(self.fleet.wake(self.now))
@@ -182,15 +186,15 @@ class Registry:
             )
         )
 
-    def beat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Effect]:
-        return self.do(HeartbeatReceived(connection, beat(node_id or f"node-{connection}", **parts)))
+    def heartbeat(self, connection: int = 1, node_id: str | None = None, **parts: Any) -> list[Effect]:
+        return self.do(HeartbeatReceived(connection, heartbeat(node_id or f"node-{connection}", **parts)))
 
-    def beats(
+    def heartbeats(
         self, count: int, connection: int = 1, *, every: float = WARMUP_SECONDS, **parts: Any
     ) -> list[Effect]:
         done = []
         for _ in range(count):
-            done += self.pass_time(every) + self.beat(connection, **parts)
+            done += self.pass_time(every) + self.heartbeat(connection, **parts)
         return done
 
     def come_back(self, connection: int, **parts: Any) -> list[Effect]:
@@ -201,7 +205,7 @@ class Registry:
     def ready(self, connection: int = 1, **parts: Any) -> NodeRecord:
         """Bring a node of its own up to ready."""
         self.register(connection, **parts)
-        self.beats(3, connection)
+        self.heartbeats(3, connection)
         record = self.node(f"node-{connection}")
         assert record.status == "ready"
         return record
@@ -210,7 +214,7 @@ class Registry:
         return self.do(DrainRequested(self.ref(), node_id, deadline_seconds, "maintenance"))
 
     def claim(self, job_id: str, **demands: Any) -> Any:
-        """Ask for a place; returns the answer."""
+        """Request a claim; returns the answer."""
         return answer(self.do(ClaimRequested(self.ref(), Job(job_id=job_id, **demands))))
 
     def node(self, node_id: str = "node-1") -> NodeRecord:
@@ -240,9 +244,9 @@ class Registry:
         return self.done[count:]
 
     @property
-    def kept_names(self) -> list[str]:
+    def document_names(self) -> list[str]:
         """The nodes and claims that the store holds."""
-        return sorted(name for kind, name in self.kept if kind is not DocumentKind.TOKEN)
+        return sorted(name for kind, name in self.documents if kind is not DocumentKind.TOKEN)
 
 
 def of(kind: type[_Kind], actions: Sequence[Effect]) -> list[_Kind]:
@@ -251,12 +255,12 @@ def of(kind: type[_Kind], actions: Sequence[Effect]) -> list[_Kind]:
 
 
 def statuses(actions: Sequence[Effect], connection: int = 1) -> list[str]:
-    """The statuses that a connection was told, in order."""
+    """The statuses that a connection received, in order."""
     return [one.status.value for one in of(SendStatus, actions) if one.connection == connection]
 
 
 def codes(actions: Sequence[Effect], connection: int = 1) -> list[str]:
-    """The refusal codes that a connection was told."""
+    """The refusal codes that a connection received."""
     return [
         message.code
         for one in of(Send, actions)
@@ -268,7 +272,7 @@ def closed(actions: Sequence[Effect]) -> list[tuple[int, int]]:
     return [(one.connection, one.code) for one in of(CloseConnection, actions)]
 
 
-def notes(actions: Sequence[Effect], event: str) -> list[LogEvent]:
+def logged(actions: Sequence[Effect], event: str) -> list[LogEvent]:
     return [one for one in of(LogEvent, actions) if one.event == event]
 
 

@@ -1,4 +1,4 @@
-"""A registry that is looked at after every event: whatever must hold at all times is held to there."""
+"""A registry that is checked after every event: what must hold at all times."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from gpu_agent.registry.lifecycle import TRANSITIONS
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.pacing import FleetCounters
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from tests.registry.harness import Registry, beat, notes
+from tests.registry.harness import Registry, heartbeat, logged
 from tests.registry.random_events import Burst
 
 
-class Watched:
-    """Plays a registry's events and looks at all that must hold after each."""
+class CheckedRegistry:
+    """Plays events and checks all that must hold after each."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -21,10 +21,10 @@ class Watched:
     def happens(self, event: Event) -> None:
         self._carry_out(self.registry.fleet.handle(event, self.registry.now))
 
-    def beats(self, burst: Burst) -> None:
+    def heartbeats(self, burst: Burst) -> None:
         for record in self.registry.fleet.nodes():
             if record.connection == burst.connection:
-                message = beat(record.node_id, gpus=burst.told, running_jobs=burst.running)
+                message = heartbeat(record.node_id, gpus=burst.figures, running_jobs=burst.running)
                 for _ in range(burst.count):
                     self.happens(HeartbeatReceived(burst.connection, message))
 
@@ -32,14 +32,14 @@ class Watched:
         self._carry_out(self.registry.fleet.wake(self.registry.now))
 
     def everything_ended(self) -> None:
-        """With nobody beating any more, all nodes are offline, no claim is left, and the store says so."""
+        """Without heartbeats all nodes go offline, no claim is left, and the store holds just that."""
         nodes = {record.node_id for record in self.registry.fleet.nodes()}
-        kept = {
+        stored = {
             key: document["status"]
-            for (kind, key), (document, _) in self.registry.kept.items()
+            for (kind, key), (document, _) in self.registry.documents.items()
             if kind is DocumentKind.NODE
         }
-        assert kept == dict.fromkeys(nodes, "offline")
+        assert stored == dict.fromkeys(nodes, "offline")
         assert all(record.status == "offline" for record in self.registry.fleet.nodes())
         assert all(record.connection is None for record in self.registry.fleet.nodes())
         assert all(self.registry.fleet.claim_of(f"job-{n}") is None for n in (1, 2, 3))
@@ -54,12 +54,12 @@ class Watched:
         self._everybody_is_counted()
 
     def _only_arrows_of_the_table(self, actions: Sequence[Effect]) -> None:
-        for note in notes(actions, "node_status_changed"):
-            source = note.fields["from"]
-            arrow = (None if source is None else NodeStatus(str(source)), NodeStatus(str(note.fields["to"])))
-            assert ReasonCode(str(note.fields["reason_code"])) in TRANSITIONS[arrow]
-            record = self.registry.fleet.node(str(note.fields["node_id"]))
-            if record is not None and note.fields["reason_code"] == "recovered":
+        for entry in logged(actions, "node_status_changed"):
+            source = entry.fields["from"]
+            arrow = (None if source is None else NodeStatus(str(source)), NodeStatus(str(entry.fields["to"])))
+            assert ReasonCode(str(entry.fields["reason_code"])) in TRANSITIONS[arrow]
+            record = self.registry.fleet.node(str(entry.fields["node_id"]))
+            if record is not None and entry.fields["reason_code"] == "recovered":
                 self._has_calmed_down(record)
 
     def _has_calmed_down(self, record: NodeRecord) -> None:
@@ -70,16 +70,16 @@ class Watched:
         assert len(record.exits) <= limits.flap_limit
 
     def _claims_stand_on_ready_nodes(self, actions: Sequence[Effect]) -> None:
-        for note in notes(actions, "job_assigned"):
-            record = self.registry.node(str(note.fields["node_id"]))
+        for entry in logged(actions, "job_assigned"):
+            record = self.registry.node(str(entry.fields["node_id"]))
             assert (record.status, record.connected, record.desired.cordoned) == ("ready", True, None)
 
     def _everybody_is_counted(self) -> None:
-        anew = FleetCounters()
+        recount = FleetCounters()
         for record in self.registry.fleet.nodes():
-            anew.count(record)
-        kept = self.registry.fleet._counters
-        assert (kept.live, kept.warming) == (anew.live, anew.warming)
+            recount.count(record)
+        stored = self.registry.fleet._counters
+        assert (stored.live, stored.warming) == (recount.live, recount.warming)
 
     def _one_connection_per_node(self) -> None:
         records = self.registry.fleet.nodes()

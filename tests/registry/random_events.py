@@ -1,4 +1,4 @@
-"""What a fleet may be told, drawn at random: events of three nodes on four connections, bursts of beats."""
+"""Random events for a fleet: three nodes on four connections, and bursts of heartbeats."""
 
 from dataclasses import dataclass
 
@@ -24,16 +24,16 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Job
 from gpu_agent.wire.messages import GpuFigures, NodeError, NodeUnregister
-from tests.registry.harness import JOIN, beat, declaration, figures, fresh_token, hardware, proof
+from tests.registry.harness import JOIN, declaration, figures, fresh_token, hardware, heartbeat, proof
 
 
 @dataclass(frozen=True)
 class Burst:
-    """Some beats of whichever node a connection stands for."""
+    """Some heartbeats of the node that a connection stands for."""
 
     connection: int
     count: int
-    told: tuple[GpuFigures, ...] | None
+    figures: tuple[GpuFigures, ...] | None
     running: tuple[str, ...] | None
 
 
@@ -70,10 +70,10 @@ def arrivals() -> SearchStrategy[Event]:
     )
 
 
-def beats() -> SearchStrategy[Event]:
+def heartbeats() -> SearchStrategy[Event]:
     return strategies.builds(
-        lambda connection, node_id, told, age, running: HeartbeatReceived(
-            connection, beat(node_id, gpus=told, probe_age_seconds=age, running_jobs=running)
+        lambda connection, node_id, figures, age, running: HeartbeatReceived(
+            connection, heartbeat(node_id, gpus=figures, probe_age_seconds=age, running_jobs=running)
         ),
         CONNECTIONS,
         NODES,
@@ -100,7 +100,7 @@ def goodbyes() -> SearchStrategy[Event]:
     )
 
 
-def wishes() -> SearchStrategy[Event]:
+def node_requests() -> SearchStrategy[Event]:
     deadlines = strategies.sampled_from([None, 0.0, 30.0])
     reasons = strategies.sampled_from([None, "fans"])
     return (
@@ -139,10 +139,10 @@ EVENTS = (
     | bursts()
     | requests()
     | bursts()
-    | wishes()
+    | node_requests()
     | bursts()
     | goodbyes()
-    | beats()
+    | heartbeats()
     | LOST
     | FAULTS
 )

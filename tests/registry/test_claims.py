@@ -1,4 +1,4 @@
-""""""
+"""Claims: requested, renewed, released, expired, lost with a node and attached again."""
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claims import LOST_PER_NODE, REMEMBERED_TTLS, LostClaims
@@ -16,7 +16,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import NodeUnregister
-from tests.registry.harness import Registry, answer, figures, notes, proof, statuses
+from tests.registry.harness import Registry, answer, figures, logged, proof, statuses
 
 
 def test_a_claim_is_saved_before_it_is_answered() -> None:
@@ -24,9 +24,9 @@ def test_a_claim_is_saved_before_it_is_answered() -> None:
     registry.ready()
     done = registry.do(ClaimRequested(7, Job(job_id="job-1", required_models=())))
     assert [type(effect).__name__ for effect in done] == ["LogEvent", "Answer"]
-    (note,) = notes(done, "job_assigned")
-    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
-    assert ("claim", "job-1") in registry.kept
+    (entry,) = logged(done, "job_assigned")
+    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
+    assert ("claim", "job-1") in registry.documents
 
 
 def test_the_same_job_again_gets_the_same_claim_and_is_assigned_once() -> None:
@@ -36,25 +36,25 @@ def test_the_same_job_again_gets_the_same_claim_and_is_assigned_once() -> None:
     registry.pass_time(5.0)
     again = registry.do(ClaimRequested(7, Job(job_id="job-1")))
     assert answer(again) == first
-    assert not notes(again, "job_assigned")
+    assert not logged(again, "job_assigned")
 
 
 def test_a_failed_dispatch_notes_counts_and_examples() -> None:
     registry = Registry()
     registry.register()
     done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
-    (failed,), (example,) = notes(done, "dispatch_failed"), notes(done, "dispatch_candidate_excluded")
+    (failed,), (example,) = logged(done, "dispatch_failed"), logged(done, "dispatch_candidate_excluded")
     assert failed.fields == {"job_id": "job-1", "counts": {"status_not_ready": 1}}
     assert (example.fields["node_id"], example.level) == ("node-1", "info")
-    assert ("claim", "job-1") not in registry.kept
+    assert ("claim", "job-1") not in registry.documents
 
 
-def test_a3_with_debug_every_exclusion_is_noted_in_full() -> None:
+def test_a3_with_debug_every_exclusion_is_logged_in_full() -> None:
     registry = Registry(debug=True)
     for connection in range(1, 8):
         registry.register(connection)
     done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
-    levels = [note.level.value for note in notes(done, "dispatch_candidate_excluded")]
+    levels = [entry.level.value for entry in logged(done, "dispatch_candidate_excluded")]
     assert (levels.count("info"), levels.count("debug")) == (5, 7)
 
 
@@ -68,9 +68,9 @@ def test_a_claim_expires_unless_it_is_renewed() -> None:
     assert isinstance(renewed, Claim)
     assert renewed.expires_at == registry.now + 10.0
     done = registry.pass_time(4.0)
-    assert [note.fields["job_id"] for note in notes(done, "claim_expired")] == ["job-2"]
+    assert [entry.fields["job_id"] for entry in logged(done, "claim_expired")] == ["job-2"]
     assert list(registry.node().claims) == ["job-1"]
-    assert ("claim", "job-2") not in registry.kept
+    assert ("claim", "job-2") not in registry.documents
 
 
 def test_a_claim_past_its_time_is_gone_even_before_the_fleet_was_woken() -> None:
@@ -98,15 +98,15 @@ def test_releasing_or_renewing_what_is_not_held_is_refused_with_what_to_do() -> 
         assert "claim a slot again" in refused.message
 
 
-def test_a_released_place_is_free_again() -> None:
+def test_a_released_slot_is_free_again() -> None:
     registry = Registry()
     registry.ready(max_concurrent_jobs=1)
     registry.claim("job-1")
     assert registry.claim("job-2").counts == {"capacity_exceeded": 1}
     done = registry.do(ReleaseRequested(7, "job-1"))
     assert answer(done) is None
-    (note,) = notes(done, "claim_released")
-    assert note.fields == {"job_id": "job-1", "node_id": "node-1"}
+    (entry,) = logged(done, "claim_released")
+    assert entry.fields == {"job_id": "job-1", "node_id": "node-1"}
     assert registry.claim("job-2").node_id == "node-1"
 
 
@@ -115,9 +115,9 @@ def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
     registry.ready()
     registry.claim("job-1")
     done = registry.pass_time(46.0)
-    (note,) = notes(done, "claim_lost")
-    assert note.fields == {"job_id": "job-1", "node_id": "node-1", "reason_code": "heartbeat_timeout"}
-    assert ("claim", "job-1") not in registry.kept
+    (entry,) = logged(done, "claim_lost")
+    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "reason_code": "heartbeat_timeout"}
+    assert ("claim", "job-1") not in registry.documents
     assert registry.fleet.claim_of("job-1") is None
 
 
@@ -126,7 +126,7 @@ def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
     record = registry.ready()
     registry.claim("job-1")
     done = registry.do(CordonRequested(registry.ref(), "node-1", "fans"))
-    done += registry.beat(gpus=figures(health="lost"))
+    done += registry.heartbeat(gpus=figures(health="lost"))
     assert record.status == "degraded"
     done += registry.drain()
     assert record.status == "draining"
@@ -134,10 +134,10 @@ def test_claims_stay_whatever_becomes_of_their_node_but_going_offline() -> None:
     done += registry.do(ConnectionLost(1))
     done += registry.come_back(2, running_jobs=())
     assert record.status == "registering"
-    assert (notes(done, "claim_lost"), list(record.claims)) == ([], ["job-1"])
+    assert (logged(done, "claim_lost"), list(record.claims)) == ([], ["job-1"])
 
 
-def test_a_job_whose_claim_was_lost_gets_another_place_and_keeps_that() -> None:
+def test_a_job_whose_claim_was_lost_gets_another_slot_and_keeps_that() -> None:
     registry = Registry()
     registry.ready(1)
     first = registry.claim("job-1")
@@ -153,13 +153,13 @@ def test_a_renewal_counts_from_the_moment_of_asking() -> None:
     registry = Registry(claim_ttl_seconds=60.0)
     registry.ready()
     registry.claim("job-1")
-    registry.beats(2, every=15.0)
+    registry.heartbeats(2, every=15.0)
     renewed = answer(registry.do(RenewalRequested(registry.ref(), "job-1")))
     assert isinstance(renewed, Claim)
     assert renewed.expires_at == registry.now + 60.0
 
 
-def test_a_failed_dispatch_is_counted_and_one_that_finds_a_place_is_not() -> None:
+def test_a_failed_dispatch_is_counted_and_one_that_finds_a_node_is_not() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
@@ -262,20 +262,20 @@ def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
     claim = registry.claim("job-1")
     registry.pass_time(46.0)
     done = registry.come_back(2, running_jobs=("job-1", "job-7"))
-    assert [note.fields["job_id"] for note in notes(done, "claim_reattached")] == ["job-1"]
+    assert [entry.fields["job_id"] for entry in logged(done, "claim_reattached")] == ["job-1"]
     found = registry.fleet.claim_of("job-1")
     assert found is not None
     assert (found.gpu_uuids, found.expires_at) == (claim.gpu_uuids, registry.now + 60.0)
-    assert ("claim", "job-1") in registry.kept
+    assert ("claim", "job-1") in registry.documents
 
 
-def test_a_lost_claim_is_found_by_a_later_beat_too() -> None:
+def test_a_lost_claim_is_found_by_a_later_heartbeat_too() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
     registry.pass_time(46.0)
     registry.come_back(2, running_jobs=())
-    registry.beat(2, "node-1", running_jobs=("job-1",))
+    registry.heartbeat(2, "node-1", running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is not None
 
 
@@ -283,10 +283,10 @@ def test_a_lost_claim_is_not_found_by_what_its_node_reported_before_it_was_lost(
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     registry.pass_time(46.0)
-    assert not notes(registry.arrive(proof("node-1"), 2, "node-1"), "claim_reattached")
-    assert not notes(registry.beat(2, "node-1", running_jobs=()), "claim_reattached")
+    assert not logged(registry.arrive(proof("node-1"), 2, "node-1"), "claim_reattached")
+    assert not logged(registry.heartbeat(2, "node-1", running_jobs=()), "claim_reattached")
 
 
 def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_job_runs_on() -> None:
@@ -296,9 +296,9 @@ def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_j
     registry.drain(deadline_seconds=0.0)
     registry.pass_time(2.0)
     assert (record.status, record.connection, record.claims) == ("offline", 1, {})
-    assert not notes(registry.beat(1, running_jobs=("job-1",)), "claim_reattached")
+    assert not logged(registry.heartbeat(1, running_jobs=("job-1",)), "claim_reattached")
     registry.do(ResumeRequested(7, "node-1"))
-    assert notes(registry.beat(1, running_jobs=("job-1",)), "claim_reattached")
+    assert logged(registry.heartbeat(1, running_jobs=("job-1",)), "claim_reattached")
     assert set(record.claims) == {"job-1"}
 
 
@@ -354,11 +354,11 @@ def test_a_claim_that_was_found_and_expires_stays_ended_though_its_job_runs_on()
     registry.come_back(2, running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is not None
     registry.pass_time(31.0)
-    registry.beat(2, "node-1", running_jobs=("job-1",))
+    registry.heartbeat(2, "node-1", running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
 
 
-def test_nothing_is_found_again_of_a_node_whose_record_was_let_go() -> None:
+def test_nothing_is_attached_again_of_a_node_whose_record_was_removed() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")

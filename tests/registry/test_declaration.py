@@ -4,7 +4,7 @@ from gpu_agent.registry import declaration as declared
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
-from tests.registry.harness import Registry, beat, declaration, gpus, hardware, model, node_record
+from tests.registry.harness import Registry, declaration, gpus, hardware, heartbeat, model, node_record
 
 SETTINGS = Thresholds()
 
@@ -15,7 +15,7 @@ def node(message: NodeRegister) -> NodeRecord:
     return record
 
 
-def test_gpus_are_keyed_by_uuid_or_by_their_place() -> None:
+def test_gpus_are_keyed_by_uuid_or_by_their_position() -> None:
     found = (
         GpuDeclaration(name="A", memory_gb=24, memory_mb=24564, uuid="GPU-a"),
         GpuDeclaration(name="B", memory_gb=24),
@@ -87,24 +87,24 @@ def test_capacity_is_the_nodes_own_or_the_default() -> None:
     assert node(declaration(max_concurrent_jobs=0)).declared.max_concurrent_jobs == 0
 
 
-def test_a_beat_that_brings_nothing_replaces_nothing() -> None:
+def test_a_heartbeat_that_brings_nothing_replaces_nothing() -> None:
     record = node(declaration(labels={"zone": "a"}))
-    told = record.declared.registration
-    assert not declared.replace_parts(record, beat(), SETTINGS)
-    assert record.declared.registration is told
+    before = record.declared.registration
+    assert not declared.replace_parts(record, heartbeat(), SETTINGS)
+    assert record.declared.registration is before
 
 
 def test_an_older_capability_state_does_not_speak_for_newer_models() -> None:
     record = node(declaration(installed_models=(model("a"),), capability_state={"a": "error", "b": "error"}))
-    declared.replace_parts(record, beat(installed_models=(model("b"),)), SETTINGS)
+    declared.replace_parts(record, heartbeat(installed_models=(model("b"),)), SETTINGS)
     assert record.declared.ready_models == {"b"}
-    declared.replace_parts(record, beat(capability_state={"b": "downloading"}), SETTINGS)
+    declared.replace_parts(record, heartbeat(capability_state={"b": "downloading"}), SETTINGS)
     assert record.declared.ready_models == frozenset()
 
 
 def test_new_hardware_replaces_every_gpu() -> None:
     record = node(declaration(hardware=hardware(2)))
-    declared.replace_parts(record, beat(hardware=hardware(3)), SETTINGS)
+    declared.replace_parts(record, heartbeat(hardware=hardware(3)), SETTINGS)
     assert (len(record.gpus), record.declared.registration.hardware) == (3, hardware(3))
     assert record.declared.registration.hardware == hardware(3)
 

@@ -1,4 +1,4 @@
-""""""
+"""Explain a node: its exclusions and limits name just the jobs that the filters exclude."""
 
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from tests.registry.dispatch.nodes import change, claimed, dispatching, gpu, gpus, job, node, usage
-from tests.registry.dispatch.nodes import model as nodes_model
+from tests.registry.dispatch.nodes import model as installed_model
 from tests.registry.dispatch.random_fleet import MODELS, random_job, random_node
 from tests.registry.harness import Registry, figures, model
 
@@ -35,7 +35,7 @@ def test_a_node_that_takes_jobs_has_limits_only() -> None:
 def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
     registry = Registry()
     registry.ready(accept_public_jobs=True)
-    registry.beat(gpus=figures(health="lost", reasons=("xid_79",)))
+    registry.heartbeat(gpus=figures(health="lost", reasons=("xid_79",)))
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
     status, gpu = account.exclusions
@@ -45,7 +45,7 @@ def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
     assert account.excludes_every_job
 
 
-def test_the_state_of_one_model_is_told_version_by_version() -> None:
+def test_the_state_of_one_model_is_shown_version_by_version() -> None:
     registry = Registry()
     versions = (model("m", status="downloading"), model("m", enabled=False))
     registry.register(installed_models=versions, capability_state={"m": "error"})
@@ -59,7 +59,7 @@ def test_the_state_of_one_model_is_told_version_by_version() -> None:
     )
 
 
-def test_a_model_that_is_ready_is_told_so() -> None:
+def test_a_model_that_is_ready_is_shown_so() -> None:
     registry = Registry()
     registry.ready(installed_models=(model("m"),))
     account = registry.fleet.explain_node("node-1", registry.now, "m")
@@ -94,7 +94,7 @@ def limit(record: NodeRecord, reason: ExclusionReason) -> NodeExclusion:
 @given(st.randoms(use_true_random=True))
 def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_names_it(dice: Random) -> None:
     record = random_node(dice, "node-A")
-    change(record, installed_models=tuple(nodes_model(one) for one in MODELS if dice.random() < 1 / 2))
+    change(record, installed_models=tuple(installed_model(one) for one in MODELS if dice.random() < 1 / 2))
     dispatch = Dispatch(Thresholds(), lambda: 0.0)
     dispatch.update(record)
     dispatch.claim(random_job(dice), 0.0)
@@ -113,9 +113,9 @@ def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_n
         assert not wanted.public or "public jobs" not in named
 
 
-def test_a_node_that_is_well_has_no_objection_and_tells_what_it_is() -> None:
+def test_a_healthy_node_has_no_exclusion_and_its_limits() -> None:
     record = node(
-        accept_public_jobs=True, ready_models=frozenset({"asr"}), installed_models=(nodes_model("asr"),)
+        accept_public_jobs=True, ready_models=frozenset({"asr"}), installed_models=(installed_model("asr"),)
     )
     assert explained(record).exclusions == ()
     assert [(one.reason.value, one.jobs) for one in explained(record).limits] == [
@@ -128,7 +128,7 @@ def test_a_node_that_is_well_has_no_objection_and_tells_what_it_is() -> None:
     ]
 
 
-def test_what_bars_a_node_refuses_every_job_in_the_order_of_the_filters() -> None:
+def test_what_makes_a_node_unschedulable_excludes_every_job_in_the_order_of_the_filters() -> None:
     record = node(
         status=NodeStatus.DEGRADED,
         reason_code=ReasonCode.HEALTH_CHECKS_FAILED,
@@ -170,7 +170,7 @@ def test_what_bars_a_node_refuses_every_job_in_the_order_of_the_filters() -> Non
     ]
 
 
-def test_a_node_in_doubt_is_back_with_its_next_beat() -> None:
+def test_a_suspected_node_is_back_with_its_next_heartbeat() -> None:
     (doubt,) = account(node(suspected_until=9.0))
     assert doubt[0::4] == ("disconnected", "it sends a heartbeat")
 
@@ -181,7 +181,7 @@ def test_a_private_node_refuses_public_jobs() -> None:
     assert private.clears_when == "its agent sets accept_public_jobs"
 
 
-def test_a_lost_gpu_is_an_objection_where_a_mig_parent_is_none() -> None:
+def test_a_lost_gpu_is_an_exclusion_where_a_mig_parent_is_none() -> None:
     parent = gpu("p")
     parent.is_parent = True
     record = node(gpus=gpus(gpu("a"), gpu("b", health="lost"), parent))
@@ -202,9 +202,9 @@ def test_a_lost_gpu_is_an_objection_where_a_mig_parent_is_none() -> None:
 @pytest.mark.parametrize(
     ("installed", "have", "clears_when"),
     [
-        (nodes_model("asr", status="downloading"), "downloading", "its download ends"),
-        (nodes_model("asr", enabled=False), "disabled", "its agent enables it"),
-        (nodes_model("asr", status="error"), "error", "the node reports it ready, now error"),
+        (installed_model("asr", status="downloading"), "downloading", "its download ends"),
+        (installed_model("asr", enabled=False), "disabled", "its agent enables it"),
+        (installed_model("asr", status="error"), "error", "the node reports it ready, now error"),
     ],
 )
 def test_an_installed_model_that_cannot_serve_is_named_with_its_state(
@@ -215,7 +215,7 @@ def test_an_installed_model_that_cannot_serve_is_named_with_its_state(
     ]
 
 
-def test_a_model_that_is_asked_for_is_named_even_when_it_is_not_there() -> None:
+def test_a_model_that_is_requested_is_named_even_when_it_is_not_there() -> None:
     assert account(node(), "asr") == [
         (
             "model_not_available",
@@ -225,11 +225,16 @@ def test_a_model_that_is_asked_for_is_named_even_when_it_is_not_there() -> None:
             "it is installed there",
         )
     ]
-    assert account(node(ready_models=frozenset({"asr"}), installed_models=(nodes_model("asr"),)), "asr") == []
+    assert (
+        account(node(ready_models=frozenset({"asr"}), installed_models=(installed_model("asr"),)), "asr")
+        == []
+    )
 
 
 def test_no_node_names_more_models_than_a_person_would_read() -> None:
-    record = node(installed_models=tuple(nodes_model(f"m-{number}", status="error") for number in range(500)))
+    record = node(
+        installed_models=tuple(installed_model(f"m-{number}", status="error") for number in range(500))
+    )
     assert len(account(record)) == MOST_MODELS
 
 

@@ -31,9 +31,9 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.registry.settings import Policy
-from tests.registry.fuzz import Unruly
-from tests.registry.harness import Registry, beat, codes, hardware, node_record, notes, of
-from tests.registry.invariants import Watched
+from tests.registry.fuzz import Fuzzer
+from tests.registry.harness import Registry, codes, hardware, heartbeat, logged, node_record, of
+from tests.registry.invariants import CheckedRegistry
 from tests.registry.random_events import TURNS, Burst
 
 
@@ -41,7 +41,7 @@ def test_a1_without_a_gpu_a_node_is_never_registered() -> None:
     registry = Registry()
     for _ in range(3):
         assert codes(registry.register(hardware=hardware(0))) == ["GPU_REQUIRED"]
-        assert codes(registry.beat()) == ["UNKNOWN_NODE"]
+        assert codes(registry.heartbeat()) == ["UNKNOWN_NODE"]
     assert registry.fleet.nodes() == []
 
 
@@ -51,7 +51,7 @@ def test_a2_a_node_is_registering_first_and_only_ready_is_schedulable() -> None:
     for count in range(3):
         assert registry.node().status == "registering"
         assert registry.claim(f"job-{count}").counts == {"status_not_ready": 1}
-        registry.beats(1)
+        registry.heartbeats(1)
     assert registry.node().status == "ready"
     assert registry.claim("job-1").node_id == "node-1"
 
@@ -114,34 +114,34 @@ def test_no_sequence_of_events_breaks_what_always_holds(
     registry = Registry(auth_off=auth_off)
     for connection in (1, 2, 3):
         registry.ready(connection)
-    watched = Watched(registry)
+    checked = CheckedRegistry(registry)
     for event, seconds, fails in turns:
         registry.let_store_fail(fails=fails)
         if isinstance(event, Burst):
-            watched.beats(event)
+            checked.heartbeats(event)
         else:
-            watched.happens(event)
+            checked.happens(event)
         registry.now += seconds
-        watched.wakes()
+        checked.wakes()
     registry.let_store_fail(fails=False)
     registry.pass_time(10_000.0)
-    watched.everything_ended()
+    checked.everything_ended()
 
 
 @pytest.mark.parametrize("kind", [SendStatus, Send])
-def test_a_healthy_beat_tells_nobody_anything(kind: type) -> None:
+def test_a_healthy_heartbeat_sends_nothing(kind: type) -> None:
     registry = Registry()
     registry.ready()
-    assert of(kind, registry.beats(5)) == []
+    assert of(kind, registry.heartbeats(5)) == []
 
 
 @settings(deadline=None, max_examples=30)
 @given(dice=strategies.randoms(use_true_random=True), auth_off=strategies.booleans())
-def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_stay(
+def test_s06_nothing_that_nodes_may_send_stops_the_clock_or_lets_a_silent_one_stay(
     dice: Random,
     auth_off: bool,  # noqa: FBT001 - drawn, not called
 ) -> None:
-    registry, unruly = Registry(auth_off=auth_off, claim_ttl_seconds=20.0), Unruly(dice)
+    registry, fuzzer = Registry(auth_off=auth_off, claim_ttl_seconds=20.0), Fuzzer(dice)
     for connection in range(1, 15):
         registry.register(connection, hardware=hardware(2))
     for _ in range(60):
@@ -150,14 +150,14 @@ def test_s06_nothing_that_nodes_may_say_stops_the_clock_or_lets_a_silent_one_sta
         for record in registry.fleet.nodes():
             if record.connection is not None and dice.random() < beating:
                 odd = dice.random() < 1 / 3
-                message = unruly.beat(record.node_id) if odd else beat(record.node_id, gpus=None)
+                message = fuzzer.heartbeat(record.node_id) if odd else heartbeat(record.node_id, gpus=None)
                 registry.do(HeartbeatReceived(record.connection, message))
-        registry.do(unruly.anything())
+        registry.do(fuzzer.anything())
         registry.pass_time(dice.choice((0.0, 2.0, 10.0, 10.0, 31.0)))
         if not registry.failing:
             nobody_is_silent_for_too_long(registry)
     nothing_said_is_longer_than_a_person_reads(registry.done)
-    json.dumps([document for document, _ in registry.kept.values()], allow_nan=False)
+    json.dumps([document for document, _ in registry.documents.values()], allow_nan=False)
 
 
 def nobody_is_silent_for_too_long(registry: Registry) -> None:
@@ -167,9 +167,9 @@ def nobody_is_silent_for_too_long(registry: Registry) -> None:
 
 
 def nothing_said_is_longer_than_a_person_reads(done: Sequence[Effect]) -> None:
-    told = of(SendStatus, done)
-    said = [one.reason for one in told] + [one.clears_when or "" for one in told]
-    said += [check.detail for one in told for check in one.checks]
+    sent = of(SendStatus, done)
+    said = [one.reason for one in sent] + [one.clears_when or "" for one in sent]
+    said += [check.detail for one in sent for check in one.checks]
     said += [one.reason for one in of(CloseConnection, done)]
     said += [
         value
@@ -180,21 +180,21 @@ def nothing_said_is_longer_than_a_person_reads(done: Sequence[Effect]) -> None:
     assert max(map(len, said)) <= LONGEST_SENTENCE
 
 
-def test_what_follows_from_a_question_is_noted_with_its_trace_and_what_time_brought_about_is_not() -> None:
+def test_what_follows_from_a_request_is_logged_with_its_trace_and_what_time_made_due_is_not() -> None:
     registry = Registry()
     registry.ready()
     registry.do(ClaimRequested(registry.ref(), Job(job_id="job-1")))
     registry.drain()
-    registry.now += 61.0  # the claim is over, though nobody woke the fleet to see it
+    registry.now += 61.0  # the claim is over, and the fleet was not woken since
     renewed = registry.do(Traced(RenewalRequested(registry.ref(), "job-1"), "trace-1"))
-    assert [note.fields.get("trace_id") for note in notes(renewed, "claim_expired")] == [None]
+    assert [entry.fields.get("trace_id") for entry in logged(renewed, "claim_expired")] == [None]
     done = registry.do(Traced(ResumeRequested(registry.ref(), "node-1"), "trace-2"))
-    told = [(note.event, note.fields["trace_id"]) for note in of(LogEvent, done)]
-    assert told == [("resume_requested", "trace-2"), ("node_status_changed", "trace-2")]
+    sent = [(entry.event, entry.fields["trace_id"]) for entry in of(LogEvent, done)]
+    assert sent == [("resume_requested", "trace-2"), ("node_status_changed", "trace-2")]
     assert "trace_id" not in of(LogEvent, registry.do(ResumeRequested(registry.ref(), "node-1")))[0].fields
 
 
-def test_nothing_is_allowed_that_was_not_asked_for() -> None:
+def test_the_default_policy_is_the_strict_one() -> None:
     assert not Policy().allow_simulated
     assert not Policy().auth_off
 
@@ -245,7 +245,7 @@ def test_a_dismissed_connection_is_not_listened_to_and_is_forgotten_when_it_ends
     assert not nodes.is_dismissed(1)
 
 
-def test_a_dropped_node_is_not_known_and_its_connection_stands_for_nobody() -> None:
+def test_a_removed_node_is_not_known_and_its_connection_stands_for_no_node() -> None:
     nodes, record = table_with_node()
     nodes.remove(record)
     nodes.remove(record)

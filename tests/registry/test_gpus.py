@@ -12,7 +12,7 @@ def gpus(count: int, *, memory_mb: int | None = 81920) -> Gpus:
 
 def test_figures_reach_the_gpu_of_their_uuid() -> None:
     subject = gpus(2)
-    told = GpuFigures(
+    reported = GpuFigures(
         uuid="GPU-1",
         utilization_percent=40.0,
         memory_used_mb=2000,
@@ -21,7 +21,7 @@ def test_figures_reach_the_gpu_of_their_uuid() -> None:
         health="degraded",
         reasons=("ecc_pending",),
     )
-    assert subject.write((*figures(1), told), exactly=False)
+    assert subject.write((*figures(1), reported), exactly=False)
     gpu = subject["GPU-1"]
     assert (gpu.health, gpu.reasons, gpu.memory_used_mb) == ("degraded", ("ecc_pending",), 2000)
     assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w) == (40.0, 55.0, 300.5)
@@ -44,11 +44,11 @@ def test_figures_reach_the_gpu_of_their_uuid() -> None:
         max_size=12,
     )
 )
-def test_whatever_is_told_of_a_gpu_is_what_is_known_of_it(told: list[GpuFigures]) -> None:
+def test_whatever_receives_a_gpu_is_what_is_known_of_it(reported: list[GpuFigures]) -> None:
     subject = gpus(3)
-    for at in range(0, len(told) - 2, 3):
+    for at in range(0, len(reported) - 2, 3):
         named = tuple(
-            one.model_copy(update={"uuid": f"GPU-{place}"}) for place, one in enumerate(told[at : at + 3])
+            one.model_copy(update={"uuid": f"GPU-{place}"}) for place, one in enumerate(reported[at : at + 3])
         )
         subject.write(named, exactly=False)
         for one in named:
@@ -71,7 +71,7 @@ def test_before_any_figures_nothing_is_known_of_a_gpu() -> None:
     assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w, gpu.memory_used_mb) == (None,) * 4
 
 
-def test_a_difference_that_nobody_can_tell_is_none() -> None:
+def test_a_difference_within_one_step_is_none() -> None:
     subject = gpus(2)
     assert subject.write(figures(2, memory_used_mb=1000), exactly=False)
     assert not subject.write(figures(2, memory_used_mb=1000), exactly=False)
@@ -82,7 +82,7 @@ def test_a_difference_that_nobody_can_tell_is_none() -> None:
     assert subject.write(figures(2, memory_used_mb=5000), exactly=False)
 
 
-def test_asked_exactly_every_difference_in_memory_counts() -> None:
+def test_exactly_means_that_every_difference_in_memory_counts() -> None:
     subject = gpus(1)
     subject.write(figures(memory_used_mb=1000), exactly=True)
     assert subject.write(figures(memory_used_mb=1001), exactly=True)
@@ -101,7 +101,7 @@ def test_a_difference_counts_when_free_memory_is_in_another_step(size: int, befo
     assert subject.write(figures(memory_used_mb=after), exactly=False) == differs
 
 
-def test_where_memory_is_not_known_every_beat_counts() -> None:
+def test_where_memory_is_not_known_every_heartbeat_counts() -> None:
     subject = gpus(1)
     subject.write(figures(memory_used_mb=None), exactly=False)
     assert subject.write(figures(memory_used_mb=None), exactly=False)
@@ -137,16 +137,16 @@ def test_a_line_break_in_a_uuid_makes_two_gpus_of_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "told"),
+    ("declared", "reported"),
     [(("a\nb",), ("a", "b")), (("a", "b"), ("a\nb",)), (("a\nb", "c"), ("a", "b\nc"))],
 )
 def test_no_gpu_gets_the_figures_of_another_whatever_line_breaks_are_in_their_names(
-    declared: tuple[str, ...], told: tuple[str, ...]
+    declared: tuple[str, ...], reported: tuple[str, ...]
 ) -> None:
     subject = Gpus(GpuState(uuid=uuid, name="A", memory_mb=24576) for uuid in declared)
-    subject.write(tuple(GpuFigures(uuid=uuid, memory_used_mb=7) for uuid in told), exactly=False)
+    subject.write(tuple(GpuFigures(uuid=uuid, memory_used_mb=7) for uuid in reported), exactly=False)
     shown = {uuid for uuid, gpu in subject.items() if gpu.memory_used_mb == 7}
-    assert shown == set(declared) & set(told)
+    assert shown == set(declared) & set(reported)
 
 
 def test_an_empty_list_leaves_no_gpu_to_be_used() -> None:
@@ -162,7 +162,7 @@ def test_a_gpu_that_was_never_declared_is_not_invented() -> None:
     assert (len(subject), subject.usable) == (1, 1)
 
 
-def test_gpus_declared_without_a_uuid_are_matched_by_their_place() -> None:
+def test_gpus_declared_without_a_uuid_are_matched_by_their_position() -> None:
     subject = Gpus(GpuState(uuid=f"#{place}", name="A", memory_mb=24576) for place in range(2))
     subject.write((*figures(1, health="lost"), figures(2, memory_used_mb=700)[1]), exactly=False)
     assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("lost", 1000), ("ok", 700)]

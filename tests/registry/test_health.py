@@ -6,17 +6,17 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
-from tests.registry.harness import beat, declaration, figures, hardware, model, node_record
+from tests.registry.harness import declaration, figures, hardware, heartbeat, model, node_record
 
 DEFAULTS = Thresholds()
 
 
 def node(
-    message: NodeHeartbeat | None, told: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
+    message: NodeHeartbeat | None, registration: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
 ) -> NodeRecord:
-    told = told or declaration(hardware=hardware(2))
-    record = node_record(told)
-    declared.write_declaration(record, told, thresholds)
+    registration = registration or declaration(hardware=hardware(2))
+    record = node_record(registration)
+    declared.write_declaration(record, registration, thresholds)
     if message is not None:
         record.liveness.usage, record.liveness.probe_age_seconds = (
             message.resource_usage,
@@ -35,55 +35,57 @@ def failing(record: NodeRecord, thresholds: Thresholds = DEFAULTS) -> dict[str, 
 
 
 HEALTHY = [
-    beat(gpus=figures(2)),
-    beat(gpus=None),
-    beat(gpus=(*figures(1), figures(2, health="lost")[1])),
-    beat(gpus=figures(2, health="degraded")),
-    beat(gpus=figures(2), resource_usage=usage(None)),
-    beat(gpus=figures(2), resource_usage=usage(100.0)),
-    beat(gpus=figures(2), probe_age_seconds=None),
-    beat(gpus=figures(2), probe_age_seconds=60.0),
+    heartbeat(gpus=figures(2)),
+    heartbeat(gpus=None),
+    heartbeat(gpus=(*figures(1), figures(2, health="lost")[1])),
+    heartbeat(gpus=figures(2, health="degraded")),
+    heartbeat(gpus=figures(2), resource_usage=usage(None)),
+    heartbeat(gpus=figures(2), resource_usage=usage(100.0)),
+    heartbeat(gpus=figures(2), probe_age_seconds=None),
+    heartbeat(gpus=figures(2), probe_age_seconds=60.0),
 ]
 
 
 @pytest.mark.parametrize("message", HEALTHY)
-def test_a_beat_with_one_usable_gpu_and_sane_figures_is_healthy(message: NodeHeartbeat) -> None:
+def test_a_heartbeat_with_one_usable_gpu_and_sane_figures_is_healthy(message: NodeHeartbeat) -> None:
     record = node(message)
     assert health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is None
     assert failing(record) == {}
 
 
-def test_a_node_that_has_not_beaten_is_not_healthy_and_has_no_checks() -> None:
+def test_a_node_that_has_not_not_stored_is_not_healthy_and_has_no_checks() -> None:
     record = node(None)
     assert not health.is_healthy(record, DEFAULTS)
     assert health.checks(record, DEFAULTS) == ()
 
 
 def test_no_usable_gpu_is_a_definite_failure() -> None:
-    record = node(beat(gpus=figures(2, health="lost", reasons=("xid_79",))))
+    record = node(heartbeat(gpus=figures(2, health="lost", reasons=("xid_79",))))
     assert not health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is ReasonCode.GPU_UNAVAILABLE
     assert failing(record) == {"gpus": "0 of 2 GPUs usable; 2 lost: xid_79"}
 
 
 def test_what_a_node_writes_of_its_gpus_is_clipped_and_few_kinds_of_trouble_are_named() -> None:
-    told = declaration(hardware=hardware(40))
+    registration = declaration(hardware=hardware(40))
     troubles = tuple(
         one.model_copy(update={"health": f"{place:02}{'h' * 1000}", "reasons": ("r" * 1000,) * 64})
         for place, one in enumerate(figures(40))
     )
-    detail = failing(node(beat(gpus=troubles), told))["gpus"]
+    detail = failing(node(heartbeat(gpus=troubles), registration))["gpus"]
     assert len(detail) <= 1000
     short = tuple(one.model_copy(update={"health": f"h{place:02}"}) for place, one in enumerate(figures(40)))
-    assert failing(node(beat(gpus=short), told))["gpus"] == (
+    assert failing(node(heartbeat(gpus=short), registration))["gpus"] == (
         "0 of 40 GPUs usable; 1 h00: no reason given; 1 h01: no reason given; 1 h02: no reason given; "
         "1 h03: no reason given; 1 h04: no reason given; and 35 other problems"
     )
 
 
 def test_a_hung_driver_is_named_in_the_checks() -> None:
-    record = node(beat(gpus=figures(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0))
+    record = node(
+        heartbeat(gpus=figures(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0)
+    )
     assert failing(record) == {
         "gpus": "0 of 2 GPUs usable; 2 unknown: nvml_hung",
         "probe_age": "last good GPU reading 75 s ago, limit 60 s",
@@ -92,22 +94,22 @@ def test_a_hung_driver_is_named_in_the_checks() -> None:
 
 @pytest.mark.parametrize("percent", [-0.1, 100.1])
 def test_a_gpu_percent_outside_0_to_100_is_unhealthy_and_not_definite(percent: float) -> None:
-    record = node(beat(gpus=figures(2), resource_usage=usage(percent)))
+    record = node(heartbeat(gpus=figures(2), resource_usage=usage(percent)))
     assert not health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is None
     assert failing(record) == {"gpu_percent": f"{percent:g} %, may be 0 to 100"}
 
 
 def test_an_old_gpu_reading_is_unhealthy() -> None:
-    record = node(beat(gpus=figures(2), probe_age_seconds=60.5))
+    record = node(heartbeat(gpus=figures(2), probe_age_seconds=60.5))
     assert not health.is_healthy(record, DEFAULTS)
     assert failing(record) == {"probe_age": "last good GPU reading 60.5 s ago, limit 60 s"}
 
 
 def test_a_required_model_that_is_not_ready_is_a_definite_failure() -> None:
     thresholds = Thresholds(required_models=("asr", "nmt"))
-    told = declaration(installed_models=(model("asr"), model("nmt", status="downloading")))
-    record = node(beat(), told, thresholds)
+    registration = declaration(installed_models=(model("asr"), model("nmt", status="downloading")))
+    record = node(heartbeat(), registration, thresholds)
     assert not health.is_healthy(record, thresholds)
     assert health.definite_failure(record, thresholds) is ReasonCode.MODEL_MISSING
     assert failing(record, thresholds) == {"required_models": "not ready: nmt"}
@@ -115,8 +117,10 @@ def test_a_required_model_that_is_not_ready_is_a_definite_failure() -> None:
 
 def test_with_models_enabled_enough_of_them_must_be_ready() -> None:
     thresholds = Thresholds(min_ready_models=2)
-    told = declaration(installed_models=(model("a"), model("b", status="error"), model("c", enabled=False)))
-    record = node(beat(), told, thresholds)
+    registration = declaration(
+        installed_models=(model("a"), model("b", status="error"), model("c", enabled=False))
+    )
+    record = node(heartbeat(), registration, thresholds)
     assert not health.is_healthy(record, thresholds)
     assert health.definite_failure(record, thresholds) is None
     assert failing(record, thresholds) == {"ready_models": "1 of 2 enabled models ready, needs 2"}
@@ -124,6 +128,6 @@ def test_with_models_enabled_enough_of_them_must_be_ready() -> None:
 
 def test_a_node_without_enabled_models_may_be_healthy() -> None:
     thresholds = Thresholds(min_ready_models=2)
-    assert health.is_healthy(node(beat(), declaration(), thresholds), thresholds)
+    assert health.is_healthy(node(heartbeat(), declaration(), thresholds), thresholds)
     disabled = declaration(installed_models=(model("a", enabled=False),))
-    assert health.is_healthy(node(beat(), disabled, thresholds), thresholds)
+    assert health.is_healthy(node(heartbeat(), disabled, thresholds), thresholds)

@@ -1,4 +1,4 @@
-""""""
+"""What operators request: drain, resume, cordon, removal and commands, whatever the node's status."""
 
 import pytest
 
@@ -26,20 +26,20 @@ from tests.registry.harness import (
     codes,
     declaration,
     figures,
-    notes,
+    logged,
     of,
     proof,
     statuses,
 )
 
 
-def test_after_an_operators_drain_the_session_stays_open_and_beats_are_recorded() -> None:
+def test_after_an_operators_drain_the_session_stays_open_and_heartbeats_are_recorded() -> None:
     registry = Registry()
     record = registry.ready()
     done = registry.drain()
     assert statuses(done) == ["draining", "offline"]
     assert closed(done) == []
-    registry.beats(10)
+    registry.heartbeats(10)
     assert (record.status, record.connection) == ("offline", 1)
     assert record.liveness.last_heartbeat_at == registry.now
     assert of(SendStatus, done)[-1].clears_when == "an operator resumes the node"
@@ -51,9 +51,9 @@ def test_resume_takes_a_drained_node_back_without_a_new_registration() -> None:
     registry.drain()
     assert statuses(registry.do(ResumeRequested(registry.ref(), "node-1"))) == ["registering"]
     assert (record.reason_code, record.desired.drain) == ("resumed", None)
-    registry.beats(2)
+    registry.heartbeats(2)
     assert record.status == "registering"
-    registry.beats(1)
+    registry.heartbeats(1)
     assert record.status == "ready"
 
 
@@ -67,12 +67,12 @@ def test_resume_takes_a_draining_node_back_with_its_claims() -> None:
     assert list(record.claims) == ["job-1"]
 
 
-def test_resume_lifts_a_wish_that_has_not_come_true_yet() -> None:
+def test_resume_lifts_a_drain_that_has_not_started() -> None:
     registry = Registry()
     registry.register()
     registry.drain()
     assert answer(registry.do(ResumeRequested(registry.ref(), "node-1"))) is None
-    registry.beats(3)
+    registry.heartbeats(3)
     assert registry.node().status == "ready"
 
 
@@ -86,27 +86,27 @@ def test_resume_of_a_drained_node_that_is_gone_lets_it_come_back_by_registering(
     registry.come_back(2)
     registry.pass_time(2.0)
     for _ in range(3):
-        registry.beat(2, "node-1")
+        registry.heartbeat(2, "node-1")
     assert record.status == "ready"
 
 
-def test_a_drain_asked_while_registering_is_remembered() -> None:
+def test_a_drain_requested_while_registering_is_remembered() -> None:
     registry = Registry()
     registry.register()
     assert statuses(registry.drain()) == []
     assert registry.node().status == "registering"
-    assert statuses(registry.beats(3)) == ["ready", "draining", "offline"]
+    assert statuses(registry.heartbeats(3)) == ["ready", "draining", "offline"]
 
 
-def test_a_drain_asked_while_registering_begins_when_the_node_degrades_too() -> None:
+def test_a_drain_requested_while_registering_begins_when_the_node_degrades_too() -> None:
     registry = Registry()
     registry.register()
     registry.drain()
-    told = registry.beat(gpus=figures(health="lost"))
-    assert statuses(told) == ["degraded", "draining", "offline"]
+    sent = registry.heartbeat(gpus=figures(health="lost"))
+    assert statuses(sent) == ["degraded", "draining", "offline"]
 
 
-def test_a_drained_node_that_registers_anew_is_never_schedulable_in_between() -> None:
+def test_a_drained_node_that_registers_again_is_never_schedulable_in_between() -> None:
     registry = Registry()
     record = registry.ready()
     registry.drain()
@@ -114,7 +114,7 @@ def test_a_drained_node_that_registers_anew_is_never_schedulable_in_between() ->
     registry.come_back(2)
     for turn in range(3):
         assert registry.claim(f"job-{turn}").counts == {"status_not_ready": 1}
-        registry.beat(2, "node-1")
+        registry.heartbeat(2, "node-1")
     assert [step.target.value for step in record.history[-4:]] == [
         "registering",
         "ready",
@@ -131,12 +131,12 @@ def test_registering_while_an_operators_drain_runs_leaves_the_status() -> None:
     registry.claim("job-1")
     registry.drain()
     registry.do(ConnectionLost(1))
-    told = registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
-    assert statuses(told, 2) == ["draining"]
+    sent = registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
+    assert statuses(sent, 2) == ["draining"]
     assert (record.status, record.connection) == ("draining", 2)
 
 
-def test_a_drain_asked_again_moves_its_deadline() -> None:
+def test_a_drain_requested_again_moves_its_deadline() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
@@ -164,8 +164,8 @@ def test_removing_a_live_node_sends_it_away_and_lets_its_record_go() -> None:
     assert statuses(removed) == ["offline"]
     assert of(SendStatus, removed)[0].reason_code == "removed"
     assert closed(removed) == [(1, 1001)]
-    assert len(notes(removed, "claim_lost")) == 1
-    assert (registry.fleet.nodes(), registry.kept_names) == ([], [])
+    assert len(logged(removed, "claim_lost")) == 1
+    assert (registry.fleet.nodes(), registry.document_names) == ([], [])
     registry.do(ConnectionLost(1))
     assert codes(registry.register(2, "node-1"), 2) == []
 
@@ -189,7 +189,7 @@ def test_removing_a_drained_node_closes_its_open_session() -> None:
     ],
     ids=lambda event: type(event).__name__,
 )
-def test_a_wish_for_a_node_that_is_not_known_is_refused(event: Event) -> None:
+def test_a_request_for_an_unknown_node_is_refused(event: Event) -> None:
     refused = answer(Registry().do(event))
     assert isinstance(refused, Refusal)
     assert (refused.code, "node-9" in refused.message) == ("UNKNOWN_NODE", True)
@@ -198,29 +198,29 @@ def test_a_wish_for_a_node_that_is_not_known_is_refused(event: Event) -> None:
 def test_no_drain_is_longer_than_any_job_may_take() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     registry.drain(deadline_seconds=1e15)
     assert record.desired.drain is not None
     assert record.desired.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
 
 
-def test_a_draining_node_is_told_of_another_deadline_and_of_another_reason() -> None:
+def test_a_draining_node_receives_another_deadline_and_of_another_reason() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
     registry.drain(deadline_seconds=500.0)
     again = registry.do(DrainRequested(registry.ref(), "node-1", 90.0, "new fans"))
-    (told,) = of(SendStatus, again)
-    assert (told.status, told.drain_deadline) == ("draining", registry.now + 90.0)
-    assert told.reason == record.reason == "an operator requested a drain: new fans"
+    (sent,) = of(SendStatus, again)
+    assert (sent.status, sent.drain_deadline) == ("draining", registry.now + 90.0)
+    assert sent.reason == record.reason == "an operator requested a drain: new fans"
     assert [step.target.value for step in record.history].count("draining") == 1
-    registry.beats(6, every=10.0, running_jobs=("job-1",))
+    registry.heartbeats(6, every=10.0, running_jobs=("job-1",))
     assert record.status == "draining"
-    registry.beats(4, every=10.0, running_jobs=("job-1",))
+    registry.heartbeats(4, every=10.0, running_jobs=("job-1",))
     assert (record.status, record.reason_code) == ("offline", "drain_deadline")
 
 
-def test_an_operator_takes_over_a_drain_that_the_node_asked_for() -> None:
+def test_an_operator_takes_over_a_drain_that_the_node_requested() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
@@ -232,7 +232,7 @@ def test_an_operator_takes_over_a_drain_that_the_node_asked_for() -> None:
     assert (record.status, record.connection) == ("offline", 1)
 
 
-def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> None:
+def test_a_drain_requested_for_an_offline_node_is_remembered_until_it_is_back() -> None:
     registry = Registry()
     record = registry.ready()
     registry.pass_time(46.0)
@@ -241,7 +241,7 @@ def test_a_drain_asked_of_an_offline_node_is_remembered_until_it_is_back() -> No
     registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
-        registry.beat(2, "node-1")
+        registry.heartbeat(2, "node-1")
     assert (record.status, record.reason_code, record.connection) == ("offline", "drain_complete", 2)
 
 
@@ -251,10 +251,10 @@ def test_a_drained_node_that_registers_on_its_open_session_is_emptied_again() ->
     registry.drain()
     registry.come_back(1)
     assert record.status == "registering"
-    assert statuses(registry.beats(3)) == ["ready", "draining", "offline"]
+    assert statuses(registry.heartbeats(3)) == ["ready", "draining", "offline"]
 
 
-def test_a_wish_outlives_silence_while_it_comes_true() -> None:
+def test_a_drain_outlives_silence() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
@@ -265,7 +265,7 @@ def test_a_wish_outlives_silence_while_it_comes_true() -> None:
     registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
-        registry.beat(2, "node-1")
+        registry.heartbeat(2, "node-1")
     assert record.status == "offline"
     assert registry.claim("job-2").counts == {"status_not_ready": 1}
 
@@ -286,13 +286,13 @@ def test_a_cordon_stays_over_changes_of_status_and_registrations() -> None:
     registry.come_back(2)
     for _ in range(3):
         registry.pass_time(2.0)
-        registry.beat(2, "node-1")
+        registry.heartbeat(2, "node-1")
     assert (record.status, record.desired.cordoned) == ("ready", "new fans")
     assert registry.claim("job-1").counts == {"cordoned": 1}
 
 
 @pytest.mark.parametrize("command", list(Command))
-def test_an_order_is_passed_on_to_the_nodes_connection_and_noted(command: Command) -> None:
+def test_a_command_is_sent_on_the_connection_of_the_node_and_logged(command: Command) -> None:
     registry = Registry()
     record = registry.ready()
     registry.stored.clear()
@@ -301,12 +301,12 @@ def test_an_order_is_passed_on_to_the_nodes_connection_and_noted(command: Comman
         (1, NodeControl(command=command.value, reason="an operator requested it"))
     ]
     assert answer(done) is None
-    (note,) = notes(done, "node_control_sent")
-    assert note.fields == {"node_id": "node-1", "command": command.value}
+    (entry,) = logged(done, "node_control_sent")
+    assert entry.fields == {"node_id": "node-1", "command": command.value}
     assert (registry.stored, record.status) == ([], "ready")
 
 
-def test_an_order_to_a_node_without_an_open_session_is_refused_with_what_to_expect() -> None:
+def test_a_command_to_a_node_without_an_open_session_is_refused_with_what_to_expect() -> None:
     registry = Registry()
     registry.ready()
     registry.do(ConnectionLost(1))
@@ -319,14 +319,14 @@ def test_an_order_to_a_node_without_an_open_session_is_refused_with_what_to_expe
     )
 
 
-def test_a_drained_node_whose_session_is_open_hears_orders() -> None:
+def test_a_drained_node_whose_session_is_open_receives_commands() -> None:
     registry = Registry()
     registry.ready()
     registry.drain()
     assert answer(registry.do(ControlRequested(registry.ref(), "node-1", Command.REREGISTER))) is None
 
 
-def test_an_order_to_a_node_that_is_not_known_is_refused() -> None:
+def test_a_command_to_a_node_that_is_not_known_is_refused() -> None:
     refused = answer(Registry().do(ControlRequested(7, "node-9", Command.REFRESH)))
     assert isinstance(refused, Refusal)
     assert (refused.code, "node-9" in refused.message) == ("UNKNOWN_NODE", True)

@@ -1,4 +1,4 @@
-"""How often a fleet beats: never more than the registry was set up for, and evenly."""
+"""How often a fleet heartbeats: never more than the registry was set up for, and evenly."""
 
 import heapq
 from collections import Counter
@@ -21,7 +21,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import NodeRegisterAck
 from tests.registry.dispatch.nodes import node
-from tests.registry.harness import Registry, beat, declaration, of, proof
+from tests.registry.harness import Registry, declaration, heartbeat, of, proof
 
 SETTINGS = Thresholds()
 RATE = SETTINGS.max_heartbeats_per_second
@@ -29,12 +29,12 @@ UNEVENNESS = 1.1
 """By so much a single second may exceed the rate, by chance."""
 
 
-def busiest(beats: Iterable[float], *, after: float = 0.0) -> int:
-    """How many beats come in the busiest second."""
-    return max(Counter(int(at) for at in beats if at >= after).values(), default=0)
+def busiest(heartbeats: Iterable[float], *, after: float = 0.0) -> int:
+    """How many heartbeats come in the busiest second."""
+    return max(Counter(int(at) for at in heartbeats if at >= after).values(), default=0)
 
 
-def test_a_small_fleet_beats_as_configured_whatever_was_drawn() -> None:
+def test_a_small_fleet_sends_heartbeats_as_configured_whatever_was_drawn() -> None:
     assert interval_for(1, SETTINGS, share=0.9) == 15.0
     assert interval_for(3000, SETTINGS, share=0.9) == 15.0
 
@@ -45,7 +45,7 @@ def test_a_large_fleet_is_spread() -> None:
 
 
 @pytest.mark.parametrize("nodes", [1, 100, 30_000, 30_001, 100_000, 1_000_000])
-def test_the_fleet_never_beats_oftener_than_the_rate_allows(nodes: int) -> None:
+def test_the_fleet_never_sends_heartbeats_faster_than_the_rate_allows(nodes: int) -> None:
     interval = interval_for(nodes, SETTINGS)
     assert nodes / interval <= RATE
     assert interval >= SETTINGS.heartbeat_interval_seconds
@@ -55,23 +55,23 @@ def test_the_rate_is_a_setting() -> None:
     assert interval_for(50_000, Thresholds(max_heartbeats_per_second=500.0)) == 100.0
 
 
-def test_a_longer_interval_is_told_at_once_and_a_shorter_one_when_it_matters() -> None:
+def test_a_longer_interval_is_sent_at_once_and_a_shorter_one_when_it_matters() -> None:
     assert not worth_sending(15.0, 15.1)
     assert worth_sending(15.0, 15.5)
     assert not worth_sending(30.0, 25.0)
     assert worth_sending(30.0, 15.0)
 
 
-def test_fifty_thousand_settled_nodes_beat_under_the_rate_and_evenly() -> None:
-    dice, beats = Random(7), list[float]()  # noqa: S311
+def test_fifty_thousand_settled_nodes_send_heartbeats_under_the_rate_and_evenly() -> None:
+    dice, heartbeats = Random(7), list[float]()  # noqa: S311
     for _ in range(50_000):
         interval = interval_for(50_000, SETTINGS, share=dice.random())
         at = dice.random() * interval
         while at < 120.0:
-            beats.append(at)
+            heartbeats.append(at)
             at += interval
-    assert len(beats) / 120.0 <= RATE
-    assert busiest(beats) <= RATE * UNEVENNESS
+    assert len(heartbeats) / 120.0 <= RATE
+    assert busiest(heartbeats) <= RATE * UNEVENNESS
 
 
 def test_a_few_nodes_warm_up_as_configured() -> None:
@@ -80,37 +80,39 @@ def test_a_few_nodes_warm_up_as_configured() -> None:
 
 
 @pytest.mark.parametrize("nodes", [1_000, 5_000, 10_000, 17_000])
-def test_when_all_come_back_in_the_same_second_their_beats_after_the_first_stay_under_the_rate(
+def test_when_all_come_back_in_the_same_second_their_heartbeats_after_the_first_stay_under_the_rate(
     nodes: int,
 ) -> None:
-    dice, beats, settled_at = Random(7), list[float](), 0.0  # noqa: S311
+    dice, heartbeats, settled_at = Random(7), list[float](), 0.0  # noqa: S311
     for _ in range(nodes):
         came, warmup = dice.random(), warmup_interval_for(nodes, SETTINGS, share=dice.random())
         interval = interval_for(nodes, SETTINGS, share=dice.random())
         ready_at = came + 2 * warmup
-        beats += [came + warmup, ready_at]
-        beats += [ready_at + count * interval for count in range(1, 8)]
+        heartbeats += [came + warmup, ready_at]
+        heartbeats += [ready_at + count * interval for count in range(1, 8)]
         settled_at = max(settled_at, ready_at)
-    assert busiest(beats) <= RATE * UNEVENNESS
+    assert busiest(heartbeats) <= RATE * UNEVENNESS
     assert settled_at <= SETTINGS.warmup_timeout_seconds / 2 + 1
 
 
 @pytest.mark.parametrize("nodes", [17_000, 50_000, 1_000_000])
-def test_however_many_come_back_the_healthy_beats_fit_into_the_warmup_with_one_to_spare(nodes: int) -> None:
+def test_however_many_come_back_the_healthy_heartbeats_fit_into_the_warmup_with_one_to_spare(
+    nodes: int,
+) -> None:
     longest = warmup_interval_for(nodes, SETTINGS, share=1.0)
     assert longest * SETTINGS.healthy_heartbeats_needed < SETTINGS.warmup_timeout_seconds
     assert longest * 3 <= SETTINGS.heartbeat_timeout_seconds
 
 
-def test_fifty_thousand_that_come_back_at_once_beat_oftener_than_the_rate_for_less_than_a_warmup() -> None:
+def test_fifty_thousand_that_come_back_at_once_exceed_the_rate_for_less_than_a_warmup() -> None:
     """There the warm-up binds: what the rate would need does not fit into a minute."""
-    dice, beats = Random(7), list[float]()  # noqa: S311
+    dice, heartbeats = Random(7), list[float]()  # noqa: S311
     for _ in range(50_000):
         warmup = warmup_interval_for(50_000, SETTINGS, share=dice.random())
         interval = interval_for(50_000, SETTINGS, share=dice.random())
-        beats += [warmup, 2 * warmup, *(2 * warmup + count * interval for count in range(1, 5))]
-    assert busiest(beats) <= 3 * RATE
-    over = [second for second, count in Counter(map(int, beats)).items() if count > RATE * UNEVENNESS]
+        heartbeats += [warmup, 2 * warmup, *(2 * warmup + count * interval for count in range(1, 5))]
+    assert busiest(heartbeats) <= 3 * RATE
+    over = [second for second, count in Counter(map(int, heartbeats)).items() if count > RATE * UNEVENNESS]
     assert max(over) - min(over) < SETTINGS.warmup_timeout_seconds
 
 
@@ -121,7 +123,7 @@ def test_nodes_that_warm_up_leave_room_for_those_that_have_settled() -> None:
     assert alone < beside < crowded <= 15.0
 
 
-def test_a_node_that_needs_one_healthy_beat_is_not_slowed_down() -> None:
+def test_a_node_that_needs_one_healthy_heartbeat_is_not_slowed_down() -> None:
     assert warmup_interval_for(10_000, Thresholds(healthy_heartbeats_needed=1), share=1.0) == 2.0
 
 
@@ -144,19 +146,21 @@ def restarted() -> Registry:
     fresh.restore(
         [
             StoredDocument(DocumentKind(kind), key, document, 0.0)
-            for (kind, key), (document, _) in before.kept.items()
+            for (kind, key), (document, _) in before.documents.items()
         ]
     )
     return fresh
 
 
-def test_a_fleet_that_comes_back_after_a_restart_beats_under_the_rate_and_is_ready_in_time() -> None:
+def test_a_fleet_that_comes_back_after_a_restart_sends_heartbeats_under_the_rate_and_is_ready_in_time() -> (
+    None
+):
     registry, dice = restarted(), Random(8)  # noqa: S311
     began = registry.now
     due = [(began + dice.random(), connection, 0) for connection in range(1, NODES + 1)]
     heapq.heapify(due)
     intervals: dict[int, tuple[float, float]] = {}
-    beats = list[float]()
+    heartbeats = list[float]()
     while due[0][0] < began + 60.0:
         at, connection, turn = heapq.heappop(due)
         registry.pass_time(max(0.0, at - registry.now))
@@ -170,46 +174,46 @@ def test_a_fleet_that_comes_back_after_a_restart_beats_under_the_rate_and_is_rea
             assert ack.heartbeat_interval_seconds is not None
             intervals[connection] = (ack.warmup_heartbeat_interval_seconds, ack.heartbeat_interval_seconds)
         elif turn > 1:
-            beats.append(at - began)
-        registry.do(HeartbeatReceived(connection, beat(node_id)))
+            heartbeats.append(at - began)
+        registry.do(HeartbeatReceived(connection, heartbeat(node_id)))
         warmup, steady = intervals[connection]
         ready = registry.node(node_id).status == "ready"
         heapq.heappush(due, (at + (steady if ready else warmup), connection, turn + 1))
-    assert busiest(beats) <= FLEET_RATE * UNEVENNESS
+    assert busiest(heartbeats) <= FLEET_RATE * UNEVENNESS
     became = [record.since - began for record in registry.fleet.nodes() if record.status == "ready"]
     assert len(became) == NODES
     assert max(became) < registry.thresholds.warmup_timeout_seconds
 
 
-def test_a_fleet_that_grows_is_told_longer_intervals_and_one_that_shrinks_shorter_ones() -> None:
+def test_a_fleet_that_grows_receives_longer_intervals_and_one_that_shrinks_shorter_ones() -> None:
     registry = Registry(
         heartbeat_interval_seconds=10.0, node_status_interval_seconds=10.0, max_heartbeats_per_second=1.0
     )
     record = registry.ready()
     for connection in range(2, 42):
         registry.register(connection)
-    told = [one for one in of(SendStatus, registry.beats(3, every=10.0)) if one.connection == 1]
-    grown = told[-1].heartbeat_interval_seconds
+    sent = [one for one in of(SendStatus, registry.heartbeats(3, every=10.0)) if one.connection == 1]
+    grown = sent[-1].heartbeat_interval_seconds
     assert grown == pytest.approx(41.0 * (1 + SPREAD * record.schedule.share))
-    registry.beats(30, every=10.0)
+    registry.heartbeats(30, every=10.0)
     assert record.schedule.interval_seconds < 13.0
 
 
-def test_a_node_keeps_its_place_within_the_spread() -> None:
+def test_a_node_keeps_its_share_within_the_spread() -> None:
     registry = Registry(heartbeat_interval_seconds=10.0, max_heartbeats_per_second=1.0)
     registry.fleet._sweep._pacer._draw = iter([0.25] * 3 + [0.75] * 300).__next__
     record = registry.ready()
     for connection in range(2, 42):
         registry.register(connection)
-    registry.beats(10, every=10.0)
+    registry.heartbeats(10, every=10.0)
     assert record.schedule.share == 0.25
 
 
 def counts(*records: NodeRecord) -> tuple[int, int]:
-    census = FleetCounters()
+    counters = FleetCounters()
     for record in records:
-        census.count(record)
-    return census.live, census.warming
+        counters.count(record)
+    return counters.live, counters.warming
 
 
 def test_a_settled_node_is_live_and_one_that_registers_warms_up() -> None:
@@ -227,17 +231,17 @@ def test_a_node_that_is_offline_counts_while_its_session_is_open() -> None:
 
 
 def test_a_node_is_counted_as_it_was_last_and_not_once_it_is_forgotten() -> None:
-    census, record = FleetCounters(), node(status=NodeStatus.REGISTERING)
-    census.count(record)
+    counters, record = FleetCounters(), node(status=NodeStatus.REGISTERING)
+    counters.count(record)
     record.status = NodeStatus.READY
-    census.count(record)
-    assert (census.live, census.warming) == (1, 0)
-    census.remove("node-A")
-    census.remove("node-A")
-    assert census.live == 0
+    counters.count(record)
+    assert (counters.live, counters.warming) == (1, 0)
+    counters.remove("node-A")
+    counters.remove("node-A")
+    assert counters.live == 0
 
 
-def test_the_fleets_census_is_what_counting_anew_finds_whatever_happens() -> None:
+def test_the_fleets_counters_are_what_a_recount_finds() -> None:
     registry, dice = Registry(), Random(7)  # noqa: S311
     for _ in range(300):
         connection = dice.randrange(1, 9)
@@ -254,6 +258,6 @@ def test_the_fleets_census_is_what_counting_anew_finds_whatever_happens() -> Non
             case 4:
                 registry.pass_time(10.0 * dice.random())
             case _:
-                registry.beat(connection)
-        census = registry.fleet._counters
-        assert (census.live, census.warming) == counts(*registry.fleet.nodes())
+                registry.heartbeat(connection)
+        counters = registry.fleet._counters
+        assert (counters.live, counters.warming) == counts(*registry.fleet.nodes())

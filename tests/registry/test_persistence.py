@@ -1,4 +1,4 @@
-""""""
+"""Documents of nodes, claims and tokens: what a restart loads is what was stored, whatever its age."""
 
 import json
 from dataclasses import fields, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.registry import persistence as documents
+from gpu_agent.registry import persistence
 from gpu_agent.registry.actions import DocumentKind, Level
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import (
@@ -18,39 +18,39 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnreadableDocumentError
 from gpu_agent.registry.settings import Thresholds
-from tests.registry.harness import Registry, codes, declaration, model, notes, proof, statuses
+from tests.registry.harness import Registry, codes, declaration, logged, model, proof, statuses
 
 LATER = 500.0
 """The monotonic time of another process: no successor of the first."""
 
 
 def restart(registry: Registry, *, away: float = 0.0, **thresholds: Any) -> Registry:  # noqa: ANN401 - passed through
-    """Start a registry anew from what another one's store holds."""
+    """Start a registry from what another one's store holds."""
     fresh = Registry(**thresholds)
     fresh.now = LATER
-    kept = [
+    stored = [
         StoredDocument(
             DocumentKind(kind),
             key,
             json.loads(json.dumps(document, allow_nan=False)),
             registry.now - at + away,
         )
-        for (kind, key), (document, at) in registry.kept.items()
+        for (kind, key), (document, at) in registry.documents.items()
     ]
-    fresh.kept.update({key: (document, LATER) for key, (document, _) in registry.kept.items()})
-    fresh.restore(kept)
+    fresh.documents.update({key: (document, LATER) for key, (document, _) in registry.documents.items()})
+    fresh.restore(stored)
     return fresh
 
 
-def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_beats_said() -> None:
+def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_heartbeats_report() -> None:
     registry = Registry()
     record = registry.ready(installed_models=(model("asr"),), labels={"zone": "a"})
     registry.do(CordonRequested(7, "node-1", "new fans"))
     registry.claim("job-1")
     registry.drain(deadline_seconds=90.0)
-    document = documents.serialize_node(record, registry.now)
+    document = persistence.serialize_node(record, registry.now)
     age = 12.0
-    restored = documents.load_node(
+    restored = persistence.load_node(
         StoredDocument(DocumentKind.NODE, "node-1", json.loads(json.dumps(document)), age),
         registry.thresholds,
         registry.now,
@@ -93,8 +93,8 @@ def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
         memory_mb=2048,
         affinity_key="session-7",
     )
-    document = json.loads(json.dumps(documents.serialize_claim(claim, 100.0)))
-    restored = documents.load_claim(
+    document = json.loads(json.dumps(persistence.serialize_claim(claim, 100.0)))
+    restored = persistence.load_claim(
         StoredDocument(DocumentKind.CLAIM, "job-1", document, 5.0), Thresholds(), 300.0
     )
     assert restored == Claim(
@@ -112,15 +112,15 @@ def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
 def test_a_registration_is_written_once_however_often_a_status_is_saved() -> None:
     registry = Registry()
     record = registry.ready()
-    first = documents.serialize_node(record, 1.0)["registration"]
-    assert documents.serialize_node(record, 2.0)["registration"] is first
-    registry.beat(labels={"zone": "b"})
-    assert documents.serialize_node(record, 3.0)["registration"]["labels"] == {"zone": "b"}
+    first = persistence.serialize_node(record, 1.0)["registration"]
+    assert persistence.serialize_node(record, 2.0)["registration"] is first
+    registry.heartbeat(labels={"zone": "b"})
+    assert persistence.serialize_node(record, 3.0)["registration"]["labels"] == {"zone": "b"}
 
 
 @pytest.mark.parametrize("kind", list(DocumentKind))
 def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: DocumentKind) -> None:
-    read = documents.load_node if kind is DocumentKind.NODE else documents.load_claim
+    read = persistence.load_node if kind is DocumentKind.NODE else persistence.load_claim
     with pytest.raises(UnreadableDocumentError, match=f"the stored {kind} 'x' .* and was left out"):
         read(StoredDocument(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
 
@@ -163,7 +163,7 @@ def test_after_a_restart_a_node_comes_back_with_its_id_and_a_later_epoch() -> No
     registry.ready()
     fresh = restart(registry)
     fresh.do(RegistrationReceived(1, declaration(), "unused", credential=proof("node-1")))
-    fresh.beats(3)
+    fresh.heartbeats(3)
     assert (fresh.node().status, fresh.node().epoch) == ("ready", 2)
 
 
@@ -194,46 +194,46 @@ def test_an_operators_drain_and_cordon_outlive_a_restart_and_its_deadline_counts
     fresh.pass_time(2.0)
     assert (record.status, record.reason_code) == ("offline", "drain_deadline")
     fresh.do(RegistrationReceived(1, declaration(), "unused", credential=proof("node-1")))
-    assert statuses(fresh.beats(3)) == ["ready", "draining", "offline"]
+    assert statuses(fresh.heartbeats(3)) == ["ready", "draining", "offline"]
 
 
-def test_a_claim_whose_node_was_not_kept_is_let_go_in_the_store_too() -> None:
+def test_a_claim_whose_node_was_not_stored_is_deleted_from_the_store() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
-    del registry.kept[DocumentKind.NODE, "node-1"]
+    del registry.documents[DocumentKind.NODE, "node-1"]
     fresh = restart(registry)
-    assert fresh.kept_names == []
+    assert fresh.document_names == []
 
 
 def test_one_unreadable_document_keeps_no_other_from_coming_back() -> None:
     registry = Registry()
     registry.ready()
-    registry.kept[DocumentKind.NODE, "node-0"] = ({"node_id": "node-0"}, registry.now)
+    registry.documents[DocumentKind.NODE, "node-0"] = ({"node_id": "node-0"}, registry.now)
     fresh = restart(registry)
     assert [record.node_id for record in fresh.fleet.nodes()] == ["node-1"]
-    (note,) = notes(fresh.done, "document_unreadable")
-    assert "node-0" in str(note.fields["detail"])
+    (entry,) = logged(fresh.done, "document_unreadable")
+    assert "node-0" in str(entry.fields["detail"])
 
 
-def test_every_change_of_status_is_kept() -> None:
+def test_every_change_of_status_is_stored() -> None:
     registry = Registry()
     registry.ready()
-    document, _ = registry.kept[DocumentKind.NODE, "node-1"]
+    document, _ = registry.documents[DocumentKind.NODE, "node-1"]
     assert document["status"] == "ready"
     registry.stored.clear()
     registry.pass_time(46.0)
     assert [change.key for change in registry.stored] == ["node-1"]
-    document, _ = registry.kept[DocumentKind.NODE, "node-1"]
+    document, _ = registry.documents[DocumentKind.NODE, "node-1"]
     assert document["status"] == "offline"
 
 
-def test_a_node_that_was_kept_before_there_were_tokens_comes_back_and_may_be_reclaimed() -> None:
+def test_a_node_that_was_stored_before_there_were_tokens_comes_back_and_may_be_reclaimed() -> None:
     registry = Registry()
     registry.ready()
-    document, at = registry.kept[DocumentKind.NODE, "node-1"]
+    document, at = registry.documents[DocumentKind.NODE, "node-1"]
     older = {name: part for name, part in document.items() if name not in ("keys", "granted_labels")}
-    registry.kept[DocumentKind.NODE, "node-1"] = (older, at)
+    registry.documents[DocumentKind.NODE, "node-1"] = (older, at)
     fresh = restart(registry)
     assert fresh.node().tokens.all == ()
     assert codes(fresh.register(2, "node-1"), 2) == ["NODE_ID_CONFLICT"]
@@ -262,41 +262,41 @@ def test_a_token_reads_back_as_it_was_written_and_its_time_goes_on_while_the_reg
 
 def test_a_document_of_a_token_that_is_none_of_ours_is_left_out_and_said_so() -> None:
     fresh = Registry()
-    told = fresh.restore([StoredDocument(DocumentKind.TOKEN, "t", {"token_id": "t"}, 0.0)])
-    (note,) = notes(told, "document_unreadable")
-    assert "'t'" in str(note.fields["detail"])
+    sent = fresh.restore([StoredDocument(DocumentKind.TOKEN, "t", {"token_id": "t"}, 0.0)])
+    (entry,) = logged(sent, "document_unreadable")
+    assert "'t'" in str(entry.fields["detail"])
 
 
-def keeping(registry: Registry) -> Documents:
+def documents_of(registry: Registry) -> Documents:
     return registry.fleet._documents
 
 
 @pytest.mark.parametrize("kind", list(DocumentKind))
-def test_what_is_not_there_any_more_is_let_go(kind: DocumentKind) -> None:
-    change = keeping(Registry()).change_of((kind, "gone"), 1000.0)
+def test_what_is_not_known_any_more_is_deleted(kind: DocumentKind) -> None:
+    change = documents_of(Registry()).change_of((kind, "gone"), 1000.0)
     assert (change.kind, change.key, change.document) == (kind, "gone", None)
 
 
-def test_what_is_kept_of_a_node_and_its_claim_is_taken_back_node_first() -> None:
+def test_what_is_stored_of_a_node_and_its_claim_is_loaded_node_first() -> None:
     registry, fresh = Registry(), Registry()
     registry.ready()
     registry.claim("job-1")
-    kept = []
+    stored = []
     for key in ((DocumentKind.CLAIM, "job-1"), (DocumentKind.NODE, "node-1")):
-        document = keeping(registry).change_of(key, registry.now).document
+        document = documents_of(registry).change_of(key, registry.now).document
         assert document is not None
-        kept.append(StoredDocument(*key, document, 0.0))
-    steps = list(keeping(fresh).load_each(kept, fresh.now))
+        stored.append(StoredDocument(*key, document, 0.0))
+    steps = list(documents_of(fresh).load_each(stored, fresh.now))
     assert list(fresh.node().claims) == ["job-1"]
     assert [(list(step.touched), list(step.changed)) for step in steps] == [(["node-1"], []), ([], [])]
 
 
-def test_what_cannot_be_read_changes_nothing_and_is_noted() -> None:
+def test_what_cannot_be_read_changes_nothing_and_is_logged() -> None:
     registry = Registry()
-    (step,) = keeping(registry).load_each(
+    (step,) = documents_of(registry).load_each(
         [StoredDocument(DocumentKind.NODE, "node-1", {}, 0.0)], registry.now
     )
     assert registry.fleet.size == 0
-    (note,) = step.logged
-    assert (note.event, note.level) == ("document_unreadable", Level.WARNING)
-    assert "node-1" in str(note.fields["detail"])
+    (entry,) = step.logged
+    assert (entry.event, entry.level) == ("document_unreadable", Level.WARNING)
+    assert "node-1" in str(entry.fields["detail"])

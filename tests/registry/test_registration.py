@@ -1,4 +1,4 @@
-""""""
+"""Registration, supersession, unregistration and lost connections."""
 
 import pytest
 
@@ -19,12 +19,12 @@ from tests.registry.harness import (
     declaration,
     figures,
     fresh_token,
-    goodbye,
     hardware,
-    notes,
+    logged,
     of,
     proof,
     statuses,
+    unregistration,
 )
 
 
@@ -34,7 +34,7 @@ def test_r01_a_refused_registration_leaves_no_record_and_an_open_connection() ->
     assert codes(refused) == ["GPU_REQUIRED"]
     assert closed(refused) == []
     assert registry.fleet.nodes() == []
-    assert notes(refused, "node_register_refused")[0].fields["code"] == "GPU_REQUIRED"
+    assert logged(refused, "node_register_refused")[0].fields["code"] == "GPU_REQUIRED"
     assert ack(registry.register()).node_id == "node-1"
 
 
@@ -57,14 +57,16 @@ def test_the_minimal_frame_is_enough_to_become_ready() -> None:
     message = decode_from_node(frame)
     assert isinstance(message, NodeRegister)
     registry.do(RegistrationReceived(1, message, "node-1", JOIN, fresh_token=fresh_token("node-1")))
-    registry.beats(3, gpus=None, probe_age_seconds=None, running_jobs=None)
+    registry.heartbeats(3, gpus=None, probe_age_seconds=None, running_jobs=None)
     assert registry.node().status == "ready"
 
 
-def test_an_older_node_that_beats_every_15_seconds_becomes_ready_before_its_warm_up_ends() -> None:
+def test_an_older_node_that_sends_one_heartbeat_every_15_seconds_becomes_ready_before_its_warm_up_ends() -> (
+    None
+):
     registry = Registry(auth_off=True)
     registry.register(capability_schema_version=None)
-    registry.beats(3, every=15.0, gpus=None, probe_age_seconds=None, running_jobs=None)
+    registry.heartbeats(3, every=15.0, gpus=None, probe_age_seconds=None, running_jobs=None)
     assert registry.node().status == "ready"
     registry.do(ConnectionLost(1))
     registry.pass_time(5.0)
@@ -78,7 +80,7 @@ def test_a2_the_ack_says_registering_whatever_the_status() -> None:
     assert record.status == "registering"
 
 
-def test_an_ack_tells_how_to_beat_and_which_session_this_is() -> None:
+def test_an_ack_holds_the_intervals_and_the_session_epoch() -> None:
     registry = Registry(heartbeat_interval_seconds=20.0, warmup_heartbeat_interval_seconds=1.0)
     first, second = ack(registry.register()), ack(registry.register())
     assert first.heartbeat_interval_seconds == 20.0
@@ -106,32 +108,32 @@ def test_registering_again_on_the_same_connection_keeps_the_id_and_starts_over()
         (),
         None,
     )
-    registry.beats(2)
+    registry.heartbeats(2)
     assert record.status == "registering"
-    registry.beats(1)
+    registry.heartbeats(1)
     assert record.status == "ready"
 
 
-def test_a_newer_proven_session_takes_over_and_the_old_one_is_told_and_closed() -> None:
+def test_a_newer_proven_session_takes_over_and_the_old_one_is_refused_and_closed() -> None:
     registry = Registry()
     record = registry.ready()
     taken = registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
     assert codes(taken, 1) == ["SESSION_SUPERSEDED"]
     assert closed(taken) == [(1, 1008)]
-    (noted,) = notes(taken, "session_superseded")
+    (noted,) = logged(taken, "session_superseded")
     assert noted.fields["session_epoch"] == 1
     assert ack(taken).session_epoch == 2
     assert record.connection == 2
 
 
-def test_whoever_is_superseded_is_told_from_where_and_so_are_operators() -> None:
+def test_a_superseded_session_receives_the_address_of_the_newer_one_and_so_does_the_log() -> None:
     registry = Registry()
     registry.ready()
     taken = registry.arrive(proof("node-1"), 2, "node-1")
-    (told,) = [one.message for one in of(Send, taken) if one.connection == 1]
-    assert isinstance(told, NodeError)
-    assert told.message.startswith("a newer session, from 10.0.0.2, proved the same identity: ")
-    (noted,) = notes(taken, "session_superseded")
+    (sent,) = [one.message for one in of(Send, taken) if one.connection == 1]
+    assert isinstance(sent, NodeError)
+    assert sent.message.startswith("a newer session, from 10.0.0.2, proved the same identity: ")
+    (noted,) = logged(taken, "session_superseded")
     assert (noted.fields["address"], noted.fields["newer_address"]) == ("10.0.0.1", "10.0.0.2")
 
 
@@ -139,8 +141,8 @@ def test_late_frames_of_a_superseded_session_are_ignored() -> None:
     registry = Registry()
     record = registry.ready()
     registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
-    assert registry.beat(1) == []
-    assert registry.do(goodbye(1)) == []
+    assert registry.heartbeat(1) == []
+    assert registry.do(unregistration(1)) == []
     assert registry.register(1) == []
     assert record.status == "registering"
     assert record.liveness.healthy_heartbeats == 0
@@ -152,7 +154,7 @@ def test_a_lost_connection_changes_no_status() -> None:
     registry = Registry()
     record = registry.ready()
     lost = registry.do(ConnectionLost(1))
-    assert notes(lost, "node_disconnected")
+    assert logged(lost, "node_disconnected")
     assert (record.status, record.connected) == ("ready", False)
 
 
@@ -160,7 +162,7 @@ def test_a_registration_lists_its_jobs_in_flight() -> None:
     registry = Registry()
     registry.register(running_jobs=("job-1", "job-2"))
     assert registry.node().in_flight_jobs == 2
-    registry.beat(running_jobs=("job-1",), gpus=figures())
+    registry.heartbeat(running_jobs=("job-1",), gpus=figures())
     assert registry.node().in_flight_jobs == 1
 
 
@@ -182,15 +184,15 @@ def test_a_registration_leaves_no_figure_of_the_session_before() -> None:
 def test_a_registration_that_lists_no_jobs_leaves_none_of_the_session_before() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.heartbeat(running_jobs=("job-1", "job-2"))
     registry.arrive(proof("node-1"), 1, "node-1")
     assert (record.in_flight_jobs, record.jobs.in_order, record.jobs.ids) == (0, None, None)
 
 
-def test_what_arrived_and_what_was_registered_is_noted() -> None:
+def test_a_received_registration_and_its_outcome_are_logged() -> None:
     registry = Registry()
     done = registry.register(hardware=hardware(2))
-    (arrived,), (registered,) = notes(done, "node_register_received"), notes(done, "node_registered")
+    (arrived,), (registered,) = logged(done, "node_register_received"), logged(done, "node_registered")
     assert arrived.fields == {"schema_version": "1.1", "gpu_count": 2, "address": "10.0.0.1"}
     assert registered.fields["node_id"] == "node-1"
     assert registered.fields["session_epoch"] == 1
@@ -201,62 +203,64 @@ def test_a_registration_that_was_under_way_for_long_does_not_supersede_a_session
     record = registry.ready()
     registry.come_back(5)
     epoch = record.epoch
-    told = registry.come_back(3)
-    assert codes(told, 3) == ["SESSION_SUPERSEDED"]
-    assert closed(told) == [(3, 1008)]
+    sent = registry.come_back(3)
+    assert codes(sent, 3) == ["SESSION_SUPERSEDED"]
+    assert closed(sent) == [(3, 1008)]
     assert (record.connection, record.epoch) == (5, epoch)
-    assert [note.fields["code"] for note in notes(told, "node_register_refused")] == ["SESSION_SUPERSEDED"]
-    assert registry.do(goodbye(3)) == []
+    assert [entry.fields["code"] for entry in logged(sent, "node_register_refused")] == ["SESSION_SUPERSEDED"]
+    assert registry.do(unregistration(3)) == []
     assert record.status != "offline"
 
 
-def test_a_goodbye_puts_a_node_offline_at_once_and_closes() -> None:
+def test_an_unregistration_puts_a_node_offline_at_once_and_closes() -> None:
     registry = Registry()
     record = registry.ready()
-    left = registry.do(goodbye(reason="upgrade"))
+    left = registry.do(unregistration(reason="upgrade"))
     assert (record.status, record.reason_code) == ("offline", "unregistered")
     assert statuses(left) == ["offline"]
     assert closed(left) == [(1, 1001)]
 
 
-def test_a_goodbye_that_asks_for_a_drain_lets_the_jobs_finish() -> None:
+def test_an_unregistration_with_a_drain_lets_the_jobs_finish() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
-    assert statuses(registry.do(goodbye(drain=True, deadline_seconds=30))) == ["draining"]
+    registry.heartbeat(running_jobs=("job-1",))
+    assert statuses(registry.do(unregistration(drain=True, deadline_seconds=30))) == ["draining"]
     assert record.desired.drain is not None
     assert record.desired.drain.deadline == registry.now + 30
-    left = registry.beat(running_jobs=())
+    left = registry.heartbeat(running_jobs=())
     assert statuses(left) == ["offline"]
     assert closed(left) == [(1, 1001)]
 
 
-def test_a_drain_that_the_node_asked_for_ends_when_it_registers_again() -> None:
+def test_a_drain_that_the_node_requested_ends_when_it_registers_again() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
-    registry.do(goodbye(drain=True))
+    registry.heartbeat(running_jobs=("job-1",))
+    registry.do(unregistration(drain=True))
     registry.do(ConnectionLost(1))
     again = registry.do(RegistrationReceived(2, declaration(), "unused", credential=proof("node-1")))
     assert statuses(again, 2) == ["registering"]
     assert (record.reason_code, record.desired.drain) == ("resumed", None)
 
 
-def test_a_drain_asked_while_registering_is_remembered_and_ends_offline_once_the_node_is_healthy() -> None:
+def test_a_drain_requested_while_registering_is_remembered_and_ends_offline_once_the_node_is_healthy() -> (
+    None
+):
     registry = Registry()
     record = registry.ready()
     registry.register(1, "node-1")
-    assert statuses(registry.do(goodbye(drain=True))) == ["registering"]
+    assert statuses(registry.do(unregistration(drain=True))) == ["registering"]
     assert record.desired.drain is not None
-    left = registry.beats(3)
+    left = registry.heartbeats(3)
     assert statuses(left) == ["ready", "draining", "offline"]
     assert (record.reason_code, closed(left)) == ("drain_complete", [(1, 1001)])
 
 
-def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_out() -> None:
+def test_a_node_with_a_drain_while_registering_and_falls_silent_times_out() -> None:
     registry = Registry()
     registry.register()
-    registry.do(goodbye(drain=True))
+    registry.do(unregistration(drain=True))
     registry.do(ConnectionLost(1))
     registry.pass_time(46.0)
     assert registry.node().reason_code == "heartbeat_timeout"
@@ -265,53 +269,53 @@ def test_a_node_that_asks_for_a_drain_while_registering_and_falls_silent_times_o
 def test_a_node_may_ask_again_for_its_drain_with_another_deadline() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
-    registry.do(goodbye(drain=True, deadline_seconds=30))
-    (told,) = of(SendStatus, registry.do(goodbye(drain=True, deadline_seconds=90)))
+    registry.heartbeat(running_jobs=("job-1",))
+    registry.do(unregistration(drain=True, deadline_seconds=30))
+    (sent,) = of(SendStatus, registry.do(unregistration(drain=True, deadline_seconds=90)))
     assert record.desired.drain is not None
-    assert record.desired.drain.deadline == told.drain_deadline == registry.now + 90
+    assert record.desired.drain.deadline == sent.drain_deadline == registry.now + 90
 
 
 def test_a_node_cannot_ask_for_a_drain_that_never_ends() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
-    registry.do(goodbye(drain=True, deadline_seconds=1e15))
+    registry.heartbeat(running_jobs=("job-1",))
+    registry.do(unregistration(drain=True, deadline_seconds=1e15))
     assert record.desired.drain is not None
     assert record.desired.drain.deadline == registry.now + LONGEST_DRAIN_SECONDS
 
 
 @pytest.mark.parametrize("drain", [False, True])
-def test_a_goodbyes_reason_is_quoted_and_no_longer_than_a_quote(*, drain: bool) -> None:
+def test_the_reason_of_an_unregistration_is_clipped(*, drain: bool) -> None:
     registry = Registry()
     record = registry.ready()
-    left = registry.do(goodbye(drain=drain, reason="r" * 4000))
+    left = registry.do(unregistration(drain=drain, reason="r" * 4000))
     assert all(len(one.reason) < 300 for one in of(SendStatus, left) + of(CloseConnection, left))
     assert record.desired.drain is None or len(record.desired.drain.reason) == 200
 
 
-def test_a_goodbye_for_a_node_of_another_connection_is_refused() -> None:
+def test_an_unregistration_for_a_node_of_another_connection_is_refused() -> None:
     registry = Registry()
     registry.ready()
-    assert codes(registry.do(goodbye(2)), 2) == ["UNKNOWN_NODE"]
+    assert codes(registry.do(unregistration(2)), 2) == ["UNKNOWN_NODE"]
     assert registry.node().status == "ready"
 
 
-def test_a_goodbye_never_shortens_or_lifts_an_operators_drain() -> None:
+def test_an_unregistration_never_shortens_or_lifts_an_operators_drain() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     registry.drain()
     drain = record.desired.drain
-    assert statuses(registry.do(goodbye(drain=True, deadline_seconds=0))) == ["draining"]
+    assert statuses(registry.do(unregistration(drain=True, deadline_seconds=0))) == ["draining"]
     assert record.desired.drain is drain
 
 
-def test_a_goodbye_after_an_operators_drain_closes_the_open_session() -> None:
+def test_an_unregistration_after_an_operators_drain_closes_the_open_session() -> None:
     registry = Registry()
     record = registry.ready()
     registry.drain()
-    left = registry.do(goodbye())
+    left = registry.do(unregistration())
     assert closed(left) == [(1, 1001)]
     assert record.status == "offline"
     assert record.reason_code == "drain_complete"
@@ -381,7 +385,7 @@ def test_two_gpus_under_one_uuid_are_malformed_and_the_refusal_says_which(
     assert error["path"] in refusal.message
 
 
-def test_gpus_without_a_uuid_are_told_apart_by_their_place() -> None:
+def test_gpus_without_a_uuid_are_told_apart_by_their_position() -> None:
     nameless = tuple(GpuDeclaration(name="A", memory_gb=24) for _ in range(2))
     assert code_of(declaration(hardware=Hardware(cpu_cores=1, memory_gb=1, gpus=nameless))) is None
 

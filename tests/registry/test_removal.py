@@ -1,6 +1,6 @@
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested
 from gpu_agent.registry.persistence import StoredDocument
-from tests.registry.harness import Registry, notes, proof
+from tests.registry.harness import Registry, logged, proof
 
 
 def gone(registry: Registry, *numbers: int) -> None:
@@ -15,12 +15,12 @@ def known(registry: Registry) -> list[str]:
     return [record.node_id for record in registry.fleet.nodes()]
 
 
-def test_with_auth_off_the_one_longest_offline_is_let_go_when_there_are_too_many() -> None:
+def test_with_auth_off_the_one_longest_offline_is_removed_when_there_are_too_many() -> None:
     registry = Registry(auth_off=True, max_offline_records=2)
     gone(registry, 3, 1, 2)
     assert known(registry) == ["node-1", "node-2"]
-    assert registry.kept_names == ["node-1", "node-2"]
-    (purged,) = notes(registry.done, "node_purged")
+    assert registry.document_names == ["node-1", "node-2"]
+    (purged,) = logged(registry.done, "node_purged")
     assert purged.fields["reason"] == "too many are offline"
 
 
@@ -31,12 +31,12 @@ def test_a_node_that_is_back_online_is_not_counted() -> None:
     registry.do(ConnectionLost(2))
     registry.register(7, "node-1")
     registry.pass_time(44.0)
-    registry.beat(7, "node-1")
+    registry.heartbeat(7, "node-1")
     registry.pass_time(2.0)
     assert [record.status for record in registry.fleet.nodes()] == ["registering", "offline"]
 
 
-def test_a_node_that_an_operator_wished_something_of_stays() -> None:
+def test_a_node_that_an_operator_drains_or_cordons_stays() -> None:
     registry = Registry(auth_off=True, max_offline_records=1)
     gone(registry, 1)
     registry.do(CordonRequested(1, "node-1", "new fans"))
@@ -48,13 +48,15 @@ def test_a_node_that_has_a_token_stays_though_auth_is_off_for_a_while() -> None:
     registry = Registry()
     gone(registry, 1, 2, 3)
     unguarded = Registry(auth_off=True, max_offline_records=1)
-    unguarded.restore([StoredDocument(*key, document, 0.0) for key, (document, _) in registry.kept.items()])
+    unguarded.restore(
+        [StoredDocument(*key, document, 0.0) for key, (document, _) in registry.documents.items()]
+    )
     assert known(unguarded) == ["node-1", "node-2", "node-3"]
     gone(unguarded, 4, 5)
     assert known(unguarded) == ["node-1", "node-2", "node-3", "node-5"]
 
 
-def test_with_auth_on_nobody_is_let_go_for_being_one_of_many() -> None:
+def test_with_auth_on_no_node_is_evicted() -> None:
     registry = Registry(max_offline_records=1)
     gone(registry, 1, 2, 3)
     assert known(registry) == ["node-1", "node-2", "node-3"]
@@ -74,7 +76,7 @@ def test_a_token_that_ended_is_forgotten_after_the_same_time() -> None:
     registry.do(JoinTokenRequested(ref=0, token_id="short", digest="d", ttl_seconds=10.0))
     registry.pass_time(69.0)
     assert "short" in [token.token_id for token in registry.fleet.tokens()]
-    told = registry.pass_time(2.0)
-    assert notes(told, "token_purged")[0].fields == {"token_id": "short"}
+    sent = registry.pass_time(2.0)
+    assert logged(sent, "token_purged")[0].fields == {"token_id": "short"}
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
-    assert ("token", "short") not in registry.kept
+    assert ("token", "short") not in registry.documents

@@ -1,4 +1,4 @@
-""""""
+"""Status changes: the table of transitions, what is sent, and what follows from one."""
 
 from itertools import product
 
@@ -29,8 +29,8 @@ from tests.registry.harness import (
     Registry,
     closed,
     figures,
+    logged,
     node_record,
-    notes,
     of,
     proof,
     statuses,
@@ -40,7 +40,7 @@ NOW = 100.0
 
 
 class Bench:
-    """Verdicts on one registering node, connected as 1."""
+    """Transitions of one registering node, connected as 1."""
 
     def __init__(self) -> None:
         thresholds, self.nodes = Thresholds(), NodeTable()
@@ -60,16 +60,16 @@ class Bench:
         return step
 
 
-def test_a_verdict_is_noted_kept_and_told() -> None:
+def test_a_transition_is_logged_stored_and_sent() -> None:
     step = Bench().change(NodeStatus.READY, ReasonCode.HEALTH_CHECKS_PASSED)
-    assert [note.fields for note in step.logged] == [
+    assert [entry.fields for entry in step.logged] == [
         {"node_id": "node-1", "from": "registering", "to": "ready", "reason_code": "health_checks_passed"}
     ]
     assert list(step.changed) == [("node", "node-1")]
     assert statuses(step.effects) == ["ready"]
 
 
-def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
+def test_a_transition_that_the_table_lacks_raises_and_changes_nothing() -> None:
     bench = Bench()
     step = Step(NOW)
     with pytest.raises(IllegalTransitionError):
@@ -81,7 +81,7 @@ def test_a_verdict_without_an_arrow_raises_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("by_operator", [True, False])
-def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> None:  # noqa: FBT001 - a parameter of the claim
+def test_a_requested_drain_starts_in_the_step_that_makes_it_possible(by_operator: bool) -> None:  # noqa: FBT001 - a parameter of the claim
     bench = Bench()
     bench.record.desired.drain = Drain(by_operator=by_operator, deadline=NOW + 60)
     bench.record.liveness.last_heartbeat_at = NOW
@@ -91,7 +91,7 @@ def test_a_wish_for_emptiness_comes_true_in_the_same_step(by_operator: bool) -> 
     assert bench.record.connected is by_operator
 
 
-def test_a_wish_whose_deadline_has_passed_does_not_wait_for_jobs() -> None:
+def test_a_drain_whose_deadline_has_passed_does_not_wait_for_jobs() -> None:
     bench = Bench()
     bench.record.desired.drain = Drain(by_operator=True, deadline=NOW)
     bench.record.jobs = ReportedJobs.of(("job-1",), None)
@@ -109,7 +109,7 @@ def test_only_a_draining_node_can_be_settled() -> None:
 
 
 @pytest.mark.parametrize("code", [ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED])
-def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(code: ReasonCode) -> None:
+def test_going_offline_closes_the_connection_and_ignores_it_from_then_on(code: ReasonCode) -> None:
     bench = Bench()
     bench.record.desired.drain = Drain(by_operator=True, deadline=NOW + 60)
     step = bench.change(NodeStatus.OFFLINE, code)
@@ -118,7 +118,7 @@ def test_an_offline_verdict_closes_the_connection_and_ignores_it_from_then_on(co
     assert bench.record.connection is None
 
 
-def test_a_disconnected_node_is_told_nothing() -> None:
+def test_a_disconnected_node_receives_nothing() -> None:
     bench = Bench()
     bench.nodes._unbind(1)
     assert bench.change(NodeStatus.OFFLINE, ReasonCode.HEARTBEAT_TIMEOUT).effects == []
@@ -128,7 +128,7 @@ def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None
     registry = Registry()
     registry.ready()
     done = registry.drain()
-    assert notes(done, "node_status_changed")
+    assert logged(done, "node_status_changed")
     assert registry.claim("job-1").counts == {"status_not_ready": 1}
 
 
@@ -146,23 +146,23 @@ def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -
 def test_s05_a_draining_node_goes_offline_when_its_deadline_passes() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     registry.drain(deadline_seconds=20.0)
-    registry.beats(2, every=9.0, running_jobs=("job-1",))
+    registry.heartbeats(2, every=9.0, running_jobs=("job-1",))
     assert record.status == "draining"
-    told = registry.beats(1, every=3.0, running_jobs=("job-1",))
-    assert statuses(told) == ["offline"]
+    sent = registry.heartbeats(1, every=3.0, running_jobs=("job-1",))
+    assert statuses(sent) == ["offline"]
     assert record.reason_code == "drain_deadline"
 
 
 def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.heartbeat(running_jobs=("job-1", "job-2"))
     registry.drain()
-    registry.beat(running_jobs=("job-2",))
+    registry.heartbeat(running_jobs=("job-2",))
     assert record.status == "draining"
-    registry.beat(running_jobs=())
+    registry.heartbeat(running_jobs=())
     assert record.status == "offline"
 
 
@@ -171,7 +171,7 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     record = registry.ready()
     assert record.liveness.usage is not None
     guess = record.liveness.usage.model_copy(update={"running_jobs": 3})
-    registry.beat(running_jobs=None, resource_usage=guess)
+    registry.heartbeat(running_jobs=None, resource_usage=guess)
     assert record.in_flight_jobs == 3
     registry.drain()
     assert record.status == "offline"
@@ -183,10 +183,10 @@ def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None)
     record = registry.ready(capability_schema_version=schema)
     assert record.liveness.usage is not None
     counted = record.liveness.usage.model_copy(update={"running_jobs": 1})
-    registry.beat(running_jobs=None, resource_usage=counted)
+    registry.heartbeat(running_jobs=None, resource_usage=counted)
     registry.drain()
     assert record.status == "draining"
-    registry.beat(running_jobs=None)
+    registry.heartbeat(running_jobs=None)
     assert record.status == "offline"
 
 
@@ -202,16 +202,19 @@ def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_rep
     record = registry.ready()
     for job_id in claimed:
         registry.claim(job_id)
-    registry.beat(running_jobs=reported)
-    told = of(SendStatus, registry.drain())
-    assert told[0].in_flight_jobs == record.jobs_to_finish == waits_for
+    registry.heartbeat(running_jobs=reported)
+    sent = of(SendStatus, registry.drain())
+    assert sent[0].in_flight_jobs == record.jobs_to_finish == waits_for
     assert record.status == ("draining" if waits_for else "offline")
 
 
 def restarted(registry: Registry) -> Registry:
     fresh = Registry()
     fresh.restore(
-        [StoredDocument(kind, key, document, 1.0) for (kind, key), (document, _) in registry.kept.items()]
+        [
+            StoredDocument(kind, key, document, 1.0)
+            for (kind, key), (document, _) in registry.documents.items()
+        ]
     )
     return fresh
 
@@ -220,17 +223,17 @@ def test_after_a_restart_a_drain_waits_until_the_node_has_said_what_runs() -> No
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
-    registry.beat(running_jobs=("job-1", "job-2"))
+    registry.heartbeat(running_jobs=("job-1", "job-2"))
     registry.drain()
     fresh = restarted(registry)
     fresh.do(ReleaseRequested(fresh.ref(), "job-1"))
     assert (fresh.node().status, fresh.node().in_flight_jobs) == ("draining", 0)
-    (told,) = of(SendStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
-    assert told.clears_when is not None
-    assert told.clears_when.startswith("a heartbeat shows that no job runs")
-    fresh.beat(running_jobs=("job-2",))
+    (sent,) = of(SendStatus, fresh.arrive(proof("node-1"), 1, "node-1"))
+    assert sent.clears_when is not None
+    assert sent.clears_when.startswith("a heartbeat shows that no job runs")
+    fresh.heartbeat(running_jobs=("job-2",))
     assert fresh.node().status == "draining"
-    assert statuses(fresh.beat(running_jobs=())) == ["offline"]
+    assert statuses(fresh.heartbeat(running_jobs=())) == ["offline"]
 
 
 def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> None:
@@ -245,7 +248,7 @@ def test_a_drain_whose_node_never_says_what_runs_ends_with_its_deadline() -> Non
     assert fresh.node().reason == "the drain's deadline passed before the node reported its jobs"
 
 
-def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_beat() -> None:
+def test_a_drain_of_a_node_that_names_its_jobs_as_it_registers_need_not_wait_for_a_heartbeat() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
@@ -263,34 +266,34 @@ def test_a_status_tells_what_stands_behind_it() -> None:
     registry = Registry()
     record = registry.ready()
     registry.claim("job-1")
-    told = current_status(record, registry.thresholds, now=registry.now, periodic=True)
-    assert (told.node_id, told.status, told.reason_code) == ("node-1", "ready", "health_checks_passed")
-    assert (told.previous_status, told.since, told.periodic) == ("registering", record.since, True)
-    assert (told.healthy_beats, told.beats_needed, told.in_flight_jobs) == (3, 0, 1)
-    assert [check.name for check in told.checks] == [
+    sent = current_status(record, registry.thresholds, now=registry.now, periodic=True)
+    assert (sent.node_id, sent.status, sent.reason_code) == ("node-1", "ready", "health_checks_passed")
+    assert (sent.previous_status, sent.since, sent.periodic) == ("registering", record.since, True)
+    assert (sent.healthy_beats, sent.beats_needed, sent.in_flight_jobs) == (3, 0, 1)
+    assert [check.name for check in sent.checks] == [
         "gpus",
         "gpu_percent",
         "probe_age",
         "required_models",
         "ready_models",
     ]
-    assert all(check.ok for check in told.checks)
+    assert all(check.ok for check in sent.checks)
 
 
-def test_a_registering_node_hears_how_many_beats_are_missing() -> None:
+def test_a_registering_node_receives_how_many_heartbeats_are_missing() -> None:
     registry = Registry()
     registry.register()
     assert clears(registry) == "3 more healthy heartbeats in a row"
-    registry.beats(2)
+    registry.heartbeats(2)
     assert clears(registry) == "one more healthy heartbeat"
     assert heartbeats_needed(registry.node(), registry.thresholds) == 1
 
 
-def test_a_degraded_node_hears_what_fails() -> None:
+def test_a_degraded_node_receives_what_fails() -> None:
     registry = Registry()
     registry.ready()
-    told = of(SendStatus, registry.beat(gpus=figures(health="lost", reasons=("xid_79",))))
-    assert told[0].clears_when == (
+    sent = of(SendStatus, registry.heartbeat(gpus=figures(health="lost", reasons=("xid_79",))))
+    assert sent[0].clears_when == (
         "3 more healthy heartbeats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
     )
 
@@ -298,31 +301,31 @@ def test_a_degraded_node_hears_what_fails() -> None:
 def test_a_sentence_about_what_fails_stays_readable_whatever_the_node_wrote() -> None:
     registry = Registry()
     record = registry.ready()
-    done = registry.beat(gpus=figures(health="h" * 1000, reasons=("r" * 1000,) * 64))
-    (told,) = of(SendStatus, done)
-    assert (told.status, len(told.reason)) == ("degraded", len(record.reason))
-    assert max(map(len, (told.reason, told.clears_when or "", *(one.detail for one in told.checks)))) <= 1000
+    done = registry.heartbeat(gpus=figures(health="h" * 1000, reasons=("r" * 1000,) * 64))
+    (sent,) = of(SendStatus, done)
+    assert (sent.status, len(sent.reason)) == ("degraded", len(record.reason))
+    assert max(map(len, (sent.reason, sent.clears_when or "", *(one.detail for one in sent.checks)))) <= 1000
 
 
-def test_a_node_that_is_wanted_empty_hears_that_it_will_drain() -> None:
+def test_a_node_with_a_requested_drain_receives_that_it_will_drain() -> None:
     registry = Registry()
     registry.register()
     registry.drain()
     assert clears(registry) == "3 more healthy heartbeats in a row, and then it drains, as requested"
 
 
-def test_a_draining_node_hears_what_it_waits_for() -> None:
+def test_a_draining_node_receives_what_it_waits_for() -> None:
     registry = Registry()
     registry.ready()
-    registry.beat(running_jobs=("a", "b"))
-    told = of(SendStatus, registry.drain(deadline_seconds=90.0))
-    assert told[0].clears_when == "its 2 jobs end or the deadline passes: then it goes offline"
-    assert told[0].drain_deadline == registry.now + 90.0
-    registry.beat(running_jobs=("b",))
+    registry.heartbeat(running_jobs=("a", "b"))
+    sent = of(SendStatus, registry.drain(deadline_seconds=90.0))
+    assert sent[0].clears_when == "its 2 jobs end or the deadline passes: then it goes offline"
+    assert sent[0].drain_deadline == registry.now + 90.0
+    registry.heartbeat(running_jobs=("b",))
     assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
 
 
-def test_an_offline_node_hears_who_can_bring_it_back() -> None:
+def test_an_offline_node_receives_who_can_bring_it_back() -> None:
     registry = Registry()
     registry.ready()
     assert clears(registry) is None
@@ -340,19 +343,19 @@ def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guess
     registry.claim("job-1")
     assert record.liveness.usage is not None
     guess = record.liveness.usage.model_copy(update={"running_jobs": 7})
-    registry.beat(running_jobs=None, resource_usage=guess)
+    registry.heartbeat(running_jobs=None, resource_usage=guess)
     registry.drain()
     assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
 
 
-def test_a_deadline_is_told_as_long_as_it_lies_ahead() -> None:
+def test_a_deadline_is_sent_as_long_as_it_lies_ahead() -> None:
     registry = Registry()
     registry.register()
     assert of(SendStatus, registry.done)[-1].drain_deadline is None
     deadline = registry.now + 90.0
     registry.drain(deadline_seconds=90.0)
-    told = of(SendStatus, registry.beats(3))
-    assert [(one.status.value, one.drain_deadline) for one in told] == [
+    sent = of(SendStatus, registry.heartbeats(3))
+    assert [(one.status.value, one.drain_deadline) for one in sent] == [
         ("ready", deadline),
         ("draining", deadline),
         ("offline", None),
@@ -369,11 +372,11 @@ def test_every_state_has_since_when_why_and_what_clears_it() -> None:
         ResumeRequested(3, "node-1"),
     ):
         registry.pass_time(1.0)
-        for told in of(SendStatus, registry.do(event)):
-            assert told.since == registry.now
-            assert told.reason == record.reason != ""
-            assert told.clears_when
-            assert told.previous_status is not None
+        for sent in of(SendStatus, registry.do(event)):
+            assert sent.since == registry.now
+            assert sent.reason == record.reason != ""
+            assert sent.clears_when
+            assert sent.previous_status is not None
 
 
 REGISTERING, READY, DEGRADED, DRAINING, OFFLINE = NodeStatus
@@ -412,7 +415,7 @@ def node(status: NodeStatus | None) -> NodeRecord:
     list(product((None, *NodeStatus), NodeStatus, ReasonCode)),
     ids=str,
 )
-def test_every_arrow_of_the_page_exists_and_no_other(
+def test_every_transition_of_the_protocol_exists_and_no_other(
     source: NodeStatus | None, target: NodeStatus, reason_code: ReasonCode
 ) -> None:
     record = node(source)
@@ -431,7 +434,7 @@ def test_the_table_holds_nothing_beyond_the_page() -> None:
     assert TRANSITIONS.keys() == ARROWS_OF_THE_PAGE.keys()
 
 
-def test_an_illegal_arrow_is_refused_with_the_nodes_story() -> None:
+def test_an_illegal_transition_raises_with_the_history_of_the_node() -> None:
     record = node(None)
     change_status(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=10.0)
     change_status(record, READY, reason_code=ReasonCode.HEALTH_CHECKS_PASSED, reason="", now=16.0)
@@ -443,13 +446,13 @@ def test_an_illegal_arrow_is_refused_with_the_nodes_story() -> None:
     )
 
 
-def test_a_record_without_a_story_has_no_status_yet() -> None:
+def test_a_record_without_a_history_has_no_status_yet() -> None:
     assert status_of(node(None)) is None
     assert status_of(node(READY)) is READY
     assert describe_history(()) == "none yet"
 
 
-def test_a_story_keeps_only_the_last_changes() -> None:
+def test_a_history_keeps_only_the_last_changes() -> None:
     record = node(None)
     for turn in range(HISTORY_LENGTH + 3):
         change_status(record, REGISTERING, reason_code=ReasonCode.REGISTERED, reason="", now=float(turn))

@@ -23,7 +23,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import InstalledModel
-from tests.registry.harness import Registry, ack, answer, closed, codes, goodbye, notes, of, statuses
+from tests.registry.harness import Registry, ack, answer, closed, codes, logged, of, statuses, unregistration
 
 JOIN_REQUEST = JoinTokenRequested(ref=7, token_id="new", digest="digest of new")
 
@@ -53,10 +53,10 @@ def test_a_change_whose_save_failed_stands_and_is_stored_once_the_store_answers(
     registry.let_store_fail()
     registry.claim("job-1")
     assert registry.fleet.claim_of("job-1") is not None
-    assert ("claim", "job-1") not in registry.kept
+    assert ("claim", "job-1") not in registry.documents
     done = registry.recover()
-    assert ("claim", "job-1") in registry.kept
-    assert notes(done, "job_assigned")
+    assert ("claim", "job-1") in registry.documents
+    assert logged(done, "job_assigned")
     assert of(Answer, done) == []
     assert isinstance(registry.claim("job-1"), Claim)
 
@@ -131,7 +131,7 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
     registry.do(ConnectionLost(1))
     assert registry.fleet.node("node-1") is None
     registry.recover()
-    assert ("node", "node-1") not in registry.kept
+    assert ("node", "node-1") not in registry.documents
 
 
 def test_a_node_that_registers_again_on_the_same_connection_is_acknowledged_and_stays() -> None:
@@ -151,29 +151,31 @@ def test_a_known_node_whose_new_session_was_not_acknowledged_stays() -> None:
     assert codes(registry.come_back(2), 2) == ["REGISTRY_BUSY"]
     registry.do(ConnectionLost(2))
     registry.recover()
-    assert ("node", "node-1") in registry.kept
+    assert ("node", "node-1") in registry.documents
 
 
-def test_a_token_that_nobody_was_sent_is_deleted() -> None:
+def test_a_token_that_was_sent_to_no_one_is_deleted() -> None:
     registry = Registry()
     registry.let_store_fail()
     assert answer(registry.do(JOIN_REQUEST)).code == "REGISTRY_BUSY"
     assert registry.fleet.credential("digest of new", registry.now) is None
     registry.recover()
-    assert (DocumentKind.TOKEN, "new") not in registry.kept
+    assert (DocumentKind.TOKEN, "new") not in registry.documents
     assert answer(registry.do(JOIN_REQUEST)) is None
-    assert (DocumentKind.TOKEN, "new") in registry.kept
+    assert (DocumentKind.TOKEN, "new") in registry.documents
 
 
 def test_heartbeats_go_on_and_the_status_they_lead_to_is_sent_once_it_is_stored() -> None:
     registry = Registry()
     registry.ready()
     failing(registry)
-    done = registry.beats(3, installed_models=(InstalledModel(model_id="m", version="1", status="error"),))
+    done = registry.heartbeats(
+        3, installed_models=(InstalledModel(model_id="m", version="1", status="error"),)
+    )
     assert registry.node().status == "degraded"
     assert statuses(done) == []
     assert statuses(registry.recover()) == ["degraded"]
-    assert registry.kept[DocumentKind.NODE, "node-1"][0]["status"] == "degraded"
+    assert registry.documents[DocumentKind.NODE, "node-1"][0]["status"] == "degraded"
 
 
 def test_no_timeout_is_decided_and_silent_nodes_are_disconnected() -> None:
@@ -183,7 +185,7 @@ def test_no_timeout_is_decided_and_silent_nodes_are_disconnected() -> None:
     registry.pass_time(600.0)
     record = registry.node()
     assert (record.status, record.connected) == ("ready", False)
-    registry.beat()
+    registry.heartbeat()
     assert registry.node().connected
 
 
@@ -193,7 +195,7 @@ def test_no_claim_expires_and_none_is_lost() -> None:
     registry.claim("job-1")
     failing(registry)
     registry.pass_time(600.0)
-    registry.do(goodbye())
+    registry.do(unregistration())
     assert registry.fleet.claim_of("job-1") is not None
 
 
@@ -204,19 +206,19 @@ def test_no_drain_deadline_is_decided_by_a_heartbeat_either() -> None:
     registry.drain(deadline_seconds=20.0)
     failing(registry)
     registry.pass_time(30.0)
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     assert registry.node().status == "draining"
     registry.recover()
     registry.pass_time(1.0)
     assert registry.node().reason_code == "drain_deadline"
 
 
-def test_a_nodes_own_drain_begins_and_is_told_once_it_is_stored() -> None:
+def test_a_nodes_own_drain_begins_and_is_sent_once_it_is_stored() -> None:
     registry = Registry()
     registry.ready()
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     failing(registry)
-    assert statuses(registry.do(goodbye(drain=True))) == []
+    assert statuses(registry.do(unregistration(drain=True))) == []
     assert registry.node().status == "draining"
     assert statuses(registry.recover()) == ["draining"]
 
@@ -256,7 +258,7 @@ def test_a_declaration_of_more_than_half_a_megabyte_is_refused_before_it_changes
     registry.ready()
     before = registry.node().liveness.last_heartbeat_at
     registry.pass_time(5.0)
-    assert codes(registry.beat(installed_models=models)) == ["INVALID_MESSAGE"]
+    assert codes(registry.heartbeat(installed_models=models)) == ["INVALID_MESSAGE"]
     assert (
         registry.node().liveness.last_heartbeat_at,
         registry.node().declared.registration.installed_models,

@@ -1,4 +1,4 @@
-""""""
+"""What time alone changes: timeouts, warm-up, mass silence, retention, and the heap of deadlines."""
 
 from math import inf
 
@@ -13,14 +13,14 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.timers import FEWEST_NODES, MOST_AT_ONCE, suspect_silent_nodes
 from gpu_agent.wire.codes import NodeStatus
-from tests.registry.dispatch.nodes import node as nodes_node
+from tests.registry.dispatch.nodes import node as dispatch_node
 from tests.registry.harness import (
     Registry,
     answer,
     closed,
     codes,
+    logged,
     node_record,
-    notes,
     of,
     proof,
     statuses,
@@ -32,9 +32,9 @@ DAY = 86_400.0
 def test_s02_a_node_that_does_not_get_ready_in_time_is_degraded_with_its_reason() -> None:
     registry = Registry(warmup_timeout_seconds=60.0)
     registry.register()
-    registry.beats(1, probe_age_seconds=99.0)
-    told = registry.beats(30, probe_age_seconds=99.0)
-    assert statuses(told)[-1] == "degraded"
+    registry.heartbeats(1, probe_age_seconds=99.0)
+    sent = registry.heartbeats(30, probe_age_seconds=99.0)
+    assert statuses(sent)[-1] == "degraded"
     record = registry.node()
     assert (record.status, record.reason_code) == ("degraded", "warmup_timeout")
     assert record.since == pytest.approx(1060.0, abs=1.0)
@@ -47,20 +47,20 @@ def test_s02_a_node_that_does_not_get_ready_in_time_is_degraded_with_its_reason(
 def test_s06_a_silent_node_is_offline_within_its_timeout_and_one_second() -> None:
     registry = Registry(heartbeat_timeout_seconds=45.0)
     record = registry.ready()
-    beaten = registry.now
-    told = registry.pass_time(44.9)
+    not_stored = registry.now
+    sent = registry.pass_time(44.9)
     assert record.status == "ready"
-    told += registry.pass_time(1.1)
+    sent += registry.pass_time(1.1)
     assert (record.status, record.reason_code) == ("offline", "heartbeat_timeout")
-    assert record.since <= beaten + 46.0
-    assert statuses(told)[-1] == "offline"
-    assert closed(told) == [(1, 1001)]
-    (note,) = notes(told, "heartbeat_timeout")
-    assert note.fields["node_id"] == "node-1"
-    assert note.fields["last_seen_ms"] == pytest.approx(45_000, abs=1000)
+    assert record.since <= not_stored + 46.0
+    assert statuses(sent)[-1] == "offline"
+    assert closed(sent) == [(1, 1001)]
+    (entry,) = logged(sent, "heartbeat_timeout")
+    assert entry.fields["node_id"] == "node-1"
+    assert entry.fields["last_seen_ms"] == pytest.approx(45_000, abs=1000)
 
 
-def test_a4_lost_beats_take_a_disconnected_node_offline_in_bounded_time() -> None:
+def test_a4_lost_heartbeats_take_a_disconnected_node_offline_in_bounded_time() -> None:
     registry = Registry()
     record = registry.ready()
     registry.do(ConnectionLost(1))
@@ -77,34 +77,34 @@ def test_a_node_given_a_longer_interval_has_a_longer_timeout() -> None:
     assert record.status == "offline"
 
 
-def test_beats_keep_a_node_from_timing_out() -> None:
+def test_heartbeats_keep_a_node_from_timing_out() -> None:
     registry = Registry()
     record = registry.ready()
-    registry.beats(100, every=15.0)
+    registry.heartbeats(100, every=15.0)
     assert record.status == "ready"
 
 
-def test_a_beat_on_the_connection_of_a_node_that_timed_out_is_ignored_until_it_is_closed() -> None:
+def test_a_heartbeat_on_the_connection_of_a_node_that_timed_out_is_ignored_until_it_is_closed() -> None:
     registry = Registry()
     record = registry.ready()
     registry.pass_time(46.0)
-    assert registry.beat() == []
+    assert registry.heartbeat() == []
     registry.do(ConnectionLost(1))
     assert record.status == "offline"
-    assert codes(registry.beat()) == ["UNKNOWN_NODE"]
+    assert codes(registry.heartbeat()) == ["UNKNOWN_NODE"]
 
 
-def test_the_status_is_told_again_every_interval() -> None:
+def test_the_status_is_sent_again_every_interval() -> None:
     registry = Registry(node_status_interval_seconds=60.0)
     registry.ready()
-    told = of(SendStatus, registry.beats(20, every=15.0))
-    assert len(told) == 5
-    assert all(one.periodic and one.status == "ready" for one in told)
-    assert told[0].checks
-    assert told[0].heartbeat_interval_seconds == 15.0
+    sent = of(SendStatus, registry.heartbeats(20, every=15.0))
+    assert len(sent) == 5
+    assert all(one.periodic and one.status == "ready" for one in sent)
+    assert sent[0].checks
+    assert sent[0].heartbeat_interval_seconds == 15.0
 
 
-def test_a_node_is_told_a_longer_interval_when_the_fleet_has_grown() -> None:
+def test_a_node_receives_a_longer_interval_when_the_fleet_has_grown() -> None:
     registry = Registry(
         heartbeat_interval_seconds=1.0, node_status_interval_seconds=5.0, max_heartbeats_per_second=1.0
     )
@@ -112,19 +112,21 @@ def test_a_node_is_told_a_longer_interval_when_the_fleet_has_grown() -> None:
     assert record.schedule.interval_seconds == pytest.approx(1.0, rel=0.1)
     for connection in range(2, 12):
         registry.register(connection)
-    told = [one for one in of(SendStatus, registry.beats(6, every=1.0)) if one.connection == 1]
-    assert told[-1].heartbeat_interval_seconds == pytest.approx(11.0 * (1 + SPREAD / 2))
+    sent = [one for one in of(SendStatus, registry.heartbeats(6, every=1.0)) if one.connection == 1]
+    assert sent[-1].heartbeat_interval_seconds == pytest.approx(11.0 * (1 + SPREAD / 2))
     assert record.schedule.timeout_seconds == 45.0
 
 
-def test_a_node_that_may_still_beat_slowly_keeps_its_longer_timeout_for_one_more_interval() -> None:
+def test_a_node_that_may_still_send_heartbeats_slowly_keeps_its_longer_timeout_for_one_more_interval() -> (
+    None
+):
     registry = Registry(heartbeat_interval_seconds=15.0, node_status_interval_seconds=60.0)
     record = registry.ready()
     record.schedule.interval_seconds = 40.0
-    first = registry.beats(6, every=10.0)
+    first = registry.heartbeats(6, every=10.0)
     assert of(SendStatus, first)[0].heartbeat_interval_seconds == 15.0
     assert record.schedule.timeout_seconds == 120.0
-    registry.beats(6, every=10.0)
+    registry.heartbeats(6, every=10.0)
     assert record.schedule.timeout_seconds == 45.0
 
 
@@ -133,10 +135,10 @@ def test_a_drain_past_its_deadline_takes_a_node_offline_with_its_jobs() -> None:
     record = registry.ready()
     assert registry.claim("job-1").node_id == "node-1"
     registry.drain()
-    told = registry.beats(4, every=10.0, running_jobs=("job-1",))
+    sent = registry.heartbeats(4, every=10.0, running_jobs=("job-1",))
     assert (record.status, record.reason_code) == ("offline", "drain_deadline")
     assert record.reason == "the drain's deadline passed with 1 in flight"
-    assert [note.fields["job_id"] for note in notes(told, "claim_lost")] == ["job-1"]
+    assert [entry.fields["job_id"] for entry in logged(sent, "claim_lost")] == ["job-1"]
 
 
 def test_a_drained_node_whose_open_session_falls_silent_is_closed_and_stays_offline() -> None:
@@ -144,26 +146,26 @@ def test_a_drained_node_whose_open_session_falls_silent_is_closed_and_stays_offl
     record = registry.ready()
     registry.drain()
     assert (record.status, record.connection) == ("offline", 1)
-    told = registry.pass_time(46.0)
-    assert closed(told) == [(1, 1001)]
+    sent = registry.pass_time(46.0)
+    assert closed(sent) == [(1, 1001)]
     assert (record.status, record.reason_code) == ("offline", "drain_complete")
 
 
-def test_an_offline_record_is_let_go_after_its_retention() -> None:
+def test_an_offline_record_is_removed_after_its_retention() -> None:
     registry = Registry(offline_retention_seconds=7 * DAY)
     registry.ready()
     registry.do(ConnectionLost(1))
     registry.pass_time(7 * DAY)
     assert registry.fleet.node("node-1") is not None
-    told = registry.pass_time(60.0)
-    assert notes(told, "node_purged")
+    sent = registry.pass_time(60.0)
+    assert logged(sent, "node_purged")
     assert registry.fleet.nodes() == []
-    assert registry.kept_names == []
+    assert registry.document_names == []
     registry.register(2, "node-1")
     assert registry.node().epoch == 1
 
 
-def test_a_record_with_an_operators_wish_is_not_let_go() -> None:
+def test_a_record_that_an_operator_drains_or_cordons_is_not_removed() -> None:
     registry = Registry(offline_retention_seconds=DAY)
     registry.ready(1)
     registry.ready(2)
@@ -182,16 +184,16 @@ def fleet_of(count: int, **thresholds: float) -> Registry:
     for _ in range(3):
         registry.pass_time(2.0)
         for connection in range(1, count + 1):
-            registry.beat(connection)
+            registry.heartbeat(connection)
     return registry
 
 
-def beat_on(registry: Registry, connections: range, seconds: float) -> list[Effect]:
+def heartbeat_on(registry: Registry, connections: range, seconds: float) -> list[Effect]:
     done = []
     for _ in range(int(seconds / 10)):
         done += registry.pass_time(10.0)
         for connection in connections:
-            done += registry.beat(connection)
+            done += registry.heartbeat(connection)
     return done
 
 
@@ -201,43 +203,43 @@ def in_status(registry: Registry, status: str) -> int:
 
 def test_when_most_of_a_fleet_falls_silent_the_registry_suspects_itself_first() -> None:
     registry = fleet_of(12)
-    done = beat_on(registry, range(1, 6), 60.0)
-    (note,) = notes(done, "mass_disconnect_suspected")
-    assert note.fields == {"live": 12, "silent": 7, "waited_for": 7}
+    done = heartbeat_on(registry, range(1, 6), 60.0)
+    (entry,) = logged(done, "mass_disconnect_suspected")
+    assert entry.fields == {"live": 12, "silent": 7, "waited_for": 7}
     assert in_status(registry, "ready") == 12
 
 
-def test_suspected_nodes_are_disconnected_for_dispatch_until_they_beat() -> None:
+def test_suspected_nodes_are_disconnected_for_dispatch_until_their_next_heartbeat() -> None:
     registry = fleet_of(12)
-    beat_on(registry, range(1, 6), 60.0)
+    heartbeat_on(registry, range(1, 6), 60.0)
     assert registry.claim("job-1", allowed_nodes=("node-9",)).counts == {"disconnected": 7, "not_allowed": 5}
-    registry.beat(9)
+    registry.heartbeat(9)
     assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
 
 
 def test_suspected_nodes_are_waited_for_once_and_no_longer_than_two_timeouts() -> None:
     registry = fleet_of(12)
-    beat_on(registry, range(1, 6), 90.0)
+    heartbeat_on(registry, range(1, 6), 90.0)
     done = registry.pass_time(1.0)
     assert in_status(registry, "offline") == 7
-    assert not notes(done, "mass_disconnect_suspected")
+    assert not logged(done, "mass_disconnect_suspected")
 
 
-def test_a_suspected_node_that_beats_again_has_its_whole_timeout_again() -> None:
+def test_a_suspected_node_with_a_new_heartbeat_has_its_whole_timeout_again() -> None:
     registry = fleet_of(12)
-    beat_on(registry, range(1, 6), 60.0)
-    done = beat_on(registry, range(1, 13), 120.0)
+    heartbeat_on(registry, range(1, 6), 60.0)
+    done = heartbeat_on(registry, range(1, 13), 120.0)
     assert in_status(registry, "ready") == 12
     assert not [one for connection in range(1, 13) for one in statuses(done, connection) if one == "offline"]
 
 
-def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_beat() -> None:
+def test_s06_a_suspected_node_with_one_more_heartbeat_has_one_timeout_from_that_heartbeat() -> None:
     registry = fleet_of(12, node_status_interval_seconds=72.0)
-    beat_on(registry, range(2, 13), 10.0)
+    heartbeat_on(registry, range(2, 13), 10.0)
     registry.pass_time(40.0)
     assert registry.node("node-2").liveness.suspected_until is not None
-    registry.beat(2)
-    beat_on(registry, range(3, 13), 40.0)
+    registry.heartbeat(2)
+    heartbeat_on(registry, range(3, 13), 40.0)
     assert registry.node("node-2").status == "ready"
     registry.pass_time(6.0)
     assert registry.node("node-2").status == "offline"
@@ -245,21 +247,21 @@ def test_s06_a_suspected_node_that_beats_once_more_has_one_timeout_from_that_bea
 
 def test_a_suspected_node_that_registers_is_not_suspected_any_more() -> None:
     registry = fleet_of(12)
-    beat_on(registry, range(1, 6), 60.0)
+    heartbeat_on(registry, range(1, 6), 60.0)
     assert registry.node("node-9").liveness.suspected_until is not None
     registry.arrive(proof("node-9"), 20, "node-9")
     for _ in range(3):
-        registry.beat(20, "node-9")
+        registry.heartbeat(20, "node-9")
     assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
-    beat_on(registry, range(1, 6), 40.0)
+    heartbeat_on(registry, range(1, 6), 40.0)
     assert registry.pass_time(6.0)
     assert registry.node("node-9").status == "offline"
 
 
 def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:
     registry = fleet_of(12)
-    done = beat_on(registry, range(1, 7), 60.0)
-    assert not notes(done, "mass_disconnect_suspected")
+    done = heartbeat_on(registry, range(1, 7), 60.0)
+    assert not logged(done, "mass_disconnect_suspected")
     assert in_status(registry, "offline") == 6
 
 
@@ -267,14 +269,14 @@ def test_half_of_a_fleet_falling_silent_is_no_sign_of_anything() -> None:
 def test_ten_live_nodes_are_enough_to_suspect_the_registry_and_nine_are_not(count: int, offline: int) -> None:
     registry = fleet_of(count)
     done = registry.pass_time(46.0)
-    assert len(notes(done, "mass_disconnect_suspected")) == (offline == 0)
+    assert len(logged(done, "mass_disconnect_suspected")) == (offline == 0)
     assert in_status(registry, "offline") == offline
 
 
 @pytest.mark.parametrize(("seconds", "silent"), [(20.0, 0), (20.001, FEWEST_NODES)])
 def test_a_node_is_silent_after_more_than_two_of_its_intervals(seconds: float, silent: int) -> None:
     heard = [
-        nodes_node(f"node-{place}", last_seen_at=1000.0, interval_seconds=10.0)
+        dispatch_node(f"node-{place}", last_seen_at=1000.0, interval_seconds=10.0)
         for place in range(FEWEST_NODES)
     ]
     assert suspect_silent_nodes(heard, Step(1000.0 + seconds)) == heard[:silent]
@@ -282,7 +284,9 @@ def test_a_node_is_silent_after_more_than_two_of_its_intervals(seconds: float, s
 
 @pytest.mark.parametrize("status", NodeStatus)
 def test_every_node_that_is_not_offline_lives_and_may_be_waited_for(status: NodeStatus) -> None:
-    heard = [nodes_node(f"node-{place}", last_seen_at=1000.0, status=status) for place in range(FEWEST_NODES)]
+    heard = [
+        dispatch_node(f"node-{place}", last_seen_at=1000.0, status=status) for place in range(FEWEST_NODES)
+    ]
     waited_for = suspect_silent_nodes(heard, Step(2000.0))
     assert waited_for == ([] if status is NodeStatus.OFFLINE else heard)
 
@@ -312,7 +316,7 @@ def test_a_node_is_reached_once_at_its_time() -> None:
     assert deadlines.earliest is None
 
 
-def test_an_earlier_look_replaces_a_later_one_and_not_the_other_way_round() -> None:
+def test_an_earlier_deadline_replaces_a_later_one_and_not_the_other_way_round() -> None:
     deadlines = Deadlines()
     deadlines.at("a", 10.0)
     deadlines.at("a", 20.0)
@@ -341,7 +345,7 @@ def test_looks_that_were_given_up_take_no_room_for_long() -> None:
     assert list(deadlines.due(9.0)) == ["a", "b", "c"]
 
 
-def test_nobody_waits_for_ever() -> None:
+def test_no_drain_waits_for_ever() -> None:
     deadlines = Deadlines()
     deadlines.at("a", inf)
     assert deadlines.earliest is None
@@ -364,7 +368,7 @@ def test_the_next_look_is_the_first_thing_that_time_may_change() -> None:
     assert next_deadline(node(NodeStatus.OFFLINE, connection=None), SETTINGS) == 100.0 + 604800.0
 
 
-def test_a_record_is_let_go_only_when_offline_alone_and_unwished() -> None:
+def test_a_record_is_removed_only_when_offline_disconnected_and_without_a_request() -> None:
     assert purge_at(node(NodeStatus.READY, connection=None), SETTINGS) == inf
     assert purge_at(node(NodeStatus.OFFLINE), SETTINGS) == inf
     cordoned = node(NodeStatus.OFFLINE, connection=None)
@@ -376,14 +380,14 @@ def test_a_record_is_let_go_only_when_offline_alone_and_unwished() -> None:
 
 
 def crowd(count: int, **thresholds: float) -> Registry:
-    """A fleet too large to be looked at in one waking."""
+    """A fleet too large for one sweep."""
     registry = Registry(**thresholds)  # type: ignore[arg-type] # floats only
     for connection in range(1, count + 1):
         registry.register(connection)
     for _ in range(3):
         registry.pass_time(2.0)
         for connection in range(1, count + 1):
-            registry.beat(connection)
+            registry.heartbeat(connection)
     return registry
 
 
@@ -393,16 +397,16 @@ def test_many_that_fall_silent_together_are_judged_in_parts_at_the_same_time() -
     for _ in range(4):
         registry.pass_time(10.0)
         for connection in component:
-            registry.beat(connection)
+            registry.heartbeat(connection)
     registry.now += 6.0
     parts = []
     while registry.fleet.deadline is not None and registry.fleet.deadline <= registry.now:
-        parts.append(len(notes(registry.wake(), "heartbeat_timeout")))
+        parts.append(len(logged(registry.wake(), "heartbeat_timeout")))
     assert max(parts) <= MOST_AT_ONCE
     assert sum(parts) == in_status(registry, "offline") == 3 * MOST_AT_ONCE - len(component)
 
 
-def test_what_a_scan_leaves_is_asked_for_at_once_and_done_before_the_next_scan_interval() -> None:
+def test_what_a_scan_leaves_is_due_at_once_and_done_before_the_next_scan_interval() -> None:
     registry = crowd(3 * MOST_AT_ONCE, node_status_interval_seconds=1000.0)
     registry.now += 200.0
     wakings = 0
@@ -415,18 +419,18 @@ def test_what_a_scan_leaves_is_asked_for_at_once_and_done_before_the_next_scan_i
     assert registry.fleet.deadline is None or registry.fleet.deadline > registry.now
 
 
-def test_the_fleet_is_asked_for_mass_silence_once_for_all_that_are_due_together() -> None:
+def test_mass_silence_is_checked_once_for_all_that_are_due_together() -> None:
     registry = crowd(3 * MOST_AT_ONCE, node_status_interval_seconds=1000.0)
     registry.now += 46.0
     first = registry.wake()
-    (note,) = notes(first, "mass_disconnect_suspected")
-    assert note.fields["waited_for"] == 3 * MOST_AT_ONCE
+    (entry,) = logged(first, "mass_disconnect_suspected")
+    assert entry.fields["waited_for"] == 3 * MOST_AT_ONCE
     assert registry.claim("job-1").counts == {"disconnected": 3 * MOST_AT_ONCE}
-    assert notes(registry.pass_time(10.0), "mass_disconnect_suspected") == []
+    assert logged(registry.pass_time(10.0), "mass_disconnect_suspected") == []
     assert in_status(registry, "ready") == 3 * MOST_AT_ONCE
 
 
-def test_many_claims_that_are_over_end_in_parts_and_one_that_is_asked_for_before() -> None:
+def test_many_claims_that_are_over_end_in_parts_and_one_that_is_requested_before() -> None:
     count = 2 * MOST_AT_ONCE
     registry = Registry(claim_ttl_seconds=10.0)
     registry.ready(max_concurrent_jobs=count)

@@ -1,4 +1,4 @@
-""""""
+"""Tokens: how they are created, found, issued to nodes, rotated, revoked and purged."""
 
 import json
 
@@ -36,8 +36,8 @@ from tests.registry.harness import (
     codes,
     declaration,
     figures,
+    logged,
     node_record,
-    notes,
     of,
     proof,
 )
@@ -90,7 +90,7 @@ def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> No
     assert tokens.credential("digest of b", NOW) == Credential(CredentialKind.NODE, "b", "node-1")
 
 
-def test_the_keys_of_a_node_that_is_let_go_open_nothing() -> None:
+def test_the_keys_of_a_node_that_is_removed_open_nothing() -> None:
     tokens = TokenTable(604800.0)
     tokens.update_node(node(NodeToken("a", "digest of a")))
     tokens.remove_node("node-1")
@@ -124,14 +124,14 @@ def listed(registry: Registry) -> list[str]:
     return [token.token_id for token in registry.fleet.tokens()]
 
 
-def test_a_made_token_is_kept_found_noted_and_listed() -> None:
+def test_a_created_token_is_stored_found_logged_and_listed() -> None:
     registry = Registry()
     done = registry.do(OPERATOR)
     assert answer(done) is None
-    assert ("token", "op") in registry.kept
+    assert ("token", "op") in registry.documents
     assert stands_for(registry, "digest of op") == Credential(CredentialKind.OPERATOR, "op", role=Role.READ)
     assert listed(registry) == ["join", "op"]
-    (made,) = notes(done, "token_created")
+    (made,) = logged(done, "token_created")
     assert made.fields == {
         "token_id": "op",
         "kind": "operator",
@@ -178,7 +178,7 @@ def test_only_an_id_that_is_known_can_be_given_back() -> None:
     assert refused(Registry(), event) == "UNKNOWN_NODE"
 
 
-def test_a_node_that_is_rotated_is_asked_to_register_again() -> None:
+def test_a_node_that_is_rotated_receives_the_command_to_register_again() -> None:
     registry = Registry()
     registry.ready()
     asked = registry.do(RotationRequested(1, "node-1"))
@@ -249,7 +249,7 @@ def arrive(
     )
 
 
-def told_token(actions: list[Effect]) -> str | None:
+def sent_token(actions: list[Effect]) -> str | None:
     (ack,) = [one.message for one in of(Send, actions) if isinstance(one.message, NodeRegisterAck)]
     return ack.node_token
 
@@ -260,58 +260,60 @@ def node_credential(token_id: str) -> Credential:
 
 def restarted(registry: Registry) -> Registry:
     fresh = Registry()
-    kept = [
+    stored = [
         StoredDocument(kind, key, json.loads(json.dumps(document)), 0.0)
-        for (kind, key), (document, _) in registry.kept.items()
+        for (kind, key), (document, _) in registry.documents.items()
     ]
-    fresh.restore(kept)
+    fresh.restore(stored)
     return fresh
 
 
-def test_a_node_that_joins_is_told_a_token_that_proves_it_from_then_on() -> None:
+def test_a_node_that_joins_receives_a_token_that_proves_it_from_then_on() -> None:
     registry = Registry()
-    assert told_token(arrive(registry, 1, JOIN, "t1")) == "secret t1"
+    assert sent_token(arrive(registry, 1, JOIN, "t1")) == "secret t1"
     assert stands_for(registry, "digest t1") == node_credential("t1")
 
 
-def test_the_tokens_digest_is_kept_with_the_node_before_the_token_is_told() -> None:
+def test_the_tokens_digest_is_stored_with_the_node_before_the_token_is_sent() -> None:
     registry = Registry()
     done = arrive(registry, 1, JOIN, "t1")
     assert "digest t1" in json.dumps([change.document for change in registry.stored])
-    assert told_token(done) == "secret t1"
+    assert sent_token(done) == "secret t1"
 
 
 def test_a_token_leaks_into_nothing_but_its_ack() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beats(3)
+    registry.heartbeats(3)
     registry.do(RotationRequested(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
     acks = [one for one in of(Send, registry.done) if isinstance(one.message, NodeRegisterAck)]
     besides = [one for one in registry.done if one not in acks]
     assert "secret" not in repr(besides)
     assert "secret" not in repr(registry.node())
-    assert "secret" not in repr(registry.kept)
+    assert "secret" not in repr(registry.documents)
 
 
-def test_a_node_that_proves_itself_is_told_no_other_token() -> None:
+def test_a_node_that_proves_itself_receives_no_other_token() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    assert told_token(arrive(registry, 2, node_credential("t1"), "t2")) is None
+    assert sent_token(arrive(registry, 2, node_credential("t1"), "t2")) is None
     assert stands_for(registry, "digest t2") is None
 
 
-def test_until_its_first_beat_a_node_is_told_another_token_each_time_and_none_afterwards() -> None:
+def test_until_its_first_heartbeat_a_node_receives_another_token_each_time_and_none_afterwards() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    assert told_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
+    assert sent_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
     assert stands_for(registry, "digest t1") is None
-    registry.beat()
-    assert told_token(arrive(registry, 1, JOIN, "t3")) is None
+    registry.heartbeat()
+    assert sent_token(arrive(registry, 1, JOIN, "t3")) is None
     assert stands_for(registry, "digest t2") is not None
 
 
-def test_before_its_first_beat_a_node_that_lost_its_token_comes_by_the_same_join_token_for_another() -> None:
+def test_before_its_first_heartbeat_a_node_that_lost_its_token_joins_by_the_same_join_token_for_another() -> (
+    None
+):
     registry = with_token(Registry())
     arrive(registry, 1, ONCE, "t1")
     registry.do(ConnectionLost(1))
@@ -320,28 +322,28 @@ def test_before_its_first_beat_a_node_that_lost_its_token_comes_by_the_same_join
             2, declaration("node-1"), "unused", ONCE, fresh_token=FreshToken("t2", "secret t2", "digest t2")
         )
     )
-    assert told_token(again) == "secret t2"
+    assert sent_token(again) == "secret t2"
     assert stands_for(registry, "digest t1") is None
     assert stands_for(registry, "digest t2") == node_credential("t2")
 
 
-def test_a_first_beat_that_is_not_healthy_spends_the_use_too() -> None:
+def test_a_first_heartbeat_that_is_not_healthy_consumes_the_use_too() -> None:
     registry = with_token(Registry())
     arrive(registry, 1, ONCE, "t1")
-    registry.beat(gpus=figures(health="lost"))
+    registry.heartbeat(gpus=figures(health="lost"))
     token = registry.fleet.token("once")
     assert token is not None
     assert (token.spent, registry.fleet.reserved("once")) == (1, 0)
 
 
-def test_the_first_beat_spends_the_use_is_kept_and_no_later_one_is() -> None:
+def test_the_first_heartbeat_consumes_the_use_is_stored_and_no_later_one_is() -> None:
     registry = with_token(Registry())
     arrive(registry, 1, ONCE, "t1")
     registry.stored.clear()
-    registry.beat(running_jobs=("job-1",))
+    registry.heartbeat(running_jobs=("job-1",))
     assert {change.kind for change in registry.stored} == {DocumentKind.NODE, DocumentKind.TOKEN}
     registry.stored.clear()
-    registry.beat(running_jobs=())
+    registry.heartbeat(running_jobs=())
     assert registry.stored == []
     (token,) = [token for token in registry.fleet.tokens() if token.token_id == "once"]
     assert (token.spent, token.state(registry.now)) == (1, "used_up")
@@ -353,7 +355,7 @@ def test_a_use_that_was_spent_stays_spent_when_its_token_is_long_forgotten() -> 
     arrive(registry, 1, ONCE, "t1")
     registry.pass_time(11.0)
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
-    registry.beat()
+    registry.heartbeat()
     assert registry.node().tokens.spent
 
 
@@ -361,48 +363,48 @@ def test_granted_labels_go_before_what_the_node_says_and_outlive_everything() ->
     registry = with_token(Registry(), labels={"zone": "b"})
     arrive(registry, 1, ONCE, "t1", zone="a", disk="fast")
     assert registry.node().declared.labels == {"zone": "b", "disk": "fast"}
-    registry.beat(labels={"zone": "c", "rack": "4"})
+    registry.heartbeat(labels={"zone": "c", "rack": "4"})
     assert registry.node().declared.labels == {"zone": "b", "rack": "4"}
     arrive(registry, 2, node_credential("t1"), "t2", zone="d")
     assert registry.node().declared.labels == {"zone": "b"}
     assert restarted(registry).node().declared.labels == {"zone": "b"}
 
 
-def test_a_node_that_has_its_id_back_keeps_its_labels_and_its_operators_wishes() -> None:
+def test_a_node_that_has_its_id_back_keeps_its_labels_and_its_desired_state() -> None:
     registry = with_token(Registry(), labels={"zone": "b"})
     arrive(registry, 1, ONCE, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.drain()
     registry.do(JoinTokenRequested(ref=1, token_id="back", digest="digest of back", node_id="node-1"))
-    told = arrive(registry, 2, Credential(CredentialKind.JOIN, "back", "node-1"), "t2")
-    assert told_token(told) == "secret t2"
-    assert (codes(told, 1), closed(told)) == (["SESSION_SUPERSEDED"], [(1, 1008)])
+    sent = arrive(registry, 2, Credential(CredentialKind.JOIN, "back", "node-1"), "t2")
+    assert sent_token(sent) == "secret t2"
+    assert (codes(sent, 1), closed(sent)) == (["SESSION_SUPERSEDED"], [(1, 1008)])
     assert stands_for(registry, "digest t1") is None
     assert registry.node().declared.labels == {"zone": "b"}
     assert registry.node().desired.drain is not None
 
 
-def test_a_rotated_node_is_told_another_token_and_the_old_one_proves_it_until_the_new_one_does() -> None:
+def test_a_rotated_node_receives_another_token_and_the_old_one_proves_it_until_the_new_one_does() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.do(RotationRequested(1, "node-1"))
-    assert told_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
+    assert sent_token(arrive(registry, 1, JOIN, "t2")) == "secret t2"
     assert stands_for(registry, "digest t1") is not None
-    assert told_token(arrive(registry, 2, node_credential("t2"), "t3")) is None
+    assert sent_token(arrive(registry, 2, node_credential("t2"), "t3")) is None
     assert stands_for(registry, "digest t1") is None
     assert stands_for(registry, "digest t2") == node_credential("t2")
     assert stands_for(registry, "digest t3") is None
 
 
-def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> None:
+def test_a_rotated_node_that_never_stored_its_new_token_receives_another() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.do(RotationRequested(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
     registry.do(ConnectionLost(1))
-    assert told_token(arrive(registry, 2, node_credential("t1"), "t3")) == "secret t3"
+    assert sent_token(arrive(registry, 2, node_credential("t1"), "t3")) == "secret t3"
     assert stands_for(registry, "digest t1") is not None
     arrive(registry, 3, node_credential("t3"), "t4")
     assert stands_for(registry, "digest t1") is None
@@ -412,46 +414,46 @@ def test_a_rotated_node_that_never_stored_its_new_token_is_told_another() -> Non
 def test_a_node_that_is_rotated_twice_is_not_locked_out_by_an_answer_that_was_lost() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.do(RotationRequested(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
     registry.do(RotationRequested(2, "node-1"))
-    assert told_token(arrive(registry, 1, JOIN, "t3")) == "secret t3"
-    assert told_token(arrive(registry, 2, node_credential("t2"), "t4")) == "secret t4"
+    assert sent_token(arrive(registry, 1, JOIN, "t3")) == "secret t3"
+    assert sent_token(arrive(registry, 2, node_credential("t2"), "t4")) == "secret t4"
     assert stands_for(registry, "digest t1") is None
     assert stands_for(registry, "digest t2") == node_credential("t2")
 
 
-def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_was_told() -> None:
+def test_a_rotated_node_that_registers_twice_on_one_connection_keeps_what_it_received() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.do(RotationRequested(1, "node-1"))
     arrive(registry, 1, JOIN, "t2")
-    assert told_token(arrive(registry, 1, JOIN, "t3")) is None
+    assert sent_token(arrive(registry, 1, JOIN, "t3")) is None
     assert stands_for(registry, "digest t2") is not None
 
 
 def test_a_rotation_goes_on_after_a_restart() -> None:
     registry = Registry()
     arrive(registry, 1, JOIN, "t1")
-    registry.beat()
+    registry.heartbeat()
     registry.do(RotationRequested(1, "node-1"))
-    wished = restarted(registry)
-    assert told_token(arrive(wished, 2, node_credential("t1"), "t2")) == "secret t2"
-    told = restarted(wished)
-    assert stands_for(told, "digest t1") is not None
-    assert told_token(arrive(told, 3, node_credential("t2"), "t3")) is None
-    assert stands_for(told, "digest t1") is None
+    rotating = restarted(registry)
+    assert sent_token(arrive(rotating, 2, node_credential("t1"), "t2")) == "secret t2"
+    sent = restarted(rotating)
+    assert stands_for(sent, "digest t1") is not None
+    assert sent_token(arrive(sent, 3, node_credential("t2"), "t3")) is None
+    assert stands_for(sent, "digest t1") is None
 
 
-def test_with_auth_off_nobody_is_told_a_token() -> None:
+def test_with_auth_off_no_node_receives_a_token() -> None:
     registry = Registry(auth_off=True)
-    assert told_token(registry.register()) is None
+    assert sent_token(registry.register()) is None
     assert registry.node().tokens.all == ()
 
 
-def test_a_token_is_told_only_when_one_was_issued() -> None:
+def test_a_token_is_sent_only_when_one_was_issued() -> None:
     registry = Registry()
     assert ack(registry.register()).node_token == "secret of node-1"
     assert ack(registry.arrive(proof("node-1"), 2)).node_token is None
@@ -477,7 +479,7 @@ def test_the_first_proof_of_a_new_key_ends_the_old_one_and_the_rotation() -> Non
     assert keys.used("new") == NodeTokens(current=NEW)
 
 
-def test_a_key_that_was_told_proves_its_node_though_another_was_told_since() -> None:
+def test_an_issued_token_proves_its_node_though_another_was_issued_since() -> None:
     """The answer that brought the other may have been lost."""
     third = NodeToken("third", "digest of third")
     keys = NodeTokens(current=OLD, following=(NEW,), rotating=True)

@@ -1,4 +1,4 @@
-"""Dispatch played against a scan of all nodes, in any order of events."""
+"""Dispatch checked against a scan of all nodes, in any order of events."""
 
 from random import Random
 
@@ -11,8 +11,8 @@ from tests.registry.dispatch.random_fleet import JOB_IDS, NODE_IDS, random_fleet
 TTL = Thresholds().claim_ttl_seconds
 
 
-class Played:
-    """A fleet under beats, claims, ends and losses in any order; each answer is compared with a scan."""
+class ModelCheck:
+    """A fleet under heartbeats, claims, ends and losses in any order; each answer is compared with a scan."""
 
     def __init__(self, dice: Random) -> None:
         self.dice = dice

@@ -1,4 +1,4 @@
-"""Nodes to dispatch to: ready, connected, near, idle, and whatever a test says beside that."""
+"""Nodes to dispatch to: ready, connected, near and idle, unless a test says otherwise."""
 # ruff: noqa: ANN401 - facts of any type are passed through as they are
 
 from dataclasses import fields, replace
@@ -78,7 +78,7 @@ def model(model_id: str, *, enabled: bool = True, status: str = "ready") -> Inst
 def usage(
     *, cpu: float = 5, memory: float = 20, gpu_percent: float | None = 0, gpu_memory: float | None = 0
 ) -> ResourceUsage:
-    """Build the usage that a beat tells, with these loads in percent."""
+    """Build the usage that a heartbeat reports, with these loads in percent."""
     return ResourceUsage(
         cpu_percent=cpu, mem_percent=memory, gpu_percent=gpu_percent, gpu_mem_percent=gpu_memory
     )
@@ -98,7 +98,7 @@ def dispatching(*records: NodeRecord, chance: float = 0.0, **settings: float) ->
 
 
 def claimed(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Claim:
-    """Claim a place that must be there."""
+    """Claim a slot that must be free."""
     answer = dispatch.claim(wanted, now)
     assert isinstance(answer, Claim), answer
     return answer

@@ -24,7 +24,7 @@ def some(dice: Random, names: tuple[str, ...]) -> frozenset[str]:
 
 
 def random_node(dice: Random, node_id: str) -> NodeRecord:
-    """Draw a node in any state, able more often than not."""
+    """Draw a node in any state, eligible more often than not."""
     states = [
         GpuState(
             uuid=f"{node_id}-{place}",

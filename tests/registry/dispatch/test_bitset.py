@@ -40,7 +40,7 @@ def test_a_column_finds_the_best_and_the_big_enough_as_a_scan_does(
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.frozensets(st.sampled_from("abc"))), max_size=80))
-def test_postings_know_every_holder_and_keep_nothing_of_a_key_that_nobody_holds(
+def test_postings_know_every_holder_and_keep_nothing_of_a_key_without_holders(
     moves: list[tuple[int, frozenset[str]]],
 ) -> None:
     postings, held = Postings[str](), dict[int, frozenset[str]]()

@@ -1,4 +1,4 @@
-""""""
+"""Dispatch: which node and GPUs a job gets, and how claims are held, renewed and lost."""
 
 from dataclasses import replace
 from random import Random
@@ -22,7 +22,7 @@ from gpu_agent.registry.job import Claim, Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from tests.registry.dispatch.model_check import Played
+from tests.registry.dispatch.model_check import ModelCheck
 from tests.registry.dispatch.nodes import (
     change,
     chosen,
@@ -68,7 +68,7 @@ def test_d04_a_job_is_placed_where_its_models_are_ready() -> None:
     assert chosen(dispatch, job(required_models=("nmt", "asr"))).node_id == "serving"
 
 
-def test_d05_two_jobs_never_share_the_last_place() -> None:
+def test_d05_two_jobs_never_share_the_last_slot() -> None:
     dispatch = dispatching(node(max_concurrent_jobs=1))
     first = claimed(dispatch, job("job-1"))
     assert isinstance(dispatch.claim(job("job-2"), 0.0), NoAvailableNode)
@@ -82,7 +82,7 @@ def test_d05_a_node_over_a_resource_limit_is_left_out() -> None:
     }
 
 
-def test_d06_nobody_left_gives_counted_reasons() -> None:
+def test_d06_no_eligible_node_gives_counted_reasons() -> None:
     dispatch = dispatching(
         node("away", connection=None), node("bare"), node("drained", status=NodeStatus.OFFLINE)
     )
@@ -141,14 +141,14 @@ def test_claims_spread_over_equal_nodes_by_load() -> None:
 def test_a_claim_expires_unless_renewed() -> None:
     record = node()
     dispatch = dispatching(record)
-    claimed(dispatch, job("kept"))
+    claimed(dispatch, job("renewed"))
     claimed(dispatch, job("left"))
     assert dispatch.next_expiry == TTL
-    renewed = dispatch.renew("kept", 40.0)
+    renewed = dispatch.renew("renewed", 40.0)
     assert renewed is not None
-    assert record.claims["kept"] is renewed
+    assert record.claims["renewed"] is renewed
     assert [claim.job_id for claim in dispatch.expire(TTL)] == ["left"]
-    assert list(record.claims) == ["kept"]
+    assert list(record.claims) == ["renewed"]
     assert dispatch.next_expiry == 100.0
     assert dispatch.renew("left", TTL) is None
 
@@ -187,7 +187,7 @@ def test_a_lost_claim_is_not_attached_when_its_job_is_claimed_elsewhere() -> Non
     assert dispatch.claim_of("job-1") is elsewhere
 
 
-def test_attaching_takes_the_place_of_what_the_job_holds_on_that_node() -> None:
+def test_attaching_replaces_what_the_job_holds_on_that_node() -> None:
     record = node()
     dispatch = dispatching(record)
     before = claimed(dispatch, job())
@@ -251,7 +251,7 @@ def test_a_record_that_comes_to_stand_for_a_node_has_its_claims() -> None:
     assert successor.claims == {"job-1": claim}
 
 
-def test_a_warm_node_is_preferred_to_one_that_is_little_better() -> None:
+def test_a_node_with_affinity_is_preferred_to_one_that_is_little_better() -> None:
     warm, idle = node("warm"), node("idle", status=NodeStatus.REGISTERING)
     dispatch = dispatching(warm, idle)
     claimed(dispatch, job(affinity_key="session-1"))
@@ -264,7 +264,7 @@ def test_a_warm_node_is_preferred_to_one_that_is_little_better() -> None:
     assert dispatch.explain(job("job-2", affinity_key="session-1"), 0.0).able == ("warm", "idle")
 
 
-def test_a_warm_node_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
+def test_a_node_with_affinity_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
     warm, idle = node("warm"), node("idle", status=NodeStatus.REGISTERING)
     dispatch = dispatching(warm, idle)
     claimed(dispatch, job(affinity_key="session-1"))
@@ -281,12 +281,12 @@ def test_a_warm_node_is_not_preferred_when_it_is_much_worse_or_unable() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=True))
 def test_every_answer_is_as_good_as_a_scan_gives_in_any_order_of_events(dice: Random) -> None:
-    played = Played(dice)
+    check = ModelCheck(dice)
     for _ in range(80):
-        played.step()
+        check.step()
 
 
-def test_a_claim_that_is_over_ends_with_those_before_it_or_when_it_is_asked_for() -> None:
+def test_a_claim_that_is_over_ends_with_those_before_it_or_when_it_is_requested() -> None:
     dispatch = dispatching(node(max_concurrent_jobs=5))
     for number in range(4):
         claimed(dispatch, job(f"job-{number}"), float(number))
@@ -371,7 +371,7 @@ def test_of_many_claims_that_are_over_so_many_end_the_earliest_first() -> None:
     assert len(claims.end_due(100.0)) == 3
 
 
-def test_the_node_that_last_held_a_key_is_warm_for_it() -> None:
+def test_the_node_that_last_held_a_key_has_affinity_to_it() -> None:
     affinities = AffinityTable()
     affinities.remember("session-7", "node-A", 0.0)
     affinities.remember("session-7", "node-B", 5.0)
@@ -401,9 +401,9 @@ def test_the_key_held_longest_ago_is_forgotten_first() -> None:
     assert affinities.node_of("0", 1.0) == affinities.node_of("one more", 1.0) == "node-A"
 
 
-def view_of(record: NodeRecord, **claims: int) -> Candidate:
-    promises = {uuid: ReservedMemory(claims=number) for uuid, number in claims.items()}
-    return Candidate(record, 0, Thresholds(), promises)
+def candidate_of(record: NodeRecord, **claims: int) -> Candidate:
+    reserved = {uuid: ReservedMemory(claims=number) for uuid, number in claims.items()}
+    return Candidate(record, 0, Thresholds(), reserved)
 
 
 def test_only_usable_gpus_of_that_name_with_enough_free_memory_are_chosen() -> None:
@@ -417,7 +417,7 @@ def test_only_usable_gpus_of_that_name_with_enough_free_memory_are_chosen() -> N
         )
     )
     wanted = Demand.of(job(gpu_name="l4", min_gpu_memory_mb=10_000))
-    assert choose_gpus(view_of(record), wanted) == ("fits",)
+    assert choose_gpus(candidate_of(record), wanted) == ("fits",)
 
 
 def test_gpus_with_fewer_claims_come_first_then_the_freest_then_the_least_busy() -> None:
@@ -429,17 +429,17 @@ def test_gpus_with_fewer_claims_come_first_then_the_freest_then_the_least_busy()
     ]
     for state, busy in zip(states[2:], (80.0, 10.0), strict=True):
         state.utilization_percent = busy
-    view = view_of(node(gpus=gpus(*states)), claimed=1)
-    assert choose_gpus(view, Demand.of(job(gpu_count=4))) == ("idle", "busy", "used", "claimed")
-    assert choose_gpus(view, Demand.of(job(gpu_count=2))) == ("idle", "busy")
+    candidate = candidate_of(node(gpus=gpus(*states)), claimed=1)
+    assert choose_gpus(candidate, Demand.of(job(gpu_count=4))) == ("idle", "busy", "used", "claimed")
+    assert choose_gpus(candidate, Demand.of(job(gpu_count=2))) == ("idle", "busy")
 
 
 def test_a_job_that_wants_no_gpu_gets_none() -> None:
-    assert choose_gpus(view_of(node()), Demand.of(job(gpu_count=0))) == ()
+    assert choose_gpus(candidate_of(node()), Demand.of(job(gpu_count=0))) == ()
 
 
 def test_a_use_that_is_no_percentage_counts_as_half() -> None:
     absurd, busy, idle = gpu("absurd"), gpu("busy"), gpu("idle")
     absurd.utilization_percent, busy.utilization_percent, idle.utilization_percent = -1e15, 80.0, 20.0
     record = node(gpus=gpus(absurd, busy, idle))
-    assert choose_gpus(view_of(record), Demand.of(job(gpu_count=3))) == ("idle", "absurd", "busy")
+    assert choose_gpus(candidate_of(record), Demand.of(job(gpu_count=3))) == ("idle", "absurd", "busy")

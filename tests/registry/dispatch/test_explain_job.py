@@ -20,16 +20,16 @@ from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
 from tests.registry.dispatch.random_fleet import random_fleet, random_job
 
 
-def index_of(*filed: NodeRecord) -> Index:
+def index_of(*records: NodeRecord) -> Index:
     index = Index(Thresholds())
-    for record in filed:
+    for record in records:
         index.update(record)
     return index
 
 
-def explained_by(index: Index, wanted: Job, warm: str | None = None) -> Explanation:
+def explained_by(index: Index, wanted: Job, affinity_node: str | None = None) -> Explanation:
     return Explanation.of(
-        wanted.job_id, explain_each(index, Demand.of(wanted), affinity_node=warm, affinity_bonus=200)
+        wanted.job_id, explain_each(index, Demand.of(wanted), affinity_node=affinity_node, affinity_bonus=200)
     )
 
 
@@ -112,17 +112,17 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
     ]
 
 
-def test_the_node_that_is_warm_for_a_job_is_explained_with_its_bonus() -> None:
+def test_the_node_with_affinity_to_a_job_is_explained_with_its_bonus() -> None:
     index = index_of(node("idle"), node("warm", count=1))
     assert explained_by(index, job(), "warm").able == ("warm", "idle")
 
 
 def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
     index = index_of(node("node-A"), node("node-B"), node("node-C", connection=None))
-    verdicts = explain_each(index, Demand.of(job()), affinity_node=None, affinity_bonus=200)
-    assert next(verdicts) == Eligible("node-A", index.candidates["node-A"].score)
+    answers = explain_each(index, Demand.of(job()), affinity_node=None, affinity_bonus=200)
+    assert next(answers) == Eligible("node-A", index.candidates["node-A"].score)
     index.remove("node-B")
     index.update(node("node-D"))
-    (gone,) = verdicts
+    (gone,) = answers
     assert isinstance(gone, Excluded)
     assert (gone.node_id, gone.reason) == ("node-C", ExclusionReason.DISCONNECTED)

@@ -14,12 +14,12 @@ from gpu_agent.wire.messages import NodeRegister
 from tests.registry.dispatch.nodes import HARDWARE, change, gpu, gpus, job, model, node, usage
 
 
-def verdict(record: NodeRecord, wanted: Job) -> Excluded | None:
+def excluded_by(record: NodeRecord, wanted: Job) -> Excluded | None:
     return first_exclusion(Candidate(record, 0, Thresholds()), Demand.of(wanted))
 
 
 def account(record: NodeRecord, wanted: Job) -> tuple[ExclusionReason, str, str]:
-    found = verdict(record, wanted)
+    found = excluded_by(record, wanted)
     assert found is not None
     assert found.node_id == record.node_id
     return found.reason, found.need, found.have
@@ -30,7 +30,7 @@ def test_the_filters_are_all_eleven_in_the_order_of_the_protocol() -> None:
 
 
 def test_a_ready_idle_node_takes_a_job_without_demands() -> None:
-    assert verdict(node(), job()) is None
+    assert excluded_by(node(), job()) is None
 
 
 @pytest.mark.parametrize("status", [status for status in NodeStatus if status is not NodeStatus.READY])
@@ -60,7 +60,7 @@ def test_d02_a_cordoned_node_takes_no_job(why: str, shown: str) -> None:
 def test_d02_a_node_outside_the_allowed_ones_takes_no_job() -> None:
     wanted = job(allowed_nodes=("node-X", "node-B"))
     assert account(node(), wanted) == (ExclusionReason.NOT_ALLOWED, "one of node-B, node-X", "node-A")
-    assert verdict(node("node-B"), wanted) is None
+    assert excluded_by(node("node-B"), wanted) is None
 
 
 def test_d02_a_private_node_takes_no_public_job() -> None:
@@ -69,12 +69,12 @@ def test_d02_a_private_node_takes_no_public_job() -> None:
         "accept_public_jobs",
         "private or assigned jobs only",
     )
-    assert verdict(node(accept_public_jobs=True), job(public=True)) is None
+    assert excluded_by(node(accept_public_jobs=True), job(public=True)) is None
 
 
 def test_a_private_job_runs_on_any_node_that_it_is_allowed_on() -> None:
-    assert verdict(node(accept_public_jobs=True), job()) is None
-    assert verdict(node(accept_public_jobs=False), job()) is None
+    assert excluded_by(node(accept_public_jobs=True), job()) is None
+    assert excluded_by(node(accept_public_jobs=False), job()) is None
 
 
 def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None:
@@ -85,8 +85,8 @@ def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None
             gpu("c", name="NVIDIA L4"),
         )
     )
-    assert verdict(record, job(gpu_name="h100")) is None
-    assert verdict(record, job(gpu_count=2)) is None
+    assert excluded_by(record, job(gpu_name="h100")) is None
+    assert excluded_by(record, job(gpu_count=2)) is None
     assert account(record, job(gpu_name="h100", gpu_count=2)) == (
         ExclusionReason.GPU_UNAVAILABLE,
         "usable GPUs named h100: 2",
@@ -122,7 +122,7 @@ def test_d04_a_node_without_the_feature_takes_no_job() -> None:
 
 def test_a6_advanced_features_never_decide_base_ability() -> None:
     boasting = NodeRegister(version="1", hardware=HARDWARE, advanced_features=("emotion_detection",))
-    found = verdict(node(registration=boasting), job(required_features=("emotion_detection",)))
+    found = excluded_by(node(registration=boasting), job(required_features=("emotion_detection",)))
     assert found is not None
     assert found.reason is ExclusionReason.FEATURE_NOT_SUPPORTED
 
@@ -145,7 +145,7 @@ def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
     record = node(
         gpus=gpus(gpu("a", used_mb=20_000), gpu("b", used_mb=30_000), gpu("c", memory_mb=None), gpu("d"))
     )
-    assert verdict(record, job(min_gpu_memory_mb=24_576)) is None
+    assert excluded_by(record, job(min_gpu_memory_mb=24_576)) is None
     assert account(record, job(min_gpu_memory_mb=8_000, gpu_count=2)) == (
         ExclusionReason.CAPACITY_EXCEEDED,
         "8000 MiB free on each of 2 GPUs",
@@ -172,13 +172,13 @@ def test_d05_a_node_above_a_resource_limit_takes_no_job(
 
 
 def test_unknown_figures_and_figures_at_their_limit_pass() -> None:
-    assert verdict(node(usage=usage(cpu=90, gpu_percent=None, memory=90)), job()) is None
-    assert verdict(node(usage=None), job()) is None
+    assert excluded_by(node(usage=usage(cpu=90, gpu_percent=None, memory=90)), job()) is None
+    assert excluded_by(node(usage=None), job()) is None
 
 
 def test_the_first_filter_that_fails_is_the_reason() -> None:
     record = node(connection=None, cordoned="x", count=9)
-    found = verdict(record, job(required_models=("asr",)))
+    found = excluded_by(record, job(required_models=("asr",)))
     assert found is not None
     assert found.reason is ExclusionReason.DISCONNECTED
 
@@ -194,11 +194,11 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
         (node(usage=usage(cpu=100)), ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED),
     ],
 )
-def test_what_bars_a_node_whatever_the_job_is_what_the_filters_say(
+def test_what_makes_a_node_unschedulable_is_what_the_filters_say(
     record: NodeRecord, reason: ExclusionReason | None
 ) -> None:
     assert unschedulable_reason(record, Thresholds()) is reason
-    found = verdict(record, job())
+    found = excluded_by(record, job())
     assert (None if found is None else found.reason) is reason
 
 
@@ -245,7 +245,7 @@ def test_no_account_of_a_node_is_longer_than_a_sentence_whatever_it_declares(wan
     ],
     ids=str,
 )
-def test_occupied_places_are_all_ids_that_are_claimed_or_told_else_the_larger_number(
+def test_occupied_slots_are_all_ids_that_are_claimed_or_reported_else_the_larger_number(
     claims: tuple[str, ...], ids: tuple[str, ...] | None, number: int, occupied: int
 ) -> None:
     record = node(
@@ -257,7 +257,7 @@ def test_occupied_places_are_all_ids_that_are_claimed_or_told_else_the_larger_nu
     reason, _, have = account(record, job())
     assert (reason, have) == (ExclusionReason.CAPACITY_EXCEEDED, f"{occupied} of {occupied} taken")
     change(record, max_concurrent_jobs=occupied + 1)
-    assert verdict(record, job()) is None
+    assert excluded_by(record, job()) is None
 
 
 def test_many_names_are_a_few_in_order_and_a_count() -> None:
@@ -280,7 +280,7 @@ def test_gpus_are_named_with_their_health() -> None:
     assert filters._gpus(node(gpus=gpus())) == "no GPU"
 
 
-def test_free_memory_is_told_gpu_by_gpu_and_debt_counts_as_none() -> None:
+def test_free_memory_is_shown_gpu_by_gpu_and_debt_counts_as_none() -> None:
     assert filters._memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
     assert filters._memory([1] * 10).endswith("1 MiB and 2 more")
     assert filters._memory([]) == "no GPU"
@@ -312,7 +312,7 @@ def test_a_demand_left_out_is_no_demand() -> None:
     assert (demand.allowed, demand.gpu_name, demand.gpu_count, demand.memory_mb) == (None, "", 1, 0)
 
 
-def test_an_empty_list_of_allowed_nodes_allows_nobody() -> None:
+def test_an_empty_list_of_allowed_nodes_allows_no_node() -> None:
     assert Demand.of(job(allowed_nodes=())).allowed == frozenset()
 
 

@@ -1,4 +1,4 @@
-""""""
+"""The index finds what a scan finds, whatever changed before."""
 
 from random import Random
 
@@ -22,21 +22,21 @@ DICE = st.randoms(use_true_random=True)
 """A seed for a whole run, shown when the run fails."""
 
 
-def index_of(*filed: NodeRecord) -> Index:
+def index_of(*records: NodeRecord) -> Index:
     index = Index(Thresholds())
-    for record in filed:
+    for record in records:
         index.update(record)
     return index
 
 
 def best(index: Index, wanted: Job, chance: float = 0.0) -> str | None:
-    view = index.best(Demand.of(wanted), lambda: chance)
-    return None if view is None else view.record.node_id
+    candidate = index.best(Demand.of(wanted), lambda: chance)
+    return None if candidate is None else candidate.record.node_id
 
 
 @settings(max_examples=150, deadline=None)
 @given(DICE)
-def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Random) -> None:
+def test_the_best_is_as_good_as_a_scan_finds_whatever_changed_before(dice: Random) -> None:
     index = Index(Thresholds())
     for _ in range(40):
         node_id = dice.choice(NODE_IDS)
@@ -45,16 +45,18 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_was_filed_before(dice: Ran
         else:
             index.update(random_node(dice, node_id))
         demand = Demand.of(random_job(dice))
-        able = [view for view in index.candidates.values() if first_exclusion(view, demand) is None]
+        able = [
+            candidate for candidate in index.candidates.values() if first_exclusion(candidate, demand) is None
+        ]
         found = index.best(demand, dice.random)
         assert (found in able) if able else found is None
         if found is not None:
-            assert found.score == max(view.score for view in able)
+            assert found.score == max(candidate.score for candidate in able)
 
 
 @settings(max_examples=20, deadline=None)
 @given(DICE)
-def test_nothing_is_left_of_nodes_that_were_let_go(dice: Random) -> None:
+def test_nothing_is_left_of_nodes_that_were_removed(dice: Random) -> None:
     index = index_of(*random_fleet(dice), *random_fleet(dice))
     for node_id in NODE_IDS:
         index.remove(node_id)
@@ -114,7 +116,7 @@ def test_nodes_within_one_step_below_the_memory_needed_are_passed_over() -> None
     assert best(index_of(*short, enough), job(min_gpu_memory_mb=24_560)) == "enough"
 
 
-def test_a_node_that_has_changed_since_it_was_filed_is_never_the_answer() -> None:
+def test_a_node_that_has_changed_since_its_last_update_is_never_the_answer() -> None:
     stale = [node(node_id) for node_id in ("node-A", "node-B", "node-C")]
     index = index_of(*stale)
     for record in stale:
@@ -139,7 +141,7 @@ def test_another_record_may_come_to_stand_for_a_node() -> None:
     assert len(index.candidates) == 1
 
 
-def test_a_slot_serves_one_node_after_another() -> None:
+def test_a_position_serves_one_node_after_another() -> None:
     index = index_of(node("node-A"), node("node-B"))
     freed = index.candidates["node-A"].position
     index.remove("node-A")
@@ -162,8 +164,10 @@ def test_a_slot_serves_one_node_after_another() -> None:
         (job(allowed_nodes=("rich",)), ExclusionReason.NOT_ALLOWED),
     ],
 )
-def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reason: ExclusionReason) -> None:
-    """Asked before the node goes and after, so that answers kept from before are caught too."""
+def test_a_freed_position_remembers_nothing_that_its_node_could_do(
+    wanted: Job, reason: ExclusionReason
+) -> None:
+    """Queried before the node is removed and after, so that an answer from before is caught too."""
     big = [gpu(uuid, name="NVIDIA H200", memory_mb=143_771) for uuid in "ab"]
     rich = node(
         "rich",
@@ -187,7 +191,7 @@ def test_a_freed_slot_remembers_nothing_that_its_node_could_do(wanted: Job, reas
     assert best(index, wanted) == "rich"
 
 
-def test_a_freed_slot_remembers_neither_the_score_nor_the_standing_of_its_node() -> None:
+def test_a_freed_position_remembers_neither_the_score_nor_the_state_of_its_node() -> None:
     index = index_of(node("best"), node("good", count=1))
     freed = index.candidates["best"].position
     for following, reported_jobs, expected in (("again", 0, "again"), ("worst", 2, "good")):
@@ -204,7 +208,7 @@ def test_a_freed_slot_remembers_neither_the_score_nor_the_standing_of_its_node()
     assert (best(index, job()), len(index.candidates)) == ("best", 1)
 
 
-def test_standing_counts_nodes_by_what_bars_them() -> None:
+def test_nodes_that_take_no_job_are_counted_by_their_reason() -> None:
     index = index_of(node("node-A"), node("node-B", connection=None), node("node-C", count=4))
     assert {reason: bits.bit_count() for reason, bits in index.unschedulable.items() if bits} == {
         None: 1,
@@ -215,7 +219,7 @@ def test_standing_counts_nodes_by_what_bars_them() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(DICE)
-def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -> None:
+def test_suspected_nodes_updated_at_once_leave_what_updating_each_leaves(dice: Random) -> None:
     fleet = random_fleet(dice)
     at_once, one_by_one = index_of(*fleet), index_of(*fleet)
     doubted = [record for record in fleet if dice.random() < 2 / 3]
@@ -225,8 +229,8 @@ def test_doubts_filed_at_once_leave_what_filing_each_node_leaves(dice: Random) -
     for record in doubted:
         one_by_one.update(record)
     assert at_once.unschedulable == one_by_one.unschedulable
-    assert [view.unschedulable for view in at_once.candidates.values()] == [
-        view.unschedulable for view in one_by_one.candidates.values()
+    assert [candidate.unschedulable for candidate in at_once.candidates.values()] == [
+        candidate.unschedulable for candidate in one_by_one.candidates.values()
     ]
 
 

@@ -14,7 +14,7 @@ FULL, GONE = ExclusionReason.CAPACITY_EXCEEDED, ExclusionReason.DISCONNECTED
 
 
 def failure(job_id: str = "job-1", **nodes: ExclusionReason) -> NoAvailableNode:
-    """A dispatch that found nobody: which node fell to what."""
+    """A dispatch that found no node, with the reason of each."""
     shown: dict[ExclusionReason, tuple[Excluded, ...]] = {}
     for node_id, reason in nodes.items():
         shown[reason] = (*shown.get(reason, ()), Excluded(node_id, reason, "a place", "none"))

@@ -1,4 +1,4 @@
-""""""
+"""Free GPU memory: what claims reserve and the node does not show yet is subtracted once."""
 
 import pytest
 
@@ -18,8 +18,8 @@ def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> 
 
 @pytest.mark.parametrize("percent", [1e308, -1e308, 100.5, -0.5])
 def test_a_mean_that_is_no_percentage_is_no_mean(percent: float) -> None:
-    told = ResourceUsage.model_construct(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
-    assert used_mb(node(usage=told), gpu("GPU-0", memory_mb=10_000, used_mb=None)) == 0
+    reported = ResourceUsage.model_construct(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
+    assert used_mb(node(usage=reported), gpu("GPU-0", memory_mb=10_000, used_mb=None)) == 0
 
 
 def test_more_use_than_there_is_memory_leaves_nothing_free_and_no_debt() -> None:
@@ -32,44 +32,44 @@ def test_unknown_memory_stays_unknown() -> None:
 
 
 def test_a_promise_counts_until_the_node_shows_it() -> None:
-    one, promise = gpu("GPU-0", memory_mb=24_000, used_mb=2_000), ReservedMemory()
-    promise.add(10_000, 2_000, shown=False)
+    one, reserved = gpu("GPU-0", memory_mb=24_000, used_mb=2_000), ReservedMemory()
+    reserved.add(10_000, 2_000, shown=False)
     free = []
     for one.memory_used_mb in (2_000, 8_000, 12_000, 15_000):
-        free.append(free_mb(node(), one, {"GPU-0": promise}))
+        free.append(free_mb(node(), one, {"GPU-0": reserved}))
     assert free == [12_000, 12_000, 12_000, 9_000]
 
 
 def test_promises_on_one_gpu_add_up() -> None:
-    promise = ReservedMemory()
-    promise.add(10_000, 2_000, shown=False)
-    promise.add(5_000, 8_000, shown=False)
-    assert promise.unshown_mb(8_000) == 9_000
-    promise.remove(10_000)
-    assert promise.unshown_mb(8_000) == 0
-    assert promise.unshown_mb(2_000) == 5_000
-    assert promise.claims == 1
+    reserved = ReservedMemory()
+    reserved.add(10_000, 2_000, shown=False)
+    reserved.add(5_000, 8_000, shown=False)
+    assert reserved.unshown_mb(8_000) == 9_000
+    reserved.remove(10_000)
+    assert reserved.unshown_mb(8_000) == 0
+    assert reserved.unshown_mb(2_000) == 5_000
+    assert reserved.claims == 1
 
 
 def test_never_more_than_all_needs_is_taken_off_when_others_leave_the_gpu() -> None:
-    promise = ReservedMemory()
-    promise.add(4_000, 20_000, shown=False)
-    assert promise.unshown_mb(0) == 4_000
+    reserved = ReservedMemory()
+    reserved.add(4_000, 20_000, shown=False)
+    assert reserved.unshown_mb(0) == 4_000
 
 
 def test_a_job_that_runs_already_is_not_counted_twice() -> None:
-    promise = ReservedMemory()
-    promise.add(10_000, 12_000, shown=True)
-    assert promise.unshown_mb(12_000) == 0
+    reserved = ReservedMemory()
+    reserved.add(10_000, 12_000, shown=True)
+    assert reserved.unshown_mb(12_000) == 0
 
 
 def test_what_is_promised_on_a_gpu_declared_no_more_is_taken_off_every_gpu() -> None:
-    gone, kept = ReservedMemory(), ReservedMemory()
+    gone, held = ReservedMemory(), ReservedMemory()
     gone.add(10_000, 0, shown=False)
-    kept.add(5_000, 1_000, shown=False)
+    held.add(5_000, 1_000, shown=False)
     record = node(gpus=gpus(gpu("#0", memory_mb=24_000, used_mb=1_000), gpu("#1", memory_mb=24_000)))
-    promises = {"GPU-0": gone, "#0": kept}
-    assert [free_mb(record, one, promises) for one in record.gpus.values()] == [8_000, 14_000]
+    reservations = {"GPU-0": gone, "#0": held}
+    assert [free_mb(record, one, reservations) for one in record.gpus.values()] == [8_000, 14_000]
 
 
 def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_gpus() -> None:
