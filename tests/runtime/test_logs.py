@@ -97,7 +97,7 @@ def test_lines_below_the_level_are_not_written() -> None:
     log.debug("a")
     log.info("b")
     assert stream.getvalue() == ""
-    assert not log.debugging
+    assert not log.debugging()
     log.warning("c")
     assert _line(stream)["event"] == "c"
 

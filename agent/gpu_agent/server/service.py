@@ -97,7 +97,7 @@ class RegistryService:
             secrets.SystemRandom().random,
             allow_simulated=settings.allow_simulated,
             auth_off=not settings.auth_on,
-            debug=lambda: _LOG.debugging,
+            debug=_LOG.debugging,
         )
         self.tokens = TokenService(self._fleet, self._send, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
