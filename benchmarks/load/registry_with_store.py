@@ -51,9 +51,9 @@ class Executor:
             case Answer(ref, result):
                 self.answers.pop(ref).set_result(result)
             case PublishEvent(event):
-                self.event_log.add(event)
+                self.event_log.publish(event)
             case UpdateHistories(changes):
-                self.event_log.keep(changes)
+                self.event_log.update_histories(changes)
             case _:
                 pass
 

@@ -167,7 +167,7 @@ async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nod
         ("DEBUG", "health_check", None),
         ("INFO", "dispatch_failed", None),
     ]
-    (event,) = event_log.of("node-1")
+    (event,) = event_log.history_of("node-1")
     assert event == RegistryEvent(1_000_000.0, "node_registered", "node-1", {"gpu_count": 2}, 1)
 
 

@@ -232,7 +232,7 @@ MUTATIONS = (
     Mutation(
         "a claim that ends leaves its memory promised",
         Invariant.PROMISES_ADD_UP,
-        method(ReservedMemory, "end", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)),
+        method(ReservedMemory, "remove", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)),
         under(nodes=3),
     ),
     Mutation(

@@ -106,7 +106,7 @@ class EffectsExecutor:
             case PublishEvent():
                 self._publish(effect)
             case UpdateHistories(changes):
-                self._event_log.keep(changes)
+                self._event_log.update_histories(changes)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -142,7 +142,7 @@ class EffectsExecutor:
         named = {} if event.node_id is None else {"node_id": event.node_id}
         _EMIT[effect.level](event.event, event_id=event.id, **named, **event.fields)
         self._counters.count(event.event, event.fields)
-        self._event_log.add(event)
+        self._event_log.publish(event)
 
 
 _EMIT: dict[Level, Callable[..., None]] = {
@@ -215,25 +215,25 @@ def stored_documents(changes: Iterable[Change], now: float) -> Iterator[StoredDo
             yield StoredDocument(change.kind, change.key, document, now - written_at)
 
 
-def status_message(told: SendStatus, clock: Clock) -> NodeStatusMessage:
+def status_message(status: SendStatus, clock: Clock) -> NodeStatusMessage:
     """Write one status message, stamped with the present wall time."""
     return NodeStatusMessage(
-        node_id=told.node_id,
-        status=told.status.value,
-        reason=told.reason,
+        node_id=status.node_id,
+        status=status.status.value,
+        reason=status.reason,
         timestamp=round(clock.wall(), 3),
-        previous_status=told.previous_status and told.previous_status.value,
-        reason_code=told.reason_code.value,
-        since=clock.wall_at(told.since),
-        periodic=told.periodic,
-        heartbeat_interval_seconds=told.heartbeat_interval_seconds,
+        previous_status=status.previous_status and status.previous_status.value,
+        reason_code=status.reason_code.value,
+        since=clock.wall_at(status.since),
+        periodic=status.periodic,
+        heartbeat_interval_seconds=status.heartbeat_interval_seconds,
         details=StatusDetails(
-            checks=told.checks,
-            healthy_beats=told.healthy_beats,
-            beats_needed=told.beats_needed,
-            in_flight_jobs=told.in_flight_jobs,
-            drain_deadline=None if told.drain_deadline is None else clock.wall_at(told.drain_deadline),
-            clears_when=told.clears_when,
+            checks=status.checks,
+            healthy_beats=status.healthy_beats,
+            beats_needed=status.beats_needed,
+            in_flight_jobs=status.in_flight_jobs,
+            drain_deadline=None if status.drain_deadline is None else clock.wall_at(status.drain_deadline),
+            clears_when=status.clears_when,
         ),
     )
 

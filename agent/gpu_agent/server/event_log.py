@@ -1,15 +1,14 @@
-"""The registry's event log: numbers events, keeps each node's history and the last events, serves subscribers.
+"""The registry's event log: it numbers events, holds histories and recent events, and serves subscribers.
 
-Bounded: a subscriber that does not keep up loses the oldest events and receives how many. Streams events as text
-(server-sent events) for many readers, each from where it left off. Writes no log and no file.
+Bounded: a subscriber that does not keep up loses the oldest events and receives how many. Many readers receive
+them as server-sent events, each from where it left off. Writes no log and no file.
 """
 
 import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 from pydantic import TypeAdapter
 
@@ -17,34 +16,34 @@ from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Loaded
 from gpu_agent.wire.api import RegistryEvent
 
-# What happened, for whoever asks later or listens now: bounded, so that nobody's interest costs memory.
-#
-# Numbers the events, keeps a short history of each known node and the last events of all, and hands
-# every event on to those who subscribed. A listener that does not keep up loses the oldest events and
-# is told how many. Writes no log and no file.
-
-
-__all__ = ["EVENTS_PER_LISTENER", "MISSED", "RegistryEvent", "RegistryEventLog", "Subscriber", "follow"]
-
-EVENTS_PER_LISTENER = 1000
+EVENTS_PER_SUBSCRIBER = 1000
 MISSED = "events_missed"
+
+MOST_STREAMS = 256
+HEARTBEAT_SECONDS = 15.0
+MOST_IN_A_PIECE = 64
+OPENING = b"retry: 2000\n: every change from here on\n\n"
+HEARTBEAT = b": still here\n\n"
+
+_MOST_TEXTS = 1024
+_EVENT = TypeAdapter(RegistryEvent)
 
 
 class Subscriber:
-    """One subscriber's queue of events; iterating waits for the next one."""
+    """The queue of one subscriber."""
 
-    def __init__(self, before: Iterable[RegistryEvent] = (), *, reached: int | None = None) -> None:
-        self.reached = reached
+    def __init__(self, before: Iterable[RegistryEvent] = (), *, last_id: int | None = None) -> None:
+        self.last_id = last_id
         """The last event before the subscription; None when there was none."""
         self._before = deque(before)
-        """What happened before the subscription; none of it is lost."""
+        """Events from before the subscription; none of them is lost."""
         self._waiting: deque[RegistryEvent] = deque()
         self._missed = 0
         self._arrived = asyncio.Event()
 
     def offer(self, event: RegistryEvent) -> None:
-        """Queue an event; the oldest one goes when the queue is full."""
-        if len(self._waiting) >= EVENTS_PER_LISTENER:
+        """Queue an event; a full queue drops its oldest one."""
+        if len(self._waiting) >= EVENTS_PER_SUBSCRIBER:
             self._waiting.popleft()
             self._missed += 1
         self._waiting.append(event)
@@ -56,7 +55,7 @@ class Subscriber:
         return bool(self._before or self._waiting)
 
     async def next(self) -> RegistryEvent:
-        """Wait for the next event; after a loss, the first one says how many were missed."""
+        """Wait for the next event; after a loss the first one says how many were missed."""
         if self._before:
             return self._before.popleft()
         while not self._waiting:
@@ -69,32 +68,32 @@ class Subscriber:
 
 
 class RegistryEventLog:
-    """The recent past of all nodes, and those who listen.
+    """The events of all nodes, and the subscribers.
 
-    Remembers what a `Store` would, by the same rules: a history begins when its node's document is
-    first kept, and goes with it.
+    Holds what a `Store` does, by the same rules: a node's history begins when its document is first stored, and
+    is deleted with it.
     """
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
+        self._ids = itertools.count(1)
         self._histories: dict[str, deque[RegistryEvent]] = {}
         self._recent: deque[RegistryEvent] = deque()
-        self._listeners: set[Subscriber] = set()
+        self._subscribers: set[Subscriber] = set()
 
     def restore(self, loaded: Loaded) -> None:
-        """Go on from what a store kept."""
+        """Go on from what a store has loaded."""
         self._recent.extend(loaded.recent)
-        self.keep(loaded.changes)
+        self.update_histories(loaded.changes)
         for node_id, events in loaded.histories.items():
             self._histories[node_id] = deque(events, EVENTS_PER_NODE)
-        self._numbers = itertools.count((self._recent[-1].id or 0) + 1 if self._recent else 1)
+        self._ids = itertools.count((self._recent[-1].id or 0) + 1 if self._recent else 1)
 
     def next_id(self) -> int:
-        """Draw the number of the event that comes next."""
-        return next(self._numbers)
+        """Draw the id of the next event."""
+        return next(self._ids)
 
-    def keep(self, changes: Iterable[Change]) -> None:
-        """Begin the histories of the nodes that are kept from now on, and drop those of which are not."""
+    def update_histories(self, changes: Iterable[Change]) -> None:
+        """Begin the histories of nodes whose documents are now stored, and delete those of deleted ones."""
         for change in changes:
             if change.kind is DocumentKind.NODE:
                 if change.document is None:
@@ -102,40 +101,46 @@ class RegistryEventLog:
                 elif change.key not in self._histories:
                     self._histories[change.key] = deque(maxlen=EVENTS_PER_NODE)
 
-    def add(self, event: RegistryEvent) -> None:
-        """Write down an event that is kept, and hand it to all listeners, kept or not."""
-        if event.id is not None:
-            self._recent.append(event)
-            while (self._recent[0].id or 0) <= event.id - RECENT_EVENTS:
-                self._recent.popleft()
-            history = self._histories.get(event.node_id or "")
-            if history is not None:
-                history.append(event)
-        for listener in self._listeners:
-            listener.offer(event)
+    def publish(self, event: RegistryEvent) -> None:
+        """Add an event that is stored, and hand it to all subscribers."""
+        self._recent.append(event)
+        oldest = (event.id or 0) - RECENT_EVENTS
+        while (self._recent[0].id or 0) <= oldest:
+            self._recent.popleft()
+        history = self._histories.get(event.node_id or "")
+        if history is not None:
+            history.append(event)
+        for subscriber in self._subscribers:
+            subscriber.offer(event)
 
-    def of(self, node_id: str) -> tuple[RegistryEvent, ...]:
+    def history_of(self, node_id: str) -> tuple[RegistryEvent, ...]:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))
 
     @property
-    def listeners(self) -> int:
-        """How many follow."""
-        return len(self._listeners)
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._subscribers)
 
     @contextmanager
-    def listening(self, *, after: int | None = None) -> Iterator[Subscriber]:
+    def subscribe(self, *, after: int | None = None) -> Iterator[Subscriber]:
         """Subscribe for the length of a block, from now on or from the event `after` on."""
-        reached = self._recent[-1].id if self._recent else None
-        listener = Subscriber(() if after is None else self._since(after), reached=reached)
-        self._listeners.add(listener)
+        last_id = self._recent[-1].id if self._recent else None
+        subscriber = Subscriber(() if after is None else self._since(after), last_id=last_id)
+        self._subscribers.add(subscriber)
         try:
-            yield listener
+            yield subscriber
         finally:
-            self._listeners.discard(listener)
+            self._subscribers.discard(subscriber)
+
+    async def follow(self, *, after: int | None = None) -> AsyncIterator[RegistryEvent]:
+        """Yield every event from now on, or after the one of that id, until the iterator is closed."""
+        with self.subscribe(after=after) as subscriber:
+            while True:
+                yield await subscriber.next()
 
     def _since(self, after: int) -> Sequence[RegistryEvent]:
-        """What came after an event; where that is not known in full, the first thing says so."""
+        """Return the events after one; where some of them are gone, the first one says so."""
         recent = self._recent
         oldest, newest = (recent[0].id or 0, recent[-1].id or 0) if recent else (1, 0)
         later = [event for event in recent if (event.id or 0) > after]
@@ -145,38 +150,8 @@ class RegistryEventLog:
         return [RegistryEvent(at, MISSED, fields={"count": None}), *later]
 
 
-async def follow(chronicle: RegistryEventLog, *, after: int | None = None) -> AsyncIterator[RegistryEvent]:
-    """Yield every event from now on, or after the one of that id, until the iterator is closed."""
-    with chronicle.listening(after=after) as listener:
-        while True:
-            yield await listener.next()
-
-
-# Events as a stream of text for many readers at once (server-sent events), each from where it left off.
-#
-# Bounded in readers, and per reader in what waits for it: who reads slowly loses the oldest events
-# and is told how many. Each event is written once, however many read it. Knows no web framework.
-
-
-MOST_STREAMS = 256
-HEARTBEAT_SECONDS = 15.0
-MOST_IN_A_PIECE = 64
-OPENING = b"retry: 2000\n: every change from here on\n\n"
-HEARTBEAT = b": still here\n\n"
-
-_MOST_TEXTS = 1024
-_EVENT = TypeAdapter(RegistryEvent)
-
-
-class EventSource(Protocol):
-    """Where events come from."""
-
-    def listening(self, *, after: int | None) -> AbstractContextManager[Subscriber]:
-        """Subscribe for the length of a block."""
-
-
 class EventStreams:
-    """The open streams of one server."""
+    """The open streams of server-sent events of one server; each event is written once for all of them."""
 
     def __init__(self, *, most: int = MOST_STREAMS, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._most = most
@@ -188,11 +163,11 @@ class EventStreams:
 
     @property
     def full(self) -> bool:
-        """True while nobody else may read."""
+        """True while no further stream may open."""
         return self._closing or self._open >= self._most
 
     def close(self) -> None:
-        """End all streams now, and begin no other."""
+        """End all streams now, and open no other."""
         self._closing = True
         now = asyncio.get_running_loop().time()
         for wait in self._waits:
@@ -200,50 +175,55 @@ class EventStreams:
                 wait.reschedule(now)
 
     async def stream(
-        self, source: EventSource, *, after: int | None, node_id: str | None = None, on: bool = True
+        self,
+        event_log: RegistryEventLog,
+        *,
+        after: int | None,
+        node_id: str | None = None,
+        follow: bool = True,
     ) -> AsyncGenerator[bytes, None]:
         """Write every event from now on, or after the one of that id; of one node if one is named.
 
-        Goes on as long as the reader does, unless `on` is false: then it ends where the present begins.
+        Without `follow` the stream ends with the newest event.
         """
         now = asyncio.get_running_loop().time
         self._open += 1
         try:
-            with source.listening(after=after) as listener:
-                yield _opening(listener, after)
+            with event_log.subscribe(after=after) as subscriber:
+                yield _opening(subscriber, after)
                 reader = _Reader(after, node_id)
                 due = now() + self._heartbeat_seconds
-                while not self._closing and (on or listener.has_more):
-                    piece = await self._piece(listener, reader, due=due)
+                while not self._closing and (follow or subscriber.has_more):
+                    piece = await self._piece(subscriber, reader, due=due)
                     if piece or now() >= due:
-                        yield piece or reader.sign_of_life()
+                        yield piece or reader.heartbeat()
                         due = now() + self._heartbeat_seconds
-                    await asyncio.sleep(0)  # a long past must not keep others waiting
+                    await asyncio.sleep(0)  # many old events must not keep other tasks waiting
         finally:
             self._open -= 1
 
-    async def _piece(self, listener: Subscriber, reader: "_Reader", *, due: float) -> bytes:
-        """Wait for something to write, and write with it what waits behind it; nothing when `due` passes."""
-        event = await self._next(listener, due=due)
+    async def _piece(self, subscriber: Subscriber, reader: "_Reader", *, due: float) -> bytes:
+        """Wait for an event, and write it with those that wait behind it; nothing when `due` passes."""
+        event = await self._next(subscriber, due=due)
         if event is None:
             return b""
         piece = bytearray()
-        for place in range(MOST_IN_A_PIECE):
-            if place:
-                event = await listener.next()
+        for number in range(MOST_IN_A_PIECE):
+            if number:
+                event = await subscriber.next()
             if reader.wants(event):
                 piece += self._text(event)
-            if not listener.has_more:
+            if not subscriber.has_more:
                 break
         return bytes(piece)
 
-    async def _next(self, listener: Subscriber, *, due: float) -> RegistryEvent | None:
-        """Wait for an event; None when it is time for a sign of life, or to go."""
+    async def _next(self, subscriber: Subscriber, *, due: float) -> RegistryEvent | None:
+        """Wait for an event; None when a heartbeat is due, or the stream closes."""
         wait = asyncio.timeout_at(due)
         try:
             async with wait:
                 self._waits.add(wait)
-                return await listener.next()
+                return await subscriber.next()
         except TimeoutError:
             return None
         finally:
@@ -251,46 +231,45 @@ class EventStreams:
 
     def _text(self, event: RegistryEvent) -> bytes:
         if event.id is None:
-            return _written(event)
+            return _server_sent(event)
         text = self._texts.get(event.id)
         if text is None:
             if len(self._texts) >= _MOST_TEXTS:
                 self._texts.clear()
-            text = self._texts[event.id] = _written(event)
+            text = self._texts[event.id] = _server_sent(event)
         return text
 
 
 class _Reader:
-    """One reader's wish, and how far it has come."""
+    """Which events one reader wants, and which it has received."""
 
     def __init__(self, after: int | None, node_id: str | None) -> None:
         self._node_id = node_id
-        self._seen = after
-        self._told = after
+        self._last_seen = self._last_sent = after
 
     def wants(self, event: RegistryEvent) -> bool:
-        """Say whether the reader is told an event."""
+        """Say whether an event goes to the reader."""
         wanted = self._node_id is None or event.node_id == self._node_id or event.event == MISSED
         if event.id is not None:
-            self._seen = event.id
-            self._told = event.id if wanted else self._told
+            self._last_seen = event.id
+            self._last_sent = event.id if wanted else self._last_sent
         return wanted
 
-    def sign_of_life(self) -> bytes:
-        """Write a sign of life, and how far a reader has come who was not told of everything."""
-        if self._seen == self._told:
+    def heartbeat(self) -> bytes:
+        """Write a heartbeat, with the id of the last event that was left out for this reader, if any was."""
+        if self._last_seen == self._last_sent:
             return HEARTBEAT
-        self._told = self._seen
-        return f"id: {self._seen}\n\n".encode()
+        self._last_sent = self._last_seen
+        return f"id: {self._last_seen}\n\n".encode()
 
 
-def _opening(listener: Subscriber, after: int | None) -> bytes:
-    """Say to a reader from where on it reads, so that it can go on even if it hears of nothing."""
-    if after is not None or listener.reached is None:
+def _opening(subscriber: Subscriber, after: int | None) -> bytes:
+    """Write the first lines, with the id from which the reader can go on even if no event follows."""
+    if after is not None or subscriber.last_id is None:
         return OPENING
-    return OPENING + f"id: {listener.reached}\n\n".encode()
+    return OPENING + f"id: {subscriber.last_id}\n\n".encode()
 
 
-def _written(event: RegistryEvent) -> bytes:
+def _server_sent(event: RegistryEvent) -> bytes:
     numbered = b"" if event.id is None else f"id: {event.id}\n".encode()
     return b"%sevent: %s\ndata: %s\n\n" % (numbered, event.event.encode(), _EVENT.dump_json(event))

@@ -155,7 +155,7 @@ METRICS = (
         "event_subscribers",
         "gauge",
         "Clients that follow /v1/events.",
-        lambda health, _: health.event_log.listeners,
+        lambda health, _: health.event_log.subscribers,
     ),
     Metric(
         "certificate_expires_timestamp_seconds",

@@ -85,7 +85,10 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
     attached = signals.terminal_attached()  # a hang-up ends a program in a terminal
     ending = (*signals.STOPPING, *signals.RELOADING) if attached else signals.STOPPING
     reloading = () if attached else signals.RELOADING
-    with signals.signals_to_loop(ending, stop), signals.signals_to_loop(reloading, lambda _: reloads.request()):
+    with (
+        signals.signals_to_loop(ending, stop),
+        signals.signals_to_loop(reloading, lambda _: reloads.request()),
+    ):
         started = await _start(settings)
         if isinstance(started, int):
             return started

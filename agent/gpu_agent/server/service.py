@@ -7,7 +7,6 @@ one user of this facade among others. Everything here belongs to one event loop.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
 from gpu_agent.server.effects import EffectsExecutor, stored_documents
-from gpu_agent.server.event_log import RegistryEventLog, Subscriber, follow
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.fair_queue import collect_in_slices
 from gpu_agent.server.health import RegistryHealth, Size
 from gpu_agent.server.http_headers import host_names
@@ -89,7 +88,8 @@ class RegistryService:
 
     def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
         self._settings, self._clock = settings, clock or Clock()
-        self._event_log = RegistryEventLog()
+        self.event_log = RegistryEventLog()
+        """Every event, for subscribers and histories."""
         self._meter = PerformanceMeter(now=self._clock.monotonic())
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
         self._fleet = Fleet(
@@ -118,7 +118,7 @@ class RegistryService:
         self._connections = self._listener.connections
         self._events = EventCounters()
         self._effects = EffectsExecutor(
-            self._event_log, self._connections, clock=self._clock, counters=self._events
+            self.event_log, self._connections, clock=self._clock, counters=self._events
         )
         self._writer = Writer(store)
         self._loop = FleetLoop(
@@ -137,7 +137,7 @@ class RegistryService:
             loop=self._loop,
             listener=self._listener,
             messages=self._messages,
-            event_log=self._event_log,
+            event_log=self.event_log,
             meter=self._meter,
             events=self._events,
             writer=self._writer,
@@ -149,7 +149,7 @@ class RegistryService:
         """Open the nodes' port, load the stored state, admit nodes; raises `OSError`, `StoreError`."""
         self._node_address = await self._listener.listen(self._settings.node_listen)
         stored = await self._writer.load()
-        self._event_log.restore(stored)
+        self.event_log.restore(stored)
         self._lag.start()
         documents = stored_documents(stored.changes, self._clock.wall())
         consequences = collect_in_slices(self._fleet.restore_each(documents, self._clock.monotonic()))
@@ -212,7 +212,7 @@ class RegistryService:
             record,
             self._clock,
             thresholds=self._settings.thresholds,
-            events=self._event_log.of(node_id),
+            events=self.event_log.history_of(node_id),
             stored=self._fleet.is_stored(node_id),
         )
 
@@ -298,11 +298,7 @@ class RegistryService:
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield events from now on, or since the event id `after`; lost events are reported as an event."""
-        return follow(self._event_log, after=after)
-
-    def listening(self, *, after: int | None = None) -> AbstractContextManager[Subscriber]:
-        """Subscribe as `events` does, for the length of a block."""
-        return self._event_log.listening(after=after)
+        return self.event_log.follow(after=after)
 
     async def settled(self) -> bool:
         """Wait until all changes so far are stored and their effects done; False when that takes too long."""

@@ -143,7 +143,7 @@ async def test_a_stream_of_events_ends_with_its_token(
         async with asyncio.timeout(10):
             lines = [line async for line in stream.aiter_lines()]
     assert not any("token_revoked" in line for line in lines)
-    await until(lambda: secured._event_log.listeners == 0, what="no subscriber left")
+    await until(lambda: secured.event_log.subscribers == 0, what="no subscriber left")
     assert (await client.get("/v1/events", headers=bearer(token))).status_code == 401
 
 

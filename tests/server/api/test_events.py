@@ -166,7 +166,7 @@ async def test_one_reader_too_many_is_refused_with_503(
             await stack.enter_async_context(following(client))
         refused = await client.get("/v1/events")
         assert (refused.status_code, problem(refused)["code"]) == (503, "TOO_MANY_STREAMS")
-    await until(lambda: service.health.event_log.listeners == 0, what="the end of all streams")
+    await until(lambda: service.health.event_log.subscribers == 0, what="the end of all streams")
     async with following(api):
         pass
 

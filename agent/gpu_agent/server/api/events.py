@@ -61,7 +61,9 @@ async def follow_events(
     if streams.full:
         raise ApiError("TOO_MANY_STREAMS", "too many clients follow the events: end one, or try later")
     after = query.after if last_event_id is None else last_event_id
-    pieces = streams.stream(registry, after=after, node_id=query.node_id, on=query.follow == "true")
+    pieces = streams.stream(
+        registry.event_log, after=after, node_id=query.node_id, follow=query.follow == "true"
+    )
     return StreamingResponse(
         _while_valid(request.state.caller, pieces), media_type="text/event-stream", headers=_HEADERS
     )
