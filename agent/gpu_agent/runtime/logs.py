@@ -28,7 +28,7 @@ class Logger:
     def __init__(self, part: str) -> None:
         self._logger = logging.getLogger(f"{_ROOT}.{part}")
         self.debugging: Callable[[], bool] = partial(self._logger.isEnabledFor, logging.DEBUG)
-        """Whether `debug` lines are written: lets a hot path skip making their fields, with no call of ours."""
+        """Whether `debug` lines are written: lets a hot path skip making their fields."""
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Emit what only somebody who searches a fault wants."""
