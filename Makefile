@@ -98,12 +98,12 @@ schema: $(READY) ## write docs/schema from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/schema
 	$(BIN)/python -m tools.openapi docs/schema/openapi.json
 
-packages: $(READY) ## the .deb and the .rpm of both halves, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
+packages: $(READY) ## the .deb and the .rpm of agent and registry, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages
 	$(BIN)/python packaging/make_packages.py --arch $(or $(ARCH),amd64) $(if $(RELEASE),--release $(RELEASE)) \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(WORK),--work $(WORK)) $(or $(DIST),dist)
 
-pins: $(READY) ## choose anew, within pyproject.toml, which versions the packages hold
+pins: $(READY) ## choose again, within pyproject.toml, the versions in the packages
 	@$(BIN)/python -m pip install --quiet --group packages
 	$(PIN) --output-file packaging/pins/agent.txt pyproject.toml
 	$(PIN) --output-file packaging/pins/registry.txt --constraint packaging/pins/agent.txt --extra registry \
