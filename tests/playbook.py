@@ -2,8 +2,8 @@
 
 Both machines speak one grammar (`handle`, `deadline`, `wake`), so one playbook serves both.
 An expectation is an action to be equal to, a type to be an instance of, or a question
-that the action must answer with true. Actions of the types in `unheard` are collected in
-`heard` and need not be expected. Whatever else an event caused must be expected before
+that the action must answer with true. Actions of the types in `optional` are collected in
+`actions` and need not be expected. Whatever else an event caused must be expected before
 the next event, and before the end.
 """
 
@@ -32,12 +32,12 @@ _Machine = TypeVar("_Machine", bound=Machine)
 
 
 class Playbook(Generic[_Machine]):
-    def __init__(self, machine: _Machine, *, now: float = 0.0, unheard: tuple[type, ...] = ()) -> None:
+    def __init__(self, machine: _Machine, *, now: float = 0.0, optional: tuple[type, ...] = ()) -> None:
         self.machine = machine
         self.now = now
-        self.heard: list[Any] = []
+        self.actions: list[Any] = []
         self.pending: list[Any] = []
-        self._unheard = unheard
+        self._optional = optional
 
     def __rshift__(self, event: object) -> Self:
         """Play an event, or let time pass."""
@@ -74,5 +74,5 @@ class Playbook(Generic[_Machine]):
         self.now = end
 
     def _take(self, actions: list[Any]) -> None:
-        self.heard.extend(actions)
-        self.pending.extend(action for action in actions if not isinstance(action, self._unheard))
+        self.actions.extend(actions)
+        self.pending.extend(action for action in actions if not isinstance(action, self._optional))

@@ -57,7 +57,7 @@ def play(
 ) -> Play:
     """A machine before its start; whatever it draws is `dice`."""
     machine = SessionMachine(settings, node_id=node_id, has_token=has_token, draw=lambda: dice)
-    return Playbook(machine, unheard=(LogEvent,))
+    return Playbook(machine, optional=(LogEvent,))
 
 
 def connecting(settings: SessionSettings = NO_JITTER, **identity: object) -> Play:
@@ -98,7 +98,7 @@ def status(name: str, **fields: object) -> MessageReceived:
 
 def logged(play: Play) -> list[str]:
     """The identifiers of all events logged so far."""
-    return [action.event for action in play.heard if isinstance(action, LogEvent)]
+    return [action.event for action in play.actions if isinstance(action, LogEvent)]
 
 
 def registers(**expected: object) -> Any:  # noqa: ANN401 - a question for the playbook

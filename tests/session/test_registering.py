@@ -76,7 +76,7 @@ def test_silence_for_ten_seconds_is_a_failed_attempt() -> None:
     assert play.machine.snapshot.last_refusal == "no answer to node_register within 10 s"
 
 
-def _unheard_at_1_1() -> Play:
+def _unanswered_at_1_1() -> Play:
     """A machine that received no answer, and has registered again with the oldest schema."""
     play = awaiting()
     assert play >> After(10) << Disconnect >> After(0.5) << Connect
@@ -85,20 +85,20 @@ def _unheard_at_1_1() -> Play:
 
 
 def test_after_silence_the_next_attempt_uses_the_other_schema_and_so_on() -> None:
-    play = _unheard_at_1_1()
+    play = _unanswered_at_1_1()
     assert play >> After(10) << Disconnect >> After(1) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.1")
 
 
 def test_the_next_connection_begins_with_the_schema_that_an_older_scheduler_accepted() -> None:
-    play = _unheard_at_1_1()
+    play = _unanswered_at_1_1()
     assert play >> received(BARE_ACK) << StoreIdentity << SendHeartbeat
     assert play >> Disconnected(1006, "gone") >> After(1) << Connect
     assert play >> Connected() << registers(capability_schema_version="1.0")
 
 
 def test_a_registry_that_names_a_schema_was_slow_and_receives_everything_at_once() -> None:
-    play = _unheard_at_1_1()
+    play = _unanswered_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
     assert play >> received(named) << StoreIdentity << registers(capability_schema_version="1.1")
     assert play >> received(ACK) << StoreIdentity << SendHeartbeat
@@ -106,7 +106,7 @@ def test_a_registry_that_names_a_schema_was_slow_and_receives_everything_at_once
 
 def test_a_registry_that_knows_schemas_is_slow_and_receives_everything_again() -> None:
     """It once received only half until the connection ended: labels and slots never came."""
-    play = _unheard_at_1_1()
+    play = _unanswered_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
     assert play >> received(named) << StoreIdentity << Send
     assert play >> After(10) << Disconnect >> After(60) << Connect
@@ -116,7 +116,7 @@ def test_a_registry_that_knows_schemas_is_slow_and_receives_everything_again() -
 
 
 def test_a_registry_that_leaves_the_newest_schema_unanswered_again_and_again_gets_the_oldest() -> None:
-    play = _unheard_at_1_1()
+    play = _unanswered_at_1_1()
     named = ACK.model_copy(update={"capability_schema_version": "1.0"})
     assert play >> received(named) << StoreIdentity << Send
     for _ in range(2):
