@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpu_agent.local.connection import MAX_REQUEST_BYTES
+from tests.waiting import patience
 
 
 @contextmanager
@@ -26,4 +27,4 @@ def answering_with(path: Path, words: bytes) -> Iterator[None]:
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
         yield
-        thread.join(5)
+        thread.join(patience(5))

@@ -14,6 +14,7 @@ from gpu_agent.local.jobs import Announcement
 from gpu_agent.node.control.server import ControlLimits
 from tests.node.control_harness import FakeAgent, Served, serving
 from tests.programs import eventually
+from tests.waiting import patience
 
 
 def in_flight(served: Served) -> list[str]:
@@ -86,7 +87,7 @@ def test_a_worker_that_is_killed_takes_its_job_with_it(tmp_path: Path) -> None:
             assert said.readline() == "runs\n"
             assert in_flight(served) == ["job-1"]
             os.kill(worker.pid, signal.SIGKILL)
-            worker.wait(5)
+            worker.wait(patience(5))
         until(served, [])
 
 
@@ -112,7 +113,7 @@ def test_a_child_that_was_forked_neither_ends_the_job_nor_holds_it_beyond_its_pa
                 assert worker.stdout.readline() == "1\n"
                 worker.stdin.write("\n")
                 worker.stdin.flush()
-                assert worker.wait(20) == 0
+                assert worker.wait(patience(20)) == 0
                 eventually(lambda: served.agent.jobs.ids == (), within_seconds=10, what="the job is over")
             finally:
                 os.killpg(worker.pid, signal.SIGKILL)

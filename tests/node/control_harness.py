@@ -29,6 +29,7 @@ from gpu_agent.session.types import DrainRequested, OwnerRequest, ResumeRequeste
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
 from gpu_agent.wire.messages import NodeStatusMessage
+from tests.waiting import patience
 
 HOST = Host(
     cpu_logical_cores=8,
@@ -168,12 +169,12 @@ def serving(
         stopping = asyncio.Event()
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(patience(10))
         try:
             yield Served(path, fake)
         finally:
             loop.call_soon_threadsafe(stopping.set)
-            thread.join(10)
+            thread.join(patience(10))
             assert not thread.is_alive()
             loop.close()
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.waiting import patience
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may be somebody else")
 
 UID, GID = 54321, 54322
@@ -46,4 +48,4 @@ def started(
 
 def output_of(caller: "subprocess.Popen[str]") -> str:
     """All that it printed."""
-    return caller.communicate(timeout=20)[0]
+    return caller.communicate(timeout=patience(20))[0]

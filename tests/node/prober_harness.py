@@ -14,6 +14,7 @@ from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
+from tests.waiting import patience
 
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="A100", memory_mb=81920),))
 HUNG = MissedReading(reason="nvml_hung", since=0.0, detail="no answer")
@@ -57,7 +58,7 @@ async def probing(
     )
 
     async def next_one() -> Inventory:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             return await found.get()
 
     async with Tasks() as tasks:

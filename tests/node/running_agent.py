@@ -11,6 +11,7 @@ from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.types import Exit, SessionSettings
+from tests.waiting import patience
 
 QUICK = SessionSettings(
     backoff_first_seconds=0.02,
@@ -35,14 +36,14 @@ class RunningAgent:
         self.ended = ended
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while not true():
                 assert not self.ended.done(), self.ended.result()
                 await asyncio.sleep(0.01)
 
     async def stopped(self) -> Exit:
         await self.agent.stop("bye")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             return await asyncio.shield(self.ended)
 
 

@@ -22,6 +22,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.bare_registry import ACK, BareRegistry, listening_registry
 from tests.node.running_agent import QUICK, RunningAgent, running_agent, settings_for
 from tests.older_scheduler import OlderScheduler
+from tests.waiting import patience
 
 
 def _agent_at(
@@ -35,7 +36,7 @@ def _agent_at(
 
 async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_id(tmp_path: Path) -> None:
     async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await scheduler.ready.wait()
         await running.until(lambda: running.agent.session.registry_status.status == "ready")  # type: ignore[union-attr]  # registered
         (node_id,) = scheduler.statuses
@@ -51,7 +52,7 @@ async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp
         port = scheduler.port
         settings = settings_for(scheduler.url, tmp_path)
         async with running_agent(settings) as running:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patience(10)):
                 await scheduler.ready.wait()
             (node_id,) = scheduler.statuses
             for _ in range(2):
@@ -59,7 +60,7 @@ async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp
                 await running.until(lambda: running.agent.session.state is not State.REGISTERED)
                 scheduler = OlderScheduler(port=port)  # noqa: PLW2901 - the next one at its place
                 await scheduler.__aenter__()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(patience(10)):
                     await scheduler.ready.wait()
                 assert list(scheduler.statuses) == [node_id]
             await running.stopped()
@@ -68,12 +69,12 @@ async def test_the_agent_survives_restarts_of_an_older_scheduler_with_its_id(tmp
 
 async def test_r06_an_older_scheduler_that_holds_the_id_for_ever_gives_a_new_one(tmp_path: Path) -> None:
     async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await scheduler.ready.wait()
         (first,) = scheduler.statuses
         scheduler.ready.clear()
         scheduler.drop_connections()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await scheduler.ready.wait()
         assert len(scheduler.statuses) == 2
         assert IdentityFile(tmp_path).load().identity.node_id != first
@@ -215,7 +216,7 @@ async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tm
         listening_registry(refusal) as registry,
         _agent_at(registry, tmp_path) as running,
     ):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             ending = await running.ended
     assert ending == Exit("No. (SIMULATED_NODE_REFUSED)", failed=True)
 

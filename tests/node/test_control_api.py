@@ -8,6 +8,7 @@ from gpu_agent.session.types import DrainRequested, ResumeRequested, State
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.bare_registry import BareRegistry, listening_registry
 from tests.node.running_agent import RunningAgent, running_agent, settings_for
+from tests.waiting import patience
 
 
 def agent_at(registry: BareRegistry, folder: Path) -> AbstractAsyncContextManager[RunningAgent]:
@@ -37,7 +38,7 @@ async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_
 async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await running.agent.submit(DrainRequested("new fans", 60))
         assert running.agent.snapshot().session.drain_reason == "new fans"
         goodbye = await registry.next("node_unregister")
@@ -53,7 +54,7 @@ async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_fol
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         before = running.agent.snapshot().inventory
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await running.agent.refresh()
         assert running.agent.snapshot().inventory is not before
         while "hardware" not in await registry.next("node_heartbeat"):
@@ -72,7 +73,7 @@ async def test_a_refresh_is_not_content_with_a_probe_that_was_under_way(tmp_path
     async with (
         listening_registry() as registry,
         running_agent(settings_for(registry.url, tmp_path), read=read) as running,
-        asyncio.timeout(20),
+        asyncio.timeout(patience(20)),
     ):
         await begun.acquire()
         may_end.release()

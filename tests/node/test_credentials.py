@@ -8,6 +8,7 @@ import pytest
 from gpu_agent.node.credentials import Credentials, read_token_file
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.session.types import Credential
+from tests.waiting import patience
 
 
 def _credentials(folder: Path, *, node_token: str | None, join_token: bytes | None) -> Credentials:
@@ -104,5 +105,5 @@ def test_a_pipe_hands_a_token_on(tmp_path: Path) -> None:
     writer = threading.Thread(target=(tmp_path / "join").write_text, args=("join-s3cret\n",))
     writer.start()
     held = read_token_file(tmp_path / "join")
-    writer.join(5)
+    writer.join(patience(5))
     assert held.token == "join-s3cret"

@@ -26,6 +26,7 @@ from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.collectors.amd_tree import MI300X, Sysfs
+from tests.waiting import patience
 
 
 async def test_simulated_gpus_are_the_same_for_the_same_seed() -> None:
@@ -147,13 +148,13 @@ async def test_a_silent_ones_gpus_are_vouched_for_a_while_then_unknown_until_it_
         assert (await one_round(collectors, tasks)).gpus[0].health is Health.OK
         collector.free.clear()
         assert (await one_round(collectors, tasks)).gpus[0].health is Health.OK
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while (report := await one_round(collectors, tasks)).gpus[0].health is Health.OK:
                 pass
         assert [one.code for one in report.gpus[0].reasons] == ["collector_hung"]
         assert report.gpus[0].reasons[0].since is not None
         collector.free.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while (await one_round(collectors, tasks)).gpus[0].health is not Health.OK:
                 pass
         tasks.end()
@@ -205,7 +206,7 @@ async def test_a_late_answer_counts_as_old_as_it_is() -> None:
         await one_round(collectors, tasks)
         await asyncio.sleep(0.2)  # the age that is to be reported
         collector.free.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while not (await one_round(collectors, tasks)).gpus:
                 pass
         age = collectors.age_seconds()
@@ -233,7 +234,7 @@ async def test_many_rounds_leave_no_thread_and_no_open_file_behind(tmp_path: Pat
         left = [thread for thread in threading.enumerate() if thread.name.startswith("collector-")]
         assert len(left) < 20  # of 400: those of the last rounds, which end by themselves
         for thread in left:
-            thread.join(20)
+            thread.join(patience(20))
             assert not thread.is_alive()
         tasks.end()
 

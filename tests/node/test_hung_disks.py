@@ -15,6 +15,7 @@ from gpu_agent.wire.inventory import GpuReport, ModelStatus
 from tests.hung_disk import hung
 from tests.node.prober_harness import GOOD, PACE, CountingHost, always, probing
 from tests.probe.models.stuck_source import HeldSource
+from tests.waiting import patience
 
 QUICK = replace(PACE, deadline_seconds=20)
 """A look as a whole is in time, however busy this machine is."""
@@ -170,7 +171,7 @@ async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
     source = _held()
     async with probing(always(GOOD), pace=QUICK) as (prober, next_one):
         await next_one()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await prober.replace_sources(Sources(scanner=ModelScanner((source,), patience=HASTY)))
         assert source.looks == 1
         source.release.set()

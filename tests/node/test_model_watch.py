@@ -24,7 +24,7 @@ from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, Scan
 from gpu_agent.runtime.tasks import Tasks
 from tests.hung_disk import hung
-from tests.waiting import until
+from tests.waiting import patience, until
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_a_place_on_a_disk_that_hangs_neither_holds_a_reload_up_nor_gather
         threads = set(threading.enumerate())
         scanner = ModelScanner(())
         for _ in range(3):
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(patience(15)):
                 scanner = (await reopen_sources(settings, scanner)).scanner
             assert len(scanner.scan().models) == 2
         await until(lambda: len(set(threading.enumerate()) - threads) == 1)
@@ -139,7 +139,7 @@ class _Looks:
         self.rescans.after_scan()
 
     async def next_one(self) -> float:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             return await self.asked.get()
 
 

@@ -13,6 +13,7 @@ from websockets.http11 import Request, Response
 from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.runtime.tasks import Tasks
+from tests.waiting import patience
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -27,7 +28,7 @@ class Received:
         await self.events.put(event)
 
     async def next(self) -> LinkEvent:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             return await self.events.get()
 
 

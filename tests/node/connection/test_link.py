@@ -29,6 +29,7 @@ from tests.node.connection.link_harness import (
 from tests.older_scheduler import OlderScheduler
 from tests.server.api_harness import serving
 from tests.server.harness import running
+from tests.waiting import patience
 
 
 async def test_frames_go_out_in_order_and_messages_come_in() -> None:
@@ -97,8 +98,8 @@ async def test_closing_sends_the_queued_frames_and_the_code_and_reports_nothing_
         link.send("last words")
         link.close(1000, "leaving")
         link.close(1000, "again")
-        await link.ended(within_seconds=5)
-        async with asyncio.timeout(5):
+        await link.ended(within_seconds=patience(5))
+        async with asyncio.timeout(patience(5)):
             assert await closed.get() == (1000, "leaving")
         assert frames == ["last words"]
         assert heard.events.empty()
@@ -109,7 +110,7 @@ async def test_a_peer_that_never_answers_a_close_costs_two_seconds_at_most() -> 
         assert await heard.next() == Connected()
         began = asyncio.get_running_loop().time()
         link.close(1000, "leaving")
-        await link.ended(within_seconds=5)
+        await link.ended(within_seconds=patience(5))
         assert asyncio.get_running_loop().time() - began < 3
 
 
@@ -124,7 +125,7 @@ async def test_frames_that_are_no_messages_are_ignored() -> None:
         assert await heard.next() == Connected()
         assert await heard.next() == MessageReceived(NodeControl(command="reregister"))
         link.close(1000, "leaving")
-        await link.ended(within_seconds=5)
+        await link.ended(within_seconds=patience(5))
 
 
 async def test_a_flood_of_frames_that_are_no_messages_is_a_few_lines_in_the_log(
@@ -142,7 +143,7 @@ async def test_a_flood_of_frames_that_are_no_messages_is_a_few_lines_in_the_log(
         assert await heard.next() == Connected()
         assert isinstance(await heard.next(), MessageReceived)
         link.close(1000, "leaving")
-        await link.ended(within_seconds=5)
+        await link.ended(within_seconds=patience(5))
     assert 0 < caplog.messages.count("frame_ignored") <= 5
 
 
@@ -211,10 +212,10 @@ async def _saying(words: bytes, accepted: asyncio.Event | None = None) -> AsyncI
 async def test_closing_while_connecting_cancels_at_once() -> None:
     accepted = asyncio.Event()
     async with _saying(b"", accepted) as url, linked(url) as (link, heard):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await accepted.wait()
         link.close(1000, "leaving")
-        await link.ended(within_seconds=1)
+        await link.ended(within_seconds=patience(1))
         assert heard.events.empty()
 
 

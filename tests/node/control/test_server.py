@@ -23,6 +23,7 @@ from gpu_agent.node.snapshot import Snapshot
 from tests.node.control_harness import FakeAgent, reachable_folder, serving
 from tests.node.other_user import GID, UID, needs_root, output_of, started
 from tests.programs import eventually
+from tests.waiting import patience
 
 STATUS = b'{"protocol": 1, "ask": "status"}\n'
 REFUSED = 580
@@ -230,7 +231,7 @@ class _Gated(FakeAgent):
 
     def snapshot(self) -> Snapshot:
         self.stands_still.set()
-        assert self.goes_on.wait(20)
+        assert self.goes_on.wait(patience(20))
         return super().snapshot()
 
 
@@ -247,7 +248,7 @@ def test_members_that_connect_and_disconnect_at_once_do_not_block_root() -> None
         raw(served.path) as first,
     ):
         first.sendall(STATUS)
-        assert agent.stands_still.wait(20)
+        assert agent.stands_still.wait(patience(20))
         output_of(started(come_and_go, str(served.path), groups=[served.path.lstat().st_gid]))
         with raw(served.path) as late:
             late.sendall(STATUS)
@@ -297,7 +298,7 @@ async def test_a_user_with_endless_requests_leaves_the_loop_its_time() -> None:
 
 async def test_a_user_does_not_wait_for_another() -> None:
     queue = FairQueue()
-    async with queue.turn(1000), asyncio.timeout(10), queue.turn(1001):
+    async with queue.turn(1000), asyncio.timeout(patience(10)), queue.turn(1001):
         pass
 
 
@@ -307,7 +308,7 @@ async def test_a_cancelled_wait_takes_no_turn() -> None:
         waiting = asyncio.ensure_future(queue.turn(1000).__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
-    async with asyncio.timeout(10), queue.turn(1000):
+    async with asyncio.timeout(patience(10)), queue.turn(1000):
         pass
 
 
