@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.probe.collectors.validation import MOST_GPUS, InvalidReportError, validate
+from gpu_agent.probe.collectors.validation import _RULES, MOST_GPUS, InvalidReportError, validate
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -181,3 +181,9 @@ def test_whatever_a_collector_reports_is_validated_or_refused(
     assert isinstance(gpu.health, Health)
     assert isinstance(gpu.memory_kind, MemoryKind)
     assert all(isinstance(one, HealthReason) for one in gpu.reasons)
+
+
+def test_every_field_of_a_gpu_has_a_rule_or_is_checked_by_itself() -> None:
+    by_themselves = {"uuid", "name", "vendor", "memory_kind", "health", "reasons", "unknowns"}
+    never_a_collectors = {"events", "recovery_action"}
+    assert {field.name for field in fields(Gpu)} == set(_RULES) | by_themselves | never_a_collectors

@@ -45,7 +45,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 
 def names(tree: FolderReader, folder: Path) -> dict[str, str | None]:
-    return {found.name: found.problem for found in tree.files(str(folder))}
+    return {found.name: found.problem for found in tree.find_files(str(folder))}
 
 
 def test_files_are_found_at_any_depth_with_their_sizes(tmp_path: Path) -> None:
@@ -55,7 +55,10 @@ def test_files_are_found_at_any_depth_with_their_sizes(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "hidden").write_bytes(b"1")
     tree = FolderReader(open_root(tmp_path))
-    assert {file.name: tree.size(file) for file in tree.files(str(tmp_path))} == {"a/b/deep": 3, "top": 1}
+    assert {file.name: tree.size_of(file) for file in tree.find_files(str(tmp_path))} == {
+        "a/b/deep": 3,
+        "top": 1,
+    }
 
 
 def test_a_folder_that_opens_and_has_no_status_is_closed_again(
@@ -67,7 +70,7 @@ def test_a_folder_that_opens_and_has_no_status_is_closed_again(
     tree = FolderReader(open_root(tmp_path))
     monkeypatch.setattr(os, "fstat", stale)
     with pytest.raises(OSError, match=r"[Ss]tale"):
-        tree.files(str(tmp_path))
+        tree.find_files(str(tmp_path))
     monkeypatch.undo()
     descriptors = [entry for entry in tuple(Path("/proc/self/fd").iterdir()) if entry.is_symlink()]
     assert str(tmp_path) not in {str(entry.readlink()) for entry in descriptors}
@@ -96,42 +99,42 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OutOfBoundsError, match="it is a link"):
-        FolderReader(open_root(tmp_path)).folder(str(tmp_path / "link"))
+        FolderReader(open_root(tmp_path)).list_folder(str(tmp_path / "link"))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a second file system to look at")
 def test_another_file_system_is_refused() -> None:
     with pytest.raises(OutOfBoundsError, match="another file system"):
-        FolderReader(open_root(Path("/"))).folder("/proc")
+        FolderReader(open_root(Path("/"))).list_folder("/proc")
 
 
 def test_depth_and_number_of_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path.joinpath(*["d"] * (MAX_DEPTH + 1))
     deep.mkdir(parents=True)
     with pytest.raises(OutOfBoundsError, match="deep"):
-        list(FolderReader(open_root(tmp_path)).files(str(tmp_path)))
+        list(FolderReader(open_root(tmp_path)).find_files(str(tmp_path)))
     monkeypatch.setattr(tree_module, "MAX_ENTRIES", 2)
     for name in "abc":
         (deep / name).touch()
     with pytest.raises(OutOfBoundsError, match="more than 2 entries"):
-        FolderReader(open_root(tmp_path)).folder(str(deep))
+        FolderReader(open_root(tmp_path)).list_folder(str(deep))
 
 
 def test_a_head_is_no_longer_than_requested_and_only_of_regular_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     os.mkfifo(tmp_path / "pipe")
     tree = FolderReader(open_root(tmp_path))
-    assert tree.head(str(tmp_path / "file"), 4) == b"0123"
+    assert tree.read_head(str(tmp_path / "file"), 4) == b"0123"
     with pytest.raises(OutOfBoundsError, match="regular"):
-        tree.head(str(tmp_path / "pipe"), 4)
+        tree.read_head(str(tmp_path / "pipe"), 4)
 
 
 def test_what_was_read_is_watched_and_what_failed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     tree = FolderReader(open_root(tmp_path), watch_files=True)
-    list(tree.files(str(tmp_path)))
+    list(tree.find_files(str(tmp_path)))
     with pytest.raises(NotADirectoryError):
-        tree.folder(str(tmp_path / "file"))
+        tree.list_folder(str(tmp_path / "file"))
     assert tree.watched == {str(tmp_path): mark_of(tmp_path.stat()), str(tmp_path / "file"): None}
 
 
@@ -175,9 +178,10 @@ def test_links_into_a_shared_folder_are_what_they_are_without_it(tmp_path: Path)
     (snapshot / "shallow").symlink_to("../blobs/whole")
     root = open_root(tmp_path)
     alone, sharing = FolderReader(root), FolderReader(root)
-    assert set(sharing.shared(str(blobs))) == {"whole", "folder", "link", "gone", "pipe"}
-    found = [(*each[:2], sharing.size(each), each.problem) for each in sharing.files(str(snapshot))]
-    assert found == [(*each[:2], alone.size(each), each.problem) for each in alone.files(str(snapshot))]
+    assert set(sharing.list_shared(str(blobs))) == {"whole", "folder", "link", "gone", "pipe"}
+    found = [(*each[:2], sharing.size_of(each), each.problem) for each in sharing.find_files(str(snapshot))]
+    by_itself = alone.find_files(str(snapshot))
+    assert found == [(*each[:2], alone.size_of(each), each.problem) for each in by_itself]
     whole = {name for name, _, size, problem in found if (size, problem) == (3, None)}
     assert whole == {"to whole", "to link", "to .. blobs whole", "deeper/whole", "absolute"}
 
@@ -188,21 +192,21 @@ def test_a_folder_that_is_no_folder_of_this_root_is_refused_whichever_way(tmp_pa
     (tmp_path / "link").symlink_to(tmp_path)
     tree = FolderReader(open_root(tmp_path))
     with pytest.raises(OutOfBoundsError, match="it is a link"):
-        tree.files(str(tmp_path / "link"))
+        tree.find_files(str(tmp_path / "link"))
     with pytest.raises(NotADirectoryError):
-        tree.files(str(tmp_path / "file"))
+        tree.find_files(str(tmp_path / "file"))
     with pytest.raises(FileNotFoundError):
-        tree.files(str(tmp_path / "none"))
+        tree.find_files(str(tmp_path / "none"))
     assert set(tree.watched.values()) == {None}
 
 
 def test_a_folder_whose_parts_are_watched_is_entered_and_not_watched_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     tree = FolderReader(open_root(tmp_path))
-    tree.enter(str(tmp_path))
+    tree.check_folder(str(tmp_path))
     assert tree.watched == {}
     with pytest.raises(OutOfBoundsError, match="it is a link"):
-        tree.enter(str(tmp_path / "link"))
+        tree.check_folder(str(tmp_path / "link"))
     assert tree.watched == {str(tmp_path / "link"): None}
 
 
@@ -212,15 +216,15 @@ def test_file_systems_mounted_below_a_root_count_only_where_configured(mounted: 
     (mounted / "weights").write_bytes(b"123")
     (root / "link").symlink_to(mounted / "weights")
     with pytest.raises(OutOfBoundsError, match="another file system"):
-        FolderReader(open_root(root)).files(other)
+        FolderReader(open_root(root)).find_files(other)
     with pytest.raises(OutOfBoundsError, match="another file system"):
-        FolderReader(open_root(root)).head(str(mounted / "weights"), 3)
-    linked = FolderReader(open_root(root)).file(str(root / "link"), "link")
+        FolderReader(open_root(root)).read_head(str(mounted / "weights"), 3)
+    linked = FolderReader(open_root(root)).find_file(str(root / "link"), "link")
     assert linked is not None
     assert "another file system" in str(linked.problem)
     reader = FolderReader(open_root(root, cross_file_systems=True))
-    assert [file.name for file in reader.files(str(root))] == ["link", "mounted/weights"]
-    assert reader.head(str(mounted / "weights"), 3) == b"123"
+    assert [file.name for file in reader.find_files(str(root))] == ["link", "mounted/weights"]
+    assert reader.read_head(str(mounted / "weights"), 3) == b"123"
 
 
 def every_entry(root: Root) -> Iterator[Unit]:
@@ -305,10 +309,10 @@ mount("-t", "overlay", "none", "-o", layers, str(base / "seen"))
 mount("-t", "tmpfs", "none", str(base / "seen" / "mounted"))
 tree = FolderReader(open_root(base / "seen"))
 for name in ("from-image", "written"):
-    found = tree.file(str(base / "seen" / name), name)
-    print(name, found.problem, tree.head(found.path, 9).decode())
+    found = tree.find_file(str(base / "seen" / name), name)
+    print(name, found.problem, tree.read_head(found.path, 9).decode())
 try:
-    tree.folder(str(base / "seen" / "mounted"))
+    tree.list_folder(str(base / "seen" / "mounted"))
 except OSError as error:
     print("mounted", error)
 """

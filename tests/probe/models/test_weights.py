@@ -31,36 +31,38 @@ def contents(*names: str, size: int = 1) -> ModelFiles:
 
 def on_disk(folder: Path) -> tuple[FolderReader, ModelFiles]:
     tree = FolderReader(open_root(folder))
-    return tree, ModelFiles(tuple(tree.files(str(folder))))
+    return tree, ModelFiles(tuple(tree.find_files(str(folder))))
 
 
 def test_the_weights_are_weighed_and_the_format_is_the_one_that_most_bytes_are_in(tmp_path: Path) -> None:
     tree = FolderReader(open_root(tmp_path))
     large, small = FoundFile("model.safetensors", "", size=9), FoundFile("rust_model.bin", "", size=5)
     beside = FoundFile("tokenizer.json", "", size=70)
-    assert ModelFiles((small, beside, large)).weigh(tree) == (14, "safetensors")
-    assert contents("config.json", "a/b.PLAN").weigh(tree) == (1, "tensorrt")
+    assert ModelFiles((small, beside, large)).size_and_format(tree) == (14, "safetensors")
+    assert contents("config.json", "a/b.PLAN").size_and_format(tree) == (1, "tensorrt")
 
 
 def test_where_no_format_is_known_all_files_are_weighed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123")
     unasked = FoundFile("a", str(tmp_path / "a"), None)
-    assert ModelFiles((unasked, FoundFile("b", "", 4))).weigh(FolderReader(open_root(tmp_path))) == (7, None)
+    assert ModelFiles((unasked, FoundFile("b", "", 4))).size_and_format(
+        FolderReader(open_root(tmp_path))
+    ) == (7, None)
 
 
 def test_an_empty_file_counts_among_the_weights_of_the_main_format_alone(tmp_path: Path) -> None:
     tree = FolderReader(open_root(tmp_path))
     whole, empty = FoundFile("a.safetensors", "", size=9), FoundFile("b.safetensors", "", size=0)
-    assert ModelFiles((whole, empty)).empty(tree) == "b.safetensors: it is empty"
-    assert ModelFiles((whole, FoundFile("training_args.bin", "", size=0))).empty(tree) is None
-    assert ModelFiles((FoundFile("config.json", "", size=0),)).empty(tree) is None
+    assert ModelFiles((whole, empty)).empty_file(tree) == "b.safetensors: it is empty"
+    assert ModelFiles((whole, FoundFile("training_args.bin", "", size=0))).empty_file(tree) is None
+    assert ModelFiles((FoundFile("config.json", "", size=0),)).empty_file(tree) is None
 
 
 def test_the_first_broken_file_is_named_with_the_count_of_the_others() -> None:
     broken = [FoundFile(name, "", problem="its link leads nowhere") for name in "ab"]
-    assert ModelFiles(broken).broken == "a: its link leads nowhere (and 1 more)"
-    assert ModelFiles(broken[:1]).broken == "a: its link leads nowhere"
-    assert contents("a").broken is None
+    assert ModelFiles(broken).broken_file == "a: its link leads nowhere (and 1 more)"
+    assert ModelFiles(broken[:1]).broken_file == "a: its link leads nowhere"
+    assert contents("a").broken_file is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_the_first_broken_file_is_named_with_the_count_of_the_others() -> None:
     ],
 )
 def test_missing_weights_are_known_by_those_that_exist(names: list[str], missing: str | None) -> None:
-    assert contents(*names).missing == missing
+    assert contents(*names).missing_weights == missing
 
 
 def test_unfinished_files_are_known_by_their_suffixes() -> None:

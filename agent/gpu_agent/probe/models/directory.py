@@ -60,7 +60,7 @@ class ModelFolders:
         search = _FolderSearch(FolderReader(unit.root, watch_files=True))
         found = search.loose(unit) if unit.path == unit.root.path else search.below(unit.path, unit.name)
         models, unreportable = reportable_models(found, readable(unit.name) or ".")
-        return Reading(models, search.tree.watched, {**search.problems, **unreportable})
+        return Reading(models, search.reader.watched, {**search.problems, **unreportable})
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -75,13 +75,17 @@ def _units_of(root: Root) -> Iterator[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class _FolderSearch:
-    tree: FolderReader
+    reader: FolderReader
     problems: dict[str, str] = field(default_factory=dict)
 
     def loose(self, unit: Unit) -> Iterator[Model]:
         """The root itself if it is a model, else its files of weights, parts of one model together."""
         try:
-            files = [self.tree.found(entry) for entry in self.tree.folder(unit.path) if not _is_folder(entry)]
+            files = [
+                self.reader.measure(entry)
+                for entry in self.reader.list_folder(unit.path)
+                if not _is_folder(entry)
+            ]
         except OSError as error:
             self.problems["."] = reason(error)
             return
@@ -93,12 +97,12 @@ class _FolderSearch:
             if _is_served(file.name):
                 groups.setdefault(stem_of(whole_name(file.name)), []).append(file)
         for stem, parts in groups.items():
-            yield _described(self.tree, stem, ModelFiles(parts))
+            yield _described(self.reader, stem, ModelFiles(parts))
 
     def below(self, path: str, name: str, depth: int = 0) -> Iterator[Model]:
         """The folder if it is a model, else the models in the folders below it."""
         try:
-            entries = self.tree.folder(path)
+            entries = self.reader.list_folder(path)
         except FileNotFoundError:
             return  # it went away while it was read
         except OSError as error:
@@ -115,30 +119,30 @@ class _FolderSearch:
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
         try:
-            contents = ModelFiles(self.tree.files(path))
+            contents = ModelFiles(self.reader.find_files(path))
         except FileNotFoundError:
             return
         except OSError as error:
             yield _in_error(name, reason(error))
             return
-        yield _described(self.tree, name, contents, folder=path)
+        yield _described(self.reader, name, contents, folder=path)
 
 
-def _described(tree: FolderReader, name: str, contents: ModelFiles, *, folder: str | None = None) -> Model:
+def _described(reader: FolderReader, name: str, contents: ModelFiles, *, folder: str | None = None) -> Model:
     statement = contents.file(_STATEMENT)
-    stated = read_object(tree, statement)
+    stated = read_object(reader, statement)
     stated_id = _text(stated.get("model_id"))
     if statement and stated_id is None:
         return _in_error(name, "its model.json is no JSON object with a model_id")
     model_id = stated_id or readable(name)
-    revision = downloaded_revision(tree, folder) if folder else None
-    status, detail = _state(tree, contents)
-    size_bytes, format_ = contents.weigh(tree)
+    revision = downloaded_revision(reader, folder) if folder else None
+    status, detail = _state(reader, contents)
+    size_bytes, format_ = contents.size_and_format(reader)
     source_language, target_language = languages_of(model_id)
     return Model(
         model_id=model_id,
         version=_text(stated.get("version")) or _version(contents, revision),
-        kind=stated_kind(stated["kind"]) if "kind" in stated else contents.kind(tree, model_id),
+        kind=stated_kind(stated["kind"]) if "kind" in stated else contents.kind(reader, model_id),
         src_lang=_text(stated.get("src_lang")) or source_language,
         tgt_lang=_text(stated.get("tgt_lang")) or target_language,
         dialect=_text(stated.get("dialect")),
@@ -151,33 +155,33 @@ def _described(tree: FolderReader, name: str, contents: ModelFiles, *, folder: s
     )
 
 
-def _state(tree: FolderReader, contents: ModelFiles) -> tuple[ModelStatus, str | None]:
+def _state(reader: FolderReader, contents: ModelFiles) -> tuple[ModelStatus, str | None]:
     if contents.unfinished:
         return ModelStatus.DOWNLOADING, fetch_progress(contents.unfinished)
     lacks = (
-        contents.broken
-        or contents.missing
-        or contents.empty(tree)
-        or _unindexed(tree, contents)
-        or _cut_short(tree, contents)
+        contents.broken_file
+        or contents.missing_weights
+        or contents.empty_file(reader)
+        or _unindexed(reader, contents)
+        or _cut_short(reader, contents)
     )
     if not lacks and contents.file(_TRITON) and not _triton_versions(contents):
         lacks = "it has no numbered version folder"
     return (ModelStatus.ERROR, readable(lacks)) if lacks else (ModelStatus.READY, None)
 
 
-def _unindexed(tree: FolderReader, contents: ModelFiles) -> str | None:
+def _unindexed(reader: FolderReader, contents: ModelFiles) -> str | None:
     """Which of the files that an index names are not here."""
     index = contents.file(safetensors.SAFETENSORS_INDEX)
-    named = safetensors.indexed_files(tree, index) if index else frozenset()
+    named = safetensors.indexed_files(reader, index) if index else frozenset()
     here = named.intersection(file.name for file in contents.files)
     return f"{len(here)} of {len(named)} files that its index names are here" if here != named else None
 
 
-def _cut_short(tree: FolderReader, contents: ModelFiles) -> str | None:
+def _cut_short(reader: FolderReader, contents: ModelFiles) -> str | None:
     for file in contents.files:
         lacks = (
-            safetensors.safetensors_problem(tree, file)
+            safetensors.safetensors_problem(reader, file)
             if file.name.endswith(safetensors.SAFETENSORS_SUFFIX)
             else None
         )
@@ -234,14 +238,14 @@ def _text(value: object) -> str | None:
 # ---- the revision that `hf download --local-dir` notes in a folder
 
 
-def downloaded_revision(tree: FolderReader, folder: str) -> str | None:
+def downloaded_revision(reader: FolderReader, folder: str) -> str | None:
     """The revision that the first note of a folder states."""
     try:
         for depth in range(1, len(_NOTES)):
-            tree.enter(join_path(folder, *_NOTES[:depth]))  # a link on the way would lead out
-        for entry in tree.folder(join_path(folder, *_NOTES)):
+            reader.check_folder(join_path(folder, *_NOTES[:depth]))  # a link on the way would lead out
+        for entry in reader.list_folder(join_path(folder, *_NOTES)):
             if entry.name.endswith(_NOTE):
-                match = _REVISION.match(tree.head(entry.path, _NOTE_BYTES))
+                match = _REVISION.match(reader.read_head(entry.path, _NOTE_BYTES))
                 return match.group().decode() if match else None
     except OSError:
         return None  # no notes, or none that may be read

@@ -56,7 +56,7 @@ class FoundFile(NamedTuple):
     path: str
     """Where its bytes are: the end of the link, if it is one."""
     size: int | None = 0
-    """Bytes; `None` where it was not measured yet: see `FolderReader.size`."""
+    """Bytes; `None` where it was not measured yet: see `FolderReader.size_of`."""
     problem: str | None = None
     """Why it is not whole."""
 
@@ -74,26 +74,26 @@ class FolderReader:
         self._ends: Collection[str] = ()
         self.watched: dict[str, Mark | None] = {}
 
-    def enter(self, path: str) -> None:
+    def check_folder(self, path: str) -> None:
         """Check that a folder may be read, where its parts are watched instead of itself."""
         self.watched[path] = None
-        self._check_folder(os.lstat(path))
+        self._refuse_unless_folder(os.lstat(path))
         del self.watched[path]
 
-    def folder(self, path: str) -> list[os.DirEntry[str]]:
+    def list_folder(self, path: str) -> list[os.DirEntry[str]]:
         """The entries of a real folder (not a link to one), by name."""
         listed = self._entries(path)
         listed.sort(key=_NAME)
         return listed
 
-    def shared(self, path: str) -> Collection[str]:
+    def list_shared(self, path: str) -> Collection[str]:
         """The names in a folder to which the links of this unit lead: known once, each is cheap to follow."""
         listed = self._entries(path)
         self._shared = path
         self._ends = {entry.name for entry in listed if entry.is_file(follow_symlinks=False)}
         return self._ends if len(self._ends) == len(listed) else [entry.name for entry in listed]
 
-    def size(self, found: FoundFile) -> int:
+    def size_of(self, found: FoundFile) -> int:
         """The bytes of a file; one that went away meanwhile has none."""
         if found.size is not None:
             return found.size
@@ -102,7 +102,7 @@ class FolderReader:
         except OSError:
             return 0
 
-    def files(self, folder: str) -> list[FoundFile]:
+    def find_files(self, folder: str) -> list[FoundFile]:
         """Every file below `folder`, links to files inside the root included; hidden folders are not."""
         found: list[FoundFile] = []
         waiting = [(folder, "", 0)]
@@ -119,11 +119,13 @@ class FolderReader:
             waiting += [(path + os.sep + name, f"{prefix}{name}/", depth + 1) for name in folders]
         return found
 
-    def found(self, entry: os.DirEntry[str]) -> FoundFile:
+    def measure(self, entry: os.DirEntry[str]) -> FoundFile:
         """One file of a listed folder, measured."""
-        return self.file(entry.path, entry.name) or FoundFile(entry.name, entry.path, problem="it went away")
+        return self.find_file(entry.path, entry.name) or FoundFile(
+            entry.name, entry.path, problem="it went away"
+        )
 
-    def file(self, path: str, name: str) -> FoundFile | None:
+    def find_file(self, path: str, name: str) -> FoundFile | None:
         """One file by its path, measured, which may be a link inside the root; `None` when none is there."""
         self.watched[path] = None  # until it comes
         try:
@@ -135,7 +137,7 @@ class FolderReader:
         self.watched[path] = mark_of(status)
         return self._linked(path, name) if stat.S_ISLNK(status.st_mode) else self._judged(name, path, status)
 
-    def head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
+    def read_head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
         """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
         if watch or self._watch_files:
             self.watched[path] = None
@@ -157,7 +159,7 @@ class FolderReader:
     def _entries(self, path: str) -> list[os.DirEntry[str]]:
         self.watched[path] = None  # until it is listed: a failure is looked at again
         status = os.lstat(path)
-        self._check_folder(status)
+        self._refuse_unless_folder(status)
         listed = self._listed(path)
         self.watched[path] = mark_of(status)
         return listed
@@ -227,12 +229,12 @@ class FolderReader:
         """A real folder, open where that is possible, and its status; `_close` it."""
         self.watched[path] = None  # until it is listed: a failure is looked at again
         if not _BY_DESCRIPTOR:
-            self._check_folder(status := os.lstat(path))
+            self._refuse_unless_folder(status := os.lstat(path))
             return path, status
         try:
             descriptor = os.open(path, _FOLDER_FLAGS)
         except OSError:
-            self._check_folder(os.lstat(path))
+            self._refuse_unless_folder(os.lstat(path))
             raise
         try:
             self._check(status := os.fstat(descriptor))
@@ -250,7 +252,7 @@ class FolderReader:
         self._left -= len(listed)
         return listed
 
-    def _check_folder(self, status: os.stat_result) -> None:
+    def _refuse_unless_folder(self, status: os.stat_result) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise OutOfBoundsError("it is a link; add the folder it leads to as a root of its own")
         if not stat.S_ISDIR(status.st_mode):

@@ -45,16 +45,16 @@ class HubCache:
 
     def read(self, unit: Unit) -> Reading:
         """The models of one repository."""
-        tree = FolderReader(unit.root)
+        reader = FolderReader(unit.root)
         model_id = readable(unit.name.removeprefix(_REPOSITORY).replace("--", "/"))
         try:
-            models = tuple(_Repository(tree, unit.path, model_id).models())
+            models = tuple(_Repository(reader, unit.path, model_id).models())
         except FileNotFoundError:
             models = ()  # it went away while it was read
         except OSError as error:
             models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
         reportable, problems = reportable_models(models, readable(unit.name))
-        return Reading(reportable, tree.watched, problems)
+        return Reading(reportable, reader.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -67,12 +67,12 @@ def _units_of(root: Root) -> Iterator[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class _Repository:
-    tree: FolderReader
+    reader: FolderReader
     path: str
     model_id: str
 
     def models(self) -> Iterator[Model]:
-        self.tree.enter(self.path)
+        self.reader.check_folder(self.path)
         fetching = self._fetching()
         snapshots = self._snapshots()
         refs = self._refs()
@@ -92,7 +92,7 @@ class _Repository:
         is here by now is litter.
         """
         try:
-            blobs = self.tree.shared(join_path(self.path, "blobs"))
+            blobs = self.reader.list_shared(join_path(self.path, "blobs"))
         except FileNotFoundError:
             return 0  # on file systems without links there are none
         fetching = {name.partition(".")[0] for name in blobs if name.endswith(_INCOMPLETE)}
@@ -101,7 +101,7 @@ class _Repository:
     def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         """The revisions, by name."""
         try:
-            entries = self.tree.folder(join_path(self.path, "snapshots"))
+            entries = self.reader.list_folder(join_path(self.path, "snapshots"))
         except FileNotFoundError:
             return {}
         return {
@@ -113,13 +113,15 @@ class _Repository:
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
         try:
-            files = self.tree.files(join_path(self.path, "refs"))
+            files = self.reader.find_files(join_path(self.path, "refs"))
         except FileNotFoundError:
             return {}
         refs = {}
         for file in files:
             try:
-                text = self.tree.head(file.path, _MAX_REF_BYTES, watch=True)  # the hub rewrites it in place
+                text = self.reader.read_head(
+                    file.path, _MAX_REF_BYTES, watch=True
+                )  # the hub rewrites it in place
             except OSError:
                 text = b""
             refs[file.name] = text.decode(errors="replace").strip()
@@ -138,13 +140,13 @@ class _Repository:
 
     def _snapshot(self, revision: str, fetching: int) -> Model:
         try:
-            found = self.tree.files(join_path(self.path, "snapshots", revision))
+            found = self.reader.find_files(join_path(self.path, "snapshots", revision))
         except OSError as error:
             return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
         contents = ModelFiles(found)
-        status, detail = _state(self.tree, contents, fetching)
-        kind = contents.kind(self.tree, self.model_id)
-        weights = contents.weigh(self.tree)
+        status, detail = _state(self.reader, contents, fetching)
+        kind = contents.kind(self.reader, self.model_id)
+        weights = contents.size_and_format(self.reader)
         return _model(self.model_id, revision, status, detail=detail, kind=kind, weights=weights)
 
 
@@ -155,15 +157,15 @@ def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
     )
 
 
-def _state(tree: FolderReader, contents: ModelFiles, fetching: int) -> tuple[ModelStatus, str | None]:
+def _state(reader: FolderReader, contents: ModelFiles, fetching: int) -> tuple[ModelStatus, str | None]:
     if fetching:
         return ModelStatus.DOWNLOADING, fetch_progress(fetching)
     if not contents.files:
         return ModelStatus.NOT_INSTALLED, "its snapshot is empty"
-    lacks = contents.broken or contents.missing or contents.empty(tree)
+    lacks = contents.broken_file or contents.missing_weights or contents.empty_file(reader)
     if lacks:
         return ModelStatus.ERROR, readable(lacks)
-    if contents.lacks_weights(tree):
+    if contents.lacks_weights(reader):
         return ModelStatus.NOT_INSTALLED, "its weights were never fetched, only what describes it"
     return ModelStatus.READY, None
 

@@ -53,21 +53,22 @@ class OllamaStore:
 
     def read(self, unit: Unit) -> Reading:
         """The models of one name."""
-        tree = FolderReader(unit.root, watch_files=True)
+        reader = FolderReader(unit.root, watch_files=True)
         name = readable(unit.name)
         try:
-            entries = tree.folder(unit.path)
+            entries = reader.list_folder(unit.path)
         except FileNotFoundError:
             return Reading()  # it went away while it was read
         except OSError as error:
-            return Reading((), tree.watched, {name: reason(error)})
-        closed = _closed(tree, unit.root)
+            return Reading((), reader.watched, {name: reason(error)})
+        closed = _closed(reader, unit.root)
         tags = [entry for entry in entries if not _is_folder(entry) and not entry.name.startswith(".")]
         found = (
-            _Tag(tree, unit.root, name, readable(tag.name), closed).model(tree.found(tag)) for tag in tags
+            _Tag(reader, unit.root, name, readable(tag.name), closed).model(reader.measure(tag))
+            for tag in tags
         )
         reportable, problems = reportable_models((model for model in found if model), name)
-        return Reading(reportable, tree.watched, problems)
+        return Reading(reportable, reader.watched, problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -77,7 +78,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
 def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[Unit]:
     """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why."""
     try:
-        entries = FolderReader(root).folder(path)
+        entries = FolderReader(root).list_folder(path)
     except FileNotFoundError:
         return
     except OSError:
@@ -91,10 +92,10 @@ def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[U
             yield from _names_below(root, entry.path, named, levels=levels - 1)
 
 
-def _closed(tree: FolderReader, root: Root) -> str | None:
+def _closed(reader: FolderReader, root: Root) -> str | None:
     """Why the blobs may not be read, if so: their folder may be a link that leads out of the root."""
     try:
-        tree.enter(join_path(root.path, "blobs"))
+        reader.check_folder(join_path(root.path, "blobs"))
     except FileNotFoundError:
         return None  # each blob is reported as missing
     except OSError as error:
@@ -108,7 +109,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Tag:
-    tree: FolderReader
+    reader: FolderReader
     root: Root
     name: str
     tag: str
@@ -121,7 +122,7 @@ class _Tag:
             why = f"its manifest: {manifest.problem}" if manifest.problem else f"its blobs: {self.closed}"
             return self._model(ModelStatus.ERROR, detail=why)
         try:
-            text = self.tree.head(manifest.path, _MAX_MANIFEST_BYTES)
+            text = self.reader.read_head(manifest.path, _MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -148,8 +149,8 @@ class _Tag:
         lacks: str | None = None
         for digest, size in blobs.items():
             path = self._place(digest)
-            found = self.tree.file(path, digest)
-            if found is None and self.tree.file(path + _PARTIAL, digest) is not None:
+            found = self.reader.find_file(path, digest)
+            if found is None and self.reader.find_file(path + _PARTIAL, digest) is not None:
                 fetching += 1
             elif found is None:
                 lacks = lacks or f"blob {_shown(digest)} is not here; pull the model again"
@@ -166,11 +167,11 @@ class _Tag:
         stated = _blob(manifest.get("config"))
         if stated is None:
             return {}
-        found = self.tree.file(self._place(stated[0]), stated[0])
+        found = self.reader.find_file(self._place(stated[0]), stated[0])
         if found is None or found.problem:
             return {}  # reported among the blobs
         try:
-            text = self.tree.head(found.path, _MAX_CONFIG_BYTES)
+            text = self.reader.read_head(found.path, _MAX_CONFIG_BYTES)
         except OSError:
             return {}
         return {key: value for key, value in parse_object(text).items() if isinstance(value, str) and value}

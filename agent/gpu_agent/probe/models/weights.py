@@ -63,27 +63,27 @@ class ModelFiles:
             if format_:
                 self._weights.append((format_, file))
 
-    def weigh(self, tree: FolderReader) -> tuple[int, str | None]:
+    def size_and_format(self, reader: FolderReader) -> tuple[int, str | None]:
         """The bytes of its weights, and the format that most of them are in.
 
         Where no file is of a known format it is what all files hold, in none.
         """
-        sizes = self._measured(tree)
+        sizes = self._measured(reader)
         if not sizes:
-            return sum(map(tree.size, self.files)), None
+            return sum(map(reader.size_of, self.files)), None
         return sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
 
-    def empty(self, tree: FolderReader) -> str | None:
+    def empty_file(self, reader: FolderReader) -> str | None:
         """The first file that holds nothing, of the format that most of the weights are in."""
-        self._measured(tree)
+        self._measured(reader)
         if not self._empty:
             return None
-        _, most = self.weigh(tree)
+        _, most = self.size_and_format(reader)
         empty = next((file for name, file in self._empty if name == most), None)
         return f"{empty.name}: it is empty" if empty else None
 
     @property
-    def broken(self) -> str | None:
+    def broken_file(self) -> str | None:
         """The first file that is not whole, with its reason and how many there are."""
         if not self._broken:
             return None
@@ -92,7 +92,7 @@ class ModelFiles:
         return f"{first.name}: {first.problem}{more}"
 
     @property
-    def missing(self) -> str | None:
+    def missing_weights(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
         counted: dict[tuple[str, str, int], int] = {}
         for match in filter(None, [_SHARD.match(file.name) for _, file in self._weights]):
@@ -105,18 +105,18 @@ class ModelFiles:
             return "the index of its weights is here, the weights are not"
         return None
 
-    def lacks_weights(self, tree: FolderReader) -> bool:
+    def lacks_weights(self, reader: FolderReader) -> bool:
         """Whether only its description is here, as a program leaves it that wants a tokenizer or a config."""
         if self._weights:
             return False
-        described = any(strings_in(read_object(tree, self.file("config.json")).get("architectures")))
-        return described and sum(map(tree.size, self.files)) < _LEAST_WEIGHTS_BYTES
+        described = any(strings_in(read_object(reader, self.file("config.json")).get("architectures")))
+        return described and sum(map(reader.size_of, self.files)) < _LEAST_WEIGHTS_BYTES
 
-    def _measured(self, tree: FolderReader) -> Mapping[str, int]:
+    def _measured(self, reader: FolderReader) -> Mapping[str, int]:
         if self._sizes is None:
             sizes: dict[str, int] = {}
             for name, file in self._weights:
-                size = tree.size(file)
+                size = reader.size_of(file)
                 sizes[name] = sizes.get(name, 0) + size
                 if not size:
                     self._empty.append((name, file))
@@ -132,16 +132,16 @@ class ModelFiles:
         """The whole file of that name at the top of the folder."""
         return self._by_name.get(name)
 
-    def kind(self, tree: FolderReader, name: str) -> str:
+    def kind(self, reader: FolderReader, name: str) -> str:
         """What the model `name` is for, by its own files; each is read only if those before do not say."""
-        facts = self._facts(tree, name)
+        facts = self._facts(reader, name)
         kind = kind_of(facts)
         if kind == "other":
-            kind = kind_of(replace(facts, pipeline_tag=self._pipeline_tag(tree)))
-        return self._kind_in_gguf(tree) or kind if kind == "other" else kind
+            kind = kind_of(replace(facts, pipeline_tag=self._pipeline_tag(reader)))
+        return self._kind_in_gguf(reader) or kind if kind == "other" else kind
 
-    def _facts(self, tree: FolderReader, name: str) -> Facts:
-        config = read_object(tree, self.file("config.json"))
+    def _facts(self, reader: FolderReader, name: str) -> Facts:
+        config = read_object(reader, self.file("config.json"))
         model_type = config.get("model_type")
         return Facts(
             name=name,
@@ -150,13 +150,15 @@ class ModelFiles:
             sentence_encoder=self.file("modules.json") is not None,
         )
 
-    def _pipeline_tag(self, tree: FolderReader) -> str | None:
+    def _pipeline_tag(self, reader: FolderReader) -> str | None:
         card = self.file("README.md")
-        return pipeline_tag_of(_head(tree, card, _MAX_CARD_BYTES).decode(errors="replace")) if card else None
+        return (
+            pipeline_tag_of(_head(reader, card, _MAX_CARD_BYTES).decode(errors="replace")) if card else None
+        )
 
-    def _kind_in_gguf(self, tree: FolderReader) -> str | None:
+    def _kind_in_gguf(self, reader: FolderReader) -> str | None:
         file = next((file for file in self.files if file.name.endswith(".gguf") and not file.problem), None)
-        return gguf_kind(_head(tree, file, GGUF_HEAD_BYTES)) if file else None
+        return gguf_kind(_head(reader, file, GGUF_HEAD_BYTES)) if file else None
 
 
 @lru_cache(maxsize=4096)  # the same few names stand in thousands of folders
@@ -176,9 +178,9 @@ def stem_of(name: str) -> str:
     return match["stem"] if match else name.rpartition(".")[0]
 
 
-def read_object(tree: FolderReader, file: FoundFile | None) -> Mapping[str, object]:
+def read_object(reader: FolderReader, file: FoundFile | None) -> Mapping[str, object]:
     """A small JSON object; what is not one, or cannot be read, is empty."""
-    return {} if file is None else parse_object(_head(tree, file, _MAX_JSON_BYTES))
+    return {} if file is None else parse_object(_head(reader, file, _MAX_JSON_BYTES))
 
 
 def parse_object(text: bytes) -> Mapping[str, object]:
@@ -205,9 +207,9 @@ def _built_from(config: Mapping[str, object]) -> Iterable[str]:
     return strings_in([built_from.get("architecture")]) if isinstance(built_from, dict) else ()
 
 
-def _head(tree: FolderReader, file: FoundFile, limit: int) -> bytes:
+def _head(reader: FolderReader, file: FoundFile, limit: int) -> bytes:
     try:
-        return tree.head(file.path, limit)
+        return reader.read_head(file.path, limit)
     except OSError:
         return b""
 
@@ -223,19 +225,19 @@ _MAX_HEADER_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 8 << 20
 
 
-def safetensors_problem(tree: FolderReader, file: FoundFile) -> str | None:
+def safetensors_problem(reader: FolderReader, file: FoundFile) -> str | None:
     """What a file lacks of what its header says.
 
     `None` when it is whole, or its header is too long to read.
     """
-    size = tree.size(file)
+    size = reader.size_of(file)
     try:
-        length = int.from_bytes(tree.head(file.path, _LENGTH_BYTES), "little")
+        length = int.from_bytes(reader.read_head(file.path, _LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
             return "it ends within its header"
         if length > _MAX_HEADER_BYTES:
             return None
-        header = tree.head(file.path, _LENGTH_BYTES + length)[_LENGTH_BYTES:]
+        header = reader.read_head(file.path, _LENGTH_BYTES + length)[_LENGTH_BYTES:]
     except OSError as error:
         return reason(error)
     if not header.startswith(b"{"):
@@ -244,10 +246,10 @@ def safetensors_problem(tree: FolderReader, file: FoundFile) -> str | None:
     return None if size >= whole else f"{size} of {whole} bytes are here"
 
 
-def indexed_files(tree: FolderReader, index: FoundFile) -> frozenset[str]:
+def indexed_files(reader: FolderReader, index: FoundFile) -> frozenset[str]:
     """The files that an index names."""
     try:
-        text = tree.head(index.path, _MAX_INDEX_BYTES)
+        text = reader.read_head(index.path, _MAX_INDEX_BYTES)
     except OSError:
         return frozenset()
     parts = parse_object(text).get("weight_map")
