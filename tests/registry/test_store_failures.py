@@ -269,3 +269,18 @@ def test_text_that_takes_more_room_in_the_store_than_on_the_wire_counts_as_it_is
     registry = Registry()
     labels = {f"label-{number}": "漢" * 400 for number in range(250)}
     assert codes(registry.register(1, labels=labels)) == ["INVALID_MESSAGE"]
+
+
+def test_after_an_outage_the_registry_still_suspects_itself_where_most_of_the_fleet_is_silent() -> None:
+    registry = Registry()
+    for connection in range(1, 13):
+        registry.ready(connection)
+    registry.let_store_fail()
+    registry.do(CordonRequested(registry.ref(), "node-1", "it shows that the store fails"))
+    registry.pass_time(40.0)
+    registry.recover(outage_seconds=40.0)
+    done = registry.pass_time(46.0)
+    assert logged(done, "mass_disconnect_suspected")
+    assert registry.node("node-2").status == "ready"
+    registry.pass_time(46.0)
+    assert registry.node("node-2").reason_code == "heartbeat_timeout"

@@ -31,6 +31,9 @@ FEWEST_NODES = 10
 
 SILENT_INTERVALS = 2
 
+_MORE_TIMEOUTS = 1.5
+"""Between the one timeout of every node and the two of a node that got more time."""
+
 MISSED_INTERVALS = 1.5
 MISSED_SLACK_SECONDS = 1.0
 """A node that is silent for longer than so many intervals and this is disconnected (§4, Connections)."""
@@ -144,7 +147,7 @@ def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[Node
                 silent.append(record)
     if live < FEWEST_NODES or len(silent) * 2 <= live:
         return []
-    waited_for = [record for record in silent if record.liveness.suspected_until is None]
+    waited_for = [record for record in silent if not _got_more_time(record)]
     if not waited_for:
         return []
     for record in waited_for:
@@ -191,6 +194,12 @@ def resume_timeouts(records: Iterable[NodeRecord], now: float, *, restarted: boo
                 liveness.suspected_until = liveness.last_seen_at + record.schedule.timeout_seconds
             moved.append(record)
     return moved
+
+
+def _got_more_time(record: NodeRecord) -> bool:
+    """Say whether a silent node has more than one timeout already; an outage of the store gives it no more."""
+    until, timeout = record.liveness.suspected_until, record.schedule.timeout_seconds
+    return until is not None and until - record.liveness.last_seen_at > _MORE_TIMEOUTS * timeout
 
 
 def _timed_out(record: NodeRecord, now: float) -> bool:

@@ -1,6 +1,6 @@
 """The registry's event log: it numbers events, holds histories and recent events, and serves subscribers.
 
-Bounded: a subscriber that does not keep up loses the oldest events and receives how many. Many readers receive
+Bounded: a subscriber that does not keep up loses the oldest events and receives how many. Many readers read
 them as server-sent events, each from where it left off. Writes no log and no file.
 """
 
@@ -70,8 +70,8 @@ class Subscriber:
 class RegistryEventLog:
     """The events of all nodes, and the subscribers.
 
-    Holds what a `Store` does, by the same rules: a node's history begins when its document is first stored, and
-    is deleted with it.
+    Holds what a `Store` does, by the same rules: a node's history begins when its document is first stored,
+    and is deleted with it.
     """
 
     def __init__(self) -> None:
