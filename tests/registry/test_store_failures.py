@@ -274,7 +274,9 @@ def test_text_that_takes_more_room_in_the_store_than_on_the_wire_counts_as_it_is
 def test_after_an_outage_the_registry_still_suspects_itself_where_most_of_the_fleet_is_silent() -> None:
     registry = Registry()
     for connection in range(1, 13):
-        registry.ready(connection)
+        registry.register(connection)
+    for connection in (*range(1, 13),) * 3:
+        registry.heartbeat(connection)
     registry.let_store_fail()
     registry.do(CordonRequested(registry.ref(), "node-1", "it shows that the store fails"))
     registry.pass_time(40.0)

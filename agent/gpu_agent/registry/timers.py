@@ -197,7 +197,7 @@ def resume_timeouts(records: Iterable[NodeRecord], now: float, *, restarted: boo
 
 
 def _got_more_time(record: NodeRecord) -> bool:
-    """Say whether a silent node has more than one timeout already; an outage of the store gives it no more."""
+    """Say whether a silent node has more than one timeout already; an outage alone gives no more."""
     until, timeout = record.liveness.suspected_until, record.schedule.timeout_seconds
     return until is not None and until - record.liveness.last_seen_at > _MORE_TIMEOUTS * timeout
 
