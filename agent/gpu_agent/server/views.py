@@ -123,8 +123,8 @@ def node_explanation(explanation: NodeExplanation) -> api.NodeExplanation:
     return api.NodeExplanation(
         node_id=explanation.node_id,
         refuses_every_job=explanation.excludes_every_job,
-        objections=tuple(_refusal_reason(one) for one in explanation.exclusions),
-        limits=tuple(_refusal_reason(one) for one in explanation.limits),
+        objections=tuple(_exclusion_reason(one) for one in explanation.exclusions),
+        limits=tuple(_exclusion_reason(one) for one in explanation.limits),
         model=explanation.model and api.ModelState.model_validate(explanation.model, from_attributes=True),
     )
 
@@ -294,8 +294,8 @@ def _excluded_node(one: Excluded) -> api.ExcludedNode:
     return api.ExcludedNode(node_id=one.node_id, reason=one.reason.value, need=one.need, have=one.have)
 
 
-def _refusal_reason(one: NodeExclusion) -> api.RefusalReason:
-    return api.RefusalReason(
+def _exclusion_reason(one: NodeExclusion) -> api.ExclusionReason:
+    return api.ExclusionReason(
         reason=one.reason.value,
         refuses=one.jobs,
         need=one.need,

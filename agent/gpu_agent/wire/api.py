@@ -80,8 +80,9 @@ class DryRunRequest(JobRequest):
 class DrainRequest(ApiRequest):
     """How to drain a node."""
 
-    deadline_seconds: Seconds | None = None
-    """After it the node goes offline whatever runs; left out: the registry's default."""
+    deadline_seconds: Seconds | None = Field(
+        None, description="After it the node goes offline whatever runs; left out: the registry's default"
+    )
     reason: Sentence = ""
 
 
@@ -95,15 +96,15 @@ class JoinTokenRequest(ApiRequest):
     """A token with which nodes join."""
 
     kind: Literal["join"]
-    ttl_seconds: Ttl | None = DAY_SECONDS
-    """null: it never expires."""
-    uses: Annotated[int, Field(strict=True, ge=1, le=MAX_USES), WholeNumber] | None = 1
-    """How many nodes may join with it; null: any number."""
-    labels: Labels = Field(default_factory=dict)
-    """Granted to every node that joins with it."""
+    ttl_seconds: Ttl | None = Field(DAY_SECONDS, description="null: it never expires")
+    uses: Annotated[int, Field(strict=True, ge=1, le=MAX_USES), WholeNumber] | None = Field(
+        1, description="How many nodes may join with it; null: any number"
+    )
+    labels: Labels = Field(default_factory=dict, description="Granted to every node that joins with it")
     note: Note = ""
-    node_id: NodeId | None = None
-    """The only node that may join with it, known or not; null: any."""
+    node_id: NodeId | None = Field(
+        None, description="The only node that may join with it, known or not; null: any"
+    )
 
 
 class OperatorTokenRequest(ApiRequest):
@@ -111,10 +112,8 @@ class OperatorTokenRequest(ApiRequest):
 
     kind: Literal["operator"]
     role: Literal["read", "operate", "admin"]
-    name: Note = ""
-    """Whose token it is."""
-    ttl_seconds: Ttl | None = None
-    """null: it never expires."""
+    name: Note = Field("", description="Whose token it is")
+    ttl_seconds: Ttl | None = Field(None, description="null: it never expires")
 
 
 class ReclaimRequest(ApiRequest):
@@ -126,15 +125,15 @@ class ReclaimRequest(ApiRequest):
 class RotationRequest(ApiRequest):
     """How to replace a node's token."""
 
-    at_once: StrictBool = False
-    """Revoke the old token before the node has the new one."""
+    at_once: StrictBool = Field(
+        default=False, description="Revoke the old token before the node has the new one"
+    )
 
 
 class GpuView(ApiAnswer):
     """A GPU with the figures of the node's last heartbeat; null where a figure is unknown."""
 
-    uuid: str
-    """A GPU declared without a UUID is named by its index: `#0`, `#1`, …"""
+    uuid: str = Field(description="A GPU declared without a UUID is named by its index: `#0`, `#1`, …")
     name: str
     memory_mb: int | None
     memory_used_mb: int | None
@@ -173,8 +172,7 @@ class NodeSummary(ApiAnswer):
     reason_code: str
     reason: str
     since: float
-    clears_when: str | None
-    """What would change the status; null for a ready node."""
+    clears_when: str | None = Field(description="What would change the status; null for a ready node")
     connected: bool
     gpus: tuple[GpuView, ...]
     installed_models: tuple[ModelView, ...]
@@ -183,28 +181,29 @@ class NodeSummary(ApiAnswer):
     accept_public_jobs: bool
     last_heartbeat_age_seconds: float | None
     simulated: bool
-    cordoned: str | None
-    """The reason of the cordon; null for a node without one."""
+    cordoned: str | None = Field(description="The reason of the cordon; null for a node without one")
     endpoint: str | None
     address: str | None
     agent_version: str
     labels: dict[str, str]
-    stored: bool = True
-    """False while a change of this node waits for the store: a crash would undo what is shown of it."""
+    stored: bool = Field(
+        default=True,
+        description="False while a change of this node waits for the store: a crash would undo that change",
+    )
 
 
 class NodeList(ApiAnswer):
     """One page of nodes, by id."""
 
-    auth: Literal["on", "off"]
-    """Whether this registry checks credentials."""
-    plaintext: bool
-    """Whether other machines reach a port of this registry that is not encrypted."""
+    auth: Literal["on", "off"] = Field(description="Whether this registry checks credentials")
+    plaintext: bool = Field(
+        description="Whether other machines reach a port of this registry that is not encrypted"
+    )
     nodes: tuple[NodeSummary, ...]
-    count: int
-    """How many nodes this page holds."""
-    next: str | None
-    """Send this id as `after` to get the next page; null on the last page."""
+    count: int = Field(description="How many nodes this page holds")
+    next: str | None = Field(
+        description="Send this id as `after` to get the next page; null on the last page"
+    )
 
 
 class DrainView(ApiAnswer):
@@ -219,10 +218,8 @@ class NodeTokenView(ApiAnswer):
     """The token with which a node authenticates: its id, never its secret."""
 
     token_id: str
-    rotating: bool
-    """A new token was issued, and the node has not used it yet."""
-    joined_by: str | None
-    """The join token with which the node joined."""
+    rotating: bool = Field(description="A new token was issued, and the node has not used it yet")
+    joined_by: str | None = Field(description="The join token with which the node joined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +244,12 @@ class NodeDetail(NodeSummary):
     healthy_heartbeats: int
     heartbeats_needed: int
     drain: DrainView | None
-    granted_labels: dict[str, str]
-    """Those of `labels` that its join token granted, whatever the node declares."""
-    token: NodeTokenView | None
-    """null for a node without a token: auth was off when it joined, or its token was revoked."""
+    granted_labels: dict[str, str] = Field(
+        description="Those of `labels` that its join token granted, whatever the node declares"
+    )
+    token: NodeTokenView | None = Field(
+        description="null for a node without a token: auth was off when it joined, or its token was revoked"
+    )
     features: tuple[str, ...]
     cpu_percent: float | None
     mem_percent: float | None
@@ -264,8 +263,9 @@ class NodeDetail(NodeSummary):
     heartbeat_interval_seconds: float
     heartbeat_timeout_seconds: float
     session_epoch: int
-    round_trip_ms: float | None
-    """Of the network to the node and back; null where it is unknown."""
+    round_trip_ms: float | None = Field(
+        description="Of the network to the node and back; null where it is unknown"
+    )
     claimed_jobs: tuple[str, ...]
     running_jobs: tuple[str, ...] | None
     events: tuple[RegistryEvent, ...]
@@ -283,8 +283,9 @@ class Placement(ApiAnswer):
 
     job_id: str
     node_id: str
-    gpu_uuids: tuple[str, ...]
-    """Only GPUs that have a UUID; a node of schema 1.0 declares none."""
+    gpu_uuids: tuple[str, ...] = Field(
+        description="Only GPUs that have a UUID; a node of schema 1.0 declares none"
+    )
     endpoint: str | None
     expires_at: float
 
@@ -293,8 +294,7 @@ class ClaimView(Placement):
     """A claim in a list."""
 
     granted_at: float
-    memory_mb: int
-    """GPU memory that the job needs on each of its GPUs."""
+    memory_mb: int = Field(description="GPU memory that the job needs on each of its GPUs")
     affinity_key: str | None
 
 
@@ -303,8 +303,9 @@ class ClaimList(ApiAnswer):
 
     claims: tuple[ClaimView, ...]
     count: int
-    next: str | None
-    """Send this job id as `after` to get the next page; null on the last page."""
+    next: str | None = Field(
+        description="Send this job id as `after` to get the next page; null on the last page"
+    )
 
 
 class Selection(ApiAnswer):
@@ -314,8 +315,9 @@ class Selection(ApiAnswer):
     node_id: str
     gpu_uuids: tuple[str, ...]
     endpoint: str | None
-    score: int | None
-    """The node's score, affinity included; null for a job that has claimed this slot already."""
+    score: int | None = Field(
+        description="The node's score, affinity included; null for a job that has claimed this slot already"
+    )
 
     @property
     def held(self) -> bool:
@@ -336,22 +338,19 @@ class ExplanationView(ApiAnswer):
     """Every node's answer to one job."""
 
     job_id: str
-    able: tuple[str, ...]
-    """Nodes that could take the job, the best first."""
+    able: tuple[str, ...] = Field(description="Nodes that could take the job, the best first")
     excluded: tuple[ExcludedNode, ...]
-    counts: dict[str, int]
-    """How many nodes each reason excludes."""
+    counts: dict[str, int] = Field(description="How many nodes each reason excludes")
 
 
-class RefusalReason(ApiAnswer):
-    """One reason why a node refuses some jobs."""
+class ExclusionReason(ApiAnswer):
+    """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
-    reason: str
-    refuses: str
-    """Which jobs, in words."""
-    need: str
-    have: str
-    clears_when: str
+    reason: str = Field(description="the registry's code for it; docs/operating.md explains each")
+    refuses: str = Field(description="which jobs, for a person; `every job` is all of them")
+    need: str = Field(description="what such a job needs")
+    have: str = Field(description="what this node has instead")
+    clears_when: str = Field(description="what would end it; empty where that is not known")
 
 
 class ModelVersion(ApiAnswer):
@@ -367,11 +366,13 @@ class ModelState(ApiAnswer):
 
     model_id: str
     ready: bool
-    state: str
-    """`ready`, `disabled`, `not installed`, or the status of the first enabled version."""
+    state: str = Field(
+        description="`ready`, `disabled`, `not installed`, or the status of the first enabled version"
+    )
     versions: tuple[ModelVersion, ...]
-    reported: str | None
-    """What the node's `capability_state` says; it overrides the versions' own status."""
+    reported: str | None = Field(
+        description="What the node's `capability_state` says; it overrides the versions' own status"
+    )
 
 
 class NodeExplanation(ApiAnswer):
@@ -379,10 +380,10 @@ class NodeExplanation(ApiAnswer):
 
     node_id: str
     refuses_every_job: bool
-    objections: tuple[RefusalReason, ...]
-    """What can change, in the order of the dispatch filters."""
-    limits: tuple[RefusalReason, ...]
-    """What the node is: a job beyond it never fits."""
+    objections: tuple[ExclusionReason, ...] = Field(
+        description="What can change, in the order of the dispatch filters"
+    )
+    limits: tuple[ExclusionReason, ...] = Field(description="What the node is: a job beyond it never fits")
     model: ModelState | None
 
 
@@ -391,10 +392,10 @@ class ExclusionsView(ApiAnswer):
 
     window_start: float
     window_end: float
-    failed: int
-    """Dispatches that found no node."""
-    counts: dict[str, int]
-    """How many nodes each reason excluded, over all these dispatches."""
+    failed: int = Field(description="Dispatches that found no node")
+    counts: dict[str, int] = Field(
+        description="How many nodes each reason excluded, over all these dispatches"
+    )
     examples: dict[str, tuple[ExcludedNode, ...]]
     last_jobs: tuple[str, ...]
 
@@ -410,8 +411,7 @@ class NewToken(ApiAnswer):
 
     token_id: str
     token: str = Field(repr=False)
-    expires_at: float | None
-    """null when it never expires."""
+    expires_at: float | None = Field(description="null when it never expires")
 
 
 class TokenView(ApiAnswer):
@@ -424,15 +424,15 @@ class TokenView(ApiAnswer):
     expires_at: float | None
     revoked_at: float | None
     note: str
-    uses: int | None
-    """How many nodes may join with it; null for any number."""
-    spent: int
-    """How many nodes have joined: a node counts from its first heartbeat."""
-    reserved: int
-    """How many nodes have registered and sent no heartbeat yet; one that is gone yields to the next."""
+    uses: int | None = Field(description="How many nodes may join with it; null for any number")
+    spent: int = Field(description="How many nodes have joined: a node counts from its first heartbeat")
+    reserved: int = Field(
+        description="How many nodes have registered without a heartbeat yet; a later one may replace them"
+    )
     labels: dict[str, str]
-    node_id: str | None
-    """The only id that a node can get with it; null for every other token."""
+    node_id: str | None = Field(
+        description="The only id that a node can get with it; null for every other token"
+    )
     role: str | None
     name: str
 
@@ -492,12 +492,16 @@ class Problem(ApiAnswer):
     title: str
     code: str
     detail: str
-    errors: tuple[FieldError, ...] | None = None
-    """With `INVALID_REQUEST`: what is wrong, field by field."""
+    errors: tuple[FieldError, ...] | None = Field(
+        None, description="With `INVALID_REQUEST`: what is wrong, field by field"
+    )
     job_id: str | None = None
-    counts: dict[str, int] | None = None
-    """With `NO_AVAILABLE_NODE`: how many nodes each reason excludes."""
-    examples: dict[str, tuple[ExcludedNode, ...]] | None = None
-    """With `NO_AVAILABLE_NODE`: a few nodes for each reason."""
-    checks: tuple[CheckView, ...] | None = None
-    """With `NOT_READY`: the checks that hold and those that fail."""
+    counts: dict[str, int] | None = Field(
+        None, description="With `NO_AVAILABLE_NODE`: how many nodes each reason excludes"
+    )
+    examples: dict[str, tuple[ExcludedNode, ...]] | None = Field(
+        None, description="With `NO_AVAILABLE_NODE`: a few nodes for each reason"
+    )
+    checks: tuple[CheckView, ...] | None = Field(
+        None, description="With `NOT_READY`: the checks that hold and those that fail"
+    )

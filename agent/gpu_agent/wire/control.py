@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gpu_agent.wire.api import ExclusionReason
 from gpu_agent.wire.messages import Text
 from gpu_agent.wire.probe_document import Document, MachineDocument, json_schema
 
@@ -206,16 +207,6 @@ class StatusDocument(Document):
     labels: Mapping[str, str]
     jobs: JobsInfo
     machine: MachineDocument | None = Field(description="what the last probe found; null before the first")
-
-
-class ExclusionReason(Document):
-    """One reason why this node is excluded for some jobs, in the shape of the registry's own."""
-
-    reason: str = Field(description="the registry's code for it; docs/operating.md explains each")
-    refuses: str = Field(description="which jobs, for a person; `every job` is all of them")
-    need: str = Field(description="what such a job needs")
-    have: str = Field(description="what this node has instead")
-    clears_when: str = Field(description="what would end it; empty where that is not known")
 
 
 class WhyDocument(Document):

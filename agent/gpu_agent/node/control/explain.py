@@ -10,7 +10,8 @@ from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.session.types import STATE_PHRASES, State
-from gpu_agent.wire.control import ExclusionReason, WhyDocument
+from gpu_agent.wire.api import ExclusionReason
+from gpu_agent.wire.control import WhyDocument
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
 
 DEFAULT_LIMIT_PERCENT = 90.0

@@ -210,7 +210,7 @@ async def reregister_node(node_id: NodeId, registry: Registry, _: EmptyRequest =
     responses=refusals(404, 503),
 )
 async def remove_node(node_id: NodeId, registry: Registry) -> None:
-    """Remove a node's record; a connected node is disconnected first, and may register anew."""
+    """Remove a node's record; a connected node is disconnected first, and may register again."""
     raise_if_refused(await registry.remove(node_id))
 
 
