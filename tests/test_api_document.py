@@ -93,7 +93,7 @@ async def test_every_example_does_what_it_says_in_order(tmp_path: Path) -> None:
                 if route.endswith("/resume"):
                     for _ in range(3):
                         await node.heartbeat()
-                    await node.hear_type("node_status", status="ready")
+                    await node.receive_type("node_status", status="ready")
             assert service.node(node.node_id) is None
 
 

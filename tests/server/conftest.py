@@ -31,7 +31,7 @@ async def ready(service: RegistryService) -> AsyncIterator[Node]:
 
 @pytest.fixture
 async def other(service: RegistryService) -> AsyncIterator[Node]:
-    """A node that is well and must stay served, whatever its neighbour sends."""
+    """A healthy node that must stay served, whatever another peer sends."""
     async with node(service) as other:
         await other.register()
         yield other

@@ -1,4 +1,4 @@
-"""Disks that are full, or stand still."""
+"""Stores whose disk is full, or hangs."""
 
 import threading
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from gpu_agent.store.memory import MemoryStore
 
 
 class FailingStore(MemoryStore):
-    """A disk that can be full."""
+    """A store whose disk can be full."""
 
     full = False
 
@@ -19,13 +19,13 @@ class FailingStore(MemoryStore):
 
 
 class StuckStore(MemoryStore):
-    """A disk that stops to turn."""
+    """A store whose disk can hang."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.turning = threading.Event()
-        self.turning.set()
+        self.answering = threading.Event()
+        self.answering.set()
 
     def save(self, batches: Sequence[Batch]) -> None:
-        self.turning.wait(30)
+        self.answering.wait(30)
         super().save(batches)

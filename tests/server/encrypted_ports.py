@@ -1,4 +1,4 @@
-"""Encrypted ports of a registry in this process, and peers that come to them."""
+"""Encrypted ports of a registry in this process, and peers that connect to them."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ async def node(service: RegistryService, context: ssl.SSLContext) -> AsyncIterat
 
 @asynccontextmanager
 async def stranger(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A peer that is connected, and has said nothing yet."""
+    """A connected peer that has sent nothing yet."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield reader, writer
@@ -45,7 +45,7 @@ async def stranger(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """What a peer hears until it is cut off."""
+    """What a peer receives until it is disconnected."""
     async with asyncio.timeout(5):
         heard = b""
         with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""A true registry on a real port, and nodes that speak to it over real sockets."""
+"""A real registry on a real port, and nodes that connect to it over real sockets."""
 
 import asyncio
 import json
@@ -101,35 +101,35 @@ class Node:
         self.socket = socket
         self.node_id = ""
 
-    async def say(self, message: dict[str, Any]) -> None:
+    async def send(self, message: dict[str, Any]) -> None:
         await self.socket.send(json.dumps(message))
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         async with asyncio.timeout(ANSWER_SECONDS):
             message: dict[str, Any] = json.loads(await self.socket.recv())
         return message
 
-    async def hear_type(self, kind: str, **fields: object) -> dict[str, Any]:
-        """The next message of a type with these fields; others are passed over."""
+    async def receive_type(self, kind: str, **fields: object) -> dict[str, Any]:
+        """The next message of a type with these fields; others are skipped."""
         while True:
-            message = await self.hear()
+            message = await self.receive()
             if message["type"] == kind and all(message.get(name) == value for name, value in fields.items()):
                 return message
 
     async def register(self, **fields: object) -> dict[str, Any]:
-        await self.say(registration(**fields))
-        ack = await self.hear_type("node_register_ack")
+        await self.send(registration(**fields))
+        ack = await self.receive_type("node_register_ack")
         self.node_id = ack["node_id"]
         return ack
 
     async def heartbeat(self, **fields: object) -> None:
-        await self.say(heartbeat(self.node_id, **fields))
+        await self.send(heartbeat(self.node_id, **fields))
 
     async def become_ready(self, **fields: object) -> dict[str, Any]:
         await self.register(**fields)
         for _ in range(3):
             await self.heartbeat()
-        return await self.hear_type("node_status", status="ready")
+        return await self.receive_type("node_status", status="ready")
 
     async def closed(self) -> tuple[int, str]:
         """Wait for the close frame; its code and reason."""
@@ -144,7 +144,7 @@ def url(service: RegistryService, path: str = "/ws/node") -> str:
 
 @asynccontextmanager
 async def node(service: RegistryService, *, token: str | None = None) -> AsyncIterator[Node]:
-    """A node at the door; with a token, it presents it."""
+    """A connected node; with a token, it presents it."""
     headers = None if token is None else {"Authorization": f"Bearer {token}"}
     async with connect(
         url(service), proxy=None, compression=None, close_timeout=1, additional_headers=headers
@@ -153,11 +153,11 @@ async def node(service: RegistryService, *, token: str | None = None) -> AsyncIt
 
 
 def admit_all(_connection: NodeConnection, _handshake: Handshake) -> None:
-    """Judge as with auth off."""
+    """Accept every handshake, as with auth off."""
 
 
 async def until(look: Callable[[], T], *, what: str) -> T:
-    """Let the loop run until there is something to see."""
+    """Let the loop run until `look` returns something."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             while not (seen := look()):  # noqa: ASYNC110 - what is looked at has no event of its own

@@ -1,4 +1,4 @@
-"""Frames that are no messages, each with the path at which its fault is found."""
+"""Frames that are no valid messages, each with the path of its error."""
 
 import json
 from typing import Any

@@ -146,7 +146,7 @@ async def test_a_gpus_name_controls_no_terminal_that_shows_it() -> None:
 
 
 async def test_other_tasks_run_while_ten_thousand_nodes_are_counted() -> None:
-    """What a slice costs is a benchmark's to say."""
+    """The cost of a slice is measured by a benchmark."""
     fleet = [record(str(number), *(gpu(str(place)) for place in range(8))) for number in range(10_000)]
     counting, turns = asyncio.ensure_future(count_fleet(fleet)), 0
     while not counting.done():

@@ -146,7 +146,7 @@ async def joined(service: RegistryService) -> tuple[str, str]:
     async with node(service, token=made.token) as one:
         ack = await one.register()
         await one.heartbeat()
-        await one.hear_type("node_status")
+        await one.receive_type("node_status")
     return ack["node_id"], ack["node_token"]
 
 
@@ -157,8 +157,8 @@ async def test_a_node_that_reconnects_again_and_again_exceeds_no_quota() -> None
         codes = []
         for _ in range(8):
             async with node(service, token=token) as again:
-                await again.say(registration())
-                answer = await again.hear()
+                await again.send(registration())
+                answer = await again.receive()
                 codes.append(answer.get("code", answer["type"]))
         other_id, _ = await joined(service)
         assert codes == [*["node_register_ack"] * 5, *["RATE_LIMITED"] * 3]

@@ -60,10 +60,10 @@ async def received(
 
 async def test_each_message_becomes_its_event_with_the_connections_number(events: list[Event]) -> None:
     async with received(events) as (peer, handler):
-        await peer.say(registration())
-        await peer.say(heartbeat("node-1"))
-        await peer.say({"type": "node_error", "code": "GPU_LOST"})
-        await peer.say({"type": "node_unregister", "node_id": "node-1"})
+        await peer.send(registration())
+        await peer.send(heartbeat("node-1"))
+        await peer.send({"type": "node_error", "code": "GPU_LOST"})
+        await peer.send({"type": "node_unregister", "node_id": "node-1"})
         await until(lambda: len(events) == 4, what="four events")
         assert handler.heartbeats == 1
     await until(lambda: len(events) == 5, what="the loss")
@@ -75,7 +75,7 @@ async def test_each_message_becomes_its_event_with_the_connections_number(events
 async def test_every_registration_carries_a_generated_id_and_its_address(events: list[Event]) -> None:
     async with received(events) as (peer, _):
         for _ in range(2):
-            await peer.say(registration())
+            await peer.send(registration())
         await until(lambda: len(events) == 2, what="two registrations")
     arrived = [one for one in events if isinstance(one, RegistrationReceived)]
     assert all(re.fullmatch(r"node-[0-9A-F]{8}", one.fresh_id) for one in arrived)
@@ -93,7 +93,7 @@ async def test_with_auth_on_a_registration_carries_its_credential_and_a_new_toke
 
     async with received(events, auth_on=True, authenticate=judge) as (peer, _):
         for _ in range(2):
-            await peer.say(registration())
+            await peer.send(registration())
         await until(lambda: len(events) == 2, what="two registrations")
     arrived = [one for one in events if isinstance(one, RegistrationReceived)]
     assert [one.credential for one in arrived] == [presented, presented]
@@ -105,7 +105,7 @@ async def test_with_auth_on_a_registration_carries_its_credential_and_a_new_toke
 
 async def test_with_auth_off_a_registration_carries_neither(events: list[Event]) -> None:
     async with received(events) as (peer, _):
-        await peer.say(registration())
+        await peer.send(registration())
         await until(lambda: events, what="a registration")
     (arrived,) = [one for one in events if isinstance(one, RegistrationReceived)]
     assert (arrived.credential, arrived.fresh_token) == (None, None)
@@ -115,9 +115,9 @@ async def test_the_round_trip_is_measured_at_registration_and_every_sixteenth_he
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
-        await peer.say(registration())
+        await peer.send(registration())
         for _ in range(2 * HEARTBEATS_PER_MEASUREMENT):
-            await peer.say(heartbeat("node-1"))
+            await peer.send(heartbeat("node-1"))
         await until(lambda: len(events) == 1 + 2 * HEARTBEATS_PER_MEASUREMENT, what="all of them")
     measured = [one.round_trip_seconds is not None for one in events if isinstance(one, HeartbeatReceived)]
     assert measured == [*[False] * (HEARTBEATS_PER_MEASUREMENT - 1), True] * 2
@@ -129,8 +129,8 @@ async def test_a_malformed_frame_causes_no_event_and_is_answered_with_every_erro
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
-        await peer.say({"type": "node_register", "hardware": {"cpu_cores": "x"}})
-        answer = await peer.hear()
+        await peer.send({"type": "node_register", "hardware": {"cpu_cores": "x"}})
+        answer = await peer.receive()
         assert events == []
     assert [error["path"] for error in answer["details"]["errors"]] == [
         "$.version",
@@ -145,8 +145,8 @@ async def test_r05_a_registration_of_another_major_version_is_answered_with_the_
     events: list[Event],
 ) -> None:
     async with received(events) as (peer, _):
-        await peer.say(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
-        refusal = await peer.hear()
+        await peer.send(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
+        refusal = await peer.receive()
         assert (refusal["code"], refusal["details"]) == (
             "INVALID_CAPABILITY_SCHEMA",
             {"supported": ["1.0", "1.1"]},
@@ -158,11 +158,11 @@ async def test_a_registration_that_cannot_be_read_is_logged_as_refused_with_its_
 ) -> None:
     with caplog.at_level(logging.INFO, logger="gpu_agent"):
         async with received(events) as (peer, _):
-            await peer.say({"type": "node_register"})
-            await peer.say(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
-            await peer.say({"type": "node_heartbeat"})
+            await peer.send({"type": "node_register"})
+            await peer.send(registration(capability_schema_version="9.9", hardware={"accelerators": 8}))
+            await peer.send({"type": "node_heartbeat"})
             for _ in range(3):
-                await peer.hear()
+                await peer.receive()
     logged = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
     assert [(event, fields["code"]) for event, fields in logged] == [
         ("node_register_refused", "INVALID_MESSAGE"),
@@ -181,8 +181,8 @@ async def test_messages_beyond_the_quota_are_rate_limited_and_then_end_the_conne
     async with received(events) as (peer, _):
         fault = {"type": "node_error", "code": "GPU_LOST"}
         for _ in range(Limits().message_burst + REFUSED_IN_A_ROW):
-            await peer.say(fault)
-        answers = [await peer.hear() for _ in range(REFUSED_IN_A_ROW)]
+            await peer.send(fault)
+        answers = [await peer.receive() for _ in range(REFUSED_IN_A_ROW)]
         assert {one["code"] for one in answers} == {"RATE_LIMITED"}
         assert all(0 < one["retry_after_seconds"] <= 1 for one in answers)
         assert (await peer.closed())[0] == 1008
@@ -194,8 +194,8 @@ async def test_unreadable_frames_count_against_the_quota_even_between_heartbeats
     async with received(events) as (peer, _):
         for _ in range(Limits().message_burst + REFUSED_IN_A_ROW):
             await peer.socket.send("nonsense")
-            await peer.say(heartbeat("node-1"))
-        codes = [(await peer.hear())["code"] for _ in range(Limits().message_burst + REFUSED_IN_A_ROW)]
+            await peer.send(heartbeat("node-1"))
+        codes = [(await peer.receive())["code"] for _ in range(Limits().message_burst + REFUSED_IN_A_ROW)]
         assert codes[: Limits().message_burst] == ["INVALID_MESSAGE"] * Limits().message_burst
         assert set(codes[Limits().message_burst + 2 :]) == {"RATE_LIMITED"}
         assert (await peer.closed())[0] == 1008
@@ -207,7 +207,7 @@ async def test_a_heartbeat_of_another_node_is_logged_once(
     caplog.set_level("INFO", logger="gpu_agent.server.node_connection")
     async with received(events) as (peer, _):
         for _ in range(5):
-            await peer.say(heartbeat("another-node"))
+            await peer.send(heartbeat("another-node"))
         await until(lambda: len(events) == 5, what="five heartbeats")
     assert [record.message for record in caplog.records] == ["foreign_heartbeat", "violations_suppressed"]
 
@@ -223,7 +223,7 @@ async def test_a_malformed_frame_is_answered_with_its_path_and_the_socket_stays_
     _, frame, path = case
     async with node(service) as broken:
         await broken.socket.send(frame, text=True)
-        answer = await broken.hear()
+        answer = await broken.receive()
         assert (answer["type"], answer["code"]) == ("node_error", "INVALID_MESSAGE")
         paths = [error["path"] for error in answer["details"]["errors"]]
         assert any(one == path or (path == "$" and one.startswith("$")) for one in paths), paths
@@ -238,7 +238,7 @@ async def test_too_many_malformed_frames_in_a_row_close_with_1008(
         for _ in range(MALFORMED_IN_A_ROW):
             await broken.socket.send("nonsense")
         for _ in range(MALFORMED_IN_A_ROW):
-            assert (await broken.hear())["code"] == "INVALID_MESSAGE"
+            assert (await broken.receive())["code"] == "INVALID_MESSAGE"
         assert (await broken.closed())[0] == 1008
     await is_served(other)
 

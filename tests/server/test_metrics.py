@@ -24,8 +24,8 @@ async def test_nodes_heartbeats_and_refusals_are_counted_with_their_labels(
     service: RegistryService, ready: Node
 ) -> None:
     async with node(service) as poor:
-        await poor.say(registration(hardware={"cpu_cores": 1, "memory_gb": 1}))
-        assert (await poor.hear())["code"] == "GPU_REQUIRED"
+        await poor.send(registration(hardware={"cpu_cores": 1, "memory_gb": 1}))
+        assert (await poor.receive())["code"] == "GPU_REQUIRED"
     found = await samples(service)
     assert found["gpu_registry_ready[]"] == 1
     assert found["gpu_registry_nodes[('status', 'ready')]"] == 1

@@ -117,8 +117,8 @@ async def test_a_join_token_revoked_after_the_handshake_registers_no_node(
     made = await join_token(service)
     async with node(service, token=made.token) as late:
         await service.tokens.revoke(made.token_id)
-        await late.say(registration())
-        assert (await late.hear())["code"] == "UNAUTHORIZED"
+        await late.send(registration())
+        assert (await late.receive())["code"] == "UNAUTHORIZED"
         assert await late.closed() == (1008, "UNAUTHORIZED")
 
 
@@ -129,7 +129,7 @@ async def test_a_node_token_rotated_at_once_ends_the_session_and_is_not_valid_an
     async with node(service, token=made.token) as joined:
         token = (await joined.register())["node_token"]
         assert await service.tokens.rotate(joined.node_id, at_once=True) is None
-        assert (await joined.hear_type("node_error"))["code"] == "UNAUTHORIZED"
+        assert (await joined.receive_type("node_error"))["code"] == "UNAUTHORIZED"
         assert await joined.closed() == (1008, "UNAUTHORIZED")
     assert (await refused(url(service), f"Bearer {token}"))[0] == http.HTTPStatus.UNAUTHORIZED
 
@@ -215,7 +215,7 @@ async def test_with_auth_off_a_page_whose_name_is_rebound_to_this_machine_is_ref
         assert b" 403 " in await answered(service, origin=f"http://{evil}", host=evil)
         assert b" 101 " in await answered(
             service, origin=f"http://{ours}", host=ours
-        )  # as some libraries say
+        )  # as some libraries write it
 
 
 TOKEN = "gpuj_0123abcd_" + "A" * 43

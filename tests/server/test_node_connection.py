@@ -50,14 +50,14 @@ async def test_a_frame_of_exactly_one_mebibyte_is_read(service: RegistryService)
     frame = json.dumps(registration(padding=""))
     async with node(service) as large:
         await large.socket.send(frame.replace('"padding": ""', f'"padding": "{"x" * (MIB - len(frame))}"'))
-        assert (await large.hear())["type"] == "node_register_ack"
+        assert (await large.receive())["type"] == "node_register_ack"
 
 
 async def test_no_registration_in_time_closes_with_1008() -> None:
     limits = Limits(registration_timeout_seconds=0.2, close_timeout_seconds=0.3)
     async with running(limits=limits) as service, node(service) as silent, node(service) as refused:
-        await refused.say(registration(hardware={"cpu_cores": 1, "memory_gb": 1, "gpus": []}))
-        assert (await refused.hear())["code"] == "GPU_REQUIRED"
+        await refused.send(registration(hardware={"cpu_cores": 1, "memory_gb": 1, "gpus": []}))
+        assert (await refused.receive())["code"] == "GPU_REQUIRED"
         assert (await silent.closed())[0] == 1008
         assert (await refused.closed())[0] == 1008
 
@@ -142,8 +142,8 @@ async def test_a_flood_of_tiny_frames_closes_with_1008(frame: bytes, *, register
             await flood.text()
         opening = masked(b"x", fin=False) if frame[0] == 0 else b""
         flood.writer.write(opening + frame * (Limits().frame_burst + 500))
-        heard = await asyncio.wait_for(flood.reader.read(), 5)
-        assert heard.rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
+        received = await asyncio.wait_for(flood.reader.read(), 5)
+        assert received.rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
     await is_served(other)
 
 
@@ -163,7 +163,7 @@ async def test_a_node_may_send_heartbeats_far_more_often_than_its_interval(servi
         await lively.register()
         for _ in range(200):
             await lively.heartbeat()
-        await lively.hear_type("node_status", status="ready")
+        await lively.receive_type("node_status", status="ready")
 
 
 async def test_an_ack_after_the_end_does_not_keep_the_connection_open() -> None:
@@ -198,7 +198,7 @@ async def test_a_peer_that_resets_before_our_close_frame_does_no_harm(
 
         queue.wait(hang_up_once_read, urgent=True)
         await loop.sock_sendall(peer, b"\x81\x02{}")
-        await until(lambda: service.size.connections == 0, what="the connection gone")
+        await until(lambda: service.size.connections == 0, what="the connection closed")
     assert problems == []
 
 
@@ -211,7 +211,7 @@ async def test_a_ping_is_answered(service: RegistryService) -> None:
 async def test_a_long_reason_still_closes_with_its_code(service: RegistryService, reason: str) -> None:
     async with node(service) as leaving:
         await leaving.register()
-        await leaving.say({"type": "node_unregister", "node_id": leaving.node_id, "reason": reason})
+        await leaving.send({"type": "node_unregister", "node_id": leaving.node_id, "reason": reason})
         code, said = await leaving.closed()
         assert code == 1001
         assert len(said.encode()) <= 123
@@ -240,7 +240,7 @@ async def test_a_node_unregister_in_the_same_read_as_the_close_frame_is_handled(
         node_id = json.loads(await leaving.text())["node_id"]
         goodbye = {"type": "node_unregister", "node_id": node_id, "reason": "shutdown", "drain": False}
         leaving.writer.write(masked(json.dumps(goodbye).encode()) + masked(b"\x03\xe8", opcode=8))
-        await until(lambda: _status(service, node_id) == "offline", what="the goodbye heard")
+        await until(lambda: _status(service, node_id) == "offline", what="the node unregistered")
 
 
 def _host_and_port(service: RegistryService) -> tuple[str, int]:
@@ -272,8 +272,8 @@ async def test_a_closed_connection_leaves_nothing_for_the_garbage_collector(serv
                 weakref.ref(connection._socket._protocol),
             ]
             del connection
-        await until(lambda: service.size.connections == 0, what="the connection gone")
-        await until(lambda: [one() for one in left] == [None, None, None], what="its objects gone")
+        await until(lambda: service.size.connections == 0, what="the connection closed")
+        await until(lambda: [one() for one in left] == [None, None, None], what="its objects freed")
     finally:
         gc.enable()
 
@@ -289,16 +289,16 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
     ]
     stream = b"".join(data.draw(st.sampled_from([masked, fragmented, pinged]))(one) for one in padded)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    heard: list[bytes] = []
+    received: list[bytes] = []
     async with running(QUICK) as service:
-        service._connections.frame_arrived = lambda _, payload: heard.append(payload)
+        service._connections.frame_arrived = lambda _, payload: received.append(payload)
         async with raw(service) as peer:
             for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
                 peer.writer.write(stream[start:end])
                 await peer.writer.drain()
                 await asyncio.sleep(0)
-            await until(lambda: len(heard) == len(padded), what="all frames read")
-    assert heard == padded
+            await until(lambda: len(received) == len(padded), what="all frames read")
+    assert received == padded
 
 
 async def test_pieces_are_written_in_order_and_an_empty_one_closes_our_half() -> None:

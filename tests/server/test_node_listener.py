@@ -220,7 +220,7 @@ async def test_unfinished_messages_beyond_the_budget_close_unregistered_peers_wi
             waiting.cancel()
         assert service._connections.memory.total_bytes == 40_000
         known.socket.transport.write(b"x" * 20_000)
-        assert (await known.hear_type("node_error"))["code"] == "INVALID_MESSAGE"
+        assert (await known.receive_type("node_error"))["code"] == "INVALID_MESSAGE"
         assert service._connections.memory.total_bytes == 0
 
 

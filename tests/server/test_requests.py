@@ -22,15 +22,15 @@ from gpu_agent.wire.api import Placement
 
 
 class Loop:
-    """Stands for the fleet's loop: hears what is asked."""
+    """A fake fleet loop that records its events."""
 
     running = True
 
     def __init__(self) -> None:
-        self.heard: list[Event] = []
+        self.events: list[Event] = []
 
     def handle(self, event: Event) -> None:
-        self.heard.append(event)
+        self.events.append(event)
 
     def timed(self, event: Event) -> float:
         self.handle(event)
@@ -46,7 +46,7 @@ async def test_a_request_has_a_number_of_its_own_under_which_its_answer_is_await
     loop = Loop()
     asking = FleetRequests(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
     first, second = (asking.send(lambda ref: ReleaseRequested(ref, "job-1")) for _ in range(2))
-    assert loop.heard == [ReleaseRequested(1, "job-1"), ReleaseRequested(2, "job-1")]
+    assert loop.events == [ReleaseRequested(1, "job-1"), ReleaseRequested(2, "job-1")]
     answers[2].set_result(None)
     assert await second is None
     assert not first.done()
@@ -64,7 +64,7 @@ async def test_a_request_within_a_trace_carries_its_id() -> None:
     loop, took = Loop(), list[float]()
     with caused_by("trace-1"):
         asked(loop, took.append).send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
-    assert loop.heard == [Traced(ClaimRequested(1, Job(job_id="job-1")), "trace-1")]
+    assert loop.events == [Traced(ClaimRequested(1, Job(job_id="job-1")), "trace-1")]
     assert took == [0.25]
 
 

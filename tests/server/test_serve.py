@@ -114,7 +114,7 @@ def test_importing_the_module_does_not_change_the_garbage_collector() -> None:
 
 
 def refused_at_start(*arguments: str) -> tuple[int, str]:
-    """How a registry that cannot start ends, and what it says."""
+    """The exit code of a registry that cannot start, and the problem that it logs."""
     with Program("registry", "serve", "--store", "memory", *PORTS, *arguments) as program:
         code = program.wait(15)
         return code, str(program.events("registry_start_failed")[0]["problem"])
@@ -218,7 +218,7 @@ def test_a_second_registry_on_the_same_database_is_refused_naming_the_first(tmp_
 
 @contextmanager
 def managed(folder: Path, written: str) -> Iterator[tuple[Program, ServiceManager]]:
-    """A registry that is ready, whose settings stand in `registry.toml` of the folder."""
+    """A registry that is ready, whose settings are in `registry.toml` of the folder."""
     config = folder / "registry.toml"
     config.write_text(written)
     words = ("registry", "serve", "--auth", "off", "--store", "memory", *PORTS, "--config", str(config))
@@ -277,7 +277,7 @@ def test_a_registry_suspended_by_a_signal_feeds_no_watchdog(tmp_path: Path) -> N
 
 
 def _quiet(manager: ServiceManager) -> bool:
-    """Whether nothing more comes within longer than two signs of life are apart."""
+    """Whether no watchdog ping arrives for longer than two intervals."""
     try:
         manager.hear(within_seconds=1.2)
     except TimeoutError:
@@ -351,7 +351,7 @@ async def test_the_certificate_is_read_again_although_no_setting_changed(tmp_pat
     assert encryption.context is not before
 
 
-ASKED = """
+LIMIT_PROGRAM = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
 from gpu_agent.server.serve import connections_allowed
@@ -361,7 +361,7 @@ print(connections_allowed({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[
 
 def open_files_asked(*, hard: int, wanted: int) -> tuple[int, int]:
     said = subprocess.run(
-        [sys.executable, "-c", ASKED.format(hard=hard, wanted=wanted)],
+        [sys.executable, "-c", LIMIT_PROGRAM.format(hard=hard, wanted=wanted)],
         capture_output=True,
         text=True,
         check=True,

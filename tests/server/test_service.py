@@ -38,10 +38,10 @@ async def test_r02_one_gpu_is_acknowledged_and_registering(service: RegistryServ
 
 async def test_r01_no_gpu_is_refused_and_no_record_is_made(service: RegistryService) -> None:
     async with node(service) as poor:
-        await poor.say(
+        await poor.send(
             {"type": "node_register", "version": "1", "hardware": {"cpu_cores": 1, "memory_gb": 1}}
         )
-        assert (await poor.hear())["code"] == "GPU_REQUIRED"
+        assert (await poor.receive())["code"] == "GPU_REQUIRED"
     assert list(service.nodes()) == []
 
 
@@ -63,7 +63,7 @@ async def test_s06_silence_ends_offline_and_closes_with_1001() -> None:
     )
     async with running(quick) as service, node(service) as silent:
         await silent.register()
-        status = await silent.hear_type("node_status", status="offline")
+        status = await silent.receive_type("node_status", status="offline")
         assert status["reason_code"] == "heartbeat_timeout"
         assert (await silent.closed())[0] == 1001
 
@@ -119,15 +119,15 @@ async def test_a_drained_node_finishes_its_job_goes_offline_and_returns_with_res
 ) -> None:
     await placed(service, "job-1")
     assert await service.drain(ready.node_id, reason="new driver") is None
-    assert (await ready.hear_type("node_status", status="draining"))["details"][
+    assert (await ready.receive_type("node_status", status="draining"))["details"][
         "drain_deadline"
     ] > time.time()
     assert isinstance(await service.claim(Job(job_id="job-2")), NoAvailableNode)
     await service.release("job-1")
-    await ready.hear_type("node_status", status="offline")
+    await ready.receive_type("node_status", status="offline")
     assert known(service, ready.node_id).connected
     assert await service.resume(ready.node_id) is None
-    await ready.hear_type("node_status", status="registering")
+    await ready.receive_type("node_status", status="registering")
 
 
 async def test_a_cordoned_node_stays_ready_and_takes_no_job(service: RegistryService, ready: Node) -> None:
@@ -161,7 +161,7 @@ async def test_requests_for_an_unknown_node_are_refused(service: RegistryService
 
 async def test_a_fault_that_a_node_reports_is_in_its_history(service: RegistryService, ready: Node) -> None:
     fault = {"type": "node_error", "node_id": ready.node_id, "code": "GPU_LOST", "message": "gone"}
-    await ready.say(fault)
+    await ready.send(fault)
 
     def faults() -> list[RegistryEvent]:
         return [one for one in known(service, ready.node_id).events if one.event == "node_fault_reported"]
@@ -204,7 +204,7 @@ async def test_an_older_node_is_served() -> None:
         await until(lambda: known(service, "older-1").status == "ready", what="the older node ready")
         await older.socket.close()
         async with node(service) as returned:
-            await until(lambda: not known(service, "older-1").connected, what="its old connection gone")
+            await until(lambda: not known(service, "older-1").connected, what="its old connection closed")
             assert (await returned.register(node_id="older-1"))["node_id"] == "older-1"
 
 
@@ -212,8 +212,8 @@ async def test_r06_a_connected_id_is_a_conflict_and_a_disconnected_one_may_retur
     service: RegistryService, ready: Node
 ) -> None:
     async with node(service) as other:
-        await other.say({"type": "node_register", "version": "1", "node_id": ready.node_id, **_hardware()})
-        assert (await other.hear())["code"] == "NODE_ID_CONFLICT"
+        await other.send({"type": "node_register", "version": "1", "node_id": ready.node_id, **_hardware()})
+        assert (await other.receive())["code"] == "NODE_ID_CONFLICT"
         await ready.socket.close()
         await until(lambda: not known(service, ready.node_id).connected, what="the first one disconnected")
         assert (await other.register(node_id=ready.node_id))["node_id"] == ready.node_id
@@ -261,15 +261,15 @@ async def test_explain_node_names_why_it_gets_no_job(service: RegistryService, r
 
 async def test_a_node_receives_refresh_and_reregister(service: RegistryService, ready: Node) -> None:
     assert await service.refresh(ready.node_id) is None
-    assert (await ready.hear_type("node_control"))["command"] == "refresh"
+    assert (await ready.receive_type("node_control"))["command"] == "refresh"
     assert await service.reregister(ready.node_id) is None
-    assert (await ready.hear_type("node_control"))["command"] == "reregister"
+    assert (await ready.receive_type("node_control"))["command"] == "reregister"
 
 
 async def test_commands_to_a_node_that_is_not_connected_are_refused(service: RegistryService) -> None:
     async with node(service) as gone:
         await gone.become_ready()
-    await until(lambda: not known(service, gone.node_id).connected, what="the connection is gone")
+    await until(lambda: not known(service, gone.node_id).connected, what="the connection closed")
     refused = await service.refresh(gone.node_id)
     assert isinstance(refused, Refusal)
     assert refused.code == "NODE_NOT_CONNECTED"
@@ -298,8 +298,8 @@ async def test_a_registration_that_cannot_be_saved_gets_busy_and_can_be_repeated
     store = FailingStore()
     async with running(store=store) as service, node(service) as unlucky:
         store.full = True
-        await unlucky.say(registration())
-        refused = await unlucky.hear()
+        await unlucky.send(registration())
+        refused = await unlucky.receive()
         assert (refused["code"], refused["retry_after_seconds"] > 0) == ("REGISTRY_BUSY", True)
         (record,) = service.nodes()
         assert not record.stored
@@ -313,8 +313,8 @@ async def test_a_node_whose_ack_was_never_sent_leaves_no_record_when_it_disconne
     async with running(store=store) as service:
         async with node(service) as unlucky:
             store.full = True
-            await unlucky.say(registration())
-            assert (await unlucky.hear())["code"] == "REGISTRY_BUSY"
+            await unlucky.send(registration())
+            assert (await unlucky.receive())["code"] == "REGISTRY_BUSY"
         await until(lambda: not list(service.nodes()), what="the record removed")
 
 
@@ -378,7 +378,7 @@ async def test_a_hanging_disk_delays_neither_a_status_nor_the_stop() -> None:
     store = StuckStore()
     async with running(thresholds, store=store) as service, node(service) as silent:
         await silent.become_ready()
-        store.turning.clear()
+        store.answering.clear()
         claiming = asyncio.ensure_future(service.claim(Job(job_id="job-1")))
         await until(lambda: known(service, silent.node_id).status == "offline", what="the status")
         assert not claiming.done()
@@ -386,19 +386,19 @@ async def test_a_hanging_disk_delays_neither_a_status_nor_the_stop() -> None:
         await service.stop()
         assert time.monotonic() - began < 4
         assert claiming.cancelled() or isinstance(claiming.result(), Refusal)
-        store.turning.set()
+        store.answering.set()
 
 
 async def test_changes_in_progress_when_the_registry_stops_are_stored_and_answered() -> None:
     store = StuckStore()
     async with running(store=store) as service, node(service) as ready:
         await ready.become_ready()
-        store.turning.clear()
+        store.answering.clear()
         claiming = asyncio.ensure_future(service.claim(Job(job_id="job-1")))
         await asyncio.sleep(0)
         stopping = asyncio.ensure_future(service.stop())
         await asyncio.sleep(0)
-        store.turning.set()
+        store.answering.set()
         await stopping
         assert isinstance(await claiming, Placement)
 

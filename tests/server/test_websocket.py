@@ -37,7 +37,7 @@ def opened(*, max_frame_bytes: int = 1024) -> WebSocket:
 
 
 def heard(socket: WebSocket, data: bytes) -> list[Handshake | bytes | OtherFrame]:
-    """What the bytes say; a handshake is answered at once, as it must be."""
+    """What the bytes contain; a handshake is answered at once, as it must be."""
     events = []
     for event in socket.receive(data):
         events.append(event)

@@ -32,6 +32,7 @@ from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.requests import as_refusal
 from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
+from gpu_agent.wire.codes import NODE_ID_PATTERN
 
 PREFIXES = {CredentialKind.JOIN: "gpuj", CredentialKind.NODE: "gpun", CredentialKind.OPERATOR: "gpuo"}
 MAX_TOKEN_LENGTH = 128
@@ -41,7 +42,6 @@ FIRST_ADMIN = "first start"
 _ID_BYTES = 4
 _SECRET_BYTES = 32
 _FILE_MODE = 0o600
-_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOG = Logger("registry")
 
 SendRequest = Callable[[Callable[[int], OperatorRequest]], Awaitable[Result]]
@@ -83,7 +83,7 @@ class TokenService:
             raise ValueError(
                 f"uses is {uses}; a join token is used 1 to {MAX_USES} times, or None for any number"
             )
-        if node_id is not None and not _NODE_ID.fullmatch(node_id):
+        if node_id is not None and not re.fullmatch(NODE_ID_PATTERN, node_id):
             raise ValueError(f"{node_id!r} is no node id: up to 128 of A-Z a-z 0-9 . _ -")
         granted = dict(labels or {})
         return await self._join(

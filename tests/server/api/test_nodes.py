@@ -164,7 +164,7 @@ async def test_a_connected_node_receives_the_command(
 ) -> None:
     answer = await api.post(f"/v1/nodes/{ready.node_id}/{command}", json={})
     assert answer.json()["node_id"] == ready.node_id
-    assert (await ready.hear_type("node_control"))["command"] == command
+    assert (await ready.receive_type("node_control"))["command"] == command
     await ready.socket.close()
     await until(lambda: service.size.connections == 0, what="no connection left")
     refused = await api.post(f"/v1/nodes/{ready.node_id}/{command}", json={})
