@@ -34,7 +34,7 @@ def _agent_at(
 # The older scheduler (§9)
 
 
-async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_keeps_the_id(tmp_path: Path) -> None:
+async def test_r04_the_agent_becomes_ready_at_an_older_scheduler_and_stores_its_id(tmp_path: Path) -> None:
     async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
         async with asyncio.timeout(patience(10)):
             await scheduler.ready.wait()
@@ -181,7 +181,7 @@ async def test_a1_without_a_gpu_the_agent_never_connects_and_does_once_one_appea
         await running.stopped()
 
 
-async def test_a_registry_that_babbles_for_ever_does_not_keep_the_agent_from_leaving(tmp_path: Path) -> None:
+async def test_an_endless_flood_from_the_registry_does_not_delay_a_stop(tmp_path: Path) -> None:
     async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
 
@@ -222,7 +222,7 @@ async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tm
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_a_second_agent_on_one_state_directory_leaves_with_the_first_one_s_pid(
+def test_a_second_agent_on_a_state_directory_exits_and_names_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = AgentSettings(registry_url="ws://127.0.0.1:1/ws/node", state_dir=tmp_path)

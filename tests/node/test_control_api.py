@@ -15,7 +15,7 @@ def agent_at(registry: BareRegistry, folder: Path) -> AbstractAsyncContextManage
     return running_agent(settings_for(registry.url, folder))
 
 
-async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_path: Path) -> None:
+async def test_the_snapshot_shows_the_machine_and_the_session_with_its_times(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         snapshot = running.agent.snapshot()
@@ -35,7 +35,7 @@ async def test_the_picture_shows_the_machine_and_the_session_with_its_times(tmp_
         await running.stopped()
 
 
-async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Path) -> None:
+async def test_submit_returns_once_the_session_has_handled_the_request(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         async with asyncio.timeout(patience(5)):
@@ -50,7 +50,7 @@ async def test_an_order_is_taken_before_it_returns_and_carried_out(tmp_path: Pat
         await running.stopped()
 
 
-async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_follows(tmp_path: Path) -> None:
+async def test_a_refresh_returns_after_a_probe_and_a_full_heartbeat_follows(tmp_path: Path) -> None:
     async with listening_registry() as registry, agent_at(registry, tmp_path) as running:
         await registry.next("node_heartbeat")
         before = running.agent.snapshot().inventory
@@ -62,7 +62,7 @@ async def test_a_refresh_returns_once_the_machine_was_probed_and_a_full_beat_fol
         await running.stopped()
 
 
-async def test_a_refresh_is_not_content_with_a_probe_that_was_under_way(tmp_path: Path) -> None:
+async def test_a_refresh_waits_for_a_probe_that_began_after_it(tmp_path: Path) -> None:
     begun, may_end = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     async def read() -> GpuReport:

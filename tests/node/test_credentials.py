@@ -75,7 +75,7 @@ def test_what_is_no_token_is_not_sent_and_never_logged(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
+def test_a_join_token_that_every_user_may_read_is_used_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     credentials = _credentials(tmp_path, node_token=None, join_token=b"join-s3cret")
@@ -93,7 +93,7 @@ def test_a_join_token_that_everybody_may_read_is_told_of_and_taken(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
-def test_a_pipe_into_which_nobody_writes_holds_up_no_attempt_for_long(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_delays_an_attempt_briefly(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "join", 0o600)
     held = read_token_file(tmp_path / "join")
     assert (held.token, held.problem) == (None, "it holds no token")

@@ -60,7 +60,7 @@ async def test_a_simulated_hang_is_a_missed_reading_like_a_true_one() -> None:
     assert "did not answer within 5 s" in missed.detail
 
 
-async def test_a_driver_that_is_not_kept_open_is_let_go_after_each_reading(
+async def test_the_driver_is_closed_after_each_reading_where_it_is_not_kept_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeNvml(tmp_path)
@@ -73,7 +73,7 @@ async def test_a_driver_that_is_not_kept_open_is_let_go_after_each_reading(
     assert len(fake.callers()) == 2
 
 
-async def test_a_child_that_is_stuck_is_not_doubled_where_none_is_kept(
+async def test_no_second_child_starts_beside_one_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeNvml(tmp_path)
@@ -123,7 +123,7 @@ async def one_round(collectors: Collectors, tasks: Tasks, name: str = "odd") -> 
     return (await collectors.reports())[name]
 
 
-async def test_one_that_hangs_keeps_nobody_waiting_past_the_deadline_and_has_one_thread() -> None:
+async def test_a_collector_that_hangs_costs_its_deadline_and_one_thread() -> None:
     stuck, well = _Collector(), _Collector()
     stuck.free.clear()
     collectors = Collectors((behind(stuck, "stuck"), behind(well, "well")), deadline_seconds=0.1)
@@ -160,7 +160,7 @@ async def test_a_silent_ones_gpus_are_vouched_for_a_while_then_unknown_until_it_
         tasks.end()
 
 
-async def test_one_that_raises_is_a_reason_told_once_and_its_recovery_too(
+async def test_a_collector_that_fails_is_logged_once_and_so_is_its_recovery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
@@ -265,7 +265,7 @@ NO_DRIVER = GpuReport(outcome=Outcome.NO_DRIVER)
 HUNG = MissedReading(reason="nvml_hung", since=0.0, detail="no answer")
 
 
-def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_of_a_reading_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="gpu_agent")
     log = ReadingLog()
     for result in (
@@ -337,7 +337,7 @@ def test_gpus_that_are_well_are_nothing_to_tell(logging: Logging) -> None:
     assert logging.note(0, gpu(), gpu(index=1)) == []
 
 
-def test_a_change_is_told_once_with_from_to_and_why(logging: Logging) -> None:
+def test_a_change_of_health_is_logged_once_with_from_to_and_reason(logging: Logging) -> None:
     logging.note(0, gpu(), gpu(index=1))
     (line,) = logging.note(5, gpu(), gpu("xid_79", "gpu_lost", index=1))
     assert (line["event"], line["level"]) == ("gpu_health_changed", "WARNING")
@@ -348,18 +348,18 @@ def test_a_change_is_told_once_with_from_to_and_why(logging: Logging) -> None:
     assert logging.note(10, gpu(), gpu("xid_79", index=1)) == []
 
 
-def test_a_recovery_is_told_at_info(logging: Logging) -> None:
+def test_a_recovery_is_logged_at_info(logging: Logging) -> None:
     logging.note(0, gpu("xid_79"))
     (line,) = logging.note(5, gpu())
     assert (line["level"], line["from"], line["to"], line["reasons"]) == ("INFO", "lost", "ok", [])
 
 
-def test_a_gpu_that_was_ill_from_the_start_is_told(logging: Logging) -> None:
+def test_a_gpu_that_starts_degraded_is_logged(logging: Logging) -> None:
     (line,) = logging.note(0, gpu("row_remap_failed"))
     assert (line["from"], line["to"]) == (None, "degraded")
 
 
-def test_an_event_is_told_with_its_meaning_and_whether_it_counts(logging: Logging) -> None:
+def test_an_event_is_logged_with_its_meaning_and_whether_it_counts(logging: Logging) -> None:
     lines = logging.note(0, gpu(events={"xid_31": 3, "xid_9999": 1}), gpu(index=1))
     assert [(line["event"], line["code"], line["count"], line["counts"]) for line in lines] == [
         ("gpu_event", "xid_31", 3, False),
@@ -379,12 +379,12 @@ def test_a_storm_of_events_is_a_line_a_minute_that_says_how_many(logging: Loggin
     assert REPEAT_EVENT_SECONDS == 60
 
 
-def test_a_reading_that_only_still_stands_tells_its_events_no_second_time(logging: Logging) -> None:
+def test_a_repeated_reading_logs_its_events_no_second_time(logging: Logging) -> None:
     assert len(logging.note(0, gpu(events={"xid_31": 1}))) == 1
     assert logging.note(100, gpu(events={"xid_31": 1}), fresh=False) == []
 
 
-def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Logging) -> None:
+def test_the_last_events_of_a_burst_are_logged_later(logging: Logging) -> None:
     assert [line["count"] for line in logging.note(0, gpu(events={"xid_31": 1}))] == [1]
     assert logging.note(5, gpu(events={"xid_31": 7})) == []
     assert [line["count"] for line in logging.note(60, gpu())] == [7]
@@ -392,7 +392,7 @@ def test_what_came_last_of_a_storm_is_told_though_nothing_more_comes(logging: Lo
     assert [line["count"] for line in logging.note(125, gpu(events={"xid_31": 1}))] == [1]
 
 
-def test_a_driver_that_tells_of_no_events_is_told_of_once_for_each_gpu(logging: Logging) -> None:
+def test_a_driver_without_events_is_logged_once_for_each_gpu(logging: Logging) -> None:
     lines = logging.note(
         0, gpu(without_events="too old"), gpu(index=1, without_events="too old"), gpu(index=2)
     )

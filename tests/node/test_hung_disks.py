@@ -49,7 +49,7 @@ async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads()
             pass
 
 
-async def test_a_disk_that_hangs_leaves_the_figures_of_the_host_fresh(tmp_path: Path) -> None:
+async def test_a_hung_disk_leaves_the_hosts_figures_fresh(tmp_path: Path) -> None:
     source, host = _held(), CountingHost(root=tmp_path)
     sources = Sources(host=host, scanner=ModelScanner((source,), patience=HASTY))
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
@@ -58,7 +58,7 @@ async def test_a_disk_that_hangs_leaves_the_figures_of_the_host_fresh(tmp_path: 
         source.release.set()
 
 
-async def test_a_host_that_hangs_leaves_no_stale_figures_and_past_the_limit_no_model_is_ready(
+async def test_a_hung_host_has_no_figures_and_past_the_limit_no_ready_model(
     tmp_path: Path,
 ) -> None:
     host = CountingHost(root=tmp_path)
@@ -157,7 +157,7 @@ async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(
     assert caplog.messages.count("host_scan_overdue") == 1
 
 
-async def test_new_places_are_looked_at_at_once_and_whoever_named_them_waits_until_they_are_told() -> None:
+async def test_new_sources_are_scanned_at_once_and_reported_before_the_call_returns() -> None:
     calm = replace(PACE, interval_seconds=30, deadline_seconds=20)
     async with probing(always(GOOD), pace=calm) as (prober, next_one):
         assert (await next_one()).models == ()
@@ -167,7 +167,7 @@ async def test_new_places_are_looked_at_at_once_and_whoever_named_them_waits_unt
         assert [model.model_id for model in (await next_one()).models] == ["new"]
 
 
-async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
+async def test_replacing_sources_waits_for_no_hung_disk() -> None:
     source = _held()
     async with probing(always(GOOD), pace=QUICK) as (prober, next_one):
         await next_one()
@@ -177,7 +177,7 @@ async def test_whoever_names_new_places_waits_for_no_disk_that_hangs() -> None:
         source.release.set()
 
 
-async def test_while_a_disk_hangs_the_kernel_tells_of_changes_in_other_places(tmp_path: Path) -> None:
+async def test_while_a_disk_hangs_other_folders_are_still_watched(tmp_path: Path) -> None:
     dead, well = tmp_path / "dead", tmp_path / "well"
     dead.mkdir()
     well.mkdir()

@@ -23,7 +23,7 @@ from gpu_agent.node.identity import (
 from gpu_agent.session.types import ArchiveIdentity, StoreIdentity
 
 
-def test_a_fresh_directory_knows_nobody(tmp_path: Path) -> None:
+def test_a_new_directory_has_no_identity(tmp_path: Path) -> None:
     assert IdentityFile(tmp_path).load().identity == Identity()
 
 
@@ -47,7 +47,7 @@ def test_a_file_that_others_may_read_is_closed_when_it_is_loaded(tmp_path: Path)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
-def test_an_ack_without_a_token_keeps_the_one_there_is(tmp_path: Path) -> None:
+def test_an_ack_without_a_token_leaves_the_old_token(tmp_path: Path) -> None:
     file = IdentityFile(tmp_path)
     file.save("node-A", "s3cret")
     file.save("node-A", None)
@@ -96,7 +96,7 @@ def test_a_token_is_shown_in_no_repr() -> None:
         b'{"format": 1, "node_id": "node-A", "node_token": "two\\nlines"}',
     ],
 )
-def test_a_corrupt_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_file_is_moved_aside_with_its_reason(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     loaded = IdentityFile(tmp_path).load()
     assert loaded.identity == Identity()
@@ -112,7 +112,7 @@ def test_corrupt_files_never_overwrite_each_other(tmp_path: Path) -> None:
         assert IdentityFile(tmp_path).load().moved_to == tmp_path / f"{FILE}.corrupt-{number}"
 
 
-def test_the_newest_five_corrupt_files_are_kept(tmp_path: Path) -> None:
+def test_the_newest_five_corrupt_files_stay(tmp_path: Path) -> None:
     for number in range(1, 13):
         (tmp_path / FILE).write_text(f"x{number}")
         assert IdentityFile(tmp_path).load().moved_to == tmp_path / f"{FILE}.corrupt-{number}"
@@ -120,7 +120,7 @@ def test_the_newest_five_corrupt_files_are_kept(tmp_path: Path) -> None:
     assert copies == {f"{FILE}.corrupt-{number}": f"x{number}" for number in range(8, 13)}
 
 
-def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_the_newest_five_archived_identities_stay_and_nothing_else_changes(tmp_path: Path) -> None:
     others = [f"{FILE}.corrupt-1", f"{FILE}.conflict-1.bak", f"{FILE}.conflict-x", f"{FILE}.conflict-0"]
     for name in others:
         (tmp_path / name).touch()
@@ -133,7 +133,7 @@ def test_the_newest_five_identities_in_conflict_are_kept_and_nothing_else_is_tou
     assert all((tmp_path / name).exists() for name in others)
 
 
-def test_a_directory_in_a_copy_s_place_does_not_keep_an_id_from_being_forgotten(tmp_path: Path) -> None:
+def test_a_directory_at_a_copys_path_does_not_prevent_archiving(tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.conflict-1").mkdir()
     file = IdentityFile(tmp_path)
     for number in range(1, 8):
@@ -159,7 +159,7 @@ def test_a_pipe_in_the_file_s_place_does_not_hang(tmp_path: Path) -> None:
         IdentityFile(tmp_path).load()
 
 
-def test_forgetting_keeps_the_token_and_a_copy_for_the_operator(tmp_path: Path) -> None:
+def test_archiving_leaves_the_token_and_a_copy_for_the_operator(tmp_path: Path) -> None:
     file = IdentityFile(tmp_path)
     file.save("node-A", "s3cret")
     copy = file.archive_id()
@@ -171,7 +171,7 @@ def test_forgetting_keeps_the_token_and_a_copy_for_the_operator(tmp_path: Path) 
     assert file.identity == Identity("node-B", "s3cret")
 
 
-def test_forgetting_nothing_leaves_no_copy(tmp_path: Path) -> None:
+def test_archiving_no_identity_leaves_no_copy(tmp_path: Path) -> None:
     assert IdentityFile(tmp_path).archive_id() is None
     assert list(tmp_path.iterdir()) == []
 
@@ -216,7 +216,7 @@ def test_a_following_token_that_cannot_be_written_is_not_used_before_a_restart_w
     assert file.identity == Identity("node-A", "old")
 
 
-def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
+def test_the_lock_error_names_the_process_that_holds_it(tmp_path: Path) -> None:
     first = rf"process {os.getpid()}\).*--state-dir"
     with lock_state_dir(tmp_path), pytest.raises(IdentityError, match=first), lock_state_dir(tmp_path):
         pass
@@ -224,7 +224,7 @@ def test_a_second_agent_is_told_the_first_one_s_process(tmp_path: Path) -> None:
         pass
 
 
-def test_a_directory_that_cannot_be_made_is_said_with_the_next_step(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IdentityError, match="--state-dir"), lock_state_dir(tmp_path / "file" / "state"):
         pass
@@ -257,7 +257,7 @@ def test_the_next_step_fits_what_the_disk_said(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
-def test_a_directory_in_which_others_may_write_is_said_to_be_exposed(tmp_path: Path) -> None:
+def test_a_directory_that_others_may_write_is_exposed(tmp_path: Path) -> None:
     assert IdentityFile(tmp_path).exposed is None
     tmp_path.chmod(0o755)
     assert IdentityFile(tmp_path).exposed is None
@@ -276,7 +276,7 @@ def test_the_mode_of_a_file_that_has_a_second_name_is_left_alone(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a link away")
-def test_a_directory_behind_a_strangers_link_is_refused_and_nothing_is_put_there(tmp_path: Path) -> None:
+def test_a_directory_behind_another_users_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
     os.lchown(tmp_path / "link", 12345, 12345)
@@ -289,12 +289,12 @@ def test_a_directory_behind_a_strangers_link_is_refused_and_nothing_is_put_there
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a directory away")
-def test_another_users_directory_is_said_to_be_exposed(tmp_path: Path) -> None:
+def test_another_users_directory_is_exposed(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     assert IdentityFile(tmp_path).exposed == "it belongs to user 12345"
 
 
-def test_who_only_peeks_mends_nothing_and_takes_no_hold(tmp_path: Path) -> None:
+def test_reading_an_identity_changes_nothing_and_takes_no_lock(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_identity(tmp_path)
     IdentityFile(tmp_path).save("node-A", "s3cret")
@@ -307,7 +307,7 @@ def test_who_only_peeks_mends_nothing_and_takes_no_hold(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 - names are enough
 
 
-async def test_an_identity_is_kept_and_read_again(tmp_path: Path) -> None:
+async def test_an_identity_is_stored_and_read_again(tmp_path: Path) -> None:
     with lock_state_dir(tmp_path) as identity:
         load_identity(identity)
         await store_identity(identity, StoreIdentity("node-1", "gpun_token"))
@@ -316,7 +316,7 @@ async def test_an_identity_is_kept_and_read_again(tmp_path: Path) -> None:
         assert (identity.identity.node_id, identity.identity.node_token) == ("node-1", "gpun_token")
 
 
-async def test_a_forgotten_identity_leaves_a_copy_that_is_told_of(
+async def test_an_archived_identity_is_logged_with_its_copy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
@@ -330,7 +330,7 @@ async def test_a_forgotten_identity_leaves_a_copy_that_is_told_of(
     assert record.__dict__["fields"]["copy"] == str(tmp_path / f"{FILE}.conflict-1")
 
 
-def test_an_identity_that_cannot_be_read_is_told_of_and_set_aside(
+def test_a_corrupt_identity_is_logged_and_moved_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).write_text("{")
@@ -344,7 +344,7 @@ async def test_what_the_disk_answers_is_handed_on() -> None:
     assert await with_disk_deadline("identity", lambda: 7) == 7
 
 
-async def test_a_disk_that_fails_is_told_of_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disk_that_fails_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def full() -> int:
         raise IdentityError("no space left on the device")
 

@@ -79,7 +79,7 @@ def test_a_process_stays_one_worker_however_many_connections_it_had() -> None:
     assert (jobs.close_connection(ONE), jobs.workers) == (("a",), (of_process(7, 70),))
 
 
-def test_a_job_that_is_announced_again_keeps_its_beginning_and_changes_its_worker() -> None:
+def test_a_job_that_is_announced_again_has_its_first_time_and_its_new_worker() -> None:
     jobs = Jobs()
     jobs.start("a", ONE, uid=5, now=100.0)
     jobs.start("a", of_process(7, 70), uid=5, now=200.0)

@@ -36,7 +36,7 @@ from tests.waiting import patience, until
         ("1xL4; models:", ["declared"]),
     ],
 )
-def test_a_simulations_models_stand_in_place_of_those_on_the_disks_beside_declared_ones(
+def test_a_simulations_models_replace_those_on_the_disks(
     tmp_path: Path, simulate: str | None, models: list[str]
 ) -> None:
     folder = tmp_path / "found"
@@ -65,7 +65,7 @@ def _with_models(folder: Path, count: int) -> AgentSettings:
     return load({"registry_url": "ws://localhost/", **places})
 
 
-async def test_new_places_are_looked_through_before_anybody_goes_by_them(tmp_path: Path) -> None:
+async def test_new_sources_are_scanned_before_they_are_used(tmp_path: Path) -> None:
     settings = _with_models(tmp_path, 20)
     no_time = 0.0
     assert len(open_sources(settings).scanner.scan(no_time).models) < 20
@@ -73,7 +73,7 @@ async def test_new_places_are_looked_through_before_anybody_goes_by_them(tmp_pat
     assert len(renewed.scanner.scan(no_time).models) == 20
 
 
-async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
+async def test_a_hung_disk_does_not_delay_new_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = _with_models(tmp_path, 1)
@@ -91,7 +91,7 @@ async def test_a_disk_that_hangs_leaves_the_new_places_to_the_probe(
     assert [model.model_id for model in renewed.scanner.scan().models] == ["model-0"]
 
 
-async def test_places_that_stay_keep_what_is_known_of_them(tmp_path: Path) -> None:
+async def test_sources_that_stay_keep_their_state(tmp_path: Path) -> None:
     settings = _with_models(tmp_path, 3)
     before = open_sources(settings).scanner
     before.scan()
@@ -155,7 +155,7 @@ async def _looking(root: Path) -> AsyncIterator[_Looks]:
 
 
 @HAS_NOTICES
-async def test_folders_that_are_followed_from_now_on_are_looked_at_once_more(tmp_path: Path) -> None:
+async def test_newly_watched_folders_are_scanned_once_more(tmp_path: Path) -> None:
     async with _looking(tmp_path) as looks:
         await looks.next_one()
         looks.scan()
@@ -163,7 +163,7 @@ async def test_folders_that_are_followed_from_now_on_are_looked_at_once_more(tmp
 
 
 @HAS_NOTICES
-async def test_a_change_is_looked_at_within_two_seconds_and_a_crowd_of_them_once(tmp_path: Path) -> None:
+async def test_a_burst_of_changes_is_scanned_once_within_two_seconds(tmp_path: Path) -> None:
     async with _looking(tmp_path) as looks:
         await looks.next_one()
         began = time.monotonic()
@@ -175,7 +175,7 @@ async def test_a_change_is_looked_at_within_two_seconds_and_a_crowd_of_them_once
 
 
 @HAS_NOTICES
-async def test_changes_without_end_are_looked_at_once_a_second(tmp_path: Path) -> None:
+async def test_endless_changes_are_scanned_once_a_second(tmp_path: Path) -> None:
     async with _looking(tmp_path) as looks:
         await looks.next_one()
         (tmp_path / "1.gguf").touch()
@@ -196,7 +196,7 @@ async def test_where_there_are_no_notices_nothing_is_asked_for(
 
 
 @HAS_NOTICES
-async def test_new_folders_without_end_are_looked_at_once_a_second(tmp_path: Path) -> None:
+async def test_endless_new_folders_are_scanned_once_a_second(tmp_path: Path) -> None:
     async with _looking(tmp_path) as looks:
         first = await looks.next_one()
         (tmp_path / "1").mkdir()
@@ -205,7 +205,7 @@ async def test_new_folders_without_end_are_looked_at_once_a_second(tmp_path: Pat
 
 
 @HAS_NOTICES
-async def test_where_there_are_no_more_notices_it_is_told_once_and_nothing_is_asked_for(
+async def test_without_inotify_instances_one_line_is_logged_and_no_scan_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(InotifyWatcher, "open", classmethod(lambda _: None))
@@ -239,7 +239,7 @@ async def test_each_place_has_notices_of_its_own_which_go_with_it(tmp_path: Path
 
 
 @HAS_NOTICES
-async def test_a_limit_is_told_once(
+async def test_a_limit_of_inotify_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
@@ -254,7 +254,7 @@ PLACES = (Path("/a"), Path("/b"))
 LINK = "it is a link; add the folder it leads to as a root of its own"
 
 
-def test_each_place_is_told_once_for_each_reason_and_again_when_it_breaks_again(
+def test_a_folder_is_logged_once_for_each_reason_and_again_after_a_recovery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     unsearched = UnreadableLog()
@@ -263,7 +263,7 @@ def test_each_place_is_told_once_for_each_reason_and_again_when_it_breaks_again(
     assert caplog.messages == ["model_scan_failed"] * 3
 
 
-def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
+def test_a_recovered_disk_is_logged_whatever_the_scan_finds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")
@@ -279,13 +279,13 @@ def test_a_place_whose_disk_answers_again_is_told_of_whatever_it_answers(
     assert caplog.messages == ["model_scan_failed"] * 2 + answered
 
 
-def test_of_many_places_a_few_are_told_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_of_many_folders_a_few_are_logged_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
     UnreadableLog().note({f"/{number}": LINK for number in range(MAX_LOGGED + 7)}, ())
     assert len(caplog.records) == MAX_LOGGED
     assert "'others': 7" in str(caplog.records[0].__dict__)
 
 
-def test_a_place_that_is_no_longer_looked_into_is_not_said_to_answer(
+def test_a_folder_that_is_no_longer_scanned_is_not_recovered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gpu_agent")

@@ -16,7 +16,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 from tests.node.prober_harness import GOOD, HUNG, PACE, always, probing
 
 
-async def test_each_probe_is_told_with_gpus_host_and_models() -> None:
+async def test_each_probe_reports_gpus_host_and_models() -> None:
     catalogue = ModelScanner((), (Declaration(model_id="whisper", version="1"),))
     patient = replace(PACE, deadline_seconds=20)
     async with probing(always(GOOD), Sources(scanner=catalogue), pace=patient) as (prober, next_one):
@@ -38,7 +38,7 @@ async def test_before_any_good_reading_there_is_no_age() -> None:
         assert inventory.gpu.outcome is Outcome.DRIVER_BROKEN
 
 
-async def test_a_missed_reading_keeps_the_last_good_health_and_the_age_grows() -> None:
+async def test_after_a_missed_reading_the_last_health_stays_and_its_age_grows() -> None:
     results: list[GpuReport | MissedReading] = [GOOD]
 
     async def read() -> GpuReport | MissedReading:
@@ -75,7 +75,7 @@ async def test_past_its_limit_a_missed_reading_makes_the_gpus_unknown_until_the_
             pass
 
 
-async def test_a_probe_can_be_asked_for_before_its_turn() -> None:
+async def test_a_probe_can_be_requested_before_the_interval_ends() -> None:
     pace = Pace(interval_seconds=3600, deadline_seconds=1, stale_after_seconds=60)
     async with probing(always(GOOD), pace=pace) as (prober, next_one):
         await next_one()
@@ -84,9 +84,7 @@ async def test_a_probe_can_be_asked_for_before_its_turn() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "seconds"), [(Outcome.NO_DRIVER, 30.0), (Outcome.DRIVER_BROKEN, 30.0)])
-async def test_a_driver_that_is_not_there_is_looked_for_at_a_calmer_pace(
-    outcome: Outcome, seconds: float
-) -> None:
+async def test_a_missing_driver_is_tried_less_often(outcome: Outcome, seconds: float) -> None:
     pace = Pace(interval_seconds=5, deadline_seconds=1, stale_after_seconds=60)
     async with probing(always(GpuReport(outcome=outcome)), pace=pace) as (prober, next_one):
         await next_one()
@@ -174,7 +172,7 @@ def _one_radeon() -> Collectors:
     )
 
 
-async def test_gpus_of_collectors_stand_beside_nvmls_and_are_as_fresh() -> None:
+async def test_gpus_of_collectors_are_merged_with_nvmls() -> None:
     collectors = _one_radeon()
     async with probing(always(GOOD), collectors=collectors) as (prober, next_one):
         inventory = await next_one()

@@ -34,7 +34,7 @@ def report(celsius: float = 50, percent: float = 0) -> GpuReport:
     return GpuReport(outcome=Outcome.OK, gpus=(gpu,))
 
 
-def test_a_limit_turns_the_owners_word_off_and_on_again(tmp_path: Path) -> None:
+def test_a_limit_pauses_and_resumes_public_jobs(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 80\nresume_after_seconds = 10")
     accepted = [
         public.owner_at(report(celsius), Jobs(), now=now).accept_public_jobs
@@ -48,7 +48,7 @@ def test_the_rest_of_what_the_owner_states_stays(tmp_path: Path) -> None:
     assert public.owner_at(report(), Jobs(), now=0).labels == {"zone": "a"}
 
 
-def test_who_wants_no_public_jobs_is_asked_no_limits(tmp_path: Path) -> None:
+def test_without_public_jobs_no_limit_is_checked(tmp_path: Path) -> None:
     public = pool(tmp_path, "max_temperature_c = 40", wanted=False)
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
     assert public.state == PublicJobsState(wanted=False)
@@ -95,7 +95,7 @@ def _settings(folder: Path, text: str) -> AgentSettings:
     return load({"registry_url": "ws://h"}, config=path)
 
 
-def test_limits_that_a_reload_leaves_as_they_are_remember_what_they_saw(tmp_path: Path) -> None:
+def test_unchanged_limits_keep_their_readings_over_a_reload(tmp_path: Path) -> None:
     limits = "[public_jobs]\nmax_temperature_c = 80\nresume_after_seconds = 10"
     public = PublicJobs(_settings(tmp_path, f"accept_public_jobs = true\n{limits}"))
     assert not public.owner_at(report(90), Jobs(), now=0).accept_public_jobs
@@ -111,7 +111,7 @@ def test_limits_that_a_reload_removes_pause_nothing(tmp_path: Path) -> None:
     assert public.owner_at(report(90), Jobs(), now=1).accept_public_jobs
 
 
-def test_an_owner_who_wants_no_public_jobs_any_more_gets_none(tmp_path: Path) -> None:
+def test_refusing_public_jobs_takes_effect_at_once(tmp_path: Path) -> None:
     public = pool(tmp_path)
     public.apply(_settings(tmp_path, "accept_public_jobs = false"))
     assert not public.owner_at(report(), Jobs(), now=0).accept_public_jobs
@@ -142,7 +142,7 @@ def test_limits_on_gpus_that_are_not_polled_pause_public_jobs(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the platform has no such call")
-def test_the_machines_time_zone_is_followed_when_it_is_set_anew(
+def test_a_change_of_the_machines_time_zone_takes_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpu_agent.node.public_jobs.time.time", lambda: 0.0)
@@ -175,11 +175,11 @@ def kept_out(pauses: tuple[Pause, ...]) -> list[Limit]:
     return [pause.limit for pause in pauses]
 
 
-def test_without_limits_nothing_keeps_public_jobs_out() -> None:
+def test_without_limits_nothing_pauses_public_jobs() -> None:
     assert Limits(PublicJobsSettings()).check(at(0, hot(119), replace(GPU, processes=(FOREIGN,)))) == ()
 
 
-def test_outside_its_hours_a_schedule_keeps_them_out_and_says_until_when() -> None:
+def test_outside_its_hours_a_schedule_pauses_public_jobs_and_says_until_when() -> None:
     limits = Limits(PublicJobsSettings(schedule=("mon-fri 18:00-08:00",)))
     (pause,) = limits.check(at(0))
     assert pause == Pause(Limit.SCHEDULE, "public jobs start again on mon 18:00")

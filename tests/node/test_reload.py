@@ -44,7 +44,7 @@ async def test_what_an_owner_states_goes_out_with_the_next_beat_on_the_same_sess
         assert len(registry.connections) == 1
 
 
-async def test_models_of_a_new_place_are_told_without_any_of_the_old_ones_missing(tmp_path: Path) -> None:
+async def test_models_of_a_new_source_are_sent_while_the_old_ones_stay(tmp_path: Path) -> None:
     for name in ("old", "new"):
         folder = tmp_path / name / "model"
         folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ async def test_models_of_a_new_place_are_told_without_any_of_the_old_ones_missin
             assert sorted(model["model_id"] for model in models) == ["new", "old"]
 
 
-async def test_an_endpoint_and_features_are_registered_anew_on_the_same_socket(tmp_path: Path) -> None:
+async def test_a_new_endpoint_registers_again_on_the_same_socket(tmp_path: Path) -> None:
     async with (
         listening_registry(MODERN) as registry,
         running_agent(settings_for(registry.url, tmp_path)) as running,
@@ -106,7 +106,7 @@ def test_only_settings_that_there_are_can_be_taken_over() -> None:
     assert set(AgentSettings.model_fields) >= RELOADABLE
 
 
-def test_who_the_agent_is_and_whom_it_calls_waits_for_a_restart() -> None:
+def test_identity_and_registry_wait_for_a_restart() -> None:
     fixed = {"registry_url": "ws://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
     read = RUNNING.model_copy(update={**fixed, "endpoint": "10.0.0.7:9000"})
     result = merge_reloaded(RUNNING, read, at_once=RELOADABLE)

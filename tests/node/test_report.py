@@ -33,7 +33,7 @@ def test_the_hosts_load_and_memory_are_reported() -> None:
 
 
 @pytest.mark.parametrize(("load", "percent"), [(2.0, 25.0), (80.0, 100.0), (0.0, 0.0)])
-def test_without_a_measured_cpu_load_the_load_average_stands_in(load: float | None, percent: float) -> None:
+def test_without_a_measured_cpu_load_the_load_average_is_used(load: float | None, percent: float) -> None:
     inventory = _inventory(cpu_percent=None, load_1m=load)
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).cpu_percent == percent
 
@@ -85,7 +85,7 @@ def test_a_process_on_several_gpus_is_one_job() -> None:
     assert count_compute_processes(_inventory(*gpus).gpu) == 2
 
 
-def test_where_no_gpu_tells_its_processes_the_number_of_jobs_is_unknown() -> None:
+def test_without_process_lists_the_number_of_jobs_is_unknown() -> None:
     silent = _inventory(Gpu(uuid="a", name="A", processes=None), Gpu(uuid="b", name="B", processes=None))
     assert count_compute_processes(silent.gpu) is None
     assert measure(silent, job_ids=None, timestamp_ms=1, probe_age_seconds=None).running_jobs is None
@@ -163,7 +163,7 @@ def test_the_slices_of_a_lost_gpu_are_no_faults_of_their_own() -> None:
     assert "GPU-9" not in fault.message
 
 
-def test_what_keeps_all_gpus_from_being_read_is_one_fault_while_it_lasts() -> None:
+def test_an_unreadable_driver_is_one_fault_while_it_lasts() -> None:
     faults = FaultDetector()
     hung = report(gpu(0, "nvml_hung"), gpu(1, "nvml_hung"), outcome=Outcome.DRIVER_BROKEN)
     assert faults.found_in(hung) == (FaultFound("NVML_HUNG", reason("nvml_hung").detail),)

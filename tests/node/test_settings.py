@@ -76,7 +76,7 @@ def test_an_unknown_key_that_resembles_none_lists_them(tmp_path: Path) -> None:
         _load(tmp_path, "qqq = 1")
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         _load(tmp_path, "max_concurrent_jobs = -1\n[advanced]\ndeadline_seconds = 0")
     assert len(str(caught.value).splitlines()) == 2
@@ -100,7 +100,7 @@ def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
     assert load({"registry_url": URL}).registry_url == URL
 
 
-def test_a_home_that_nobody_has_is_refused_with_the_next_step() -> None:
+def test_an_unknown_home_is_refused_with_the_next_step() -> None:
     with pytest.raises(SettingsError, match="state_dir: it begins with ~"):
         load({"registry_url": URL, "state_dir": "~no-such-user/state"})
 
@@ -140,7 +140,7 @@ def test_a_credential_of_the_unit_is_taken_where_nothing_else_is_stated(
     assert _load(tmp_path, join_token="gpuj_y").join_token_file is None
 
 
-def test_a_credential_that_cannot_be_looked_at_is_left_to_whoever_opens_it(
+def test_an_unreadable_credential_is_reported_when_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("c" * 300)
@@ -295,13 +295,13 @@ def test_labels_that_no_registry_would_take_are_refused_here(labels: dict[str, s
     [{"labels": {"zone": TOKEN}}, {"labels": {TOKEN: "a"}}, {"endpoint": f"http://h/?t={TOKEN}"}],
     ids=["a label's value", "a label's name", "the endpoint"],
 )
-def test_no_token_gets_into_what_everybody_is_told(stated: dict[str, object]) -> None:
+def test_no_token_gets_into_values_that_the_registry_shows(stated: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="this holds a token"):
         load({"registry_url": URL, **stated})
 
 
 @pytest.mark.parametrize("query", ["token=x", "a=1&api_key=x", "Password=x", "client-secret=x", "auth=x"])
-def test_no_secret_stands_in_the_registrys_url(query: str) -> None:
+def test_a_registry_url_with_a_secret_is_refused(query: str) -> None:
     with pytest.raises(SettingsError, match="no credentials go into a URL"):
         load({"registry_url": f"ws://host:8080/ws/node?{query}"})
 
@@ -352,7 +352,7 @@ def test_a_time_zone_that_the_machine_does_not_know_is_refused(name: str) -> Non
         PublicJobsSettings(time_zone=name)
 
 
-def test_a_machine_without_time_zones_is_told_apart_from_a_wrong_name(
+def test_a_machine_without_time_zones_differs_from_a_wrong_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tzdata", None)

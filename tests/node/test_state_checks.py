@@ -30,7 +30,7 @@ def found(folder: Path, **more: object) -> dict[str, CheckResult]:
     return {finding.check: finding for finding in findings}
 
 
-def test_a_directory_that_nobody_uses_is_well_and_stays_as_it_is(folder: Path) -> None:
+def test_an_unused_directory_is_ok_and_unchanged(folder: Path) -> None:
     assert found(folder)["state directory"] == CheckResult(
         "state directory", CheckStatus.OK, f"{folder}, mode 0700"
     )
@@ -55,7 +55,7 @@ def test_a_file_in_its_place_fails(folder: Path) -> None:
     assert found(folder / "file")["state directory"].verdict is CheckStatus.FAIL
 
 
-def test_a_directory_that_others_may_write_is_a_warning_with_its_mend(folder: Path) -> None:
+def test_a_directory_that_others_may_write_is_a_warning_with_its_fix(folder: Path) -> None:
     folder.chmod(0o777)
     finding = found(folder)["state directory"]
     assert finding.verdict is CheckStatus.WARN
@@ -68,7 +68,7 @@ def test_a_directory_that_we_may_not_write_fails(folder: Path, monkeypatch: pyte
     assert found(folder / "below")["state directory"].verdict is CheckStatus.FAIL
 
 
-def test_an_identity_is_told_without_its_token(folder: Path) -> None:
+def test_an_identity_is_reported_without_its_token(folder: Path) -> None:
     IdentityFile(folder).save("node-A", TOKEN)
     assert found(folder)["identity"].detail == "node-A, with a token of its own"
     assert available_tokens(settings(folder)).node == TOKEN
@@ -87,7 +87,7 @@ def test_an_identity_behind_a_link_is_not_read(folder: Path) -> None:
     assert found(folder)["identity"].verdict is CheckStatus.FAIL
 
 
-def test_a_join_tokens_file_is_looked_at(folder: Path) -> None:
+def test_a_join_tokens_file_is_checked(folder: Path) -> None:
     file = folder / "join.token"
     assert found(folder)["join token"].verdict is CheckStatus.SKIPPED
     assert found(folder, join_token_file=file)["join token"].verdict is CheckStatus.FAIL
@@ -101,7 +101,7 @@ def test_a_join_tokens_file_is_looked_at(folder: Path) -> None:
     assert (exposed.verdict, f"chmod 600 {file}" in (exposed.fix or "")) == (CheckStatus.WARN, True)
 
 
-def test_a_join_token_of_the_settings_is_looked_at_and_not_shown(folder: Path) -> None:
+def test_a_join_token_of_the_settings_is_checked_and_not_shown(folder: Path) -> None:
     assert found(folder, join_token=TOKEN)["join token"].detail == "in the settings"
     assert available_tokens(settings(folder, join_token=TOKEN)).join == TOKEN
     assert found(folder, join_token="a\nb")["join token"].verdict is CheckStatus.FAIL

@@ -126,7 +126,6 @@ class Agent:
         """The settings that apply now."""
         return self._settings
 
-    @property
     def progress(self) -> Progress:
         """What `liveness` checks."""
         return Progress(
@@ -141,7 +140,7 @@ class Agent:
         return Snapshot(
             session=self._machine.snapshot,
             registry_url=self._settings.registry_url,
-            owner=self._settings.owner,
+            owner=self._public_jobs.owner,
             public_jobs=self._public_jobs.state,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,

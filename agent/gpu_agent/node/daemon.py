@@ -119,12 +119,12 @@ async def _run_agent(agent: Agent, tasks: Tasks, read: Callable[[], AgentSetting
         systemd.stopping()
         tasks.start("stop", agent.stop(f"the agent was stopped by {number.name}"))
         if drain_seconds > 0:
-            tasks.start("extend-stop", extend_stop(systemd, lambda: agent.progress))
+            tasks.start("extend-stop", extend_stop(systemd, agent.progress))
 
     stopping, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
     with signals_to_loop(stopping, stop), signals_to_loop(reloading, lambda _: reloader.request()):
         tasks.start("reloader", reloader.run())
-        tasks.start("liveness", report_liveness(systemd, lambda: agent.session, lambda: agent.progress))
+        tasks.start("liveness", report_liveness(systemd, agent.snapshot, agent.progress))
         systemd.ready()
         end = await agent.run(tasks)
     systemd.stopping()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gpu_agent.node.snapshot import Snapshot
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.sdnotify import SystemdNotifier, notify_liveness
 from gpu_agent.session.types import SessionSnapshot, State
@@ -64,7 +65,7 @@ def find_stall(progress: Progress, now: float) -> str | None:
 
 
 async def report_liveness(
-    systemd: SystemdNotifier, session: Callable[[], SessionSnapshot], progress: Callable[[], Progress]
+    systemd: SystemdNotifier, snapshot: Callable[[], Snapshot], progress: Callable[[], Progress]
 ) -> None:
     """Check and report until cancelled; the log says when the agent stalls and when it recovers."""
 
@@ -76,7 +77,7 @@ async def report_liveness(
 
     await notify_liveness(
         systemd,
-        status_line=lambda: status_line(session()),
+        status_line=lambda: status_line(snapshot().session),
         find_problem=lambda: find_stall(progress(), asyncio.get_running_loop().time()),
         on_change=changed,
     )

@@ -63,29 +63,30 @@ class PublicJobs:
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
-        self._owner = settings.owner
+        self.owner = settings.owner
+        """What the settings state, before the limits apply."""
         self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
         self._logged: frozenset[Limit] = frozenset()
-        self.state = PublicJobsState(self._owner.accept_public_jobs)
+        self.state = PublicJobsState(self.owner.accept_public_jobs)
         """As of the last probe."""
 
     def apply(self, settings: AgentSettings) -> None:
         """Apply settings that were read again; unchanged limits keep their readings."""
         if settings.public_jobs != self._settings.public_jobs:
             self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
-        self._settings, self._owner = settings, settings.owner
+        self._settings, self.owner = settings, settings.owner
         self.state = replace(self.state, wanted=settings.accept_public_jobs)
 
     def owner_at(self, report: GpuReport, jobs: Jobs, *, now: float) -> Owner:
         """What the owner states at this moment, limits included. `now`: monotonic seconds."""
-        if not self._owner.accept_public_jobs:
+        if not self.owner.accept_public_jobs:
             self.state, self._logged = PublicJobsState(wanted=False), frozenset()
-            return self._owner
+            return self.owner
         local = _local_time(self._settings.public_jobs.time_zone)
         pauses = self._limits.check(Now(report, bool(jobs.ids), local, now))
         self.state = PublicJobsState(wanted=True, pauses=pauses)
         self._log_changes(pauses)
-        return replace(self._owner, accept_public_jobs=self.state.accepted)
+        return replace(self.owner, accept_public_jobs=self.state.accepted)
 
     def _log_changes(self, pauses: tuple[Pause, ...]) -> None:
         limits = frozenset(pause.limit for pause in pauses)

@@ -39,7 +39,7 @@ def peer(uid: int, *groups: int) -> Peer:
     ],
     ids=["root", "the agent's own user", "a member", "an operator", "a stranger", "numbers mixed up"],
 )
-def test_who_may_do_what(who: Peer, looks: bool, orders: bool) -> None:  # noqa: FBT001 - a table
+def test_the_policy_by_user_and_group(who: Peer, looks: bool, orders: bool) -> None:  # noqa: FBT001 - a table
     assert (HOUSE.may_read(who), HOUSE.may_operate(who)) == (looks, orders)
 
 
@@ -49,7 +49,7 @@ def test_without_a_group_of_operators_only_root_and_the_own_user_give_orders() -
     assert house.may_operate(peer(900))
 
 
-def test_the_kernel_says_who_has_connected() -> None:
+def test_the_kernel_identifies_the_caller() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         found = peer_credentials(ours)
@@ -100,7 +100,7 @@ def test_it_is_open_to_its_user_and_group_alone_and_gone_afterwards(tmp_path: Pa
     assert not path.exists()
 
 
-def test_a_folder_that_is_not_there_is_made_and_closed_to_strangers(tmp_path: Path) -> None:
+def test_a_missing_folder_is_created_and_closed_to_other_users(tmp_path: Path) -> None:
     with listen(tmp_path / "run" / "s"):
         assert stat.S_IMODE((tmp_path / "run").stat().st_mode) & 0o027 == 0
 
@@ -206,7 +206,7 @@ def test_a_place_that_can_be_none_is_a_sentence(tmp_path: Path) -> None:
     assert "cannot be" in refused(tmp_path / ("x" * 300))
 
 
-def test_a_socket_that_is_ours_no_more_is_left_alone(tmp_path: Path) -> None:
+def test_a_replaced_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with listen(path):
         path.unlink()
