@@ -288,7 +288,7 @@ def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
         ),
         ({"gpus": gpus(gpu("a", memory_mb=None))}, "jobs that state a need of GPU memory"),
     ],
-    ids=str,
+    ids=lambda one: one if isinstance(one, str) else "node",
 )
 def test_a_limit_names_the_jobs_that_it_excludes(facts: dict[str, Any], words: str) -> None:
     assert words in [one.jobs for one in explained(node(**facts)).limits]
