@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.cli.answers import document_of
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -56,6 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.headers.append({name.lower(): value for name, value in self.headers.items()})
         said = self.stand_in.answers.get(words, Refusal(404, "NOT_FOUND", f"no {words} here"))
         said = said() if callable(said) else said
+        if isinstance(said, Mapping):
+            said = document_of(words, said)
         if isinstance(said, Stream):
             self._stream(said)
         else:
@@ -67,7 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, kind, document = 200, "application/json", said
         if isinstance(said, Refusal):
             status, kind = said.status, "application/problem+json"
-            document = {"status": status, "code": said.code, "detail": said.detail, **said.more}
+            problem = {"status": status, "title": "Refused", "code": said.code, "detail": said.detail}
+            document = {**problem, **said.more}
         if document is None:
             self.send_response(204)
             self.end_headers()

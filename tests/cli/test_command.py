@@ -2,7 +2,17 @@ import argparse
 
 import pytest
 
-from gpu_agent.cli.command import MEANINGS, ExitCode, Failure, describe, exit_code_lines, parser_of
+from gpu_agent.cli.command import (
+    MEANINGS,
+    ExitCode,
+    Failure,
+    describe,
+    exit_code_lines,
+    label_pair,
+    parser_of,
+    positive_number,
+    whole_number,
+)
 
 
 def test_every_exit_code_is_explained() -> None:
@@ -52,3 +62,27 @@ def test_a_wrong_argument_ends_with_the_code_of_a_wrong_configuration() -> None:
         parser_of(configure, ["gpu-agent", "run"]).error("no")
     assert failed.value.code is ExitCode.CONFIGURATION
     assert str(failed.value) == "no\nSee `gpu-agent run --help`."
+
+
+def test_numbers_and_labels_are_read() -> None:
+    assert (whole_number("-5"), positive_number("1"), label_pair("rack=7=b"), label_pair("zone=")) == (
+        -5,
+        1,
+        ("rack", "7=b"),
+        ("zone", ""),
+    )
+
+
+@pytest.mark.parametrize(("text", "hint"), [("zone", "zone=a"), ("=a", "zone=a"), ("", "zone=a")])
+def test_what_is_no_label_is_refused_with_how_to_write_one(text: str, hint: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=hint):
+        label_pair(text)
+
+
+@pytest.mark.parametrize(("text", "hint"), [("0", "at least 1"), ("few", "invalid whole number value")])
+def test_what_is_no_number_is_named(text: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", type=positive_number)
+    with pytest.raises(SystemExit):
+        parser.parse_args([text])
+    assert hint in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli import demo
-from gpu_agent.cli.client.http import Api, Problem
+from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.demo import (
     JOB,
@@ -21,6 +21,7 @@ from gpu_agent.cli.demo import (
     write_join_token,
 )
 from gpu_agent.cli.main import main
+from gpu_agent.wire.api import NodeList, TokenList
 from tests.programs import Registry
 
 
@@ -59,17 +60,30 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
     assert "Ended" in capsys.readouterr().out
 
 
-def test_a_registry_that_was_killed_is_blamed_and_not_its_address(
+def test_a_registry_that_was_killed_is_reported_and_not_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killing(fleet: Fleet, *_: object) -> None:
         os.kill(fleet.processes[0].process.pid, signal.SIGKILL)
         while True:
-            fleet.api.get("/v1/nodes")
+            fleet.api.get("/v1/nodes", NodeList)
 
     monkeypatch.setattr(demo, "_watch", killing)
     assert main(["demo"]) == 1
     assert "the demo's registry ended with -9" in capsys.readouterr().err
+
+
+def fill(fleet: Fleet) -> None:
+    for number in range(100):
+        fleet.api.request("POST", "/v1/claims", {"job_id": f"other-{number}"})
+
+
+def await_three_ready_nodes(fleet: Fleet) -> None:
+    def look() -> bool | None:
+        nodes = fleet.api.get("/v1/nodes", NodeList).model.nodes
+        return [node.status for node in nodes] == ["ready"] * 3 or None
+
+    fleet.wait_for(look, seconds=20, what="three ready nodes")
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +106,7 @@ def test_processes_and_files_go_however_the_block_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_ends_is_told_with_its_last_words() -> None:
+def test_a_process_that_ends_is_reported_with_the_end_of_its_log() -> None:
     with running_fleet() as fleet:
         victim = fleet.processes[-1]
         os.kill(victim.process.pid, signal.SIGKILL)
@@ -101,37 +115,33 @@ def test_a_process_that_ends_is_told_with_its_last_words() -> None:
             fleet.check_alive()
 
 
-def test_waiting_in_vain_is_told_with_what_for() -> None:
+def test_waiting_in_vain_is_reported_with_its_aim() -> None:
     with running_fleet() as fleet, pytest.raises(Failure, match="in vain: the moon"):
-        fleet.await_(lambda: None, seconds=0.2, what="the moon")
+        fleet.wait_for(lambda: None, seconds=0.2, what="the moon")
 
 
 def test_this_machines_own_settings_are_not_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a simulation configured here, the demo took the machine for one with GPUs and waited in vain."""
     monkeypatch.setenv("GPU_AGENT_SIMULATE", "8xH100-80GB")
-    monkeypatch.setenv("GPU_REGISTRY_REQUIRED_MODELS", "nobody/has-this")
+    monkeypatch.setenv("GPU_REGISTRY_REQUIRED_MODELS", "no-node/has-this")
     with running_fleet() as fleet:
         assert fleet.simulated
-        fleet.await_(
-            lambda: [n for n in fleet.api.get("/v1/nodes")["nodes"] if n["status"] == "ready"][2:] or None,
-            seconds=20,
-            what="three ready nodes",
-        )
+        await_three_ready_nodes(fleet)
 
 
-def test_a_true_registrys_tokens_are_read_and_made(tmp_path: Path) -> None:
+def test_a_real_registrys_tokens_are_read_and_created(tmp_path: Path) -> None:
     with Registry("--state-dir", str(tmp_path / "state"), auth="on") as registry:
         token = operator_token(tmp_path / "state")
         api = Api(registry.api, token=token)
         file = write_join_token(api, tmp_path / "join", uses=3)
-        (own, join) = api.get("/v1/tokens")["tokens"]
+        own, join = api.get("/v1/tokens", TokenList).model.tokens
     assert token.text.startswith("gpuo_")
-    assert (own["role"], join["kind"], join["uses"]) == ("admin", "join", 3)
-    assert file.read_text().startswith(f"gpuj_{join['token_id']}_")
+    assert (own.role, join.kind, join.uses) == ("admin", "join", 3)
+    assert file.read_text().startswith(f"gpuj_{join.token_id}_")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_registry_that_left_nothing_is_told(tmp_path: Path) -> None:
+def test_a_registry_that_wrote_no_token_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"no token in .*operator\.token"):
         operator_token(tmp_path)
 
@@ -140,7 +150,7 @@ def test_the_walk_goes_through_the_main_job_and_times_each_step() -> None:
     said: list[str] = []
     with running_fleet() as fleet:
         Walk(fleet, said.append, started=time.monotonic()).all_steps()
-        statuses = [node["status"] for node in fleet.api.get("/v1/nodes")["nodes"]]
+        statuses = [node.status for node in fleet.api.get("/v1/nodes", NodeList).model.nodes]
     assert sorted(statuses) == ["offline", "ready", "ready"]
     steps = [line for line in said if line.startswith("[")]
     assert [line for line in steps if "ready" in line or "claimed" in line or "drain" in line]
@@ -149,13 +159,9 @@ def test_the_walk_goes_through_the_main_job_and_times_each_step() -> None:
 
 def test_a_step_that_goes_wrong_ends_the_walk_with_its_reason() -> None:
     with running_fleet() as fleet:
-        fleet.await_(
-            lambda: [n for n in fleet.api.get("/v1/nodes")["nodes"] if n["status"] == "ready"][2:] or None,
-            seconds=20,
-            what="three ready nodes",
-        )
-        places = (fleet.api.attempt("POST", "/v1/claims", {"job_id": f"other-{n}"}) for n in range(100))
-        assert any(isinstance(answer, Problem) for answer in places), "the fleet must be full"
+        await_three_ready_nodes(fleet)
+        with pytest.raises(Refused, match="no node can take this job"):
+            fill(fleet)
         with pytest.raises(Failure, match="no node can take this job"):
             Walk(fleet, lambda _: None, started=time.monotonic()).all_steps()
-        assert JOB not in str(fleet.api.get("/v1/nodes"))
+        assert JOB not in str(fleet.api.request("GET", "/v1/nodes"))

@@ -85,13 +85,13 @@ def test_a_signal_that_came_before_the_command_waits_for_it() -> None:
     with SignalForwarder() as handing:
         os.kill(os.getpid(), signal.SIGTERM)
         with subprocess.Popen(["sleep", "60"]) as command:
-            handing.to(command)
+            handing.forward_to(command)
             assert command.wait(10) == -signal.SIGTERM
 
 
 def test_signals_are_handed_on_while_the_command_runs() -> None:
     with SignalForwarder() as handing, subprocess.Popen(["sleep", "60"]) as command:
-        handing.to(command)
+        handing.forward_to(command)
         os.kill(os.getpid(), signal.SIGHUP)
         assert command.wait(10) == -signal.SIGHUP
 

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gpu_agent.cli.client.http import Api, Problem
+from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Problem, RegistryEvent
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted
@@ -73,9 +73,9 @@ def fleet(place: str, folder: Path, count: int) -> Iterator[Restarted]:
         yield restarted
 
 
-def histories(api: Api) -> dict[str, list[dict[str, Any]]]:
-    nodes = [node["node_id"] for node in api.get("/v1/nodes")["nodes"]]
-    return {node_id: api.get(f"/v1/nodes/{node_id}")["events"] for node_id in nodes}
+def histories(api: Api) -> dict[str, tuple[RegistryEvent, ...]]:
+    nodes = [node.node_id for node in api.get("/v1/nodes", NodeList).model.nodes]
+    return {node_id: api.get(f"/v1/nodes/{node_id}", NodeDetail).model.events for node_id in nodes}
 
 
 @pytest.mark.timeout(240)
@@ -86,8 +86,8 @@ def test_after_kills_at_any_moment_all_acknowledged_changes_are_there_and_all_ag
     with fleet(f"sqlite://{tmp_path / 'registry.db'}", tmp_path, AGENTS) as restarted:
         ids = sorted(node["node_id"] for node in restarted.registry.nodes())
         drained, cordoned = ids[0], ids[1]
-        restarted.api.post(f"/v1/nodes/{drained}/drain", {"reason": "fans"})
-        restarted.api.post(f"/v1/nodes/{cordoned}/cordon", {"reason": "dust"})
+        restarted.api.request("POST", f"/v1/nodes/{drained}/drain", {"reason": "fans"})
+        restarted.api.request("POST", f"/v1/nodes/{cordoned}/cordon", {"reason": "dust"})
         held: set[str] = set()
         for turn in range(KILLS):
             before = histories(restarted.api)
@@ -97,32 +97,34 @@ def test_after_kills_at_any_moment_all_acknowledged_changes_are_there_and_all_ag
             killer.join()
             restarted.started()
             for node_id, events in histories(restarted.api).items():
-                known = {event["id"]: event for event in events}
-                assert all(known[event["id"]] == event for event in before[node_id])
-            assert held <= {claim["job_id"] for claim in restarted.api.get("/v1/claims")["claims"]}
+                known = {event.id: event for event in events}
+                assert all(known[event.id] == event for event in before[node_id])
+            assert held <= {claim.job_id for claim in restarted.api.get("/v1/claims", ClaimList).model.claims}
             restarted.registry.await_ready(AGENTS // 2, within_seconds=COMING_BACK_SECONDS)
         assert len(held) > KILLS
         restarted.registry.await_ready(AGENTS - 1, within_seconds=COMING_BACK_SECONDS)
         eventually(
-            lambda: restarted.api.get(f"/v1/nodes/{drained}")["status"] == "offline",
+            lambda: restarted.api.get(f"/v1/nodes/{drained}", NodeDetail).model.status == "offline",
             within_seconds=COMING_BACK_SECONDS,
             what="the end of the drain, which begins again when the agent is back",
         )
         assert sorted(node["node_id"] for node in restarted.registry.nodes()) == ids
-        assert restarted.api.get(f"/v1/nodes/{drained}")["drain"]["reason"] == "fans"
-        assert restarted.api.get(f"/v1/nodes/{cordoned}")["cordoned"] == "dust"
+        assert "fans" in str(restarted.api.get(f"/v1/nodes/{drained}", NodeDetail).model.drain)
+        assert restarted.api.get(f"/v1/nodes/{cordoned}", NodeDetail).model.cordoned == "dust"
 
 
 def claim_until_it_is_gone(api: Api, prefix: str) -> set[str]:
     """Claim slots until the registry answers no more; returns the jobs that have one."""
     claimed: set[str] = set()
     for number in range(10_000):
+        job_id = f"{prefix}-{number}"
         try:
-            answer = api.attempt("POST", "/v1/claims", {"job_id": f"{prefix}-{number}"})
+            api.request("POST", "/v1/claims", {"job_id": job_id})
+        except Refused:
+            continue
         except Failure:
             return claimed
-        if not isinstance(answer, Problem):
-            claimed.add(answer["job_id"])
+        claimed.add(job_id)
     raise AssertionError("the registry was not killed")
 
 
@@ -137,27 +139,29 @@ def test_a_full_disk_refuses_changes_until_there_is_room(tmp_path: Path) -> None
         refused = eventually(lambda: busy(api), within_seconds=30, what="a refusal")
         assert refused.status == 503
         assert registry.await_event("store_failing")["problem"].count("disk is full")
-        not_ready = api.attempt("GET", "/readyz", None)
-        assert isinstance(not_ready, Problem)
-        assert "disk is full" in str(not_ready.document)
+        with pytest.raises(Refused) as not_ready:
+            api.request("GET", "/readyz")
+        assert "disk is full" in str(not_ready.value.document)
         with Agent(registry.node_url, tmp_path / "late", simulate="1xT4-16GB") as late:
             late.await_event("node_register_refused", code="REGISTRY_BUSY", within_seconds=20)
             assert len(registry.await_ready(2, within_seconds=1)) == 2
             Ballast(disk).throw_off()
             registry.await_event("store_recovered", within_seconds=10)
             registry.await_ready(3, within_seconds=30)
-        assert "job_id" in api.post("/v1/claims", {"job_id": "after"})
-        assert isinstance(api.get("/readyz"), dict)
+        assert "job_id" in api.request("POST", "/v1/claims", {"job_id": "after"})
+        assert api.request("GET", "/readyz")["ready"]
         assert len(registry.events("store_failing")) == len(registry.events("store_recovered"))
 
 
 def busy(api: Api) -> Problem | None:
     """Claim and release until the disk has no room for it."""
     for number in range(50):
-        answer = api.attempt("POST", "/v1/claims", {"job_id": f"job-{number}", "affinity_key": "x" * 200})
-        if isinstance(answer, Problem) and answer.code == "REGISTRY_BUSY":
-            return answer
-        api.attempt("DELETE", f"/v1/claims/job-{number}", None)
+        try:
+            api.request("POST", "/v1/claims", {"job_id": f"job-{number}", "affinity_key": "x" * 200})
+            api.delete(f"/v1/claims/job-{number}")
+        except Refused as refused:
+            if refused.problem.code == "REGISTRY_BUSY":
+                return refused.problem
     return None
 
 
@@ -166,18 +170,18 @@ def test_a_restored_backup_brings_back_its_fleet(tmp_path: Path, capsys: pytest.
     place, backup = f"sqlite://{tmp_path / 'registry.db'}", tmp_path / "backup.db"
     with fleet(place, tmp_path, 2) as restarted:
         first, second = sorted(node["node_id"] for node in restarted.registry.nodes())
-        restarted.api.post(f"/v1/nodes/{first}/cordon", {"reason": "then"})
+        restarted.api.request("POST", f"/v1/nodes/{first}/cordon", {"reason": "then"})
         assert main(["registry", "backup", str(backup), "--api", restarted.registry.api]) == 0
-        restarted.api.post(f"/v1/nodes/{first}/uncordon", {})
-        restarted.api.post(f"/v1/nodes/{second}/cordon", {"reason": "later"})
+        restarted.api.request("POST", f"/v1/nodes/{first}/uncordon", {})
+        restarted.api.request("POST", f"/v1/nodes/{second}/cordon", {"reason": "later"})
         restarted.registry.send(signal.SIGTERM)
         assert restarted.registry.wait(6) == 0
         assert main(["registry", "restore", str(backup), "--store", place, "--force"]) == 0
         assert "kept as" in capsys.readouterr().out
         restarted.started()
         restarted.registry.await_ready(2, within_seconds=30)
-        assert restarted.api.get(f"/v1/nodes/{first}")["cordoned"] == "then"
-        assert restarted.api.get(f"/v1/nodes/{second}")["cordoned"] is None
+        assert restarted.api.get(f"/v1/nodes/{first}", NodeDetail).model.cordoned == "then"
+        assert restarted.api.get(f"/v1/nodes/{second}", NodeDetail).model.cordoned is None
 
 
 async def kept_fleet(path: Path, count: int) -> None:

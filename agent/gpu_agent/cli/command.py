@@ -60,6 +60,30 @@ AGENT_MEANINGS: Mapping[ExitCode, str] = {
 }
 
 
+def whole_number(text: str) -> int:
+    """Read a whole number; an argparse type, as the next two."""
+    return int(text)
+
+
+def positive_number(text: str) -> int:
+    """Read a whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+whole_number.__name__ = positive_number.__name__ = "whole number"  # the word of argparse's error
+
+
+def label_pair(text: str) -> tuple[str, str]:
+    """Read `key=value`."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is no label: write it like zone=a")
+    return key, value
+
+
 def describe(
     parser: argparse.ArgumentParser,
     description: str,

@@ -14,7 +14,6 @@ from gpu_agent.wire.control import status_schema, why_schema
 from gpu_agent.wire.probe_document import probe_schema
 from gpu_agent.wire.schema import DIALECT
 
-
 DOCTOR_NAME = "doctor"
 
 

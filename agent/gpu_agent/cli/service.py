@@ -12,8 +12,7 @@ from pathlib import Path
 
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.config import COMPONENTS as CONFIGURATIONS
-from gpu_agent.cli.options import print_json
-from gpu_agent.cli.output.text import Line, Piece, line, print_lines
+from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.logs import redact_secrets
 from gpu_agent.runtime.systemd.install import (

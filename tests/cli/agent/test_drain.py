@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.agent import drain as own_drain
+from gpu_agent.cli.agent import drain as agent_drain
 from gpu_agent.cli.agent.drain import drain_in_words, node_name, wait_until_drained
+from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.session.types import DrainRequested, ResumeRequested, State
+from gpu_agent.wire.control import StatusDocument
 from gpu_agent.wire.messages import NodeStatusMessage
+from tests.cli.answers import answer_of
 from tests.cli.terminal import OnTerminal
 from tests.node.control_harness import FakeAgent, serving, snapshot
 
 
-def test_the_owners_word_reaches_the_agent_with_its_reason_and_its_deadline(
+def test_the_drain_reaches_the_agent_with_its_reason_and_its_deadline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(tmp_path / "s") as served:
@@ -43,7 +46,7 @@ def test_its_end_can_be_waited_for(tmp_path: Path) -> None:
         assert drain.wait() == 0
 
 
-def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_wait_says_that_the_drain_goes_on(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "s") as served,
         OnTerminal("drain", "--wait", "--socket", str(served.path)) as drain,
@@ -51,7 +54,7 @@ def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(tmp_path: Path) ->
         drain.await_words("node-A drains")
         drain.send(signal.SIGINT)
         assert drain.wait() == 130
-        assert "the drain goes on; `gpu-agent resume` would lift it" in drain.shown
+        assert "the drain goes on; `gpu-agent resume` would end it" in drain.shown
 
 
 @pytest.mark.parametrize("words", [["--deadline", "10"], ["--deadline", "soon"]])
@@ -59,13 +62,13 @@ def test_a_deadline_without_a_unit_is_refused(tmp_path: Path, words: list[str]) 
     assert main(["drain", *words, "--socket", str(tmp_path / "s")]) == 4
 
 
-def test_a_drained_machine_is_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_drained_machine_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
     agent.state = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 0
     assert agent.requests == [ResumeRequested()]
-    assert capsys.readouterr().out == "node-A registers; `gpu-agent status` shows what comes of it\n"
+    assert capsys.readouterr().out == "node-A registers; `gpu-agent status` shows the result\n"
 
 
 def test_json_is_the_status__resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,9 +93,10 @@ def test_what_is_not_the_owners_to_lift_is_refused_with_the_next_step(
     assert words in capsys.readouterr().err
 
 
-def stands(drain: dict[str, Any] | None, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of JSON
+def stands(drain: dict[str, Any] | None, **more: Any) -> Answer[StatusDocument]:  # noqa: ANN401 - parts of JSON
     jobs = {"announced": True, "in_flight": [{"job_id": "j"}]}
-    return {"node_id": "node-A", "connected": True, "jobs": jobs, "drain": drain, **more}
+    given = {"node_id": "node-A", "connected": True, "jobs": jobs, "drain": drain, **more}
+    return answer_of(StatusDocument, given)
 
 
 def drains(*, over: bool = False, left: float | None = 600.0) -> dict[str, Any]:
@@ -112,29 +116,34 @@ def drains(*, over: bool = False, left: float | None = 600.0) -> dict[str, Any]:
             stands(drains(), connected=False, node_id=None),
             (
                 "This machine drains: new fans; 1 job in flight; over in 10 min at the latest; "
-                "the registry is not connected, and hears of it when it is"
+                "the registry is not connected, and receives it when it is"
             ),
         ),
-        (stands(drains(over=True)), "node-A is drained: new fans; `gpu-agent resume` takes it back"),
+        (
+            stands(drains(over=True)),
+            "node-A is drained: new fans; `gpu-agent resume` puts it back into service",
+        ),
     ],
 )
-def test_how_it_stands_is_said_in_a_sentence(now: dict[str, Any], words: str) -> None:
-    assert drain_in_words(now) == words
+def test_the_state_of_a_drain_is_a_sentence(now: Answer[StatusDocument], words: str) -> None:
+    assert drain_in_words(now.model) == words
 
 
 def test_a_reason_cannot_steer_the_terminal() -> None:
     now = stands({**drains(), "reason": "x\x1b[2J"}, node_id="n\x1b")
-    assert "\x1b" not in drain_in_words(now) + node_name(now)
+    assert "\x1b" not in drain_in_words(now.model) + node_name(now.model)
 
 
 def test_its_end_is_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(own_drain, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(agent_drain, "POLL_SECONDS", 0)
     coming = iter([stands(drains()), stands(drains(over=True))])
-    assert wait_until_drained(lambda: next(coming), stands(drains()), quiet=False)["drain"]["over"]
+    drained = wait_until_drained(lambda: next(coming), stands(drains()), quiet=False).model.drain
+    assert drained is not None
+    assert drained.over
     assert capsys.readouterr().err == "node-A drains, 1 job in flight\n"
 
 
-def test_a_drain_that_is_lifted_meanwhile_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_drain, "LOOK_SECONDS", 0)
-    with pytest.raises(Failure, match="lifted meanwhile"):
+def test_a_resume_meanwhile_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_drain, "POLL_SECONDS", 0)
+    with pytest.raises(Failure, match="ended meanwhile"):
         wait_until_drained(lambda: stands(None), stands(drains()), quiet=True)

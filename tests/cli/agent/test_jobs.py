@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from gpu_agent.cli.agent.jobs import holder_in_words, job_count, job_table
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.local.connection import Connection
+from gpu_agent.wire.control import JobInfo
 from tests.node.control_harness import serving
 from tests.programs import COMMAND, Program, eventually
 
@@ -201,19 +201,19 @@ def test_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 NOW = 1_700_000_000.0
 
 
-def job(**more: object) -> dict[str, Any]:
+def job(**more: object) -> JobInfo:
     given = {"job_id": "job-1", "uid": os.getuid(), "since": NOW - 120, "pid": 4711, "held_by": "process"}
-    return {**given, **more}
+    return JobInfo.model_validate({**given, **more})
 
 
-def test_a_job_is_told_with_its_user_and_with_what_ends_it() -> None:
+def test_a_job_is_shown_with_its_user_and_with_what_ends_it() -> None:
     head, row = (plain_text(one).split() for one in job_table([job()], None, now=NOW))
     assert head == ["JOB", "SINCE", "FOR", "USER", "ENDS", "WITH"]
     assert row[0] == "job-1"
     assert row[2:] == ["2", "min", pwd.getpwuid(os.getuid()).pw_name, "process", "4711"]
 
 
-def test_a_user_whom_nobody_knows_stays_a_number() -> None:
+def test_an_unknown_user_stays_a_number() -> None:
     assert " 2345678  " in plain_text(job_table([job(uid=2345678)], None, now=NOW)[1])
 
 

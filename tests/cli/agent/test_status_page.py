@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.agent.status_page import activity_in_words, machine_inventory, status_facts, status_page
-from gpu_agent.cli.command import Failure
 from gpu_agent.cli.output.text import ASCII_GLYPHS, UNICODE_GLYPHS, line_width, plain_text
 from gpu_agent.node.control.status import Instant
 from gpu_agent.node.jobs import Job, Jobs, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.session.types import State
+from gpu_agent.wire.control import SessionInfo, StatusDocument
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -26,6 +26,8 @@ from gpu_agent.wire.inventory import (
     Outcome,
 )
 from gpu_agent.wire.messages import Check, NodeStatusMessage, StatusDetails
+from gpu_agent.wire.probe_document import MachineDocument
+from tests.cli.answers import model_of
 from tests.cli.hosts import HOST
 from tests.node.control_harness import INVENTORY, READY, jobs_in_flight, status_of
 
@@ -42,7 +44,7 @@ FAILS = StatusDetails(
 DEGRADED = NodeStatusMessage(
     node_id="node-A", status="degraded", reason="no usable GPU", reason_code="gpu_unavailable", details=FAILS
 )
-UNHEARD = "The agent runs, and the registry does not hear it:"
+NOT_REGISTERED = "The agent runs, and is not registered:"
 
 
 def announced_jobs(*jobs: Job) -> Jobs:
@@ -52,15 +54,16 @@ def announced_jobs(*jobs: Job) -> Jobs:
     return announced
 
 
-def answer(jobs: tuple[Job, ...] = (), **more: object) -> dict[str, Any]:
-    return status_of(announced_jobs(*jobs), started_at=NOW - 9, instant=INSTANT, **more)
+def answer(jobs: tuple[Job, ...] = (), **more: object) -> StatusDocument:
+    given = status_of(announced_jobs(*jobs), started_at=NOW - 9, instant=INSTANT, **more)
+    return StatusDocument.model_validate(given)
 
 
 def page(columns: int | None = None, **more: Any) -> list[str]:  # noqa: ANN401 - parts of a picture
     return [plain_text(one) for one in status_page(answer(**more), columns, ASCII_GLYPHS, now=NOW)]
 
 
-def test_the_registrys_word_stands_first_with_its_reason() -> None:
+def test_the_status_comes_first_with_its_reason() -> None:
     assert page()[:2] == ["node-A  ready  (health_checks_passed)", "3 healthy heartbeats in a row"]
 
 
@@ -82,31 +85,31 @@ def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() ->
             {"state": State.BACKING_OFF, "last_refusal": "connection refused", "registry_status": DEGRADED},
             [
                 "node-A  not connected",
-                f"{UNHEARD} it waits to try again: connection refused.",
+                f"{NOT_REGISTERED} it waits to try again: connection refused.",
             ],
         ),
         (
             {"state": State.YIELDED},
             [
                 "node-A  not connected",
-                f"{UNHEARD} a newer session has its id. `gpu-agent resume` has it try again.",
+                f"{NOT_REGISTERED} a newer session has its id. `gpu-agent resume` has it try again.",
             ],
         ),
         (
             {"state": State.DRAINED, "drain_reason": "new fans", "drain_until": 1.0},
             [
                 "node-A  drained",
-                "Emptied, as its owner asked: new fans. `gpu-agent resume` takes it back.",
+                "Drained by its owner: new fans. `gpu-agent resume` puts it back into service.",
             ],
         ),
         (
             {"registry_status": None, "node_id": None},
-            ["no id yet  connected", "The registry has not said yet how it judges this node."],
+            ["no id yet  connected", "The registry has not sent this node's status yet."],
         ),
     ],
     ids=["away", "yielded", "drained", "fresh"],
 )
-def test_every_standing_has_its_headline(stands: dict[str, Any], head: list[str]) -> None:
+def test_every_state_has_its_headline(stands: dict[str, Any], head: list[str]) -> None:
     said = page(**stands)
     assert said[:2] == head
     assert not any(one.startswith("CHECK") for one in said)
@@ -139,38 +142,38 @@ def test_it_fits_the_terminal(columns: int) -> None:
     assert all(line_width(one) <= columns for one in status_page(whole, columns, UNICODE_GLYPHS, now=NOW))
 
 
-def test_no_word_of_the_registry_steers_the_terminal() -> None:
+def test_the_registrys_words_cannot_steer_the_terminal() -> None:
     evil = READY.model_copy(update={"reason": "\x1b[2J", "reason_code": "\x1b"})
     assert not any("\x1b" in one for one in page(registry_status=evil))
 
 
-def told(*, announced: bool = False, **more: object) -> dict[str, str]:
-    """The facts of an agent, by name."""
+def facts(*, announced: bool = False, **more: object) -> dict[str, str]:
+    """Return the facts of an agent, by name."""
     jobs = announced_jobs() if announced else Jobs()
-    answer = status_of(jobs, started_at=NOW - 3600, instant=INSTANT, **more)
+    answer = StatusDocument.model_validate(status_of(jobs, started_at=NOW - 3600, instant=INSTANT, **more))
     return {name: plain_text(words) for name, words in status_facts(answer, now=NOW)}
 
 
-def test_a_connected_agent_tells_of_its_link_its_verdict_and_its_beats() -> None:
-    said = told()
+def test_a_connected_agent_shows_its_link_its_status_and_its_heartbeats() -> None:
+    said = facts()
     assert said["registry"].startswith("ws://r:8080/ws/node connected since ")
-    assert said["registry"].endswith("(95 s), last beat 70 s ago (one every 15 s)")
-    assert said["verdict"] == "ready, told 80 s ago"
+    assert said["registry"].endswith("(95 s), last heartbeat 70 s ago (one every 15 s)")
+    assert said["status"] == "ready, received 80 s ago"
     assert said["probe"] == "GPUs read 1 s ago"
     assert "up 60 min" in said["agent"]
     assert "next" not in said
     assert "drain" not in said
 
 
-def test_while_the_registry_is_away_the_next_attempt_and_the_age_of_its_word_are_told() -> None:
-    said = told(state=State.BACKING_OFF, next_attempt_at=112.0, last_refusal="connection refused")
+def test_while_the_registry_is_away_the_next_attempt_and_the_age_of_the_status_are_shown() -> None:
+    said = facts(state=State.BACKING_OFF, next_attempt_at=112.0, last_refusal="connection refused")
     assert "not connected since" in said["registry"]
     assert said["next"].startswith("tries again in 12 s, at ")
-    assert said["verdict"] == "ready, told 80 s ago, before the connection was lost"
+    assert said["status"] == "ready, received 80 s ago, before the connection was lost"
 
 
 def test_before_anything_is_known_nothing_is_guessed() -> None:
-    said = told(
+    said = facts(
         state=State.WAITING_GPU,
         registry_status=None,
         inventory=None,
@@ -178,8 +181,8 @@ def test_before_anything_is_known_nothing_is_guessed() -> None:
         last_heartbeat_at=None,
         interval_seconds=None,
     )
-    assert said["registry"] == "ws://r:8080/ws/node not connected, no beat yet"
-    assert said["verdict"].startswith("none yet")
+    assert said["registry"] == "ws://r:8080/ws/node not connected, no heartbeat yet"
+    assert said["status"].startswith("none yet")
     assert said["probe"] == "none has ended yet"
 
 
@@ -192,45 +195,45 @@ def test_before_anything_is_known_nothing_is_guessed() -> None:
         ),
         (
             {"drain_reason": "new fans", "drain_until": 160.0, "state": State.DRAINED},
-            "over: new fans; `gpu-agent resume` takes it back",
+            "over: new fans; `gpu-agent resume` puts the machine back into service",
         ),
     ],
 )
-def test_a_drain_is_told(stands: dict[str, Any], words: str) -> None:
-    assert told(**stands)["drain"] == words
+def test_a_drain_is_shown(stands: dict[str, Any], words: str) -> None:
+    assert facts(**stands)["drain"] == words
 
 
-def test_jobs_are_told_with_the_places_and_with_who_counts_them() -> None:
+def test_jobs_are_shown_with_the_slots_and_with_how_they_are_counted() -> None:
     four = Owner(max_concurrent_jobs=4)
-    assert told(announced=True, owner=four)["jobs"] == "0 in flight, of 4 places"
-    assert told()["jobs"] == "none announced: processes on the GPUs are counted instead"
+    assert facts(announced=True, owner=four)["jobs"] == "0 in flight, of 4 slots"
+    assert facts()["jobs"] == "none announced: processes on the GPUs are counted instead"
 
 
 def test_public_jobs_are_accepted_paused_with_the_reasons_or_not_wanted() -> None:
     pauses = (Pause(Limit.SCHEDULE, "outside the hours"), Pause(Limit.TEMPERATURE, "GPU 0 is at 85 C"))
-    assert told()["public"] == "accepted"
+    assert facts()["public"] == "accepted"
     assert (
-        told(public_jobs=PublicJobsState(wanted=False))["public"]
+        facts(public_jobs=PublicJobsState(wanted=False))["public"]
         == "not accepted: accept_public_jobs is false"
     )
-    paused = told(public_jobs=PublicJobsState(wanted=True, pauses=pauses))["public"]
+    paused = facts(public_jobs=PublicJobsState(wanted=True, pauses=pauses))["public"]
     assert paused == "paused: outside the hours; GPU 0 is at 85 C"
 
 
-def test_labels_and_models_left_out_are_told() -> None:
-    said = told(owner=Owner(labels={"zone": "a", "rack": "7"}), models_left_out=("m", "n"))
+def test_labels_and_models_left_out_are_shown() -> None:
+    said = facts(owner=Owner(labels={"zone": "a", "rack": "7"}), models_left_out=("m", "n"))
     assert said["labels"] == "rack=7, zone=a"
     assert said["probe"] == "GPUs read 1 s ago; 2 models are not declared, for want of room"
 
 
 def test_what_it_does_meanwhile_is_said_with_why() -> None:
-    answer: dict[str, Any] = {"session": {"state": "backing_off", "why": "it is away."}}
-    assert activity_in_words(answer) == "it waits to try again: it is away"
-    assert activity_in_words({"session": {"state": "dancing", "why": None}}) == "dancing"
+    away = model_of(SessionInfo, {"state": "backing_off", "why": "it is away."})
+    assert activity_in_words(away) == "it waits to try again: it is away"
+    assert activity_in_words(model_of(SessionInfo, {"state": "dancing"})) == "dancing"
 
 
 def test_an_agent_that_was_stopped_and_waits_for_its_jobs_says_so() -> None:
-    assert told(state=State.LEAVING)["agent"].endswith("; it was stopped, and waits for its jobs to end")
+    assert facts(state=State.LEAVING)["agent"].endswith("; it was stopped, and waits for its jobs to end")
 
 
 REASON = HealthReason(code="gpu_lost", detail="gone", action="reboot", since=1.5)
@@ -262,39 +265,7 @@ def inventories() -> Iterator[Inventory]:
     )
 
 
-def agent_machine_told(inventory: Inventory) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(to_document(inventory)))
-    return document
-
-
 @pytest.mark.parametrize("inventory", [*inventories()], ids=["no driver", "one lost"])
-def test_what_an_agent_tells_of_its_machine_is_read_back_whole(inventory: Inventory) -> None:
-    assert machine_inventory({**agent_machine_told(inventory), "probe_age_seconds": 1.0}) == inventory
-
-
-def test_what_a_newer_agent_tells_besides_is_left_aside() -> None:
-    inventory = next(inventories())
-    document = agent_machine_told(inventory)
-    document["host"]["shoe_size"] = 44
-    assert machine_inventory({**document, "mood": "fine"}) == inventory
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"outcome": "haunted"}, r"read \(Input should be 'ok'"),
-        ({"host": None}, r"read \(Input should be a dictionary"),
-        ({"gpus": [{"uuid": "x"}]}, r"read \(0\.name: Field required"),
-    ],
-)
-def test_what_cannot_be_read_is_a_sentence_with_the_next_step(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(Failure, match=words) as failed:
-        machine_inventory({**agent_machine_told(next(inventories())), **change})
-    assert "restart it after an upgrade" in str(failed.value)
-
-
-def test_what_is_missing_is_named() -> None:
-    document = agent_machine_told(next(inventories()))
-    del document["models"]
-    with pytest.raises(Failure, match="no models"):
-        machine_inventory(document)
+def test_what_an_agent_reports_of_its_machine_is_read_back_whole(inventory: Inventory) -> None:
+    document = json.loads(json.dumps(to_document(inventory)))
+    assert machine_inventory(model_of(MachineDocument, {**document, "probe_age_seconds": 1.0})) == inventory

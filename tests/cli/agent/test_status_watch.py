@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gpu_agent.cli.agent.status_watch import fit_lines, status_changes, summary_line
+from gpu_agent.cli.agent.status_watch import status_changes, summary_line
+from gpu_agent.cli.output.screen import fit_lines
 from gpu_agent.cli.output.text import line, plain_text
 from gpu_agent.node.control.status import Instant
 from gpu_agent.node.jobs import Job, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
+from gpu_agent.wire.control import StatusDocument
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.cli.terminal import OnTerminal
 from tests.node.control_harness import (
@@ -110,7 +111,7 @@ def test_json_is_a_document_on_a_line_for_each_change(tmp_path: Path) -> None:
         assert json.loads(until(watch, "{"))["ready"] is False
 
 
-def test_a_pipe_is_told_once_that_the_agent_is_gone_and_once_that_it_is_back(tmp_path: Path) -> None:
+def test_a_pipe_reports_once_that_the_agent_is_gone_and_once_that_it_is_back(tmp_path: Path) -> None:
     there = ExitStack()
     served = there.enter_context(serving(tmp_path / "s"))
     with there, watching("--socket", str(served.path)) as watch:
@@ -142,14 +143,14 @@ def test_what_there_is_no_room_for_is_counted(lines: int, shown: list[str]) -> N
 LOST = replace(GPU, health=Health.LOST)
 
 
-def answer(*jobs: str, now: float = 100.0, **more: object) -> dict[str, Any]:
+def answer(*jobs: str, now: float = 100.0, **more: object) -> StatusDocument:
     announced = jobs_in_flight(*(Job(name, of_process(7, 1), 0, 1.5) for name in jobs))
     instant = Instant(monotonic=now, wall=5000.0 + now)
-    return status_of(announced, started_at=1.0, instant=instant, **more)
+    return StatusDocument.model_validate(status_of(announced, started_at=1.0, instant=instant, **more))
 
 
 @pytest.mark.parametrize(
-    ("after", "told"),
+    ("after", "changes"),
     [
         (answer(now=200.0), []),
         (answer(registry_status=DEGRADED), ["node-A is degraded: no usable GPU"]),
@@ -177,11 +178,11 @@ def answer(*jobs: str, now: float = 100.0, **more: object) -> dict[str, Any]:
         (answer(inventory=None), []),
     ],
 )
-def test_what_changed_is_told_and_what_only_ages_is_not(after: dict[str, Any], told: list[str]) -> None:
-    assert [plain_text(one) for one in status_changes(answer(), after)] == told
+def test_what_changed_is_a_line_and_what_only_ages_is_not(after: StatusDocument, changes: list[str]) -> None:
+    assert [plain_text(one) for one in status_changes(answer(), after)] == changes
 
 
-def test_what_ended_is_told_too() -> None:
+def test_what_ended_is_a_line_too() -> None:
     paused = answer("a", public_jobs=PublicJobsState(wanted=False))
     assert [plain_text(one) for one in status_changes(paused, answer())] == [
         "job a is over",
@@ -197,5 +198,5 @@ def test_what_ended_is_told_too() -> None:
         (answer(state=State.DRAINED, drain_reason="x", drain_until=1.0), "node-A is drained: x"),
     ],
 )
-def test_how_it_stands_fits_into_a_line(now: dict[str, Any], words: str) -> None:
+def test_the_state_fits_into_a_line(now: StatusDocument, words: str) -> None:
     assert plain_text(summary_line(now)) == words

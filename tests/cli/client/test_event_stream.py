@@ -34,8 +34,7 @@ def told(number: int) -> str:
 
 def in_words(happenings: Iterator[StreamEvent], count: int) -> list[object]:
     return [
-        one.event["id"] if isinstance(one, Received) else type(one).__name__
-        for one in islice(happenings, count)
+        one.event.id if isinstance(one, Received) else type(one).__name__ for one in islice(happenings, count)
     ]
 
 

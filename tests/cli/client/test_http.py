@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.client.discovery import OperatorToken
-from gpu_agent.cli.client.http import NODES, Api, Problem, add_api_options, get_all_pages, quote_id
+from gpu_agent.cli.client.http import Api, Refused, add_api_options, add_request_options, quote_id
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.wire.api import NodeList, TokenList
 from tests.cli.conftest import Served
-from tests.cli.stand_in import standing_in
+from tests.cli.stand_in import Answer, Refusal, standing_in
 from tests.programs import free_port
 
 
@@ -26,7 +27,9 @@ class Answering(BaseHTTPRequestHandler):
         asked["body"] = json.loads(self.rfile.read(length)) if length else None
         asked["authorization"] = self.headers.get_all("Authorization")
         status = {"/refused": 409, "/locked": 401}.get(self.path, 200)
-        body = json.dumps({"detail": "no", "code": "OTHER", **asked}).encode()
+        body = json.dumps(
+            {"status": status, "title": "No", "detail": "no", "code": "OTHER", **asked}
+        ).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))
@@ -50,43 +53,46 @@ def api() -> Iterator[Api]:
 
 
 def test_requests_arrive_as_asked(api: Api) -> None:
-    assert api.get("/v1/nodes")["path"] == "/v1/nodes"
-    assert api.post("/v1/claims", {"job_id": "j"})["body"] == {"job_id": "j"}
+    assert api.request("GET", "/v1/nodes")["path"] == "/v1/nodes"
+    assert api.request("POST", "/v1/claims", {"job_id": "j"})["body"] == {"job_id": "j"}
 
 
 def test_a_refusal_is_a_failure_in_the_registrys_words(api: Api) -> None:
     with pytest.raises(Failure, match="no") as refused:
-        api.get("/refused")
+        api.request("GET", "/refused")
     assert refused.value.code is ExitCode.REFUSED
 
 
-def test_a_refusal_may_be_an_answer(api: Api) -> None:
-    answer = api.attempt("GET", "/refused", None)
-    assert isinstance(answer, Problem)
-    assert (answer.status, answer.sentence) == (409, "no")
+def test_a_refusal_holds_its_problem(api: Api) -> None:
+    with pytest.raises(Refused) as refused:
+        api.request("GET", "/refused")
+    assert (refused.value.problem.status, refused.value.problem.code) == (409, "OTHER")
+    assert refused.value.document["path"] == "/refused"
 
 
 def test_a_refusal_stays_one_line_whatever_it_holds() -> None:
-    problem = Problem(409, {"code": "OTHER", "detail": "no\x1b[2J\nDone.\u2028"})
-    assert problem.sentence == "no\\x1b[2J\\nDone.\\u2028"
+    refusal = Refusal(409, "OTHER", "no\x1b[2J\nDone.\u2028")
+    with standing_in({"GET /v1/nodes": refusal}) as registry, pytest.raises(Refused) as refused:
+        Api(registry.api).request("GET", "/v1/nodes")
+    assert str(refused.value) == "no\\x1b[2J\\nDone.\\u2028"
 
 
-def test_a_token_is_shown_with_every_request_and_none_without_one(api: Api) -> None:
+def test_a_token_is_sent_with_every_request_and_none_without_one(api: Api) -> None:
     holder = Api(api.url, token=OperatorToken("gpuo_t", "a file"))
-    assert holder.get("/v1/nodes")["authorization"] == ["Bearer gpuo_t"]
-    assert holder.post("/v1/claims", {})["authorization"] == ["Bearer gpuo_t"]
-    assert api.get("/v1/nodes")["authorization"] is None
+    assert holder.request("GET", "/v1/nodes")["authorization"] == ["Bearer gpuo_t"]
+    assert holder.request("POST", "/v1/claims", {})["authorization"] == ["Bearer gpuo_t"]
+    assert api.request("GET", "/v1/nodes")["authorization"] is None
 
 
 def test_without_a_token_a_401_says_where_one_can_be_had(api: Api) -> None:
     with pytest.raises(Failure, match=r"--token-file FILE.*GPU_REGISTRY_TOKEN.*operator\.token") as refused:
-        api.get("/locked")
+        api.request("GET", "/locked")
     assert refused.value.code is ExitCode.REFUSED
 
 
-def test_a_token_that_is_not_known_is_told_by_where_it_came_from_and_never_itself(api: Api) -> None:
+def test_an_unknown_token_is_named_by_its_source_and_never_shown(api: Api) -> None:
     with pytest.raises(Failure, match="token from /a/file") as refused:
-        Api(api.url, token=OperatorToken("gpuo_secret", "/a/file")).get("/locked")
+        Api(api.url, token=OperatorToken("gpuo_secret", "/a/file")).request("GET", "/locked")
     assert "gpuo_secret" not in str(refused.value)
 
 
@@ -117,8 +123,8 @@ def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: py
 
 
 def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:
-    with pytest.raises(Failure, match=r"is no gpu-agent registry.*has no nodes") as failed:
-        api.get("/v1/nodes", NODES)
+    with pytest.raises(Failure, match=r"is no gpu-agent registry.*auth: Field required") as failed:
+        api.get("/v1/nodes", NodeList)
     assert failed.value.code is ExitCode.UNREACHABLE
 
 
@@ -154,15 +160,15 @@ def test_what_is_no_registry_is_exit_5_whatever_it_says(said: bytes) -> None:
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(Failure, match=f"{url}.*registry") as failed:
-            Api(url).get("/v1/nodes", NODES)
+            Api(url).get("/v1/nodes", NodeList)
         thread.join(5)
     assert failed.value.code is ExitCode.UNREACHABLE
     assert ("no gpu-agent registry" in str(failed.value)) == bool(said)
 
 
-def test_an_unreachable_registry_is_told_with_the_next_step() -> None:
+def test_an_unreachable_registry_is_reported_with_the_next_step() -> None:
     with pytest.raises(Failure, match=r"\(Connection refused\).*registry serve") as failed:
-        Api(f"http://127.0.0.1:{free_port()}").get("/v1/nodes")
+        Api(f"http://127.0.0.1:{free_port()}").request("GET", "/v1/nodes")
     assert failed.value.code is ExitCode.UNREACHABLE
 
 
@@ -194,38 +200,45 @@ def test_an_address_that_is_no_url_is_refused_with_an_example(url: str) -> None:
 def test_a_proxy_of_the_environment_is_not_used(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("no_proxy", "")
-    assert Api(api.url).get("/v1/nodes")["path"] == "/v1/nodes"
+    assert Api(api.url).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
-def test_an_id_cannot_leave_its_place_in_a_path() -> None:
+def test_an_id_cannot_leave_its_part_of_a_path() -> None:
     assert quote_id("../claims/x?y") == "..%2Fclaims%2Fx%3Fy"
 
 
 def test_pages_come_together_as_one_answer() -> None:
-    pages = {
-        "GET /v1/things?colour=red+%26+blue": {"auth": "on", "things": [1, 2], "count": 2, "next": "b c"},
-        "GET /v1/things?colour=red+%26+blue&after=b+c": {
-            "auth": "on",
-            "things": [3],
-            "count": 1,
-            "next": None,
-        },
+    first = "GET /v1/nodes?label=red+%26+blue"
+    pages: dict[str, Answer] = {
+        first: {"nodes": [{"node_id": "a"}, {"node_id": "b c"}], "count": 2, "next": "b c"},
+        f"{first}&after=b+c": {"nodes": [{"node_id": "d"}], "count": 1, "next": None},
     }
     with standing_in(pages) as registry:
-        whole = get_all_pages(
-            Api(registry.api), "/v1/things", {"things": list}, key="things", query=[("colour", "red & blue")]
-        )
-    assert whole == {"auth": "on", "things": [1, 2, 3], "count": 3, "next": None}
+        query = [("label", "red & blue")]
+        whole = Api(registry.api).get_pages("/v1/nodes", NodeList, members="nodes", query=query)
+    assert [node.node_id for node in whole.model.nodes] == ["a", "b c", "d"]
+    assert (whole.model.count, whole.model.next, whole.document["count"]) == (3, None, 3)
 
 
-def test_a_page_with_nothing_on_it_is_the_last_whatever_it_says() -> None:
-    with standing_in(
-        {"GET /t": {"t": [1], "next": "a"}, "GET /t?after=a": {"t": [], "next": "a"}}
-    ) as registry:
-        assert get_all_pages(Api(registry.api), "/t", {"t": list}, key="t")["t"] == [1]
+def test_an_empty_page_is_the_last_whatever_it_says() -> None:
+    pages: dict[str, Answer] = {
+        "GET /v1/tokens": {"tokens": [{"token_id": "a"}], "next": "a"},
+        "GET /v1/tokens?after=a": {"tokens": [], "next": "a"},
+    }
+    with standing_in(pages) as registry:
+        whole = Api(registry.api).get_pages("/v1/tokens", TokenList, members="tokens")
+    assert [token.token_id for token in whole.model.tokens] == ["a"]
 
 
 def test_a_real_registrys_pages_are_all_of_its_nodes(served: Served) -> None:
-    found = get_all_pages(Api(served.api), "/v1/nodes", NODES, key="nodes", query=[("limit", "1")])
-    assert {node["node_id"] for node in found["nodes"]} == {served.able, served.new}
-    assert (found["count"], found["next"]) == (2, None)
+    found = Api(served.api).get_pages("/v1/nodes", NodeList, members="nodes", query=[("limit", "1")]).model
+    assert {node.node_id for node in found.nodes} == {served.able, served.new}
+    assert (found.count, found.next) == (2, None)
+
+
+def test_a_command_that_uses_the_api_can_say_where_and_in_which_form() -> None:
+    parser = argparse.ArgumentParser()
+    add_request_options(parser, json_is="the answer")
+    given = parser.parse_args(["--json", "--api", "http://h"])
+    assert (given.json, given.api) == (True, "http://h")
+    assert "print the answer" in parser.format_help()

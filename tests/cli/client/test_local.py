@@ -3,15 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.client.local import (
-    JOBS_SHAPE,
-    STATUS_SHAPE,
-    add_agent_options,
-    agent_failure,
-    request_agent,
-)
+from gpu_agent.cli.client.local import add_agent_options, agent_failure, request_agent
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.local.connection import NoAgentError, RefusedError
+from gpu_agent.wire.control import JobsDocument, StatusDocument
 from tests.local.foreign_server import answering_with
 from tests.node.control_harness import serving
 
@@ -22,10 +17,11 @@ def arguments(path: Path) -> argparse.Namespace:
     return parser.parse_args(["--socket", str(path)])
 
 
-def test_an_agent_is_asked_at_the_socket_that_is_named(tmp_path: Path) -> None:
+def test_a_request_goes_to_the_socket_that_is_named(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served:
-        assert request_agent(arguments(served.path), "status", shape=STATUS_SHAPE)["node_id"] == "node-A"
-        assert request_agent(arguments(served.path), "job_start", shape=JOBS_SHAPE, job_id="j")["in_flight"]
+        status = request_agent(arguments(served.path), "status", StatusDocument)
+        assert (status.model.node_id, status.document["node_id"]) == ("node-A", "node-A")
+        assert request_agent(arguments(served.path), "job_start", JobsDocument, job_id="j").model.in_flight
 
 
 def test_without_a_socket_it_is_looked_for_by_the_rule(
@@ -35,12 +31,12 @@ def test_without_a_socket_it_is_looked_for_by_the_rule(
     add_agent_options(parser, json_is="it")
     with serving(tmp_path / "s") as served:
         monkeypatch.setenv("GPU_AGENT_SOCKET", str(served.path))
-        assert request_agent(parser.parse_args([]), "status", shape=STATUS_SHAPE)["ready"]
+        assert request_agent(parser.parse_args([]), "status", StatusDocument).model.ready
 
 
 def test_where_no_agent_answers_the_command_ends_with_5(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no agent answers at") as failed:
-        request_agent(arguments(tmp_path / "s"), "status", shape=STATUS_SHAPE)
+        request_agent(arguments(tmp_path / "s"), "status", StatusDocument)
     assert failed.value.code == ExitCode.UNREACHABLE
 
 
@@ -53,7 +49,9 @@ def test_where_no_agent_answers_the_command_ends_with_5(tmp_path: Path) -> None:
         (RefusedError("late", code="overdue"), ExitCode.UNREACHABLE),
     ],
 )
-def test_a_no_is_told_apart_from_no_answer(error: NoAgentError | RefusedError, code: ExitCode) -> None:
+def test_a_refusal_is_distinguished_from_no_answer(
+    error: NoAgentError | RefusedError, code: ExitCode
+) -> None:
     assert (str(agent_failure(error)), agent_failure(error).code) == (str(error), code)
 
 
@@ -61,6 +59,6 @@ def test_an_answer_that_lacks_something_is_of_another_version(tmp_path: Path) ->
     answer = b'{"ok": true, "answer": {"node_id": "n"}}\n'
     with (
         answering_with(tmp_path / "s", answer),
-        pytest.raises(Failure, match="no connected as this command knows"),
+        pytest.raises(Failure, match=r"cannot read.*\(schema: Field required\).*another version"),
     ):
-        request_agent(arguments(tmp_path / "s"), "status", shape=STATUS_SHAPE)
+        request_agent(arguments(tmp_path / "s"), "status", StatusDocument)

@@ -65,7 +65,7 @@ def api(*words: str) -> Api:
 
 def refusal(*words: str) -> str:
     with pytest.raises(Failure) as refused:
-        api(*words).get("/v1/nodes")
+        api(*words).request("GET", "/v1/nodes")
     assert TOKEN not in str(refused.value)
     assert refused.value.code in (ExitCode.UNREACHABLE, ExitCode.CONFIGURATION)
     return str(refused.value)
@@ -79,7 +79,7 @@ def test_this_machines_own_registry_is_known_by_the_key_whose_pin_it_left(
         write_endpoint_file(
             state_dir, Endpoint(f"https://127.0.0.1:{port}", pin_of(read_certificate_file(own.cert_file)))
         )
-        assert api().get("/v1/nodes")["authorization"] == [f"Bearer {TOKEN}"]
+        assert api().request("GET", "/v1/nodes")["authorization"] == [f"Bearer {TOKEN}"]
 
 
 def test_whoever_listens_in_its_place_with_another_key_is_sent_nothing(
@@ -99,9 +99,12 @@ def test_a_registry_elsewhere_is_known_by_an_authority(
     with serving(authority.issue()) as port:
         url = f"https://localhost:{port}"
         assert "name that authority's certificate in --ca-file" in refusal("--api", url)
-        assert api("--api", url, "--ca-file", str(authority.file)).get("/v1/nodes")["path"] == "/v1/nodes"
+        assert (
+            api("--api", url, "--ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"]
+            == "/v1/nodes"
+        )
         monkeypatch.setenv("GPU_REGISTRY_CA_FILE", str(authority.file))
-        assert api("--api", url).get("/v1/nodes")["path"] == "/v1/nodes"
+        assert api("--api", url).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_an_authority_that_is_named_counts_for_this_machines_own_registry_too(
@@ -110,7 +113,7 @@ def test_an_authority_that_is_named_counts_for_this_machines_own_registry_too(
     own = authority.issue()
     with serving(own) as port:
         write_endpoint_file(state_dir, Endpoint(f"https://127.0.0.1:{port}", "sha256//" + "A" * 43 + "="))
-        assert api("--ca-file", str(authority.file)).get("/v1/nodes")["path"] == "/v1/nodes"
+        assert api("--ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_a_registry_that_asks_for_a_certificate_is_shown_one(
@@ -122,10 +125,10 @@ def test_a_registry_that_asks_for_a_certificate_is_shown_one(
         for _ in range(5):
             assert "have one issued by the authority that it trusts" in refusal(*words)
         files = ("--cert-file", str(mine.cert_file), "--key-file", str(mine.key_file))
-        assert api(*words, *files).get("/v1/nodes")["path"] == "/v1/nodes"
+        assert api(*words, *files).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
         monkeypatch.setenv("GPU_REGISTRY_CERT_FILE", str(mine.cert_file))
         monkeypatch.setenv("GPU_REGISTRY_KEY_FILE", str(mine.key_file))
-        assert api(*words).get("/v1/nodes")["path"] == "/v1/nodes"
+        assert api(*words).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_without_more_the_systems_authorities_vouch(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with serving(authority.issue()) as port:
-        assert Api(f"https://localhost:{port}").get("/v1/nodes")["path"] == "/v1/nodes"
+        assert Api(f"https://localhost:{port}").request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_no_variable_makes_a_command_write_its_keys_down(
@@ -150,5 +153,7 @@ def test_no_variable_makes_a_command_write_its_keys_down(
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     with serving(authority.issue()) as port:
-        api("--api", f"https://localhost:{port}", "--ca-file", str(authority.file)).get("/v1/nodes")
+        api("--api", f"https://localhost:{port}", "--ca-file", str(authority.file)).request(
+            "GET", "/v1/nodes"
+        )
     assert not (tmp_path / "keys").exists()

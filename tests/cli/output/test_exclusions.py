@@ -4,47 +4,56 @@ from gpu_agent.cli.output.exclusions import (
     acceptance_line,
     counts_in_words,
     eligibility_table,
-    exclusion_table,
+    reasons_table,
 )
 from gpu_agent.cli.output.text import plain_text
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeExplanation, RefusalReason
 
-OBJECTION = {
-    "reason": "capacity_exceeded",
-    "refuses": "every job",
-    "need": "a free place",
-    "have": "4 of 4 taken",
-    "clears_when": "a job ends",
-}
+REASON = RefusalReason(
+    reason="capacity_exceeded",
+    refuses="every job",
+    need="a free slot",
+    have="4 of 4 occupied",
+    clears_when="a job ends",
+)
 
 
-def test_each_objection_says_what_is_needed_what_is_there_and_what_ends_it() -> None:
-    assert [plain_text(one) for one in exclusion_table("NOW REFUSED", [OBJECTION], None)] == [
+def test_each_reason_says_what_is_needed_what_is_there_and_what_ends_it() -> None:
+    assert [plain_text(one) for one in reasons_table("NOW REFUSED", [REASON], None)] == [
         "NOW REFUSED  REASON             WHY",
-        "every job    capacity_exceeded  needs a free place; has 4 of 4 taken; until a job ends",
+        "every job    capacity_exceeded  needs a free slot; has 4 of 4 occupied; until a job ends",
     ]
 
 
 @pytest.mark.parametrize(
-    ("every", "objections", "verdict"),
+    ("every", "reasons", "sentence"),
     [
         (False, [], "n takes every job that fits it"),
-        (False, [OBJECTION], "n takes jobs, but not all of them"),
-        (True, [OBJECTION], "n takes no job now"),
+        (False, [REASON], "n takes jobs, but not all of them"),
+        (True, [REASON], "n takes no job now"),
     ],
 )
-def test_the_verdict_says_which_jobs_are_taken(
+def test_the_line_says_which_jobs_are_taken(
     every: bool,  # noqa: FBT001 - a case of the table
-    objections: list[object],
-    verdict: str,
+    reasons: list[RefusalReason],
+    sentence: str,
 ) -> None:
-    assert plain_text(acceptance_line("n", {"refuses_every_job": every, "objections": objections})) == verdict
+    answer = NodeExplanation(
+        node_id="n", refuses_every_job=every, objections=tuple(reasons), limits=(), model=None
+    )
+    assert plain_text(acceptance_line("n", answer)) == sentence
 
 
-EXCLUDED = {"node_id": "node-2", "reason": "gpu_unavailable", "need": "2 GPUs", "have": "1 usable GPU"}
+EXPLANATION = ExplanationView(
+    job_id="j",
+    able=("node-1",),
+    excluded=(ExcludedNode(node_id="node-2", reason="gpu_unavailable", need="2 GPUs", have="1 usable GPU"),),
+    counts={"gpu_unavailable": 1},
+)
 
 
 def test_the_able_come_first_and_the_others_say_why_not() -> None:
-    assert [plain_text(one) for one in eligibility_table(["node-1"], [EXCLUDED], None)] == [
+    assert [plain_text(one) for one in eligibility_table(EXPLANATION, None)] == [
         "NODE    VERDICT          WHY",
         "node-1  able",
         "node-2  gpu_unavailable  needs 2 GPUs; has 1 usable GPU",

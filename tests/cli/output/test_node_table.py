@@ -12,6 +12,8 @@ from gpu_agent.cli.output.nodes import (
     warning_lines,
 )
 from gpu_agent.cli.output.text import plain_text
+from gpu_agent.wire.api import GpuView, NodeList, NodeSummary
+from tests.cli.answers import model_of
 
 NOW = 1_000_000.0
 
@@ -21,7 +23,7 @@ def node(**fields: object) -> dict[str, Any]:
         "node_id": "node-1",
         "status": "ready",
         "reason_code": "health_checks_passed",
-        "reason": "3 healthy beats in a row",
+        "reason": "3 healthy heartbeats in a row",
         "since": NOW - 3 * 3600,
         "connected": True,
         "gpus": [{"name": "NVIDIA L4", "health": "ok"}],
@@ -34,7 +36,8 @@ def node(**fields: object) -> dict[str, Any]:
 
 
 def drawn(*nodes: dict[str, Any], columns: int | None = None, **more: object) -> str:
-    return "\n".join(plain_text(one) for one in node_table({"nodes": nodes, **more}, columns, now=NOW))
+    answer = model_of(NodeList, {"nodes": nodes, **more})
+    return "\n".join(plain_text(one) for one in node_table(answer, columns, now=NOW))
 
 
 def test_a_row_says_who_how_since_when_and_how_full() -> None:
@@ -50,7 +53,7 @@ def test_a_row_says_who_how_since_when_and_how_full() -> None:
         ({"cordoned": ""}, "cordoned"),
         ({"simulated": True}, "1x L4 simulated"),
         ({"last_heartbeat_age_seconds": None}, " -"),
-        ({"installed_models": [{"model_id": "m", "status": "error"}]}, "0/1"),
+        ({"installed_models": [{"model_id": "m", "status": "error", "enabled": True}]}, "0/1"),
         ({"gpus": [{"name": "L4", "health": "lost"}]}, "1x L4 (1 not ok)"),
         ({"status": "degraded", "reason": "no GPU is usable"}, "degraded 3 h"),
         ({"status": "degraded", "reason": "no GPU is usable"}, "no GPU is usable"),
@@ -64,8 +67,8 @@ def test_what_an_operator_must_know_is_said(fields: dict[str, Any], words: str) 
     assert words in drawn(node(**fields))
 
 
-def test_why_a_ready_node_is_ready_is_nobodys_question() -> None:
-    assert "healthy beats" not in drawn(node())
+def test_a_ready_node_shows_no_reason() -> None:
+    assert "healthy heartbeats" not in drawn(node())
 
 
 def test_a_disconnected_offline_node_is_just_offline() -> None:
@@ -79,8 +82,14 @@ def test_a_nodes_words_cannot_act_on_the_terminal() -> None:
 @pytest.mark.parametrize("columns", [60, 80, 160])
 def test_it_fits_the_terminal(columns: int) -> None:
     nodes = (
-        node(node_id="node-3ECEA4E2", simulated=True, gpus=[{"name": "NVIDIA H100 80GB HBM3"}] * 8),
-        node(node_id="node-7F00A1B2", status="registering", reason="2 more healthy beats are needed " * 4),
+        node(
+            node_id="node-3ECEA4E2",
+            simulated=True,
+            gpus=[{"name": "NVIDIA H100 80GB HBM3", "health": "ok"}] * 8,
+        ),
+        node(
+            node_id="node-7F00A1B2", status="registering", reason="2 more healthy heartbeats are needed " * 4
+        ),
     )
     said = drawn(*nodes, columns=columns)
     assert max(map(len, said.splitlines())) <= columns
@@ -89,15 +98,18 @@ def test_it_fits_the_terminal(columns: int) -> None:
 
 def test_on_a_terminal_it_is_summed_up() -> None:
     nodes = [node(), node(status="offline"), node(connected=False), node(status="degraded")]
-    assert fleet_summary(nodes) == "4 nodes: 2 ready, 1 degraded, 1 offline; 1 of 4 places taken"
-    assert drawn(node(), columns=80).endswith("\n1 node: 1 ready; 1 of 4 places taken")
-    assert "places" not in drawn(node())
+    assert (
+        fleet_summary([model_of(NodeSummary, one) for one in nodes])
+        == "4 nodes: 2 ready, 1 degraded, 1 offline; 1 of 4 slots occupied"
+    )
+    assert drawn(node(), columns=80).endswith("\n1 node: 1 ready; 1 of 4 slots occupied")
+    assert "slots" not in drawn(node())
 
 
 def test_auth_that_is_off_is_said_first() -> None:
     assert drawn(node(), auth="off").startswith(f"{AUTH_OFF}\nNODE")
     assert drawn(auth="off") == AUTH_OFF
-    assert warning_lines({"auth": "on", "plaintext": False}) == []
+    assert warning_lines(model_of(NodeList, {})) == []
 
 
 def test_a_port_that_is_not_encrypted_is_said_first_in_every_list() -> None:
@@ -107,5 +119,7 @@ def test_a_port_that_is_not_encrypted_is_said_first_in_every_list() -> None:
 
 def test_gpus_are_counted_by_name() -> None:
     gpus = [{"name": "A"}, {"name": "A"}, {"name": "NVIDIA B", "health": "unknown"}]
-    assert gpus_in_words(gpus) == "2x A, 1x B (1 not ok)"
+    assert (
+        gpus_in_words([model_of(GpuView, {"health": "ok", **gpu}) for gpu in gpus]) == "2x A, 1x B (1 not ok)"
+    )
     assert gpus_in_words([]) == "none"

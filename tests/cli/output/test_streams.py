@@ -44,7 +44,7 @@ def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> No
 
 def test_an_arrow_is_an_arrow_in_every_locale() -> None:
     words = "'ready \u2192 offline\u2026 \xfc'"
-    code = f"from gpu_agent.cli import streams; streams.prepare(); print({words})"
+    code = f"from gpu_agent.cli.output import streams; streams.prepare_streams(); print({words})"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert printed.stdout == b"ready -> offline... ?\n"

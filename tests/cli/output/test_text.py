@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from gpu_agent.cli.output.text import (
     line,
     line_width,
     plain_text,
+    print_json,
     print_lines,
     printable,
     terminal_columns,
@@ -136,3 +139,11 @@ def test_an_unknown_share_has_no_bar() -> None:
 
 def test_a_full_bar_warns_by_its_colour() -> None:
     assert [bar(share, 8, ASCII_GLYPHS)[0].style for share in (0.5, 0.8, 0.95)] == ["cyan", "yellow", "red"]
+
+
+def test_json_keeps_every_word(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"b": ["é\x1b"], "a": None}
+    print_json(document)
+    said = capsys.readouterr().out
+    assert json.loads(said) == document
+    assert said.isascii()

@@ -1,30 +1,31 @@
-import argparse
 import json
 import time
 
 import pytest
 
-from gpu_agent.cli.client.http import CLAIM, Api
+from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.claims import lease_in_words, request_slot, slot_in_words
+from gpu_agent.wire.api import Placement
+from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
 
 
-def test_a_place_is_reserved_and_the_same_job_gets_the_same(
+def test_a_slot_is_reserved_and_the_same_job_gets_the_same(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
         assert main(["registry", "claim", "job-1", "--model", "m", "--api", served.api]) == 0
-        assert f"job-1 has a place on {served.able}" in capsys.readouterr().out
+        assert f"job-1 has a slot on {served.able}" in capsys.readouterr().out
     assert main(["registry", "claim", "job-1", "--json", "--api", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
     assert len(served.registry.get("/v1/claims")["claims"]) == 1
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_nobody_to_take_it_is_exit_7(served: Served, form: list[str]) -> None:
+def test_no_node_for_a_job_is_exit_7(served: Served, form: list[str]) -> None:
     assert main(["registry", "claim", "job-1", "--gpus", "9", *form, "--api", served.api]) == 7
 
 
@@ -33,7 +34,7 @@ def test_claims_are_listed_with_their_nodes_and_ends(
 ) -> None:
     assert main(["registry", "claims", "--api", served.api]) == 0
     assert "No claim is held." in capsys.readouterr().out
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "claims", "--api", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("ENDS IN", "job-1", served.able, "9 min"))
@@ -41,15 +42,15 @@ def test_claims_are_listed_with_their_nodes_and_ends(
     assert [claim["job_id"] for claim in json.loads(capsys.readouterr().out)["claims"]] == ["job-1"]
 
 
-def test_those_on_one_node_are_asked_for(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+def test_the_claims_of_one_node_are_listed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "claims", "--node", served.new, "--api", served.api]) == 0
     assert f"No claim is held on {served.new}." in capsys.readouterr().out
     assert main(["registry", "claims", "--node", served.able, "--api", served.api]) == 0
     assert "job-1" in capsys.readouterr().out
 
 
-def test_a_node_that_nobody_knows_is_not_said_to_hold_none(
+def test_an_unknown_node_is_refused_rather_than_listed_without_claims(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["registry", "claims", "--node", f"{served.able}x", "--api", served.api]) == 6
@@ -58,10 +59,10 @@ def test_a_node_that_nobody_knows_is_not_said_to_hold_none(
     assert f"did you mean {served.able}" in said.err
 
 
-def test_a_place_is_kept_for_one_more_ttl(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+def test_a_claim_is_renewed_for_one_more_ttl(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "renew", "job-1", "--api", served.api]) == 0
-    assert f"job-1 keeps its place on {served.able}" in capsys.readouterr().out
+    assert f"job-1 keeps its slot on {served.able}" in capsys.readouterr().out
     assert main(["registry", "renew", "job-1", "--json", "--api", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["job_id"] == "job-1"
 
@@ -70,48 +71,43 @@ def test_a_claim_that_is_not_held_is_exit_6(served: Served) -> None:
     assert main(["registry", "renew", "job-1", "--api", served.api]) == 6
 
 
-@pytest.mark.parametrize(("form", "said"), [([], "job-1 has no place any more\n"), (["--json"], "")])
-def test_a_place_is_given_back(
+@pytest.mark.parametrize(("form", "said"), [([], "job-1 has no slot any more\n"), (["--json"], "")])
+def test_a_slot_is_released(
     served: Served, form: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "release", "job-1", *form, "--api", served.api]) == 0
     assert capsys.readouterr().out == said
     assert main(["registry", "release", "job-1", "--api", served.api]) == 6
 
 
-def test_a_place_says_all_that_a_job_needs() -> None:
-    place = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
-    assert slot_in_words(place) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
-    assert slot_in_words({"node_id": "n", "gpu_uuids": [], "endpoint": None}) == "n"
-    assert lease_in_words({"expires_at": time.time() + 60.5}) == "for 60 s unless renewed"
+def test_a_slot_is_shown_with_all_that_a_job_needs() -> None:
+    slot = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
+    assert slot_in_words(model_of(Placement, slot)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
+    assert slot_in_words(model_of(Placement, {"node_id": "n"})) == "n"
+    assert (
+        lease_in_words(model_of(Placement, {"expires_at": time.time() + 60.5})) == "for 60 s unless renewed"
+    )
 
 
-def test_nobody_to_take_the_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:
-    job = {"job_id": "j", "required_models": ["nobody/has-this"]}
+def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:
+    job = {"job_id": "j", "required_models": ["no-node/has-this"]}
     with pytest.raises(Failure, match="1 model_not_available") as refused:
-        request_slot(
-            Api(served.api), "/v1/claims", job, arguments=argparse.Namespace(json=False), shape=CLAIM
-        )
+        request_slot(Api(served.api), "/v1/claims", job, model=Placement, as_json=False)
     assert refused.value.code is ExitCode.NOBODY
-    assert f"\n  {served.able}: model_not_available (needs model nobody/has-this" in str(refused.value)
+    assert f"\n  {served.able}: model_not_available (needs model no-node/has-this" in str(refused.value)
 
 
-def test_for_programs_nobody_is_an_answer_as_the_api_gave_it(
+def test_for_programs_that_is_an_answer_as_the_api_gave_it(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = {"job_id": "j", "gpu_count": 9}
-    assert (
-        request_slot(Api(served.api), "/v1/claims", job, arguments=argparse.Namespace(json=True), shape=CLAIM)
-        is None
-    )
+    assert request_slot(Api(served.api), "/v1/claims", job, model=Placement, as_json=True) is None
     assert json.loads(capsys.readouterr().out)["code"] == "NO_AVAILABLE_NODE"
 
 
 def test_another_refusal_stays_one() -> None:
     with standing_in({"POST /v1/claims": Refusal(503, "REGISTRY_BUSY")}) as registry:
         with pytest.raises(Failure) as refused:
-            request_slot(
-                Api(registry.api), "/v1/claims", {}, arguments=argparse.Namespace(json=True), shape=CLAIM
-            )
+            request_slot(Api(registry.api), "/v1/claims", {}, model=Placement, as_json=True)
         assert refused.value.code is ExitCode.REFUSED

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.cli.client.answers import Answer as Reply
 from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry import nodes as drain_wait
+from gpu_agent.cli.registry import nodes
 from gpu_agent.cli.registry.nodes import wait_until_offline
+from gpu_agent.wire.api import NodeDetail
+from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Answer, Refusal, Said, standing_in
 from tests.cli.terminal import OnTerminal
@@ -20,7 +23,7 @@ from tests.cli.terminal import OnTerminal
 def test_a_drain_keeps_what_runs_and_says_how_the_node_stands(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     assert main(["registry", "drain", served.able, "--deadline", "30s", "--api", served.api]) == 0
     assert f"{served.able} is draining" in capsys.readouterr().out
 
@@ -39,7 +42,7 @@ def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["node-NOBODY"], 6),
+        (["node-UNKNOWN"], 6),
         (["node-1", "--deadline", "soon"], 4),
         (["node-1", "--deadline", "10"], 4),
     ],
@@ -48,15 +51,15 @@ def test_what_cannot_be_drained_is_refused(served: Served, words: list[str], cod
     assert main(["registry", "drain", *words, "--api", served.api]) == code
 
 
-def test_an_unknown_node_is_told_with_the_command_that_lists_them(
+def test_an_unknown_node_is_refused_with_the_command_that_lists_them(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "drain", "node-NOBODY", "--api", served.api]) == 6
+    assert main(["registry", "drain", "node-UNKNOWN", "--api", served.api]) == 6
     assert "gpu-agent registry nodes" in capsys.readouterr().err
 
 
 def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     release = threading.Timer(1.5, Api(served.api).delete, ["/v1/claims/job-1"])
     release.start()
     assert main(["registry", "drain", served.able, "--wait", "--api", served.api]) == 0
@@ -66,8 +69,8 @@ def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture
     assert "is draining, 1 job in flight: job-1" in said.err
 
 
-def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(served: Served) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+def test_an_interrupted_wait_says_that_the_drain_goes_on(served: Served) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     with OnTerminal("registry", "drain", served.able, "--wait", "--api", served.api) as drain:
         drain.await_words("min left: job-1")
         drain.send(signal.SIGINT)
@@ -76,12 +79,12 @@ def test_whoever_stops_waiting_is_told_that_the_drain_goes_on(served: Served) ->
     assert "registry resume" in drain.shown
 
 
-WISH = {"by_operator": True, "deadline": 4e9, "reason": ""}
+DRAIN = {"by_operator": True, "deadline": 4e9, "reason": ""}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_wait, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(nodes, "POLL_SECONDS", 0.01)
 
 
 def node(status: str, **more: object) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def node(status: str, **more: object) -> dict[str, Any]:
         "last_heartbeat_age_seconds": 1.0,
         "checks": [],
         "events": [],
-        "drain": WISH,
+        "drain": DRAIN,
         **more,
     }
 
@@ -109,9 +112,10 @@ def one_after_the_other(*answers: Said) -> Callable[[], Said]:
     return lambda: next(left)
 
 
-def waited(now: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+def waited(now: Mapping[str, Any], answer: Answer) -> NodeDetail:
     with standing_in({"GET /v1/nodes/node-7": answer}) as registry:
-        return wait_until_offline(Node(Api(registry.api), "node-7"), now)
+        found = wait_until_offline(Node(Api(registry.api), "node-7"), answer_of(NodeDetail, now))
+        return found.model
 
 
 def test_jobs_in_flight_are_shown_until_they_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +123,7 @@ def test_jobs_in_flight_are_shown_until_they_have_ended(capsys: pytest.CaptureFi
         node("draining", in_flight_jobs=1, running_jobs=["job-2"]), node("draining"), node("offline")
     )
     start = node("draining", in_flight_jobs=2, claimed_jobs=["job-1"], running_jobs=["job-2"])
-    assert waited(start, answers)["status"] == "offline"
+    assert waited(start, answers).status == "offline"
     assert capsys.readouterr().err == (
         "node-7 is draining, 2 jobs in flight: job-1, job-2\n"
         "node-7 is draining, 1 job in flight: job-2\n"
@@ -128,29 +132,30 @@ def test_jobs_in_flight_are_shown_until_they_have_ended(capsys: pytest.CaptureFi
 
 
 def test_a_drain_that_waits_for_its_node_to_be_ready_is_waited_for() -> None:
-    assert waited(node("registering"), one_after_the_other(node("ready"), node("offline")))
+    answers = one_after_the_other(node("ready"), node("offline"))
+    assert waited(node("registering"), answers).status == "offline"
 
 
-def test_a_drain_that_was_lifted_ends_the_waiting() -> None:
-    with pytest.raises(Failure, match="lifted: it is ready"):
+def test_a_node_that_was_resumed_ends_the_waiting() -> None:
+    with pytest.raises(Failure, match="ended: it is ready"):
         waited(node("draining"), node("ready", drain=None))
 
 
-def test_a_node_that_was_forgotten_ends_the_waiting() -> None:
+def test_a_node_that_was_removed_ends_the_waiting() -> None:
     with pytest.raises(Failure, match="gone"):
         waited(node("draining"), Refusal(404, "OTHER", "gone"))
 
 
 def test_a_registry_that_restarts_is_waited_for(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = Node(Api(served.api), served.able)
+    node = Node(Api(served.api), served.able)
     api = Api("http://127.0.0.1:9")
     seen = iter([api, Api(served.api)])
 
     class Away(Node):
-        def get(self, part: str = "", *, shape: Mapping[str, Any]) -> dict[str, Any]:
-            return Node(next(seen), self.node_id).get(part, shape=shape)
+        def detail(self) -> Reply[NodeDetail]:
+            return Node(next(seen), self.node_id).detail()
 
-    now = asked.post("drain")
-    away = Away(api, served.able)
-    assert wait_until_offline(away, {**now, "status": "draining", "drain": WISH})["status"] == "offline"
+    now = node.act("drain", NodeDetail).document
+    draining = answer_of(NodeDetail, {**now, "status": "draining", "drain": DRAIN})
+    assert wait_until_offline(Away(api, served.able), draining).model.status == "offline"
     assert "waiting for it" in capsys.readouterr().err

@@ -14,7 +14,9 @@ from gpu_agent import registry, server
 from gpu_agent.cli.client import events as following
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
-from gpu_agent.cli.registry.events import SENTENCES, clock, event_line, event_line_ago
+from gpu_agent.cli.output.units import clock
+from gpu_agent.cli.registry.events import SENTENCES, event_line, event_line_ago
+from gpu_agent.wire.api import RegistryEvent
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, Stream, standing_in
 from tests.programs import COMMAND
@@ -150,51 +152,49 @@ def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
 NOW = 1_000_000.0
 
 
-def event_words_event(name: str, **fields: object) -> dict[str, object]:
-    return {"at": NOW - 130, "event": name, "node_id": "node-7", "fields": {"node_id": "node-7", **fields}}
+def happened(name: str, **fields: object) -> RegistryEvent:
+    return RegistryEvent(at=NOW - 130, event=name, node_id="node-7", fields={"node_id": "node-7", **fields})
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("event", "words"),
     [
         (
-            event_words_event(
+            happened(
                 "node_status_changed", **{"from": "ready", "to": "degraded", "reason_code": "model_missing"}
             ),
             "ready → degraded: model_missing",
         ),
         (
-            event_words_event(
+            happened(
                 "node_status_changed", **{"from": None, "to": "registering", "reason_code": "registered"}
             ),
             "new → registering: registered",
         ),
         (
-            event_words_event("claim_lost", job_id="j", reason_code="unregistered"),
+            happened("claim_lost", job_id="j", reason_code="unregistered"),
             "claim of job j lost: unregistered",
         ),
-        (event_words_event("drain_requested", reason="", deadline_seconds=600), "drain asked for"),
+        (happened("drain_requested", reason="", deadline_seconds=600), "drain requested"),
         (
-            event_words_event("events_missed", count=7),
+            happened("events_missed", count=7),
             "7 events missed: they came faster than they were read",
         ),
-        (event_words_event("events_missed", count=None), "events missed: they are too long ago"),
-        (event_words_event("something_new", a=1, b="x"), "something_new a=1 b=x"),
-        (event_words_event("claim_lost", of="another kind"), "claim_lost of=another kind"),
-        (event_words_event("node_status_changed", to="ready"), "node_status_changed to=ready"),
+        (happened("events_missed", count=None), "events missed: they are too long ago"),
+        (happened("something_new", a=1, b="x"), "something_new a=1 b=x"),
+        (happened("claim_lost", of="another kind"), "claim_lost of=another kind"),
+        (happened("node_status_changed", to="ready"), "node_status_changed to=ready"),
     ],
 )
-def test_each_event_is_one_readable_line(told: dict[str, object], words: str) -> None:
-    assert plain_text(event_line(told, now=NOW)) == f"{clock(NOW - 130, NOW)}  node-7  {words}"
-    assert plain_text(event_line(told, now=NOW, node=False)) == f"{clock(NOW - 130, NOW)}  {words}"
-    assert plain_text(event_line_ago(told, now=NOW)) == f"  2 min ago  {words}"
+def test_each_event_is_one_readable_line(event: RegistryEvent, words: str) -> None:
+    assert plain_text(event_line(event, now=NOW)) == f"{clock(NOW - 130, NOW)}  node-7  {words}"
+    assert plain_text(event_line(event, now=NOW, node=False)) == f"{clock(NOW - 130, NOW)}  {words}"
+    assert plain_text(event_line_ago(event, now=NOW)) == f"  2 min ago  {words}"
 
 
 def test_an_event_of_no_node_says_so() -> None:
     assert "  -  the registry has started" in plain_text(
-        event_line(
-            {"at": NOW, "event": "registry_restored", "node_id": None, "fields": {"nodes": 3}}, now=NOW
-        )
+        event_line(RegistryEvent(at=NOW, event="registry_restored", fields={"nodes": 3}), now=NOW)
     )
 
 
@@ -204,9 +204,7 @@ def test_a_days_old_event_has_its_date() -> None:
 
 
 def test_words_from_elsewhere_cannot_act_on_a_terminal() -> None:
-    said = plain_text(
-        event_line(event_words_event("node_fault_reported", code="X", message="\x1b[2J\n"), now=NOW)
-    )
+    said = plain_text(event_line(happened("node_fault_reported", code="X", message="\x1b[2J\n"), now=NOW))
     assert said.isprintable()
 
 
@@ -222,10 +220,10 @@ def test_every_sentence_is_of_an_event_that_the_registry_writes_with_these_field
 IN_THE_LOG_ALONE = {"health_check", "dispatch_failed", "dispatch_candidate_excluded"}
 
 
-def test_every_event_that_the_fleet_tells_has_words() -> None:
-    """Those of the shells (connections, requests, the program itself) stand in the log alone."""
+def test_every_event_that_the_fleet_writes_has_a_sentence() -> None:
+    """Those of the shells (connections, requests, the program itself) are in the log alone."""
     written = (Path(__file__).parents[3] / "docs" / "logs.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)`", written, re.MULTILINE))
     fleet = "".join(path.read_text() for path in Path(registry.__path__[0]).rglob("*.py"))
-    told = {name for name in documented if f'"{name}"' in fleet}
-    assert told - IN_THE_LOG_ALONE - {"node_status_changed"} <= set(SENTENCES)
+    named = {name for name in documented if f'"{name}"' in fleet}
+    assert named - IN_THE_LOG_ALONE - {"node_status_changed"} <= set(SENTENCES)

@@ -12,7 +12,7 @@ OBJECTION = {
     "refuses": "every job",
     "need": "a ready node",
     "have": "degraded (gpu_unavailable)",
-    "clears_when": "3 healthy beats in a row",
+    "clears_when": "3 healthy heartbeats in a row",
 }
 LIMIT = {
     "reason": "gpu_unavailable",
@@ -62,7 +62,7 @@ def test_what_may_pass_and_what_never_fits_is_told_with_need_and_have(
     assert re.split(r" {2,}", lines[3]) == [
         "every job",
         "status_not_ready",
-        "needs a ready node; has degraded (gpu_unavailable); until 3 healthy beats in a row",
+        "needs a ready node; has degraded (gpu_unavailable); until 3 healthy heartbeats in a row",
     ]
     assert lines[6].endswith("gpu_unavailable  needs 9 GPUs; has 8 GPUs")
 

@@ -10,7 +10,7 @@ from tests.cli.terminal import terminal
 
 
 def test_a_cordoned_node_is_told_what_stays(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    Api(served.api).post("/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     words = ["registry", "cordon", served.able, "--reason", "odd noise", "--api", served.api]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -39,25 +39,16 @@ def test_a_drained_node_is_taken_back(served: Served, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["drain"] is None
 
 
-def test_the_node_is_asked_and_the_person_told_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
-    path = "POST /v1/nodes/node-7/refresh"
-    with standing_in({path: {"node_id": "node-7"}}) as registry:
-        assert main(["registry", "refresh", "node-7", "--api", registry.api]) == 0
-        assert "node-7 was asked to" in capsys.readouterr().out
-        assert main(["registry", "refresh", "node-7", "--json", "--api", registry.api]) == 0
-        assert json.loads(capsys.readouterr().out) == {"node_id": "node-7"}
-        assert registry.bodies(path) == [{}, {}]
-
-
-def test_the_node_is_asked_and_the_person_told_where_to_look__reregister(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("action", ["refresh", "reregister"])
+def test_the_node_gets_the_command_and_the_person_reads_what_follows(
+    action: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = "POST /v1/nodes/node-7/reregister"
+    path = f"POST /v1/nodes/node-7/{action}"
     with standing_in({path: {"node_id": "node-7"}}) as registry:
-        assert main(["registry", "reregister", "node-7", "--api", registry.api]) == 0
+        assert main(["registry", action, "node-7", "--api", registry.api]) == 0
         assert "node-7 was asked to" in capsys.readouterr().out
-        assert main(["registry", "reregister", "node-7", "--json", "--api", registry.api]) == 0
-        assert json.loads(capsys.readouterr().out) == {"node_id": "node-7"}
+        assert main(["registry", action, "node-7", "--json", "--api", registry.api]) == 0
+        assert json.loads(capsys.readouterr().out)["node_id"] == "node-7"
         assert registry.bodies(path) == [{}, {}]
 
 
@@ -75,13 +66,13 @@ def test_without_a_terminal_nothing_goes_unless_told_so(
 
 def test_what_is_lost_is_said(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     api = Api(served.api)
-    api.post("/v1/claims", {"job_id": "job-1"})
-    api.post(f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
-    api.post(f"/v1/nodes/{served.able}/drain", {})
+    api.request("POST", "/v1/claims", {"job_id": "job-1"})
+    api.request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
+    api.request("POST", f"/v1/nodes/{served.able}/drain", {})
     assert main(["registry", "forget", served.able, "--yes", "--api", served.api]) == 0
     said = capsys.readouterr().out
     for words in (
-        "is forgotten",
+        "is removed",
         "draining, connected",
         "join token",
         "job-1",
@@ -97,7 +88,7 @@ def test_on_a_terminal_the_id_has_to_be_typed(served: Served, monkeypatch: pytes
     with terminal(monkeypatch, "stdin", "stderr") as person:
         person.type("yes")
         assert main(["registry", "forget", served.able, "--api", served.api]) == 1
-        assert "Type the id to forget it: " in person.said()
+        assert "Type the id to remove it: " in person.said()
         assert known(served)
         person.type(served.able)
         assert main(["registry", "forget", served.able, "--api", served.api]) == 0

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry.node_page import SHOWN_EVENTS, node_facts, node_page
+from gpu_agent.wire.api import NodeDetail
+from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 
 
@@ -32,8 +35,8 @@ def test_json_is_what_the_api_returns(served: Served, capsys: pytest.CaptureFixt
 
 
 def test_an_unknown_node_is_refused_by_name(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "node", "node-NOBODY", "--api", served.api]) == 6
-    assert "node-NOBODY" in capsys.readouterr().err
+    assert main(["registry", "node", "node-UNKNOWN", "--api", served.api]) == 6
+    assert "node-UNKNOWN" in capsys.readouterr().err
 
 
 NOW = 1_000_000.0
@@ -45,7 +48,7 @@ def node(**more: object) -> dict[str, Any]:
         "status": "degraded",
         "reason_code": "gpu_unavailable",
         "reason": "none of the 8 GPUs is usable: the driver has not answered for 71 s, over its limit",
-        "clears_when": "3 healthy beats in a row",
+        "clears_when": "3 healthy heartbeats in a row",
         "since": NOW - 300,
         "connected": True,
         "gpus": [
@@ -74,15 +77,15 @@ def node(**more: object) -> dict[str, Any]:
     }
 
 
-def drawn(shown: dict[str, Any], columns: int | None = None) -> str:
-    return "\n".join(plain_text(one) for one in node_page(shown, columns, now=NOW))
+def drawn(shown: Mapping[str, Any], columns: int | None = None) -> str:
+    return "\n".join(plain_text(one) for one in node_page(model_of(NodeDetail, shown), columns, now=NOW))
 
 
 def test_status_and_what_would_change_it_come_first() -> None:
     lines = drawn(node()).splitlines()
     assert lines[0] == "node-3ECEA4E2  degraded  (gpu_unavailable)"
     assert lines[1].startswith("none of the 8 GPUs is usable")
-    assert lines[2] == "Changes when: 3 healthy beats in a row"
+    assert lines[2] == "Changes when: 3 healthy heartbeats in a row"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_gpus_models_and_checks_say_how_they_are(words: str) -> None:
 
 
 def test_unknown_figures_are_question_marks_never_zero() -> None:
-    gpu = {"name": "GB10", "health": "ok", "memory_mb": None}
+    gpu = {"name": "GB10", "health": "ok", "usable": True}
     row = next(one for one in drawn(node(gpus=[gpu])).splitlines() if one.startswith("GB10"))
     assert row.split() == ["GB10", "ok", "unknown", "?", "?", "?"]
 
@@ -125,7 +128,7 @@ def test_the_page_fits_the_terminal(columns: int) -> None:
 
 
 def test_a_real_nodes_page_can_be_drawn(served: Served) -> None:
-    assert "CHECK" in drawn(Api(served.api).get(f"/v1/nodes/{served.able}"))
+    assert "CHECK" in drawn(Api(served.api).request("GET", f"/v1/nodes/{served.able}"))
 
 
 BARE: dict[str, Any] = {
@@ -140,13 +143,14 @@ BARE: dict[str, Any] = {
 }
 
 
-def told(**more: object) -> dict[str, str]:
-    return {name: plain_text(words) for name, words in node_facts({**BARE, **more}, now=NOW)}
+def facts(**more: object) -> dict[str, str]:
+    node = model_of(NodeDetail, {**BARE, **more})
+    return {name: plain_text(words) for name, words in node_facts(node, now=NOW)}
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert list(told()) == ["since", "link", "jobs", "gpus"]
-    assert told()["link"] == "connected, no beat yet"
+    assert list(facts()) == ["since", "link", "jobs", "gpus", "token", "agent", "host"]
+    assert facts()["link"].startswith("connected, no heartbeat yet")
 
 
 @pytest.mark.parametrize(
@@ -154,9 +158,9 @@ def test_what_is_not_known_is_left_out() -> None:
     [
         ("since", {"previous_status": "degraded"}, "(5 min), degraded before that"),
         ("link", {"connected": False, "address": "10.0.0.7:9"}, "not connected now, last from 10.0.0.7:9"),
-        ("link", {"round_trip_ms": 0.254}, "connected, 0.25 ms there and back, no beat yet"),
+        ("link", {"round_trip_ms": 0.254}, "connected, 0.25 ms there and back, no heartbeat yet"),
         ("link", {"round_trip_ms": 121.5}, "connected, 121.5 ms there and back"),
-        ("link", {"round_trip_ms": 7.0, "connected": False}, "not connected, no beat yet"),
+        ("link", {"round_trip_ms": 7.0, "connected": False}, "no heartbeat yet"),
         (
             "link",
             {
@@ -164,15 +168,15 @@ def test_what_is_not_known_is_left_out() -> None:
                 "heartbeat_interval_seconds": 15.0,
                 "heartbeat_timeout_seconds": 45.0,
             },
-            "connected, last beat 3 s ago (one every 15 s; offline after 45 s)",
+            "connected, last heartbeat 3 s ago (one every 15 s; offline after 45 s)",
         ),
-        ("jobs", {"claimed_jobs": ["a"], "running_jobs": None}, "0 of 4 places taken: a (claimed)"),
+        ("jobs", {"claimed_jobs": ["a"], "running_jobs": None}, "0 of 4 slots occupied: a (claimed)"),
         (
             "jobs",
             {"claimed_jobs": ["a", "b"], "running_jobs": ["b", "c"]},
             "a (claimed, not begun), b (claimed, runs), c (runs without a claim)",
         ),
-        ("jobs", {"accept_public_jobs": True}, "0 of 4 places taken; public jobs too"),
+        ("jobs", {"accept_public_jobs": True}, "0 of 4 slots occupied; public jobs too"),
         (
             "drain",
             {
@@ -202,12 +206,12 @@ def test_what_is_not_known_is_left_out() -> None:
         (
             "token",
             {"token": {"token_id": "0123abcd", "rotating": False, "joined_by": "89abcdef"}},
-            "0123abcd, joined by 89abcdef",
+            "0123abcd, joined with 89abcdef",
         ),
         (
             "token",
             {"token": {"token_id": "0123abcd", "rotating": True, "joined_by": None}},
-            "0123abcd; it is to have another, and has not connected with that yet",
+            "0123abcd; it gets another one, and has not connected with that yet",
         ),
         ("features", {"features": ["kv_cache", "streaming_tts"]}, "kv_cache, streaming_tts"),
         (
@@ -235,9 +239,9 @@ def test_what_is_not_known_is_left_out() -> None:
     ],
 )
 def test_what_is_known_is_said(fact: str, fields: dict[str, Any], words: str) -> None:
-    assert words in told(**fields)[fact]
+    assert words in facts(**fields)[fact]
 
 
 def test_no_fact_can_act_on_a_terminal() -> None:
-    said = told(labels={"\x1b": "\n"}, cordoned="\x07", features=["\x1b[2J"], endpoint="\x1b")
+    said = facts(labels={"\x1b": "\n"}, cordoned="\x07", features=["\x1b[2J"], endpoint="\x1b")
     assert all(words.isprintable() for words in said.values())

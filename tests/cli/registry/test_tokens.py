@@ -18,6 +18,8 @@ from gpu_agent.cli.registry.tokens import (
     secret_file,
     ttl_field,
 )
+from gpu_agent.wire.api import NewToken
+from tests.cli.answers import answer_of, model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Answer, Refusal, standing_in
 
@@ -28,7 +30,7 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
 @pytest.mark.parametrize(
     ("words", "body", "said"),
     [
-        ([], {"kind": "join"}, "1 node may join by it"),
+        ([], {"kind": "join"}, "1 node may join with it"),
         (
             ["--ttl", "7d", "--uses", "8", "--labels", "zone=a", "--labels", "rack=7", "--note", "new rack"],
             {
@@ -38,7 +40,7 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
                 "labels": {"zone": "a", "rack": "7"},
                 "note": "new rack",
             },
-            "8 nodes may join by it until it is revoked, each with the label zone=a, rack=7",
+            "8 nodes may join with it until it is revoked, each with the label zone=a, rack=7",
         ),
         (
             ["--ttl", "never", "--uses", "any"],
@@ -48,9 +50,9 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
         (
             ["--node", "node-7", "--uses", "any"],
             {"kind": "join", "uses": None, "node_id": "node-7"},
-            "node node-7, any number of times, may join by it",
+            "node node-7, any number of times, may join with it",
         ),
-        (["--node", "node-7"], {"kind": "join", "node_id": "node-7"}, "node node-7, once, may join by it"),
+        (["--node", "node-7"], {"kind": "join", "node_id": "node-7"}, "node node-7, once, may join with it"),
         (
             ["--operator", "operate", "--name", "alice", "--ttl", "30d"],
             {"kind": "operator", "role": "operate", "name": "alice", "ttl_seconds": 2592000.0},
@@ -58,7 +60,7 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
         ),
     ],
 )
-def test_what_is_asked_for_is_made_and_explained(
+def test_what_is_requested_is_created_and_explained(
     words: list[str], body: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with standing_in({PATH: MADE}) as registry:
@@ -151,7 +153,7 @@ def test_those_that_have_ended_are_shown_when_asked_for(capsys: pytest.CaptureFi
     assert listed(["--all"], token(state="used_up")) == 0
     assert "used up" in capsys.readouterr().out
     assert listed([]) == 0
-    assert "No token was ever made" in capsys.readouterr().out
+    assert "No token was ever created" in capsys.readouterr().out
 
 
 def test_json_is_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,10 +164,10 @@ def test_json_is_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
 TOKENS = {"tokens": [{"token_id": "3f9a01bc", "kind": "join", "state": "live", "created_at": 0.0}]}
 
 
-def test_a_token_is_ended(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_is_revoked(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({"DELETE /v1/tokens/3f9a01bc": None}) as registry:
         assert main(["registry", "token", "revoke", "3f9a01bc", "--api", registry.api]) == 0
-        assert capsys.readouterr().out == "token 3f9a01bc opens nothing any more\n"
+        assert capsys.readouterr().out == "token 3f9a01bc is revoked\n"
         assert main(["registry", "token", "revoke", "3f9a01bc", "--json", "--api", registry.api]) == 0
         assert capsys.readouterr().out == ""
 
@@ -194,10 +196,10 @@ def test_another_refusal_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) ->
         (["--at-once"], {"at_once": True}, "gpu-agent registry reclaim node-7"),
     ],
 )
-def test_what_comes_of_it_is_said(
+def test_what_follows_is_shown(
     words: list[str], body: dict[str, bool], said: str, served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = Api(served.api).get(f"/v1/nodes/{served.able}") | {"node_id": "node-7"}
+    node = Api(served.api).request("GET", f"/v1/nodes/{served.able}") | {"node_id": "node-7"}
     path = "POST /v1/nodes/node-7/rotate"
     with standing_in({path: node}) as registry:
         assert main(["registry", "token", "rotate", "node-7", *words, "--api", registry.api]) == 0
@@ -210,7 +212,7 @@ def test_what_comes_of_it_is_said(
 def test_a_node_that_is_away_gets_it_when_it_comes_back(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = Api(served.api).get(f"/v1/nodes/{served.able}") | {"connected": False}
+    node = Api(served.api).request("GET", f"/v1/nodes/{served.able}") | {"connected": False}
     with standing_in({"POST /v1/nodes/n/rotate": node}) as registry:
         assert main(["registry", "token", "rotate", "n", "--api", registry.api]) == 0
     assert "when it next registers" in capsys.readouterr().out
@@ -229,15 +231,17 @@ def test_the_token_that_gives_an_id_back_stands_alone(capsys: pytest.CaptureFixt
     assert "gives node-7 its id back, once" in said.err
 
 
-def told(*words: str) -> None:
+def print_with(*words: str) -> None:
     parser = argparse.ArgumentParser()
     add_out_options(parser)
     parser.add_argument("--json", action="store_true")
-    print_new_token(parser.parse_args(words), lambda: MADE, lambda made: f"About {made['token_id']}.")
+    print_new_token(
+        parser.parse_args(words), lambda: answer_of(NewToken, MADE), lambda token: f"About {token.token_id}."
+    )
 
 
 def test_stdout_holds_the_token_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    told()
+    print_with()
     said = capsys.readouterr()
     assert said.out == "gpuj_3f9a01bc_x\n"
     assert said.err.startswith("About 3f9a01bc.\nIt is shown this once")
@@ -247,8 +251,8 @@ def test_stdout_holds_the_token_alone(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_in_a_file_it_is_shown_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "t"
-    told("--out", str(path))
-    told("--out", str(path), "--json", "--force")
+    print_with("--out", str(path))
+    print_with("--out", str(path), "--json", "--force")
     said = capsys.readouterr()
     assert path.read_text() == "gpuj_3f9a01bc_x\n"
     assert "gpuj_" not in said.out + said.err
@@ -259,15 +263,15 @@ def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_text("the only copy of another")
     with pytest.raises(Failure, match="--force") as failed:
-        told("--out", str(path))
+        print_with("--out", str(path))
     assert failed.value.code is ExitCode.CONFIGURATION
     assert path.read_text() == "the only copy of another"
-    told("--out", str(path), "--force")
+    print_with("--out", str(path), "--force")
     assert path.read_text() == "gpuj_3f9a01bc_x\n"
 
 
 def test_json_is_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    told("--json")
+    print_with("--json")
     said = capsys.readouterr()
     assert json.loads(said.out) == MADE
     assert said.err == ""
@@ -281,9 +285,9 @@ def test_how_long_it_may_be_used_is_a_length_or_never() -> None:
         parse_ttl("soon")
 
 
-def test_its_end_is_said() -> None:
-    assert lifetime_in_words(MADE) == "until it is revoked"
-    assert lifetime_in_words({"expires_at": time.time() + 86400}) == "for 24 h"
+def test_its_end_is_shown() -> None:
+    assert lifetime_in_words(model_of(NewToken, MADE)) == "until it is revoked"
+    assert lifetime_in_words(model_of(NewToken, {"expires_at": time.time() + 86400})) == "for 24 h"
 
 
 def test_a_secret_is_its_owners_alone_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.client.events import Lost, Opened, Received, StreamEvent
-from gpu_agent.cli.client.http import Problem, Refused
+from gpu_agent.cli.client.http import Refused
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry import watch
-from gpu_agent.cli.registry.watch import FROM_EVENTS, Answer, Freshness, Watch, node_changes
+from gpu_agent.cli.registry.watch import FROM_EVENTS, Freshness, Nodes, Watch, node_changes
+from gpu_agent.wire.api import NodeList, Problem, RegistryEvent
+from tests.cli.answers import answer_of, model_of
 
 
 def node(**more: object) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def node(**more: object) -> dict[str, Any]:
         "connected": True,
         "cordoned": None,
         "gpus": [{"name": "L4", "health": "ok"}],
-        "installed_models": [{"model_id": "m", "status": "ready"}],
+        "installed_models": [{"model_id": "m", "status": "ready", "enabled": True}],
         "in_flight_jobs": 0,
         "max_concurrent_jobs": 4,
         "last_heartbeat_age_seconds": 1.0,
@@ -29,8 +31,9 @@ def node(**more: object) -> dict[str, Any]:
     }
 
 
-def told(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
-    return [plain_text(one) for one in node_changes({"nodes": before}, {"nodes": after})]
+def changes(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
+    was, now = (model_of(NodeList, {"nodes": nodes}) for nodes in (before, after))
+    return [plain_text(one) for one in node_changes(was, now)]
 
 
 @pytest.mark.parametrize(
@@ -43,32 +46,37 @@ def told(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]
         ({"cordoned": ""}, ["cordoned"]),
         ({"cordoned": "odd"}, ["cordoned: odd"]),
         ({"gpus": [{"name": "L4", "health": "lost"}]}, ["GPUs: 1x L4 → 1x L4 (1 not ok)"]),
-        ({"installed_models": [{"model_id": "m", "status": "error"}]}, ["models ready: 1 → 0/1"]),
+        (
+            {"installed_models": [{"model_id": "m", "status": "error", "enabled": True}]},
+            ["models ready: 1 → 0/1"],
+        ),
         ({"in_flight_jobs": 2}, ["jobs: 0 → 2 of 4"]),
     ],
 )
 def test_each_thing_that_changed_is_a_line(change: dict[str, Any], words: list[str]) -> None:
-    assert told([node()], [node(**change)]) == [f"n  {one}" for one in words]
+    assert changes([node()], [node(**change)]) == [f"n  {one}" for one in words]
 
 
-def test_ways_back_are_told_too() -> None:
+def test_returns_are_lines_too() -> None:
     before = node(connected=False, cordoned="odd")
-    assert told([before], [node()]) == ["n  connected again", "n  uncordoned"]
+    assert changes([before], [node()]) == ["n  connected again", "n  uncordoned"]
 
 
 def test_the_reason_alone_may_change() -> None:
     before = node(status="degraded", reason_code="a", reason="x")
-    assert told([before], [node(status="degraded", reason_code="b", reason="y")]) == ["n  still degraded: y"]
+    assert changes([before], [node(status="degraded", reason_code="b", reason="y")]) == [
+        "n  still degraded: y"
+    ]
 
 
 def test_nodes_come_and_go() -> None:
-    assert told([node(node_id="a")], [node(node_id="b")]) == [
+    assert changes([node(node_id="a")], [node(node_id="b")]) == [
         "a  no longer listed",
         "b  listed: ready: well again",
     ]
 
 
-TOLD = Received({"event": "x", "at": 1.0})
+RECEIVED = Received(RegistryEvent(at=1.0, event="x"), {})
 
 
 class Shown:
@@ -78,8 +86,8 @@ class Shown:
         self.drawn: list[tuple[int, Freshness]] = []
         self._enough = enough
 
-    def draw(self, answer: Answer, standing: Freshness) -> None:
-        self.drawn.append((answer["reading"], standing))
+    def draw(self, answer: Nodes, freshness: Freshness) -> None:
+        self.drawn.append((answer.model.count, freshness))
 
     def over(self) -> bool:
         return bool(self.drawn) and self._enough(self)
@@ -90,26 +98,26 @@ class Shown:
 
 
 class Readings:
-    """Counts its readings; fails at those that it is told to."""
+    """Counts its readings, and fails at those that are named."""
 
     def __init__(self, *failing: int) -> None:
         self.count = 0
         self._failing = failing
 
-    def __call__(self) -> Answer:
+    def __call__(self) -> Nodes:
         self.count += 1
         if self.count in self._failing:
             raise Failure("nobody there", code=ExitCode.UNREACHABLE)
-        return {"nodes": [], "reading": self.count}
+        return answer_of(NodeList, {"count": self.count})
 
 
-def watched(read: Readings, happenings: Callable[[], Iterator[StreamEvent]], view: Shown) -> Shown:
+def watched(read: Readings, events: Callable[[], Iterator[StreamEvent]], view: Shown) -> Shown:
     """Watch in a thread of its own, so that a watch that never ends is a failure and no hang."""
     faults: list[BaseException] = []
 
     def run() -> None:
         try:
-            Watch(read, happenings, view).run()
+            Watch(read, events, view).run()
         except Failure as failure:
             faults.append(failure)
 
@@ -128,13 +136,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(watch, f"{name}_SECONDS", seconds)
 
 
-def test_an_event_has_the_list_read_anew_and_no_clock_does() -> None:
+def test_an_event_has_the_list_read_again_and_no_clock_does() -> None:
     go_on = threading.Event()
 
-    def happenings() -> Iterator[StreamEvent]:
+    def events() -> Iterator[StreamEvent]:
         yield Opened()
         go_on.wait(10)
-        yield TOLD
+        yield RECEIVED
         threading.Event().wait(10)
 
     read = Readings()
@@ -144,19 +152,19 @@ def test_an_event_has_the_list_read_anew_and_no_clock_does() -> None:
             go_on.set()
         return view.newest[0] >= 3
 
-    view = watched(read, happenings, Shown(enough))
+    view = watched(read, events, Shown(enough))
     assert view.newest == (3, FROM_EVENTS)
     assert len([one for one in view.drawn if one[0] == 2]) > 2, "several ticks passed without a reading"
 
 
-def test_figures_that_no_event_tells_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_that_no_event_carries_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "FIGURES_SECONDS", 0.05)
     view = watched(Readings(), lambda: iter([Opened()]), Shown(lambda view: view.newest[0] >= 4))
     assert view.newest[1] is FROM_EVENTS
 
 
-def test_a_stream_that_broke_is_said_and_its_return_read_at_once() -> None:
-    def happenings() -> Iterator[StreamEvent]:
+def test_a_broken_stream_is_shown_and_its_return_read_at_once() -> None:
+    def events() -> Iterator[StreamEvent]:
         yield Opened()
         yield Lost("refused")
         threading.Event().wait(0.2)
@@ -168,27 +176,27 @@ def test_a_stream_that_broke_is_said_and_its_return_read_at_once() -> None:
             "has gone (refused)" in one.words for _, one in view.drawn
         )
 
-    watched(Readings(), happenings, Shown(enough))
+    watched(Readings(), events, Shown(enough))
 
 
 def test_a_registry_that_does_not_answer_keeps_the_list_that_there_was() -> None:
-    def happenings() -> Iterator[StreamEvent]:
+    def events() -> Iterator[StreamEvent]:
         yield Opened()
         threading.Event().wait(10)
 
-    view = watched(Readings(2), happenings, Shown(lambda view: view.newest[0] == 3))
+    view = watched(Readings(2), events, Shown(lambda view: view.newest[0] == 3))
     assert any(number == 1 and "nobody there" in one.words for number, one in view.drawn)
 
 
 def without_stream(status: int) -> Iterator[StreamEvent]:
     refused: list[StreamEvent] = []
     yield from refused
-    raise Refused("no", Problem(status, {}))
+    raise Refused("no", model_of(Problem, {"status": status}), {})
 
 
-def test_without_a_stream_it_looks_every_so_often_and_says_so() -> None:
+def test_without_a_stream_it_reads_every_so_often_and_says_so() -> None:
     view = watched(Readings(), lambda: without_stream(404), Shown(lambda view: view.newest[0] >= 3))
-    assert "looking every 0.05 s instead" in view.newest[1].words
+    assert "reading every 0.05 s instead" in view.newest[1].words
 
 
 def test_a_stream_that_is_refused_for_another_reason_ends_the_watch() -> None:

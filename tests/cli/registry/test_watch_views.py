@@ -13,12 +13,15 @@ from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry.watch import (
     FROM_EVENTS,
     Freshness,
+    Nodes,
     ScreenView,
     State,
     fit_nodes,
     json_view,
     lines_view,
 )
+from gpu_agent.wire.api import NodeList
+from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
 from tests.cli.terminal import OnTerminal
 from tests.programs import COMMAND, Registry, eventually
@@ -35,7 +38,7 @@ def node(node_id: str = "n", status: str = "ready", **more: object) -> dict[str,
         "reason": f"why {node_id}",
         "since": NOW,
         "connected": True,
-        "gpus": [{"name": "L4"}],
+        "gpus": [{"name": "L4", "health": "ok"}],
         "installed_models": [],
         "in_flight_jobs": 0,
         "max_concurrent_jobs": 4,
@@ -44,8 +47,8 @@ def node(node_id: str = "n", status: str = "ready", **more: object) -> dict[str,
     }
 
 
-def answer(*nodes: dict[str, Any]) -> dict[str, Any]:
-    return {"auth": "on", "nodes": list(nodes)}
+def answer(*nodes: dict[str, Any]) -> Nodes:
+    return answer_of(NodeList, {"auth": "on", "nodes": list(nodes)})
 
 
 def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,22 +65,22 @@ def test_an_empty_list_says_how_to_start_a_node(capsys: pytest.CaptureFixture[st
     assert "gpu-agent run" in capsys.readouterr().out
 
 
-def test_how_current_the_list_is_is_told_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_current_the_list_is_goes_once_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     view = lines_view()
-    for standing in (FROM_EVENTS, FROM_EVENTS, LOST, LOST, FROM_EVENTS):
-        view.draw(answer(node()), standing)
+    for freshness in (FROM_EVENTS, FROM_EVENTS, LOST, LOST, FROM_EVENTS):
+        view.draw(answer(node()), freshness)
     assert capsys.readouterr().err == "gpu-agent: the registry has gone\ngpu-agent: the registry is back\n"
 
 
-def test_a_registry_that_goes_is_told_where_it_is_only_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_that_goes_is_reported_while_polling_too(capsys: pytest.CaptureFixture[str]) -> None:
     view = lines_view()
-    polling = Freshness(State.POLLING, "looking every 2 s")
-    for standing in (polling, polling, LOST, Freshness(State.GONE, "still gone"), polling):
-        view.draw(answer(node()), standing)
+    polling = Freshness(State.POLLING, "reading every 2 s")
+    for freshness in (polling, polling, LOST, Freshness(State.GONE, "still gone"), polling):
+        view.draw(answer(node()), freshness)
     assert capsys.readouterr().err.splitlines() == [
-        "gpu-agent: looking every 2 s",
+        "gpu-agent: reading every 2 s",
         "gpu-agent: the registry has gone",
-        "gpu-agent: looking every 2 s",
+        "gpu-agent: reading every 2 s",
     ]
 
 
@@ -92,7 +95,10 @@ def test_json_is_a_whole_answer_on_a_line_whenever_something_changed(
     ]
     for one in shown:
         view.draw(one, FROM_EVENTS)
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [shown[0], shown[2]]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        shown[0].document,
+        shown[2].document,
+    ]
     assert not view.over()
 
 
@@ -106,7 +112,7 @@ def test_a_screen_shows_the_list_and_how_current_it_is(monkeypatch: pytest.Monke
         view.draw(answer(), LOST)
         assert not view.over()
     said = written.getvalue()
-    for words in ("node-1", "as it happens; Ctrl-C ends", "gpu-agent run", "the registry has gone"):
+    for words in ("node-1", "sends each change; Ctrl-C ends", "gpu-agent run", "the registry has gone"):
         assert words in said
 
 
@@ -114,7 +120,7 @@ def test_what_does_not_fit_is_counted_and_the_urgent_come_first() -> None:
     nodes = [node(f"node-{number:02}") for number in range(40)]
     nodes[30] = node("node-30", "degraded")
     nodes[31] = node("node-31", connected=False)
-    lines = [plain_text(one) for one in fit_nodes(answer(*nodes), 80, 10, now=NOW)]
+    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, 80, 10, now=NOW)]
     assert len(lines) <= 10
     assert lines[1].startswith("node-30")
     assert lines[2].strip().startswith("node-31") or "why node-30" in lines[2]
@@ -124,7 +130,9 @@ def test_what_does_not_fit_is_counted_and_the_urgent_come_first() -> None:
 
 
 def test_what_fits_is_shown_in_its_order() -> None:
-    lines = [plain_text(one) for one in fit_nodes(answer(node("a"), node("b", "degraded")), 80, 20, now=NOW)]
+    lines = [
+        plain_text(one) for one in fit_nodes(answer(node("a"), node("b", "degraded")).model, 80, 20, now=NOW)
+    ]
     assert [line[0] for line in lines[1:3]] == ["a", "b"]
 
 
@@ -132,7 +140,7 @@ def test_what_fits_is_shown_in_its_order() -> None:
 def test_a_terminal_shows_each_change_and_is_given_back_whole(served: Served, number: signal.Signals) -> None:
     with OnTerminal("registry", "nodes", "--watch", "--api", served.api) as watch:
         watch.await_words("Ctrl-C ends")
-        Api(served.api).post(f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
+        Api(served.api).request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
         watch.await_words("odd noise")
         watch.send(number)
         assert watch.wait() == 0
@@ -151,15 +159,15 @@ def test_a_registry_that_restarts_is_waited_for() -> None:
         watch.await_words("has gone")
         with Registry(operator_port=port):
             eventually(
-                lambda: watch.shown.rfind("as it happens") > watch.shown.rfind("has gone"),
+                lambda: watch.shown.rfind("sends each change") > watch.shown.rfind("has gone"),
                 within_seconds=20,
-                what="told as it happens again",
+                what="a current list again",
             )
             watch.send(signal.SIGINT)
             assert watch.wait() == 0
 
 
-def test_a_registry_that_never_was_there_is_told_in_the_open() -> None:
+def test_a_registry_that_never_answered_is_reported_outside_the_screen() -> None:
     with OnTerminal("registry", "nodes", "--watch", "--api", "http://127.0.0.1:9") as watch:
         assert watch.wait() == 5
     assert "no registry answers" in watch.shown
@@ -174,10 +182,10 @@ def test_a_pipe_gets_changes_until_its_reader_leaves(served: Served) -> None:
         table = [next(read) for _ in ("auth", "heads", "a node", "the other")]
         assert served.new in "".join(table)
         node = f"/v1/nodes/{served.able}"
-        Api(served.api).post(f"{node}/cordon", {"reason": "odd noise"})
+        Api(served.api).request("POST", f"{node}/cordon", {"reason": "odd noise"})
         assert next(read).rstrip().endswith(f"{served.able}  cordoned: odd noise")
         watch.stdout.close()
-        Api(served.api).post(f"{node}/uncordon", {})
+        Api(served.api).request("POST", f"{node}/uncordon", {})
         assert watch.wait(15) == 0
 
 
@@ -187,7 +195,7 @@ def test_json_lines_are_whole_answers(served: Served) -> None:
         assert watch.stdout is not None
         first = json.loads(watch.stdout.readline())
         assert [node["node_id"] for node in first["nodes"]] == [served.able]
-        Api(served.api).post(f"/v1/nodes/{served.able}/drain", {})
+        Api(served.api).request("POST", f"/v1/nodes/{served.able}/drain", {})
         assert json.loads(watch.stdout.readline())["nodes"] == []
         watch.send_signal(signal.SIGINT)
         assert watch.wait(15) == 0

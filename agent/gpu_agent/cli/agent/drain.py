@@ -5,28 +5,31 @@ They follow the agent alone: a registry that is away ends no waiting, the drain'
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from gpu_agent.cli.client.local import ORDER_PATIENCE_SECONDS, STATUS_SHAPE, add_agent_options, request_agent
+from gpu_agent.cli.client.answers import Answer
+from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, add_agent_options, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import print_json
 from gpu_agent.cli.output.streams import StatusLine, print_stderr
-from gpu_agent.cli.output.text import printable
+from gpu_agent.cli.output.text import print_json, printable
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
+from gpu_agent.wire.control import DrainInfo, StatusDocument
+
+POLL_SECONDS = 1.0
+"""How often `--wait` asks the agent: the time that is left counts down by the second."""
 
 
 def configure_drain(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Have this machine get no more jobs, let those in flight end, then take it offline: the owner's "
-        "word, given to the agent, which tells the registry as soon as it hears. After the deadline the "
+        "Drain this machine: it gets no new jobs, finishes those in flight, then goes offline. The drain is "
+        "the owner's; the agent sends it to the registry as soon as it is connected. After the deadline the "
         "machine goes offline whatever runs. It stays so until `gpu-agent resume` or the agent's next start.",
         example="gpu-agent drain --deadline 10m --reason 'new fans' --wait",
         exits={
-            ExitCode.OK: "the drain is under way; with --wait: the machine is drained",
-            ExitCode.FAILED: "with --wait: somebody lifted the drain meanwhile",
+            ExitCode.OK: "the drain has begun; with --wait: the machine is drained",
+            ExitCode.FAILED: "with --wait: the machine was resumed meanwhile",
             ExitCode.INTERRUPTED: "with --wait: interrupted; the drain goes on",
         },
     )
@@ -36,7 +39,7 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long jobs may take, such as 10m (default: the registry's)",
     )
-    parser.add_argument("--reason", metavar="TEXT", help="why, for whoever looks at the node")
+    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
     parser.add_argument("--wait", action="store_true", help="end when the machine is drained")
     add_agent_options(
         parser, json_is="the gpu-agent.status/1 document, as it stands then; with --wait when it is over"
@@ -44,27 +47,27 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
 
 
 def run_drain(arguments: argparse.Namespace) -> int:
-    """Ask, wait if so told, and print."""
+    """Request the drain, wait for its end if requested, and print how it stands."""
     now = request_agent(
         arguments,
         "drain",
-        shape=STATUS_SHAPE,
-        patience_seconds=ORDER_PATIENCE_SECONDS,
+        StatusDocument,
+        patience_seconds=ACTION_PATIENCE_SECONDS,
         deadline_seconds=arguments.deadline,
         reason=arguments.reason,
     )
     if arguments.wait:
         try:
             now = wait_until_drained(
-                lambda: request_agent(arguments, "status", shape=STATUS_SHAPE), now, quiet=arguments.json
+                lambda: request_agent(arguments, "status", StatusDocument), now, quiet=arguments.json
             )
         except KeyboardInterrupt:
-            print_stderr("the drain goes on; `gpu-agent resume` would lift it")
+            print_stderr("the drain goes on; `gpu-agent resume` would end it")
             return ExitCode.INTERRUPTED
     if arguments.json:
-        print_json(now)
+        print_json(now.document)
     else:
-        print(drain_in_words(now))
+        print(drain_in_words(now.model))
     return ExitCode.OK
 
 
@@ -72,81 +75,75 @@ def configure_resume(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Lift the drain that `gpu-agent drain` asked for, and have the machine register. An agent that "
-        "waits to try again, or gave way to a newer session, tries at once. A drain that an operator of "
-        "the registry asked for is his alone to lift: `registry resume`.",
+        "End the drain that `gpu-agent drain` requested, and have the machine register. An agent that waits "
+        "for its next attempt, or yielded to a newer session, connects at once. A drain by an operator of "
+        "the registry is ended there only: `registry resume`.",
         example="gpu-agent resume",
-        exits={ExitCode.OK: "the agent registers; `gpu-agent status` shows what comes of it"},
+        exits={ExitCode.OK: "the agent registers; `gpu-agent status` shows the result"},
     )
     add_agent_options(parser, json_is="the gpu-agent.status/1 document, as it stands then")
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    now = request_agent(arguments, "resume", shape=STATUS_SHAPE, patience_seconds=ORDER_PATIENCE_SECONDS)
+    """Request it and print."""
+    now = request_agent(arguments, "resume", StatusDocument, patience_seconds=ACTION_PATIENCE_SECONDS)
     if arguments.json:
-        print_json(now)
+        print_json(now.document)
     else:
-        print(f"{node_name(now)} registers; `gpu-agent status` shows what comes of it")
+        print(f"{node_name(now.model)} registers; `gpu-agent status` shows the result")
     return ExitCode.OK
 
 
-LOOK_SECONDS = 1.0
-"""How often the agent is asked: what is left counts down by the second."""
-Answer = Mapping[str, Any]
-
-
 def wait_until_drained(
-    look: Callable[[], dict[str, Any]], now: dict[str, Any], *, quiet: bool
-) -> dict[str, Any]:
-    """Look until the machine is drained; raises `Failure` when its drain is lifted, and as `look` does."""
+    read: Callable[[], Answer[StatusDocument]], now: Answer[StatusDocument], *, quiet: bool
+) -> Answer[StatusDocument]:
+    """Read until the machine is drained; raises `Failure` when it is resumed, and as `read` does."""
     with StatusLine(quiet=quiet) as shown:
-        while not (now["drain"] or {}).get("over"):
-            if now["drain"] is None:
-                raise Failure(
-                    "the drain was lifted meanwhile; `gpu-agent status` says how the machine stands"
-                )
-            shown.show(f"{node_name(now)} drains, {_jobs(now)}", left=_left(now), more=_away(now))
-            time.sleep(LOOK_SECONDS)
-            now = look()
+        while (drain := now.model.drain) is None or not drain.over:
+            if drain is None:
+                raise Failure("the drain was ended meanwhile; `gpu-agent status` says how the machine stands")
+            left = (
+                ""
+                if drain.deadline_in_seconds is None
+                else f", {duration_in_words(drain.deadline_in_seconds)} left"
+            )
+            words = f"{node_name(now.model)} drains, {_jobs(now.model)}"
+            shown.show(words, left=left, more=_connection(now.model))
+            time.sleep(POLL_SECONDS)
+            now = read()
     return now
 
 
-def drain_in_words(now: Answer) -> str:
+def drain_in_words(now: StatusDocument) -> str:
     """Say how it stands with the drain."""
-    drain = now["drain"]
+    drain = now.drain
     if drain is None:
         return f"{node_name(now)} is not drained"
-    reason = printable(drain["reason"])
-    if drain["over"]:
-        return f"{node_name(now)} is drained: {reason}; `gpu-agent resume` takes it back"
-    return f"{node_name(now)} drains: {reason}; {_jobs(now)}{_latest(now)}{_away(now)}"
+    reason = printable(drain.reason)
+    if drain.over:
+        return f"{node_name(now)} is drained: {reason}; `gpu-agent resume` puts it back into service"
+    return f"{node_name(now)} drains: {reason}; {_jobs(now)}{_latest(drain)}{_connection(now)}"
 
 
-def node_name(now: Answer) -> str:
-    """Name the node, which may have no id yet."""
-    return printable(now["node_id"] or "This machine")
+def node_name(now: StatusDocument) -> str:
+    """Return the node's id, or words for a machine that has none yet."""
+    return printable(now.node_id or "This machine")
 
 
-def _jobs(now: Answer) -> str:
-    count = len(now["jobs"]["in_flight"])
-    if not now["jobs"]["announced"]:
+def _jobs(now: StatusDocument) -> str:
+    if not now.jobs.announced:
         return "no job is announced"
+    count = len(now.jobs.in_flight)
     return f"{count} {'job' if count == 1 else 'jobs'} in flight"
 
 
-def _latest(now: Answer) -> str:
-    seconds = now["drain"]["deadline_in_seconds"]
+def _latest(drain: DrainInfo) -> str:
+    seconds = drain.deadline_in_seconds
     return "" if seconds is None else f"; over in {duration_in_words(seconds)} at the latest"
 
 
-def _left(now: Answer) -> str:
-    seconds = now["drain"]["deadline_in_seconds"]
-    return "" if seconds is None else f", {duration_in_words(seconds)} left"
-
-
-def _away(now: Answer) -> str:
-    return "" if now["connected"] else "; the registry is not connected, and hears of it when it is"
+def _connection(now: StatusDocument) -> str:
+    return "" if now.connected else "; the registry is not connected, and receives it when it is"
 
 
 COMMANDS: Commands = {

@@ -5,30 +5,33 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from gpu_agent.cli.client.local import (
-    JOBS_SHAPE,
-    add_agent_options,
-    add_socket_option,
-    agent_failure,
-    request_agent,
-)
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import positive_number, print_json
+from gpu_agent.cli.client.local import add_agent_options, add_socket_option, agent_failure, request_agent
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Line, line, print_lines, printable, terminal_columns
-from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.output.text import Line, line, print_json, print_lines, printable, terminal_columns
+from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.cli.signals import SignalForwarder
 from gpu_agent.local.connection import LocalError
 from gpu_agent.local.jobs import job
 from gpu_agent.runtime.caller_environment import caller_environment
+from gpu_agent.wire.control import JobInfo, JobsDocument
 
+if sys.platform != "win32":
+    import pwd
+
+NO_JOBS = "No job is in flight."
+_JOB_COLUMNS = (
+    Column(head="JOB", wraps=True),
+    Column(head="SINCE", priority=2),
+    Column(head="FOR", right=True),
+    Column(head="USER", priority=1),
+    Column(head="ENDS WITH"),
+)
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
-"""How those end who run others' commands: none of that name, one that cannot be run, ended by a signal."""
+"""As shells do: no such command, one that cannot be run, one that a signal ended."""
 
 
 def configure_job_run(parser: argparse.ArgumentParser) -> None:
@@ -79,19 +82,19 @@ def run_job_run(arguments: argparse.Namespace) -> int:
 
 
 def _run_command(command: Sequence[str]) -> int:
-    with SignalForwarder() as handing:
+    with SignalForwarder() as forwarder:
         try:
-            own = caller_environment(os.environ)
-            running = subprocess.Popen(command, env=own)  # noqa: S603 - to run it is what was asked for
+            environment = caller_environment(os.environ)
+            running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user asks for this
         except FileNotFoundError:
-            print_stderr(f"there is no command {printable(command[0])}; write its path, or mend PATH")
+            print_stderr(f"there is no command {printable(command[0])}; write its path, or correct PATH")
             return NOT_FOUND
         except (OSError, ValueError) as error:
             print_stderr(
                 f"{printable(command[0])} cannot be run: {getattr(error, 'strerror', None) or error}"
             )
             return NOT_RUN
-        handing.to(running)
+        forwarder.forward_to(running)
         code = running.wait()
     return code if code >= 0 else BY_SIGNAL - code
 
@@ -100,10 +103,10 @@ def configure_job_start(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Say that a job is in flight on this machine, so that the registry counts it and a drain waits for "
-        "it. It is held by a process: when that ends, or `job finish` says so, the job is no longer in "
-        "flight. Announced again, it is held by the process that is named then. A restart of the agent "
-        "forgets it; `job run` announces it again, and works in other containers too.",
+        "Announce a job on this machine, so that the registry counts it and a drain waits for it. The job is "
+        "bound to a process: when that ends, or with `job finish`, the job is no longer in flight. Announced "
+        "again, it is bound to the process that is named then. A restart of the agent loses it; `job run` "
+        "announces it again, and works in other containers too.",
         example="gpu-agent job start job-7 --pid 4711",
         exits={ExitCode.REFUSED: "no such process is seen, or it or the job is another user's"},
     )
@@ -112,20 +115,20 @@ def configure_job_start(parser: argparse.ArgumentParser) -> None:
         "--pid",
         type=positive_number,
         metavar="PID",
-        help="the process whose end ends the job (default: the one that started this command, such as the "
-        "script that it stands in)",
+        help="the process whose end ends the job (default: the one that started this command, such as a "
+        "script)",
     )
     add_agent_options(parser, json_is="what the agent answers: the jobs in flight")
 
 
 def run_job_start(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
+    """Announce it and print."""
     pid = os.getppid() if arguments.pid is None else arguments.pid
     answer = request_agent(
-        arguments, "job_start", shape=JOBS_SHAPE, job_id=arguments.job_id, pid=pid, own_pid=os.getpid()
+        arguments, "job_start", JobsDocument, job_id=arguments.job_id, pid=pid, own_pid=os.getpid()
     )
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
     else:
         print(f"{printable(arguments.job_id)} is in flight; it ends with process {pid}, or by `job finish`.")
     return ExitCode.OK
@@ -135,8 +138,8 @@ def configure_job_finish(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Say that a job on this machine is done. The job of another user is his to finish, root's and the "
-        "agent's own user's. It ends no process.",
+        "Say that a job on this machine is done. Only the user who announced it, root and the agent's own "
+        "user may. It ends no process.",
         example="gpu-agent job finish job-7",
         exits={ExitCode.REFUSED: "no such job is in flight, or it is another user's"},
     )
@@ -145,12 +148,12 @@ def configure_job_finish(parser: argparse.ArgumentParser) -> None:
 
 
 def run_job_finish(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = request_agent(arguments, "job_finish", shape=JOBS_SHAPE, job_id=arguments.job_id)
+    """Finish it and print how many are left."""
+    answer = request_agent(arguments, "job_finish", JobsDocument, job_id=arguments.job_id)
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
     else:
-        print(f"{printable(arguments.job_id)} is done; {job_count(answer['in_flight'])}.")
+        print(f"{printable(arguments.job_id)} is done; {job_count(answer.model.in_flight)}.")
     return ExitCode.OK
 
 
@@ -158,8 +161,8 @@ def configure_job_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "List the jobs that programs on this machine announced and that are in flight: since when, whose "
-        "each is, and what ends it if nobody finishes it.",
+        "List the jobs that programs on this machine announced and that are in flight: since when, each "
+        "one's user, and what ends it unless it is finished before.",
         example="gpu-agent job list",
         exits={ExitCode.OK: "listed, even if there is none"},
     )
@@ -167,41 +170,28 @@ def configure_job_list(parser: argparse.ArgumentParser) -> None:
 
 
 def run_job_list(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = request_agent(arguments, "job_list", shape=JOBS_SHAPE)
+    """Read the list and print it."""
+    answer = request_agent(arguments, "job_list", JobsDocument)
     if arguments.json:
-        print_json(answer)
-    elif answer["in_flight"]:
-        print_lines(job_table(answer["in_flight"], terminal_columns(), now=time.time()))
+        print_json(answer.document)
+    elif answer.model.in_flight:
+        print_lines(job_table(answer.model.in_flight, terminal_columns(), now=time.time()))
     else:
         print(NO_JOBS)
     return ExitCode.OK
 
 
-if sys.platform != "win32":
-    import pwd
-
-NO_JOBS = "No job is in flight."
-_JOB_COLUMNS = (
-    Column(head="JOB", wraps=True),
-    Column(head="SINCE", priority=2),
-    Column(head="FOR", right=True),
-    Column(head="USER", priority=1),
-    Column(head="ENDS WITH"),
-)
-
-
-def job_table(jobs: Iterable[Mapping[str, Any]], columns: int | None, *, now: float) -> list[Line]:
-    """Draw them, the longest first; `now` is wall time. No jobs, no lines."""
+def job_table(jobs: Iterable[JobInfo], columns: int | None, *, now: float) -> list[Line]:
+    """Draw them, the longest first; `now` is wall time. Without jobs: no lines."""
     return render_table(Table(_JOB_COLUMNS, [_job_row(job, now) for job in jobs]), columns)
 
 
-def holder_in_words(job: Mapping[str, Any]) -> str:
-    """Say what ends a job that nobody finishes."""
-    if job["pid"] is None:
+def holder_in_words(job: JobInfo) -> str:
+    """Say what ends a job that is not finished before."""
+    if job.pid is None:
         return "a connection from elsewhere"
-    process = f"process {job['pid']}"
-    return process if job["held_by"] == "process" else f"the connection of {process}"
+    process = f"process {job.pid}"
+    return process if job.held_by == "process" else f"the connection of {process}"
 
 
 def job_count(jobs: Iterable[object]) -> str:
@@ -210,13 +200,13 @@ def job_count(jobs: Iterable[object]) -> str:
     return "1 job is in flight" if count == 1 else f"{count or 'no'} jobs are in flight"
 
 
-def _job_row(job: Mapping[str, Any], now: float) -> Row:
+def _job_row(job: JobInfo, now: float) -> Row:
     return Row(
         (
-            line(job["job_id"]),
-            line(clock(job["since"], now)),
-            line(duration_in_words(now - job["since"])),
-            line(_user_name(job["uid"])),
+            line(job.job_id),
+            line(clock(job.since, now)),
+            line(duration_in_words(now - job.since)),
+            line(_user_name(job.uid)),
             line(holder_in_words(job)),
         )
     )

@@ -22,7 +22,7 @@ from gpu_agent.cli.output.inventory import (
 )
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, line, printable, wrap
-from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.output.units import clock
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome
 

@@ -22,8 +22,7 @@ from gpu_agent.cli.command import ExitCode
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import BLANK, Line, Piece, glyphs, line, print_lines, terminal_columns, wrap
-from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.node.gpu_readings import open_collectors, open_gpus
 from gpu_agent.node.model_watch import open_sources
 from gpu_agent.node.prober import Pace, Prober

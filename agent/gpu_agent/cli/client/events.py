@@ -1,65 +1,43 @@
 """The registry's event stream: followed over broken connections, without missing or repeating an event.
 
-After a break it asks for the events after the last one that it received. A registry that never answered is
+After a break it requests the events after the last one that it received. A registry that never answered is
 not waited for: its name is wrong.
 """
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
-from gpu_agent.cli.client.http import EVENT, TIMEOUT_SECONDS, Api, Refused, missing_part
+from pydantic import TypeAdapter, ValidationError
+
+from gpu_agent.cli.client.answers import Document
+from gpu_agent.cli.client.http import TIMEOUT_SECONDS, Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
-
-
-@dataclass(frozen=True, slots=True)
-class SseMessage:
-    """One block of a stream; without data it says at most which id has been reached."""
-
-    id: str | None
-    data: str
-
-
-def parse_messages(lines: Iterable[bytes]) -> Iterator[SseMessage]:
-    """Read blocks, comments too; a block that the end of the stream cuts off never was one."""
-    reached: str | None = None
-    data: list[str] = []
-    for raw in lines:
-        words = raw.decode("utf-8", "replace").rstrip("\r\n")
-        if not words:
-            yield SseMessage(reached, "\n".join(data))
-            reached, data = None, []
-            continue
-        name, _, value = words.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            data.append(value)
-        elif name == "id" and "\0" not in value:
-            reached = value
-
+from gpu_agent.wire.api import RegistryEvent
 
 EVENTS_PATH = "/v1/events"
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 5.0
-"""How long a registry that went away is left alone before it is asked again: twice as long each time."""
+"""Delay before a registry that went away is tried again: twice as long each time, up to this."""
 SILENCE_SECONDS = 60.0
-"""A registry says something more often than that, if only that it is there."""
+"""A registry sends something more often than that, if only a comment."""
 _STARTING = 503
+_EVENT = TypeAdapter(RegistryEvent)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The stream is open: what is asked for now is not older than what it will tell."""
+    """The stream is open: an answer to a request that is made now is not older than its events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An event, as the API tells it."""
+    """An event, and how the registry sent it."""
 
-    event: Mapping[str, Any]
+    event: RegistryEvent
+    document: Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +49,26 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing happened, and the registry says that it is there."""
+    """No event, and the registry is there."""
 
 
 StreamEvent = Opened | Received | KeepAlive | Lost
 
 
+@dataclass(frozen=True, slots=True)
+class SseMessage:
+    """One block of server-sent events; without data it says at most which id has been reached."""
+
+    id: str | None
+    data: str
+
+
 def follow_events(
     api: Api, *, after: str | None = None, node_id: str | None = None, answered: bool = False
 ) -> Iterator[StreamEvent]:
-    """Yield what happens, to one node or to any, behind this event or from now on; raises `Failure`.
+    """Yield events, of one node or of all, after this event or from now on; raises `Failure`.
 
-    Where nothing happens it yields now and then all the same, so that whoever follows can look up and leave.
+    Without events it yields `KeepAlive` now and then, so that its user can end.
 
     `answered` says that this registry has answered before, so that it is waited for from the first
     opening on. `Refused` at the first opening may mean that it has no such stream.
@@ -96,7 +82,7 @@ def follow_events(
                 yield Opened()
                 for message in parse_messages(lines):
                     after = message.id or after
-                    yield Received(_parse_event(message)) if message.data else KeepAlive()
+                    yield _received(message) if message.data else KeepAlive()
             why = "the stream ended"
         except Refused as refused:
             if refused.problem.status != _STARTING:
@@ -111,23 +97,42 @@ def follow_events(
         delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
 
-def past_events(api: Api, *, after: int = 0, node_id: str | None = None) -> Iterator[Mapping[str, Any]]:
+def past_events(api: Api, *, after: int = 0, node_id: str | None = None) -> Iterator[Received]:
     """Yield the events of the recent past, the oldest first; raises `Failure`."""
-    whose = {} if node_id is None else {"node_id": node_id}
-    query = urlencode({"after": after, "follow": "false", **whose})
+    of_node = {} if node_id is None else {"node_id": node_id}
+    query = urlencode({"after": after, "follow": "false", **of_node})
     with api.stream(f"{EVENTS_PATH}?{query}", last_id=None, silence_seconds=TIMEOUT_SECONDS) as lines:
         for message in parse_messages(lines):
             if message.data:
-                yield _parse_event(message)
+                yield _received(message)
 
 
-def _parse_event(message: SseMessage) -> Mapping[str, Any]:
+def parse_messages(lines: Iterable[bytes]) -> Iterator[SseMessage]:
+    """Yield the blocks of a stream, as the WHATWG specifies them; one that the stream's end cuts off is none.
+
+    A comment is a block without data.
+    """
+    reached: str | None = None
+    data: list[str] = []
+    for raw in lines:
+        text = raw.decode("utf-8", "replace").rstrip("\r\n")
+        if not text:
+            yield SseMessage(reached, "\n".join(data))
+            reached, data = None, []
+            continue
+        name, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "id" and "\0" not in value:
+            reached = value
+
+
+def _received(message: SseMessage) -> Received:
     try:
-        event = json.loads(message.data)
-    except ValueError:
-        event = None
-    if not isinstance(event, dict) or missing_part(event, EVENT) is not None:
+        document = json.loads(message.data)
+        return Received(_EVENT.validate_python(document), document)
+    except (ValueError, ValidationError):
         raise Failure(
-            "what this registry tells as an event is none that this version knows; upgrade gpu-agent here"
-        )
-    return event
+            "this registry sends an event that this version cannot read; upgrade gpu-agent here"
+        ) from None

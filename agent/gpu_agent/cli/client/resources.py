@@ -1,21 +1,83 @@
 """Nodes and claims of a registry by id; an unknown id is answered with the nearest known ones."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-from gpu_agent.cli.client.http import ANYTHING, CLAIMS, NODES, Api, Refused, Shape, get_all_pages, quote_id
+from gpu_agent.cli.client.answers import Answer, Model
+from gpu_agent.cli.client.http import Api, Query, Refused, quote_id
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Placement, TokenList
 
 MOST_SUGGESTED = 3
 _LEAST_SIMILARITY = 0.75
-"""Ids that a registry gave begin alike, so less likeness than this says nothing."""
+"""Ids that a registry makes begin alike, so less similarity than this says nothing."""
 _LEAST_LETTERS = 3
-"""From so many letters on, a part of an id is taken for the whole."""
+"""From so many letters on, a part of an id may stand for the whole."""
+Result = TypeVar("Result")
+
+
+class Node:
+    """One node of a registry; every method raises `Failure`."""
+
+    def __init__(self, api: Api, node_id: str) -> None:
+        self.node_id = node_id
+        self._api = api
+        self._path = f"/v1/nodes/{quote_id(node_id)}"
+
+    def detail(self) -> Answer[NodeDetail]:
+        """Read the node in full."""
+        return self.get("", NodeDetail)
+
+    def get(self, part: str, model: type[Model], *, query: Query = ()) -> Answer[Model]:
+        """Read a part of what the registry knows of the node, such as `/events`."""
+        return _with_suggestion(
+            lambda: self._api.get(f"{self._path}{part}", model, query=query), "UNKNOWN_NODE", self._near
+        )
+
+    def act(self, action: str, model: type[Model], body: Mapping[str, object] | None = None) -> Answer[Model]:
+        """Request an action on the node, such as `drain`."""
+        return _with_suggestion(
+            lambda: self._api.post(f"{self._path}/{action}", body or {}, model), "UNKNOWN_NODE", self._near
+        )
+
+    def remove(self) -> None:
+        """Remove the node's record."""
+        _with_suggestion(lambda: self._api.delete(self._path), "UNKNOWN_NODE", self._near)
+
+    def _near(self) -> str:
+        nodes = self._api.get_pages("/v1/nodes", NodeList, members="nodes").model.nodes
+        return did_you_mean(self.node_id, (node.node_id for node in nodes))
+
+
+def renew_claim(api: Api, job_id: str) -> Answer[Placement]:
+    """Renew a job's claim for one more TTL; raises `Failure`."""
+    path = f"/v1/claims/{quote_id(job_id)}/renew"
+    return _with_suggestion(
+        lambda: api.post(path, {}, Placement), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
+    )
+
+
+def release_claim(api: Api, job_id: str) -> None:
+    """Release a job's claim; raises `Failure`."""
+    path = f"/v1/claims/{quote_id(job_id)}"
+    _with_suggestion(lambda: api.delete(path), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id))
+
+
+def revoke_token(api: Api, token_id: str) -> None:
+    """Revoke a join or operator token; raises `Failure`."""
+    path = f"/v1/tokens/{quote_id(token_id)}"
+    _with_suggestion(lambda: api.delete(path), "UNKNOWN_TOKEN", lambda: _near_tokens(api, token_id))
+
+
+def did_you_mean(meant: str, known: Iterable[str]) -> str:
+    """Suggest ids as the end of a sentence; empty when none is near."""
+    found = nearest_ids(meant, known)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def nearest_ids(meant: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known ids: those that hold what was written first, then those that look like it."""
+    """Return up to three known ids: those that contain what was written first, then similar ones."""
     ids = list(known)
     word = meant.casefold()
     holding = [one for one in ids if len(word) >= _LEAST_LETTERS and word in one.casefold()]
@@ -24,78 +86,21 @@ def nearest_ids(meant: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*holding, *like]))[:MOST_SUGGESTED]
 
 
-def did_you_mean(meant: str, known: Iterable[str]) -> str:
-    """Say it as the end of a sentence; empty when nothing is near."""
-    found = nearest_ids(meant, known)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+def _near_claims(api: Api, job_id: str) -> str:
+    claims = api.get_pages("/v1/claims", ClaimList, members="claims").model.claims
+    return did_you_mean(job_id, (claim.job_id for claim in claims))
 
 
-_UNKNOWN = "UNKNOWN_NODE"
+def _near_tokens(api: Api, token_id: str) -> str:
+    tokens = api.get_pages("/v1/tokens", TokenList, members="tokens").model.tokens
+    return did_you_mean(token_id, (token.token_id for token in tokens))
 
 
-class Node:
-    """One node, as its registry's operator API knows it; every method raises `Failure`."""
-
-    def __init__(self, api: Api, node_id: str) -> None:
-        self.node_id = node_id
-        self._api = api
-        self._path = f"/v1/nodes/{quote_id(node_id)}"
-
-    def get(self, part: str = "", *, shape: Shape) -> dict[str, Any]:
-        """Read the node, or a part of what is known of it."""
-        return self._asked("GET", part, body=None, shape=shape)
-
-    def post(
-        self, action: str, body: Mapping[str, object] | None = None, *, shape: Shape = ANYTHING
-    ) -> dict[str, Any]:
-        """Ask for something to be done to it."""
-        return self._asked("POST", f"/{action}", body=body or {}, shape=shape)
-
-    def delete(self) -> None:
-        """Ask for it to be forgotten."""
-        self._asked("DELETE", "", body=None, shape=ANYTHING)
-
-    def _asked(
-        self, method: str, part: str, *, body: Mapping[str, object] | None, shape: Shape
-    ) -> dict[str, Any]:
-        try:
-            return self._api.ask(method, f"{self._path}{part}", body=body, shape=shape)
-        except Refused as refused:
-            if refused.problem.code != _UNKNOWN:
-                raise
-            raise Failure(f"{refused}{self._near()}", code=ExitCode.REFUSED) from None
-
-    def _near(self) -> str:
-        nodes = get_all_pages(self._api, "/v1/nodes", NODES, key="nodes")["nodes"]
-        return did_you_mean(self.node_id, (str(node["node_id"]) for node in nodes))
-
-
-_NOT_FOUND = "CLAIM_NOT_FOUND"
-
-
-class JobClaim:
-    """The claim of one job; every method raises `Failure`."""
-
-    def __init__(self, api: Api, job_id: str) -> None:
-        self.job_id = job_id
-        self._api = api
-        self._path = f"/v1/claims/{quote_id(job_id)}"
-
-    def renew(self, shape: Shape) -> dict[str, Any]:
-        """Keep the place for one more TTL."""
-        return self._asked("POST", "/renew", shape)
-
-    def release(self) -> None:
-        """Give the place back."""
-        self._asked("DELETE", "", ANYTHING)
-
-    def _asked(self, method: str, part: str, shape: Shape) -> dict[str, Any]:
-        body: dict[str, object] | None = None if method == "DELETE" else {}
-        try:
-            return self._api.ask(method, f"{self._path}{part}", body=body, shape=shape)
-        except Refused as refused:
-            if refused.problem.code != _NOT_FOUND:
-                raise
-            claims = get_all_pages(self._api, "/v1/claims", CLAIMS, key="claims")["claims"]
-            hint = did_you_mean(self.job_id, (str(claim["job_id"]) for claim in claims))
-            raise Failure(f"{refused}{hint}", code=ExitCode.REFUSED) from None
+def _with_suggestion(request: Callable[[], Result], unknown: str, near: Callable[[], str]) -> Result:
+    """Make a request; where the registry answers that the id is unknown, add the nearest ones."""
+    try:
+        return request()
+    except Refused as refused:
+        if refused.problem.code != unknown:
+            raise
+        raise Failure(f"{refused}{near()}", code=ExitCode.REFUSED) from None

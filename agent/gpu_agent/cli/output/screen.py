@@ -1,5 +1,8 @@
-"""Pages that are redrawn in place on a terminal."""
+"""Pages that are redrawn in place on a terminal, or shown as a line for each change."""
 
+import os
+import sys
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -8,7 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gpu_agent.cli.output.text import Line
+from gpu_agent.cli.output.text import Line, Piece, line, print_lines
+from gpu_agent.cli.output.units import clock
 
 
 class LiveLines:
@@ -35,3 +39,22 @@ class LiveLines:
             for one in lines
         )
         self._live.update(Group(*texts), refresh=True)
+
+
+def can_redraw() -> bool:
+    """Say whether stdout is a terminal whose cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def print_changes(changes: Iterable[Line]) -> None:
+    """Print a line for each change, with the time."""
+    now = time.time()
+    print_lines(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in changes)
+
+
+def fit_lines(page: list[Line], lines: int) -> list[Line]:
+    """Cut a page to so many lines, the last of which counts those that are left out."""
+    if len(page) <= lines:
+        return page
+    shown = max(1, lines - 1)
+    return [*page[:shown], line(Piece(f"({len(page) - shown} lines: no room here)", "dim"))]

@@ -1,10 +1,10 @@
 """Tables that fit the terminal: columns give way by priority, cells wrap, nothing is cut off."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from gpu_agent.cli.output.text import BLANK, Line, Piece, line_width, wrap
+from gpu_agent.cli.output.text import BLANK, Line, Piece, line, line_width, wrap
 
 _GAP = Piece("  ")
 _INDENT = Piece("    ")
@@ -12,6 +12,8 @@ _ROOM_FOR_NOTES = 30
 """With less room than this behind the rows, notes go beneath."""
 _NARROWEST = 8
 _ENDLESS = 1_000_000
+Fact = tuple[str, Line]
+"""A name and its value in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,12 @@ def render_table(table: Table, columns: int | None = None) -> list[Line]:
     for row in table.rows:
         lines += _render_row(table, row, layout)
     return lines
+
+
+def render_facts(facts: Iterable[Fact], columns: int | None) -> list[Line]:
+    """Lay out facts as names with their values."""
+    rows = [Row((line(Piece(name, "dim")), words)) for name, words in facts]
+    return render_table(Table((Column(head=""), Column(head="", wraps=True)), rows), columns)
 
 
 def _layout(table: Table, columns: int) -> _Layout:

@@ -4,10 +4,11 @@ Text from elsewhere is escaped here, so that no node's name can style or steer a
 that shows colours loads rich; rich honours `NO_COLOR` and `TERM=dumb`.
 """
 
+import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -45,6 +46,22 @@ def plain_text(words: Line) -> str:
     return "".join(piece.text for piece in words)
 
 
+def separate(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield pieces with a semicolon between them."""
+    for index, piece in enumerate(pieces):
+        if index:
+            yield Piece("; ")
+        yield piece
+
+
+def join_blocks(blocks: Iterable[Sequence[Line]]) -> list[Line]:
+    """Join blocks of lines to a page, with a blank line between those that are not empty."""
+    page: list[Line] = []
+    for block in blocks:
+        page += [*([BLANK] if page and block else []), *block]
+    return page
+
+
 def text_width(text: str) -> int:
     """Count the terminal columns that a text takes: some letters take two, some none."""
     if text.isascii():
@@ -57,8 +74,13 @@ def line_width(words: Line) -> int:
     return sum(text_width(piece.text) for piece in words)
 
 
-def wrap(words: Line, columns: int) -> list[Line]:
-    """Break a line between words so that each part fits; a word that cannot fit is broken inside."""
+def wrap(words: Line, columns: int | None) -> list[Line]:
+    """Break a line between words so that each part fits; a word that cannot fit is broken inside.
+
+    Without a terminal (None) a line is as long as it is.
+    """
+    if columns is None:
+        return [_trim(list(words))]
     parts: list[Line] = []
     current: list[Piece] = []
     taken = 0
@@ -133,6 +155,11 @@ def terminal_columns() -> int | None:
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print a document for programs."""
+    print(json.dumps(document, indent=2))
 
 
 def print_lines(lines: Iterable[Line]) -> None:

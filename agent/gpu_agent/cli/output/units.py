@@ -1,10 +1,11 @@
-"""Lengths of time as people write and read them: `90s`, `10m`, `24h`, `7d`; "3 h", "2 d".
+"""Times as people write and read them: `90s`, `10m`, `24h`, `7d`; "3 h", "2 d"; `14:05:09`.
 
 A number without a unit is refused: nobody should have to remember which one is meant.
 """
 
 import argparse
 import re
+import time
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _WORDS = {"s": "s", "m": "min", "h": "h", "d": "d"}
@@ -32,6 +33,17 @@ def duration_in_words(length: float) -> str:
     """Give a length in the largest unit of which there are two, in whole units."""
     unit = next((unit for unit in "dhm" if length >= _ENOUGH * _UNITS[unit]), "s")
     return f"{max(0.0, length) // _UNITS[unit]:.0f} {_WORDS[unit]}"
+
+
+def clock(at: float, now: float) -> str:
+    """Give the local time of day; with the date when that is more than a day ago."""
+    pattern = "%H:%M:%S" if abs(now - at) < _UNITS["d"] else "%Y-%m-%d %H:%M:%S"
+    return time.strftime(pattern, time.localtime(at))
+
+
+def local_time(at: float) -> str:
+    """Give the local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _duration_fault(text: str) -> str:

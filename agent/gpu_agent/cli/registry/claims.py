@@ -3,35 +3,303 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from gpu_agent.cli.client.http import (
-    CLAIM,
-    CLAIMS,
-    EXCLUSIONS,
-    EXPLANATION,
-    NODE_DETAIL,
-    SELECTION,
-    Api,
-    Refused,
-    Shape,
-    get_all_pages,
+from gpu_agent.cli.client.answers import Answer, Model
+from gpu_agent.cli.client.http import Api, Refused, add_request_options
+from gpu_agent.cli.client.resources import Node, release_claim, renew_claim
+from gpu_agent.cli.command import (
+    Commands,
+    ExitCode,
+    Failure,
+    describe,
+    label_pair,
+    positive_number,
+    whole_number,
 )
-from gpu_agent.cli.client.resources import JobClaim, Node
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import add_request_options, label_pair, positive_number, print_json, whole_number
 from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, need_and_have
 from gpu_agent.cli.output.nodes import NO_NODES
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Piece, line, print_lines, printable, terminal_columns
-from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, printable, terminal_columns
+from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.wire.api import (
+    ClaimList,
+    ClaimView,
+    ExclusionsList,
+    ExclusionsView,
+    ExplanationView,
+    Placement,
+    Problem,
+    Selection,
+)
 
-_Demands = dict[str, object]
+_NO_NODE = "NO_AVAILABLE_NODE"
+_EXAMPLES = 5
+_EXCLUSION_COLUMNS = (
+    Column(head="FROM"),
+    Column(head="FAILED", right=True),
+    Column(head="REASON"),
+    Column(head="NODES", right=True),
+)
+_CLAIM_COLUMNS = (
+    Column(head="JOB", wraps=True),
+    Column(head="NODE"),
+    Column(head="HELD", right=True, priority=2),
+    Column(head="ENDS IN", right=True),
+    Column(head="GPUS", wraps=True),
+    Column(head="ENDPOINT", priority=1),
+)
+
+
+def configure_explain(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments: one for each need that a job may state."""
+    describe(
+        parser,
+        "Describe a job; every node answers whether it could take it now, and if not, which\n"
+        "demand fails first, what the job needs and what the node has. Reserves nothing.",
+        example="gpu-agent registry explain --model my/model --gpus 2 --label zone=a",
+        exits={ExitCode.OK: "explained, whether or not a node is able"},
+    )
+    add_job_options(parser)
+    add_request_options(parser, json_is="what POST /v1/dispatch/explain answers")
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Request it and print the nodes with their reasons."""
+    answer = Api.of(arguments).post("/v1/dispatch/explain", job_request(arguments), ExplanationView)
+    nodes = answer.model
+    if arguments.json:
+        print_json(answer.document)
+    elif nodes.able or nodes.excluded:
+        print_lines(eligibility_table(nodes, terminal_columns()))
+        print(f"{len(nodes.able)} able; excluded: {counts_in_words(nodes.counts) or 'none'}")
+    else:
+        print(NO_NODES)
+    return ExitCode.OK
+
+
+def configure_select(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Say which node a job would get now, and which of its GPUs, without reserving them:\n"
+        "a dry run of `claim`.",
+        example="gpu-agent registry select --model my/model --min-gpu-memory-mb 16000",
+        exits={ExitCode.OK: "there is a node", ExitCode.NOBODY: "no node can take the job now"},
+    )
+    add_job_options(parser)
+    add_request_options(
+        parser, json_is="what POST /v1/dispatch/select answers, a refusal for want of a node too"
+    )
+
+
+def run_select(arguments: argparse.Namespace) -> int:
+    """Request it and print the slot."""
+    job = job_request(arguments)
+    slot = request_slot(
+        Api.of(arguments), "/v1/dispatch/select", job, model=Selection, as_json=arguments.json
+    )
+    if slot is None:
+        return ExitCode.NOBODY
+    if arguments.json:
+        print_json(slot.document)
+    else:
+        print(slot_in_words(slot.model))
+    return ExitCode.OK
+
+
+def configure_claim(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Claim a slot for a job on the best node that can take it now. The same job again\n"
+        "gets the same slot. Renew the claim while the job runs, release it when it ends.",
+        example="gpu-agent registry claim job-1 --model my/model --gpus 2",
+        exits={ExitCode.OK: "the slot is reserved", ExitCode.NOBODY: "no node can take the job now"},
+    )
+    parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
+    add_job_options(parser)
+    add_request_options(parser, json_is="what POST /v1/claims answers, a refusal for want of a node too")
+
+
+def run_claim(arguments: argparse.Namespace) -> int:
+    """Request it and print the slot."""
+    job = {"job_id": arguments.job_id, **job_request(arguments)}
+    slot = request_slot(Api.of(arguments), "/v1/claims", job, model=Placement, as_json=arguments.json)
+    if slot is None:
+        return ExitCode.NOBODY
+    if arguments.json:
+        print_json(slot.document)
+    else:
+        job_id = printable(arguments.job_id)
+        print(f"{job_id} has a slot on {slot_in_words(slot.model)}, {lease_in_words(slot.model)}")
+    return ExitCode.OK
+
+
+def request_slot(
+    api: Api, path: str, job: Mapping[str, object], *, model: type[Model], as_json: bool
+) -> Answer[Model] | None:
+    """Request a slot; raises `Failure` where no node can take the job, or prints that and returns None."""
+    try:
+        return api.post(path, job, model)
+    except Refused as refused:
+        if refused.problem.code != _NO_NODE:
+            raise
+        if as_json:
+            print_json(refused.document)
+            return None
+        sentence = "\n".join([str(refused), *_examples(refused.problem)])
+        raise Failure(sentence, code=ExitCode.NOBODY) from None
+
+
+def _examples(problem: Problem) -> list[str]:
+    examples = [
+        printable(f"{one.node_id}: {one.reason} ({need_and_have(one)})")
+        for of_reason in (problem.examples or {}).values()
+        for one in of_reason
+    ]
+    return [f"  {one}" for one in examples[:_EXAMPLES]]
+
+
+def slot_in_words(slot: Placement | Selection) -> str:
+    """Say where a job has its slot: the node, its GPUs, and the endpoint of its workers."""
+    gpus = f", GPUs {' '.join(slot.gpu_uuids)}" if slot.gpu_uuids else ""
+    worker = f", workers at {slot.endpoint}" if slot.endpoint else ""
+    return printable(f"{slot.node_id}{gpus}{worker}")
+
+
+def lease_in_words(slot: Placement) -> str:
+    """Say how long a slot is reserved unless the claim is renewed."""
+    return f"for {duration_in_words(slot.expires_at - time.time())} unless renewed"
+
+
+def configure_renew(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Renew a job's claim for one more TTL (`registry thresholds` shows how long that is).",
+        example="gpu-agent registry renew job-1",
+        exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
+    )
+    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    add_request_options(parser, json_is="what POST /v1/claims/JOB/renew answers")
+
+
+def run_renew(arguments: argparse.Namespace) -> int:
+    """Request it and print the slot."""
+    slot = renew_claim(Api.of(arguments), arguments.job_id)
+    if arguments.json:
+        print_json(slot.document)
+    else:
+        job_id = printable(arguments.job_id)
+        print(f"{job_id} keeps its slot on {slot_in_words(slot.model)}, {lease_in_words(slot.model)}")
+    return ExitCode.OK
+
+
+def configure_release(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Release a job's claim, so that another job may have the slot. Ends no process.",
+        example="gpu-agent registry release job-1",
+        exits={ExitCode.OK: "released", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
+    )
+    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    add_request_options(parser, json_is="nothing, as DELETE /v1/claims/JOB answers nothing")
+
+
+def run_release(arguments: argparse.Namespace) -> int:
+    """Request it and print."""
+    release_claim(Api.of(arguments), arguments.job_id)
+    if not arguments.json:
+        print(f"{printable(arguments.job_id)} has no slot any more")
+    return ExitCode.OK
+
+
+def configure_claims(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "List the claims: job, node, for how long already, and when each expires unless it is\nrenewed.",
+        example="gpu-agent registry claims --node node-7",
+        exits={ExitCode.OK: "listed, even if there is none"},
+    )
+    parser.add_argument("--node", metavar="ID", help="only those on this node")
+    add_request_options(parser, json_is="what GET /v1/claims answers, all pages as one")
+
+
+def run_claims(arguments: argparse.Namespace) -> int:
+    """Read the list and print it."""
+    api = Api.of(arguments)
+    query = () if arguments.node is None else (("node_id", arguments.node),)
+    answer = api.get_pages("/v1/claims", ClaimList, members="claims", query=query)
+    claims = answer.model.claims
+    if arguments.node is not None and not claims:
+        Node(api, arguments.node).detail()  # "no claim" on a node that does not exist would mislead
+    if arguments.json:
+        print_json(answer.document)
+    elif claims:
+        now = time.time()
+        table = Table(_CLAIM_COLUMNS, [_claim_row(claim, now) for claim in claims])
+        print_lines(render_table(table, terminal_columns()))
+    else:
+        print("No claim is held." if arguments.node is None else f"No claim is held on {arguments.node}.")
+    return ExitCode.OK
+
+
+def _claim_row(claim: ClaimView, now: float) -> Row:
+    return Row(
+        (
+            line(claim.job_id),
+            line(claim.node_id),
+            line(duration_in_words(now - claim.granted_at)),
+            line(duration_in_words(claim.expires_at - now)),
+            line(" ".join(claim.gpu_uuids)),
+            line(claim.endpoint or ""),
+        )
+    )
+
+
+def configure_exclusions(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
+        "many nodes each reason excluded, with one of them as an example.",
+        example="gpu-agent registry exclusions",
+        exits={ExitCode.OK: "counted, even if no job failed"},
+    )
+    add_request_options(parser, json_is="what GET /v1/exclusions answers")
+
+
+def run_exclusions(arguments: argparse.Namespace) -> int:
+    """Read the counts and print them."""
+    answer = Api.of(arguments).get("/v1/exclusions", ExclusionsList)
+    if arguments.json:
+        print_json(answer.document)
+        return ExitCode.OK
+    now = time.time()
+    rows = [row for window in answer.model.windows for row in _exclusion_rows(window, now)]
+    if rows:
+        print_lines(render_table(Table(_EXCLUSION_COLUMNS, rows, note="FOR EXAMPLE"), terminal_columns()))
+    else:
+        print("Every job of the last hour found a node, or there was none.")
+    return ExitCode.OK
+
+
+def _exclusion_rows(window: ExclusionsView, now: float) -> Iterator[Row]:
+    began, failed = line(clock(window.window_start, now)), line(window.failed)
+    for reason, count in window.counts.items():
+        examples = window.examples.get(reason, ())
+        yield Row(
+            (began, failed, line(Piece(reason, "yellow")), line(count)),
+            line(*(f"{one.node_id} {need_and_have(one)}" for one in examples[:1])),
+        )
+    if window.failed and not window.counts:
+        yield Row((began, failed, line("no node known"), line(0)))
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """Add one option for each demand that a job may state."""
+    """Add one option for each need that a job may state (node protocol §5)."""
     demands = parser.add_argument_group("what the job demands")
     demands.add_argument(
         "--model", action="append", default=[], metavar="M", help="a required model (repeatable)"
@@ -64,9 +332,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     demands.add_argument("--priority", type=whole_number, metavar="N", help="the job's priority (default 0)")
 
 
-def job_request(arguments: argparse.Namespace) -> _Demands:
-    """The demands as the API reads them; what was not asked for is left out."""
-    job: _Demands = {
+def job_request(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the job's needs as the API reads them; an option that was not given is left out."""
+    job: dict[str, object] = {
         "required_models": arguments.model,
         "required_features": arguments.feature,
         "public": arguments.public or None,
@@ -79,287 +347,6 @@ def job_request(arguments: argparse.Namespace) -> _Demands:
         "priority": arguments.priority,
     }
     return {name: value for name, value in job.items() if value not in (None, [], {})}
-
-
-_NO_NODE = "NO_AVAILABLE_NODE"
-_EXAMPLES = 5
-
-
-def request_slot(
-    api: Api, path: str, job: Mapping[str, object], *, arguments: argparse.Namespace, shape: Shape
-) -> dict[str, Any] | None:
-    """Ask for a place; None when nobody can take the job and that is what was to be printed."""
-    try:
-        return api.post(path, job, shape)
-    except Refused as refused:
-        if refused.problem.code != _NO_NODE:
-            raise
-        if arguments.json:
-            print_json(refused.problem.document)
-            return None
-        told = "\n".join([str(refused), *_examples(refused.problem.document)])
-        raise Failure(told, code=ExitCode.NOBODY) from None
-
-
-def slot_in_words(place: Mapping[str, Any]) -> str:
-    """Where a job has its place: the node, its GPUs, and where its worker is reached."""
-    gpus = f", GPUs {' '.join(place['gpu_uuids'])}" if place.get("gpu_uuids") else ""
-    worker = f", workers at {place['endpoint']}" if place.get("endpoint") else ""
-    return printable(f"{place['node_id']}{gpus}{worker}")
-
-
-def lease_in_words(place: Mapping[str, Any]) -> str:
-    """How long a place is held unless it is renewed."""
-    return f"for {duration_in_words(place['expires_at'] - time.time())} unless renewed"
-
-
-def _examples(problem: Mapping[str, Any]) -> list[str]:
-    examples = problem.get("examples")
-    if not isinstance(examples, dict):
-        return []
-    told = [
-        printable(f"{one['node_id']}: {one['reason']} ({need_and_have(one)})")
-        for shown in examples.values()
-        for one in shown
-    ]
-    return [f"  {one}" for one in told[:_EXAMPLES]]
-
-
-def configure_select(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say which node a job would get now, and which of its GPUs, without reserving them:\n"
-        "a dry run of `claim`.",
-        example="gpu-agent registry select --model my/model --min-gpu-memory-mb 16000",
-        exits={ExitCode.OK: "there is a node", ExitCode.NOBODY: "no node can take the job now"},
-    )
-    add_job_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/dispatch/select answers, a refusal for want of a node too"
-    )
-
-
-def run_select(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    job = job_request(arguments)
-    place = request_slot(Api.of(arguments), "/v1/dispatch/select", job, arguments=arguments, shape=SELECTION)
-    if place is None:
-        return ExitCode.NOBODY
-    if arguments.json:
-        print_json(place)
-    else:
-        print(slot_in_words(place))
-    return ExitCode.OK
-
-
-def configure_explain(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: one for each demand that a job may state."""
-    describe(
-        parser,
-        "Describe a job; every node answers whether it could take it now, and if not, which\n"
-        "demand fails first, what the job needs and what the node has. Reserves nothing.",
-        example="gpu-agent registry explain --model my/model --gpus 2 --label zone=a",
-        exits={ExitCode.OK: "explained, whether or not a node is able"},
-    )
-    add_job_options(parser)
-    add_request_options(parser, json_is="what POST /v1/dispatch/explain answers")
-
-
-def run_explain(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = Api.of(arguments).post("/v1/dispatch/explain", job_request(arguments), EXPLANATION)
-    if arguments.json:
-        print_json(answer)
-        return ExitCode.OK
-    if not (answer["able"] or answer["excluded"]):
-        print(NO_NODES)
-        return ExitCode.OK
-    print_lines(eligibility_table(answer["able"], answer["excluded"], terminal_columns()))
-    print(f"{len(answer['able'])} able; excluded: {counts_in_words(answer['counts']) or 'none'}")
-    return ExitCode.OK
-
-
-_EXCLUSION_COLUMNS = (
-    Column(head="FROM"),
-    Column(head="FAILED", right=True),
-    Column(head="REASON"),
-    Column(head="NODES", right=True),
-)
-
-
-def configure_exclusions(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
-        "many nodes fell to each reason, with one of them as an example.",
-        example="gpu-agent registry exclusions",
-        exits={ExitCode.OK: "counted, even if no job failed"},
-    )
-    add_request_options(parser, json_is="what GET /v1/exclusions answers")
-
-
-def run_exclusions(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = Api.of(arguments).get("/v1/exclusions", EXCLUSIONS)
-    if arguments.json:
-        print_json(answer)
-        return ExitCode.OK
-    now = time.time()
-    rows = [row for window in answer["windows"] for row in _exclusion_rows(window, now)]
-    if rows:
-        print_lines(render_table(Table(_EXCLUSION_COLUMNS, rows, note="FOR EXAMPLE"), terminal_columns()))
-    else:
-        print("Every job of the last hour found a node, or none asked for one.")
-    return ExitCode.OK
-
-
-def _exclusion_rows(window: Mapping[str, Any], now: float) -> Iterator[Row]:
-    for reason, count in window["counts"].items():
-        examples = window["examples"].get(reason) or ()
-        yield Row(
-            (
-                line(clock(window["window_start"], now)),
-                line(window["failed"]),
-                line(Piece(reason, "yellow")),
-                line(count),
-            ),
-            line(*(f"{one['node_id']} {need_and_have(one)}" for one in examples[:1])),
-        )
-    if window["failed"] and not window["counts"]:
-        yield Row(
-            (line(clock(window["window_start"], now)), line(window["failed"]), line("no node known"), line(0))
-        )
-
-
-def configure_claim(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Reserve a place for a job on the best node that can take it now. The same job again\n"
-        "gets the same place. Renew the claim while the job runs, release it when it ends.",
-        example="gpu-agent registry claim job-1 --model my/model --gpus 2",
-        exits={ExitCode.OK: "the place is reserved", ExitCode.NOBODY: "no node can take the job now"},
-    )
-    parser.add_argument("job_id", metavar="JOB", help="the job's id, which whoever runs it chooses")
-    add_job_options(parser)
-    add_request_options(parser, json_is="what POST /v1/claims answers, a refusal for want of a node too")
-
-
-def run_claim(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    job = {"job_id": arguments.job_id, **job_request(arguments)}
-    place = request_slot(Api.of(arguments), "/v1/claims", job, arguments=arguments, shape=CLAIM)
-    if place is None:
-        return ExitCode.NOBODY
-    if arguments.json:
-        print_json(place)
-    else:
-        print(f"{printable(arguments.job_id)} has a place on {slot_in_words(place)}, {lease_in_words(place)}")
-    return ExitCode.OK
-
-
-def configure_renew(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Keep a job's place for one more TTL (`registry thresholds` shows how long that is).",
-        example="gpu-agent registry renew job-1",
-        exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "no such claim is held, or the registry refused"},
-    )
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
-    add_request_options(parser, json_is="what POST /v1/claims/JOB/renew answers")
-
-
-def run_renew(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    place = JobClaim(Api.of(arguments), arguments.job_id).renew(CLAIM)
-    if arguments.json:
-        print_json(place)
-    else:
-        job = printable(arguments.job_id)
-        print(f"{job} keeps its place on {slot_in_words(place)}, {lease_in_words(place)}")
-    return ExitCode.OK
-
-
-def configure_release(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Give a job's place back, so that another job may have it. Ends no process.",
-        example="gpu-agent registry release job-1",
-        exits={ExitCode.OK: "released", ExitCode.REFUSED: "no such claim is held, or the registry refused"},
-    )
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
-    add_request_options(parser, json_is="nothing, as DELETE /v1/claims/JOB answers nothing")
-
-
-def run_release(arguments: argparse.Namespace) -> int:
-    """Ask and say so."""
-    JobClaim(Api.of(arguments), arguments.job_id).release()
-    if not arguments.json:
-        print(f"{printable(arguments.job_id)} has no place any more")
-    return ExitCode.OK
-
-
-_CLAIM_COLUMNS = (
-    Column(head="JOB", wraps=True),
-    Column(head="NODE"),
-    Column(head="HELD", right=True, priority=2),
-    Column(head="ENDS IN", right=True),
-    Column(head="GPUS", wraps=True),
-    Column(head="ENDPOINT", priority=1),
-)
-
-
-def configure_claims(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "List the claims that are held: job, node, for how long already, and when each ends\n"
-        "unless it is renewed.",
-        example="gpu-agent registry claims --node node-7",
-        exits={ExitCode.OK: "listed, even if there is none"},
-    )
-    parser.add_argument("--node", metavar="ID", help="only those on this node")
-    add_request_options(parser, json_is="what GET /v1/claims answers, all pages as one")
-
-
-def run_claims(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    api = Api.of(arguments)
-    query = [] if arguments.node is None else [("node_id", arguments.node)]
-    answer = get_all_pages(api, "/v1/claims", CLAIMS, key="claims", query=query)
-    if arguments.node is not None and not answer["claims"]:
-        Node(api, arguments.node).get(shape=NODE_DETAIL)  # "none" of a node that nobody knows would mislead
-    if arguments.json:
-        print_json(answer)
-    elif answer["claims"]:
-        now = time.time()
-        print_lines(
-            render_table(
-                Table(_CLAIM_COLUMNS, [_claim_row(claim, now) for claim in answer["claims"]]),
-                terminal_columns(),
-            )
-        )
-    else:
-        print("No claim is held." if arguments.node is None else f"No claim is held on {arguments.node}.")
-    return ExitCode.OK
-
-
-def _claim_row(claim: Mapping[str, Any], now: float) -> Row:
-    granted = claim.get("granted_at")
-    return Row(
-        (
-            line(claim["job_id"]),
-            line(claim["node_id"]),
-            line("" if granted is None else duration_in_words(now - granted)),
-            line(duration_in_words(claim["expires_at"] - now)),
-            line(" ".join(claim.get("gpu_uuids") or ())),
-            line(claim.get("endpoint") or ""),
-        )
-    )
 
 
 COMMANDS: Commands = {

@@ -3,22 +3,33 @@
 import argparse
 import sys
 import time
-import urllib.parse
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from gpu_agent.cli.client.http import NODE_DETAIL, NODES, WHY, Api, get_all_pages
+from gpu_agent.cli.client.answers import Answer
+from gpu_agent.cli.client.http import Api, add_request_options, without_none
 from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import add_node_id, add_request_options, label_pair, print_json, without_none
-from gpu_agent.cli.output.exclusions import acceptance_line, exclusion_table
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
+from gpu_agent.cli.output.exclusions import acceptance_line, reasons_table
 from gpu_agent.cli.output.nodes import NO_NODES, STATUS_STYLES, node_table
 from gpu_agent.cli.output.streams import StatusLine, print_stderr
-from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, printable, terminal_columns, wrap
+from gpu_agent.cli.output.text import (
+    BLANK,
+    Line,
+    Piece,
+    line,
+    print_json,
+    print_lines,
+    printable,
+    terminal_columns,
+    wrap,
+)
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
 from gpu_agent.cli.registry.node_page import node_page
+from gpu_agent.wire.api import ModelState, NodeDetail, NodeExplanation, NodeList
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
+POLL_SECONDS = 1.0
+"""How often `--wait` reads the node: the time that is left counts down by the second."""
 
 
 def configure_nodes(parser: argparse.ArgumentParser) -> None:
@@ -62,22 +73,22 @@ def configure_nodes(parser: argparse.ArgumentParser) -> None:
 
 
 def run_nodes(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
+    """Read the list and print it, or watch it."""
     api, query = Api.of(arguments), tuple(_query(arguments))
 
-    def read() -> dict[str, Any]:
-        return get_all_pages(api, "/v1/nodes", NODES, key="nodes", query=query)
+    def read() -> Answer[NodeList]:
+        return api.get_pages("/v1/nodes", NodeList, members="nodes", query=query)
 
     if arguments.watch:
-        from gpu_agent.cli.registry.watch import watch_nodes as watch
+        from gpu_agent.cli.registry.watch import watch_nodes
 
-        return watch(api, read, as_json=arguments.json)
+        return watch_nodes(api, read, as_json=arguments.json)
     answer = read()
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
         return ExitCode.OK
-    print_lines(node_table(answer, terminal_columns(), now=time.time()))
-    if not answer["nodes"]:
+    print_lines(node_table(answer.model, terminal_columns(), now=time.time()))
+    if not answer.model.nodes:
         print(NO_MATCH if query else NO_NODES)
     return ExitCode.OK
 
@@ -85,9 +96,9 @@ def run_nodes(arguments: argparse.Namespace) -> int:
 def _query(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
     yield from (("status", status) for status in arguments.status)
     yield from (("label", f"{key}={value}") for key, value in arguments.label)
-    for name, wish in (("model", arguments.model), ("gpu_name", arguments.gpu_name)):
-        if wish is not None:
-            yield name, wish
+    for name, value in (("model", arguments.model), ("gpu_name", arguments.gpu_name)):
+        if value is not None:
+            yield name, value
 
 
 def configure_node(parser: argparse.ArgumentParser) -> None:
@@ -99,21 +110,18 @@ def configure_node(parser: argparse.ArgumentParser) -> None:
         example="gpu-agent registry node node-7",
         exits={ExitCode.OK: "shown, whatever its status"},
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     add_request_options(parser, json_is="what GET /v1/nodes/ID answers")
 
 
 def run_node(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    node = Node(Api.of(arguments), arguments.node_id).get(shape=NODE_DETAIL)
+    """Read the node and print its page."""
+    node = Node(Api.of(arguments), arguments.node_id).detail()
     if arguments.json:
-        print_json(node)
+        print_json(node.document)
     else:
-        print_lines(node_page(node, terminal_columns(), now=time.time()))
+        print_lines(node_page(node.model, terminal_columns(), now=time.time()))
     return ExitCode.OK
-
-
-_ENDLESS = 1_000_000
 
 
 def configure_why(parser: argparse.ArgumentParser) -> None:
@@ -121,73 +129,74 @@ def configure_why(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Say which jobs a node would be refused now, and why: first what may pass, with what would "
-        "clear it, then what the node is, beyond which no job ever fits. With --model also how it "
-        "stands with that model there.",
+        "clear it, then what the node is, beyond which no job ever fits. With --model also the state of "
+        "that model there.",
         example="gpu-agent registry why node-7 --model my/model",
-        exits={ExitCode.OK: "said, whatever it is"},
+        exits={ExitCode.OK: "explained, whatever the reasons"},
     )
-    add_node_id(parser)
-    parser.add_argument("--model", metavar="M", help="also how it stands with this model there")
+    _add_node_id(parser)
+    parser.add_argument("--model", metavar="M", help="also the state of this model there")
     add_request_options(parser, json_is="what GET /v1/nodes/ID/explain answers")
 
 
 def run_why(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    query = "" if arguments.model is None else f"?{urllib.parse.urlencode({'model': arguments.model})}"
-    answer = Node(Api.of(arguments), arguments.node_id).get(f"/explain{query}", shape=WHY)
+    """Read the explanation and print it."""
+    query = () if arguments.model is None else (("model", arguments.model),)
+    answer = Node(Api.of(arguments), arguments.node_id).get("/explain", NodeExplanation, query=query)
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
     else:
-        print_lines(_explanation_page(answer, terminal_columns()))
+        print_lines(_explanation_page(answer.model, terminal_columns()))
     return ExitCode.OK
 
 
-def _explanation_page(answer: Mapping[str, Any], columns: int | None) -> Iterator[Line]:
-    objections, limits = answer["objections"], answer["limits"]
-    yield acceptance_line(answer["node_id"], answer)
-    if objections:
+def _explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[Line]:
+    yield acceptance_line(answer.node_id, answer)
+    if answer.objections:
         yield BLANK
-        yield from exclusion_table("NOW REFUSED", objections, columns)
-    if limits:
+        yield from reasons_table("NOW REFUSED", answer.objections, columns)
+    if answer.limits:
         yield BLANK
-        yield from exclusion_table("NEVER FITS", limits, columns)
-    if answer.get("model"):
+        yield from reasons_table("NEVER FITS", answer.limits, columns)
+    if answer.model is not None:
         yield BLANK
-        yield from wrap(_model_line(answer["model"]), _ENDLESS if columns is None else columns)
+        yield from wrap(_model_line(answer.model), columns)
 
 
-def _model_line(model: Mapping[str, Any]) -> Line:
-    style = "green" if model["ready"] else "yellow"
+def _model_line(model: ModelState) -> Line:
     versions = ", ".join(
-        f"{one['version']} {one['status']}{'' if one['enabled'] else ' disabled'}"
-        for one in model["versions"]
+        f"{one.version} {one.status}{'' if one.enabled else ' disabled'}" for one in model.versions
     )
-    told = f" (versions: {versions})" if versions else ""
-    return line(f"Model {model['model_id']}: ", Piece(model["state"], style), told)
+    style = "green" if model.ready else "yellow"
+    return line(
+        f"Model {model.model_id}: ",
+        Piece(model.state, style),
+        f" (versions: {versions})" if versions else "",
+    )
 
 
 def configure_drain(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Give a node no more jobs, let those in flight end, then take it offline.\n"
-        "After the deadline it goes offline whatever runs. The wish outlives restarts of\n"
-        "both sides; `registry resume` lifts it.",
+        "Drain a node: it gets no new jobs, finishes those in flight, then goes offline.\n"
+        "After the deadline it goes offline whatever runs. The drain outlives restarts of\n"
+        "both sides; `registry resume` ends it.",
         example="gpu-agent registry drain node-7 --deadline 10m --reason 'new fans' --wait",
         exits={
-            ExitCode.OK: "the drain is under way; with --wait: the node is offline",
-            ExitCode.FAILED: "with --wait: somebody lifted the drain meanwhile",
+            ExitCode.OK: "the drain has begun; with --wait: the node is offline",
+            ExitCode.FAILED: "with --wait: the node was resumed meanwhile",
             ExitCode.INTERRUPTED: "with --wait: interrupted; the drain goes on",
         },
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     parser.add_argument(
         "--deadline",
         type=parse_duration,
         metavar="TIME",
         help="how long jobs may take, such as 10m (default: the registry's)",
     )
-    parser.add_argument("--reason", metavar="TEXT", help="why, for whoever looks at the node")
+    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
     parser.add_argument(
         "--wait", action="store_true", help="show the jobs in flight, and end when it is offline"
     )
@@ -197,85 +206,80 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
 
 
 def run_drain(arguments: argparse.Namespace) -> int:
-    """Ask, wait if so told, and print."""
+    """Request the drain, wait for its end if requested, and print the node's status."""
     node = Node(Api.of(arguments), arguments.node_id)
-    asked = without_none(deadline_seconds=arguments.deadline, reason=arguments.reason)
-    now = node.post("drain", asked, shape=NODE_DETAIL)
+    request = without_none(deadline_seconds=arguments.deadline, reason=arguments.reason)
+    now = node.act("drain", NodeDetail, request)
     if arguments.wait:
         try:
             now = wait_until_offline(node, now, quiet=arguments.json)
         except KeyboardInterrupt:
-            print_stderr(f"the drain of {node.node_id} goes on; `gpu-agent registry resume` would lift it")
+            print_stderr(f"the drain of {node.node_id} goes on; `gpu-agent registry resume` would end it")
             return ExitCode.INTERRUPTED
-    if arguments.json:
-        print_json(now)
-    else:
-        print(f"{now['node_id']} is {now['status']}: {printable(now['reason'])}")
-    return ExitCode.OK
+    return _print_status(now, arguments)
 
 
-LOOK_SECONDS = 1.0
-"""How often the registry is asked: what is left counts down by the second, also while it is away."""
+def wait_until_offline(node: Node, now: Answer[NodeDetail], *, quiet: bool = False) -> Answer[NodeDetail]:
+    """Read the node until it is offline; raises `Failure` when it is resumed or removed.
+
+    A registry that is away for a while ends no waiting: the drain outlives its restart.
+    """
+    with StatusLine(quiet=quiet) as shown:
+        while now.model.status != "offline":
+            if now.model.status != "draining" and now.model.drain is None:
+                raise Failure(f"the drain of {node.node_id} was ended: it is {now.model.status}")
+            counted, named = _jobs_in_flight(now.model)
+            shown.show(counted, left=_time_left(now.model), more=named)
+            time.sleep(POLL_SECONDS)
+            now = _read_again(node, shown) or now
+    return now
 
 
-def wait_until_offline(node: Node, now: Mapping[str, Any], *, quiet: bool = False) -> dict[str, Any]:
-    """Look until the node is offline; raises `Failure` when its drain is lifted or it is forgotten."""
-    with StatusLine(quiet=quiet) as line:
-        while now["status"] != "offline":
-            if now["status"] != "draining" and now.get("drain") is None:
-                raise Failure(f"the drain of {node.node_id} was lifted: it is {now['status']}")
-            counted, named = _in_flight(now)
-            line.show(counted, left=_time_left(now), more=named)
-            time.sleep(LOOK_SECONDS)
-            now = _read_node(node, line) or now
-    return dict(now)
-
-
-def _read_node(node: Node, line: StatusLine) -> dict[str, Any] | None:
+def _read_again(node: Node, shown: StatusLine) -> Answer[NodeDetail] | None:
     try:
-        return node.get(shape=NODE_DETAIL)
+        return node.detail()
     except Failure as failure:
         if failure.code is not ExitCode.UNREACHABLE:
             raise
-        line.show("the registry does not answer; waiting for it")
+        shown.show("the registry does not answer; waiting for it")
         return None
 
 
-def _in_flight(now: Mapping[str, Any]) -> tuple[str, str]:
-    """How many jobs there are, and which."""
-    jobs = sorted({*(now.get("claimed_jobs") or ()), *(now.get("running_jobs") or ())})
-    count = max(len(jobs), int(now["in_flight_jobs"]))
+def _jobs_in_flight(node: NodeDetail) -> tuple[str, str]:
+    """Say how many jobs there are, and which."""
+    jobs = sorted({*node.claimed_jobs, *(node.running_jobs or ())})
+    count = max(len(jobs), node.in_flight_jobs)
     named = f": {', '.join(map(printable, jobs))}" if jobs else ""
-    return f"{now['node_id']} is {now['status']}, {count} {'job' if count == 1 else 'jobs'} in flight", named
+    return f"{node.node_id} is {node.status}, {count} {'job' if count == 1 else 'jobs'} in flight", named
 
 
-def _time_left(now: Mapping[str, Any]) -> str:
-    drain = now.get("drain")
-    if not isinstance(drain, dict) or not isinstance(drain.get("deadline"), int | float):
-        return ""
-    return f", {duration_in_words(drain['deadline'] - time.time())} left"
+def _time_left(node: NodeDetail) -> str:
+    return "" if node.drain is None else f", {duration_in_words(node.drain.deadline - time.time())} left"
 
 
 def configure_resume(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Lift a node's drain. It proves itself anew, registering and then ready; if its\n"
+        "End a node's drain. It registers again and becomes ready as a new node does; if its\n"
         "agent is not connected, as soon as it is.",
         example="gpu-agent registry resume node-7",
-        exits={ExitCode.OK: "the drain is lifted"},
+        exits={ExitCode.OK: "the drain is ended"},
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/resume answers it")
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    node = Node(Api.of(arguments), arguments.node_id).post("resume", shape=NODE_DETAIL)
+    """Request it and print the node's status."""
+    return _print_status(Node(Api.of(arguments), arguments.node_id).act("resume", NodeDetail), arguments)
+
+
+def _print_status(node: Answer[NodeDetail], arguments: argparse.Namespace) -> int:
     if arguments.json:
-        print_json(node)
+        print_json(node.document)
     else:
-        print(f"{node['node_id']} is {node['status']}: {printable(node['reason'])}")
+        print(f"{node.model.node_id} is {node.model.status}: {printable(node.model.reason)}")
     return ExitCode.OK
 
 
@@ -283,27 +287,26 @@ def configure_cordon(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Give a node no new jobs. Its status and the jobs that it has stay as they are;\n"
-        "the cordon outlives restarts of both sides, until `registry uncordon`.",
+        "Cordon a node: it gets no new jobs. Its status and the jobs that it has stay as they\n"
+        "are; the cordon outlives restarts of both sides, until `registry uncordon`.",
         example="gpu-agent registry cordon node-7 --reason 'odd noise, watch it'",
         exits={ExitCode.OK: "the node gets no new jobs"},
     )
-    add_node_id(parser)
-    parser.add_argument("--reason", metavar="TEXT", help="why, for whoever looks at the node")
+    _add_node_id(parser)
+    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
     add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/cordon answers it")
 
 
 def run_cordon(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    node = Node(Api.of(arguments), arguments.node_id).post(
-        "cordon", without_none(reason=arguments.reason), shape=NODE_DETAIL
-    )
+    """Request it and print."""
+    request = without_none(reason=arguments.reason)
+    answer = Node(Api.of(arguments), arguments.node_id).act("cordon", NodeDetail, request)
     if arguments.json:
-        print_json(node)
+        print_json(answer.document)
     else:
-        jobs = node["in_flight_jobs"]
-        kept = f", and keeps its {jobs} {'job' if jobs == 1 else 'jobs'}" if jobs else ""
-        print(f"{node['node_id']} gets no new jobs until `registry uncordon`; it is {node['status']}{kept}")
+        node, jobs = answer.model, answer.model.in_flight_jobs
+        busy = f", and keeps its {jobs} {'job' if jobs == 1 else 'jobs'}" if jobs else ""
+        print(f"{node.node_id} gets no new jobs until `registry uncordon`; it is {node.status}{busy}")
     return ExitCode.OK
 
 
@@ -311,23 +314,24 @@ def configure_uncordon(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Lift a cordon: the node may have new jobs whenever it is ready.",
+        "Uncordon a node: it gets new jobs whenever it is ready.",
         example="gpu-agent registry uncordon node-7",
-        exits={ExitCode.OK: "the cordon is lifted"},
+        exits={ExitCode.OK: "the node is uncordoned"},
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/uncordon answers it")
 
 
 def run_uncordon(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    node = Node(Api.of(arguments), arguments.node_id).post("uncordon", shape=NODE_DETAIL)
-    ready = node["status"] == "ready" and node["connected"]
-    when = "now" if ready else f"once it is ready and connected; it is {node['status']}"
+    """Request it and print."""
+    answer = Node(Api.of(arguments), arguments.node_id).act("uncordon", NodeDetail)
     if arguments.json:
-        print_json(node)
+        print_json(answer.document)
     else:
-        print(f"{node['node_id']} may have new jobs {when}")
+        node = answer.model
+        ready = node.status == "ready" and node.connected
+        when = "now" if ready else f"once it is ready and connected; it is {node.status}"
+        print(f"{node.node_id} may have new jobs {when}")
     return ExitCode.OK
 
 
@@ -335,46 +339,47 @@ def configure_refresh(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Ask a connected node to probe its GPUs and models again and to send all it finds,\n"
+        "Have a connected node probe its GPUs and models now and send all that it finds,\n"
         "rather than wait until it does so by itself.",
         example="gpu-agent registry refresh node-7",
-        exits={ExitCode.OK: "the node was asked; what it finds comes with its next beat"},
+        exits={ExitCode.OK: "requested; what the node finds comes with its next heartbeat"},
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     add_request_options(parser, json_is="what POST /v1/nodes/ID/refresh answers")
 
 
 def run_refresh(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = Node(Api.of(arguments), arguments.node_id).post("refresh")
-    if arguments.json:
-        print_json(answer)
-    else:
-        print(f"{arguments.node_id} was asked to probe again; what it finds comes with its next beat")
-    return ExitCode.OK
+    """Request it and print."""
+    return _control(
+        arguments, "refresh", "was asked to probe again; what it finds comes with its next heartbeat"
+    )
 
 
 def configure_reregister(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Ask a connected node to register again: it declares its hardware, models and\n"
-        "labels anew and proves itself as a newcomer does. It keeps its id and its jobs,\n"
-        "and gets no new job until it is ready.",
+        "Have a connected node register again: it declares its hardware, models and labels,\n"
+        "and becomes ready as a new node does. It keeps its id and its jobs, and gets no new\n"
+        "job until it is ready.",
         example="gpu-agent registry reregister node-7",
-        exits={ExitCode.OK: "the node was asked"},
+        exits={ExitCode.OK: "requested"},
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     add_request_options(parser, json_is="what POST /v1/nodes/ID/reregister answers")
 
 
 def run_reregister(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = Node(Api.of(arguments), arguments.node_id).post("reregister")
+    """Request it and print."""
+    return _control(arguments, "reregister", "was asked to register again; `registry node` shows when it has")
+
+
+def _control(arguments: argparse.Namespace, command: str, words: str) -> int:
+    answer = Node(Api.of(arguments), arguments.node_id).act(command, NodeDetail)
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
     else:
-        print(f"{arguments.node_id} was asked to register again; `registry node` shows when it has")
+        print(f"{arguments.node_id} {words}")
     return ExitCode.OK
 
 
@@ -382,58 +387,62 @@ def configure_forget(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Let a node's record go: its identity, claims, drain, cordon and history. What is lost\n"
-        "is said first; on a terminal the id has to be typed. An agent that still runs there\n"
-        "is sent away and comes back only as a newcomer.",
+        "Remove a node's record: its identity, claims, drain, cordon and history. What is\n"
+        "lost is shown first; on a terminal you have to type the id. An agent that still runs\n"
+        "there is disconnected and comes back only as a new node.",
         example="gpu-agent registry forget node-7 --yes",
         exits={
-            ExitCode.OK: "forgotten",
-            ExitCode.FAILED: "the id was not typed; nothing happened",
+            ExitCode.OK: "removed",
+            ExitCode.FAILED: "the id was not typed; nothing was removed",
             ExitCode.CONFIGURATION: "wrong arguments, or no terminal to ask at and no --yes",
         },
     )
-    add_node_id(parser)
+    _add_node_id(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_request_options(parser, json_is="nothing, as DELETE /v1/nodes/ID answers nothing")
 
 
 def run_forget(arguments: argparse.Namespace) -> int:
-    """Say what is lost, ask, and do it."""
+    """Show what is lost, ask, and remove the record."""
     node = Node(Api.of(arguments), arguments.node_id)
-    lost = "\n".join(_losses(node.get(shape=NODE_DETAIL)))
+    lost = "\n".join(_losses(node.detail().model))
     if not arguments.yes:
         _confirm(arguments.node_id, lost)
-    node.delete()
+    node.remove()
     if not arguments.json:
-        print(f"{arguments.node_id} is forgotten." + (f"\n{lost}" if arguments.yes else ""))
+        print(f"{arguments.node_id} is removed." + (f"\n{lost}" if arguments.yes else ""))
     return ExitCode.OK
+
+
+def _losses(node: NodeDetail) -> Iterator[str]:
+    connected = ", connected" if node.connected else ""
+    yield f"{node.node_id} is {node.status}{connected} ({printable(node.reason)}). With it go:"
+    yield "  its identity: an agent that still runs there needs a join token, and comes back as a new node"
+    claims = node.claimed_jobs
+    if claims:
+        yield f"  its claims, reported lost: {', '.join(map(printable, claims))}"
+    if node.in_flight_jobs > len(claims):
+        yield f"  what is known of its {node.in_flight_jobs} jobs in flight, which may run on unseen"
+    if node.drain is not None:
+        yield "  its drain: should it come back, it takes jobs"
+    if node.cordoned is not None:
+        yield f"  its cordon ({printable(node.cordoned)}): should it come back, it takes jobs"
+    yield f"  its history: {len(node.events)} events"
 
 
 def _confirm(node_id: str, lost: str) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Failure(
-            f"there is no terminal to ask at. {lost}\nAdd --yes to forget {node_id} all the same.",
+            f"there is no terminal to ask at. {lost}\nAdd --yes to remove {node_id} all the same.",
             code=ExitCode.CONFIGURATION,
         )
-    print(f"{lost}\nType the id to forget it: ", end="", file=sys.stderr, flush=True)
+    print(f"{lost}\nType the id to remove it: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != node_id:
-        raise Failure(f"that is not {node_id}: nothing was forgotten")
+        raise Failure(f"that is not {node_id}: nothing was removed")
 
 
-def _losses(node: Mapping[str, Any]) -> Iterator[str]:
-    connected = ", connected" if node["connected"] else ""
-    yield f"{node['node_id']} is {node['status']}{connected} ({printable(node['reason'])}). With it go:"
-    yield "  its identity: an agent that still runs there needs a join token, and comes as a newcomer"
-    claims = node.get("claimed_jobs") or ()
-    if claims:
-        yield f"  its claims, reported lost: {', '.join(map(printable, claims))}"
-    if node["in_flight_jobs"] > len(claims):
-        yield f"  what is known of its {node['in_flight_jobs']} jobs in flight, which may run on unseen"
-    if node.get("drain"):
-        yield "  its drain: should it come back, it takes jobs"
-    if node.get("cordoned") is not None:
-        yield f"  its cordon ({printable(node['cordoned'])}): should it come back, it takes jobs"
-    yield f"  its history: {len(node['events'])} events"
+def _add_node_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
 
 
 COMMANDS: Commands = {

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from gpu_agent.cli.client.http import Api
+from gpu_agent.cli.client.http import Api, add_request_options
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import add_request_options, print_json
+from gpu_agent.cli.output.text import print_json
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.server.settings import load
 from gpu_agent.server.storage import DatabaseExistsError, RestoreResult, restore

@@ -10,21 +10,209 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from gpu_agent.cli.client.http import NEW_TOKEN, NODE_DETAIL, TOKENS, Api, Refused, get_all_pages, quote_id
-from gpu_agent.cli.client.resources import Node, did_you_mean
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.options import add_node_id, add_request_options, label_pair, print_json
+from gpu_agent.cli.client.answers import Answer
+from gpu_agent.cli.client.http import Api, add_request_options
+from gpu_agent.cli.client.resources import Node, revoke_token
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Line, Piece, line, print_lines, printable, terminal_columns
+from gpu_agent.cli.output.text import (
+    Line,
+    Piece,
+    line,
+    print_json,
+    print_lines,
+    printable,
+    terminal_columns,
+)
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
+from gpu_agent.wire.api import NewToken, NodeDetail, TokenList, TokenView
 
-NewToken = Mapping[str, Any]
+ROLES = ("read", "operate", "admin")
 NEVER = "never"
+_ANY = "any"
+_JOIN_OPTIONS = ("uses", "labels", "note", "node")
+_TOKEN_COLUMNS = (
+    Column(head="ID"),
+    Column(head="KIND"),
+    Column(head="STATE"),
+    Column(head="USED", right=True),
+    Column(head="AGE", right=True, priority=1),
+    Column(head="ENDS IN", right=True),
+    Column(head="FOR", wraps=True),
+)
+_LIVE = "live"
+_NONE = "No token was ever created here."
+_NONE_LIVE = "No token is valid here; --all shows those that have ended."
+
+
+def configure_token_create(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Create a join token, with which new nodes register; or with --operator one for a person\n"
+        "or a program that uses this API. Only the token goes to stdout, so that `> FILE`\n"
+        "works; what it is for goes to stderr. It is shown this once.",
+        example="gpu-agent registry token create --uses 8 --labels zone=a --out join.token",
+        exits={
+            ExitCode.OK: "created",
+            ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
+        },
+    )
+    parser.add_argument(
+        "--ttl",
+        type=parse_ttl,
+        metavar="TIME",
+        help="how long it may be used, such as 24h; or never (default 24h; with --operator never)",
+    )
+    joining = parser.add_argument_group("a join token")
+    joining.add_argument(
+        "--uses", type=parse_uses, metavar="N", help=f"how many nodes may join with it, or {_ANY} (default 1)"
+    )
+    joining.add_argument(
+        "--labels",
+        action="append",
+        type=label_pair,
+        default=None,
+        metavar="K=V",
+        help="a label of every node that joins with it, whatever the node declares (repeatable)",
+    )
+    joining.add_argument(
+        "--node",
+        metavar="ID",
+        help="the only node that may join with it; with --uses any for one that stores no token of its own",
+    )
+    joining.add_argument("--note", metavar="TEXT", help="what it is for, as the list shows it")
+    operator = parser.add_argument_group("an operator token")
+    operator.add_argument(
+        "--operator",
+        choices=ROLES,
+        metavar="ROLE",
+        help="read, operate (act on nodes and jobs) or admin (all)",
+    )
+    operator.add_argument("--name", metavar="WHO", help="its owner")
+    add_out_options(parser)
+    add_request_options(
+        parser, json_is="what POST /v1/tokens answers, the token in it; with --out its file instead"
+    )
+
+
+def run_token_create(arguments: argparse.Namespace) -> int:
+    """Create the token and print it."""
+    body = _operator_request(arguments) if arguments.operator else _join_request(arguments)
+    api = Api.of(arguments)
+    about = _about_operator if arguments.operator else _about_join
+    print_new_token(
+        arguments, lambda: api.post("/v1/tokens", body, NewToken), lambda token: about(arguments, token)
+    )
+    return ExitCode.OK
+
+
+def _join_request(arguments: argparse.Namespace) -> dict[str, object]:
+    if arguments.name is not None:
+        raise Failure(
+            "--name is for --operator ROLE; use --note for a join token", code=ExitCode.CONFIGURATION
+        )
+    body: dict[str, object] = {"kind": "join", **ttl_field(arguments.ttl)}
+    if arguments.uses is not None:
+        body["uses"] = None if arguments.uses == _ANY else arguments.uses
+    if arguments.labels:
+        body["labels"] = dict(arguments.labels)
+    if arguments.note is not None:
+        body["note"] = arguments.note
+    if arguments.node is not None:
+        body["node_id"] = arguments.node
+    return body
+
+
+def _operator_request(arguments: argparse.Namespace) -> dict[str, object]:
+    wrong = [f"--{name}" for name in _JOIN_OPTIONS if getattr(arguments, name) is not None]
+    if wrong:
+        raise Failure(
+            f"{', '.join(wrong)}: only for join tokens, not with --operator", code=ExitCode.CONFIGURATION
+        )
+    body: dict[str, object] = {"kind": "operator", "role": arguments.operator, **ttl_field(arguments.ttl)}
+    if arguments.name is not None:
+        body["name"] = arguments.name
+    return body
+
+
+def _about_join(arguments: argparse.Namespace, token: NewToken) -> str:
+    uses = 1 if arguments.uses is None else arguments.uses
+    nodes = "any number of nodes" if uses == _ANY else "1 node" if uses == 1 else f"{uses} nodes"
+    if arguments.node is not None:
+        times = "any number of times" if uses == _ANY else "once" if uses == 1 else f"{uses} times"
+        nodes = printable(f"node {arguments.node}, {times},")
+    labels = ", ".join(f"{key}={value}" for key, value in arguments.labels or ())
+    granted = printable(f", each with the label {labels}") if labels else ""
+    return (
+        f"Join token {token.token_id}: {nodes} may join with it {lifetime_in_words(token)}{granted}.\n"
+        f"{first_contact(arguments.out)}"
+    )
+
+
+def _about_operator(arguments: argparse.Namespace, token: NewToken) -> str:
+    owner = printable(f" of {arguments.name}") if arguments.name else ""
+    return (
+        f"Operator token {token.token_id}{owner}, role {arguments.operator}, {lifetime_in_words(token)}.\n"
+        f"Use it with --token-file {arguments.out or 'FILE'}, or in the variable GPU_REGISTRY_TOKEN."
+    )
+
+
+def parse_uses(text: str) -> int | str:
+    """Read how many nodes may join by a token; an argparse type."""
+    if text == _ANY:
+        return _ANY
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+parse_uses.__name__ = "number of nodes"  # argparse names it so where the text is no number at all
+
+
+def configure_reclaim(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Create a token with which one machine gets a node's id back, once: for a node that lost\n"
+        "its state directory, or moved to another machine. Its drain, cordon and labels stay.\n"
+        "Only the token goes to stdout, so that `> FILE` works.",
+        example="gpu-agent registry reclaim node-7 --out join.token",
+        exits={
+            ExitCode.OK: "created",
+            ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
+        },
+    )
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
+    parser.add_argument(
+        "--ttl",
+        type=parse_ttl,
+        metavar="TIME",
+        help="how long it may be used, such as 24h; or never (default 24h)",
+    )
+    add_out_options(parser)
+    add_request_options(
+        parser, json_is="what POST /v1/nodes/ID/reclaim answers, the token in it; with --out its file instead"
+    )
+
+
+def run_reclaim(arguments: argparse.Namespace) -> int:
+    """Create the token and print it."""
+    node = Node(Api.of(arguments), arguments.node_id)
+    print_new_token(
+        arguments,
+        lambda: node.act("reclaim", NewToken, ttl_field(arguments.ttl)),
+        lambda token: (
+            f"Token {token.token_id} gives {arguments.node_id} its id back, once, "
+            f"{lifetime_in_words(token)}.\n{first_contact(arguments.out)}"
+        ),
+    )
+    return ExitCode.OK
 
 
 def add_out_options(parser: argparse.ArgumentParser) -> None:
@@ -44,41 +232,53 @@ def parse_ttl(text: str) -> float | str:
 
 
 def ttl_field(given: float | str | None) -> dict[str, float | None]:
-    """What the API is asked for; what was not given is left to it."""
+    """Return the request's field; without the option the registry's default holds."""
     if given is None:
         return {}
     return {"ttl_seconds": None if isinstance(given, str) else given}
 
 
 def print_new_token(
-    arguments: argparse.Namespace, make: Callable[[], NewToken], about: Callable[[NewToken], str]
+    arguments: argparse.Namespace,
+    create: Callable[[], Answer[NewToken]],
+    about: Callable[[NewToken], str],
 ) -> None:
-    """Make a token, then say it where it was asked for, and what it is for on stderr."""
+    """Create a token, print it to stdout or `--out`, and what it is for to stderr."""
     with ExitStack() as undo:
         write = None if arguments.out is None else undo.enter_context(_open_out_file(arguments))
-        made = make()
+        answer = create()
+        token = answer.model
         if write is not None:
-            write(made["token"])
+            write(token.token)
         if arguments.json:
-            print_json(made if write is None else {**made, "token": None, "file": str(arguments.out)})
+            hidden = {} if write is None else {"token": None, "file": str(arguments.out)}
+            print_json({**answer.document, **hidden})
             return
         if write is None:
-            print(made["token"], flush=True)
-        where = f"It stands in {arguments.out}, " if write else "It is shown "
-        once = "readable by you alone." if write else "this once: the registry keeps only its digest."
-        print(f"{about(made)}\n{where}{once} To end it: {_revoke_command(made)}", file=sys.stderr)
+            print(token.token, flush=True)
+        where = f"It is in {arguments.out}, " if write else "It is shown "
+        once = "readable by you alone." if write else "this once: the registry stores only its digest."
+        end = f"To end it: gpu-agent registry token revoke {token.token_id}"
+        print(f"{about(token)}\n{where}{once} {end}", file=sys.stderr)
 
 
 def first_contact(file: Path | None) -> str:
-    """Where a join token goes: by hand the agent is told its file, the service has one place."""
+    """Say where a join token goes: an agent started by hand gets its file, the service has one place."""
     return (
         f"On the GPU machine: gpu-agent run --registry URL --join-token-file {file or 'FILE'}\n"
         "A service reads it from /etc/gpu-agent/join-token (mode 0600) when it starts."
     )
 
 
+def lifetime_in_words(token: NewToken) -> str:
+    """Say how long a token may be used."""
+    if token.expires_at is None:
+        return "until it is revoked"
+    return f"for {duration_in_words(token.expires_at - time.time() + 1)}"
+
+
 def _open_out_file(arguments: argparse.Namespace) -> AbstractContextManager[Callable[[str], None]]:
-    """Open the file of `--out`. One that is there may hold the only copy of a token that is in use."""
+    """Open the file of `--out`. An existing one may hold the only copy of a token that is in use."""
     path: Path = arguments.out
     if path.is_file() and not arguments.force:
         raise Failure(
@@ -88,21 +288,12 @@ def _open_out_file(arguments: argparse.Namespace) -> AbstractContextManager[Call
     return secret_file(path)
 
 
-def lifetime_in_words(made: NewToken) -> str:
-    """How long a token may be used."""
-    end = made.get("expires_at")
-    if end is None:
-        return "until it is revoked"
-    return f"for {duration_in_words(end - time.time() + 1)}"
-
-
-def _revoke_command(made: NewToken) -> str:
-    return f"gpu-agent registry token revoke {made['token_id']}"
-
-
 @contextmanager
 def secret_file(path: Path) -> Iterator[Callable[[str], None]]:
-    """Hand out what writes the secret, mode 0600; raises `Failure` when the file cannot be made."""
+    """Yield what writes the secret, mode 0600 from the first moment; raises `Failure` where it cannot.
+
+    The file is opened before the secret exists, so that none is created that cannot be written.
+    """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     except OSError as error:
@@ -132,156 +323,11 @@ def _unwritable(path: Path, error: OSError) -> Failure:
     )
 
 
-ROLES = ("read", "operate", "admin")
-_ANY = "any"
-_OF_JOINING = ("uses", "labels", "note", "node")
-
-
-def configure_token_create(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Make a join token, by which new nodes register; or with --operator one for a person\n"
-        "or a program that uses this API. Only the token goes to stdout, so that `> FILE`\n"
-        "works; what it is for is said on stderr. It is shown this once.",
-        example="gpu-agent registry token create --uses 8 --labels zone=a --out join.token",
-        exits={
-            ExitCode.OK: "made",
-            ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was made",
-        },
-    )
-    parser.add_argument(
-        "--ttl",
-        type=parse_ttl,
-        metavar="TIME",
-        help="how long it may be used, such as 24h; or never (default 24h; with --operator never)",
-    )
-    joining = parser.add_argument_group("a join token")
-    joining.add_argument(
-        "--uses", type=parse_uses, metavar="N", help=f"how many nodes may join by it, or {_ANY} (default 1)"
-    )
-    joining.add_argument(
-        "--labels",
-        action="append",
-        type=label_pair,
-        default=None,
-        metavar="K=V",
-        help="a label of every node that joins by it, whatever the node says (repeatable)",
-    )
-    joining.add_argument(
-        "--node",
-        metavar="ID",
-        help="the only node that may join by it; with --uses any for one that keeps no token of its own",
-    )
-    joining.add_argument("--note", metavar="TEXT", help="what it is for, for whoever lists tokens")
-    operator = parser.add_argument_group("an operator token")
-    operator.add_argument(
-        "--operator",
-        choices=ROLES,
-        metavar="ROLE",
-        help="read, operate (act on nodes and jobs) or admin (all)",
-    )
-    operator.add_argument("--name", metavar="WHO", help="whose it is")
-    add_out_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/tokens answers, the token in it; with --out its file instead"
-    )
-
-
-def run_token_create(arguments: argparse.Namespace) -> int:
-    """Make it and say it."""
-    body = _operator(arguments) if arguments.operator else _join(arguments)
-    api = Api.of(arguments)
-    about = _about_operator if arguments.operator else _about_join
-    print_new_token(
-        arguments, lambda: api.post("/v1/tokens", body, NEW_TOKEN), lambda made: about(arguments, made)
-    )
-    return ExitCode.OK
-
-
-def _join(arguments: argparse.Namespace) -> dict[str, object]:
-    if arguments.name is not None:
-        raise Failure(
-            "--name is for --operator ROLE; use --note for a join token", code=ExitCode.CONFIGURATION
-        )
-    body: dict[str, object] = {"kind": "join", **ttl_field(arguments.ttl)}
-    if arguments.uses is not None:
-        body["uses"] = None if arguments.uses == _ANY else arguments.uses
-    if arguments.labels:
-        body["labels"] = dict(arguments.labels)
-    if arguments.note is not None:
-        body["note"] = arguments.note
-    if arguments.node is not None:
-        body["node_id"] = arguments.node
-    return body
-
-
-def _operator(arguments: argparse.Namespace) -> dict[str, object]:
-    wrong = [f"--{name}" for name in _OF_JOINING if getattr(arguments, name) is not None]
-    if wrong:
-        raise Failure(
-            f"{', '.join(wrong)}: only for join tokens, not with --operator", code=ExitCode.CONFIGURATION
-        )
-    body: dict[str, object] = {"kind": "operator", "role": arguments.operator, **ttl_field(arguments.ttl)}
-    if arguments.name is not None:
-        body["name"] = arguments.name
-    return body
-
-
-def _about_join(arguments: argparse.Namespace, made: Mapping[str, Any]) -> str:
-    uses = 1 if arguments.uses is None else arguments.uses
-    whom = "any number of nodes" if uses == _ANY else "1 node" if uses == 1 else f"{uses} nodes"
-    if arguments.node is not None:
-        times = "any number of times" if uses == _ANY else "once" if uses == 1 else f"{uses} times"
-        whom = printable(f"node {arguments.node}, {times},")
-    labels = ", ".join(f"{key}={value}" for key, value in arguments.labels or ())
-    granted = printable(f", each with the label {labels}") if labels else ""
-    return (
-        f"Join token {made['token_id']}: {whom} may join by it {lifetime_in_words(made)}{granted}.\n"
-        f"{first_contact(arguments.out)}"
-    )
-
-
-def _about_operator(arguments: argparse.Namespace, made: Mapping[str, Any]) -> str:
-    whose = printable(f" of {arguments.name}") if arguments.name else ""
-    return (
-        f"Operator token {made['token_id']}{whose}, role {arguments.operator}, {lifetime_in_words(made)}.\n"
-        f"Show it with --token-file {arguments.out or 'FILE'}, or in the variable GPU_REGISTRY_TOKEN."
-    )
-
-
-def parse_uses(text: str) -> int | str:
-    """Read how many nodes may join by a token; an argparse type."""
-    if text == _ANY:
-        return _ANY
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
-
-
-parse_uses.__name__ = "number of nodes"  # argparse names it so where the text is no number at all
-
-
-_TOKEN_COLUMNS = (
-    Column(head="ID"),
-    Column(head="KIND"),
-    Column(head="STATE"),
-    Column(head="USED", right=True),
-    Column(head="AGE", right=True, priority=1),
-    Column(head="ENDS IN", right=True),
-    Column(head="FOR", wraps=True),
-)
-_LIVE = "live"
-_NONE = "No token was ever made here."
-_NONE_LIVE = "No token opens this registry; --all shows those that have ended."
-
-
 def configure_token_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "List join and operator tokens, the oldest first: whom each lets in, how often it was\n"
+        "List join and operator tokens, the oldest first: what each is for, how often it was\n"
         "used and when it ends. Never a secret. Nodes' own tokens are not among them.",
         example="gpu-agent registry token list --all",
         exits={ExitCode.OK: "listed, even if there is none"},
@@ -291,85 +337,68 @@ def configure_token_list(parser: argparse.ArgumentParser) -> None:
 
 
 def run_token_list(arguments: argparse.Namespace) -> int:
-    """Ask and print."""
-    answer = get_all_pages(Api.of(arguments), "/v1/tokens", TOKENS, key="tokens")
-    shown = [token for token in answer["tokens"] if arguments.all or token["state"] == _LIVE]
+    """Read the list and print it."""
+    answer = Api.of(arguments).get_pages("/v1/tokens", TokenList, members="tokens")
+    shown = [token for token in answer.model.tokens if arguments.all or token.state == _LIVE]
     if arguments.json:
-        print_json(answer)
+        print_json(answer.document)
     elif shown:
         now = time.time()
-        print_lines(
-            render_table(
-                Table(_TOKEN_COLUMNS, [_token_row(token, now) for token in shown]), terminal_columns()
-            )
-        )
+        table = Table(_TOKEN_COLUMNS, [_token_row(token, now) for token in shown])
+        print_lines(render_table(table, terminal_columns()))
     else:
-        print(_NONE_LIVE if answer["tokens"] else _NONE)
+        print(_NONE_LIVE if answer.model.tokens else _NONE)
     return ExitCode.OK
 
 
-def _token_row(token: Mapping[str, Any], now: float) -> Row:
-    state = str(token["state"])
-    live = state == _LIVE
-    end = token.get("expires_at")
+def _token_row(token: TokenView, now: float) -> Row:
+    live, end = token.state == _LIVE, token.expires_at
     left = "" if not live else "never" if end is None else duration_in_words(end - now)
     return Row(
         (
-            line(token["token_id"]),
-            line("reclaim" if token.get("node_id") else token["kind"]),
-            line(Piece(state.replace("_", " "), "green" if live else "dim")),
+            line(token.token_id),
+            line("reclaim" if token.node_id else token.kind),
+            line(Piece(token.state.replace("_", " "), "green" if live else "dim")),
             line(_uses_in_words(token)),
-            line(duration_in_words(now - token["created_at"])),
+            line(duration_in_words(now - token.created_at)),
             line(left),
             _purpose(token),
         )
     )
 
 
-def _uses_in_words(token: Mapping[str, Any]) -> str:
-    if token["kind"] != "join":
+def _uses_in_words(token: TokenView) -> str:
+    if token.kind != "join":
         return ""
-    return f"{token['spent']}/{'any' if token['uses'] is None else token['uses']}"
+    return f"{token.spent}/{'any' if token.uses is None else token.uses}"
 
 
-def _purpose(token: Mapping[str, Any]) -> Line:
-    """Whom or what it lets in."""
-    role = f"role {token['role']}" if token.get("role") else ""
-    labels = ", ".join(f"{key}={value}" for key, value in (token.get("labels") or {}).items())
-    node = f"the id of {token['node_id']}" if token.get("node_id") else ""
-    told = (role, token.get("name") or "", node, labels, token.get("note") or "")
-    return line("; ".join(one for one in told if one))
-
-
-_UNKNOWN = "UNKNOWN_TOKEN"
+def _purpose(token: TokenView) -> Line:
+    """Say what it is for."""
+    role = f"role {token.role}" if token.role else ""
+    labels = ", ".join(f"{key}={value}" for key, value in token.labels.items())
+    node = f"the id of {token.node_id}" if token.node_id else ""
+    return line("; ".join(one for one in (role, token.name, node, labels, token.note) if one))
 
 
 def configure_token_revoke(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "End a join or operator token now. Nodes that joined by it stay: they have tokens of\n"
-        "their own, which `registry token rotate` and `registry forget` end.",
+        "Revoke a join or operator token now. Nodes that joined with it stay: they have tokens\n"
+        "of their own, which `registry token rotate` and `registry forget` revoke.",
         example="gpu-agent registry token revoke 3f9a01bc",
-        exits={ExitCode.OK: "it opens nothing any more"},
+        exits={ExitCode.OK: "it is revoked"},
     )
     parser.add_argument("token_id", metavar="TOKEN_ID", help="the token, as `registry token list` shows it")
     add_request_options(parser, json_is="nothing, as DELETE /v1/tokens/TOKEN_ID answers nothing")
 
 
 def run_token_revoke(arguments: argparse.Namespace) -> int:
-    """Ask and say so."""
-    api = Api.of(arguments)
-    try:
-        api.delete(f"/v1/tokens/{quote_id(arguments.token_id)}")
-    except Refused as refused:
-        if refused.problem.code != _UNKNOWN:
-            raise
-        known = get_all_pages(api, "/v1/tokens", TOKENS, key="tokens")["tokens"]
-        hint = did_you_mean(arguments.token_id, (str(token["token_id"]) for token in known))
-        raise Failure(f"{refused}{hint}", code=ExitCode.REFUSED) from None
+    """Revoke it and print."""
+    revoke_token(Api.of(arguments), arguments.token_id)
     if not arguments.json:
-        print(f"token {printable(arguments.token_id)} opens nothing any more")
+        print(f"token {printable(arguments.token_id)} is revoked")
     return ExitCode.OK
 
 
@@ -377,77 +406,33 @@ def configure_token_rotate(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Replace the token by which a node proves who it is. It is told the new one when it next "
-        "registers, at once where it is connected; the old one ends when it next connects with the "
-        "new one, and `registry node` shows until then that this is not done. Nobody else is told.",
+        "Replace the token with which a node authenticates. The node receives the new one when it next "
+        "registers, at once where it is connected; the old one ends when it next connects with the new "
+        "one, and `registry node` shows until then that the rotation is not done.",
         example="gpu-agent registry token rotate node-7",
-        exits={ExitCode.OK: "the node is to get another token"},
+        exits={ExitCode.OK: "the node gets another token"},
     )
-    add_node_id(parser)
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
     parser.add_argument(
         "--at-once",
         action="store_true",
-        help="end the old token now, as one that was stolen; then only `registry reclaim` lets it in again",
+        help="revoke the old token now, as one that was stolen; after that only `registry reclaim` helps",
     )
     add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/rotate answers it")
 
 
 def run_token_rotate(arguments: argparse.Namespace) -> int:
-    """Ask and say what comes of it."""
-    api = Api.of(arguments)
-    node = Node(api, arguments.node_id).post("rotate", {"at_once": arguments.at_once}, shape=NODE_DETAIL)
-    if arguments.json:
-        print_json(node)
-    elif arguments.at_once:
-        print(
-            f"{node['node_id']}'s token opens nothing any more. "
-            f"Let the machine in again: gpu-agent registry reclaim {node['node_id']}"
-        )
-    else:
-        when = "now" if node["connected"] else "when it next registers"
-        print(
-            f"{node['node_id']} gets another token {when}; the old one ends when it next connects with that"
-        )
-    return ExitCode.OK
-
-
-def configure_reclaim(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Make a token by which one machine gets a node's id back, once: for a node that lost\n"
-        "its state directory, or moved to another machine. Its drain, cordon and labels stay.\n"
-        "Only the token goes to stdout, so that `> FILE` works.",
-        example="gpu-agent registry reclaim node-7 --out join.token",
-        exits={
-            ExitCode.OK: "made",
-            ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was made",
-        },
-    )
-    add_node_id(parser)
-    parser.add_argument(
-        "--ttl",
-        type=parse_ttl,
-        metavar="TIME",
-        help="how long it may be used, such as 24h; or never (default 24h)",
-    )
-    add_out_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/nodes/ID/reclaim answers, the token in it; with --out its file instead"
-    )
-
-
-def run_reclaim(arguments: argparse.Namespace) -> int:
-    """Make it and say it."""
+    """Request it and print what follows."""
     node = Node(Api.of(arguments), arguments.node_id)
-    print_new_token(
-        arguments,
-        lambda: node.post("reclaim", ttl_field(arguments.ttl), shape=NEW_TOKEN),
-        lambda made: (
-            f"Token {made['token_id']} gives {arguments.node_id} its id back, once, "
-            f"{lifetime_in_words(made)}.\n{first_contact(arguments.out)}"
-        ),
-    )
+    answer = node.act("rotate", NodeDetail, {"at_once": arguments.at_once})
+    node_id = answer.model.node_id
+    if arguments.json:
+        print_json(answer.document)
+    elif arguments.at_once:
+        print(f"{node_id}'s token is revoked. Let the machine in again: gpu-agent registry reclaim {node_id}")
+    else:
+        when = "now" if answer.model.connected else "when it next registers"
+        print(f"{node_id} gets another token {when}; the old one ends when it next connects with that")
     return ExitCode.OK
 
 

@@ -5,19 +5,18 @@ Without an event stream it reads every two seconds, and says so.
 """
 
 import json
-import os
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 
+from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import KeepAlive, Lost, Opened, Received, StreamEvent, follow_events
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
@@ -31,77 +30,24 @@ from gpu_agent.cli.output.nodes import (
     status_piece,
     warning_lines,
 )
-from gpu_agent.cli.output.screen import LiveLines
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, terminal_columns, wrap
-from gpu_agent.cli.registry.events import clock
+from gpu_agent.cli.output.units import clock
 from gpu_agent.cli.signals import Interruption
-
-Node = Mapping[str, Any]
-ChangeWords = tuple[object, ...]
-
-_COUNTED = (("gpus", "GPUs", gpus_in_words), ("installed_models", "models ready", models_in_words))
-
-
-def node_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line]:
-    """Yield a line for each thing that changed between two answers of `GET /v1/nodes`, node by node."""
-    was = {node["node_id"]: node for node in before["nodes"]}
-    now = {node["node_id"]: node for node in after["nodes"]}
-    for node_id in sorted({*was, *now}):
-        for told in _changes_of_node(was.get(node_id), now.get(node_id)):
-            yield line(f"{node_id}  ", *told)
-
-
-def _changes_of_node(was: Node | None, now: Node | None) -> Iterator[ChangeWords]:
-    if now is None:
-        yield ("no longer listed",)
-    elif was is None:
-        yield ("listed: ", status_piece(now["status"]), *_reason(now))
-    else:
-        yield from _status_changes(was, now)
-        yield from _link_changes(was, now)
-        yield from _figure_changes(was, now)
-
-
-def _status_changes(was: Node, now: Node) -> Iterator[ChangeWords]:
-    if was["status"] != now["status"]:
-        yield (f"{was['status']} → ", status_piece(now["status"]), *_reason(now))
-    elif now["status"] != "ready" and was["reason_code"] != now["reason_code"]:
-        yield ("still ", status_piece(now["status"]), *_reason(now))
-
-
-def _link_changes(was: Node, now: Node) -> Iterator[ChangeWords]:
-    if was["connected"] != now["connected"] and now["status"] != "offline":
-        yield (Piece("connected again", "green") if now["connected"] else Piece("disconnected", "red"),)
-    if was.get("cordoned") != now.get("cordoned"):
-        yield (_cordon(now),)
-
-
-def _figure_changes(was: Node, now: Node) -> Iterator[ChangeWords]:
-    for name, what, words in _COUNTED:
-        if words(was[name]) != words(now[name]):
-            yield (f"{what}: {words(was[name])} → {words(now[name])}",)
-    if was["in_flight_jobs"] != now["in_flight_jobs"]:
-        yield (f"jobs: {was['in_flight_jobs']} → {now['in_flight_jobs']} of {now['max_concurrent_jobs']}",)
-
-
-def _reason(node: Node) -> ChangeWords:
-    return (f": {node.get('reason') or node['reason_code']}",)
-
-
-def _cordon(node: Node) -> Piece:
-    if node.get("cordoned") is None:
-        return Piece("uncordoned", "green")
-    return Piece(f"cordoned: {node['cordoned']}" if node["cordoned"] else "cordoned", "yellow")
-
+from gpu_agent.wire.api import NodeList, NodeSummary
 
 TICK_SECONDS = 1.0
 POLL_SECONDS = 2.0
 FIGURES_SECONDS = 10.0
 FASTEST_SECONDS = 0.25
 SHARE = 4.0
-"""Reading a long list takes the registry's time: at the most every fifth second of it is ours."""
+"""Reading a long list takes the registry's time: at most every fifth second of it is ours."""
 _NO_STREAM = (404, 405, 501)
+_URGENT_FIRST = ("degraded", "offline", "draining", "registering", "ready")
+
+Nodes = Answer[NodeList]
+Words = tuple[object, ...]
 
 
 class State(StrEnum):
@@ -110,7 +56,7 @@ class State(StrEnum):
     LIVE = "live"
     """By events."""
     POLLING = "polling"
-    """By looking every so often."""
+    """By reading every so often."""
     GONE = "gone"
     """Not at all: the registry does not answer."""
 
@@ -123,18 +69,44 @@ class Freshness:
     words: str
 
 
-FROM_EVENTS = Freshness(State.LIVE, "told by the registry as it happens")
-Answer = Mapping[str, Any]
+FROM_EVENTS = Freshness(State.LIVE, "current: the registry sends each change")
+_STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 
 
 class View(Protocol):
     """Where the list is shown."""
 
-    def draw(self, answer: Answer, standing: Freshness) -> None:
+    def draw(self, answer: Nodes, freshness: Freshness) -> None:
         """Show a list, which may be the one that was shown before."""
 
     def over(self) -> bool:
-        """Say whether nobody looks any more."""
+        """Say whether its reader has left."""
+
+
+def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool) -> int:
+    """Watch until interrupted, which is its good end; raises `Failure`."""
+    if as_json or not can_redraw():
+        _watch_until_interrupted(api, read, json_view() if as_json else lines_view())
+        return ExitCode.OK
+    last = read()  # a registry that does not answer is reported here, not on a screen that vanishes
+
+    def read_again() -> Nodes:
+        nonlocal last
+        last = read()
+        return last
+
+    with LiveLines(Console(), whole_screen=True) as live:
+        _watch_until_interrupted(api, read_again, ScreenView(live))
+    print_lines(node_table(last.model, terminal_columns(), now=time.time()))
+    return ExitCode.OK
+
+
+def _watch_until_interrupted(api: Api, read: Callable[[], Nodes], view: View) -> None:
+    with Interruption() as interruption:
+        try:
+            Watch(read, lambda: follow_events(api, answered=True), view).run()
+        except KeyboardInterrupt:
+            interruption.finish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,31 +115,30 @@ class _Ended:
 
 
 class Watch:
-    """One list, kept current until it is interrupted; every method raises `Failure`."""
+    """One list, current until it is interrupted; every method raises `Failure`."""
 
     def __init__(
-        self, read: Callable[[], Answer], happenings: Callable[[], Iterator[StreamEvent]], view: View
+        self, read: Callable[[], Nodes], events: Callable[[], Iterator[StreamEvent]], view: View
     ) -> None:
-        self._read, self._happenings, self._view = read, happenings, view
-        self._heard: SimpleQueue[StreamEvent | _Ended] = SimpleQueue()
-        self._hearing = FROM_EVENTS
-        """How it stands with the stream of events."""
-        self._away: Freshness | None = None
+        self._read, self._events, self._view = read, events, view
+        self._received: SimpleQueue[StreamEvent | _Ended] = SimpleQueue()
+        self._stream = FROM_EVENTS
+        self._unreachable: Freshness | None = None
         """Why the last reading failed."""
         self._stale = False
         self._read_at = self._took = 0.0
 
     def run(self) -> None:
-        """Read and draw until nobody looks any more."""
-        answer = self._answer()
-        threading.Thread(target=self._listen, name="events", daemon=True).start()
+        """Read and draw until the view's reader leaves."""
+        answer = self._read_now()
+        threading.Thread(target=self._follow, name="events", daemon=True).start()
         while not self._view.over():
-            self._view.draw(answer, self._away or self._hearing)
-            self._hear(min(TICK_SECONDS, self._due() - time.monotonic()))
+            self._view.draw(answer, self._unreachable or self._stream)
+            self._wait_for_events(min(TICK_SECONDS, self._due() - time.monotonic()))
             if time.monotonic() >= self._due():
                 answer = self._read_again() or answer
 
-    def _answer(self) -> Answer:
+    def _read_now(self) -> Nodes:
         began = time.monotonic()
         try:
             answer = self._read()
@@ -175,51 +146,51 @@ class Watch:
             self._read_at = time.monotonic()
             self._took = self._read_at - began
             self._stale = False
-        self._away = None
+        self._unreachable = None
         return answer
 
-    def _read_again(self) -> Answer | None:
+    def _read_again(self) -> Nodes | None:
         try:
-            return self._answer()
+            return self._read_now()
         except Failure as failure:
             if failure.code is not ExitCode.UNREACHABLE:
                 raise
-            self._away = _unreachable(str(failure))
+            self._unreachable = _unreachable(str(failure))
             return None
 
     def _due(self) -> float:
         if self._stale:
             return self._read_at + max(FASTEST_SECONDS, SHARE * self._took)
-        current = self._hearing is FROM_EVENTS and self._away is None
+        current = self._stream is FROM_EVENTS and self._unreachable is None
         return self._read_at + (FIGURES_SECONDS if current else POLL_SECONDS)
 
-    def _listen(self) -> None:
+    def _follow(self) -> None:
         try:
-            for happening in self._happenings():
-                self._heard.put(happening)
+            for event in self._events():
+                self._received.put(event)
         except Failure as failure:
-            self._heard.put(_Ended(failure))
+            self._received.put(_Ended(failure))
 
-    def _hear(self, seconds: float) -> None:
+    def _wait_for_events(self, seconds: float) -> None:
         try:
-            self._take(self._heard.get(timeout=max(0.0, seconds)))
+            self._handle(self._received.get(timeout=max(0.0, seconds)))
             while True:
-                self._take(self._heard.get_nowait())
+                self._handle(self._received.get_nowait())
         except Empty:
             pass
 
-    def _take(self, heard: StreamEvent | _Ended) -> None:
-        match heard:
+    def _handle(self, event: StreamEvent | _Ended) -> None:
+        match event:
             case Received():
                 self._stale = True
             case Opened():
-                self._stale, self._hearing = True, FROM_EVENTS
+                self._stale, self._stream = True, FROM_EVENTS
             case Lost(why):
-                self._hearing = _unreachable(why)
+                self._stream = _unreachable(why)
             case KeepAlive():
                 pass
             case _Ended(failure):
-                self._hearing = _by_polling(failure)
+                self._stream = _by_polling(failure)
 
 
 def _unreachable(why: str) -> Freshness:
@@ -227,53 +198,48 @@ def _unreachable(why: str) -> Freshness:
 
 
 def _by_polling(failure: Failure) -> Freshness:
-    """Without a stream of events, look every so often; anything else ends the watch."""
+    """Without an event stream, read every so often; anything else ends the watch."""
     if not isinstance(failure, Refused) or failure.problem.status not in _NO_STREAM:
         raise failure
-    return Freshness(State.POLLING, f"no stream of events here: looking every {POLL_SECONDS:g} s instead")
-
-
-_URGENT_FIRST = ("degraded", "offline", "draining", "registering", "ready")
-_STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
+    return Freshness(State.POLLING, f"no event stream here: reading every {POLL_SECONDS:g} s instead")
 
 
 class PipeView:
-    """What is seen first, then what changes; how current it is is told on stderr."""
+    """The first list, then what changes; how current it is goes to stderr."""
 
-    def __init__(self, begin: Callable[[Answer], None], go_on: Callable[[Answer, Answer], None]) -> None:
-        """`begin` prints what is seen first, `go_on` what is different from what was seen before."""
+    def __init__(self, begin: Callable[[Nodes], None], go_on: Callable[[Nodes, Nodes], None]) -> None:
+        """`begin` prints the first list, `go_on` what is different from the list before."""
         self._begin = begin
         self._go_on = go_on
-        self._shown: Answer | None = None
+        self._shown: Nodes | None = None
         self._state = State.LIVE
 
-    def draw(self, answer: Answer, standing: Freshness) -> None:
+    def draw(self, answer: Nodes, freshness: Freshness) -> None:
         """Print what changed."""
         if self._shown is None:
             self._begin(answer)
         elif answer is not self._shown:
             self._go_on(self._shown, answer)
         self._shown = answer
-        if standing.state is not self._state:
-            print_stderr("the registry is back" if standing.state is State.LIVE else standing.words)
-        self._state = standing.state
+        if freshness.state is not self._state:
+            print_stderr("the registry is back" if freshness.state is State.LIVE else freshness.words)
+        self._state = freshness.state
 
     def over(self) -> bool:
-        """Whoever reads a pipe may leave."""
+        """A pipe's reader may leave."""
         return reader_left()
 
 
 def lines_view() -> PipeView:
     """Show the list, then a line for each change."""
 
-    def begin(answer: Answer) -> None:
-        print_lines(node_table(answer, terminal_columns(), now=time.time()))
-        if not answer["nodes"]:
+    def begin(answer: Nodes) -> None:
+        print_lines(node_table(answer.model, terminal_columns(), now=time.time()))
+        if not answer.model.nodes:
             print(NO_NODES)
 
-    def go_on(before: Answer, after: Answer) -> None:
-        now = time.time()
-        print_lines(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in node_changes(before, after))
+    def go_on(before: Nodes, after: Nodes) -> None:
+        print_changes(node_changes(before.model, after.model))
 
     return PipeView(begin, go_on)
 
@@ -281,42 +247,41 @@ def lines_view() -> PipeView:
 def json_view() -> PipeView:
     """Show the list as the API answered it, on one line, whenever something in it changed."""
 
-    def begin(answer: Answer) -> None:
-        print(json.dumps(answer), flush=True)
+    def begin(answer: Nodes) -> None:
+        print(json.dumps(answer.document), flush=True)
 
-    def go_on(before: Answer, after: Answer) -> None:
-        if any(node_changes(before, after)):
+    def go_on(before: Nodes, after: Nodes) -> None:
+        if any(node_changes(before.model, after.model)):
             begin(after)
 
     return PipeView(begin, go_on)
 
 
 class ScreenView:
-    """The list on a whole terminal, redrawn in place; what does not fit is counted, the urgent come first."""
+    """The list on a whole terminal, redrawn in place; urgent nodes come first, and the rest is counted."""
 
     def __init__(self, live: LiveLines) -> None:
         self._live = live
-        self._shown: Answer | None = None
+        self._shown: Nodes | None = None
         self._read_at = 0.0
 
-    def draw(self, answer: Answer, standing: Freshness) -> None:
+    def draw(self, answer: Nodes, freshness: Freshness) -> None:
         """Draw the list as the terminal is now."""
         now, size = time.time(), shutil.get_terminal_size()
         if answer is not self._shown:
             self._shown, self._read_at = answer, now
-        style = _STYLES[standing.state]
-        words = line(Piece(f"{clock(self._read_at, now)}  {standing.words}; Ctrl-C ends", style))
-        foot = [BLANK, *wrap(words, size.columns)]
-        self._live.draw([*fit_nodes(answer, size.columns, size.lines - len(foot), now=now), *foot])
+        words = f"{clock(self._read_at, now)}  {freshness.words}; Ctrl-C ends"
+        foot = [BLANK, *wrap(line(Piece(words, _STYLES[freshness.state])), size.columns)]
+        self._live.draw([*fit_nodes(answer.model, size.columns, size.lines - len(foot), now=now), *foot])
 
     def over(self) -> bool:
         """A terminal is left by Ctrl-C."""
         return False
 
 
-def fit_nodes(answer: Answer, columns: int, lines: int, *, now: float) -> list[Line]:
+def fit_nodes(answer: NodeList, columns: int, lines: int, *, now: float) -> list[Line]:
     """Draw as many nodes as fit."""
-    nodes = answer["nodes"]
+    nodes = answer.nodes
     if not nodes:
         return [*warning_lines(answer), *wrap(line(NO_NODES), columns)]
     if len(nodes) <= lines:
@@ -334,35 +299,61 @@ def fit_nodes(answer: Answer, columns: int, lines: int, *, now: float) -> list[L
     return [*head, *table, line(*summed, Piece(f"; {left} not shown", "bold"))]
 
 
-def _urgent_first(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _urgent_first(nodes: Sequence[NodeSummary]) -> list[NodeSummary]:
     rank = {status: place for place, status in enumerate(_URGENT_FIRST)}
-    return sorted(nodes, key=lambda node: (rank.get(node["status"], 0), bool(node["connected"])))
+    return sorted(nodes, key=lambda node: (rank.get(node.status, 0), node.connected))
 
 
-Read = Callable[[], Mapping[str, Any]]
+def node_changes(before: NodeList, after: NodeList) -> Iterator[Line]:
+    """Yield a line for each change between two lists, node by node; figures that always move are none."""
+    was = {node.node_id: node for node in before.nodes}
+    now = {node.node_id: node for node in after.nodes}
+    for node_id in sorted({*was, *now}):
+        for words in _changes_of_node(was.get(node_id), now.get(node_id)):
+            yield line(f"{node_id}  ", *words)
 
 
-def watch_nodes(api: Api, read: Read, *, as_json: bool) -> int:
-    """Watch until interrupted, which is its good end; raises `Failure`."""
-    if as_json or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        _until_interrupted(api, read, json_view() if as_json else lines_view())
-        return ExitCode.OK
-    seen: list[Mapping[str, Any]] = []
-
-    def reading() -> Mapping[str, Any]:
-        seen[:] = [read()]
-        return seen[0]
-
-    reading()  # a registry that does not answer is told in the open, not on a screen that goes
-    with LiveLines(Console(), whole_screen=True) as live:
-        _until_interrupted(api, reading, ScreenView(live))
-    print_lines(node_table(seen[0], terminal_columns(), now=time.time()))
-    return ExitCode.OK
+def _changes_of_node(was: NodeSummary | None, now: NodeSummary | None) -> Iterator[Words]:
+    if now is None:
+        yield ("no longer listed",)
+    elif was is None:
+        yield ("listed: ", status_piece(now.status), *_reason(now))
+    else:
+        yield from _status_changes(was, now)
+        yield from _link_changes(was, now)
+        yield from _figure_changes(was, now)
 
 
-def _until_interrupted(api: Api, read: Read, view: View) -> None:
-    with Interruption() as interruption:
-        try:
-            Watch(read, lambda: follow_events(api, answered=True), view).run()
-        except KeyboardInterrupt:
-            interruption.finish()
+def _status_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
+    if was.status != now.status:
+        yield (f"{was.status} → ", status_piece(now.status), *_reason(now))
+    elif now.status != "ready" and was.reason_code != now.reason_code:
+        yield ("still ", status_piece(now.status), *_reason(now))
+
+
+def _link_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
+    if was.connected != now.connected and now.status != "offline":
+        yield (Piece("connected again", "green") if now.connected else Piece("disconnected", "red"),)
+    if was.cordoned != now.cordoned:
+        yield (_cordon(now),)
+
+
+def _figure_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
+    for what, old, new in (
+        ("GPUs", gpus_in_words(was.gpus), gpus_in_words(now.gpus)),
+        ("models ready", models_in_words(was.installed_models), models_in_words(now.installed_models)),
+    ):
+        if old != new:
+            yield (f"{what}: {old} → {new}",)
+    if was.in_flight_jobs != now.in_flight_jobs:
+        yield (f"jobs: {was.in_flight_jobs} → {now.in_flight_jobs} of {now.max_concurrent_jobs}",)
+
+
+def _reason(node: NodeSummary) -> Words:
+    return (f": {node.reason or node.reason_code}",)
+
+
+def _cordon(node: NodeSummary) -> Piece:
+    if node.cordoned is None:
+        return Piece("uncordoned", "green")
+    return Piece(f"cordoned: {node.cordoned}" if node.cordoned else "cordoned", "yellow")

@@ -1,0 +1,26 @@
+"""Answers of a registry or an agent: as a model to read, and as the document that `--json` prints."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Document = dict[str, object]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Model]):
+    """One answer. The document also holds what a newer registry or agent adds."""
+
+    model: Model
+    document: Document
+
+
+def parse_answer(document: Document, model: type[Model]) -> Answer[Model]:
+    """Read a document; raises `ValueError` with the first field that is wrong."""
+    try:
+        return Answer(model.model_validate(document), document)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}") from None
