@@ -11,8 +11,7 @@ from dataclasses import replace
 from gpu_agent.registry.actions import Change, DocumentKind, Effect, Output
 from gpu_agent.registry.events import Stored, StoreFailed, StoreRecovered
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.persistence import StoredDocument
-from gpu_agent.registry.unstored import split_answers
+from gpu_agent.registry.persistence import StoredDocument, split_answers
 
 
 class FleetShell:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from gpu_agent.registry.actions import DocumentKind, Effect, Output
 from gpu_agent.registry.events import Event, HeartbeatReceived
 from gpu_agent.registry.lifecycle import TRANSITIONS
-from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.pacing import FleetCounters
+from gpu_agent.registry.node import FleetCounters, NodeRecord
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from tests.registry.harness import Registry, heartbeat, logged
 from tests.registry.random_events import Burst

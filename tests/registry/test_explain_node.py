@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.explain import ModelVersion, NodeExplanation, explain_node
-from gpu_agent.registry.dispatch.filters import EVERY_JOB, MOST_MODELS, NodeExclusion, first_exclusion
+from gpu_agent.registry.dispatch.explain import explain_node
+from gpu_agent.registry.dispatch.filters import EVERY_JOB, MOST_MODELS, first_exclusion
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire import api
+from gpu_agent.wire.api import ModelVersion, NodeExplanation
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from tests.registry.dispatch.nodes import change, claimed, dispatching, gpu, gpus, job, node, usage
 from tests.registry.dispatch.nodes import model as installed_model
@@ -27,9 +29,9 @@ def test_a_node_that_takes_jobs_has_limits_only() -> None:
     registry.ready(accept_public_jobs=True)
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
-    assert (account.node_id, account.exclusions, account.model) == ("node-1", (), None)
+    assert (account.node_id, account.objections, account.model) == ("node-1", (), None)
     assert len(account.limits) == 6
-    assert not account.excludes_every_job
+    assert not account.refuses_every_job
 
 
 def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
@@ -38,11 +40,11 @@ def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
     registry.heartbeat(gpus=figures(health="lost", reasons=("xid_79",)))
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
-    status, gpu = account.exclusions
+    status, gpu = account.objections
     assert (status.reason, status.have) == ("status_not_ready", "degraded (gpu_unavailable)")
     assert status.clears_when.startswith("3 more healthy heartbeats in a row; failing now: gpus")
     assert gpu.reason == "gpu_unavailable"
-    assert account.excludes_every_job
+    assert account.refuses_every_job
 
 
 def test_the_state_of_one_model_is_shown_version_by_version() -> None:
@@ -79,14 +81,14 @@ def explained(record: NodeRecord, model: str | None = None) -> NodeExplanation:
 
 def account(record: NodeRecord, asked: str | None = None) -> list[tuple[str, str, str, str, str]]:
     return [
-        (one.reason.value, one.jobs, one.need, one.have, one.clears_when)
-        for one in explained(record, asked).exclusions
-        if one.reason is not ExclusionReason.NOT_IN_PUBLIC_POOL
+        (one.reason, one.refuses, one.need, one.have, one.clears_when)
+        for one in explained(record, asked).objections
+        if one.reason != ExclusionReason.NOT_IN_PUBLIC_POOL
     ]
 
 
-def limit(record: NodeRecord, reason: ExclusionReason) -> NodeExclusion:
-    (found,) = [one for one in explained(record).limits if one.reason is reason]
+def limit(record: NodeRecord, reason: ExclusionReason) -> api.ExclusionReason:
+    (found,) = [one for one in explained(record).limits if one.reason == reason]
     return found
 
 
@@ -100,8 +102,8 @@ def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_n
     dispatch.claim(random_job(dice), 0.0)
     candidate = dispatch._index.candidates["node-A"]
     found = explain_node(candidate, 0.0, dice.choice((None, "asr")))
-    reasons = {one.reason for one in (*found.exclusions, *found.limits)}
-    named = {one.jobs for one in found.exclusions}
+    reasons = {one.reason for one in (*found.objections, *found.limits)}
+    named = {one.refuses for one in found.objections}
     for _ in range(30):
         wanted = random_job(dice)
         excluded = first_exclusion(candidate, Demand.of(wanted))
@@ -117,8 +119,8 @@ def test_a_healthy_node_has_no_exclusion_and_its_limits() -> None:
     record = node(
         accept_public_jobs=True, ready_models=frozenset({"asr"}), installed_models=(installed_model("asr"),)
     )
-    assert explained(record).exclusions == ()
-    assert [(one.reason.value, one.jobs) for one in explained(record).limits] == [
+    assert explained(record).objections == ()
+    assert [(one.reason, one.refuses) for one in explained(record).limits] == [
         ("not_allowed", "jobs whose allowed_nodes leave it out"),
         ("gpu_unavailable", "jobs that need more than 1 GPU, or GPUs that are no NVIDIA L4"),
         ("model_not_available", "jobs that need any model but asr"),
@@ -176,8 +178,8 @@ def test_a_suspected_node_is_back_with_its_next_heartbeat() -> None:
 
 
 def test_a_private_node_refuses_public_jobs() -> None:
-    (private,) = explained(node()).exclusions
-    assert (private.reason, private.jobs) == (ExclusionReason.NOT_IN_PUBLIC_POOL, "public jobs")
+    (private,) = explained(node()).objections
+    assert (private.reason, private.refuses) == (ExclusionReason.NOT_IN_PUBLIC_POOL, "public jobs")
     assert private.clears_when == "its agent sets accept_public_jobs"
 
 
@@ -245,7 +247,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
     explanation = dispatch.explain_node("node-A", 0.0)
     assert explanation is not None
     memory = explanation.limits[-1]
-    assert (memory.jobs, memory.need, memory.have, memory.clears_when) == (
+    assert (memory.refuses, memory.need, memory.have, memory.clears_when) == (
         "jobs that need more than 10000 MiB of GPU memory",
         "more than 10000 MiB free",
         "free: 10000 MiB",
@@ -256,7 +258,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
 def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
     assert limit(node(), ExclusionReason.CAPACITY_EXCEEDED).clears_when == "larger GPUs are put in"
     bare = limit(node(gpus=gpus()), ExclusionReason.CAPACITY_EXCEEDED)
-    assert (bare.jobs, bare.have) == ("jobs that state a need of GPU memory", "free: no GPU")
+    assert (bare.refuses, bare.have) == ("jobs that state a need of GPU memory", "free: no GPU")
 
 
 @pytest.mark.parametrize(
@@ -291,4 +293,4 @@ def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
     ids=lambda one: one if isinstance(one, str) else "node",
 )
 def test_a_limit_names_the_jobs_that_it_excludes(facts: dict[str, Any], words: str) -> None:
-    assert words in [one.jobs for one in explained(node(**facts)).limits]
+    assert words in [one.refuses for one in explained(node(**facts)).limits]

@@ -65,7 +65,7 @@ def decided_by(
         fields = {"uses": 1, "node_id": credential.node_id, "digest": credential.token_id} | token
         tokens.put(Token(token_id=credential.token_id, kind=credential.kind, created_at=NOW, **fields))
     for record in nodes.records.values():
-        tokens.update_node(record)
+        tokens.set_node_tokens(record, record.tokens)
     thresholds = Thresholds()
     dispatch = Dispatch(thresholds, lambda: 0.0)
     claims = ClaimRequests(thresholds, dispatch, debug=lambda: False)

@@ -14,8 +14,8 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RemovalRequested,
 )
-from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.pacing import SPREAD, FleetCounters, interval_for, warmup_interval_for, worth_sending
+from gpu_agent.registry.node import FleetCounters, NodeRecord
+from gpu_agent.registry.pacing import SPREAD, interval_for, warmup_interval_for, worth_sending
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus

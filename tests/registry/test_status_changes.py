@@ -19,11 +19,10 @@ from gpu_agent.registry.lifecycle import (
     status_of,
 )
 from gpu_agent.registry.node import Drain, NodeRecord, NodeTable, ReportedJobs, Transition
-from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.persistence import StoredDocument, UnstoredChanges
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions, current_status
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.unstored import UnstoredChanges
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 from tests.registry.harness import (
     Registry,

@@ -81,18 +81,19 @@ def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
 
 def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> None:
     tokens, record = TokenTable(604800.0), node(NodeToken("a", "digest of a"), NodeToken("b", "digest of b"))
-    tokens.update_node(record)
-    tokens.update_node(record)
+    tokens.set_node_tokens(record, record.tokens)
+    tokens.set_node_tokens(record, record.tokens)
     assert tokens.credential("digest of a", NOW) == Credential(CredentialKind.NODE, "a", "node-1")
     record.tokens = record.tokens.used("b")
-    tokens.update_node(record)
+    tokens.set_node_tokens(record, record.tokens)
     assert tokens.credential("digest of a", NOW) is None
     assert tokens.credential("digest of b", NOW) == Credential(CredentialKind.NODE, "b", "node-1")
 
 
 def test_the_keys_of_a_node_that_is_removed_open_nothing() -> None:
     tokens = TokenTable(604800.0)
-    tokens.update_node(node(NodeToken("a", "digest of a")))
+    known = node(NodeToken("a", "digest of a"))
+    tokens.set_node_tokens(known, known.tokens)
     tokens.remove_node("node-1")
     tokens.remove_node("node-1")
     assert tokens.credential("digest of a", NOW) is None

@@ -26,7 +26,7 @@ from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import TokenRequests
-from gpu_agent.registry.unstored import UnstoredChanges
+from gpu_agent.registry.persistence import UnstoredChanges
 from gpu_agent.server import effects
 from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog

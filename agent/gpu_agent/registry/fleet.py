@@ -10,7 +10,6 @@ from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Se
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.explain import NodeExplanation
 from gpu_agent.registry.dispatch.refusals import (
     Eligible,
     Excluded,
@@ -47,10 +46,16 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, Job
-from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.node import FleetCounters, NodeRecord, NodeTable
 from gpu_agent.registry.operations import Operations
-from gpu_agent.registry.pacing import FleetCounters, Pacer
-from gpu_agent.registry.persistence import Documents, StoredDocument
+from gpu_agent.registry.pacing import Pacer
+from gpu_agent.registry.persistence import (
+    RESTART_SECONDS,
+    Documents,
+    StoredDocument,
+    UnstoredChanges,
+    busy_error,
+)
 from gpu_agent.registry.registration import Admission, Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
@@ -58,7 +63,7 @@ from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
 from gpu_agent.registry.tokens import Token, TokenRequests, TokenTable
-from gpu_agent.registry.unstored import RESTART_SECONDS, UnstoredChanges, busy_error
+from gpu_agent.wire.api import NodeExplanation
 
 _SCAN_SHARE = 0.5
 """The scan interval is how late a timeout may be noticed: half of it is left to a busy loop."""
@@ -150,9 +155,9 @@ class Fleet:
     def handle(self, event: Event, now: float) -> Output:
         """Take one event in; returns what to store and what to do then."""
         if isinstance(event, HeartbeatReceived):
-            if self._nodes.is_dismissed(event.connection):
-                return NOTHING
             record = self._nodes.by_connection.get(event.connection)
+            if record is None and self._nodes.is_dismissed(event.connection):
+                return NOTHING
             consequences = self._heartbeats.handle(event, record, now)
             return NOTHING if consequences is None else self._finish(consequences)
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
@@ -389,7 +394,7 @@ class Fleet:
         return Output(changes, effects, number, tuple(step.immediate))
 
     def _update_indexes(self, step: Step) -> None:
-        """Update the deadlines, the counters and the nodes' tokens by the nodes that a step touched."""
+        """Update deadlines and counters by the nodes that a step touched."""
         for node_id in step.touched:
             record = self._nodes.records.get(node_id)
             if record is None:
@@ -397,6 +402,5 @@ class Fleet:
                 self._tokens.remove_node(node_id)
                 self._counters.remove(node_id)
             else:
-                self._tokens.update_node(record)
                 self._counters.count(record)
                 self._sweep.schedule(record)

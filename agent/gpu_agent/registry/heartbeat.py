@@ -9,8 +9,8 @@ from collections.abc import Callable
 from gpu_agent.registry import declaration, health
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.dispatch.candidate import load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.scoring import load_of, nearness
 from gpu_agent.registry.events import HeartbeatReceived
 from gpu_agent.registry.node import Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds

@@ -9,9 +9,8 @@ not look silent.
 
 from collections.abc import Callable
 
-from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.node import FleetCounters, NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
 
 SPREAD = 0.1
 """Intervals of a large fleet differ by up to this share, so that nodes which came together drift apart."""
@@ -28,36 +27,6 @@ _WORTH_SENDING_SHORTER = 0.25
 
 _FIRST_STATUS_SHARE = 0.5
 """Periodic statuses of nodes that came together are spread over the second half of the first interval."""
-
-
-class FleetCounters:
-    """How many nodes are live, and how many of them warm up; counted as nodes change, never by a scan."""
-
-    def __init__(self) -> None:
-        self._live: set[str] = set()
-        self._warming: set[str] = set()
-
-    @property
-    def live(self) -> int:
-        """Nodes that send heartbeats or are expected back: not offline, or with an open session."""
-        return len(self._live)
-
-    @property
-    def warming(self) -> int:
-        """Live nodes that register now, or will when they are back; after a restart all of them."""
-        return len(self._warming)
-
-    def count(self, record: NodeRecord) -> None:
-        """Count a node as it is now."""
-        live = record.status is not NodeStatus.OFFLINE or record.connection is not None
-        warming = live and (record.status is NodeStatus.REGISTERING or not record.connected)
-        for members, is_member in ((self._live, live), (self._warming, warming)):
-            (members.add if is_member else members.discard)(record.node_id)
-
-    def remove(self, node_id: str) -> None:
-        """Count a node no longer."""
-        self._live.discard(node_id)
-        self._warming.discard(node_id)
 
 
 class Pacer:

@@ -10,10 +10,10 @@ from gpu_agent.registry.actions import CloseConnection, SendStatus
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS, Drain, NodeRecord, NodeTable
+from gpu_agent.registry.persistence import UnstoredChanges
 from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.step import STATUS_CHANGED, Step
-from gpu_agent.registry.unstored import UnstoredChanges
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 
 

@@ -164,16 +164,17 @@ class TokenTable:
         """Return the nodes that joined by a token and have sent no heartbeat yet."""
         return self._reserved.get(token_id, ())
 
-    def update_node(self, record: NodeRecord) -> None:
-        """Find a node by the tokens that it has now, and by none that it had."""
-        if self._node_tokens.get(record.node_id) is record.tokens:
+    def set_node_tokens(self, record: NodeRecord, tokens: NodeTokens) -> None:
+        """Give a node tokens, and find it by these and by none that it had."""
+        record.tokens = tokens
+        if self._node_tokens.get(record.node_id) is tokens:
             return
         self.remove_node(record.node_id)
-        self._node_tokens[record.node_id] = record.tokens
-        for token in record.tokens.all:
+        self._node_tokens[record.node_id] = tokens
+        for token in tokens.all:
             self._node_of[token.digest] = (record.node_id, token.token_id)
-        if record.tokens.joined_by is not None and not record.tokens.spent:
-            self._reserved.setdefault(record.tokens.joined_by, {})[record.node_id] = None
+        if tokens.joined_by is not None and not tokens.spent:
+            self._reserved.setdefault(tokens.joined_by, {})[record.node_id] = None
 
     def remove_node(self, node_id: str) -> None:
         """Find a node no longer."""
@@ -291,7 +292,7 @@ class TokenRequests:
         if event.at_once:
             self._end_node_tokens(record, step)
         else:
-            record.tokens = record.tokens.with_rotation()
+            self._tokens.set_node_tokens(record, record.tokens.with_rotation())
             record.issued_on = None
             if record.connection is not None:
                 again = NodeControl(command="reregister", reason="an operator rotates its token")
@@ -311,7 +312,7 @@ class TokenRequests:
 
     def _end_node_tokens(self, record: NodeRecord, step: Step) -> None:
         """Let nothing prove the node any more, and close its connection."""
-        record.tokens = NodeTokens()
+        self._tokens.set_node_tokens(record, NodeTokens())
         connection = record.connection
         if connection is None:
             return
@@ -341,14 +342,14 @@ def issue_node_token(
         return None
     arrives = record.connection != event.connection
     if credential.kind is CredentialKind.JOIN and (arrives or not record.tokens.spent):
-        record.tokens = tokens_of_joining_node(fresh, credential.token_id)
+        tokens.set_node_tokens(record, tokens_of_joining_node(fresh, credential.token_id))
         _grant_labels(record, tokens.by_id.get(credential.token_id))
     else:
         if arrives:
-            record.tokens = record.tokens.used(credential.token_id)
+            tokens.set_node_tokens(record, record.tokens.used(credential.token_id))
         if not record.tokens.rotating or record.issued_on == event.connection:
             return None
-        record.tokens = record.tokens.followed_by(fresh)
+        tokens.set_node_tokens(record, record.tokens.followed_by(fresh))
     record.issued_on = event.connection
     step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text
@@ -356,7 +357,7 @@ def issue_node_token(
 
 def consume_join_use(record: NodeRecord, tokens: TokenTable, step: Step) -> None:
     """Count a node's first heartbeat as a use of the token that it joined by."""
-    record.tokens = replace(record.tokens, spent=True)
+    tokens.set_node_tokens(record, replace(record.tokens, spent=True))
     step.change_node(record)
     token = tokens.by_id.get(record.tokens.joined_by or "")
     if token is not None:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from gpu_agent.registry.actions import Output
 from gpu_agent.registry.events import Event, Stored, StoreFailed, StoreRecovered
-from gpu_agent.registry.unstored import split_answers
+from gpu_agent.registry.persistence import split_answers
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import Executable, Prepared, merge

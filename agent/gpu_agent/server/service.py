@@ -251,8 +251,7 @@ class RegistryService:
 
     def explain_node(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
         """Return which jobs a node is excluded for now, and why; None where there is none with this id."""
-        explanation = self._fleet.explain_node(node_id, self._clock.monotonic(), model)
-        return None if explanation is None else views.node_explanation(explanation)
+        return self._fleet.explain_node(node_id, self._clock.monotonic(), model)
 
     def finished_exclusions(self) -> list[ExclusionsView]:
         """Return the minutes with failed dispatches that ended since the last call."""

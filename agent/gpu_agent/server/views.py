@@ -18,8 +18,6 @@ from pydantic import TypeAdapter
 from gpu_agent.registry import declaration, health, lifecycle
 from gpu_agent.registry.credentials import NodeTokens
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.explain import NodeExplanation
-from gpu_agent.registry.dispatch.filters import NodeExclusion
 from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
@@ -115,17 +113,6 @@ def node_detail(
         claimed_jobs=tuple(record.claims),
         running_jobs=None if record.jobs.ids is None else tuple(sorted(record.jobs.ids)),
         events=events,
-    )
-
-
-def node_explanation(explanation: NodeExplanation) -> api.NodeExplanation:
-    """Make the document that explains which jobs a node would refuse."""
-    return api.NodeExplanation(
-        node_id=explanation.node_id,
-        refuses_every_job=explanation.excludes_every_job,
-        objections=tuple(_exclusion_reason(one) for one in explanation.exclusions),
-        limits=tuple(_exclusion_reason(one) for one in explanation.limits),
-        model=explanation.model and api.ModelState.model_validate(explanation.model, from_attributes=True),
     )
 
 
@@ -292,16 +279,6 @@ def _token(tokens: NodeTokens) -> api.NodeTokenView | None:
 
 def _excluded_node(one: Excluded) -> api.ExcludedNode:
     return api.ExcludedNode(node_id=one.node_id, reason=one.reason.value, need=one.need, have=one.have)
-
-
-def _exclusion_reason(one: NodeExclusion) -> api.ExclusionReason:
-    return api.ExclusionReason(
-        reason=one.reason.value,
-        refuses=one.jobs,
-        need=one.need,
-        have=one.have,
-        clears_when=one.clears_when,
-    )
 
 
 @lru_cache(maxsize=256)

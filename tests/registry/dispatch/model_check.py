@@ -2,8 +2,8 @@
 
 from random import Random
 
+from gpu_agent.registry.dispatch.candidate import score
 from gpu_agent.registry.dispatch.dispatch import AFFINITY_SECONDS, Choice, Dispatch
-from gpu_agent.registry.dispatch.scoring import score
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.settings import Thresholds
 from tests.registry.dispatch.random_fleet import JOB_IDS, NODE_IDS, random_fleet, random_job, random_node

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory
+from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory, best_score, score
 from gpu_agent.registry.dispatch.dispatch import (
     AFFINITY_SECONDS,
     REMEMBERED_KEYS,
@@ -17,7 +17,6 @@ from gpu_agent.registry.dispatch.dispatch import (
     choose_gpus,
 )
 from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
-from gpu_agent.registry.dispatch.scoring import best_score, score
 from gpu_agent.registry.job import Claim, Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds

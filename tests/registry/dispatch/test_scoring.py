@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch import scoring
+from gpu_agent.registry.dispatch import candidate as scoring
+from gpu_agent.registry.dispatch.candidate import best_score, load_of
 from gpu_agent.registry.dispatch.filters import unschedulable_reason
-from gpu_agent.registry.dispatch.scoring import best_score, load_of
 from gpu_agent.registry.node import Liveness, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus

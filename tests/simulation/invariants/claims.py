@@ -284,10 +284,10 @@ class ReasonInvariants(Observer):
         why = self._scene.fleet.explain_node(node_id, self._scene.world.now)
         assert why is not None
         if excluded is None:
-            takes = not why.excludes_every_job
-            hold(Invariant.EVERY_REASON, takes, f"{node_id} is able, but says {why.exclusions}")
+            takes = not why.refuses_every_job
+            hold(Invariant.EVERY_REASON, takes, f"{node_id} is able, but says {why.objections}")
         else:
-            agrees = excluded.reason in {one.reason for one in (*why.exclusions, *why.limits)}
+            agrees = excluded.reason in {one.reason for one in (*why.objections, *why.limits)}
             hold(Invariant.EVERY_REASON, agrees, f"{excluded}, but it says of itself {why}")
 
     def _explained(self, job: Job) -> Explanation:

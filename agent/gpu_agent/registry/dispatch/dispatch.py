@@ -8,16 +8,23 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory, free_mb, usable_gpus, used_mb
-from gpu_agent.registry.dispatch.explain import NodeExplanation, count_refusal, explain_each, explain_node
+from gpu_agent.registry.dispatch.candidate import (
+    Candidate,
+    ReservedMemory,
+    free_mb,
+    known_percent,
+    usable_gpus,
+    used_mb,
+)
+from gpu_agent.registry.dispatch.explain import count_refusal, explain_each, explain_node
 from gpu_agent.registry.dispatch.filters import first_exclusion
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.dispatch.refusals import Eligible, Excluded, Explanation, NoAvailableNode
-from gpu_agent.registry.dispatch.scoring import known_percent
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim, Demand, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.api import NodeExplanation
 
 AFFINITY_SECONDS = 600.0
 """How long the node that last held an affinity key is preferred: its caches may still be warm."""

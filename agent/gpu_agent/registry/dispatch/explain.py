@@ -11,7 +11,6 @@ filter excludes the node from a job if and only if one of them names such jobs.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gpu_agent.registry.dispatch.bitset import members
 from gpu_agent.registry.dispatch.candidate import Candidate
@@ -35,54 +34,18 @@ from gpu_agent.registry.dispatch.refusals import (
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.wire import api
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelVersion:
-    """One installed version of a model; `status` is what the node reports."""
-
-    version: str
-    enabled: bool
-    status: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelState:
-    """The state of one model on a node."""
-
-    model_id: str
-    ready: bool
-    state: str
-    """`ready`, `disabled`, `not installed`, or the status of the first enabled version."""
-    versions: tuple[ModelVersion, ...]
-    reported: str | None
-    """What `capability_state` says of it, which wins over the versions' own status."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeExplanation:
-    """Which jobs a node is excluded from at this moment, and why."""
-
-    node_id: str
-    exclusions: tuple[NodeExclusion, ...]
-    """In the order of the filters; empty for a node that takes every job within its limits."""
-    limits: tuple[NodeExclusion, ...]
-    model: ModelState | None = None
-
-    @property
-    def excludes_every_job(self) -> bool:
-        """True while the node takes no job at all."""
-        return any(one.jobs == EVERY_JOB for one in self.exclusions)
-
-
-def explain_node(candidate: Candidate, now: float, model: str | None = None) -> NodeExplanation:
+def explain_node(candidate: Candidate, now: float, model: str | None = None) -> api.NodeExplanation:
     """Explain one node; `model` asks for the state of that model besides."""
     asked = NodeQuestion(candidate, now, model)
     found = [exclusion for one in FILTERS for exclusion in one.exclusions(asked)]
-    return NodeExplanation(
+    return api.NodeExplanation(
         node_id=candidate.record.node_id,
-        exclusions=tuple(one for one in found if not one.is_limit),
-        limits=tuple(one for one in found if one.is_limit),
+        refuses_every_job=any(one.jobs == EVERY_JOB for one in found),
+        objections=tuple(_exclusion_reason(one) for one in found if not one.is_limit),
+        limits=tuple(_exclusion_reason(one) for one in found if one.is_limit),
         model=None if model is None else _model(candidate.record, model),
     )
 
@@ -133,14 +96,24 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
         left = passing
 
 
-def _model(record: NodeRecord, model: str) -> ModelState:
+def _exclusion_reason(one: NodeExclusion) -> api.ExclusionReason:
+    return api.ExclusionReason(
+        reason=one.reason.value,
+        refuses=one.jobs,
+        need=one.need,
+        have=one.have,
+        clears_when=one.clears_when,
+    )
+
+
+def _model(record: NodeRecord, model: str) -> api.ModelState:
     registration = record.declared.registration
-    return ModelState(
+    return api.ModelState(
         model_id=model,
         ready=model in record.declared.ready_models,
         state=model_state(record, model),
         versions=tuple(
-            ModelVersion(version=one.version, enabled=one.enabled, status=clip_quote(one.status))
+            api.ModelVersion(version=one.version, enabled=one.enabled, status=clip_quote(one.status))
             for one in registration.installed_models
             if one.model_id == model
         ),

@@ -12,7 +12,7 @@ from functools import partial
 from typing import assert_never
 
 from gpu_agent.registry.dispatch.bitset import Column, Postings, bitset_of, members, pick
-from gpu_agent.registry.dispatch.candidate import Candidate, GpuSet, free_mb, gpu_set
+from gpu_agent.registry.dispatch.candidate import Candidate, GpuSet, best_score, free_mb, gpu_set, score
 from gpu_agent.registry.dispatch.filters import (
     FILTERS,
     Filter,
@@ -25,7 +25,6 @@ from gpu_agent.registry.dispatch.filters import (
     unschedulable_reason,
 )
 from gpu_agent.registry.dispatch.refusals import ExclusionReason
-from gpu_agent.registry.dispatch.scoring import best_score, score
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
