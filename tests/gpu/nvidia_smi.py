@@ -39,7 +39,7 @@ def why_not() -> str | None:
     )
 
 
-def asked() -> list[dict[str, str]]:
+def read_rows() -> list[dict[str, str]]:
     """One row for each GPU, by the query's names."""
     command = [PROGRAM, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

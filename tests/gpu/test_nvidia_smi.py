@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.gpu.nvidia_smi import PROGRAM, QUERY, asked, differences, rows, why_not
+from tests.gpu.nvidia_smi import PROGRAM, QUERY, differences, read_rows, rows, why_not
 
 SKIP = why_not()
 on_a_true_machine = pytest.mark.skipif(SKIP is not None, reason=SKIP or "")
@@ -81,7 +81,7 @@ def test_another_driver_is_noticed() -> None:
 
 @on_a_true_machine
 def test_the_probe_agrees_with_nvidia_smi() -> None:
-    listed = asked()
+    listed = read_rows()
     found, _ = probed()
     assert found["outcome"] == "ok"
     assert differences(found, listed) == []

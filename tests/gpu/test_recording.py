@@ -18,8 +18,8 @@ UUID = "GPU-8a1d2c3b-1111-2222-3333-444455556666"
 def probed() -> dict[str, Any]:
     """A document with all that must not be recorded."""
     whole = Gpu(uuid=UUID, name="H100", index=0, processes=(GpuProcess(pid=4242),))
-    slice_ = Gpu(uuid="MIG-1", name="slice", index=0, parent_uuid=UUID)
-    report = GpuReport(outcome=Outcome.OK, gpus=(whole, slice_))
+    mig_device = Gpu(uuid="MIG-1", name="MIG device", index=0, parent_uuid=UUID)
+    report = GpuReport(outcome=Outcome.OK, gpus=(whole, mig_device))
     document: dict[str, Any] = json.loads(json.dumps(to_document(take(report, Sources()))))
     document["models"] = [{"model_id": "secret/model"}]
     document["host"]["hostname"] = "host.example"

@@ -14,7 +14,7 @@ from gpu_agent.probe.snapshot import Sources
 from gpu_agent.wire.inventory import GpuReport, ModelStatus
 from tests.hung_disk import hung
 from tests.node.prober_harness import GOOD, PACE, CountingHost, always, probing
-from tests.probe.models.stuck_source import HeldSource
+from tests.probe.models.stuck_source import StuckSource
 from tests.waiting import patience
 
 QUICK = replace(PACE, deadline_seconds=20)
@@ -26,14 +26,14 @@ def _of_models(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [message for message in caplog.messages if message.startswith(("model_", "host_scan"))]
 
 
-def _held() -> HeldSource:
-    source = HeldSource("/held")
+def _held() -> StuckSource:
+    source = StuckSource("/held")
     source.hold()
     return source
 
 
 async def test_a_disk_that_hangs_holds_neither_the_gpus_up_nor_gathers_threads() -> None:
-    source, well = _held(), HeldSource("/well", "well")
+    source, well = _held(), StuckSource("/well", "well")
     sources = Sources(scanner=ModelScanner((source, well), patience=HASTY))
     async with probing(always(GOOD), sources, pace=QUICK) as (_, next_one):
         for _ in range(3):
@@ -62,7 +62,7 @@ async def test_a_hung_host_has_no_figures_and_past_the_limit_no_ready_model(
     tmp_path: Path,
 ) -> None:
     host = CountingHost(root=tmp_path)
-    sources = Sources(host=host, scanner=ModelScanner((HeldSource("/well"),)))
+    sources = Sources(host=host, scanner=ModelScanner((StuckSource("/well"),)))
     pace = replace(PACE, deadline_seconds=0.2, stale_after_seconds=0.5)
     async with probing(always(GOOD), sources, pace=pace) as (_, next_one):
         while not (await next_one()).models:
@@ -81,7 +81,7 @@ async def test_a_hung_host_has_no_figures_and_past_the_limit_no_ready_model(
 
 
 async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_them() -> None:
-    source = HeldSource("/held")
+    source = StuckSource("/held")
     scanner = ModelScanner((source,), (Declaration(model_id="stated", version="1"),), patience=HASTY)
     async with probing(always(GOOD), Sources(scanner=scanner), pace=QUICK) as (_, next_one):
         while len((healthy := await next_one()).models) < 2:

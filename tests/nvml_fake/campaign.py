@@ -105,7 +105,7 @@ class Campaign:
         if self._probe is not None:
             self._loop.run(self._probe.close())
         self._loop.close()
-        self._let_go()
+        self._end_child()
         self._errors.close()
 
     def play(self, seed: int) -> None:
@@ -144,7 +144,7 @@ class Campaign:
         if line is None:
             raise BrokenPromiseError("the child neither answers nor ends")
         if not line:
-            self._let_go()
+            self._end_child()
             if not drawn.may_end:
                 said = self._said()
                 raise BrokenPromiseError(
@@ -204,7 +204,7 @@ class Campaign:
         )
         return self._child
 
-    def _let_go(self) -> None:
+    def _end_child(self) -> None:
         child, self._child, self._unread = self._child, None, b""
         if child is not None:
             close_stdin(child)
@@ -277,7 +277,7 @@ def run(folder: Path, seeds: Iterable[int], *, every: int = 0) -> Tally:
 
 
 def main() -> int:
-    """Play as many cases as were asked for."""
+    """Play the requested number of cases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=6_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -74,7 +74,7 @@ class FakeNvml:
         self._write()
 
     def set(self, *words: object) -> None:
-        """State something, in the place of an older statement about the same thing."""
+        """State something, replacing an older statement about the same thing."""
         self._state(*words)
         self._write()
 
@@ -95,7 +95,7 @@ class FakeNvml:
 
     def become(self, lines: Iterable[str]) -> None:
         """State these lines of the control file, and nothing else."""
-        self._lines = {(str(place),): line for place, line in enumerate(lines)}
+        self._lines = {(str(number),): line for number, line in enumerate(lines)}
         self._write()
 
     def enable_mig(self, device: int, *slots: int, count: int = 7) -> None:

@@ -151,16 +151,16 @@ def _device(dice: random.Random, index: int) -> Iterator[str]:
         yield f"xid {index} {dice.choice((13, 31, 48, 63, 79, 94, 119, 4_000_000_000, 0))}"
 
 
-def _facts(dice: random.Random, place: str, index: int) -> Iterator[str]:
+def _facts(dice: random.Random, device: str, index: int) -> Iterator[str]:
     """State what a device answers: mostly sense, at times nothing, at times nonsense."""
     for key, sensible in _FACTS.items():
         luck = dice.random()
         if luck < SOME / 2:
             continue
         if luck < SOME:
-            yield f"{key} {place} {dice.choice(NUMBERS if key in _SIZE_FACTS else (*NUMBERS, *TEXTS))}"
+            yield f"{key} {device} {dice.choice(NUMBERS if key in _SIZE_FACTS else (*NUMBERS, *TEXTS))}"
         else:
-            yield f"{key} {place} {sensible(dice, index)}"
+            yield f"{key} {device} {sensible(dice, index)}"
 
 
 def _faults(dice: random.Random, gpus: int) -> Iterator[str]:

@@ -69,8 +69,8 @@ def _judge_gpu(gpu: Gpu) -> None:
     assert all(reason.detail and reason.action for reason in gpu.reasons), gpu
     if {reason.code for reason in gpu.reasons} & _UNREAD:
         return
-    silent = [name for name in FIGURES if getattr(gpu, name) is None and name not in gpu.unknowns]
-    assert silent == [], f"unknown without a reason: {silent} of {gpu}"
+    unexplained = [name for name in FIGURES if getattr(gpu, name) is None and name not in gpu.unknowns]
+    assert unexplained == [], f"unknown without a reason: {unexplained} of {gpu}"
     both = [name for name in FIGURES if getattr(gpu, name) is not None and name in gpu.unknowns]
     assert both == [], f"known, and said to be unknown: {both} of {gpu}"
 

@@ -77,10 +77,10 @@ class Sysfs:
         (folder / "bus" / "pci" / "devices").mkdir(parents=True)
 
     def card(
-        self, number: int, place: str, files: Mapping[str, str], *, driver: str | None = "amdgpu"
+        self, number: int, address: str, files: Mapping[str, str], *, driver: str | None = "amdgpu"
     ) -> Path:
         """Put a card there, its connectors too; its folder, as the driver would have it."""
-        device = self.path / "devices" / "pci0000:00" / place
+        device = self.path / "devices" / "pci0000:00" / address
         for name, text in files.items():
             path = device / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,5 +96,5 @@ class Sysfs:
             connector = self.path / "class" / "drm" / f"card{number}-DP-1"
             connector.mkdir()
             (connector / "device").symlink_to(card)
-        (self.path / "bus" / "pci" / "devices" / place).symlink_to(device)
+        (self.path / "bus" / "pci" / "devices" / address).symlink_to(device)
         return device

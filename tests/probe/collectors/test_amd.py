@@ -160,7 +160,7 @@ def test_the_drivers_own_version_is_reported_where_it_has_one(tmp_path: Path) ->
     assert read(tmp_path).driver_version == "amdgpu 6.8.5"
 
 
-PLACE = "0000:03:00.0"
+ADDRESS = "0000:03:00.0"
 FILES_OF = {
     "mem_info_vram_total": "memory_mb",
     "mem_info_vram_used": "memory_used_mb",
@@ -176,7 +176,7 @@ FILES_OF = {
 
 
 def card(folder: Path, files: Mapping[str, str]) -> Path:
-    return Sysfs(folder).card(0, PLACE, files)
+    return Sysfs(folder).card(0, ADDRESS, files)
 
 
 def amd_card_read(device: Path) -> Gpu:
@@ -185,7 +185,7 @@ def amd_card_read(device: Path) -> Gpu:
 
 def test_a_cards_files_become_its_figures(tmp_path: Path) -> None:
     gpu = amd_card_read(card(tmp_path, RX_7900))
-    assert (gpu.uuid, gpu.pci_bus_id, gpu.vendor) == ("AMD-d0e5f1a2b3c4d5e6", PLACE, "amd")
+    assert (gpu.uuid, gpu.pci_bus_id, gpu.vendor) == ("AMD-d0e5f1a2b3c4d5e6", ADDRESS, "amd")
     assert (gpu.memory_mb, gpu.memory_used_mb, gpu.memory_free_mb) == (24576, 3072, 21504)
     assert gpu.memory_kind is MemoryKind.DEDICATED
     assert (gpu.utilization_percent, gpu.memory_utilization_percent) == (37, 9)
@@ -212,7 +212,7 @@ def test_a_processors_graphics_have_the_memory_that_they_share(tmp_path: Path) -
     assert gpu.memory_kind is MemoryKind.UNIFIED
     assert gpu.memory_mb == 96 * 1024 + 512
     assert gpu.memory_used_mb == 2 * 1024 + 256
-    assert gpu.uuid == f"AMD-{PLACE}"
+    assert gpu.uuid == f"AMD-{ADDRESS}"
 
 
 def test_an_unknown_use_of_shared_memory_makes_the_whole_use_unknown(tmp_path: Path) -> None:

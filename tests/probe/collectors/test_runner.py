@@ -25,34 +25,34 @@ GPU = Gpu(uuid="X-1", name="X", memory_mb=1024)
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(GPU,))
 
 
-class _Says:
+class _Collector:
     interface = 1
 
-    def __init__(self, say: Callable[[], object]) -> None:
-        self._say = say
+    def __init__(self, read_gpus: Callable[[], object]) -> None:
+        self._read_gpus = read_gpus
 
     def read(self, deadline_seconds: float) -> GpuReport:
         assert deadline_seconds == 5
-        return self._say()  # type: ignore[return-value]  # the point: a collector may give anything
+        return self._read_gpus()  # type: ignore[return-value]  # the point: a collector may give anything
 
 
 def attempted(load: Callable[[], object]) -> GpuReport | CollectorFailure:
     return CollectorRunner(InstalledCollector("odd", load), Surroundings()).read(5)
 
 
-def saying(say: Callable[[], object]) -> Callable[[], object]:
-    return lambda: lambda _: _Says(say)
+def collecting(read_gpus: Callable[[], object]) -> Callable[[], object]:
+    return lambda: lambda _: _Collector(read_gpus)
 
 
 def raising(error: BaseException) -> Callable[[], object]:
-    def say() -> object:
+    def read_gpus() -> object:
         raise error
 
-    return say
+    return read_gpus
 
 
 def test_what_a_collector_reads_passes() -> None:
-    assert attempted(saying(lambda: GOOD)) == GOOD
+    assert attempted(collecting(lambda: GOOD)) == GOOD
 
 
 class _Speechless(Exception):  # noqa: N818 - a collector's own
@@ -67,17 +67,17 @@ class _Speechless(Exception):  # noqa: N818 - a collector's own
         (lambda: 7, "its entry point names int, which cannot be called"),
         (lambda: raising(OSError("nothing")), "TypeError"),
         (lambda: lambda _: object(), "written for interface None and this agent has 1: update it"),
-        (saying(raising(ValueError("bad\nlines\tof text"))), "ValueError: bad lines of text"),
-        (saying(raising(ValueError("\x1b[31mred"))), "ValueError: [31mred"),
-        (saying(raising(SystemExit(3))), "SystemExit: 3"),
-        (saying(raising(RecursionError())), "(RecursionError)"),
-        (saying(raising(KeyboardInterrupt())), "(KeyboardInterrupt)"),
-        (saying(raising(asyncio.CancelledError())), "(CancelledError)"),
-        (saying(raising(GeneratorExit("over"))), "GeneratorExit: over"),
-        (saying(raising(_Speechless())), "(_Speechless)"),
-        (saying(raising(ValueError("x" * 5000))), "x" * 100),
-        (saying(lambda: None), "it gave NoneType in place of a GpuReport"),
-        (saying(lambda: {"gpus": []}), "it gave dict in place of a GpuReport"),
+        (collecting(raising(ValueError("bad\nlines\tof text"))), "ValueError: bad lines of text"),
+        (collecting(raising(ValueError("\x1b[31mred"))), "ValueError: [31mred"),
+        (collecting(raising(SystemExit(3))), "SystemExit: 3"),
+        (collecting(raising(RecursionError())), "(RecursionError)"),
+        (collecting(raising(KeyboardInterrupt())), "(KeyboardInterrupt)"),
+        (collecting(raising(asyncio.CancelledError())), "(CancelledError)"),
+        (collecting(raising(GeneratorExit("over"))), "GeneratorExit: over"),
+        (collecting(raising(_Speechless())), "(_Speechless)"),
+        (collecting(raising(ValueError("x" * 5000))), "x" * 100),
+        (collecting(lambda: None), "it gave NoneType in place of a GpuReport"),
+        (collecting(lambda: {"gpus": []}), "it gave dict in place of a GpuReport"),
     ],
 )
 def test_whatever_goes_wrong_is_a_sentence_with_the_next_step(load: Callable[[], object], says: str) -> None:
@@ -94,15 +94,15 @@ def test_a_collector_is_made_once_and_again_after_it_failed() -> None:
     made: list[int] = []
     fails = iter([False, False, True, False])
 
-    def say() -> object:
+    def read_gpus() -> object:
         if next(fails):
             raise OSError
         return GOOD
 
-    def make(surroundings: Surroundings) -> _Says:
+    def make(surroundings: Surroundings) -> _Collector:
         assert surroundings == Surroundings()
         made.append(1)
-        return _Says(say)
+        return _Collector(read_gpus)
 
     attempt = CollectorRunner(InstalledCollector("odd", lambda: make), Surroundings())
     kinds = [type(attempt.read(5)) for _ in range(4)]
@@ -181,11 +181,11 @@ def test_a_gpu_that_two_collectors_list_is_the_first_ones() -> None:
 
 
 def test_mig_devices_share_their_gpus_address() -> None:
-    slices = tuple(
+    mig_devices = tuple(
         Gpu(uuid=f"MIG-{n}", name="1g", parent_uuid="GPU-0", pci_bus_id=NVIDIA[0].pci_bus_id)
         for n in range(3)
     )
-    report = merge_reports(GpuReport(outcome=Outcome.OK, gpus=(NVIDIA[0], *slices)), {"amd": AMD})
+    report = merge_reports(GpuReport(outcome=Outcome.OK, gpus=(NVIDIA[0], *mig_devices)), {"amd": AMD})
     assert [gpu.uuid for gpu in report.gpus] == ["GPU-0", "MIG-0", "MIG-1", "MIG-2", "AMD-1"]
     assert report.gpus[-1].index == 1
 

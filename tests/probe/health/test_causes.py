@@ -127,7 +127,7 @@ NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
 
 
 @pytest.mark.parametrize(
-    ("code", "silent"),
+    ("code", "partial"),
     [
         ("row_remap_pending", NO_WORD_OF_MEMORY),
         ("row_remap_failed", NO_WORD_OF_MEMORY),
@@ -139,21 +139,21 @@ NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
         ("recovery_drain_p2p", NO_WORD_OF_RECOVERY),
     ],
 )
-def test_a_reading_that_does_not_cover_a_reason_clears_nothing(code: str, silent: Gpu) -> None:
+def test_a_reading_that_does_not_cover_a_reason_clears_nothing(code: str, partial: Gpu) -> None:
     tracked = TrackedGpus()
     ill = tracked.healths(0, reading(gpu(0, code)))
     for now in range(1, 6):
-        assert tracked.healths(now, reading(silent)) == ill
+        assert tracked.healths(now, reading(partial)) == ill
     assert [tracked.healths(now, reading(gpu())) for now in (6, 7, 8)] == [ill, ill, [Health.OK]]
 
 
 @pytest.mark.parametrize(
-    ("code", "silent"), [("retired_pages_pending", NO_WORD_OF_ROWS), ("row_remap_failed", NO_WORD_OF_PAGES)]
+    ("code", "partial"), [("retired_pages_pending", NO_WORD_OF_ROWS), ("row_remap_failed", NO_WORD_OF_PAGES)]
 )
-def test_a_field_that_was_read_clears_its_reason_though_another_was_not(code: str, silent: Gpu) -> None:
+def test_a_field_that_was_read_clears_its_reason_though_another_was_not(code: str, partial: Gpu) -> None:
     tracked = TrackedGpus()
     ill = tracked.healths(0, reading(gpu(0, code)))
-    healths = [tracked.healths(now, reading(silent)) for now in (1, 2, 3)]
+    healths = [tracked.healths(now, reading(partial)) for now in (1, 2, 3)]
     assert healths == [ill, ill, [Health.OK]]
 
 

@@ -160,7 +160,7 @@ def test_a_gpu_never_seen_before_stays_unidentified_and_is_not_missed_later() ->
         ("gpu_lost", Health.LOST),
     ],
 )
-def test_a_cause_that_cleared_is_forgotten_after_three_clean_readings(code: str, held: Health) -> None:
+def test_a_cause_that_cleared_ends_after_three_clean_readings(code: str, held: Health) -> None:
     tracked = TrackedGpus()
     tracked.at(0, reading(gpu(0, code)))
     assert tracked.healths(1, reading(gpu())) == [held]
@@ -197,7 +197,7 @@ def test_gpus_are_judged_one_by_one() -> None:
     assert tracked.healths(1, reading(gpu(0), gpu(1))) == [Health.OK, Health.LOST]
 
 
-# GPUs whose polling is off: who they are stays, how they were goes.
+# GPUs that are not polled: identity and health stay, figures are unknown.
 
 
 READ = Gpu(

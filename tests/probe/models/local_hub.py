@@ -77,7 +77,7 @@ class LocalHub:
         assert program.returncode == 0, said
 
     def answer(self, path: str) -> tuple[dict[str, str], bytes, str] | None:
-        """Headers, body and name of what is asked for; `None` when there is no such thing."""
+        """Headers, body and name of the answer to a path; `None` when there is no such file."""
         steps = [unquote(step) for step in urlsplit(path).path.strip("/").split("/")]
         if steps[:2] == ["api", "models"] and len(steps) >= 6:
             return self._told("/".join(steps[2:4]), steps[4], "/".join(steps[5:]))

@@ -19,7 +19,7 @@ MARK = "no-name-of-a-model"
 """Part of every path of a tree: no report may hold it."""
 CHANGE_SECONDS = 0.0005
 """How often the writer changes something."""
-PLACES = ("blobs", "refs", "snapshots", "manifests", "registry.ollama.ai", "library", "llama3", "1", "a")
+FOLDERS = ("blobs", "refs", "snapshots", "manifests", "registry.ollama.ai", "library", "llama3", "1", "a")
 REPOSITORIES = ("models--a--b", "models--c", "models----", "models--a--\udcff", "datasets--a--b")
 FILES = (
     *("main", revision(1), revision(2), "x.incomplete", "x.y.incomplete", "8b", "model.json", "config.json"),
@@ -77,7 +77,7 @@ class Tree:
     def grow(self, folder: str, depth: int = 0) -> None:
         """Fill a folder; half of the names are such as caches hold."""
         for _ in range(self.dice.randint(1, 6)):
-            pool = self.dice.choice((PLACES, FILES, FILES, REPOSITORIES if depth == 0 else PLACES, ODD))
+            pool = self.dice.choice((FOLDERS, FILES, FILES, REPOSITORIES if depth == 0 else FOLDERS, ODD))
             with suppress(OSError):
                 self.plant(f"{folder}/{self.dice.choice(pool)}", depth)
 
@@ -111,7 +111,7 @@ class Tree:
 
     def target(self) -> str:
         """Where a link leads: about, out, round, or nowhere."""
-        name = self.dice.choice(FILES + PLACES)
+        name = self.dice.choice(FILES + FOLDERS)
         about = (name, f"../{name}", f"../../blobs/{name}", f"{self.root}/blobs/{name}", "..", ".")
         outside = f"{self.root.parent}/outside{self.dice.choice(('', '/a', '/blobs', '/a/a', '/model.json'))}"
         beyond = ("/", "/dev/zero", "/proc/self/fd/0", "x" * 300, outside, outside)
@@ -134,7 +134,7 @@ class Tree:
             case 2 if paths:
                 resize(self.dice.choice(paths), self.dice.choice((0, 3, 1 << 40)))
             case _:
-                self.plant(f"{folder}/{self.dice.choice(FILES + PLACES)}", MAX_DEPTH)
+                self.plant(f"{folder}/{self.dice.choice(FILES + FOLDERS)}", MAX_DEPTH)
 
 
 def hide(folder: str, depth: int) -> None:
@@ -167,7 +167,7 @@ def resize(path: str, size: int) -> None:
 
 @contextmanager
 def writer(tree: Tree) -> Iterator[None]:
-    """Somebody who changes the tree meanwhile."""
+    """A writer that changes the tree meanwhile."""
     stop = threading.Event()
     other = Tree(tree.root, random.Random(tree.dice.random()))
     thread = threading.Thread(target=other.disturb, args=(stop,), name="writer", daemon=True)

@@ -97,11 +97,11 @@ def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
         assert clock(sources) - began <= max(1, budget), "a scan went beyond its budget"
         complete = scan.complete
         yield scan
-    notices = InotifyWatcher.open()
-    if notices is not None:
-        notices.follow([place for state in scanner.states for place in state.watched_paths])
-        notices.drain()
-        notices.close()
+    watcher = InotifyWatcher.open()
+    if watcher is not None:
+        watcher.follow([path for state in scanner.states for path in state.watched_paths])
+        watcher.drain()
+        watcher.close()
     yield scanner.scan(1e9)
     yield scanner.scan(1e9)
 

@@ -1,4 +1,4 @@
-"""A source of models on a disk that answers until it is held, without a disk."""
+"""Model sources in memory: one that can be made to hang, and one that costs time."""
 
 import threading
 from pathlib import Path
@@ -7,14 +7,14 @@ from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
 from gpu_agent.wire.inventory import Model
 
 
-class HeldSource:
-    """One place with one model in it, or more."""
+class StuckSource:
+    """A source with one model or more; `hold` makes it hang until `release` is set."""
 
     name = "held"
 
-    def __init__(self, place: str, *models: str) -> None:
-        """`models` are what is found; the place need not be there."""
-        self.paths = (Path(place),)
+    def __init__(self, path: str, *models: str) -> None:
+        """`models` are what is found; the path need not exist."""
+        self.paths = (Path(path),)
         self.models = models or ("found",)
         self.release = threading.Event()
         self.release.set()
@@ -48,11 +48,11 @@ class Clock:
         return self.now
 
 
-class CostlySource(HeldSource):
+class CostlySource(StuckSource):
     """One of which each model takes a second to read."""
 
-    def __init__(self, clock: Clock, place: str, *models: str) -> None:
-        super().__init__(place, *models)
+    def __init__(self, clock: Clock, path: str, *models: str) -> None:
+        super().__init__(path, *models)
         self._clock = clock
 
     def read(self, unit: Unit) -> Reading:

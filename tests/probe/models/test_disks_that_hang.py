@@ -20,7 +20,7 @@ from gpu_agent.probe.models.scanner import (
 )
 from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
-from tests.probe.models.stuck_source import Clock, CostlySource, HeldSource
+from tests.probe.models.stuck_source import Clock, CostlySource, StuckSource
 from tests.programs import eventually
 
 HASTY = DiskPatience(wait_seconds=0.5, silent_after_seconds=0.0, stale_after_seconds=0.0)
@@ -44,7 +44,7 @@ def settled(scanner: ModelScanner) -> bool:
 
 
 def test_a_disk_that_hangs_takes_its_own_models_along_and_no_others() -> None:
-    one, two, three = (HeldSource(f"/{name}", name) for name in "abc")
+    one, two, three = (StuckSource(f"/{name}", name) for name in "abc")
     scanner = ModelScanner([one, two, three], [Declaration(model_id="stated", version="1")], patience=HASTY)
     before = scanner.scan()
     two.hold()
@@ -66,7 +66,7 @@ def test_a_disk_that_hangs_takes_its_own_models_along_and_no_others() -> None:
 
 
 def test_models_of_a_silent_disk_stay_until_the_silence_has_lasted() -> None:
-    source = HeldSource("/a", "a")
+    source = StuckSource("/a", "a")
     scanner = ModelScanner([source], patience=LENIENT)
     scanner.scan()
     source.hold()
@@ -77,7 +77,7 @@ def test_models_of_a_silent_disk_stay_until_the_silence_has_lasted() -> None:
 
 
 def test_a_model_that_another_disk_holds_too_is_ready_by_that_one() -> None:
-    one, two = HeldSource("/a", "both"), HeldSource("/b", "both")
+    one, two = StuckSource("/a", "both"), StuckSource("/b", "both")
     scanner = ModelScanner([one, two], patience=HASTY)
     scanner.scan()
     one.hold()
@@ -87,8 +87,8 @@ def test_a_model_that_another_disk_holds_too_is_ready_by_that_one() -> None:
 
 
 def test_each_disk_that_hangs_holds_one_thread_and_is_read_once() -> None:
-    held = [HeldSource(f"/held-{number}") for number in range(4)]
-    well = HeldSource("/well", "well")
+    held = [StuckSource(f"/held-{number}") for number in range(4)]
+    well = StuckSource("/well", "well")
     scanner = ModelScanner([well, *held], patience=HASTY)
     before = set(threading.enumerate())
     for source in held:
@@ -104,7 +104,7 @@ def test_each_disk_that_hangs_holds_one_thread_and_is_read_once() -> None:
 
 
 def test_time_that_is_lost_on_a_disk_that_hangs_is_not_taken_from_the_others() -> None:
-    held, well = HeldSource("/held"), HeldSource("/well", *map(str, range(100)))
+    held, well = StuckSource("/held"), StuckSource("/well", *map(str, range(100)))
     held.hold()
     scanner = ModelScanner([held, well], patience=DiskPatience(wait_seconds=0.3))
     assert len(scanner.scan(0.25).models) > 1
@@ -112,7 +112,7 @@ def test_time_that_is_lost_on_a_disk_that_hangs_is_not_taken_from_the_others() -
 
 
 def test_a_single_scan_waits_in_the_end_for_a_slow_disk() -> None:
-    slow = HeldSource("/slow", "slow")
+    slow = StuckSource("/slow", "slow")
     slow.hold()
     waker = threading.Timer(0.5, slow.release.set)
     waker.start()
@@ -123,7 +123,7 @@ def test_a_single_scan_waits_in_the_end_for_a_slow_disk() -> None:
 
 
 def test_a_single_scan_names_the_path_that_did_not_answer_in_time() -> None:
-    held, well = HeldSource("/held"), HeldSource("/well", "well")
+    held, well = StuckSource("/held"), StuckSource("/well", "well")
     held.hold()
     scanner = ModelScanner([held, well], patience=DiskPatience(wait_seconds=0.05))
     scan = scanner.scan(answers_within_seconds=0.2)
@@ -132,7 +132,7 @@ def test_a_single_scan_names_the_path_that_did_not_answer_in_time() -> None:
 
 
 def test_a_new_scanner_goes_on_with_the_source_states_that_stay() -> None:
-    stays, goes, comes = (HeldSource(f"/{name}", name) for name in "abc")
+    stays, goes, comes = (StuckSource(f"/{name}", name) for name in "abc")
     before = ModelScanner([stays, goes], patience=LENIENT)
     before.scan()
     stays.hold()
@@ -187,7 +187,7 @@ SHORT_SECONDS = 0.05
 
 
 def states(count: int) -> list[SourceState]:
-    return [SourceState(HeldSource(f"/{number}")) for number in range(count)]
+    return [SourceState(StuckSource(f"/{number}")) for number in range(count)]
 
 
 def test_each_source_is_read_in_order_with_the_number_of_those_after_it() -> None:

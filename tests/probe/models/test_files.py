@@ -31,17 +31,17 @@ from tests.probe.models.caches import open_folder, unprivileged
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, mounted in a folder of the root."""
-    place = tmp_path / "mounted"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
         mounting = subprocess.run(command, capture_output=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount here")
     if mounting.returncode:
-        pytest.skip(f"only who may mount can look over its edge: {mounting.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+        pytest.skip(f"this test needs the right to mount: {mounting.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def names(tree: FolderReader, folder: Path) -> dict[str, str | None]:

@@ -15,22 +15,22 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="on
 
 
 @pytest.fixture
-def notices() -> Iterator[InotifyWatcher]:
+def watcher() -> Iterator[InotifyWatcher]:
     opened = InotifyWatcher.open()
     assert opened is not None
     yield opened
     opened.close()
 
 
-def noticed(notices: InotifyWatcher, *, within_seconds: float = 5) -> bool:
+def saw_change(watcher: InotifyWatcher, *, within_seconds: float = 5) -> bool:
     """Whether the kernel reported something; takes the report."""
-    ready, _, _ = select.select([notices.descriptor], [], [], within_seconds)
-    notices.drain()
+    ready, _, _ = select.select([watcher.descriptor], [], [], within_seconds)
+    watcher.drain()
     return bool(ready)
 
 
-def silent(notices: InotifyWatcher) -> bool:
-    return not noticed(notices, within_seconds=0)
+def saw_none(watcher: InotifyWatcher) -> bool:
+    return not saw_change(watcher, within_seconds=0)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -47,116 +47,116 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_in_a_watched_folder_is_reported(
-    tmp_path: Path, notices: InotifyWatcher, change: Callable[[Path], object]
+    tmp_path: Path, watcher: InotifyWatcher, change: Callable[[Path], object]
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").touch()
     (tmp_path / "outside").touch()
-    assert notices.follow([str(folder)])
-    assert silent(notices)
+    assert watcher.follow([str(folder)])
+    assert saw_none(watcher)
     change(folder)
-    assert noticed(notices)
+    assert saw_change(watcher)
 
 
-def test_reading_a_folder_and_writing_a_file_are_no_changes(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_reading_a_folder_and_writing_a_file_are_no_changes(tmp_path: Path, watcher: InotifyWatcher) -> None:
     with (tmp_path / "file").open("wb", buffering=0) as file:
-        notices.follow([str(tmp_path)])
+        watcher.follow([str(tmp_path)])
         file.write(b"more")
         assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208  as a scan reads it
         (tmp_path / "file").read_bytes()
-        assert silent(notices)
-    assert noticed(notices)
+        assert saw_none(watcher)
+    assert saw_change(watcher)
 
 
-def test_links_and_folders_below_are_not_followed(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_links_and_folders_below_are_not_followed(tmp_path: Path, watcher: InotifyWatcher) -> None:
     (tmp_path / "root" / "below").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
-    notices.follow([str(tmp_path / "root"), str(tmp_path / "root" / "link")])
+    watcher.follow([str(tmp_path / "root"), str(tmp_path / "root" / "link")])
     (tmp_path / "outside" / "new").touch()
     (tmp_path / "root" / "below" / "new").touch()
-    assert silent(notices)
+    assert saw_none(watcher)
 
 
-def test_unwanted_watches_are_removed_and_the_rest_stays(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_unwanted_watches_are_removed_and_the_rest_stays(tmp_path: Path, watcher: InotifyWatcher) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    assert notices.follow([str(one), str(two)])
-    assert not notices.follow([str(two)])
-    noticed(notices, within_seconds=0)  # that the first is let go
+    assert watcher.follow([str(one), str(two)])
+    assert not watcher.follow([str(two)])
+    saw_change(watcher, within_seconds=0)  # discard the removal of the first watch
     (one / "new").touch()
-    assert silent(notices)
+    assert saw_none(watcher)
     (two / "new").touch()
-    assert noticed(notices)
+    assert saw_change(watcher)
 
 
 def test_following_the_same_paths_costs_nothing_until_a_watch_is_lost(
-    tmp_path: Path, notices: InotifyWatcher
+    tmp_path: Path, watcher: InotifyWatcher
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     places = [str(tmp_path), str(folder)]
-    assert notices.follow(places)
-    assert not notices.follow(places)
+    assert watcher.follow(places)
+    assert not watcher.follow(places)
     folder.rmdir()
-    assert noticed(notices)
+    assert saw_change(watcher)
     folder.mkdir()
-    assert noticed(notices)
-    assert notices.follow(places), "another folder of that name is there now"
+    assert saw_change(watcher)
+    assert watcher.follow(places), "another folder of that name is there now"
     (folder / "new").touch()
-    assert noticed(notices)
+    assert saw_change(watcher)
 
 
-def test_files_and_what_is_not_there_yet_are_no_fault(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_files_and_what_is_not_there_yet_are_no_fault(tmp_path: Path, watcher: InotifyWatcher) -> None:
     (tmp_path / "file").touch()
     later = tmp_path / "later"
-    assert notices.follow([str(tmp_path / "file"), str(later), str(tmp_path)])
-    assert notices.limit is None
+    assert watcher.follow([str(tmp_path / "file"), str(later), str(tmp_path)])
+    assert watcher.limit is None
     later.mkdir()
-    assert notices.follow([str(later), str(tmp_path)])
+    assert watcher.follow([str(later), str(tmp_path)])
 
 
-def test_names_of_bytes_that_are_no_text_are_followed(tmp_path: Path, notices: InotifyWatcher) -> None:
+def test_names_of_bytes_that_are_no_text_are_followed(tmp_path: Path, watcher: InotifyWatcher) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n")
     os.mkdir(folder)  # noqa: PTH102  such a name is no path of people's
-    notices.follow([folder])
+    watcher.follow([folder])
     Path(folder, "new").touch()
-    assert noticed(notices)
+    assert saw_change(watcher)
 
 
-def test_an_overflow_of_the_kernels_queue_is_a_change_too(tmp_path: Path, notices: InotifyWatcher) -> None:
-    notices.follow([str(tmp_path)])
+def test_an_overflow_of_the_kernels_queue_is_a_change_too(tmp_path: Path, watcher: InotifyWatcher) -> None:
+    watcher.follow([str(tmp_path)])
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     for number in range(most // 2 + 10):  # each is made and closed
         (tmp_path / str(number)).touch()
-    assert noticed(notices)
-    assert silent(notices)
+    assert saw_change(watcher)
+    assert saw_none(watcher)
 
 
 def test_reaching_our_own_watch_limit_is_reported(
-    tmp_path: Path, notices: InotifyWatcher, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, watcher: InotifyWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices_module, "MOST_FOLDERS", 1)
     (tmp_path / "below").mkdir()
-    assert notices.follow([str(tmp_path), str(tmp_path / "below")])
-    assert notices.limit == "more than 1 folders hold models"
+    assert watcher.follow([str(tmp_path), str(tmp_path / "below")])
+    assert watcher.limit == "more than 1 folders hold models"
 
 
 LIMITED = """
 import sys
 from gpu_agent.probe.models.inotify import InotifyWatcher
-notices = InotifyWatcher.open()
-new = notices.follow(sys.argv[1:])
-print(new, notices.limit)
-notices.follow(sys.argv[1:3])
-print(notices.limit)
+watcher = InotifyWatcher.open()
+new = watcher.follow(sys.argv[1:])
+print(new, watcher.limit)
+watcher.follow(sys.argv[1:3])
+print(watcher.limit)
 """
 
 
 def test_the_kernels_limit_is_reported_with_the_sysctl_and_what_fits_is_watched(tmp_path: Path) -> None:
-    """The limit is lowered for a user namespace of its own, so no other process notices."""
+    """The limit is lowered for a user namespace of its own, so no other process watcher."""
     folders = [str(tmp_path / name) for name in "abcd"]
     for folder in folders:
         Path(folder).mkdir()

@@ -235,10 +235,10 @@ def test_a_manifest_and_blobs_that_may_not_be_read_are_errors_with_that_reason()
 def test_a_blob_that_comes_back_and_one_that_goes_show_in_the_next_scan(tmp_path: Path) -> None:
     _, weights = Store(tmp_path).model()
     settle(tmp_path)
-    catalogue = ModelScanner([OllamaStore([tmp_path])])
+    scanner = ModelScanner([OllamaStore([tmp_path])])
 
     def status() -> ModelStatus:
-        (model,) = catalogue.scan().models
+        (model,) = scanner.scan().models
         return model.status
 
     assert status() is ModelStatus.READY

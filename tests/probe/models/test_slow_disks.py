@@ -5,7 +5,7 @@ import pytest
 from gpu_agent.probe.models.declared import Declaration, apply_declarations
 from gpu_agent.probe.models.scanner import DiskPatience, ModelScanner
 from gpu_agent.wire.inventory import Model
-from tests.probe.models.stuck_source import Clock, CostlySource, HeldSource
+from tests.probe.models.stuck_source import Clock, CostlySource, StuckSource
 from tests.probe.models.test_disks_that_hang import settled
 
 IMPATIENT = DiskPatience(wait_seconds=0.05, silent_after_seconds=30.0)
@@ -13,7 +13,7 @@ IMPATIENT = DiskPatience(wait_seconds=0.05, silent_after_seconds=30.0)
 
 def test_a_source_that_lists_longer_than_the_budget_is_read_nevertheless() -> None:
     now = 0.0
-    slow, well = HeldSource("/slow", "a", "b"), HeldSource("/well", "c")
+    slow, well = StuckSource("/slow", "a", "b"), StuckSource("/well", "c")
     slow.hold()
     scanner = ModelScanner([slow, well], patience=IMPATIENT, monotonic=lambda: now)
     scanner.scan(2)
@@ -39,7 +39,7 @@ def test_after_a_reload_the_longest_unread_unit_still_comes_first() -> None:
 def test_a_scan_is_incomplete_where_a_slow_disk_answers_after_the_models_were_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slow = HeldSource("/slow", "slow")
+    slow = StuckSource("/slow", "slow")
     slow.hold()
     scanner = ModelScanner([slow], patience=IMPATIENT)
 

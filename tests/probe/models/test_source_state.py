@@ -3,7 +3,7 @@ from pathlib import Path
 
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import SourceState
-from tests.probe.models.stuck_source import HeldSource
+from tests.probe.models.stuck_source import StuckSource
 
 
 def look(
@@ -16,7 +16,7 @@ def look(
 
 
 def test_the_last_contents_are_known_while_a_thread_reads() -> None:
-    state = SourceState(HeldSource("/held"))
+    state = SourceState(StuckSource("/held"))
     look(state)
     with state.acquire():
         assert state.busy
@@ -25,7 +25,7 @@ def test_the_last_contents_are_known_while_a_thread_reads() -> None:
 
 
 def test_a_source_is_read_by_one_thread_at_a_time_and_no_other_waits() -> None:
-    state = SourceState(HeldSource("/held"))
+    state = SourceState(StuckSource("/held"))
     others: list[bool] = []
 
     def other() -> None:
@@ -42,7 +42,7 @@ def test_a_source_is_read_by_one_thread_at_a_time_and_no_other_waits() -> None:
 
 
 def test_a_read_that_ends_early_is_incomplete_and_the_next_begins_there() -> None:
-    source = HeldSource("/held", "a", "b", "c")
+    source = StuckSource("/held", "a", "b", "c")
     state = SourceState(source)
     more = iter((True, False))
     state.list_units({})

@@ -170,10 +170,10 @@ def test_what_a_library_prints_never_meets_the_answers(tmp_path: Path) -> None:
 
 def test_the_child_ends_on_request_and_when_its_stdin_ends(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
-    with child_of(fake.environment()) as asked:
-        asked.read()
-        asked.send({"request": "end"})
-        assert asked.process.wait(10) == 0
+    with child_of(fake.environment()) as ended_by_request:
+        ended_by_request.read()
+        ended_by_request.send({"request": "end"})
+        assert ended_by_request.process.wait(10) == 0
     with child_of(fake.environment()) as left:
         left.read()
     assert left.process.returncode == 0
@@ -209,13 +209,13 @@ def test_a_file_in_the_working_directory_never_passes_for_a_module_of_the_child(
     assert b'"outcome":"ok"' in ran.stdout
 
 
-# The places of GPUs that must not be asked, in a tree like the kernel's.
+# Where quarantined GPUs are in the driver's list, with a tree like the kernel's.
 
 
-SILENT: dict[str, dict[str, object]] = {
+QUARANTINED: dict[str, dict[str, object]] = {
     "GPU-b": {"uuid": "GPU-b", "index": 1, "pci_bus_id": "00000000:1B:00.0", "why": "xid_119"}
 }
-WHO = SILENT["GPU-b"]
+IDENTITY = QUARANTINED["GPU-b"]
 
 
 def tree(root: Path, *addresses: str) -> str:
@@ -229,26 +229,28 @@ def test_without_quarantined_gpus_no_position_is_left_out(tmp_path: Path) -> Non
 
 
 def test_a_quarantined_gpu_is_where_the_kernel_lists_it(tmp_path: Path) -> None:
-    assert quarantined_positions(SILENT, 2, root=tree(tmp_path, "0000:1b:00.0", "0000:1c:00.0")) == {0: WHO}
+    assert quarantined_positions(QUARANTINED, 2, root=tree(tmp_path, "0000:1b:00.0", "0000:1c:00.0")) == {
+        0: IDENTITY
+    }
 
 
 def test_addresses_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     root = tree(tmp_path, "10000:01:00.0", "0000:1b:00.0", "0000:0a:00.0", "no address")
-    assert quarantined_positions(SILENT, 3, root=root) == {1: WHO}
+    assert quarantined_positions(QUARANTINED, 3, root=root) == {1: IDENTITY}
 
 
 def test_a_quarantined_gpu_that_the_kernel_no_longer_lists_hides_no_other(tmp_path: Path) -> None:
-    assert quarantined_positions(SILENT, 2, root=tree(tmp_path, "0000:1a:00.0", "0000:1c:00.0")) == {}
+    assert quarantined_positions(QUARANTINED, 2, root=tree(tmp_path, "0000:1a:00.0", "0000:1c:00.0")) == {}
 
 
 def test_where_the_kernels_list_does_not_fit_the_gpu_is_where_it_was(tmp_path: Path) -> None:
-    assert quarantined_positions(SILENT, 2, root=str(tmp_path)) == {1: WHO}
-    assert quarantined_positions(SILENT, 3, root=tree(tmp_path, "0000:1b:00.0")) == {1: WHO}
-    assert quarantined_positions(SILENT, 1, root=str(tmp_path / "none")) == {}
+    assert quarantined_positions(QUARANTINED, 2, root=str(tmp_path)) == {1: IDENTITY}
+    assert quarantined_positions(QUARANTINED, 3, root=tree(tmp_path, "0000:1b:00.0")) == {1: IDENTITY}
+    assert quarantined_positions(QUARANTINED, 1, root=str(tmp_path / "none")) == {}
 
 
 def test_a_quarantined_gpu_without_an_address_is_at_its_last_index(tmp_path: Path) -> None:
-    silent: dict[str, dict[str, object]] = {"unidentified-0": {"index": 0, "why": "xid_120"}}
-    assert quarantined_positions(silent, 1, root=tree(tmp_path, "0000:1b:00.0")) == {
+    quarantined: dict[str, dict[str, object]] = {"unidentified-0": {"index": 0, "why": "xid_120"}}
+    assert quarantined_positions(quarantined, 1, root=tree(tmp_path, "0000:1b:00.0")) == {
         0: {"index": 0, "why": "xid_120"}
     }

@@ -188,7 +188,7 @@ async def test_a_driver_that_arrives_after_the_start_is_found_without_a_restart(
     assert len(arrived.gpus) == 1
 
 
-# A child with one child: what is heard late, twice or never.
+# One child connection: answers that come late, twice or never.
 
 
 def connect(code: str, other_lines: list[bytes] | None = None) -> tuple[ChildConnection, list[int]]:
@@ -210,9 +210,9 @@ async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> 
     )
     older = child.request(reopen=False)
     newer = child.request(reopen=False)
-    heard = await asyncio.wait_for(newer, 20)
-    assert heard is not None
-    assert heard.outcome == "ok"
+    report = await asyncio.wait_for(newer, 20)
+    assert report is not None
+    assert report.outcome == "ok"
     assert not older.done()
     child.end()
     assert await child.wait_ended(20)

@@ -141,9 +141,9 @@ async def test_a_quarantined_gpu_is_queried_by_no_later_child(watched: Watched) 
     watched.fake.set("exit", "nvmlDeviceGetTemperature", 2, 1)
     assert isinstance(await watched.probe.read(), MissedReading)
     watched.fake.unset("exit")
-    silent = (await watched.look_until_read())[1]
-    assert (silent.uuid, silent.health) == (watched.fake.fact("uuid", 1), LOST)
-    assert (silent.name, silent.events) == (watched.fake.fact("name", 1), {"xid_119": 1})
-    assert [each.code for each in silent.reasons] == ["gpu_silent", "xid_119"]
+    quarantined = (await watched.look_until_read())[1]
+    assert (quarantined.uuid, quarantined.health) == (watched.fake.fact("uuid", 1), LOST)
+    assert (quarantined.name, quarantined.events) == (watched.fake.fact("name", 1), {"xid_119": 1})
+    assert [each.code for each in quarantined.reasons] == ["gpu_silent", "xid_119"]
     assert await watched.healths() == [OK, LOST, OK]
     assert len(watched.fake.callers()) == 2

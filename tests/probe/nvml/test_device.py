@@ -10,7 +10,7 @@ from tests.nvml_fake.control import FakeNvml
 
 
 def power(root: Path, fake: FakeNvml, index: int, status: str) -> None:
-    """Say in a tree like the kernel's whether a GPU sleeps."""
+    """Write into a tree like the kernel's whether a GPU is suspended."""
     address = fake.fact("pci_bus_id", index).lower().removeprefix("0000")
     folder = root / "sys/bus/pci/devices" / address / "power"
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def test_an_unknown_identity_is_read_again(tmp_path: Path) -> None:
     assert again["unknowns"] == {}
 
 
-# Whether a PCI device sleeps, read from a tree like the kernel's.
+# Whether a PCI device is suspended, read from a tree like the kernel's.
 
 
 def tree(tmp_path: Path, status: bytes) -> str:

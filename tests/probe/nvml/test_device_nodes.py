@@ -20,8 +20,8 @@ from gpu_agent.probe.nvml.device_nodes import (
 def tree(root: Path, *nodes: str, minors: tuple[str, ...] = ("0", "1")) -> str:
     """A machine whose module lists GPUs of these minors, and these nodes in /dev."""
     module = root / "proc/driver/nvidia"
-    for place, minor in enumerate(minors):
-        gpu = module / "gpus" / f"0000:{place:02x}:00.0"
+    for number, minor in enumerate(minors):
+        gpu = module / "gpus" / f"0000:{number:02x}:00.0"
         gpu.mkdir(parents=True)
         (gpu / "information").write_text(f"Model: \t NVIDIA H100\nDevice Minor: \t {minor}\n")
     (module / "version").write_text("NVRM version: NVIDIA UNIX\n")

@@ -241,17 +241,17 @@ def test_a_quarantined_gpu_is_not_queried_after_the_list_changes_or_the_library_
     with child_of(fake.environment()) as child:
         read_with_events(child)
         fake.happen(("xid", 1, 119))
-        silent = read_with_events(child)[1]
+        quarantined = read_with_events(child)[1]
         calls_before = len(fake.calls())
         fake.set("count", 2)
         shorter = read_with_events(child)[1]
         fake.set("count", 3)
         longer = read_with_events(child)[1]
         reopened = read_with_events(child, reopen=True)[1]
-    assert silent.pop("events") == {"xid_119": 1}
+    assert quarantined.pop("events") == {"xid_119": 1}
     for later in (shorter, longer, reopened):
         assert {name: later[name] for name in ("uuid", "name", "reasons")} == {
-            name: silent[name] for name in ("uuid", "name", "reasons")
+            name: quarantined[name] for name in ("uuid", "name", "reasons")
         }
     assert not [call for call in fake.calls()[calls_before:] if call.endswith(" 1") and "Wait" not in call]
 
@@ -274,11 +274,11 @@ def test_another_child_never_queries_a_quarantined_gpu_wherever_it_is_now(
     (tmp_path / "proc/driver/nvidia/gpus/0000:1a:00.0").mkdir(parents=True)
     (tmp_path / "proc/driver/nvidia/gpus/0000:1b:00.0").mkdir()
     fake.set("hang", "*", 0)
-    who = {"uuid": "GPU-a", "pci_bus_id": "00000000:1A:00.0", "index": 1, "why": "xid_119"}
+    identity = {"uuid": "GPU-a", "pci_bus_id": "00000000:1A:00.0", "index": 1, "why": "xid_119"}
     with child_of(fake.environment(), root=tmp_path) as child:
-        silent, other = read_with_events(child, quarantined={"GPU-a": who})
-    assert (silent["uuid"], silent["index"]) == ("GPU-a", 0)
-    assert silent["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
+        quarantined, other = read_with_events(child, quarantined={"GPU-a": identity})
+    assert (quarantined["uuid"], quarantined["index"]) == ("GPU-a", 0)
+    assert quarantined["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
     assert (other["reasons"], other["temperature_c"]) == ([], 41)
 
 

@@ -61,7 +61,7 @@ def test_jobs_run_on_the_mig_devices_and_not_on_their_gpu(tmp_path: Path) -> Non
         answer = parse_answer(child.process.stdout.readline())
     assert answer is not None
     assert [gpu.uuid for gpu in answer.report.usable] == [
-        fake.fact("uuid", place) for place in ("0/0", "0/1", 1)
+        fake.fact("uuid", device) for device in ("0/0", "0/1", 1)
     ]
 
 

@@ -13,7 +13,7 @@ def send(pending: PendingEvents, **events: dict[str, int]) -> None:
 
 
 def report(*uuids: str, outcome: Outcome = Outcome.OK) -> GpuReport:
-    """A reading of these GPUs, each in its place."""
+    """A reading of these GPUs, each at its index."""
     gpus = tuple(Gpu(uuid=uuid, name="H100", index=index) for index, uuid in enumerate(uuids))
     return GpuReport(outcome=outcome, gpus=gpus)
 
@@ -74,8 +74,8 @@ def test_a_line_without_events_is_ignored(line: bytes) -> None:
 def test_a_quarantined_gpu_is_remembered() -> None:
     pending = PendingEvents()
     assert pending.quarantined == {}
-    who = {"uuid": "b", "index": 1, "why": "xid_119"}
-    pending.add(json.dumps({"events": {"b": {"xid_119": 1}}, "quarantined": {"b": who}}).encode())
+    identity = {"uuid": "b", "index": 1, "why": "xid_119"}
+    pending.add(json.dumps({"events": {"b": {"xid_119": 1}}, "quarantined": {"b": identity}}).encode())
     assert events(pending, report("a", "b")) == [{}, {"xid_119": 1}]
     pending.merge_into(report("a", "b"))
-    assert pending.quarantined == {"b": who}
+    assert pending.quarantined == {"b": identity}

@@ -32,15 +32,15 @@ def test_processes_that_the_driver_will_not_list_are_unknown_and_no_older_call_i
     assert f"{V2} 0" not in fake.calls()
 
 
-@pytest.mark.parametrize(("without", "asked"), [((V3,), V2), ((V3, V2), V1)])
+@pytest.mark.parametrize(("without", "called"), [((V3,), V2), ((V3, V2), V1)])
 def test_an_older_driver_is_read_by_the_newest_call_that_it_has(
-    tmp_path: Path, *, without: tuple[str, ...], asked: str
+    tmp_path: Path, *, without: tuple[str, ...], called: str
 ) -> None:
     fake = FakeNvml(tmp_path, library=built_library(*without))
     for pid in (11, 12, 13):
         fake.set("process", 0, pid, 256 << 20)
     assert gpu_of(fake)["processes"] == [{"pid": pid, "memory_mb": 256} for pid in (11, 12, 13)]
-    assert f"{asked} 0" in fake.calls()
+    assert f"{called} 0" in fake.calls()
 
 
 def test_a_driver_without_any_process_call_is_too_old(tmp_path: Path) -> None:

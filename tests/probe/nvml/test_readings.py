@@ -174,7 +174,7 @@ def test_a_uuid_that_is_no_text_is_unknown_and_the_rest_counts(tmp_path: Path) -
     assert gpu["temperature_c"] == 40
 
 
-def asked(error: BaseException) -> Values:
+def read_after(error: BaseException) -> Values:
     """What a reading of two getters gives, of which the first one fails."""
 
     def failing(_nvml: object, _handle: object) -> Values:
@@ -190,13 +190,13 @@ def asked(error: BaseException) -> Values:
 def test_a_binding_that_does_not_fit_the_library_is_one_unknown_more() -> None:
     mismatch = pynvml.NVMLLibraryMismatchError("use a versioned function")
     assert not isinstance(mismatch, pynvml.NVMLError)
-    untold = {"one": "use a versioned function", "other": "use a versioned function"}
-    assert asked(mismatch) == {"third": 3, "unknowns": untold}
+    unknowns = {"one": "use a versioned function", "other": "use a versioned function"}
+    assert read_after(mismatch) == {"third": 3, "unknowns": unknowns}
 
 
 @pytest.mark.parametrize("code", [3, 4, 6, 12, 13, 25, 77])
 def test_an_error_of_one_getter_is_its_fields_reason(code: int) -> None:
-    values = asked(pynvml.NVMLError(code))
+    values = read_after(pynvml.NVMLError(code))
     assert values["third"] == 3
     assert set(values["unknowns"]) == {"one", "other"}  # type: ignore[call-overload]
 
@@ -204,12 +204,12 @@ def test_an_error_of_one_getter_is_its_fields_reason(code: int) -> None:
 @pytest.mark.parametrize("code", [1, 9, 18])
 def test_an_error_of_the_whole_driver_is_not_swallowed(code: int) -> None:
     with pytest.raises(pynvml.NVMLError):
-        asked(pynvml.NVMLError(code))
+        read_after(pynvml.NVMLError(code))
 
 
 @pytest.mark.parametrize(("code", "means"), [(15, "gpu_lost"), (999, "gpu_lost"), (16, "gpu_reset_required")])
 def test_an_error_of_the_whole_gpu_ends_it(code: int, means: str) -> None:
     with pytest.raises(GpuGoneError) as gone:
-        asked(pynvml.NVMLError(code))
+        read_after(pynvml.NVMLError(code))
     assert gone.value.code == means
     assert gone.value.detail.startswith("reading one: ")

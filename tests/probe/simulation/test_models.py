@@ -10,14 +10,14 @@ from gpu_agent.wire.inventory import ModelStatus
 
 
 def statuses(line: str, *moments: float) -> list[dict[str, str]]:
-    """Each model's state, at each moment that the catalogue scans."""
+    """Each model's state, at each moment that the scanner scans."""
     now = iter(moments)
     current = [0.0]
-    catalogue = ModelScanner((SimulatedModels(parse_spec(line).models or (), lambda: current[0]),))
+    scanner = ModelScanner((SimulatedModels(parse_spec(line).models or (), lambda: current[0]),))
     seen = []
     for moment in now:
         current[0] = moment
-        seen.append({model.model_id: model.status.value for model in catalogue.scan().models})
+        seen.append({model.model_id: model.status.value for model in scanner.scan().models})
     return seen
 
 

@@ -73,14 +73,14 @@ def test_faults_and_mig_devices_leave_the_identities_as_they_are() -> None:
 
 def test_a_gpu_in_mig_mode_is_listed_with_its_mig_devices() -> None:
     report = SimulatedGpus("A100-80GB/3g.40gb+2x1g.10gb,L4", seed="m").read(50)
-    whole, *slices, other = report.gpus
+    whole, *mig_devices, other = report.gpus
     assert (whole.mig_enabled, whole.utilization_percent) == (True, None)
     assert whole.unknowns["utilization_percent"]
-    assert [each.name.rpartition(" ")[2] for each in slices] == ["3g.40gb", "1g.10gb", "1g.10gb"]
-    assert {(each.parent_uuid, each.index) for each in slices} == {(whole.uuid, 0)}
+    assert [each.name.rpartition(" ")[2] for each in mig_devices] == ["3g.40gb", "1g.10gb", "1g.10gb"]
+    assert {(each.parent_uuid, each.index) for each in mig_devices} == {(whole.uuid, 0)}
     assert len({each.uuid for each in report.gpus}) == 5
-    assert all(each.uuid.startswith("MIG-") for each in slices)
-    assert report.usable == (*slices, other)
+    assert all(each.uuid.startswith("MIG-") for each in mig_devices)
+    assert report.usable == (*mig_devices, other)
 
 
 def test_a_fault_counts_its_time_from_the_first_reading() -> None:
