@@ -19,7 +19,7 @@ from tests.simulation.harness import run_and_report, run_seed, seeds_of
 _PROGRESS_EVERY_SECONDS = 10.0
 _AT_ONCE = 4
 _SHOWN = 10
-"""So many broken seeds are told of at length."""
+"""So many broken seeds are reported at length."""
 
 
 def main() -> int:
@@ -66,10 +66,10 @@ def _asked() -> argparse.Namespace:
 def _trace(seeds: range, nodes: int | None) -> int:
     failed = 0
     for seed in seeds:
-        climate = profile_for(seed, nodes)
-        played = run_seed(seed, climate, whole_trace=True)
+        profile = profile_for(seed, nodes)
+        played = run_seed(seed, profile, whole_trace=True)
         print("\n".join(played.trace.lines))
-        print(f"seed {seed}: {played.broken or 'clean'}; its mark is {played.mark}; its climate: {climate}")
+        print(f"seed {seed}: {played.broken or 'clean'}; its mark is {played.mark}; its profile: {profile}")
         failed += played.broken is not None
     return 1 if failed else 0
 

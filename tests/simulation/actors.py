@@ -1,6 +1,6 @@
 """How operators and schedulers ask the registry: over a network, and again where no answer came.
 
-An answer may be lost on its way back. Whoever asked then asks the same again, and must come to no harm by it.
+An answer may be lost on its way back. The caller then sends the same request again, which must do no harm.
 """
 
 from collections.abc import Callable
@@ -98,18 +98,18 @@ class _Work:
 
 
 class Scheduler:
-    """Brings jobs until it is told to stop."""
+    """Brings jobs until it is stopped."""
 
-    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
-        self._scene, self._desk = scene, desk
-        self._world = scene.world
+    def __init__(self, cluster: Cluster, sender: RequestSender) -> None:
+        self._cluster, self._sender = cluster, sender
+        self._world = cluster.world
         self._works: list[_Work] = []
         self._life = 0
         self._stopped = False
 
     def start(self) -> None:
         """Bring a job now and then."""
-        self._later(self._world.soon(self._scene.climate.job_every_seconds), self._bring)
+        self._later(self._world.soon(self._cluster.profile.job_every_seconds), self._bring)
 
     def stop(self) -> None:
         """Bring no more jobs; those there are end in their time."""
@@ -138,7 +138,7 @@ class Scheduler:
     def _claim(self, work: _Work) -> None:
         work.tries += 1
         life = self._life
-        self._desk.ask(
+        self._sender.ask(
             lambda ref: ClaimRequested(ref, work.job), lambda result: self._claimed(work, result, life=life)
         )
 
@@ -158,19 +158,19 @@ class Scheduler:
 
     def _run(self, work: _Work, claim: Claim) -> None:
         """Start the job on the machine that goes by the claim's node."""
-        for agent in self._scene.boxes_of(claim.node_id):
-            agent.box.jobs[work.job.job_id] = Run(claim.gpu_uuids, claim.memory_mb)
+        for agent in self._cluster.boxes_of(claim.node_id):
+            agent.host.jobs[work.job.job_id] = Run(claim.gpu_uuids, claim.memory_mb)
             agent.look()
 
     def _renew_later(self, work: _Work) -> None:
-        ttl = self._scene.climate.thresholds.claim_ttl_seconds
+        ttl = self._cluster.profile.thresholds.claim_ttl_seconds
         self._later(ttl / _RENEWALS_PER_TTL, lambda: self._renew(work))
 
     def _renew(self, work: _Work) -> None:
         if work.done or work.claim is None:
             return
         life = self._life
-        self._desk.ask(
+        self._sender.ask(
             lambda ref: RenewalRequested(ref, work.job.job_id),
             lambda result: self._renewed(work, result, life=life),
             tries=1,
@@ -189,11 +189,11 @@ class Scheduler:
         if not work.done:
             work.done = True
             self._leave(work)
-            self._desk.ask(lambda ref: ReleaseRequested(ref, work.job.job_id))
+            self._sender.ask(lambda ref: ReleaseRequested(ref, work.job.job_id))
 
     def _leave(self, work: _Work) -> None:
-        for agent in self._scene.agents:
-            if agent.box.jobs.pop(work.job.job_id, None) is not None:
+        for agent in self._cluster.agents:
+            if agent.host.jobs.pop(work.job.job_id, None) is not None:
                 agent.look()
 
     def _later(self, seconds: float, do: Callable[[], None]) -> None:
@@ -222,45 +222,49 @@ class Scheduler:
 
 
 class Operators:
-    """Wish things of nodes that they know of."""
+    """Send requests about the nodes that they know."""
 
-    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
-        self._scene, self._desk = scene, desk
+    def __init__(self, cluster: Cluster, sender: RequestSender) -> None:
+        self._cluster, self._sender = cluster, sender
 
     def drain_or_resume(self) -> None:
         """Empty a node, or take one back."""
-        dice = self._scene.world.dice
+        dice = self._cluster.world.dice
         seconds = dice.choice((None, 0.0, 5.0, 60.0))
         if dice.random() < 1 / 2:
-            self._wish("drains", lambda node: lambda ref: DrainRequested(ref, node, seconds, "works on it"))
+            self._request(
+                "drains", lambda node: lambda ref: DrainRequested(ref, node, seconds, "works on it")
+            )
         else:
-            self._wish("resumes", lambda node: lambda ref: ResumeRequested(ref, node))
+            self._request("resumes", lambda node: lambda ref: ResumeRequested(ref, node))
 
     def cordon_or_uncordon(self) -> None:
         """Close a node to new jobs, or open it."""
-        reason = self._scene.world.dice.choice((None, None, "looks odd", ""))
+        reason = self._cluster.world.dice.choice((None, None, "looks odd", ""))
         verb = "uncordons" if reason is None else "cordons"
-        self._wish(verb, lambda node: lambda ref: CordonRequested(ref, node, reason))
+        self._request(verb, lambda node: lambda ref: CordonRequested(ref, node, reason))
 
     def order(self) -> None:
         """Have a node register again, or probe."""
-        command = self._scene.world.dice.choice(tuple(Command))
-        self._wish(f"orders {command} of", lambda node: lambda ref: ControlRequested(ref, node, command))
+        command = self._cluster.world.dice.choice(tuple(Command))
+        self._request(f"orders {command} of", lambda node: lambda ref: ControlRequested(ref, node, command))
 
     def forget(self) -> None:
         """Let a node's record go."""
-        self._wish("forgets", lambda node: lambda ref: RemovalRequested(ref, node))
+        self._request("forgets", lambda node: lambda ref: RemovalRequested(ref, node))
 
-    def _wish(self, verb: str, about: Callable[[str], RequestFactory]) -> None:
+    def _request(self, verb: str, about: Callable[[str], RequestFactory]) -> None:
         known = self._known()
         if known:
-            node_id = self._scene.world.dice.choice(known)
-            self._scene.world.say("operator", f"{verb} {node_id}")
-            self._desk.ask(about(node_id))
+            node_id = self._cluster.world.dice.choice(known)
+            self._cluster.world.say("operator", f"{verb} {node_id}")
+            self._sender.ask(about(node_id))
 
     def _known(self) -> list[str]:
         return (
-            sorted(record.node_id for record in self._scene.records()) if self._scene.registry.running else []
+            sorted(record.node_id for record in self._cluster.records())
+            if self._cluster.registry.running
+            else []
         )
 
 
@@ -270,34 +274,36 @@ class Operators:
 class Owners:
     """Ask things of agents that run, on the machine itself."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
     def ask(self) -> None:
         """Have one agent do something."""
-        dice = self._scene.world.dice
-        agent = dice.choice(self._scene.agents)
+        dice = self._cluster.world.dice
+        agent = dice.choice(self._cluster.agents)
         if not agent.listens:
             return
         match dice.choice(("drain", "drain", "resume", "refresh", "endpoint")):
             case "drain":
-                agent.told(types_DrainRequested("its owner works on it", dice.choice((None, 0.0, 5.0, 60.0))))
-            case "resume":
-                agent.told(types_ResumeRequested())
-            case "refresh":
-                agent.told(RefreshRequested())
-            case _:
-                agent.box.owner = replace(
-                    agent.box.owner, endpoint=f"http://{agent.name}:{dice.choice((9000, 9001))}"
+                agent.take_request(
+                    types_DrainRequested("its owner works on it", dice.choice((None, 0.0, 5.0, 60.0)))
                 )
-                agent.told(OwnerChanged())
+            case "resume":
+                agent.take_request(types_ResumeRequested())
+            case "refresh":
+                agent.take_request(RefreshRequested())
+            case _:
+                agent.host.owner = replace(
+                    agent.host.owner, endpoint=f"http://{agent.name}:{dice.choice((9000, 9001))}"
+                )
+                agent.take_request(OwnerChanged())
                 agent.look()
 
     def take_back(self) -> None:
         """Have every agent that was drained work again."""
-        for agent in self._scene.agents:
-            if agent.wish is not None and agent.listens:
-                agent.told(types_ResumeRequested())
+        for agent in self._cluster.agents:
+            if agent.own_drain is not None and agent.listens:
+                agent.take_request(types_ResumeRequested())
 
 
 # The operator who sees to tokens: hands out, rotates, reclaims, revokes, and helps who is locked out.
@@ -310,20 +316,20 @@ _ANSWER_SECONDS = 6.0
 class TokenAdministrator:
     """Does nothing in a world with auth off."""
 
-    def __init__(self, scene: Cluster, desk: RequestSender) -> None:
-        self._scene, self._desk = scene, desk
+    def __init__(self, cluster: Cluster, sender: RequestSender) -> None:
+        self._cluster, self._sender = cluster, sender
         self._join_id: str | None = None
         """Of the join token that lies on every machine."""
 
     def open(self) -> None:
         """Give every machine a join token."""
-        if not self._scene.climate.auth_off:
+        if not self._cluster.profile.auth_off:
             self._join_token(self._hand_out, tries=_PATIENT_TRIES)
 
     def work(self) -> None:
         """Do one of the things that are done to tokens."""
-        if not self._scene.climate.auth_off:
-            self._scene.world.dice.choice((self._rotate, self._rotate, self._reclaim, self._replace))()
+        if not self._cluster.profile.auth_off:
+            self._cluster.world.dice.choice((self._rotate, self._rotate, self._reclaim, self._replace))()
 
     def help(self, agent: Agent) -> None:
         """Put a join token on the machine of somebody who is locked out for good."""
@@ -331,30 +337,30 @@ class TokenAdministrator:
 
     def _hand_out(self, token_id: str, text: str) -> None:
         self._join_id = token_id
-        for agent in self._scene.agents:
+        for agent in self._cluster.agents:
             agent.disk.join_token = text
 
     def _replace(self) -> None:
         """Revoke the join token that lies everywhere, and hand out another; sometimes with few uses."""
-        old, dice = self._join_id, self._scene.world.dice
-        uses = dice.choice((None, None, len(self._scene.agents), 1))
+        old, dice = self._join_id, self._cluster.world.dice
+        uses = dice.choice((None, None, len(self._cluster.agents), 1))
         self._join_token(self._hand_out, uses=uses)
         if old is not None:
             self._say(f"revokes {old}")
-            self._desk.ask(lambda ref: RevocationRequested(ref, old))
+            self._sender.ask(lambda ref: RevocationRequested(ref, old))
 
     def _rotate(self) -> None:
-        node_id, dice = self._some_node(), self._scene.world.dice
+        node_id, dice = self._some_node(), self._cluster.world.dice
         at_once = dice.random() < 1 / 4
         if node_id is not None:
             self._say(f"rotates {node_id}{' at once' if at_once else ''}")
-            self._desk.ask(lambda ref: RotationRequested(ref, node_id, at_once))
+            self._sender.ask(lambda ref: RotationRequested(ref, node_id, at_once))
 
     def _reclaim(self) -> None:
         """Give a machine that lost its state its id back."""
-        known = [one for one in self._scene.agents if one.disk.node_id is not None]
+        known = [one for one in self._cluster.agents if one.disk.node_id is not None]
         if known:
-            agent = self._scene.world.dice.choice(known)
+            agent = self._cluster.world.dice.choice(known)
             node_id = agent.disk.node_id
             agent.crash(without_a_word=False)
             agent.disk.node_id = agent.disk.node_token = None
@@ -365,31 +371,31 @@ class TokenAdministrator:
                 agent.start()
 
             self._join_token(hand_over, node_id=node_id)
-            self._scene.world.after(60.0, agent.start)
+            self._cluster.world.after(60.0, agent.start)
 
     def _join_token(
         self,
-        told: Callable[[str, str], None],
+        received: Callable[[str, str], None],
         *,
         uses: int | None = None,
         node_id: str | None = None,
         tries: int = 3,
     ) -> None:
-        """Make a join or reclaim token, and another where no answer came, as nobody would know its text."""
-        minted = self._scene.world.mint(PREFIXES[CredentialKind.JOIN])
+        """Create a join or reclaim token, and another where no answer came: the text of the first is lost."""
+        minted = self._cluster.world.mint(PREFIXES[CredentialKind.JOIN])
         self._say(f"makes {minted.token_id} for {node_id or f'{uses} nodes'}")
         heard: list[str] = []
 
         def then(result: Result) -> None:
             if not isinstance(result, Refusal):
                 heard.append(minted.token_id)
-                told(minted.token_id, minted.text)
+                received(minted.token_id, minted.text)
 
         def look() -> None:
             if not heard and tries > 1:
-                self._join_token(told, uses=uses, node_id=node_id, tries=tries - 1)
+                self._join_token(received, uses=uses, node_id=node_id, tries=tries - 1)
 
-        self._desk.ask(
+        self._sender.ask(
             lambda ref: JoinTokenRequested(
                 ref=ref,
                 token_id=minted.token_id,
@@ -401,12 +407,12 @@ class TokenAdministrator:
             then,
             tries=1,
         )
-        self._scene.world.after(_ANSWER_SECONDS, look)
+        self._cluster.world.after(_ANSWER_SECONDS, look)
 
     def _some_node(self) -> str | None:
-        registry = self._scene.registry
-        known = sorted(record.node_id for record in self._scene.records()) if registry.running else []
-        return self._scene.world.dice.choice(known) if known else None
+        registry = self._cluster.registry
+        known = sorted(record.node_id for record in self._cluster.records()) if registry.running else []
+        return self._cluster.world.dice.choice(known) if known else None
 
     def _say(self, what: str) -> None:
-        self._scene.world.say("operator", what)
+        self._cluster.world.say("operator", what)

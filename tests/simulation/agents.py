@@ -53,10 +53,10 @@ class Agent:
     """One machine's agent, over all of its processes."""
 
     def __init__(
-        self, box: SimulatedHost, disk: SimulatedStateDir, *, world: World, network: Network, wire: bool
+        self, host: SimulatedHost, disk: SimulatedStateDir, *, world: World, network: Network, wire: bool
     ) -> None:
-        self.name = box.name
-        self.box = box
+        self.name = host.name
+        self.host = host
         self.disk = disk
         self.machine: SessionMachine | None = None
         self.link: Connection | None = None
@@ -64,12 +64,12 @@ class Agent:
         self.unreachable_until = 0.0
         self.crashes_in: int | None = None
         """After so many actions more its process crashes."""
-        self.family = box.name
+        self.family = host.name
         """Whose state directory it began with."""
         self.lives = 0
-        self.wish: int | None = None
+        self.own_drain: int | None = None
         """Of the drains that its owner asked for the one that holds, by number."""
-        self.watch: Observer
+        self.observer: Observer
         self._world = world
         self._network = network
         self._wire = wire
@@ -102,13 +102,13 @@ class Agent:
     def clone(self, name: str) -> "Agent":
         """Copy the machine, its disk too: another agent that takes itself for this one."""
         twin = Agent(
-            self.box.clone(name),
+            self.host.clone(name),
             replace(self.disk),
             world=self._world,
             network=self._network,
             wire=self._wire,
         )
-        twin.family, twin.watch = self.family, self.watch
+        twin.family, twin.observer = self.family, self.observer
         return twin
 
     def start(self) -> None:
@@ -116,7 +116,7 @@ class Agent:
         if self.machine is not None:
             return
         self.lives += 1
-        self.wish = None
+        self.own_drain = None
         self._wakes_at = inf
         self._say(f"starts as {self.disk.node_id} {'with' if self.disk.node_token else 'without'} a token")
         self.machine = SessionMachine(
@@ -131,19 +131,19 @@ class Agent:
             self._looked = True
             self._look_again()
 
-    def told(self, order: OwnerRequest | OwnerChanged) -> None:
+    def take_request(self, order: OwnerRequest | OwnerChanged) -> None:
         """Its owner asks something of it."""
-        self._say(f"is told by its owner: {type(order).__name__}")
+        self._say(f"receives from its owner: {type(order).__name__}")
         if isinstance(order, DrainRequested):
-            self.wish = self._drains = self._drains + 1
+            self.own_drain = self._drains = self._drains + 1
         elif isinstance(order, ResumeRequested):
-            self.wish = None
+            self.own_drain = None
         self._handle(order)
 
     def stop(self, *, drain: bool, deadline_seconds: float | None) -> None:
         """Ask the process to leave."""
         self._say(f"is asked to stop{', to drain first' if drain else ''}")
-        self.wish = None
+        self.own_drain = None
         self._handle(StopRequested("its owner stops it", drain=drain, deadline_seconds=deadline_seconds))
 
     def crash(self, *, without_a_word: bool) -> None:
@@ -158,10 +158,10 @@ class Agent:
                 self._network.agent_is_gone(connection, without_a_word=without_a_word)
 
     def look(self) -> None:
-        """Probe the machine and tell the session."""
+        """Probe the machine and report to the session."""
         if self.machine is not None and self.busy_until <= self._world.now:
-            _, declaration = self.box.probe(self._world.now)
-            self._handle(Declared(declaration, self.box.running_ids))
+            _, declaration = self.host.probe(self._world.now)
+            self._handle(Declared(declaration, self.host.running_ids))
 
     def opened(self, connection: Connection) -> None:
         """The WebSocket is up."""
@@ -215,7 +215,7 @@ class Agent:
                     return
             self._carry_out_one(action)
         if self.machine is not None:
-            self.watch.agent_moved(self)
+            self.observer.agent_moved(self)
             deadline = self.machine.deadline
             if deadline is not None:
                 self._plan(deadline)
@@ -238,7 +238,7 @@ class Agent:
                 self._say(f"says {message.type} as {message.node_id}")
                 self._send(message)
             case SendHeartbeat():
-                self._send(self._beat(action))
+                self._send(self._heartbeat(action))
             case Probe():
                 self._world.after(0.1, self.look)
             case StoreIdentity() | ArchiveIdentity() | LogEvent() | Exit():
@@ -267,22 +267,22 @@ class Agent:
         token = self.disk.node_token
         return token if credential is Credential.BEST and token is not None else self.disk.join_token
 
-    def _beat(self, beat: SendHeartbeat) -> FromNode:
+    def _heartbeat(self, action: SendHeartbeat) -> FromNode:
         now = self._world.now
-        inventory, _ = self.box.probe(now)
+        inventory, _ = self.host.probe(now)
         moment = measure(
             inventory,
-            job_ids=self.box.running_ids,
+            job_ids=self.host.running_ids,
             timestamp_ms=round((EPOCH + now) * 1000),
-            probe_age_seconds=self.box.probe_age_seconds(now),
+            probe_age_seconds=self.host.probe_age_seconds(now),
         )
         return heartbeat(
-            beat.node_id,
+            action.node_id,
             inventory,
             moment=moment,
-            changed=beat.changed,
-            sequence=beat.sequence,
-            job_count_required=not beat.knows_schemas,
+            changed=action.changed,
+            sequence=action.sequence,
+            job_count_required=not action.knows_schemas,
         )
 
     def _send(self, message: FromNode) -> None:

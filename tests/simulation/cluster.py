@@ -1,4 +1,4 @@
-"""All that takes part in one world, for those who watch it and those who trouble it."""
+"""All that takes part in one world, for those who observer it and those who trouble it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Cluster:
     """One world's cast."""
 
     world: World
-    climate: FaultProfile
+    profile: FaultProfile
     network: Network
     registry: RegistryProcess
     agents: list[Agent] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The disk under the registry: a true store that can be full, hang or fail, and tells what it has stored."""
+"""The disk under the registry: a true store that can be full, hang or fail, and reports what it stored."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class SimulatedDisk:
     """What the registry takes for its store."""
 
     def __init__(self, world: World, medium: Medium, *, quick_seconds: float) -> None:
-        self.trouble = DiskFaults()
+        self.faults = DiskFaults()
         self.power_fails = False
         """While it is true a commit is torn."""
         self.stored: Callable[[Sequence[Batch]], None]
@@ -51,13 +51,13 @@ class SimulatedDisk:
 
     def commit_seconds(self) -> float:
         """Draw how long a commit takes."""
-        trouble, now = self.trouble, self._world.now
+        trouble, now = self.faults, self._world.now
         slow = trouble.slow_until > now
         seconds = self._world.soon(trouble.slow_seconds if slow else self._quick_seconds)
         return max(seconds, trouble.hangs_until - now)
 
     def load(self) -> Loaded:
-        """Return all that is kept."""
+        """Return all that is stored."""
         return self._medium.load()
 
     def save(self, batches: Sequence[Batch]) -> None:
@@ -68,12 +68,12 @@ class SimulatedDisk:
             raise StoreError("the power failed")
         self._medium.save(batches)
         self.stored(batches)
-        if self.trouble.unknown_next:
-            self.trouble.unknown_next -= 1
+        if self.faults.unknown_next:
+            self.faults.unknown_next -= 1
             raise StoreError("the answer of the store was lost")
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
-        """Nobody asks for it here."""
+        """The simulation takes no backups."""
         raise NotImplementedError(target)
 
     def close(self) -> None:
@@ -84,10 +84,10 @@ class SimulatedDisk:
         self._medium.crash()
 
     def _fail_if_due(self) -> None:
-        if self.trouble.full_until > self._world.now:
+        if self.faults.full_until > self._world.now:
             raise StoreError("the disk is full")
-        if self.trouble.fails_next:
-            self.trouble.fails_next -= 1
+        if self.faults.fails_next:
+            self.faults.fails_next -= 1
             raise StoreError("the disk failed once")
 
 
@@ -117,7 +117,7 @@ class MemoryMedium:
 
 # The true SQLite store on a true file, under a registry that crashes and a machine that loses power.
 #
-# A crash leaves the file and its log as they are, with nobody to close them: the next process opens a
+# A crash leaves the file and its log as they are, not closed: the next process opens a
 # copy.
 # Power that fails in the middle of a commit leaves some of the bytes that the commit wrote to the log.
 

@@ -65,7 +65,7 @@ class SimulatedLoop:
             asyncio._set_running_loop(None)
 
     def time(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self._world.now
 
     def call_later(self, seconds: float, call: Callable[..., object], *arguments: object) -> Timer:
@@ -91,7 +91,7 @@ class SimulatedLoop:
     def start_thread(
         self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
     ) -> None:
-        """Let a thread work; what it did stays done even if nobody is left to hear of it."""
+        """Let a thread work; what it did stays done even if its process has crashed meanwhile."""
 
         def do() -> None:
             one.done = True
@@ -114,7 +114,7 @@ class SimulatedLoop:
 def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         return work(), None
-    except Exception as error:  # noqa: BLE001 - whoever is told of it decides, as with a true thread
+    except Exception as error:  # noqa: BLE001 - the callback decides, as with a true thread
         return None, error
 
 

@@ -16,13 +16,18 @@ _WALL_JUMPS = (-86_400.0, -30.0, -1.0, 1.0, 45.0, 3_600.0, 30 * 86_400.0)
 
 
 class FaultInjector:
-    """Troubles one world until it is told to end."""
+    """Injects faults into one world until it is stopped."""
 
     def __init__(
-        self, scene: Cluster, operators: Operators, *, scheduler: Scheduler, office: TokenAdministrator
+        self,
+        cluster: Cluster,
+        operators: Operators,
+        *,
+        scheduler: Scheduler,
+        administrator: TokenAdministrator,
     ) -> None:
-        self._scene = scene
-        self._world, self._dice = scene.world, scene.world.dice
+        self._cluster = cluster
+        self._world, self._dice = cluster.world, cluster.world.dice
         self._over = False
         self._clones = 0
         self._makes: dict[Fault, Callable[[], None]] = {
@@ -55,30 +60,30 @@ class FaultInjector:
             Fault.CORDON: operators.cordon_or_uncordon,
             Fault.CONTROL: operators.order,
             Fault.FORGET: operators.forget,
-            Fault.TOKENS: office.work,
-            Fault.OWNER: Owners(scene).ask,
+            Fault.TOKENS: administrator.work,
+            Fault.OWNER: Owners(cluster).ask,
         }
 
     def begin(self) -> None:
         """Let each kind of trouble that this world knows come now and then."""
-        for trouble, mean in self._scene.climate.troubles.items():
+        for trouble, mean in self._cluster.profile.faults.items():
             self._world.after(self._world.soon(mean), partial(self._strike, trouble))
 
     def end(self) -> None:
         """Put everything right; nothing goes wrong from now on."""
         self._over = True
-        self._world.say("world", "all troubles end")
-        registry = self._scene.registry
-        trouble = registry.disk.trouble
+        self._world.say("world", "all faults end")
+        registry = self._cluster.registry
+        trouble = registry.disk.faults
         trouble.full_until = trouble.slow_until = 0.0
         trouble.fails_next = trouble.unknown_next = 0
         trouble.hangs_until = 0.0
         registry.crashes_in = None
         if not registry.running:
             registry.start()
-        for agent in self._scene.agents:
+        for agent in self._cluster.agents:
             agent.crashes_in = None
-            agent.box.fix()
+            agent.host.fix()
             agent.start()
             agent.look()
 
@@ -86,10 +91,10 @@ class FaultInjector:
         if self._over:
             return
         self._makes[kind]()
-        self._world.after(self._world.soon(self._scene.climate.troubles[kind]), lambda: self._strike(kind))
+        self._world.after(self._world.soon(self._cluster.profile.faults[kind]), lambda: self._strike(kind))
 
     def _agent(self) -> Agent:
-        return self._dice.choice(self._scene.agents)
+        return self._dice.choice(self._cluster.agents)
 
     def _outage(self) -> float:
         return min(self._world.soon(_LONGEST_OUTAGE_SECONDS / 3), _LONGEST_OUTAGE_SECONDS)
@@ -101,11 +106,11 @@ class FaultInjector:
     # The network.
 
     def _cut(self) -> None:
-        connections = self._scene.network.connections
+        connections = self._cluster.network.connections
         if connections:
             connection = self._dice.choice(connections)
             self._world.say("network", f"breaks {connection.number} of {connection.agent.name}")
-            self._scene.network.cut(
+            self._cluster.network.cut(
                 connection,
                 agent_learns=self._dice.choice((0.01, 1.0, 40.0)),
                 registry_learns=self._dice.choice((0.01, 1.0, 40.0, None)),
@@ -115,64 +120,64 @@ class FaultInjector:
         if self._dice.random() < 1 / 3:
             agent, seconds = self._agent(), self._dice.choice((9.0, 11.0, 14.0, 40.0))
             self._world.say("network", f"will slow the next connection of {agent.name}: {seconds:g} s")
-            self._scene.network.slow_next(agent, seconds)
+            self._cluster.network.slow_next(agent, seconds)
             return
-        connections = self._scene.network.connections
+        connections = self._cluster.network.connections
         if connections:
             connection = self._dice.choice(connections)
             seconds = self._dice.choice((2.0, 12.0, 50.0))
             self._world.say("network", f"slows {connection.number} of {connection.agent.name}: {seconds:g} s")
-            self._scene.network.slow(connection, seconds)
+            self._cluster.network.slow(connection, seconds)
 
     def _partition(self) -> None:
         seconds, share = self._outage(), self._dice.choice((0.2, 0.5, 1.0))
         self._world.say("network", f"parts {share:.0%} of the nodes for {seconds:.1f} s")
-        for agent in self._scene.agents:
+        for agent in self._cluster.agents:
             if self._dice.random() < share:
                 agent.unreachable_until = self._world.now + seconds
 
     # The registry.
 
     def _stall(self) -> None:
-        registry = self._scene.registry
+        registry = self._cluster.registry
         if registry.running:
             seconds = self._dice.choice((0.5, 3.0, 30.0, 60.0))
             self._world.say("registry", f"stands still for {seconds:g} s")
             registry.busy_until = max(registry.busy_until, self._world.now + seconds)
 
     def _registry_crashes(self) -> None:
-        self._scene.registry.crash(agents_learn_within=self._dice.choice((0.1, 3.0, 45.0)))
+        self._cluster.registry.crash(agents_learn_within=self._dice.choice((0.1, 3.0, 45.0)))
         self._start_registry_later()
 
     def _registry_crashes_soon(self) -> None:
-        self._scene.registry.crashes_in = self._dice.randint(0, 12)
+        self._cluster.registry.crashes_in = self._dice.randint(0, 12)
         self._world.after(self._outage(), self._start_registry)
 
     def _start_registry_later(self) -> None:
         self._world.after(self._dice.choice((0.5, 5.0, 40.0)), self._start_registry)
 
     def _start_registry(self) -> None:
-        if not self._scene.registry.running:
-            self._scene.registry.start()
+        if not self._cluster.registry.running:
+            self._cluster.registry.start()
 
     def _fill_disk(self) -> None:
         self._world.say("disk", "is full")
-        self._scene.registry.disk.trouble.full_until = self._world.now + self._outage()
+        self._cluster.registry.disk.faults.full_until = self._world.now + self._outage()
 
     def _fail_saves(self) -> None:
-        self._scene.registry.disk.trouble.fails_next += self._dice.choice((1, 1, 2))
+        self._cluster.registry.disk.faults.fails_next += self._dice.choice((1, 1, 2))
 
     def _hang_disk(self) -> None:
         seconds = self._dice.choice((3.0, 6.0, 20.0, 60.0))
         self._world.say("disk", f"hangs for {seconds:g} s")
-        self._scene.registry.disk.trouble.hangs_until = self._world.now + seconds
+        self._cluster.registry.disk.faults.hangs_until = self._world.now + seconds
 
     def _lose_store_answers(self) -> None:
-        self._scene.registry.disk.trouble.unknown_next += self._dice.choice((1, 1, 2))
+        self._cluster.registry.disk.faults.unknown_next += self._dice.choice((1, 1, 2))
 
     def _slow_disk(self) -> None:
         self._world.say("disk", "is slow")
-        self._scene.registry.disk.trouble.slow_until = self._world.now + self._outage()
+        self._cluster.registry.disk.faults.slow_until = self._world.now + self._outage()
 
     def _jump(self) -> None:
         seconds = self._dice.choice(_WALL_JUMPS)
@@ -193,7 +198,7 @@ class FaultInjector:
 
     def _power_fails(self) -> None:
         agent = self._agent()
-        agent.box.jobs.clear()
+        agent.host.jobs.clear()
         agent.crash(without_a_word=True)
         self._until_over(self._dice.choice((10.0, 60.0, 200.0)), agent.start)
 
@@ -223,53 +228,55 @@ class FaultInjector:
             return
         self._clones += 1
         self._world.say("world", f"clones {model.name}")
-        self._scene.agents.append(model.clone(f"clone-{self._clones}"))
-        self._scene.agents[-1].start()
+        self._cluster.agents.append(model.clone(f"clone-{self._clones}"))
+        self._cluster.agents[-1].start()
 
     def _lose_gpu(self) -> None:
-        box = self._agent().box
-        place = self._dice.randrange(box.gpu_count())
-        box.lost.add(place)
-        self._changed(box, lambda: box.lost.discard(place))
+        host = self._agent().host
+        place = self._dice.randrange(host.gpu_count())
+        host.lost.add(place)
+        self._changed(host, lambda: host.lost.discard(place))
 
     def _hang_driver(self) -> None:
-        box = self._agent().box
-        if box.hung_since is None:
-            box.hung_since = self._world.now
-            self._changed(box, lambda: setattr(box, "hung_since", None))
+        host = self._agent().host
+        if host.hung_since is None:
+            host.hung_since = self._world.now
+            self._changed(host, lambda: setattr(host, "hung_since", None))
 
     def _break_model(self) -> None:
-        box, model = self._agent().box, self._dice.choice(MODELS)
-        box.broken.add(model)
-        self._changed(box, lambda: box.broken.discard(model))
+        host, model = self._agent().host, self._dice.choice(MODELS)
+        host.broken.add(model)
+        self._changed(host, lambda: host.broken.discard(model))
 
     def _load(self) -> None:
-        box = self._agent().box
-        box.busy = True
-        self._changed(box, lambda: setattr(box, "busy", False))
+        host = self._agent().host
+        host.busy = True
+        self._changed(host, lambda: setattr(host, "busy", False))
 
     def _change(self) -> None:
-        box = self._agent().box
-        box.owner = replace(
-            box.owner,
+        host = self._agent().host
+        host.owner = replace(
+            host.owner,
             labels={"zone": self._dice.choice(ZONES)},
             max_concurrent_jobs=self._dice.choice((1, 2, 3, 4)),
             accept_public_jobs=self._dice.random() < 2 / 3,
         )
-        self._look(box)
+        self._look(host)
 
-    def _changed(self, box: SimulatedHost, fix: Callable[[], None]) -> None:
-        """Let an agent find what happened to its machine, and mend that after a while."""
-        self._world.say(box.name, f"lost {sorted(box.lost)}, broken {sorted(box.broken)}, busy {box.busy}")
-        self._look(box)
+    def _changed(self, host: SimulatedHost, fix: Callable[[], None]) -> None:
+        """Let an agent find what happened to its machine, and repair that after a while."""
+        self._world.say(
+            host.name, f"lost {sorted(host.lost)}, broken {sorted(host.broken)}, busy {host.busy}"
+        )
+        self._look(host)
 
         def mended() -> None:
             fix()
-            self._look(box)
+            self._look(host)
 
         self._until_over(self._world.soon(60.0), mended)
 
-    def _look(self, box: SimulatedHost) -> None:
-        for agent in self._scene.agents:
-            if agent.box is box:
+    def _look(self, host: SimulatedHost) -> None:
+        for agent in self._cluster.agents:
+            if agent.host is host:
                 agent.look()

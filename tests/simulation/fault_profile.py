@@ -1,6 +1,6 @@
-"""What a seed's world is like: how many nodes, for how long, and which troubles it knows.
+"""What a seed's world is like: how many nodes, for how long, and which faults it knows.
 
-Each world knows only some of the troubles: where everything goes wrong at once, much never comes to pass.
+Each world knows only some of the faults: where everything goes wrong at once, much never comes to pass.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class FaultProfile:
     """One world's nature. Spans are seconds."""
 
     nodes: int
-    chaos_seconds: float
+    fault_seconds: float
     settle_seconds: float = 1500.0
     thresholds: Thresholds
     auth_off: bool
@@ -61,7 +61,7 @@ class FaultProfile:
     commit_seconds: float
     """How long a commit takes, in the mean."""
     sqlite: bool = False
-    troubles: Mapping[Fault, float]
+    faults: Mapping[Fault, float]
     """The mean time between two of each kind."""
     job_every_seconds: float
     most_seconds_on_the_way: float
@@ -90,50 +90,50 @@ _THRESHOLDS = (
 
 
 def profile_of(seed: int) -> FaultProfile:
-    """Draw the climate of a seed's world."""
-    dice, owners = Random(f"climate of {seed}"), Random(f"owners of {seed}")
+    """Draw the profile of a seed's world."""
+    dice, owners = Random(f"profile of {seed}"), Random(f"owners of {seed}")
     known = [one for one in Fault if one not in _BY_ITSELF and dice.random() < dice.choice((0.15, 0.4))]
     owned = {Fault.OWNER: owners.uniform(20.0, 240.0)} if owners.random() < 1 / 3 else {}
     return FaultProfile(
         nodes=dice.choice((3, 4, 5, 6, 8, 10, 12)),
-        chaos_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
+        fault_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
         thresholds=dice.choice(_THRESHOLDS),
         auth_off=dice.random() < 0.4,
         wire=dice.random() < 0.5,
         sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
-        troubles={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned,
+        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned,
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
         most_seconds_on_the_way=dice.choice((0.02, 0.3, 2.0)),
     )
 
 
 def large_profile_of(seed: int, *, nodes: int) -> FaultProfile:
-    """Draw the climate of a great fleet's world: shorter and denser."""
+    """Draw the profile of a great fleet's world: shorter and denser."""
     small = profile_of(seed)
     return replace(
         small,
         nodes=nodes,
-        chaos_seconds=180.0,
+        fault_seconds=180.0,
         wire=False,
-        troubles={one: mean / 4 for one, mean in small.troubles.items()},
+        faults={one: mean / 4 for one, mean in small.faults.items()},
         job_every_seconds=1.0,
     )
 
 
-def dense_profile(seed: int, *troubles: Fault, nodes: int = 8, auth_off: bool = False) -> FaultProfile:
-    """Draw a short and dense climate of these troubles alone."""
+def dense_profile(seed: int, *faults: Fault, nodes: int = 8, auth_off: bool = False) -> FaultProfile:
+    """Draw a short and dense profile of these faults alone."""
     return replace(
         profile_of(seed),
         nodes=nodes,
-        chaos_seconds=300.0,
+        fault_seconds=300.0,
         thresholds=Thresholds(),
         auth_off=auth_off,
-        troubles=dict.fromkeys(troubles, 12.0),
+        faults=dict.fromkeys(faults, 12.0),
         job_every_seconds=5.0,
     )
 
 
 def profile_for(seed: int, nodes: int | None) -> FaultProfile:
-    """Draw the climate of a seed's world, or of a great fleet's."""
+    """Draw the profile of a seed's world, or of a great fleet's."""
     return profile_of(seed) if nodes is None else large_profile_of(seed, nodes=nodes)

@@ -49,14 +49,14 @@ class RunResult:
     trace: Trace
 
 
-def run_seed(seed: int, climate: FaultProfile | None = None, *, whole_trace: bool = False) -> RunResult:
+def run_seed(seed: int, profile: FaultProfile | None = None, *, whole_trace: bool = False) -> RunResult:
     """Play a seed's world; a broken invariant ends it."""
     trace = Trace(whole=whole_trace)
     broken: InvariantError | None = None
-    climate = climate or profile_of(seed)
+    profile = profile or profile_of(seed)
     try:
-        with simulated_threads(), _medium(climate) as medium:
-            _Stage(seed, climate, trace=trace, medium=medium).run()
+        with simulated_threads(), _medium(profile) as medium:
+            _Stage(seed, profile, trace=trace, medium=medium).run()
     except InvariantError as error:
         broken = error
     except Exception as error:  # noqa: BLE001 - whatever a machine raises is what is looked for
@@ -66,13 +66,13 @@ def run_seed(seed: int, climate: FaultProfile | None = None, *, whole_trace: boo
 
 
 @contextmanager
-def _medium(climate: FaultProfile) -> Iterator[Medium]:
-    """Lend a disk: a true file where the climate wants one."""
-    if not climate.sqlite:
+def _medium(profile: FaultProfile) -> Iterator[Medium]:
+    """Lend a disk: a true file where the profile wants one."""
+    if not profile.sqlite:
         yield MemoryMedium()
         return
     with TemporaryDirectory() as folder:
-        medium = SqliteMedium(Path(folder), Random(climate.nodes))
+        medium = SqliteMedium(Path(folder), Random(profile.nodes))
         try:
             yield medium
         finally:
@@ -82,76 +82,78 @@ def _medium(climate: FaultProfile) -> Iterator[Medium]:
 class _Stage:
     """Sets a world up and runs it."""
 
-    def __init__(self, seed: int, climate: FaultProfile, *, trace: Trace, medium: Medium) -> None:
+    def __init__(self, seed: int, profile: FaultProfile, *, trace: Trace, medium: Medium) -> None:
         world = self._world = World(seed, trace=trace)
-        network = Network(world, most_seconds_on_the_way=climate.most_seconds_on_the_way)
-        disk = SimulatedDisk(world, medium, quick_seconds=climate.commit_seconds)
-        registry = RegistryProcess(world, climate, network=network, disk=disk)
+        network = Network(world, most_seconds_on_the_way=profile.most_seconds_on_the_way)
+        disk = SimulatedDisk(world, medium, quick_seconds=profile.commit_seconds)
+        registry = RegistryProcess(world, profile, network=network, disk=disk)
         network.serve(registry)
-        scene = self._scene = Cluster(world, climate, network, registry)
-        wishes, sessions, credentials = (
-            DesiredStateInvariants(scene),
-            SessionInvariants(scene),
-            CredentialInvariants(scene),
+        cluster = self._cluster = Cluster(world, profile, network, registry)
+        desired, sessions, credentials = (
+            DesiredStateInvariants(cluster),
+            SessionInvariants(cluster),
+            CredentialInvariants(cluster),
         )
-        self._watch = Observers(
+        self._observer = Observers(
             (
                 sessions,
-                TransitionInvariants(scene),
-                wishes,
-                OwnDrainInvariants(scene),
+                TransitionInvariants(cluster),
+                desired,
+                OwnDrainInvariants(cluster),
                 credentials,
-                ClaimInvariants(scene),
-                CapacityInvariants(scene, wishes),
-                StoreFirstInvariants(scene),
+                ClaimInvariants(cluster),
+                CapacityInvariants(cluster, desired),
+                StoreFirstInvariants(cluster),
                 EventInvariants(),
                 StoreInvariants(),
-                OutageInvariants(scene),
-                FlappingInvariants(scene),
-                TimeoutInvariants(scene),
-                ReasonInvariants(scene),
+                OutageInvariants(cluster),
+                FlappingInvariants(cluster),
+                TimeoutInvariants(cluster),
+                ReasonInvariants(cluster),
                 AgentInvariants(),
             )
         )
-        registry.watch = self._watch
-        scene.agents += [self._agent(number) for number in range(climate.nodes)]
-        desk = RequestSender(world, registry)
-        self._scheduler = Scheduler(scene, desk)
-        self._office = TokenAdministrator(scene, desk)
-        self._chaos = FaultInjector(
-            scene, Operators(scene, desk), scheduler=self._scheduler, office=self._office
+        registry.observer = self._observer
+        cluster.agents += [self._agent(number) for number in range(profile.nodes)]
+        sender = RequestSender(world, registry)
+        self._scheduler = Scheduler(cluster, sender)
+        self._administrator = TokenAdministrator(cluster, sender)
+        self._injector = FaultInjector(
+            cluster, Operators(cluster, sender), scheduler=self._scheduler, administrator=self._administrator
         )
-        self._ending = Settling(scene, sessions, credentials=credentials, office=self._office)
+        self._ending = Settling(cluster, sessions, credentials=credentials, administrator=self._administrator)
 
     def run(self) -> None:
-        """Play: arrival, chaos, peace, and one restart more."""
-        world, scene = self._world, self._scene
-        scene.registry.start()
-        for agent in scene.agents:
+        """Play: arrival, faults, peace, and one restart more."""
+        world, cluster = self._world, self._cluster
+        cluster.registry.start()
+        for agent in cluster.agents:
             world.after(world.dice.uniform(0.0, _ARRIVE_WITHIN_SECONDS), agent.start)
-        self._office.open()
+        self._administrator.open()
         self._scheduler.start()
-        self._chaos.begin()
+        self._injector.begin()
         self._every(_GLANCE_SECONDS, self._glance)
-        world.run_until(scene.climate.chaos_seconds)
+        world.run_until(cluster.profile.fault_seconds)
         self._scheduler.stop()
-        self._chaos.end()
+        self._injector.end()
         self._ending.settle()
         self._glance()
         self._ending.restart()
 
     def _agent(self, number: int) -> Agent:
-        climate, world = self._scene.climate, self._world
+        profile, world = self._cluster.profile, self._world
         name = f"agent-{number + 1}"
-        box = SimulatedHost(name, world.dice, announces_jobs=world.chance(2 / 3))
-        agent = Agent(box, SimulatedStateDir(), world=world, network=self._scene.network, wire=climate.wire)
-        agent.watch = self._watch
+        host = SimulatedHost(name, world.dice, announces_jobs=world.chance(2 / 3))
+        agent = Agent(
+            host, SimulatedStateDir(), world=world, network=self._cluster.network, wire=profile.wire
+        )
+        agent.observer = self._observer
         return agent
 
     def _glance(self) -> None:
-        registry = self._scene.registry
+        registry = self._cluster.registry
         if registry.running and registry.busy_until + _WAKES_WITHIN_SECONDS <= self._world.now:
-            self._watch.glance()
+            self._observer.check_all()
 
     def _every(self, seconds: float, do: Callable[[], None]) -> None:
         do()
@@ -166,7 +168,7 @@ TAIL_LINES = 60
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is told of one seed; small, so that it travels between processes."""
+    """The report of one seed; small, so that it travels between processes."""
 
     seed: int
     mark: str
@@ -175,13 +177,13 @@ class Report:
 
 
 def run_and_report(nodes: int | None, seed: int) -> Report:
-    """Play a seed in a process of its own, which has nobody to log to."""
+    """Run a seed in a process of its own, without a log."""
     logging.disable(logging.CRITICAL)
     return report(run_seed(seed, profile_for(seed, nodes)), nodes=nodes)
 
 
 def report(played: RunResult, *, nodes: int | None = None) -> Report:
-    """Tell of a seed; at length only where something broke."""
+    """Report a seed; at length only where an invariant broke."""
     if played.broken is None:
         return Report(played.seed, played.mark, None, "")
     return Report(

@@ -1,6 +1,6 @@
 """A machine: GPUs that can be lost, a driver that can hang, models that can break, jobs that run.
 
-What its probe would find is made anew only when something has changed: the same world a thousand times
+What its probe would find is built again only when something has changed: the same world a thousand times
 over must be cheap.
 """
 

@@ -49,8 +49,8 @@ from tests.simulation.invariants.base import Invariant
 Patch = Callable[[], AbstractContextManager[Any]]
 
 
-def under(*troubles: Fault, nodes: int = 8, auth_off: bool = False) -> Callable[[int], FaultProfile]:
-    return lambda seed: dense_profile(seed, *troubles, nodes=nodes, auth_off=auth_off)
+def under(*faults: Fault, nodes: int = 8, auth_off: bool = False) -> Callable[[int], FaultProfile]:
+    return lambda seed: dense_profile(seed, *faults, nodes=nodes, auth_off=auth_off)
 
 
 def without(*reasons: ExclusionReason) -> Patch:
@@ -138,11 +138,11 @@ def claimed_anew(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: f
 
 
 def ready_behind_its_back(
-    judge: Callable[..., None], beats: Heartbeats, record: NodeRecord, step: Step, **named: Any
+    judge: Callable[..., None], heartbeats: Heartbeats, record: NodeRecord, step: Step, **named: Any
 ) -> None:
     if record.status is NodeStatus.DRAINING:
         record.status = NodeStatus.READY
-    judge(beats, record, step, **named)
+    judge(heartbeats, record, step, **named)
 
 
 def same_epoch(
@@ -180,7 +180,7 @@ _WITH_RECOVERY = {
     (NodeStatus.REGISTERING, NodeStatus.READY): frozenset({ReasonCode.RECOVERED}),
 }
 CRASHES = (Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION)
-WISHES = (Fault.DRAIN, Fault.CORDON)
+REQUESTS = (Fault.DRAIN, Fault.CORDON)
 FIGHT = {**codes.CODES, codes.ErrorCode.SESSION_SUPERSEDED: codes.CodeEntry("superseded", Reaction.BACK_OFF)}
 
 
@@ -195,7 +195,7 @@ class Mutation:
     name: str
     breaks: Invariant
     apply: Patch
-    climate: Callable[[int], FaultProfile]
+    profile: Callable[[int], FaultProfile]
 
 
 MUTATIONS = (
@@ -219,7 +219,7 @@ MUTATIONS = (
     ),
     Mutation(
         "full nodes get jobs",
-        Invariant.NO_PLACE_TWICE,
+        Invariant.NO_SLOT_TWICE,
         without(ExclusionReason.CAPACITY_EXCEEDED),
         under(Fault.CHANGE, nodes=3),
     ),
@@ -231,8 +231,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a claim that ends leaves its memory promised",
-        Invariant.PROMISES_ADD_UP,
-        method(ReservedMemory, "remove", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)),
+        Invariant.RESERVATIONS_ADD_UP,
+        method(
+            ReservedMemory, "remove", lambda promise, _need: setattr(promise, "claims", promise.claims - 1)
+        ),
         under(nodes=3),
     ),
     Mutation(
@@ -243,23 +245,31 @@ MUTATIONS = (
     ),
     Mutation(
         "claims are not taken back after a restart",
-        Invariant.CLAIM_KEPT,
+        Invariant.CLAIM_HOLDS,
         around(Documents, "_load", without_claims),
         under(*CRASHES),
     ),
     Mutation(
-        "what is given back is not kept",
-        Invariant.CLAIM_KEPT,
+        "a released claim is not stored",
+        Invariant.CLAIM_HOLDS,
         method(Step, "change_claim", lambda *_: None),
         under(*CRASHES),
     ),
-    Mutation("drains are not kept", Invariant.WISH_KEPT, node_document(drain=None), under(*CRASHES, *WISHES)),
     Mutation(
-        "cordons are not kept", Invariant.WISH_KEPT, node_document(cordoned=None), under(*CRASHES, *WISHES)
+        "drains are not stored",
+        Invariant.DESIRED_STATE_HOLDS,
+        node_document(drain=None),
+        under(*CRASHES, *REQUESTS),
+    ),
+    Mutation(
+        "cordons are not stored",
+        Invariant.DESIRED_STATE_HOLDS,
+        node_document(cordoned=None),
+        under(*CRASHES, *REQUESTS),
     ),
     Mutation(
         "a removed node is not let go on the disk",
-        Invariant.WISH_KEPT,
+        Invariant.DESIRED_STATE_HOLDS,
         around(
             effects,
             "_dated",
@@ -269,25 +279,25 @@ MUTATIONS = (
     ),
     Mutation(
         "what a heartbeat replaces is not written",
-        Invariant.TOLD_IS_KNOWN,
+        Invariant.REPORTED_IS_KNOWN,
         method(declaration, "replace_parts", lambda *_: None),
         under(Fault.CHANGE, nodes=3),
     ),
     Mutation(
         "an owner's drain ends with its connection",
-        Invariant.OWN_DRAIN_KEPT,
+        Invariant.OWN_DRAIN_HOLDS,
         around(SessionMachine, "_connected", no_drain),
         under(Fault.CUT, Fault.OWNER),
     ),
     Mutation(
         "the fleet sends before it stores",
-        Invariant.SAVED_FIRST,
+        Invariant.STORED_FIRST,
         around(Fleet, "_output", sent_first),
         under(),
     ),
     Mutation(
         "the loop does not wait for the disk",
-        Invariant.SAVED_FIRST,
+        Invariant.STORED_FIRST,
         around(FleetLoop, "take", not_waiting),
         under(Fault.SLOW_DISK),
     ),
@@ -299,13 +309,13 @@ MUTATIONS = (
     ),
     Mutation(
         "a failed save is taken for stored",
-        Invariant.SAVED_FIRST,
+        Invariant.STORED_FIRST,
         around(FleetLoop, "_committed", taken_for_stored),
         under(Fault.SAVE_ERROR),
     ),
     Mutation(
-        "whoever waits for a save that failed is answered as if it were stored",
-        Invariant.SAVED_FIRST,
+        "waiters for a failed save are answered as if it were stored",
+        Invariant.STORED_FIRST,
         around(loop_module, "split_answers", answered_anyhow),
         under(Fault.SAVE_ERROR, Fault.HUNG_DISK),
     ),
@@ -317,31 +327,31 @@ MUTATIONS = (
     ),
     Mutation(
         "a long outage of the store is no restart",
-        Invariant.NO_FALSE_VERDICT,
+        Invariant.NO_FALSE_TIMEOUT,
         lambda: patch("gpu_agent.registry.fleet.RESTART_SECONDS", inf),
         under(Fault.HUNG_DISK, Fault.CUT, Fault.AGENT_FREEZE),
     ),
     Mutation(
-        "a token whose text was sent to nobody lives on",
-        Invariant.NOBODY_UNTOLD,
+        "a token whose text was never sent lives on",
+        Invariant.NOTHING_UNSENT,
         around(UnstoredChanges, "fail", nothing_is_unsent),
         under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.TOKENS),
     ),
     Mutation(
         "the record of a node that was never acknowledged stays",
-        Invariant.NOBODY_UNTOLD,
+        Invariant.NOTHING_UNSENT,
         around(Sessions, "connection_lost", lost_and_not_purged),
         under(Fault.SAVE_ERROR, Fault.SLOW_DISK, Fault.STATE_LOST),
     ),
     Mutation(
-        "events are numbered anew after a restart",
-        Invariant.EVENTS_KEPT,
+        "event ids start again after a restart",
+        Invariant.EVENTS_STORED,
         method(RegistryEventLog, "restore", lambda *_: None),
         under(*CRASHES),
     ),
     Mutation(
         "a superseded connection is not dismissed",
-        Invariant.SUPERSEDED_IS_DEAF,
+        Invariant.SUPERSEDED_IS_IGNORED,
         method(NodeTable, "is_dismissed", lambda *_: False),
         under(Fault.CLONE, Fault.AGENT_CRASH, Fault.SLOW_DISK),
     ),
@@ -352,20 +362,20 @@ MUTATIONS = (
         under(Fault.CLONE, Fault.POWER_LOSS),
     ),
     Mutation(
-        "epochs begin anew with each registration",
+        "epochs start again with each registration",
         Invariant.EPOCHS_GROW,
         around(Registrations, "_begin_session", same_epoch),
         under(Fault.CUT),
     ),
     Mutation(
         "the fleet's silence is never the registry's own",
-        Invariant.NO_FALSE_VERDICT,
+        Invariant.NO_FALSE_TIMEOUT,
         method(silence, "suspect_silent_nodes", lambda *_: []),
         under(Fault.PARTITION, nodes=12),
     ),
     Mutation(
         "a node's timeout is half of what it was given",
-        Invariant.NO_FALSE_VERDICT,
+        Invariant.NO_FALSE_TIMEOUT,
         around(
             deadlines,
             "silent_until",
@@ -381,7 +391,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a registering node recovers, which the page does not know",
-        Invariant.KNOWN_ARROW,
+        Invariant.KNOWN_TRANSITION,
         around(lifecycle, "change_status", recovering),
         under(),
     ),
@@ -392,7 +402,7 @@ MUTATIONS = (
         under(Fault.DRAIN),
     ),
     Mutation(
-        "a node that flaps is ready as soon as it beats well",
+        "a node that flaps is ready with its first healthy heartbeats",
         Invariant.FLAPS_ARE_DAMPED,
         lambda: patch.multiple(flapping, is_damped=lambda *_: False, flapping_reason=lambda *_: None),
         under(Fault.GPU, Fault.MODEL, nodes=2),
@@ -404,19 +414,19 @@ MUTATIONS = (
         under(Fault.PARTITION, nodes=2),
     ),
     Mutation(
-        "a node's tokens are not kept",
-        Invariant.CREDENTIAL_KEPT,
+        "a node's tokens are not stored",
+        Invariant.CREDENTIAL_HOLDS,
         node_document(keys={}),
         under(*CRASHES),
     ),
     Mutation(
         "a token that is rotated at once lives on",
-        Invariant.CREDENTIAL_KEPT,
+        Invariant.CREDENTIAL_HOLDS,
         method(TokenRequests, "_end_node_tokens", lambda *_: None),
         under(Fault.TOKENS),
     ),
     Mutation(
-        "the first beat spends no use",
+        "the first heartbeat consumes no use",
         Invariant.USES_COUNTED,
         lambda: patch(
             "gpu_agent.registry.heartbeat.consume_join_use",
@@ -431,7 +441,7 @@ MUTATIONS = (
         under(Fault.CUT),
     ),
     Mutation(
-        "healthy beats make no node ready",
+        "healthy heartbeats make no node ready",
         Invariant.COMES_BACK,
         method(Heartbeats, "_promote", lambda *_: None),
         under(),

@@ -24,7 +24,7 @@ CLOSE_SECONDS = 2.0
 """So long a peer may take to answer a close."""
 
 ABNORMAL = 1006
-"""How a socket that breaks without a close frame is told of."""
+"""The code of a socket that breaks without a close frame."""
 
 UpFrame = str | FromNode
 DownFrame = str | FromRegistry
@@ -188,7 +188,7 @@ class Network:
         self._slow_next[agent] = seconds
 
     def agent_is_gone(self, connection: Connection, *, without_a_word: bool) -> None:
-        """The agent's process ended; after a power loss nobody tells the registry."""
+        """The agent's process ended; after a power loss the registry does not learn it."""
         connection.agent_open = False
         self.cut(connection, agent_learns=None, registry_learns=None if without_a_word else self._delay())
         self._tidy(connection)

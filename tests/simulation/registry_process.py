@@ -1,6 +1,6 @@
 """The registry: the true fleet, loop, writer and clerk, over a played event loop, disk and network.
 
-It may crash between any two things that it does; then a new process begins with what the disk kept.
+It may crash between any two things that it does; then a new process begins with what the disk holds.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,15 +73,15 @@ Reply = Callable[[Result], None]
 class RegistryProcess:
     """One registry, over all of its processes."""
 
-    def __init__(self, world: World, climate: FaultProfile, *, network: Network, disk: SimulatedDisk) -> None:
+    def __init__(self, world: World, profile: FaultProfile, *, network: Network, disk: SimulatedDisk) -> None:
         self.fleet: Fleet
-        self.watch: Observer
+        self.observer: Observer
         self.disk = disk
         self.running = False
         self.busy_until = 0.0
         self.crashes_in: int | None = None
         """After so many things more that it does the process crashes."""
-        self._world, self._climate, self._network = world, climate, network
+        self._world, self._profile, self._network = world, profile, network
         self._clock = Clock(monotonic=lambda: world.now, wall=world.wall)
         self._played: SimulatedLoop
         self._loop: FleetLoop
@@ -96,17 +96,17 @@ class RegistryProcess:
         disk.stored = self._stored
 
     def start(self) -> None:
-        """Begin a process with what the disk kept."""
-        world, thresholds = self._world, self._climate.thresholds
-        self.fleet = Fleet(thresholds, world.dice.random, auth_off=self._climate.auth_off)
+        """Begin a process with what the disk holds."""
+        world, thresholds = self._world, self._profile.thresholds
+        self.fleet = Fleet(thresholds, world.dice.random, auth_off=self._profile.auth_off)
         self._played = SimulatedLoop(
             world, busy_until=lambda: self.busy_until, work_seconds=self.disk.commit_seconds
         )
         self._event_log = RegistryEventLog()
-        desk = TokenService(self.fleet, self._nobody_asks, clock=self._clock)
-        self._door = NodeAuth(None if self._climate.auth_off else desk)
+        sender = TokenService(self.fleet, self._nobody_asks, clock=self._clock)
+        self._door = NodeAuth(None if self._profile.auth_off else sender)
         self._loop = FleetLoop(
-            ObservedFleet(self.fleet, self.watch),
+            ObservedFleet(self.fleet, self.observer),
             self,
             Writer(self.disk),
             clock=self._clock,
@@ -118,7 +118,7 @@ class RegistryProcess:
         self._event_log.restore(loaded)
         outputs = self.fleet.restore(stored_documents(loaded.changes, world.wall()), world.now)
         self._say(f"starts with {self.fleet.size} nodes")
-        self.watch.restored(loaded)
+        self.observer.restored(loaded)
         self._played.enter(self._loop.start)
         for output in outputs:
             self._played.enter(partial(self._loop.take, output))
@@ -139,7 +139,7 @@ class RegistryProcess:
         self._deaf.clear()
         self._replies.clear()
         self._network.registry_is_gone(agents_learn_within=agents_learn_within)
-        self.watch.crashed()
+        self.observer.crashed()
 
     def ask(self, event_of: Callable[[int], Event], reply: Reply) -> None:
         """Ask the fleet something; no answer comes from a registry that is gone or stands still."""
@@ -164,14 +164,14 @@ class RegistryProcess:
         return ConnectFailed(refusal.sentence, http_status=int(refusal.status))
 
     def opened(self, connection: Connection) -> None:
-        """A connection is open; without a registration it is not kept."""
+        """A connection is open; without a registration it is closed soon."""
         self._numbers += 1
         connection.number = self._numbers
         self._connections[connection.number] = connection
         self._world.after(REGISTER_SECONDS, lambda: self._registration_overdue(connection))
 
     def hear(self, connection: Connection, frame: UpFrame) -> None:
-        """Read a frame, unless the connection was told to go."""
+        """Read a frame, unless the connection is being closed."""
         if connection.number in self._deaf:
             return
         message = decode_from_node(frame) if isinstance(frame, str) else frame
@@ -217,7 +217,7 @@ class RegistryProcess:
                 self._log(effect)
             case _ as unreachable:
                 assert_never(unreachable)
-        self.watch.executed(effect)
+        self.observer.executed(effect)
 
     def _send_to_node(self, effect: Send | SendStatus | CloseConnection) -> None:
         match effect:
@@ -240,7 +240,7 @@ class RegistryProcess:
                     fresh_id=f"node-{self._world.dice.getrandbits(32):08X}",
                     credential=connection.credential,
                     address=connection.agent.name,
-                    fresh_token=None if self._climate.auth_off else self._fresh_token(),
+                    fresh_token=None if self._profile.auth_off else self._fresh_token(),
                 )
             case NodeUnregister():
                 return UnregistrationReceived(number, message)
@@ -261,7 +261,7 @@ class RegistryProcess:
             connection.identified = True
         if isinstance(message, NodeError):
             self._say(f"refuses {message.code} on {number}")
-        self._network.send_down(connection, encode(message) if self._climate.wire else message)
+        self._network.send_down(connection, encode(message) if self._profile.wire else message)
 
     def _close(self, number: int, code: int, reason: str) -> None:
         connection = self._connections.get(number)
@@ -282,33 +282,33 @@ class RegistryProcess:
 
     def _stored(self, batches: Sequence[Batch]) -> None:
         outputs = [self._batches[id(batch)][1] for batch in batches if id(batch) in self._batches]
-        self.watch.stored(outputs, batches)
+        self.observer.stored(outputs, batches)
 
     async def _nobody_asks(self, _asking: Callable[[int], Event]) -> Result:
-        raise NotImplementedError("here operators ask at the desk of the simulation")
+        raise NotImplementedError("here operators ask at the sender of the simulation")
 
     def _say(self, what: str) -> None:
         self._world.say("registry", what)
 
 
 class ObservedFleet:
-    """The fleet as the loop drives it, each step seen by those who watch."""
+    """The fleet as the loop drives it, each step seen by those who observer."""
 
-    def __init__(self, fleet: Fleet, watch: Observer) -> None:
-        self._fleet, self._watch = fleet, watch
+    def __init__(self, fleet: Fleet, observer: Observer) -> None:
+        self._fleet, self._observer = fleet, observer
 
     @property
     def deadline(self) -> float | None:
         return self._fleet.deadline
 
     def handle(self, event: Event, now: float) -> Output:
-        self._watch.before(event)
+        self._observer.before(event)
         output = self._fleet.handle(event, now)
-        self._watch.decided(event, output)
+        self._observer.decided(event, output)
         return output
 
     def wake(self, now: float) -> Output:
-        self._watch.before(None)
+        self._observer.before(None)
         output = self._fleet.wake(now)
-        self._watch.decided(None, output)
+        self._observer.decided(None, output)
         return output

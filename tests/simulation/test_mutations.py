@@ -15,7 +15,7 @@ def seeds_until_it_shows(mutation: Mutation) -> int | None:
     """Play worlds with the rule broken until the promise is; returns how many it took."""
     with mutation.apply(), only(mutation.breaks):
         for seed in range(MOST_SEEDS):
-            broken = run_seed(seed, mutation.climate(seed)).broken
+            broken = run_seed(seed, mutation.profile(seed)).broken
             if broken is not None and broken.invariant is mutation.breaks:
                 return seed + 1
     return None

@@ -11,7 +11,7 @@ from tests.simulation.harness import replay, run_and_report, run_seed
 SEEDS = 500
 PROCESSES = 2
 OTHERS = (847, 915, 1060, 2559, 2705, 3926, 6399)
-"""Worlds in which a promise was once broken, or a watch asked too much."""
+"""Worlds in which a promise was once broken, or a observer asked too much."""
 
 
 @pytest.mark.timeout(1200)  # a busy machine takes ten times the usual

@@ -24,16 +24,16 @@ Documents = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A database that nobody has closed: its files, and what each length of its log amounts to."""
+    """A database that was not closed: its files, and what each length of its log amounts to."""
 
     path: Path
     log: bytes
     commits: tuple[tuple[int, Documents], ...]
-    """How long the log was after each commit, and what was kept by then."""
+    """How long the log was after each commit, and what was stored by then."""
 
     def documents(self, length: float) -> Documents:
         """What must be found of a log that is whole up to there."""
-        return [kept for end, kept in self.commits if end <= length][-1]
+        return [stored for end, stored in self.commits if end <= length][-1]
 
 
 def documents(store: SqliteStore) -> Documents:
@@ -123,5 +123,5 @@ def test_a_commit_that_the_power_failed_in_is_not_there_and_all_before_it_are(tm
 
 def test_a_registry_on_a_true_file_keeps_its_promises_through_crashes() -> None:
     for seed in range(3):
-        climate = dense_profile(seed, Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION, Fault.DRAIN, Fault.TOKENS)
-        assert run_seed(seed, replace(climate, sqlite=True)).broken is None
+        profile = dense_profile(seed, Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION, Fault.DRAIN, Fault.TOKENS)
+        assert run_seed(seed, replace(profile, sqlite=True)).broken is None

@@ -14,37 +14,37 @@ from gpu_agent.store.base import Batch, Loaded
 
 
 class Invariant(StrEnum):
-    """Each is one promise of the protocol page, kept through any chaos."""
+    """Each is one promise of the protocol page that holds through any fault."""
 
     ONE_SESSION = "one live session per id"
-    SUPERSEDED_IS_DEAF = "frames of a superseded session change nothing"
+    SUPERSEDED_IS_IGNORED = "frames of a superseded session change nothing"
     ONLY_READY = "only ready, connected, uncordoned nodes get new claims"
-    NO_PLACE_TWICE = "no place is claimed twice"
+    NO_SLOT_TWICE = "no slot is claimed twice"
     ONE_CLAIM = "one claim per job"
-    CLAIM_ENDS = "a claim that nobody renews ends"
-    WISH_KEPT = "no acknowledged wish is lost"
-    OWN_DRAIN_KEPT = "a drain of the owner's own lasts until somebody takes the node back"
-    CLAIM_KEPT = "no acknowledged claim or release is lost"
-    CREDENTIAL_KEPT = "no acknowledged token is lost, and no revoked one lives on"
+    CLAIM_ENDS = "a claim that is not renewed ends"
+    DESIRED_STATE_HOLDS = "no acknowledged request of an operator is lost"
+    OWN_DRAIN_HOLDS = "a drain that an owner requested lasts until an owner or operator ends it"
+    CLAIM_HOLDS = "no acknowledged claim or release is lost"
+    CREDENTIAL_HOLDS = "no acknowledged token is lost, and no revoked one lives on"
     USES_COUNTED = "a join token registers as many nodes as it has uses"
-    SAVED_FIRST = "nothing is told before its save"
+    STORED_FIRST = "nothing is sent before it is stored"
     COMES_BACK = "every node that lives is ready in the end"
     SILENCE_NOTICED = "a silent node is offline within its timeout and a scan"
-    NO_FALSE_VERDICT = "nobody who beats is called offline"
+    NO_FALSE_TIMEOUT = "no node that sends heartbeats times out"
     EVERY_REASON = "every node is able or excluded for a reason"
-    KNOWN_ARROW = "no arrow outside the table"
-    HISTORY_IN_ORDER = "the log tells each node's moves in their order"
-    TOLD_IS_KNOWN = "what a node told last is what the registry knows of it"
-    EVENTS_KEPT = "every event that was told is kept, under a number that grows"
+    KNOWN_TRANSITION = "no transition outside the table"
+    HISTORY_IN_ORDER = "the event log has each node's transitions in their order"
+    REPORTED_IS_KNOWN = "the registry knows what a node reported last"
+    EVENTS_STORED = "every published event is stored, under an id that grows"
     FLAPS_ARE_DAMPED = "a node that flaps gets no jobs before it has calmed down"
     AGENT_MOVES = "an agent always waits for something that comes"
     EPOCHS_GROW = "epochs grow"
     NO_PING_PONG = "clones end with one winner and do not fight"
     STORE_IS_A_PREFIX = "the store holds a prefix of what was saved"
     NO_CRASH = "no machine raises"
-    PROMISES_ADD_UP = "promised GPU memory is what the claims need"
+    RESERVATIONS_ADD_UP = "reserved GPU memory is what the claims need"
     NO_BLIND_DECISION = "while the store fails, time decides nothing and no request changes anything"
-    NOBODY_UNTOLD = "a token or a node that nobody was told of is deleted"
+    NOTHING_UNSENT = "a token or a node record that was never sent is deleted"
 
 
 class InvariantError(AssertionError):
@@ -86,7 +86,7 @@ class ObservedAgent(Protocol):
     @property
     def family(self) -> str: ...
     @property
-    def wish(self) -> int | None: ...
+    def own_drain(self) -> int | None: ...
 
 
 class Observer:
@@ -113,7 +113,7 @@ class Observer:
     def agent_moved(self, agent: ObservedAgent) -> None:
         """An agent has carried out all that its session asked for."""
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         """Some seconds have passed, and the registry runs."""
 
 
@@ -161,6 +161,6 @@ class Observers(Observer):
         for one in self._everyone:
             one.agent_moved(agent)
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         for one in self._everyone:
-            one.glance()
+            one.check_all()

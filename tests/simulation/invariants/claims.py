@@ -1,4 +1,4 @@
-"""No acknowledged claim or release is lost; claims that nobody renews end, and none ends before its time."""
+"""No acknowledged claim or release is lost; a claim that is not renewed ends, and none before its time."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _ENDED = frozenset({"claim_expired", "claim_lost"})
 
 @dataclass(frozen=True, slots=True)
 class _Promised:
-    """A claim that a scheduler was told of, and after how many decisions it was decided."""
+    """A claim whose grant was sent to a scheduler, and after how many decisions it was decided."""
 
     claim: Claim
     turn: int
@@ -42,8 +42,8 @@ class ClaimInvariants(Observer):
     A request that was answered with `REGISTRY_BUSY` may have taken effect or not: neither breaks a promise.
     """
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._turn = 0
         self._promised: dict[str, _Promised] = {}
         self._ended: dict[str, int] = {}
@@ -94,16 +94,16 @@ class ClaimInvariants(Observer):
     def restored(self, loaded: Loaded) -> None:
         self._check()
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         self._check()
-        before, now = self._overdue, self._scene.world.now
-        if now - self._glanced_at <= self._scene.climate.thresholds.scan_interval_seconds:
+        before, now = self._overdue, self._cluster.world.now
+        if now - self._glanced_at <= self._cluster.profile.thresholds.scan_interval_seconds:
             return  # no scan has been since
         self._glanced_at = now
-        if self._scene.fleet._unstored.store_fails:
+        if self._cluster.fleet._unstored.store_fails:
             self._overdue.clear()
             return
-        self._overdue = {claim for claim in self._scene.claims().values() if claim.expires_at < now}
+        self._overdue = {claim for claim in self._cluster.claims().values() if claim.expires_at < now}
         for claim in before & self._overdue:
             hold(Invariant.CLAIM_ENDS, holds=False, detail=f"{claim} ended long ago")
 
@@ -124,25 +124,25 @@ class ClaimInvariants(Observer):
 
     def _check_end(self, job_id: str, *, lost: bool, node_id: str) -> None:
         promised = self._promised.get(job_id)
-        record = self._scene.fleet.node(node_id)
+        record = self._cluster.fleet.node(node_id)
         if lost:
             offline = record is None or record.status is NodeStatus.OFFLINE
-            hold(Invariant.CLAIM_KEPT, offline, f"{job_id} was lost with {node_id}, which is not offline")
+            hold(Invariant.CLAIM_HOLDS, offline, f"{job_id} was lost with {node_id}, which is not offline")
         elif promised is not None and promised.claim.node_id == node_id:
-            due = promised.claim.expires_at <= self._scene.world.now
-            hold(Invariant.CLAIM_KEPT, due, f"{job_id} was told until {promised.claim.expires_at:.3f}")
+            due = promised.claim.expires_at <= self._cluster.world.now
+            hold(Invariant.CLAIM_HOLDS, due, f"{job_id} was granted until {promised.claim.expires_at:.3f}")
 
     def _check(self) -> None:
-        claims = self._scene.claims()
+        claims = self._cluster.claims()
         for job_id, promised in self._promised.items():
             if self._ended.get(job_id, 0) > promised.turn:
                 continue
             held, claim = claims.get(job_id), promised.claim
             if held is None or (held.node_id, held.gpu_uuids) != (claim.node_id, claim.gpu_uuids):
-                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} was told {claim}, has {held}")
+                hold(Invariant.CLAIM_HOLDS, holds=False, detail=f"{job_id} was granted {claim}, has {held}")
         for job_id, turn in self._released.items():
             if job_id in claims and self._granted_at.get(job_id, 0) < turn:
-                hold(Invariant.CLAIM_KEPT, holds=False, detail=f"{job_id} released {claims[job_id]}")
+                hold(Invariant.CLAIM_HOLDS, holds=False, detail=f"{job_id} released {claims[job_id]}")
 
 
 # Who gets new claims, and that no place and no memory is promised twice.
@@ -151,38 +151,38 @@ class ClaimInvariants(Observer):
 class CapacityInvariants(Observer):
     """Watches grants, and the books behind them."""
 
-    def __init__(self, scene: Cluster, wishes: DesiredStateInvariants) -> None:
-        self._scene = scene
-        self._wishes = wishes
+    def __init__(self, cluster: Cluster, desired: DesiredStateInvariants) -> None:
+        self._cluster = cluster
+        self._desired = desired
         self._held: Claim | None = None
 
     def before(self, event: Event | None) -> None:
         if isinstance(event, ClaimRequested):
-            self._held = self._scene.claims().get(event.job.job_id)
+            self._held = self._cluster.claims().get(event.job.job_id)
 
     def decided(self, event: Event | None, output: Output) -> None:
         effects = output.effects
         if isinstance(event, ClaimRequested):
-            claim = self._scene.claims().get(event.job.job_id)
+            claim = self._cluster.claims().get(event.job.job_id)
             if self._held is None and claim is not None:
                 self._granted(claim)
-            elif self._held is not None and self._held.expires_at > self._scene.world.now:
+            elif self._held is not None and self._held.expires_at > self._cluster.world.now:
                 hold(Invariant.ONE_CLAIM, claim is self._held, f"{event.job.job_id} holds {claim} besides")
         if effects and not isinstance(event, HeartbeatReceived | ConnectionLost | Stored):
             self._audit()
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         self._audit()
 
     def _granted(self, claim: Claim) -> None:
-        record = self._scene.fleet.node(claim.node_id)
+        record = self._cluster.fleet.node(claim.node_id)
         assert record is not None
         trouble = self._why_not(record)
         hold(Invariant.ONLY_READY, trouble is None, f"{claim.job_id} was given to {claim.node_id}: {trouble}")
-        jobs = {one.job_id for one in self._scene.claims().values() if one.node_id == claim.node_id}
+        jobs = {one.job_id for one in self._cluster.claims().values() if one.node_id == claim.node_id}
         taken = len(jobs | (record.jobs.ids or set()))
         room = record.declared.max_concurrent_jobs
-        hold(Invariant.NO_PLACE_TWICE, taken <= room, f"{claim.node_id} has {room} places, {taken} taken")
+        hold(Invariant.NO_SLOT_TWICE, taken <= room, f"{claim.node_id} has {room} slots, {taken} taken")
 
     def _why_not(self, record: NodeRecord) -> str | None:
         if record.status is not NodeStatus.READY:
@@ -191,14 +191,14 @@ class CapacityInvariants(Observer):
             return "it has no connection, or one in doubt"
         if record.desired.cordoned is not None or record.desired.drain is not None:
             return "it is cordoned or to be drained"
-        if self._wishes.must_stay_empty(record.node_id):
-            return "an operator was told that it gets none"
+        if self._desired.must_stay_empty(record.node_id):
+            return "an operator's request that it gets none was acknowledged"
         return None
 
     def _audit(self) -> None:
         """Hold the book of claims, the records and the promised memory to each other."""
-        claims = self._scene.claims()
-        candidates = self._scene.fleet._dispatch._index.candidates
+        claims = self._cluster.claims()
+        candidates = self._cluster.fleet._dispatch._index.candidates
         standing = sum(len(candidate.record.claims) for candidate in candidates.values())
         hold(
             Invariant.ONE_CLAIM, standing == len(claims), f"{standing} claims on nodes, {len(claims)} in all"
@@ -214,7 +214,7 @@ class CapacityInvariants(Observer):
             for uuid, promise in candidate.reserved.items():
                 if promise.needs_mb != needs.get((node_id, uuid)):
                     hold(
-                        Invariant.PROMISES_ADD_UP,
+                        Invariant.RESERVATIONS_ADD_UP,
                         holds=False,
                         detail=f"{node_id} {uuid}: {promise}, claims need {needs.get((node_id, uuid))}",
                     )
@@ -239,17 +239,17 @@ _MANY_NODES = 50
 class ReasonInvariants(Observer):
     """Asks for explanations."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._said: Explanation | None = None
         self._glances = 0
 
     def before(self, event: Event | None) -> None:
-        if isinstance(event, ClaimRequested) and self._scene.fleet.size <= _MANY_NODES:
-            fresh = self._scene.fleet.claim_of(event.job.job_id) is None
+        if isinstance(event, ClaimRequested) and self._cluster.fleet.size <= _MANY_NODES:
+            fresh = self._cluster.fleet.claim_of(event.job.job_id) is None
             # A claim that ends at this very moment makes room that the explanation does not know of.
-            due = self._scene.fleet._dispatch.next_expiry
-            settled = due is None or due > self._scene.world.now
+            due = self._cluster.fleet._dispatch.next_expiry
+            settled = due is None or due > self._cluster.world.now
             self._said = self._explained(event.job) if fresh and settled else None
 
     def decided(self, event: Event | None, output: Output) -> None:
@@ -266,9 +266,9 @@ class ReasonInvariants(Observer):
             elif isinstance(result, NoAvailableNode) and (said.able or dict(result.counts) != said.counts):
                 hold(Invariant.EVERY_REASON, holds=False, detail=f"{result} was answered, not {said}")
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         """Explain one job to the whole fleet, and ask a few nodes whether they agree."""
-        records = self._scene.records()
+        records = self._cluster.records()
         if not 0 < len(records) <= _MANY_NODES:
             return
         self._glances += 1
@@ -281,7 +281,7 @@ class ReasonInvariants(Observer):
 
     def _ask_why(self, node_id: str, excluded: Excluded | None) -> None:
         """A node says of itself that it refuses a job just when the explanation of the job says so."""
-        why = self._scene.fleet.explain_node(node_id, self._scene.world.now)
+        why = self._cluster.fleet.explain_node(node_id, self._cluster.world.now)
         assert why is not None
         if excluded is None:
             takes = not why.refuses_every_job
@@ -291,9 +291,9 @@ class ReasonInvariants(Observer):
             hold(Invariant.EVERY_REASON, agrees, f"{excluded}, but it says of itself {why}")
 
     def _explained(self, job: Job) -> Explanation:
-        said = self._scene.fleet.explain(job, self._scene.world.now)
+        said = self._cluster.fleet.explain(job, self._cluster.world.now)
         named = [*said.able, *(one.node_id for one in said.excluded)]
-        known = [record.node_id for record in self._scene.records()]
+        known = [record.node_id for record in self._cluster.records()]
         hold(Invariant.EVERY_REASON, sorted(named) == sorted(known), f"{named} explained of {known}")
         for one in said.excluded:
             if not one.need or not one.have:

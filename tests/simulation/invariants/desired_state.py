@@ -21,10 +21,10 @@ from gpu_agent.wire.messages import NodeRegisterAck
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, ObservedAgent, Observer, hold
 
-# What somebody was promised about one thing, while some of what was asked is still open.
+# The value that a requester was promised, while some requests are open.
 #
-# Requests are answered in the order in which they were decided. One that was never answered because the
-# registry crashed may have taken effect or not; which of the two shows when the next process begins.
+# Requests are answered in the order in which they were decided. A request that was not answered may have
+# taken effect or not: an outage of the store or a crash of the registry came between.
 
 
 _Value = TypeVar("_Value")
@@ -49,17 +49,17 @@ class PromisedValue(Generic[_Value]):
         return not self._open and not self._maybe
 
     def asked(self, ref: int, value: _Value) -> None:
-        """Somebody asked for another value."""
+        """A request for another value arrived."""
         self._open[ref] = value
 
     def acknowledged(self, ref: int) -> None:
-        """They were told that it is so: whatever was asked before is overruled."""
+        """It was acknowledged: every request before it is overruled."""
         if ref in self._open:
             self.settled = self._open.pop(ref)
             self._maybe.clear()
 
     def refused(self, ref: int) -> None:
-        """They were told that it is not."""
+        """It was refused."""
         self._open.pop(ref, None)
 
     def unanswered(self, ref: int) -> None:
@@ -68,7 +68,7 @@ class PromisedValue(Generic[_Value]):
             self._maybe.append(self._open.pop(ref))
 
     def lost(self) -> None:
-        """The registry crashed: nobody will be told."""
+        """The registry crashed: no answer will come."""
         self._maybe += self._open.values()
         self._open.clear()
 
@@ -78,17 +78,17 @@ class PromisedValue(Generic[_Value]):
         self._maybe.clear()
 
 
-Wish = tuple[bool, str | None]
+Desired = tuple[bool, str | None]
 """Whether an operator wants it drained, and why it is cordoned."""
 
-_NONE: Wish = (False, None)
+_NONE: Desired = (False, None)
 
 
 class DesiredStateInvariants(Observer):
     """Keeps account of what operators were promised."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self.drains: dict[str, PromisedValue[bool]] = {}
         self.cordons: dict[str, PromisedValue[str | None]] = {}
         self._removed: set[str] = set()
@@ -139,18 +139,20 @@ class DesiredStateInvariants(Observer):
             promised.lost()
 
     def restored(self, loaded: Loaded) -> None:
-        self.glance()
+        self.check_all()
         for node_id in self.drains:
             self.drains[node_id].found(self._is(node_id)[0])
         for node_id in self.cordons:
             self.cordons[node_id].found(self._is(node_id)[1])
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         for node_id in {**self.drains, **self.cordons}:
             self._check(node_id)
         for node_id in self._removed:
-            gone = self._scene.fleet.node(node_id) is None
-            hold(Invariant.WISH_KEPT, gone, f"{node_id} was removed, and is back without registering")
+            gone = self._cluster.fleet.node(node_id) is None
+            hold(
+                Invariant.DESIRED_STATE_HOLDS, gone, f"{node_id} was removed, and is back without registering"
+            )
 
     def must_stay_empty(self, node_id: str) -> bool:
         """Say whether no new job may go there, by what operators were promised."""
@@ -176,12 +178,20 @@ class DesiredStateInvariants(Observer):
         drained, cordoned = self._is(node_id)
         drain, cordon = self.drains.get(node_id), self.cordons.get(node_id)
         if drain is not None and drained not in drain.possible:
-            hold(Invariant.WISH_KEPT, holds=False, detail=f"{node_id} drained {drained}: {drain.possible}")
+            hold(
+                Invariant.DESIRED_STATE_HOLDS,
+                holds=False,
+                detail=f"{node_id} drained {drained}: {drain.possible}",
+            )
         if cordon is not None and cordoned not in cordon.possible:
-            hold(Invariant.WISH_KEPT, holds=False, detail=f"{node_id} cordoned {cordoned}: {cordon.possible}")
+            hold(
+                Invariant.DESIRED_STATE_HOLDS,
+                holds=False,
+                detail=f"{node_id} cordoned {cordoned}: {cordon.possible}",
+            )
 
-    def _is(self, node_id: str) -> Wish:
-        record = self._scene.fleet.node(node_id)
+    def _is(self, node_id: str) -> Desired:
+        record = self._cluster.fleet.node(node_id)
         if record is None:
             return _NONE
         return record.desired.drain is not None and record.desired.drain.by_operator, record.desired.cordoned
@@ -197,18 +207,18 @@ class DesiredStateInvariants(Observer):
         return self.cordons.setdefault(node_id, PromisedValue(_NONE[1]))
 
 
-# A drain that a machine's owner asked for is kept by its agent until he, or an operator, takes it back.
+# A drain that an owner requested: the agent maintains it until its owner or an operator ends it.
 
 
 _ENDING = (State.LEAVING, State.STOPPED)
-"""An agent that is told to stop empties its machine anyhow, and has nobody to keep a wish for."""
+"""An agent that stops drains its machine anyhow."""
 
 
 class OwnDrainInvariants(Observer):
     """Keeps account of what owners asked for."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._since: dict[str, tuple[int | None, float]] = {}
         """The drain that was asked for last of each agent, and when it was first seen."""
         self._taken_back: dict[str, float] = {}
@@ -218,25 +228,25 @@ class OwnDrainInvariants(Observer):
 
     def decided(self, event: Event | None, output: Output) -> None:
         if isinstance(event, ResumeRequested | RemovalRequested) and not output.immediate:
-            self._taken_back[event.node_id] = self._scene.world.now
+            self._taken_back[event.node_id] = self._cluster.world.now
 
     def agent_moved(self, agent: ObservedAgent) -> None:
-        if agent.wish is None or agent.machine is None:
+        if agent.own_drain is None or agent.machine is None:
             return
-        wish, since = self._since.get(agent.name, (None, 0.0))
-        if wish != agent.wish:
-            since = self._scene.world.now
-            self._since[agent.name] = agent.wish, since
+        drain, since = self._since.get(agent.name, (None, 0.0))
+        if drain != agent.own_drain:
+            since = self._cluster.world.now
+            self._since[agent.name] = agent.own_drain, since
         view = agent.machine.snapshot
         if view.drain_reason is not None or view.state in _ENDING:
             return
         if self._taken_back.get(view.node_id or "", -1.0) >= since:
-            self._over[agent.name] = agent.wish
-        family = [one for one in self._scene.agents if one.family == agent.family]
+            self._over[agent.name] = agent.own_drain
+        family = [one for one in self._cluster.agents if one.family == agent.family]
         twins = len(family) > 1  # registers under the same id
-        kept = twins or self._over.get(agent.name) == agent.wish
+        holds = twins or self._over.get(agent.name) == agent.own_drain
         hold(
-            Invariant.OWN_DRAIN_KEPT,
-            kept,
+            Invariant.OWN_DRAIN_HOLDS,
+            holds,
             f"{agent.name} forgot its drain:\n{agent.machine.transition_log()}",
         )

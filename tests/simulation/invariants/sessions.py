@@ -33,29 +33,29 @@ _FROM_A_NODE = (HeartbeatReceived, RegistrationReceived, UnregistrationReceived,
 class SessionInvariants(Observer):
     """Watches connections and epochs."""
 
-    def __init__(self, scene: Cluster) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.supersessions: Counter[str] = Counter()
         """Since they were last counted, by id."""
-        self._scene = scene
-        self._told_to_go: set[int] = set()
+        self._cluster = cluster
+        self._closing: set[int] = set()
         """Connections that the registry has decided to close."""
         self._epochs: dict[str, int] = {}
         self._before: object = None
-        self._deaf = False
+        self._ignored = False
 
     def before(self, event: Event | None) -> None:
-        self._deaf = isinstance(event, _FROM_A_NODE) and event.connection in self._told_to_go
-        if self._deaf:
+        self._ignored = isinstance(event, _FROM_A_NODE) and event.connection in self._closing
+        if self._ignored:
             self._before = self._picture()
 
     def decided(self, event: Event | None, output: Output) -> None:
-        if self._deaf:
+        if self._ignored:
             same = output is NOTHING and self._picture() == self._before
-            hold(Invariant.SUPERSEDED_IS_DEAF, same, f"{event} led to {output}")
-            self._deaf = False
+            hold(Invariant.SUPERSEDED_IS_IGNORED, same, f"{event} led to {output}")
+            self._ignored = False
         for effect in output.effects:
             if isinstance(effect, CloseConnection):
-                self._told_to_go.add(effect.connection)
+                self._closing.add(effect.connection)
         if not isinstance(event, HeartbeatReceived):
             self._count_sessions()
 
@@ -77,8 +77,8 @@ class SessionInvariants(Observer):
                     self._epochs.pop(change.key, None)
 
     def crashed(self) -> None:
-        self._told_to_go.clear()
-        self._deaf = False
+        self._closing.clear()
+        self._ignored = False
 
     def _acknowledged(self, ack: NodeRegisterAck) -> None:
         before, epoch = self._epochs.get(ack.node_id, 0), ack.session_epoch or 0
@@ -86,7 +86,7 @@ class SessionInvariants(Observer):
         self._epochs[ack.node_id] = epoch
 
     def _count_sessions(self) -> None:
-        nodes = self._scene.fleet._nodes
+        nodes = self._cluster.fleet._nodes
         connected = {
             record.connection: node_id
             for node_id, record in nodes.records.items()
@@ -106,11 +106,11 @@ class SessionInvariants(Observer):
                 record.liveness.last_seen_at,
                 record.liveness.last_heartbeat_at,
             )
-            for record in self._scene.records()
+            for record in self._cluster.records()
         )
 
 
-# No token that was told is lost, none that was ended lives on, no join token lets in too many.
+# No token that was sent is lost, no revoked one lives on, no join token admits too many.
 
 
 class Life(StrEnum):
@@ -129,21 +129,21 @@ class _Issued:
     node_id: str
     life: Life = Life.MAY_OPEN
     doubtful: bool = False
-    """True once something was decided that may end it, perhaps before it was even told."""
+    """True once something was decided that may end it, perhaps before it was sent."""
 
 
 class CredentialInvariants(Observer):
-    """Keeps account of the tokens that nodes and operators were told of."""
+    """Keeps account of the tokens that nodes and operators received."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._issued: list[_Issued] = []
         self._ends: dict[int, list[_Issued]] = {}
         """By request: the tokens that end with it."""
         self._let_go: dict[int, list[_Issued]] = {}
         """By save: the tokens that end with a record."""
         self._joined: dict[int, list[_Issued]] = {}
-        """By connection: the tokens that end once its registration is told."""
+        """By connection: the tokens that end once its registration is acknowledged."""
         self._uses: dict[str, int] = {}
         self._came: dict[str, set[tuple[str, int]]] = {}
         """By join token: the nodes that came by it and have beaten, with the epoch in which they came."""
@@ -195,10 +195,10 @@ class CredentialInvariants(Observer):
         self._coming.clear()
 
     def restored(self, loaded: Loaded) -> None:
-        self.glance()
+        self.check_all()
 
-    def glance(self) -> None:
-        fleet, now = self._scene.fleet, self._scene.world.now
+    def check_all(self) -> None:
+        fleet, now = self._cluster.fleet, self._cluster.world.now
         for one in self._issued:
             if one.life is Life.MAY_OPEN:
                 continue
@@ -207,16 +207,16 @@ class CredentialInvariants(Observer):
             if opens != (one.life is Life.OPENS):
                 shown = one.text[:13]
                 detail = f"{shown}… of {one.node_id} {one.life}, but stands for {credential}"
-                hold(Invariant.CREDENTIAL_KEPT, holds=False, detail=detail)
+                hold(Invariant.CREDENTIAL_HOLDS, holds=False, detail=detail)
 
     def _registered(self, event: RegistrationReceived, output: Output) -> None:
-        """Whoever comes by a join token, or by the newer of two tokens, ends what proved the node before."""
+        """A node that registers by a join token, or by the newer of two tokens, ends its earlier ones."""
         ack = next((one.message for one in output.effects if isinstance(one, Send) and _is_ack(one)), None)
         if not isinstance(ack, NodeRegisterAck) or event.credential is None:
             return
         credential = event.credential
         if event.connection in self._arrived:
-            self._told_again(event.connection, ack)
+            self._token_sent_again(event.connection, ack)
         else:
             self._arrived.add(event.connection)
             doubtful = self._doubt(ack.node_id, but=credential.token_id)
@@ -226,18 +226,18 @@ class CredentialInvariants(Observer):
         if ack.node_token is not None:
             self._issued.append(_Issued(ack.node_token, ack.node_id))
 
-    def _told_again(self, connection: int, ack: NodeRegisterAck) -> None:
-        """A connection is told another token.
+    def _token_sent_again(self, connection: int, ack: NodeRegisterAck) -> None:
+        """A connection receives another token.
 
-        Before its first beat a node comes by its join token again if need be (§2). Later, who is told a
-        third new token on one connection has stored the first or the second.
+        Before its first heartbeat a node may register by its join token again (§2). Later, a node that
+        receives a third new token on one connection has stored the first or the second.
         """
         if ack.node_token is None:
             return
         if connection in self._coming:
             self._doubt(ack.node_id)
-        told = [one for one in self._issued if one.node_id == ack.node_id and one.life is not Life.ENDED]
-        for one in told[1:-1]:
+        sent = [one for one in self._issued if one.node_id == ack.node_id and one.life is not Life.ENDED]
+        for one in sent[1:-1]:
             one.life, one.doubtful = Life.MAY_OPEN, True
 
     def _beaten(self, event: HeartbeatReceived, output: Output) -> None:
@@ -293,7 +293,7 @@ class AgentInvariants(Observer):
         elif state is State.WAITING_GPU:
             waits = not machine._registration.possible
         elif state is State.DRAINED:
-            waits = agent.wish is not None
+            waits = agent.own_drain is not None
         else:
             waits = state is State.YIELDED
         if not waits:

@@ -1,4 +1,4 @@
-"""No arrow outside the table of §4, seen from outside: in the log, in what nodes are told, in their story."""
+"""No transition outside the table of §4, seen from outside: in events, in statuses sent, in histories."""
 
 from collections.abc import Collection, Sequence
 from math import inf
@@ -55,8 +55,8 @@ TRANSITIONS: dict[tuple[str | None, str], frozenset[str]] = {
 class TransitionInvariants(Observer):
     """Watches changes of status."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._logged: dict[str, str] = {}
         """Each node's status by its last move in the log."""
 
@@ -68,13 +68,13 @@ class TransitionInvariants(Observer):
             self._follow(effect.event)
 
     def restored(self, loaded: Loaded) -> None:
-        """A process that crashed may have kept moves that it had no time to log: the next one has them."""
+        """A crashed process may have stored transitions without publishing them: the next one has them."""
         self._logged.clear()
         for event in loaded.recent:
             self._follow(event)
 
-    def glance(self) -> None:
-        for record in self._scene.records():
+    def check_all(self) -> None:
+        for record in self._cluster.records():
             for one in record.history:
                 source = None if one.source is None else one.source.value
                 _check(record.node_id, source, one.target.value, reason=one.reason_code.value)
@@ -95,7 +95,7 @@ class TransitionInvariants(Observer):
 
 def _check(node_id: str, source: str | None, target: str, *, reason: str) -> None:
     if reason not in TRANSITIONS.get((source, target), ()):
-        hold(Invariant.KNOWN_ARROW, holds=False, detail=f"{node_id}: {source} → {target} ({reason})")
+        hold(Invariant.KNOWN_TRANSITION, holds=False, detail=f"{node_id}: {source} → {target} ({reason})")
 
 
 # A node that leaves `ready` too often gets no job before it has calmed down, however it comes back.
@@ -111,8 +111,8 @@ _PASSING = frozenset({"flapping", "drain_requested"})
 class FlappingInvariants(Observer):
     """Counts exits by the log."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._exits: dict[str, list[float]] = {}
         self._just_ready: set[str] = set()
         """Nodes of which the last event was that they became ready."""
@@ -134,7 +134,7 @@ class FlappingInvariants(Observer):
             self._moved(node_id, event, passing=passing)
 
     def crashed(self) -> None:
-        """What was not logged any more was not counted: begin anew."""
+        """What was not logged any more was not counted: start again."""
         self._exits.clear()
         self._just_ready.clear()
 
@@ -143,17 +143,17 @@ class FlappingInvariants(Observer):
         if target == "ready":
             self._just_ready.add(node_id)
         elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not passing:
-            self._exits.setdefault(node_id, []).append(self._scene.world.now)
+            self._exits.setdefault(node_id, []).append(self._cluster.world.now)
 
     def _is_calm(self, node_id: str) -> None:
-        thresholds, now = self._scene.climate.thresholds, self._scene.world.now
+        thresholds, now = self._cluster.profile.thresholds, self._cluster.world.now
         since = now - thresholds.flap_window_seconds + _SLACK_SECONDS
         recent = [at for at in self._exits.get(node_id, ()) if at > since]
         calm = len(recent) < thresholds.flap_limit
         hold(Invariant.FLAPS_ARE_DAMPED, calm, f"{node_id} is in use at {now:.0f}, left ready at {recent}")
 
 
-# S-06: who is silent is offline in bounded time, unless most of the fleet is; who beats never is.
+# S-06: a silent node is offline in bounded time, unless most of the fleet is silent; no other node is.
 #
 # Keeps its own account of what the registry heard of whom, and when.
 
@@ -168,8 +168,8 @@ _WAKES_WITHIN_SECONDS = 2.0
 class TimeoutInvariants(Observer):
     """Watches who is heard."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._heard: dict[str, float] = {}
         self._speaks: dict[int, str] = {}
         """Which connection registered which node."""
@@ -192,17 +192,17 @@ class TimeoutInvariants(Observer):
             self._check_verdicts()
 
     def restored(self, loaded: Loaded) -> None:
-        now = self._scene.world.now
-        self._heard = {record.node_id: now for record in self._scene.records()}
+        now = self._cluster.world.now
+        self._heard = {record.node_id: now for record in self._cluster.records()}
         self._speaks = {}
         self._looks_from = 0.0
 
-    def glance(self) -> None:
-        now = self._scene.world.now
+    def check_all(self) -> None:
+        now = self._cluster.world.now
         if now < self._looks_from:
             return
-        scan = self._scene.climate.thresholds.scan_interval_seconds
-        for record in self._scene.records():
+        scan = self._cluster.profile.thresholds.scan_interval_seconds
+        for record in self._cluster.records():
             if record.status is NodeStatus.OFFLINE:
                 continue
             timeout = self._timeout(record) * (2 if record.liveness.suspected_until is not None else 1)
@@ -213,22 +213,22 @@ class TimeoutInvariants(Observer):
 
     def _recovered(self, event: StoreRecovered) -> None:
         """A long outage of the store counts as a restart: everybody has one full timeout from now."""
-        now = self._scene.world.now
+        now = self._cluster.world.now
         self._looks_from = now + _WAKES_WITHIN_SECONDS
         if event.outage_seconds >= RESTART_SECONDS:
             self._heard = dict.fromkeys(self._heard, now)
 
     def _beat(self, event: HeartbeatReceived, effects: Sequence[Effect]) -> None:
-        """Whoever beats is heard, unless the session is about to be told that its token has ended."""
+        """A heartbeat counts, unless the session is being closed because its token has ended."""
         node_id = self._speaks.get(event.connection)
-        dismissed = event.connection not in self._scene.fleet._nodes.by_connection
+        dismissed = event.connection not in self._cluster.fleet._nodes.by_connection
         if node_id == event.message.node_id and not dismissed and not _refused(effects, event.connection):
-            self._heard[node_id] = self._scene.world.now
+            self._heard[node_id] = self._cluster.world.now
 
     def _registered(self, event: RegistrationReceived, effects: Sequence[Effect]) -> None:
-        """Whoever registers is heard, even if the disk has no room for it."""
-        now = self._scene.world.now
-        record = self._scene.fleet.node(event.message.node_id or "")
+        """A registration counts, even if the store has no room for it."""
+        now = self._cluster.world.now
+        record = self._cluster.fleet.node(event.message.node_id or "")
         if record is not None and record.liveness.last_seen_at == now:
             self._heard[record.node_id] = now
         for effect in effects:
@@ -241,10 +241,10 @@ class TimeoutInvariants(Observer):
 
     def _check_verdicts(self) -> None:
         """Look at each node that was just called silent."""
-        now = self._scene.world.now
+        now = self._cluster.world.now
         timed_out = {
             record.node_id: record
-            for record in self._scene.records()
+            for record in self._cluster.records()
             if record.since == now and record.reason_code is ReasonCode.HEARTBEAT_TIMEOUT
         }
         if not timed_out:
@@ -254,14 +254,14 @@ class TimeoutInvariants(Observer):
             silent, timeout = now - self._heard[node_id], self._timeout(record)
             if silent < patience * timeout - 1e-6:
                 detail = f"{node_id} was heard {silent:.1f} s ago; {patience} x its timeout {timeout:g} s"
-                hold(Invariant.NO_FALSE_VERDICT, holds=False, detail=detail)
+                hold(Invariant.NO_FALSE_TIMEOUT, holds=False, detail=detail)
 
     def _most_are_silent(self, timed_out: Collection[str]) -> bool:
-        """Say whether, before these verdicts, the registry had reason to suspect itself (§4)."""
-        now = self._scene.world.now
+        """Say whether, before these timeouts, the registry had reason to suspect itself (§4)."""
+        now = self._cluster.world.now
         live = [
             record
-            for record in self._scene.records()
+            for record in self._cluster.records()
             if record.status is not NodeStatus.OFFLINE or record.node_id in timed_out
         ]
         silent = sum(
@@ -272,7 +272,7 @@ class TimeoutInvariants(Observer):
 
     def _timeout(self, record: NodeRecord) -> float:
         """A node's timeout, by §4; a longer one that it was given before may still hold."""
-        least = self._scene.climate.thresholds.heartbeat_timeout_seconds
+        least = self._cluster.profile.thresholds.heartbeat_timeout_seconds
         return max(
             least, _TIMEOUT_INTERVALS * record.schedule.interval_seconds, record.schedule.timeout_seconds
         )

@@ -1,7 +1,7 @@
-"""Nothing is told before its save: whatever leaves the registry stands in a document that is kept.
+"""Nothing is sent before it is stored; the store holds what was committed; an outage decides nothing.
 
-Each kept document of a node is remembered until something newer has been told of the node. What is told
-must be one of those, and never older than what was told before.
+The stored documents of each node are remembered until a newer one has been sent to it. Whatever is sent must
+be in one of those, and never be older than what was sent before.
 """
 
 import json
@@ -43,7 +43,7 @@ from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, Observer, hold
 
 Document = Mapping[str, Any]
-Tells = Callable[[Document | None], bool]
+Matches = Callable[[Document | None], bool]
 Asked = (
     DrainRequested
     | ResumeRequested
@@ -56,38 +56,38 @@ Asked = (
 
 
 @dataclass(slots=True)
-class _Pages:
-    """What was kept of one thing since the page that was last told from; None where it was let go."""
+class _Versions:
+    """The stored documents of one thing since the one that was last sent; None where it was deleted."""
 
-    kept: list[Document | None]
+    documents: list[Document | None]
 
-    def turn_to(self, tells: Sequence[bool]) -> bool:
-        """Drop the pages before the first that tells it; False when none does."""
-        if True not in tells:
+    def advance(self, matches: Sequence[bool]) -> bool:
+        """Drop the documents before the first that matches; False when none does."""
+        if True not in matches:
             return False
-        del self.kept[: tells.index(True)]
+        del self.documents[: matches.index(True)]
         return True
 
 
 class StoreFirstInvariants(Observer):
-    """Holds what is told to what is kept."""
+    """Holds what is sent to what is stored."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
-        self._nodes: dict[str, _Pages] = {}
-        self._claims: dict[str, _Pages] = {}
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._nodes: dict[str, _Versions] = {}
+        self._claims: dict[str, _Versions] = {}
         self._open: dict[int, Asked] = {}
         self._paths: dict[int, dict[str, list[Document]]] = {}
         """By output: the statuses that its step gave each node, one after the other."""
         self._farewells: dict[int, dict[str, list[Document]]] = {}
-        """By output: the statuses that are told of each node once it is kept."""
+        """By output: the statuses that are sent to each node once it is stored."""
 
     def decided(self, event: Event | None, output: Output) -> None:
         if isinstance(event, Asked):
             self._open[event.ref] = event
         if output.number is not None:
             self._paths[output.number] = _paths(output.effects)
-            self._farewells[output.number] = _told(output.effects)
+            self._farewells[output.number] = _statuses_sent(output.effects)
 
     def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for output in outputs:
@@ -95,7 +95,7 @@ class StoreFirstInvariants(Observer):
             paths, farewells = self._paths.pop(number, {}), self._farewells.pop(number, {})
             for change in output.changes:
                 if change.kind is DocumentKind.CLAIM:
-                    self._claims.setdefault(change.key, _Pages([])).kept.append(change.document)
+                    self._claims.setdefault(change.key, _Versions([])).documents.append(change.document)
                 elif change.kind is not DocumentKind.NODE:
                     continue
                 elif change.document is None:
@@ -110,12 +110,12 @@ class StoreFirstInvariants(Observer):
 
     def restored(self, loaded: Loaded) -> None:
         for pages in (*self._nodes.values(), *self._claims.values()):
-            del pages.kept[:-1]
+            del pages.documents[:-1]
 
     def executed(self, effect: Executable) -> None:
         match effect:
             case SendStatus():
-                self._status_told(effect)
+                self._status_sent(effect)
             case Send(message=NodeRegisterAck() as ack):
                 self._find(
                     self._nodes.get(ack.node_id),
@@ -132,33 +132,33 @@ class StoreFirstInvariants(Observer):
                 pass
 
     def _keep(self, node_id: str, document: Document, path: Sequence[Document]) -> None:
-        """Turn a page; what a node passed through within one step is kept by what it came to."""
-        pages = self._nodes.setdefault(node_id, _Pages([])).kept
+        """Add a version; a status that a node passed through within one step is stored by the last one."""
+        pages = self._nodes.setdefault(node_id, _Versions([])).documents
         pages += [{**document, **passed} for passed in path[:-1]]
         pages.append(document)
 
     def _let_go(self, node_id: str, farewells: Sequence[Document]) -> None:
-        """Turn the last page: a verdict that waited for the disk until its node went is kept by that."""
-        pages = self._nodes.setdefault(node_id, _Pages([])).kept
+        """Add the deletion: statuses that are sent with it are stored by it."""
+        pages = self._nodes.setdefault(node_id, _Versions([])).documents
         before = pages[-1] if pages else None
         if before is not None:
             pages += [{**before, **said} for said in farewells]
         pages.append(None)
 
-    def _status_told(self, told: SendStatus) -> None:
-        status, reason = told.status.value, told.reason_code.value
+    def _status_sent(self, sent: SendStatus) -> None:
+        status, reason = sent.status.value, sent.reason_code.value
 
-        def tells(page: Document | None) -> bool:
+        def matches(page: Document | None) -> bool:
             if page is None:
-                return told.status is NodeStatus.OFFLINE and reason == "removed"
+                return sent.status is NodeStatus.OFFLINE and reason == "removed"
             return bool(page["status"] == status and page["reason_code"] == reason)
 
-        self._find(self._nodes.get(told.node_id), tells, told)
+        self._find(self._nodes.get(sent.node_id), matches, sent)
 
-    def _find(self, pages: _Pages | None, tells: Tells, what: object) -> None:
-        found = pages is not None and pages.turn_to([tells(page) for page in pages.kept])
+    def _find(self, pages: _Versions | None, matches: Matches, what: object) -> None:
+        found = pages is not None and pages.advance([matches(page) for page in pages.documents])
         if not found:
-            hold(Invariant.SAVED_FIRST, holds=False, detail=f"told {what}, kept {_shown(pages)}")
+            hold(Invariant.STORED_FIRST, holds=False, detail=f"sent {what}, stored {_shown(pages)}")
 
     def _answered(self, asked: Asked, answer: Answer) -> None:
         result = answer.result
@@ -202,13 +202,13 @@ def _paths(effects: Sequence[Effect]) -> dict[str, list[Document]]:
     return paths
 
 
-def _told(effects: Sequence[Effect]) -> dict[str, list[Document]]:
-    told: dict[str, list[Document]] = {}
+def _statuses_sent(effects: Sequence[Effect]) -> dict[str, list[Document]]:
+    sent: dict[str, list[Document]] = {}
     for effect in effects:
         if isinstance(effect, SendStatus):
             said = {"status": effect.status.value, "reason_code": effect.reason_code.value}
-            told.setdefault(effect.node_id, []).append(said)
-    return told
+            sent.setdefault(effect.node_id, []).append(said)
+    return sent
 
 
 def _drained(page: Document) -> bool:
@@ -216,15 +216,15 @@ def _drained(page: Document) -> bool:
     return drain is not None and bool(drain["by_operator"])
 
 
-def _shown(pages: _Pages | None) -> list[str]:
+def _shown(pages: _Versions | None) -> list[str]:
     shown = ("status", "reason_code", "epoch", "cordoned", "drain", "job_id", "node_id")
     return [
         "gone" if page is None else " ".join(f"{name}={page[name]}" for name in shown if name in page)
-        for page in (() if pages is None else pages.kept)
+        for page in (() if pages is None else pages.documents)
     ]
 
 
-# What a new process finds on the disk is exactly what was committed: all of it, and nothing else.
+# What a new process loads is what was committed: all of it, and nothing else.
 
 
 class StoreInvariants(Observer):
@@ -247,37 +247,47 @@ class StoreInvariants(Observer):
             hold(Invariant.STORE_IS_A_PREFIX, holds=False, detail=f"found or missing: {differing}")
         for key, document in self._documents.items():
             if found[key] != json.loads(json.dumps(document)):
-                hold(Invariant.STORE_IS_A_PREFIX, holds=False, detail=f"{key}: {found[key]}, kept {document}")
+                hold(
+                    Invariant.STORE_IS_A_PREFIX, holds=False, detail=f"{key}: {found[key]}, stored {document}"
+                )
 
 
-# Every event that was told is kept, under a number that grows over all processes of the registry.
+# Every published event is stored, under an id that grows over all processes of the registry.
 
 
 class EventInvariants(Observer):
     """Watches numbers."""
 
     def __init__(self) -> None:
-        self._kept: set[int] = set()
-        self._newest_kept = 0
-        self._newest_told = 0
+        self._stored: set[int] = set()
+        self._newest_stored = 0
+        self._newest_published = 0
 
     def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for event in (event for batch in batches for event in batch.events):
             assert event.id is not None
-            self._kept.add(event.id)
-            self._newest_kept = max(self._newest_kept, event.id)
+            self._stored.add(event.id)
+            self._newest_stored = max(self._newest_stored, event.id)
 
     def executed(self, effect: Executable) -> None:
         if isinstance(effect, PublishEvent) and effect.event.id is not None:
             number = effect.event.id
-            kept = number in self._kept and number > self._newest_told
-            hold(Invariant.EVENTS_KEPT, kept, f"{effect.event} was told after {self._newest_told}")
-            self._newest_told = number
+            stored = number in self._stored and number > self._newest_published
+            hold(
+                Invariant.EVENTS_STORED,
+                stored,
+                f"{effect.event} was published after {self._newest_published}",
+            )
+            self._newest_published = number
 
     def restored(self, loaded: Loaded) -> None:
         newest = max((event.id or 0 for event in loaded.recent), default=0)
-        hold(Invariant.EVENTS_KEPT, newest == self._newest_kept, f"{newest} is back of {self._newest_kept}")
-        self._kept.clear()
+        hold(
+            Invariant.EVENTS_STORED,
+            newest == self._newest_stored,
+            f"{newest} is back of {self._newest_stored}",
+        )
+        self._stored.clear()
 
 
 _BY_TIME = frozenset({"heartbeat_timeout", "claim_expired", "claim_lost", "token_purged"})
@@ -289,13 +299,13 @@ _REASONS_BY_TIME = frozenset({"heartbeat_timeout", "warmup_timeout", "drain_dead
 class OutageInvariants(Observer):
     """Holds the registry to what it may do while its store fails, and to what it deletes for that."""
 
-    def __init__(self, scene: Cluster) -> None:
-        self._scene = scene
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._failing = False
         self._created: dict[int, str] = {}
         """By request: the tokens that it creates."""
         self._unsent: set[str] = set()
-        """Tokens whose text was sent to nobody."""
+        """Tokens whose text was never sent."""
 
     def decided(self, event: Event | None, output: Output) -> None:
         if isinstance(event, StoreFailed | StoreRecovered):
@@ -321,14 +331,14 @@ class OutageInvariants(Observer):
         self._created.clear()
         self._unsent.clear()
 
-    def glance(self) -> None:
+    def check_all(self) -> None:
         for token_id in self._unsent:
-            gone = self._scene.fleet.token(token_id) is None
-            hold(Invariant.NOBODY_UNTOLD, gone, f"the text of {token_id} was sent to nobody, and it lives")
-        for record in self._scene.records():
+            gone = self._cluster.fleet.token(token_id) is None
+            hold(Invariant.NOTHING_UNSENT, gone, f"the text of {token_id} was never sent, and it lives")
+        for record in self._cluster.records():
             untold = record.connection is None and not record.acknowledged
             if untold and record.status is not NodeStatus.OFFLINE:
-                hold(Invariant.NOBODY_UNTOLD, holds=False, detail=f"{record.node_id} was never acknowledged")
+                hold(Invariant.NOTHING_UNSENT, holds=False, detail=f"{record.node_id} was never acknowledged")
 
     def _check(self, event: Event | None, output: Output) -> None:
         if isinstance(event, OperatorRequest | RegistrationReceived):
