@@ -17,7 +17,6 @@ from gpu_agent.registry.actions import (
     LogEvent,
     Output,
     Refusal,
-    Result,
     Send,
     SendStatus,
 )
@@ -41,6 +40,7 @@ from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections
+from gpu_agent.server.requests import PendingRequests
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode
@@ -75,11 +75,15 @@ class RecordingConnections(NodeConnections):
 
 
 def executor(
-    *, listener: RecordingConnections | None = None, event_log: RegistryEventLog | None = None
+    *,
+    listener: RecordingConnections | None = None,
+    event_log: RegistryEventLog | None = None,
+    requests: PendingRequests | None = None,
 ) -> EffectsExecutor:
     return EffectsExecutor(
         event_log or RegistryEventLog(),
         listener or RecordingConnections(),
+        requests=requests or PendingRequests(),
         clock=CLOCK,
         counters=EventCounters(),
     )
@@ -124,24 +128,15 @@ async def test_a_connection_is_closed_with_its_code() -> None:
     assert listener.calls == [("close", 5, 1001, "gone")]
 
 
-async def test_an_answer_reaches_who_waits_and_nobody_else() -> None:
-    subject = executor()
-    waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    subject.answers[1] = waiting
-    subject.execute(Answer(2, None))
-    assert not waiting.done()
-    subject.execute(Answer(1, Refusal("NO", "no")))
-    assert await waiting == Refusal("NO", "no")
-    assert subject.answers == {}
-
-
-async def test_an_answer_for_somebody_who_left_is_dropped() -> None:
-    subject = executor()
-    waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    subject.answers[1] = waiting
-    waiting.cancel()
-    subject.execute(Answer(1, None))
-    assert subject.answers == {}
+async def test_an_answer_resolves_its_request_and_no_other() -> None:
+    requests = PendingRequests()
+    subject = executor(requests=requests)
+    (first, other), (second, answer) = requests.add(), requests.add()
+    subject.execute(Answer(second, Refusal("NO", "no")))
+    assert await answer == Refusal("NO", "no")
+    assert not other.done()
+    subject.execute(Answer(first, None))
+    assert await other is None
 
 
 async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nodes_history(

@@ -1,78 +1,56 @@
-""""""
+"""Requests to the fleet, their answers and their traces."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.dispatch.refusals import NoAvailableNode
-from gpu_agent.registry.events import ClaimRequested, Event, ReleaseRequested, Traced
+from gpu_agent.registry.events import ClaimRequested, Traced
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.requests import (
-    FleetRequests,
+    PendingRequests,
     as_placement,
     as_refusal,
     caused_by,
     current_trace_id,
     is_trace_id,
+    within_trace,
 )
 from gpu_agent.wire.api import Placement
 
 
-class Loop:
-    """A fake fleet loop that records its events."""
-
-    running = True
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def handle(self, event: Event) -> None:
-        self.events.append(event)
-
-    def timed(self, event: Event) -> float:
-        self.handle(event)
-        return 0.25
+async def test_a_request_has_a_number_of_its_own_under_which_its_answer_is_set() -> None:
+    requests = PendingRequests()
+    (first, waiting), (second, answer) = requests.add(), requests.add()
+    assert first != second
+    requests.resolve(second, None)
+    assert await answer is None
+    assert not waiting.done()
 
 
-def asked(loop: Loop, took: Callable[[float], None] = lambda _: None) -> FleetRequests:
-    return FleetRequests(loop, {}, selected=took)  # type: ignore[arg-type] # all that it needs of a loop
+async def test_an_answer_that_is_not_awaited_any_more_is_dropped() -> None:
+    requests = PendingRequests()
+    number, answer = requests.add()
+    answer.cancel()
+    requests.resolve(number, None)
+    requests.resolve(number, None)
+    assert answer.cancelled()
 
 
-async def test_a_request_has_a_number_of_its_own_under_which_its_answer_is_awaited() -> None:
-    answers: dict[int, asyncio.Future[Result]] = {}
-    loop = Loop()
-    asking = FleetRequests(loop, answers, selected=lambda _: None)  # type: ignore[arg-type] # as above
-    first, second = (asking.send(lambda ref: ReleaseRequested(ref, "job-1")) for _ in range(2))
-    assert loop.events == [ReleaseRequested(1, "job-1"), ReleaseRequested(2, "job-1")]
-    answers[2].set_result(None)
-    assert await second is None
-    assert not first.done()
+async def test_requests_that_wait_are_cancelled_when_the_registry_stops() -> None:
+    requests = PendingRequests()
+    _, answer = requests.add()
+    requests.cancel_all()
+    assert answer.cancelled()
 
 
-async def test_the_time_to_choose_a_slot_is_reported_and_no_other() -> None:
-    took: list[float] = []
-    asking = asked(Loop(), took.append)
-    asking.send(lambda ref: ReleaseRequested(ref, "job-1"))
-    asking.send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
-    assert took == [0.25]
-
-
-async def test_a_request_within_a_trace_carries_its_id() -> None:
-    loop, took = Loop(), list[float]()
+def test_a_request_within_a_trace_carries_its_id() -> None:
+    request = ClaimRequested(1, Job(job_id="job-1"))
+    assert within_trace(request) is request
     with caused_by("trace-1"):
-        asked(loop, took.append).send(lambda ref: ClaimRequested(ref, Job(job_id="job-1")))
-    assert loop.events == [Traced(ClaimRequested(1, Job(job_id="job-1")), "trace-1")]
-    assert took == [0.25]
-
-
-async def test_a_request_to_a_registry_that_does_not_run_is_an_error() -> None:
-    loop = Loop()
-    loop.running = False
-    with pytest.raises(RuntimeError, match="await start"):
-        asked(loop).send(lambda ref: ReleaseRequested(ref, "job-1"))
+        assert within_trace(request) == Traced(request, "trace-1")
 
 
 def test_only_a_refusal_counts_as_refusal() -> None:

@@ -4,7 +4,6 @@ An event above debug level is stored under a number of its own, in the same comm
 belongs to. Decides nothing.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -17,7 +16,6 @@ from gpu_agent.registry.actions import (
     Level,
     LogEvent,
     Output,
-    Result,
     Send,
     SendStatus,
 )
@@ -28,6 +26,7 @@ from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_connection import NodeConnections
+from gpu_agent.server.requests import PendingRequests
 from gpu_agent.store.base import RECENT_EVENTS, Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
@@ -78,11 +77,11 @@ class EffectsExecutor:
         event_log: RegistryEventLog,
         connections: NodeConnections,
         *,
+        requests: PendingRequests,
         clock: Clock,
         counters: EventCounters,
     ) -> None:
-        self.answers: dict[int, asyncio.Future[Result]] = {}
-        """By `ref`: who waits for which answer."""
+        self._requests = requests
         self._event_log = event_log
         self._connections = connections
         self._clock = clock
@@ -99,7 +98,7 @@ class EffectsExecutor:
             case Send() | SendStatus() | CloseConnection():
                 self._send_to_node(effect)
             case Answer(ref, result):
-                self._answer(ref, result)
+                self._requests.resolve(ref, result)
             case LogEvent():
                 self._counters.count(effect.event, effect.fields)
                 _EMIT[effect.level](effect.event, **effect.fields)
@@ -131,11 +130,6 @@ class EffectsExecutor:
             self._connections.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
             self._connections.send(connection, text)
-
-    def _answer(self, ref: int, result: Result) -> None:
-        waiting = self.answers.pop(ref, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(result)
 
     def _publish(self, effect: PublishEvent) -> None:
         event = effect.event

@@ -1,21 +1,20 @@
-"""Requests to the fleet and the futures of their responses, within the trace of the caller.
+"""Requests to the fleet: the futures of their answers, what an answer means, and the trace of the caller.
 
-A response arrives once the changes that it depends on are stored.
+An answer arrives once the changes that it depends on are stored.
 """
 
 import asyncio
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.dispatch.refusals import NoAvailableNode
-from gpu_agent.registry.events import ClaimRequested, OperatorRequest, Traced
+from gpu_agent.registry.events import OperatorRequest, Traced
 from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.views import placement
 from gpu_agent.wire.api import Placement
 
@@ -27,38 +26,29 @@ _TRACEPARENT = re.compile(
 _trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
-class FleetRequests:
-    """Sends numbered requests to one fleet; the effects executor sets their answers."""
+class PendingRequests:
+    """The requests that wait for their answers, by number."""
 
-    def __init__(
-        self,
-        loop: FleetLoop,
-        answers: dict[int, asyncio.Future[Result]],
-        *,
-        selected: Callable[[float], None],
-    ) -> None:
-        self._loop = loop
-        self._answers = answers
-        self._selected = selected
-        self._refs = itertools.count(1)
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Result]] = {}
 
-    def send(self, request: Callable[[int], OperatorRequest]) -> asyncio.Future[Result]:
-        """Send the request that `request` makes of its number, within the caller's trace.
+    def add(self) -> tuple[int, asyncio.Future[Result]]:
+        """Return the number of a new request, and the future of its answer."""
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        return number, answer
 
-        `selected` receives how long the fleet took to choose a slot.
-        """
-        if not self._loop.running:
-            raise RuntimeError("the registry does not run: await start() first")
-        ref = next(self._refs)
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._answers[ref] = answer
-        sent, trace_id = request(ref), current_trace_id()
-        event = sent if trace_id is None else Traced(sent, trace_id)
-        if isinstance(sent, ClaimRequested):
-            self._selected(self._loop.timed(event))
-        else:
-            self._loop.handle(event)
-        return answer
+    def resolve(self, number: int, result: Result) -> None:
+        """Set an answer; an answer that is not awaited any more is dropped."""
+        answer = self._answers.pop(number, None)
+        if answer is not None and not answer.done():
+            answer.set_result(result)
+
+    def cancel_all(self) -> None:
+        """Cancel all that wait, because the registry stops."""
+        for answer in self._answers.values():
+            answer.cancel()
 
 
 def as_refusal(result: Result) -> Refusal | None:
@@ -73,6 +63,12 @@ def as_placement(result: Result, clock: Clock) -> Placement | NoAvailableNode | 
     if isinstance(result, NoAvailableNode | Refusal):
         return result
     raise RuntimeError(f"the fleet answered a claim with {result!r}; this is a bug")
+
+
+def within_trace(request: OperatorRequest) -> OperatorRequest | Traced:
+    """Return a request as the fleet receives it: with the trace of this task, where there is one."""
+    trace_id = current_trace_id()
+    return request if trace_id is None else Traced(request, trace_id)
 
 
 def is_trace_id(text: str) -> bool:

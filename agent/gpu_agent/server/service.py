@@ -42,7 +42,7 @@ from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import NodeAuth
 from gpu_agent.server.node_listener import NodeListener
-from gpu_agent.server.requests import FleetRequests, as_placement, as_refusal
+from gpu_agent.server.requests import PendingRequests, as_placement, as_refusal, within_trace
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
 from gpu_agent.server.views import ALL_NODES, NodeFilter
@@ -117,8 +117,13 @@ class RegistryService:
         )
         self._connections = self._listener.connections
         self._events = EventCounters()
+        self._requests = PendingRequests()
         self._effects = EffectsExecutor(
-            self.event_log, self._connections, clock=self._clock, counters=self._events
+            self.event_log,
+            self._connections,
+            requests=self._requests,
+            clock=self._clock,
+            counters=self._events,
         )
         self._writer = Writer(store)
         self._loop = FleetLoop(
@@ -130,7 +135,6 @@ class RegistryService:
             lagged=self._meter.lagged,
         )
         self._messages.handle = self._loop.handle
-        self._requests = FleetRequests(self._loop, self._effects.answers, selected=self._meter.selected)
         self._node_address: Address | None = None
         self.health = RegistryHealth(
             fleet=self._fleet,
@@ -168,8 +172,7 @@ class RegistryService:
         self._loop.stop()
         if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
             _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
-        for waiting in self._effects.answers.values():
-            waiting.cancel()
+        self._requests.cancel_all()
         await self._listener.stop()
         await self._writer.close(within_seconds=CLOSE_SECONDS)
 
@@ -327,4 +330,13 @@ class RegistryService:
         return self.health.size
 
     def _send(self, request: Callable[[int], OperatorRequest]) -> asyncio.Future[Result]:
-        return self._requests.send(request)
+        """Send the fleet the request that `request` makes of its number; returns the future of its answer."""
+        if not self._loop.running:
+            raise RuntimeError("the registry does not run: await start() first")
+        number, answer = self._requests.add()
+        sent = request(number)
+        if isinstance(sent, ClaimRequested):
+            self._meter.selected(self._loop.timed(within_trace(sent)))
+        else:
+            self._loop.handle(within_trace(sent))
+        return answer
