@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpu_agent.cli.agent.doctor import report_document
+from gpu_agent.cli.agent.doctor import doctor_schema, report_document
 from gpu_agent.cli.main import main
-from gpu_agent.cli.schema import NAMES, doctor_schema, schema_of
+from gpu_agent.cli.schema import NAMES, schema_of
 from gpu_agent.node.jobs import Job, Worker, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
@@ -150,10 +150,11 @@ def test_the_schema_holds_a_document_to_every_field() -> None:
             assert part["required"] == list(part["properties"])
 
 
-ALL = report_document([ok("DNS", "a"), warn("clock", "b", "c"), fail("TCP", "d", "e"), skipped("TLS", "f")])
+RESULTS = [ok("DNS", "a"), warn("clock", "b", "c"), fail("TCP", "d", "e"), skipped("TLS", "f")]
+ALL = report_document(RESULTS).model_dump(mode="json", by_alias=True)
 
 
-def test_every_verdict_is_in_the_schema() -> None:
+def test_every_result_is_in_the_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(doctor_schema())
     jsonschema.validate(ALL, doctor_schema())
 
@@ -163,7 +164,7 @@ def test_every_verdict_is_in_the_schema() -> None:
     [
         {"schema": "gpu-agent.doctor/2"},
         {"ok": None},
-        {"checks": [{"check": "DNS", "registry_status": "maybe", "detail": "", "fix": None}]},
+        {"checks": [{"check": "DNS", "verdict": "maybe", "detail": "", "fix": None}]},
         {"checks": [{"check": "DNS"}]},
     ],
 )

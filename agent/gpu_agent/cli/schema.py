@@ -6,50 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_agent.cli.agent.doctor import SCHEMA as DOCTOR_SCHEMA
+from gpu_agent.cli.agent.doctor import doctor_schema
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.runtime.check_results import CheckStatus
 from gpu_agent.wire import schema as messages
 from gpu_agent.wire.control import status_schema, why_schema
 from gpu_agent.wire.probe_document import probe_schema
-from gpu_agent.wire.schema import DIALECT
-
-DOCTOR_NAME = "doctor"
-
-
-def doctor_schema() -> dict[str, Any]:
-    """Return the JSON Schema of one document."""
-    check = {
-        "check": {"type": "string", "description": "what was looked at; docs/probe.md lists them"},
-        "verdict": {"enum": [verdict.value for verdict in CheckStatus]},
-        "detail": {"type": "string", "description": "what was seen, for a person"},
-        "fix": {"type": ["string", "null"], "description": "what to do; null where there is nothing"},
-    }
-    properties = {
-        "schema": {"const": DOCTOR_SCHEMA},
-        "ok": {"type": "boolean", "description": "true when nothing fails, as the exit code 0 says"},
-        "checks": {
-            "type": "array",
-            "description": "in the order of the way from the driver to the registry",
-            "items": {"type": "object", "required": list(check), "properties": check},
-        },
-    }
-    return {
-        "$schema": DIALECT,
-        "title": DOCTOR_NAME,
-        "description": f"What `gpu-agent doctor --json` prints ({DOCTOR_SCHEMA}).",
-        "type": "object",
-        "required": list(properties),
-        "properties": properties,
-    }
-
-
-# `gpu-agent schema`: print the JSON Schemas of messages and of documents, or write them to a folder.
-
 
 _DOCUMENTS = {
     "probe": probe_schema,
-    DOCTOR_NAME: doctor_schema,
+    "doctor": doctor_schema,
     "status": status_schema,
     "why": why_schema,
 }
@@ -61,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Print the JSON Schema (draft 2020-12) of one message, of all that one side may say, or of what "
+        "Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of what "
         "`probe`, `doctor`, `status` or `why` prints with `--json`. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gpu_agent.cli.schema import doctor_schema
+from gpu_agent.cli.agent.doctor import doctor_schema
 from tests.cli.terminal import OnTerminal
 from tests.e2e.place import Place, made_by_command
 from tests.nvml_fake.control import FakeNvml
@@ -132,10 +132,10 @@ def test_it_writes_no_file(fake: FakeNvml, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_person_at_a_terminal_gets_a_coloured_line_for_each_with_its_mend() -> None:
+def test_a_person_at_a_terminal_gets_a_coloured_line_for_each_with_its_fix() -> None:
     with OnTerminal("doctor", "--state-dir", "/nonexistent/gpu-agent") as terminal:
         assert terminal.wait() == 1
         shown = terminal.shown
     assert "\x1b[32mOK" in shown
     assert "\x1b[1;31mFAIL" in shown
-    assert "mend: " in shown
+    assert "fix: " in shown

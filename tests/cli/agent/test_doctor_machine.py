@@ -82,7 +82,7 @@ def test_a_broken_nvidia_driver_fails_also_beside_gpus_of_another_vendor() -> No
     )
 
 
-def test_a_collector_that_failed_is_a_warning_with_its_mend() -> None:
+def test_a_collector_that_failed_is_a_warning_with_its_fix() -> None:
     told = replace(GOOD, detail="The collector 'x' failed (OSError: no): remove the package that brings it.")
     assert collector_finding(Inventory(host=HOST, gpu=told)) == CheckResult(
         "collectors",
@@ -115,7 +115,7 @@ def test_wsl_has_neither_module_nor_nodes() -> None:
     assert found["device nodes"].detail == "/dev/dxg stands for them"
 
 
-def test_what_is_wrong_with_the_nodes_is_told_with_each_mend_once() -> None:
+def test_what_is_wrong_with_the_nodes_is_shown_with_each_fix_once() -> None:
     troubles = [
         "/dev/nvidiactl is missing: make it",
         "/dev/nvidia0 (crw-rw---- root:video) is shut: make it",

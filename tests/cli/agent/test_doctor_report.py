@@ -12,8 +12,8 @@ from gpu_agent.cli.agent import doctor as doctor_report
 from gpu_agent.cli.agent.doctor import (
     SETTING_OPTIONS,
     check_lines,
+    main,
     report_document,
-    run_checks,
     service_settings,
     summary_line,
 )
@@ -43,7 +43,7 @@ def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_checks(arguments(tmp_path)) == 1
+    assert main(arguments(tmp_path)) == 1
     checks = [line[6:21].strip() for line in capsys.readouterr().out.splitlines()]
     named = [check for check in dict.fromkeys(checks) if not check.startswith(("model", "fail"))]
     assert named[:-1] == [
@@ -57,7 +57,7 @@ def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.Ca
 def test_every_check_is_explained_in_the_documentation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_checks(arguments(tmp_path, json=True, simulate=None))
+    main(arguments(tmp_path, json=True, simulate=None))
     checks = {one["check"] for one in json.loads(capsys.readouterr().out)["checks"]}
     page = (Path(__file__).parents[3] / "docs" / "probe.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"^\| `([A-Za-z ]+)` \|", page, re.MULTILINE))
@@ -77,7 +77,7 @@ def test_a_disk_that_never_answers_costs_its_deadline(
     monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.05)
     monkeypatch.setattr(doctor_report, "check_state", hang)
     try:
-        assert run_checks(arguments(tmp_path)) == 1
+        assert main(arguments(tmp_path)) == 1
     finally:
         answered.set()
     assert "the disk did not answer within 0.05 s" in capsys.readouterr().out
@@ -92,14 +92,16 @@ def test_a_place_on_a_disk_that_hangs_is_named_and_the_others_are_looked_into(
     config = tmp_path / "agent.toml"
     config.write_text(f'model_directories = ["{dead}", "{well}"]\nhub_roots = []\nollama_roots = []\n')
     with hung(dead):
-        run_checks(arguments(tmp_path, config=config))
+        main(arguments(tmp_path, config=config))
     said = capsys.readouterr().out
     assert f"FAIL  model cache      {dead} is on a disk that does not answer." in said
     assert f"OK    model cache      {well} can be read" in said
 
 
-def test_a_wrong_url_is_a_configuration_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_checks(arguments(tmp_path, registry_url="http://registry:8080")) == 1
+def test_a_wrong_url_is_a_configuration_to_correct(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path, registry_url="http://registry:8080")) == 1
     said = capsys.readouterr().out
     assert "FAIL  configuration    registry_url: " in said
     assert "ws://registry:8080/ws/node" in said
@@ -109,7 +111,7 @@ def test_a_mistyped_variable_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
-    run_checks(arguments(tmp_path))
+    main(arguments(tmp_path))
     said = capsys.readouterr().out
     assert "WARN  configuration" in said
     assert "did you mean GPU_AGENT_REGISTRY_URL?" in said
@@ -131,7 +133,7 @@ def test_device_nodes_that_hang_cost_their_deadline(
     monkeypatch.setattr(doctor_report, "find_driver_files", lambda _: there)
     monkeypatch.setattr("gpu_agent.probe.nvml.device_nodes.node_problems", hang)
     try:
-        assert run_checks(arguments(tmp_path, simulate=None)) == 1
+        assert main(arguments(tmp_path, simulate=None)) == 1
     finally:
         answered.set()
     assert "FAIL  device nodes     they did not open within 0.3 s" in capsys.readouterr().out
@@ -146,17 +148,17 @@ def drawn(columns: int | None) -> list[str]:
     return [plain_text(one) for finding in (GOOD, LATE, CLOSED) for one in check_lines(finding, columns)]
 
 
-def test_a_pipe_gets_one_line_for_each_with_the_mend_behind_it() -> None:
+def test_a_pipe_gets_one_line_for_each_with_the_fix_behind_it() -> None:
     assert drawn(None) == [
         "OK    DNS              registry.example is 10.0.0.1",
-        "WARN  clock            this machine's clock is 90 s behind the registry's. Mend: set it by NTP",
-        f"FAIL  TCP              {CLOSED.detail}. Mend: open the firewall",
+        "WARN  clock            this machine's clock is 90 s behind the registry's. Fix: set it by NTP",
+        f"FAIL  TCP              {CLOSED.detail}. Fix: open the firewall",
     ]
 
 
-def test_a_terminal_gets_the_mend_beneath() -> None:
+def test_a_terminal_gets_the_fix_beneath() -> None:
     said = drawn(80)
-    assert said[2] == " " * 23 + "mend: set it by NTP"
+    assert said[2] == " " * 23 + "fix: set it by NTP"
     assert max(map(len, said)) <= 80
 
 
@@ -167,14 +169,14 @@ def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
 
 def test_what_it_comes_to_names_what_fails() -> None:
     assert plain_text(summary_line([GOOD, CLOSED, skipped("TLS", "not tried")])) == "1 of 3 fail: TCP"
-    assert plain_text(summary_line([GOOD, LATE])) == "Nothing fails, 1 to know of"
+    assert plain_text(summary_line([GOOD, LATE])) == "Nothing fails, 1 warn"
     assert plain_text(summary_line([GOOD])) == "Nothing fails"
 
 
-def test_programs_get_every_finding_in_one_document() -> None:
-    told = report_document([GOOD, CLOSED])
-    assert (told["schema"], told["ok"]) == ("gpu-agent.doctor/1", False)
-    assert told["checks"] == [
+def test_programs_get_every_result_in_one_document() -> None:
+    document = report_document([GOOD, CLOSED]).model_dump(mode="json", by_alias=True)
+    assert (document["schema"], document["ok"]) == ("gpu-agent.doctor/1", False)
+    assert document["checks"] == [
         {"check": "DNS", "verdict": "ok", "detail": "registry.example is 10.0.0.1", "fix": None},
         {
             "check": "TCP",
@@ -183,7 +185,7 @@ def test_programs_get_every_finding_in_one_document() -> None:
             "fix": "open the firewall",
         },
     ]
-    assert report_document([LATE])["ok"] is True
+    assert report_document([LATE]).ok is True
 
 
 def test_words_from_elsewhere_cannot_steer_the_terminal() -> None:

@@ -7,13 +7,15 @@ deadline and no more.
 
 import argparse
 import asyncio
-import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
 
 from gpu_agent.cli.agent.doctor_machine import (
     cache_finding,
@@ -26,7 +28,7 @@ from gpu_agent.cli.agent.doctor_machine import (
 )
 from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
 from gpu_agent.cli.command import Commands, ExitCode, describe
-from gpu_agent.cli.output.text import Line, Piece, line, print_lines, terminal_columns, wrap
+from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
 from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
@@ -41,13 +43,13 @@ from gpu_agent.runtime.config.sources import unknown_variables
 from gpu_agent.runtime.files import user_home
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+from gpu_agent.wire.probe_document import Document, json_schema
 
 DESCRIPTION = """\
-Look at all that the agent needs, from the driver to the registry's door, and print a line for each: OK,
-WARN (it works, and something about it should be known), FAIL (it keeps the agent from its work) or SKIP,
-with how to mend it. It goes the way to the registry up to the handshake and registers nothing; tokens are
-tried and never shown. Every step has a deadline. It uses the same settings as `gpu-agent run`: run it as
-the agent's user."""
+Check all that the agent needs, from the driver to the registry, and print a line for each check: OK, WARN
+(it works, and you should know something about it), FAIL (the agent cannot work) or SKIP, with the fix. It
+connects to the registry up to the handshake and registers nothing; tokens are tried and never shown. Every
+check has a deadline. It uses the same settings as `gpu-agent run`: run it as the agent's user."""
 
 
 SETTING_OPTIONS = (
@@ -62,6 +64,43 @@ SETTING_OPTIONS = (
     "insecure_plaintext",
 )
 """The settings of the agent that are options here too."""
+MACHINE_SECONDS = 12.0
+"""For the GPUs, the host and the models together."""
+DISK_SECONDS = 3.0
+_PLACEHOLDER_URL = "wss://localhost/"
+_NO_REGISTRY = "no registry is named"
+SCHEMA: Literal["gpu-agent.doctor/1"] = "gpu-agent.doctor/1"
+_MARKS = {
+    CheckStatus.OK: Piece("OK  ", "green"),
+    CheckStatus.WARN: Piece("WARN", "yellow"),
+    CheckStatus.FAIL: Piece("FAIL", "bold red"),
+    CheckStatus.SKIPPED: Piece("SKIP", "dim"),
+}
+_NAME_COLUMNS = 15
+_BEFORE = len("OK  ") + 2 + _NAME_COLUMNS + 2
+_NARROW = 60
+"""With fewer columns the details are under the name."""
+_STATE = Path("var/lib/gpu-agent")
+"""Where the service keeps its state, from the machine's root."""
+_JOIN_TOKEN = Path("etc/gpu-agent/join-token")
+"""What systemd hands to the service, and root alone may read."""
+
+
+class CheckDocument(Document):
+    """The result of one check."""
+
+    check: str = Field(description="what was checked; docs/probe.md lists them")
+    verdict: CheckStatus
+    detail: str = Field(description="what was seen, for a person")
+    fix: str | None = Field(description="what to do; null where there is nothing")
+
+
+class DoctorDocument(Document):
+    """What `gpu-agent doctor --json` prints."""
+
+    schema_id: Literal["gpu-agent.doctor/1"] = Field(alias="schema")
+    ok: bool = Field(description="true when nothing fails, as the exit code 0 says")
+    checks: tuple[CheckDocument, ...] = Field(description="in order, from the driver to the registry")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,84 +119,72 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_setting_options(parser, AgentSettings, only=SETTING_OPTIONS)
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Look and tell."""
-    return run_checks(arguments)
-
-
-MACHINE_SECONDS = 12.0
-"""For the GPUs, the host and the models together."""
-DISK_SECONDS = 3.0
-_PLACEHOLDER_URL = "wss://localhost/"
-_NO_REGISTRY = "no registry is named"
-
-
 @dataclass(frozen=True, slots=True)
 class _Configured:
     """The settings as far as they can be used."""
 
     settings: AgentSettings | None
     registry_named: bool
-    finding: CheckResult
+    result: CheckResult
 
 
-def run_checks(arguments: argparse.Namespace) -> int:
-    """Go the round; 1 when something fails."""
+def main(arguments: argparse.Namespace) -> int:
+    """Run the checks; 1 when one fails."""
     return asyncio.run(_run_checks(arguments))
 
 
 async def _run_checks(arguments: argparse.Namespace) -> int:
-    findings: list[CheckResult] = []
-    async for finding in _checks(arguments):
-        findings.append(finding)
+    results: list[CheckResult] = []
+    async for result in _checks(arguments):
+        results.append(result)
         if not arguments.json:
-            print_check(finding)
+            print_lines(check_lines(result, terminal_columns()))
     if arguments.json:
-        print(json.dumps(report_document(findings), indent=2))
+        print_json(report_document(results).model_dump(mode="json", by_alias=True))
     else:
-        print_summary(findings)
-    failed = any(finding.verdict is CheckStatus.FAIL for finding in findings)
+        print_lines([*([()] if terminal_columns() is not None else []), summary_line(results)])
+    failed = any(result.verdict is CheckStatus.FAIL for result in results)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
 async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
     configured = _configuration(arguments)
-    yield configured.finding
+    yield configured.result
     settings = configured.settings
-    async for finding in _machine(_probe_request(settings, arguments)):
-        yield finding
+    async for result in _machine(_probe_request(settings, arguments)):
+        yield result
     if settings is None:
         for name in ("state directory", "registry"):
             yield skipped(name, "not tried, since configuration failed")
         return
-    for finding in await _with_deadline(DISK_SECONDS, "state directory", lambda: list(check_state(settings))):
-        yield finding
-    async for finding in _registry_checks(configured, settings):
-        yield finding
+    for result in await _with_deadline(DISK_SECONDS, "state directory", lambda: list(check_state(settings))):
+        yield result
+    async for result in _registry_checks(configured, settings):
+        yield result
 
 
-async def _machine(asked: ProbeRequest) -> AsyncIterator[CheckResult]:
-    read = await _read(asked)
+async def _machine(request: ProbeRequest) -> AsyncIterator[CheckResult]:
+    read = await _read(request)
     if isinstance(read, CheckResult):
         yield read
         return
     files, inventory = read
-    for finding in driver_findings(files, inventory, await _device_node_faults(files, inventory.gpu)):
-        yield finding
+    for result in driver_findings(files, inventory, await _device_node_faults(files, inventory.gpu)):
+        yield result
     yield collector_finding(inventory)
     yield gpu_finding(inventory)
     yield container_finding(inventory.host, os.environ)
-    async for finding in _caches(asked, inventory):
-        yield finding
-    for finding in model_findings(inventory):
-        yield finding
+    async for result in _caches(request, inventory):
+        yield result
+    for result in model_findings(inventory):
+        yield result
 
 
-async def _caches(asked: ProbeRequest, inventory: Inventory) -> AsyncIterator[CheckResult]:
-    """Look at each place of models; of one that did not answer before nobody asks again."""
-    roots = open_sources(asked.options, environ=os.environ, home=user_home()).scanner.paths
+async def _caches(request: ProbeRequest, inventory: Inventory) -> AsyncIterator[CheckResult]:
+    """Check each model cache; one that did not answer the scan is not tried again."""
+    roots = open_sources(request.options, environ=os.environ, home=user_home()).scanner.paths
     if not roots:
-        yield skipped("model caches", "none are looked into")
+        yield skipped("model caches", "none are scanned")
     for root in roots:
         if inventory.models_unsearched.get(str(root)) == DISK_SILENT:
             yield silent_cache_finding(root)
@@ -169,7 +196,7 @@ async def _caches(asked: ProbeRequest, inventory: Inventory) -> AsyncIterator[Ch
 
 
 async def _device_node_faults(files: DriverFiles, gpu: GpuReport) -> list[str]:
-    """Look at the device nodes only where the driver has refused: opening them wakes GPUs."""
+    """Check the device nodes only where the driver has refused: opening them wakes GPUs."""
     if gpu.outcome is Outcome.OK or files.module_version is None:
         return []
     try:
@@ -178,9 +205,9 @@ async def _device_node_faults(files: DriverFiles, gpu: GpuReport) -> list[str]:
         return [f"they did not open within {DISK_SECONDS:g} s: see `dmesg` for NVRM messages, and reboot"]
 
 
-async def _read(asked: ProbeRequest) -> tuple[DriverFiles, Inventory] | CheckResult:
+async def _read(request: ProbeRequest) -> tuple[DriverFiles, Inventory] | CheckResult:
     def read() -> tuple[DriverFiles, Inventory]:
-        return find_driver_files(os.environ), read_inventory(asked, None)
+        return find_driver_files(os.environ), read_inventory(request, None)
 
     try:
         return await in_thread("inventory", read, deadline_seconds=MACHINE_SECONDS)
@@ -201,12 +228,12 @@ async def _registry_checks(configured: _Configured, settings: AgentSettings) -> 
         return
     yield ok("registry", settings.registry_url)
     url, proxy, security = settings.registry_url, settings.proxy, settings.security
-    async for finding in check_connection(url, await _tokens(settings), proxy, security=security):
-        yield finding
+    async for result in check_connection(url, await _tokens(settings), proxy, security=security):
+        yield result
 
 
 async def _tokens(settings: AgentSettings) -> Tokens:
-    """What the agent could present; a disk that does not answer holds none, and was told of before."""
+    """Return the tokens that the agent has; none where the disk does not answer, which is reported before."""
     try:
         return await in_thread("tokens", lambda: available_tokens(settings), deadline_seconds=DISK_SECONDS)
     except TimeoutError:
@@ -231,20 +258,18 @@ def _configuration(arguments: argparse.Namespace) -> _Configured:
         why, named = settings, False
         settings = _load_settings({**flags, "registry_url": _PLACEHOLDER_URL}, arguments.config)
     if isinstance(settings, str) or (not why.startswith(_NO_REGISTRY) and why):
-        fix = "mend what it names; docs/settings.md lists every setting"
-        return _Configured(None, registry_named=False, finding=fail("configuration", why, fix))
+        fix = "correct what it names; docs/settings.md lists every setting"
+        return _Configured(None, registry_named=False, result=fail("configuration", why, fix))
     path = arguments.config or DEFAULT_CONFIG
-    words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments count"
+    words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments hold"
     service = service_settings(settings)
     if service is not None:
-        settings, words = (
-            service,
-            f"{words}; the service is meant, with its state in {service.state_dir}",
-        )
-    astray = unknown_variables(AgentSettings, os.environ)
-    if astray:
-        told = "; ".join([words, *map(str, astray)])
-        return _Configured(settings, named, warn("configuration", told, "correct its name, or unset it"))
+        settings = service
+        words = f"{words}; these are the service's settings, with its state in {service.state_dir}"
+    unknown = unknown_variables(AgentSettings, os.environ)
+    if unknown:
+        words = "; ".join([words, *map(str, unknown)])
+        return _Configured(settings, named, warn("configuration", words, "correct its name, or unset it"))
     return _Configured(settings, named, ok("configuration", words))
 
 
@@ -263,73 +288,49 @@ def _probe_request(settings: AgentSettings | None, arguments: argparse.Namespace
     )
 
 
-SCHEMA = "gpu-agent.doctor/1"
-_MARKS = {
-    CheckStatus.OK: Piece("OK  ", "green"),
-    CheckStatus.WARN: Piece("WARN", "yellow"),
-    CheckStatus.FAIL: Piece("FAIL", "bold red"),
-    CheckStatus.SKIPPED: Piece("SKIP", "dim"),
-}
-_NAME_COLUMNS = 15
-_BEFORE = len("OK  ") + 2 + _NAME_COLUMNS + 2
-_NARROW = 60
-"""Below so many columns what is said stands under the name."""
+def report_document(results: Sequence[CheckResult]) -> DoctorDocument:
+    """Return all results as one document."""
+    return DoctorDocument(
+        schema_id=SCHEMA,
+        ok=all(result.verdict is not CheckStatus.FAIL for result in results),
+        checks=tuple(
+            CheckDocument(check=one.check, verdict=one.verdict, detail=one.detail, fix=one.fix)
+            for one in results
+        ),
+    )
 
 
-def report_document(findings: Sequence[CheckResult]) -> dict[str, object]:
-    """All findings, and whether nothing fails."""
-    return {
-        "schema": SCHEMA,
-        "ok": all(finding.verdict is not CheckStatus.FAIL for finding in findings),
-        "checks": [
-            {"check": one.check, "verdict": one.verdict.value, "detail": one.detail, "fix": one.fix}
-            for one in findings
-        ],
-    }
+def doctor_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `gpu-agent doctor --json`."""
+    return json_schema("doctor", f"What `gpu-agent doctor --json` prints ({SCHEMA}).", DoctorDocument)
 
 
-def print_check(finding: CheckResult) -> None:
-    """Print one, as the terminal or the pipe has room for it."""
-    print_lines(check_lines(finding, terminal_columns()))
-
-
-def print_summary(findings: Sequence[CheckResult]) -> None:
-    """Say what they come to."""
-    print_lines([(), summary_line(findings)] if terminal_columns() is not None else [summary_line(findings)])
-
-
-def check_lines(finding: CheckResult, columns: int | None) -> list[Line]:
-    """Draw one; without a terminal it is one line."""
-    head = line(_MARKS[finding.verdict], f"  {finding.check:<{_NAME_COLUMNS}}  ")
+def check_lines(result: CheckResult, columns: int | None) -> list[Line]:
+    """Draw one result; without a terminal it is one line."""
+    head = line(_MARKS[result.verdict], f"  {result.check:<{_NAME_COLUMNS}}  ")
     if columns is None:
-        fix = "" if finding.fix is None else f". Mend: {finding.fix}"
-        return [line(*head, f"{finding.detail}{fix}")]
+        fix = "" if result.fix is None else f". Fix: {result.fix}"
+        return [line(*head, f"{result.detail}{fix}")]
     indent = _BEFORE if columns >= _NARROW else len("OK    ")
     room = columns - indent
-    told = wrap(line(finding.detail), room)
-    if finding.fix is not None:
-        told += wrap(line(Piece("mend: ", "bold"), finding.fix), room)
+    details = wrap(line(result.detail), room)
+    if result.fix is not None:
+        details += wrap(line(Piece("fix: ", "bold"), result.fix), room)
     below = Piece(" " * indent)
     if columns < _NARROW:
-        return [line(_MARKS[finding.verdict], f"  {finding.check}"), *((below, *part) for part in told)]
-    first, *rest = told
+        return [line(_MARKS[result.verdict], f"  {result.check}"), *((below, *part) for part in details)]
+    first, *rest = details
     return [(*head, *first), *((below, *part) for part in rest)]
 
 
-def summary_line(findings: Sequence[CheckResult]) -> Line:
-    """Count the verdicts."""
-    counted = Counter(finding.verdict for finding in findings)
+def summary_line(results: Sequence[CheckResult]) -> Line:
+    """Count the results."""
+    counted = Counter(result.verdict for result in results)
     if counted[CheckStatus.FAIL]:
-        failing = ", ".join(one.check for one in findings if one.verdict is CheckStatus.FAIL)
-        return line(Piece(f"{counted[CheckStatus.FAIL]} of {len(findings)} fail: {failing}", "bold red"))
-    known = f", {counted[CheckStatus.WARN]} to know of" if counted[CheckStatus.WARN] else ""
+        failing = ", ".join(one.check for one in results if one.verdict is CheckStatus.FAIL)
+        return line(Piece(f"{counted[CheckStatus.FAIL]} of {len(results)} fail: {failing}", "bold red"))
+    known = f", {counted[CheckStatus.WARN]} warn" if counted[CheckStatus.WARN] else ""
     return line(Piece(f"Nothing fails{known}", "green"))
-
-
-_STATE = Path("var/lib/gpu-agent")
-"""Where the service keeps its state, from the machine's root."""
-_JOIN_TOKEN = Path("etc/gpu-agent/join-token")
-"""What systemd hands to the service, and root alone may read."""
 
 
 def service_settings(settings: AgentSettings, machine: Path = Path("/")) -> AgentSettings | None:
