@@ -36,8 +36,8 @@ SCANNED_QUESTIONS = 3
 RARE_SHARE = 10
 """Percent of the questions that a kind outside the mix gets."""
 LARGEST_NODE = 8
-BEAT_ROUNDS = 100
-BEATS_PER_ROUND = 100
+HEARTBEAT_ROUNDS = 100
+HEARTBEATS_PER_ROUND = 100
 
 Question = Callable[[random.Random], Job]
 
@@ -86,7 +86,7 @@ MIX: dict[str, tuple[int, Question]] = {  # kind of job: share of the mix, one q
 
 
 def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
-    """Find the best able node as a plain loop over all of them does: the baseline, cheapest tests first."""
+    """Find the best eligible node by a plain loop over all of them: the baseline, cheapest tests first."""
     best, best_rating = None, -1.0
     for record in records:
         if (
@@ -120,14 +120,14 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
 
 def _fits(record: NodeRecord, job: Job) -> bool:
     name, need = (job.gpu_name or "").lower(), job.min_gpu_memory_mb or 0
-    able = (
+    eligible = (
         gpu
         for gpu in record.gpus.values()
         if gpu.usable
         and name in gpu.name.lower()
         and (gpu.memory_mb or 0) - (gpu.memory_used_mb or 0) >= need
     )
-    return sum(1 for _ in able) >= job.gpu_count
+    return sum(1 for _ in eligible) >= job.gpu_count
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -153,17 +153,17 @@ def ask(fleet: Fleet, question: Question, times: int) -> tuple[list[float], list
     return found, refused
 
 
-def beat_costs(fleet: Fleet, rounds: int) -> tuple[list[float], list[float]]:
+def heartbeat_costs(fleet: Fleet, rounds: int) -> tuple[list[float], list[float]]:
     """Time `refresh` per heartbeat over eight-GPU nodes: when nothing changed, and when every figure did."""
     largest = [record for record in fleet.records if len(record.gpus) == LARGEST_NODE]
     same: list[float] = []
     moved: list[float] = []
     for _ in range(rounds):
-        beating = fleet.dice.choices(largest, k=BEATS_PER_ROUND)
-        for record in beating:
+        chosen = fleet.dice.choices(largest, k=HEARTBEATS_PER_ROUND)
+        for record in chosen:
             fleet.heartbeat(record)
         for costs in (moved, same):
-            costs.append(timed(partial(_refresh_all, fleet.dispatch, beating)) / BEATS_PER_ROUND)
+            costs.append(timed(partial(_refresh_all, fleet.dispatch, chosen)) / HEARTBEATS_PER_ROUND)
     return same, moved
 
 
@@ -209,7 +209,7 @@ def measure(size: int, questions: int) -> list[str]:
     show("the mix", whole)
     show("refused, with counts", refusals)
     show("claim", claim_costs(fleet, questions // 10))
-    same, moved = beat_costs(fleet, BEAT_ROUNDS)
+    same, moved = heartbeat_costs(fleet, HEARTBEAT_ROUNDS)
     show("heartbeat, 8 GPUs, nothing new", same)
     show("heartbeat, 8 GPUs, all new", moved)
     return missed(size, whole)

@@ -43,10 +43,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
-from benchmarks.load.frames import GPUS, MASK, beats_of, frame, registration_of
+from benchmarks.load.frames import GPUS, MASK, frame, heartbeats_of, registration_of
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
 
-TARGET_BEATS_PER_SECOND = 30_000
+TARGET_HEARTBEATS_PER_SECOND = 30_000
 WORKLOADS = {"settled": 64, "jumping": 70_000}
 """How far each GPU's memory use moves between heartbeats, in MiB: around a loaded model, or anywhere."""
 
@@ -107,18 +107,18 @@ def main() -> int:
     reached = True
     bare: Measured | None = None
     for workload, memory_moves_mb in WORKLOADS.items():
-        frames = [beats_of(node, memory_moves_mb) for node in range(arguments.nodes)]
+        frames = [heartbeats_of(node, memory_moves_mb) for node in range(arguments.nodes)]
         if bare is None:
             print(f"{arguments.nodes} nodes, {len(frames[0][0])} bytes a frame, {GPUS} GPUs each")
             bare = _measure_bare(frames, arguments.seconds, core=cores[0])
             print(f"bare websockets    {bare}")
         registry = _measure_registry(frames, arguments.seconds, core=cores[0])
-        met = registry.per_core_second >= TARGET_BEATS_PER_SECOND
+        met = registry.per_core_second >= TARGET_HEARTBEATS_PER_SECOND
         reached = reached and met
         print(
             f"registry, {workload:<8} {registry}\n"
             f"  {registry.per_core_second / bare.per_core_second:.2f} of the bare server; "
-            f"target {TARGET_BEATS_PER_SECOND:,}: {'reached' if met else 'MISSED'}"
+            f"target {TARGET_HEARTBEATS_PER_SECOND:,}: {'reached' if met else 'MISSED'}"
         )
     return 0 if reached or not arguments.check else 1
 
@@ -259,12 +259,12 @@ def _connected(count: int, port: int) -> list[socket.socket]:
 
 
 def _await_bytes(one: socket.socket, wanted: bytes) -> None:
-    heard = b""
-    while wanted not in heard:
+    buffer = b""
+    while wanted not in buffer:
         received = one.recv(65536)
         if not received:
-            raise SystemExit(f"the server closed a connection after {heard[-200:]!r}")
-        heard += received
+            raise SystemExit(f"the server closed a connection after {buffer[-200:]!r}")
+        buffer += received
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -99,7 +99,7 @@ def _attack(
     elapsed = time.monotonic() - began
     table.fact("the registry's CPU", f"{(registry.cpu_seconds - cpu) / elapsed * 100:.0f} % of a core")
     windows = 1 + int(elapsed / WINDOW_SECONDS)
-    loud = {what: count for what, count in _told(registry).items() if count > windows}
+    loud = {what: count for what, count in _logged(registry).items() if count > windows}
     table.check("each kind of offence is logged once a minute", not loud, f"{loud}" if loud else "")
     deadline = time.monotonic() + CLEARED_SECONDS
     while registry.open_files > files and time.monotonic() < deadline:
@@ -108,7 +108,7 @@ def _attack(
     table.check("every file was given back", left <= 0, f"{most_files} at most, {max(0, left)} left")
 
 
-def _told(registry: RegistryProcess) -> Counter[str]:
+def _logged(registry: RegistryProcess) -> Counter[str]:
     return Counter(
         f"{said['event']} {said.get('code', said.get('status', ''))}" for said in registry.log.offences
     )

@@ -1,9 +1,9 @@
-"""What keeping before telling costs: registrations, claims and commits with SQLite, beside bare SQLite.
+"""What storing before sending costs: registrations, claims and commits with SQLite, beside bare SQLite.
 
     python benchmarks/store_commits.py [--folder DIR] [--nodes N] [--claims N] [--check]
 
 The registry's own fleet, loop, writer and store, without sockets: 10 000 nodes with eight GPUs and ten models
-register in one burst, then schedulers claim places, one after another and 64 at once. Printed per second and
+register in one burst, then schedulers claim slots, one after another and 64 at once. Printed per second and
 as latency from question to answer, with how late the event loop was meanwhile (a timer of 5 ms shows it).
 
 The named baseline, in the same run and folder: Python's `sqlite3` writing the same documents as text that is
@@ -131,7 +131,7 @@ class Answered:
 
 
 async def claims(registry: Registry, count: int, *, together: int) -> Answered:
-    """Claim places, so many askers at once."""
+    """Claim slots, so many callers at once."""
     latencies: list[float] = []
 
     async def ask(times: int) -> None:
@@ -197,10 +197,10 @@ async def measure(folder: Path, nodes: int, count: int) -> list[str]:
     size = sum(len(document) for _, _, document in node_rows) / len(node_rows) / 1024
     print(f"{nodes} registrations in one burst, {size:.1f} KiB each: {took:.1f} s, {nodes / took:.0f}/s")
     print(f"  {cpu / nodes * 1e6:.0f} µs of CPU each, in all; {lag}")
-    told_bare("nodes", bare(folder, node_rows[:count], at_once=1))
+    bare_figure("nodes", bare(folder, node_rows[:count], at_once=1))
     print(f"{count} claims one after another: {alone}")
     print(f"{count * 4} claims, {TOGETHER} at once: {many}")
-    one = told_bare("claims", bare(folder, documents(path, "claim", count), at_once=1))
+    one = bare_figure("claims", bare(folder, documents(path, "claim", count), at_once=1))
     median = quantile(alone.latencies, 0.5)
     print(f"  a claim alone takes {median / one:.1f} times as long as one bare commit, at the median")
     print(f"  {TOGETHER} at once get {many.rate * one:.1f} times the claims that one bare commit each allows")
@@ -208,7 +208,7 @@ async def measure(folder: Path, nodes: int, count: int) -> list[str]:
     return [] if met else [f"a claim alone within {EXTRA_TARGET_SECONDS * 1e3:g} ms of a bare commit"]
 
 
-def told_bare(what: str, seconds: Sequence[float]) -> float:
+def bare_figure(what: str, seconds: Sequence[float]) -> float:
     """Print the baseline; returns the median of a commit."""
     median, p99 = quantile(seconds, 0.5), quantile(seconds, 0.99)
     print(

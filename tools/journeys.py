@@ -38,6 +38,8 @@ POWER_MILLIWATTS = 123_457
 POWER_WATTS = "123.457"
 """A reading that nothing else equals: it is followed by its value."""
 SETTLE_SECONDS = 0.4
+HEARTBEATS_UNTIL_ORDINARY = 6
+"""After so many equal heartbeats the registry's window of failures is full, and nothing changes any more."""
 PATIENCE_SECONDS = 60.0
 QUIET_REGISTRY = {
     "SCAN_INTERVAL_SECONDS": "3600",
@@ -169,8 +171,12 @@ async def registry_journeys(folder: Path, source: Path) -> list[Journey]:
         join = await api.call("POST", "/v1/tokens", {"kind": "join"})
         secret = next(value for value in join.values() if str(value).startswith("gpuj_"))
         async with _node(f"ws://{listening['node_listen']}/ws/node", str(secret)) as node:
+            status_change = await trace.journey("status change", node.become_ready)
+            for _ in range(HEARTBEATS_UNTIL_ORDINARY):
+                await node.heartbeat()
+            await asyncio.sleep(SETTLE_SECONDS)
             return [
-                await trace.journey("status change", node.become_ready),
+                status_change,
                 await trace.journey("heartbeat", node.heartbeat),
                 await trace.journey("claim over HTTP", lambda: api.claim("job-1")),
                 await trace.journey("drain", lambda: node.be_drained(api)),

@@ -34,7 +34,7 @@ from tools import roff
 ROOT = Path(__file__).parent.parent
 _COLUMNS = 100
 _UNBOUNDED = 1e8
-"""A bound beyond this only keeps arithmetic finite; people are not told."""
+"""A bound beyond this only keeps arithmetic finite; people do not see it."""
 _MARK = re.compile(r"(<!-- generated: (?P<what>[a-z._]+) -->\n).*?(<!-- end generated -->)", re.DOTALL)
 
 
@@ -129,7 +129,7 @@ def thresholds_table() -> str:
 
 
 def generated(document: str) -> str:
-    """Write a document's generated parts anew: what stands between its marks."""
+    """Write the generated parts of a document again: those between its marks."""
 
     def part(found: re.Match[str]) -> str:
         what = found["what"]

@@ -24,9 +24,9 @@ def bombs(node_id: str = "node-0") -> Iterator[bytes]:
         _registration('"installed_models":[' + _filled('{"model_id":"a","version":"1"}') + "]"),
         _registration('"advanced_features":{' + ",".join(f'"{n:x}":true' for n in range(70_000)) + "}"),
         _registration('"hardware":{"cpu_cores":1,"memory_gb":1,"gpus":[' + _filled("{}") + "]}"),
-        _beat(node_id, '"gpus":[' + _filled('{"uuid":"a"}') + "]"),
-        _beat(node_id, '"installed_models":[' + _models(12_000) + "]"),
-        _beat(node_id, '"running_jobs":[' + ",".join(f'"{number}"' for number in range(20_000)) + "]"),
+        _heartbeat(node_id, '"gpus":[' + _filled('{"uuid":"a"}') + "]"),
+        _heartbeat(node_id, '"installed_models":[' + _models(12_000) + "]"),
+        _heartbeat(node_id, '"running_jobs":[' + ",".join(f'"{number}"' for number in range(20_000)) + "]"),
         '{"type":"node_error","code":"x","details":{"a":[' + _filled("[]") + "]}}",
         '{"type":[' + _filled("1") + "]}",
         "[" + _filled("1") + "]",
@@ -45,7 +45,7 @@ def _registration(fields: str) -> str:
     )
 
 
-def _beat(node_id: str, fields: str) -> str:
+def _heartbeat(node_id: str, fields: str) -> str:
     return f'{{"type":"node_heartbeat","node_id":"{node_id}","timestamp":1,{_USAGE},{fields}}}'
 
 

@@ -37,15 +37,15 @@ def registration_of(node: int) -> bytes:
     return json.dumps(registration).encode()
 
 
-def beats_of(node: int, memory_moves_mb: int) -> list[bytes]:
+def heartbeats_of(node: int, memory_moves_mb: int) -> list[bytes]:
     """Write the heartbeats that a node sends in turn; each GPU's memory moves by so much at most."""
     dice = random.Random(node)
     load, loaded_mb = dice.uniform(5, 85), dice.randrange(81_000 - memory_moves_mb)
     memory = range(loaded_mb, loaded_mb + memory_moves_mb)
-    return [frame(_beat(node, sequence, dice, load=load, memory=memory)) for sequence in range(VARIANTS)]
+    return [frame(_heartbeat(node, sequence, dice, load=load, memory=memory)) for sequence in range(VARIANTS)]
 
 
-def _beat(node: int, sequence: int, dice: random.Random, *, load: float, memory: range) -> bytes:
+def _heartbeat(node: int, sequence: int, dice: random.Random, *, load: float, memory: range) -> bytes:
     heartbeat = {
         "type": "node_heartbeat",
         "node_id": f"node-{node:08X}",

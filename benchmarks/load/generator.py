@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from benchmarks.load.node import Node, Where
 from gpu_agent.runtime.tasks import Tasks, in_thread
 
-TELL_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +76,15 @@ async def main() -> None:
         generator = Generator(order, tasks)
         gc.freeze()
         generator.start()
-        tasks.start("telling", _keep_telling(generator))
+        tasks.start("report", _report_again(generator))
         while line := await in_thread("stdin", sys.stdin.readline, deadline_seconds=None):
             generator.obey(json.loads(line))
         tasks.end()
 
 
-async def _keep_telling(generator: Generator) -> None:
+async def _report_again(generator: Generator) -> None:
     while True:
-        await asyncio.sleep(TELL_SECONDS)
+        await asyncio.sleep(REPORT_SECONDS)
         generator.report()
 
 

@@ -57,13 +57,13 @@ class Node(asyncio.Protocol):
         self._token = where.token
         self._backoff = Backoff(first_seconds=1.0, ceiling_seconds=60.0, draw=random.random)
         self._transport: asyncio.Transport | None = None
-        self._heard = b""
+        self._received = b""
         self._open = False
         self._registered_at: float | None = None
         self._retry_after = 0.0
         self._interval = self._warmup = 10.0
         self._timeout = 0.0
-        self._beats: list[bytes] = []
+        self._heartbeats: list[bytes] = []
         self._sent = 0
         self._due = self._last = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -97,13 +97,13 @@ class Node(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the WebSocket."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
-        self._transport, self._heard, self._open = transport, b"", False
+        self._transport, self._received, self._open = transport, b"", False
         transport.write(node_frames.handshake(self._where.host, token=self._token))
         self._at(PATIENCE_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Take what the registry says."""
-        self._heard += data
+        self._received += data
         if not self._open and not self._handshaken():
             return
         while (found := self._next_frame()) is not None:
@@ -135,10 +135,10 @@ class Node(asyncio.Protocol):
             self._back_off()
 
     def _handshaken(self) -> bool:
-        head, end, rest = self._heard.partition(_HEAD_END)
+        head, end, rest = self._received.partition(_HEAD_END)
         if not end:
             return False
-        self._heard = rest
+        self._received = rest
         status = head[9:12].decode()
         self._where.happened[f"handshake {status}"] += 1
         if status != "101":
@@ -151,20 +151,20 @@ class Node(asyncio.Protocol):
         return True
 
     def _next_frame(self) -> tuple[int, bytes] | None:
-        """Take the next whole frame out of what was heard; the registry's are short and not masked."""
-        heard, at = self._heard, 2
-        if len(heard) < at:
+        """Take the next whole frame out of what was received; the registry's are short and not masked."""
+        received, at = self._received, 2
+        if len(received) < at:
             return None
-        length = heard[1]
+        length = received[1]
         if length == _TWO_BYTE_LENGTH:
             at = 4
-            if len(heard) < at:
+            if len(received) < at:
                 return None
-            (length,) = struct.unpack_from("!H", heard, 2)
-        if len(heard) < at + length:
+            (length,) = struct.unpack_from("!H", received, 2)
+        if len(received) < at + length:
             return None
-        self._heard = heard[at + length :]
-        return heard[0] & 15, heard[at : at + length]
+        self._received = received[at + length :]
+        return received[0] & 15, received[at : at + length]
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message["type"]:
@@ -174,7 +174,7 @@ class Node(asyncio.Protocol):
                 self.status = message["status"]
                 self._interval = message.get("heartbeat_interval_seconds") or self._interval
                 self._due = self._last + self._rhythm()
-                self._at(self._due - time.monotonic(), self._beat)
+                self._at(self._due - time.monotonic(), self._heartbeat)
             case "node_error":
                 self._retry_after = message.get("retry_after_seconds") or 0.0
                 self._give_up(f"error {message['code']}")
@@ -188,22 +188,22 @@ class Node(asyncio.Protocol):
         if self.node_id != ack["node_id"]:
             self.node_id = node_id = ack["node_id"]
             dice, gpus = random.Random(node_id), self._where.gpus
-            self._beats = [
+            self._heartbeats = [
                 node_frames.frame(node_frames.heartbeat(self._machine, node_id=node_id, gpus=gpus, dice=dice))
                 for _ in range(VARIANTS)
             ]
         self.status, self._due = "registering", time.monotonic()
-        self._beat()
+        self._heartbeat()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         if self._transport is None:
             return
-        self._transport.write(self._beats[self._sent % VARIANTS])
+        self._transport.write(self._heartbeats[self._sent % VARIANTS])
         self._where.happened["heartbeats"] += 1
         self._sent += 1
         self._last = now = time.monotonic()
         self._due = max(self._due + self._rhythm(), now)
-        self._at(self._due - now, self._beat)
+        self._at(self._due - now, self._heartbeat)
 
     def _rhythm(self) -> float:
         return self._warmup if self.status == "registering" else self._interval
