@@ -1,6 +1,6 @@
 """What the loop does with a fleet's output, for tests that play a fleet without a loop: store, then send.
 
-The store is a dictionary that can fail. While it fails whoever waits is refused, and everything else waits.
+The store is a dictionary that can fail. While it fails every waiting request is refused, and the rest waits.
 """
 
 import json
@@ -42,7 +42,7 @@ class FleetShell:
                 self._store_waiting()
 
     def let_store_fail(self, *, fails: bool, outage_seconds: float | None = None) -> None:
-        """Let the store fail from now on, or answer again, after the outage that the clock shows or this one."""
+        """Let the store fail, or answer again; the outage is what the clock shows, unless it is given."""
         self._fails = fails
         if not fails and self.failing:
             self.failing = False
@@ -75,7 +75,7 @@ class FleetShell:
                 self.documents[change.kind, change.key] = (change.document, self._now())
 
     def _refuse_waiting(self) -> None:
-        """Refuse whoever waits, and tell the fleet once."""
+        """Refuse every waiting request, and let the fleet know once."""
         for place, output in enumerate(self._waiting):
             refusals, rest = split_answers(output.effects, "disk full")
             self._waiting[place] = replace(output, effects=tuple(rest))

@@ -1,4 +1,4 @@
-"""What a player of a scenario is, and what others come to know of it."""
+"""What a actor of a scenario is, and what others come to know of it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ from tests.scenarios.transcript import EPOCH
 JOIN_TOKEN = "welcome"
 """Every machine of the harness has this join token, unless it is said to have another."""
 
-TOLD_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
+SAID_BY_THE_MESSAGE = {"node_registered", "node_status_changed", "node_register_refused", "registry_error"}
 """Notes that say once more what a message before them said."""
 
 
@@ -63,18 +63,18 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Logged:
     """Something that happened inside, for the transcript."""
 
     text: str
 
 
-Outward = Dial | HangUp | Frame | Told
-"""What the others come to know of a player."""
+Outward = Dial | HangUp | Frame | Logged
+"""What the others come to know of a actor."""
 
 
 class Actor(Protocol):
-    """What the theatre needs of one."""
+    """What the harness needs of one."""
 
     @property
     def name(self) -> str: ...
@@ -111,7 +111,7 @@ _HOST = Host(
 )
 
 
-class Box:
+class ScenarioHost:
     """The hardware under one agent."""
 
     def __init__(self, name: str, *, gpus: int, models: Mapping[str, ModelStatus]) -> None:
@@ -120,11 +120,11 @@ class Box:
         self.hung_since: float | None = None
         self._gpus = [self._gpu(name, place) for place in range(gpus)]
         self._name = name
-        self._keeper = HealthTracker()
+        self._tracker = HealthTracker()
 
     def probe_age_seconds(self, now: float) -> float | None:
         """Age of the last good reading."""
-        return self._keeper.age_seconds(now)
+        return self._tracker.age_seconds(now)
 
     def add_gpu(self) -> None:
         """Put one more GPU in."""
@@ -132,7 +132,7 @@ class Box:
 
     def probe(self, now: float) -> Inventory:
         """Read everything, as the agent's probe would."""
-        report = self._keeper.observe(self._reading(), now_wall=EPOCH + now, now_mono=now)
+        report = self._tracker.observe(self._reading(), now_wall=EPOCH + now, now_mono=now)
         models = tuple(
             Model(model_id=model_id, version="1", status=status) for model_id, status in self.models.items()
         )
@@ -165,15 +165,15 @@ class Box:
 
 # Those who stand on the node's side of the wire: an agent, an older node, a stranger.
 #
-# Each is pure: it is told what happened and the time, and gives back what it does to its connection.
+# Each is pure: it takes events and the time, and returns what it does to its connection.
 
 
 class Agent:
     """The session of this project over a played machine, as `gpu_agent.node.agent` would join them."""
 
-    def __init__(self, name: str, box: Box, *, node_id: str | None) -> None:
+    def __init__(self, name: str, host: ScenarioHost, *, node_id: str | None) -> None:
         self.name = name
-        self.box = box
+        self.host = host
         self.node_id = node_id
         self.token: str | None = None
         self.join_token = JOIN_TOKEN
@@ -199,8 +199,8 @@ class Agent:
         return self._handle(StopRequested("its operator stops it", drain=drain), now)
 
     def probe(self, now: float) -> list[Outward]:
-        """Look at the machine now, and tell the session."""
-        self._inventory = self.box.probe(now)
+        """Probe the machine now, and report to the session."""
+        self._inventory = self.host.probe(now)
         self._probe_at = now + PROBE_SECONDS
         return self._handle(Declared(declare(self._inventory, Owner()), self.running_jobs), now)
 
@@ -238,11 +238,11 @@ class Agent:
             case Send(message):
                 return [Frame(encode(message))]
             case SendHeartbeat():
-                return [Frame(self._beat(action, now))]
+                return [Frame(self._heartbeat(action, now))]
             case Probe():
                 return self.probe(now)
             case StoreIdentity() | ArchiveIdentity() | LogEvent() | Exit():
-                return [Told(text) for text in self._at_home(action)]
+                return [Logged(text) for text in self._at_home(action)]
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -256,35 +256,35 @@ class Agent:
                 self.node_id = None
                 return [f"sets its id {node_id} aside"]
             case LogEvent(event, fields):
-                return [] if event in TOLD_BY_THE_MESSAGE else [f"{event} {listed(fields)}"]
+                return [] if event in SAID_BY_THE_MESSAGE else [f"{event} {listed(fields)}"]
             case Exit(reason, failed):
                 self._machine, self._probe_at = None, inf
                 return [f"{'fails' if failed else 'ends'}: {reason}"]
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _beat(self, beat: SendHeartbeat, now: float) -> str:
+    def _heartbeat(self, action: SendHeartbeat, now: float) -> str:
         assert self._inventory is not None
         moment = measure(
             self._inventory,
             job_ids=self.running_jobs,
             timestamp_ms=round((EPOCH + now) * 1000),
-            probe_age_seconds=self.box.probe_age_seconds(now),
+            probe_age_seconds=self.host.probe_age_seconds(now),
         )
         return encode(
             heartbeat(
-                beat.node_id,
+                action.node_id,
                 self._inventory,
                 moment=moment,
-                changed=beat.changed,
-                sequence=beat.sequence,
-                job_count_required=not beat.knows_schemas,
+                changed=action.changed,
+                sequence=action.sequence,
+                job_count_required=not action.knows_schemas,
             )
         )
 
 
 class OlderNode:
-    """A node of other make, as §9 saw it: late beats, a remembered id, a fixed way back.
+    """A node of other make, as §9 saw it: late heartbeats, a remembered id, a fixed delay.
 
     It keeps no token; one may stand in the URL that it was given.
     """
@@ -295,19 +295,19 @@ class OlderNode:
         self._models = [{"model_id": model, "version": "1.0.0", "enabled": True} for model in models]
         self._token = token
         self._dial_at = 0.0
-        self._beat_at = inf
+        self._heartbeat_at = inf
 
     @property
     def deadline(self) -> float:
-        return min(self._dial_at, self._beat_at)
+        return min(self._dial_at, self._heartbeat_at)
 
     def wake(self, now: float) -> list[Outward]:
         if now >= self._dial_at:
             self._dial_at = inf
             return [Dial(self._token)]
-        if now < self._beat_at:
+        if now < self._heartbeat_at:
             return []
-        self._beat_at = now + 15.0
+        self._heartbeat_at = now + 15.0
         usage = {"cpu_percent": 12.5, "gpu_percent": None, "mem_percent": 50.1, "running_jobs": 0}
         return [
             self._frame(
@@ -319,7 +319,7 @@ class OlderNode:
         ]
 
     def opened(self, now: float) -> list[Outward]:
-        self._beat_at = now + 15.0
+        self._heartbeat_at = now + 15.0
         return [
             self._frame(
                 "node_register",
@@ -346,7 +346,7 @@ class OlderNode:
         return []
 
     def closed(self, code: int, detail: str, now: float) -> list[Outward]:  # noqa: ARG002 - whatever the cause
-        self._beat_at, self._dial_at = inf, now + 5.0
+        self._heartbeat_at, self._dial_at = inf, now + 5.0
         return []
 
     def _frame(self, kind: str, **parts: object) -> Frame:

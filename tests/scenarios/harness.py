@@ -1,4 +1,4 @@
-"""The theatre: one registry, any number of nodes, a network that loses nothing, and a clock that never waits.
+"""The harness: one registry, any number of nodes, a network that loses nothing, and a clock that never waits.
 
 Both sides are the pure machines themselves. Frames travel as the bytes that the codec writes, in order
 and in no time; the clock jumps from one deadline to the next. So a play is always played alike.
@@ -48,16 +48,16 @@ from gpu_agent.wire.messages import (
     NodeUnregister,
 )
 from tests.fleet_shell import FleetShell
-from tests.scenarios.actors import JOIN_TOKEN, Actor, Agent, Dial, Frame, HangUp, OlderNode, Outward, Told
+from tests.scenarios.actors import JOIN_TOKEN, Actor, Agent, Dial, Frame, HangUp, Logged, OlderNode, Outward
 from tests.scenarios.transcript import EPOCH, Line, Transcript, said_by_node, said_by_registry
 
 # The registry's side of the wire: the pure fleet with a store, tokens and a log, all of them played.
 #
-# Carries actions out as `gpu_agent.server` does: in order, and nothing told before it is kept. A store
+# Carries effects out as `gpu_agent.server` does: in order, once the changes before them are stored. A store
 # gives back what went through JSON.
 
 
-_TOLD_BY_THE_MESSAGE = {
+_SAID_BY_THE_MESSAGE = {
     "node_register_received",
     "node_registered",
     "node_register_refused",
@@ -85,7 +85,7 @@ class ScenarioRegistry:
 
     def __init__(
         self,
-        house: RegistrySetup,
+        setup: RegistrySetup,
         transcript: Transcript,
         *,
         now: Callable[[], float],
@@ -95,7 +95,7 @@ class ScenarioRegistry:
         self.running = True
         self.answers: dict[int, Result] = {}
         """By `ref`, until they are read."""
-        self._house = house
+        self._setup = setup
         self._transcript = transcript
         self._now = now
         self._clock = Clock(monotonic=now, wall=lambda: EPOCH + now())
@@ -106,7 +106,7 @@ class ScenarioRegistry:
         self._tokens_drawn = 0
         self._fresh = self._draw()
         self._shell = self._new_shell()
-        if not house.auth_off:
+        if not setup.auth_off:
             self._make_join_token()
 
     @property
@@ -120,7 +120,7 @@ class ScenarioRegistry:
 
     @property
     def auth_off(self) -> bool:
-        return self._house.auth_off
+        return self._setup.auth_off
 
     def wake(self) -> None:
         self._shell.carry_out(self.fleet.wake(self._now()))
@@ -130,7 +130,7 @@ class ScenarioRegistry:
         self.running = False
 
     def start(self) -> None:
-        """Begin anew from what the store holds."""
+        """Start again from what the store holds."""
         self.running = True
         stored, documents = self._shell.load(), self._shell.documents
         self._shell = self._new_shell()
@@ -154,7 +154,7 @@ class ScenarioRegistry:
 
     def opened(self, connection: int, name: str, token: str | None) -> None:
         self._names[connection] = name
-        self._credentials[connection] = None if self._house.auth_off else self._credential(token)
+        self._credentials[connection] = None if self._setup.auth_off else self._credential(token)
 
     def lost(self, connection: int) -> None:
         self.handle(ConnectionLost(connection))
@@ -167,7 +167,7 @@ class ScenarioRegistry:
             refusal = NodeError(code=ErrorCode.INVALID_MESSAGE, message=str(error), details=error.details())
             self._say(connection, refusal)
             return
-        only = self._house.only_schema
+        only = self._setup.only_schema
         if isinstance(message, NodeRegister) and only and message.capability_schema_version != only:
             refusal = NodeError(
                 code=ErrorCode.INVALID_CAPABILITY_SCHEMA,
@@ -195,7 +195,7 @@ class ScenarioRegistry:
                     fresh_id=self._fresh,
                     credential=self._credentials[connection],
                     address=f"10.0.0.{connection}",
-                    fresh_token=None if self._house.auth_off else fresh,
+                    fresh_token=None if self._setup.auth_off else fresh,
                 )
             case NodeUnregister():
                 return UnregistrationReceived(connection, message)
@@ -227,7 +227,7 @@ class ScenarioRegistry:
         self._send_frame(connection, encode(message))
 
     def _note(self, note: LogEvent) -> None:
-        if note.event in _TOLD_BY_THE_MESSAGE or note.level is Level.DEBUG:
+        if note.event in _SAID_BY_THE_MESSAGE or note.level is Level.DEBUG:
             return
         fields = dict(note.fields)
         node = str(fields.pop("node_id", ""))
@@ -241,7 +241,7 @@ class ScenarioRegistry:
         self._transcript.add(Line(self._now(), who, node, text))
 
     def _new_shell(self) -> FleetShell:
-        fleet = Fleet(self._house.thresholds, lambda: 0.5, auth_off=self._house.auth_off)
+        fleet = Fleet(self._setup.thresholds, lambda: 0.5, auth_off=self._setup.auth_off)
         return FleetShell(fleet, now=self._now, execute=self._execute)
 
     def _credential(self, token: str | None) -> Credential | None:
@@ -263,59 +263,59 @@ def digest_of(token: str) -> str:
 
 
 _ABNORMAL = 1006
-"""How a socket that breaks without a close frame is told of."""
+"""The code of a socket that breaks without a close frame."""
 
 
 class Harness:
     def __init__(self) -> None:
         self.now = 0.0
         self.transcript = Transcript()
-        self.players: dict[str, Actor] = {}
+        self.actors: dict[str, Actor] = {}
         self._connections: dict[int, Actor] = {}
         self._numbers, self._refs = count(1), count(1)
-        self._post: deque[Callable[[], None]] = deque()
+        self._mail: deque[Callable[[], None]] = deque()
         self._frozen: dict[str, list[Callable[[], None]]] = {}
-        """By the name of a player that does nothing: what waits for it."""
+        """By the name of a actor that does nothing: what waits for it."""
         self._unplugged: set[str] = set()
         self.registry = self._registry(RegistrySetup())
 
-    def furnish(self, house: RegistrySetup) -> None:
+    def set_up(self, setup: RegistrySetup) -> None:
         """Open with another registry; only before anybody has come on stage."""
-        assert not self.players, "say what the registry is like before the first node comes"
-        self.registry = self._registry(house)
+        assert not self.actors, "say what the registry is like before the first node comes"
+        self.registry = self._registry(setup)
 
     def agent(self, name: str) -> Agent:
-        player = self.players[name]
-        assert isinstance(player, Agent), f"{name} is no agent of ours"
-        return player
+        actor = self.actors[name]
+        assert isinstance(actor, Agent), f"{name} is no agent of ours"
+        return actor
 
     def node_id(self, name: str) -> str:
         """The id that a node goes by."""
-        player = self.players[name]
-        assert isinstance(player, Agent | OlderNode), f"{name} is no node"
-        assert player.node_id is not None, f"{name} has no id yet"
-        return player.node_id
+        actor = self.actors[name]
+        assert isinstance(actor, Agent | OlderNode), f"{name} is no node"
+        assert actor.node_id is not None, f"{name} has no id yet"
+        return actor.node_id
 
-    def enter(self, player: Actor) -> None:
-        self.players[player.name] = player
+    def enter(self, actor: Actor) -> None:
+        self.actors[actor.name] = actor
 
     def run(self, seconds: float) -> None:
         """Let time pass. Nodes come before the registry where both are due at once."""
         end = round(self.now + seconds, 6)
         while (due := self._next_deadline()) <= end:
             self.now = max(self.now, due)
-            for player in list(self.players.values()):
-                if player.name not in self._frozen and player.deadline <= self.now:
-                    self.act(player, player.wake(self.now))
+            for actor in list(self.actors.values()):
+                if actor.name not in self._frozen and actor.deadline <= self.now:
+                    self.act(actor, actor.wake(self.now))
             if self.registry.deadline <= self.now:
                 self.registry.wake()
                 self._deliver()
         self.now = end
 
-    def act(self, player: Actor, outward: list[Outward]) -> None:
-        """Do what a player does to its connection, and all that follows at once."""
+    def act(self, actor: Actor, outward: list[Outward]) -> None:
+        """Do what a actor does to its connection, and all that follows at once."""
         for one in outward:
-            self._act_once(player, one)
+            self._act_once(actor, one)
         self._deliver()
 
     def ask(self, event_of: Callable[[int], Event]) -> Result:
@@ -331,12 +331,12 @@ class Harness:
 
     def thaw(self, name: str) -> None:
         """Let it go on: first it hears what has waited."""
-        self._post.extend(self._frozen.pop(name))
+        self._mail.extend(self._frozen.pop(name))
         self._deliver()
 
     def cut(self, name: str) -> None:
         """Break a node's connection."""
-        self._part(self._number_of(self.players[name]), _ABNORMAL, "the network broke")
+        self._part(self._number_of(self.actors[name]), _ABNORMAL, "the network broke")
         self._deliver()
 
     def unplug(self, name: str) -> None:
@@ -357,103 +357,105 @@ class Harness:
         self.registry.start()
         self._deliver()
 
-    def _registry(self, house: RegistrySetup) -> ScenarioRegistry:
+    def _registry(self, setup: RegistrySetup) -> ScenarioRegistry:
         return ScenarioRegistry(
-            house,
+            setup,
             self.transcript,
             now=lambda: self.now,
             send=self._send_to_node,
-            close=lambda number, code, reason: self._post.append(lambda: self._part(number, code, reason)),
+            close=lambda number, code, reason: self._mail.append(lambda: self._part(number, code, reason)),
         )
 
     def _next_deadline(self) -> float:
-        awake = [player.deadline for name, player in self.players.items() if name not in self._frozen]
+        awake = [actor.deadline for name, actor in self.actors.items() if name not in self._frozen]
         return min(*awake, self.registry.deadline) if awake else self.registry.deadline
 
-    def _act_once(self, player: Actor, outward: Outward) -> None:
+    def _act_once(self, actor: Actor, outward: Outward) -> None:
         match outward:
-            case Told(text):
-                self._write("{}", player, text)
+            case Logged(text):
+                self._write("{}", actor, text)
             case Dial():
-                self._post.append(lambda: self._dial(player, outward))
+                self._mail.append(lambda: self._dial(actor, outward))
             case Frame(text):
-                number = self._number_of(player)
-                self._write_frame(player, text)
-                self._post.append(lambda: self.registry.frame_arrived(number, text))
+                number = self._number_of(actor)
+                self._write_frame(actor, text)
+                self._mail.append(lambda: self.registry.frame_arrived(number, text))
             case HangUp():
-                number = self._number_of(player)
-                self._write("{} → registry", player, "closes")
+                number = self._number_of(actor)
+                self._write("{} → registry", actor, "closes")
                 del self._connections[number]
-                self._post.append(lambda: self.registry.lost(number))
+                self._mail.append(lambda: self.registry.lost(number))
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _dial(self, player: Actor, dial: Dial) -> None:
-        if player.name in self._unplugged or not self.registry.running:
+    def _dial(self, actor: Actor, dial: Dial) -> None:
+        if actor.name in self._unplugged or not self.registry.running:
             why = "no route to the registry" if self.registry.running else "connection refused"
-            self.act(player, player.refused(why, self.now))
+            self.act(actor, actor.refused(why, self.now))
             return
-        self._write("{} → registry", player, f"connects{self._presented(player, dial)}")
+        self._write("{} → registry", actor, f"connects{self._presented(actor, dial)}")
         status = self.registry.turns_away(dial.token)
         if status is not None:
-            self._write("registry → {}", player, f"turns it away ({status})")
-            self.act(player, player.refused(f"HTTP {status}", self.now, http_status=status))
+            self._write("registry → {}", actor, f"turns it away ({status})")
+            self.act(actor, actor.refused(f"HTTP {status}", self.now, http_status=status))
             return
         number = next(self._numbers)
-        self._connections[number] = player
-        self.registry.opened(number, player.name, dial.token)
-        self.act(player, player.opened(self.now))
+        self._connections[number] = actor
+        self.registry.opened(number, actor.name, dial.token)
+        self.act(actor, actor.opened(self.now))
 
-    def _presented(self, player: Actor, dial: Dial) -> str:
+    def _presented(self, actor: Actor, dial: Dial) -> str:
         if dial.token is None or self.registry.auth_off:
             return ""
-        own = isinstance(player, Agent) and dial.token == player.token
+        own = isinstance(actor, Agent) and dial.token == actor.token
         return " with its node token" if own else f" with token {dial.token}"
 
     def _send_to_node(self, number: int, frame: str) -> None:
-        player = self._connections.get(number)
-        if player is not None:
-            self._reach(player, lambda: self._hear(number, player, frame))
+        actor = self._connections.get(number)
+        if actor is not None:
+            self._reach(actor, lambda: self._hear(number, actor, frame))
 
-    def _hear(self, number: int, player: Actor, frame: str) -> None:
-        if self._connections.get(number) is player:  # it may have hung up meanwhile
-            self.act(player, player.hear(frame, self.now))
+    def _hear(self, number: int, actor: Actor, frame: str) -> None:
+        if self._connections.get(number) is actor:  # it may have hung up meanwhile
+            self.act(actor, actor.hear(frame, self.now))
 
     def _part(self, number: int, code: int, reason: str) -> None:
         """End a connection: both sides learn of it, a frozen one when it wakes."""
-        player = self._connections.get(number)
-        if player is None:
+        actor = self._connections.get(number)
+        if actor is None:
             return
         if self.registry.running:
-            self._post.append(lambda: self.registry.lost(number))
+            self._mail.append(lambda: self.registry.lost(number))
 
         def closed() -> None:
             if self._connections.pop(number, None) is not None:
-                self.act(player, player.closed(code, reason, self.now))
+                self.act(actor, actor.closed(code, reason, self.now))
 
-        self._reach(player, closed)
+        self._reach(actor, closed)
 
-    def _reach(self, player: Actor, delivery: Callable[[], None]) -> None:
-        waiting = self._frozen.get(player.name)
-        (self._post if waiting is None else waiting).append(delivery)
+    def _reach(self, actor: Actor, delivery: Callable[[], None]) -> None:
+        waiting = self._frozen.get(actor.name)
+        (self._mail if waiting is None else waiting).append(delivery)
 
     def _deliver(self) -> None:
-        while self._post:
-            self._post.popleft()()
+        while self._mail:
+            self._mail.popleft()()
 
-    def _number_of(self, player: Actor) -> int:
-        numbers = [number for number, holder in self._connections.items() if holder is player]
-        assert numbers, f"{player.name} is not connected"
+    def _number_of(self, actor: Actor) -> int:
+        numbers = [number for number, holder in self._connections.items() if holder is actor]
+        assert numbers, f"{actor.name} is not connected"
         return numbers[-1]
 
-    def _write(self, who: str, player: Actor, text: str) -> None:
-        self.transcript.add(Line(self.now, who, player.name, text))
+    def _write(self, who: str, actor: Actor, text: str) -> None:
+        self.transcript.add(Line(self.now, who, actor.name, text))
 
-    def _write_frame(self, player: Actor, frame: str) -> None:
+    def _write_frame(self, actor: Actor, frame: str) -> None:
         try:
             message = decode_from_node(frame)
         except FrameError:
-            self._write("{} → registry", player, frame)
+            self._write("{} → registry", actor, frame)
             return
-        beat = isinstance(message, NodeHeartbeat)
-        self.transcript.add(Line(self.now, "{} → registry", player.name, said_by_node(message), beat=beat))
+        heartbeat = isinstance(message, NodeHeartbeat)
+        self.transcript.add(
+            Line(self.now, "{} → registry", actor.name, said_by_node(message), heartbeat=heartbeat)
+        )

@@ -1,4 +1,4 @@
-"""The stage directions: each command of a scenario, and what it does in the theatre.
+"""The stage directions: each command of a scenario, and what it does in the harness.
 
 A scenario is a text: a claim (`# …`), then commands (`> …`), each followed by what was recorded. Further
 `# …` lines and blank ones are the author's and stay.
@@ -27,7 +27,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.inventory import ModelStatus
-from tests.scenarios.actors import JOIN_TOKEN, Agent, Box, OlderNode, Stranger
+from tests.scenarios.actors import JOIN_TOKEN, Agent, OlderNode, ScenarioHost, Stranger
 from tests.scenarios.harness import Harness, RegistrySetup, digest_of
 from tests.scenarios.transcript import Line, answered, explained, token_listed
 
@@ -54,24 +54,24 @@ def direction(pattern: str) -> Callable[[Direction], Direction]:
     return learn
 
 
-def perform(theatre: Harness, command: str) -> None:
+def perform(harness: Harness, command: str) -> None:
     for pattern, do in _DIRECTIONS:
         match = pattern.fullmatch(command)
         if match is not None:
-            do(theatre, {name: value or "" for name, value in match.groupdict().items()})
+            do(harness, {name: value or "" for name, value in match.groupdict().items()})
             return
     raise UnknownDirectionError(
         f"{command!r} is no direction: tests/scenarios/script.py and token_directions.py have those that are"
     )
 
 
-def tell_answer(theatre: Harness, asker: str, result: Result) -> None:
-    tell(theatre, asker, answered(result, theatre.now))
+def tell_answer(harness: Harness, asker: str, result: Result) -> None:
+    write(harness, asker, answered(result, harness.now))
 
 
-def tell(theatre: Harness, asker: str, lines: Iterable[str]) -> None:
+def write(harness: Harness, asker: str, lines: Iterable[str]) -> None:
     for line in lines:
-        theatre.transcript.add(Line(theatre.now, "registry → {}", asker, line))
+        harness.transcript.add(Line(harness.now, "registry → {}", asker, line))
 
 
 _MODELS = r"(?: and models? (?P<models>[\w, ()-]+?))?"
@@ -90,150 +90,150 @@ class Scenario:
 
     def played(self) -> str:
         """Play all commands; returns the text that the file should hold."""
-        theatre, text = Harness(), list[str]()
+        harness, text = Harness(), list[str]()
         for line in self.lines:
             if line.startswith("> "):
-                perform(theatre, line.removeprefix("> "))
-                text += [line, *theatre.transcript.read()]
+                perform(harness, line.removeprefix("> "))
+                text += [line, *harness.transcript.read()]
             elif line.startswith("#") or not line:
                 text.append(line)
         return "\n".join(text) + "\n"
 
 
 @direction(r"record (?P<what>nothing|everything)")
-def _record(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.transcript.recording = said["what"] == "everything"
+def _record(harness: Harness, said: dict[str, str]) -> None:
+    harness.transcript.recording = said["what"] == "everything"
 
 
 @direction(r"run (?P<seconds>[\d.]+) s")
-def _run(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.run(float(said["seconds"]))
+def _run(harness: Harness, said: dict[str, str]) -> None:
+    harness.run(float(said["seconds"]))
 
 
 @direction(r"registry with auth off")
-def _auth_off(theatre: Harness, _: dict[str, str]) -> None:
-    theatre.furnish(RegistrySetup(auth_off=True))
+def _auth_off(harness: Harness, _: dict[str, str]) -> None:
+    harness.set_up(RegistrySetup(auth_off=True))
 
 
 @direction(r"registry that requires model (?P<model>\S+)")
-def _requires(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.furnish(RegistrySetup(thresholds=Thresholds(required_models=(said["model"],))))
+def _requires(harness: Harness, said: dict[str, str]) -> None:
+    harness.set_up(RegistrySetup(thresholds=Thresholds(required_models=(said["model"],))))
 
 
 @direction(r"registry that reads schema (?P<schema>\S+) only")
-def _older_registry(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.furnish(RegistrySetup(only_schema=said["schema"]))
+def _older_registry(harness: Harness, said: dict[str, str]) -> None:
+    harness.set_up(RegistrySetup(only_schema=said["schema"]))
 
 
 @direction(r"registry (?P<what>stops|starts)")
-def _registry(theatre: Harness, said: dict[str, str]) -> None:
-    (theatre.stop_registry if said["what"] == "stops" else theatre.start_registry)()
+def _registry(harness: Harness, said: dict[str, str]) -> None:
+    (harness.stop_registry if said["what"] == "stops" else harness.start_registry)()
 
 
 @direction(r"store (?P<what>fails|works)")
-def _store(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.registry.let_store_fail(fails=said["what"] == "fails")
+def _store(harness: Harness, said: dict[str, str]) -> None:
+    harness.registry.let_store_fail(fails=said["what"] == "fails")
 
 
 @direction(
     rf"nodes? {_NODES} with (?P<gpus>no|\d+) GPUs?{_MODELS}"
     r"(?: that remembers? (?P<id>\S+))?(?: by token (?P<token>\S+))?"
 )
-def _node(theatre: Harness, said: dict[str, str]) -> None:
+def _node(harness: Harness, said: dict[str, str]) -> None:
     """Several nodes remember their own names as ids."""
     for name in _named(said):
         gpus = 0 if said["gpus"] == "no" else int(said["gpus"])
-        box = Box(name, gpus=gpus, models=_with_status(said["models"]))
+        host = ScenarioHost(name, gpus=gpus, models=_with_status(said["models"]))
         node_id = said["id"] or (name if said["last"] else None)
-        agent = Agent(name, box, node_id=node_id)
+        agent = Agent(name, host, node_id=node_id)
         agent.join_token = said["token"] or agent.join_token
-        theatre.enter(agent)
-        theatre.act(agent, agent.start(theatre.now))
+        harness.enter(agent)
+        harness.act(agent, agent.start(harness.now))
 
 
 @direction(r"node (?P<name>[a-z]+) from a copy of (?P<original>[a-z]+)")
-def _copy(theatre: Harness, said: dict[str, str]) -> None:
+def _copy(harness: Harness, said: dict[str, str]) -> None:
     """Somebody cloned the machine, with what its agent had stored."""
-    original = theatre.agent(said["original"])
-    agent = Agent(said["name"], Box(said["name"], gpus=1, models={}), node_id=original.node_id)
+    original = harness.agent(said["original"])
+    agent = Agent(said["name"], ScenarioHost(said["name"], gpus=1, models={}), node_id=original.node_id)
     agent.token = original.token
-    theatre.enter(agent)
-    theatre.act(agent, agent.start(theatre.now))
+    harness.enter(agent)
+    harness.act(agent, agent.start(harness.now))
 
 
 @direction(rf"older node {_NODES}(?: with models? (?P<models>[\w, -]+))?(?: by token (?P<token>\S+))?")
-def _older_node(theatre: Harness, said: dict[str, str]) -> None:
+def _older_node(harness: Harness, said: dict[str, str]) -> None:
     for name in _named(said):
         node = OlderNode(name, models=_listed(said["models"]), token=said["token"] or None)
-        theatre.enter(node)
-        theatre.act(node, node.wake(theatre.now))
+        harness.enter(node)
+        harness.act(node, node.wake(harness.now))
 
 
 @direction(r"stranger(?: with token (?P<token>\S+))? says (?P<frame>.+)")
-def _stranger(theatre: Harness, said: dict[str, str]) -> None:
+def _stranger(harness: Harness, said: dict[str, str]) -> None:
     stranger = Stranger(said["frame"], token=said["token"] or JOIN_TOKEN)
-    theatre.enter(stranger)
-    theatre.act(stranger, stranger.dial())
+    harness.enter(stranger)
+    harness.act(stranger, stranger.dial())
 
 
 @direction(rf"(?P<what>silence|speak|cut|unplug|plug in) {_NODES}")
-def _line_of(theatre: Harness, said: dict[str, str]) -> None:
+def _line_of(harness: Harness, said: dict[str, str]) -> None:
     do = {
-        "silence": theatre.freeze,
-        "speak": theatre.thaw,
-        "cut": theatre.cut,
-        "unplug": theatre.unplug,
-        "plug in": theatre.plug_in,
+        "silence": harness.freeze,
+        "speak": harness.thaw,
+        "cut": harness.cut,
+        "unplug": harness.unplug,
+        "plug in": harness.plug_in,
     }[said["what"]]
     for name in _named(said):
         do(name)
 
 
 @direction(rf"stop {_NODES}(?P<drain> draining)?")
-def _stop(theatre: Harness, said: dict[str, str]) -> None:
-    agent = theatre.agent(said["name"])
-    theatre.act(agent, agent.stop(drain=bool(said["drain"]), now=theatre.now))
+def _stop(harness: Harness, said: dict[str, str]) -> None:
+    agent = harness.agent(said["name"])
+    harness.act(agent, agent.stop(drain=bool(said["drain"]), now=harness.now))
 
 
 @direction(rf"start {_NODES}")
-def _start(theatre: Harness, said: dict[str, str]) -> None:
-    agent = theatre.agent(said["name"])
-    theatre.act(agent, agent.start(theatre.now))
+def _start(harness: Harness, said: dict[str, str]) -> None:
+    agent = harness.agent(said["name"])
+    harness.act(agent, agent.start(harness.now))
 
 
 @direction(rf"(?P<what>lose|return) gpu (?P<place>\d+) of {_NODES}")
-def _gpu(theatre: Harness, said: dict[str, str]) -> None:
-    lost = theatre.agent(said["name"]).box.lost
+def _gpu(harness: Harness, said: dict[str, str]) -> None:
+    lost = harness.agent(said["name"]).host.lost
     (lost.add if said["what"] == "lose" else lost.discard)(int(said["place"]))
 
 
 @direction(rf"put a gpu into {_NODES}")
-def _put_in(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.agent(said["name"]).box.add_gpu()
+def _put_in(harness: Harness, said: dict[str, str]) -> None:
+    harness.agent(said["name"]).host.add_gpu()
 
 
 @direction(rf"(?P<what>hang|free) nvml of {_NODES}")
-def _nvml(theatre: Harness, said: dict[str, str]) -> None:
-    box = theatre.agent(said["name"]).box
-    box.hung_since = theatre.now if said["what"] == "hang" else None
+def _nvml(harness: Harness, said: dict[str, str]) -> None:
+    host = harness.agent(said["name"]).host
+    host.hung_since = harness.now if said["what"] == "hang" else None
 
 
 @direction(rf"model (?P<model>\S+) of {_NODES} becomes (?P<status>\w+)")
-def _model(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.agent(said["name"]).box.models[said["model"]] = ModelStatus(said["status"])
+def _model(harness: Harness, said: dict[str, str]) -> None:
+    harness.agent(said["name"]).host.models[said["model"]] = ModelStatus(said["status"])
 
 
 @direction(rf"job (?P<job>\S+) (?P<what>runs on|ends on) {_NODES}")
-def _job(theatre: Harness, said: dict[str, str]) -> None:
-    """A worker announces its jobs; the agent tells them at its next beat."""
-    agent = theatre.agent(said["name"])
+def _job(harness: Harness, said: dict[str, str]) -> None:
+    """A worker announces its jobs; the agent reports them with its next heartbeat."""
+    agent = harness.agent(said["name"])
     others = tuple(job for job in agent.running_jobs or () if job != said["job"])
     agent.running_jobs = (*others, said["job"]) if said["what"] == "runs on" else others
 
 
 @direction(rf"operator (?P<what>drains|resumes|cordons|uncordons) {_NODES}(?: within (?P<seconds>\d+) s)?")
-def _operator(theatre: Harness, said: dict[str, str]) -> None:
-    node_id, what = theatre.node_id(said["name"]), said["what"]
+def _operator(harness: Harness, said: dict[str, str]) -> None:
+    node_id, what = harness.node_id(said["name"]), said["what"]
     deadline = float(said["seconds"]) if said["seconds"] else None
 
     def event(ref: int) -> DrainRequested | ResumeRequested | CordonRequested:
@@ -245,32 +245,32 @@ def _operator(theatre: Harness, said: dict[str, str]) -> None:
             else CordonRequested(ref, node_id, _cordon(what))
         )
 
-    tell_answer(theatre, "operator", theatre.ask(event))
+    tell_answer(harness, "operator", harness.ask(event))
 
 
 @direction(rf"operator has {_NODES} (?P<what>probe|register) again")
-def _order(theatre: Harness, said: dict[str, str]) -> None:
-    node_id = theatre.node_id(said["name"])
+def _order(harness: Harness, said: dict[str, str]) -> None:
+    node_id = harness.node_id(said["name"])
     command = Command.REFRESH if said["what"] == "probe" else Command.REREGISTER
-    tell_answer(theatre, "operator", theatre.ask(lambda ref: ControlRequested(ref, node_id, command)))
+    tell_answer(harness, "operator", harness.ask(lambda ref: ControlRequested(ref, node_id, command)))
 
 
 @direction(r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
-def _claim(theatre: Harness, said: dict[str, str]) -> None:
+def _claim(harness: Harness, said: dict[str, str]) -> None:
     job = Job(job_id=said["job"], required_models=_listed(said["models"]))
-    tell_answer(theatre, "scheduler", theatre.ask(lambda ref: ClaimRequested(ref, job)))
+    tell_answer(harness, "scheduler", harness.ask(lambda ref: ClaimRequested(ref, job)))
 
 
 @direction(r"scheduler (?P<what>releases|renews) (?P<job>\S+)")
-def _claimed(theatre: Harness, said: dict[str, str]) -> None:
+def _claimed(harness: Harness, said: dict[str, str]) -> None:
     event = ReleaseRequested if said["what"] == "releases" else RenewalRequested
-    tell_answer(theatre, "scheduler", theatre.ask(lambda ref: event(ref, said["job"])))
+    tell_answer(harness, "scheduler", harness.ask(lambda ref: event(ref, said["job"])))
 
 
 @direction(r"explain (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
-def _explain(theatre: Harness, said: dict[str, str]) -> None:
+def _explain(harness: Harness, said: dict[str, str]) -> None:
     job = Job(job_id=said["job"], required_models=_listed(said["models"]))
-    tell(theatre, "scheduler", explained(theatre.registry.fleet.explain(job, theatre.now)))
+    write(harness, "scheduler", explained(harness.registry.fleet.explain(job, harness.now)))
 
 
 def _cordon(what: str) -> str | None:
@@ -283,8 +283,8 @@ def _listed(models: str) -> tuple[str, ...]:
 
 def _with_status(models: str) -> dict[str, ModelStatus]:
     """Models are ready unless another status stands behind them: `m, n (downloading)`."""
-    told = [re.fullmatch(r"(\S+)(?: \((\w+)\))?", model) for model in _listed(models)]
-    return {one[1]: ModelStatus(one[2] or "ready") for one in told if one is not None}
+    found = [re.fullmatch(r"(\S+)(?: \((\w+)\))?", model) for model in _listed(models)]
+    return {one[1]: ModelStatus(one[2] or "ready") for one in found if one is not None}
 
 
 def _named(said: dict[str, str]) -> list[str]:
@@ -299,15 +299,15 @@ def _named(said: dict[str, str]) -> list[str]:
 
 # Stage directions about tokens: who makes them, who has them, who lost them.
 #
-# A token's text is its id: nobody on this stage guesses.
+# A token's text is its id: no actor here guesses.
 
 
 @direction(
     r"operator makes token (?P<token>\S+) for (?:(?P<uses>\d+)|any number of) nodes?"
     r"(?: within (?P<seconds>\d+) s)?(?: with label (?P<label>\S+)=(?P<value>\S+))?(?: named (?P<id>\S+))?"
 )
-def _make(theatre: Harness, said: dict[str, str]) -> None:
-    result = theatre.ask(
+def _make(harness: Harness, said: dict[str, str]) -> None:
+    result = harness.ask(
         lambda ref: JoinTokenRequested(
             ref=ref,
             token_id=said["token"],
@@ -319,51 +319,51 @@ def _make(theatre: Harness, said: dict[str, str]) -> None:
             reclaims=False,
         )
     )
-    tell_answer(theatre, "operator", result)
+    tell_answer(harness, "operator", result)
 
 
 @direction(r"operator reclaims (?P<name>\S+) by token (?P<token>\S+)")
-def _reclaim(theatre: Harness, said: dict[str, str]) -> None:
+def _reclaim(harness: Harness, said: dict[str, str]) -> None:
     """Of a node by name, or by an id that its agent has forgotten."""
     token, name = said["token"], said["name"]
-    node_id = theatre.node_id(name) if name in theatre.players else name
-    result = theatre.ask(
+    node_id = harness.node_id(name) if name in harness.actors else name
+    result = harness.ask(
         lambda ref: JoinTokenRequested(
             ref=ref, token_id=token, digest=digest_of(token), ttl_seconds=3600.0, node_id=node_id
         )
     )
-    tell_answer(theatre, "operator", result)
+    tell_answer(harness, "operator", result)
 
 
 @direction(rf"operator (?P<what>rotates|forgets) {NODE}(?P<at_once> at once)?")
-def _of_node(theatre: Harness, said: dict[str, str]) -> None:
-    node_id, at_once = theatre.node_id(said["name"]), bool(said["at_once"])
+def _of_node(harness: Harness, said: dict[str, str]) -> None:
+    node_id, at_once = harness.node_id(said["name"]), bool(said["at_once"])
 
     def event(ref: int) -> Event:
         rotates = said["what"] == "rotates"
         return RotationRequested(ref, node_id, at_once) if rotates else RemovalRequested(ref, node_id)
 
-    tell_answer(theatre, "operator", theatre.ask(event))
+    tell_answer(harness, "operator", harness.ask(event))
 
 
 @direction(r"operator revokes token (?P<token>\S+)")
-def _revoke(theatre: Harness, said: dict[str, str]) -> None:
-    tell_answer(theatre, "operator", theatre.ask(lambda ref: RevocationRequested(ref, said["token"])))
+def _revoke(harness: Harness, said: dict[str, str]) -> None:
+    tell_answer(harness, "operator", harness.ask(lambda ref: RevocationRequested(ref, said["token"])))
 
 
 @direction(r"operator lists tokens")
-def _list(theatre: Harness, _: dict[str, str]) -> None:
-    tokens = theatre.registry.fleet.tokens()
-    tell(theatre, "operator", [token_listed(token, theatre.now) for token in tokens])
+def _list(harness: Harness, _: dict[str, str]) -> None:
+    tokens = harness.registry.fleet.tokens()
+    write(harness, "operator", [token_listed(token, harness.now) for token in tokens])
 
 
 @direction(rf"give {NODE} token (?P<token>\S+)")
-def _give(theatre: Harness, said: dict[str, str]) -> None:
-    theatre.agent(said["name"]).join_token = said["token"]
+def _give(harness: Harness, said: dict[str, str]) -> None:
+    harness.agent(said["name"]).join_token = said["token"]
 
 
 @direction(rf"wipe {NODE}")
-def _wipe(theatre: Harness, said: dict[str, str]) -> None:
+def _wipe(harness: Harness, said: dict[str, str]) -> None:
     """Its state directory is gone, say with its disk."""
-    agent = theatre.agent(said["name"])
+    agent = harness.agent(said["name"])
     agent.node_id = agent.token = None

@@ -1,4 +1,4 @@
-"""Plays every transcript again; `pytest tests/scenarios --record` writes them anew."""
+"""Plays every transcript again; `pytest tests/scenarios --record` records them."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_scenario(file: Path, pytestconfig: pytest.Config) -> None:
     played = _scenario(file).played()
     if pytestconfig.getoption("--record", default=False):
         file.write_text(played, encoding="utf-8")
-    assert played == file.read_text(encoding="utf-8"), "record it anew, then review it as prose"
+    assert played == file.read_text(encoding="utf-8"), "record it again, then review it as prose"
 
 
 def test_file_is_named_by_its_claim(file: Path) -> None:

@@ -1,6 +1,6 @@
 """A transcript in the making: what was said and decided, as lines that a person can read.
 
-Folds what would tire the reader: beats in a steady row, and what many nodes do in the same instant.
+Folds heartbeats in a steady row, and what many nodes do in the same instant.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ from gpu_agent.wire.messages import (
 )
 
 MANY = 3
-"""So many nodes doing the same at once are still told one by one."""
+"""So many nodes that do the same at once are still shown one by one."""
 
 _COLUMN = 24
 
@@ -38,8 +38,8 @@ class Line:
     who: str
     node: str
     text: str
-    beat: bool = False
-    """True for a beat, which may be folded with those that follow it."""
+    heartbeat: bool = False
+    """True for a heartbeat, which may be folded with those that follow it."""
 
 
 class Transcript:
@@ -58,17 +58,17 @@ class Transcript:
         """Take what was written since the last time, folded."""
         lines, self._lines = self._lines, []
         folded: list[Line] = []
-        for beats, run in groupby(lines, key=lambda line: line.beat):
-            told = list(run)
-            folded += _beats_folded(told) if beats else told
+        for heartbeats, run in groupby(lines, key=lambda line: line.heartbeat):
+            lines_of_run = list(run)
+            folded += _heartbeats_folded(lines_of_run) if heartbeats else lines_of_run
         crowds = (
             one for _, instant in groupby(folded, key=lambda line: line.at) for one in _crowds_folded(instant)
         )
         return [_written(line) for line in crowds]
 
 
-def _beats_folded(run: Iterable[Line]) -> list[Line]:
-    """Fold the beats between two other lines: those in a row of one node that say the same become one."""
+def _heartbeats_folded(run: Iterable[Line]) -> list[Line]:
+    """Fold the heartbeats between two other lines: equal ones in a row of one node become one."""
     rows: list[list[Line]] = []
     newest: dict[str, list[Line]] = {}
     for line in run:
@@ -83,8 +83,8 @@ def _beats_folded(run: Iterable[Line]) -> list[Line]:
 def _row_folded(row: list[Line]) -> Line:
     if len(row) == 1:
         return row[0]
-    again = f"beats × {len(row)}, the last at {row[-1].at:.2f} s"  # noqa: RUF001 - a times sign
-    return replace(row[0], text=row[0].text.replace("beat", again, 1))
+    again = f"heartbeats × {len(row)}, the last at {row[-1].at:.2f} s"  # noqa: RUF001 - a times sign
+    return replace(row[0], text=row[0].text.replace("heartbeat", again, 1))
 
 
 def _crowds_folded(instant: Iterable[Line]) -> Iterator[Line]:
@@ -104,14 +104,14 @@ def _written(line: Line) -> str:
     return f"{line.at:9.2f} s  {line.who.format(line.node):<{_COLUMN}}  {line.text}"
 
 
-# Messages and answers as a person would tell them: what matters, in the protocol's own words.
+# Messages and answers in the protocol's own words: what matters in them.
 
 
 EPOCH = 1_700_000_000.0
 """Unix time at which every scenario begins."""
 
-_WORTH_TELLING_SECONDS = 10.0
-"""A GPU reading is told to be old from this age on: two probes late."""
+_OLD_READING_SECONDS = 10.0
+"""A GPU reading counts as old from this age on: two probes late."""
 
 
 def said_by_node(message: FromNode) -> str:
@@ -119,7 +119,7 @@ def said_by_node(message: FromNode) -> str:
         case NodeRegister():
             return _registration(message)
         case NodeHeartbeat():
-            return _beat(message)
+            return _heartbeat(message)
         case NodeUnregister(reason=reason, drain=drain, deadline_seconds=deadline):
             within = "" if deadline is None else f" within {deadline:g} s"
             return f"node_unregister{', drain first' if drain else ''}{within}: {reason}"
@@ -196,21 +196,21 @@ def _registration(message: NodeRegister) -> str:
     return f"node_register: {', '.join(parts)}"
 
 
-def _beat(message: NodeHeartbeat) -> str:
+def _heartbeat(message: NodeHeartbeat) -> str:
     parts = [
         f"GPU {place} {gpu.health} ({', '.join(gpu.reasons) or 'no reason'})"
         for place, gpu in enumerate(message.gpus or ())
         if gpu.health != "ok"
     ]
     age = message.probe_age_seconds
-    if age is not None and age >= _WORTH_TELLING_SECONDS:
+    if age is not None and age >= _OLD_READING_SECONDS:
         parts.append(f"last good reading {age:g} s ago")
     if message.capability_state is not None:
         states = message.capability_state.items()
         parts.append("models " + ", ".join(f"{model} {state}" for model, state in states))
     if message.running_jobs:
         parts.append("runs " + ", ".join(message.running_jobs))
-    return "beat" + "".join(f"; {part}" for part in parts)
+    return "heartbeat" + "".join(f"; {part}" for part in parts)
 
 
 def _ack(message: NodeRegisterAck) -> str:
@@ -218,7 +218,7 @@ def _ack(message: NodeRegisterAck) -> str:
     parts = [
         message.node_id,
         f"session {message.session_epoch}",
-        f"beats every {warmup:g} s until ready, then {steady:g} s",
+        f"heartbeats every {warmup:g} s until ready, then {steady:g} s",
     ]
     if message.node_token is not None:
         parts.insert(1, "a node token")
@@ -227,15 +227,15 @@ def _ack(message: NodeRegisterAck) -> str:
 
 def _status(message: NodeStatusMessage) -> str:
     again = " again" if message.periodic else ""
-    told = f"node_status {message.status}{again} ({message.reason_code}): {message.reason}"
+    text = f"node_status {message.status}{again} ({message.reason_code}): {message.reason}"
     details = message.details
     if details is None:
-        return told
+        return text
     if details.in_flight_jobs:
-        told += f"; {details.in_flight_jobs} in flight"
+        text += f"; {details.in_flight_jobs} in flight"
     if details.drain_deadline is not None:
-        told += f"; drain deadline at {details.drain_deadline - EPOCH:.2f} s"
-    return told if details.clears_when is None else f"{told}; next: {details.clears_when}"
+        text += f"; drain deadline at {details.drain_deadline - EPOCH:.2f} s"
+    return text if details.clears_when is None else f"{text}; next: {details.clears_when}"
 
 
 def _error(message: NodeError) -> str:

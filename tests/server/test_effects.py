@@ -197,7 +197,7 @@ def test_events_without_changes_are_stored_too_and_their_numbers_grow() -> None:
 
 
 def test_merged_outputs_keep_each_keys_newest_document_and_each_nodes_last_status() -> None:
-    ready, degraded = told(), replace(told(), status=NodeStatus.DEGRADED)
+    ready, degraded = draining(), replace(draining(), status=NodeStatus.DEGRADED)
     close = CloseConnection(1, 1001, "gone")
     first = Output((Change(DocumentKind.NODE, "n", {"a": 1}),), (LogEvent("one"), ready, close), 1)
     second = Output((Change(DocumentKind.NODE, "n", {"a": 2}),), (LogEvent("two"), degraded), 2)
@@ -211,17 +211,17 @@ def test_merged_outputs_keep_each_keys_newest_document_and_each_nodes_last_statu
 
 
 def test_a_stored_document_comes_back_with_its_age_and_one_without_a_date_is_passed_over() -> None:
-    kept = [
+    changes = [
         Change(DocumentKind.NODE, "node-1", {WRITTEN_AT: 1_000_000.0, DOCUMENT: {"a": 1}}),
         Change(DocumentKind.NODE, "node-2", {DOCUMENT: {"a": 1}}),
         Change(DocumentKind.NODE, "node-3", None),
     ]
-    assert list(stored_documents(kept, 1_000_060.0)) == [
+    assert list(stored_documents(changes, 1_000_060.0)) == [
         StoredDocument(DocumentKind.NODE, "node-1", {"a": 1}, 60.0)
     ]
 
 
-def told(**fields: object) -> SendStatus:
+def draining(**fields: object) -> SendStatus:
     return SendStatus(
         connection=1,
         node_id="node-1",
@@ -234,14 +234,14 @@ def told(**fields: object) -> SendStatus:
 
 
 def test_monotonic_moments_become_unix_time() -> None:
-    message = status_message(told(drain_deadline=160.0), CLOCK)
+    message = status_message(draining(drain_deadline=160.0), CLOCK)
     assert (message.timestamp, message.since) == (1_000_000.0, 999_990.0)
     assert message.details is not None
     assert message.details.drain_deadline == 1_000_060.0
 
 
 def test_everything_that_is_told_reaches_the_wire() -> None:
-    action = told(
+    action = draining(
         previous_status=NodeStatus.READY,
         periodic=True,
         heartbeat_interval_seconds=15.0,
@@ -275,7 +275,7 @@ def test_everything_that_is_told_reaches_the_wire() -> None:
 
 
 def test_what_is_unknown_is_left_out() -> None:
-    document = json.loads(encode(status_message(told(), CLOCK)))
+    document = json.loads(encode(status_message(draining(), CLOCK)))
     assert "previous_status" not in document
     assert "drain_deadline" not in document["details"]
 
@@ -303,7 +303,7 @@ async def test_the_first_refusal_of_an_address_and_code_is_told_and_the_next_are
     for port in range(3):
         less = list(without_repeated_refusals(refusal(address=f"10.0.0.1:{port}"), log_limit))
         assert levels(less) == [Level.DEBUG, Level.DEBUG]
-        assert isinstance(less[-1], Send)  # whoever asked is answered all the same
+        assert isinstance(less[-1], Send)  # the answer is sent all the same
     other = refusal(code="NODE_ID_CONFLICT")
     assert without_repeated_refusals(other, log_limit) == other
     elsewhere = refusal(address="[2001:db8::1]:4000")
@@ -320,7 +320,7 @@ async def test_the_first_refusal_of_an_address_and_code_is_told_and_the_next_are
     log_limit.stop()
 
 
-async def test_a_registration_that_is_accepted_is_always_told() -> None:
+async def test_a_registration_that_is_accepted_is_always_draining() -> None:
     log_limit = LogLimit()
     accepted: list[Effect] = [
         LogEvent("node_register_received", {"address": "10.0.0.1:1"}),

@@ -118,7 +118,7 @@ async def test_a_subscriber_that_was_away_too_long_receives_that_first() -> None
 
 
 async def test_a_subscriber_that_names_an_unknown_event_receives_that() -> None:
-    """As after a restore: what came after the backup is gone, whoever heard it."""
+    """As after a restore: what came after the backup is gone, whoever received it."""
     assert await heard(filled(1, 2), 1, after=90) == [MISSED]
 
 
@@ -231,9 +231,9 @@ async def test_who_begins_now_is_told_where_that_is_and_can_go_on_from_there() -
     assert [piece async for piece in stream] == []
 
 
-@pytest.mark.parametrize(("node_id", "told"), [(None, ["2", "3"]), ("node-1", ["3"])])
+@pytest.mark.parametrize(("node_id", "sent"), [(None, ["2", "3"]), ("node-1", ["3"])])
 async def test_who_wants_only_what_was_reads_to_the_present_and_no_further(
-    node_id: str | None, told: list[str]
+    node_id: str | None, sent: list[str]
 ) -> None:
     source = Source()
     source.happen(1, 2)
@@ -241,7 +241,7 @@ async def test_who_wants_only_what_was_reads_to_the_present_and_no_further(
     stream = EventStreams().stream(source.event_log, after=1, node_id=node_id, follow=False)
     async with asyncio.timeout(SOON):
         text = b"".join([piece async for piece in stream])
-    assert [event.id for event in Parser().feed(text)] == told
+    assert [event.id for event in Parser().feed(text)] == sent
     assert source.event_log.subscribers == 0
 
 

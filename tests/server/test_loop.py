@@ -145,7 +145,7 @@ def output(number: int, *effects: Effect, key: str = "node-1") -> Output:
     return Output((Change(DocumentKind.NODE, key, {"number": number}),), effects, number)
 
 
-def told(node_id: str, status: NodeStatus) -> SendStatus:
+def status_of(node_id: str, status: NodeStatus) -> SendStatus:
     return SendStatus(
         connection=3,
         node_id=node_id,
@@ -158,7 +158,7 @@ def told(node_id: str, status: NodeStatus) -> SendStatus:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for long."""
+    """Shorten the waits."""
     monkeypatch.setattr(loop_module, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(loop_module, "RETRY_SECONDS", 0.02)
 
@@ -301,7 +301,7 @@ async def test_however_long_the_store_fails_what_waits_is_bounded(monkeypatch: p
     disk.full = True
     loop = driven(machine, executor, store=disk)
     for number in range(1, 300):
-        status = told(f"node-{number % 3}", NodeStatus.READY if number % 2 else NodeStatus.DEGRADED)
+        status = status_of(f"node-{number % 3}", NodeStatus.READY if number % 2 else NodeStatus.DEGRADED)
         change = output(
             number, status, LogEvent("health_check", level=LOGGED.level), key=f"node-{number % 3}"
         )
@@ -479,7 +479,7 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
 
 
 async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_anybody_is_judged() -> None:
-    """A registry that was stopped for a minute must not call silent whoever it did not listen to."""
+    """A registry that was stopped for a minute must not time out the nodes that it did not read."""
     jump = 0.0
     machine, executor = Scripted(), Executor()
     waited = ConnectionLost(7)
@@ -514,7 +514,7 @@ async def test_a_machine_that_is_always_late_is_still_woken() -> None:
     clock = Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps))
     loop = driven(machine, executor, scan=0.02, clock=clock)
     async with asyncio.timeout(5):
-        while len(machine.woken) < 3:  # noqa: ASYNC110 - nothing tells when a machine is woken
+        while len(machine.woken) < 3:  # noqa: ASYNC110 - there is no event for a waking
             await asyncio.sleep(0.01)
     loop.stop()
 

@@ -52,10 +52,10 @@ def keys(store: Store) -> list[str]:
 def test_what_was_saved_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     first = SqliteStore(tmp_path / FILE)
     first.save([Batch([Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1), event(2, None)])])
-    kept = first.load()
+    stored_before = first.load()
     first.close()
     with closing(SqliteStore(tmp_path / FILE)) as second:
-        assert second.load() == kept
+        assert second.load() == stored_before
 
 
 def test_what_save_returned_for_outlives_a_kill_at_that_moment(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_file_and_directory_are_their_owners_alone(tmp_path: Path) -> None:
 
 def test_every_commit_reaches_the_disk_before_it_returns(store: SqliteStore) -> None:
     assert store._database is not None
-    told = [
+    settings = [
         store._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
     ]
-    assert told == ["wal", 2]
+    assert settings == ["wal", 2]
 
 
 def test_kinds_of_another_release_are_left_where_they_are(store: SqliteStore) -> None:
@@ -115,11 +115,11 @@ def test_a_full_disk_fails_the_save_alone_and_there_is_no_more_to_do_than_make_r
         ballast.fill()
         with pytest.raises(StoreError, match=r"registry\.db .*disk is full.*free some space"):
             save_one_after_another(store, 1000)
-        kept = keys(store)
-        assert kept[0] == "node-1"
+        stored_before = keys(store)
+        assert stored_before[0] == "node-1"
         ballast.throw_off()
         store.save([node(1001, 5000)])
-        assert keys(store) == [*kept, "node-1001"]
+        assert keys(store) == [*stored_before, "node-1001"]
 
 
 def test_where_pages_run_out_the_save_fails_whole(store: SqliteStore) -> None:
@@ -292,11 +292,11 @@ def test_an_older_database_is_copied_before_it_is_brought_up_to_date(
     sqlite_file.open_database(path).close()
     with (
         closing(sqlite3.connect(path)) as upgraded,
-        closing(sqlite3.connect(tmp_path / "registry.db.v1")) as kept,
+        closing(sqlite3.connect(tmp_path / "registry.db.v1")) as stored_before,
     ):
         assert upgraded.execute("PRAGMA user_version").fetchone() == (2,)
-        assert kept.execute("PRAGMA user_version").fetchone() == (1,)
-        assert kept.execute("SELECT count(*) FROM documents").fetchone() == (50,)
+        assert stored_before.execute("PRAGMA user_version").fetchone() == (1,)
+        assert stored_before.execute("SELECT count(*) FROM documents").fetchone() == (50,)
 
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told_with_the_next_step() -> None:
     with pytest.raises(StoreError, match="check the owner"):
-        sqlite_file.open_database(Path("/proc/nobody/registry.db"))
+        sqlite_file.open_database(Path("/proc/none/registry.db"))
 
 
 def test_a_copy_never_replaces_what_is_there_unless_asked(tmp_path: Path) -> None:
