@@ -39,7 +39,7 @@ POWER_WATTS = "123.457"
 """A reading that nothing else equals: it is followed by its value."""
 SETTLE_SECONDS = 0.4
 HEARTBEATS_UNTIL_ORDINARY = 6
-"""After so many equal heartbeats the registry's window of failures is full, and nothing changes any more."""
+"""After so many healthy heartbeats the registry's window of failures is full."""
 PATIENCE_SECONDS = 60.0
 QUIET_REGISTRY = {
     "SCAN_INTERVAL_SECONDS": "3600",
@@ -244,12 +244,18 @@ class _Node:
 
     async def heartbeat(self) -> None:
         self._sequence += 1
-        figures = {"uuid": "GPU-1", "health": "ok", "utilization_percent": 1, "power_w": 60.0}
+        load = self._sequence % 10  # a working machine's figures differ each time
+        figures = {
+            "uuid": "GPU-1",
+            "health": "ok",
+            "utilization_percent": load,
+            "memory_used_mb": 1000 * load,
+        }
         message = {
             "type": "node_heartbeat",
             "node_id": self._node_id,
             "timestamp": int(time.time() * 1000),
-            "resource_usage": {"cpu_percent": 1, "mem_percent": 1, "gpu_percent": 1, "running_jobs": 0},
+            "resource_usage": {"cpu_percent": load, "mem_percent": 1, "gpu_percent": load, "running_jobs": 0},
             "gpus": [figures],
             "probe_age_seconds": 0.1,
             "running_jobs": [],
