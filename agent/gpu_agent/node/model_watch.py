@@ -156,12 +156,12 @@ class UnreadableLog:
     def __init__(self) -> None:
         self._logged: Mapping[str, str] = {}
 
-    def note(self, problems: Mapping[str, str], places: Iterable[Path]) -> None:
+    def note(self, problems: Mapping[str, str], paths: Iterable[Path]) -> None:
         """Log what is new since the last scan.
 
-        `places` are the folders that are scanned: about the disk of another one nothing is known any more.
+        `paths` are the folders that are scanned; about the disk of another folder nothing is known.
         """
-        scanned = set(map(str, places))
+        scanned = set(map(str, paths))
         new = [(place, why) for place, why in problems.items() if self._logged.get(place) != why]
         silent = [place for place, why in self._logged.items() if why == DISK_SILENT and place in scanned]
         recovered = [place for place in silent if problems.get(place) != DISK_SILENT]

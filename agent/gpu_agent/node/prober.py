@@ -181,7 +181,7 @@ class Prober:
         return replace(inventory, host=replace(host, cache_disks=disks, unknowns=unknowns))
 
     def _host_only(self) -> Inventory:
-        """Read what rarely hangs: it stands in for models whose disk hangs."""
+        """Read only what rarely hangs, for the time before the first scan of models answers."""
         host = self._sources.host.read()
         return Inventory(host=host, gpu=_NO_GPUS_YET, models_complete=False, simulated=self._simulated)
 

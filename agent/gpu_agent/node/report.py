@@ -1,7 +1,7 @@
 """What the agent reports of its machine beside the declaration: a heartbeat's figures, and faults.
 
 A heartbeat always carries CPU load and memory use (§3.4), and unknown is never 0. The prober measures CPU
-load between two readings, so the load average stands in for the first heartbeat, and where the load cannot
+load between two readings, so the load average replaces it in the first heartbeat, and where the load cannot
 be measured. Memory use follows from the available memory where the host does not report it, else a system
 call asks the kernel. A figure that is still unknown counts as full: a machine that does not know how busy
 it is takes no job, and the registry's reason shows it.

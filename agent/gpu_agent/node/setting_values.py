@@ -93,7 +93,7 @@ def _labels(value: object) -> object:
 
 
 def token_file(path: Path) -> Path:
-    """Refuse a token in place of its file: where that stands, others can read it."""
+    """Refuse a token instead of its file: other users could read it there."""
     if path.name.startswith(_JOIN_PREFIX):
         raise ValueError("this is a token and no file: put it into one that the agent alone may read")
     return path

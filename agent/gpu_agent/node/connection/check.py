@@ -175,7 +175,7 @@ class _Check:
         if self._failure is None:
             return warn(
                 "credential",
-                "the registry lets anybody in (auth is off), so no token was tried",
+                "the registry accepts every node (auth is off), so no token was tried",
                 "restrict that to a trusted network, or start the registry with auth on",
             )
         if self._failure.failure.http_status == _BUSY:

@@ -96,6 +96,12 @@ async def try_handshake(
     return None, next(iter(dates), None)
 
 
+def retry_after_seconds(headers: Iterable[str], *, now: float) -> float | None:
+    """Read the first valid `Retry-After`, in seconds from `now` (Unix time); None without one."""
+    readings = (_seconds(one.strip(), now) for one in headers)
+    return next((seconds for seconds in readings if seconds is not None), None)
+
+
 class _Connection(ClientConnection):
     """A connection whose handshake fails with the peer's TLS error, where there was one."""
 
@@ -186,12 +192,6 @@ def _of_status(response: Response) -> ConnectFailed:
     return ConnectFailed(
         f"the registry answered HTTP {status}", http_status=status, retry_after_seconds=seconds
     )
-
-
-def retry_after_seconds(headers: Iterable[str], *, now: float) -> float | None:
-    """Read the first valid `Retry-After`, in seconds from `now` (Unix time); None without one."""
-    readings = (_seconds(one.strip(), now) for one in headers)
-    return next((seconds for seconds in readings if seconds is not None), None)
 
 
 def _seconds(written: str, now: float) -> float | None:

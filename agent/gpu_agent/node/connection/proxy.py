@@ -129,40 +129,6 @@ async def tunnel(opened: socket.socket, proxy: Proxy, *, host: str, port: int) -
         raise ProxyError(f"the proxy {proxy} opens no tunnel to {_authority(host, port)}: {refusal}")
 
 
-def _request(proxy: Proxy, authority: str) -> bytes:
-    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: gpu-agent/{__version__}"]
-    if proxy.authorization is not None:
-        lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-async def _answer(opened: socket.socket) -> bytes:
-    """Read the head of the answer; what follows comes from the registry."""
-    loop = asyncio.get_running_loop()
-    answer = b""
-    while _END not in answer and len(answer) < MAX_ANSWER_BYTES:
-        part = await loop.sock_recv(opened, 1 if answer.endswith((b"\r", b"\n")) else len(_END))
-        if not part:
-            break
-        answer += part
-    return answer
-
-
-def _refusal(answer: bytes) -> str | None:
-    """Why there is no tunnel, if there is none."""
-    status = _STATUS.match(answer)
-    if status is None or _END not in answer:
-        return "it answers, but not as an HTTP proxy does"
-    code = int(status[1])
-    if code == _PROXY_AUTHENTICATION_REQUIRED:
-        return "it asks for a user and a password that it knows: http://USER:PASSWORD@HOST:PORT"
-    return None if code // 100 == 2 else f"it answers HTTP {code}"  # noqa: PLR2004 - success, in HTTP's counting
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 async def connect_directly(host: str, port: int) -> socket.socket:
     """Connect to the first address of `host` that answers; raises `OSError` with the last one's reason."""
     failure = OSError(f"{host} has no address")
@@ -202,6 +168,40 @@ async def connect_address(family: socket.AddressFamily, address: tuple[object, .
             await asyncio.get_running_loop().sock_connect(opened, address)
         undo.pop_all()
     return opened
+
+
+def _request(proxy: Proxy, authority: str) -> bytes:
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: gpu-agent/{__version__}"]
+    if proxy.authorization is not None:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def _answer(opened: socket.socket) -> bytes:
+    """Read the head of the answer; what follows comes from the registry."""
+    loop = asyncio.get_running_loop()
+    answer = b""
+    while _END not in answer and len(answer) < MAX_ANSWER_BYTES:
+        part = await loop.sock_recv(opened, 1 if answer.endswith((b"\r", b"\n")) else len(_END))
+        if not part:
+            break
+        answer += part
+    return answer
+
+
+def _refusal(answer: bytes) -> str | None:
+    """Why there is no tunnel, if there is none."""
+    status = _STATUS.match(answer)
+    if status is None or _END not in answer:
+        return "it answers, but not as an HTTP proxy does"
+    code = int(status[1])
+    if code == _PROXY_AUTHENTICATION_REQUIRED:
+        return "it asks for a user and a password that it knows: http://USER:PASSWORD@HOST:PORT"
+    return None if code // 100 == 2 else f"it answers HTTP {code}"  # noqa: PLR2004 - success, in HTTP's counting
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _set_keepalive(opened: socket.socket) -> None:

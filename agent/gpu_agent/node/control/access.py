@@ -104,32 +104,6 @@ def open_control_socket(settings: AgentSettings, state_dir: Path) -> Iterator[Co
         yield ControlSocket(listener, AccessPolicy(os.geteuid(), shared, operators))
 
 
-def peer_credentials(connection: socket.socket) -> Peer | None:
-    """Ask the kernel who has connected; None where it does not say, and then the caller is refused."""
-    try:
-        if sys.platform == "darwin":
-            return _on_darwin(connection)
-        if hasattr(socket, "SO_PEERCRED"):
-            return _on_linux(connection)
-    except (OSError, struct.error):
-        return None
-    return None
-
-
-def group_id(group: str | None, setting: str) -> int | None:
-    """Look a group up by name or number; blocks. Raises `SocketUnavailableError` where there is none."""
-    if group is None or group.isdecimal():
-        return None if group is None else int(group)
-    if sys.platform == "win32":
-        return None
-    try:
-        return grp.getgrnam(group).gr_gid
-    except (KeyError, OSError):
-        raise SocketUnavailableError(
-            f"there is no group {group!r} on this machine; make it, or name another one with {setting}"
-        ) from None
-
-
 @contextmanager
 def listen(path: Path, *, group: int | None = None) -> Iterator[socket.socket]:
     """Listen at a path while the block runs, open to the agent's user and one group.
@@ -152,6 +126,18 @@ def listen(path: Path, *, group: int | None = None) -> Iterator[socket.socket]:
         lock.release()
 
 
+def peer_credentials(connection: socket.socket) -> Peer | None:
+    """Ask the kernel who has connected; None where it does not say, and then the caller is refused."""
+    try:
+        if sys.platform == "darwin":
+            return _on_darwin(connection)
+        if hasattr(socket, "SO_PEERCRED"):
+            return _on_linux(connection)
+    except (OSError, struct.error):
+        return None
+    return None
+
+
 def find_closed_folder(path: Path, group: int) -> Path | None:
     """Find the first folder on the way to the socket that a group's members may not enter."""
     for folder in reversed(path.absolute().parents):
@@ -159,6 +145,20 @@ def find_closed_folder(path: Path, group: int) -> Path | None:
         if not found.st_mode & (stat.S_IXGRP if found.st_gid == group else stat.S_IXOTH):
             return folder
     return None
+
+
+def group_id(group: str | None, setting: str) -> int | None:
+    """Look a group up by name or number; blocks. Raises `SocketUnavailableError` where there is none."""
+    if group is None or group.isdecimal():
+        return None if group is None else int(group)
+    if sys.platform == "win32":
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, OSError):
+        raise SocketUnavailableError(
+            f"there is no group {group!r} on this machine; make it, or name another one with {setting}"
+        ) from None
 
 
 def _lock(path: Path) -> FileLock:
@@ -187,7 +187,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise SocketUnavailableError(f"{path} cannot be looked at ({_reason(error)}); {_ELSEWHERE}") from None
+        raise SocketUnavailableError(f"{path} cannot be read ({_reason(error)}); {_ELSEWHERE}") from None
     if not stat.S_ISSOCK(found.st_mode):
         what = "a link" if stat.S_ISLNK(found.st_mode) else "no socket"
         raise SocketUnavailableError(f"{path} is there and is {what}; move it away, {_ELSEWHERE}")

@@ -117,7 +117,7 @@ class RequestHandler:
         if not self._policy.may_operate(peer):
             return Refusal(
                 "forbidden",
-                f"user {peer.uid} may look, but not {request.ask}: root and the agent's own user may, "
+                f"user {peer.uid} may read the state, but not {request.ask}: root and the agent's own user may, "
                 "and members of the group that socket_operators names",
             )
         if isinstance(request, ResumeRequest):
