@@ -24,6 +24,7 @@ from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, Re
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.websocket import (
     FRAME_HEAD,
+    FRAME_HEAD_BYTES,
     WHOLE_TEXT_FRAME,
     Handshake,
     HandshakeRefusal,
@@ -198,13 +199,13 @@ class NodeConnection(asyncio.BufferedProtocol):
         buffer = self._buffer
         if self._between_frames:
             kind, length, mask = FRAME_HEAD.unpack_from(buffer)
-            if kind == WHOLE_TEXT_FRAME and nbytes == FRAME_HEAD.size + length <= self._max_frame_bytes:
+            if kind == WHOLE_TEXT_FRAME and nbytes == FRAME_HEAD_BYTES + length <= self._max_frame_bytes:
                 count = 1 + nbytes // _CHARGED_BYTES
                 if self._prepaid_frames >= count:
                     self._prepaid_frames -= count
                 elif not self._within_frame_rate(count):
                     return
-                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD.size : nbytes], mask))
+                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD_BYTES : nbytes], mask))
                 return
         data = bytes(buffer[:nbytes])
         urgent = not self._socket.connecting

@@ -35,6 +35,8 @@ PARSED_AT_ONCE_BYTES = 1024
 FRAME_HEAD = Struct("!HH4s")
 """The head of a masked frame with a 16-bit length, as a heartbeat's is: its kind, the length, the mask."""
 
+FRAME_HEAD_BYTES = FRAME_HEAD.size
+
 WHOLE_TEXT_FRAME = 0x81FE
 """The kind of a whole masked text frame with such a length."""
 
