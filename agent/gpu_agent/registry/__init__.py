@@ -1,1 +1,1 @@
-"""Every node's status and every job's place: pure, events in, actions out."""
+"""Every node's status and every job's claim: pure, events in, changes and effects out."""

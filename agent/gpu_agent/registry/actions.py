@@ -60,7 +60,7 @@ class CloseConnection:
 
 
 class DocumentKind(StrEnum):
-    """What the store holds documents of."""
+    """The kinds of documents in the store."""
 
     NODE = "node"
     CLAIM = "claim"
@@ -128,10 +128,10 @@ NOTHING = Output()
 
 
 def unknown_node_message(node_id: str) -> str:
-    """Say that there is no such node, and where those are listed that there are."""
+    """Return the sentence for an unknown node id, with the command that lists the known ones."""
     return f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them"
 
 
 def unknown_token_message(token_id: str) -> str:
-    """Say that there is no such join or operator token, and where those are listed that there are."""
+    """Return the sentence for an unknown token id, with the command that lists the known ones."""
     return f"no token {token_id!r} is known: `gpu-agent registry token list` lists them"

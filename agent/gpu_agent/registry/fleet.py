@@ -87,6 +87,7 @@ class Fleet:
     ) -> None:
         self.thresholds = thresholds
         self._nodes = NodeTable()
+        self._by_connection = self._nodes.by_connection
         self._tokens = TokenTable(thresholds.offline_retention_seconds)
         self._counters = FleetCounters()
         self._unstored = UnstoredChanges()
@@ -155,7 +156,7 @@ class Fleet:
     def handle(self, event: Event, now: float) -> Output:
         """Take one event in; returns what to store and what to do then."""
         if isinstance(event, HeartbeatReceived):
-            record = self._nodes.by_connection.get(event.connection)
+            record = self._by_connection.get(event.connection)
             if record is None and self._nodes.is_dismissed(event.connection):
                 return NOTHING
             consequences = self._heartbeats.handle(event, record, now)

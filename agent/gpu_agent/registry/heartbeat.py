@@ -57,9 +57,10 @@ class Heartbeats:
             if refusal is not None:
                 return _send(event, refusal, now)
         gpus_differ = record.gpus.write(fields["gpus"], exactly=bool(record.claims))
+        jobs = record.jobs
         jobs_differ = (
-            fields["running_jobs"] != record.jobs.in_order
-            or usage.running_jobs != record.jobs.count
+            fields["running_jobs"] != jobs.in_order
+            or usage.running_jobs != jobs.count
             or liveness.last_heartbeat_at is None
         )
         liveness.usage, liveness.probe_age_seconds = usage, fields["probe_age_seconds"]

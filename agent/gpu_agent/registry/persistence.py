@@ -140,7 +140,7 @@ class UnstoredChanges:
         self._keys: dict[Key, int] = {}
         """By document: the last output that changes it, in the order of the outputs."""
         self._tokens: dict[str, int] = {}
-        """Created, but not sent to anybody yet."""
+        """Created, but sent to no one yet."""
         self._registered: dict[str, tuple[int, NodeRecord]] = {}
         """New nodes that are not acknowledged yet."""
 

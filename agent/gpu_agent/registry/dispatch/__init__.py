@@ -1,1 +1,1 @@
-"""Why a node cannot take a job, which of the able is best, who holds which place."""
+"""Why a node cannot take a job, which of the eligible nodes is best, and which job holds which claim."""

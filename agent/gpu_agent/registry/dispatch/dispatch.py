@@ -46,7 +46,7 @@ class Choice:
     gpu_uuids: tuple[str, ...]
     endpoint: str | None
     score: int
-    """As `scoring` rates it, affinity included."""
+    """Of `candidate.score`, affinity included."""
 
 
 class Dispatch:
