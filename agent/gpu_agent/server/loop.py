@@ -1,12 +1,12 @@
 """The fleet's loop: events in, changes to the store, effects out once they are stored, and a timer (§4).
 
 Every output of the fleet joins one queue. Its changes and events go to the store in one commit with all
-that wait. Its effects are carried out in order once they are stored, in slices, so that a long queue keeps
-nobody waiting.
+others that wait. Its effects are carried out in order once they are stored, in slices, so that other tasks run
+in between.
 
-A save that fails is never undone. When a commit fails, or has no outcome in time, whoever waits is refused
-with `REGISTRY_BUSY`, and the fleet learns that the store fails. The queue stays and is committed again, until
-the store holds all of it: then the fleet learns that the store has recovered.
+A save that fails is never undone. When a commit fails, or has no outcome in time, every waiting request is
+refused with `REGISTRY_BUSY`, and the fleet learns that the store fails. The queue stays and is committed again,
+until the store holds all of it: then the fleet learns that the store has recovered.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from functools import partial
 from math import inf
 from typing import Protocol
 
-from gpu_agent.registry.actions import Output
+from gpu_agent.registry.actions import NOTHING, Output
 from gpu_agent.registry.events import Event, Stored, StoreFailed, StoreRecovered
 from gpu_agent.registry.persistence import split_answers
 from gpu_agent.runtime.logs import Logger
@@ -202,7 +202,7 @@ class FleetLoop:
             return False
 
     def _follow(self, output: Output) -> None:
-        if output.changes or output.effects or output.immediate:  # an ordinary heartbeat leads to nothing
+        if output is not NOTHING:  # what an ordinary heartbeat leads to
             self.take(output)
             deadline = self._machine.deadline
             if deadline is not None and deadline < self._wake_at:
@@ -271,7 +271,7 @@ class FleetLoop:
             )
 
     def _fail(self, problem: str) -> None:
-        """Refuse whoever waits, once an outage, and tell the fleet."""
+        """Refuse every waiting request, once in an outage, and let the fleet know."""
         first, self.store_problem = self.store_problem is None, problem
         if not first:
             return
@@ -286,7 +286,7 @@ class FleetLoop:
             self._sleep()
 
     def _refuse_waiting(self, effects: Sequence[Executable]) -> Sequence[Executable]:
-        """Refuse whoever waits for these effects; returns the effects that nobody waits for."""
+        """Refuse the requests that wait for these effects; returns the other effects."""
         refusals, rest = split_answers(effects, self.store_problem or "")
         for refusal in refusals:
             self._executor.execute(refusal)
