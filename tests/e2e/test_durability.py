@@ -35,6 +35,9 @@ HASTY = Thresholds(
 UNMOVED = ("--max-cpu-percent", "100", "--max-memory-percent", "100")
 """A machine that is busy with tests gives places too."""
 KILLS = 2
+MOST_HELD = 4
+FULL_SECONDS = 8.0
+"""How long the disk is full under load; a minute shows no more, and takes a minute."""
 COMING_BACK_SECONDS = 90.0
 """Agents whose registry dies again and again wait longer each time, up to a minute."""
 
@@ -151,6 +154,79 @@ def test_a_full_disk_refuses_changes_until_there_is_room(tmp_path: Path) -> None
         assert "job_id" in api.request("POST", "/v1/claims", {"job_id": "after"})
         assert api.request("GET", "/readyz")["ready"]
         assert len(registry.events("store_failing")) == len(registry.events("store_recovered"))
+
+
+class Load(threading.Thread):
+    """Claims and releases without a pause, and remembers what was acknowledged."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(daemon=True)
+        self.held: dict[str, str] = {}
+        """By job: the node of each acknowledged claim that nobody has asked to release."""
+        self.released: set[str] = set()
+        self.busy: list[str] = []
+        """Jobs whose claim or release was answered with `REGISTRY_BUSY`."""
+        self._api = api
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        for number in range(1_000_000):
+            if self._ends.is_set():
+                return
+            try:
+                self._claim(f"load-{number}")
+                if len(self.held) > MOST_HELD:
+                    self._release(next(iter(self.held)))
+            except Refused as refused:
+                if refused.problem.code != "REGISTRY_BUSY":
+                    raise
+
+    def end(self) -> None:
+        self._ends.set()
+        self.join(30)
+
+    def _claim(self, job_id: str) -> None:
+        self.busy.append(job_id)
+        claim = self._api.request("POST", "/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200})
+        self.busy.remove(job_id)
+        self.held[job_id] = claim["node_id"]
+
+    def _release(self, job_id: str) -> None:
+        del self.held[job_id]
+        self.busy.append(job_id)
+        self._api.delete(f"/v1/claims/{job_id}")
+        self.busy.remove(job_id)
+        self.released.add(job_id)
+
+
+@pytest.mark.timeout(180)
+def test_a_disk_that_is_full_under_load_loses_nothing_acknowledged_and_undoes_nothing(tmp_path: Path) -> None:
+    with (
+        mounted(tmp_path / "disk", kib=4096) as disk,
+        fleet(f"sqlite://{disk / 'registry.db'}", tmp_path, 3) as restarted,
+    ):
+        load = Load(restarted.api)
+        load.start()
+        eventually(lambda: len(load.released) > MOST_HELD, within_seconds=30, what="some load")
+        Ballast(disk).fill()
+        restarted.registry.await_event("store_failing", within_seconds=60)
+        time.sleep(FULL_SECONDS)
+        assert len(restarted.registry.await_ready(3, within_seconds=1)) == 3
+        Ballast(disk).throw_off()
+        restarted.registry.await_event("store_recovered", within_seconds=10)
+        before = len(load.released)
+        eventually(lambda: len(load.released) > before + MOST_HELD, within_seconds=30, what="load again")
+        load.end()
+        assert load.busy
+        for crashed in (False, True):
+            if crashed:
+                restarted.killed()
+                restarted.started()
+            shown: Any = restarted.api.request("GET", "/v1/claims")
+            claims = {one["job_id"]: one["node_id"] for one in shown["claims"]}
+            assert load.held.items() <= claims.items()
+            assert not load.released & claims.keys()
+            assert claims.keys() <= load.held.keys() | set(load.busy)
 
 
 def busy(api: Api) -> Problem | None:

@@ -1,12 +1,12 @@
 """The fleet's loop: events in, changes to the store, effects out once they are stored, and a timer (§4).
 
 Every output of the fleet joins one queue. Its changes and events go to the store in one commit with all
-others that wait. Its effects are carried out in order once they are stored, in slices, so that other tasks run
-in between.
+others that wait. Its effects are carried out in order once they are stored, in slices, so that other tasks
+run in between.
 
 A save that fails is never undone. When a commit fails, or has no outcome in time, every waiting request is
-refused with `REGISTRY_BUSY`, and the fleet learns that the store fails. The queue stays and is committed again,
-until the store holds all of it: then the fleet learns that the store has recovered.
+refused with `REGISTRY_BUSY`, and the fleet learns that the store fails. The queue stays and is committed
+again, until the store holds all of it: then the fleet learns that the store has recovered.
 """
 
 import asyncio
