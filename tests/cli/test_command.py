@@ -28,7 +28,7 @@ def test_help_has_an_example_and_the_ways_to_end() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gpu-agent registry it", formatter_class=form)
     describe(
-        parser, "Does it.", example="do it", exits={ExitCode.OK: "it is done", ExitCode.NOBODY: "by nobody"}
+        parser, "Does it.", example="do it", exits={ExitCode.OK: "it is done", ExitCode.NO_NODE: "by nobody"}
     )
     said = parser.format_help()
     for words in (

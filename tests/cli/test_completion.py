@@ -40,7 +40,7 @@ def test_every_command_and_every_way_to_one_is_a_place() -> None:
 
 def test_ways_offer_their_commands_with_a_line_about_each() -> None:
     assert set(PLACES["gpu-agent"].commands) == set(ROOT.commands)
-    assert PLACES["gpu-agent registry token"].commands["create"] == "let nodes join, or an operator in"
+    assert PLACES["gpu-agent registry token"].commands["create"] == "create a join token or an operator token"
 
 
 def test_an_option_says_what_it_takes() -> None:

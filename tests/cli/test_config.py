@@ -156,7 +156,7 @@ def test_settings_that_everybody_may_write_are_warned_of(
     ) is (warned)
 
 
-def test_what_sounds_like_a_secret_and_is_told_to_all_is_warned_of(
+def test_what_looks_like_a_secret_and_is_published_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = 'endpoint = "http://me:s3cret@worker:1"\nlabels = { zone = "a", password = "s3cret" }\n'
@@ -164,7 +164,7 @@ def test_what_sounds_like_a_secret_and_is_told_to_all_is_warned_of(
     assert main(["config", "check", "agent", "--config", config]) == 0
     said = capsys.readouterr().out
     assert f"warning: {config}:2: endpoint holds a password" in said
-    assert f"warning: {config}:3: the label 'password' sounds like a secret" in said
+    assert f"warning: {config}:3: the label 'password' looks like a secret" in said
     assert "'zone'" not in said
     assert "s3cret" not in said
 

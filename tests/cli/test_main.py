@@ -66,8 +66,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--join-token=s3cret"], "arguments: --join-token; did you mean --join-token-file?"),
         (["--verison"], "did you mean --version?"),
         (["--json", "probe"], "put --json there"),
-        (["registry", "--api", "http://h", "nodes"], "behind the action: put --api there"),
-        (["--api", "http://h", "registry", "nodes"], "behind the command: put --api there"),
+        (["registry", "--api", "http://h", "nodes"], "after the action: put --api there"),
+        (["--api", "http://h", "registry", "nodes"], "after the command: put --api there"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_the_next_step(

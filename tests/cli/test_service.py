@@ -130,7 +130,7 @@ def test_a_step_that_fails_is_told_and_ends_it(
 ) -> None:
     machine.programs.say("systemctl", "Failed to reload daemon\n", code=1)
     assert main(INSTALL) == ExitCode.FAILED
-    assert "`systemctl daemon-reload` failed: Failed to reload daemon. Mend that" in capsys.readouterr().err
+    assert "`systemctl daemon-reload` failed: Failed to reload daemon. Fix that" in capsys.readouterr().err
 
 
 def test_a_packages_service_is_named_before_anything_else_is_asked(
@@ -145,7 +145,7 @@ def test_a_packages_service_is_named_before_anything_else_is_asked(
 
 
 @pytest.fixture
-def uninstall_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMachine:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMachine:
     found = ServiceMachine(tmp_path, monkeypatch)
     assert main(["service", "install"]) == ExitCode.OK
     state = found.root / "var/lib/gpu-agent"
@@ -155,45 +155,47 @@ def uninstall_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servic
 
 
 def test_settings_and_state_stay_and_are_named(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    installed: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["service", "uninstall"]) == ExitCode.OK
-    assert machine.files() == {"etc/gpu-agent/agent.toml", "var/lib/gpu-agent/identity.json"}
+    assert installed.files() == {"etc/gpu-agent/agent.toml", "var/lib/gpu-agent/identity.json"}
     said = capsys.readouterr().out
-    assert f"Kept: {machine.root}/etc/gpu-agent/agent.toml, {machine.root}/var/lib/gpu-agent." in said
-    assert "systemctl disable --now gpu-agent.service" in machine.programs.calls
+    assert (
+        f"Not removed: {installed.root}/etc/gpu-agent/agent.toml, {installed.root}/var/lib/gpu-agent." in said
+    )
+    assert "systemctl disable --now gpu-agent.service" in installed.programs.calls
 
 
-def test_a_purge_leaves_nothing(machine: ServiceMachine) -> None:
+def test_a_purge_leaves_nothing(installed: ServiceMachine) -> None:
     assert main(["service", "uninstall", "--purge"]) == ExitCode.OK
-    assert machine.files() == set()
-    assert not (machine.root / "etc/gpu-agent").exists()
+    assert installed.files() == set()
+    assert not (installed.root / "etc/gpu-agent").exists()
 
 
 def test_a_second_time_it_says_that_there_is_nothing_to_do(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    installed: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["service", "uninstall", "--purge"]) == ExitCode.OK
-    calls = len(machine.programs.calls)
+    calls = len(installed.programs.calls)
     assert main(["service", "uninstall"]) == ExitCode.OK
     assert "was no service; nothing was done." in capsys.readouterr().out
-    assert len(machine.programs.calls) == calls
+    assert len(installed.programs.calls) == calls
 
 
-def test_a_dry_run_changes_nothing(machine: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
-    before, calls = machine.files(), len(machine.programs.calls)
-    machine.asks(1000)
+def test_a_dry_run_changes_nothing(installed: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
+    before, calls = installed.files(), len(installed.programs.calls)
+    installed.asks(1000)
     assert main(["service", "uninstall", "--purge", "--dry-run"]) == ExitCode.OK
-    assert f"would remove {machine.root}/var/lib/gpu-agent" in capsys.readouterr().out
-    assert (machine.files(), len(machine.programs.calls)) == (before, calls)
+    assert f"would remove {installed.root}/var/lib/gpu-agent" in capsys.readouterr().out
+    assert (installed.files(), len(installed.programs.calls)) == (before, calls)
 
 
-def test_anybody_but_root_is_refused(machine: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
-    before = machine.files()
-    machine.asks(1000)
+def test_anybody_but_root_is_refused(installed: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = installed.files()
+    installed.asks(1000)
     assert main(["service", "uninstall", "--purge"]) == ExitCode.CONFIGURATION
     assert "only root" in capsys.readouterr().err
-    assert machine.files() == before
+    assert installed.files() == before
 
 
 STATUS = ["service", "status"]
@@ -216,7 +218,7 @@ ExecStart={{ path=/opt/gpu-agent/bin/gpu-agent ; argv[]=/opt/gpu-agent/bin/gpu-a
 
 
 @pytest.fixture
-def status_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMachine:
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMachine:
     found = ServiceMachine(tmp_path, monkeypatch)
     assert main(["service", "install"]) == ExitCode.OK
     found.programs.say("journalctl", 'token "gpun_0123abcd_s3cret" \x1b[31m\n')
@@ -224,18 +226,22 @@ def status_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceMa
 
 
 def stand(
-    machine: ServiceMachine, *, active: str = "active", pid: int = 123, ended: tuple[str, int] = ("", 0)
+    running: ServiceMachine,
+    *,
+    active: str = "active",
+    pid: int = 123,
+    ended: tuple[str, int] = ("", 0),
 ) -> None:
-    file = machine.root / "etc/systemd/system/gpu-agent.service"
+    file = running.root / "etc/systemd/system/gpu-agent.service"
     result, code = ended
     state = STATE.format(active=active, pid=pid, file=file, result=result, code=code)
-    machine.programs.say("systemctl", state)
+    running.programs.say("systemctl", state)
 
 
 def test_one_that_runs_is_shown_with_the_end_of_its_log(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    running: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand(machine)
+    stand(running)
     capsys.readouterr()
     assert main(STATUS) == ExitCode.OK
     lines = capsys.readouterr().out.splitlines()
@@ -258,9 +264,9 @@ def test_one_that_runs_is_shown_with_the_end_of_its_log(
     ],
 )
 def test_one_that_failed_says_how_it_ended(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str], ended: tuple[str, int], words: str
+    running: ServiceMachine, capsys: pytest.CaptureFixture[str], ended: tuple[str, int], words: str
 ) -> None:
-    stand(machine, active="failed", pid=0, ended=ended)
+    stand(running, active="failed", pid=0, ended=ended)
     assert main(STATUS) == ExitCode.FAILED
     told = capsys.readouterr().out
     assert "since 2025-11-28 20:01:00 UTC" in told
@@ -268,15 +274,15 @@ def test_one_that_failed_says_how_it_ended(
 
 
 def test_where_there_is_none_it_says_how_to_make_one(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    running: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.programs.say("systemctl", "LoadState=not-found\n")
+    running.programs.say("systemctl", "LoadState=not-found\n")
     assert main([*STATUS, "registry"]) == ExitCode.FAILED
     assert "`gpu-agent service install registry` does that" in capsys.readouterr().out
 
 
-def test_programs_get_one_object(machine: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
-    stand(machine)
+def test_programs_get_one_object(running: ServiceMachine, capsys: pytest.CaptureFixture[str]) -> None:
+    stand(running)
     capsys.readouterr()
     assert main([*STATUS, "--json"]) == ExitCode.OK
     told = json.loads(capsys.readouterr().out)
@@ -291,17 +297,17 @@ def test_programs_get_one_object(machine: ServiceMachine, capsys: pytest.Capture
 
 
 def test_without_systemd_there_is_no_service_to_look_at(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    running: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.without_systemd()
+    running.without_systemd()
     assert main(STATUS) == ExitCode.CONFIGURATION
     assert "not run by systemd" in capsys.readouterr().err
 
 
 def test_a_systemd_that_does_not_answer_is_told(
-    machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
+    running: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.programs.say("systemctl", "Failed to connect to bus\n", code=1)
+    running.programs.say("systemctl", "Failed to connect to bus\n", code=1)
     assert main(STATUS) == ExitCode.FAILED
     assert "systemd does not answer: Failed to connect to bus" in capsys.readouterr().err
 

@@ -254,7 +254,7 @@ def test_a_restored_backup_brings_back_its_fleet(tmp_path: Path, capsys: pytest.
         restarted.registry.send(signal.SIGTERM)
         assert restarted.registry.wait(6) == 0
         assert main(["registry", "restore", str(backup), "--store", place, "--force"]) == 0
-        assert "kept as" in capsys.readouterr().out
+        assert "The former database is now" in capsys.readouterr().out
         restarted.started()
         restarted.registry.await_ready(2, within_seconds=30)
         assert restarted.api.get(f"/v1/nodes/{first}", NodeDetail).model.cordoned == "then"

@@ -48,7 +48,7 @@ def test_man_shows_a_page_as_it_is_meant(tmp_path: Path) -> None:
     plain = subprocess.run(
         ["col", "-b"], input=shown.stdout, capture_output=True, text=True, check=True
     ).stdout
-    assert "gpu-agent-run - run the agent: probe, register, beat" in plain
+    assert "gpu-agent-run - run the agent: probe, register, send heartbeats" in plain
     assert "--log-level {debug,info,warning,error}" in plain
     assert "gpu-agent run --registry wss://registry.example:8080" in plain
 

@@ -1,7 +1,7 @@
 """The program itself: `gpu-agent`, or `python -m gpu_agent.cli`.
 
-It stands in front of everything else, so that a Ctrl-C while the rest is still loading ends the
-program as quietly as a later one, and no stream can keep a command from its exit code.
+It is loaded before everything else, so that a Ctrl-C while the rest is still loading ends the program as
+quietly as a later one, and no stream can change a command's exit code.
 """
 
 import gc
@@ -14,27 +14,27 @@ FAILED, INTERRUPTED = 1, 130
 
 def main() -> int:
     """Run the command that the arguments name; returns the exit code."""
-    gc.disable()  # while commands are loaded, which makes no garbage; `app` turns it on again
+    gc.disable()  # loading commands makes no garbage; `cli.main` enables it again
     try:
         streams.prepare_streams()
-        return _told(_ended())
+        return _flushed(_run())
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        gc.freeze()  # what is left goes with the process: searching it for garbage frees nothing
+        gc.freeze()  # the process ends: collecting garbage would free nothing
 
 
-def _ended() -> int:
+def _run() -> int:
     try:
-        from gpu_agent.cli.main import main as run
+        from gpu_agent.cli.main import main as run_command
 
-        return run()
+        return run_command()
     except SystemExit as end:  # argparse, after --help and --version
         return end.code if isinstance(end.code, int) else 0
 
 
-def _told(code: int) -> int:
-    """Let go of the output; a success whose output nobody has is none."""
+def _flushed(code: int) -> int:
+    """Flush the output; a success whose output could not be written is a failure."""
     fault = streams.stdout_fault()
     if fault is None:
         return code

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 4
     UNREACHABLE = 5
     REFUSED = 6
-    NOBODY = 7
+    NO_NODE = 7
     INTERRUPTED = 130
 
 
@@ -34,12 +34,12 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.CONFIGURATION: "wrong arguments or configuration",
     ExitCode.UNREACHABLE: "the registry, or the agent of this machine, could not be reached",
     ExitCode.REFUSED: "the registry, or the agent of this machine, refused the request",
-    ExitCode.NOBODY: "no node can take the job now",
+    ExitCode.NO_NODE: "no node can take the job now",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
 
-class Failure(Exception):  # noqa: N818 - it is an outcome, told to a person, not a fault of the program
+class Failure(Exception):  # noqa: N818 - an outcome for a person, not a fault of the program
     """A command could not do its work: a sentence with the next step, and the exit code."""
 
     def __init__(self, sentence: str, code: ExitCode = ExitCode.FAILED) -> None:
@@ -49,7 +49,7 @@ class Failure(Exception):  # noqa: N818 - it is an outcome, told to a person, no
 
 _COLUMNS = 79
 EXITS_OF_REQUESTS = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
-"""How every command may end that asks a registry or an agent."""
+"""Of every command that makes a request to a registry or an agent."""
 REGISTRY_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.UNREACHABLE: "the registry could not be reached",
     ExitCode.REFUSED: "the registry refused the request",
@@ -92,10 +92,10 @@ def describe(
     exits: Mapping[ExitCode, str] | None = None,
     asks: bool = True,
 ) -> None:
-    """Say what a command does; `exits`: what is special about its end, `asks`: whether it asks anybody."""
+    """Set a command's help; `exits`: exit codes of its own, `asks`: whether it makes requests."""
     special = exits or {}
-    of_whom = REGISTRY_MEANINGS if parser.prog.startswith("gpu-agent registry ") else AGENT_MEANINGS
-    meanings = {**MEANINGS, ExitCode.OK: "done", **of_whom, **special}
+    of_peer = REGISTRY_MEANINGS if parser.prog.startswith("gpu-agent registry ") else AGENT_MEANINGS
+    meanings = {**MEANINGS, ExitCode.OK: "done", **of_peer, **special}
     usual = EXITS_OF_REQUESTS if asks else (ExitCode.OK, ExitCode.CONFIGURATION)
     codes = {code: meanings[code] for code in sorted({*usual, *special})}
     parser.description = fill_paragraphs(description)
@@ -103,20 +103,20 @@ def describe(
 
 
 def fill_paragraphs(words: str) -> str:
-    """Fill paragraphs, which blank lines part, to the width of an old terminal."""
+    """Fill paragraphs, which blank lines separate, to the width of an old terminal."""
     paragraphs = (textwrap.fill(part, _COLUMNS, break_on_hyphens=False) for part in words.split("\n\n"))
     return "\n\n".join(paragraphs)
 
 
 def exit_code_lines(meanings: Mapping[ExitCode, str]) -> Iterator[str]:
-    """One line for each exit code."""
+    """Return a line for each exit code."""
     return (f"  {int(code):>3}  {meaning}" for code, meaning in meanings.items())
 
 
 _STDOUT, _USUAL_COLUMNS = 1, 80
 
 Configure = Callable[[argparse.ArgumentParser], None]
-"""Add the command's arguments, and a description that teaches."""
+"""Add the command's arguments and its help."""
 Run = Callable[[argparse.Namespace], int]
 """Do the work; return the exit code or raise `Failure`."""
 Commands = Mapping[str, tuple[Configure, Run]]
@@ -143,23 +143,23 @@ class Group:
 
     @property
     def commands(self) -> dict[str, "Command | Group"]:
-        """All commands of the group, in the order of its subjects."""
+        """Return all commands of the group, in the order of its subjects."""
         return {name: one for subject in self.subjects.values() for name, one in subject.items()}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong arguments, and no option by the half of its name.
+    """argparse, with our exit code for wrong arguments, and no abbreviated options.
 
-    `--join-token X` must not pass for `--join-token-file X`: it would name a token where others read it.
+    `--join-token X` must not pass for `--join-token-file X`: other users could read the token.
     """
 
     def error(self, message: str) -> NoReturn:
-        """End with the fault and the next step."""
+        """Raise `Failure` with the fault and the next step."""
         raise Failure(f"{message}\nSee `{self.prog} --help`.", ExitCode.CONFIGURATION)
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Knows the terminal's width, for which argparse loads a great deal; breaks no path or command."""
+    """Finds the terminal's width without what argparse loads for that; breaks no path or command."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
@@ -169,16 +169,16 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def parser_of(configure: Configure, path: Sequence[str]) -> Parser:
-    """The parser of one command, as its module configures it."""
+    """Return the parser of one command, as its module configures it."""
     parser = Parser(prog=" ".join(path), formatter_class=Formatter, allow_abbrev=False)
     configure(parser)
     return parser
 
 
 def _columns() -> int:
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
     try:
         return os.get_terminal_size(_STDOUT).columns or _USUAL_COLUMNS
     except (OSError, ValueError):

@@ -22,7 +22,7 @@ class Takes(StrEnum):
     FILE = "file"
     FOLDER = "folder"
     VALUE = "value"
-    """Something that nobody can guess."""
+    """A value that cannot be completed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,50 +37,12 @@ from gpu_agent.runtime.logs import REDACTED, is_secret_name, redact_secrets
 from gpu_agent.server import settings as registry
 
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-
-
-def json_value(value: object) -> object:
-    """The value in JSON's kinds; what has none is written down."""
-    match value:
-        case None | bool() | int() | float():
-            return value
-        case SecretStr():
-            return REDACTED
-        case BaseModel():
-            return json_value(value.model_dump(exclude_none=True, exclude_defaults=True))
-        case Mapping():
-            return {str(name): json_value(one) for name, one in value.items()}
-        case tuple() | list() | frozenset():
-            return [json_value(one) for one in value]
-        case _:
-            return redact_secrets(str(value))
-
-
-def toml_value(value: object) -> str:
-    """The value as it may stand behind `key = `; TOML has no word for none, so it is called so."""
-    return "none" if value is None else _toml(json_value(value))
-
-
-def _toml(value: object) -> str:
-    match value:
-        case Mapping():
-            inside = ", ".join(f"{_key(name)} = {_toml(one)}" for name, one in value.items())
-            return f"{{ {inside} }}" if inside else "{}"
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case float():
-            return f"{value:g}" if value.is_integer() else repr(value)
-        case _:
-            return json.dumps(value, ensure_ascii=False)
-
-
-def _key(name: str) -> str:
-    return name if name and set(name) <= _BARE else json.dumps(name, ensure_ascii=False)
+_COLUMNS = (Column(head="SETTING"), Column(head="VALUE", wraps=True), Column(head="FROM", wraps=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One half of the program, as its configuration needs it."""
+    """A component of the program, as its configuration needs it."""
 
     configure: Configure
     """Of the command that takes the settings as options."""
@@ -88,8 +50,8 @@ class Component:
     kind: type[BaseSettings]
     default: Callable[[], Path]
     load: Callable[[Mapping[str, object], Path | None], BaseSettings]
-    stand_ins: Mapping[str, object] = field(default_factory=dict)
-    """For settings that must be stated: values to read the others by where they are not."""
+    placeholders: Mapping[str, object] = field(default_factory=dict)
+    """Values of required settings, with which the others are read where those are missing."""
 
 
 COMPONENTS: Mapping[str, Component] = {
@@ -113,7 +75,7 @@ COMPONENTS: Mapping[str, Component] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as it holds."""
+    """One setting in force."""
 
     key: str
     """With a dot between a table and its key."""
@@ -122,96 +84,26 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """Whether nobody is to be shown the value."""
+        """Whether the value must not be shown."""
         value = self.value
         return isinstance(value, SecretStr) or (isinstance(value, Proxy) and value.password is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All settings of one half, and the file that was looked at."""
+    """All settings of one component, and the file that was read."""
 
     file: Path
     settings: tuple[Setting, ...]
     lacking: str = ""
-    """What must be stated and is not, as a sentence: the half cannot use the settings then."""
-    strays: tuple[UnknownVariable, ...] = ()
+    """What must be set and is not, as a sentence: the component cannot use the settings then."""
+    unknown: tuple[UnknownVariable, ...] = ()
     """Variables that are named like a setting and are none."""
 
     @property
     def file_is_there(self) -> bool:
-        """Whether there was a file to read."""
+        """Whether there is a file to read."""
         return self.file.is_file()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which configuration is meant."""
-    parser.add_argument("component", metavar="COMPONENT", choices=tuple(COMPONENTS), help="agent or registry")
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
-    )
-    parser.add_argument(
-        "--with",
-        dest="options",
-        metavar="OPTIONS",
-        type=shlex.split,
-        default=[],
-        help="options that the half is started with, such as those of its unit, in quotes",
-    )
-
-
-def read_configuration(arguments: argparse.Namespace) -> Configuration:
-    """Read one half's settings; raises `SettingsError`, and `Failure` where the options are none.
-
-    Where nothing is wrong but that some must be stated, the others come all the same.
-    """
-    component = COMPONENTS[arguments.component]
-    config: Path | None = arguments.config
-    flags = _parse_options(component, arguments.options)
-    lacking: tuple[str, ...] = ()
-    why_not = ""
-    try:
-        settings = component.load(flags, config)
-    except SettingsError as fault:
-        if not fault.lacking:
-            raise
-        lacking, why_not = fault.lacking, str(fault)
-        settings = component.load({**flags, **{name: component.stand_ins[name] for name in lacking}}, config)
-    file = config or component.default()
-    origins = SettingSources(
-        component.kind, (name for name, value in flags.items() if value is not None), file
-    )
-    found = (
-        replace(one, value=None) if one.key in lacking else one for one in _settings_of(settings, origins)
-    )
-    return Configuration(file, tuple(found), why_not, tuple(unknown_variables(component.kind, os.environ)))
-
-
-def settings_failure(fault: SettingsError) -> Failure:
-    """How a command ends that cannot use the settings."""
-    return Failure(str(fault), code=ExitCode.CONFIGURATION)
-
-
-def _parse_options(component: Component, options: Sequence[str]) -> dict[str, object]:
-    given = vars(parser_of(component.configure, component.words).parse_args(options))
-    if given.pop("config") is not None:
-        raise Failure("name the file with --config itself, not inside --with", code=ExitCode.CONFIGURATION)
-    return given
-
-
-def _settings_of(settings: BaseModel, origins: SettingSources, above: KeyPath = ()) -> Iterator[Setting]:
-    for name, stated in type(settings).model_fields.items():
-        place, value = (*above, name), getattr(settings, name)
-        if isinstance(value, BaseModel) and table_model(stated.annotation):
-            yield from _settings_of(value, origins, place)
-        else:
-            yield Setting(".".join(map(str, place)), value, _origin(name, value, origins.of(place)))
-
-
-def _origin(name: str, value: object, origin: SettingSource) -> SettingSource:
-    """Only one value may come from none of the layers: what systemd hands the unit."""
-    handed = name == "join_token_file" and value is not None and origin.layer is Layer.DEFAULT
-    return SettingSource(Layer.CREDENTIAL) if handed else origin
 
 
 def configure_check(parser: argparse.ArgumentParser) -> None:
@@ -220,10 +112,10 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
         parser,
         "Say whether the settings of the agent or the registry can be used: every fault at once, each "
         "with the line or the variable that has it, and for an unknown key the nearest that there is. "
-        "Nothing is started or reached: `gpu-agent doctor` looks at what the agent's settings name.",
+        "Nothing is started or reached: `gpu-agent doctor` checks what the agent's settings name.",
         example="gpu-agent config check agent",
         exits={
-            ExitCode.OK: "they can be used, perhaps with something to know",
+            ExitCode.OK: "they can be used, perhaps with warnings",
             ExitCode.CONFIGURATION: "they cannot; it says why",
         },
         asks=False,
@@ -248,92 +140,14 @@ def run_check(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _report_faults(fault: SettingsError, *, as_json: bool) -> int:
-    if not as_json:
-        raise settings_failure(fault)
-    faults = redact_secrets(str(fault)).splitlines()
-    print(json.dumps({"usable": False, "faults": faults, "warnings": []}, indent=2, ensure_ascii=False))
-    return ExitCode.CONFIGURATION
-
-
-def _summary(component: str, configuration: Configuration) -> str:
-    counted = Counter(one.origin.layer for one in configuration.settings)
-    stated = [
-        f"{counted[layer]} by {word}"
-        for layer, word in {
-            Layer.FILE: "the file",
-            Layer.VARIABLE: "variables",
-            Layer.OPTION: "options",
-            Layer.CREDENTIAL: "systemd's credential",
-        }.items()
-        if counted[layer]
-    ]
-    there = "" if configuration.file_is_there else " (there is no such file)"
-    told = f"set {', '.join(stated)}; the rest by default" if stated else "all by default"
-    return f"the {component} can use these settings: {configuration.file}{there}, {told}"
-
-
-def _warnings(configuration: Configuration) -> Iterator[str]:
-    """What works and should be known: secrets that everybody may read, limits without what they limit."""
-    yield from (f"warning: {stray}" for stray in configuration.strays)
-    yield from _limits_without_effect(configuration)
-    yield from _exposed_secrets(configuration)
-    mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
-    if mode & stat.S_IWOTH:
-        yield (
-            f"warning: {configuration.file}: everybody on this machine may write the settings (mode "
-            f"{mode:04o}), and so send its nodes and tokens elsewhere; run `chmod o-w {configuration.file}`"
-        )
-    for one in configuration.settings:
-        if one.secret and one.origin.layer is Layer.FILE and mode & stat.S_IROTH:
-            yield (
-                f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
-                f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
-                "read, and have it replaced"
-            )
-
-
-def _exposed_secrets(configuration: Configuration) -> Iterator[str]:
-    """What a node tells of itself, and sounds as if it should not be told."""
-    for one in configuration.settings:
-        names = one.value if one.key == "labels" and isinstance(one.value, dict) else {}
-        for name in filter(is_secret_name, names):
-            yield (
-                f"warning: {one.origin}: the label {name!r} sounds like a secret, and labels are told to "
-                "whoever asks the registry; take it out if it is one"
-            )
-        if one.key == "endpoint" and isinstance(one.value, str) and redact_secrets(one.value) != one.value:
-            yield (
-                f"warning: {one.origin}: endpoint holds a password, and is told to whoever asks the "
-                "registry; take it out"
-            )
-
-
-def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
-    accepted = any(one.key == "accept_public_jobs" and one.value for one in configuration.settings)
-    limits = [
-        one
-        for one in configuration.settings
-        if one.key.startswith("public_jobs.") and one.origin.layer is not Layer.DEFAULT
-    ]
-    if limits and not accepted:
-        yield (
-            f"warning: {limits[0].origin}: {limits[0].key} limits nothing, since no public jobs are let in; "
-            "set accept_public_jobs = true if they may come"
-        )
-
-
-_COLUMNS = (Column(head="SETTING"), Column(head="VALUE", wraps=True), Column(head="FROM", wraps=True))
-
-
 def configure_show(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Show every setting of the agent or the registry as it holds, and where its value comes from: a "
-        "default, a line of the file, a variable, an option, or a credential that systemd hands the unit. "
-        "Secrets are masked, and what must be stated and is not is shown as none. It sees the variables of "
-        "whoever asks, not those of a running service; what a unit gives as options is told by --with.",
+        "default, a line of the file, a variable, an option, or a credential that systemd gives to the unit. "
+        "Secrets are masked, and a required setting that is missing is shown as none. It reads the variables "
+        "of your shell, not those of a running service; give the options of its unit with --with.",
         example="gpu-agent config show agent --changed",
         exits={
             ExitCode.OK: "shown",
@@ -365,6 +179,192 @@ def run_show(arguments: argparse.Namespace) -> int:
         print_stderr(configuration.lacking)
         return ExitCode.CONFIGURATION
     return ExitCode.OK
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the component and where its settings are."""
+    parser.add_argument("component", metavar="COMPONENT", choices=tuple(COMPONENTS), help="agent or registry")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+    )
+    parser.add_argument(
+        "--with",
+        dest="options",
+        metavar="OPTIONS",
+        type=shlex.split,
+        default=[],
+        help="options that the component is started with, such as those of its unit, in quotes",
+    )
+
+
+def read_configuration(arguments: argparse.Namespace) -> Configuration:
+    """Read one component's settings; raises `SettingsError`, and `Failure` for wrong options.
+
+    Where only required settings are missing, the others are returned all the same.
+    """
+    component = COMPONENTS[arguments.component]
+    config: Path | None = arguments.config
+    flags = _parse_options(component, arguments.options)
+    lacking: tuple[str, ...] = ()
+    why_not = ""
+    try:
+        settings = component.load(flags, config)
+    except SettingsError as fault:
+        if not fault.lacking:
+            raise
+        lacking, why_not = fault.lacking, str(fault)
+        settings = component.load(
+            {**flags, **{name: component.placeholders[name] for name in lacking}}, config
+        )
+    file = config or component.default()
+    origins = SettingSources(
+        component.kind, (name for name, value in flags.items() if value is not None), file
+    )
+    found = (
+        replace(one, value=None) if one.key in lacking else one for one in _settings_of(settings, origins)
+    )
+    return Configuration(file, tuple(found), why_not, tuple(unknown_variables(component.kind, os.environ)))
+
+
+def settings_failure(fault: SettingsError) -> Failure:
+    """Return how a command ends that cannot use the settings."""
+    return Failure(str(fault), code=ExitCode.CONFIGURATION)
+
+
+def json_value(value: object) -> object:
+    """Return a value as JSON holds it; what JSON has no type for is a string. Secrets are masked."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case SecretStr():
+            return REDACTED
+        case BaseModel():
+            return json_value(value.model_dump(exclude_none=True, exclude_defaults=True))
+        case Mapping():
+            return {str(name): json_value(one) for name, one in value.items()}
+        case tuple() | list() | frozenset():
+            return [json_value(one) for one in value]
+        case _:
+            return redact_secrets(str(value))
+
+
+def toml_value(value: object) -> str:
+    """Return a value as TOML writes it; for none, which TOML lacks, the word. Secrets are masked."""
+    return "none" if value is None else _toml(json_value(value))
+
+
+def _toml(value: object) -> str:
+    match value:
+        case Mapping():
+            inside = ", ".join(f"{_key(name)} = {_toml(one)}" for name, one in value.items())
+            return f"{{ {inside} }}" if inside else "{}"
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case float():
+            return f"{value:g}" if value.is_integer() else repr(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if name and set(name) <= _BARE else json.dumps(name, ensure_ascii=False)
+
+
+def _parse_options(component: Component, options: Sequence[str]) -> dict[str, object]:
+    given = vars(parser_of(component.configure, component.words).parse_args(options))
+    if given.pop("config") is not None:
+        raise Failure("name the file with --config itself, not inside --with", code=ExitCode.CONFIGURATION)
+    return given
+
+
+def _settings_of(settings: BaseModel, origins: SettingSources, above: KeyPath = ()) -> Iterator[Setting]:
+    for name, field_info in type(settings).model_fields.items():
+        path, value = (*above, name), getattr(settings, name)
+        if isinstance(value, BaseModel) and table_model(field_info.annotation):
+            yield from _settings_of(value, origins, path)
+        else:
+            yield Setting(".".join(map(str, path)), value, _origin(name, value, origins.of(path)))
+
+
+def _origin(name: str, value: object, origin: SettingSource) -> SettingSource:
+    """Only one value may come from none of the layers: the credential that systemd gives to the unit."""
+    credential = name == "join_token_file" and value is not None and origin.layer is Layer.DEFAULT
+    return SettingSource(Layer.CREDENTIAL) if credential else origin
+
+
+def _report_faults(fault: SettingsError, *, as_json: bool) -> int:
+    if not as_json:
+        raise settings_failure(fault)
+    faults = redact_secrets(str(fault)).splitlines()
+    print(json.dumps({"usable": False, "faults": faults, "warnings": []}, indent=2, ensure_ascii=False))
+    return ExitCode.CONFIGURATION
+
+
+def _summary(component: str, configuration: Configuration) -> str:
+    counted = Counter(one.origin.layer for one in configuration.settings)
+    stated = [
+        f"{counted[layer]} by {word}"
+        for layer, word in {
+            Layer.FILE: "the file",
+            Layer.VARIABLE: "variables",
+            Layer.OPTION: "options",
+            Layer.CREDENTIAL: "systemd's credential",
+        }.items()
+        if counted[layer]
+    ]
+    there = "" if configuration.file_is_there else " (there is no such file)"
+    origins = f"set {', '.join(stated)}; the rest by default" if stated else "all by default"
+    return f"the {component} can use these settings: {configuration.file}{there}, {origins}"
+
+
+def _warnings(configuration: Configuration) -> Iterator[str]:
+    """What works and should be known: secrets that everybody may read, limits without what they limit."""
+    yield from (f"warning: {one}" for one in configuration.unknown)
+    yield from _limits_without_effect(configuration)
+    yield from _exposed_secrets(configuration)
+    mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
+    if mode & stat.S_IWOTH:
+        yield (
+            f"warning: {configuration.file}: everybody on this machine may write the settings (mode "
+            f"{mode:04o}), and so send its nodes and tokens elsewhere; run `chmod o-w {configuration.file}`"
+        )
+    for one in configuration.settings:
+        if one.secret and one.origin.layer is Layer.FILE and mode & stat.S_IROTH:
+            yield (
+                f"warning: {one.origin}: {one.key} is a secret, and everybody on this machine may read "
+                f"the file (mode {mode:04o}); keep it in a file of its own that the service alone may "
+                "read, and have it replaced"
+            )
+
+
+def _exposed_secrets(configuration: Configuration) -> Iterator[str]:
+    """Warn of what a node publishes and looks like a secret."""
+    for one in configuration.settings:
+        names = one.value if one.key == "labels" and isinstance(one.value, dict) else {}
+        for name in filter(is_secret_name, names):
+            yield (
+                f"warning: {one.origin}: the label {name!r} looks like a secret, and the registry shows "
+                "labels to every operator; remove it if it is one"
+            )
+        if one.key == "endpoint" and isinstance(one.value, str) and redact_secrets(one.value) != one.value:
+            yield (
+                f"warning: {one.origin}: endpoint holds a password, and the registry shows it to every "
+                "operator; remove it"
+            )
+
+
+def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
+    accepted = any(one.key == "accept_public_jobs" and one.value for one in configuration.settings)
+    limits = [
+        one
+        for one in configuration.settings
+        if one.key.startswith("public_jobs.") and one.origin.layer is not Layer.DEFAULT
+    ]
+    if limits and not accepted:
+        yield (
+            f"warning: {limits[0].origin}: {limits[0].key} limits nothing, since no public jobs are let in; "
+            "set accept_public_jobs = true if they may come"
+        )
 
 
 def _setting_row(one: Setting) -> Row:

@@ -194,7 +194,7 @@ class Walk:
             self._step(f"{node.node_id} is ready: {gpus_in_words(node.gpus)}")
         claim = self._claim()
         self._explain(
-            {"job_id": "demo-job-2", "required_models": ["demo/nobody-has-this"]},
+            {"job_id": "demo-job-2", "required_models": ["demo/no-node-has-this"]},
             "a job that needs a model that no node has",
         )
         self._drain(claim.node_id)

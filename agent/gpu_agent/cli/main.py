@@ -166,17 +166,18 @@ def _load_completion() -> Commands:
 
 
 TOKEN = Group(
-    summary="make, list, revoke and replace credentials",
+    summary="create, list, revoke and rotate tokens",
     description=(
-        "Join tokens let new nodes in, node tokens are what nodes hold after that, operator tokens are for\n"
-        "people and programs that use this API. The registry keeps digests only: a token is shown once."
+        "New nodes register with join tokens, and authenticate with node tokens after that; operator\n"
+        "tokens are for people and programs that use this API. The registry stores digests only: a\n"
+        "token is shown once."
     ),
     what="action",
     subjects={
         "actions": {
-            "create": Command(_load_tokens, "let nodes join, or an operator in"),
-            "list": Command(_load_tokens, "show which tokens open this registry"),
-            "revoke": Command(_load_tokens, "end a token now"),
+            "create": Command(_load_tokens, "create a join token or an operator token"),
+            "list": Command(_load_tokens, "list the tokens of this registry"),
+            "revoke": Command(_load_tokens, "revoke a token now"),
             "rotate": Command(_load_tokens, "give a node another token"),
         },
     },
@@ -188,9 +189,9 @@ REGISTRY = Group(
     subjects={
         "the registry itself": {
             "serve": Command(_load_serve, "run the registry"),
-            "thresholds": Command(_load_thresholds, "show what it judges by"),
-            "backup": Command(_load_storage, "write all that it keeps to a file"),
-            "restore": Command(_load_storage, "put a backup in the place of its database"),
+            "thresholds": Command(_load_thresholds, "show the thresholds in force"),
+            "backup": Command(_load_storage, "write its database to a file"),
+            "restore": Command(_load_storage, "restore its database from a backup"),
         },
         "nodes": {
             "nodes": Command(_load_nodes, "list all nodes with status and reason"),
@@ -200,21 +201,21 @@ REGISTRY = Group(
         },
         "acting on a node": {
             "drain": Command(_load_nodes, "let it finish its jobs, then take it offline"),
-            "resume": Command(_load_nodes, "take it back after a drain"),
+            "resume": Command(_load_nodes, "end its drain"),
             "cordon": Command(_load_nodes, "give it no new jobs"),
-            "uncordon": Command(_load_nodes, "let it have new jobs again"),
-            "refresh": Command(_load_nodes, "have it look at itself again, now"),
-            "reregister": Command(_load_nodes, "have it declare itself anew"),
-            "forget": Command(_load_nodes, "let its record go"),
+            "uncordon": Command(_load_nodes, "give it new jobs again"),
+            "refresh": Command(_load_nodes, "have it probe again, now"),
+            "reregister": Command(_load_nodes, "have it register again"),
+            "forget": Command(_load_nodes, "remove its record"),
             "reclaim": Command(_load_tokens, "give it its id back when it has lost its state"),
         },
-        "jobs and their places": {
+        "jobs and their slots": {
             "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
             "select": Command(_load_claims, "say which node a job would get now"),
-            "claim": Command(_load_claims, "reserve a place for a job"),
-            "renew": Command(_load_claims, "keep a job's place for one more TTL"),
-            "release": Command(_load_claims, "give a job's place back"),
-            "claims": Command(_load_claims, "list who holds which place"),
+            "claim": Command(_load_claims, "claim a slot for a job"),
+            "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
+            "release": Command(_load_claims, "release a job's claim"),
+            "claims": Command(_load_claims, "list the claims"),
             "exclusions": Command(_load_claims, "count what jobs failed on lately"),
         },
         "credentials": {
@@ -223,24 +224,24 @@ REGISTRY = Group(
     },
 )
 JOB = Group(
-    summary="say which jobs are in flight on this machine",
+    summary="announce jobs in flight on this machine",
     description=(
         "Jobs in flight on this machine, announced to its agent: the registry counts them, and\n"
-        "drains wait for them. A job ends with what holds it, or when it is said to be finished."
+        "drains wait for them. A job ends with its process or connection, or with `job finish`."
     ),
     what="action",
     subjects={
         "actions": {
             "run": Command(_load_jobs, "run a command as a job in flight"),
-            "start": Command(_load_jobs, "say that a job is in flight while a process lives"),
+            "start": Command(_load_jobs, "announce a job that lasts as long as a process"),
             "finish": Command(_load_jobs, "say that a job is done"),
-            "list": Command(_load_jobs, "list the jobs in flight, whose they are, and what ends them"),
+            "list": Command(_load_jobs, "list the jobs in flight, their users, and what ends them"),
         },
     },
 )
 CONFIG = Group(
     summary="check the configuration, or show it with where each value comes from",
-    description="The configuration of either half: whether it can be used, and where each value comes from.",
+    description="The settings of agent or registry: whether they can be used, and where each comes from.",
     what="action",
     subjects={
         "actions": {
@@ -250,7 +251,7 @@ CONFIG = Group(
     },
 )
 SERVICE = Group(
-    summary="make either half a service of systemd after a pip install, or look at it",
+    summary="make agent or registry a systemd service after a pip install, or look at it",
     description=(
         "The agent, or the registry, as a service of this machine where it came from pip.\n"
         "The packages bring their services themselves; `status` shows those too."
@@ -259,8 +260,8 @@ SERVICE = Group(
     subjects={
         "actions": {
             "install": Command(_load_service, "make it a service: unit, user, settings to begin with"),
-            "uninstall": Command(_load_service, "take that back; settings and state stay"),
-            "status": Command(_load_service, "show whether it runs, since when, and what it said last"),
+            "uninstall": Command(_load_service, "remove that; settings and state stay"),
+            "status": Command(_load_service, "show whether it runs, since when, and the end of its log"),
         },
     },
 )
@@ -271,15 +272,15 @@ ROOT = Group(
     subjects={
         "on a GPU machine": {
             "probe": Command(_load_probe, "show what this machine has and whether it could register"),
-            "doctor": Command(_load_doctor, "look at all that the agent needs, and say how to mend it"),
-            "run": Command(_load_run, "run the agent: probe, register, beat"),
+            "doctor": Command(_load_doctor, "check all that the agent needs, and say how to fix it"),
+            "run": Command(_load_run, "run the agent: probe, register, send heartbeats"),
         },
         "the agent that runs here": {
-            "status": Command(_load_status, "show how the agent stands, and what the registry says of it"),
+            "status": Command(_load_status, "show the agent's state, and its status at the registry"),
             "why": Command(_load_explain, "say which jobs this machine would be refused now, and why"),
             "drain": Command(_load_drain, "let this machine finish its jobs, then take it offline"),
-            "resume": Command(_load_drain, "take it back after a drain"),
-            "refresh": Command(_load_status, "have the agent look at its machine again, now"),
+            "resume": Command(_load_drain, "end its drain"),
+            "refresh": Command(_load_status, "have the agent probe its machine again, now"),
             "job": JOB,
         },
         "beside the scheduler": {
@@ -301,7 +302,7 @@ ROOT = Group(
 
 
 _LIKE = 0.75
-"""From this likeness on an option is taken for another, mistyped: all begin alike."""
+"""The least similarity of a mistyped option: all begin alike."""
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
 
@@ -326,16 +327,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    place: Command | Group = ROOT
+    entry: Command | Group = ROOT
     path: tuple[str, ...] = ("gpu-agent",)
     rest = list(words)
-    while isinstance(place, Group):
-        parser = _parser_of_group(place, path)
-        name = _next_word(parser, place, rest[:1])
+    while isinstance(entry, Group):
+        parser = _parser_of_group(entry, path)
+        name = _next_word(parser, entry, rest[:1])
         if name is None:
-            return _print_group_help(parser, place, rest)
-        place, path, rest = place.commands[name], (*path, name), rest[1:]
-    configure, run = place.load()[path[-1]]
+            return _print_group_help(parser, entry, rest)
+        entry, path, rest = entry.commands[name], (*path, name), rest[1:]
+    configure, run = entry.load()[path[-1]]
     arguments = _parse(parser_of(configure, path), rest)
     gc.enable()
     return run(arguments)
@@ -357,7 +358,7 @@ def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
 
 
 def _command_list(group: Group, path: Sequence[str]) -> str:
-    """The commands by subject; for the program itself its exit codes too."""
+    """List the commands by subject; for the program itself its exit codes too."""
     lines = []
     width = max(map(len, group.commands), default=0)
     for subject, commands in group.subjects.items():
@@ -369,13 +370,11 @@ def _command_list(group: Group, path: Sequence[str]) -> str:
 
 
 def _next_word(parser: Parser, group: Group, word: Sequence[str]) -> str | None:
-    """The name that stands where one must; an option of a command has its place behind it."""
+    """Return the next command's name; an option of a command comes after it."""
     if not word or word[0] in _OWN_OPTIONS:
         return None
     if word[0].startswith("-"):
-        hint = (
-            _nearest_option(parser, word) or f"; options stand behind the {group.what}: put {word[0]} there"
-        )
+        hint = _nearest_option(parser, word) or f"; options come after the {group.what}: put {word[0]} there"
         parser.error(f"no {group.what} is named before {word[0]}{hint}")
     if word[0] not in group.commands:
         nearest = _nearest(word[0], group.commands)
@@ -385,14 +384,14 @@ def _next_word(parser: Parser, group: Group, word: Sequence[str]) -> str | None:
 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
-    """The one that was probably meant, if any; only a mistake costs the loading of the search."""
+    """Return the name that was probably meant; only a mistake costs the loading of the search."""
     import difflib
 
     return difflib.get_close_matches(word, list(known), 1, likeness)
 
 
 def _print_group_help(parser: Parser, group: Group, words: Sequence[str]) -> int:
-    """Only the program itself may be called without a command: it says what there is."""
+    """Print the program's help; another group needs a command."""
     _parse(parser, words)
     if group is not ROOT:
         parser.error(f"say which {group.what}: {', '.join(group.commands)}")
@@ -404,13 +403,13 @@ def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        shown = " ".join(options or unknown)  # what is given to an option may be a secret
+        shown = " ".join(options or unknown)  # an option's value may be a secret
         parser.error(f"unrecognized arguments: {shown}{_nearest_option(parser, unknown)}")
     return arguments
 
 
 def _nearest_option(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
-    """A hint at the option that was meant by the first unknown one that is like any."""
+    """Suggest the option that the first unknown one resembles."""
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - argparse lists its options nowhere else
     for word in unknown:
         option = word.partition("=")[0]

@@ -46,7 +46,7 @@ _OF_THE_REGISTRY = ("fastapi", "uvicorn", "h11", "prometheus_client")
 
 
 def add_component(parser: argparse.ArgumentParser) -> None:
-    """Add which half is meant."""
+    """Add which component is meant."""
     parser.add_argument(
         "component",
         metavar="COMPONENT",
@@ -58,13 +58,13 @@ def add_component(parser: argparse.ArgumentParser) -> None:
 
 
 def this_machine() -> Machine:
-    """This machine, and who asks."""
+    """Return this machine, and the user who runs the command."""
     uid = os.geteuid() if hasattr(os, "geteuid") else -1
     return Machine(_ROOT, shipped_units(), uid)
 
 
 def program(component: str) -> Program:
-    """This program, as a service is to start it; raises `Failure` where it has no command of its own."""
+    """Return this program, as a service starts it; raises `Failure` where it has no command of its own."""
     path = program_path()
     if not path.is_file():
         raise Failure(
@@ -86,12 +86,12 @@ def program(component: str) -> Program:
 
 
 def program_path() -> Path:
-    """Where pip puts this program's command."""
+    """Return where pip installs this program's command."""
     return Path(sysconfig.get_path("scripts")) / "gpu-agent"
 
 
 def refused(error: RefusedError | UnwritablePathError) -> Failure:
-    """How a command ends that this machine is not for."""
+    """Return how a command ends that this machine cannot run."""
     return Failure(str(error), ExitCode.CONFIGURATION)
 
 
@@ -103,12 +103,12 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
         "with this environment's program, the user it runs as, and settings to begin with where there are "
         "none. Settings that are there stay. Run it again after each upgrade by pip: it brings the unit up "
         "to date, and a service that runs goes on in the new version.\n\n"
-        "Refused, with nothing changed: without systemd, for anybody but root, where a package has brought "
-        "the service, and where the service's user could not get at this environment.",
+        "Refused, with nothing changed: without systemd, for other users than root, where a package has "
+        "installed the service, and where the service's user could not read this environment.",
         example="gpu-agent service install --dry-run",
         exits={
             ExitCode.OK: "it is a service of this machine",
-            ExitCode.FAILED: "a step failed; what was done before it stays: mend that, run it again",
+            ExitCode.FAILED: "a step failed; what was done before it stays: fix that, run it again",
             ExitCode.CONFIGURATION: "refused, or with --now not started, as its settings are not ready",
         },
         asks=False,
@@ -119,7 +119,7 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
 
 
 def run_install(arguments: argparse.Namespace) -> int:
-    """Plan, and carry out."""
+    """Plan the steps and run them."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
@@ -144,11 +144,11 @@ def _carry_out(steps: tuple[Step, ...]) -> None:
     try:
         run_steps(steps, lambda step: print(f"done: {step}"))
     except StepError as error:
-        raise Failure(f"{error}. Mend that and run this again: what is done already stays") from None
+        raise Failure(f"{error}. Fix that and run this again: what is done already stays") from None
 
 
 def _restart_steps(component: Component, plan: Plan) -> Iterator[Step]:
-    """One that runs goes on as what is installed now; one that does not stays so."""
+    """A service that runs restarts in the new version; one that does not is not started."""
     if plan.changed:
         yield Run(("systemctl", "try-restart", component.unit))
 
@@ -194,7 +194,7 @@ _JOINING = (
 
 
 def _why_not_ready(component: Component, plan: Plan) -> str | None:
-    """Say why it should not be started yet, with what to do."""
+    """Say why it should not be started yet, with the next step."""
     if component.name == "agent" and plan.new_settings:
         return f"it has no registry of yours to go to. First {_NAMING}"
     try:
@@ -214,13 +214,13 @@ def configure_uninstall(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Stop the service, and remove what `gpu-agent service install` made of it. Settings and state stay, "
-        "so that another install goes on with the same id, unless --purge deletes them. The program itself "
+        "Stop the service, and remove what `gpu-agent service install` installed. Settings and state stay, "
+        "so that another install continues with the same id, unless --purge deletes them. The program itself "
         "stays: `pip uninstall gpu-agent` removes that.",
         example="gpu-agent service uninstall --dry-run",
         exits={
             ExitCode.OK: "it is no service of this machine",
-            ExitCode.FAILED: "a step failed; run it again when that is mended",
+            ExitCode.FAILED: "a step failed; fix that and run it again",
             ExitCode.CONFIGURATION: "refused: no systemd, not root, or it is a package's, or somebody else's",
         },
         asks=False,
@@ -233,7 +233,7 @@ def configure_uninstall(parser: argparse.ArgumentParser) -> None:
 
 
 def run_uninstall(arguments: argparse.Namespace) -> int:
-    """Plan, and carry out."""
+    """Plan the steps and run them."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
@@ -249,18 +249,18 @@ def run_uninstall(arguments: argparse.Namespace) -> int:
     try:
         run_steps(plan.steps, lambda step: print(f"done: {step}"))
     except StepError as error:
-        raise Failure(f"{error}. Mend that and run this again") from None
+        raise Failure(f"{error}. Fix that and run this again") from None
     print("\n".join(_uninstalled_lines(component, plan)))
     return ExitCode.OK
 
 
 def _uninstalled_lines(component: Component, plan: Plan) -> list[str]:
     first = "is no service of this machine any more." if plan.changed else "was no service; nothing was done."
-    kept = [f"Kept: {', '.join(map(str, plan.remaining))}."] if plan.remaining else []
-    user = f"The user {component.service} stays: a file may still bear its number."
+    remaining = [f"Not removed: {', '.join(map(str, plan.remaining))}."] if plan.remaining else []
+    user = f"The user {component.service} stays: a file may still belong to it."
     return [
         f"The {component.name} {first}",
-        *kept,
+        *remaining,
         *([user] if find_user(component.service).uid is not None else []),
     ]
 
@@ -269,7 +269,7 @@ SCHEMA = "gpu-agent.service/1"
 _INSTALLED_BY = {
     InstalledBy.PIP: "`gpu-agent service install`",
     InstalledBy.PACKAGE: "a package",
-    InstalledBy.HAND: "somebody's own unit",
+    InstalledBy.HAND: "a unit written by hand",
 }
 _BY_SIGNAL = ("signal", "core-dump", "watchdog", "oom-kill")
 _NAME_COLUMNS = 13
@@ -279,7 +279,7 @@ def configure_status(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Show the service of this machine as systemd has it: who brought it, whether it is enabled and "
+        "Show the service of this machine as systemd has it: who installed it, whether it is enabled and "
         "runs, since when, whether its unit fits this program, and the last lines of its log, where you may "
         "read them.",
         example="gpu-agent service status",
@@ -295,7 +295,7 @@ def configure_status(parser: argparse.ArgumentParser) -> None:
 
 
 def run_status(arguments: argparse.Namespace) -> int:
-    """Look and print."""
+    """Read the service's state and print it."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
     try:
@@ -316,7 +316,7 @@ def run_status(arguments: argparse.Namespace) -> int:
 def _status_document(component: Component, standing: ServiceStatus) -> dict[str, object]:
     found = asdict(standing)
     brought_by = found.pop("origin")
-    told = {
+    facts = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in found.items()
         if name != "lines"
@@ -327,7 +327,7 @@ def _status_document(component: Component, standing: ServiceStatus) -> dict[str,
         "unit": component.unit,
         "installed_by": brought_by,
         "runs": standing.runs,
-        **told,
+        **facts,
         "program_version": __version__,
         "lines": [redact_secrets(one) for one in standing.lines],
     }
@@ -343,8 +343,8 @@ def _status_lines(component: Component, standing: ServiceStatus) -> Iterator[Lin
     yield line(
         f"{component.unit} is ", Piece(f"{standing.active} ({standing.sub})", style), _since(standing.since)
     )
-    for name, told in _facts(component, standing):
-        yield line(Piece(f"  {name:<{_NAME_COLUMNS}}", "dim"), told)
+    for name, words in _facts(component, standing):
+        yield line(Piece(f"  {name:<{_NAME_COLUMNS}}", "dim"), words)
     yield line(Piece("  last lines", "dim"), f" (all: `journalctl --unit {component.unit}`)")
     for one in standing.lines or ("none, or none that you may read",):
         yield line(f"    {redact_secrets(one)}")
@@ -352,7 +352,7 @@ def _status_lines(component: Component, standing: ServiceStatus) -> Iterator[Lin
 
 def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
     if standing.status_text is not None:
-        yield "it says", standing.status_text
+        yield "status", standing.status_text
     if standing.main_pid is not None:
         yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"
     elif standing.result not in (None, "success"):
@@ -366,7 +366,7 @@ def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str,
 
 
 def _end_in_words(standing: ServiceStatus) -> str:
-    """What ended it; where that was a signal, systemd tells its number in the place of the exit code."""
+    """Say what ended it; for a signal systemd has its number in the place of the exit code."""
     if standing.result == "exit-code":
         return f"with exit code {standing.exit_code}"
     if standing.result in _BY_SIGNAL:
@@ -375,7 +375,7 @@ def _end_in_words(standing: ServiceStatus) -> str:
 
 
 def _unit_facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
-    """Say whether the unit is the one that belongs to this program."""
+    """Say whether the unit belongs to this version of the program."""
     if standing.current is not None:
         fits = f"as this version ({__version__}) writes it"
         other = (
@@ -384,7 +384,7 @@ def _unit_facts(component: Component, standing: ServiceStatus) -> Iterator[tuple
         )
         yield "unit", fits if standing.current else other
     if standing.unread:
-        yield "unit", "changed since systemd has read it: run `systemctl daemon-reload`"
+        yield "unit", "changed since systemd read it: run `systemctl daemon-reload`"
 
 
 def _since(seconds: float | None) -> str:

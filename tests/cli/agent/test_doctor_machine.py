@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.agent.doctor_machine import (
-    cache_finding,
-    collector_finding,
-    container_finding,
-    driver_findings,
-    gpu_finding,
-    model_findings,
+    cache_check,
+    collector_check,
+    container_check,
+    driver_checks,
+    gpu_check,
+    model_checks,
 )
 from gpu_agent.probe.nvml.driver_files import DriverFiles
 from gpu_agent.runtime.check_results import CheckResult, CheckStatus
@@ -44,7 +44,7 @@ def driver(
     files: DriverFiles, report: GpuReport, troubles: Sequence[str] = (), *, simulated: bool = False
 ) -> dict[str, CheckResult]:
     inventory = Inventory(host=HOST, gpu=report, simulated=simulated)
-    findings = list(driver_findings(files, inventory, troubles))
+    findings = list(driver_checks(files, inventory, troubles))
     assert [one.check for one in findings] == ["driver library", "kernel module", "device nodes", "NVML"]
     assert all(one.fix for one in findings if one.verdict in (CheckStatus.WARN, CheckStatus.FAIL))
     return {one.check: one for one in findings}
@@ -71,7 +71,7 @@ def test_where_all_gpus_are_of_another_vendor_nothing_of_nvidias_is_missed() -> 
     radeon = replace(L4, uuid="AMD-1", name="Radeon", vendor="amd")
     found = driver(NOTHING, GpuReport(outcome=Outcome.OK, gpus=(radeon,)))
     assert verdicts(found) == [CheckStatus.SKIPPED] * 4
-    assert "the GPUs are others'" in found["NVML"].detail
+    assert "the GPUs are of other vendors" in found["NVML"].detail
 
 
 def test_a_broken_nvidia_driver_fails_also_beside_gpus_of_another_vendor() -> None:
@@ -84,13 +84,13 @@ def test_a_broken_nvidia_driver_fails_also_beside_gpus_of_another_vendor() -> No
 
 def test_a_collector_that_failed_is_a_warning_with_its_fix() -> None:
     told = replace(GOOD, detail="The collector 'x' failed (OSError: no): remove the package that brings it.")
-    assert collector_finding(Inventory(host=HOST, gpu=told)) == CheckResult(
+    assert collector_check(Inventory(host=HOST, gpu=told)) == CheckResult(
         "collectors",
         CheckStatus.WARN,
         "The collector 'x' failed (OSError: no)",
         "remove the package that brings it",
     )
-    assert collector_finding(Inventory(host=HOST, gpu=GOOD)).verdict is CheckStatus.OK
+    assert collector_check(Inventory(host=HOST, gpu=GOOD)).verdict is CheckStatus.OK
 
 
 def test_a_library_that_only_the_loader_finds_is_well() -> None:
@@ -127,42 +127,42 @@ def test_what_is_wrong_with_the_nodes_is_shown_with_each_fix_once() -> None:
 
 def test_simulated_gpus_need_no_driver() -> None:
     assert verdicts(driver(NOTHING, GOOD, simulated=True)) == [CheckStatus.SKIPPED] * 4
-    assert gpu_finding(Inventory(host=HOST, gpu=GOOD, simulated=True)).verdict is CheckStatus.WARN
+    assert gpu_check(Inventory(host=HOST, gpu=GOOD, simulated=True)).verdict is CheckStatus.WARN
 
 
 def test_gpus_that_are_well_are_counted() -> None:
-    assert gpu_finding(Inventory(host=HOST, gpu=GOOD)).detail == "1, and it is well"
+    assert gpu_check(Inventory(host=HOST, gpu=GOOD)).detail == "1, and it is healthy"
     two = replace(GOOD, gpus=(L4, replace(L4, uuid="GPU-2", index=1)))
-    assert gpu_finding(Inventory(host=HOST, gpu=two)).detail == "2, all well"
+    assert gpu_check(Inventory(host=HOST, gpu=two)).detail == "2, all healthy"
 
 
 def test_one_lost_gpu_is_a_warning_and_all_lost_a_failure() -> None:
     reason = HealthReason(code="gpu_lost", detail="it fell off the bus", action="reboot")
     lost = replace(L4, uuid="GPU-2", index=1, health=Health.LOST, reasons=(reason,))
-    some = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, lost))))
+    some = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, lost))))
     assert some == CheckResult("GPUs", CheckStatus.WARN, "GPU 1 is lost, gpu_lost", "reboot")
-    assert gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(lost,)))).verdict is CheckStatus.FAIL
+    assert gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(lost,)))).verdict is CheckStatus.FAIL
 
 
 def test_a_gpu_of_unknown_memory_is_a_warning_since_it_serves_nobody() -> None:
     unsized = replace(L4, uuid="GPU-2", index=1, memory_mb=None, unknowns={"memory_mb": "not supported"})
-    some = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, unsized))))
+    some = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, unsized))))
     assert (some.verdict, some.detail) == (CheckStatus.WARN, "the memory of GPU 1 is unknown (not supported)")
     assert "nvidia-smi" in (some.fix or "")
-    none = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(unsized,))))
+    none = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(unsized,))))
     assert none.verdict is CheckStatus.FAIL
 
 
 def test_the_parent_of_slices_is_not_missed_among_gpus_that_serve() -> None:
     parent = replace(L4, memory_mb=None)
     slice_ = replace(L4, uuid="MIG-1", parent_uuid=parent.uuid)
-    sliced = gpu_finding(Inventory(host=HOST, gpu=replace(GOOD, gpus=(parent, slice_))))
+    sliced = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(parent, slice_))))
     assert sliced.verdict is CheckStatus.OK
 
 
 def test_without_a_driver_nothing_is_said_of_gpus() -> None:
-    assert gpu_finding(Inventory(host=HOST, gpu=ABSENT)).verdict is CheckStatus.SKIPPED
-    seen = gpu_finding(Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK)))
+    assert gpu_check(Inventory(host=HOST, gpu=ABSENT)).verdict is CheckStatus.SKIPPED
+    seen = gpu_check(Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK)))
     assert seen.verdict is CheckStatus.FAIL
 
 
@@ -176,22 +176,22 @@ def test_without_a_driver_nothing_is_said_of_gpus() -> None:
     ],
 )
 def test_what_stands_around_us_is_told(inside: str | None, words: str) -> None:
-    assert container_finding(replace(HOST, virtualization=inside), {}).detail == words
+    assert container_check(replace(HOST, virtualization=inside), {}).detail == words
 
 
 def test_what_a_cgroup_leaves_is_told() -> None:
     host = replace(HOST, virtualization="docker", machine_logical_cores=64, machine_memory_total_mb=262144)
-    finding = container_finding(host, {})
+    finding = container_check(host, {})
     assert finding.detail == "in one (docker); the cgroup leaves 4 of 64 cores, 8 of 256 GiB"
 
 
 def test_a_container_that_was_given_no_gpu_fails() -> None:
-    assert container_finding(HOST, {"NVIDIA_VISIBLE_DEVICES": "void"}).verdict is CheckStatus.FAIL
-    assert container_finding(HOST, {"NVIDIA_VISIBLE_DEVICES": "all"}).verdict is CheckStatus.OK
+    assert container_check(HOST, {"NVIDIA_VISIBLE_DEVICES": "void"}).verdict is CheckStatus.FAIL
+    assert container_check(HOST, {"NVIDIA_VISIBLE_DEVICES": "all"}).verdict is CheckStatus.OK
 
 
 def test_each_cache_says_whether_it_can_be_read(tmp_path: Path) -> None:
-    assert [cache_finding(place).detail for place in (tmp_path, tmp_path / "nowhere")] == [
+    assert [cache_check(place).detail for place in (tmp_path, tmp_path / "nowhere")] == [
         f"{tmp_path} can be read",
         f"{tmp_path / 'nowhere'} is not there: it counts as empty",
     ]
@@ -203,12 +203,12 @@ def test_only_models_that_failed_are_counted_as_those_that_cannot_serve() -> Non
     coming = replace(whole, model_id="c", status=ModelStatus.DOWNLOADING, detail="a part is still loading")
     declined = replace(failed, model_id="d", enabled=False)
     inventory = Inventory(host=HOST, gpu=GOOD, models=(whole, failed, coming, declined))
-    assert [one.detail for one in model_findings(inventory)] == ["1 of 4 cannot serve"]
-    assert list(model_findings(Inventory(host=HOST, gpu=GOOD))) == []
+    assert [one.detail for one in model_checks(inventory)] == ["1 of 4 cannot serve"]
+    assert list(model_checks(Inventory(host=HOST, gpu=GOOD))) == []
 
 
 def test_a_cache_that_we_may_not_read_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
-    finding = cache_finding(tmp_path)
+    finding = cache_check(tmp_path)
     assert finding.verdict is CheckStatus.FAIL
     assert "and we may not read it" in finding.detail

@@ -142,16 +142,16 @@ def test_a_part_of_the_machine_that_could_not_be_looked_at_is_told_beside_gpus_t
         assert said.count(detail) == int(told)
 
 
-def test_places_that_could_not_be_searched_are_told_the_first_of_many() -> None:
+def test_folders_that_could_not_be_scanned_are_shown_the_first_of_many() -> None:
     places = {f"/srv/{number}\x1b": "permission denied" for number in range(7)}
     inventory = Inventory(
         host=HOSTS_HOST, gpu=GpuReport(outcome=Outcome.OK), models_unsearched=places, models_complete=False
     )
     said = [plain_text(one) for one in trouble_lines(inventory, None, now=2.0)]
-    assert r"/srv/4\x1b could not be searched for models: permission denied" in said
-    assert r"/srv/5\x1b could not be searched for models: permission denied" not in said
-    assert "2 more places could not be searched for models" in said
-    assert "the search for models ran out of its time: more may be there than are listed" in said
+    assert r"/srv/4\x1b could not be scanned for models: permission denied" in said
+    assert r"/srv/5\x1b could not be scanned for models: permission denied" not in said
+    assert "2 more folders could not be scanned for models" in said
+    assert "the scan for models ran out of its time: there may be more than are listed" in said
 
 
 def test_models_that_cannot_serve_are_counted() -> None:

@@ -196,7 +196,7 @@ def test_a_screen_shows_the_page_and_how_to_leave(monkeypatch: pytest.MonkeyPatc
     screen = Screen()
     view = ScreenView(screen)
     view.tick(None)
-    assert screen.lines[0].startswith("looking at this machine")
+    assert screen.lines[0].startswith("reading this machine")
     view.take(WELL, 0.1)
     assert any("Could register" in one for one in screen.lines)
     assert screen.lines[-1].endswith("Ctrl-C ends")

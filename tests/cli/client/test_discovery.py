@@ -42,7 +42,7 @@ def test_where_no_registry_has_left_its_address_the_usual_one_is_taken(state_dir
 def test_this_machines_own_registry_is_found_where_it_says_it_is(state_dir: Path) -> None:
     write_endpoint_file(state_dir, LeftEndpoint(OWN, PIN))
     assert place() == Endpoint(OWN, state_dir, PIN)
-    assert place().left_file == state_dir / ENDPOINT_FILE
+    assert place().endpoint_file == state_dir / ENDPOINT_FILE
 
 
 def test_what_leads_to_a_name_is_not_followed(state_dir: Path) -> None:
@@ -79,7 +79,7 @@ def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, P
 def test_the_platforms_place_goes_before_the_units(two_places: tuple[Path, Path]) -> None:
     users, units = two_places
     write_endpoint_file(units, LeftEndpoint(OWN, PIN))
-    assert place().left_in == units
+    assert place().state_dir == units
     write_endpoint_file(users, LeftEndpoint("http://127.0.0.1:9"))
     assert place().url == "http://127.0.0.1:9"
 
@@ -90,8 +90,8 @@ def test_a_registry_that_is_served_goes_before_one_that_was_killed(two_places: t
     write_endpoint_file(users, LeftEndpoint("http://127.0.0.1:9"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         write_endpoint_file(units, LeftEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}"))
-        assert place().left_in == units
-    assert place().left_in == users
+        assert place().state_dir == units
+    assert place().state_dir == users
 
 
 @pytest.mark.parametrize(

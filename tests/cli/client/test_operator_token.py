@@ -122,8 +122,8 @@ def test_what_a_registry_left_lets_its_own_token_go_where_it_says_and_no_other(
 ) -> None:
     """It may listen on an address of this machine that is not loopback's."""
     written(state_dir, "gpuo_left", OPERATOR_TOKEN_FILE)
-    left = find_token(ELSEWHERE, left_in=state_dir)
+    left = find_token(ELSEWHERE, state_dir=state_dir)
     assert left is not None
-    assert left.left_by is not None
+    assert left.written_by is not None
     with pytest.raises(Failure, match="not encrypted"):
-        find_token(ELSEWHERE, token_file=written(tmp_path, "gpuo_named"), left_in=state_dir)
+        find_token(ELSEWHERE, token_file=written(tmp_path, "gpuo_named"), state_dir=state_dir)

@@ -101,6 +101,6 @@ def test_what_a_service_of_systemds_left_may_be_nobodys(user: int, *, may: bool)
 
 @as_root
 def test_nothing_is_even_asked_of_another_user_who_listens_there() -> None:
-    token = OperatorToken("gpuo_secret", "a file", left_by=os.geteuid())
+    token = OperatorToken("gpuo_secret", "a file", written_by=os.geteuid())
     with another_user_listens("127.0.0.1") as port, pytest.raises(Failure, match="not sent"):
         Api(f"http://127.0.0.1:{port}", token=token).request("GET", "/v1/nodes")

@@ -94,7 +94,7 @@ def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served
     job = {"job_id": "j", "required_models": ["no-node/has-this"]}
     with pytest.raises(Failure, match="1 model_not_available") as refused:
         request_slot(Api(served.api), "/v1/claims", job, model=Placement, as_json=False)
-    assert refused.value.code is ExitCode.NOBODY
+    assert refused.value.code is ExitCode.NO_NODE
     assert f"\n  {served.able}: model_not_available (needs model no-node/has-this" in str(refused.value)
 
 

@@ -17,7 +17,7 @@ from tests.programs import Agent, Registry
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Registry]:
+def former(tmp_path: Path) -> Iterator[Registry]:
     with (
         Registry("--store", f"sqlite://{tmp_path / 'registry.db'}", "--allow-simulated") as registry,
         Agent(registry.node_url, tmp_path / "agent"),
@@ -27,10 +27,10 @@ def kept(tmp_path: Path) -> Iterator[Registry]:
 
 
 def test_a_backup_is_written_for_its_owner_alone_and_says_what_it_holds(
-    kept: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    former: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "copy.db"
-    assert main(["registry", "backup", str(target), "--api", kept.api]) == 0
+    assert main(["registry", "backup", str(target), "--api", former.api]) == 0
     assert "1 node, 0 claims" in capsys.readouterr().out
     assert target.stat().st_mode & 0o777 == 0o600
     assert inspect_backup(target).nodes == 1
@@ -38,14 +38,14 @@ def test_a_backup_is_written_for_its_owner_alone_and_says_what_it_holds(
 
 
 def test_a_file_that_is_there_is_replaced_only_when_told_so(
-    kept: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    former: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "copy.db"
     target.write_text("precious")
-    assert main(["registry", "backup", str(target), "--api", kept.api]) == 4
+    assert main(["registry", "backup", str(target), "--api", former.api]) == 4
     assert "--force" in capsys.readouterr().err
     assert target.read_text() == "precious"
-    assert main(["registry", "backup", str(target), "--force", "--json", "--api", kept.api]) == 0
+    assert main(["registry", "backup", str(target), "--force", "--json", "--api", former.api]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["file"], told["nodes"], inspect_backup(target).nodes) == (str(target), 1, 1)
 
@@ -83,7 +83,7 @@ def answering(body: bytes, *, length: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("length", "code", "words"), [(5000, 5, "IncompleteRead"), (2000, 1, "no whole backup")]
+    ("length", "code", "words"), [(5000, 5, "IncompleteRead"), (2000, 1, "no complete backup")]
 )
 def test_what_does_not_come_whole_is_no_backup(
     length: int, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -102,7 +102,7 @@ def backup(tmp_path: Path) -> Path:
     return tmp_path / "backup.db"
 
 
-def test_a_backup_is_put_in_place_and_the_next_step_is_said(
+def test_a_backup_is_put_in_place_with_the_next_step(
     backup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = tmp_path / "state"
@@ -110,10 +110,10 @@ def test_a_backup_is_put_in_place_and_the_next_step_is_said(
     said = capsys.readouterr().out
     assert f"{state / 'registry.db'}: 1 node, 0 claims" in said
     assert "Start the registry" in said
-    assert "opens again" in said  # what was revoked since
+    assert "is valid again" in said  # what was revoked since
 
 
-def test_a_database_that_is_there_is_kept_and_goes_only_when_told_so(
+def test_a_database_that_is_there_is_renamed_and_replaced_only_by_force(
     backup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["registry", "restore", str(backup), "--state-dir", str(tmp_path)]
@@ -121,8 +121,8 @@ def test_a_database_that_is_there_is_kept_and_goes_only_when_told_so(
     assert main(words) == 4
     assert "--force" in capsys.readouterr().err
     assert main([*words, "--force"]) == 0
-    (kept,) = tmp_path.glob("registry.db.replaced-*")
-    assert f"kept as {kept}" in capsys.readouterr().out
+    (former,) = tmp_path.glob("registry.db.replaced-*")
+    assert f"is now {former}" in capsys.readouterr().out
     assert main([*words, "--force", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["file"], told["nodes"]) == (str(tmp_path / "registry.db"), 1)

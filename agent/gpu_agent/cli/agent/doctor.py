@@ -18,13 +18,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gpu_agent.cli.agent.doctor_machine import (
-    cache_finding,
-    collector_finding,
-    container_finding,
-    driver_findings,
-    gpu_finding,
-    model_findings,
-    silent_cache_finding,
+    cache_check,
+    collector_check,
+    container_check,
+    driver_checks,
+    gpu_check,
+    model_checks,
+    silent_cache_check,
 )
 from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
 from gpu_agent.cli.command import Commands, ExitCode, describe
@@ -81,9 +81,9 @@ _BEFORE = len("OK  ") + 2 + _NAME_COLUMNS + 2
 _NARROW = 60
 """With fewer columns the details are under the name."""
 _STATE = Path("var/lib/gpu-agent")
-"""Where the service keeps its state, from the machine's root."""
+"""The state directory of the service, from the machine's root."""
 _JOIN_TOKEN = Path("etc/gpu-agent/join-token")
-"""What systemd hands to the service, and root alone may read."""
+"""The credential that systemd gives to the service; only root may read it."""
 
 
 class CheckDocument(Document):
@@ -169,14 +169,14 @@ async def _machine(request: ProbeRequest) -> AsyncIterator[CheckResult]:
         yield read
         return
     files, inventory = read
-    for result in driver_findings(files, inventory, await _device_node_faults(files, inventory.gpu)):
+    for result in driver_checks(files, inventory, await _device_node_faults(files, inventory.gpu)):
         yield result
-    yield collector_finding(inventory)
-    yield gpu_finding(inventory)
-    yield container_finding(inventory.host, os.environ)
+    yield collector_check(inventory)
+    yield gpu_check(inventory)
+    yield container_check(inventory.host, os.environ)
     async for result in _caches(request, inventory):
         yield result
-    for result in model_findings(inventory):
+    for result in model_checks(inventory):
         yield result
 
 
@@ -187,12 +187,12 @@ async def _caches(request: ProbeRequest, inventory: Inventory) -> AsyncIterator[
         yield skipped("model caches", "none are scanned")
     for root in roots:
         if inventory.models_unsearched.get(str(root)) == DISK_SILENT:
-            yield silent_cache_finding(root)
+            yield silent_cache_check(root)
             continue
         try:
-            yield await in_thread("model cache", partial(cache_finding, root), deadline_seconds=DISK_SECONDS)
+            yield await in_thread("model cache", partial(cache_check, root), deadline_seconds=DISK_SECONDS)
         except TimeoutError:
-            yield silent_cache_finding(root)
+            yield silent_cache_check(root)
 
 
 async def _device_node_faults(files: DriverFiles, gpu: GpuReport) -> list[str]:
@@ -334,7 +334,10 @@ def summary_line(results: Sequence[CheckResult]) -> Line:
 
 
 def service_settings(settings: AgentSettings, machine: Path = Path("/")) -> AgentSettings | None:
-    """The settings with what the unit adds to them; None where no service is meant, or there is none."""
+    """Return the settings with what the service's unit adds; None where the service is not meant.
+
+    As root and without a state directory, the doctor checks the service of this machine.
+    """
     state, token = machine / _STATE, machine / _JOIN_TOKEN
     if settings.state_dir is not None or not _is_root() or not state.is_dir():
         return None

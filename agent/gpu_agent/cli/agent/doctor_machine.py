@@ -22,17 +22,20 @@ _NVML_VENDOR = "nvidia"
 _NO_GPUS = frozenset({"void", "none", ""})
 
 
-def driver_findings(
+def driver_checks(
     files: DriverFiles, inventory: Inventory, troubles: Sequence[str] = ()
 ) -> Iterator[CheckResult]:
-    """Yield findings for the driver from its library up to what NVML answers; `troubles`: its nodes'."""
+    """Yield the driver's checks, from its library up to NVML; `troubles`: of its device nodes."""
     names = ("driver library", "kernel module", "device nodes", "NVML")
     if inventory.simulated:
         yield from (skipped(name, "these GPUs are simulated") for name in names)
         return
     gpu = inventory.gpu
     if files.nvml_library is None and gpu.gpus and all(each.vendor != _NVML_VENDOR for each in gpu.gpus):
-        yield from (skipped(name, "no NVIDIA driver, and not missed: the GPUs are others'") for name in names)
+        yield from (
+            skipped(name, "no NVIDIA driver, and none needed: the GPUs are of other vendors")
+            for name in names
+        )
         return
     yield _library(files, gpu)
     yield _module(files, gpu)
@@ -40,8 +43,8 @@ def driver_findings(
     yield _nvml(gpu)
 
 
-def collector_finding(inventory: Inventory) -> CheckResult:
-    """Say whether all answered that look for GPUs beside one another."""
+def collector_check(inventory: Inventory) -> CheckResult:
+    """Check whether every collector answered."""
     gpu = inventory.gpu
     if gpu.outcome is Outcome.OK and gpu.detail:
         what, _, fix = gpu.detail.rpartition(": ")
@@ -49,12 +52,12 @@ def collector_finding(inventory: Inventory) -> CheckResult:
     return ok("collectors", "none has failed")
 
 
-def gpu_finding(inventory: Inventory) -> CheckResult:
-    """Say how the GPUs are, and whether this machine could register."""
+def gpu_check(inventory: Inventory) -> CheckResult:
+    """Check the GPUs, and whether this machine could register."""
     gpus = inventory.gpu.gpus
     if not gpus and inventory.gpu.outcome is not Outcome.OK:
         return skipped("GPUs", "not seen, since NVML failed")
-    unwell = [
+    unhealthy = [
         f"GPU {below or gpu_label(gpu)} is {gpu.health.value}"
         + "".join(f", {each.code}" for each in gpu.reasons)
         for gpu, below in in_tree_order(gpus)
@@ -64,17 +67,17 @@ def gpu_finding(inventory: Inventory) -> CheckResult:
     steps = dict.fromkeys(each.action for gpu in gpus for each in gpu.reasons if each.action)
     fix = "; ".join([*steps, *([MEMORY_STEP] if unsized else [])]) or "see `gpu-agent probe`"
     if exit_code(inventory) != COULD_REGISTER:
-        return fail("GPUs", "; ".join([outcome_sentence(inventory).rstrip("."), *unwell]), fix)
-    if unwell or unsized:
-        return warn("GPUs", "; ".join([*unwell, *unsized]), fix)
+        return fail("GPUs", "; ".join([outcome_sentence(inventory).rstrip("."), *unhealthy]), fix)
+    if unhealthy or unsized:
+        return warn("GPUs", "; ".join([*unhealthy, *unsized]), fix)
     if inventory.simulated:
         fix = "a registry takes them with --allow-simulated only; without --simulate the true ones are read"
         return warn("GPUs", f"{len(gpus)} that do not exist", fix)
-    return ok("GPUs", f"{len(gpus)}, all well" if len(gpus) > 1 else "1, and it is well")
+    return ok("GPUs", f"{len(gpus)}, all healthy" if len(gpus) > 1 else "1, and it is healthy")
 
 
-def container_finding(host: Host, environ: Mapping[str, str]) -> CheckResult:
-    """Say what stands between us and the machine."""
+def container_check(host: Host, environ: Mapping[str, str]) -> CheckResult:
+    """Check what a container leaves of the machine."""
     inside = host.virtualization
     hidden = environ.get("NVIDIA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in _NO_GPUS:
@@ -88,18 +91,18 @@ def container_finding(host: Host, environ: Mapping[str, str]) -> CheckResult:
         and host.machine_memory_total_mb is not None
         else "",
     ]
-    told = ", ".join(word for word in limits if word)
+    limited = ", ".join(word for word in limits if word)
     if inside in _CONTAINERS:
         words = f"in one ({inside})"
     elif inside in (None, "none"):
         words = "none seen" if inside is None else "none, and no virtual machine"
     else:
         words = f"none seen; this is a virtual machine ({inside})"
-    return ok("container", f"{words}; the cgroup leaves {told}" if told else words)
+    return ok("container", f"{words}; the cgroup leaves {limited}" if limited else words)
 
 
-def cache_finding(root: Path) -> CheckResult:
-    """Say how a model cache is that is looked into; blocks for as long as its disk does."""
+def cache_check(root: Path) -> CheckResult:
+    """Check a model cache; blocks for as long as its disk does."""
     if not root.exists():
         return ok("model cache", f"{root} is not there: it counts as empty")
     if not os.access(root, os.R_OK | os.X_OK):
@@ -111,8 +114,8 @@ def cache_finding(root: Path) -> CheckResult:
     return ok("model cache", f"{root} can be read")
 
 
-def silent_cache_finding(root: Path) -> CheckResult:
-    """Say of a model cache that its disk does not answer."""
+def silent_cache_check(root: Path) -> CheckResult:
+    """Return the result for a model cache whose disk does not answer."""
     return fail(
         "model cache",
         f"{root} is on a disk that does not answer",
@@ -120,15 +123,15 @@ def silent_cache_finding(root: Path) -> CheckResult:
     )
 
 
-def model_findings(inventory: Inventory) -> Iterator[CheckResult]:
-    """Yield how many models cannot serve, if some cannot."""
+def model_checks(inventory: Inventory) -> Iterator[CheckResult]:
+    """Yield a warning where models cannot serve."""
     failed = count_broken(inventory.models)
     if failed:
         yield warn("models", f"{failed} of {len(inventory.models)} cannot serve", "see `gpu-agent probe`")
 
 
 def _of_unknown_memory(report: GpuReport) -> Iterator[str]:
-    """Yield the GPUs that are well and still serve nobody: a registration needs their memory (R-01)."""
+    """Yield the GPUs that are healthy and still cannot serve: a registration needs their memory (R-01)."""
     unsized = {gpu.uuid for gpu in report.usable} - {gpu.uuid for gpu in able_to_serve(report)}
     for gpu, below in in_tree_order(report.gpus):
         if gpu.uuid in unsized:
@@ -170,8 +173,8 @@ def _nodes(files: DriverFiles, gpu: GpuReport, troubles: Sequence[str]) -> Check
     check = "device nodes"
     if troubles:
         parts = [trouble.partition(": ") for trouble in troubles]
-        mends = dict.fromkeys(fix for _, _, fix in parts if fix)
-        return fail(check, "; ".join(what for what, _, _ in parts), "; ".join(mends))
+        fixes = dict.fromkeys(fix for _, _, fix in parts if fix)
+        return fail(check, "; ".join(what for what, _, _ in parts), "; ".join(fixes))
     if files.nodes:
         return ok(check, ", ".join(files.nodes))
     if files.wsl:

@@ -1,10 +1,10 @@
 """The probe's page: GPUs, host, models, what is wrong, and whether this machine could register.
 
-What matters most stands last, next to the prompt. Every problem names its next step.
+What matters most comes last, next to the prompt. Every problem names its next step.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpu_agent.cli.output.inventory import (
@@ -20,18 +20,87 @@ from gpu_agent.cli.output.inventory import (
     model_table,
     short_name,
 )
-from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, line, printable, wrap
+from gpu_agent.cli.output.table import render_facts
+from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome
 
 MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
 """What to do about a GPU whose memory is unknown."""
+_INDENT = Piece("    ")
+_MOST_FOLDERS = 5
+_LEAST_FIRST = ("models", "host")
+"""A terminal without room for all leaves these out first."""
+_ARROW = "→"
+
+
+def probe_page(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
+    """Draw everything; `columns` is None for a pipe, `now` is wall time."""
+    return join_blocks(_blocks(inventory, columns, letters, now=now).values())
+
+
+def fitted_page(inventory: Inventory, size: tuple[int, int], letters: Glyphs, *, now: float) -> list[Line]:
+    """Draw what a terminal of so many columns and lines has room for; the rest is counted."""
+    columns, lines = size
+    blocks = _blocks(inventory, columns, letters, now=now)
+    for name in _LEAST_FIRST:
+        if len(join_blocks(blocks.values())) <= lines:
+            break
+        if blocks[name]:
+            blocks[name] = [line(Piece(f"({name}: no room here)", "dim"))]
+    page = join_blocks(blocks.values())
+    over = len(page) - lines
+    if over <= 0:
+        return page
+    shown = max(1, len(blocks["GPUs"]) - over - 1)
+    left = len(blocks["GPUs"]) - shown
+    blocks["GPUs"] = [*blocks["GPUs"][:shown], line(Piece(f"({left} lines: no room here)", "dim"))]
+    return join_blocks(blocks.values())[-max(1, lines) :]
+
+
+def _blocks(
+    inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float
+) -> dict[str, list[Line]]:
+    return {
+        "machine": list(_headline(inventory, columns)),
+        "GPUs": gpu_table(inventory.gpu.gpus, columns, letters),
+        "host": render_facts(host_facts(inventory), columns),
+        "models": _model_lines(inventory, columns),
+        "troubles": trouble_lines(inventory, columns, now=now),
+        "outcome": list(_outcome_lines(inventory, columns)),
+    }
+
+
+def _headline(inventory: Inventory, columns: int | None) -> Iterator[Line]:
+    gpu = inventory.gpu
+    versions = [
+        *([f"driver {gpu.driver_version}"] if gpu.driver_version else []),
+        *([f"CUDA {gpu.cuda_version}"] if gpu.cuda_version else []),
+    ]
+    about = f"  {', '.join(versions)}" if versions else ""
+    yield from wrap(line(Piece(inventory.host.hostname or "this machine", "bold"), about), columns)
+    if inventory.simulated:
+        yield from wrap(line(Piece("SIMULATED: these GPUs do not exist", "bold magenta")), columns)
+
+
+def _model_lines(inventory: Inventory, columns: int | None) -> list[Line]:
+    """Draw the models; a scan that failed is shown as unknown, not as "none"."""
+    why = inventory.host.unknowns.get("models")
+    if why is None:
+        return model_table(inventory.models, columns)
+    return wrap(line(Piece(f"Models unknown: {why}", "bold red")), columns)
+
+
+def _outcome_lines(inventory: Inventory, columns: int | None) -> Iterator[Line]:
+    good = exit_code(inventory) == COULD_REGISTER
+    yield from wrap(line(Piece(outcome_sentence(inventory), "green" if good else "bold red")), columns)
+    if good:
+        yield from wrap(line(Piece(offer_sentence(inventory), "dim")), columns)
 
 
 def outcome_sentence(inventory: Inventory) -> str:
-    """Say it in one sentence, agreeing with the exit code."""
+    """Say in one sentence whether this machine could register, as the exit code does."""
     report = inventory.gpu
     if exit_code(inventory) == COULD_REGISTER:
         return f"Could register: {_usable_in_words(report)}."
@@ -51,8 +120,8 @@ def offer_sentence(inventory: Inventory) -> str:
 
 def _usable_in_words(report: GpuReport) -> str:
     parents = {gpu.parent_uuid for gpu in report.gpus}
-    places = [gpu for gpu in report.gpus if gpu.uuid not in parents]
-    words = f"{len(able_to_serve(report))} of {len(places)} GPUs are usable"
+    devices = [gpu for gpu in report.gpus if gpu.uuid not in parents]
+    words = f"{len(able_to_serve(report))} of {len(devices)} GPUs are usable"
     unsized = _of_unknown_memory(report)
     return (
         f"{words}; the memory of {len(unsized)} is unknown{_reasons_in_words(unsized)}" if unsized else words
@@ -79,11 +148,6 @@ def _reasons_in_words(gpus: tuple[Gpu, ...]) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-_INDENT = Piece("    ")
-_ENDLESS = 1_000_000
-_MOST_PLACES = 5
-
-
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """One thing that is wrong."""
@@ -93,7 +157,7 @@ class Trouble:
 
 
 def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> list[Line]:
-    """Draw all there is; nothing where all is well."""
+    """Draw what is wrong; nothing where all is well."""
     found = list(troubles(inventory, now=now))
     if not found:
         return []
@@ -108,7 +172,7 @@ def trouble_lines(inventory: Inventory, columns: int | None, *, now: float) -> l
 
 
 def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
-    """Yield what is wrong: whoever failed to look for GPUs, GPU by GPU, then the models."""
+    """Yield what is wrong: collectors that failed, GPU by GPU, then the models."""
     if inventory.gpu.outcome is Outcome.OK and inventory.gpu.gpus and inventory.gpu.detail:
         yield Trouble(line(inventory.gpu.detail))
     for gpu, below in in_tree_order(inventory.gpu.gpus):
@@ -129,15 +193,15 @@ def _of_models(inventory: Inventory) -> Iterator[Trouble]:
         yield Trouble(
             line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
         )
-    for number, (place, why) in enumerate(inventory.models_unsearched.items()):
-        if number == _MOST_PLACES:
+    for number, (folder, why) in enumerate(inventory.models_unsearched.items()):
+        if number == _MOST_FOLDERS:
             others = len(inventory.models_unsearched) - number
-            yield Trouble(line(f"{others} more places could not be searched for models"), "--json lists them")
+            yield Trouble(line(f"{others} more folders could not be scanned for models"), "--json lists them")
             break
-        yield Trouble(line(f"{printable(place)} could not be searched for models: {why}"))
+        yield Trouble(line(f"{printable(folder)} could not be scanned for models: {why}"))
     if not inventory.models_complete:
         yield Trouble(
-            line("the search for models ran out of its time: more may be there than are listed"),
+            line("the scan for models ran out of its time: there may be more than are listed"),
             "nothing: the agent goes on where it stopped; a slow disk may be the cause",
         )
 
@@ -152,98 +216,14 @@ def _gpu_trouble(gpu: Gpu, below: str | None, reason: HealthReason, *, now: floa
 
 
 def _fit_indented(words: Line, columns: int | None, *, indented: bool) -> list[Line]:
-    """Wrap with room for an indentation, which the first line of a trouble goes without."""
-    room = _ENDLESS if columns is None else columns - len(_INDENT.text)
+    """Wrap with room for an indentation; the first line of a trouble has none."""
+    room = None if columns is None else columns - len(_INDENT.text)
     first, *rest = wrap(words, room)
     return [(_INDENT, *first) if indented else first, *((_INDENT, *part) for part in rest)]
 
 
-_LEAST_FIRST = ("models", "host")
-"""What a terminal goes without where there is no room for all."""
-_FACT_COLUMNS = (Column(head=""), Column(head="", wraps=True))
-
-
-def probe_page(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
-    """Draw everything; `columns` is None for a pipe, `now` is wall time."""
-    return _join_blocks(_blocks(inventory, columns, letters, now=now).values())
-
-
-def fitted_page(inventory: Inventory, size: tuple[int, int], letters: Glyphs, *, now: float) -> list[Line]:
-    """Draw what a terminal of so many columns and lines has room for; what is left out is said."""
-    columns, lines = size
-    blocks = _blocks(inventory, columns, letters, now=now)
-    for name in _LEAST_FIRST:
-        if len(_join_blocks(blocks.values())) <= lines:
-            break
-        if blocks[name]:
-            blocks[name] = [line(Piece(f"({name}: no room here)", "dim"))]
-    page = _join_blocks(blocks.values())
-    over = len(page) - lines
-    if over <= 0:
-        return page
-    kept = max(1, len(blocks["GPUs"]) - over - 1)
-    left = len(blocks["GPUs"]) - kept
-    blocks["GPUs"] = [*blocks["GPUs"][:kept], line(Piece(f"({left} lines: no room here)", "dim"))]
-    return _join_blocks(blocks.values())[-max(1, lines) :]
-
-
-def _blocks(
-    inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float
-) -> dict[str, list[Line]]:
-    facts = [Row((line(Piece(name, "dim")), words)) for name, words in host_facts(inventory)]
-    return {
-        "machine": list(_headline(inventory, columns)),
-        "GPUs": gpu_table(inventory.gpu.gpus, columns, letters),
-        "host": render_table(Table(_FACT_COLUMNS, facts), columns),
-        "models": _model_lines(inventory, columns),
-        "troubles": trouble_lines(inventory, columns, now=now),
-        "verdict": list(_outcome_lines(inventory, columns)),
-    }
-
-
-def _model_lines(inventory: Inventory, columns: int | None) -> list[Line]:
-    """Draw them; where they could not be looked for, that is no "none"."""
-    why = inventory.host.unknowns.get("models")
-    if why is None:
-        return model_table(inventory.models, columns)
-    return _fit(line(Piece(f"Models unknown: {why}", "bold red")), columns)
-
-
-def _join_blocks(blocks: Iterable[list[Line]]) -> list[Line]:
-    page: list[Line] = []
-    for block in blocks:
-        page += [*([BLANK] if page and block else []), *block]
-    return page
-
-
-def _headline(inventory: Inventory, columns: int | None) -> Iterator[Line]:
-    gpu = inventory.gpu
-    versions = [
-        *([f"driver {gpu.driver_version}"] if gpu.driver_version else []),
-        *([f"CUDA {gpu.cuda_version}"] if gpu.cuda_version else []),
-    ]
-    about = f"  {', '.join(versions)}" if versions else ""
-    yield from _fit(line(Piece(inventory.host.hostname or "this machine", "bold"), about), columns)
-    if inventory.simulated:
-        yield from _fit(line(Piece("SIMULATED: these GPUs do not exist", "bold magenta")), columns)
-
-
-def _outcome_lines(inventory: Inventory, columns: int | None) -> Iterator[Line]:
-    good = exit_code(inventory) == COULD_REGISTER
-    yield from _fit(line(Piece(outcome_sentence(inventory), "green" if good else "bold red")), columns)
-    if good:
-        yield from _fit(line(Piece(offer_sentence(inventory), "dim")), columns)
-
-
-def _fit(words: Line, columns: int | None) -> list[Line]:
-    return wrap(words, _ENDLESS if columns is None else columns)
-
-
-_ARROW = "→"
-
-
 def machine_changes(before: Inventory, after: Inventory) -> Iterator[Line]:
-    """Yield GPUs first, then models, then what follows from it."""
+    """Yield a line for each change: GPUs, models, then the outcome; figures that always move are none."""
     yield from _gpu_changes(before, after)
     yield from _model_changes(before, after)
     if (exit_code(before), before.gpu.detail) != (exit_code(after), after.gpu.detail):
@@ -270,9 +250,9 @@ def _health(gpu: Gpu) -> Piece:
 
 
 def _health_reasons(gpu: Gpu) -> Iterator[str]:
-    for place, reason in enumerate(gpu.reasons):
+    for index, reason in enumerate(gpu.reasons):
         action = f"; next step: {reason.action}" if reason.action else ""
-        yield f"{'; ' if place else ': '}{reason.detail} ({reason.code}){action}"
+        yield f"{'; ' if index else ': '}{reason.detail} ({reason.code}){action}"
 
 
 def _reason_codes(gpu: Gpu) -> list[str]:

@@ -7,19 +7,19 @@ old they are.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 from rich.console import Console
 
 from gpu_agent.cli.agent.probe_page import fitted_page, machine_changes, probe_page
+from gpu_agent.cli.agent.reading import ProbeRequest
 from gpu_agent.cli.agent.settings import load_settings
 from gpu_agent.cli.command import ExitCode
-from gpu_agent.cli.output.screen import LiveLines
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import BLANK, Line, Piece, glyphs, line, print_lines, terminal_columns, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
@@ -35,110 +35,6 @@ from gpu_agent.wire.inventory import Inventory, Outcome
 
 LATE_SECONDS = 4.5
 """A reading of the GPUs older than this is late: they are read every two seconds."""
-
-
-class LinesView:
-    """First the page, then a line for each change."""
-
-    def __init__(self) -> None:
-        self._shown: Inventory | None = None
-        self._late = False
-
-    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
-        """Show what changed."""
-        now = time.time()
-        if self._shown is None:
-            print_lines(probe_page(inventory, terminal_columns(), glyphs(), now=now))
-        else:
-            self._tell(list(machine_changes(self._shown, inventory)), now)
-        self._shown = inventory
-        self.tick(age_seconds)
-
-    def tick(self, age_seconds: float | None) -> None:
-        """Say once that the driver is late, and once that it answers again."""
-        late = is_late(age_seconds)
-        if late is not self._late:
-            self._late, now = late, time.time()
-            self._tell([_lateness(age_seconds, now) if late else line("the driver answers again")], now)
-
-    def over(self) -> bool:
-        """Whoever reads a pipe may leave."""
-        return reader_left()
-
-    def _tell(self, told: list[Line], now: float) -> None:
-        print_lines(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in told)
-        reader_left()  # flushes: what is watched is read at once
-
-
-class JsonView:
-    """The whole document on a line, for each reading."""
-
-    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
-        """Print it with its time, and the age of what it holds of the GPUs."""
-        age = None if age_seconds is None else round(age_seconds, 3)
-        document = {**to_document(inventory), "at": round(time.time(), 3), "probe_age_seconds": age}
-        print(json.dumps(document, separators=(",", ":")), flush=True)
-
-    def tick(self, age_seconds: float | None) -> None:
-        """Between readings there is nothing to say."""
-
-    def over(self) -> bool:
-        """Whoever reads a pipe may leave."""
-        return reader_left()
-
-
-class ScreenView:
-    """The page on a whole terminal, redrawn in place."""
-
-    def __init__(self, live: LiveLines) -> None:
-        self._live = live
-        self.shown: Inventory | None = None
-        self._taken_at = 0.0
-        self._broken_since: float | None = None
-
-    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
-        """Draw it."""
-        self.shown, self._taken_at = inventory, time.time()
-        broken = inventory.gpu.outcome is Outcome.DRIVER_BROKEN
-        self._broken_since = (self._broken_since or self._taken_at) if broken else None
-        self.tick(age_seconds)
-
-    def tick(self, age_seconds: float | None) -> None:
-        """Draw the same again: ages grow, and the terminal may have another size."""
-        now, size = time.time(), shutil.get_terminal_size()
-        foot = [BLANK, *wrap(self._foot(age_seconds, now), size.columns)]
-        if self.shown is None:
-            self._live.draw([line("looking at this machine …"), *foot])
-            return
-        page = fitted_page(self.shown, (size.columns, size.lines - len(foot)), glyphs(), now=now)
-        self._live.draw([*page, *foot])
-
-    def over(self) -> bool:
-        """A terminal is left by Ctrl-C."""
-        return False
-
-    def _foot(self, age_seconds: float | None, now: float) -> Line:
-        ends = Piece("; Ctrl-C ends", "dim")
-        if is_late(age_seconds):
-            return line(*_lateness(age_seconds, now), ends)
-        if self._broken_since is not None:
-            words = f"the driver does not work since {clock(self._broken_since, now)} or longer"
-            return line(Piece(words, "bold red"), ends)
-        return line(Piece(clock(self._taken_at or now, now), "dim"), ends)
-
-
-def is_late(age_seconds: float | None) -> bool:
-    """Whether the last good reading of the GPUs is older than it should be."""
-    return age_seconds is not None and age_seconds > LATE_SECONDS
-
-
-def _lateness(age_seconds: float | None, now: float) -> Line:
-    age = age_seconds or 0.0
-    since = f"the GPUs' figures are of {clock(now - age, now)}"
-    words = f"the driver has not answered for {duration_in_words(age)}: {since}"
-    return line(Piece(words, "bold red"))
-
-
 INTERVAL_SECONDS = 2.0
 WITHOUT_DRIVER_SECONDS = 10.0
 TICK_SECONDS = 1.0
@@ -148,20 +44,20 @@ class View(Protocol):
     """Where the machine is shown."""
 
     def take(self, inventory: Inventory, age_seconds: float | None) -> None:
-        """Show a new look at it; the age is the GPUs' last good reading's."""
+        """Show a new reading; the age is that of the last good one of the GPUs."""
 
     def tick(self, age_seconds: float | None) -> None:
-        """Show how old the last look is by now."""
+        """Show how old the last reading is by now."""
 
     def over(self) -> bool:
-        """Say whether nobody looks any more."""
+        """Say whether its reader has left."""
 
 
 def watch_probe(arguments: argparse.Namespace) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
     settings = load_settings(arguments)
-    configure("error")  # what the loop logs is shown here already
-    if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+    configure("error")  # the page shows what the loop would log
+    if arguments.json or not can_redraw():
         asyncio.run(_watch(settings, JsonView() if arguments.json else LinesView()))
         return ExitCode.OK
     with LiveLines(Console(), whole_screen=True) as live:
@@ -173,10 +69,10 @@ def watch_probe(arguments: argparse.Namespace) -> int:
 
 
 async def _watch(settings: AgentSettings, view: View) -> None:
-    apart = "" if settings.state_dir is None else f"\n{settings.state_dir}"
+    request = ProbeRequest(simulate=settings.simulate, state_dir=settings.state_dir)
     reading = open_gpus(
         simulate=settings.simulate,
-        seed=f"{platform.node()}{apart}",
+        seed=request.seed,
         deadline_seconds=settings.deadline_seconds,
     )
     async with reading as read_gpus, Tasks() as tasks:
@@ -207,3 +103,106 @@ async def _until_over(view: View, prober: Prober) -> None:
     while not view.over():
         view.tick(prober.probe_age_seconds)
         await asyncio.sleep(TICK_SECONDS)
+
+
+class LinesView:
+    """First the page, then a line for each change."""
+
+    def __init__(self) -> None:
+        self._shown: Inventory | None = None
+        self._late = False
+
+    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
+        """Show what changed."""
+        now = time.time()
+        if self._shown is None:
+            print_lines(probe_page(inventory, terminal_columns(), glyphs(), now=now))
+        else:
+            _print_now(machine_changes(self._shown, inventory))
+        self._shown = inventory
+        self.tick(age_seconds)
+
+    def tick(self, age_seconds: float | None) -> None:
+        """Say once that the driver is late, and once that it answers again."""
+        late = is_late(age_seconds)
+        if late is not self._late:
+            self._late, now = late, time.time()
+            _print_now([_lateness(age_seconds, now) if late else line("the driver answers again")])
+
+    def over(self) -> bool:
+        """A pipe's reader may leave."""
+        return reader_left()
+
+
+class JsonView:
+    """The whole document on a line, for each reading."""
+
+    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
+        """Print it with its time, and the age of the GPUs' figures."""
+        age = None if age_seconds is None else round(age_seconds, 3)
+        document = {**to_document(inventory), "at": round(time.time(), 3), "probe_age_seconds": age}
+        print(json.dumps(document, separators=(",", ":")), flush=True)
+
+    def tick(self, age_seconds: float | None) -> None:
+        """Print nothing between readings."""
+
+    def over(self) -> bool:
+        """A pipe's reader may leave."""
+        return reader_left()
+
+
+class ScreenView:
+    """The page on a whole terminal, redrawn in place."""
+
+    def __init__(self, live: LiveLines) -> None:
+        self._live = live
+        self.shown: Inventory | None = None
+        self._taken_at = 0.0
+        self._broken_since: float | None = None
+
+    def take(self, inventory: Inventory, age_seconds: float | None) -> None:
+        """Draw it."""
+        self.shown, self._taken_at = inventory, time.time()
+        broken = inventory.gpu.outcome is Outcome.DRIVER_BROKEN
+        self._broken_since = (self._broken_since or self._taken_at) if broken else None
+        self.tick(age_seconds)
+
+    def tick(self, age_seconds: float | None) -> None:
+        """Draw the same again: ages grow, and the terminal may have another size."""
+        now, size = time.time(), shutil.get_terminal_size()
+        foot = [BLANK, *wrap(self._foot(age_seconds, now), size.columns)]
+        if self.shown is None:
+            self._live.draw([line("reading this machine …"), *foot])
+            return
+        page = fitted_page(self.shown, (size.columns, size.lines - len(foot)), glyphs(), now=now)
+        self._live.draw([*page, *foot])
+
+    def over(self) -> bool:
+        """A terminal is left by Ctrl-C."""
+        return False
+
+    def _foot(self, age_seconds: float | None, now: float) -> Line:
+        ends = Piece("; Ctrl-C ends", "dim")
+        if is_late(age_seconds):
+            return line(*_lateness(age_seconds, now), ends)
+        if self._broken_since is not None:
+            words = f"the driver does not work since {clock(self._broken_since, now)} or longer"
+            return line(Piece(words, "bold red"), ends)
+        return line(Piece(clock(self._taken_at or now, now), "dim"), ends)
+
+
+def _print_now(changes: Iterable[Line]) -> None:
+    print_changes(changes)
+    sys.stdout.flush()  # a watch is read at once
+
+
+def is_late(age_seconds: float | None) -> bool:
+    """Say whether the last good reading of the GPUs is older than it should be."""
+    return age_seconds is not None and age_seconds > LATE_SECONDS
+
+
+def _lateness(age_seconds: float | None, now: float) -> Line:
+    age = age_seconds or 0.0
+    since = f"the GPUs' figures are of {clock(now - age, now)}"
+    words = f"the driver has not answered for {duration_in_words(age)}: {since}"
+    return line(Piece(words, "bold red"))

@@ -12,8 +12,8 @@ from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.signals import run_as_first_process
 
 DESCRIPTION = """\
-Run the agent: find out what this machine has, register it, and say how it is until told to stop.
-It retries for ever while the registry is away, and keeps its id in the state directory.
+Run the agent: probe this machine, register it, and send heartbeats until a signal stops it.
+It retries for ever while the registry is away, and stores its id in the state directory.
 Settings come from /etc/gpu-agent/agent.toml (or --config), then GPU_AGENT_* variables, then these
 options. Log lines are JSON on stderr, or text on a terminal. SIGTERM and Ctrl-C end it within 5 s."""
 
@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         DESCRIPTION,
         example="gpu-agent run --registry wss://registry.example:8080 --join-token-file join.token",
         exits={
-            ExitCode.OK: "asked to stop, said goodbye and left",
-            ExitCode.FAILED: "a fault of ours; the log has it",
+            ExitCode.OK: "stopped by a signal, after leaving the registry",
+            ExitCode.FAILED: "an internal fault; the log has it",
             ExitCode.CONFIGURATION: "wrong settings, or a state directory that cannot be used",
-            ExitCode.REFUSED: "the registry wants nothing of this node; the last line says why",
+            ExitCode.REFUSED: "the registry refuses this node for good; the last line says why",
         },
         asks=False,
     )

@@ -126,7 +126,7 @@ class Api:
             endpoint.url,
             token_file=arguments.token_file,
             insecure_http=arguments.insecure_http,
-            left_in=endpoint.left_in,
+            state_dir=endpoint.state_dir,
         )
         return cls(endpoint.url, token=token, context=_tls_context(endpoint, arguments))
 

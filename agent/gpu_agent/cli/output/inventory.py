@@ -7,8 +7,8 @@ health. What is not known is left out or shown as unknown, never guessed.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, wrap
+from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_table
+from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, separate, wrap
 from gpu_agent.wire.inventory import CacheDisk, Gpu, Health, Host, Inventory, MemoryKind, Model, ModelStatus
 
 HEALTH_STYLES = {
@@ -33,29 +33,48 @@ _GPU_COLUMNS = (
 )
 _BARS = (4, 6)
 _SMALL_GIB = 10.0
-"""Below this a slice's or a small card's memory is told with one decimal."""
-_NOT_WORTH_TELLING = frozenset({"sync_boost", "display_clock_setting", "sw_power_cap"})
-"""Reasons for lower clocks that are somebody's wish, or every busy GPU's."""
+"""The memory of a MIG device or a small card, below this, is given with one decimal."""
+_NOT_SHOWN = frozenset({"sync_boost", "display_clock_setting", "sw_power_cap"})
+"""Reasons for lower clocks that an operator has set, or that every busy GPU has."""
+SHOWN_READY = 12
+"""Of each kind, on a terminal."""
+MODEL_STATUS_STYLES = {
+    ModelStatus.READY: "green",
+    ModelStatus.DOWNLOADING: "cyan",
+    ModelStatus.NOT_INSTALLED: "yellow",
+    ModelStatus.ERROR: "red",
+}
+_MODEL_COLUMNS = (
+    Column(head="KIND"),
+    Column(head="MODEL", wraps=True),
+    Column(head="VERSION", wraps=True, priority=3),
+    Column(head="SIZE", right=True, priority=2),
+    Column(head="SOURCE", priority=1),
+    Column(head="STATE"),
+)
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_STEP = 1000
+_GIB = 1 << 30
 
 
 def gpu_table(gpus: Sequence[Gpu], columns: int | None, letters: Glyphs) -> list[Line]:
     """Draw them for a terminal of so many columns; None: for no terminal."""
-    kept = [place for place in range(len(_GPU_COLUMNS)) if columns is not None or place not in _BARS]
+    shown = [index for index in range(len(_GPU_COLUMNS)) if columns is not None or index not in _BARS]
     rows = [
-        Row([cells[place] for place in kept], _note(gpu))
+        Row([cells[index] for index in shown], _note(gpu))
         for gpu, below in in_tree_order(gpus)
         for cells in (list(_gpu_cells(gpu, below, letters)),)
     ]
-    return render_table(Table([_GPU_COLUMNS[place] for place in kept], rows, note="NOTE"), columns)
+    return render_table(Table([_GPU_COLUMNS[index] for index in shown], rows, note="NOTE"), columns)
 
 
 def in_tree_order(gpus: Sequence[Gpu]) -> Iterator[tuple[Gpu, str | None]]:
-    """Yield each GPU and behind it its slices, a slice with its number as `0:1`: parent and place."""
+    """Yield each GPU and after it its MIG devices, which are numbered `0:1`: parent and index."""
     parents = {gpu.uuid: gpu for gpu in gpus if gpu.parent_uuid is None}
     for parent in parents.values():
         yield parent, None
-        slices = (gpu for gpu in gpus if gpu.parent_uuid == parent.uuid)
-        for number, below in enumerate(slices):
+        devices = (gpu for gpu in gpus if gpu.parent_uuid == parent.uuid)
+        for number, below in enumerate(devices):
             yield below, f"{gpu_label(parent)}:{number}"
     for gpu in gpus:
         if gpu.parent_uuid is not None and gpu.parent_uuid not in parents:
@@ -63,19 +82,51 @@ def in_tree_order(gpus: Sequence[Gpu]) -> Iterator[tuple[Gpu, str | None]]:
 
 
 def gpu_label(gpu: Gpu) -> str:
-    """The number by which the driver lists a GPU."""
+    """Return the number by which the driver lists a GPU."""
     return "?" if gpu.index is None else str(gpu.index)
 
 
 def short_name(name: str) -> str:
-    """A GPU's name without the maker's, which its column has no room for."""
+    """Return a GPU's name without the vendor's, for which its column has no room."""
     return name.removeprefix("NVIDIA ")
 
 
 def gib(mib: float) -> str:
-    """A size in GiB."""
+    """Return a size in GiB."""
     size = mib / MIB_IN_GIB
     return f"{size:.1f}".removesuffix(".0") if size < _SMALL_GIB else f"{size:.0f}"
+
+
+def model_table(models: Sequence[Model], columns: int | None) -> list[Line]:
+    """Draw them for a terminal of so many columns; None: for no terminal."""
+    if not models:
+        none = line(Piece("No models: none found in the caches, none declared", "dim"))
+        return [none] if columns is None else wrap(none, columns)
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for kind, listed in groupby(sorted(models, key=_order), key=lambda model: model.kind):
+        shown, more = _select_shown(tuple(listed), columns)
+        rows += [_model_row(model) for model in shown]
+        left_out += [f"{more} {kind}"] if more else []
+    lines = render_table(Table(_MODEL_COLUMNS, rows, note="WHY"), columns)
+    if left_out and columns is not None:
+        words = Piece(f"and ready besides: {', '.join(left_out)}; --json lists them all", "dim")
+        lines += wrap(line(words), columns)
+    return lines
+
+
+def host_facts(inventory: Inventory) -> Iterator[Fact]:
+    """Yield names with their values."""
+    host = inventory.host
+    for name, words in (
+        ("cores", _cores(host)),
+        ("memory", _host_memory(host)),
+        ("system", ", ".join(_system(host))),
+        *(("disk", _disk(disk)) for disk in host.cache_disks),
+        ("features", ", ".join(_features(inventory))),
+    ):
+        if words:
+            yield name, line(words)
 
 
 def _gpu_cells(gpu: Gpu, below: str | None, letters: Glyphs) -> Iterator[Line]:
@@ -92,7 +143,7 @@ def _gpu_cells(gpu: Gpu, below: str | None, letters: Glyphs) -> Iterator[Line]:
 
 
 def _name(gpu: Gpu, below: str | None) -> str:
-    """A slice's name begins with its parent's, which stands above it."""
+    """A MIG device's name begins with its parent's, which is in the row above."""
     name = short_name(gpu.name)
     mig = name.find("MIG ")
     return name[mig:] if below is not None and mig > 0 else name
@@ -121,8 +172,8 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _note(gpu: Gpu) -> Line:
-    """What a person should know of a GPU that is no fault of it."""
-    slowed = [each for each in gpu.throttle_reasons or () if each not in _NOT_WORTH_TELLING]
+    """Return what a person should know of a GPU that is no fault of it."""
+    slowed = [each for each in gpu.throttle_reasons or () if each not in _NOT_SHOWN]
     pieces = [
         Piece(f"clocks held down: {', '.join(slowed)}", "yellow") if slowed else None,
         Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
@@ -131,8 +182,7 @@ def _note(gpu: Gpu) -> Line:
         Piece("hidden by CUDA_VISIBLE_DEVICES", "yellow") if gpu.visible is False else None,
         _processes(gpu),
     ]
-    told = [piece for piece in pieces if piece is not None]
-    return line(*_separate(told)) if told else BLANK
+    return line(*separate(piece for piece in pieces if piece is not None))
 
 
 def _processes(gpu: Gpu) -> Piece | None:
@@ -148,51 +198,6 @@ def _process(pid: int, memory_mb: int | None, *, ours: bool | None) -> str:
         *([] if ours is None else ["ours" if ours else "foreign"]),
     ]
     return f"process {pid}" + (f" ({', '.join(about)})" if about else "")
-
-
-def _separate(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    for place, piece in enumerate(pieces):
-        if place:
-            yield Piece("; ")
-        yield piece
-
-
-SHOWN_READY = 12
-"""Of each kind, on a terminal."""
-MODEL_STATUS_STYLES = {
-    ModelStatus.READY: "green",
-    ModelStatus.DOWNLOADING: "cyan",
-    ModelStatus.NOT_INSTALLED: "yellow",
-    ModelStatus.ERROR: "red",
-}
-_MODEL_COLUMNS = (
-    Column(head="KIND"),
-    Column(head="MODEL", wraps=True),
-    Column(head="VERSION", wraps=True, priority=3),
-    Column(head="SIZE", right=True, priority=2),
-    Column(head="SOURCE", priority=1),
-    Column(head="STATE"),
-)
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-_STEP = 1000
-
-
-def model_table(models: Sequence[Model], columns: int | None) -> list[Line]:
-    """Draw them for a terminal of so many columns; None: for no terminal."""
-    if not models:
-        none = line(Piece("No models: none found in the caches, none declared", "dim"))
-        return [none] if columns is None else wrap(none, columns)
-    rows: list[Row] = []
-    left_out: list[str] = []
-    for kind, listed in groupby(sorted(models, key=_order), key=lambda model: model.kind):
-        shown, more = _select_shown(tuple(listed), columns)
-        rows += [_model_row(model) for model in shown]
-        left_out += [f"{more} {kind}"] if more else []
-    lines = render_table(Table(_MODEL_COLUMNS, rows, note="WHY"), columns)
-    if left_out and columns is not None:
-        words = Piece(f"and ready besides: {', '.join(left_out)}; --json lists them all", "dim")
-        lines += wrap(line(words), columns)
-    return lines
 
 
 def size_in_words(count: int) -> str:
@@ -249,24 +254,6 @@ def _languages(model: Model) -> Iterator[Piece]:
 def _model_state(model: Model) -> Line:
     off = "" if model.enabled else Piece(" disabled", "yellow")
     return line(Piece(model.status.value, MODEL_STATUS_STYLES[model.status]), off)
-
-
-Fact = tuple[str, Line]
-_GIB = 1 << 30
-
-
-def host_facts(inventory: Inventory) -> Iterator[Fact]:
-    """Yield names and what stands behind them."""
-    host = inventory.host
-    for name, words in (
-        ("cores", _cores(host)),
-        ("memory", _host_memory(host)),
-        ("system", ", ".join(_system(host))),
-        *(("disk", _disk(disk)) for disk in host.cache_disks),
-        ("features", ", ".join(_features(inventory))),
-    ):
-        if words:
-            yield name, line(words)
 
 
 def _cores(host: Host) -> str:

@@ -1,7 +1,7 @@
 """The program's standard streams, whatever was handed to it: closed, full, or with no reader.
 
-Output may get lost; the work and the exit code may not. A fault of stdout is kept and reported once, at the
-end, unless the reader closed the pipe. A fault of stderr cannot be reported. Streams that are no plain file
+Output may get lost; the work and the exit code may not. A fault of stdout is reported once, at the end,
+unless the reader closed the pipe. A fault of stderr cannot be reported. Streams that are no plain file
 or pipe, such as a Windows console, are left alone.
 """
 

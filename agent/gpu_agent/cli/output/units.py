@@ -1,6 +1,6 @@
 """Times as people write and read them: `90s`, `10m`, `24h`, `7d`; "3 h", "2 d"; `14:05:09`.
 
-A number without a unit is refused: nobody should have to remember which one is meant.
+A number without a unit is refused: it would be easy to mean another one.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def configure_select(parser: argparse.ArgumentParser) -> None:
         "Say which node a job would get now, and which of its GPUs, without reserving them:\n"
         "a dry run of `claim`.",
         example="gpu-agent registry select --model my/model --min-gpu-memory-mb 16000",
-        exits={ExitCode.OK: "there is a node", ExitCode.NOBODY: "no node can take the job now"},
+        exits={ExitCode.OK: "there is a node", ExitCode.NO_NODE: "no node can take the job now"},
     )
     add_job_options(parser)
     add_request_options(
@@ -99,7 +99,7 @@ def run_select(arguments: argparse.Namespace) -> int:
         Api.of(arguments), "/v1/dispatch/select", job, model=Selection, as_json=arguments.json
     )
     if slot is None:
-        return ExitCode.NOBODY
+        return ExitCode.NO_NODE
     if arguments.json:
         print_json(slot.document)
     else:
@@ -114,7 +114,7 @@ def configure_claim(parser: argparse.ArgumentParser) -> None:
         "Claim a slot for a job on the best node that can take it now. The same job again\n"
         "gets the same slot. Renew the claim while the job runs, release it when it ends.",
         example="gpu-agent registry claim job-1 --model my/model --gpus 2",
-        exits={ExitCode.OK: "the slot is reserved", ExitCode.NOBODY: "no node can take the job now"},
+        exits={ExitCode.OK: "the slot is reserved", ExitCode.NO_NODE: "no node can take the job now"},
     )
     parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
     add_job_options(parser)
@@ -126,7 +126,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
     job = {"job_id": arguments.job_id, **job_request(arguments)}
     slot = request_slot(Api.of(arguments), "/v1/claims", job, model=Placement, as_json=arguments.json)
     if slot is None:
-        return ExitCode.NOBODY
+        return ExitCode.NO_NODE
     if arguments.json:
         print_json(slot.document)
     else:
@@ -148,7 +148,7 @@ def request_slot(
             print_json(refused.document)
             return None
         sentence = "\n".join([str(refused), *_examples(refused.problem)])
-        raise Failure(sentence, code=ExitCode.NOBODY) from None
+        raise Failure(sentence, code=ExitCode.NO_NODE) from None
 
 
 def _examples(problem: Problem) -> list[str]:

@@ -12,7 +12,7 @@ from gpu_agent.runtime.signals import run_as_first_process
 from gpu_agent.server.settings import RegistrySettings, load
 
 DESCRIPTION = """\
-Run the registry: nodes connect to it, it decides their status and gives jobs their places.
+Run the registry: nodes connect to it, it decides their status and gives jobs their slots.
 Settings come from /etc/gpu-agent/registry.toml (or --config), then GPU_REGISTRY_* variables,
 then these options. Times are seconds, fractions welcome. It prints the addresses it listens on
 as the event `registry_listening`."""
@@ -25,7 +25,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
         DESCRIPTION,
         example="gpu-agent registry serve --node-listen 10.0.0.1:8080 --tls-cert-file own.pem",
         exits={
-            ExitCode.OK: "asked to stop, said goodbye to all nodes and left",
+            ExitCode.OK: "stopped by a signal, after leaving all nodes",
             ExitCode.FAILED: "it could not start, or broke; the log says why",
             ExitCode.CONFIGURATION: "wrong settings, or the extra [registry] is not installed",
         },

@@ -23,7 +23,7 @@ def configure_backup(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Write all that the registry keeps at this moment to a file on this machine: nodes,\n"
+        "Write all that the registry stores at this moment to a file on this machine: nodes,\n"
         "drains, claims, tokens (as digests, never their secrets) and events. It goes on\n"
         "working meanwhile. The file is checked before it counts, and for you alone.",
         example="gpu-agent registry backup registry-backup.db",
@@ -38,7 +38,7 @@ def configure_backup(parser: argparse.ArgumentParser) -> None:
 
 
 def run_backup(arguments: argparse.Namespace) -> int:
-    """Fetch it, check it, and only then give it its name."""
+    """Download it, check it, and only then rename it to the file."""
     target: Path = arguments.file
     if target.exists() and not arguments.force:
         raise Failure(
@@ -56,7 +56,7 @@ def run_backup(arguments: argparse.Namespace) -> int:
         holds = _check_backup(part, target)
         part.replace(target)
     finally:
-        with suppress(FileNotFoundError):  # it has become the file
+        with suppress(FileNotFoundError):  # it was renamed to the file
             part.unlink()
     if arguments.json:
         print_json({"file": str(target), **asdict(holds)})
@@ -66,7 +66,7 @@ def run_backup(arguments: argparse.Namespace) -> int:
 
 
 def contents_in_words(holds: Contents) -> str:
-    """Say what a database holds."""
+    """Say what a database contains."""
     counted = (
         (holds.nodes, "node"),
         (holds.claims, "claim"),
@@ -91,7 +91,9 @@ def _check_backup(part: Path, target: Path) -> Contents:
     try:
         return inspect_backup(part)
     except StoreError as error:
-        raise Failure(f"what came is no whole backup, and {target} was not written: {error}") from None
+        raise Failure(
+            f"what was received is no complete backup, and {target} was not written: {error}"
+        ) from None
 
 
 def _unwritable(target: Path, error: OSError) -> Failure:
@@ -108,15 +110,15 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Put a backup where the registry of this machine looks for its database. The registry\n"
+        "Restore a backup as the database of this machine's registry. The registry\n"
         "must be stopped. The backup is checked first; a database that is there already is\n"
-        "kept beside it under another name.\n\n"
-        "What happened after the backup is not known any more: nodes come back by themselves,\n"
+        "renamed and stays beside it.\n\n"
+        "What happened after the backup is lost: nodes come back by themselves,\n"
         "with the drains and cordons of then, but those that were given another token since;\n"
-        "a token that was revoked since opens again. docs/durability.md says what to do.",
+        "a token that was revoked since is valid again. docs/durability.md says what to do.",
         example="gpu-agent registry restore registry-2026-11-24.db --force",
         exits={
-            ExitCode.OK: "put in place; start the registry",
+            ExitCode.OK: "restored; start the registry",
             ExitCode.FAILED: "the backup cannot be used, or the registry runs; nothing was changed",
             ExitCode.CONFIGURATION: "wrong arguments, or a database is there and no --force",
         },
@@ -131,7 +133,7 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the database's name, how many things it holds, what it replaced",
     )
-    where = parser.add_argument_group("where the registry looks, as `registry serve` is told")
+    where = parser.add_argument_group("where the database is, as for `registry serve`")
     where.add_argument("--store", metavar="STORE", help="sqlite (default), or sqlite:///PATH")
     where.add_argument(
         "--state-dir", metavar="DIR", help="where registry.db lies (default: the platform's place)"
@@ -142,7 +144,7 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def run_restore(arguments: argparse.Namespace) -> int:
-    """Check it and put it in place."""
+    """Check it and restore it."""
     flags = {name: getattr(arguments, name) for name in _SETTINGS}
     try:
         settings = load(flags, config=arguments.config)
@@ -152,7 +154,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
         done = restore(arguments.file, settings.store, settings.state_folder, replace=arguments.force)
     except DatabaseExistsError as error:
         raise Failure(
-            f"{error}: add --force to put the backup there; what lies there now is kept beside it",
+            f"{error}: add --force to put the backup there; the database that is there now stays beside it",
             code=ExitCode.CONFIGURATION,
         ) from None
     except StoreError as error:
@@ -166,12 +168,12 @@ def run_restore(arguments: argparse.Namespace) -> int:
 
 
 def _restored_lines(done: RestoreResult) -> list[str]:
-    kept = [] if done.before is None else [f"What was there is kept as {done.before}."]
+    renamed = [] if done.before is None else [f"The former database is now {done.before}."]
     return [
         f"{done.path}: {contents_in_words(done.holds)}",
-        *kept,
+        *renamed,
         "Start the registry; nodes come back by themselves, but those that were given another token since.",
-        "A token that has ended since the backup opens again: look through `gpu-agent registry token list`.",
+        "A token that was revoked since the backup is valid again: check `gpu-agent registry token list`.",
     ]
 
 
