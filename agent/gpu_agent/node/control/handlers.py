@@ -117,8 +117,8 @@ class RequestHandler:
         if not self._policy.may_operate(peer):
             return Refusal(
                 "forbidden",
-                f"user {peer.uid} may read the state, but not {request.ask}: root and the agent's own user may, "
-                "and members of the group that socket_operators names",
+                f"user {peer.uid} may read the state, but not {request.ask}: root and the agent's own user "
+                "may, and members of the group that socket_operators names",
             )
         if isinstance(request, ResumeRequest):
             refusal = _refuse_resume(self._snapshot())
