@@ -93,7 +93,7 @@ def test_a_drain_waits_for_the_job_and_resume_ends_it(tmp_path: Path) -> None:
             assert draining["in_flight_jobs"] == 1
             status = machine.await_standing(ready=False)["status"]
             assert (status["status"], status["in_flight_jobs"]) == ("draining", 1)
-            assert "a drain that its owner asked for: new fans" in machine.command("why")
+            assert "a drain by its owner: new fans" in machine.command("why")
             job.send_signal(signal.SIGTERM)
             assert job.wait(20) == 128 + signal.SIGTERM
         registry.await_status(machine.node_id, "offline", within_seconds=PATIENCE)
