@@ -1,4 +1,4 @@
-"""Something other than an agent, where an agent's socket should be."""
+"""A server that is no agent, at the path of an agent's socket."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Somebody else on this machine, for tests that root runs: a process that becomes that user first."""
+"""Another user of this machine, for tests that root runs: a process that becomes that user first."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.waiting import patience
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may be somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 UID, GID = 54321, 54322
 
@@ -36,7 +36,7 @@ def started(
     groups: Sequence[int] = (),
     also_load: str = "",
 ) -> "subprocess.Popen[str]":
-    """Run a program as somebody else; what it prints can be read."""
+    """Run a program as another user; its output can be read."""
     who = {"UID_": str(uid), "GID_": str(gid), "GROUPS_": " ".join(map(str, groups)), "ALSO_LOAD": also_load}
     return subprocess.Popen(
         [sys.executable, "-c", _BECOME, program, *arguments],

@@ -1,4 +1,4 @@
-"""An agent that runs in this process, against whatever listens where its registry should be."""
+"""An agent that runs in this process, against any listener at its registry's URL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""What programs on the machine see of a true agent, and what they may ask of it."""
+"""What the control API sees of a running agent, and asks of it."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager

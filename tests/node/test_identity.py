@@ -267,12 +267,12 @@ def test_a_directory_that_others_may_write_is_exposed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="hard links are POSIX's")
 def test_the_mode_of_a_file_that_has_a_second_name_is_left_alone(tmp_path: Path) -> None:
-    somebodys = tmp_path / "somebodys"
-    somebodys.write_text("{}")
-    somebodys.chmod(0o644)
-    (tmp_path / FILE).hardlink_to(somebodys)
+    others_file = tmp_path / "others_file"
+    others_file.write_text("{}")
+    others_file.chmod(0o644)
+    (tmp_path / FILE).hardlink_to(others_file)
     IdentityFile(tmp_path).load()
-    assert stat.S_IMODE(somebodys.stat().st_mode) == 0o644
+    assert stat.S_IMODE(others_file.stat().st_mode) == 0o644
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a link away")

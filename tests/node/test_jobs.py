@@ -119,7 +119,7 @@ def test_no_more_jobs_are_counted_than_a_heartbeat_can_name() -> None:
 
 STAT = "{pid} (x) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {started} 1 1\n"
 TREE = {1: (0, 1), 10: (1, 100), 11: (10, 110), 12: (11, 120), 20: (1, 200)}
-"""pid → parent and start: 10 is a worker with a child and a grandchild, 20 a stranger."""
+"""pid → parent and start: 10 is a worker with a child and a grandchild, 20 a other."""
 
 
 def machine(root: Path) -> Path:
@@ -207,7 +207,7 @@ async def test_without_workers_no_process_is_read() -> None:
 
 
 OWN_PROGRAMS_STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {pid} 1 1\n"
-OWN_PROGRAMS_TREE = {10: (1, "a-program-with-a"), 11: (10, "child"), 20: (1, "stranger")}
+OWN_PROGRAMS_TREE = {10: (1, "a-program-with-a"), 11: (10, "child"), 20: (1, "other")}
 
 
 def own_programs_machine(root: Path) -> Path:

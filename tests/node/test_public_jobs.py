@@ -257,14 +257,14 @@ def test_one_usable_gpu_with_enough_free_memory_is_enough() -> None:
 @pytest.mark.parametrize(
     ("processes", "used"), [((), False), ((MINE,), False), ((MINE, FOREIGN), True), ((UNKNOWN,), True)]
 )
-def test_a_process_that_no_worker_announced_is_somebody_elses(
+def test_a_process_that_no_worker_announced_is_another_users(
     processes: tuple[GpuProcess, ...], *, used: bool
 ) -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True))
     assert kept_out(limits.check(at(0, replace(GPU, processes=processes)))) == [Limit.IN_USE] * used
 
 
-def test_a_game_is_somebody_elses_use_once_it_has_lasted() -> None:
+def test_a_game_is_another_users_use_once_it_has_lasted() -> None:
     limits = Limits(PublicJobsSettings(pause_while_in_use=True, resume_after_seconds=5))
     game = replace(GPU, utilization_percent=95)
     assert limits.check(at(0, game)) == ()

@@ -1,4 +1,4 @@
-"""A link to a server of a test, and what it hears."""
+"""A link to a test server, and the events that it reports."""
 
 import asyncio
 import subprocess

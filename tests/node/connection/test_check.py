@@ -1,4 +1,4 @@
-"""The way to a registry, walked step by step, and servers that stand at its end."""
+"""The connectivity check against a registry, and against servers that are none."""
 
 import asyncio
 import socket

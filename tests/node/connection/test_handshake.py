@@ -114,7 +114,7 @@ async def test_a_broken_file_is_a_lasting_failure(tmp_path: Path) -> None:
 async def test_a_registry_that_asks_for_a_certificate_is_understood(
     authority: Authority, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
-    stranger = Authority(tmp_path / "stranger")
+    other = Authority(tmp_path / "other")
     encryption = Encryption(TlsFiles(own=authority.issue(), client_ca_file=authority.file))
     encryption.context.maximum_version = version
     async with running(tls=encryption) as service:
@@ -122,7 +122,7 @@ async def test_a_registry_that_asks_for_a_certificate_is_understood(
         for own, words in (
             (authority.issue("node"), "open"),
             (None, "asks for a certificate of this side's own: have one issued"),
-            (stranger.issue("node"), "does not accept this side's certificate"),
+            (other.issue("node"), "does not accept this side's certificate"),
             (authority.issue("node", from_days=-9, to_days=-1), "does not accept this side's certificate"),
         ):
             assert words in await outcome_of(port, Security(ca_file=authority.file, own=own))

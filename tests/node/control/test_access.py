@@ -37,7 +37,7 @@ def peer(uid: int, *groups: int) -> Peer:
         (peer(5, 4), False, False),
         (peer(800, 900), False, False),
     ],
-    ids=["root", "the agent's own user", "a member", "an operator", "a stranger", "numbers mixed up"],
+    ids=["root", "the agent's own user", "a member", "an operator", "a other", "numbers mixed up"],
 )
 def test_the_policy_by_user_and_group(who: Peer, looks: bool, orders: bool) -> None:  # noqa: FBT001 - a table
     assert (HOUSE.may_read(who), HOUSE.may_operate(who)) == (looks, orders)
@@ -210,8 +210,8 @@ def test_a_replaced_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with listen(path):
         path.unlink()
-        path.write_text("somebody else's")
-    assert path.read_text() == "somebody else's"
+        path.write_text("another program's")
+    assert path.read_text() == "another program's"
 
 
 def test_a_group_is_found_by_name_or_number() -> None:

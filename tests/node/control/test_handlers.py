@@ -277,8 +277,8 @@ def test_a_process_may_be_named_by_its_owner_and_by_operators(uid: int) -> None:
 
 
 def test_another_users_process_and_a_missing_one_are_refused(tmp_path: Path) -> None:
-    stranger, root = (Peer(uid, frozenset({800}), os.getpid()) for uid in (os.getuid() + 12345, 0))
-    assert code(process_worker(os.getpid(), stranger, POLICY)) == "forbidden"
+    other, root = (Peer(uid, frozenset({800}), os.getpid()) for uid in (os.getuid() + 12345, 0))
+    assert code(process_worker(os.getpid(), other, POLICY)) == "forbidden"
     assert code(process_worker(os.getpid(), root, POLICY, root=tmp_path)) == "unknown_process"
 
 

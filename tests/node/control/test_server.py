@@ -223,15 +223,15 @@ def test_members_cannot_block_root() -> None:
 
 
 class _Gated(FakeAgent):
-    """An agent whose loop stands still while somebody looks, until it may go on."""
+    """An agent whose event loop blocks in `snapshot`, until it may go on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stands_still, self.goes_on = threading.Event(), threading.Event()
+        self.blocked, self.may_continue = threading.Event(), threading.Event()
 
     def snapshot(self) -> Snapshot:
-        self.stands_still.set()
-        assert self.goes_on.wait(patience(20))
+        self.blocked.set()
+        assert self.may_continue.wait(patience(20))
         return super().snapshot()
 
 
@@ -248,11 +248,11 @@ def test_members_that_connect_and_disconnect_at_once_do_not_block_root() -> None
         raw(served.path) as first,
     ):
         first.sendall(STATUS)
-        assert agent.stands_still.wait(patience(20))
+        assert agent.blocked.wait(patience(20))
         output_of(started(come_and_go, str(served.path), groups=[served.path.lstat().st_gid]))
         with raw(served.path) as late:
             late.sendall(STATUS)
-            agent.goes_on.set()
+            agent.may_continue.set()
             assert [reply(one)["ok"] for one in (first, late)] == [True, True]
 
 
