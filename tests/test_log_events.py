@@ -63,7 +63,9 @@ def _logs(called: ast.expr) -> bool:
     match called:
         case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name.endswith("_LOG"):
             return attribute in LEVELS
-        case ast.Attribute(attr="log" | "note" | "log_violation" | "violation" | "_emit") | ast.Name(id="LogEvent"):
+        case ast.Attribute(attr=attribute):
+            return attribute in ("log", "note", "log_violation", "violation", "_emit")
+        case ast.Name(id="LogEvent"):
             return True
         case _:
             return False
