@@ -141,6 +141,14 @@ def driven(
     return loop
 
 
+def fails_on(effect: str) -> Callable[[str], None]:
+    def work(name: str) -> None:
+        if name == effect:
+            raise ZeroDivisionError
+
+    return work
+
+
 def output(number: int, *effects: Effect, key: str = "node-1") -> Output:
     return Output((Change(DocumentKind.NODE, key, {"number": number}),), effects, number)
 
@@ -357,24 +365,48 @@ async def test_many_answers_at_once_are_carried_out_in_slices() -> None:
     assert longest < 10 * SLICE_SECONDS
 
 
-async def test_after_an_effect_that_breaks_what_waited_behind_it_is_still_carried_out() -> None:
+async def test_when_an_effect_raises_the_effects_behind_it_are_still_carried_out() -> None:
     machine, executor, disk = Scripted(), Executor(), Disk()
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None), Answer(2, None), key="a")
-    machine.outputs[ConnectionLost(2)] = output(2, Answer(3, None), key="b")
-
-    def work(name: str) -> None:
-        if name == "answer 1":
-            raise ZeroDivisionError
-
-    executor.work = work
+    machine.outputs[ConnectionLost(1)] = output(1, LOGGED, Answer(1, None), key="a")
+    machine.outputs[ConnectionLost(2)] = output(2, Answer(2, None), key="b")
+    executor.work = fails_on("logged")
     loop = driven(machine, executor, store=disk)
     loop.handle(ConnectionLost(1))
     loop.handle(ConnectionLost(2))
     assert await loop.settled()
-    assert executor.done == ["answer 3"]
-    assert len(failures) == 1
+    assert executor.done == ["answer 1", "answer 2"]
+    assert [type(failure["exception"]) for failure in failures] == [ZeroDivisionError]
+
+
+async def test_when_an_effect_that_needs_no_store_raises_so_does_handle_and_the_rest_follows() -> None:
+    machine, executor = Scripted(), Executor()
+    machine.outputs[ConnectionLost(1)] = Output(effects=(Answer(1, None), Answer(2, None)))
+    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(3, None),))
+    executor.work = fails_on("answer 1")
+    loop = driven(machine, executor)
+    with pytest.raises(ZeroDivisionError):
+        loop.handle(ConnectionLost(1))
+    loop.handle(ConnectionLost(2))
+    assert await loop.settled()
+    assert executor.done == ["answer 2", "answer 3"]
+
+
+async def test_when_an_effect_raises_after_a_commit_the_next_commit_still_begins() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: None)  # noqa: ARG005 - asyncio's signature
+    machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None), key="a")
+    machine.outputs[ConnectionLost(2)] = output(2, Answer(2, None), key="b")
+    machine.outputs[Stored(1)] = Output(effects=(Answer(3, None),))
+    executor.work = fails_on("answer 1")
+    loop = driven(machine, executor, store=disk)
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    loop.handle(ConnectionLost(2))
+    disk.turning.set()
+    assert await loop.settled()
+    assert executor.done == ["answer 2", "answer 3"]
 
 
 async def test_what_an_effect_leads_to_waits_its_turn() -> None:
@@ -407,23 +439,6 @@ async def test_a_stopped_loop_ignores_every_event() -> None:
     loop.handle(ConnectionLost(1))
     await asyncio.sleep(0.1)  # five scan intervals
     assert (machine.received, machine.woken) == ([], [])
-
-
-async def test_an_effect_that_breaks_is_dropped_with_its_output_and_the_loop_goes_on() -> None:
-    machine, executor = Scripted(), Executor()
-    machine.outputs[ConnectionLost(1)] = Output(effects=(Answer(1, None), Answer(2, None)))
-    machine.outputs[ConnectionLost(2)] = Output(effects=(Answer(3, None),))
-
-    def work(name: str) -> None:
-        if name == "answer 1":
-            raise ZeroDivisionError
-
-    executor.work = work
-    loop = driven(machine, executor)
-    with pytest.raises(ZeroDivisionError):
-        loop.handle(ConnectionLost(1))
-    loop.handle(ConnectionLost(2))
-    assert executor.done == ["answer 3"]
 
 
 async def test_the_machine_is_woken_at_its_deadline() -> None:

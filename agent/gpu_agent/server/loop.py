@@ -233,14 +233,14 @@ class FleetLoop:
             entry = self._unstored.popleft()
             entry.batch = None
             number = entry.number or number
+        if not self._executing:  # many outputs are stored at once: all go into the slices of one execution
+            self._executing = True
+            asyncio.get_running_loop().call_soon(self._execute)
         if number is not None:
             self.take(self._machine.handle(Stored(number), self._now()))
         if whole and self._failing_since is not None:
             self._recover(self._failing_since)
         self._commit()
-        if not self._executing:  # many outputs are stored at once: all go into the slices of one execution
-            self._executing = True
-            asyncio.get_running_loop().call_soon(self._execute)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -317,7 +317,11 @@ class FleetLoop:
     # Carrying out
 
     def _execute(self) -> None:
-        """Carry out what is stored; what takes longer than a slice goes on after others had a turn."""
+        """Carry out what is stored; what takes longer than a slice goes on after others had a turn.
+
+        What an effect raises, this raises: the error reaches the caller of `handle`, or, after a commit, the
+        event loop's exception handler, which logs it.
+        """
         self._executing = True
         slice_ends = self._now() + SLICE_SECONDS
         for count in itertools.count(1):
@@ -331,11 +335,8 @@ class FleetLoop:
                 self._execute_one(self._queue[0])
                 succeeded = True
             finally:
-                if not succeeded:  # what broke is dropped with its output; what comes later goes on
-                    self._queue.popleft().end(done=True)
-                    self._executing = bool(self._queue)
-                    if self._executing:
-                        asyncio.get_running_loop().call_soon(self._execute)
+                if not succeeded:  # only the effect that raised is lost: those behind it are executed next
+                    asyncio.get_running_loop().call_soon(self._execute)
         self._executing = False
 
     def _execute_one(self, entry: _Entry) -> None:
