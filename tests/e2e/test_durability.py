@@ -190,7 +190,7 @@ class Load(threading.Thread):
         self.busy.append(job_id)
         claim = self._api.request("POST", "/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200})
         self.busy.remove(job_id)
-        self.held[job_id] = claim["node_id"]
+        self.held[job_id] = str(claim["node_id"])
 
     def _release(self, job_id: str) -> None:
         del self.held[job_id]

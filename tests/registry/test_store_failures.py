@@ -1,5 +1,7 @@
 """A failed save is never undone: who gets what while the store fails, and what follows then (§4)."""
 
+from dataclasses import replace
+
 import pytest
 
 from gpu_agent.registry.actions import Answer, DocumentKind, Refusal
@@ -14,16 +16,18 @@ from gpu_agent.registry.events import (
     Event,
     JoinTokenRequested,
     OperatorTokenRequested,
+    RegistrationReceived,
     ReleaseRequested,
     RemovalRequested,
     RenewalRequested,
     ResumeRequested,
     RevocationRequested,
     RotationRequested,
+    Stored,
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import InstalledModel
-from tests.registry.harness import Registry, ack, answer, closed, codes, logged, of, statuses, unregistration
+from tests.registry.harness import Registry, ack, answer, closed, codes, declaration, logged, of, statuses, unregistration
 
 JOIN_REQUEST = JoinTokenRequested(ref=7, token_id="new", digest="digest of new")
 
@@ -132,6 +136,20 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
     assert registry.fleet.node("node-1") is None
     registry.recover()
     assert ("node", "node-1") not in registry.documents
+
+
+def test_a_node_that_registers_anew_before_its_first_record_was_stored_is_acknowledged() -> None:
+    fleet = Registry(auth_off=True).fleet
+    arrival = RegistrationReceived(1, declaration("node-1"), "fresh", None, address="", fresh_token=None)
+    first = fleet.handle(arrival, 0.0)
+    fleet.handle(ConnectionLost(1), 0.0)
+    assert fleet.node("node-1") is None
+    second = fleet.handle(replace(arrival, connection=2), 0.0)
+    for output in (first, second):
+        assert output.number is not None
+        fleet.handle(Stored(output.number), 0.0)
+    fleet.handle(ConnectionLost(2), 0.0)
+    assert fleet.node("node-1") is not None
 
 
 def test_a_node_that_registers_again_on_the_same_connection_is_acknowledged_and_stays() -> None:

@@ -118,7 +118,7 @@ async def test_a_subscriber_that_was_away_too_long_receives_that_first() -> None
 
 
 async def test_a_subscriber_that_names_an_unknown_event_receives_that() -> None:
-    """As after a restore: what came after the backup is gone, whoever received it."""
+    """As after a restore: what came after the backup is gone, though a subscriber may have received it."""
     assert await heard(filled(1, 2), 1, after=90) == [MISSED]
 
 

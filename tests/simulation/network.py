@@ -67,7 +67,7 @@ class Connection:
         self.credential: Credential | None = None
         """What the registry found the token to stand for."""
         self.quota: object = None
-        """The doorkeeper hands out how much a connection may ask; nobody here asks for too much."""
+        """How much a connection may ask for; no agent here asks for too much."""
         self.number = 0
         """As the registry counts connections; 0 before it knows of this one."""
         self.up, self.down = Pipe(), Pipe()

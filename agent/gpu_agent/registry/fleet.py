@@ -380,8 +380,10 @@ class Fleet:
         return len(ended)
 
     def _finish(self, step: Step) -> Output:
-        if self._evicts and not self._unstored.store_fails:
-            self._removal.evict(step)
+        if self._evicts:
+            self._removal.count_offline(step)
+            if not self._unstored.store_fails:
+                self._removal.evict(step)
         self._update_indexes(step)
         return self._output(step)
 

@@ -157,8 +157,15 @@ class UnstoredChanges:
         self._tokens.update(dict.fromkeys(step.tokens_created, self._number))
         for record in step.registered:
             if not record.acknowledged:
-                self._registered.setdefault(record.node_id, (self._number, record))
+                self._await_acknowledgement(record)
         return self._number
+
+    def _await_acknowledgement(self, record: NodeRecord) -> None:
+        """A record that goes with its connection gives way to the one that the node registers next."""
+        known = self._registered.get(record.node_id)
+        if known is None or known[1] is not record:
+            self._registered.pop(record.node_id, None)
+            self._registered[record.node_id] = (self._number, record)
 
     def confirm(self, number: int) -> None:
         """Record that every output up to this one is stored, and its effects are carried out."""

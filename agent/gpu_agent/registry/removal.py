@@ -40,13 +40,16 @@ class NodeRemoval:
         fields = {"node_id": record.node_id, "offline_seconds": round(offline), "reason": reason}
         step.log("node_purged", fields)
 
-    def evict(self, step: Step) -> None:
-        """Remove the nodes longest offline until no more than allowed are left."""
+    def count_offline(self, step: Step) -> None:
+        """Learn which of the touched nodes may be evicted now."""
         for node_id in step.touched:
             self._offline.cancel(node_id)
             record = self._nodes.records.get(node_id)
             if record is not None and self._may_be_evicted(record):
                 self._offline.at(node_id, record.since)
+
+    def evict(self, step: Step) -> None:
+        """Remove the nodes longest offline until no more than allowed are left."""
         while self._offline.scheduled > self._thresholds.max_offline_records:
             node_id = next(self._offline.due(inf))
             self.purge(self._nodes.records[node_id], reason="too many are offline", step=step)
