@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.waiting import patience
+
 _FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Wno-deprecated-declarations", "-Werror")
 
 
@@ -18,7 +20,7 @@ def shared_library(sources: Sequence[Path], made: Path, *more: str) -> None:
     """Compile C files into a shared library; raises `CannotBuildError`."""
     made.parent.mkdir(parents=True, exist_ok=True)
     command: Sequence[str] = [*_compiler(), *_FLAGS, *more, "-o", str(made), *map(str, sources)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience(60))
     if result.returncode != 0:
         raise CannotBuildError(f"{' '.join(command)} failed:\n{result.stderr}")
 

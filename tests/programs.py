@@ -95,11 +95,11 @@ class Program:
     def end(self) -> None:
         """Stop it with SIGTERM and check its exit code."""
         self.send(signal.SIGTERM)
-        assert self.wait(10) == 0, self.output()
+        assert self.wait(patience(10)) == 0, self.output()
 
     def wait(self, within_seconds: float) -> int:
         code = self._process.wait(patience(within_seconds))
-        self._reader.join(5)
+        self._reader.join(patience(5))
         return code
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class Program:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(patience(5))
-        self._reader.join(5)
+        self._reader.join(patience(5))
         assert self._process.stderr is not None
         self._process.stderr.close()
 

@@ -13,6 +13,7 @@ from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, client_context, server_context
 from gpu_agent.server import settings as registry_settings
 from tests.handshakes import shake_hands
+from tests.waiting import patience
 
 PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
@@ -25,7 +26,12 @@ def blocks(kind: str, heading: str) -> list[str]:
 
 def run(script: str, folder: Path) -> str:
     done = subprocess.run(
-        ["sh", "-eu", "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-eu", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

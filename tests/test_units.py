@@ -16,6 +16,7 @@ from gpu_agent.node.daemon import ExitCode
 from gpu_agent.runtime.sdnotify import LIVENESS_CHECK_SECONDS
 from gpu_agent.server import settings as registry_settings
 from gpu_agent.server.address import Address
+from tests.waiting import patience
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
 UNITS = ("gpu-agent.service", "gpu-registry.service")
@@ -108,7 +109,7 @@ def test_a_unit_is_exposed_as_little_as_it_promises(unit: str) -> None:
     analyze = program("systemd-analyze")
     security = [analyze, "security", "--offline=true", "--no-pager"]
     done = subprocess.run(
-        [*security, SYSTEMD / unit], check=False, capture_output=True, text=True, timeout=60
+        [*security, SYSTEMD / unit], check=False, capture_output=True, text=True, timeout=patience(60)
     )
     if done.returncode != 0 and not Path("/run/systemd").is_dir():
         pytest.skip("systemd-analyze needs /run/systemd, which systemd or root makes")
@@ -125,7 +126,7 @@ def test_systemd_understands_each_line_of_a_unit(unit: str, tmp_path: Path) -> N
     copy = tmp_path / unit
     copy.write_text(written.replace("ExecStart=/usr/bin/gpu-agent", "ExecStart=/bin/echo"), encoding="utf-8")
     words = [program("systemd-analyze"), "verify", "--man=no", str(copy)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=patience(60))
     ours = [line for line in done.stderr.splitlines() if unit in line]
     assert [line for line in ours if not any(name in line for name in SINCE_254)] == []
 
@@ -135,7 +136,9 @@ def test_a_unit_runs_as_the_user_that_its_sysusers_file_creates(unit: str, tmp_p
     sysusers = program("systemd-sysusers")
     source = SYSTEMD / f"{unit.removesuffix('.service')}.sysusers.conf"
     (tmp_path / "etc").mkdir()
-    subprocess.run([sysusers, f"--root={tmp_path}", source], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [sysusers, f"--root={tmp_path}", source], check=True, capture_output=True, timeout=patience(60)
+    )
     users = [line.split(":") for line in (tmp_path / "etc/passwd").read_text(encoding="utf-8").splitlines()]
     homes = {user[0]: user[5] for user in users}
     settings = entries(unit)

@@ -10,6 +10,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.programs import Registry
+from tests.waiting import patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def _register(socket: ClientConnection, *models: str) -> str:
         "accept_public_jobs": False,
     }
     socket.send(json.dumps(message))
-    ack: dict[str, Any] = json.loads(socket.recv(timeout=5))
+    ack: dict[str, Any] = json.loads(socket.recv(timeout=patience(5)))
     return str(ack["node_id"])
 
 

@@ -16,6 +16,7 @@ from typing import Self
 import pytest
 
 from tests.programs import COMMAND, eventually
+from tests.waiting import patience
 
 _OURS = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
 
@@ -100,8 +101,8 @@ class OnTerminal:
 
     def wait(self) -> int:
         """Wait for its end."""
-        code = self._process.wait(15)
-        self._reader.join(5)
+        code = self._process.wait(patience(15))
+        self._reader.join(patience(5))
         return code
 
     def __enter__(self) -> Self:
@@ -109,6 +110,6 @@ class OnTerminal:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait(5)
-        self._reader.join(5)
+        self._process.wait(patience(5))
+        self._reader.join(patience(5))
         os.close(self._master)

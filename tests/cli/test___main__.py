@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import COMMAND, free_port
+from tests.waiting import patience
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this machine has no /dev/full")
@@ -22,7 +23,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
 
@@ -85,7 +86,7 @@ sys.argv[1:] = ["demo", "--once"]
 sys.exit(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=patience(30), check=False
     )
     assert (done.returncode, done.stderr) == (130, "")
 
@@ -105,7 +106,7 @@ def test_a_command_that_lives_for_long_has_its_garbage_collected() -> None:
         "sys.argv = ['gpu-agent', 'schema']\n"
         "sys.exit(__main__.main())\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=patience(30), check=False).returncode == 0
 
 
 def test_a_probe_within_another_program_leaves_its_garbage_collector_as_it_was() -> None:
@@ -114,5 +115,7 @@ def test_a_probe_within_another_program_leaves_its_garbage_collector_as_it_was()
         "code = main(['probe', '--json', '--simulate', '1xL4-24GB'])\n"
         "sys.exit(code or not gc.isenabled())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, timeout=patience(30), check=False
+    )
     assert done.returncode == 0

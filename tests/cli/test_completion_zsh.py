@@ -12,6 +12,7 @@ import pytest
 from gpu_agent.cli.completion import places, zsh_script
 from gpu_agent.cli.main import ROOT
 from tests.programs import eventually
+from tests.waiting import patience
 
 ZSH = shutil.which("zsh")
 pytestmark = pytest.mark.skipif(ZSH is None, reason="no zsh on this machine")
@@ -63,8 +64,8 @@ class Zsh:
 
     def end(self) -> None:
         self._process.kill()
-        self._process.wait(5)
-        self._reader.join(5)
+        self._process.wait(patience(5))
+        self._reader.join(patience(5))
         os.close(self._master)
 
 

@@ -23,6 +23,7 @@ from gpu_agent.cli.demo import (
 from gpu_agent.cli.main import main
 from gpu_agent.wire.api import NodeList, TokenList
 from tests.programs import Registry
+from tests.waiting import patience
 
 
 def test_a_walk_that_fails_exits_non_zero_with_the_reason(
@@ -110,7 +111,7 @@ def test_a_process_that_ends_is_reported_with_the_end_of_its_log() -> None:
     with running_fleet() as fleet:
         victim = fleet.processes[-1]
         os.kill(victim.process.pid, signal.SIGKILL)
-        victim.process.wait(5)
+        victim.process.wait(patience(5))
         with pytest.raises(Failure, match=f"{victim.name} ended with -9"):
             fleet.check_alive()
 

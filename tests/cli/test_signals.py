@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from gpu_agent.cli.signals import ENDING, FORWARDED, Interruption, SignalForwarder, handle_signals
+from tests.waiting import patience
 
 
 def test_a_signal_is_heard_for_as_long_as_the_block_lasts() -> None:
@@ -86,14 +87,14 @@ def test_a_signal_that_came_before_the_command_waits_for_it() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with subprocess.Popen(["sleep", "60"]) as command:
             handing.forward_to(command)
-            assert command.wait(10) == -signal.SIGTERM
+            assert command.wait(patience(10)) == -signal.SIGTERM
 
 
 def test_signals_are_handed_on_while_the_command_runs() -> None:
     with SignalForwarder() as handing, subprocess.Popen(["sleep", "60"]) as command:
         handing.forward_to(command)
         os.kill(os.getpid(), signal.SIGHUP)
-        assert command.wait(10) == -signal.SIGHUP
+        assert command.wait(patience(10)) == -signal.SIGHUP
 
 
 def test_what_was_heard_before_is_heard_again_afterwards() -> None:

@@ -11,6 +11,7 @@ from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from tests.authority import Authority
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 QUICK = ("--heartbeat-interval-seconds=1", "--warmup-heartbeat-interval-seconds=0.3")
 
@@ -70,7 +71,12 @@ class Encrypted:
         """Ask this machine's own registry, as somebody beside it does."""
         own = {"PATH": "/usr/bin:/bin", "GPU_REGISTRY_STATE_DIR": str(self.state), **variables}
         return subprocess.run(
-            [*COMMAND, "registry", *words], env=own, capture_output=True, text=True, timeout=60, check=False
+            [*COMMAND, "registry", *words],
+            env=own,
+            capture_output=True,
+            text=True,
+            timeout=patience(60),
+            check=False,
         )
 
     def make_join_token(self) -> str:

@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.waiting import patience
+
 
 class Impostor:
     """Answers on a port of its own, behind TLS where it has a context, with the same words to everybody."""
@@ -34,7 +36,7 @@ class Impostor:
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(patience(10))
         assert not self._thread.is_alive()
 
     def _serve(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.programs import COMMAND, Agent, Program, Registry, eventually
+from tests.waiting import patience
 
 PLAIN = {"PATH": "/usr/bin:/bin"}
 """An environment in which nothing of ours is set."""
@@ -65,7 +66,7 @@ class Place:
         request.add_header("Content-Type", "application/json")
         request.add_header("Authorization", f"Bearer {token or self.operator_token}")
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
+            with urllib.request.urlopen(request, timeout=patience(5)) as answer:  # noqa: S310 - loopback, ours
                 return answer.status, json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as refused:
             with refused:
@@ -103,7 +104,7 @@ class Place:
 def operators(place: Place, *command: str) -> None:
     """Do what an operator on the registry's machine does."""
     own = {**PLAIN, "GPU_REGISTRY_STATE_DIR": str(place.state)}
-    subprocess.run([*COMMAND, "registry", *command], env=own, check=True, timeout=30)
+    subprocess.run([*COMMAND, "registry", *command], env=own, check=True, timeout=patience(30))
 
 
 def made_by_command(place: Place, registry: Registry, *command: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.node.other_user import GID, UID, needs_root
 from tests.programs import COMMAND, Agent
+from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.name != "posix", reason="files of POSIX")]
 
@@ -40,7 +41,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
 def refused(*words: str | Path) -> str:
     """What a program says that refuses to start."""
     ended = subprocess.run(
-        [*COMMAND, *map(str, words)], capture_output=True, text=True, check=False, timeout=60
+        [*COMMAND, *map(str, words)], capture_output=True, text=True, check=False, timeout=patience(60)
     )
     assert ended.returncode == UNUSABLE, ended.stderr
     assert "Traceback" not in ended.stderr

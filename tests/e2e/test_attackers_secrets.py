@@ -15,6 +15,7 @@ from tests.children import called
 from tests.e2e.place import Place
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND, Agent, Program, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -113,6 +114,6 @@ def presented(connection: object) -> str:
 def status(place: Path) -> str:
     """What the agent shows of itself on this machine."""
     words = [*COMMAND, "status", "--json", "--socket", str(place)]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=patience(30))
     assert '"node-A"' in ended.stdout, ended.stderr
     return ended.stdout

@@ -22,6 +22,7 @@ from gpu_agent.runtime.tls.contexts import client_context
 from tests.authority import Authority
 from tests.e2e.encrypted import Encrypted
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = [
     pytest.mark.e2e,
@@ -179,7 +180,9 @@ def test_no_client_can_make_the_registry_renegotiate(besieged: Besieged) -> None
     """Each would cost it a signature, and no new connection."""
     for port in besieged.ports:
         words = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-legacy_renegotiation"]
-        done = subprocess.run(words, input=b"R\nR\nR\n", capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            words, input=b"R\nR\nR\n", capture_output=True, timeout=patience(20), check=False
+        )
         assert b"RENEGOTIATING" in done.stdout + done.stderr
         assert b"no renegotiation" in done.stdout + done.stderr
     besieged.assert_that_nobody_noticed()

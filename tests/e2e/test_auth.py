@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from tests.e2e.place import PLAIN, Place, made_by_command, operators
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +49,7 @@ def test_an_agent_joins_once_and_returns_with_its_own_token(place: Place) -> Non
     agent = place.agent(registry, "a", join_token=made_by_command(place, registry, "token", "create"))
     node = place.await_ready(registry)
     agent.send(signal.SIGKILL)
-    agent.wait(5)
+    agent.wait(patience(5))
     (place.folder / "a.token").unlink()
     place.agent(registry, "a")
     back = eventually(
@@ -64,7 +65,7 @@ def test_a_node_that_lost_its_state_takes_its_id_back_with_a_reclaim_token(place
     node = place.await_ready(registry)
     old = place.node_token("a")
     agent.send(signal.SIGTERM)
-    agent.wait(5)
+    agent.wait(patience(5))
     shutil.rmtree(place.folder / "a")
     token = made_by_command(place, registry, "reclaim", node["node_id"])
     place.agent(registry, "a", join_token=token)
@@ -101,7 +102,7 @@ def test_after_kill_9_of_the_registry_tokens_and_nodes_are_as_they_were(place: P
     reader = place.make(first, kind="operator", role="read", name="ann")
     admin = place.operator_token
     first.send(signal.SIGKILL)
-    first.wait(5)
+    first.wait(patience(5))
     (place.folder / "a.token").unlink()
     second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
     assert place.operator_token == admin
@@ -171,7 +172,7 @@ def test_an_older_nodes_token_in_the_url_is_accepted_and_shown_nowhere(place: Pl
             "accept_public_jobs": False,
         }
         socket.send(json.dumps(message))
-        ack = json.loads(socket.recv(timeout=5))
+        ack = json.loads(socket.recv(timeout=patience(5)))
     assert ack["type"] == "node_register_ack"
     place.secrets.add(ack["node_token"])
 
@@ -183,7 +184,12 @@ def test_the_command_line_finds_the_admin_token_on_this_machine(place: Place) ->
 
     def ask(**environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            words, env={**plain, **environment}, capture_output=True, text=True, timeout=30, check=False
+            words,
+            env={**plain, **environment},
+            capture_output=True,
+            text=True,
+            timeout=patience(30),
+            check=False,
         )
 
     assert ask(GPU_REGISTRY_STATE_DIR=str(place.state)).returncode == 0
@@ -202,7 +208,7 @@ def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place
     eventually(lambda: place.node_token("a") != before, within_seconds=10, what="it has another token")
     for program in (agent, first):
         program.send(signal.SIGTERM)
-        program.wait(10)
+        program.wait(patience(10))
     operators(place, "restore", str(place.folder / "then.db"), "--state-dir", str(place.state), "--force")
 
     second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
@@ -210,7 +216,7 @@ def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place
     refused = place.agent(second, "a")
     await_words("gpu-agent registry reclaim", refused)
     refused.send(signal.SIGTERM)
-    refused.wait(10)
+    refused.wait(patience(10))
     place.agent(second, "a", join_token=made_by_command(place, second, "reclaim", node_id))
     assert place.await_ready(second)["node_id"] == node_id
     assert not opens(second, before)

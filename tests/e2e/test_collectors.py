@@ -15,6 +15,7 @@ from tests.nvml_fake.control import FakeNvml
 from tests.probe.collectors.amd_tree import MI300X, RX_7900, Sysfs
 from tests.probe.collectors.fake_collector import GOOD, bring
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +47,7 @@ def probed(environment: Mapping[str, str], *more: str) -> tuple[int, dict[str, A
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.stdout, done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import COMMAND, eventually
+from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
@@ -38,7 +39,7 @@ def test_once_walks_the_main_job_in_under_30_seconds_and_leaves_nothing(tmp_path
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -90,7 +91,7 @@ def test_the_live_demo_ends_at_each_ending_signal_and_leaves_nothing(
         for number in numbers:
             demo.send_signal(number)
             time.sleep(0.05)  # apart, as a person's keys are; equal signals would be one
-        said, _ = demo.communicate(timeout=20)
+        said, _ = demo.communicate(timeout=patience(20))
     assert demo.returncode == 0, said
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
@@ -100,5 +101,5 @@ def test_the_live_demo_ends_at_each_ending_signal_and_leaves_nothing(
 def test_no_process_outlives_a_demo_that_was_killed(tmp_path: Path) -> None:
     with started_demo(tmp_path) as demo:
         demo.kill()
-        demo.communicate(timeout=20)
+        demo.communicate(timeout=patience(20))
     eventually(lambda: not processes_in(tmp_path), within_seconds=10, what="no process of the demo's")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.programs import COMMAND, Agent, Registry
 from tests.service_manager import service_manager
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +23,7 @@ PACE = {
 def _job(folder: Path, verb: str, job_id: str) -> None:
     socket = str(folder / "agent.sock")
     words = [*COMMAND, "job", verb, job_id, "--socket", socket]
-    subprocess.run(words, check=True, capture_output=True, timeout=30)
+    subprocess.run(words, check=True, capture_output=True, timeout=patience(30))
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def test_a_stop_waits_for_the_jobs_and_ends_with_the_last(tmp_path: Path) -> Non
             manager.hear_until("EXTEND_TIMEOUT_USEC=30000000", within_seconds=10)
             assert not agent.ended
             _job(folder, "finish", "job-1")
-            assert agent.wait(15) == 0
+            assert agent.wait(patience(15)) == 0
             offline = registry.await_status(node_id, "offline", within_seconds=5)
             assert offline["reason_code"] == "drain_complete"
 
@@ -63,7 +64,7 @@ def test_a_second_signal_ends_the_wait(tmp_path: Path) -> None:
         agent.send(signal.SIGTERM)
         registry.await_status(node_id, "draining", within_seconds=10)
         agent.send(signal.SIGTERM)
-        assert agent.wait(8) == 0
+        assert agent.wait(patience(8)) == 0
         assert registry.await_status(node_id, "offline", within_seconds=5)["reason_code"] == "unregistered"
 
 
@@ -73,7 +74,7 @@ def test_a_stop_waits_no_longer_than_configured(tmp_path: Path) -> None:
         _busy(registry, tmp_path, 1) as (agent, node_id),
     ):
         agent.send(signal.SIGTERM)
-        assert agent.wait(12) == 0
+        assert agent.wait(patience(12)) == 0
         assert registry.await_status(node_id, "offline", within_seconds=5)["reason_code"] == "drain_deadline"
 
 
@@ -85,8 +86,8 @@ def test_a_registry_that_stops_ends_the_wait(tmp_path: Path) -> None:
         agent.send(signal.SIGTERM)
         registry.await_status(node_id, "draining", within_seconds=10)
         registry.send(signal.SIGTERM)
-        assert registry.wait(8) == 0
-        assert agent.wait(8) == 0
+        assert registry.wait(patience(8)) == 0
+        assert agent.wait(patience(8)) == 0
 
 
 def test_a_stop_does_not_wait_for_an_unreachable_registry(tmp_path: Path) -> None:
@@ -94,4 +95,4 @@ def test_a_stop_does_not_wait_for_an_unreachable_registry(tmp_path: Path) -> Non
     with Agent("ws://127.0.0.1:9/ws/node", tmp_path, environment=drain) as agent:
         agent.await_event("session_backing_off", within_seconds=15)
         agent.send(signal.SIGTERM)
-        assert agent.wait(8) == 0
+        assert agent.wait(patience(8)) == 0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -32,7 +33,7 @@ def test_a_scheduler_of_forty_lines_places_jobs_on_a_real_agent(tmp_path: Path) 
         url, token_file = words[words.index("--registry") + 1], words[words.index("--join-token-file") + 1]
         with Agent(url, tmp_path / "agent", "--join-token-file", token_file, "--config", str(config)):
             said = scheduler.stdout.read()
-        assert scheduler.wait(10) == 0
+        assert scheduler.wait(patience(10)) == 0
     assert said.count("waits: NO_AVAILABLE_NODE") >= 1
     assert sorted(line for line in said.splitlines() if "done" in line) == ["job-0 is done", "job-1 is done"]
 
@@ -52,7 +53,7 @@ class Asker:
         data = None if method in ("GET", "DELETE") else json.dumps(body or {}).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.api + path, data=data, method=method, headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
+        with urllib.request.urlopen(request, timeout=patience(5)) as answer:  # noqa: S310 - loopback, ours
             content = answer.read()
             return json.loads(content) if content else None
 
@@ -104,7 +105,7 @@ def test_the_log_alone_yields_every_nodes_history_as_the_api_shows_it(tmp_path: 
         fleet = Fleet(first, tmp_path, running)
         fleet.live(first, asker)
         first.send(signal.SIGKILL)
-        first.wait(5)
+        first.wait(patience(5))
         second = running.enter_context(
             Registry(*store, *quick, node_port=first.node_port, operator_port=first.operator_port)
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = [
     pytest.mark.e2e,
@@ -140,7 +141,7 @@ def test_with_auth_off_every_attack_at_once_costs_no_node_its_status(tmp_path: P
         place.assert_that_it_held()
         place.assert_that_it_told_of(VIOLATIONS)
         registry.send(signal.SIGTERM)
-        registry.wait(10)
+        registry.wait(patience(10))
     left_out: Counter[object] = Counter()
     for line in place.said_since("violations_suppressed"):
         left_out[line["violation"]] += int(str(line["count"]))
@@ -182,5 +183,5 @@ def join_token(registry: Registry, operator: str) -> str:
         data=json.dumps({"kind": "join", "ttl_seconds": 600, "uses": AGENTS}).encode(),
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {operator}"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback, ours
+    with urllib.request.urlopen(request, timeout=patience(5)) as answer:  # noqa: S310 - loopback, ours
         return str(json.load(answer)["token"])

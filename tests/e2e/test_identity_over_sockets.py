@@ -19,6 +19,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.session.types import SessionSettings, State
 from gpu_agent.wire.api import NewToken
 from tests.server.harness import running, until
+from tests.waiting import patience
 
 QUICK = SessionSettings(
     backoff_first_seconds=0.02,
@@ -73,7 +74,7 @@ class Machine:
             try:
                 yield self.agent
                 await self.agent.stop("the test is over")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(patience(5)):
                     await ended
             finally:
                 tasks.end()

@@ -18,6 +18,7 @@ from gpu_agent.wire.api import NodeDetail
 from tests.e2e.test_identity_over_sockets import QUICK
 from tests.nvml_fake.control import FakeNvml
 from tests.server.harness import running, until
+from tests.waiting import patience
 
 
 @asynccontextmanager
@@ -38,7 +39,7 @@ async def agent_at(service: RegistryService, folder: Path, *, simulate: str | No
         ended = tasks.start("agent", agent.run(tasks))
         yield agent
         await agent.stop("the test is over")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await ended
         tasks.end()
 

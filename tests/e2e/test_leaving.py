@@ -18,6 +18,7 @@ import pytest
 from tests.bare_registry import ACK
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import Agent, eventually, free_port
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -83,7 +84,7 @@ def _handshake_and_ack(request: bytes) -> bytes:
 def _ends_within_five_seconds(agent: Agent) -> None:
     asked = time.monotonic()
     agent.send(signal.SIGTERM)
-    assert agent.wait(8) == 0, agent.output()
+    assert agent.wait(patience(8)) == 0, agent.output()
     assert time.monotonic() - asked < 5
     assert agent.events("agent_ended"), agent.output()
     assert not agent.events("task_crashed")
@@ -92,7 +93,7 @@ def _ends_within_five_seconds(agent: Agent) -> None:
 @pytest.mark.parametrize("piece", [_nothing, _half_a_handshake], ids=["silent", "half a handshake"])
 def test_while_the_handshake_is_not_answered(tmp_path: Path, piece: Callable[[bytes], bytes]) -> None:
     with _deaf(piece) as peer, Agent(peer.url, tmp_path) as agent:
-        assert peer.has_spoken.wait(10), agent.output()
+        assert peer.has_spoken.wait(patience(10)), agent.output()
         _ends_within_five_seconds(agent)
 
 
@@ -132,7 +133,7 @@ def test_while_it_waits_for_a_gpu(tmp_path: Path) -> None:
 
 def test_while_it_awaits_an_ack(tmp_path: Path) -> None:
     with _deaf(_handshake) as peer, Agent(peer.url, tmp_path) as agent:
-        assert peer.has_spoken.wait(10), agent.output()
+        assert peer.has_spoken.wait(patience(10)), agent.output()
         _ends_within_five_seconds(agent)
 
 

@@ -20,6 +20,7 @@ from gpu_agent import local
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import GID, UID, output_of, started
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = [
     pytest.mark.e2e,
@@ -129,7 +130,7 @@ def neighbour_of(siege: Besieged) -> Iterator["subprocess.Popen[str] | None"]:
         yield asks
     finally:
         asks.kill()
-        asks.wait(10)
+        asks.wait(patience(10))
 
 
 def test_no_program_on_the_machine_stops_the_agent_or_its_other_clients(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -74,7 +75,7 @@ def test_probe_answers_within_its_deadline_with_exit_3(tmp_path: Path) -> None:
         [*COMMAND, "probe", "--json"],
         env=fake.environment(),
         capture_output=True,
-        timeout=20,
+        timeout=patience(20),
         check=False,
     )
     assert done.returncode == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import COMMAND, Agent, Registry
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +31,9 @@ def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path: Path) -> None:
         token = (state / "operator.token").read_text().strip()
         join = tmp_path / "join.token"
         making = [*COMMAND, "registry", "token", "create", "--api", registry.api, "--out", str(join)]
-        subprocess.run([*making, "--token-file", str(state / "operator.token")], check=True, timeout=20)
+        subprocess.run(
+            [*making, "--token-file", str(state / "operator.token")], check=True, timeout=patience(20)
+        )
         running.enter_context(Agent(registry.node_url, tmp_path / "agent", "--join-token-file", str(join)))
         registry.await_event("node_registered")
         command = [

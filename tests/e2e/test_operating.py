@@ -12,6 +12,7 @@ import pytest
 
 from gpu_agent.cli.main import REGISTRY, TOKEN
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -37,7 +38,7 @@ class Operator:
             env={**os.environ, "GPU_REGISTRY_STATE_DIR": str(self.folder / "registry")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +31,7 @@ def order(registry: Registry, node_id: str, command: str) -> dict[str, Any]:
         method="POST",
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - loopback, ours
+        with urllib.request.urlopen(request, timeout=patience(5)) as response:  # noqa: S310 - loopback, ours
             document: dict[str, Any] = json.load(response)
     except urllib.error.HTTPError as refused:
         with refused:

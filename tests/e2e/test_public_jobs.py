@@ -9,6 +9,7 @@ import pytest
 
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +23,7 @@ def explained(registry: Registry, *, public: bool) -> dict[str, Any]:
         data=json.dumps({"public": public}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(asked, timeout=5) as response:  # noqa: S310 - the same
+    with urllib.request.urlopen(asked, timeout=patience(5)) as response:  # noqa: S310 - the same
         answer: dict[str, Any] = json.load(response)
         return answer
 

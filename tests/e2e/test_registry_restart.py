@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import Agent, Registry
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +24,7 @@ def test_after_kill_9_of_the_registry_all_agents_are_ready_again_with_their_ids(
         assert len(before) == AGENTS
 
         first.send(signal.SIGKILL)
-        first.wait(5)
+        first.wait(patience(5))
         second = running.enter_context(
             Registry("--allow-simulated", node_port=first.node_port, operator_port=first.operator_port)
         )

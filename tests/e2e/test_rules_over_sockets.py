@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.programs import Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -54,7 +55,7 @@ def ask(socket: ClientConnection, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def hear(socket: ClientConnection) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(socket.recv(timeout=5))
+    message: dict[str, Any] = json.loads(socket.recv(timeout=patience(5)))
     return message
 
 
@@ -170,7 +171,7 @@ def test_d06_no_eligible_node_is_a_code_with_counted_reasons(
         headers={"Content-Type": "application/json"},
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=5)  # noqa: S310 - loopback, ours
+        urllib.request.urlopen(request, timeout=patience(5))  # noqa: S310 - loopback, ours
     with refused.value as answer:
         problem = json.load(answer)
     assert (refused.value.code, problem["code"]) == (409, "NO_AVAILABLE_NODE")

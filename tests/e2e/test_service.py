@@ -10,6 +10,7 @@ import pytest
 
 from tests.programs import COMMAND, Agent, Program, Registry, eventually, free_port
 from tests.service_manager import service_manager
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +27,7 @@ def test_systemd_receives_ready_watchdog_and_stopping_of_an_agent_without_a_regi
             for _ in range(5):
                 manager.hear_until("WATCHDOG=1")
             agent.send(signal.SIGTERM)
-            assert agent.wait(6) == 0
+            assert agent.wait(patience(6)) == 0
         assert "STOPPING=1" in manager.received_so_far()
 
 
@@ -43,7 +44,7 @@ def test_an_agent_that_cannot_start_is_never_ready(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no directory")
     with service_manager(tmp_path) as manager:
         with Agent("ws://127.0.0.1:1", tmp_path / "state", environment=manager.environment) as agent:
-            assert agent.wait(20) == 4
+            assert agent.wait(patience(20)) == 4
         assert manager.received_so_far() == []
 
 
@@ -93,4 +94,4 @@ def test_a_hang_up_of_its_terminal_ends_an_agent_in_the_foreground(tmp_path: Pat
         while b"session_backing_off" not in seen:
             seen += screen.read(4096)
         run.send_signal(signal.SIGHUP)
-        assert run.wait(6) == 0
+        assert run.wait(patience(6)) == 0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -19,7 +20,7 @@ def probed(line: str) -> "subprocess.CompletedProcess[str]":
         [*COMMAND, "probe", "--json", "--simulate", line],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
 

@@ -16,6 +16,7 @@ from gpu_agent.runtime.tls.certificate import parse_der, pin_of
 from tests.authority import Authority
 from tests.e2e.encrypted import Encrypted, await_why, put
 from tests.programs import COMMAND, eventually
+from tests.waiting import patience
 
 pytestmark = [
     pytest.mark.e2e,
@@ -110,7 +111,7 @@ def test_an_unusable_file_is_in_the_log_and_the_status_and_attempts_are_far_apar
     asked = subprocess.run(
         [*COMMAND, "status", "--json", "--socket", str(place.folder / "a" / "agent.sock")],
         capture_output=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
     session = json.loads(asked.stdout)["session"]

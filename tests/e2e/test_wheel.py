@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import patience
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +30,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(binaries: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [str(binaries / "gpu-agent"), *arguments], capture_output=True, text=True, check=False, timeout=30
+        [str(binaries / "gpu-agent"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(30),
     )
 
 

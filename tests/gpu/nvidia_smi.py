@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.waiting import patience
+
 PROGRAM = "nvidia-smi"
 EXACT = {
     "index": "index",
@@ -33,7 +35,7 @@ def why_not() -> str | None:
     """Say why this machine cannot compare; None where it can."""
     if shutil.which(PROGRAM) is None:
         return f"no {PROGRAM} here: this test wants a machine with an NVIDIA GPU"
-    seen = subprocess.run([PROGRAM, "-L"], capture_output=True, text=True, timeout=60, check=False)
+    seen = subprocess.run([PROGRAM, "-L"], capture_output=True, text=True, timeout=patience(60), check=False)
     return (
         None if seen.returncode == 0 and "GPU 0" in seen.stdout else f"{PROGRAM} finds no GPU: {seen.stdout}"
     )
@@ -42,7 +44,7 @@ def why_not() -> str | None:
 def read_rows() -> list[dict[str, str]]:
     """One row for each GPU, by the query's names."""
     command = [PROGRAM, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=True)
     return rows(seen.stdout)
 
 

@@ -14,6 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import patience
+
 DATA = Path(__file__).with_name("data")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -40,7 +42,7 @@ def _other(found: re.Match[str]) -> str:
 def main() -> int:
     """Probe this machine and keep what it says."""
     command = [sys.executable, "-m", "gpu_agent.cli", "probe", "--json"]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
     DATA.mkdir(exist_ok=True)
     recorded = DATA / f"{sys.argv[1]}.json"
     recorded.write_text(json.dumps(scrubbed(json.loads(seen.stdout)), indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.gpu.nvidia_smi import PROGRAM, QUERY, differences, read_rows, rows, why_not
+from tests.waiting import patience
 
 SKIP = why_not()
 on_a_true_machine = pytest.mark.skipif(SKIP is not None, reason=SKIP or "")
@@ -47,7 +48,7 @@ def probed() -> tuple[dict[str, Any], float]:
     """This machine's document, and how long it took in seconds."""
     began = time.monotonic()
     command = [sys.executable, "-m", "gpu_agent.cli", "probe", "--json"]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
     took = time.monotonic() - began
     found: dict[str, Any] = json.loads(seen.stdout)
     return found, took
@@ -106,5 +107,5 @@ def test_the_probe_takes_no_longer_than_nvidia_smi_does_by_half() -> None:
 def _timed() -> float:
     began = time.monotonic()
     command = [PROGRAM, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, timeout=patience(60), check=True)
     return time.monotonic() - began

@@ -33,7 +33,7 @@ class CountingHost(HostProbe):
     def read(self) -> Host:
         self._reads += 1
         number = self._reads
-        self.release.wait(30)
+        self.release.wait(patience(30))
         return replace(super().read(), load_1m=float(number))
 
 

@@ -108,7 +108,7 @@ class _Collector:
     def read(self, deadline_seconds: float) -> GpuReport:
         assert deadline_seconds > 0
         self.asked += 1
-        self.free.wait(60)
+        self.free.wait(patience(60))
         if self.error is not None:
             raise self.error
         return self.report

@@ -81,7 +81,7 @@ async def test_a_hung_disk_does_not_delay_new_sources(
     release = threading.Event()
 
     def hanging(_scanner: ModelScanner, _budget_seconds: float) -> Scan:
-        release.wait(30)
+        release.wait(patience(30))
         return Scan()
 
     with monkeypatch.context() as held:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.system.packages import ARCH, CURRENT
+from tests.waiting import patience
 
 OF_RPM = {"amd64": "x86_64", "arm64": "aarch64", "all": "noarch"}
 
@@ -80,7 +81,9 @@ def of_rpm(file: Path, *words: str) -> str:
 
 
 def _opened(file: Path) -> tarfile.TarFile:
-    done = subprocess.run(["dpkg-deb", "--fsys-tarfile", file], check=True, capture_output=True, timeout=60)
+    done = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", file], check=True, capture_output=True, timeout=patience(60)
+    )
     return tarfile.open(fileobj=io.BytesIO(done.stdout))
 
 
@@ -91,4 +94,4 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _said(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=patience(60)).stdout

@@ -9,6 +9,8 @@ from pathlib import Path
 import pydantic
 import pytest
 
+from tests.waiting import patience
+
 ROOT = Path(__file__).parents[2]
 PLACE = 'HOME = "/usr/lib/gpu-agent"'
 TELL = "import json, os, sys; print(json.dumps([dict(os.environ), sys.path]))"
@@ -41,7 +43,7 @@ def test_the_command_of_a_job_sees_its_callers_python_and_not_the_packages(
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         env={**others, **own},
     )
     environ, path = json.loads(done.stdout)

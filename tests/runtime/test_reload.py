@@ -14,7 +14,7 @@ from gpu_agent.runtime.reload import Reloaded, SettingsReloader, merge_reloaded
 from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.tasks import Tasks
 from tests.service_manager import ServiceManager, service_manager
-from tests.waiting import until
+from tests.waiting import patience, until
 
 
 class Few(BaseSettings):
@@ -126,7 +126,7 @@ async def test_a_disk_that_does_not_give_the_settings_leaves_them_as_they_are(
     release = threading.Event()
 
     def read() -> Few:
-        release.wait(30)
+        release.wait(patience(30))
         return Few(size=2)
 
     async with _program(tmp_path, read) as program:
@@ -141,7 +141,7 @@ async def test_being_asked_while_it_reads_means_reading_once_more(tmp_path: Path
 
     def read() -> Few:
         reading.set()
-        release.wait(30)
+        release.wait(patience(30))
         return Few(size=2)
 
     async with _program(tmp_path, read) as program:
@@ -150,7 +150,7 @@ async def test_being_asked_while_it_reads_means_reading_once_more(tmp_path: Path
         program.reloads.request()
         program.reloads.request()
         release.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             assert [(await program.taken.get()).changed for _ in range(2)] == [("size",), ()]
         await asyncio.sleep(0.05)
         assert program.taken.empty()

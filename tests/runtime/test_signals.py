@@ -13,6 +13,7 @@ import pytest
 
 from gpu_agent.runtime.signals import RELOADING, STOPPING, run_as_first_process, signals_to_loop
 from tests.programs import eventually
+from tests.waiting import patience
 
 
 async def test_each_signal_arrives_as_a_call_on_the_loop() -> None:
@@ -20,7 +21,7 @@ async def test_each_signal_arrives_as_a_call_on_the_loop() -> None:
     with signals_to_loop(STOPPING + RELOADING, seen.put_nowait):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(os.getpid(), number)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patience(5)):
                 assert await seen.get() is number
 
 
@@ -43,7 +44,7 @@ async def test_a_loop_without_signal_support_falls_back_to_plain_handlers() -> N
     loop.remove_signal_handler = unsupported  # type: ignore[assignment]  # the same
     with signals_to_loop((signal.SIGTERM,), seen.put_nowait):
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             assert await seen.get() is signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -109,7 +110,7 @@ def test_signals_are_handed_on_and_the_code_is_the_program_s() -> None:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             first_process(started).send_signal(number)
             assert started.stdout.readline().strip() == number.name
-        assert started.wait(10) == 5
+        assert started.wait(patience(10)) == 5
 
 
 def test_how_the_parent_had_set_signals_changes_nothing() -> None:
@@ -124,7 +125,7 @@ def test_how_the_parent_had_set_signals_changes_nothing() -> None:
         assert started.stdout is not None
         assert started.stdout.readline().split() == ["2", "3"]
         first_process(started).send_signal(signal.SIGTERM)
-        assert started.wait(10) == 128 + signal.SIGTERM
+        assert started.wait(patience(10)) == 128 + signal.SIGTERM
 
 
 def test_an_orphan_that_ends_leaves_no_zombie() -> None:
@@ -143,7 +144,7 @@ def test_a_program_that_is_killed_ends_with_the_code_that_shells_give() -> None:
         assert started.stdout is not None
         started.stdout.readline()
         first_process(started).children()[0].kill()
-        assert started.wait(10) == 128 + signal.SIGKILL
+        assert started.wait(patience(10)) == 128 + signal.SIGKILL
 
 
 def test_elsewhere_the_work_is_done_here() -> None:

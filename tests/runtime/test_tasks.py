@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from gpu_agent.runtime.tasks import MAX_STUCK_THREADS, TaskCrashedError, Tasks, Worker, in_thread
+from tests.waiting import patience
 
 
 async def _crash() -> None:
@@ -45,7 +46,7 @@ async def test_tasks_carry_their_names() -> None:
 
 
 async def test_end_lets_the_block_finish_without_an_error() -> None:
-    async with asyncio.timeout(5), Tasks() as tasks:
+    async with asyncio.timeout(patience(5)), Tasks() as tasks:
         task = tasks.start("forever", _forever())
         await asyncio.sleep(0)
         tasks.end()
@@ -102,13 +103,13 @@ async def test_a_thread_that_hangs_costs_no_more_than_its_deadline_and_its_late_
     release, ended = threading.Event(), threading.Event()
 
     def hang() -> None:
-        release.wait(30)
+        release.wait(patience(30))
         ended.set()
 
     with pytest.raises(TimeoutError):
         await in_thread("scan", hang, deadline_seconds=0.01)
     release.set()
-    assert await in_thread("wait", lambda: ended.wait(5), deadline_seconds=5)
+    assert await in_thread("wait", lambda: ended.wait(patience(5)), deadline_seconds=5)
     await asyncio.sleep(0)
 
 
@@ -117,7 +118,7 @@ async def test_while_many_of_a_name_hang_another_is_not_even_begun() -> None:
 
     def hang() -> None:
         begun.append(1)
-        release.wait(30)
+        release.wait(patience(30))
 
     for _ in range(3 * MAX_STUCK_THREADS):
         with pytest.raises(TimeoutError):
@@ -135,7 +136,7 @@ async def test_threads_of_a_name_that_are_awaited_block_no_other() -> None:
     release = threading.Event()
     async with asyncio.TaskGroup() as group:
         for _ in range(3 * MAX_STUCK_THREADS):
-            group.create_task(in_thread("busy", lambda: release.wait(30), deadline_seconds=30))
+            group.create_task(in_thread("busy", lambda: release.wait(patience(30)), deadline_seconds=30))
         await asyncio.sleep(0)
         assert await in_thread("busy", lambda: 7, deadline_seconds=30) == 7
         release.set()
@@ -146,7 +147,7 @@ def test_a_hanging_thread_does_not_keep_the_loop_from_closing() -> None:
 
     async def hang() -> None:
         with pytest.raises(TimeoutError):
-            await in_thread("scan", lambda: release.wait(30), deadline_seconds=0.01)
+            await in_thread("scan", lambda: release.wait(patience(30)), deadline_seconds=0.01)
 
     asyncio.run(hang())
     release.set()
@@ -165,7 +166,7 @@ async def test_a_worker_does_one_thing_after_another_in_one_thread_and_reports_e
 
     for work in (lambda: threading.current_thread().name, fail, lambda: threading.current_thread().name):
         worker.do(work, done)
-    await asyncio.wait_for(all_done.wait(), 5)
+    await asyncio.wait_for(all_done.wait(), patience(5))
     assert results == ["disk", OSError, "disk"]
     worker.end()
 
@@ -174,5 +175,5 @@ async def test_a_worker_that_was_let_go_ends_once_it_has_done_all() -> None:
     worker, thread = Worker("disk"), asyncio.get_running_loop().create_future()
     worker.do(threading.current_thread, lambda value, _: thread.set_result(value))
     worker.end()
-    (await thread).join(5)
+    (await thread).join(patience(5))
     assert not (await thread).is_alive()

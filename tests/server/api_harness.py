@@ -18,6 +18,7 @@ from gpu_agent.server.api.errors import PROBLEM_JSON
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import NewToken
 from tests.server.harness import LOOPBACK
+from tests.waiting import patience
 
 ROUTES: dict[tuple[str, str], APIRoute] = {
     (method, route.path_format): route
@@ -38,7 +39,7 @@ async def serving(service: RegistryService) -> AsyncIterator[httpx.AsyncClient]:
             yield client
     finally:
         server.stop()
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, patience(5))
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore
+from tests.waiting import patience
 
 
 class FailingStore(MemoryStore):
@@ -27,5 +28,5 @@ class StuckStore(MemoryStore):
         self.answering.set()
 
     def save(self, batches: Sequence[Batch]) -> None:
-        self.answering.wait(30)
+        self.answering.wait(patience(30))
         super().save(batches)

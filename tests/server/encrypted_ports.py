@@ -17,6 +17,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsFiles
 from tests.authority import Authority
 from tests.server.harness import LOOPBACK, Node, running
+from tests.waiting import patience
 
 
 @asynccontextmanager
@@ -46,7 +47,7 @@ async def stranger(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
     """What a peer receives until it is disconnected."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         heard = b""
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(65536):
@@ -76,4 +77,4 @@ async def operators(service: RegistryService, encryption: Encryption) -> AsyncIt
         yield bound_address(listener).port
     finally:
         server.stop()
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, patience(5))

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from tests.waiting import patience
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -52,7 +54,7 @@ class Stream:
         self._heard: list[Heard] = []
 
     async def next(self) -> Heard:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while not self._heard:
                 self._heard = self.parser.feed(await anext(self._pieces))
         return self._heard.pop(0)
@@ -65,7 +67,7 @@ class Stream:
 
     async def end(self) -> None:
         """Wait until the other side ends the stream."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             async for _ in self._pieces:
                 pass
 

@@ -20,6 +20,7 @@ from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import RegistryEvent
 from tests.server.sse import Parser
+from tests.waiting import patience
 
 STORED = Change(DocumentKind.NODE, "node-1", {})
 DELETED = Change(DocumentKind.NODE, "node-1", None)
@@ -42,7 +43,7 @@ def filled(*numbers: int) -> RegistryEventLog:
 
 async def heard(log: RegistryEventLog, count: int, *, after: int | None) -> list[str]:
     following = log.follow(after=after)
-    names = [(await asyncio.wait_for(anext(following), 5)).event for _ in range(count)]
+    names = [(await asyncio.wait_for(anext(following), patience(5))).event for _ in range(count)]
     await following.aclose()  # type: ignore[attr-defined]  # it is a generator
     return names
 
@@ -100,7 +101,7 @@ async def test_a_subscriber_receives_what_it_missed_and_then_what_follows() -> N
     following = log.follow(after=2)
     assert [(await anext(following)).id, (await anext(following)).id] == [5, 6]
     log.publish(event("event-7", number=7))
-    assert (await asyncio.wait_for(anext(following), 5)).id == 7
+    assert (await asyncio.wait_for(anext(following), patience(5))).id == 7
     await following.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
@@ -138,7 +139,7 @@ async def test_a_subscriber_waits_for_the_next_event() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         log.publish(event("at last"))
-        assert (await asyncio.wait_for(waiting, 5)).event == "at last"
+        assert (await asyncio.wait_for(waiting, patience(5))).event == "at last"
 
 
 async def test_a_slow_subscriber_loses_the_oldest_events_and_receives_how_many() -> None:

@@ -33,6 +33,7 @@ from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.server.harness import until
+from tests.waiting import patience
 
 LOGGED = LogEvent("logged")
 
@@ -93,7 +94,7 @@ class Disk(MemoryStore):
         self.turning.set()
 
     def save(self, batches: Sequence[Batch]) -> None:
-        self.turning.wait(10)
+        self.turning.wait(patience(10))
         if self.full:
             raise StoreError("full")
         super().save(batches)
@@ -447,7 +448,7 @@ async def test_the_machine_is_woken_at_its_deadline() -> None:
     machine.on_waking = Output(effects=(Answer(1, None),))
     wanted = machine.deadline
     driven(machine, executor)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         while not executor.done:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
     assert machine.woken[0] >= wanted
@@ -460,7 +461,7 @@ async def test_a_deadline_that_moves_nearer_is_kept() -> None:
     loop = driven(machine, executor)
     machine.deadline = time.monotonic() + 0.05
     loop.handle(ConnectionLost(1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         while not machine.woken:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
 
@@ -468,7 +469,7 @@ async def test_a_deadline_that_moves_nearer_is_kept() -> None:
 async def test_without_a_deadline_the_machine_is_looked_at_once_a_scan_interval() -> None:
     machine = Scripted()
     driven(machine, Executor(), scan=0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
     assert machine.woken[2] - machine.woken[0] >= 0.09
@@ -488,7 +489,7 @@ async def test_the_clock_goes_on_after_a_waking_that_breaks() -> None:
 
     executor.work = breaks
     loop = driven(machine, executor, scan=0.01)
-    await asyncio.wait_for(thrice.wait(), 5)
+    await asyncio.wait_for(thrice.wait(), patience(5))
     loop.stop()
     assert len(failures) >= 2
 
@@ -518,7 +519,7 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
     )
     loop.start()
     jump = 60.0
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.wait_for(woken.wait(), patience(5))
     loop.stop()
     assert heard_when_woken[0] == [waited]
 
@@ -528,7 +529,7 @@ async def test_a_machine_that_is_always_late_is_still_woken() -> None:
     steps = itertools.count()
     clock = Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps))
     loop = driven(machine, executor, scan=0.02, clock=clock)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - there is no event for a waking
             await asyncio.sleep(0.01)
     loop.stop()
@@ -549,7 +550,7 @@ async def test_a_machine_that_has_left_something_is_woken_again_at_once_after_ot
     machine.deadline = time.monotonic()
     began = time.monotonic()
     driven(machine, executor)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         while len(machine.woken) < 50:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0)
     assert time.monotonic() - began < 0.5

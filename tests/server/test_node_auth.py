@@ -25,6 +25,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.wire.api import NewToken
 from tests.server.harness import Node, node, registration, running, url
+from tests.waiting import patience
 
 REQUEST = (
     b"GET /ws/node HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -172,7 +173,7 @@ async def test_malformed_headers_authenticate_no_peer_and_log_no_secret(
     with caplog.at_level(logging.DEBUG):
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(REQUEST + trick.replace(b"%s", made.token.encode()) + b"\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             answer = b""
             with contextlib.suppress(ConnectionError):
                 answer = await reader.read()
@@ -196,7 +197,7 @@ async def answered(service: RegistryService, *, origin: str, host: str) -> bytes
     try:
         said = REQUEST.replace(b"Host: x", f"Host: {host}".encode()) + f"Origin: {origin}\r\n\r\n".encode()
         writer.write(said)
-        return await asyncio.wait_for(reader.readline(), 5)
+        return await asyncio.wait_for(reader.readline(), patience(5))
     finally:
         writer.close()
 

@@ -20,6 +20,7 @@ from gpu_agent.server.service import RegistryService
 from tests.server.harness import QUICK, Node, heartbeat, is_served, node, registration, running, until
 from tests.server.malformed import REGISTER
 from tests.server.raw_peer import HANDSHAKE, fragmented, masked, pinged, raw
+from tests.waiting import patience
 
 MIB = 1024 * 1024
 
@@ -76,7 +77,7 @@ async def test_a_peer_that_never_finishes_its_handshake_is_dropped() -> None:
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"GET /ws/node HTTP/1.1\r\n")
         with contextlib.suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), patience(5)) == b""
         writer.close()
         await until(lambda: service.size.connections == 0, what="the connection dropped")
 
@@ -142,7 +143,7 @@ async def test_a_flood_of_tiny_frames_closes_with_1008(frame: bytes, *, register
             await flood.text()
         opening = masked(b"x", fin=False) if frame[0] == 0 else b""
         flood.writer.write(opening + frame * (Limits().frame_burst + 500))
-        received = await asyncio.wait_for(flood.reader.read(), 5)
+        received = await asyncio.wait_for(flood.reader.read(), patience(5))
         assert received.rpartition(b"\x88")[2][1:3] == (1008).to_bytes(2, "big")
     await is_served(other)
 
@@ -204,7 +205,7 @@ async def test_a_peer_that_resets_before_our_close_frame_does_no_harm(
 
 async def test_a_ping_is_answered(service: RegistryService) -> None:
     async with node(service) as polite:
-        await asyncio.wait_for(await polite.socket.ping(), 5)
+        await asyncio.wait_for(await polite.socket.ping(), patience(5))
 
 
 @pytest.mark.parametrize("reason", ["r" * 300, "ö" * 300], ids=["long", "long and odd"])
@@ -224,7 +225,7 @@ async def test_a_peer_that_never_answers_a_close_is_dropped_after_the_close_time
         stubborn.writer.write(masked(b"\x00", opcode=2))
         assert (await stubborn.reader.readexactly(2))[0] == 0x88
         with contextlib.suppress(ConnectionError):
-            await asyncio.wait_for(stubborn.reader.read(), 5)
+            await asyncio.wait_for(stubborn.reader.read(), patience(5))
         await until(lambda: service.size.connections == 0, what="the connection dropped")
 
 
@@ -306,7 +307,7 @@ async def test_pieces_are_written_in_order_and_an_empty_one_closes_our_half() ->
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
     write_pieces(transport, [b"a", b"bc", b""])
     reader, writer = await asyncio.open_connection(sock=theirs)
-    assert await asyncio.wait_for(reader.read(), 5) == b"abc"
+    assert await asyncio.wait_for(reader.read(), patience(5)) == b"abc"
     assert not transport.is_closing()
     writer.close()
     transport.close()

@@ -16,6 +16,7 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
+from tests.waiting import patience
 
 
 def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
@@ -70,7 +71,7 @@ async def test_before_admit_connections_wait_in_the_kernel_and_are_served_then()
     assert connections.size == 0
     assert not early.done()
     await listener.admit()
-    socket = await asyncio.wait_for(early, 5)
+    socket = await asyncio.wait_for(early, patience(5))
     assert connections.size == 1
     await socket.close()
     await listener.stop()
@@ -87,7 +88,7 @@ async def test_stop_closes_connections_with_1001_and_frees_the_port() -> None:
     await listener.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:
         await listener.stop()
-        await asyncio.wait_for(socket.wait_closed(), 5)
+        await asyncio.wait_for(socket.wait_closed(), patience(5))
         assert socket.close_code == 1001
     again, _ = listening(Limits())
     assert (await again.listen(Address(address.host, address.port))).port == address.port
@@ -197,7 +198,7 @@ async def test_of_too_many_handshakes_the_oldest_is_closed_and_new_ones_succeed(
         async with node(service) as quick:
             assert (await quick.register())["type"] == "node_register_ack"
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(slow[0][0].read(), 5) == b""
+                assert await asyncio.wait_for(slow[0][0].read(), patience(5)) == b""
             assert service.size.connections == 2
         for _, writer in slow:
             writer.close()

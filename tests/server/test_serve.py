@@ -44,6 +44,7 @@ from tests.authority import Authority
 from tests.programs import Program, Registry, eventually
 from tests.server.harness import LOOPBACK, QUICK, node
 from tests.service_manager import ServiceManager, service_manager
+from tests.waiting import patience
 
 PORTS = ("--node-listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
 
@@ -55,8 +56,8 @@ def test_it_logs_its_addresses_and_serves_both_ports() -> None:
         assert registry.node_port != registry.operator_port
         with connect(registry.node_url, proxy=None) as node:
             node.send("nonsense")
-            assert json.loads(node.recv(timeout=5))["code"] == "INVALID_MESSAGE"
-        with urllib.request.urlopen(registry.api + "/healthz", timeout=5) as answer:  # noqa: S310 - ours
+            assert json.loads(node.recv(timeout=patience(5)))["code"] == "INVALID_MESSAGE"
+        with urllib.request.urlopen(registry.api + "/healthz", timeout=patience(5)) as answer:  # noqa: S310 - ours
             assert json.load(answer)["status"] == "ok"
 
 
@@ -74,7 +75,7 @@ def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answe
     with Registry() as registry, connect(registry.node_url, proxy=None):
         began = time.monotonic()
         registry.send(number)
-        assert registry.wait(5) == 0
+        assert registry.wait(patience(5)) == 0
         assert time.monotonic() - began < 5
         assert registry.events("registry_stopping")[0]["signal"] == number.name
         assert registry.events("registry_stopped")
@@ -96,7 +97,7 @@ def test_a_port_in_use_ends_it_with_the_next_step() -> None:
             "127.0.0.1:0",
         ) as second,
     ):
-        assert second.wait(15) == EXIT_FAILED
+        assert second.wait(patience(15)) == EXIT_FAILED
         assert "--node-listen" in second.events("registry_start_failed")[0]["problem"]
 
 
@@ -116,7 +117,7 @@ def test_importing_the_module_does_not_change_the_garbage_collector() -> None:
 def refused_at_start(*arguments: str) -> tuple[int, str]:
     """The exit code of a registry that cannot start, and the problem that it logs."""
     with Program("registry", "serve", "--store", "memory", *PORTS, *arguments) as program:
-        code = program.wait(15)
+        code = program.wait(patience(15))
         return code, str(program.events("registry_start_failed")[0]["problem"])
 
 
@@ -145,7 +146,8 @@ def test_by_default_it_requires_tokens_and_writes_the_first_one_to_its_state_dir
 def asked(url: str, token: str | None) -> int:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:  # noqa: S310 - ours
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - ours
+        with urllib.request.urlopen(request, timeout=patience(5)) as answer:  # noqa: S310 - ours
             status: int = answer.status
     except urllib.error.HTTPError as refused:
         refused.close()
@@ -198,7 +200,7 @@ def test_an_unusable_database_ends_it_with_its_own_exit_code(tmp_path: Path) -> 
     broken = tmp_path / "registry.db"
     broken.write_text("no database" * 100)
     with Program("registry", "serve", "--auth", "off", "--store", f"sqlite://{broken}") as registry:
-        assert registry.wait(15) == EXIT_UNUSABLE_STATE
+        assert registry.wait(patience(15)) == EXIT_UNUSABLE_STATE
         problem = registry.events("registry_start_failed")[0]["problem"]
         assert str(broken) in problem
         assert "restore FILE" in problem
@@ -209,7 +211,7 @@ def test_a_second_registry_on_the_same_database_is_refused_naming_the_first(tmp_
     place = f"sqlite://{tmp_path / 'registry.db'}"
     words = ("registry", "serve", "--auth", "off", "--store", place)
     with Registry("--store", place) as first, Program(*words) as second:
-        assert second.wait(15) == EXIT_FAILED
+        assert second.wait(patience(15)) == EXIT_FAILED
         assert f"process {first.pid}" in second.events("registry_start_failed")[0]["problem"]
 
 
@@ -238,7 +240,7 @@ def test_systemd_receives_ready_watchdog_and_stopping(tmp_path: Path) -> None:
         manager.hear_until("WATCHDOG=1", within_seconds=20)
         program.send(signal.SIGTERM)
         manager.hear_until("STOPPING=1", within_seconds=20)
-        assert program.wait(10) == 0
+        assert program.wait(patience(10)) == 0
 
 
 def test_a_reload_takes_over_reloadable_settings_and_names_the_others(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_a_reload_takes_over_reloadable_settings_and_names_the_others(tmp_path: 
         assert reloaded["changed"] == ["log_level", "performance_interval_seconds"]
         assert reloaded["waiting_for_restart"] == ["claim_ttl_seconds"]
         program.send(signal.SIGTERM)
-        assert program.wait(10) == 0
+        assert program.wait(patience(10)) == 0
 
 
 def test_a_faulty_file_changes_nothing(tmp_path: Path) -> None:

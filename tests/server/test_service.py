@@ -18,6 +18,7 @@ from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import Placement, RegistryEvent, Selection
 from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, known, node, placed, registration, running, until
+from tests.waiting import patience
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ async def test_events_arrive_as_they_happen(service: RegistryService) -> None:
     await asyncio.sleep(0)
     async with node(service) as new:
         await new.register()
-        await asyncio.wait_for(following, 5)
+        await asyncio.wait_for(following, patience(5))
     assert heard[0] == "node_register_received"
 
 

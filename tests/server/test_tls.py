@@ -25,6 +25,7 @@ from gpu_agent.server.tls import NOT_ENCRYPTED, READ_BYTES, Encryption, TlsConne
 from tests.authority import Authority
 from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger
 from tests.server.harness import heartbeat, running, until
+from tests.waiting import patience
 
 
 class Installed:
@@ -167,7 +168,7 @@ async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_
     answers, looked_at = threading.Event(), tls._file_states
     with monkeypatch.context() as hung:
         hung.setattr(tls, "_READ_TIMEOUT_SECONDS", 0.01)
-        hung.setattr(tls, "_file_states", lambda files: (answers.wait(60), looked_at(files))[1])
+        hung.setattr(tls, "_file_states", lambda files: (answers.wait(patience(60)), looked_at(files))[1])
         assert not any([await encryption.reload(force=False) for _ in range(3 * MAX_STUCK_THREADS)])
         holding = [thread for thread in threading.enumerate() if thread.name == "tls-files, left behind"]
         assert len(holding) == MAX_STUCK_THREADS
@@ -357,7 +358,7 @@ async def test_a_peer_that_reads_nothing_is_disconnected_behind_tls_too(
         await peer.become_ready()
         (number,) = service._connections._by_number
         peer.socket.transport.pause_reading()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while service.size.connections:
                 service._connections.send(number, "x" * 30_000)
                 await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import RegistryEvent
+from tests.waiting import patience
 
 
 class Disk(MemoryStore):
@@ -24,7 +25,7 @@ class Disk(MemoryStore):
         self.turning.set()
 
     def save(self, batches: Sequence[Batch]) -> None:
-        self.turning.wait(10)
+        self.turning.wait(patience(10))
         if self.broken:
             raise ZeroDivisionError
         if self.full:
@@ -39,7 +40,7 @@ class Disk(MemoryStore):
 async def committed(writer: Writer, *batches: Batch) -> str | None:
     done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     writer.commit(batches, done.set_result)
-    return await asyncio.wait_for(done, 5)
+    return await asyncio.wait_for(done, patience(5))
 
 
 def batch(*keys: str) -> Batch:

@@ -19,6 +19,7 @@ import psutil
 
 from tests.children import called
 from tests.system.cgroups import cgroup
+from tests.waiting import patience
 
 T = TypeVar("T")
 Done = subprocess.CompletedProcess[str]
@@ -142,6 +143,6 @@ class Enclosure:
             self._nspawn.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
-            self._nspawn.wait(5)
+            self._nspawn.wait(patience(5))
         finally:
             self._holds.close()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.system.cgroups import can_make
+from tests.waiting import patience
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "system"
 MIRROR = "http://deb.debian.org/debian"
@@ -53,7 +54,7 @@ def _what_the_kernel_refuses() -> str | None:
     if "\toverlay\n" not in Path("/proc/filesystems").read_text(encoding="ascii"):
         return "this kernel has no overlay file system"
     apart = ("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "true")
-    if subprocess.run(apart, check=False, capture_output=True, timeout=30).returncode != 0:
+    if subprocess.run(apart, check=False, capture_output=True, timeout=patience(30)).returncode != 0:
         return "namespaces of its own are not allowed to this process"
     if not can_make():
         return "cgroups of its own are not allowed to this process"

@@ -17,6 +17,7 @@ from tests.system.enclosure import Enclosure
 from tests.system.packages import ROOT
 from tests.system.recipe import Builder, Image, UnknownInstructionError, instructions, options
 from tests.system.roots import NoRootError, debian
+from tests.waiting import patience
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -88,7 +89,7 @@ def test_the_agent_is_pid_1_works_reaps_and_ends_at_sigterm(
         started.run("sh", "-c", "for orphan in 1 2 3; do (sleep 0.1 &); done")
         started.until(lambda: first.children() == [program], within_seconds=10, what="no zombies")
         os.kill(started.leader, signal.SIGTERM)
-        assert started.wait(5) == 0, started.console()
+        assert started.wait(patience(5)) == 0, started.console()
         gone = registry.await_status(node["node_id"], "offline", within_seconds=2)
         assert gone["reason_code"] == "unregistered"
 
@@ -100,7 +101,7 @@ def test_the_health_check_holds_while_the_agent_answers_even_without_a_registry(
         registry.await_ready(1, within_seconds=60)
         assert checked(started, image) == 0
         registry.send(signal.SIGKILL)
-        registry.wait(5)
+        registry.wait(patience(5))
         assert checked(started, image) == 0
         for process in psutil.Process(started.leader).children(recursive=True):
             process.suspend()

@@ -13,6 +13,7 @@ from tests.programs import eventually
 from tests.system.cgroups import end_leftovers
 from tests.system.machine import Machine
 from tests.system.roots import SUITES
+from tests.waiting import patience
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -67,7 +68,7 @@ def test_what_a_killed_run_booted_is_ended_by_the_next_one(root: Path, tmp_path:
     assert leader.is_running(), "one that is in use is no leftover"
     for process in (nspawn, killed):
         process.send_signal(signal.SIGKILL)
-    killed.wait(10)
+    killed.wait(patience(10))
     end_leftovers()
     eventually(lambda: _ended(leader), within_seconds=10, what="the end of a machine left behind")
 
@@ -86,7 +87,7 @@ def test_a_root_that_a_killed_run_began_is_made_anew(obstacle: str | None, tmp_p
     eventually(lambda: list(cache.glob("*/made")), within_seconds=20, what="a root that is begun")
     makers = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
-    killed.wait(10)
+    killed.wait(patience(10))
     eventually(lambda: all(map(_ended, makers)), within_seconds=10, what="the end of what it had started")
 
     stand_in.write_text('#!/bin/sh\nmkdir "$4" && echo whole >"$4/made"\n')

@@ -14,6 +14,7 @@ import pytest
 from tests.packaging.contents import of_rpm, rpm
 from tests.system.offline import OfflineDebian
 from tests.system.packages import CURRENT, built
+from tests.waiting import patience
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,9 +36,11 @@ def debian(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Off
 
 
 def unpack(file: Path, into: Path) -> None:
-    archive = subprocess.run(["rpm2cpio", file], check=True, capture_output=True, timeout=60).stdout
+    archive = subprocess.run(["rpm2cpio", file], check=True, capture_output=True, timeout=patience(60)).stdout
     words = ("cpio", "--extract", "--make-directories", "--preserve-modification-time", "--quiet")
-    subprocess.run([*words, "--no-absolute-filenames"], cwd=into, input=archive, check=True, timeout=60)
+    subprocess.run(
+        [*words, "--no-absolute-filenames"], cwd=into, input=archive, check=True, timeout=patience(60)
+    )
 
 
 def run_script(debian: OfflineDebian, component: str, script: str, *, left: str) -> None:

@@ -14,6 +14,7 @@ from tests.nvml_fake.control import FakeNvml
 from tests.programs import Registry
 from tests.system.enclosure import Enclosure
 from tests.system.wheels import collect
+from tests.waiting import patience
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -58,7 +59,7 @@ def test_as_pid_1_it_works_leaves_no_zombies_and_ends_at_sigterm(
         started.until(lambda: first.children() == [program], within_seconds=10, what="no zombies")
         assert program.is_running()
         os.kill(started.leader, signal.SIGTERM)
-        assert started.wait(5) == 0, started.console()
+        assert started.wait(patience(5)) == 0, started.console()
         gone = registry.await_status(node["node_id"], "offline", within_seconds=2)
         assert gone["reason_code"] == "unregistered"
 
@@ -71,6 +72,6 @@ def test_under_another_init_it_ends_at_sigterm_with_a_goodbye(
         agent = psutil.Process(started.leader).children()[0]
         assert agent.name() != "sh"
         agent.send_signal(signal.SIGTERM)
-        assert started.wait(5) == 0, started.console()
+        assert started.wait(patience(5)) == 0, started.console()
         gone = registry.await_status(node["node_id"], "offline", within_seconds=2)
         assert gone["reason_code"] == "unregistered"

@@ -15,6 +15,7 @@ from tests.cli.terminal import OnTerminal
 from tests.e2e.place import Place, made_by_command
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND, free_port
+from tests.waiting import patience
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def examined(*words: object, **environment: str) -> tuple[int, dict[str, Any], s
         [*COMMAND, "doctor", "--json", *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
         env={**os.environ, **environment},
     )

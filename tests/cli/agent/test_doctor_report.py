@@ -22,6 +22,7 @@ from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.nvml.driver_files import find_driver_files
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
 from tests.hung_disk import hung
+from tests.waiting import patience
 
 
 def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
@@ -71,7 +72,7 @@ def test_a_disk_that_never_answers_costs_its_deadline(
     answered = threading.Event()
 
     def hang(*_: object) -> list[object]:
-        answered.wait(30)
+        answered.wait(patience(30))
         return []
 
     monkeypatch.setattr(doctor_report, "DISK_SECONDS", 0.05)
@@ -124,7 +125,7 @@ def test_device_nodes_that_hang_cost_their_deadline(
     answered = threading.Event()
 
     def hang() -> list[str]:
-        answered.wait(30)
+        answered.wait(patience(30))
         return []
 
     there = replace(find_driver_files({}, root=tmp_path), module_version="570.1", nodes=("nvidiactl",))

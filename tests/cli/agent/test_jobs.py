@@ -17,6 +17,7 @@ from gpu_agent.local.connection import Connection
 from gpu_agent.wire.control import JobInfo
 from tests.node.control_harness import serving
 from tests.programs import COMMAND, Program, eventually
+from tests.waiting import patience
 
 
 def test_a_command_is_a_job_while_it_runs_and_its_code_is_ours(tmp_path: Path) -> None:
@@ -90,11 +91,11 @@ def test_signals_are_handed_on_and_a_signals_end_is_told_as_shells_do(tmp_path: 
         with Program(*words, "sh", "-c", catches) as polite:
             eventually(lambda: "runs\n" in polite.other, within_seconds=20, what="it runs")
             polite.send(signal.SIGUSR1)
-            assert polite.wait(10) == 9
+            assert polite.wait(patience(10)) == 9
         with Program(*words, "sh", "-c", "echo >&2 runs; exec sleep 60") as ended:
             eventually(lambda: "runs\n" in ended.other, within_seconds=20, what="it runs")
             ended.send(signal.SIGTERM)
-            assert ended.wait(10) == 128 + signal.SIGTERM
+            assert ended.wait(patience(10)) == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_ctrl_c_reaches_the_command_once(tmp_path: Path) -> None:
                     shown += os.read(person.stdout.fileno(), 4096) or pytest.fail(repr(shown))
                 with contextlib.suppress(BrokenPipeError):  # some shells take Ctrl-C for the first word's end
                     person.stdin.write(typed)
-            assert person.wait(10) == 0
+            assert person.wait(patience(10)) == 0
 
 
 def test_a_job_is_in_flight_for_as_long_as_the_named_process_lives(
@@ -155,10 +156,12 @@ def test_from_another_container_a_number_names_nobody_and_job_run_needs_none(tmp
     with serving(tmp_path / "s") as served:
         at = ("--socket", str(served.path))
         named = [*apart, *COMMAND, "job", "start", "job-1", *at, "--pid", "1"]
-        refused = subprocess.run(named, capture_output=True, text=True, check=False, timeout=60)
+        refused = subprocess.run(named, capture_output=True, text=True, check=False, timeout=patience(60))
         assert (refused.returncode, "use `gpu-agent job run`" in refused.stderr) == (6, True)
         inside = [*COMMAND, "job", "run", *at, "job-1", "--", *COMMAND, "job", "list", *at]
-        told = subprocess.run([*apart, *inside], capture_output=True, text=True, check=True, timeout=60)
+        told = subprocess.run(
+            [*apart, *inside], capture_output=True, text=True, check=True, timeout=patience(60)
+        )
         assert "job-1" in told.stdout
         eventually(lambda: served.agent.jobs.ids == (), within_seconds=10, what="the job is over")
 

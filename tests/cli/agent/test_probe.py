@@ -13,6 +13,7 @@ from gpu_agent.cli.main import main
 from gpu_agent.wire.schema import schema_of
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND
+from tests.waiting import patience
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +180,7 @@ def test_a_driver_that_hangs_costs_the_deadline_and_exits_3(form: str | None, fa
     fake.set("hang", "nvmlDeviceGetCount_v2", "*")
     began = time.monotonic()
     words = [*COMMAND, "probe", *([form] if form else [])]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=patience(30), check=False)
     took_seconds = time.monotonic() - began
     fake.unset("hang")
     assert done.returncode == 3

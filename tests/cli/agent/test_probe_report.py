@@ -17,6 +17,7 @@ from gpu_agent.wire.inventory import GpuReport, Outcome
 from gpu_agent.wire.messages import NodeRegister
 from tests.cli.terminal import OnTerminal
 from tests.nvml_fake.control import FakeNvml
+from tests.waiting import patience
 
 GPUS = SimulatedGpus("2xL4-24GB", seed="a").read(0.0)
 
@@ -79,7 +80,7 @@ def test_the_json_form_loads_nothing_heavy(heavy: str) -> None:
         f"sys.exit({heavy!r} in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=patience(20)
     )
     assert done.returncode == 0, f"{heavy} is loaded: {done.stderr}"
 

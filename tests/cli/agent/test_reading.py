@@ -23,6 +23,7 @@ from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, start_child
 from gpu_agent.probe.snapshot import Sources
 from tests.hung_disk import hung
 from tests.nvml_fake.control import FakeNvml
+from tests.waiting import patience
 
 
 def test_where_nothing_is_configured_the_arguments_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +37,7 @@ def test_a_simulated_machine_ends_a_child_that_was_started(tmp_path: Path) -> No
     inventory = read_inventory(ProbeRequest(simulate="2xL4-24GB"), child)
     assert (inventory.simulated, len(inventory.gpu.gpus)) == (True, 2)
     assert child.process is not None
-    assert child.process.wait(5) is not None
+    assert child.process.wait(patience(5)) is not None
 
 
 def test_what_cannot_be_simulated_is_a_configuration_failure() -> None:
@@ -49,7 +50,7 @@ def test_a_disk_that_never_answers_leaves_the_host_and_the_reason(monkeypatch: p
     answered = threading.Event()
 
     def hang(*_: object, **__: object) -> Scan:
-        answered.wait(30)
+        answered.wait(patience(30))
         return Scan()
 
     monkeypatch.setattr(ModelScanner, "scan", hang)
@@ -67,7 +68,7 @@ def test_a_host_that_never_answers_costs_half_a_second_more_and_is_what_the_kern
 ) -> None:
     answered = threading.Event()
     true_read = HostProbe.read
-    monkeypatch.setattr(HostProbe, "read", lambda probe: (answered.wait(30), true_read(probe))[1])
+    monkeypatch.setattr(HostProbe, "read", lambda probe: (answered.wait(patience(30)), true_read(probe))[1])
     began = time.monotonic()
     try:
         around = read_host_and_models(Sources(), within_seconds=0.2)
@@ -103,12 +104,12 @@ class Ending(threading.Thread):
 
     def is_alive(self) -> bool:
         self.checked.set()
-        self.join(30)
+        self.join(patience(30))
         return super().is_alive()
 
 
 def test_a_reading_that_ends_at_its_deadline_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (Ending.checked.wait(30), Scan())[1])
+    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (Ending.checked.wait(patience(30)), Scan())[1])
     monkeypatch.setattr("gpu_agent.cli.agent.reading.threading.Thread", Ending)
     around = read_host_and_models(Sources(), within_seconds=0.05)
     assert "models" not in around.host.unknowns
@@ -120,7 +121,7 @@ def test_a_driver_and_a_disk_that_hang_cost_one_deadline_together(
     fake = FakeNvml(tmp_path)
     fake.set("hang", "nvmlDeviceGetCount_v2", "*")
     answered = threading.Event()
-    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (answered.wait(30), Scan())[1])
+    monkeypatch.setattr(ModelScanner, "scan", lambda *_, **__: (answered.wait(patience(30)), Scan())[1])
     child = start_child(env=fake.environment())
     began = time.monotonic()
     try:
@@ -129,7 +130,7 @@ def test_a_driver_and_a_disk_that_hang_cost_one_deadline_together(
         answered.set()
         fake.unset("hang")
     assert child.process is not None
-    child.process.wait(10)
+    child.process.wait(patience(10))
     assert time.monotonic() - began < DEADLINE_SECONDS + 1.5
     assert "nvml_hung" in (inventory.gpu.detail or "")
     assert "models" in inventory.host.unknowns

@@ -29,6 +29,7 @@ from tests.node.control_harness import (
     status_of,
 )
 from tests.programs import COMMAND, eventually
+from tests.waiting import patience
 
 DEGRADED = READY.model_copy(update={"status": "degraded", "reason": "no usable GPU"})
 
@@ -97,7 +98,7 @@ def test_a_pipe_gets_the_page_then_a_line_for_each_change(tmp_path: Path) -> Non
         agent.state = snapshot(state=State.BACKING_OFF, last_refusal="connection refused")
         assert until(watch, "not connected").rstrip().endswith("node-A is not connected: connection refused")
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(20) == 0
+        assert watch.wait(patience(20)) == 0
 
 
 def test_json_is_a_document_on_a_line_for_each_change(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_pipe_reports_once_that_the_agent_is_gone_and_once_that_it_is_back(tmp
         with serving(tmp_path / "s"):
             assert watch.stderr.readline() == "gpu-agent: the agent answers again\n"
             watch.send_signal(signal.SIGINT)
-            assert watch.wait(20) == 0
+            assert watch.wait(patience(20)) == 0
 
 
 def test_without_an_agent_there_is_nothing_to_watch(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gpu_agent.wire.api import NodeList, TokenList
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Answer, Refusal, standing_in
 from tests.programs import free_port
+from tests.waiting import patience
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -161,7 +162,7 @@ def test_what_is_no_registry_is_exit_5_whatever_it_says(said: bytes) -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(Failure, match=f"{url}.*registry") as failed:
             Api(url).get("/v1/nodes", NodeList)
-        thread.join(5)
+        thread.join(patience(5))
     assert failed.value.code is ExitCode.UNREACHABLE
     assert ("no gpu-agent registry" in str(failed.value)) == bool(said)
 

@@ -20,6 +20,7 @@ from gpu_agent.wire.api import RegistryEvent
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, Stream, standing_in
 from tests.programs import COMMAND
+from tests.waiting import patience
 
 PATH = "GET /v1/events"
 
@@ -131,9 +132,9 @@ def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
 
     def quiet() -> Iterator[str]:
         yield from told(event(1)).chunks
-        left.wait(20)
+        left.wait(patience(20))
         yield ": still here\n\n"
-        ended.wait(20)
+        ended.wait(patience(20))
 
     with standing_in({PATH: lambda: Stream(quiet())}) as registry:
         words = (*COMMAND, "registry", "events", "--follow", "--api", registry.api)
@@ -143,7 +144,7 @@ def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
             program.stdout.close()
             left.set()
             try:
-                assert program.wait(timeout=15) == 0
+                assert program.wait(timeout=patience(15)) == 0
             finally:
                 ended.set()
                 program.kill()

@@ -6,6 +6,7 @@ import pytest
 from gpu_agent.cli.main import main
 from tests.programs import eventually
 from tests.runtime.test_signals import as_pid_1, first_process
+from tests.waiting import patience
 
 
 @pytest.mark.parametrize(
@@ -45,4 +46,4 @@ sys.exit(main({words + ports!r}))
         first = first_process(started)
         eventually(lambda: len(first.children()) == 1, within_seconds=10, what="no zombies")
         first.send_signal(signal.SIGTERM)
-        assert started.wait(10) == 0
+        assert started.wait(patience(10)) == 0

@@ -12,6 +12,7 @@ from gpu_agent.cli.registry import watch
 from gpu_agent.cli.registry.watch import FROM_EVENTS, Freshness, Nodes, Watch, node_changes
 from gpu_agent.wire.api import NodeList, Problem, RegistryEvent
 from tests.cli.answers import answer_of, model_of
+from tests.waiting import patience
 
 
 def node(**more: object) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def watched(read: Readings, events: Callable[[], Iterator[StreamEvent]], view: S
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(patience(20))
     assert not thread.is_alive(), view.drawn
     if faults:
         raise faults[0]
@@ -141,9 +142,9 @@ def test_an_event_has_the_list_read_again_and_no_clock_does() -> None:
 
     def events() -> Iterator[StreamEvent]:
         yield Opened()
-        go_on.wait(10)
+        go_on.wait(patience(10))
         yield RECEIVED
-        threading.Event().wait(10)
+        threading.Event().wait(patience(10))
 
     read = Readings()
 
@@ -169,7 +170,7 @@ def test_a_broken_stream_is_shown_and_its_return_read_at_once() -> None:
         yield Lost("refused")
         threading.Event().wait(0.2)
         yield Opened()
-        threading.Event().wait(10)
+        threading.Event().wait(patience(10))
 
     def enough(view: Shown) -> bool:
         return view.newest[1] is FROM_EVENTS and any(
@@ -182,7 +183,7 @@ def test_a_broken_stream_is_shown_and_its_return_read_at_once() -> None:
 def test_a_registry_that_does_not_answer_keeps_the_list_that_there_was() -> None:
     def events() -> Iterator[StreamEvent]:
         yield Opened()
-        threading.Event().wait(10)
+        threading.Event().wait(patience(10))
 
     view = watched(Readings(2), events, Shown(lambda view: view.newest[0] == 3))
     assert any(number == 1 and "nobody there" in one.words for number, one in view.drawn)

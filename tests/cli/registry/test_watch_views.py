@@ -25,6 +25,7 @@ from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
 from tests.cli.terminal import OnTerminal
 from tests.programs import COMMAND, Registry, eventually
+from tests.waiting import patience
 
 LOST = Freshness(State.GONE, "the registry has gone")
 NOW = 1_000_000.0
@@ -186,7 +187,7 @@ def test_a_pipe_gets_changes_until_its_reader_leaves(served: Served) -> None:
         assert next(read).rstrip().endswith(f"{served.able}  cordoned: odd noise")
         watch.stdout.close()
         Api(served.api).request("POST", f"{node}/uncordon", {})
-        assert watch.wait(15) == 0
+        assert watch.wait(patience(15)) == 0
 
 
 def test_json_lines_are_whole_answers(served: Served) -> None:
@@ -198,4 +199,4 @@ def test_json_lines_are_whole_answers(served: Served) -> None:
         Api(served.api).request("POST", f"/v1/nodes/{served.able}/drain", {})
         assert json.loads(watch.stdout.readline())["nodes"] == []
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(15) == 0
+        assert watch.wait(patience(15)) == 0

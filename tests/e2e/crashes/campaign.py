@@ -21,6 +21,7 @@ from tests.e2e.crashes.ledger import Ledger, Loss, State
 from tests.e2e.crashes.trap import Point, Trap
 from tests.e2e.crashes.workload import Workload
 from tests.programs import Agent, Registry, eventually, free_port
+from tests.waiting import patience
 
 CLAIMABLE, WISHED = 3, 2
 ARMED_AT_MOST = {Point.CHECKPOINT: 40}
@@ -90,7 +91,7 @@ class Campaign:
         if not registry.ended:
             self.tally.missed_traps += point is not Point.ANY_INSTANT
             registry.send(signal.SIGKILL)
-        code = registry.wait(10)
+        code = registry.wait(patience(10))
         assert code == -signal.SIGKILL, f"ended with {code} by itself: {registry.output()}"
         self._trap.disarm()
         self.tally.kills[point] += 1
@@ -103,7 +104,7 @@ class Campaign:
             starting = self._running.enter_context(self._program())
             time.sleep(self._dice.uniform(0.05, 0.9))
             starting.send(signal.SIGKILL)
-            starting.wait(10)
+            starting.wait(patience(10))
         self._registry = self._serve()
 
     def _program(self) -> Registry:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tests.e2e.crashes.door import Answer, Door, NoAnswerError
 from tests.e2e.crashes.ledger import ANYWHERE, Ledger
+from tests.waiting import patience
 
 MOST_CLAIMS = 12
 MOST_TOKENS = 12
@@ -45,7 +46,7 @@ class Workload:
             self._stopping.wait(0.005)
         self._stopping.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(patience(30))
 
     def _work(self, job: Callable[[Door, random.Random, int], None], dice: random.Random, place: int) -> None:
         door = Door(self._port, self._admin)

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from tests.waiting import patience
+
 DOWNLOAD = """
 import sys
 from huggingface_hub import snapshot_download
@@ -73,7 +75,7 @@ class LocalHub:
     def fetched(self, cache: Path, repository: str, ref: str = "main", *, links: bool = True) -> None:
         """The same, to its end."""
         with self.download(cache, repository, ref, links=links) as program:
-            _, said = program.communicate(timeout=60)
+            _, said = program.communicate(timeout=patience(60))
         assert program.returncode == 0, said
 
     def answer(self, path: str) -> tuple[dict[str, str], bytes, str] | None:
@@ -115,7 +117,7 @@ def halfway(hub: LocalHub, cache: Path, repository: str, *, name: str) -> Iterat
     """A download that stands still in the middle of a file, and is killed in the end if it still runs."""
     hub.held.add(name)
     with hub.download(cache, repository) as program:
-        assert hub.halfway.wait(30)
+        assert hub.halfway.wait(patience(30))
         try:
             yield program
         finally:
@@ -161,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.wfile.flush()
             self.hub.halfway.set()
-            self.hub.release.wait(60)
+            self.hub.release.wait(patience(60))
             data = data[len(data) // 2 :]
         try:
             self.wfile.write(data)

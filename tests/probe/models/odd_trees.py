@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpu_agent.probe.models.files import MAX_DEPTH
 from tests.probe.models.caches import revision, tensors
+from tests.waiting import patience
 
 SECRET = "stored-elsewhere"
 """Part of what lies outside the root, in the layouts that are searched for: nothing of it may be found."""
@@ -176,4 +177,4 @@ def writer(tree: Tree) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(patience(10))

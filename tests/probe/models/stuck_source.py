@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
 from gpu_agent.wire.inventory import Model
+from tests.waiting import patience
 
 
 class StuckSource:
@@ -28,7 +29,7 @@ class StuckSource:
     def units(self) -> Listing:
         """List them, once it may."""
         self.looks += 1
-        self.release.wait(30)
+        self.release.wait(patience(30))
         root = Root(str(self.paths[0]), None)
         return Listing(tuple(Unit(root, f"{root.path}/{name}", name) for name in self.models))
 

@@ -26,6 +26,7 @@ from gpu_agent.probe.models.files import (
 )
 from gpu_agent.probe.models.source import Root, Unit
 from tests.probe.models.caches import open_folder, unprivileged
+from tests.waiting import patience
 
 
 @pytest.fixture
@@ -339,10 +340,13 @@ def test_files_of_all_layers_are_read_and_what_is_mounted_between_them_is_not(tm
     if os.name != "posix" or os.geteuid() != 0 or not Path("/proc/filesystems").exists():
         pytest.skip("only root on Linux can lay file systems over each other")
     apart = ["unshare", "--mount", "--propagation", "private"]
-    if subprocess.run([*apart, "true"], check=False, capture_output=True, timeout=30).returncode != 0:
+    if (
+        subprocess.run([*apart, "true"], check=False, capture_output=True, timeout=patience(30)).returncode
+        != 0
+    ):
         pytest.skip("mounts of its own are not allowed to this process")
     words = [*apart, sys.executable, "-c", OVERLAID, str(tmp_path)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=patience(60))
     if "unknown filesystem type" in done.stderr:
         pytest.skip("this kernel has no overlay file system")
     assert done.stdout.splitlines() == [

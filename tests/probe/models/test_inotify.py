@@ -10,6 +10,7 @@ import pytest
 
 from gpu_agent.probe.models import inotify as notices_module
 from gpu_agent.probe.models.inotify import InotifyWatcher
+from tests.waiting import patience
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has inotify")
 
@@ -170,7 +171,7 @@ def test_the_kernels_limit_is_reported_with_the_sysctl_and_what_fits_is_watched(
         pytest.skip(f"no user namespace may be made here: {possible.stderr.strip()}")
     command = [*apart, sys.executable, "-c", LIMITED, *folders]
     printed = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=30
+        command, capture_output=True, text=True, check=True, timeout=patience(30)
     ).stdout.splitlines()
     assert printed == [
         "True this user may watch no more folders; raise the sysctl fs.inotify.max_user_watches",

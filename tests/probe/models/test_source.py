@@ -24,6 +24,7 @@ from gpu_agent.wire.inventory import Model
 from gpu_agent.wire.messages import InstalledModel
 from tests.probe.models.caches import repository as caches_repository
 from tests.probe.models.caches import revision, whisper_files
+from tests.waiting import patience
 
 SOURCES = pytest.mark.parametrize("kind", [HubCache, ModelFolders], ids=lambda kind: kind.name)
 
@@ -68,7 +69,7 @@ def test_a_path_that_does_not_exist_loads_no_source(tmp_path: Path) -> None:
         "assert sources.scanner.scan(1.0).models == ()\n"
         "sys.exit('gpu_agent.probe.models.huggingface' in sys.modules)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=patience(30), check=False).returncode == 0
     assert lazy(tmp_path / "nowhere", tmp_path / "x" / "y").units() == Listing()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import SourceState
 from tests.probe.models.stuck_source import StuckSource
+from tests.waiting import patience
 
 
 def look(
@@ -36,7 +37,7 @@ def test_a_source_is_read_by_one_thread_at_a_time_and_no_other_waits() -> None:
         assert mine
         thread = threading.Thread(target=other)
         thread.start()
-        thread.join(10)
+        thread.join(patience(10))
     assert others == [False]
     look(state)
 

@@ -8,6 +8,7 @@ from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.probe.nvml.client import ChildConnection, ChildPolicy, NvmlClient
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import FakeNvml
+from tests.waiting import patience
 
 AT_ONCE = ChildPolicy(restart_seconds=0.0, restart_ceiling_seconds=0.0)
 
@@ -30,7 +31,7 @@ async def probing(
 
 async def report_from(probe: NvmlClient) -> GpuReport:
     """Read until the driver answers."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience(30)):
         while isinstance(result := await probe.read(), MissedReading):
             pass
     return result

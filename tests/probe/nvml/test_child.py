@@ -13,6 +13,7 @@ from gpu_agent.probe.nvml.process import CHILD_COMMAND
 from tests.nvml_fake.build import build
 from tests.nvml_fake.child import child_of
 from tests.nvml_fake.control import FakeNvml, built_library
+from tests.waiting import patience
 
 HEAVY = ("asyncio", "dataclasses", "pydantic", "psutil", "gpu_agent.wire")
 without_real_driver = pytest.mark.skipif(
@@ -173,7 +174,7 @@ def test_the_child_ends_on_request_and_when_its_stdin_ends(tmp_path: Path) -> No
     with child_of(fake.environment()) as ended_by_request:
         ended_by_request.read()
         ended_by_request.send({"request": "end"})
-        assert ended_by_request.process.wait(10) == 0
+        assert ended_by_request.process.wait(patience(10)) == 0
     with child_of(fake.environment()) as left:
         left.read()
     assert left.process.returncode == 0
@@ -183,13 +184,13 @@ def test_sigterm_ends_a_child_that_is_not_in_the_kernel(tmp_path: Path) -> None:
     with child_of(FakeNvml(tmp_path).environment()) as child:
         child.read()
         child.process.terminate()
-        assert child.process.wait(10) == -signal.SIGTERM
+        assert child.process.wait(patience(10)) == -signal.SIGTERM
 
 
 def test_the_child_loads_nothing_heavy() -> None:
     code = f"import gpu_agent.probe.nvml.child, sys; print([m for m in {HEAVY} if m in sys.modules])"
     seen = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(30), check=True
     )
     assert seen.stdout.strip() == "[]"
 
@@ -203,7 +204,7 @@ def test_a_file_in_the_working_directory_never_passes_for_a_module_of_the_child(
         capture_output=True,
         cwd=tmp_path,
         env=fake.environment(),
-        timeout=30,
+        timeout=patience(30),
         check=True,
     )
     assert b'"outcome":"ok"' in ran.stdout

@@ -15,6 +15,7 @@ from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.nvml_fake.build import build
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.nvml.fake_driver import AT_ONCE, child_of, miss_from, probing, report_from
+from tests.waiting import patience
 
 
 async def test_eight_gpus_are_read_and_the_child_is_started_once(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> 
     )
     older = child.request(reopen=False)
     newer = child.request(reopen=False)
-    report = await asyncio.wait_for(newer, 20)
+    report = await asyncio.wait_for(newer, patience(20))
     assert report is not None
     assert report.outcome == "ok"
     assert not older.done()
@@ -220,7 +221,7 @@ async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> 
 
 async def test_an_end_completes_the_request_with_none_and_is_reported_once() -> None:
     child, ends = connect("import sys; sys.stdin.readline(); sys.exit(7)")
-    assert await asyncio.wait_for(child.request(reopen=False), 20) is None
+    assert await asyncio.wait_for(child.request(reopen=False), patience(20)) is None
     assert await child.wait_ended(20)
     assert ends == [7]
     assert await child.request(reopen=False) is None
@@ -238,5 +239,5 @@ async def test_events_before_an_end_are_passed_on_though_the_answer_never_comes(
     child, _ = connect(
         "import sys; sys.stdin.readline(); print('{\"events\": {}}', flush=True); sys.exit(7)", other_lines
     )
-    assert await asyncio.wait_for(child.request(reopen=False), 20) is None
+    assert await asyncio.wait_for(child.request(reopen=False), patience(20)) is None
     assert other_lines == [b'{"events": {}}\n']

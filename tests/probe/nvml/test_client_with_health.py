@@ -11,6 +11,7 @@ from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
 from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
 from gpu_agent.wire.inventory import Gpu, Health
 from tests.nvml_fake.control import FakeNvml
+from tests.waiting import patience
 
 LOOK_ANEW_AT_ONCE = ChildPolicy(
     reopen_lost_after_seconds=0.0, restart_seconds=0.0, restart_ceiling_seconds=0.0
@@ -31,7 +32,7 @@ class Watched:
 
     async def look_until_read(self) -> tuple[Gpu, ...]:
         """Look until the driver answers again."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patience(30)):
             while isinstance(result := await self.probe.read(), MissedReading):
                 pass
         return self._tracker.observe(result, now_wall=time.time(), now_mono=time.monotonic()).gpus

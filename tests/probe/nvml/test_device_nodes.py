@@ -15,6 +15,7 @@ from gpu_agent.probe.nvml.device_nodes import (
     missing_sentence,
     node_problems,
 )
+from tests.waiting import patience
 
 
 def tree(root: Path, *nodes: str, minors: tuple[str, ...] = ("0", "1")) -> str:
@@ -115,6 +116,6 @@ def test_another_user_learns_that_the_mode_closes_the_node(tmp_path: Path) -> No
         "print(*node_problems('.'), sep='\\n')\n"
     )
     seen = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(30), check=True
     )
     assert "/dev/nvidiactl (-rw------- root:root) may not be opened by the agent's user" in seen.stdout

@@ -8,6 +8,7 @@ from gpu_agent.probe.nvml.client import ChildPolicy
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.nvml.fake_driver import child_of, miss_from, probing, report_from
+from tests.waiting import patience
 
 
 async def test_a_delay_below_the_deadline_is_waited_for(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ async def test_a_late_answer_has_its_age(tmp_path: Path) -> None:
         owed = child_of(probe).answer
         assert owed is not None
         fake.unset("hang")
-        await asyncio.wait({owed}, timeout=10)
+        await asyncio.wait({owed}, timeout=patience(10))
         await asyncio.sleep(0.05)
         late = await report_from(probe)
     assert late.age_seconds >= 0.05

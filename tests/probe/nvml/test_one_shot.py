@@ -12,6 +12,7 @@ from gpu_agent.probe.nvml.process import abandon, dismiss, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
+from tests.waiting import patience
 
 
 def test_eight_gpus_are_read_at_one_go(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_hung_driver_is_broken_by_the_deadline_counted_from_the_ask(tmp_path: 
     assert "did not answer within 0.5 s (nvml_hung)" in report.detail
     assert child.process.poll() is None
     fake.unset("hang")
-    assert child.process.wait(10) in (-signal.SIGTERM, 1)
+    assert child.process.wait(patience(10)) in (-signal.SIGTERM, 1)
 
 
 def test_an_answer_from_a_child_that_will_not_end_still_counts() -> None:
@@ -48,7 +49,7 @@ def test_an_answer_from_a_child_that_will_not_end_still_counts() -> None:
     child = start_child((sys.executable, "-c", stays))
     assert read_once(child, 1.0).outcome is Outcome.OK
     assert child.process is not None
-    assert child.process.wait(10) == -signal.SIGTERM
+    assert child.process.wait(patience(10)) == -signal.SIGTERM
 
 
 def test_a_child_that_exits_is_a_broken_driver_with_its_last_stderr_line(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_the_quick_path_loads_neither_asyncio_nor_pydantic() -> None:
         "print([m for m in ('asyncio', 'pydantic', 'pynvml') if m in sys.modules])\n"
     )
     seen = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(30), check=True
     )
     assert seen.stdout.strip() == "[]"
 
@@ -117,4 +118,4 @@ def test_a_child_that_ignores_sigterm_is_left_alive() -> None:
 @pytest.mark.parametrize("heavy", ["gpu_agent.wire.inventory", "logging", "shutil", "asyncio"])
 def test_a_head_start_is_not_spent_on_loading(heavy: str) -> None:
     code = f"import sys, gpu_agent.cli.agent.probe as probe; sys.exit({heavy!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=patience(30), check=False).returncode == 0

@@ -11,6 +11,7 @@ from gpu_agent.probe.nvml.process import CHILD_COMMAND, start_child
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import HELD, FakeNvml
+from tests.waiting import patience
 
 NAME = "gpu-agent-test"
 """Not the true one: a probe beside this test must not meet what this test gets stuck."""
@@ -48,7 +49,7 @@ def test_a_child_with_a_pending_sigterm_is_found_until_it_ends(
     assert find_stuck_child(NAME) == deaf.pid
     assert deaf.stdin is not None
     deaf.stdin.close()
-    deaf.wait(10)
+    deaf.wait(patience(10))
     deaf.stdin = None
     assert find_stuck_child(NAME) is None
 

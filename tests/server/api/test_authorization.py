@@ -24,6 +24,7 @@ from tests.server.api_harness import (
     serving,
 )
 from tests.server.harness import running, until
+from tests.waiting import patience
 
 PUBLIC = ("/healthz", "/readyz")
 DENIED = (401, 403)
@@ -140,7 +141,7 @@ async def test_a_stream_of_events_ends_with_its_token(
     async with client.stream("GET", "/v1/events", headers=bearer(token)) as stream:
         assert stream.status_code == 200
         await secured.tokens.revoke(token.split("_")[1])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             lines = [line async for line in stream.aiter_lines()]
     assert not any("token_revoked" in line for line in lines)
     await until(lambda: secured.event_log.subscribers == 0, what="no subscriber left")

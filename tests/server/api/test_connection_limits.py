@@ -21,6 +21,7 @@ from gpu_agent.server.node_connection import CONNECTIONS_TO_REFUSE
 from gpu_agent.server.serve import RESERVED_FILES
 from tests.server.api_harness import serving
 from tests.server.harness import running, until
+from tests.waiting import patience
 
 Said = list[tuple[str, dict[str, Any]]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -32,7 +33,7 @@ LONG_ASKED = ASKED.replace(b"GET", b"POST")
 
 async def closed(streams: Streams) -> bool:
     """Wait for the end, whatever is read before it."""
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(patience(3)):
         with suppress(ConnectionError):
             while await streams[0].read(65536):
                 pass

@@ -19,6 +19,7 @@ from gpu_agent.store.sqlite import SqliteStore
 from tests.server.api_harness import problem, serving
 from tests.server.harness import LOOPBACK, Node, node, running, until
 from tests.server.sse import Heard, Parser, following
+from tests.waiting import patience
 
 READERS = 50
 LAST = "node_removed"
@@ -42,7 +43,7 @@ async def unread_stream(api: httpx.AsyncClient) -> AsyncIterator[Callable[[], Aw
 
     async def read() -> list[bytes]:
         received = bytearray()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while (
                 len(parts := bytes(received).split(b"event: events_missed\n")) < 2 or b"\n\n" not in parts[1]
             ):

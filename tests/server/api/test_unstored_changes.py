@@ -10,6 +10,7 @@ from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from tests.server.api_harness import problem, serving
 from tests.server.harness import node, running, until
+from tests.waiting import patience
 
 
 class SlowStore(MemoryStore):
@@ -23,7 +24,7 @@ class SlowStore(MemoryStore):
 
     def save(self, batches: Sequence[Batch]) -> None:
         self.waits = not self.going.is_set()
-        self.going.wait(10)
+        self.going.wait(patience(10))
         super().save(batches)
 
 
