@@ -132,7 +132,7 @@ async def test_a_collector_that_hangs_costs_its_deadline_and_one_thread() -> Non
             began = time.monotonic()
             collectors.begin(tasks)
             reports = await collectors.reports()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < patience(5)
             assert reports["well"].gpus == GOOD.gpus
             assert reports["stuck"].outcome is Outcome.DRIVER_BROKEN
             assert "'stuck' did not answer within 0.1 s" in (reports["stuck"].detail or "")

@@ -107,7 +107,7 @@ async def test_a_handshake_that_arrives_byte_by_byte_ends_at_its_timeout(other: 
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.02)
-        assert 0.25 < asyncio.get_running_loop().time() - began < 2
+        assert 0.25 < asyncio.get_running_loop().time() - began < patience(2)
         assert service.size.connections == 0
         writer.close()
     await is_served(other)

@@ -76,7 +76,7 @@ def test_a_signal_stops_it_within_five_seconds_even_with_a_node_that_never_answe
         began = time.monotonic()
         registry.send(number)
         assert registry.wait(patience(5)) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < patience(5)
         assert registry.events("registry_stopping")[0]["signal"] == number.name
         assert registry.events("registry_stopped")
 

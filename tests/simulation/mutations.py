@@ -20,13 +20,12 @@ from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.persistence import Documents, StoredDocument
+from gpu_agent.registry.persistence import Documents, StoredDocument, UnstoredChanges
 from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import TokenRequests
-from gpu_agent.registry.persistence import UnstoredChanges
 from gpu_agent.server import effects
 from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog

@@ -20,6 +20,7 @@ from gpu_agent.probe.collectors.runner import (
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from tests.probe.collectors.fake_collector import GOOD as FAKE_COLLECTOR_GOOD
 from tests.probe.collectors.fake_collector import bring
+from tests.waiting import patience
 
 GPU = Gpu(uuid="X-1", name="X", memory_mb=1024)
 GOOD = GpuReport(outcome=Outcome.OK, gpus=(GPU,))
@@ -134,7 +135,7 @@ def test_one_that_hangs_and_one_that_cannot_be_loaded_leave_the_third_its_gpus(
     began = time.monotonic()
     started = start_collectors(["hangs", "torn", "intel"], Surroundings(), deadline_seconds=1.0)
     reports = collect_reports(started)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < patience(10)
     assert [gpu.uuid for gpu in reports["intel"].gpus] == ["INTEL-1"]
     assert reports["hangs"].outcome is Outcome.DRIVER_BROKEN
     assert "'hangs' did not answer within 1 s" in (reports["hangs"].detail or "")

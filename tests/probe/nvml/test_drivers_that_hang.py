@@ -28,7 +28,7 @@ async def test_a_hung_driver_is_missed_within_the_deadline_with_its_first_moment
         first = await miss_from(probe)
         took_seconds = time.monotonic() - before
         second = await miss_from(probe)
-    assert 0.4 <= took_seconds < 1.5
+    assert 0.4 <= took_seconds < patience(1.5)
     assert first.reason == second.reason == "nvml_hung"
     assert before <= first.since <= before + 0.4
     assert second.since == first.since

@@ -13,8 +13,8 @@ from gpu_agent.registry.events import (
     StoreRecovered,
 )
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.timers import FEWEST_NODES
 from gpu_agent.registry.persistence import RESTART_SECONDS
+from gpu_agent.registry.timers import FEWEST_NODES
 from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.api import RegistryEvent
