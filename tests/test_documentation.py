@@ -21,10 +21,10 @@ from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.simulation import spec as simulation
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
 from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
+from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.inventory import Gpu, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.documents import DOCS, quoted, rows

@@ -3,7 +3,7 @@
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claims import LOST_PER_NODE, REMEMBERED_TTLS, LostClaims
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimRequested,
     ConnectionLost,

@@ -11,13 +11,12 @@ from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.explain import explain_node
 from gpu_agent.registry.dispatch.filters import EVERY_JOB, MOST_MODELS, first_exclusion
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire import api
 from gpu_agent.wire.api import ModelVersion, NodeExplanation
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 from tests.registry.dispatch.nodes import change, claimed, dispatching, gpu, gpus, job, node, usage
 from tests.registry.dispatch.nodes import model as installed_model
 from tests.registry.dispatch.random_fleet import MODELS, random_job, random_node
@@ -87,7 +86,7 @@ def account(record: NodeRecord, asked: str | None = None) -> list[tuple[str, str
     ]
 
 
-def limit(record: NodeRecord, reason: ExclusionReason) -> api.ExclusionReason:
+def limit(record: NodeRecord, reason: ExclusionReason) -> api.NodeExclusionView:
     (found,) = [one for one in explained(record).limits if one.reason == reason]
     return found
 

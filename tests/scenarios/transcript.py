@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import assert_never
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.dispatch.refusals import Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.tokens import Token
 from gpu_agent.wire.messages import (

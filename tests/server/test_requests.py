@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ClaimRequested, Traced
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.server.clock import Clock

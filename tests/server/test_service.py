@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind, Refusal
-from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import Placement, RegistryEvent, Selection
+from gpu_agent.wire.codes import ExclusionReason
 from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, known, node, placed, registration, running, until
 from tests.waiting import patience

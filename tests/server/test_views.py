@@ -10,13 +10,7 @@ from pydantic import TypeAdapter
 
 from gpu_agent.registry.credentials import FreshToken, tokens_of_joining_node
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.refusals import (
-    Excluded,
-    ExclusionReason,
-    Explanation,
-    NoAvailableNode,
-    RefusalCounters,
-)
+from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, Explanation, NoAvailableNode
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
@@ -35,7 +29,7 @@ from gpu_agent.wire.api import (
     RegistryEvent,
 )
 from gpu_agent.wire.codec import decode_from_node
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.server.harness import Node, heartbeat, registration
 
@@ -198,7 +192,7 @@ def test_a_selection_has_a_score_unless_the_job_holds_a_claim() -> None:
 
 
 def test_a_minute_of_failures_is_shown_by_names() -> None:
-    counted, reason = RefusalCounters(), ExclusionReason.CORDONED
+    counted, reason = ExclusionCounters(), ExclusionReason.CORDONED
     examples = {reason: (Excluded("node-1", reason, "none", "fans"),)}
     counted.count(NoAvailableNode("job-1", {reason: 3}, examples), 70.0)
     (window,) = counted.windows(100.0)

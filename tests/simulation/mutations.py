@@ -16,7 +16,6 @@ from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send
 from gpu_agent.registry.dispatch import explain, filters, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.node import NodeRecord, NodeTable
@@ -35,7 +34,7 @@ from gpu_agent.session.machine import SessionMachine
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire import codes
-from gpu_agent.wire.codes import NodeStatus, Reaction, ReasonCode
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus, Reaction, ReasonCode
 from tests.simulation.fault_profile import Fault, FaultProfile, dense_profile
 from tests.simulation.invariants.base import Invariant
 

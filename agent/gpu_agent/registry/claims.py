@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from gpu_agent.registry.actions import Answer, Level
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.refusals import Excluded, NoAvailableNode, RefusalCounters
+from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, NoAvailableNode
 from gpu_agent.registry.events import ClaimRequested, ReleaseRequested, RenewalRequested
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord
@@ -39,7 +39,7 @@ class ClaimRequests:
         self._dispatch = dispatch
         self._debug = debug
         self._lost = LostClaims(thresholds.claim_ttl_seconds)
-        self.refusals = RefusalCounters()
+        self.exclusions = ExclusionCounters()
 
     def claim(self, event: ClaimRequested, step: Step) -> None:
         """Reserve a slot for a job, or say why no node has one."""
@@ -130,7 +130,7 @@ class ClaimRequests:
         self._lost.remove_node(node_id)
 
     def _log_refusal(self, job: Job, refusal: NoAvailableNode, step: Step) -> None:
-        self.refusals.count(refusal, step.now)
+        self.exclusions.count(refusal, step.now)
         counts = {reason.value: count for reason, count in refusal.counts.items()}
         step.log("dispatch_failed", {"job_id": job.job_id, "counts": counts})
         for examples in refusal.examples.values():

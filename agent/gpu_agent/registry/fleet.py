@@ -10,7 +10,7 @@ from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Se
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.refusals import (
+from gpu_agent.registry.dispatch.exclusions import (
     Eligible,
     Excluded,
     ExclusionWindow,
@@ -237,11 +237,11 @@ class Fleet:
 
     def exclusions(self, now: float) -> Sequence[ExclusionWindow]:
         """Return what excluded nodes in the failed dispatches of the last hour, by the minute."""
-        return self._claims.refusals.windows(now)
+        return self._claims.exclusions.windows(now)
 
     def finished_exclusions(self, now: float) -> Sequence[ExclusionWindow]:
         """Return the minutes with failed dispatches that ended since the last call."""
-        return self._claims.refusals.finished(now)
+        return self._claims.exclusions.finished(now)
 
     def claims(self) -> list[Claim]:
         """Return every claim."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
@@ -32,9 +34,9 @@ class Thresholds:
     """With auth off, when nodes may register under ever new ids: beyond so many the oldest is removed."""
     probe_age_limit_seconds: float = 60.0
     """A heartbeat whose GPU reading is older than this is not healthy."""
-    max_cpu_percent: float = 90.0
-    max_gpu_percent: float = 90.0
-    max_memory_percent: float = 90.0
+    max_cpu_percent: float = DEFAULT_LIMIT_PERCENT
+    max_gpu_percent: float = DEFAULT_LIMIT_PERCENT
+    max_memory_percent: float = DEFAULT_LIMIT_PERCENT
     weight_load: int = 500
     """The score of a node with all slots free; the other weights likewise."""
     weight_gpu_use: int = 280

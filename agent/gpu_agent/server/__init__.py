@@ -6,7 +6,7 @@ fields of what they return; what is imported from deeper places may move. `docs/
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.credentials import Role
-from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.address import Address
@@ -27,6 +27,7 @@ from gpu_agent.wire.api import (
     Selection,
     TokenView,
 )
+from gpu_agent.wire.codes import ExclusionReason
 
 __all__ = [
     "Address",

@@ -205,7 +205,7 @@ class NodeConnection(asyncio.BufferedProtocol):
                     self._prepaid_frames -= count
                 elif not self._within_frame_rate(count):
                     return
-                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD_BYTES : nbytes], mask))
+                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD_BYTES:nbytes], mask))
                 return
         data = bytes(buffer[:nbytes])
         urgent = not self._socket.connecting

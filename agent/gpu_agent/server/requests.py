@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import OperatorRequest, Traced
 from gpu_agent.registry.job import Claim
 from gpu_agent.server.clock import Clock

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.dispatch.refusals import Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimRequested,
     Command,

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from gpu_agent.registry import declaration, health, lifecycle
 from gpu_agent.registry.credentials import NodeTokens
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionWindow, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import Drain, NodeRecord

@@ -343,7 +343,7 @@ class ExplanationView(ApiAnswer):
     counts: dict[str, int] = Field(description="How many nodes each reason excludes")
 
 
-class ExclusionReason(ApiAnswer):
+class NodeExclusionView(ApiAnswer):
     """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
     reason: str = Field(description="the registry's code for it; docs/operating.md explains each")
@@ -380,10 +380,10 @@ class NodeExplanation(ApiAnswer):
 
     node_id: str
     refuses_every_job: bool
-    objections: tuple[ExclusionReason, ...] = Field(
+    objections: tuple[NodeExclusionView, ...] = Field(
         description="What can change, in the order of the dispatch filters"
     )
-    limits: tuple[ExclusionReason, ...] = Field(description="What the node is: a job beyond it never fits")
+    limits: tuple[NodeExclusionView, ...] = Field(description="What the node is: a job beyond it never fits")
     model: ModelState | None
 
 

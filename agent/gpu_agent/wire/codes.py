@@ -1,6 +1,6 @@
 """Error, reason and close codes and statuses, with what each asks of the agent; base features; node ids.
 
-Source: node protocol §3.1 (features), §3.3 (errors) and §4 (statuses and reasons).
+Source: node protocol §3.1 (features), §3.3 (errors), §4 (statuses and reasons) and §5.2 (exclusions).
 """
 
 from collections.abc import Mapping
@@ -36,6 +36,22 @@ class ReasonCode(StrEnum):
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     UNREGISTERED = "unregistered"
     REMOVED = "removed"
+
+
+class ExclusionReason(StrEnum):
+    """Why a node cannot take a job (§5.2), in the order of the filters; the first that fails counts."""
+
+    STATUS_NOT_READY = "status_not_ready"
+    DISCONNECTED = "disconnected"
+    CORDONED = "cordoned"
+    NOT_ALLOWED = "not_allowed"
+    NOT_IN_PUBLIC_POOL = "not_in_public_pool"
+    GPU_UNAVAILABLE = "gpu_unavailable"
+    MODEL_NOT_AVAILABLE = "model_not_available"
+    FEATURE_NOT_SUPPORTED = "feature_not_supported"
+    LABEL_MISMATCH = "label_mismatch"
+    CAPACITY_EXCEEDED = "capacity_exceeded"
+    RESOURCE_THRESHOLD_EXCEEDED = "resource_threshold_exceeded"
 
 
 class ErrorCode(StrEnum):
@@ -118,6 +134,9 @@ CODES: dict[ErrorCode, CodeEntry] = {
 
 ALIASES: dict[str, ErrorCode] = {"NO_GPU_AVAILABLE": ErrorCode.GPU_REQUIRED}
 """Codes of older schedulers, read as ours (§3.3, §9)."""
+
+DEFAULT_LIMIT_PERCENT = 90.0
+"""CPU, GPU or memory use above which a registry excludes a node, unless it is configured otherwise (§5.2)."""
 
 NODE_ID_PATTERN = "[A-Za-z0-9._-]{1,128}"
 """A node id, whole (§3.1)."""

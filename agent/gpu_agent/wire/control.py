@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpu_agent.wire.api import ExclusionReason
+from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.messages import Text
 from gpu_agent.wire.probe_document import Document, MachineDocument, json_schema
 
@@ -216,7 +216,7 @@ class WhyDocument(Document):
     node_id: str | None = Field(description="null until a registry has issued one")
     connected: bool = Field(description="whether the registry receives this node's heartbeats")
     refuses_every_job: bool = Field(description="whether one of them is against every job")
-    objections: tuple[ExclusionReason, ...]
+    objections: tuple[NodeExclusionView, ...]
     only_the_registry_knows: tuple[str, ...]
     ask: str = Field(description="the command that asks the registry the same")
 

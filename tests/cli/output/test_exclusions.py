@@ -7,9 +7,9 @@ from gpu_agent.cli.output.exclusions import (
     reasons_table,
 )
 from gpu_agent.cli.output.text import plain_text
-from gpu_agent.wire.api import ExcludedNode, ExclusionReason, ExplanationView, NodeExplanation
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeExclusionView, NodeExplanation
 
-REASON = ExclusionReason(
+REASON = NodeExclusionView(
     reason="capacity_exceeded",
     refuses="every job",
     need="a free slot",
@@ -35,7 +35,7 @@ def test_each_reason_says_what_is_needed_what_is_there_and_what_ends_it() -> Non
 )
 def test_the_line_says_which_jobs_are_taken(
     every: bool,  # noqa: FBT001 - a case of the table
-    reasons: list[ExclusionReason],
+    reasons: list[NodeExclusionView],
     sentence: str,
 ) -> None:
     answer = NodeExplanation(

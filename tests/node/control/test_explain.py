@@ -4,8 +4,8 @@ import pytest
 
 from gpu_agent.node.jobs import Job, Jobs, Worker
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.session.types import State
+from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import GpuReport, Health, HealthReason, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import StatusDetails

@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import Declared, Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
 
 HARDWARE = Hardware(cpu_cores=8, memory_gb=32)

@@ -16,11 +16,11 @@ from gpu_agent.registry.dispatch.dispatch import (
     ClaimTable,
     choose_gpus,
 )
-from gpu_agent.registry.dispatch.refusals import ExclusionReason, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.job import Claim, Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from tests.registry.dispatch.model_check import ModelCheck
 from tests.registry.dispatch.nodes import (
     change,

@@ -3,19 +3,13 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.explain import count_refusal, explain_each
+from gpu_agent.registry.dispatch.exclusions import EXAMPLES_PER_REASON, Eligible, Excluded, Explanation
+from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.refusals import (
-    EXAMPLES_PER_REASON,
-    Eligible,
-    Excluded,
-    ExclusionReason,
-    Explanation,
-)
 from gpu_agent.registry.job import Demand, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from tests.registry.dispatch.nodes import gpu, gpus, job, node, usage
 from tests.registry.dispatch.random_fleet import random_fleet, random_job
 
@@ -42,7 +36,7 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
         explained = explained_by(index, demand.job)
         if explained.able:
             continue
-        refused = count_refusal(index, demand)
+        refused = count_exclusions(index, demand)
         assert refused.counts == explained.counts
         for reason, examples in refused.examples.items():
             assert set(examples) <= set(explained.excluded)
@@ -50,7 +44,7 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
 
 
 def test_a8_an_empty_fleet_is_refused_without_any_reason() -> None:
-    refused = count_refusal(index_of(), Demand.of(job()))
+    refused = count_exclusions(index_of(), Demand.of(job()))
     assert (refused.job_id, refused.counts, refused.examples) == ("job-1", {}, {})
     assert refused.code == "NO_AVAILABLE_NODE"
 
@@ -65,7 +59,7 @@ def test_a8_a_fleet_of_which_every_node_is_excluded_is_refused_under_its_code_wi
         node("full", ready_models=frozenset({"asr"}), count=4),
         node("hot", ready_models=frozenset({"asr"}), usage=usage(gpu_percent=99)),
     )
-    refused = count_refusal(index_of(*fleet), Demand.of(job(required_models=("asr",))))
+    refused = count_exclusions(index_of(*fleet), Demand.of(job(required_models=("asr",))))
     assert (refused.code, refused.job_id) == ("NO_AVAILABLE_NODE", "job-1")
     assert refused.counts == {
         ExclusionReason.STATUS_NOT_READY: 1,
@@ -80,7 +74,7 @@ def test_a8_a_fleet_of_which_every_node_is_excluded_is_refused_under_its_code_wi
 
 def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
     drained = [node(f"drained-{n}", status=NodeStatus.DRAINING) for n in range(12)]
-    refused = count_refusal(index_of(*drained, node("bare")), Demand.of(job(required_models=("asr",))))
+    refused = count_exclusions(index_of(*drained, node("bare")), Demand.of(job(required_models=("asr",))))
     assert refused.counts == {ExclusionReason.STATUS_NOT_READY: 12, ExclusionReason.MODEL_NOT_AVAILABLE: 1}
     assert len(refused.examples[ExclusionReason.STATUS_NOT_READY]) == 5
     [bare] = refused.examples[ExclusionReason.MODEL_NOT_AVAILABLE]
@@ -90,7 +84,7 @@ def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
 def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
     short = node("short", gpus=gpus(gpu("g", used_mb=100)), usage=usage(cpu=99))
     busy = node("busy", usage=usage(cpu=99))
-    refused = count_refusal(index_of(short, busy), Demand.of(job(min_gpu_memory_mb=24_500)))
+    refused = count_exclusions(index_of(short, busy), Demand.of(job(min_gpu_memory_mb=24_500)))
     assert refused.counts == {
         ExclusionReason.CAPACITY_EXCEEDED: 1,
         ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED: 1,

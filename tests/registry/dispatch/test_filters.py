@@ -4,12 +4,12 @@ import pytest
 
 from gpu_agent.registry.dispatch import filters
 from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
-from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason
 from gpu_agent.registry.job import Demand, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
 from tests.registry.dispatch.nodes import HARDWARE, change, gpu, gpus, job, model, node, usage
 

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch.candidate import GpuSet
-from gpu_agent.registry.dispatch.explain import count_refusal
+from gpu_agent.registry.dispatch.explain import count_exclusions
 from gpu_agent.registry.dispatch.filters import first_exclusion
 from gpu_agent.registry.dispatch.index import GpuCounts, Index
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import ExclusionReason
 from tests.registry.dispatch.nodes import change, gpu, gpus, job, node, usage
 from tests.registry.dispatch.random_fleet import NODE_IDS, random_fleet, random_job, random_node
 
@@ -182,10 +182,10 @@ def test_a_freed_position_remembers_nothing_that_its_node_could_do(
     assert best(index, wanted) == "rich"
     index.remove("rich")
     assert best(index, wanted) is None
-    assert count_refusal(index, Demand.of(wanted)).counts == {}
+    assert count_exclusions(index, Demand.of(wanted)).counts == {}
     assert index.update(node("bare")).position == freed
     assert best(index, wanted) is None
-    assert count_refusal(index, Demand.of(wanted)).counts == {reason: 1}
+    assert count_exclusions(index, Demand.of(wanted)).counts == {reason: 1}
     index.remove("bare")
     index.update(rich)
     assert best(index, wanted) == "rich"
@@ -202,7 +202,7 @@ def test_a_freed_position_remembers_neither_the_score_nor_the_state_of_its_node(
     index.update(node("away", connection=None))
     index.remove("good")
     assert best(index, job()) is None
-    assert count_refusal(index, Demand.of(job())).counts == {ExclusionReason.DISCONNECTED: 1}
+    assert count_exclusions(index, Demand.of(job())).counts == {ExclusionReason.DISCONNECTED: 1}
     index.remove("away")
     index.update(node("best"))
     assert (best(index, job()), len(index.candidates)) == ("best", 1)

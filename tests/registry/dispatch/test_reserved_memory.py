@@ -3,8 +3,8 @@
 import pytest
 
 from gpu_agent.registry.dispatch.candidate import ReservedMemory, free_mb, gpu_set, usable_gpus, used_mb
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.gpus import GpuState
+from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.messages import ResourceUsage
 from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpu_agent.registry.actions import Answer, Effect, LogEvent, Output, Refusal
-from gpu_agent.registry.dispatch.refusals import Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimRequested,
     ConnectionLost,

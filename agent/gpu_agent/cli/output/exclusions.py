@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Line, Piece, line
-from gpu_agent.wire.api import ExcludedNode, ExclusionReason, ExplanationView, NodeExplanation
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeExclusionView, NodeExplanation
 from gpu_agent.wire.control import WhyDocument
 
 
@@ -18,7 +18,7 @@ def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line
     return render_table(Table((Column(head="NODE"), Column(head="VERDICT")), rows, note="WHY"), columns)
 
 
-def reasons_table(head: str, reasons: Iterable[ExclusionReason], columns: int | None) -> list[Line]:
+def reasons_table(head: str, reasons: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:
     """Draw which jobs a node refuses, and why, with what would end it."""
     table = Table(
         (Column(head=head, wraps=True), Column(head="REASON")), [_row(one) for one in reasons], note="WHY"
@@ -40,11 +40,11 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
-def need_and_have(one: ExcludedNode | ExclusionReason) -> str:
+def need_and_have(one: ExcludedNode | NodeExclusionView) -> str:
     """Say what the job needs and the node has."""
     return f"needs {one.need}; has {one.have}"
 
 
-def _row(one: ExclusionReason) -> Row:
+def _row(one: NodeExclusionView) -> Row:
     clears = f"; until {one.clears_when}" if one.clears_when else ""
     return Row((line(one.refuses), line(Piece(one.reason, "yellow"))), line(need_and_have(one), clears))

@@ -10,12 +10,11 @@ from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.session.types import STATE_PHRASES, State
-from gpu_agent.wire.api import ExclusionReason
+from gpu_agent.wire.api import NodeExclusionView
+from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, ExclusionReason
 from gpu_agent.wire.control import WhyDocument
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
 
-DEFAULT_LIMIT_PERCENT = 90.0
-"""The CPU load above which a registry excludes a node, unless it is configured otherwise (§5)."""
 ONLY_THE_REGISTRY_KNOWS = (
     "whether an operator has cordoned it",
     "which slots are claimed for jobs that have not begun",
@@ -44,7 +43,7 @@ def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
     )
 
 
-def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[ExclusionReason]:
+def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[NodeExclusionView]:
     session, status = snapshot.session, snapshot.session.registry_status
     if session.state not in CONNECTED:
         left = instant.until(session.next_attempt_at)
@@ -53,31 +52,31 @@ def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[ExclusionReaso
             again = "`gpu-agent resume`, after which it registers again"
         cause = f": {session.last_refusal}" if session.last_refusal else ""
         words = f"{STATE_PHRASES.get(session.state, session.state.value)}{cause}"
-        yield _reason("disconnected", need="a connected node", have=words, clears_when=again)
+        yield _exclusion(ExclusionReason.DISCONNECTED, need="a connected node", have=words, clears_when=again)
     elif not is_ready(snapshot):
         details = None if status is None else status.details
         have = "no status yet" if status is None else f"{status.status} ({status.reason_code or '?'})"
         cause = f": {status.reason}" if status is not None and status.reason else ""
-        yield _reason(
-            "status_not_ready",
+        yield _exclusion(
+            ExclusionReason.STATUS_NOT_READY,
             need="a ready node",
             have=f"{have}{cause}",
             clears_when=(details.clears_when or "") if details is not None else "",
         )
     if session.drain_reason is not None and session.state is not State.DRAINED:
-        yield _reason(
-            "status_not_ready",
+        yield _exclusion(
+            ExclusionReason.STATUS_NOT_READY,
             need="a node that is not drained",
             have=f"a drain by its owner: {session.drain_reason}",
             clears_when="`gpu-agent resume`",
         )
 
 
-def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[ExclusionReason]:
+def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[NodeExclusionView]:
     public = snapshot.public_jobs
     if not public.accepted:
-        yield _reason(
-            "not_in_public_pool",
+        yield _exclusion(
+            ExclusionReason.NOT_IN_PUBLIC_POOL,
             refuses="public jobs",
             need="accept_public_jobs = true",
             have=_pauses(public) or "false, as its owner states",
@@ -85,8 +84,8 @@ def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[Exclus
         )
     most = snapshot.owner.max_concurrent_jobs
     if most is not None and (most == 0 or (jobs_in_flight is not None and jobs_in_flight >= most)):
-        yield _reason(
-            "capacity_exceeded",
+        yield _exclusion(
+            ExclusionReason.CAPACITY_EXCEEDED,
             need="a free slot",
             have=f"{jobs_in_flight or 0} jobs in flight, of {most} slots",
             clears_when="a job ends" if most else "its owner states more than 0 max_concurrent_jobs",
@@ -97,13 +96,15 @@ def _pauses(public: PublicJobsState) -> str:
     return f"a pause: {'; '.join(pause.detail for pause in public.pauses)}" if public.pauses else ""
 
 
-def _of_machine(snapshot: Snapshot) -> Iterator[ExclusionReason]:
+def _of_machine(snapshot: Snapshot) -> Iterator[NodeExclusionView]:
     inventory = snapshot.inventory
     if inventory is None:
-        yield _reason("gpu_unavailable", need="a usable GPU", have="not probed yet")
+        yield _exclusion(ExclusionReason.GPU_UNAVAILABLE, need="a usable GPU", have="not probed yet")
         return
     if not inventory.gpu.usable:
-        yield _reason("gpu_unavailable", need="a usable GPU", have=inventory.gpu.detail or "no usable GPU")
+        yield _exclusion(
+            ExclusionReason.GPU_UNAVAILABLE, need="a usable GPU", have=inventory.gpu.detail or "no usable GPU"
+        )
     parents = {gpu.parent_uuid for gpu in inventory.gpu.gpus}
     for gpu in inventory.gpu.gpus:
         if not gpu.health.usable and gpu.uuid not in parents:
@@ -115,20 +116,20 @@ def _of_machine(snapshot: Snapshot) -> Iterator[ExclusionReason]:
         yield _of_model(model)
     host = inventory.host
     if host.cpu_percent is not None and host.cpu_percent > DEFAULT_LIMIT_PERCENT:
-        yield _reason(
-            "resource_threshold_exceeded",
+        yield _exclusion(
+            ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
             need=f"CPU in use at {DEFAULT_LIMIT_PERCENT:g} % at the most, unless the registry says otherwise",
             have=f"{host.cpu_percent:.0f} %",
             clears_when="it is less busy",
         )
 
 
-def _of_gpu(gpu: Gpu) -> ExclusionReason:
+def _of_gpu(gpu: Gpu) -> NodeExclusionView:
     reasons = "; ".join(f"{reason.detail} ({reason.code})" for reason in gpu.reasons) or "no reason is known"
     steps = "; ".join(reason.action for reason in gpu.reasons if reason.action)
     index = "?" if gpu.index is None else str(gpu.index)
-    return _reason(
-        "gpu_unavailable",
+    return _exclusion(
+        ExclusionReason.GPU_UNAVAILABLE,
         refuses=f"jobs on GPU {index}",
         need="a usable GPU",
         have=f"{gpu.health.value}: {reasons}",
@@ -136,17 +137,19 @@ def _of_gpu(gpu: Gpu) -> ExclusionReason:
     )
 
 
-def _of_model(model: Model) -> ExclusionReason:
+def _of_model(model: Model) -> NodeExclusionView:
     state = model.status.value if model.enabled else "disabled"
-    return _reason(
-        "model_not_available",
+    return _exclusion(
+        ExclusionReason.MODEL_NOT_AVAILABLE,
         refuses=f"jobs that ask for {model.model_id}",
         need=f"{model.model_id} {model.version} ready",
         have=f"{state}: {model.detail}" if model.detail else state,
     )
 
 
-def _reason(
-    reason: str, *, need: str, have: str, clears_when: str = "", refuses: str = _EVERY_JOB
-) -> ExclusionReason:
-    return ExclusionReason(reason=reason, refuses=refuses, need=need, have=have, clears_when=clears_when)
+def _exclusion(
+    reason: ExclusionReason, *, need: str, have: str, clears_when: str = "", refuses: str = _EVERY_JOB
+) -> NodeExclusionView:
+    return NodeExclusionView(
+        reason=reason.value, refuses=refuses, need=need, have=have, clears_when=clears_when
+    )

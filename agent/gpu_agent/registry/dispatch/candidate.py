@@ -15,10 +15,10 @@ from collections.abc import Hashable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.messages import ResourceUsage
 
 GpuSet = tuple[tuple[str, int], ...]

@@ -16,10 +16,10 @@ from gpu_agent.registry.dispatch.candidate import (
     usable_gpus,
     used_mb,
 )
-from gpu_agent.registry.dispatch.explain import count_refusal, explain_each, explain_node
+from gpu_agent.registry.dispatch.exclusions import Eligible, Excluded, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, explain_node
 from gpu_agent.registry.dispatch.filters import first_exclusion
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.refusals import Eligible, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim, Demand, Job
 from gpu_agent.registry.node import NodeRecord
@@ -86,7 +86,7 @@ class Dispatch:
         demand = Demand.of(job)
         found = self._best(demand, now)
         if found is None:
-            return count_refusal(self._index, demand)
+            return count_exclusions(self._index, demand)
         candidate, score = found
         record = candidate.record
         endpoint = record.declared.registration.endpoint

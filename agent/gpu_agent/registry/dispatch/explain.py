@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from gpu_agent.registry.dispatch.bitset import members
 from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.exclusions import EXAMPLES_PER_REASON, Eligible, Excluded, NoAvailableNode
 from gpu_agent.registry.dispatch.filters import (
     EVERY_JOB,
     FILTERS,
@@ -24,17 +25,11 @@ from gpu_agent.registry.dispatch.filters import (
     model_state,
 )
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.dispatch.refusals import (
-    EXAMPLES_PER_REASON,
-    Eligible,
-    Excluded,
-    ExclusionReason,
-    NoAvailableNode,
-)
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.wire import api
+from gpu_agent.wire.codes import ExclusionReason
 
 
 def explain_node(candidate: Candidate, now: float, model: str | None = None) -> api.NodeExplanation:
@@ -44,8 +39,8 @@ def explain_node(candidate: Candidate, now: float, model: str | None = None) -> 
     return api.NodeExplanation(
         node_id=candidate.record.node_id,
         refuses_every_job=any(one.jobs == EVERY_JOB for one in found),
-        objections=tuple(_exclusion_reason(one) for one in found if not one.is_limit),
-        limits=tuple(_exclusion_reason(one) for one in found if one.is_limit),
+        objections=tuple(_exclusion_view(one) for one in found if not one.is_limit),
+        limits=tuple(_exclusion_view(one) for one in found if one.is_limit),
         model=None if model is None else _model(candidate.record, model),
     )
 
@@ -62,7 +57,7 @@ def explain_each(
         yield first_exclusion(candidate, demand) or Eligible(node_id, candidate.score + bonus)
 
 
-def count_refusal(index: Index, demand: Demand) -> NoAvailableNode:
+def count_exclusions(index: Index, demand: Demand) -> NoAvailableNode:
     """Count what excludes each node, for a job that no node can take, with a few examples of each reason."""
     counts: dict[ExclusionReason, int] = {}
     examples: dict[ExclusionReason, list[Excluded]] = {}
@@ -96,8 +91,8 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
         left = passing
 
 
-def _exclusion_reason(one: NodeExclusion) -> api.ExclusionReason:
-    return api.ExclusionReason(
+def _exclusion_view(one: NodeExclusion) -> api.NodeExclusionView:
+    return api.NodeExclusionView(
         reason=one.reason.value,
         refuses=one.jobs,
         need=one.need,

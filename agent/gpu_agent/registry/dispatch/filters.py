@@ -22,12 +22,12 @@ from typing import NamedTuple, TypeVar
 
 from gpu_agent.registry import lifecycle
 from gpu_agent.registry.dispatch.candidate import Candidate, free_mb, usable_gpus
-from gpu_agent.registry.dispatch.refusals import Excluded, ExclusionReason
+from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 
 SHOWN_NAMES = 8
 MOST_MODELS = 32

@@ -24,12 +24,11 @@ from gpu_agent.registry.dispatch.filters import (
     has_memory,
     unschedulable_reason,
 )
-from gpu_agent.registry.dispatch.refusals import ExclusionReason
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.dispatch.refusals import NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.server.api.errors import (
     ApiError,

@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal, unknown_node_message
 from gpu_agent.registry.claims import CLAIM_NOT_FOUND
-from gpu_agent.registry.dispatch.refusals import NO_AVAILABLE_NODE, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import NO_AVAILABLE_NODE, NoAvailableNode
 from gpu_agent.registry.tokens import UNKNOWN_TOKEN
 from gpu_agent.server import views
 from gpu_agent.server.service import RegistryService

@@ -1,14 +1,14 @@
-from gpu_agent.registry.dispatch.refusals import (
+from gpu_agent.registry.dispatch.exclusions import (
     EXAMPLES_PER_REASON,
     LAST_JOBS,
     WINDOW_SECONDS,
     WINDOWS,
     Excluded,
-    ExclusionReason,
+    ExclusionCounters,
     NoAvailableNode,
-    RefusalCounters,
 )
 from gpu_agent.registry.quoting import LONGEST_QUOTE
+from gpu_agent.wire.codes import ExclusionReason
 
 FULL, GONE = ExclusionReason.CAPACITY_EXCEEDED, ExclusionReason.DISCONNECTED
 
@@ -22,7 +22,7 @@ def failure(job_id: str = "job-1", **nodes: ExclusionReason) -> NoAvailableNode:
 
 
 def test_failures_of_a_minute_are_counted_together() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     counted.count(failure("job-1", a=FULL, b=GONE), 120.0)
     counted.count(failure("job-2", a=FULL, c=FULL), 179.9)
     (window,) = counted.windows(179.9)
@@ -33,7 +33,7 @@ def test_failures_of_a_minute_are_counted_together() -> None:
 
 
 def test_the_next_minute_is_counted_apart_and_one_without_failures_is_left_out() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     counted.count(failure(a=FULL), 10.0)
     counted.count(failure(a=GONE), 200.0)
     assert [(window.start, dict(window.counts)) for window in counted.windows(200.0)] == [
@@ -43,7 +43,7 @@ def test_the_next_minute_is_counted_apart_and_one_without_failures_is_left_out()
 
 
 def test_an_hour_is_remembered_and_no_more() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     for minute in range(3 * WINDOWS):
         counted.count(failure(a=FULL), minute * WINDOW_SECONDS)
     now = (3 * WINDOWS - 1) * WINDOW_SECONDS
@@ -53,7 +53,7 @@ def test_an_hour_is_remembered_and_no_more() -> None:
 
 
 def test_an_example_is_shown_once_as_it_was_last_and_no_more_than_a_few_are() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     many = {f"node-{number}": FULL for number in range(2 * EXAMPLES_PER_REASON)}
     counted.count(failure("job-1", **many), 0.0)
     again = NoAvailableNode("job-2", {FULL: 1}, {FULL: (Excluded("node-0", FULL, "a place", "4 of 4"),)})
@@ -64,7 +64,7 @@ def test_an_example_is_shown_once_as_it_was_last_and_no_more_than_a_few_are() ->
 
 
 def test_only_the_last_jobs_are_named_and_none_at_length() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     for number in range(100):
         counted.count(failure(f"{number}-{'x' * 10_000}"), 0.0)
     (window,) = counted.windows(0.0)
@@ -73,7 +73,7 @@ def test_only_the_last_jobs_are_named_and_none_at_length() -> None:
 
 
 def test_a_window_that_is_over_is_returned_once() -> None:
-    counted = RefusalCounters()
+    counted = ExclusionCounters()
     counted.count(failure(a=FULL), 130.0)
     assert counted.finished(179.0) == ()
     counted.count(failure(a=FULL), 180.0)

@@ -1,12 +1,12 @@
-"""The answers of dispatch: exclusion reasons, `NO_AVAILABLE_NODE`, and counts of the last hour (§5)."""
+"""Exclusions: which nodes a job found excluded and why, `NO_AVAILABLE_NODE`, counts of the last hour (§5)."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from operator import attrgetter
 
 from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.wire.codes import ExclusionReason
 
 NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
 EXAMPLES_PER_REASON = 5
@@ -14,22 +14,6 @@ EXAMPLES_PER_REASON = 5
 WINDOW_SECONDS = 60.0
 WINDOWS = 60
 LAST_JOBS = 5
-
-
-class ExclusionReason(StrEnum):
-    """Why a node cannot take a job, in the order of the filters; the first that fails is the reason."""
-
-    STATUS_NOT_READY = "status_not_ready"
-    DISCONNECTED = "disconnected"
-    CORDONED = "cordoned"
-    NOT_ALLOWED = "not_allowed"
-    NOT_IN_PUBLIC_POOL = "not_in_public_pool"
-    GPU_UNAVAILABLE = "gpu_unavailable"
-    MODEL_NOT_AVAILABLE = "model_not_available"
-    FEATURE_NOT_SUPPORTED = "feature_not_supported"
-    LABEL_MISMATCH = "label_mismatch"
-    CAPACITY_EXCEEDED = "capacity_exceeded"
-    RESOURCE_THRESHOLD_EXCEEDED = "resource_threshold_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +94,21 @@ class ExclusionWindow:
     """The ids of the last few jobs that failed, the newest last."""
 
 
-class RefusalCounters:
+class ExclusionCounters:
     """The minutes of the last hour in which dispatches failed, the oldest first; bounded, whatever fails."""
 
     def __init__(self) -> None:
         self._windows: deque[_Window] = deque()
         self._finished_until = 0.0
 
-    def count(self, refusal: NoAvailableNode, now: float) -> None:
+    def count(self, failure: NoAvailableNode, now: float) -> None:
         """Count a dispatch that found no node."""
         window = self._current(now)
         window.failed += 1
-        window.jobs.append(clip_quote(refusal.job_id))
-        for reason, count in refusal.counts.items():
+        window.jobs.append(clip_quote(failure.job_id))
+        for reason, count in failure.counts.items():
             window.counts[reason] = window.counts.get(reason, 0) + count
-        for reason, shown in refusal.examples.items():
+        for reason, shown in failure.examples.items():
             nodes = window.examples.setdefault(reason, {})
             for one in shown:
                 if one.node_id in nodes or len(nodes) < EXAMPLES_PER_REASON:
