@@ -27,7 +27,18 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.wire.messages import InstalledModel
-from tests.registry.harness import Registry, ack, answer, closed, codes, declaration, logged, of, statuses, unregistration
+from tests.registry.harness import (
+    Registry,
+    ack,
+    answer,
+    closed,
+    codes,
+    declaration,
+    logged,
+    of,
+    statuses,
+    unregistration,
+)
 
 JOIN_REQUEST = JoinTokenRequested(ref=7, token_id="new", digest="digest of new")
 
