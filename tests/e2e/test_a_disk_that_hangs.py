@@ -32,7 +32,8 @@ class _Machine:
     def name_places(self, *places: Path) -> None:
         self.config.write_text(
             f"model_directories = {[str(place) for place in places]}\n"
-            "hub_roots = []\nollama_roots = []\nprobe_interval_seconds = 1\nnvml_stale_after_seconds = 6\n"
+            "hub_roots = []\nollama_roots = []\nprobe_interval_seconds = 1\n"
+            "[advanced]\nnvml_stale_after_seconds = 6\n"
         )
 
 

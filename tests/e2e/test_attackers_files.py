@@ -142,7 +142,7 @@ def test_an_invalid_identity_is_renamed(state: Path) -> None:
     with Agent(NOWHERE, state) as agent:
         logged = agent.await_event("identity_corrupt")
         agent.await_event("agent_started")
-    assert Path(logged["kept_aside"]).read_text() == "{torn"
+    assert Path(logged["moved_to"]).read_text() == "{torn"
 
 
 @pytest.mark.parametrize("what", ["a file", "a link", "a folder"])
