@@ -1,11 +1,12 @@
 """`gpu-agent job`: jobs in flight on this machine, announced to its agent."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gpu_agent.cli.client.local import add_agent_options, add_socket_option, agent_failure, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
@@ -16,7 +17,6 @@ from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.cli.signals import SignalForwarder
 from gpu_agent.local.connection import LocalError
 from gpu_agent.local.jobs import job
-from gpu_agent.runtime.caller_environment import caller_environment
 from gpu_agent.wire.control import JobInfo, JobsDocument
 
 if sys.platform != "win32":
@@ -32,6 +32,9 @@ _JOB_COLUMNS = (
 )
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
 """As shells do: no such command, one that cannot be run, one that a signal ended."""
+CALLER_VARIABLES = "_GPU_AGENT_CALLERS_PYTHON"
+"""The variable in which the packages' launcher stores the caller's own variables of Python."""
+_PYTHON = "PYTHON"
 
 
 def configure_job_run(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,31 @@ def run_job_run(arguments: argparse.Namespace) -> int:
             return _run_command(command)
     except LocalError as error:
         raise agent_failure(error) from None
+
+
+def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment as the caller of the command has it, for a program of the caller's own.
+
+    The launcher (`packaging/files/gpu-agent`) points Python's variables at the package's libraries. The
+    caller's program must not see those.
+    """
+    if CALLER_VARIABLES not in environ:
+        return dict(environ)
+    own = {name: value for name, value in environ.items() if not name.startswith((_PYTHON, CALLER_VARIABLES))}
+    return own | _stored_variables(environ[CALLER_VARIABLES])
+
+
+def _stored_variables(stored: str) -> dict[str, str]:
+    """Read what the launcher stored; empty where something else wrote there."""
+    try:
+        values = json.loads(stored)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {
+        name: value for name, value in values.items() if name.startswith(_PYTHON) and isinstance(value, str)
+    }
 
 
 def _run_command(command: Sequence[str]) -> int:

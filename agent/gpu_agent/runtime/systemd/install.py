@@ -204,8 +204,8 @@ class Machine:
         if ours is not None and written_by_version(ours) is not None:
             raise RefusedError(
                 f"a package has brought this service ({packaged}), and the unit of an install by pip hides "
-                f"it: remove that with `gpu-agent service uninstall {component.name}`, which keeps settings and "
-                f"state, then run `systemctl enable --now {component.service}`"
+                f"it: remove that with `gpu-agent service uninstall {component.name}`, which keeps settings "
+                f"and state, then run `systemctl enable --now {component.service}`"
             )
         raise RefusedError(
             f"a package has brought this service ({packaged}): use that, by `systemctl enable --now "
