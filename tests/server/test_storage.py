@@ -1,4 +1,4 @@
-""""""
+"""A `--store` URL names one store; who else could write its database is refused, and a backup is restored."""
 
 import os
 import stat
@@ -13,10 +13,12 @@ from gpu_agent.runtime.state_dir import StateDirectoryError
 from gpu_agent.server.storage import (
     FILE,
     DatabaseExistsError,
+    MemoryLocation,
+    SqliteLocation,
     check_location,
-    database_path,
     lock_database,
     open_store,
+    parse_location,
     refuse_foreign_state_dir,
     restore,
     secure_location,
@@ -36,12 +38,13 @@ from gpu_agent.store.sqlite import SqliteStore
         ("sqlite:///srv/a b/r.db", "/srv/a b/r.db"),
     ],
 )
-def test_a_url_names_an_absolute_path(place: str, path: str) -> None:
-    assert database_path(check_location(place), Path("/state")) == Path(path)
+def test_a_location_names_an_absolute_path(place: str, path: str) -> None:
+    location = parse_location(check_location(place), Path("/state"))
+    assert location == SqliteLocation(Path(path), in_state_dir=place == "sqlite")
 
 
 def test_memory_has_no_path() -> None:
-    assert database_path(check_location("memory"), Path("/state")) is None
+    assert parse_location(check_location("memory"), Path("/state")) == MemoryLocation()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,9 @@ def test_the_lock_and_journal_are_beside_the_file_itself_behind_a_link(tmp_path:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link.db").symlink_to(tmp_path / "disk" / "r.db")
     place = f"sqlite://{tmp_path / 'link.db'}"
-    assert database_path(place, tmp_path) == tmp_path / "disk" / "r.db"
+    location = parse_location(place, tmp_path)
+    assert isinstance(location, SqliteLocation)
+    assert location.path == tmp_path / "disk" / "r.db"
     first = open_store(place, tmp_path)
     with pytest.raises(StoreError, match="in use"):
         open_store(f"sqlite://{tmp_path / 'disk' / 'r.db'}", tmp_path)

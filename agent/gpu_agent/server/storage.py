@@ -13,6 +13,7 @@ import stat
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from gpu_agent.runtime import state_dir
 from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link
@@ -45,28 +46,41 @@ class DatabaseExistsError(StoreError):
     """There is a database already, and `replace` was not given."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLocation:
+    """`--store memory`: nothing is on a disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteLocation:
+    """`--store sqlite…`: a file."""
+
+    named: Path
+    """Absolute, as the setting names it; it may be a link."""
+    in_state_dir: bool
+
+    @property
+    def path(self) -> Path:
+        """The file itself, also behind a link, because its journal is beside it."""
+        return self.named.resolve() if self.named.is_symlink() else self.named
+
+
+Location = MemoryLocation | SqliteLocation
+
+
 def check_location(location: str) -> str:
     """Return a valid `--store` value; raises `ValueError` that names the valid forms."""
-    if location not in (MEMORY, SQLITE):
-        _path_in_url(location)
+    parse_location(location, Path())
     return location
 
 
-def database_path(location: str, folder: Path) -> Path | None:
-    """Return the path of the database; None for `memory`."""
-    path = _path(location, folder)
-    if path is None:
-        return None
-    return path.resolve() if path.is_symlink() else path  # its journal is beside the file itself
-
-
-def planted_link(location: str, folder: Path) -> str | None:
-    """Describe a link in the database's path that neither root nor this user made; raises `StoreError`."""
-    path = _path(location, folder)
-    try:
-        return None if path is None else foreign_link(path)
-    except OSError as error:
-        raise database_error(folder, error) from error
+def parse_location(location: str, folder: Path) -> Location:
+    """Parse a `--store` value; `folder` is the state directory. Raises `ValueError`."""
+    if location == MEMORY:
+        return MemoryLocation()
+    in_state_dir = location == SQLITE
+    named = folder / FILE if in_state_dir else _path_in_url(location)
+    return SqliteLocation(named.absolute(), in_state_dir=in_state_dir)
 
 
 def open_store(location: str, folder: Path) -> Store:
@@ -74,21 +88,15 @@ def open_store(location: str, folder: Path) -> Store:
 
     Raises `StoreError`, or `StateDirectoryError` where the state directory is needed and not safe.
     """
-    path = database_path(location, folder)
-    if path is None:
-        return MemoryStore()
-    if location == SQLITE:
-        state_dir.prepare_state_dir(folder)
-    lock = lock_database(path)
-    try:
-        secure_location(path)
-        return SqliteStore(path, released=lock.release)
-    except OSError as error:
-        lock.release()
-        raise database_error(path, error) from error
-    except StoreError:
-        lock.release()
-        raise
+    match parse_location(location, folder):
+        case MemoryLocation():
+            return MemoryStore()
+        case SqliteLocation() as found:
+            if found.in_state_dir:
+                state_dir.prepare_state_dir(folder)
+            return _open_sqlite(found.path)
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def refuse_foreign_state_dir(folder: Path, location: str) -> None:
@@ -96,8 +104,8 @@ def refuse_foreign_state_dir(folder: Path, location: str) -> None:
 
     A registry whose own database is elsewhere does not know that token, and would overwrite it.
     """
-    theirs, ours = folder / FILE, database_path(location, folder)
-    if theirs.exists() and (ours is None or not ours.exists() or not ours.samefile(theirs)):
+    theirs = folder / FILE
+    if theirs.exists() and not _is_at(parse_location(location, folder), theirs):
         raise state_dir.StateDirectoryError(
             f"the state directory {folder} is that of the registry whose database is {theirs}, and its "
             "operator token would be lost: name another directory with --state-dir"
@@ -139,13 +147,44 @@ def restore(backup: Path, location: str, folder: Path, *, replace: bool) -> Rest
     With `replace` a database that is there already is renamed; without, nothing changes. A link that another
     user made is not followed. No registry may use the database meanwhile.
     """
-    path = database_path(location, folder)
-    if path is None:
-        raise StoreError(
-            "a registry with `--store memory` keeps nothing on disk: name the path of a database with "
-            "--store sqlite:///PATH"
-        )
-    planted = planted_link(location, folder)
+    match parse_location(location, folder):
+        case MemoryLocation():
+            raise StoreError(
+                "a registry with `--store memory` keeps nothing on disk: name the path of a database with "
+                "--store sqlite:///PATH"
+            )
+        case SqliteLocation() as found:
+            return _restore_sqlite(backup, found, replace=replace)
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _open_sqlite(path: Path) -> SqliteStore:
+    lock = lock_database(path)
+    try:
+        secure_location(path)
+        return SqliteStore(path, released=lock.release)
+    except OSError as error:
+        lock.release()
+        raise database_error(path, error) from error
+    except StoreError:
+        lock.release()
+        raise
+
+
+def _is_at(location: Location, file: Path) -> bool:
+    """Say whether a location is this file, which exists."""
+    match location:
+        case MemoryLocation():
+            return False
+        case SqliteLocation() as found:
+            return found.path.exists() and found.path.samefile(file)
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _restore_sqlite(backup: Path, location: SqliteLocation, *, replace: bool) -> RestoreResult:
+    path, planted = location.path, _planted_link(location.named)
     if planted is not None:  # root would let the link's author choose which file of the machine is replaced
         raise StoreError(f"nothing was restored: {planted}, or run this as that user")
     lock = lock_database(path)
@@ -162,10 +201,12 @@ def restore(backup: Path, location: str, folder: Path, *, replace: bool) -> Rest
         lock.release()
 
 
-def _path(location: str, folder: Path) -> Path | None:
-    if location == MEMORY:
-        return None
-    return (folder / FILE if location == SQLITE else _path_in_url(location)).absolute()
+def _planted_link(path: Path) -> str | None:
+    """Describe a link in a database's path that neither root nor this user made; raises `StoreError`."""
+    try:
+        return foreign_link(path)
+    except OSError as error:
+        raise database_error(path, error) from error
 
 
 def _path_in_url(url: str) -> Path:
