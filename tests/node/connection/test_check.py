@@ -84,7 +84,7 @@ async def test_an_unknown_token_fails_in_the_registrys_own_words() -> None:
         found = await checked(url(service), join=UNKNOWN_TOKEN)
     assert found["credential"].verdict is CheckStatus.FAIL
     assert "does not know that token" in found["credential"].detail
-    assert "ask" not in found["credential"].detail, "the advice stands once, as what mends it"
+    assert "ask" not in found["credential"].detail, "the advice occurs once, as the fix"
     assert "/etc/gpu-agent/join-token" in (found["credential"].fix or "")
     assert UNKNOWN_TOKEN not in repr(found)
     assert found["clock"].verdict is CheckStatus.OK

@@ -1,10 +1,15 @@
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from gpu_agent.node.control.status import MAX_MODELS, is_ready
+from gpu_agent.node.jobs import Job, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
+from gpu_agent.wire.control import StatusDocument
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.node.control_harness import INVENTORY, READY, snapshot, status_of
+from tests.node.control_harness import INVENTORY, READY, jobs_in_flight, snapshot, status_of
 
 
 def test_instants_become_times_and_ages() -> None:
@@ -78,3 +83,16 @@ def test_of_very_many_models_those_that_cannot_serve_are_listed_first() -> None:
     machine = status_of(inventory=inventory)["machine"]
     assert (len(machine["models"]), machine["models_found"]) == (MAX_MODELS, MAX_MODELS + 6)
     assert machine["models"][0]["model_id"] == "broken"
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"inventory": None, "registry_status": None}, {"drain_reason": "fans"}]
+)
+def test_a_reader_parses_what_the_agent_writes(fields: dict[str, Any]) -> None:
+    written = status_of(jobs_in_flight(Job("job-1", of_process(7, 70), 0, 1.0)), **fields)
+    assert StatusDocument.model_validate(written).model_dump(by_alias=True, mode="json") == written
+
+
+def test_a_reader_ignores_fields_of_a_newer_agent() -> None:
+    newer = {**status_of(), "colour": "blue"}
+    assert StatusDocument.model_validate(newer) == StatusDocument.model_validate(status_of())
